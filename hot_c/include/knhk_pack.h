@@ -1,0 +1,105 @@
+/* knhk_pack.h: the pack ABI, version 1.
+ *
+ * A pack is a shared object that exports one symbol, `knhk_pack_v1`, of type `const knhk_pack`. It holds constant
+ * tables and the prebuilt engine; it allocates nothing, has no writable globals, takes no locks and calls nothing of libc but mem*.
+ * Hosts: the Envoy shim, the cffi binding (agent, replay, CLI), connectors, tests.
+ *
+ * Formats: formats/observation.md (O), formats/action.md (A), formats/bundle.md, formats/guardplan.md.
+ *
+ * Threads: every function may be called from any thread at the same time, with scratch memory of its own. A binding is read-only
+ * after `bind` returns. Pointers passed in are borrowed for the call only, but for the bundle, which the binding refers to
+ * as long as it is used. No pointer may be NULL unless its comment says so. Sizes are bytes, times nanoseconds.
+ */
+#ifndef KNHK_PACK_H
+#define KNHK_PACK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KNHK_ABI_VERSION 1u
+
+/* status of decide */
+#define KNHK_OK 0          /* A was written */
+#define KNHK_COLD 1        /* the R1 guards are decided and none denies, but guards of class W1 or C1 remain: ask the tier below */
+#define KNHK_ESCAPE 2      /* an input broke an assumption of R1 (number out of range, run too long): ask the tier below */
+#define KNHK_E_INPUT (-1)  /* O is not canonical */
+#define KNHK_E_SPACE (-2)  /* output or scratch too small */
+#define KNHK_E_BUNDLE (-3) /* bundle malformed */
+#define KNHK_E_ROUTE (-4)  /* the pack has no mapping for the route: the caller refuses the request */
+
+#define KNHK_ADMIT 1
+#define KNHK_DENY 2
+
+#define KNHK_CLASS_NONE 0
+#define KNHK_CLASS_R1 1
+#define KNHK_CLASS_W1 2
+#define KNHK_CLASS_C1 3
+
+typedef struct knhk_binding knhk_binding; /* opaque, in memory of the caller */
+
+typedef struct {
+  int32_t status;
+  uint8_t verdict; /* valid with KNHK_OK */
+  uint8_t klass;   /* class that decided (KNHK_OK) or that must decide (KNHK_COLD, KNHK_ESCAPE) */
+  uint16_t failing; /* number of failing guards */
+  uint32_t a_len;   /* bytes written to a (KNHK_OK) */
+  uint32_t triples; /* triples of the Δ */
+} knhk_result;
+
+typedef struct {
+  const char *id, *kind, *klass, *source, *shape, *component, *path, *message, *severity; /* UTF-8, NUL-terminated, never NULL */
+} knhk_guard_info;
+
+typedef struct {
+  const char *name;      /* "scalar", "avx2", … */
+  int (*supported)(void); /* 1 when this processor can run it */
+
+  /* decide: O → A. o: canonical O. a: room for A, at least a_max of the pack. scratch: scratch_size(o_len) bytes, 64-byte aligned.
+   * binding: from bind. Deterministic: same o, same bundle, same A, whatever the variant. With KNHK_COLD and KNHK_ESCAPE nothing is written to a. */
+  knhk_result (*decide)(const knhk_binding *binding, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch,
+                        size_t scratch_len);
+
+  /* decide_lanes: the guards alone over a Δ that `extract` left in scratch; for benchmarks and batch replay. */
+  knhk_result (*decide_lanes)(const knhk_binding *binding, const void *lanes, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len);
+
+  /* decide_batch: n observations o[i] of o_len[i]; A of i at a + i*a_stride, result at r[i]; results in input order. */
+  void (*decide_batch)(const knhk_binding *binding, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a, size_t a_stride,
+                       knhk_result *r, void *scratch, size_t scratch_len);
+} knhk_variant;
+
+typedef struct {
+  uint32_t abi; /* KNHK_ABI_VERSION */
+  uint32_t nguards, nvariants;
+  uint32_t a_max;           /* largest A */
+  uint32_t ncold;           /* guards of class W1 and C1 */
+  const char *name, *version, *tool;
+  uint8_t plan_sha256[32];
+  const knhk_guard_info *guards; /* nguards */
+  const knhk_variant *variants;  /* nvariants, best first; the last is "scalar" and always supported */
+
+  /* Bytes of scratch that decide, extract, explain and graph need for an O of o_len bytes. */
+  size_t (*scratch_size)(size_t o_len);
+
+  /* bind: ties the pack to a data bundle (formats/bundle.md). bundle may be NULL (no bundle). bind_size says how much memory mem needs (64-byte aligned). Returns the binding (== mem) or NULL with *err. */
+  size_t (*bind_size)(const uint8_t *bundle, size_t len);
+  const knhk_binding *(*bind)(const uint8_t *bundle, size_t len, void *mem, size_t mem_len, int32_t *err);
+
+  /* extract: O → Δ in scratch. Returns KNHK_OK, KNHK_ESCAPE (still usable by graph) or an error; *lanes points into scratch.
+   * Guard 0's faults are reported by decide and explain, not here. */
+  int32_t (*extract)(const knhk_binding *binding, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, const void **lanes);
+
+  /* graph: the Δ as canonical N-Triples (sorted lines, distinct). Returns the length, or KNHK_E_SPACE / KNHK_E_INPUT; the body must pass guard 0. */
+  int64_t (*graph)(const knhk_binding *binding, const uint8_t *o, size_t o_len, char *out, size_t cap, void *scratch, size_t scratch_len);
+
+  /* explain: the failing guards in a (an A of this pack for this O) as a JSON array of {guard, rule, shape, path, focus, value, message}; for W1 and C1
+   * guards focus and value are empty. Cuts values at 256 bytes and the list at 64 entries. Returns the length or an error. Cold path. */
+  int64_t (*explain)(const knhk_binding *binding, const uint8_t *o, size_t o_len, const uint8_t *a, size_t a_len, char *out, size_t cap,
+                     void *scratch, size_t scratch_len);
+} knhk_pack;
+
+#if defined(KNHK_BUILDING_PACK)
+#define KNHK_EXPORT __attribute__((visibility("default")))
+extern KNHK_EXPORT const knhk_pack knhk_pack_v1;
+#endif
+
+#endif /* KNHK_PACK_H */
