@@ -1,0 +1,1 @@
+"""Reflex Enterprise: model, decisions, ports, adapters, reconcilers and the `knhk` command."""

@@ -1,0 +1,1 @@
+"""Frozen values, one named type per arrow, phases, errors. Standard library only."""

@@ -1,0 +1,36 @@
+"""Canonical JSON (formats/signed.md): equal to RFC 8785 for objects of strings, integers, booleans, null and lists."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+type_error = "canonical JSON must hold strings, integers, booleans, null, lists and objects only"
+
+
+def _check(value: object, path: str) -> None:
+    if value is None or isinstance(value, (str, bool, int)):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{path}: {type_error}")
+            _check(item, f"{path}.{key}")
+        return
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        for i, item in enumerate(value):
+            _check(item, f"{path}[{i}]")
+        return
+    raise TypeError(f"{path}: {type_error}, not {type(value).__name__}")
+
+
+def canonical(value: object) -> bytes:
+    """Bytes of `value`: UTF-8, keys sorted by code point, no white space. Raises TypeError for floats and other types."""
+    _check(value, "$")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 of `data`, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
