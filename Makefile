@@ -1,0 +1,99 @@
+# Reflex Enterprise: one command for each habit. `make` lists them.
+# All of set-up lives in .venv and .stamps; stamps make repeats cheap, `make clean` removes them.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS   += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+PY     := .venv/bin/python
+STAMPS := .stamps
+
+# Source roots, each with one package, and the code around them.
+PACKAGES   := operator/knhk generators/knhk_gen templates/knhk_templates hot_c/knhk_hot \
+              runtime/knhk_runtime verifier/knhk_verify
+AROUND     := $(wildcard examples bench tests tools)
+
+# Debian packages that only tests need, for example: clang for libFuzzer. Installed by `make test`
+# when run as root, else named in a message. Empty it to skip: make test APT_TEST_PACKAGES=
+APT_TEST_PACKAGES ?=
+
+# Programs that write committed files, in order, and the paths they write. `make verify` runs them
+# again and fails if a committed byte changes.
+GENERATORS ?= $(sort $(wildcard tools/gen_*.py))
+GENERATED  ?= crds formats docs hot_c/include hot_c/envoy manifests
+
+PYTEST_ARGS ?=
+NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.cdef' -o -name '*.j2' \
+                    -o -name '*.py' \) -not -path '*/build/*' -not -name '_*.c' 2>/dev/null)
+
+.PHONY: help setup setup-dev demo test test-fast gen verify bench fuzz sim lock clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMPS)/native ## everything a user needs, into .venv (no root needed)
+
+setup-dev: $(STAMPS)/dev $(STAMPS)/native ## set-up plus what tests and checks need
+
+demo: setup ## play the story from a policy to verified receipts; writes demo.json
+	@$(PY) examples/order_to_cash/demo.py --out demo.json
+
+test: setup-dev $(STAMPS)/apt ## all tests
+	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-fast: setup-dev ## tests that need no server and take no time
+	@$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not server" $(PYTEST_ARGS)
+
+gen: setup-dev ## write all generated files again
+	@for g in $(GENERATORS); do echo "gen: $$g"; $(PY) $$g; done
+
+verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated files
+	@echo "verify: ruff format"; .venv/bin/ruff format --check --quiet .
+	@echo "verify: ruff check";  .venv/bin/ruff check --quiet .
+	@echo "verify: mypy --strict"; .venv/bin/mypy --no-error-summary $(PACKAGES)
+	@if [ -n "$(AROUND)" ]; then echo "verify: mypy around"; \
+	  .venv/bin/mypy --no-error-summary --config-file tools/mypy-around.ini $(AROUND); fi
+	@echo "verify: import contracts"; .venv/bin/lint-imports --no-cache | tail -n 25
+	@if [ -f hot_c/knhk_hot/build.py ]; then echo "verify: C warnings"; \
+	  $(PY) -m knhk_hot.build --check-warnings; fi
+	@echo "verify: locks";       $(PY) tools/check_locks.py
+	@$(MAKE) gen
+	@echo "verify: generated files are fresh"; \
+	  git diff --exit-code --stat -- $(wildcard $(GENERATED)) || \
+	  { echo "generated files are stale: run 'make gen', review the diff and commit it" >&2; exit 1; }
+
+bench: setup-dev ## figures of the hot path, as ratios with anchors beside
+	@$(PY) -m bench $(BENCH_ARGS)
+
+fuzz: setup-dev ## long fuzzing; FUZZ_SECONDS per harness (default 600)
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(PY) -m pytest -n 0 --timeout 0 tests/fuzz $(PYTEST_ARGS)
+
+sim: setup-dev ## long simulation; SIM_SEEDS seeds (default 10000)
+	@SIM_SEEDS=$${SIM_SEEDS:-10000} $(PY) -m pytest -n 2 --timeout 0 tests/sim $(PYTEST_ARGS)
+
+lock: setup-dev ## resolve pyproject.toml into the lock files; LOCK_ARGS="--upgrade" moves pins
+	@tools/lock.sh $(LOCK_ARGS)
+
+clean: ## remove the set-up and everything built
+	@rm -rf .venv $(STAMPS) build dist hot_c/build .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis .import_linter_cache
+	@find hot_c/knhk_hot -name '_*.c' -delete -o -name '*.so' -delete
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- stamps ----------------------------------------------------------------------------------
+
+$(STAMPS)/user: requirements.lock pyproject.toml tools/setup.py
+	@$(PYTHON) tools/setup.py user
+
+$(STAMPS)/dev: requirements-dev.lock $(STAMPS)/user
+	@$(PYTHON) tools/setup.py dev
+
+$(STAMPS)/native: $(STAMPS)/user $(NATIVE_SOURCES)
+	@$(PYTHON) tools/setup.py native
+
+$(STAMPS)/apt: Makefile
+	@tools/apt_packages.sh $(APT_TEST_PACKAGES)
+	@mkdir -p $(STAMPS); touch $@

@@ -1,0 +1,1 @@
+"""What runs beside an application: ring, outbox, tiers, exchange; light imports."""

@@ -1,0 +1,1 @@
+"""Verification arithmetic, once; depends on `cryptography` alone."""
