@@ -1,4 +1,4 @@
-"""What holds for every test: no green skips in CI, one hypothesis profile, tiers named at the end."""
+"""What holds for every test: no green skips in CI, one hypothesis profile, untried tiers named."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def install_locked(lock: Path) -> None:
 
 def stage_user() -> None:
     if not PYTHON.exists() or not run(
-        PYTHON, "-c", "import sys; assert sys.version_info >= (3, 11)"
+        PYTHON, "-c", "import pip, sys; assert sys.version_info >= (3, 11)"
     ):
         say("[1/3] making .venv")
         shutil.rmtree(VENV, ignore_errors=True)

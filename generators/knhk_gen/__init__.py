@@ -1,1 +1,4 @@
-"""Compiler: RDF sources to guard plan, C and documents; pure, the same input gives the same bytes."""
+"""Compiler: RDF sources to guard plan, C and documents.
+
+Pure: the same input gives the same bytes.
+"""
