@@ -1,0 +1,438 @@
+"""The noun–verb frame of `knhk`: commands register themselves, say what they take and give, and the frame does the rest.
+
+How to add a command
+--------------------
+Make or extend a module in `operator/knhk/cli/` (each module there is found and imported by itself). Import only the
+standard library and this frame at its top; import everything else inside the function, so that `knhk --help` stays fast.
+
+    from knhk.cli.framework import Argument, Call, Outcome, Table, command
+    from knhk.cli.schema import array, obj, string
+
+    @command(
+        "get",                                   # one word: a verb of its own; ("pack", "check"): noun and verb
+        summary="Show resources and their status",
+        arguments=(
+            Argument("kind", help="PolicyPack, DataBundle …"),
+            Argument("--namespace", "-n", help="only this namespace", default="default"),
+            Argument("--watch", help="go on until interrupted", flag=True),
+            Argument("--attr", help="name=value", repeat=True),     # a tuple of strings
+        ),
+        output=obj(items=array(obj(name=string()))),               # JSON Schema of the data
+        examples=("knhk get PolicyPack", "knhk get PolicyPack -n erp -o json"),
+    )
+    def get(call: Call) -> Outcome:
+        from knhk.adapters.store_sqlite import SqliteStore          # heavy imports here
+        call.say("reading the store")                               # progress, standard error, terminal only
+        items = [...]
+        return Outcome({"items": items}, tables=(Table("", ("name",), tuple((i["name"],) for i in items)),))
+
+`call.args.namespace` holds the values, `call.home` the home folder ($KNHK_HOME, --home, else ./.knhk). Without `tables`
+the frame makes one from the data. Return `Outcome(data, exit=FAULTS)` for violations that are the answer itself.
+Raise for errors, never print them: `Refused`, `Corrupt`, `Stalled` end with exit 1 and every fault on standard error;
+`Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless standard output is a terminal;
+`-o json|table|yaml` overrides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from knhk.model.faults import Corrupt, Fault, KnhkError, Refused, Stalled, Waiting
+
+OK, FAULTS, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
+EXITS: Mapping[int, str] = {
+    OK: "done",
+    FAULTS: "faults or violations, each listed",
+    USAGE: "the command line is wrong",
+    FAILURE: "the environment failed: files, network, a missing tool, or a bug",
+    INTERRUPTED: "interrupted",
+}
+OUTPUTS = ("json", "table", "yaml")
+HOME = ".knhk"
+
+
+class Usage(KnhkError):
+    """The command line is wrong; `where` names the argument."""
+
+    def __init__(self, message: str, where: str = "command line") -> None:
+        self.where = where
+        super().__init__(message)
+
+
+class Failure(KnhkError):
+    """The environment failed; `must` says what a person can do about it."""
+
+    def __init__(self, where: str, what: str, must: str) -> None:
+        self.fault = Fault(where, what, must)
+        super().__init__(f"{where}: {what}: {must}")
+
+
+@dataclass(frozen=True, init=False)
+class Argument:
+    """One argument: a positional ("path") or an option ("--registry", "-r").
+
+    `kind` turns the text into a value and raises ValueError with what it must be; `flag` options take no value; `repeat` gives a
+    tuple; `optional` lets a positional be left out."""
+
+    names: tuple[str, ...]
+    help: str
+    default: Any
+    kind: Callable[[str], Any]
+    choices: tuple[str, ...]
+    metavar: str
+    flag: bool
+    repeat: bool
+    required: bool
+    optional: bool
+
+    def __init__(
+        self,
+        *names: str,
+        help: str,
+        default: Any = None,
+        kind: Callable[[str], Any] = str,
+        choices: Iterable[str] = (),
+        metavar: str = "",
+        flag: bool = False,
+        repeat: bool = False,
+        required: bool = False,
+        optional: bool = False,
+    ) -> None:
+        values = dict(locals())
+        del values["self"]
+        values["choices"] = tuple(choices)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def positional(self) -> bool:
+        return not self.names[0].startswith("-")
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the argument to argparse."""
+        if self.flag:
+            parser.add_argument(*self.names, help=self.help, action="store_true")
+            return
+        rest: dict[str, Any] = {"help": self.help, "type": self.kind, "default": self.default}
+        if self.choices:
+            rest["choices"] = self.choices
+        elif self.metavar:
+            rest["metavar"] = self.metavar
+        if self.repeat:
+            rest |= {"action": "append", "default": []}
+        if self.positional and self.optional:
+            rest["nargs"] = "?"
+        if not self.positional:
+            rest["required"] = self.required
+        parser.add_argument(*self.names, **rest)
+
+    def describe(self) -> dict[str, Any]:
+        """What `knhk catalog` says of it."""
+        return {
+            "names": list(self.names),
+            "help": self.help,
+            "required": self.required or (self.positional and not self.optional),
+            "repeat": self.repeat,
+            "flag": self.flag,
+            "choices": list(self.choices),
+            "default": None if self.default is None else str(self.default),
+        }
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a terminal shows: a title (may be empty), column names and rows of text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command answers: `data` (JSON values), an exit code, and tables for terminals. `data` None: nothing to say."""
+
+    data: Any
+    exit: int = OK
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a command: its arguments, the home folder, and `say` for progress."""
+
+    args: argparse.Namespace
+    home: Path
+    say: Callable[[str], None]
+
+
+Handler = Callable[[Call], Outcome]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A registered command; `noun` is empty for a verb of its own."""
+
+    noun: str
+    verb: str
+    summary: str
+    arguments: tuple[Argument, ...]
+    output: Mapping[str, Any]
+    examples: tuple[str, ...]
+    handler: Handler
+    exits: Mapping[int, str] = field(default_factory=dict)
+    detail: str = ""
+
+    @property
+    def words(self) -> str:
+        return f"{self.noun} {self.verb}".strip()
+
+    def describe(self) -> dict[str, Any]:
+        """One entry of `knhk catalog`."""
+        return {
+            "noun": self.noun,
+            "verb": self.verb,
+            "summary": self.summary,
+            "detail": self.detail,
+            "arguments": [a.describe() for a in (*self.arguments, *COMMON)],
+            "output": dict(self.output),
+            "exits": {str(code): text for code, text in ({**EXITS, **self.exits}).items()},
+            "examples": list(self.examples),
+        }
+
+
+COMMANDS: dict[str, Command] = {}
+NOUNS: dict[str, str] = {}
+COMMON = (
+    Argument("--output", "-o", help="json, table or yaml (default: table on a terminal, else json)", choices=OUTPUTS),
+    Argument("--home", help=f"home folder (default $KNHK_HOME, else ./{HOME})", metavar="DIR"),
+)
+
+
+def noun(name: str, summary: str) -> None:
+    """Say what a noun is, for `knhk --help`."""
+    NOUNS[name] = summary
+
+
+def command(
+    words: str | tuple[str, str],
+    *,
+    summary: str,
+    arguments: Sequence[Argument] = (),
+    output: Mapping[str, Any],
+    examples: Sequence[str],
+    exits: Mapping[int, str] | None = None,
+    detail: str = "",
+) -> Callable[[Handler], Handler]:
+    """Register the function below as a command (see the top of this file). Raises ValueError when the words are taken."""
+    noun_, verb = ("", words) if isinstance(words, str) else words
+
+    def register(handler: Handler) -> Handler:
+        made = Command(noun_, verb, summary, tuple(arguments), output, tuple(examples), handler, exits or {}, detail)
+        known = COMMANDS.setdefault(made.words, made)
+        if known is not made:
+            raise ValueError(f"`knhk {made.words}` is registered twice, by {known.handler.__module__} and {handler.__module__}")
+        return handler
+
+    return register
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message}; see `{self.prog} --help`")
+
+
+def _epilog(lines: Sequence[str], exits: Mapping[int, str], detail: str) -> str:
+    parts = [detail, ""] if detail else []
+    parts += ["examples:", *(f"  {line}" for line in lines)]
+    parts += ["", "exit codes:", *(f"  {code:<4} {text}" for code, text in exits.items())]
+    return "\n".join(parts)
+
+
+def _add_common(parser: argparse.ArgumentParser, default: Any) -> None:
+    parser.add_argument("--output", "-o", choices=OUTPUTS, default=default, help=COMMON[0].help)
+    parser.add_argument("--home", metavar="DIR", default=default, help=COMMON[1].help)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argparse tree of all registered commands."""
+    form = argparse.RawDescriptionHelpFormatter
+    root = _Parser(
+        prog="knhk",
+        description="Policies written in RDF, compiled to branchless C, enforced in front of business systems, with receipts.",
+        epilog=_epilog(
+            ("knhk doctor", "knhk pack check examples/policies/invoice-controls", "knhk pack --help", "knhk catalog -o json"), EXITS, ""
+        ),
+        formatter_class=form,
+        allow_abbrev=False,
+    )
+    root.add_argument("--version", action="store_true", help="print the version and stop")
+    _add_common(root, None)
+    tops = root.add_subparsers(dest="_noun", metavar="COMMAND", title="commands", parser_class=_Parser)
+    branches: dict[str, Any] = {}
+    for made in sorted(COMMANDS.values(), key=lambda c: (c.noun or c.verb, c.verb)):
+        if made.noun and made.noun not in branches:
+            told = NOUNS.get(made.noun, "")
+            branch = tops.add_parser(made.noun, help=told, description=told, allow_abbrev=False)
+            branches[made.noun] = branch.add_subparsers(dest="_verb", metavar="VERB", title="verbs", required=True, parser_class=_Parser)
+        leaf = (branches[made.noun] if made.noun else tops).add_parser(
+            made.verb,
+            help=made.summary,
+            description=made.summary + ".",
+            epilog=_epilog(made.examples, {**EXITS, **made.exits}, made.detail),
+            formatter_class=form,
+            allow_abbrev=False,
+        )
+        for argument in made.arguments:
+            argument.add_to(leaf)
+        _add_common(leaf, argparse.SUPPRESS)
+        leaf.set_defaults(_command=made)
+    return root
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, call, render; the one exit of `knhk`. Never raises for what a user can cause."""
+    try:
+        args = parser().parse_args(argv)
+        made: Command | None = getattr(args, "_command", None)
+        if args.version:
+            _print(_version())
+            return OK
+        if made is None:
+            raise Usage("a command is missing; see `knhk --help`")
+        outcome = made.handler(Call(args, _home(args.home), _say))
+        show(outcome, args.output)
+        return outcome.exit
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted", ())
+    except Exception as error:  # the border: each kind becomes one exit code and clear lines
+        if os.environ.get("KNHK_TRACE"):
+            raise
+        return _fail(*judge(error))
+
+
+def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
+    """Exit code, headline and faults of an error."""
+    match error:
+        case Usage():
+            return USAGE, str(error), ()
+        case Refused():
+            return FAULTS, "refused", error.faults
+        case Corrupt():
+            return FAULTS, "corrupt", (Fault(error.where, "", error.what),)
+        case Stalled():
+            return FAULTS, f"{error.reason}: {error}", ()
+        case Waiting():
+            return FAILURE, f"{error.reason}: {error}; try again in {error.retry_after_s:g} s", ()
+        case Failure():
+            return FAILURE, str(error), (error.fault,)
+        case OSError():
+            where = str(error.filename or "system")
+            told = error.strerror or str(error)
+            return FAILURE, f"{where}: {told}", (Fault(where, told, "be there and be permitted"),)
+        case _:
+            told = f"{type(error).__name__}: {error}"
+            return FAILURE, f"{told} (set KNHK_TRACE=1 for the trace)", ()
+
+
+def _fail(code: int, headline: str, faults: tuple[Fault, ...]) -> int:
+    if sys.stderr.isatty():
+        lines = [str(fault) for fault in faults] or [headline]
+        text = "\n".join(f"knhk: {line}" for line in lines)
+    else:
+        told = [{"where": f.where, "value": f.value, "must": f.must} for f in faults]
+        text = json.dumps({"error": headline, "faults": told}, ensure_ascii=False)
+    sys.stderr.write(text + "\n")
+    return code
+
+
+def show(outcome: Outcome, output: str | None) -> None:
+    """Write the data to standard output: JSON, YAML, or tables."""
+    if outcome.data is None:
+        return
+    form = output or ("table" if sys.stdout.isatty() else "json")
+    if form == "json":
+        _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    elif form == "yaml":
+        import yaml
+
+        _print(yaml.safe_dump(outcome.data, sort_keys=False, allow_unicode=True).rstrip("\n"))
+    else:
+        _show_tables(outcome.tables or tables_of(outcome.data))
+
+
+def tables_of(data: Any, title: str = "") -> tuple[Table, ...]:
+    """Tables for data that came without: scalars as rows of name and value, lists of objects as a table each."""
+    if isinstance(data, list):
+        rows = [item if isinstance(item, dict) else {"value": item} for item in data]
+        columns = tuple(dict.fromkeys(key for row in rows for key in row))
+        return (Table(title, columns, tuple(tuple(text_of(row.get(c)) for c in columns) for row in rows)),)
+    if not isinstance(data, dict):
+        return (Table(title, ("value",), ((text_of(data),),)),)
+    nested = {key: value for key, value in data.items() if isinstance(value, list) and value and isinstance(value[0], dict)}
+    plain = tuple((key, text_of(value)) for key, value in data.items() if key not in nested)
+    first = (Table(title, ("", ""), plain),) if plain else ()
+    return first + tuple(table for key, value in nested.items() for table in tables_of(value, key))
+
+
+def text_of(value: Any) -> str:
+    """One cell: nothing for None, yes or no for booleans, JSON for what is nested."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case str():
+            return value
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def _show_tables(tables: Iterable[Table]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False)
+    for table in tables:
+        drawn = Drawn(title=Text(table.title) if table.title else None, box=box.SIMPLE_HEAD, show_header=any(table.columns))
+        for column in table.columns:
+            drawn.add_column(Text(column), overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        console.print(drawn)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def _home(given: str | None) -> Path:
+    return Path(given or os.environ.get("KNHK_HOME") or HOME).absolute()
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"knhk {version('reflex-enterprise')}"
+    except PackageNotFoundError:
+        return "knhk (not installed)"
