@@ -14,20 +14,25 @@ STAMPS := .stamps
 # Source roots, each with one package, and the code around them.
 PACKAGES   := operator/knhk generators/knhk_gen templates/knhk_templates hot_c/knhk_hot \
               runtime/knhk_runtime verifier/knhk_verify
-AROUND     := $(wildcard examples bench tests tools)
+AROUND     := $(foreach d,examples bench tests tools,$(if $(shell find $(d) -name '*.py' 2>/dev/null | head -1),$(d)))
 
 # Debian packages that only tests need, for example: clang for libFuzzer. Installed by `make test`
 # when run as root, else named in a message. Empty it to skip: make test APT_TEST_PACKAGES=
 APT_TEST_PACKAGES ?=
 
-# Programs that write committed files, in order, and the paths they write. `make verify` runs them
-# again and fails if a committed byte changes.
-GENERATORS ?= $(sort $(wildcard tools/gen_*.py))
-GENERATED  ?= crds formats docs hot_c/include hot_c/envoy manifests
+# What writes committed files: scripts first, then modules, in order; and the paths they write.
+# `make verify` runs them again and fails if a byte changes.
+GENERATORS        ?= $(sort $(wildcard tools/gen_*.py))
+GENERATOR_MODULES ?=
+GENERATED         ?= crds docs/failure-modes.md docs/conformance.md
 
 PYTEST_ARGS ?=
 NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.cdef' -o -name '*.j2' \
                     -o -name '*.py' \) -not -path '*/build/*' -not -name '_*.c' 2>/dev/null)
+
+# Digest of every generated file, into $(STAMPS)/generated.<argument>.
+digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
+            xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
 .PHONY: help setup setup-dev demo test test-fast gen verify bench fuzz sim lock clean
 
@@ -49,6 +54,7 @@ test-fast: setup-dev ## tests that need no server and take no time
 
 gen: setup-dev ## write all generated files again
 	@for g in $(GENERATORS); do echo "gen: $$g"; $(PY) $$g; done
+	@for m in $(GENERATOR_MODULES); do echo "gen: $$m"; $(PY) -m $$m; done
 
 verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated files
 	@echo "verify: ruff format"; .venv/bin/ruff format --check --quiet .
@@ -56,14 +62,14 @@ verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated fi
 	@echo "verify: mypy --strict"; .venv/bin/mypy --no-error-summary $(PACKAGES)
 	@if [ -n "$(AROUND)" ]; then echo "verify: mypy around"; \
 	  .venv/bin/mypy --no-error-summary --config-file tools/mypy-around.ini $(AROUND); fi
-	@echo "verify: import contracts"; .venv/bin/lint-imports --no-cache | tail -n 25
+	@echo "verify: import contracts"; .venv/bin/lint-imports --no-cache --no-logo
 	@if [ -f hot_c/knhk_hot/build.py ]; then echo "verify: C warnings"; \
 	  $(PY) -m knhk_hot.build --check-warnings; fi
 	@echo "verify: locks";       $(PY) tools/check_locks.py
-	@$(MAKE) gen
-	@echo "verify: generated files are fresh"; \
-	  git diff --exit-code --stat -- $(wildcard $(GENERATED)) || \
-	  { echo "generated files are stale: run 'make gen', review the diff and commit it" >&2; exit 1; }
+	@echo "verify: generated files are fresh"
+	@$(call digests,before); $(MAKE) gen; $(call digests,after)
+	@diff $(STAMPS)/generated.before $(STAMPS)/generated.after || \
+	  { echo "generated files are stale: 'make gen' has just renewed them; review and commit" >&2; exit 1; }
 
 bench: setup-dev ## figures of the hot path, as ratios with anchors beside
 	@$(PY) -m bench $(BENCH_ARGS)
