@@ -1,0 +1,386 @@
+"""The main story, on this machine, without a cluster: from a policy to receipts that verify offline.
+
+An order-to-cash service stands behind an enforcement point. A policy pack is applied, shadowed, rolled out by canary and promoted while traffic
+flows; a wrong version rolls itself back; a right one follows; a faulty one is refused. Then everything is stopped, and the log is verified
+and replayed with nothing running.
+
+Example:  .venv/bin/python examples/order_to_cash/demo.py --out demo.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from identity import AUDIENCE, ISSUER, IdentityProvider
+from traffic import Answer, Callers, Mix, Request
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent
+PACKS = EXAMPLES / "packs" / "invoice-controls"
+PAYLOADS = EXAMPLES / "payloads"
+PACK = "erp/invoice-controls"
+POINT = "erp/orders"
+WAIT_S = 90.0
+MOST_REQUESTS = 60_000
+
+
+class Failed(Exception):
+    """The story did not go as told; the text says what was expected and what came."""
+
+
+@dataclass
+class Tools:
+    """The commands that a user has, run as a user runs them."""
+
+    home: Path
+    console: Console
+
+    def knhk(self, *args: str, expect: int = 0, timeout_s: float = 60.0) -> Any:
+        """Runs `knhk ARGS`, JSON out. Fails unless the exit code is `expect`."""
+        argv = [str(Path(sys.executable).parent / "knhk"), *args]
+        env = {**os.environ, "KNHK_HOME": str(self.home)}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        if done.returncode != expect:
+            raise Failed(f"$ knhk {' '.join(args)}: exit {done.returncode}, expected {expect}\n{done.stdout}{done.stderr}")
+        return json.loads(done.stdout or done.stderr or "null")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
+    def step(self, number: int, text: str) -> None:
+        self.console.print(f"\n[bold cyan]{number}.[/] [bold]{text}[/]", highlight=False)
+
+
+@contextmanager
+def application(database: Path) -> Iterator[int]:
+    """The example application as a process of its own; gives its port."""
+    argv = [sys.executable, str(HERE / "app.py"), "--db", str(database)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(json.loads(process.stdout.readline())["port"])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=10)
+
+
+def manifests(folder: Path, provider: IdentityProvider, app_port: int) -> tuple[Path, Path]:
+    """The example's EnforcementPoint with this run's application port and identity provider, and its DataBundle."""
+    point = yaml.safe_load((PACKS / "orders.yaml").read_text())
+    point["spec"]["upstream"] = {"host": "127.0.0.1", "port": app_port}
+    point["spec"]["attributes"]["jwt"] |= {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": provider.jwks()}}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "orders.yaml").write_text(yaml.safe_dump(point, sort_keys=False))
+    return folder / "orders.yaml", PACKS / "finance-roles.yaml"
+
+
+@dataclass
+class Story:
+    """The state that the chapters share."""
+
+    tools: Tools
+    callers: Callers
+    app_port: int
+    started_s: float = field(default_factory=time.monotonic)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def pack(self) -> dict[str, Any]:
+        resource: dict[str, Any] = self.tools.knhk("get", "policypack", PACK)
+        return resource
+
+    async def until(self, version: str, wanted: str) -> dict[str, Any]:
+        """Waits until version `version` reaches phase `wanted`, telling each move on the way."""
+        told = ""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            resource = await asyncio.to_thread(self.pack)
+            status = resource.get("status", {})
+            current = status.get("version") == version
+            line = describe(status) if current else ""
+            if line and line != told:
+                self.tools.say(f"   [dim]{time.monotonic() - self.started_s:6.1f} s[/]  {version}  {line}")
+                told = line
+            if current and status.get("phase") == wanted:
+                return status
+            if current and status.get("phase") in {"Live", "RolledBack", "Aborted", "Stalled"}:
+                raise Failed(f"{PACK} {version}: expected {wanted}, came to {status.get('phase')}: {line}\n{json.dumps(status, indent=1)}")
+            await asyncio.sleep(0.1)
+        raise Failed(f"{PACK} {version}: not {wanted} within {WAIT_S:.0f} s; last: {told or 'nothing'}")
+
+    async def apply(self, file: Path, expect: int = 0) -> Any:
+        return await asyncio.to_thread(self.tools.knhk, "apply", "-f", str(file), expect=expect)
+
+
+def describe(status: dict[str, Any]) -> str:
+    """Phase, step and what the judge has seen, in one line."""
+    rolling = status.get("rolling") or {}
+    parts = [status.get("phase", "")]
+    if status.get("phase") == "Rolling":
+        weight = f" {rolling['weight'] / 10:g} %" if rolling.get("arm") == "Canary" else ""
+        parts.append(f"{rolling.get('stage', '')} {rolling.get('arm', '')}{weight}")
+    elif status.get("message"):
+        parts.append(status["message"])
+    return "  ".join(part for part in parts if part)
+
+
+async def chapter_wrong_payloads(story: Story) -> None:
+    """A wrong payload is denied with rule, shape, path, value and message; a right one reaches the application."""
+    tools = story.tools
+    shown = next((a for a in reversed(story.callers.tally.answers) if a.status == 403 and a.request.kind == "unknown currency"), None)
+    if shown is None:
+        raise Failed("no request with an unknown currency was denied")
+    problem = json.loads(shown.body)
+    violation = problem["violations"][0]
+    tools.say(f"   POST /invoices, {shown.request.kind}: [red]403[/] {problem['title']}, receipt {shown.receipt}")
+    for name in ("guard", "rule", "shape", "path", "value", "message"):
+        tools.say(f"     {name:8} {violation.get(name, '')}")
+    by_status = story.callers.tally.statuses()
+    tools.say("   answers so far: " + ", ".join(f"{status} × {count}" for status, count in by_status.items()))
+
+
+async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
+    """Chapters that need the point running and traffic flowing."""
+    tools, facts = story.tools, story.facts
+    tools.step(2, "PolicyPack invoice-controls 1.0.0: compile, build, sign, shadow, canary, promote")
+    facts["applied_ns"] = time.time_ns()
+    await story.apply(PACKS / "1.0.0" / "pack.yaml")
+    status = await story.until("1.0.0", "Live")
+    facts["digests"] = {"1.0.0": status["digest"]}
+
+    tools.step(3, "Wrong payloads are denied and told why; right ones reach the application")
+    await chapter_wrong_payloads(story)
+
+    tools.step(4, "1.1.0 is well-formed but wrong: it would deny valid foreign-currency invoices")
+    await story.apply(PACKS / "1.1.0" / "pack.yaml")
+    status = await story.until("1.1.0", "RolledBack")
+    facts["digests"]["1.1.0"] = status["digest"]
+    facts["rollback"] = status["rollback"]
+    rollback = status["rollback"]
+    tools.say(
+        f"   tolerance crossed: [red]{rollback['tolerance']}[/] of guard {rollback['guard']}: {rollback['value']} > {rollback['threshold']} "
+        f"on {rollback['pairs']} pairs ({rollback['clusters']} callers)"
+    )
+    tools.say(f"   sample receipts: {', '.join(rollback['samples'][:3])}; digest deny-listed: {status['digest'][:23]}…")
+
+    tools.step(5, "1.2.0 is right; a faulty pack is refused whole")
+    await story.apply(PACKS / "1.2.0" / "pack.yaml")
+    status = await story.until("1.2.0", "Live")
+    facts["digests"]["1.2.0"] = status["digest"]
+    refused = await story.apply(PACKS / "faulty" / "pack.yaml", expect=1)
+    for fault in refused["faults"]:
+        tools.say(f"   [red]refused[/] {fault['where']}: {fault['value']}: {fault['must']}")
+    still = (await asyncio.to_thread(story.pack))["status"]
+    if still.get("version") != "1.2.0" or still.get("phase") != "Live":
+        raise Failed(f"the refused pack must touch nothing, but status is {still.get('version')} {still.get('phase')}")
+    tools.say(f"   {len(refused['faults'])} faults at once; 1.2.0 runs on untouched")
+
+
+async def play(tools: Tools, app_port: int, database: Path) -> Story:
+    """Everything from `knhk up` to `knhk down`."""
+    provider = IdentityProvider.new()
+    tools.step(1, "An application, an enforcement point in front of it, the sequencer and the control plane start")
+    tools.knhk("up")
+    point_file, bundle_file = manifests(tools.home / "manifests", provider, app_port)
+    tools.knhk("apply", "-f", str(bundle_file), "-f", str(point_file))
+    address = await address_of_point(tools)
+    tools.say(f"   application on 127.0.0.1:{app_port} (SQLite {database.name}), guarded by Envoy on {address}")
+    callers = Callers(f"http://{address}", provider, Mix(PAYLOADS, seed=20261123), lanes=12, rate_s=250.0)
+    story = Story(tools, callers, app_port)
+    await first_answer(callers)
+    stop = asyncio.Event()
+    traffic = asyncio.create_task(callers.run(stop, MOST_REQUESTS))
+    try:
+        await live(story, point_file, bundle_file)
+    finally:
+        stop.set()
+        await traffic
+    return story
+
+
+async def address_of_point(tools: Tools) -> str:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        status = (await asyncio.to_thread(tools.knhk, "get", "enforcementpoint", POINT)).get("status", {})
+        if status.get("address") and status.get("ready"):
+            return str(status["address"])
+        await asyncio.sleep(0.1)
+    raise Failed(f"{POINT}: not ready within {WAIT_S:.0f} s; see {tools.home}/run and {tools.home}/points")
+
+
+async def first_answer(callers: Callers) -> None:
+    """Waits until the point gives receipts."""
+    deadline = time.monotonic() + WAIT_S
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        while time.monotonic() < deadline:
+            answer = await callers.send(session, Request("GET", "/invoices/none", b"", "clerk-000", True, "probe"))
+            if answer is not None and answer.receipt:
+                return
+            await asyncio.sleep(0.05)
+    raise Failed(f"{POINT}: no answer with a receipt within {WAIT_S:.0f} s")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What the demo reads of a leaf (formats/leaf.md)."""
+
+    kind: int
+    verdict: int
+    mode: int
+    pack: str
+    time_ns: int
+    receipt: str
+
+
+def leaves_of(log_dir: Path) -> list[Leaf]:
+    """All leaves of the log, by the verifier's own reader."""
+    from knhk_verify import log_entries, parse_leaf
+
+    leaves = []
+    for entry in log_entries(log_dir):
+        if entry[:1] == b"\x01":
+            leaf = parse_leaf(entry)
+            leaves.append(Leaf(leaf.kind, leaf.verdict, leaf.mode, leaf.pack.hex(), leaf.time_ns, leaf.receipt_id.hex()))
+    return leaves
+
+
+def hold_against_database(story: Story, leaves: list[Leaf], database: Path) -> int:
+    """Every row of the application has exactly one enforced ADMIT leaf; every response id is in the log. Gives the number of rows."""
+    admits: dict[str, int] = {}
+    for leaf in leaves:
+        if leaf.mode == 1 and leaf.verdict == 1:
+            admits[leaf.receipt] = admits.get(leaf.receipt, 0) + 1
+    with sqlite3.connect(database) as db:
+        rows = [receipt for (receipt,) in db.execute("SELECT receipt FROM entries")]
+    if orphans := [receipt for receipt in rows if admits.get(receipt) != 1]:
+        raise Failed(f"{len(orphans)} rows of the application have no single ADMIT leaf, e.g. {orphans[:3]}")
+    known = {leaf.receipt for leaf in leaves}
+    if missing := [answer.receipt for answer in story.callers.tally.answers if answer.receipt and answer.receipt not in known]:
+        raise Failed(f"{len(missing)} receipts that callers hold are not in the log, e.g. {missing[:3]}")
+    return len(rows)
+
+
+def verify_offline(story: Story, database: Path) -> dict[str, Any]:
+    """With nothing running: verify, replay, hold against the application's rows."""
+    tools, facts = story.tools, story.facts
+    log_dir = tools.home / "log"
+    meta = json.loads((log_dir / "meta.json").read_text())
+    argv = [sys.executable, "-m", "knhk_verify", str(log_dir), "--vkey", meta["vkey"], "-o", "json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Failed(f"knhk_verify: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    verified = json.loads(done.stdout)
+    replayed = tools.knhk("log", "replay", str(log_dir), timeout_s=300)
+    leaves = leaves_of(log_dir)
+    rows = hold_against_database(story, leaves, database)
+    answers = story.callers.tally.answers
+    bad = facts["digests"]["1.1.0"].removeprefix("sha256:")[:40]
+    first = facts["digests"]["1.0.0"].removeprefix("sha256:")[:40]
+    bad_leaves = [leaf for leaf in leaves if leaf.pack == bad]
+    judged_ns = int(facts["rollback"]["judgedNs"])
+    enforced = [leaf for leaf in bad_leaves if leaf.mode == 1]
+    right = {answer.receipt for answer in answers if answer.request.right and answer.receipt}
+    return {
+        "decisions": sum(1 for answer in answers if answer.receipt),
+        "receipts": verified["receipts"],
+        "leaves": len(leaves),
+        "denied": count(answers, 403),
+        "admitted": sum(1 for answer in answers if answer.status in (200, 201)),
+        "app_rows": rows,
+        "rolled_back": ["1.1.0"],
+        "promoted": ["1.0.0", "1.2.0"],
+        "apply_to_first_decision_s": seconds(min(leaf.time_ns for leaf in leaves if leaf.pack == first) - facts["applied_ns"]),
+        "bad_pack_pairs": int(facts["rollback"]["pairs"]),
+        "rollback_s": max(0.0, seconds(max((leaf.time_ns for leaf in enforced), default=judged_ns) - judged_ns)),
+        "last_judged_by_bad_pack_s": max(0.0, seconds(max((leaf.time_ns for leaf in bad_leaves), default=judged_ns) - judged_ns)),
+        "wrong_enforced": sum(1 for leaf in enforced if leaf.verdict == 2 and leaf.receipt in right),
+        "replayed": replayed["replayed"],
+        "different": replayed["different"],
+        "erased": replayed["erased"],
+        "log_size": verified["size"],
+        "log_dir": str(log_dir),
+        "vkey": meta["vkey"],
+    }
+
+
+def count(answers: list[Answer], status: int) -> int:
+    return sum(1 for answer in answers if answer.status == status)
+
+
+def seconds(nanoseconds: int) -> float:
+    return round(nanoseconds / 1e9, 3)
+
+
+def closing(console: Console, result: dict[str, Any], home: Path, out: Path) -> None:
+    table = Table(title="What happened", show_header=False, title_justify="left")
+    for name, value in result.items():
+        table.add_row(name, str(value))
+    console.print(table)
+    knhk = "KNHK_HOME=" + os.path.relpath(home) + " .venv/bin/knhk"
+    console.print("Nothing is left running. To try next:")
+    for command in (
+        f"{knhk} log verify {os.path.relpath(result['log_dir'])}",
+        f"{knhk} receipt list",
+        f"{knhk} pack explain examples/packs/invoice-controls/1.2.0",
+        f"{knhk} up && {knhk} get policypacks && {knhk} down",
+        f"cat {os.path.relpath(out)}",
+    ):
+        console.print(f"  {command}", highlight=False)
+
+
+def main() -> int:
+    """Plays the story; exit 0 when it went as told, 1 with what differed otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("demo.json"), help="summary (JSON)")
+    parser.add_argument("--home", type=Path, default=Path(".demo"), help="made anew at each run; the log in it is kept afterwards")
+    args = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    home = args.home.absolute()
+    tools = Tools(home / "home", console)
+    if home.exists():
+        if (home / "home").exists():
+            tools.knhk("down")
+        shutil.rmtree(home)
+    home.mkdir(parents=True)
+    database = home / "application.db"
+    try:
+        try:
+            with application(database) as port:
+                try:
+                    story = asyncio.run(play(tools, port, database))
+                finally:
+                    tools.knhk("down")
+        except KeyboardInterrupt:
+            console.print("stopped; nothing is left running")
+            return 130
+        tools.step(6, "Everything is stopped; the log is verified and replayed offline")
+        result = verify_offline(story, database)
+    except Failed as failure:
+        console.print(f"[bold red]The story failed:[/] {failure}", highlight=False, markup=True)
+        return 1
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    tools.say(f"   {result['log_size']} entries, {result['receipts']} receipts verified; {result['replayed']} decisions replayed, {result['different']} different")
+    closing(console, result, tools.home, args.out)
+    return 0 if result["different"] == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

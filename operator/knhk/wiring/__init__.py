@@ -1,0 +1,1 @@
+"""The only rooms that see both wings: which adapter serves which port, in which home."""
