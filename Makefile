@@ -24,7 +24,7 @@ APT_TEST_PACKAGES ?=
 # `make verify` runs them again and fails if a byte changes.
 GENERATORS        ?= $(sort $(wildcard tools/gen_*.py))
 GENERATOR_MODULES ?=
-GENERATED         ?= crds docs/failure-modes.md docs/conformance.md
+GENERATED         ?= crds hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
 
 PYTEST_ARGS ?=
 NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.cdef' -o -name '*.j2' \
