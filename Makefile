@@ -27,7 +27,7 @@ GENERATOR_MODULES ?=
 GENERATED         ?= crds hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
 
 PYTEST_ARGS ?=
-NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.cdef' -o -name '*.j2' \
+NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' -o -name '*.cdef' -o -name '*.j2' \
                     -o -name '*.py' \) -not -path '*/build/*' -not -name '_*.c' 2>/dev/null)
 
 # Digest of every generated file, into $(STAMPS)/generated.<argument>.
