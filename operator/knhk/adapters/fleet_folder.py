@@ -1,0 +1,81 @@
+"""Fleet by folders: HOME/points/NS.NAME holds what one agent reads and writes, each file replaced by rename.
+
+`keys.json` and `rollout.json` are written here; `stats.json` by the agent. A waiting reader looks at the time stamps."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from knhk.model.faults import Corrupt
+from knhk.ports.fleet import Statistics
+
+KEYS, DOCUMENT, STATISTICS = "keys.json", "rollout.json", "stats.json"
+LOOK_EVERY_S = 0.05
+
+
+class FolderFleet:
+    """knhk.ports.fleet.Fleet over `folder` (HOME/points)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def publish_document(self, point: str, envelope: bytes) -> None:
+        _replace(self._of(point) / DOCUMENT, envelope)
+
+    def publish_keys(self, point: str, envelope: bytes) -> None:
+        _replace(self._of(point) / KEYS, envelope)
+
+    def document(self, point: str) -> bytes | None:
+        try:
+            return (self._of(point) / DOCUMENT).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def statistics(self, point: str) -> Statistics | None:
+        path = self._of(point) / STATISTICS
+        try:
+            with path.open("rb") as file:
+                written_ns, data = os.fstat(file.fileno()).st_mtime_ns, file.read()
+        except FileNotFoundError:
+            return None
+        try:
+            document = json.loads(data)
+        except ValueError as error:
+            raise Corrupt(str(path), f"must be JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise Corrupt(str(path), "must be a JSON object")
+        return Statistics(document, written_ns)
+
+    def wait(self, known_ns: Mapping[str, int], timeout_s: float) -> frozenset[str]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            changed = frozenset(point for point, known in known_ns.items() if self._written_ns(point) > known)
+            left = deadline - time.monotonic()
+            if changed or left <= 0:
+                return changed
+            time.sleep(min(LOOK_EVERY_S, left))
+
+    def _written_ns(self, point: str) -> int:
+        try:
+            return (self._of(point) / STATISTICS).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _of(self, point: str) -> Path:
+        namespace, _, name = point.partition("/")
+        return self._folder / f"{namespace}.{name}"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,45 @@
+"""Fleet: from the control plane to the enforcement points, and their statistics back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What an agent said last (formats/agent.md): the document and when it was written, nanoseconds since 1970."""
+
+    document: Mapping[str, Any]
+    written_ns: int
+
+
+class Fleet(Protocol):
+    """Promises of every adapter.
+
+    Publishing is atomic per point and kind, durable when it returns, and idempotent: the newest bytes win. Agents judge
+    epochs and signatures themselves; the fleet carries bytes and vouches for nothing. Statistics are cumulative, so a lost
+    or repeated reading does no harm. One publisher per point; any number of readers.
+    Errors: Corrupt for statistics that are not JSON; OSError as it comes.
+    """
+
+    def publish_document(self, point: str, envelope: bytes) -> None:
+        """Hand the signed rollout document to the agent of `point` ("NAMESPACE/NAME")."""
+        ...
+
+    def publish_keys(self, point: str, envelope: bytes) -> None:
+        """Hand the signed keys.json to the agent of `point`."""
+        ...
+
+    def document(self, point: str) -> bytes | None:
+        """The rollout document published last, or None."""
+        ...
+
+    def statistics(self, point: str) -> Statistics | None:
+        """What the agent of `point` said last; None before its first word."""
+        ...
+
+    def wait(self, known_ns: Mapping[str, int], timeout_s: float) -> frozenset[str]:
+        """Block until a point's statistics are newer than `known_ns` says, or `timeout_s` passed; the points that changed."""
+        ...

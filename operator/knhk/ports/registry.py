@@ -1,0 +1,52 @@
+"""Registry: content by digest, tags, referrers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from knhk.model.oci import Artifact, Descriptor
+
+
+class Registry(Protocol):
+    """Promises of every adapter.
+
+    Durability: what `publish` returned from is there after a crash. Before that, either all of its artifacts are listed or
+    none is; blobs may be left over, and `collect_garbage` removes them. Repeating a call changes nothing.
+    Concurrency: any number of processes may publish at the same time; each sees the others' entries.
+    Integrity: `read` never returns bytes that do not have the digest.
+    Errors: Corrupt (which blob, the digest found and the digest wanted, or that it is missing), OSError as it comes.
+    """
+
+    def publish(self, artifacts: Sequence[Artifact], tag: str | None = None) -> None:
+        """Store artifacts, the first one under `tag` if given. A tag moves; what it named stays until `remove`."""
+        ...
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a blob, manifest or index. Raises Corrupt when they are missing or differ from `digest`."""
+        ...
+
+    def resolve(self, tag: str) -> str | None:
+        """The digest that `tag` names, or None."""
+        ...
+
+    def tags(self) -> Mapping[str, str]:
+        """Tag → digest, in order of tag."""
+        ...
+
+    def listed(self) -> tuple[Descriptor, ...]:
+        """Every artifact, referrers too, in order of digest."""
+        ...
+
+    def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+        """Artifacts whose subject is `digest` (OCI 1.1), in order of digest; of one artifact type, if given."""
+        ...
+
+    def remove(self, digest: str) -> None:
+        """Take an artifact, its tags and its referrers off the list; absent is no error. Blobs go with `collect_garbage`."""
+        ...
+
+    def collect_garbage(self) -> tuple[str, ...]:
+        """Delete blobs that no listed artifact reaches; returns their digests. Raises Corrupt, and deletes nothing, when a
+        listed manifest cannot be read."""
+        ...
