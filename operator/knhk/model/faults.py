@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,13 @@ class Fault:
         return f"{self.where}: {self.value}: {self.must}"
 
 
+def reading_order(fault: Fault) -> tuple[object, ...]:
+    """Sort key: as a person reads the file, so line 9 comes before line 10."""
+    parts = re.split(r"([0-9]+)", fault.where)
+    numbered = tuple((part.zfill(20) if part.isdigit() else part) for part in parts)
+    return (numbered, fault.value, fault.must)
+
+
 class KnhkError(Exception):
     """Root of the errors that Reflex Enterprise raises on purpose."""
 
@@ -26,7 +34,7 @@ class Refused(KnhkError):
     """Input is refused with all its faults at once; nothing was changed."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults: tuple[Fault, ...] = tuple(sorted(set(faults)))
+        self.faults: tuple[Fault, ...] = tuple(sorted(set(faults), key=reading_order))
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
@@ -54,3 +62,19 @@ class Corrupt(KnhkError):
         self.where = where
         self.what = what
         super().__init__(f"{where}: {what}")
+
+
+class NotFound(KnhkError):
+    """There is no such object."""
+
+
+class Conflict(KnhkError):
+    """Somebody else wrote first: read again, decide again, write again."""
+
+
+class AlreadyExists(Conflict):
+    """An object of this kind, namespace and name is there already."""
+
+
+class Gap(KnhkError):
+    """Changes since the asked revision are no longer kept: list again, then go on from there."""

@@ -1,0 +1,83 @@
+"""Pieces that several kinds share."""
+
+from __future__ import annotations
+
+from knhk.api.rules import matches
+from knhk.api.shape import Int, List, Obj, Rule, Shape, Str
+
+NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NAME_MUST = "must be lower-case letters, digits and inner hyphens, at most 63 characters, such as invoice-controls"
+DIGEST = r"^sha256:[0-9a-f]{64}$"
+SEMVER = r"^(0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})(-[0-9A-Za-z.-]{1,64})?$"
+SEMVER_MUST = "must be a semantic version such as 1.0.0 or 1.1.0-rc.1"
+IRI = r"^[A-Za-z][A-Za-z0-9+.-]*:[^ <>\"{}|^`\\\\]*$"
+MAX_INLINE = 98_304
+
+
+def name(doc: str) -> Str:
+    """A name as in metadata.name."""
+    return Str(doc, max=63, min=1, rules=(matches(NAME, NAME_MUST),))
+
+
+def version(doc: str) -> Str:
+    """A semantic version."""
+    return Str(doc, max=96, min=1, rules=(matches(SEMVER, SEMVER_MUST),))
+
+
+def digest(doc: str) -> Str:
+    """sha256:… of an artifact."""
+    return Str(
+        doc, max=71, min=71, rules=(matches(DIGEST, "must be sha256: and 64 hexadecimal digits"),)
+    )
+
+
+def reference(doc: str) -> Obj:
+    """An object of the same namespace by name."""
+    return Obj(doc, {"name": name("Name of the object in the same namespace.")}, required=("name",))
+
+
+NAME_RULE = Rule(
+    f"self.metadata.name.matches('{NAME}')",
+    f"metadata.name {NAME_MUST}",
+    lambda _: True,  # the parser judges metadata by its own shape
+)
+
+FAULT = Obj(
+    "One thing that a person must mend.",
+    {
+        "where": Str("File and line, or field path.", max=512),
+        "value": Str("What was found.", max=512),
+        "must": Str("What it must be.", max=1024),
+    },
+    required=("where", "value", "must"),
+)
+
+CONDITION = Obj(
+    "One aspect of the state, in the form that kubectl wait, Flux and Argo CD read.",
+    {
+        "type": Str("Name of the aspect, CamelCase.", max=64, min=1),
+        "status": Str("True, False or Unknown.", max=7, min=4),
+        "reason": Str("Why, one CamelCase word for programs.", max=128, min=1),
+        "message": Str("Why, for people.", max=4096),
+        "lastTransitionTime": Str("When status last changed, RFC 3339.", max=40, min=1),
+        "observedGeneration": Int("Generation of the spec that this speaks of.", min=0, max=2**53),
+    },
+    required=("type", "status", "reason", "message", "lastTransitionTime"),
+)
+
+STATUS_FIELDS: dict[str, Shape] = {
+    "conditions": List(
+        "Ready always; Reconciling and Stalled while they are True.", CONDITION, max=16, key="type"
+    ),
+    "observedGeneration": Int("Generation of the spec that was last worked on.", min=0, max=2**53),
+    "lastHandledReconcileAt": Str(
+        "Value of the requestedAt annotation that was last acted on.", max=64
+    ),
+    "faults": List("All faults of the present spec.", FAULT, max=64),
+}
+
+COLUMNS = (
+    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', 0),
+    ("Status", "string", '.status.conditions[?(@.type=="Ready")].message', 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+)

@@ -1,0 +1,292 @@
+"""EnforcementPoint: where requests are judged, and what happens to those that no rule knows."""
+
+from __future__ import annotations
+
+from knhk.api.kinds.common import COLUMNS, NAME_RULE, STATUS_FIELDS, name
+from knhk.api.rules import exactly_one, matches, one_of, refused
+from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Str
+
+_ATTRIBUTE = r"^[a-z0-9_.-]{1,63}$"
+_ATTRIBUTE_MUST = "must be lower-case letters, digits, dots, hyphens and underscores, at most 63"
+_HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$"
+_RESERVED = ("sub", "iss", "action", "peer", "region")
+
+
+_MATCH = Obj(
+    "Requests of one route.",
+    {
+        "name": name("Name of the route; packs and receipts name it."),
+        "host": Str(
+            "Host name; left out: any.",
+            max=253,
+            min=1,
+            rules=(matches(_HOST, "must be a host name without port"),),
+        ),
+        "method": Str(
+            "HTTP method.",
+            max=16,
+            rules=(one_of("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),),
+        ),
+        "path": Str(
+            "Path template; {name} captures one segment as attribute path.name.",
+            max=512,
+            min=1,
+            rules=(
+                matches(
+                    r"^/$|^(/([A-Za-z0-9._~!$&'()+,;=:@%-]+|\{[a-z0-9_]{1,48}\}))+/?$",
+                    "must be a path of plain segments and {captures}, such as /invoices/{id}/approve",
+                ),
+            ),
+        ),
+        "action": Str(
+            "What the route does, as attribute action.",
+            max=128,
+            min=1,
+            rules=(
+                matches(
+                    r"^[A-Za-z0-9_.:/-]+$",
+                    "must be letters, digits and _ . : / - only, such as approve",
+                ),
+            ),
+        ),
+        "mediaTypes": List(
+            "Media types of the body; empty: no body. Default: application/json.",
+            Str(
+                "A media type without parameters.",
+                max=128,
+                min=3,
+                rules=(
+                    matches(
+                        r"^[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+$",
+                        "must be a lower-case media type without parameters, such as application/json",
+                    ),
+                ),
+            ),
+            max=8,
+            default=("application/json",),
+        ),
+    },
+    required=("name", "method", "path", "action"),
+)
+
+_JWT = Obj(
+    "Tokens that Envoy verifies; attributes come from them and nowhere else.",
+    {
+        "issuer": Str("Issuer (iss) that tokens must name.", max=512, min=1),
+        "audiences": List(
+            "Audiences (aud), of which a token must name one.",
+            Str("An audience.", max=512, min=1),
+            max=16,
+            min=1,
+        ),
+        "jwks": Obj(
+            "Public keys of the issuer: inline or file.",
+            {
+                "inline": Str("A JWK set, JSON.", max=65_536, min=2),
+                "file": Str("Path of a file with a JWK set at the point.", max=1024, min=1),
+            },
+            rules=(exactly_one("inline", "file", "must have either inline or file"),),
+        ),
+        "claims": List(
+            "Claims that become attributes, beside sub and iss.",
+            Obj(
+                "One claim.",
+                {
+                    "name": Str(
+                        "Name of the claim.",
+                        max=128,
+                        min=1,
+                        rules=(
+                            matches(r"^[A-Za-z0-9_-]+$", "must be letters, digits, _ and - only"),
+                        ),
+                    ),
+                    "attribute": Str(
+                        "Name of the attribute.",
+                        max=63,
+                        min=1,
+                        rules=(
+                            matches(_ATTRIBUTE, _ATTRIBUTE_MUST),
+                            Rule(
+                                "!(self in ['sub', 'iss', 'action', 'peer', 'region']) && !self.startsWith('path.')",
+                                "must not be sub, iss, action, peer, region or path.…: these come from elsewhere",
+                                lambda v: v not in _RESERVED and not v.startswith("path."),
+                            ),
+                        ),
+                    ),
+                },
+                required=("name", "attribute"),
+            ),
+            max=32,
+            key="attribute",
+            default=(),
+        ),
+    },
+    required=("issuer", "audiences", "jwks"),
+)
+
+SPEC = Obj(
+    "Where and how requests are judged.",
+    {
+        "mode": Str(
+            "Sidecar or Gateway; Connector and Library come later.",
+            max=16,
+            rules=(
+                one_of("Sidecar", "Gateway", "Connector", "Library"),
+                refused("Connector", "must be Sidecar or Gateway; Connector is not available yet"),
+                refused("Library", "must be Sidecar or Gateway; Library is not available yet"),
+            ),
+        ),
+        "listen": Obj(
+            "Where clients connect.",
+            {
+                "address": Str(
+                    "IP address. Default: 127.0.0.1.", max=45, min=2, default="127.0.0.1"
+                ),
+                "port": Int(
+                    "TCP port; 0: a free one, named in the status. Default: 0.",
+                    min=0,
+                    max=65_535,
+                    default=0,
+                ),
+            },
+            default={},
+        ),
+        "upstream": Obj(
+            "The application.",
+            {
+                "host": Str(
+                    "Host name or IP address.",
+                    max=253,
+                    min=1,
+                    rules=(
+                        matches(
+                            r"^[A-Za-z0-9][A-Za-z0-9.:-]*$", "must be a host name or an IP address"
+                        ),
+                    ),
+                ),
+                "port": Int("TCP port.", min=1, max=65_535),
+            },
+            required=("host", "port"),
+        ),
+        "match": List(
+            "Routes in order; the first that fits counts.", _MATCH, max=64, min=1, key="name"
+        ),
+        "unmatched": Str(
+            "What happens to requests that no route fits. Default: Deny, and nothing else yet.",
+            max=8,
+            rules=(
+                one_of("Deny", "Admit"),
+                refused("Admit", "must be Deny; letting unknown routes through is not available"),
+            ),
+            default="Deny",
+        ),
+        "baseline": Str(
+            "What happens on matched routes before a first pack is live: Deny or Admit. Default: Deny.",
+            max=8,
+            rules=(one_of("Deny", "Admit"),),
+            default="Deny",
+        ),
+        "attributes": Obj("Where verified attributes come from.", {"jwt": _JWT}, default={}),
+        "stickyAttribute": Str(
+            "Attribute whose value keeps a caller in one arm and is the judge's independent unit.",
+            max=63,
+            min=1,
+            rules=(matches(_ATTRIBUTE, _ATTRIBUTE_MUST),),
+        ),
+        "region": Str(
+            "Region of receipts. Default: local.",
+            max=63,
+            min=1,
+            rules=(
+                matches(
+                    r"^[a-z0-9-]{1,63}$",
+                    "must be lower-case letters, digits and hyphens, at most 63",
+                ),
+            ),
+            default="local",
+        ),
+        "failure": Str(
+            "What happens when no decision can be made. Default: Closed.",
+            max=8,
+            rules=(
+                one_of("Closed", "Open"),
+                refused(
+                    "Open", "must be Closed; Open needs an approval, which is not available yet"
+                ),
+            ),
+            default="Closed",
+        ),
+        "agentGraceSeconds": Int(
+            "How long a silent agent is tolerated. Default: 30.", min=1, max=86_400, default=30
+        ),
+        "parkTimeoutMs": Int(
+            "How long a parked request waits before 202. Default: 500.",
+            min=1,
+            max=60_000,
+            default=500,
+        ),
+        "brownout": Obj(
+            "What to shed under overload.",
+            {
+                "enabled": Bool("Shed candidate judgements first. Default: false.", default=False),
+                "maxRingPercent": Int(
+                    "Fill of the ring above which it begins. Default: 80.",
+                    min=1,
+                    max=99,
+                    default=80,
+                ),
+            },
+        ),
+    },
+    required=("mode", "upstream", "match"),
+)
+
+
+def _count(doc: str) -> Int:
+    return Int(doc, min=0, max=2**53)
+
+
+STATUS = Obj(
+    "What is.",
+    {
+        **STATUS_FIELDS,
+        "address": Str("Where clients connect, host:port.", max=300),
+        "epoch": _count("Epoch of the rollout document that the point runs."),
+        "mode": Str("Stable, Shadow or Canary.", max=16),
+        "weight": Int("Per mille of callers for whom the candidate is enforced.", min=0, max=1000),
+        "stable": Str("Digest of the enforced pack.", max=71),
+        "candidate": Str("Digest of the candidate.", max=71),
+        "data": Str("Digest of the data bundle.", max=71),
+        "decisions": Obj(
+            "Decisions of the enforced pack.",
+            {k: _count(f"Requests: {k}.") for k in ("admit", "deny", "park", "refused")},
+        ),
+        "outliers": List(
+            "Instances that run something else than they should.",
+            Obj(
+                "One instance.",
+                {"name": Str("Instance.", max=253), "reason": Str("What differs.", max=512)},
+                required=("name", "reason"),
+            ),
+            max=20,
+        ),
+    },
+)
+
+ENFORCEMENT_POINT = Kind(
+    kind="EnforcementPoint",
+    plural="enforcementpoints",
+    short=("ep", "point"),
+    doc="Where requests are judged: routes, application, verified attributes, and what happens without a rule.",
+    spec=SPEC,
+    status=STATUS,
+    columns=(
+        COLUMNS[0],
+        ("Mode", "string", ".spec.mode", 0),
+        COLUMNS[1],
+        COLUMNS[2],
+        ("Address", "string", ".status.address", 1),
+        ("Epoch", "integer", ".status.epoch", 1),
+    ),
+    rules=(NAME_RULE,),
+)

@@ -1,0 +1,401 @@
+"""PolicyPack: rules, where they apply, and how they are rolled out."""
+
+from __future__ import annotations
+
+from knhk.api.kinds.common import (
+    COLUMNS,
+    IRI,
+    MAX_INLINE,
+    NAME_RULE,
+    STATUS_FIELDS,
+    digest,
+    name,
+    reference,
+    version,
+)
+from knhk.api.rules import ascending, forbids_unless, larger, matches, one_of, refused, share
+from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Shape, Str
+
+_GUARD_GLOB = r"^[A-Za-z0-9_.*?:/#-]{1,256}$"
+
+_SOURCE = Obj(
+    "One text of rules or of a mapping.",
+    {
+        "name": Str(
+            "Name of the source; faults, guards and routes name it.",
+            max=63,
+            min=1,
+            rules=(
+                matches(
+                    r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
+                    "must be lower-case letters, digits, inner dots, hyphens and underscores, at most 63",
+                ),
+            ),
+        ),
+        "kind": Str(
+            "shapes (SHACL), ask (SPARQL ASK), abac (access rules), mapping (payload to RDF) or construct.",
+            max=16,
+            rules=(one_of("shapes", "ask", "abac", "mapping", "construct"),),
+        ),
+        "inline": Str(
+            "The text itself. Other forms (ConfigMap, OCI artifact, Git) come later.",
+            max=MAX_INLINE,
+            min=1,
+        ),
+        "target": Str(
+            "IRI of the class that $this ranges over; only for kind ask.",
+            max=512,
+            rules=(matches(IRI, "must be an absolute IRI such as https://example.com/ns#Invoice"),),
+        ),
+        "message": Str("What a denied caller reads; only for kind ask.", max=512),
+        "severity": Str(
+            "Violation denies, Warning and Info only mark. Default: Violation.",
+            max=16,
+            rules=(one_of("Violation", "Warning", "Info"),),
+            default="Violation",
+        ),
+        "media": Str(
+            "Media type of the text; by default what the kind is usually written in.",
+            max=64,
+            rules=(
+                one_of(
+                    "text/turtle",
+                    "application/sparql-query",
+                    "application/yaml",
+                    "application/json",
+                ),
+            ),
+        ),
+    },
+    required=("name", "kind", "inline"),
+    rules=(
+        forbids_unless("kind", "ask", "target", "must be left out unless kind is ask"),
+        forbids_unless(
+            "kind",
+            "ask",
+            "message",
+            "must be left out unless kind is ask (shapes carry sh:message)",
+        ),
+    ),
+)
+
+_ROUTE = Obj(
+    "A route of the enforcement points and the mapping of its body.",
+    {
+        "name": name("Name of a match of the EnforcementPoint."),
+        "mapping": Str(
+            "Name of a source of kind mapping; left out when the route has no body.", max=63, min=1
+        ),
+    },
+    required=("name",),
+)
+
+_TOLERANCES = Obj(
+    "Shares of callers, as decimal strings, that may meet a difference.",
+    {
+        "maxNewDenials": Str(
+            "Share that the new pack may deny where the old one admits. Default: 0.01.",
+            max=16,
+            rules=share("0", "0.5"),
+            default="0.01",
+        ),
+        "maxNewAdmits": Str(
+            "Share that the new pack may admit where the old one denies. Default: 0.01.",
+            max=16,
+            rules=share("0", "0.5"),
+            default="0.01",
+        ),
+    },
+    default={},
+)
+
+_ANALYSIS = Obj(
+    "What the judge compares, and how sure it must be (docs/judge.md).",
+    {
+        "tolerances": _TOLERANCES,
+        "effect": Str(
+            "Share of callers that a bad pack would hit; it is found with error beta. Default: 0.05.",
+            max=16,
+            rules=share("0.0001", "1"),
+            default="0.05",
+        ),
+        "alpha": Str(
+            "Allowed probability to roll back a good pack. Default: 0.01.",
+            max=16,
+            rules=share("0.000001", "0.2"),
+            default="0.01",
+        ),
+        "beta": Str(
+            "Allowed probability to promote a pack with the declared effect. Default: 0.01.",
+            max=16,
+            rules=share("0.000001", "0.2"),
+            default="0.01",
+        ),
+        "intended": List(
+            "Guards that are meant to decide differently, as glob patterns of guard ids.",
+            Str(
+                "Glob pattern: * any characters, ? one character.",
+                max=256,
+                min=1,
+                rules=(
+                    matches(
+                        _GUARD_GLOB, "must be a guard id, in which * and ? may stand for characters"
+                    ),
+                ),
+            ),
+            max=64,
+            default=(),
+        ),
+        "maxErrors": Int(
+            "Evaluation errors that are tolerated. Default: 0.", min=0, max=1_000_000, default=0
+        ),
+    },
+    rules=(
+        larger(
+            "effect", "tolerances.maxNewDenials", "must be larger than tolerances.maxNewDenials"
+        ),
+        larger("effect", "tolerances.maxNewAdmits", "must be larger than tolerances.maxNewAdmits"),
+    ),
+    default={},
+)
+
+
+def _min_pairs(doc: str, default: int) -> Int:
+    return Int(f"{doc} Default: {default}.", min=1, max=1_000_000_000, default=default)
+
+
+_ROLLOUT = Obj(
+    "How a new version reaches its points: shadow, canary steps, then promotion; or back by itself.",
+    {
+        "shadow": Obj(
+            "Both versions judge every request, only the old one is enforced.",
+            {
+                "minPairs": _min_pairs("Requests that both must have judged.", 200)
+            },
+            default={},
+        ),
+        "steps": List(
+            "Canary steps in order. Default: 5, 25, 50 percent with 100 pairs each.",
+            Obj(
+                "One canary step.",
+                {
+                    "weight": Int(
+                        "Percent of callers for whom the new version is enforced.", min=1, max=100
+                    ),
+                    "minPairs": _min_pairs("Requests that both must have judged in this step.", 100),
+                },
+                required=("weight",),
+            ),
+            max=20,
+            rules=(ascending("weight", "must have weights that grow from step to step"),),
+            default=(
+                {"weight": 5, "minPairs": 100},
+                {"weight": 25, "minPairs": 100},
+                {"weight": 50, "minPairs": 100},
+            ),
+        ),
+        "analysis": _ANALYSIS,
+        "deadlineSeconds": Int(
+            "Time that shadow and each step may take. Default: 3600.",
+            min=1,
+            max=2_592_000,
+            default=3600,
+        ),
+        "onNoData": Str(
+            "What to do when the deadline passes with too few pairs: Abort, Hold or Promote. Default: Abort.",
+            max=16,
+            rules=(one_of("Abort", "Hold", "Promote"),),
+            default="Abort",
+        ),
+    },
+    default={},
+)
+
+
+def _park(doc: str) -> Str:
+    return Str(f"{doc} Default: Wait.", max=8, rules=(one_of("Wait", "Deny"),), default="Wait")
+
+
+SPEC = Obj(
+    "What the author wants.",
+    {
+        "version": version("Semantic version; a changed spec should carry a new one."),
+        "sources": List(
+            "Texts of the pack; at most 96 KiB in all.",
+            _SOURCE,
+            max=64,
+            min=1,
+            key="name",
+            rules=(
+                Rule(
+                    f"self.map(s, size(s.inline)).sum() <= {MAX_INLINE}",
+                    f"must be at most {MAX_INLINE} characters of inline text in all",
+                    lambda items: sum(len(item["inline"]) for item in items) <= MAX_INLINE,
+                ),
+            ),
+        ),
+        "routes": List("Routes whose requests the pack judges.", _ROUTE, max=64, min=1, key="name"),
+        "dataBundles": List(
+            "Reference data that the rules read.",
+            reference("A DataBundle."),
+            max=8,
+            key="name",
+            rules=(
+                Rule(
+                    "size(self) <= 1",
+                    "must name at most one DataBundle for now",
+                    lambda v: len(v) <= 1,
+                ),
+            ),
+            default=(),
+        ),
+        "targets": List(
+            "Enforcement points that run the pack.",
+            Obj(
+                "One target.",
+                {"point": name("Name of an EnforcementPoint in the same namespace.")},
+                required=("point",),
+            ),
+            max=64,
+            min=1,
+            key="point",
+        ),
+        "rollout": _ROLLOUT,
+        "receipts": Obj(
+            "How sure receipts must be before a request goes on.",
+            {
+                "durability": Str(
+                    "ring: survives the death of Envoy or the agent. disk, log and region come later. Default: ring.",
+                    max=16,
+                    rules=(
+                        one_of("ring", "disk", "log", "region"),
+                        refused("disk", "must be ring; disk is not available yet"),
+                        refused("log", "must be ring; log is not available yet"),
+                        refused("region", "must be ring; region is not available yet"),
+                    ),
+                    default="ring",
+                ),
+                "retentionDays": Int("Days that observations are kept.", min=1, max=36_500),
+            },
+            default={},
+        ),
+        "onPark": Obj(
+            "What a caller gets while a slower tier decides: Wait (for the answer or 202) or Deny.",
+            {
+                "W1": _park("For guards of class W1."),
+                "C1": _park("For guards of class C1."),
+            },
+            default={},
+        ),
+        "suspend": Bool(
+            "Stop advancing; rollback and abort still work. Default: false.", default=False
+        ),
+    },
+    required=("version", "sources", "routes", "targets"),
+    rules=(
+        Rule(
+            "self.routes.all(r, !has(r.mapping) || self.sources.exists(s, s.name == r.mapping && s.kind == 'mapping'))",
+            "must name in each mapping a source of kind mapping",
+            lambda spec: all(
+                "mapping" not in r
+                or any(
+                    s["name"] == r["mapping"] and s["kind"] == "mapping" for s in spec["sources"]
+                )
+                for r in spec["routes"]
+            ),
+            ("routes", "sources"),
+            "routes",
+        ),
+    ),
+)
+
+_FINDING = Obj(
+    "What the judge measured against which tolerance.",
+    {
+        "tolerance": Str("Name of the tolerance.", max=64),
+        "guard": Str("Guard id; empty for all together.", max=256),
+        "direction": Str("newDenials, newAdmits or empty.", max=16),
+        "value": Str("What was measured, a decimal string.", max=32),
+        "threshold": Str("What was allowed, a decimal string.", max=32),
+        "pairs": Int("Requests that both versions judged.", min=0, max=2**53),
+        "clusters": Int("Independent callers among them.", min=0, max=2**53),
+        "samples": List("Receipt ids to look at.", Str("Receipt id.", max=32), max=5),
+    },
+    required=("tolerance", "value", "threshold"),
+)
+
+_REVISION: dict[str, Shape] = {
+    "version": Str("Version of the spec.", max=96),
+    "generation": Int("Generation of the spec.", min=0, max=2**53),
+    "digest": digest("Digest of the pack image."),
+    "planDigest": Str("Digest of the GuardPlan, hexadecimal.", max=71),
+    "phase": Str("Phase of this revision.", max=16),
+    "phaseSince": Str("When it entered the phase or step, RFC 3339 with nanoseconds.", max=40),
+    "stage": Int("Index of the rollout stage.", min=0, max=64),
+    "arm": Str("Shadow or Canary.", max=8),
+    "step": Int("Index of the canary step.", min=0, max=20),
+    "weight": Int("Percent now enforced.", min=0, max=100),
+    "deadline": Str("When the phase or step must be over, RFC 3339.", max=40),
+    "pairsAtStart": Int("Judged pairs when the step began.", min=0, max=2**53),
+    "pairs": Int("Judged pairs so far.", min=0, max=2**53),
+    "guards": Int("Number of guards.", min=0, max=65_535),
+    "reason": Str("Why it is where it is.", max=1024),
+    "findings": List("What the judge found, the worst first.", _FINDING, max=16),
+}
+
+STATUS = Obj(
+    "What is.",
+    {
+        **STATUS_FIELDS,
+        "revision": Obj("The revision that is being worked on, or was last.", _REVISION),
+        "live": Obj("The revision that is enforced.", _REVISION),
+        "denyList": List(
+            "Digests that were rolled back or aborted; not tried again until the spec changes.",
+            Obj(
+                "One rejected digest.",
+                {
+                    "digest": digest("Digest of the pack image."),
+                    "generation": Int("Generation of the spec it came from.", min=0, max=2**53),
+                    "reason": Str("Why.", max=1024),
+                },
+                required=("digest", "generation"),
+            ),
+            max=32,
+            key="digest",
+        ),
+        "history": List(
+            "The last revisions, newest first.",
+            Obj(
+                "One revision that came to an end.",
+                {
+                    "version": Str("Version of the spec.", max=96),
+                    "digest": digest("Digest of the pack image."),
+                    "outcome": Str("Phase in which it ended.", max=16),
+                    "time": Str("When, RFC 3339.", max=40),
+                    "reason": Str("Why.", max=1024),
+                },
+                required=("version", "outcome", "time"),
+            ),
+            max=16,
+        ),
+    },
+)
+
+POLICY_PACK = Kind(
+    kind="PolicyPack",
+    plural="policypacks",
+    short=("pp", "pack"),
+    doc="Rules as RDF, the mapping of payloads, where they are enforced and how they are rolled out.",
+    spec=SPEC,
+    status=STATUS,
+    columns=(
+        COLUMNS[0],
+        ("Version", "string", ".spec.version", 0),
+        COLUMNS[1],
+        COLUMNS[2],
+        ("Live", "string", ".status.live.version", 1),
+        ("Phase", "string", ".status.revision.phase", 1),
+        ("Digest", "string", ".status.revision.digest", 1),
+    ),
+    rules=(NAME_RULE,),
+)

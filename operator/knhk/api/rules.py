@@ -1,0 +1,123 @@
+"""Constructors of rules: each gives the CEL text and the predicate of one law, so that they cannot drift apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from itertools import pairwise
+from typing import Any
+
+from knhk.api.shape import Rule
+
+DECIMAL = r"^(0|0\.[0-9]{1,6}|1|1\.0{1,6})$"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
+
+
+def matches(pattern: str, message: str) -> Rule:
+    """The string matches an anchored RE2 pattern that means the same to Python's re (ASCII)."""
+    compiled = re.compile(pattern.removesuffix("$") + r"\Z", re.ASCII)
+    return Rule(
+        f"self.matches({_quoted(pattern)})", message, lambda v: compiled.search(v) is not None
+    )
+
+
+def one_of(*values: str) -> Rule:
+    """The string is one of `values`."""
+    cel = f"self in [{', '.join(_quoted(v) for v in values)}]"
+    return Rule(cel, f"must be {_listed(values)}", lambda v: v in values)
+
+
+def refused(value: str, message: str) -> Rule:
+    """One value that is known but not accepted yet."""
+    return Rule(f"self != {_quoted(value)}", message, lambda v: v != value)
+
+
+def share(low: str, high: str) -> tuple[Rule, ...]:
+    """A decimal string from `low` to `high`, both included; at most 6 decimals."""
+    message = (
+        f"must be a decimal string from {low} to {high} with at most 6 decimals, such as '0.01'"
+    )
+    pattern = re.compile(DECIMAL.removesuffix("$") + r"\Z", re.ASCII)
+    cel = f"self.matches({_quoted(DECIMAL)}) && double(self) >= {_float(low)} && double(self) <= {_float(high)}"
+
+    def holds(value: str) -> bool:
+        return pattern.match(value) is not None and Decimal(low) <= Decimal(value) <= Decimal(high)
+
+    return (Rule(cel, message, holds),)
+
+
+def _float(text: str) -> str:
+    return text if "." in text else f"{text}.0"
+
+
+def _decimal(value: Mapping[str, Any], path: str) -> Decimal:
+    found: Any = value
+    for name in path.split("."):
+        found = found[name]
+    return Decimal(found)
+
+
+def larger(big: str, small: str, message: str) -> Rule:
+    """Decimal string at `big` is larger than the one at `small` (dotted paths; absent on either side: holds)."""
+    reads = tuple(sorted({big.split(".")[0], small.split(".")[0]}))
+    guards = sorted(
+        {part for path in (big, small) for part in _prefixes(path)}, key=lambda p: (p.count("."), p)
+    )
+    has = " && ".join(f"has(self.{part})" for part in guards)
+    cel = f"!({has}) || double(self.{big}) > double(self.{small})"
+
+    def holds(value: Mapping[str, Any]) -> bool:
+        try:
+            return _decimal(value, big) > _decimal(value, small)
+        except (KeyError, TypeError, InvalidOperation):
+            return True
+
+    return Rule(cel, message, holds, reads, big)
+
+
+def _prefixes(path: str) -> list[str]:
+    names = path.split(".")
+    return [".".join(names[: i + 1]) for i in range(len(names))]
+
+
+def ascending(name: str, message: str) -> Rule:
+    """Field `name` of the items of a list grows strictly."""
+    cel = (
+        f"self.all(a, self.exists_one(b, b.{name} == a.{name})) && self.map(s, s.{name}).isSorted()"
+    )
+
+    def holds(items: list[Mapping[str, Any]]) -> bool:
+        values = [item[name] for item in items]
+        return all(a < b for a, b in pairwise(values))
+
+    return Rule(cel, message, holds)
+
+
+def exactly_one(a: str, b: str, message: str) -> Rule:
+    """One of two fields is there and the other is not."""
+    return Rule(f"has(self.{a}) != has(self.{b})", message, lambda v: (a in v) != (b in v), (a, b))
+
+
+def requires_when(name: str, value: str, needed: str, message: str) -> Rule:
+    """When field `name` is `value`, field `needed` is there."""
+    cel = f"self.{name} != {_quoted(value)} || has(self.{needed})"
+    return Rule(cel, message, lambda v: v[name] != value or needed in v, (name,))
+
+
+def forbids_unless(name: str, value: str, other: str, message: str) -> Rule:
+    """Field `other` is there only when field `name` is `value`."""
+    cel = f"self.{name} == {_quoted(value)} || !has(self.{other})"
+    return Rule(cel, message, lambda v: v[name] == value or other not in v, (name,), other)
+
+
+def immutable(message: str) -> Rule:
+    """The value stays what it was when the object was made."""
+    return Rule("self == oldSelf", message, lambda _: True, on_update=True)
