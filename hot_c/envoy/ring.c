@@ -1,0 +1,137 @@
+/* ring.c: the producer of formats/ring.md. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shim.h"
+
+enum {
+  RING_HEADER = 4096,
+  AT_VERSION = 8,
+  AT_WORKER = 12,
+  AT_BOOT = 16,
+  AT_CAPACITY = 32,
+  AT_GENERATION = 40,
+  AT_SOURCE = 48,
+  AT_HEAD = 128,
+  AT_TAIL = 192,
+  AT_FULL = 256,
+  AT_HEARTBEAT = 320,
+  AT_CLOSED = 384
+};
+enum { TYPE_DECISION = 1, TYPE_PAD = 2 };
+
+static void put32(uint8_t *at, uint32_t value) { memcpy(at, &value, sizeof value); }
+static uint64_t load(const uint8_t *at) { return __atomic_load_n((const uint64_t *)(const void *)at, __ATOMIC_ACQUIRE); }
+static void store(uint8_t *at, uint64_t value) { __atomic_store_n((uint64_t *)(void *)at, value, __ATOMIC_RELEASE); }
+
+static bool populate(shim_ring *ring, const char *path, char *err) {
+  size_t size = RING_HEADER + ring->capacity;
+  int failed = posix_fallocate(ring->fd, 0, (off_t)size);
+  if (failed != 0) return shim_fail(err, "%s: %s", path, strerror(failed));
+  ring->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, 0);
+  if (ring->map == MAP_FAILED) {
+    ring->map = NULL;
+    return shim_fail(err, "%s: mmap: %s", path, strerror(errno));
+  }
+  if (getrandom(ring->source, sizeof ring->source, 0) != (ssize_t)sizeof ring->source) return shim_fail(err, "getrandom: %s", strerror(errno));
+  return true;
+}
+
+static void write_header(const shim_ring *ring, const uint8_t boot[16], uint64_t generation, uint32_t worker) {
+  put32(ring->map + AT_VERSION, 1);
+  put32(ring->map + AT_WORKER, worker);
+  memcpy(ring->map + AT_BOOT, boot, 16);
+  store(ring->map + AT_CAPACITY, ring->capacity);
+  store(ring->map + AT_GENERATION, generation);
+  memcpy(ring->map + AT_SOURCE, ring->source, sizeof ring->source);
+  memcpy(ring->map, "KNHKRNG1", 8);
+}
+
+bool ring_create(shim_ring *ring, const char *dir, const uint8_t boot[16], uint64_t generation, uint32_t worker, uint64_t capacity, char *err) {
+  char hex[16], making[sizeof ring->path + 8];
+  shim_hex(boot, 8, hex);
+  *ring = (shim_ring){.fd = -1, .capacity = capacity, .born_ns = shim_now_ns(CLOCK_MONOTONIC)};
+  snprintf(ring->path, sizeof ring->path, "%s/%.16s-%" PRIu64 "-%u.ring", dir, hex, generation, worker);
+  snprintf(making, sizeof making, "%s.tmp", ring->path);
+  ring->fd = open(making, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (ring->fd < 0) return shim_fail(err, "%s: %s", making, strerror(errno));
+  if (!populate(ring, making, err)) {
+    unlink(making);
+    ring_close(ring, false);
+    return false;
+  }
+  write_header(ring, boot, generation, worker);
+  if (flock(ring->fd, LOCK_SH | LOCK_NB) == 0 && rename(making, ring->path) == 0) return true;
+  shim_fail(err, "%s: %s", ring->path, strerror(errno));
+  unlink(making);
+  ring_close(ring, false);
+  return false;
+}
+
+static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
+
+/* Starts a record at the head: its commit word is 0 until it is published. */
+static uint8_t *begin(const shim_ring *ring, size_t len, uint32_t type) {
+  uint8_t *slot = ring->map + RING_HEADER + (ring->head & (ring->capacity - 1));
+  store(slot, 0);
+  put32(slot + 8, (uint32_t)len);
+  put32(slot + 12, type);
+  return slot;
+}
+
+static void publish(shim_ring *ring, uint8_t *slot, size_t len) {
+  put32(slot + 8, (uint32_t)len);
+  store(slot, ring->head + 1);
+  ring->head += len;
+  store(ring->map + AT_HEAD, ring->head);
+}
+
+uint8_t *ring_reserve(shim_ring *ring, size_t max) {
+  max = align64(max);
+  uint64_t used = ring->head - load(ring->map + AT_TAIL);
+  uint64_t to_end = ring->capacity - (ring->head & (ring->capacity - 1));
+  uint64_t pad = to_end < max ? to_end : 0;
+  if (used > ring->capacity || max + pad > ring->capacity - used) {
+    store(ring->map + AT_FULL, load(ring->map + AT_FULL) + 1);
+    return NULL;
+  }
+  if (pad != 0) publish(ring, begin(ring, pad, TYPE_PAD), pad);
+  return begin(ring, max, TYPE_DECISION);
+}
+
+void ring_commit(shim_ring *ring, uint8_t *record, size_t len) {
+  size_t whole = align64(len);
+  memset(record + len, 0, whole - len);
+  publish(ring, record, whole);
+}
+
+bool ring_drained(const shim_ring *ring, uint32_t grace_s) {
+  uint64_t seen = load(ring->map + AT_HEARTBEAT), now = shim_now_ns(CLOCK_MONOTONIC);
+  if (seen < ring->born_ns) seen = ring->born_ns;
+  return seen >= now || now - seen <= (uint64_t)grace_s * 1000000000u;
+}
+
+void ring_next_receipt(shim_ring *ring, uint8_t receipt[16]) {
+  uint64_t sequence = __builtin_bswap64(ring->sequence++);
+  memcpy(receipt, ring->source, 8);
+  memcpy(receipt + 8, &sequence, 8);
+}
+
+void ring_close(shim_ring *ring, bool remove_file) {
+  if (ring->map != NULL) {
+    store(ring->map + AT_CLOSED, 1);
+    munmap(ring->map, RING_HEADER + ring->capacity);
+    ring->map = NULL;
+  }
+  if (ring->fd >= 0) close(ring->fd);
+  ring->fd = -1;
+  if (remove_file) unlink(ring->path);
+}

@@ -1,0 +1,247 @@
+/* shim.h: the Envoy HTTP filter of an enforcement point, inside.
+ *
+ * config.c   filter_config JSON -> shim_config (packs, bundle, rings)
+ * packs.c    shared objects by digest, opened once, counted
+ * ring.c     producer side of formats/ring.md
+ * observe.c  verified attributes and body -> O (formats/observation.md)
+ * judge.c    O -> leaves of both arms
+ * park.c     the agent's verdict over http_callout (formats/agent.md)
+ * reply.c    answers, counters
+ * filter.c   Envoy's hooks
+ *
+ * Threads: config_new runs on Envoy's main thread, config_destroy on any, everything about one request on one worker.
+ * A shim_config is read-only after config_new but for workers[i], which belongs to worker i.
+ */
+#ifndef KNHK_SHIM_H
+#define KNHK_SHIM_H
+
+#include "../include/knhk_pack.h"
+#include "abi.h"
+
+enum {
+  SHIM_ATTRS_MAX = 64,
+  SHIM_NAME_MAX = 63,
+  SHIM_VALUE_MAX = 4096,
+  SHIM_BODY_MAX = 1 << 20,
+  SHIM_ROUTE_MAX = 255,
+  SHIM_TEXT_BYTES = SHIM_ATTRS_MAX * (SHIM_NAME_MAX + 1 + SHIM_VALUE_MAX), /* decoded path captures of one request */
+  SHIM_OUT_BYTES = 256 << 10,                        /* problem documents */
+  SHIM_O_MAX = 512 + SHIM_ROUTE_MAX + SHIM_ATTRS_MAX * (6 + SHIM_NAME_MAX + SHIM_VALUE_MAX) + SHIM_BODY_MAX,
+  SHIM_A_MAX = 256 << 10,
+  SHIM_RECORD_HEADER = 128,
+  SHIM_ARMS = 2,
+  SHIM_ERROR_MAX = 512
+};
+
+enum { KIND_DECISION = 1, KIND_PARK = 2, KIND_UNAVAILABLE = 3, KIND_REFUSED = 4 };
+enum { MODE_ENFORCED = 1, MODE_OBSERVED = 2 };
+enum { FLAG_CANDIDATE = 1, FLAG_STALE = 2, FLAG_FAIL_OPEN = 16 };
+enum { ARM_STABLE = 0, ARM_CANDIDATE = 1 };
+
+/* sha256.zig */
+void knhk_sha256(const uint8_t *data, size_t len, uint8_t *out);
+
+/* ---- small values ------------------------------------------------------------------------------ */
+
+#define SHIM_TEXT(literal) ((knhk_buf){"" literal, sizeof(literal) - 1})
+
+/* Writes n bytes in lower-case hexadecimal; out has room for 2n bytes, no NUL is written. */
+void shim_hex(const uint8_t *bytes, size_t n, char *out);
+/* Reads exactly 2n lower-case hexadecimal digits; false when text is anything else. */
+bool shim_unhex(const char *text, size_t len, uint8_t *out, size_t n);
+bool shim_equal(knhk_buf a, knhk_buf b);
+/* Keeps the first message: err has SHIM_ERROR_MAX bytes. Returns false, for `return shim_fail(…)`. */
+bool shim_fail(char *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void shim_log(int level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+uint64_t shim_now_ns(int clock);
+
+/* ---- packs ------------------------------------------------------------------------------------- */
+
+typedef struct shim_pack shim_pack; /* one open shared object, counted */
+struct shim_pack {
+  char sha256[65];
+  void *library;
+  const knhk_pack *api;
+  const knhk_variant *variant;
+  unsigned references;
+  shim_pack *next;
+};
+
+/* Opens path (named HEX.so by its own sha256) or takes the one that is open; NULL and err on any doubt. */
+shim_pack *pack_open(const char *path, const char *sha256, char *err);
+/* Gives one reference back; NULL is allowed. Any thread. */
+void pack_close(shim_pack *pack);
+/* Maps a file named HEX+suffix by its own sha256, read-only; the caller unmaps. NULL and err when it is not that file. */
+const uint8_t *verified_map(const char *path, const char *sha256, const char *suffix, size_t *len, char *err);
+
+/* ---- ring -------------------------------------------------------------------------------------- */
+
+typedef struct {
+  uint8_t *map;
+  int fd;
+  uint64_t capacity, head, sequence, born_ns;
+  uint8_t source[8];
+  char path[512];
+} shim_ring;
+
+/* Creates and populates BOOT-GENERATION-WORKER.ring in dir; false and err when it cannot, and nothing is left behind. */
+bool ring_create(shim_ring *ring, const char *dir, const uint8_t boot[16], uint64_t generation, uint32_t worker, uint64_t capacity, char *err);
+/* Room for a record of at most max bytes, or NULL (counted in the header) when there is none. One reservation at a time; an
+ * uncommitted one costs nothing. The pointer is 64-byte aligned. */
+uint8_t *ring_reserve(shim_ring *ring, size_t max);
+/* Publishes the reserved record with its true length. */
+void ring_commit(shim_ring *ring, uint8_t *record, size_t len);
+/* True when the agent drained within grace_s seconds, or since the ring was made. */
+bool ring_drained(const shim_ring *ring, uint32_t grace_s);
+void ring_next_receipt(shim_ring *ring, uint8_t receipt[16]);
+/* Marks the ring closed and unmaps it; the agent removes the file. unlink: nobody has seen it, remove it here. */
+void ring_close(shim_ring *ring, bool remove_file);
+
+/* ---- configuration ------------------------------------------------------------------------------ */
+
+typedef struct {
+  char name[SHIM_NAME_MAX + 1];
+  char filter_state[128];
+} shim_source;
+
+typedef struct {
+  shim_pack *pack;        /* NULL: no pack */
+  uint8_t digest[20];     /* zeros: no pack */
+  char label[256];        /* name@version, or "none" */
+  void *binding_memory;
+  const knhk_binding *binding;
+} shim_arm;
+
+typedef struct {
+  shim_ring ring;
+  uint8_t *memory; /* scratch, then text, then out */
+  uint8_t *scratch;
+  char *text, *out;
+} shim_worker;
+
+enum { SHIM_ADMITTED, SHIM_DENIED, SHIM_PARKED, SHIM_REFUSED, SHIM_UNAVAILABLE, SHIM_RING_FULL, SHIM_COUNTERS };
+
+typedef struct {
+  char point[256], region[64], ring_dir[400], agent_cluster[128], problem_base[128];
+  uint16_t region_index;
+  uint64_t ring_bytes, not_after_ns;
+  uint32_t weight, park_timeout_ms, grace_s;
+  bool baseline_admit, canary, judge_candidate, stale, fail_open;
+  uint8_t salt[32];
+  size_t salt_len;
+  uint8_t bundle_digest[32], evaluator[32];
+  shim_arm arms[SHIM_ARMS];
+  int sticky; /* index into sources, or -1 */
+  size_t nsources;
+  shim_source sources[SHIM_ATTRS_MAX];
+  const uint8_t *bundle;
+  size_t bundle_len;
+  size_t scratch_bytes;
+  size_t counters[SHIM_COUNTERS];
+  uint32_t nworkers;
+  shim_worker *workers;
+} shim_config;
+
+/* Parses and opens all that the JSON names; NULL and err when anything is wrong, and nothing stays open. Makes no rings when
+ * validating. boot: chosen once per loaded module. */
+shim_config *config_make(const char *json, size_t len, const uint8_t boot[16], uint32_t workers, bool validating, char *err);
+/* config_read (parse.c): the JSON alone, packs and bundle opened; config_make adds rings. */
+bool config_read(shim_config *config, const char *json, size_t len, char *err);
+void config_free(shim_config *config, bool unseen);
+
+/* ---- observation --------------------------------------------------------------------------------- */
+
+typedef struct {
+  knhk_buf name, value;
+} shim_attribute;
+
+typedef struct {
+  uint64_t time_ns;
+  knhk_buf route;
+  shim_attribute attributes[SHIM_ATTRS_MAX];
+  size_t nattributes;
+  const knhk_buf *chunks;
+  size_t nchunks, body_len;
+} shim_observation;
+
+size_t observation_size(const shim_config *config, const shim_observation *seen);
+/* Writes exactly observation_size bytes. */
+void observation_write(const shim_config *config, const shim_observation *seen, uint8_t *out);
+
+/* ---- leaves, records ------------------------------------------------------------------------------ */
+
+typedef struct {
+  uint8_t pack[20];
+  uint8_t kind, klass, verdict, mode, flags;
+  const uint8_t *a;
+  uint32_t a_len;
+} shim_leaf;
+
+typedef struct {
+  uint8_t receipt[16];
+  uint64_t time_ns, cluster;
+  const uint8_t *o;
+  uint32_t o_len;
+  uint8_t narms, enforced; /* enforced: index of the arm whose verdict counts */
+  shim_leaf arms[SHIM_ARMS];
+} shim_record;
+
+/* Largest slot that a request with this O may need. */
+size_t record_room(const shim_config *config, size_t o_len);
+/* Fills the header and, unless they are there already, O and A; returns the length. */
+size_t record_write(const shim_config *config, const shim_record *record, uint8_t *slot);
+/* Judges O, which stands at slot + 128, with every arm that is to judge; A follow O in place. */
+void judge(const shim_config *config, shim_worker *worker, uint8_t *slot, knhk_buf sticky, uint8_t extra_flags, shim_record *record);
+bool config_is_stale(const shim_config *config, uint64_t now_ns);
+
+/* ---- requests -------------------------------------------------------------------------------------- */
+
+typedef struct {
+  uint8_t *message; /* as posted to the agent; O and A of record point into it */
+  size_t len;
+  shim_record record;
+} shim_parked;
+
+enum { PARK_NONE, PARK_ADMIT, PARK_DENY, PARK_LATER, PARK_INVALID, PARK_UNANSWERED };
+enum { PHASE_OPEN, PHASE_PARKED, PHASE_DONE };
+
+typedef struct {
+  const shim_config *config;
+  void *envoy;
+  shim_worker *worker; /* NULL until the first hook */
+  uint8_t phase, outcome;
+  bool calling;          /* inside http_callout */
+  bool resumed;          /* carries a decision id */
+  bool admitted;         /* nothing else may let a body pass */
+  bool answered_receipt; /* the receipt has a leaf: show it on the response */
+  uint8_t receipt[16], decision[16];
+  knhk_buf problem; /* malloc'ed: the agent's problem document */
+  char route[SHIM_ROUTE_MAX + 1];
+  bool body_allowed;
+  shim_parked parked;
+} shim_request;
+
+typedef enum { FLOW_PASS, FLOW_HOLD, FLOW_ANSWERED } shim_flow;
+
+/* Collects attributes; returns the reason to refuse, or REASON_NONE. text has SHIM_TEXT_BYTES. */
+typedef enum {
+  REASON_NONE, REASON_UNMATCHED, REASON_QUERY, REASON_UPGRADE, REASON_ENCODING, REASON_MEDIA, REASON_REPEATED, REASON_BODY,
+  REASON_TOO_LARGE, REASON_ATTRIBUTE, REASON_PEER, REASON_DECISION, REASON_NO_POLICY, REASON_DENIED, REASON_PARKED,
+  REASON_RING_FULL, REASON_AGENT_SILENT, REASON_FAULT, REASON_COUNT
+} shim_reason;
+
+shim_reason observe_attributes(const shim_request *request, shim_observation *seen, knhk_buf *sticky);
+/* Checks the headers against the route's metadata and keeps what the end of the body needs. */
+shim_reason observe_headers(shim_request *request, bool eos);
+
+void reply_problem(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len);
+void reply_raw(shim_request *request, uint32_t status, knhk_buf body);
+void reply_count(const shim_request *request, int counter, size_t arm);
+/* Shows the receipt to the application and hides the decision id from it. */
+void reply_admit(shim_request *request, size_t arm);
+
+/* Hands the record to the agent; the flow is HOLD, or what an immediate failure made of it. */
+shim_flow park(shim_request *request, const shim_record *record);
+void park_done(shim_request *request, int result, const knhk_hdr *headers, size_t n, const knhk_buf *chunks, size_t nchunks);
+
+#endif /* KNHK_SHIM_H */
