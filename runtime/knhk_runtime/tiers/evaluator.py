@@ -1,0 +1,180 @@
+"""Judges a Δ by the GuardPlan: guards of class W1 and C1 always, those of class R1 when the tables could not."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyoxigraph import BlankNode, NamedNode
+
+from knhk_runtime.tiers.action import denies
+from knhk_runtime.tiers.errors import ShapeError
+from knhk_runtime.tiers.expr import Expressions, check_expr
+from knhk_runtime.tiers.graph import Graph, Term
+from knhk_runtime.tiers.names import component
+from knhk_runtime.tiers.shacl import Result, Validator
+from knhk_runtime.tiers.shapes import Shapes, load_shapes
+from knhk_runtime.tiers.sparql import ask, check_query
+
+_PROPERTY = component("Property")
+MAX_DETAILS = 64
+MAX_TEXT = 256
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Why a guard failed, for problem+json: guard number, focus, path, value and message, each cut at 256 characters."""
+
+    guard: int
+    focus: str = ""
+    path: str = ""
+    value: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`failing`: guard numbers, ascending."""
+
+    failing: tuple[int, ...]
+    details: tuple[Detail, ...] = ()
+
+
+class Judge(Protocol):
+    """What `decide` needs: an Evaluator here, or one in another process with a deadline (pool.py)."""
+
+    @property
+    def plan(self) -> Mapping[str, Any]: ...
+
+    def judge(self, graph_ntriples: bytes, only: Sequence[int] | None = None) -> Judgement: ...
+
+
+class Evaluator:
+    """Guards of one plan, loaded once. Raises ShapeError when a shape, query, pattern or expression cannot be evaluated."""
+
+    def __init__(self, plan: Mapping[str, Any]) -> None:
+        self.plan = plan
+        self.guards: Sequence[Mapping[str, Any]] = plan["guards"]
+        cold = plan.get("cold") or {}
+        self._asks: Mapping[str, str] = cold.get("asks") or {}
+        self._ontology = Graph.parse((cold.get("shapes") or "").encode())
+        self._shapes = load_shapes(self._ontology)
+        self._by_source = self._index()
+        for guard in self.guards:
+            self._check(guard)
+
+    def _index(self) -> dict[tuple[Term, str], list[int]]:
+        found: dict[tuple[Term, str], list[int]] = {}
+        for index, guard in enumerate(self.guards):
+            if guard["kind"] == "shacl":
+                found.setdefault((node_of(guard["shape"]), guard["component"]), []).append(index)
+        return found
+
+    def _check(self, guard: Mapping[str, Any]) -> None:
+        where = str(guard["id"])
+        if guard.get("expr") is not None:
+            check_expr(where, guard["expr"])
+        elif guard["kind"] == "ask":
+            if guard["id"] not in self._asks:
+                raise ShapeError(where, "must have its query in cold.asks")
+            check_query(where, self._asks[guard["id"]], "the query")
+        elif guard["kind"] == "shacl" and not self._in_shapes(guard):
+            raise ShapeError(where, f"shape {guard['shape']} with {guard['component']} is not in cold.shapes")
+        elif guard["kind"] == "abac":
+            raise ShapeError(where, "an abac guard must have an expression")
+
+    def _in_shapes(self, guard: Mapping[str, Any]) -> bool:
+        shape = self._shapes.by_node.get(node_of(guard["shape"]))
+        return shape is not None and any(constraint.component == guard["component"] for constraint in shape.constraints)
+
+    def judge(self, graph_ntriples: bytes, only: Sequence[int] | None = None) -> Judgement:
+        """Failing guards among `only` (None: all but guard 0, which the pack decides on the bytes), with details."""
+        wanted = set(range(1, len(self.guards)) if only is None else only)
+        graph = Graph.parse(graph_ntriples)
+        details = [detail for detail in self._judge_shapes(graph, wanted) if detail.guard in wanted]
+        details += self._judge_others(graph, wanted)
+        details.sort(key=lambda detail: detail.guard)
+        failing = tuple(sorted({detail.guard for detail in details}))
+        return Judgement(failing, tuple(details[:MAX_DETAILS]))
+
+    def _judge_shapes(self, graph: Graph, wanted: set[int]) -> Iterable[Detail]:
+        if not any(self._by_shapes(index) for index in wanted):
+            return
+        for result in Validator(self._shapes, graph, self._ontology).validate():
+            for index in self._guards_of(result):
+                yield self._detail(index, result)
+
+    def _by_shapes(self, index: int) -> bool:
+        guard = self.guards[index]
+        return guard["kind"] == "shacl" and self._in_shapes(guard)
+
+    def _guards_of(self, result: Result) -> list[int]:
+        """Guards of the result's own shape and component, or of a shape whose sh:property led to it."""
+        direct = self._by_source.get((result.shape, result.component), [])
+        return direct or [index for outer in result.outer for index in self._by_source.get((outer, _PROPERTY), [])]
+
+    def _detail(self, index: int, result: Result) -> Detail:
+        path = str(result.path) if result.path is not None else ""
+        message = self.guards[index]["message"] or next((text.value for text in result.messages), "")
+        value = "" if result.value is None else str(result.value)
+        return Detail(index, *(text[:MAX_TEXT] for text in (str(result.focus), path, value, message)))
+
+    def _judge_others(self, graph: Graph, wanted: set[int]) -> Iterable[Detail]:
+        expressions = Expressions(self.plan["targets"], graph)
+        for index in sorted(wanted):
+            guard = self.guards[index]
+            if guard["kind"] == "payload" or self._by_shapes(index):
+                continue
+            for focus in expressions.focus_nodes(guard["target"]):
+                if not self._passes(guard, expressions, graph, focus):
+                    yield Detail(index, str(focus)[:MAX_TEXT], guard.get("path") or "", "", str(guard["message"])[:MAX_TEXT])
+                    break
+
+    def _passes(self, guard: Mapping[str, Any], expressions: Expressions, graph: Graph, focus: Term) -> bool:
+        query = self._asks.get(guard["id"])
+        if query is not None:
+            return ask(graph, query, focus)
+        return expressions.test(guard["expr"], focus, expressions.focus_nodes(guard["target"]))
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of the plan's cold part."""
+        return self._shapes
+
+
+def node_of(text: str) -> Term:
+    """A guard's `shape`: an IRI, or `_:b3`."""
+    return BlankNode(text[2:]) if text.startswith("_:") else NamedNode(text.strip("<>"))
+
+
+def cold_guards(plan: Mapping[str, Any]) -> tuple[int, ...]:
+    """Numbers of the guards that the tables never decide."""
+    return tuple(index for index, guard in enumerate(plan["guards"]) if guard["class"] != "R1" and guard["kind"] != "payload")
+
+
+def table_guards(plan: Mapping[str, Any]) -> tuple[int, ...]:
+    """Numbers of the guards of class R1, without guard 0."""
+    return tuple(index for index, guard in enumerate(plan["guards"]) if guard["class"] == "R1" and guard["kind"] != "payload")
+
+
+def denied_by(plan: Mapping[str, Any], failing: Iterable[int]) -> bool:
+    return any(denies(plan["guards"][index]) for index in failing)
+
+
+@lru_cache(maxsize=1)
+def evaluator_digest() -> bytes:
+    """32 bytes that change whenever this evaluator may answer otherwise: its sources, pyoxigraph, Unicode and `re` of the interpreter."""
+    state = hashlib.sha256(b"knhk.dev/evaluator/v1\n")
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        state.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    python = ".".join(map(str, sys.version_info[:2]))
+    facts = f"pyoxigraph {importlib.metadata.version('pyoxigraph')} unicode {unicodedata.unidata_version} python {python}"
+    state.update(facts.encode())
+    return state.digest()
