@@ -1,0 +1,150 @@
+"""python -m knhk_runtime.sequencer: run the sequencer of one log until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import stat
+import sys
+from pathlib import Path
+
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from knhk.model.faults import Corrupt, KnhkError, Stalled
+from knhk_runtime.sequencer.core import Log, LogKey, lock
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, Sequencer, Surface, application, tell
+from knhk_verify.errors import Bad
+from knhk_verify.note import Verifier, parse_vkey
+
+EXAMPLES = """examples:
+  openssl genpkey -algorithm ed25519 -out log.key && chmod 600 log.key
+  python -m knhk_runtime.sequencer --dir ./log --socket ./run/sequencer.sock --origin knhk.dev/local --key log.key
+  curl --unix-socket ./run/sequencer.sock http://localhost/checkpoint
+  python -m knhk_verify ./log
+
+exit status: 0 stopped by a signal, everything covered by a checkpoint; 1 refused to start or stopped by a fault (the message says
+what and where); 2 wrong arguments"""
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m knhk_runtime.sequencer",
+        description="The only writer of a log: acknowledges appends after fdatasync, keeps tiles and signed checkpoints.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dir", type=Path, required=True, metavar="LOG_DIR", help="folder of the log; made when missing")
+    parser.add_argument("--socket", type=Path, required=True, help="Unix socket to serve on, mode 0600")
+    parser.add_argument("--origin", required=True, help="name of the log, first line of its checkpoints")
+    parser.add_argument("--key", type=Path, required=True, help="Ed25519 private key of role log, PEM (PKCS#8), mode 0600")
+    parser.add_argument("--read-port", type=int, metavar="N", help="also serve reading, without appends, on 127.0.0.1:N")
+    parser.add_argument("--region", action="append", metavar="NAME", help="a region of leaf.region, in order (default: local)")
+    parser.add_argument("--checkpoint-interval-s", type=float, default=CHECKPOINT_INTERVAL_S, metavar="S", help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def load_key(path: Path, origin: str) -> LogKey:
+    """The checkpoint key in a PEM file that only its owner may read; raises Stalled."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise Stalled("KeyMode", f"{path}: mode {mode:04o}: must be 0600; run: chmod 600 {path}")
+            key = load_pem_private_key(file.read(), None)
+    except OSError as error:
+        raise Stalled("KeyFile", f"{path}: {error.strerror}: --key must name an Ed25519 private key") from error
+    except (ValueError, TypeError) as error:
+        raise Stalled("KeyFile", f"{path}: is not an unencrypted private key in PEM") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Stalled("KeyFile", f"{path}: is not an Ed25519 key")
+    verifier = Verifier(origin, key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    try:
+        return LogKey(parse_vkey(str(verifier)), key.sign)
+    except Bad as error:
+        raise Stalled("Origin", f"--origin {origin!r}: must be a name without spaces and plus signs") from error
+
+
+def _listen(path: Path) -> socket.socket:
+    """Listening Unix socket, mode 0600; one left by a killed sequencer is replaced (the log's lock is held)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise Stalled("Socket", f"{path}: is there and is not a socket: give another --socket")
+        path.unlink()
+    server = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        server.bind(str(path))
+    except OSError as error:
+        server.close()
+        raise Stalled("Socket", f"{path}: {error.strerror or error}: --socket must be a writable path of at most 107 bytes") from error
+    finally:
+        os.umask(before)
+    return server
+
+
+async def _serve(args: argparse.Namespace, log: Log) -> None:
+    sequencer = Sequencer(log, args.checkpoint_interval_s)
+    surface = Surface(sequencer)
+    runners = [web.AppRunner(application(surface.writing() + surface.reading()), access_log=None)]
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await runners[0].setup()
+    await web.SockSite(runners[0], _listen(args.socket)).start()
+    if args.read_port is not None:
+        runners.append(web.AppRunner(application(surface.reading()), access_log=None))
+        await runners[1].setup()
+        try:
+            await web.TCPSite(runners[1], "127.0.0.1", args.read_port).start()
+        except OSError as error:
+            raise Stalled("Port", f"--read-port {args.read_port}: {error.strerror}: choose a free port") from error
+    tell(f"{log.durable} entries, serving on {args.socket}")
+    running, stopping = asyncio.create_task(sequencer.run()), asyncio.create_task(stop.wait())
+    await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        for runner in runners:
+            await runner.cleanup()
+    running.cancel()
+    stopping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await sequencer.finish()
+    args.socket.unlink(missing_ok=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status as in `--help`."""
+    args = _arguments(argv)
+    try:
+        key = load_key(args.key, args.origin)
+        try:
+            lock(args.dir)
+        except BlockingIOError:
+            raise Stalled("Locked", f"{args.dir}: another sequencer writes this log: stop it, or give another --dir") from None
+        log = Log(args.dir, key, Disk(), args.region or ("local",))
+        for where, count in log.cut:
+            tell(f"{where}: cut {count} bytes of a write that was never acknowledged")
+        asyncio.run(_serve(args, log))
+    except Corrupt as error:
+        tell(f"refuses to start: {error}")
+        return 1
+    except KnhkError as error:
+        tell(str(error))
+        return 1
+    except OSError as error:
+        tell(f"{error.filename or args.dir}: {error.strerror or error}")
+        return 1
+    tell(f"stopped; {log.integrated} entries under the checkpoint")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,307 @@
+"""The log itself: commit entries to the WAL, integrate them into tiles, sign a checkpoint; recovery takes the same path.
+
+The one commit point of an append is the fdatasync of its WAL frames; that of a tree is the rename of its checkpoint."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from knhk.model.faults import Corrupt
+from knhk_runtime.sequencer.edge import Edge
+from knhk_runtime.sequencer.files import Files, put
+from knhk_runtime.sequencer.wal import Wal, payload
+from knhk_runtime.sequencer.wire import Append, item
+from knhk_verify.errors import Bad
+from knhk_verify.note import Checkpoint, Verifier, format_proof, open_checkpoint, sign_note
+from knhk_verify.record import entry_key
+from knhk_verify.signed import parse_json
+from knhk_verify.tree import HASH, TILE, Tiles, inclusion_proof, parse_bundle_of_entries, tile_path
+
+MAX_TAIL = 1 << 20  # entries acknowledged and not yet integrated
+KEPT_CHECKPOINTS = 1024
+
+
+@dataclass(frozen=True)
+class LogKey:
+    """The checkpoint key: verifier key, and bytes → 64-byte signature."""
+
+    verifier: Verifier
+    sign: Callable[[bytes], bytes]
+
+
+def lock(folder: Path) -> int:
+    """Descriptor of the exclusive lock on a log; raises BlockingIOError when another sequencer holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _bundle(entries: Sequence[bytes]) -> bytes:
+    return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])
+
+
+def _leaf_hashes(entries: Sequence[bytes]) -> bytes:
+    return b"".join([sha256(b"\0" + entry).digest() for entry in entries])
+
+
+class Log:
+    """A log folder that is held by `lock`. `commit` and `integrate` may run in one thread each at the same time; the rest
+    may be called from any thread. Opening recovers; raises Corrupt with file and offset when stored bytes do not fit."""
+
+    def __init__(self, folder: Path, key: LogKey, files: Files, regions: Sequence[str] = ("local",)) -> None:
+        self.folder, self._key, self._files = folder, key, files
+        self._wal = Wal(files, folder / "wal")
+        self._index = dict[bytes, int]()
+        self._edge = Edge()
+        self._last = list[bytes]()  # entries of the last, not yet full bundle
+        self._tail = list[bytes]()  # durable in the WAL, not yet integrated
+        self._notes = OrderedDict[int, str]()  # size → signed checkpoint
+        self.cut: tuple[tuple[str, int], ...] = ()
+        try:
+            self._open(regions)
+        except Bad as error:
+            raise Corrupt(str(folder / error.where), error.what) from error
+
+    @property
+    def integrated(self) -> int:
+        """Entries that the newest checkpoint covers."""
+        return self._edge.size
+
+    @property
+    def durable(self) -> int:
+        """Entries that have been acknowledged or may be."""
+        return len(self._index)
+
+    # ---- recovery ------------------------------------------------------------------------------
+
+    def _open(self, regions: Sequence[str]) -> None:
+        for name in ("wal", "tile"):
+            self._files.mkdir(self.folder / name)
+            self._sweep(self.folder / name)
+        self._remove_temporary(self.folder)
+        names = self._files.names(self.folder)
+        if "checkpoint" not in names:
+            self._refuse_remains(names)
+            self._publish(self._edge)
+            self._meta(regions)
+        else:
+            if "meta.json" not in names:
+                self._meta(regions)
+            self._check_meta()
+            self._replay(open_checkpoint(self._files.read(self.folder / "checkpoint"), self._key.verifier))
+        recovered = self._wal.recover(self.integrated)
+        self.cut = recovered.cut
+        self._tail = recovered.entries
+        self._learn(recovered.keys, self.integrated, "wal")
+        self._wal.begin(self.durable)
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove from a folder and those below what a kill left half-written under a temporary name."""
+        self._remove_temporary(folder)
+        for name in self._files.names(folder):
+            self._sweep(folder / name)
+
+    def _remove_temporary(self, folder: Path) -> None:
+        for name in self._files.names(folder):
+            if name.endswith(".tmp"):
+                self._files.unlink(folder / name)
+
+    def _refuse_remains(self, names: Sequence[str]) -> None:
+        remains = [name for name in ("meta.json",) if name in names]
+        remains += [name for name in ("tile", "wal") if self._files.names(self.folder / name)]
+        if remains:
+            raise Bad("checkpoint", f"is missing, but {remains[0]} is there: restore the checkpoint, or use an empty folder")
+
+    def _meta(self, regions: Sequence[str]) -> None:
+        verifier = self._key.verifier
+        meta = {"origin": verifier.name, "vkey": str(verifier), "regions": list(regions)}
+        put(self._files, self.folder / "meta.json", json.dumps(meta).encode() + b"\n")
+        self._files.sync_dir(self.folder)
+
+    def _check_meta(self) -> None:
+        meta = parse_json(self._files.read(self.folder / "meta.json"), "meta.json")
+        if not isinstance(meta, dict) or meta.get("vkey") != str(self._key.verifier):
+            raise Bad("meta.json vkey", f"is not {self._key.verifier}: the key or the origin is that of another log")
+
+    def _replay(self, checkpoint: Checkpoint) -> None:
+        """Take the tree of `checkpoint` in from its entries, and compare every tile on the way."""
+        for n in range((checkpoint.size + TILE - 1) // TILE):
+            width = min(TILE, checkpoint.size - n * TILE)
+            path = tile_path(None, n, width)
+            entries = [entry for _, entry in parse_bundle_of_entries(self._stored(path), path)]
+            if len(entries) != width:
+                raise Bad(path, f"has {len(entries)} entries: must be {width}")
+            self._learn([entry_key(entry) for entry in entries], n * TILE, path)
+            for level, at, hashes, tile in self._edge.extend(_leaf_hashes(entries)):
+                if hashes == TILE:
+                    self._compare(level, at, tile)
+            self._last = entries if width < TILE else []
+        for level, rest in enumerate(self._edge.rests):
+            if rest:
+                self._compare(level, self._edge.full[level], rest)
+        if self._edge.root() != checkpoint.root:
+            raise Bad("checkpoint", "its root is not that of the entries and tiles")
+        self._notes[checkpoint.size] = self._files.read(self.folder / "checkpoint").decode()
+
+    def _stored(self, path: str) -> bytes:
+        try:
+            return self._files.read(self.folder / path)
+        except FileNotFoundError as error:
+            raise Bad(path, "is missing; the checkpoint needs it") from error
+
+    def _compare(self, level: int, n: int, tile: bytes) -> None:
+        path = tile_path(level, n, len(tile) // HASH)
+        stored = self._stored(path)
+        if stored != tile:
+            differs = next((i for i in range(0, len(tile), HASH) if stored[i : i + HASH] != tile[i : i + HASH]), len(tile))
+            below = n * TILE + differs // HASH
+            source = f"entry {below} gives" if level == 0 else f"{tile_path(level - 1, below)} gives"
+            raise Bad(f"{path} offset {differs}", f"hash {differs // HASH} is not what {source}")
+
+    def _learn(self, keys: Sequence[bytes], first: int, where: str) -> None:
+        known = len(self._index)
+        self._index.update(zip(keys, range(first, first + len(keys)), strict=True))
+        if len(self._index) != known + len(keys):
+            raise Bad(where, f"an entry from index {first} on repeats the key of another")
+
+    # ---- appending -----------------------------------------------------------------------------
+
+    def commit(self, appends: Sequence[Append]) -> list[list[int]]:
+        """Indexes for each append, after one fdatasync for all; a known key gets its first index. Raises OSError: then none
+        counts. One caller at a time."""
+        if len(self._tail) > MAX_TAIL:
+            raise OSError(f"{len(self._tail)} entries wait to be integrated: the tiles cannot be written")
+        begin = following = self.durable
+        fresh = dict[bytes, int]()
+        entries, payloads, answers = list[bytes](), list[bytes](), list[list[int]]()
+        for append in appends:
+            first = following
+            if self._index.keys().isdisjoint(append.keys) and fresh.keys().isdisjoint(append.keys):
+                numbers = range(first, first + len(append.keys))
+                fresh.update(zip(append.keys, numbers, strict=True))
+                if len(fresh) == numbers.stop - begin:
+                    entries += append.entries
+                    payloads.append(payload(first, len(numbers), append.items))
+                    answers.append(list(numbers))
+                    following = numbers.stop
+                    continue
+                for key in append.keys:
+                    fresh.pop(key, None)
+            answer, items = list[int](), list[bytes]()
+            for key, entry in zip(append.keys, append.entries, strict=True):
+                index = self._index.get(key, fresh.get(key, following))
+                if index == following:
+                    fresh[key] = index
+                    entries.append(entry)
+                    items.append(item(key, entry))
+                    following += 1
+                answer.append(index)
+            if items:
+                payloads.append(payload(first, len(items), b"".join(items)))
+            answers.append(answer)
+        if payloads:
+            self._wal.append(begin, payloads)
+            self._tail += entries
+            self._index.update(fresh)
+        return answers
+
+    # ---- integrating ---------------------------------------------------------------------------
+
+    def integrate(self) -> bool:
+        """Cover all durable entries by tiles and a checkpoint; False when there is nothing new. Raises OSError: then the
+        tree has not changed or is published whole, and it may be called again. One caller at a time."""
+        entries = self._tail[:]
+        if not entries:
+            return False
+        edge = self._edge.copy()
+        first, held = edge.size // TILE, self._last + entries
+        chunks = [held[i : i + TILE] for i in range(0, len(held), TILE)]
+        tiles = [(tile_path(None, first + i, len(chunk)), _bundle(chunk)) for i, chunk in enumerate(chunks)]
+        changed = edge.extend(_leaf_hashes(entries))
+        tiles += [(tile_path(level, n, width), data) for level, n, width, data in changed]
+        self._write(tiles)
+        self._publish(edge)
+        self._edge, self._last = edge, chunks[-1] if len(chunks[-1]) < TILE else []
+        del self._tail[: len(entries)]
+        self._tidy([path for path, _ in tiles if ".p/" not in path])
+        return True
+
+    def _write(self, tiles: Sequence[tuple[str, bytes]]) -> None:
+        folders = OrderedDict[Path, None]()
+        for path, data in tiles:
+            target = self.folder / path
+            if target.parent not in folders:
+                self._files.mkdir(target.parent)
+            put(self._files, target, data)
+            for folder in (target.parent, *target.parent.parents):
+                folders[folder] = None
+                if folder == self.folder:
+                    break
+        for folder in folders:
+            self._files.sync_dir(folder)
+
+    def _publish(self, edge: Edge) -> None:
+        checkpoint = Checkpoint(self._key.verifier.name, edge.size, edge.root())
+        note = sign_note(checkpoint.text(), self._key.verifier.name, self._key.verifier.public, self._key.sign)
+        put(self._files, self.folder / "checkpoint", note.encode())
+        self._files.sync_dir(self.folder)
+        self._notes[edge.size] = note
+        while len(self._notes) > KEPT_CHECKPOINTS:
+            self._notes.popitem(last=False)
+
+    def _tidy(self, full: Sequence[str]) -> None:
+        """Remove partial tiles that full ones replace, and WAL segments that the tiles replace."""
+        for path in full:
+            partials = self.folder / f"{path}.p"
+            for name in (names := self._files.names(partials)):
+                self._files.unlink(partials / name)
+            if names:
+                self._files.rmdir(partials)
+        self._wal.forget(self.integrated)
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def index_of(self, key: bytes) -> int | None:
+        """Index of the entry with this idempotency key, durable though perhaps not yet integrated."""
+        return self._index.get(key)
+
+    def checkpoint(self) -> str:
+        """The newest signed checkpoint."""
+        return self._notes[next(reversed(self._notes))]
+
+    def proof(self, index: int, size: int | None = None) -> str | None:
+        """tlog-proof text of an entry under the checkpoint of `size` (None: the newest); None when there is none or it does
+        not cover the entry."""
+        edge = self._edge
+        wanted = edge.size if size is None else size
+        note = self._notes.get(wanted)
+        if note is None or not 0 <= index < wanted:
+            return None
+        tiles = Tiles(self.tile, edge.size)
+        return format_proof(index, inclusion_proof(tiles, index, wanted), note)
+
+    def tile(self, path: str) -> bytes:
+        """Bytes of a tile; raises FileNotFoundError. A partial one that was tidied away meanwhile is the beginning of the full one."""
+        full, _, width = path.partition(".p/")
+        try:
+            return self._files.read(self.folder / path)
+        except FileNotFoundError:
+            if not width or "/entries/" in path:
+                raise
+            return self._files.read(self.folder / full)[: int(width) * HASH]
+
+    def close(self) -> None:
+        """Give the WAL's descriptor back."""
+        self._wal.close()

@@ -1,0 +1,56 @@
+"""The right edge of a tiled Merkle tree: all that appending needs to know of the tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from knhk_verify.tree import HASH, TILE, fold, subtree_hash, subtrees
+
+FULL = TILE * HASH
+
+
+@dataclass
+class Edge:
+    """For each tile level the number of full tiles and the hashes of the last, not yet full one."""
+
+    full: list[int] = field(default_factory=lambda: [0])
+    rests: list[bytes] = field(default_factory=lambda: [b""])
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return self.full[0] * TILE + len(self.rests[0]) // HASH
+
+    def copy(self) -> Edge:
+        """An independent edge of the same tree."""
+        return Edge(list(self.full), list(self.rests))
+
+    def extend(self, hashes: bytes) -> list[tuple[int, int, int, bytes]]:
+        """Append leaf hashes, 32 bytes each; returns the tiles that are new or longer: (level, n, width, bytes)."""
+        changed = []
+        level = 0
+        while hashes:
+            if level == len(self.full):
+                self.full.append(0)
+                self.rests.append(b"")
+            data, up = self.rests[level] + hashes, []
+            whole = len(data) // FULL * FULL
+            for start in range(0, whole, FULL):
+                tile = data[start : start + FULL]
+                changed.append((level, self.full[level], TILE, tile))
+                up.append(subtree_hash(tile))
+                self.full[level] += 1
+            self.rests[level] = data[whole:]
+            if rest := data[whole:]:
+                changed.append((level, self.full[level], len(rest) // HASH, rest))
+            hashes, level = b"".join(up), level + 1
+        return changed
+
+    def root(self) -> bytes:
+        """Root of the tree."""
+        parts = list[bytes]()
+        for rest in reversed(self.rests):
+            for level, index in subtrees(0, len(rest) // HASH):
+                start = (index << level) * HASH
+                parts.append(subtree_hash(rest[start : start + (HASH << level)]))
+        return fold(parts)

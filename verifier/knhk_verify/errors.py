@@ -1,0 +1,12 @@
+"""The one error of the verifier."""
+
+from __future__ import annotations
+
+
+class Bad(ValueError):
+    """Something does not verify: `where` names the file, entry or field, `what` says what is wrong there."""
+
+    def __init__(self, where: str, what: str) -> None:
+        self.where = where
+        self.what = what
+        super().__init__(f"{where}: {what}")

@@ -1,0 +1,286 @@
+"""Leaf, O, A, frames and outbox records (formats/leaf.md, observation.md, action.md, frame.md): strict parsing and hashes."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from hashlib import sha256
+from zlib import crc32
+
+from knhk_verify.errors import Bad
+
+LEAF_SIZE = 118
+KINDS = {1: "DECISION", 2: "PARK", 3: "UNAVAILABLE", 4: "REFUSED"}
+CLASSES = {0: "none", 1: "R1", 2: "W1", 3: "C1"}
+VERDICTS = {0: "none", 1: "ADMIT", 2: "DENY"}
+MODES = {1: "ENFORCED", 2: "OBSERVED"}
+MAX_FLAGS = 63
+NO_ACTION = bytes(32)
+_LEAF = struct.Struct(">6BH32s32s20sQ16sH")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One (request, pack, arm); numbers as in leaf.md, hashes 32 bytes, pack 20, receipt 16."""
+
+    kind: int
+    klass: int
+    verdict: int
+    mode: int
+    flags: int
+    region: int
+    h_o: bytes
+    h_a: bytes
+    pack: bytes
+    time_ns: int
+    receipt: bytes
+
+    def encode(self) -> bytes:
+        """The 118 bytes; raises Bad when `parse_leaf` would."""
+        head = (1, self.kind, self.klass, self.verdict, self.mode, self.flags, self.region)
+        try:
+            data = _LEAF.pack(*head, self.h_o, self.h_a, self.pack, self.time_ns, self.receipt, 0)
+        except struct.error as error:
+            raise Bad("leaf", f"a field is out of range: {error}") from error
+        if parse_leaf(data) != self:
+            raise Bad("leaf", "h_o and h_a must have 32 bytes, pack 20, receipt 16")
+        return data
+
+
+def parse_leaf(data: bytes, where: str = "leaf") -> Leaf:
+    """Leaf of exactly 118 bytes; raises Bad with the field."""
+    if len(data) != LEAF_SIZE:
+        raise Bad(where, f"has {len(data)} bytes: must be {LEAF_SIZE}")
+    version, kind, klass, verdict, mode, flags, region, h_o, h_a, pack, time_ns, receipt, reserved = _LEAF.unpack(data)
+    decided = kind == 1
+    checks = (
+        ("version", version, version == 1, "1"),
+        ("kind", kind, kind in KINDS, "1 to 4"),
+        ("class", klass, klass in CLASSES, "0 to 3"),
+        ("verdict", verdict, verdict in VERDICTS and (not decided or verdict > 0), "1 or 2 for a decision, else 0 to 2"),
+        ("mode", mode, mode in MODES, "1 or 2"),
+        ("flags", flags, flags <= MAX_FLAGS, "below 64"),
+        ("H(A)", h_a.hex(), decided or h_a == NO_ACTION, "zeros for a disposition"),
+        ("reserved", reserved, reserved == 0, "0"),
+    )
+    for field, value, ok, must in checks:
+        if not ok:
+            raise Bad(f"{where} {field}", f"{value}: must be {must}")
+    return Leaf(kind, klass, verdict, mode, flags, region, h_o, h_a, pack, time_ns, receipt)
+
+
+def entry_key(entry: bytes) -> bytes:
+    """Idempotency key, 17 bytes: of a leaf receipt id ‖ (flags & 1), of a policy event from its SHA-256 with the last top bit set."""
+    if entry[:1] == b"{":
+        digest = sha256(entry).digest()
+        return digest[:16] + bytes([digest[16] | 0x80])
+    if len(entry) != LEAF_SIZE:
+        raise Bad("entry", "is neither a leaf of 118 bytes nor a policy event")
+    return entry[100:116] + bytes([entry[5] & 1])
+
+
+def h_o(salt: bytes, observation: bytes) -> bytes:
+    """H(O): SHA-256("knhk.dev/o/v1\\n" ‖ salt ‖ O), salt 16 bytes."""
+    return sha256(b"knhk.dev/o/v1\n" + salt + observation).digest()
+
+
+def h_a(salt: bytes, action: bytes) -> bytes:
+    """H(A): SHA-256("knhk.dev/a/v1\\n" ‖ salt ‖ A), salt 16 bytes."""
+    return sha256(b"knhk.dev/a/v1\n" + salt + action).digest()
+
+
+def o_key(observation: bytes) -> bytes:
+    """O-key: the hash of O with its time set to zero."""
+    return sha256(b"knhk.dev/o-key/v1\n" + observation[:4] + bytes(8) + observation[12:]).digest()
+
+
+class _Cursor:
+    """Reads fields one after another and refuses to go past the end."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self.data, self.where, self.at = data, where, 0
+
+    def bad(self, what: str) -> Bad:
+        return Bad(f"{self.where} offset {self.at}", what)
+
+    def take(self, count: int) -> bytes:
+        if self.at + count > len(self.data):
+            raise self.bad(f"{count} bytes go past the end")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def text(self, data: bytes, pattern: str) -> str:
+        try:
+            value = data.decode()
+        except UnicodeDecodeError as error:
+            raise self.bad("is not UTF-8") from error
+        if not re.fullmatch(pattern, value, re.DOTALL):
+            raise self.bad(f"{value!r} does not match {pattern}")
+        return value
+
+    def end(self) -> None:
+        if self.at != len(self.data):
+            raise self.bad("bytes after the end")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """O, parsed; `attributes` in ascending order of their names."""
+
+    time_ns: int
+    region: str
+    route: str
+    bundle: bytes
+    evaluator: bytes
+    attributes: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def parse_observation(data: bytes, where: str = "O") -> Observation:
+    """Observation of the bytes of O; raises Bad with the offset."""
+    c = _Cursor(data, where)
+    if c.take(4) != b"KNO1":
+        raise Bad(where, "must begin with KNO1")
+    time_ns = c.number(8)
+    region = c.text(c.take(c.number(2)), r"[a-z0-9-]{0,63}")
+    route = c.text(c.take(c.number(2)), r".*")
+    bundle, evaluator, names, values = c.take(32), c.take(32), list[str](), list[str]()
+    for _ in range(c.number(2)):
+        names.append(c.text(c.take(c.number(2)), r"[a-z0-9_.-]{1,63}"))
+        values.append(c.text(c.take(c.number(4)), r".*"))
+        if len(names) > 64 or len(values[-1].encode()) > 4096 or (len(names) > 1 and names[-2] >= names[-1]):
+            raise c.bad("attributes must be at most 64 of at most 4,096 bytes, names ascending")
+    body = c.take(c.number(4))
+    if len(body) > 1 << 20:
+        raise c.bad("the body must have at most 1 MiB")
+    c.end()
+    return Observation(time_ns, region, route, bundle, evaluator, tuple(zip(names, values, strict=True)), body)
+
+
+@dataclass(frozen=True)
+class Action:
+    """A, parsed: verdict 1 ADMIT or 2 DENY, number of guards, numbers of the failing ones, output triples."""
+
+    verdict: int
+    guards: int
+    failing: tuple[int, ...]
+    triples: tuple[bytes, ...]
+
+
+def parse_action(data: bytes, where: str = "A") -> Action:
+    """Action of the bytes of A; raises Bad with the offset."""
+    c = _Cursor(data, where)
+    if c.take(4) != b"KNA1":
+        raise Bad(where, "must begin with KNA1")
+    verdict, reserved, guards = c.number(1), c.number(1), c.number(2)
+    bits = int.from_bytes(c.take((guards + 7) // 8), "little")
+    if verdict not in (1, 2) or reserved or bits >> guards:
+        raise c.bad("verdict must be 1 or 2, reserved and unused bits 0")
+    triples = tuple(c.take(c.number(4)) for _ in range(c.number(2)))
+    if len(triples) > 8 or list(triples) != sorted(set(triples)):
+        raise c.bad("triples must be at most 8, ascending")
+    c.end()
+    return Action(verdict, guards, tuple(i for i in range(guards) if bits >> i & 1), triples)
+
+
+# ---- frames -----------------------------------------------------------------------------------
+
+SEGMENT_MAGIC = b"KNHKSEG1"
+SEGMENT_HEAD = 16
+MAX_FRAME = 64 << 20
+
+
+def frame(payload: bytes) -> bytes:
+    """`payload` with its length and CRC-32 in front."""
+    size = len(payload).to_bytes(4, "big")
+    return size + crc32(payload, crc32(size)).to_bytes(4, "big") + payload
+
+
+def _whole(data: bytes, at: int, size: int) -> bool:
+    """Whether a frame of `size` payload bytes with the right CRC begins at `at`, whatever length it states."""
+    crc = crc32(memoryview(data)[at + 8 : at + 8 + size], crc32(size.to_bytes(4, "big")))
+    return crc.to_bytes(4, "big") == data[at + 4 : at + 8]
+
+
+def _torn(data: bytes, at: int) -> bool:
+    """Whether what begins at `at` is a write that was cut off, not a whole frame whose length was altered: it is not
+    whole with the length it would need, and no whole frame of type 1 follows it."""
+    left = len(data) - at - 8
+    if left < 1 or not any(memoryview(data)[at:]):
+        return True
+    if _whole(data, at, left):
+        return False
+    start = data.find(b"\1", at + 17)
+    while start != -1:
+        size = int.from_bytes(data[start - 8 : start - 4], "big")
+        if 0 < size <= len(data) - start and _whole(data, start - 8, size):
+            return False
+        start = data.find(b"\1", start + 1)
+    return True
+
+
+def scan_frames(data: bytes, number: int, where: str) -> tuple[list[tuple[int, bytes]], int]:
+    """([(offset, payload)], end of the last whole frame) of a segment with this number in its head. What lies after the
+    end is a torn tail. Raises Bad with file and offset for corruption."""
+    if len(data) < SEGMENT_HEAD or data[:SEGMENT_HEAD] != SEGMENT_MAGIC + number.to_bytes(8, "big"):
+        raise Bad(f"{where} offset 0", f"must begin with KNHKSEG1 and {number}")
+    frames, at = list[tuple[int, bytes]](), SEGMENT_HEAD
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        whole = at + 8 + size <= len(data) and 0 < size <= MAX_FRAME
+        if whole and not _whole(data, at, size):
+            raise Bad(f"{where} offset {at}", f"the frame of {size} bytes does not match its CRC: it was altered")
+        if not whole and _torn(data, at):
+            break
+        if not whole:
+            raise Bad(f"{where} offset {at}", f"the frame states a length of {size}, which was altered")
+        frames.append((at, data[at + 8 : at + 8 + size]))
+        at += 8 + size
+    return frames, at
+
+
+@dataclass(frozen=True)
+class Record:
+    """An outbox record: one O, and a leaf and an A for each arm (A empty for a disposition)."""
+
+    erased: bool
+    cluster: int
+    salt: bytes
+    leaves: tuple[bytes, ...]
+    observation: bytes
+    actions: tuple[bytes, ...]
+
+
+def parse_record(data: bytes, where: str) -> Record:
+    """Record of an outbox payload; raises Bad with the offset in it."""
+    c = _Cursor(data, where)
+    kind, arms, flags = c.number(1), c.number(1), c.number(2)
+    if kind != 1 or arms not in (1, 2) or flags > 1:
+        raise Bad(where, f"type {kind}, {arms} leaves, flags {flags}: must be 1, 1 or 2, 0 or 1")
+    cluster, salt = c.number(8), c.take(16)
+    leaves = tuple(c.take(LEAF_SIZE) for _ in range(arms))
+    observation = c.take(c.number(4))
+    actions = tuple(c.take(c.number(4)) for _ in range(arms))
+    c.end()
+    return Record(bool(flags), cluster, salt, leaves, observation, actions)
+
+
+def check_record(record: Record, where: str) -> None:
+    """Raises Bad unless each leaf's H(O), H(A), time and verdict are those of the bytes beside it. Erased: nothing to check."""
+    if record.erased:
+        return
+    observation = parse_observation(record.observation, f"{where} O")
+    for arm, (data, action) in enumerate(zip(record.leaves, record.actions, strict=True)):
+        leaf = parse_leaf(data, f"{where} leaf {arm}")
+        if leaf.h_o != h_o(record.salt, record.observation) or leaf.time_ns != observation.time_ns:
+            raise Bad(f"{where} leaf {arm}", "H(O) is not that of salt and O beside it, or the time differs")
+        if leaf.kind == 1 and leaf.h_a != h_a(record.salt, action):
+            raise Bad(f"{where} leaf {arm}", "H(A) is not that of salt and A beside it")
+        if leaf.kind == 1 and parse_action(action, f"{where} A {arm}").verdict != leaf.verdict:
+            raise Bad(f"{where} leaf {arm}", "the verdict is not that of A")
+        if leaf.kind != 1 and action:
+            raise Bad(f"{where} A {arm}", "must be empty for a disposition")

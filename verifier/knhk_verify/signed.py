@@ -1,0 +1,212 @@
+"""Signed documents (formats/signed.md): canonical JSON, DSSE, keys.json, sigstore bundles with a public-key hint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from knhk_verify.errors import Bad
+from knhk_verify.note import ed25519_ok, unb64
+
+KEYS = "application/vnd.knhk.keys.v1+json"
+ROLLOUT = "application/vnd.knhk.rollout.v1+json"
+IN_TOTO = "application/vnd.in-toto+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+POLICY_EVENT = "https://knhk.dev/policy-event/v1"
+COSIGN_SIGN = "https://sigstore.dev/cosign/sign/v1"
+ROLES = ("build", "rollout", "log", "data")
+MAX_BYTES = 1 << 20
+
+
+def canonical(value: object) -> bytes:
+    """Canonical JSON: UTF-8, keys sorted, no white space. Raises ValueError or TypeError for what JSON cannot hold."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _no_float(text: str) -> object:
+    raise ValueError(f"the number {text} is not an integer")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object repeats a member")
+    return members
+
+
+def parse_json(data: bytes | str, where: str) -> Any:
+    """JSON without floats or repeated members, at most 1 MiB; raises Bad."""
+    if len(data) > MAX_BYTES:
+        raise Bad(where, f"has more than {MAX_BYTES} bytes")
+    try:
+        return json.loads(data, parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise Bad(where, f"is not JSON of integers and strings: {error}") from error
+
+
+def parse_canonical(data: bytes, where: str) -> Any:
+    """JSON value whose canonical form is `data` to the byte; raises Bad."""
+    value = parse_json(data, where)
+    try:
+        same = canonical(value) == data
+    except ValueError as error:
+        raise Bad(where, "holds text that is not Unicode") from error
+    if not same:
+        raise Bad(where, "is not canonical JSON")
+    return value
+
+
+def member(value: object, path: str, kind: type, where: str) -> Any:
+    """Member at the dotted `path` of nested objects; raises Bad unless it is there and of type `kind`."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise Bad(f"{where} {path}", f"must be there, of type {kind.__name__}")
+    return value
+
+
+def parse_time(text: str, where: str) -> datetime:
+    """UTC time of `YYYY-MM-DDTHH:MM:SSZ`; raises Bad."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise Bad(where, f"{text!r} must be a time like 2027-01-01T00:00:00Z") from error
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE pre-authentication encoding: what a signature covers."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def keyid(public: bytes) -> str:
+    """SHA-256 of the raw public key, hexadecimal."""
+    return sha256(public).hexdigest()
+
+
+def verify_envelope(envelope: object, payload_type: str, keys: Mapping[str, bytes], where: str) -> bytes:
+    """Payload of a DSSE envelope signed by one of `keys` (keyid → raw key); raises Bad. Unknown keyids do not count,
+    a wrong signature by a known key refuses the whole."""
+    found = member(envelope, "payloadType", str, where)
+    if found != payload_type:
+        raise Bad(f"{where} payloadType", f"{found!r}: must be {payload_type!r}")
+    payload = unb64(member(envelope, "payload", str, where), f"{where} payload")
+    signatures = member(envelope, "signatures", list, where)[:16]
+    known = [s for s in signatures if isinstance(s, dict) and s.get("keyid") in keys]
+    if not known:
+        ids = ", ".join(str(s.get("keyid")) for s in signatures if isinstance(s, dict)) or "none"
+        raise Bad(f"{where} signatures", f"by keyid {ids}: none is a key allowed here")
+    for entry in known:
+        signature = unb64(member(entry, "sig", str, f"{where} signatures"), f"{where} sig")
+        if not ed25519_ok(keys[entry["keyid"]], signature, pae(payload_type, payload)):
+            raise Bad(f"{where} signatures", f"the signature by {entry['keyid'][:16]}… is wrong: payload or signature was altered")
+    return payload
+
+
+def verify_document(data: bytes, payload_type: str, keys: Mapping[str, bytes], where: str) -> dict[str, Any]:
+    """Object in a signed document (envelope bytes): signature and canonical form checked; raises Bad."""
+    payload = verify_envelope(parse_json(data, where), payload_type, keys, where)
+    document = parse_canonical(payload, f"{where} payload")
+    if not isinstance(document, dict):
+        raise Bad(f"{where} payload", "must be an object")
+    return document
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a role: raw public key, name (role log: the origin), and until when it may sign (None: as long as keys.json)."""
+
+    public: bytes
+    name: str = ""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Keys:
+    """keys.json: serial number, expiry, and role → keyid → key."""
+
+    serial: int
+    expires: datetime
+    roles: Mapping[str, Mapping[str, Key]]
+
+    def of(self, role: str, at: datetime | None = None) -> dict[str, bytes]:
+        """keyid → raw key of `role`, valid `at` (None: at any time)."""
+        keys = self.roles.get(role, {})
+        return {id_: key.public for id_, key in keys.items() if at is None or key.until is None or at <= key.until}
+
+
+def _key(value: object, where: str) -> tuple[str, Key]:
+    public = unb64(member(value, "pub", str, where), f"{where} pub")
+    if len(public) != 32 or member(value, "keyid", str, where) != keyid(public):
+        raise Bad(f"{where} keyid", "must be the SHA-256 of pub, 32 bytes")
+    assert isinstance(value, dict)  # member() has checked it
+    until = parse_time(member(value, "until", str, where), f"{where} until") if "until" in value else None
+    name = member(value, "name", str, where) if "name" in value else ""
+    return keyid(public), Key(public, name, until)
+
+
+def verify_keys(
+    data: bytes, root_public: bytes, now: datetime | None = None, min_serial: int = 0, where: str = "keys.json"
+) -> Keys:
+    """Keys of keys.json signed by the pinned root; raises Bad when altered, expired at `now`, or older than `min_serial`."""
+    document = verify_document(data, KEYS, {keyid(root_public): root_public}, where)
+    if document.get("version") != 1:
+        raise Bad(f"{where} version", "must be 1")
+    serial = member(document, "serial", int, where)
+    expires = parse_time(member(document, "expires", str, where), f"{where} expires")
+    if serial < max(1, min_serial):
+        raise Bad(f"{where} serial", f"{serial}: must be at least {max(1, min_serial)}; an older file is refused")
+    if now is not None and now >= expires:
+        raise Bad(f"{where} expires", f"expired at {expires:%Y-%m-%dT%H:%M:%SZ}: sign a new keys.json with the root")
+    roles = member(document, "roles", dict, where)
+    if unknown := sorted(set(roles) - set(ROLES)):
+        raise Bad(f"{where} roles", f"{unknown[0]!r}: must be one of {', '.join(ROLES)}")
+    keys = {r: dict(_key(k, f"{where} roles.{r}") for k in member(roles, r, list, f"{where} roles")) for r in roles}
+    return Keys(serial, expires, keys)
+
+
+def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle") -> dict[str, Any]:
+    """in-toto statement of a sigstore bundle v0.3 signed by the key that its hint names, one of `keys`; raises Bad."""
+    bundle = parse_json(data, where)
+    if (media := member(bundle, "mediaType", str, where)) != BUNDLE:
+        raise Bad(f"{where} mediaType", f"{media!r}: must be {BUNDLE!r}")
+    hint = member(bundle, "verificationMaterial.publicKey.hint", str, where)
+    if hint not in keys:
+        raise Bad(f"{where} verificationMaterial", f"keyid {hint}: is not a key allowed here")
+    envelope = member(bundle, "dsseEnvelope", dict, where)
+    signatures = member(envelope, "signatures", list, where)
+    if len(signatures) != 1 or member(signatures[0], "keyid", str, where) != hint:
+        raise Bad(f"{where} signatures", "must be one signature by the key of the hint")
+    statement = parse_canonical(verify_envelope(envelope, IN_TOTO, {hint: keys[hint]}, where), f"{where} payload")
+    if member(statement, "_type", str, where) != STATEMENT:
+        raise Bad(f"{where} _type", f"must be {STATEMENT}")
+    for subject in member(statement, "subject", list, where):
+        member(subject, "digest.sha256", str, f"{where} subject")
+    member(statement, "predicateType", str, where)
+    return dict(statement)
+
+
+def verify_event(data: bytes, keys: Keys, where: str = "event") -> dict[str, Any]:
+    """Statement of a policy event (a log entry), signed by a key of role rollout that was valid at its time; raises Bad."""
+    statement = verify_bundle(data, keys.of("rollout"), where)
+    if statement["predicateType"] != POLICY_EVENT:
+        raise Bad(f"{where} predicateType", f"must be {POLICY_EVENT}")
+    member(statement, "predicate.kind", str, where)
+    at = parse_time(member(statement, "predicate.time", str, where), f"{where} predicate.time")
+    verify_bundle(data, keys.of("rollout", at), where)
+    return statement
+
+
+def verify_signature_of(data: bytes, digest: str, keys: Mapping[str, bytes], where: str = "signature") -> dict[str, Any]:
+    """Statement of an image signature over `digest` ("sha256:…"); raises Bad."""
+    statement = verify_bundle(data, keys, where)
+    if statement["predicateType"] != COSIGN_SIGN:
+        raise Bad(f"{where} predicateType", f"must be {COSIGN_SIGN}")
+    if digest not in [f"sha256:{subject['digest']['sha256']}" for subject in statement["subject"]]:
+        raise Bad(f"{where} subject", f"is not {digest}")
+    return statement
