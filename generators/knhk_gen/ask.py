@@ -1,0 +1,677 @@
+"""SPARQL ASK rules to expressions.
+
+A rule holds when its query is true. The body becomes a disjunction of alternatives; each is a
+conjunction of patterns, of tests on single variables and of conditions on known nodes. Filters are
+read in SPARQL 1.1's three-valued logic (section 17.2): `_truth(e, True)` is what makes e true,
+`_truth(e, False)` what makes it false; an error makes neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import pyoxigraph
+from pyparsing import ParseException
+from rdflib import BNode, Literal, URIRef, Variable
+from rdflib.paths import AlternativePath, InvPath, MulPath, NegatedPath, Path, SequencePath
+from rdflib.plugins.sparql.algebra import translateGroupGraphPattern, translateQuery
+from rdflib.plugins.sparql.parser import parseQuery
+from rdflib.plugins.sparql.parserutils import CompValue
+
+from knhk.model.arrows import Source
+from knhk.model.faults import Fault, Refused
+from knhk_gen import table
+from knhk_gen.exprs import FALSE, Expr, conj, count, disj, is_in, negate, some
+from knhk_gen.names import CALLER, LANG_STRING, PREFIXES, REQUEST, XSD
+from knhk_gen.terms import NUMERICS, iri_term, plan_term, scaled
+from knhk_gen.turtle import Text
+
+MAX_PATTERNS = 8
+MAX_ALTERNATIVES = 64
+THIS: Final = Variable("this")
+MAX_QUERY_CHARS = 64 * 1024
+
+COMPARE = "filter: compare with a constant"
+TESTS = "filter: IN / NOT IN constants, sameTerm, isIRI, isLiteral, lang, datatype, bound"
+LOGIC = "filter: && || ! over R1 tests"
+EXISTS = "FILTER NOT EXISTS / EXISTS of an R1 body"
+UNION = "UNION of R1 bodies"
+OPTIONAL = "OPTIONAL"
+VALUES = "VALUES with constants"
+COUNT = "COUNT of one predicate of one subject, HAVING compare"
+BIND = "BIND of constants or pure arithmetic"
+CHAIN = "chain of two"
+GROUND = "ground triple"
+OPEN = "one open object or subject"
+ALL_OPEN = "all open"
+STAR = "star on one known subject"
+SHARED = "star with a shared variable"
+UNKNOWN = "star on an unknown subject"
+STRINGS = "regex, contains, strstarts, str functions"
+SUBSELECT = "sub-select with joins, GROUP BY over subjects, ORDER BY, LIMIT > 1"
+PATH = "path p1/p2, ^p, p1|p2, p?"
+STAR_PATH = "path p*, p+, negated set"
+
+_FORBIDDEN: Final = {
+    "Builtin_NOW": "must not use NOW: compare with knhk:time of knhk:request",
+    "Builtin_RAND": "must not use RAND: a decision is replayed",
+    "Builtin_UUID": "must not use UUID: a decision is replayed",
+    "Builtin_STRUUID": "must not use STRUUID: a decision is replayed",
+    "Builtin_BNODE": "must not use BNODE: a decision is replayed",
+    "ServiceGraphPattern": "must not use SERVICE: a decision reads nothing from outside",
+    "Graph": "must not use GRAPH: a request is one graph",
+}
+
+Node = URIRef | BNode | Literal | Variable
+Pattern = tuple[Node, str, Node]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A lowered ASK rule."""
+
+    expr: Expr | None
+    klass: str
+    why: str
+    query: str
+    subjects: frozenset[str]
+    predicates: frozenset[str]
+    reads_bundle: bool
+
+
+class _Fall(Exception):  # noqa: N818
+    """The rule does not fit R1."""
+
+    def __init__(self, klass: str, feature: str, reason: str = "") -> None:
+        super().__init__(feature)
+        self.klass, self.feature, self.reason = klass, feature, reason
+
+
+@dataclass(frozen=True)
+class _Alt:
+    """One alternative: all of it must hold together."""
+
+    patterns: tuple[Pattern, ...] = ()
+    tests: tuple[tuple[Variable, Expr], ...] = ()
+    conds: tuple[Expr, ...] = ()
+    values: tuple[tuple[Variable, Node], ...] = ()
+    counts: tuple[tuple[Variable, Node, str], ...] = ()
+
+    def variables(self) -> set[Node]:
+        """Variables that this alternative binds."""
+        found: set[Node] = {t for s, _, o in self.patterns for t in (s, o) if _open(t)}
+        return found | {v for v, _ in self.values} | {v for v, _, _ in self.counts}
+
+    def with_(self, other: _Alt) -> _Alt:
+        """Both together."""
+        return _Alt(
+            tuple(dict.fromkeys(self.patterns + other.patterns)),
+            self.tests + other.tests,
+            self.conds + other.conds,
+            self.values + other.values,
+            self.counts + other.counts,
+        )
+
+
+Atoms = list[tuple[Variable | None, Expr]]
+"""A conjunction: (variable, V) or (None, E)."""
+
+
+def _open(term: Any) -> bool:
+    return isinstance(term, (Variable, BNode))
+
+
+@dataclass
+class _Lowering:
+    """State of one rule."""
+
+    text: str
+    has_this: bool
+    target_of: Callable[[dict[str, Any]], int]
+    features: set[str] = field(default_factory=set)
+
+    # bodies
+
+    def body(self, node: CompValue) -> list[_Alt]:
+        alts = self._body(node)
+        if len(alts) > MAX_ALTERNATIVES:
+            raise _Fall("W1", LOGIC, "more than 64 alternatives")
+        return alts
+
+    def _body(self, node: CompValue) -> list[_Alt]:
+        name = node.name
+        if name == "BGP":
+            return [_Alt(tuple(self._pattern(t) for t in node.triples))]
+        if name == "Filter":
+            return [
+                self._tested(alt, atoms)
+                for alt in self.body(node.p)
+                for atoms in self._truth(node.expr, True, alt)
+            ]
+        if name == "Join":
+            rights = self.body(node.p2)
+            return [a.with_(b) for a in self.body(node.p1) for b in rights]
+        if name == "Union":
+            self.features.add(UNION)
+            return self.body(node.p1) + self.body(node.p2)
+        if name == "LeftJoin":
+            return self._optional(node)
+        if name == "ToMultiSet":
+            return self._multiset(node.p)
+        if name == "Extend" and isinstance(node.expr, (URIRef, Literal)):
+            return [replace(a, values=(*a.values, (node.var, node.expr))) for a in self.body(node.p)]
+        if name == "Extend":
+            raise _Fall("W1", BIND)
+        if name == "Minus":
+            return self._minus(node)
+        raise _Fall("C1", SUBSELECT)
+
+    def _pattern(self, triple: tuple[Any, Any, Any]) -> Pattern:
+        s, p, o = triple
+        if isinstance(p, Path):
+            hard = isinstance(p, NegatedPath) or (isinstance(p, MulPath) and p.mod != "?")
+            raise _Fall("C1" if hard or _nested(p) else "W1", STAR_PATH if hard else PATH)
+        if not isinstance(p, URIRef):
+            if _open(s) and s != THIS and _open(o) and s != o != p != s:
+                return (s, "", o)
+            raise _Fall("C1", ALL_OPEN, "the predicate is a variable")
+        if isinstance(o, Literal) and o.datatype not in (None, URIRef(XSD + "string")):
+            if not re.search(rf"(?<![\w.+-]){re.escape(str(o))}(?![\w.])", self.text):
+                raise _Fall("W1", GROUND, "the constant is not written in canonical form")
+        return (s, str(p), o)
+
+    def _optional(self, node: CompValue) -> list[_Alt]:
+        self.features.add(OPTIONAL)
+        lefts, rights = self.body(node.p1), self.body(node.p2)
+        found: list[_Alt] = []
+        for left in lefts:
+            joined: list[_Alt] = []
+            for right in rights:
+                if (left.variables() & right.variables()) - {THIS}:
+                    raise _Fall("W1", OPTIONAL)
+                both = left.with_(right)
+                if isinstance(node.expr, CompValue) and node.expr.name == "TrueFilter":
+                    joined.append(both)
+                    continue
+                joined += [self._tested(both, a) for a in self._truth(node.expr, True, both)]
+            if any((set(v for v, _ in j.tests) & left.variables()) for j in joined):
+                raise _Fall("W1", OPTIONAL)
+            absent = negate(disj([self.finish(_without(j, left)) for j in joined]))
+            found += [*joined, replace(left, conds=(*left.conds, absent))]
+        return found
+
+    def _minus(self, node: CompValue) -> list[_Alt]:
+        lefts, rights = self.body(node.p1), self.body(node.p2)
+        for left in lefts:
+            for right in rights:
+                if left.variables() & right.variables():
+                    raise _Fall("W1", "MINUS")
+        return lefts
+
+    def _multiset(self, node: CompValue) -> list[_Alt]:
+        if node.name == "values":
+            self.features.add(VALUES)
+            if len(node.res) > MAX_PATTERNS:
+                raise _Fall("W1", VALUES)
+            return [_Alt(values=tuple(_bindings(row))) for row in node.res]
+        if node.name == "Project":
+            return self._count(node)
+        raise _Fall("C1", SUBSELECT)
+
+    def _count(self, node: CompValue) -> list[_Alt]:
+        """SELECT (COUNT(?x) AS ?n) WHERE { s p ?x } [HAVING (COUNT(?x) op n)]"""
+        projected, inner, having, names = set(node.PV), node.p, None, {}
+        if inner.name == "Filter":
+            having, inner = inner.expr, inner.p
+        while inner.name == "Extend":
+            names[inner.expr], inner = inner.var, inner.p
+        if inner.name != "AggregateJoin" or len(inner.A) != 1 or inner.p.expr is not None:
+            raise _Fall("C1", SUBSELECT)
+        aggregate, body = inner.A[0], inner.p.p
+        if aggregate.name != "Aggregate_Count" or body.name != "BGP" or len(body.triples) != 1:
+            raise _Fall("C1", COUNT)
+        s, p, o = self._pattern(body.triples[0])
+        if not self._known(s) or not p or not _open(o) or aggregate.vars not in ("*", o):
+            raise _Fall("C1", COUNT)
+        self.features.add(COUNT)
+        counted = {names.get(aggregate.res, aggregate.res), aggregate.res}
+        alt = _Alt(counts=tuple(sorted((v, s, p) for v in counted)))
+        if projected - counted:
+            raise _Fall("C1", SUBSELECT)
+        if having is None:
+            return [alt]
+        return [self._tested(alt, atoms) for atoms in self._truth(having, True, alt)]
+
+    def _tested(self, alt: _Alt, atoms: Atoms) -> _Alt:
+        tests = tuple((v, e) for v, e in atoms if v is not None)
+        return replace(
+            alt, tests=alt.tests + tests, conds=alt.conds + tuple(e for v, e in atoms if v is None)
+        )
+
+    # filters
+
+    def _truth(self, e: Any, want: bool, alt: _Alt) -> list[Atoms]:
+        """Disjunction of conjunctions that hold exactly when e is `want`."""
+        if isinstance(e, Literal):
+            if e.datatype != URIRef(XSD + "boolean"):
+                raise _Fall("W1", COMPARE)
+            return [[]] if (str(e) == "true") == want else []
+        if not isinstance(e, CompValue):
+            raise _Fall("W1", COMPARE)
+        name = e.name
+        if name == "UnaryNot":
+            self.features.add(LOGIC)
+            return self._truth(e.expr, not want, alt)
+        if name in ("ConditionalAndExpression", "ConditionalOrExpression"):
+            return self._junction(e, want, alt)
+        if name == "RelationalExpression":
+            return self._relation(e, want, alt)
+        if name in ("Builtin_EXISTS", "Builtin_NOTEXISTS"):
+            return self._exists(e, (name == "Builtin_EXISTS") == want, alt)
+        if name in ("Builtin_BOUND", "Builtin_sameTerm", "Builtin_LANGMATCHES") or name in _KINDS:
+            return self._builtin(e, want, alt)
+        raise _Fall("W1", STRINGS if name.startswith(("Builtin", "Function")) else BIND)
+
+    def _junction(self, e: CompValue, want: bool, alt: _Alt) -> list[Atoms]:
+        parts = [self._truth(part, want, alt) for part in (e.expr, *e.other)]
+        self.features.add(LOGIC)
+        if (e.name == "ConditionalOrExpression") == want:
+            return [atoms for part in parts for atoms in part]
+        found: list[Atoms] = [[]]
+        for part in parts:
+            found = [a + b for a in found for b in part]
+            if len(found) > MAX_ALTERNATIVES:
+                raise _Fall("W1", LOGIC, "more than 64 alternatives")
+        return found
+
+    def _exists(self, e: CompValue, want: bool, alt: _Alt) -> list[Atoms]:
+        self.features.add(EXISTS)
+        graph = e.graph
+        if (_mentioned(graph) & alt.variables()) - {THIS}:
+            raise _Fall("C1", EXISTS)
+        if graph.name in ("GroupGraphPatternSub", "GroupOrUnionGraphPattern"):
+            graph = translateGroupGraphPattern(graph)
+        inner = disj([self.finish(a) for a in self.body(graph)])
+        return [[(None, inner if want else negate(inner))]]
+
+    def _builtin(self, e: CompValue, want: bool, alt: _Alt) -> list[Atoms]:
+        self.features.add(TESTS)
+        name = e.name
+        if name == "Builtin_BOUND":
+            bound = e.arg in alt.variables() or (self.has_this and e.arg == THIS)
+            return [[]] if bound == want else []
+        if name == "Builtin_sameTerm":
+            var, constant = _sides(e.arg1, e.arg2)
+            return self._on(var, _sign(is_in([plan_term(constant)]), want), alt)
+        if name == "Builtin_LANGMATCHES":
+            return self._lang_matches(e, want, alt)
+        if not isinstance(e.arg, Variable):
+            raise _Fall("W1", STRINGS)
+        return self._on(e.arg, _sign(_KINDS[name], want), alt)
+
+    def _lang_matches(self, e: CompValue, want: bool, alt: _Alt) -> list[Atoms]:
+        of_var = isinstance(e.arg1, CompValue) and e.arg1.name == "Builtin_LANG"
+        if not of_var or not isinstance(e.arg1.arg, Variable) or not isinstance(e.arg2, Literal):
+            raise _Fall("W1", STRINGS)
+        test = {"t": "lang", "ranges": [str(e.arg2).lower()]}
+        return self._on(e.arg1.arg, test if want else _literal_but(test), alt)
+
+    def _relation(self, e: CompValue, want: bool, alt: _Alt) -> list[Atoms]:
+        left, op, right = e.expr, e.op, e.other
+        if op in ("IN", "NOT IN"):
+            return self._member(left, right, (op == "IN") == want, alt)
+        for a, b, flipped in ((left, right, False), (right, left, True)):
+            if isinstance(a, CompValue) and a.name in ("Builtin_LANG", "Builtin_DATATYPE"):
+                return self._function(a, op, b, want, alt)
+            if isinstance(a, Variable) and isinstance(b, (URIRef, Literal)):
+                effective = _FLIP[op] if flipped else op
+                if a in {v for v, _, _ in alt.counts}:
+                    return self._counted(a, effective, b, want, alt)
+                self.features.add(COMPARE)
+                return self._on(a, _comparison(effective if want else _NOT[effective], b), alt)
+        raise _Fall("W1", COMPARE)
+
+    def _member(self, left: Any, right: Any, want: bool, alt: _Alt) -> list[Atoms]:
+        self.features.add(TESTS)
+        if not isinstance(left, Variable) or not isinstance(right, (list, tuple)):
+            raise _Fall("W1", STRINGS) if isinstance(left, CompValue) else _Fall("W1", COMPARE)
+        if not all(isinstance(c, (URIRef, Literal)) for c in right):
+            raise _Fall("W1", COMPARE)
+        tests = [_comparison("=" if want else "!=", c) for c in right]
+        return self._on(left, disj(tests, "t") if want else conj(tests, "t"), alt)
+
+    def _function(self, f: CompValue, op: str, other: Any, want: bool, alt: _Alt) -> list[Atoms]:
+        """lang(?x) or datatype(?x) against a constant, by = or !=."""
+        self.features.add(TESTS)
+        if op not in ("=", "!=") or not isinstance(f.arg, Variable):
+            raise _Fall("W1", STRINGS)
+        equal = (op == "=") == want
+        if f.name == "Builtin_LANG" and isinstance(other, Literal) and not str(other):
+            tagged: Expr = {"t": "lang", "ranges": ["*"]}
+            return self._on(f.arg, _literal_but(tagged) if equal else tagged, alt)
+        if f.name == "Builtin_DATATYPE" and str(other) in (XSD + "string", LANG_STRING):
+            test: Expr = {"t": "datatype", "iri": str(other)}
+            return self._on(f.arg, test if equal else _literal_but(test), alt)
+        if f.name == "Builtin_DATATYPE":
+            raise _Fall("W1", TESTS, "datatype() of an ill-formed literal")
+        raise _Fall("W1", TESTS, "lang() against one tag")
+
+    def _counted(self, var: Variable, op: str, bound: Any, want: bool, alt: _Alt) -> list[Atoms]:
+        if not isinstance(bound, Literal) or bound.datatype != URIRef(XSD + "integer"):
+            raise _Fall("C1", COUNT)
+        n, op = int(str(bound)), op if want else _NOT[op]
+        if n > MAX_PATTERNS:
+            raise _Fall("C1", COUNT)
+        _, s, p = next(c for c in alt.counts if c[0] == var)
+        found = [self._at(s, e) for e in _count_exprs(op, n, p)]
+        return [[(None, e)] for e in found]
+
+    def _on(self, var: Any, test: Expr, alt: _Alt) -> list[Atoms]:
+        if self.has_this and var == THIS:
+            return [[(None, {"op": "self", "test": test})]]
+        if var not in alt.variables():
+            return []  # an unbound variable is an error: neither true nor false
+        if var in {v for v, _, _ in alt.counts}:
+            raise _Fall("C1", COUNT)
+        return [[(var, test)]]
+
+    # alternatives to expressions
+
+    def finish(self, alt: _Alt) -> Expr:
+        """One alternative as E over the focus node."""
+        alt = _substituted(alt)
+        if len(alt.patterns) > MAX_PATTERNS:
+            raise _Fall("W1", STAR)
+        if len(alt.patterns) == 1 and not alt.patterns[0][1]:
+            self.features.add(ALL_OPEN)
+            if alt.tests:
+                raise _Fall("C1", ALL_OPEN, "the predicate is a variable")
+            return conj(list(alt.conds))  # a request always has triples
+        objects = {o for _, _, o in alt.patterns if _open(o)}
+        found = list(alt.conds)
+        for s in dict.fromkeys(s for s, _, _ in alt.patterns):
+            mine = [(p, o) for t, p, o in alt.patterns if t == s]
+            if self._known(s):
+                found.append(self._at(s, self._star(s, mine, alt)))
+            elif s in objects:
+                raise _Fall("W1", CHAIN)
+            else:
+                found.append(self._unknown(s, mine, alt))
+        self._no_stray_tests(alt, objects)
+        return conj(found)
+
+    def _no_stray_tests(self, alt: _Alt, objects: set[Node]) -> None:
+        if any(v not in objects for v, _ in alt.tests):
+            raise _Fall("W1", BIND)
+
+    def _star(self, s: Node, mine: Sequence[tuple[str, Node]], alt: _Alt) -> Expr:
+        self.features.add(STAR if len(mine) > 1 else GROUND if not _open(mine[0][1]) else OPEN)
+        found: list[Expr] = []
+        for o in dict.fromkeys(o for _, o in mine):
+            predicates = [p for p, other in mine if other == o]
+            if self.has_this and o == THIS:
+                raise _Fall("W1", CHAIN)
+            if not _open(o):
+                found += [some(p, is_in([plan_term(o)])) for p in predicates]
+                continue
+            if any(t != s for t, _, other in alt.patterns if other == o):
+                raise _Fall("W1", SHARED, "the variable joins two subjects")
+            tests = [e for v, e in alt.tests if v == o]
+            if len(predicates) == 1:
+                found.append(some(predicates[0], conj(tests, "t")))
+            elif len(predicates) == 2 and not tests:
+                self.features.add(SHARED)
+                p, q = predicates
+                found.append(negate({"op": "pair", "rel": "disjoint", "p": p, "q": q}))
+            else:
+                raise _Fall("W1", SHARED, "more than a pair of predicates")
+        return conj(found)
+
+    def _unknown(self, s: Node, mine: Sequence[tuple[str, Node]], alt: _Alt) -> Expr:
+        if len(mine) > 1 or any(v == s for v, _ in alt.tests) or not mine[0][0]:
+            raise _Fall("C1", UNKNOWN)
+        p = mine[0][0]
+        star = self._star(s, mine, alt)
+        target = self.target_of({"kind": "subjectsOf", "predicate": p})
+        return negate({"op": "forall", "target": target, "min": 0, "arg": negate(star)})
+
+    def _known(self, s: Node) -> bool:
+        return isinstance(s, URIRef) or (self.has_this and s == THIS)
+
+    def _at(self, s: Node, expr: Expr) -> Expr:
+        focus = THIS if self.has_this else URIRef(REQUEST)
+        if s == focus or expr["op"] == "const":
+            return expr
+        return {"op": "on", "focus": iri_term(str(s)), "arg": expr}
+
+
+_LITERAL: Final[Expr] = {"t": "kind", "kinds": ["literal"]}
+_KINDS: Final[dict[str, Expr]] = {
+    "Builtin_isIRI": {"t": "kind", "kinds": ["iri"]},
+    "Builtin_isURI": {"t": "kind", "kinds": ["iri"]},
+    "Builtin_isBLANK": {"t": "kind", "kinds": ["bnode"]},
+    "Builtin_isLITERAL": _LITERAL,
+    "Builtin_isNUMERIC": disj([{"t": "datatype", "iri": d} for d in NUMERICS], "t"),
+}
+_FLIP: Final = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_NOT: Final = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+def _sign(test: Expr, want: bool) -> Expr:
+    return test if want else negate(test, "t")
+
+
+def _literal_but(test: Expr) -> Expr:
+    return conj([_LITERAL, negate(test, "t")], "t")
+
+
+def _comparison(op: str, constant: Node) -> Expr:
+    """V: the term stands in relation `op` to the constant; an error is false."""
+    value = scaled(constant) if isinstance(constant, Literal) else "not a literal"
+    if op in ("=", "!="):
+        plain = isinstance(constant, URIRef) or (
+            isinstance(constant, Literal)
+            and (constant.language or constant.datatype in (None, URIRef(XSD + "string")))
+        )
+        if isinstance(value, str) and not plain:
+            raise _Fall("W1", COMPARE)
+        return {"t": "value", "op": "eq" if op == "=" else "ne", "term": plan_term(constant)}
+    if isinstance(value, str):
+        raise _Fall("W1", COMPARE)
+    family, n = value
+    low = {">=": n, ">": n + 1}.get(op)
+    high = {"<=": n, "<": n - 1}.get(op)
+    return {"t": "range", "family": family, "min": low, "max": high}
+
+
+def _count_exprs(op: str, n: int, p: str) -> list[Expr]:
+    """Alternatives that say: number of values of p `op` n."""
+    if op == "!=":
+        return [*_count_exprs("<", n, p), *_count_exprs(">", n, p)]
+    low = {">=": n, ">": n + 1, "=": n}.get(op, 0)
+    high = {"<=": n, "<": n - 1, "=": n}.get(op)
+    if high is not None and high < max(low, 0):
+        return []
+    return [count(p, max(low, 0), high)]
+
+
+def _sides(a: Any, b: Any) -> tuple[Any, Any]:
+    if isinstance(a, Variable) and isinstance(b, (URIRef, Literal)):
+        return a, b
+    if isinstance(b, Variable) and isinstance(a, (URIRef, Literal)):
+        return b, a
+    raise _Fall("W1", COMPARE)
+
+
+def _bindings(row: Any) -> Iterator[tuple[Variable, Node]]:
+    return ((v, t) for v, t in sorted(row.items()) if isinstance(t, (URIRef, Literal)))
+
+
+def _without(joined: _Alt, left: _Alt) -> _Alt:
+    """What an OPTIONAL adds to the alternative it stands beside."""
+    return _Alt(
+        tuple(p for p in joined.patterns if p not in left.patterns),
+        joined.tests[len(left.tests) :],
+        joined.conds[len(left.conds) :],
+        joined.values[len(left.values) :],
+        joined.counts[len(left.counts) :],
+    )
+
+
+def _substituted(alt: _Alt) -> _Alt:
+    """Values of VALUES and BIND put where they are used: subjects replaced, objects tested."""
+    bound: dict[Variable, list[Node]] = {}
+    for var, term in alt.values:
+        bound.setdefault(var, []).append(term)
+    if any(len(set(terms)) > 1 for terms in bound.values()):
+        return _Alt(conds=(FALSE,))
+    single = {var: terms[0] for var, terms in bound.items()}
+    patterns = tuple((single.get(s, s), p, o) for s, p, o in alt.patterns)  # type: ignore[call-overload]
+    objects = {o for _, _, o in patterns}
+    tests = [(v, is_in([plan_term(t)])) for v, t in single.items() if v in objects]
+    return replace(alt, patterns=patterns, tests=alt.tests + tuple(tests), values=())
+
+
+def _nested(path: Path) -> bool:
+    parts = getattr(path, "args", None) or [getattr(path, "arg", None) or getattr(path, "path", None)]
+    deep = any(isinstance(part, Path) for part in parts)
+    return deep or (isinstance(path, SequencePath) and len(parts) > 2)
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    yield node
+    if isinstance(node, CompValue):
+        children: Iterable[Any] = [v for k, v in node.items() if k not in ("_vars", "PV")]
+    elif isinstance(node, dict):
+        children = [*node.keys(), *node.values()]
+    elif isinstance(node, (list, tuple)):
+        children = node
+    elif isinstance(node, (SequencePath, AlternativePath, NegatedPath)):
+        children = node.args
+    elif isinstance(node, InvPath):
+        children = [node.arg]
+    elif isinstance(node, MulPath):
+        children = [node.path]
+    else:
+        children = []
+    for child in children:
+        yield from _walk(child)
+
+
+def _mentioned(node: Any) -> set[Node]:
+    return {t for t in _walk(node) if isinstance(t, Variable)}
+
+
+def _normal(text: str) -> str:
+    """The query with the prefixes that need no declaration declared, and plain line ends."""
+    body = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    known = set(re.findall(r"(?i)\bPREFIX\s+([\w-]*):", body))
+    used = {p for p in PREFIXES if p not in known and re.search(rf"(?<![\w-]){p}:", body)}
+    return "".join(f"PREFIX {p}: <{PREFIXES[p]}>\n" for p in sorted(used)) + body
+
+
+def _parsed(source: Source, query: str) -> CompValue:
+    at = Text(source.text, source.path, source.first_line)
+    must = "must be a SPARQL 1.1 ASK query: "
+    if len(source.text) > MAX_QUERY_CHARS:
+        raise Refused([Fault(at.at(1), f"{len(source.text)} characters", f"must have at most {MAX_QUERY_CHARS} characters")])
+    declared = query.count("\n") - source.text.strip().count("\n")
+    blank = len(source.text) - len(source.text.lstrip())
+    offset = source.text[:blank].count("\n") - declared
+    try:
+        tree = parseQuery(query)
+    except (ParseException, RecursionError) as error:
+        line = max(1, getattr(error, "lineno", 1) + offset)
+        value = getattr(error, "line", "").strip()[:120]
+        reason = getattr(error, "msg", "nested too deep")
+        raise Refused([Fault(at.at(line), value, must + str(reason))]) from error
+    try:
+        algebra = translateQuery(tree).algebra
+    except Exception as error:  # rdflib raises bare Exception for unknown prefixes and bad scopes
+        raise Refused([Fault(_place(at, _missing(error)), str(error)[:120], must + str(error)[:120])]) from error
+    if algebra.name != "AskQuery":
+        raise Refused([Fault(at.at(1), algebra.name, "must be an ASK query")])
+    return algebra
+
+
+def _missing(error: Exception) -> str:
+    return str(error).rsplit(": ", 1)[-1].strip() + ":"
+
+
+def _place(at: Text, token: str) -> str:
+    """Place of the first word in the text that starts with `token`, else the first line."""
+    found = re.search(rf"(?i)(?<![\w-]){re.escape(token)}", at.text) if token.strip(":") else None
+    return at.where(found.start()) if found else at.at(1)
+
+
+def _forbidden(source: Source, algebra: CompValue) -> list[Fault]:
+    at = Text(source.text, source.path, source.first_line)
+    faults: list[Fault] = []
+    for node in _walk(algebra):
+        if not isinstance(node, CompValue):
+            continue
+        if node.name in _FORBIDDEN:
+            word = {"ServiceGraphPattern": "SERVICE"}.get(node.name, node.name.removeprefix("Builtin_").upper())
+            faults.append(Fault(_place(at, word), word, _FORBIDDEN[node.name]))
+        if node.name == "Function" and not str(node.iri).startswith(XSD):
+            iri = str(node.iri)
+            shown = re.search(r"[\w-]+:" + re.escape(iri[max(iri.rfind("#"), iri.rfind("/")) + 1 :]), at.text)
+            place = at.where(shown.start()) if shown else at.at(1)
+            faults.append(Fault(place, f"<{iri}>", "must be a function of SPARQL 1.1"))
+    if algebra.datasetClause:
+        faults.append(Fault(_place(at, "FROM"), "FROM", "must not use FROM: a request is one graph"))
+    return faults
+
+
+def _evaluable(source: Source, query: str) -> None:
+    """Raises Refused when the evaluator of lower tiers cannot read the query."""
+    try:
+        pyoxigraph.Store().query(query)
+    except (SyntaxError, ValueError) as error:
+        must = f"must be a SPARQL 1.1 ASK query: {error}"
+        where = Text(source.text, source.path, source.first_line).at(1)
+        raise Refused([Fault(where, source.name, must[:300])]) from error
+
+
+def _reads(algebra: CompValue, has_this: bool) -> tuple[set[str], set[str], bool]:
+    """Constant subjects, all predicates, and whether the query may read the data bundle."""
+    subjects: set[str] = set()
+    predicates: set[str] = set()
+    reads = False
+    for node in _walk(algebra):
+        triples = node.get("triples") if isinstance(node, CompValue) else None
+        for triple in triples or []:
+            for s, p, _ in zip(*[iter(triple)] * 3, strict=False):
+                predicates |= {str(t) for t in _walk(p) if isinstance(t, URIRef)}
+                if isinstance(s, URIRef) and str(s) not in (REQUEST, CALLER):
+                    subjects.add(str(s))
+                reads = reads or not (str(s) == REQUEST or (has_this and s == THIS))
+    return subjects, predicates, reads
+
+
+def lower_ask(source: Source, target_of: Callable[[dict[str, Any]], int]) -> Rule:
+    """Lowers one ASK source. `target_of` gives a target its index. Raises Refused."""
+    query = _normal(source.text)
+    algebra = _parsed(source, query)
+    if faults := _forbidden(source, algebra):
+        raise Refused(faults)
+    _evaluable(source, query)
+    subjects, predicates, reads = _reads(algebra, source.target is not None)
+    lowering = _Lowering(query, source.target is not None, target_of)
+    try:
+        if source.target is None and THIS in _mentioned(algebra):
+            must = "must have a target class for $this to range over"
+            raise Refused([Fault(_place(Text(source.text, source.path, source.first_line), "this"), "$this", must)])
+        alts = lowering.body(algebra.p.p if algebra.p.name == "Project" else algebra.p)
+        expr: Expr | None = disj([lowering.finish(a) for a in alts])
+        features = sorted(lowering.features) or [GROUND]
+        klass, text = "R1", " + ".join(table.why(table.ask(), f, "R1") for f in features)
+    except _Fall as fall:
+        expr, klass = None, fall.klass
+        text = table.why(table.ask(), fall.feature, fall.klass, fall.reason)
+    return Rule(expr, klass, text, query, frozenset(subjects), frozenset(predicates), reads)
+
+

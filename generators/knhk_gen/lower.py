@@ -1,0 +1,272 @@
+"""Source → GuardPlan (formats/guardplan.md). Pure: the same sources give the same plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rdflib import BNode, URIRef
+
+from knhk.model.arrows import GuardPlan, PackSources, Source
+from knhk.model.canonical import canonical
+from knhk.model.faults import Fault, Refused
+from knhk_gen import shacl
+from knhk_gen.abac import lower_abac
+from knhk_gen.ask import lower_ask
+from knhk_gen.exprs import TRUE
+from knhk_gen.mapping import ABSOLUTE, lower_mapping
+from knhk_gen.mapping_rml import read_rml
+from knhk_gen.mapping_yaml import read_yaml
+from knhk_gen.names import CALLER, REQUEST, SH
+from knhk_gen.shapes import Shapes
+from knhk_gen.turtle import Term, TripleStore, parse
+
+TOOL: Final = "knhk_gen 0.1.0"
+MAX_GUARDS: Final = 4096
+REQUEST_TARGET: Final[dict[str, Any]] = {"kind": "request"}
+YAML: Final = ("application/yaml", "text/yaml", "application/x-yaml")
+
+Doc = dict[str, Any]
+
+
+@dataclass
+class _Plan:
+    """A plan in the making; targets keep the index of their first use until the end."""
+
+    targets: list[Doc] = field(default_factory=list)
+    guards: list[Doc] = field(default_factory=list)
+    asks: dict[str, str] = field(default_factory=dict)
+    predicates: set[str] = field(default_factory=set)
+    subjects: set[str] = field(default_factory=set)
+    ids: dict[str, int] = field(default_factory=dict)
+
+    def target(self, target: Doc) -> int:
+        """Index of a target, the same for equal ones."""
+        if target not in self.targets:
+            self.targets.append(target)
+        return self.targets.index(target)
+
+    def id(self, *parts: str) -> str:
+        """A readable id that no other guard has."""
+        name = ".".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in parts if part)[:200]
+        self.ids[name] = self.ids.get(name, 0) + 1
+        if self.ids[name] == 1:
+            return name
+        return self.id(*parts[:-1], f"{parts[-1]}-{self.ids[name]}")
+
+
+def lower(pack: PackSources) -> GuardPlan:
+    """Lowers all sources of a pack. Raises Refused with every fault, each at `path:line`."""
+    faults: list[Fault] = []
+    plan = _Plan()
+    plan.guards.append(_payload(plan))
+    store = _shapes_store(pack.sources, faults)
+    shapes = _collect(faults, lambda: Shapes(store))
+    if shapes is not None:
+        _add_shapes(plan, shapes, pack.sources)
+    for source in pack.sources:
+        if source.kind == "ask":
+            _collect(faults, lambda s=source: _add_ask(plan, s))  # type: ignore[misc]
+        elif source.kind == "abac":
+            _collect(faults, lambda s=source: _add_abac(plan, s))  # type: ignore[misc]
+        elif source.kind == "construct":
+            where = f"{source.path}:{source.first_line}"
+            faults.append(Fault(where, source.name, "must be shapes, ask, abac or mapping for now"))
+    mappings = _mappings(pack.sources, faults)
+    faults += _route_faults(pack)
+    if len(plan.guards) > MAX_GUARDS:
+        must = f"must make at most {MAX_GUARDS} guards"
+        faults.append(Fault(pack.name, f"{len(plan.guards)} guards", must))
+    if faults:
+        raise Refused(faults)
+    return GuardPlan(_document(pack, plan, store, mappings))
+
+
+def _collect(faults: list[Fault], step: Any) -> Any:
+    try:
+        return step()
+    except Refused as refused:
+        faults += refused.faults
+        return None
+
+
+def _payload(plan: _Plan) -> Doc:
+    plan.ids["payload"] = 1
+    return {
+        "id": "payload", "kind": "payload", "class": "R1", "why": "guard 0 of every pack (formats/action.md)",
+        "source": "", "shape": "", "component": "", "path": "",
+        "message": "the body must be well-formed for the mapping of its route",
+        "severity": "Violation", "target": plan.target(REQUEST_TARGET), "expr": dict(TRUE),
+    }  # fmt: skip
+
+
+def _shapes_store(sources: Sequence[Source], faults: list[Fault]) -> TripleStore:
+    store = TripleStore()
+    for source in sources:
+        if source.kind == "shapes":
+            _collect(
+                faults, lambda s=source: parse(s.text, s.path, s.first_line, store)
+            )
+    return store
+
+
+def _source_at(where: str, sources: Sequence[Source]) -> str:
+    """Name of the source that a place lies in; several may share a path (fields of one file)."""
+    path, _, line = where.rpartition(":")
+    inside = [s for s in sources if s.path == path and s.first_line <= int(line)]
+    return max(inside, key=lambda s: s.first_line).name if inside else path
+
+
+def _add_shapes(plan: _Plan, shapes: Shapes, sources: Sequence[Source]) -> None:
+    for guard in shacl.Lowering(shapes).guards():
+        name = _source_at(guard.where, sources)
+        part = guard.param.component[0].lower() + guard.param.component[1:]
+        path = shacl.path_name(guard.path) if guard.path else ""
+        doc: Doc = {
+            "id": plan.id(name, guard.owner, path, part),
+            "kind": "shacl",
+            "class": guard.piece.klass,
+            "why": shacl.why(guard.piece),
+            "source": guard.where,
+            "shape": f"_:{guard.shape}" if isinstance(guard.shape, BNode) else str(guard.shape),
+            "component": f"{SH}{guard.param.component}ConstraintComponent",
+            "path": shacl.path_text(shapes, guard.path),
+            "message": shacl.message(shapes, guard),
+            "severity": shacl.severity(shapes, guard.shape),
+            "target": plan.target(guard.target),
+        }
+        if guard.piece.expr is not None:
+            doc["expr"] = guard.piece.expr
+        plan.guards.append(doc)
+        _bundle_nodes(plan, shapes, guard.shape, guard.target)
+
+
+def _bundle_nodes(plan: _Plan, shapes: Shapes, shape: Term, target: Doc) -> None:
+    """A shape on the caller or on a named node reads its properties from the data bundle."""
+    if target["kind"] != "node" or target["node"]["k"] != "iri":
+        return
+    node = target["node"]["v"]
+    if node == REQUEST:
+        return
+    if node != CALLER:
+        plan.subjects.add(node)
+    plan.predicates |= shacl.predicates(shapes, shape)
+
+
+def _add_ask(plan: _Plan, source: Source) -> None:
+    if source.target is not None and not ABSOLUTE.fullmatch(source.target):
+        where = f"{source.path}:{source.first_line}"
+        raise Refused([Fault(where, source.target, "must be an absolute IRI of a class")])
+    rule = lower_ask(source, plan.target)
+    guard = plan.id(source.name)
+    target = {"kind": "class", "classes": [source.target]} if source.target else REQUEST_TARGET
+    doc: Doc = {
+        "id": guard, "kind": "ask", "class": rule.klass, "why": rule.why,
+        "source": f"{source.path}:{source.first_line}", "shape": "", "component": "", "path": "",
+        "message": source.message or f"the rule {source.name} must hold",
+        "severity": source.severity, "target": plan.target(target),
+    }  # fmt: skip
+    if rule.expr is not None:
+        doc["expr"] = rule.expr
+    plan.guards.append(doc)
+    plan.asks[guard] = rule.query
+    plan.subjects |= rule.subjects
+    if rule.reads_bundle:
+        plan.predicates |= rule.predicates
+
+
+def _add_abac(plan: _Plan, source: Source) -> None:
+    guards, predicates = lower_abac(source, plan.target)
+    plan.predicates |= predicates
+    for guard in guards:
+        plan.guards.append(
+            {
+                "id": plan.id(source.name, *guard.name.rsplit(".", 1)), "kind": "abac",
+                "class": "R1", "why": guard.why, "source": guard.where, "shape": guard.node,
+                "component": guard.component, "path": "", "message": guard.message,
+                "severity": guard.severity, "target": plan.target(REQUEST_TARGET),
+                "expr": guard.expr,
+            }
+        )  # fmt: skip
+
+
+def _mappings(sources: Sequence[Source], faults: list[Fault]) -> list[Doc]:
+    found: list[Doc] = []
+    for source in sources:
+        if source.kind != "mapping":
+            continue
+        read = read_yaml if source.media in YAML else read_rml
+        mapping = _collect(faults, lambda r=read, s=source: r(s))
+        if mapping is not None:
+            where = f"{source.path}:{source.first_line}"
+            found.append(lower_mapping(mapping, source.name, where))
+            faults += mapping.faults
+    return sorted(found, key=lambda m: str(m["id"]))
+
+
+def _route_faults(pack: PackSources) -> list[Fault]:
+    names = [s.name for s in pack.sources if s.kind == "mapping"]
+    wrong = {m for m in pack.routes.values() if m is not None and m not in names}
+    known = ", ".join(names) or "none"
+    return [Fault("routes", m, f"must be a source of kind mapping: {known}") for m in sorted(wrong)]
+
+
+def _document(pack: PackSources, plan: _Plan, store: TripleStore, mappings: list[Doc]) -> Doc:
+    order = sorted(range(len(plan.targets)), key=lambda i: canonical(plan.targets[i]))
+    renumbered = {old: new for new, old in enumerate(order)}
+    payload, *rest = plan.guards
+    guards = [payload, *sorted(rest, key=lambda g: str(g["id"]))]
+    return {
+        "version": 1,
+        "tool": TOOL,
+        "pack": {"namespace": pack.namespace, "name": pack.name, "version": pack.version},
+        "guards": [_renumber(g, renumbered) for g in guards],
+        "targets": [plan.targets[i] for i in order],
+        "mappings": mappings,
+        "routes": dict(sorted(pack.routes.items())),
+        "bundle": {"predicates": sorted(plan.predicates), "subjects": sorted(plan.subjects)},
+        "cold": {"shapes": ntriples(store), "asks": dict(sorted(plan.asks.items()))},
+    }
+
+
+def _renumber(value: Any, numbers: dict[int, int]) -> Any:
+    if isinstance(value, dict):
+        return {
+            k: numbers[v] if k == "target" and isinstance(v, int) else _renumber(v, numbers)
+            for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [_renumber(v, numbers) for v in value]
+    return value
+
+
+def ntriples(store: TripleStore) -> str:
+    """Canonical N-Triples of a store: sorted lines, each with its line feed."""
+    return "".join(sorted(f"{_nt(s)} {_nt(p)} {_nt(o)} .\n" for s, p, o in store.triples))
+
+
+_ESCAPES: Final = {
+    "\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f",
+    "\x7f": "\\u007F",
+}  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        _ESCAPES.get(ch) or (f"\\u{ord(ch):04X}" if ord(ch) < 0x20 else ch) for ch in text
+    )
+
+
+def _nt(term: Term) -> str:
+    if isinstance(term, BNode):
+        return f"_:{term}"
+    if isinstance(term, URIRef):
+        return f"<{term}>"
+    quoted = f'"{_escaped(str(term))}"'
+    if term.language:
+        return f"{quoted}@{term.language.lower()}"
+    datatype = str(term.datatype or "")
+    plain = datatype in ("", "http://www.w3.org/2001/XMLSchema#string")
+    return quoted if plain else f"{quoted}^^<{datatype}>"

@@ -1,0 +1,204 @@
+"""Mapping to the plan. RML and the short YAML are read into the same triples maps, then lowered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from knhk.model.faults import Fault
+from knhk_gen.jsonpath import BadPath, Step, parse_path, parse_template, starts_with
+from knhk_gen.names import LANG_STRING, TYPE, XSD
+from knhk_gen.terms import iri_term
+
+MAX_DEPTH: Final = 64
+UNKNOWN: Final = ("Allow", "Deny")
+ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]*")
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
+
+
+@dataclass(frozen=True)
+class TermMap:
+    """How a term is made: `form` reference, template, constant or blank; the words of the author."""
+
+    form: str
+    text: str
+    where: str
+    node: str = ""  # "iri", "bnode", "literal" or "" for the form's own
+    datatype: str = ""
+    lang: str = ""
+    term: dict[str, Any] | None = None  # of a constant
+
+
+@dataclass(frozen=True)
+class PropertyMap:
+    """predicate → value or the subjects of another map."""
+
+    predicate: str
+    where: str
+    value: TermMap | None = None
+    child: str = ""
+
+
+@dataclass(frozen=True)
+class TriplesMap:
+    """One rr:TriplesMap."""
+
+    id: str
+    iterator: str
+    where: str
+    subject: TermMap
+    classes: tuple[str, ...] = ()
+    properties: tuple[PropertyMap, ...] = ()
+
+
+@dataclass
+class Mapping:
+    """What a mapping source says, with the faults found while reading."""
+
+    maps: list[TriplesMap] = field(default_factory=list)
+    unknown_members: str = "Deny"
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, where: str, value: str, must: str) -> None:
+        """Notes a fault."""
+        self.faults.append(Fault(where, value[:200], must))
+
+
+class _Lowering:
+    def __init__(self, mapping: Mapping) -> None:
+        self.mapping = mapping
+        self.iterators = {m.id: self._path(m.iterator, m.where) for m in mapping.maps}
+
+    def _path(self, text: str, where: str) -> list[Step]:
+        try:
+            return parse_path(text)
+        except BadPath as error:
+            self.mapping.fault(where, text, str(error))
+            return []
+
+    def _parts(self, text: str, where: str) -> list[dict[str, Any]]:
+        try:
+            return parse_template(text)
+        except BadPath as error:
+            self.mapping.fault(where, text, str(error))
+            return []
+
+    def map(self, triples: TriplesMap) -> dict[str, Any]:
+        return {
+            "id": triples.id,
+            "iterator": self.iterators[triples.id],
+            "subject": self._subject(triples.subject),
+            "classes": list(dict.fromkeys(triples.classes)),
+            "properties": [
+                {"p": p.predicate, "object": self._object(p, triples)} for p in triples.properties
+            ],
+        }
+
+    def _subject(self, subject: TermMap) -> dict[str, Any]:
+        if subject.form == "blank":
+            return {"kind": "blank"}
+        if subject.form == "constant":
+            return {"kind": "constant", "iri": subject.text}
+        if subject.form == "reference":
+            parts: list[dict[str, Any]] = [{"ref": self._path(subject.text, subject.where)}]
+        else:
+            parts = self._parts(subject.text, subject.where)
+        node = subject.node or "iri"
+        if node == "literal":
+            self.mapping.fault(subject.where, subject.text, "must make an IRI or a blank node")
+        if node == "iri" and subject.form == "template":
+            self._absolute(parts, subject)
+        self._scalar(parts, subject)
+        return {"kind": "template", "parts": parts, "node": "bnode" if node == "bnode" else "iri"}
+
+    def _object(self, prop: PropertyMap, triples: TriplesMap) -> dict[str, Any]:
+        if prop.value is None:
+            return self._child(prop, triples)
+        value = prop.value
+        if value.form == "constant":
+            return {"term": value.term}
+        node = value.node or ("iri" if value.form == "template" else "literal")
+        if node == "bnode":
+            self.mapping.fault(value.where, value.text, "must make an IRI or a literal here")
+        self._literal(value, node)
+        common = {"datatype": value.datatype or None, "lang": value.lang.lower(), "node": node}
+        if value.form == "reference":
+            steps = self._path(value.text, value.where)
+            return {"ref": steps, **common}
+        parts = self._parts(value.text, value.where)
+        if node == "iri":
+            self._absolute(parts, value)
+        self._scalar(parts, value)
+        return {"parts": parts, **common}
+
+    def _literal(self, value: TermMap, node: str) -> None:
+        if (value.datatype or value.lang) and node != "literal":
+            self.mapping.fault(value.where, value.text, "must not have a datatype or language: it is an IRI")
+        if value.datatype and value.lang:
+            self.mapping.fault(value.where, value.text, "must have a datatype or a language, not both")
+        if value.datatype == LANG_STRING:
+            self.mapping.fault(value.where, value.datatype, "must be given as a language instead")
+        if value.lang and not _LANGUAGE.fullmatch(value.lang):
+            self.mapping.fault(value.where, value.lang, "must be a language tag such as en or de-AT")
+
+    def _absolute(self, parts: Sequence[dict[str, Any]], value: TermMap) -> None:
+        first = parts[0].get("text", "") if parts else ""
+        if parts and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", first):
+            self.mapping.fault(value.where, value.text, "must begin with an absolute IRI such as https://example.com/")
+
+    def _scalar(self, parts: Sequence[dict[str, Any]], value: TermMap) -> None:
+        if any({"each": True} in part.get("ref", ()) for part in parts):
+            self.mapping.fault(value.where, value.text, "must not have [*] inside a template")
+
+    def _child(self, prop: PropertyMap, triples: TriplesMap) -> dict[str, Any]:
+        ids = list(self.iterators)
+        if prop.child not in self.iterators:
+            self.mapping.fault(prop.where, prop.child, f"must be the id of a map: {', '.join(ids)}")
+        elif not starts_with(self.iterators[prop.child], self.iterators[triples.id]):
+            must = f"must be a map whose iterator begins with {triples.iterator}"
+            self.mapping.fault(prop.where, prop.child, must)
+        return {"child": prop.child}
+
+
+def lower_mapping(mapping: Mapping, name: str, where: str) -> dict[str, Any]:
+    """MAPPING of the plan; faults are added to `mapping.faults`."""
+    if not mapping.maps and not mapping.faults:
+        mapping.fault(where, name, "must have at least one map")
+    seen: set[str] = set()
+    for triples in mapping.maps:
+        if triples.id in seen:
+            mapping.fault(triples.where, triples.id, "must be an id that no other map has")
+        seen.add(triples.id)
+    lowering = _Lowering(mapping)
+    _check_classes(mapping)
+    return {
+        "id": name,
+        "source": "json",
+        "unknownMembers": mapping.unknown_members,
+        "duplicateMembers": "Deny",
+        "maxDepth": MAX_DEPTH,
+        "maps": [lowering.map(m) for m in mapping.maps],
+    }
+
+
+def _check_classes(mapping: Mapping) -> None:
+    for triples in mapping.maps:
+        for prop in triples.properties:
+            value = prop.value
+            literal = value and (value.node == "literal" or (not value.node and value.form == "reference"))
+            if prop.predicate == TYPE and (literal or value is None):
+                mapping.fault(prop.where, "rdf:type", "must make an IRI (node: iri, or a template)")
+
+
+def constant_iri(iri: str) -> dict[str, Any]:
+    """TERM of a constant."""
+    return iri_term(iri)
+
+
+def constant_literal(text: str, datatype: str, lang: str) -> dict[str, Any]:
+    """TERM of a constant literal."""
+    if lang:
+        return {"k": "lit", "v": text, "dt": LANG_STRING, "lang": lang.lower()}
+    return {"k": "lit", "v": text, "dt": datatype or XSD + "string", "lang": ""}

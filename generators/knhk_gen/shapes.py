@@ -1,0 +1,424 @@
+"""SHACL shapes read from a store, checked term by term; every fault is found before lowering."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from rdflib import BNode, Literal, URIRef
+from rdflib.term import IdentifiedNode
+
+from knhk.model.faults import Fault, Refused
+from knhk_gen.names import OWL, RDF, RDFS, SH, TYPE, XSD
+from knhk_gen.turtle import NIL, Term, TripleStore, show
+
+NODE_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    SH + "IRI": ("iri",),
+    SH + "BlankNode": ("bnode",),
+    SH + "Literal": ("literal",),
+    SH + "BlankNodeOrIRI": ("bnode", "iri"),
+    SH + "BlankNodeOrLiteral": ("bnode", "literal"),
+    SH + "IRIOrLiteral": ("iri", "literal"),
+}
+SEVERITIES: Final = {SH + name: name for name in ("Violation", "Warning", "Info")}
+
+Check = Callable[[TripleStore, Term], str]
+"""Empty, or what the value must be."""
+
+
+def _iri(_: TripleStore, v: Term) -> str:
+    return "" if isinstance(v, URIRef) else "must be an IRI"
+
+
+def _node(_: TripleStore, v: Term) -> str:
+    return "must be an IRI or a blank node" if isinstance(v, Literal) else ""
+
+
+def _constant(_: TripleStore, v: Term) -> str:
+    return "must be an IRI or a literal" if isinstance(v, BNode) else ""
+
+
+def _count(_: TripleStore, v: Term) -> str:
+    fine = isinstance(v, Literal) and v.datatype == URIRef(XSD + "integer")
+    fine = fine and re.fullmatch(r"\+?\d{1,9}", str(v), re.ASCII) is not None
+    return "" if fine else "must be an xsd:integer from 0 to 999999999"
+
+
+def _boolean(_: TripleStore, v: Term) -> str:
+    fine = isinstance(v, Literal) and v.datatype == URIRef(XSD + "boolean")
+    return "" if fine else "must be true or false"
+
+
+def _string(_: TripleStore, v: Term) -> str:
+    fine = isinstance(v, Literal) and v.datatype in (None, URIRef(XSD + "string"))
+    return "" if fine and not v.language else "must be a string"  # type: ignore[union-attr]
+
+
+def _text(_: TripleStore, v: Term) -> str:
+    plain = isinstance(v, Literal) and (
+        v.language or v.datatype in (None, URIRef(XSD + "string"))
+    )
+    return "" if plain else "must be a string, with or without a language tag"
+
+
+def _literal(_: TripleStore, v: Term) -> str:
+    return "" if isinstance(v, Literal) else "must be a literal"
+
+
+def _kind(_: TripleStore, v: Term) -> str:
+    return "" if str(v) in NODE_KINDS else "must be one of sh:IRI, sh:BlankNode, sh:Literal, …"
+
+
+def _severity(_: TripleStore, v: Term) -> str:
+    return "" if str(v) in SEVERITIES else "must be sh:Violation, sh:Warning or sh:Info"
+
+
+def _list_of(check: Check) -> Check:
+    def checked(store: TripleStore, v: Term) -> str:
+        if isinstance(v, Literal):
+            return "must be a list: ( … )"
+        try:
+            members = store.items(v, "")
+        except Refused:
+            return "must be a well-formed list: ( … )"
+        wrong = [f"{show(m)} {must}" for m in members if (must := check(store, m))]
+        return f"must be a list in which {wrong[0]}" if wrong else ""
+
+    return checked
+
+
+def _members(store: TripleStore, v: Term) -> str:
+    return _list_of(_node)(store, v) or ("must not be empty" if v == NIL else "")
+
+
+def _pattern(store: TripleStore, v: Term) -> str:
+    return _string(store, v) or regex_fault(str(v))
+
+
+def _flags(store: TripleStore, v: Term) -> str:
+    return _string(store, v) or ("" if set(str(v)) <= set("smixq") else "must be of s, m, i, x, q")
+
+
+def _any(_: TripleStore, __: Term) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Param:
+    """A constraint parameter: its component, what values it takes, and where it may stand."""
+
+    name: str
+    component: str
+    check: Check
+    single: bool = True
+    property_only: bool = False
+    node_only: bool = False
+
+
+_PARAMS = (
+    Param("class", "Class", _iri, single=False),
+    Param("datatype", "Datatype", _iri),
+    Param("nodeKind", "NodeKind", _kind),
+    Param("minCount", "MinCount", _count, property_only=True),
+    Param("maxCount", "MaxCount", _count, property_only=True),
+    Param("minExclusive", "MinExclusive", _literal),
+    Param("minInclusive", "MinInclusive", _literal),
+    Param("maxExclusive", "MaxExclusive", _literal),
+    Param("maxInclusive", "MaxInclusive", _literal),
+    Param("minLength", "MinLength", _count),
+    Param("maxLength", "MaxLength", _count),
+    Param("pattern", "Pattern", _pattern, single=False),
+    Param("languageIn", "LanguageIn", _list_of(_string)),
+    Param("uniqueLang", "UniqueLang", _boolean, property_only=True),
+    Param("equals", "Equals", _iri, single=False),
+    Param("disjoint", "Disjoint", _iri, single=False),
+    Param("lessThan", "LessThan", _iri, single=False, property_only=True),
+    Param("lessThanOrEquals", "LessThanOrEquals", _iri, single=False, property_only=True),
+    Param("not", "Not", _node, single=False),
+    Param("and", "And", _members, single=False),
+    Param("or", "Or", _members, single=False),
+    Param("xone", "Xone", _members, single=False),
+    Param("node", "Node", _node, single=False),
+    Param("property", "Property", _node, single=False),
+    Param("qualifiedValueShape", "QualifiedValueShape", _node, single=False, property_only=True),
+    Param("closed", "Closed", _boolean),
+    Param("hasValue", "HasValue", _constant, single=False),
+    Param("in", "In", _list_of(_constant)),
+    Param("sparql", "SPARQL", _node, single=False),
+)
+PARAMS: Final[Mapping[str, Param]] = {SH + p.name: p for p in _PARAMS}
+
+SHAPE_VALUES: Final = (SH + "not", SH + "node", SH + "property", SH + "qualifiedValueShape")
+SHAPE_LISTS: Final = (SH + "and", SH + "or", SH + "xone")
+
+_OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
+    "path": (_node, True),
+    "flags": (_flags, True),
+    "qualifiedMinCount": (_count, True),
+    "qualifiedMaxCount": (_count, True),
+    "qualifiedValueShapesDisjoint": (_boolean, True),
+    "ignoredProperties": (_list_of(_iri), True),
+    "targetNode": (_constant, False),
+    "targetClass": (_iri, False),
+    "targetSubjectsOf": (_iri, False),
+    "targetObjectsOf": (_iri, False),
+    "severity": (_severity, True),
+    "message": (_text, False),
+    "deactivated": (_boolean, True),
+    "name": (_text, False),
+    "description": (_text, False),
+    "order": (_literal, False),
+    "group": (_node, False),
+    "defaultValue": (_any, False),
+    # paths
+    "inversePath": (_node, True),
+    "alternativePath": (_members, True),
+    "zeroOrMorePath": (_node, True),
+    "oneOrMorePath": (_node, True),
+    "zeroOrOnePath": (_node, True),
+    # SPARQL constraints
+    "select": (_string, True),
+    "prefixes": (_node, False),
+    "declare": (_node, False),
+    "prefix": (_string, True),
+    "namespace": (_literal, True),
+    # results, which test files carry beside shapes; they constrain nothing
+    **dict.fromkeys(
+        (
+            "conforms", "result", "focusNode", "resultPath", "value", "sourceShape", "detail",
+            "sourceConstraintComponent", "sourceConstraint", "resultSeverity", "resultMessage",
+            "shapesGraph", "suggestedShapesGraph", "shapesGraphWellFormed",
+        ),
+        (_any, False),
+    ),
+}  # fmt: skip
+
+PATHS: Final = tuple(
+    SH + p
+    for p in ("inversePath", "alternativePath", "zeroOrMorePath", "oneOrMorePath", "zeroOrOnePath")
+)
+TARGETS: Final = ("targetNode", "targetClass", "targetSubjectsOf", "targetObjectsOf")
+_CLASS_TYPES: Final = (URIRef(RDFS + "Class"), URIRef(OWL + "Class"))
+
+
+def regex_fault(pattern: str) -> str:
+    """Empty when `pattern` is a regular expression of XPath, as far as Python can tell."""
+    plain = re.sub(r"\\[pP]\{[A-Za-z]+\}", "[a]", pattern)
+    plain = re.sub(r"\\[iIcC]", "[a]", plain)
+    try:
+        re.compile(plain)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"must be a regular expression: {error}"
+    return ""
+
+
+def needs_backtracking(pattern: str) -> bool:
+    """True when a pattern has back-references or look-around."""
+    return re.search(r"\\[1-9]|\(\?[=!<]", pattern) is not None
+
+
+@dataclass(frozen=True)
+class Path:
+    """A property path: `kind` predicate, inverse, alternative, sequence, zeroOrOne, zeroOrMore,
+    oneOrMore; `iri` for a predicate, `parts` for the others."""
+
+    kind: str
+    iri: str = ""
+    parts: tuple[Path, ...] = ()
+
+    def predicates(self) -> set[str]:
+        """All predicates in the path."""
+        return {self.iri} if self.iri else set().union(*(p.predicates() for p in self.parts))
+
+
+class Shapes:
+    """The shapes of a pack. Raises Refused with every fault when made."""
+
+    def __init__(self, store: TripleStore) -> None:
+        self.store = store
+        self.faults: list[Fault] = []
+        self._check_terms()
+        self._paths = {
+            node: path
+            for node in store.subjects(SH + "path")
+            if (path := self._path(store.values(node, SH + "path")[0], store.where(node), 0))
+        }
+        self._check_shapes()
+        if self.faults:
+            raise Refused(self.faults)
+
+    def path(self, shape: Term) -> Path | None:
+        """The path of a property shape; None for a node shape."""
+        return self._paths.get(shape)  # type: ignore[call-overload, no-any-return]
+
+    def values(self, shape: Term, name: str) -> list[Term]:
+        """Values of `sh:name`."""
+        return self.store.values(shape, SH + name)
+
+    def value(self, shape: Term, name: str) -> Term | None:
+        """The one value of `sh:name`, or None."""
+        found = self.values(shape, name)
+        return found[0] if found else None
+
+    def flag(self, shape: Term, name: str) -> bool:
+        """True when `sh:name` is true."""
+        return any(str(v) in ("true", "1") for v in self.values(shape, name))
+
+    def items(self, head: Term) -> list[Term]:
+        """Members of a list that was found well-formed."""
+        return self.store.items(head, "")
+
+    def closure(self, cls: str) -> list[str]:
+        """The class and all its subclasses, sorted."""
+        found, todo = {cls}, [cls]
+        below = self._subclasses()
+        while todo:
+            for sub in below.get(todo.pop(), ()):
+                if sub not in found:
+                    found.add(sub)
+                    todo.append(sub)
+        return sorted(found)
+
+    def _subclasses(self) -> dict[str, list[str]]:
+        if not hasattr(self, "_below"):
+            below: dict[str, list[str]] = {}
+            for s, p, o in self.store.triples:
+                if str(p) == RDFS + "subClassOf" and isinstance(s, URIRef):
+                    below.setdefault(str(o), []).append(str(s))
+            self._below = below
+        return self._below
+
+    def roots(self) -> list[IdentifiedNode]:
+        """Shapes that have a target of their own, in the order of the text."""
+        found: dict[IdentifiedNode, None] = {}
+        for s, p, _ in self.store.triples:
+            explicit = str(p) in {SH + t for t in TARGETS}
+            if explicit or (str(p) == TYPE and self.is_implicit_class(s)):
+                found[s] = None
+        return list(found)
+
+    def is_implicit_class(self, node: Term) -> bool:
+        """True when a shape is a class too."""
+        types = self.store.values(node, TYPE)
+        shape = {URIRef(SH + "NodeShape"), URIRef(SH + "PropertyShape")}
+        return (
+            isinstance(node, URIRef)
+            and any(t in _CLASS_TYPES for t in types)
+            and any(t in shape for t in types)
+        )
+
+    # faults
+
+    def _fault(self, place: tuple[Term, str, Term | None], value: str, must: str) -> None:
+        self.faults.append(Fault(self.store.where(*place), value, must))
+
+    def _check_terms(self) -> None:
+        for s, p, o in self.store.triples:
+            name = str(p)
+            if name == TYPE and isinstance(o, URIRef) and str(o).startswith(SH):
+                self._check_type(s, o)
+            if not name.startswith(SH):
+                continue
+            param = PARAMS.get(name)
+            check, single = (
+                (param.check, param.single)
+                if param
+                else _OTHER.get(name.removeprefix(SH), (None, False))
+            )
+            if check is None:
+                must = "must be a term of SHACL core that this version compiles"
+                self._fault((s, name, o), self.store.curie(name), must)
+            elif must := check(self.store, o):
+                self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", must)
+            elif single and self.store.values(s, name)[0] != o:
+                self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", "must be given once")
+
+    def _check_type(self, s: Term, o: URIRef) -> None:
+        known = ("NodeShape", "PropertyShape", "PropertyGroup", "ValidationReport")
+        known += ("ValidationResult", "SPARQLConstraint", "PrefixDeclaration", "Shape")
+        if str(o).removeprefix(SH) not in known:
+            self._fault((s, TYPE, o), show(o), "must be sh:NodeShape or sh:PropertyShape")
+
+    def _shapes(self) -> Iterable[Term]:
+        found: dict[Term, None] = {}
+        for s, p, o in self.store.triples:
+            name = str(p)
+            if name in PARAMS or name.removeprefix(SH) in TARGETS or name == SH + "path":
+                found[s] = None
+            if name in SHAPE_VALUES and not isinstance(o, Literal):
+                found[o] = None
+        return found
+
+    def _check_shapes(self) -> None:
+        for shape in self._shapes():
+            is_property = bool(self.values(shape, "path"))
+            for name, param in PARAMS.items():
+                for value in self.store.values(shape, name)[:1]:
+                    if param.property_only and not is_property:
+                        must = "must stand in a property shape (one with sh:path)"
+                        self._fault((shape, name, value), f"sh:{param.name}", must)
+            for value in self.values(shape, "property"):
+                if not self.values(value, "path"):
+                    must = "must be a property shape (one with sh:path)"
+                    self._fault((shape, SH + "property", value), show(value), must)
+            self._check_pairs(shape)
+            self._check_sparql(shape)
+
+    def _check_pairs(self, shape: Term) -> None:
+        for low, high in (
+            ("minCount", "maxCount"),
+            ("minLength", "maxLength"),
+            ("qualifiedMinCount", "qualifiedMaxCount"),
+        ):
+            a, b = self.value(shape, low), self.value(shape, high)
+            if a is None or b is None or _count(self.store, a) or _count(self.store, b):
+                continue
+            if int(str(a)) > int(str(b)):
+                must = f"must not be greater than sh:{high} {b}"
+                self._fault((shape, SH + low, a), f"sh:{low} {a}", must)
+        qualified = self.values(shape, "qualifiedValueShape")
+        counts = [self.value(shape, f"qualified{m}Count") for m in ("Min", "Max")]
+        if qualified and not any(counts):
+            must = "must come with sh:qualifiedMinCount or sh:qualifiedMaxCount"
+            self._fault((shape, SH + "qualifiedValueShape", None), "sh:qualifiedValueShape", must)
+        for name, needs in (("flags", "pattern"), ("ignoredProperties", "closed")):
+            if self.values(shape, name) and not self.values(shape, needs):
+                self._fault((shape, SH + name, None), f"sh:{name}", f"must come with sh:{needs}")
+
+    def _check_sparql(self, shape: Term) -> None:
+        for constraint in self.values(shape, "sparql"):
+            if not self.values(constraint, "select"):
+                self._fault((shape, SH + "sparql", constraint), "sh:sparql", "must have an sh:select")
+
+    def _path(self, node: Term, where: str, depth: int) -> Path | None:
+        if isinstance(node, URIRef) and node != NIL:
+            return Path("predicate", str(node))
+        if isinstance(node, Literal) or depth > 16:
+            return self._bad_path(node, where)
+        if self.store.values(node, RDF + "first"):
+            return self._parts("sequence", node, where, depth)
+        for name in PATHS:
+            for inner in self.store.values(node, name):
+                kind = name.removeprefix(SH).removesuffix("Path")
+                if kind == "alternative":
+                    return self._parts(kind, inner, where, depth)
+                part = self._path(inner, where, depth + 1)
+                return Path(kind, parts=(part,)) if part else None
+        return self._bad_path(node, where)
+
+    def _parts(self, kind: str, head: Term, where: str, depth: int) -> Path | None:
+        try:
+            members = self.store.items(head, where)
+        except Refused as refused:
+            self.faults += refused.faults
+            return None
+        parts = [self._path(member, where, depth + 1) for member in members]
+        if len(parts) < 2:
+            return self._bad_path(head, where)
+        return Path(kind, parts=tuple(p for p in parts if p)) if all(parts) else None
+
+    def _bad_path(self, node: Term, where: str) -> None:
+        must = "must be a property path (IRI, list of two or more, sh:inversePath, …)"
+        self.faults.append(Fault(where, f"sh:path {show(node)}", must))
