@@ -30,7 +30,7 @@ def stated(data: bytes, where: str) -> Stated:
     """What the `knhk_pack_v1` of a shared object says. Raises Corrupt, naming `where`, when it is not a pack."""
     try:
         return _stated(data)
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise Corrupt(where, f"must be a shared object of a pack: {error}") from error
 
 

@@ -26,7 +26,8 @@ standard library and this frame at its top; import everything else inside the fu
         items = [...]
         return Outcome({"items": items}, tables=(Table("", ("name",), tuple((i["name"],) for i in items)),))
 
-`call.args.namespace` holds the values, `call.home` the home folder ($KNHK_HOME, --home, else ./.knhk). Without `tables`
+`call.args.namespace` holds the values, `call.home` the `knhk.wiring.home.Home` of
+--home, $KNHK_HOME or ./.knhk. Without `tables`
 the frame makes one from the data. Return `Outcome(data, exit=FAULTS)` for violations that are the answer itself.
 Raise for errors, never print them: `Refused`, `Corrupt`, `Stalled` end with exit 1 and every fault on standard error;
 `Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless standard output is a terminal;
@@ -41,10 +42,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 
-from knhk.model.faults import Corrupt, Fault, KnhkError, Refused, Stalled, Waiting
+from knhk.model.faults import Conflict, Corrupt, Fault, KnhkError, NotFound, Refused, Stalled, Waiting
+from knhk.wiring.home import DEFAULT_HOME, Home, find_home
 
 OK, FAULTS, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
 EXITS: Mapping[int, str] = {
@@ -55,7 +56,6 @@ EXITS: Mapping[int, str] = {
     INTERRUPTED: "interrupted",
 }
 OUTPUTS = ("json", "table", "yaml")
-HOME = ".knhk"
 
 
 class Usage(KnhkError):
@@ -169,7 +169,7 @@ class Call:
     """One call of a command: its arguments, the home folder, and `say` for progress."""
 
     args: argparse.Namespace
-    home: Path
+    home: Home
     say: Callable[[str], None]
 
 
@@ -212,7 +212,7 @@ COMMANDS: dict[str, Command] = {}
 NOUNS: dict[str, str] = {}
 COMMON = (
     Argument("--output", "-o", help="json, table or yaml (default: table on a terminal, else json)", choices=OUTPUTS),
-    Argument("--home", help=f"home folder (default $KNHK_HOME, else ./{HOME})", metavar="DIR"),
+    Argument("--home", help=f"home folder (default $KNHK_HOME, else ./{DEFAULT_HOME})", metavar="DIR"),
 )
 
 
@@ -307,7 +307,7 @@ def run(argv: Sequence[str]) -> int:
             return OK
         if made is None:
             raise Usage("a command is missing; see `knhk --help`")
-        outcome = made.handler(Call(args, _home(args.home), _say))
+        outcome = made.handler(Call(args, find_home(args.home), _say))
         show(outcome, args.output)
         return outcome.exit
     except BrokenPipeError:
@@ -332,6 +332,10 @@ def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
             return FAULTS, "corrupt", (Fault(error.where, "", error.what),)
         case Stalled():
             return FAULTS, f"{error.reason}: {error}", ()
+        case NotFound():
+            return FAULTS, str(error), ()
+        case Conflict():
+            return FAULTS, f"{error}; run the command again", ()
         case Waiting():
             return FAILURE, f"{error.reason}: {error}; try again in {error.retry_after_s:g} s", ()
         case Failure():
@@ -423,10 +427,6 @@ def _say(text: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
-
-
-def _home(given: str | None) -> Path:
-    return Path(given or os.environ.get("KNHK_HOME") or HOME).absolute()
 
 
 def _version() -> str:

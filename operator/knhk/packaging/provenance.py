@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from knhk.model.arrows import PackSources, Source
-from knhk.model.canonical import canonical
-from knhk.model.faults import Corrupt
+from knhk.model.faults import Corrupt, Fault, Refused
 from knhk.model.oci import PROVENANCE_PREDICATE, Artifact
 from knhk.packaging.materials import SOURCE, Material
 
@@ -29,10 +27,13 @@ class Provenance:
     materials: tuple[Material, ...]
 
     def sources(self, text: Callable[[Material], str]) -> PackSources:
-        """The pack again, its texts from `text`. Raises what `text` raises."""
-        by_name = {m.name: m for m in self.materials}
+        """The pack again, its texts from `text`. Raises Refused when a source is not among the materials, and what `text` raises."""
+        by_name = {m.name: m for m in self.materials if m.name.startswith(SOURCE)}
         given = self.parameters
-        sources = tuple(Source(text=text(by_name[SOURCE + meta["name"]]), **meta) for meta in given["sources"])
+        named = [(meta, by_name.get(SOURCE + meta["name"])) for meta in given["sources"]]
+        if lost := [meta["name"] for meta, material in named if material is None]:
+            raise Refused(Fault(f"material {SOURCE}{name}", "missing", "be named by the provenance") for name in lost)
+        sources = tuple(Source(text=text(material), **meta) for meta, material in named if material is not None)
         return PackSources(sources=sources, routes=given["routes"], **given["pack"])
 
 
@@ -64,20 +65,19 @@ def parameters(pack: PackSources) -> dict[str, Any]:
     }
 
 
-def parse(payload: bytes, where: str) -> Provenance:
-    """Read a statement that this module made. Raises Corrupt, naming `where`, for anything else."""
+def read(document: Mapping[str, Any], where: str) -> Provenance:
+    """Read a verified statement that this module made. Raises Corrupt, naming `where`, for anything else."""
     try:
-        document = json.loads(payload)
-        if canonical(document) != payload or document["predicateType"] != PROVENANCE_PREDICATE:
-            raise ValueError("must be a canonical statement of SLSA provenance v1")
+        if document["predicateType"] != PROVENANCE_PREDICATE:
+            raise ValueError(f"predicateType must be {PROVENANCE_PREDICATE}")
         (subject,) = document["subject"]
         build = document["predicate"]["buildDefinition"]
         if build["buildType"] != BUILD_TYPE:
             raise ValueError(f"buildType must be {BUILD_TYPE}")
         materials = tuple(_material(item) for item in build["resolvedDependencies"])
         return Provenance(f"sha256:{subject['digest']['sha256']}", build["externalParameters"], materials)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Corrupt(where, f"provenance is not to be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Corrupt(where, f"must be a provenance of a pack: {error}") from error
 
 
 def _dependency(material: Material) -> dict[str, Any]:

@@ -1,0 +1,275 @@
+"""`knhk pack …`: check, explain, build, build again, decide, status, abort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from knhk.cli.framework import FAULTS, Argument, Call, Outcome, Table, command, noun
+from knhk.cli.schema import FAULTS as FAULT_LIST
+from knhk.cli.schema import anything, array, boolean, integer, mapping, nullable, obj, string
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from knhk.adapters.pack_folder import Found
+    from knhk.model.arrows import GuardPlan, PackSources
+    from knhk.model.resource import Key
+    from knhk.reconcilers.building import Step
+
+T = TypeVar("T")
+
+noun("pack", "PolicyPacks: check, build, decide, follow")
+
+WHERE = Argument("path", help="a PolicyPack file, or a folder that holds pack.yaml", kind=Path, metavar="DIR_OR_FILE")
+REGISTRY = Argument("--registry", help="registry folder, an OCI layout (default HOME/registry)", kind=Path, metavar="DIR")
+NAME = Argument("name", help="the PolicyPack", metavar="NAMESPACE/NAME")
+DIGEST = Argument("digest", help="digest of the image index, sha256:…, or its tag NAMESPACE/NAME:VERSION", metavar="DIGEST")
+
+GUARD = obj(id=string(), kind=string(), **{"class": string("R1", "W1", "C1")}, shape=string(), path=string(), source=string())
+
+
+@command(
+    ("pack", "check"),
+    summary="Compile a pack's sources and list its guards, or every fault in them",
+    arguments=(WHERE,),
+    output=obj(digest=nullable(string()), guards=array(GUARD), faults=FAULT_LIST),
+    examples=("knhk pack check policies/invoice-controls", "knhk pack check pack.yaml -o json | jq .faults"),
+    detail="The digest is that of the GuardPlan: it depends on what the sources say, not on where they lie.",
+)
+def check(call: Call) -> Outcome:
+    from knhk.adapters.pack_folder import find
+    from knhk.model.faults import Refused
+
+    try:
+        pack, plan = _planned(find(call.args.path))
+    except Refused as refused:
+        faults = [{"where": f.where, "value": f.value, "must": f.must} for f in refused.faults]
+        table = Table("faults", ("where", "value", "must"), tuple((f.where, f.value, f.must) for f in refused.faults))
+        return Outcome({"digest": None, "guards": [], "faults": faults}, FAULTS, (table,))
+    guards = [_guard_row(pack, guard) for guard in plan.document["guards"]]
+    rows = tuple((g["id"], g["kind"], g["class"], g["path"], g["source"]) for g in guards)
+    table = Table(f"plan {plan.digest}", ("guard", "kind", "class", "path", "source"), rows)
+    return Outcome({"digest": plan.digest, "guards": guards, "faults": []}, tables=(table,))
+
+
+@command(
+    ("pack", "explain"),
+    summary="Say for each guard which class decides it, why, and where it was written",
+    arguments=(WHERE,),
+    output=obj(
+        digest=string(),
+        guards=array(
+            obj(
+                id=string(),
+                **{"class": string("R1", "W1", "C1")},
+                why=string(),
+                source=string(),
+                component=string(),
+                severity=string(),
+                message=string(),
+            )
+        ),
+    ),
+    examples=("knhk pack explain policies/invoice-controls",),
+)
+def explain(call: Call) -> Outcome:
+    from knhk.adapters.pack_folder import find
+    from knhk.reconcilers.lowering import place
+
+    pack, plan = _planned(find(call.args.path))
+    keys = ("id", "class", "why", "source", "component", "severity", "message")
+    guards = [{key: guard.get(key, "") for key in keys} | {"source": place(pack, guard["source"])} for guard in plan.document["guards"]]
+    rows = tuple((g["id"], g["class"], g["why"], g["source"]) for g in guards)
+    return Outcome({"digest": plan.digest, "guards": guards}, tables=(Table("", ("guard", "class", "why", "source"), rows),))
+
+
+@command(
+    ("pack", "build"),
+    summary="Compile, link, sign and publish a pack, and the data bundle that it reads",
+    arguments=(WHERE, REGISTRY),
+    output=obj(
+        name=string(),
+        version=string(),
+        digest=string(),
+        plan=string(),
+        keyid=string(),
+        tag=string(),
+        registry=string(),
+        bundle=nullable(obj(name=string(), digest=string(), file=string())),
+    ),
+    examples=("knhk pack build policies/invoice-controls", "knhk pack build pack.yaml --registry ./registry -o json | jq -r .digest"),
+    detail="Same sources and same tools give the same digest, in any folder and on any machine.",
+)
+def build(call: Call) -> Outcome:
+    from knhk.adapters.pack_folder import find
+    from knhk.api import to_sources
+    from knhk.packaging.image import tag_of
+    from knhk.reconcilers import building
+    from knhk.wiring import packs
+
+    found = find(call.args.path)
+    registry_dir = _registry_dir(call)
+    registry, signer = packs.registry(registry_dir), packs.signer(call.home)
+    bundle = None
+    if found.bundle is not None:
+        data = packs.bundle_bytes(found.bundle)
+        image = building.publish_bundle(found.bundle.namespace, found.bundle.name, data, registry, signer)
+        bundle = {"name": found.bundle.name, "digest": image.digest, "file": image.blobs[-1].digest}
+    signed = _finish(call, building.build(to_sources(found.pack), packs.compiler(call.home), registry, signer))
+    made = signed.image
+    return Outcome(
+        {
+            "name": f"{made.namespace}/{made.name}",
+            "version": made.version,
+            "digest": made.digest,
+            "plan": made.plan_digest,
+            "keyid": signed.keyid,
+            "tag": tag_of(made.namespace, made.name, made.version),
+            "registry": str(registry_dir),
+            "bundle": bundle,
+        }
+    )
+
+
+@command(
+    ("pack", "rebuild"),
+    summary="Build a pack again from the materials that its signed provenance names, and compare",
+    arguments=(DIGEST, REGISTRY, Argument("--materials", help="take the sources from this folder, files named by SHA-256", kind=Path, metavar="DIR")),
+    output=obj(digest=string(), rebuilt=string(), same=boolean()),
+    examples=("knhk pack rebuild erp/invoice-controls:1.0.0", "knhk pack rebuild sha256:… --materials ./materials"),
+    detail="A material that is missing or different is named and ends it with exit 1.",
+    exits={FAULTS: "a material is missing or different, or another digest came out"},
+)
+def rebuild(call: Call) -> Outcome:
+    from knhk.reconcilers import building
+    from knhk.wiring import packs
+
+    registry_dir = _registry_dir(call)
+    digest = _digest(call, registry_dir)
+    steps = building.rebuild(packs.store(registry_dir), digest, packs.compiler(call.home), packs.keys(call.home), call.args.materials)
+    rebuilt = _finish(call, steps)
+    same = rebuilt == digest
+    return Outcome({"digest": digest, "rebuilt": rebuilt, "same": same}, 0 if same else FAULTS)
+
+
+@command(
+    ("pack", "materials"),
+    summary="List the materials of a pack as its signed provenance names them, and copy its sources",
+    arguments=(DIGEST, REGISTRY, Argument("--out", help="write the sources here, files named by SHA-256", kind=Path, metavar="DIR")),
+    output=obj(digest=string(), materials=array(obj(name=string(), sha256=string(), uri=string(), version=string()))),
+    examples=("knhk pack materials erp/invoice-controls:1.0.0", "knhk pack materials sha256:… --out ./materials"),
+)
+def materials(call: Call) -> Outcome:
+    from dataclasses import asdict
+
+    from knhk.packaging.materials import SOURCE
+    from knhk.reconcilers import building
+    from knhk.wiring import packs
+
+    registry_dir = _registry_dir(call)
+    digest, store = _digest(call, registry_dir), packs.store(registry_dir)
+    told = building.provenance_of(store, digest, packs.keys(call.home))
+    if call.args.out is not None:
+        call.args.out.mkdir(parents=True, exist_ok=True)
+        for material in told.materials:
+            if material.name.startswith(SOURCE):
+                (call.args.out / material.sha256).write_bytes(store.layout.read(f"sha256:{material.sha256}"))
+    return Outcome({"digest": digest, "materials": [asdict(m) for m in told.materials]})
+
+
+@command(
+    ("pack", "status"),
+    summary="Show what the control plane says about a pack",
+    arguments=(NAME,),
+    output=obj(name=string(), generation=integer(), version=string(), phase=string(), status=mapping(anything())),
+    examples=("knhk pack status erp/invoice-controls",),
+)
+def status(call: Call) -> Outcome:
+    from knhk.wiring import packs
+
+    with packs.resources(call.home) as store:
+        pack = store.get(_key(call.args.name))
+    revision = pack.status.get("revision", {})
+    data: dict[str, Any] = {
+        "name": call.args.name,
+        "generation": pack.generation,
+        "version": pack.spec["version"],
+        "phase": revision.get("phase", "Pending"),
+        "status": dict(pack.status),
+    }
+    return Outcome(data)
+
+
+@command(
+    ("pack", "abort"),
+    summary="Ask the control plane to end the rollout of a pack; what is live stays",
+    arguments=(NAME, Argument("--reason", help="why, for the receipt", default="asked for by a person")),
+    output=obj(name=string(), generation=integer(), asked=string()),
+    examples=("knhk pack abort erp/invoice-controls --reason 'wrong limits'",),
+    detail="Sets the annotation knhk.dev/abort to the generation that is to end and the reason.",
+)
+def abort(call: Call) -> Outcome:
+    from dataclasses import replace
+
+    from knhk.wiring import packs
+
+    with packs.resources(call.home) as store:
+        pack = store.get(_key(call.args.name))
+        asked = f"{pack.generation} {call.args.reason}"
+        store.update(replace(pack, annotations={**pack.annotations, "knhk.dev/abort": asked}))
+    return Outcome({"name": call.args.name, "generation": pack.generation, "asked": asked})
+
+
+def _planned(found: Found) -> tuple[PackSources, GuardPlan]:
+    from knhk.api import to_sources
+    from knhk.reconcilers.lowering import plan_of
+
+    pack = to_sources(found.pack)
+    return pack, plan_of(pack)
+
+
+def _guard_row(pack: PackSources, guard: dict[str, Any]) -> dict[str, Any]:
+    from knhk.reconcilers.lowering import place
+
+    row = {key: guard.get(key, "") for key in ("id", "kind", "class", "shape", "path")}
+    return row | {"source": place(pack, guard["source"])}
+
+
+def _finish(call: Call, steps: Generator[Step, None, T]) -> T:
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as done:
+            made: T = done.value
+            return made
+        call.say(f"{step.name}: {step.made}")
+
+
+def _registry_dir(call: Call) -> Path:
+    return call.args.registry or call.home.registry
+
+
+def _digest(call: Call, registry_dir: Path) -> str:
+    from knhk.model.faults import Fault, Refused
+    from knhk.model.oci import DIGEST as FORM
+    from knhk.wiring import packs
+
+    given: str = call.args.digest
+    if FORM.fullmatch(given):
+        return given
+    tags = packs.registry(registry_dir).tags()
+    if given not in tags:
+        known = ", ".join(list(tags)[:8]) or "none yet"
+        raise Refused([Fault(str(registry_dir), given, f"must be sha256: and 64 hexadecimal digits, or a tag (known: {known})")])
+    return tags[given]
+
+
+def _key(name: str) -> Key:
+    from knhk.cli.framework import Usage
+    from knhk.model.resource import Key
+
+    namespace, slash, rest = name.partition("/")
+    if not slash or not namespace or not rest or "/" in rest:
+        raise Usage(f"{name!r} must be NAMESPACE/NAME, such as erp/invoice-controls", "name")
+    return Key("PolicyPack", namespace, rest)

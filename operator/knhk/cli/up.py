@@ -1,0 +1,44 @@
+"""`knhk up`, `knhk down`: the embedded home's control plane, sequencer and enforcement points as local processes."""
+
+from __future__ import annotations
+
+from knhk.cli.framework import Argument, Call, Outcome, command
+from knhk.cli.schema import boolean, integer, obj, string
+
+
+@command(
+    "up",
+    summary="Start the embedded home: control plane, sequencer, and one Envoy and agent for each EnforcementPoint",
+    arguments=(
+        Argument("--foreground", help="stay in front and log to standard error; end with Ctrl-C", flag=True),
+        Argument("--timeout-s", help="how long to wait until it is ready", kind=float, default=30.0),
+    ),
+    output=obj(home=string(), pid=integer(), started=boolean()),
+    examples=("knhk up", "knhk --home /srv/knhk up", "knhk up --foreground"),
+)
+def up(call: Call) -> Outcome:
+    from knhk.wiring.daemon import run_in_front, start
+    from knhk.wiring.home import Home
+
+    home = Home(call.home)
+    if call.args.foreground:
+        run_in_front(home)
+        return Outcome(None)
+    call.say("starting the control plane and the sequencer")
+    pid, started = start(home, call.args.timeout_s)
+    return Outcome({"home": str(home.root), "pid": pid, "started": started})
+
+
+@command(
+    "down",
+    summary="Stop everything that `knhk up` started; what is decided and recorded stays in the home",
+    arguments=(Argument("--timeout-s", help="how long to wait before it is ended by force", kind=float, default=30.0),),
+    output=obj(home=string(), stopped=boolean()),
+    examples=("knhk down",),
+)
+def down(call: Call) -> Outcome:
+    from knhk.wiring.daemon import stop
+    from knhk.wiring.home import Home
+
+    home = Home(call.home)
+    return Outcome({"home": str(home.root), "stopped": stop(home, call.args.timeout_s)})

@@ -1,0 +1,152 @@
+"""Building a pack: sources → plan → C → objects → image, with SBOM, provenance and signature beside it; and building it again."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SignedPack
+from knhk.model.canonical import sha256_hex
+from knhk.model.faults import Corrupt, Fault, Refused
+from knhk.model.oci import PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, Artifact
+from knhk.packaging import materials, provenance, sbom, signed
+from knhk.packaging.image import bundle_image, pack_image, tag_of
+from knhk.packaging.materials import Material
+from knhk.ports.compiler import Compiler
+from knhk.ports.registry import Registry
+from knhk.ports.signer import Signer
+from knhk.reconcilers.lowering import plan_of, portable
+from knhk_gen.emit import emit
+from knhk_runtime.packstore import PackStore
+from knhk_verify.errors import Bad
+from knhk_verify.signed import Keys, verify_bundle
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step of a build and what it made."""
+
+    name: str
+    made: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """What follows from the sources and the compiler alone."""
+
+    plan: GuardPlan
+    image: Artifact
+    materials: tuple[Material, ...]
+
+
+def assemble(pack: PackSources, compiler: Compiler) -> Generator[Step, None, Made]:
+    """The image of a pack, in memory; same sources and materials, same digest. Raises Refused with all faults, or as `compile`."""
+    plan = plan_of(pack)
+    yield Step("Compiled", f"{len(plan.document['guards'])} guards, plan {plan.digest[:16]}")
+    text: CText = emit(plan)
+    objects = compiler.compile(text)
+    yield Step("Linked", ", ".join(f"{made.arch} {len(made.data)} bytes" for made in objects))
+    image = pack_image(plan, objects)
+    return Made(plan, image, tuple(sorted((*materials.of_pack(portable(pack), plan), *compiler.materials()))))
+
+
+def build(pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer) -> Generator[Step, None, SignedPack]:
+    """Build, sign and publish in one commit; repeating it gives the same digests. Raises as `assemble`, the signer and `publish`."""
+    made = yield from assemble(pack, compiler)
+    pack = portable(pack)
+    yield Step("Built", made.image.digest)
+    name = f"pack/{pack.namespace}/{pack.name}@{pack.version}"
+    statement = provenance.statement(made.image, pack, made.materials)
+    signature = signer.bundle("build", signed.signature_statement(made.image, name))
+    referrers = (
+        materials.kept(made.image, pack),
+        sbom.attached(made.image, pack, made.materials),
+        signed.attached(made.image, signer.bundle("build", statement), PROVENANCE_PREDICATE),
+        signed.attached(made.image, signature, SIGNATURE_PREDICATE),
+    )
+    registry.publish((made.image, *referrers), tag_of(pack.namespace, pack.name, pack.version))
+    keyid = signer.keyid("build")
+    yield Step("Signed", f"by {keyid[:16]}")
+    return SignedPack(PackImage(pack.name, pack.namespace, pack.version, made.image.digest, made.plan.digest), keyid)
+
+
+def publish_bundle(namespace: str, name: str, data: bytes, registry: Registry, signer: Signer) -> Artifact:
+    """Sign a data bundle with the key of role data and publish it; returns the artifact, whose layer digest O carries."""
+    image = bundle_image(namespace, name, data)
+    signature = signer.bundle("data", signed.signature_statement(image, f"data/{namespace}/{name}"))
+    registry.publish((image, signed.attached(image, signature, SIGNATURE_PREDICATE)), f"{namespace}/{name}:data")
+    return image
+
+
+def rebuild(store: PackStore, digest: str, compiler: Compiler, keys: Keys, folder: Path | None) -> Generator[Step, None, str]:
+    """Build the pack `digest` again from the materials that its signed provenance names; returns the digest that came out.
+
+    The texts come from the registry or, when given, from `folder` (files named by their SHA-256). Raises Refused, naming each
+    material that is missing or different, and Corrupt for altered bytes.
+    """
+    told = provenance_of(store, digest, keys)
+    yield Step("Provenance", f"{len(told.materials)} materials, signed")
+    pack = _sources(store, told, folder)
+    _demand(told.materials, (*_texts(pack), *compiler.materials(), *(m for m in told.materials if m.name == materials.PLAN)))
+    made = yield from assemble(pack, compiler)
+    _demand(told.materials, made.materials)
+    yield Step("Rebuilt", made.image.digest)
+    return made.image.digest
+
+
+def provenance_of(store: PackStore, digest: str, keys: Keys) -> provenance.Provenance:
+    """The provenance of a pack image, signed by a key of role build and about this digest. Raises Refused and Corrupt."""
+    faults = []
+    for where, bundle in store.signed_statements(digest, PROVENANCE_PREDICATE):
+        try:
+            statement = verify_bundle(bundle, keys.of("build"), where)
+        except Bad as error:
+            faults.append(Fault(error.where, error.what, "be a provenance signed by a key of role build"))
+            continue
+        told = provenance.read(statement, where)
+        if told.subject == digest:
+            return told
+        faults.append(Fault(where, told.subject, f"be about {digest}"))
+    raise Refused(faults or [Fault(digest, "no provenance", "have a provenance signed by a key of role build")])
+
+
+def _sources(store: PackStore, told: provenance.Provenance, folder: Path | None) -> PackSources:
+    faults: list[Fault] = []
+
+    def text(material: Material) -> str:
+        try:
+            data = _from_folder(folder, material) if folder else store.layout.read(f"sha256:{material.sha256}")
+            return data.decode()
+        except Corrupt as error:
+            faults.append(Fault(f"material {material.name}", error.where, error.what))
+            return ""
+
+    pack = told.sources(text)
+    if faults:
+        raise Refused(faults)
+    return pack
+
+
+def _from_folder(folder: Path, material: Material) -> bytes:
+    path = folder / material.sha256
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise Corrupt(str(path), "is missing") from None
+    if sha256_hex(data) != material.sha256:
+        raise Corrupt(str(path), f"SHA-256 is {sha256_hex(data)}, must be {material.sha256}")
+    return data
+
+
+def _texts(pack: PackSources) -> tuple[Material, ...]:
+    return tuple(Material(materials.SOURCE + s.name, sha256_hex(s.text.encode()), "") for s in pack.sources)
+
+
+def _demand(wanted: tuple[Material, ...], found: tuple[Material, ...]) -> None:
+    """Raise Refused unless exactly the wanted materials were found, naming each that differs."""
+    lost = [Fault(f"material {m.name}", have or "missing", f"have SHA-256 {m.sha256}") for m, have in materials.differences(wanted, found)]
+    names = {m.name for m in wanted}
+    unnamed = [Fault(f"material {m.name}", m.sha256, "be named by the provenance: the build uses it") for m in found if m.name not in names]
+    if lost or unnamed:
+        raise Refused((*lost, *unnamed))
