@@ -35,7 +35,8 @@ class LayoutRegistry:
                     self._store(blob.digest, blob.data)
             entries = _by_key(_without_tag(e, tag) for e in self._layout.entries())
             entries |= _by_key(_entry(artifact, tag if i == 0 else None) for i, artifact in enumerate(artifacts))
-            self._commit(entries)
+            named = {digest for digest, name in entries if name}
+            self._commit({key: entry for key, entry in entries.items() if key[1] or key[0] not in named})
 
     def read(self, digest: str) -> bytes:
         return self._layout.read(digest)
