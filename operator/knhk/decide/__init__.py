@@ -1,0 +1,1 @@
+"""Decisions: facts in, verdict or action out. No I/O, no clock."""

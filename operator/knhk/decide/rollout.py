@@ -1,0 +1,326 @@
+"""What to do next with a revision: one snapshot of facts, an ordered tuple of checks, the first finding wins.
+
+The shell gathers Facts, calls `decide`, does the one Action, writes the new state, and comes back. All
+actions are level-based: done twice, or done again after a crash, they lead to the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from knhk.decide.judge import judge
+from knhk.model.phases import DEADLINES_S, WORKING, Arm, Phase, Rolling
+from knhk.model.rollout import (
+    Finding,
+    OnNoData,
+    Outcome,
+    PairStats,
+    RolloutSpec,
+    Stage,
+    Verdict,
+    combine,
+)
+
+NS = 1_000_000_000
+ENDED = (Phase.ROLLED_BACK, Phase.ABORTED, Phase.RETIRED)
+
+Mode = Literal["Stable", "Shadow", "Canary"]
+Enforced = Literal["previous", "candidate"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one point must run. `stable` says which pack stands in the stable place of its rollout
+    document; in modes Shadow and Canary the candidate stands beside it. Weight is in per mille."""
+
+    point: str
+    mode: Mode
+    stable: Enforced = "previous"
+    weight: int = 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One moment of one revision. Times are nanoseconds since 1970.
+
+    `rolling` is set in phase Rolling, and in Stalled when a rollout is held. `entered_ns`: when the
+    phase or step began; `pairs_at_start`: judged pairs of the stage at that moment. `stats`: by point
+    (NAMESPACE/NAME). `published`: what the present rollout document of each point says about this
+    revision. `superseded_by`: a newer version that is signed and wants the points; "" when none is.
+    """
+
+    phase: Phase
+    digest: str
+    spec: RolloutSpec
+    now_ns: int
+    entered_ns: int
+    rolling: Rolling | None = None
+    pairs_at_start: int = 0
+    stats: Mapping[str, PairStats] = field(default_factory=dict)
+    published: Mapping[str, Order] = field(default_factory=dict)
+    deny_list: frozenset[str] = frozenset()
+    abort: str = ""
+    superseded_by: str = ""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Put rollout documents that say this; only points whose document differs are named."""
+
+    orders: tuple[Order, ...]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Event RolloutStarted: the first stage begins with `rolling`."""
+
+    rolling: Rolling
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Event StepAdvanced: go on with `rolling`. `verdict` is what allowed it."""
+
+    rolling: Rolling
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Event Promoted: the candidate becomes the stable pack everywhere."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """Event RolledBack: previous packs everywhere, and the digest goes on the deny list."""
+
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Event Aborted: previous packs everywhere, and the digest goes on the deny list."""
+
+    reason: str
+    message: str
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Supersede:
+    """Event Superseded: a newer version takes the candidate's place; this one ends Retired."""
+
+    by: str
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Event Stalled: a person must edit something; a rollout is held where it is."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Event Resumed: a held rollout has data again."""
+
+    rolling: Rolling
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do. Look again when facts change, and at `until_ns` at the latest (None: no deadline)."""
+
+    until_ns: int | None
+    reason: str
+    verdict: Verdict | None = None
+
+
+Action = Publish | Start | Advance | Promote | RollBack | Abort | Supersede | Stall | Resume | Wait
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Facts and what follows from them, worked out once."""
+
+    facts: Facts
+    stage: Stage | None
+    verdict: Verdict | None
+    pairs: int
+    needed: int
+    deadline_ns: int | None
+
+
+def decide(facts: Facts) -> Action:
+    """The one next action of a revision."""
+    case = _case(facts)
+    for check in CHECKS:
+        action = check(case)
+        if action is not None:
+            return action
+    return Wait(case.deadline_ns, "judging" if case.stage else "working", case.verdict)
+
+
+def orders(facts: Facts) -> tuple[Order, ...]:
+    """What each point of the spec must run now, in the order of stages."""
+    found: list[Order] = []
+    for index, stage in enumerate(facts.spec.stages):
+        found += [_order(facts, index, stage, point) for point in stage.points]
+    return tuple(found)
+
+
+def next_rolling(spec: RolloutSpec, now: Rolling) -> Rolling | None:
+    """What follows a passed step; None: promotion."""
+    stage = spec.stages[now.stage]
+    step = 0 if now.arm is Arm.SHADOW else now.step + 1
+    if step < len(stage.steps):
+        return Rolling(now.stage, Arm.CANARY, step)
+    return Rolling(now.stage + 1) if now.stage + 1 < len(spec.stages) else None
+
+
+def deadline_ns(facts: Facts) -> int | None:
+    """When the phase or step must be over; None for phases that rest."""
+    limit: float | None = DEADLINES_S[facts.phase]
+    if facts.phase is Phase.ROLLING and facts.rolling is not None:
+        limit = facts.spec.stages[facts.rolling.stage].deadline_s
+    return None if limit is None else facts.entered_ns + int(limit * NS)
+
+
+def _order(facts: Facts, index: int, stage: Stage, point: str) -> Order:
+    if facts.phase is Phase.LIVE:
+        return Order(point, "Stable", "candidate")
+    now = facts.rolling
+    if facts.phase not in (Phase.ROLLING, Phase.STALLED) or now is None or index > now.stage:
+        return Order(point, "Stable")
+    if index < now.stage:
+        return Order(point, "Stable", "candidate")
+    if now.arm is Arm.SHADOW:
+        return Order(point, "Shadow")
+    return Order(point, "Canary", weight=stage.steps[now.step].weight * 10)
+
+
+def _case(facts: Facts) -> _Case:
+    now = facts.rolling
+    if facts.phase not in (Phase.ROLLING, Phase.STALLED) or now is None:
+        return _Case(facts, None, None, 0, 0, deadline_ns(facts))
+    stage = facts.spec.stages[now.stage]
+    needed = stage.shadow_min_pairs if now.arm is Arm.SHADOW else stage.steps[now.step].min_pairs
+    seen = [facts.stats[point] for point in stage.points if point in facts.stats]
+    if not seen:
+        return _Case(facts, stage, None, 0, needed, deadline_ns(facts))
+    total = combine(seen)
+    verdict = judge(total, replace(facts.spec.analysis, min_pairs=facts.pairs_at_start + needed))
+    pairs = max(0, total.pairs - facts.pairs_at_start)
+    return _Case(facts, stage, verdict, pairs, needed, deadline_ns(facts))
+
+
+def _failed(case: _Case) -> Action | None:
+    if case.verdict is None or case.verdict.outcome is not Outcome.FAIL:
+        return None
+    return RollBack(case.verdict.findings[0])
+
+
+def _denied(case: _Case) -> Action | None:
+    facts = case.facts
+    if facts.phase not in WORKING or not facts.digest or facts.digest not in facts.deny_list:
+        return None
+    message = f"{facts.digest} was rejected before; it must change, or its spec must"
+    return Abort("DenyListed", message) if case.stage else Stall("DenyListed", message)
+
+
+def _abort_asked(case: _Case) -> Action | None:
+    if not case.facts.abort or case.facts.phase not in (*WORKING, Phase.STALLED):
+        return None
+    return Abort("AbortRequested", case.facts.abort, case.verdict)
+
+
+def _superseded(case: _Case) -> Action | None:
+    facts = case.facts
+    if not facts.superseded_by or facts.phase is Phase.RETIRED:
+        return None
+    return Supersede(facts.superseded_by)
+
+
+def _unpublished(case: _Case) -> Action | None:
+    """Documents must say what the phase means. A revision that ended may owe points their old pack."""
+    facts = case.facts
+    if facts.phase is Phase.RETIRED or (facts.phase in WORKING and case.stage is None):
+        return None
+    if facts.phase is Phase.STALLED and case.stage is None:
+        return None
+    wanted = orders(facts)
+    late = tuple(order for order in wanted if facts.published.get(order.point) != order)
+    return Publish(late) if late else None
+
+
+def _rests(case: _Case) -> Action | None:
+    if case.facts.phase in (*ENDED, Phase.LIVE):
+        return Wait(None, "at rest")
+    return None
+
+
+def _suspended(case: _Case) -> Action | None:
+    if not case.facts.spec.suspend:
+        return None
+    return Wait(None, "suspended", case.verdict)
+
+
+def _start(case: _Case) -> Action | None:
+    return Start(Rolling()) if case.facts.phase is Phase.SIGNED else None
+
+
+def _passed(case: _Case) -> Action | None:
+    facts = case.facts
+    if case.verdict is None or case.verdict.outcome is not Outcome.PASS or facts.rolling is None:
+        return None
+    if facts.phase is Phase.STALLED:
+        return Resume(facts.rolling)
+    return _forward(case, case.verdict)
+
+
+def _forward(case: _Case, verdict: Verdict) -> Action:
+    now = case.facts.rolling or Rolling()
+    after = next_rolling(case.facts.spec, now)
+    return Promote(verdict) if after is None else Advance(after, verdict)
+
+
+def _overdue(case: _Case) -> Action | None:
+    if case.deadline_ns is None or case.facts.now_ns < case.deadline_ns:
+        return None
+    if case.facts.phase is Phase.STALLED:
+        return Abort("DeadlineExceeded", "nobody mended it in time", case.verdict)
+    if case.facts.phase is not Phase.ROLLING:
+        return Stall("DeadlineExceeded", f"phase {case.facts.phase.value} took longer than allowed")
+    if case.pairs >= case.needed:
+        return Abort("Undecided", "the judge could not tell before the deadline", case.verdict)
+    return _no_data(case)
+
+
+def _no_data(case: _Case) -> Action:
+    message = f"{case.pairs} pairs were judged before the deadline, must be at least {case.needed}"
+    match case.facts.spec.on_no_data:
+        case OnNoData.ABORT:
+            return Abort("NoData", message, case.verdict)
+        case OnNoData.HOLD:
+            return Stall("NoData", message)
+        case OnNoData.PROMOTE:
+            return _forward(case, case.verdict or Verdict(Outcome.UNDECIDED))
+
+
+CHECKS: tuple[Callable[[_Case], Action | None], ...] = (
+    _failed,  # safety first: neither suspension nor a newer version delays a rollback
+    _abort_asked,
+    _denied,
+    _superseded,
+    _unpublished,
+    _rests,
+    _suspended,
+    _start,
+    _passed,
+    _overdue,
+)

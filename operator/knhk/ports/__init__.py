@@ -1,0 +1,1 @@
+"""Protocols of the world outside, with their promises."""
