@@ -71,7 +71,7 @@ class SequencerClient:
                     status, answer = await self._exchange(method, target, body)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
                 self._drop()
-                raise SequencerUnavailable(f"{self._path}: {error or type(error).__name__}") from error
+                raise SequencerUnavailable(f"{self._path}: {type(error).__name__}: {error}") from error
             except BaseException:
                 self._drop()
                 raise

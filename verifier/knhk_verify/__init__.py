@@ -1,7 +1,7 @@
 """Verification arithmetic, once; depends on `cryptography` alone."""
 
 from knhk_verify.errors import Bad
-from knhk_verify.log import Report, verify_log
+from knhk_verify.log import Report, log_entries, verify_log
 from knhk_verify.note import (
     Checkpoint,
     Proof,
@@ -72,6 +72,7 @@ __all__ = [
     "h_o",
     "inclusion_proof",
     "leaf_hash",
+    "log_entries",
     "node_hash",
     "o_key",
     "open_checkpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,19 @@ def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None)
     report.size, report.root = (checkpoint.size, checkpoint.root.hex()) if checkpoint else (0, "")
     report.receipts = len({key[:16] for key in audit.keys_seen if key[16] < 0x80})
     return report
+
+
+def log_entries(log_dir: str | Path) -> Iterator[bytes]:
+    """All entries in a log folder, in order, unverified; raises Bad with file and offset for a bundle that cannot be read."""
+    audit = _Audit(Path(log_dir))
+    bundles = dict[int, int]()
+    for level, n, width in _tile_files(audit):
+        if level is None:
+            bundles[n] = max(width, bundles.get(n, 0))
+    for n, width in sorted(bundles.items()):
+        path = tile_path(None, n, width)
+        for _, entry in parse_bundle_of_entries((audit.dir / path).read_bytes(), path):
+            yield entry
 
 
 def report_json(report: Report) -> dict[str, Any]:

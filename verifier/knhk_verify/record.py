@@ -22,7 +22,7 @@ _LEAF = struct.Struct(">6BH32s32s20sQ16sH")
 
 @dataclass(frozen=True)
 class Leaf:
-    """One (request, pack, arm); numbers as in leaf.md, hashes 32 bytes, pack 20, receipt 16."""
+    """One (request, pack, arm); numbers as in leaf.md, hashes 32 bytes, pack 20, receipt_id 16."""
 
     kind: int
     klass: int
@@ -34,17 +34,17 @@ class Leaf:
     h_a: bytes
     pack: bytes
     time_ns: int
-    receipt: bytes
+    receipt_id: bytes
 
     def encode(self) -> bytes:
         """The 118 bytes; raises Bad when `parse_leaf` would."""
         head = (1, self.kind, self.klass, self.verdict, self.mode, self.flags, self.region)
         try:
-            data = _LEAF.pack(*head, self.h_o, self.h_a, self.pack, self.time_ns, self.receipt, 0)
+            data = _LEAF.pack(*head, self.h_o, self.h_a, self.pack, self.time_ns, self.receipt_id, 0)
         except struct.error as error:
             raise Bad("leaf", f"a field is out of range: {error}") from error
         if parse_leaf(data) != self:
-            raise Bad("leaf", "h_o and h_a must have 32 bytes, pack 20, receipt 16")
+            raise Bad("leaf", "h_o and h_a must have 32 bytes, pack 20, receipt_id 16")
         return data
 
 

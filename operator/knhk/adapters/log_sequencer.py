@@ -1,0 +1,91 @@
+"""Log by the sequencer process, HTTP/1.1 over its Unix socket (formats/log.md)."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from knhk.model.faults import Fault, NotFound, Refused, Waiting
+from knhk_verify.record import entry_key
+
+BATCH = 32_768  # leaves of one request, below both bounds of the sequencer
+RETRY_AFTER_S = 0.5
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class SequencerLog:
+    """`knhk.ports.log.Log`; one connection for each call, so that threads share nothing."""
+
+    def __init__(self, path: str | Path, timeout_s: float = 10.0) -> None:
+        self._path, self._timeout_s = str(path), timeout_s
+
+    def append_event(self, bundle: bytes) -> int:
+        """See the port."""
+        return int(json.loads(self._request("POST", "/event", bundle))["index"])
+
+    def append_leaves(self, leaves: Sequence[bytes]) -> list[int]:
+        """See the port."""
+        indexes = list[int]()
+        for start in range(0, len(leaves), BATCH):
+            items = [entry_key(leaf) + len(leaf).to_bytes(2, "big") + leaf for leaf in leaves[start : start + BATCH]]
+            answer = self._request("POST", "/append", b"".join([len(items).to_bytes(4, "big"), *items]))
+            if len(answer) != 8 * len(items):
+                raise Waiting("LogAnswer", "the sequencer's answer does not fit the batch", RETRY_AFTER_S)
+            indexes += struct.unpack(f">{len(items)}Q", answer)
+        return indexes
+
+    def index_of(self, key: bytes) -> int:
+        """See the port."""
+        return int(json.loads(self._request("GET", f"/index/{key.hex()}"))["index"])
+
+    def proof(self, index: int) -> str:
+        """See the port."""
+        try:
+            return self._request("GET", f"/proof/{index}").decode()
+        except NotFound as error:
+            raise Waiting("NotCovered", str(error), RETRY_AFTER_S) from error
+
+    def checkpoint(self) -> str:
+        """See the port."""
+        return self._request("GET", "/checkpoint").decode()
+
+    def _request(self, method: str, target: str, body: bytes | None = None) -> bytes:
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            connection.request(method, target, body)
+            answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            message = f"{self._path}: {type(error).__name__}: {error}; is the sequencer running? (knhk up)"
+            raise Waiting("LogUnreachable", message, RETRY_AFTER_S) from error
+        finally:
+            connection.close()
+        if answer.status == 200:
+            return data
+        raise self._fault(target, answer.status, data)
+
+    def _fault(self, target: str, status: int, data: bytes) -> Exception:
+        try:
+            told = json.loads(data)
+            where, what = str(told["where"]), str(told["what"])
+        except (ValueError, KeyError, TypeError):
+            where, what = target, data[:200].decode(errors="replace")
+        if status == 404:
+            return NotFound(f"{where}: {what}")
+        if 400 <= status < 500:
+            return Refused([Fault(where, what, "must be as in formats/log.md")])
+        return Waiting("LogStorage", f"{where}: {what}", RETRY_AFTER_S)
