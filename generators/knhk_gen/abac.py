@@ -90,9 +90,9 @@ class _Rules:
 
     def _term(self, s: Term, p: str, o: Term) -> None:
         kind = self.kinds.get(s, "")
-        if p == SH + "message" and (must := _text(self.store, o)):
-            self._fault(s, p, o, must)
-        elif p == SH + "severity" and (must := _severity(self.store, o)):
+        if (p == SH + "message" and (must := _text(self.store, o))) or (
+            p == SH + "severity" and (must := _severity(self.store, o))
+        ):
             self._fault(s, p, o, must)
         elif p.startswith(SH) and p not in (SH + "message", SH + "severity"):
             self._fault(s, p, o, "must be sh:message or sh:severity here")
@@ -201,16 +201,14 @@ def _label(term: Term) -> str:
 
 
 def lower_abac(source: Source, target_of: TargetOf) -> tuple[list[AbacGuard], set[str]]:
-    """Guards of one abac source, and the predicates of the caller that they read. Raises Refused."""
+    """Guards of one abac source, and what they read of the caller. Raises Refused."""
     rules = _Rules(source)
     guards: list[AbacGuard] = []
     for policy in rules._of("Policy"):
         scope = rules.values(policy, "scope")
         out_of_scope = negate(_any_string(ATTR + "action", scope))
         members = rules.values(policy, "rule")
-        allowed = [
-            _match(rules, r, target_of) for r in members if rules.kinds[r] == "Permission"
-        ]
+        allowed = [_match(rules, r, target_of) for r in members if rules.kinds[r] == "Permission"]
         actions = ", ".join(sorted(str(v) for v in scope))
         text, severity = _said(rules, policy, f"no permission allows this caller to {actions} this")
         why = "abac: R1, attributes and bundle values of the request, known subjects"
@@ -235,5 +233,3 @@ def lower_abac(source: Source, target_of: TargetOf) -> tuple[list[AbacGuard], se
         str(v) for node in rules.store.by_subject for r in RELATIONS for v in rules.values(node, r)
     }
     return guards, reads
-
-

@@ -66,6 +66,7 @@ _FORBIDDEN: Final = {
 }
 
 Node = URIRef | BNode | Literal | Variable
+Constant = URIRef | Literal
 Pattern = tuple[Node, str, Node]
 
 
@@ -82,7 +83,7 @@ class Rule:
     reads_bundle: bool
 
 
-class _Fall(Exception):  # noqa: N818
+class _Fall(Exception):
     """The rule does not fit R1."""
 
     def __init__(self, klass: str, feature: str, reason: str = "") -> None:
@@ -97,7 +98,7 @@ class _Alt:
     patterns: tuple[Pattern, ...] = ()
     tests: tuple[tuple[Variable, Expr], ...] = ()
     conds: tuple[Expr, ...] = ()
-    values: tuple[tuple[Variable, Node], ...] = ()
+    values: tuple[tuple[Variable, Constant], ...] = ()
     counts: tuple[tuple[Variable, Node, str], ...] = ()
 
     def variables(self) -> set[Node]:
@@ -162,7 +163,9 @@ class _Lowering:
         if name == "ToMultiSet":
             return self._multiset(node.p)
         if name == "Extend" and isinstance(node.expr, (URIRef, Literal)):
-            return [replace(a, values=(*a.values, (node.var, node.expr))) for a in self.body(node.p)]
+            return [
+                replace(a, values=(*a.values, (node.var, node.expr))) for a in self.body(node.p)
+            ]
         if name == "Extend":
             raise _Fall("W1", BIND)
         if name == "Minus":
@@ -178,9 +181,9 @@ class _Lowering:
             if _open(s) and s != THIS and _open(o) and s != o != p != s:
                 return (s, "", o)
             raise _Fall("C1", ALL_OPEN, "the predicate is a variable")
-        if isinstance(o, Literal) and o.datatype not in (None, URIRef(XSD + "string")):
-            if not re.search(rf"(?<![\w.+-]){re.escape(str(o))}(?![\w.])", self.text):
-                raise _Fall("W1", GROUND, "the constant is not written in canonical form")
+        typed = isinstance(o, Literal) and o.datatype not in (None, URIRef(XSD + "string"))
+        if typed and not re.search(rf"(?<![\w.+-]){re.escape(str(o))}(?![\w.])", self.text):
+            raise _Fall("W1", GROUND, "the constant is not written in canonical form")
         return (s, str(p), o)
 
     def _optional(self, node: CompValue) -> list[_Alt]:
@@ -197,7 +200,7 @@ class _Lowering:
                     joined.append(both)
                     continue
                 joined += [self._tested(both, a) for a in self._truth(node.expr, True, both)]
-            if any((set(v for v, _ in j.tests) & left.variables()) for j in joined):
+            if any(({v for v, _ in j.tests} & left.variables()) for j in joined):
                 raise _Fall("W1", OPTIONAL)
             absent = negate(disj([self.finish(_without(j, left)) for j in joined]))
             found += [*joined, replace(left, conds=(*left.conds, absent))]
@@ -414,7 +417,7 @@ class _Lowering:
             predicates = [p for p, other in mine if other == o]
             if self.has_this and o == THIS:
                 raise _Fall("W1", CHAIN)
-            if not _open(o):
+            if not isinstance(o, (Variable, BNode)):
                 found += [some(p, is_in([plan_term(o)])) for p in predicates]
                 continue
             if any(t != s for t, _, other in alt.patterns if other == o):
@@ -468,13 +471,12 @@ def _literal_but(test: Expr) -> Expr:
     return conj([_LITERAL, negate(test, "t")], "t")
 
 
-def _comparison(op: str, constant: Node) -> Expr:
+def _comparison(op: str, constant: Constant) -> Expr:
     """V: the term stands in relation `op` to the constant; an error is false."""
     value = scaled(constant) if isinstance(constant, Literal) else "not a literal"
     if op in ("=", "!="):
         plain = isinstance(constant, URIRef) or (
-            isinstance(constant, Literal)
-            and (constant.language or constant.datatype in (None, URIRef(XSD + "string")))
+            bool(constant.language) or constant.datatype in (None, URIRef(XSD + "string"))
         )
         if isinstance(value, str) and not plain:
             raise _Fall("W1", COMPARE)
@@ -506,7 +508,7 @@ def _sides(a: Any, b: Any) -> tuple[Any, Any]:
     raise _Fall("W1", COMPARE)
 
 
-def _bindings(row: Any) -> Iterator[tuple[Variable, Node]]:
+def _bindings(row: Any) -> Iterator[tuple[Variable, Constant]]:
     return ((v, t) for v, t in sorted(row.items()) if isinstance(t, (URIRef, Literal)))
 
 
@@ -523,20 +525,26 @@ def _without(joined: _Alt, left: _Alt) -> _Alt:
 
 def _substituted(alt: _Alt) -> _Alt:
     """Values of VALUES and BIND put where they are used: subjects replaced, objects tested."""
-    bound: dict[Variable, list[Node]] = {}
+    bound: dict[Node, list[Constant]] = {}
     for var, term in alt.values:
         bound.setdefault(var, []).append(term)
     if any(len(set(terms)) > 1 for terms in bound.values()):
         return _Alt(conds=(FALSE,))
     single = {var: terms[0] for var, terms in bound.items()}
-    patterns = tuple((single.get(s, s), p, o) for s, p, o in alt.patterns)  # type: ignore[call-overload]
+    patterns = tuple((single.get(s, s), p, o) for s, p, o in alt.patterns)
     objects = {o for _, _, o in patterns}
-    tests = [(v, is_in([plan_term(t)])) for v, t in single.items() if v in objects]
+    tests = [
+        (v, is_in([plan_term(t)]))
+        for v, t in single.items()
+        if v in objects and isinstance(v, Variable)
+    ]
     return replace(alt, patterns=patterns, tests=alt.tests + tuple(tests), values=())
 
 
 def _nested(path: Path) -> bool:
-    parts = getattr(path, "args", None) or [getattr(path, "arg", None) or getattr(path, "path", None)]
+    parts = getattr(path, "args", None) or [
+        getattr(path, "arg", None) or getattr(path, "path", None)
+    ]
     deep = any(isinstance(part, Path) for part in parts)
     return deep or (isinstance(path, SequencePath) and len(parts) > 2)
 
@@ -577,7 +585,15 @@ def _parsed(source: Source, query: str) -> CompValue:
     at = Text(source.text, source.path, source.first_line)
     must = "must be a SPARQL 1.1 ASK query: "
     if len(source.text) > MAX_QUERY_CHARS:
-        raise Refused([Fault(at.at(1), f"{len(source.text)} characters", f"must have at most {MAX_QUERY_CHARS} characters")])
+        raise Refused(
+            [
+                Fault(
+                    at.at(1),
+                    f"{len(source.text)} characters",
+                    f"must have at most {MAX_QUERY_CHARS} characters",
+                )
+            ]
+        )
     declared = query.count("\n") - source.text.strip().count("\n")
     blank = len(source.text) - len(source.text.lstrip())
     offset = source.text[:blank].count("\n") - declared
@@ -591,7 +607,9 @@ def _parsed(source: Source, query: str) -> CompValue:
     try:
         algebra = translateQuery(tree).algebra
     except Exception as error:  # rdflib raises bare Exception for unknown prefixes and bad scopes
-        raise Refused([Fault(_place(at, _missing(error)), str(error)[:120], must + str(error)[:120])]) from error
+        raise Refused(
+            [Fault(_place(at, _missing(error)), str(error)[:120], must + str(error)[:120])]
+        ) from error
     if algebra.name != "AskQuery":
         raise Refused([Fault(at.at(1), algebra.name, "must be an ASK query")])
     return algebra
@@ -614,15 +632,21 @@ def _forbidden(source: Source, algebra: CompValue) -> list[Fault]:
         if not isinstance(node, CompValue):
             continue
         if node.name in _FORBIDDEN:
-            word = {"ServiceGraphPattern": "SERVICE"}.get(node.name, node.name.removeprefix("Builtin_").upper())
+            word = {"ServiceGraphPattern": "SERVICE"}.get(
+                node.name, node.name.removeprefix("Builtin_").upper()
+            )
             faults.append(Fault(_place(at, word), word, _FORBIDDEN[node.name]))
         if node.name == "Function" and not str(node.iri).startswith(XSD):
             iri = str(node.iri)
-            shown = re.search(r"[\w-]+:" + re.escape(iri[max(iri.rfind("#"), iri.rfind("/")) + 1 :]), at.text)
+            shown = re.search(
+                r"[\w-]+:" + re.escape(iri[max(iri.rfind("#"), iri.rfind("/")) + 1 :]), at.text
+            )
             place = at.where(shown.start()) if shown else at.at(1)
             faults.append(Fault(place, f"<{iri}>", "must be a function of SPARQL 1.1"))
     if algebra.datasetClause:
-        faults.append(Fault(_place(at, "FROM"), "FROM", "must not use FROM: a request is one graph"))
+        faults.append(
+            Fault(_place(at, "FROM"), "FROM", "must not use FROM: a request is one graph")
+        )
     return faults
 
 
@@ -664,7 +688,15 @@ def lower_ask(source: Source, target_of: Callable[[dict[str, Any]], int]) -> Rul
     try:
         if source.target is None and THIS in _mentioned(algebra):
             must = "must have a target class for $this to range over"
-            raise Refused([Fault(_place(Text(source.text, source.path, source.first_line), "this"), "$this", must)])
+            raise Refused(
+                [
+                    Fault(
+                        _place(Text(source.text, source.path, source.first_line), "this"),
+                        "$this",
+                        must,
+                    )
+                ]
+            )
         alts = lowering.body(algebra.p.p if algebra.p.name == "Project" else algebra.p)
         expr: Expr | None = disj([lowering.finish(a) for a in alts])
         features = sorted(lowering.features) or [GROUND]
@@ -673,5 +705,3 @@ def lower_ask(source: Source, target_of: Callable[[dict[str, Any]], int]) -> Rul
         expr, klass = None, fall.klass
         text = table.why(table.ask(), fall.feature, fall.klass, fall.reason)
     return Rule(expr, klass, text, query, frozenset(subjects), frozenset(predicates), reads)
-
-

@@ -6,11 +6,10 @@ import struct
 from typing import Final
 
 from rdflib import BNode, Literal, URIRef
-from rdflib.term import IdentifiedNode
 
 from knhk.model.faults import Fault, Refused
 from knhk_gen.names import ABAC, XSD
-from knhk_gen.turtle import Term, TripleStore, parse, show
+from knhk_gen.turtle import Subject, Term, TripleStore, parse, show
 
 MAGIC: Final = b"KNHKBND1"
 NONE: Final = 0xFFFFFFFF
@@ -32,7 +31,9 @@ def build(turtle: str, path: str, caller_template: str) -> bytes:
     caller). Raises Refused with every fault and its line."""
     faults: list[Fault] = []
     if caller_template and (caller_template.count("{}") != 1 or ":" not in caller_template):
-        faults.append(Fault(path, caller_template, "must be an IRI with {} once, as caller template"))
+        faults.append(
+            Fault(path, caller_template, "must be an IRI with {} once, as caller template")
+        )
     store = parse(turtle, path)
     faults += _faults(store)
     if faults:
@@ -46,10 +47,14 @@ def _faults(store: TripleStore) -> list[Fault]:
         if isinstance(s, BNode):
             found.append(Fault(where, show(s), "must be an IRI: a bundle has no blank nodes"))
         if isinstance(o, BNode):
-            found.append(Fault(where, f"{store.curie(str(p))} {show(o)}", "must be an IRI or a literal"))
+            found.append(
+                Fault(where, f"{store.curie(str(p))} {show(o)}", "must be an IRI or a literal")
+            )
         name = str(p)
         if name in (ABAC + "hasRole", ABAC + "inherits") and not isinstance(o, URIRef):
-            found.append(Fault(where, f"{store.curie(name)} {show(o)}", "must be the IRI of a role"))
+            found.append(
+                Fault(where, f"{store.curie(name)} {show(o)}", "must be the IRI of a role")
+            )
         if name == ABAC + "inheritable" and str(o) not in ("true", "false"):
             found.append(Fault(where, f"{store.curie(name)} {show(o)}", "must be true or false"))
         if name.startswith(ABAC) and name.removeprefix(ABAC) not in _TERMS:
@@ -81,7 +86,7 @@ def _true() -> Literal:
     return Literal("true", datatype=URIRef(XSD + "boolean"), normalize=False)
 
 
-def _roles(store: TripleStore, subject: IdentifiedNode) -> set[URIRef]:
+def _roles(store: TripleStore, subject: Subject) -> set[URIRef]:
     todo = list(store.values(subject, ABAC + "hasRole"))
     found: set[URIRef] = set()
     while todo:
@@ -102,7 +107,7 @@ def _row(p: str, o: Term) -> Row:
 
 
 def _pack(subjects: dict[str, list[Row]], template: str) -> bytes:
-    texts = {s for s in subjects} | {template} | {""}
+    texts = set(subjects) | {template} | {""}
     texts |= {text for rows in subjects.values() for row in rows for text in row[:3]}
     strings = sorted(text.encode() for text in texts)
     index = {text.decode(): i for i, text in enumerate(strings)}
@@ -148,5 +153,3 @@ def _subjects(
         out += struct.pack("<4I", index[name], first, len(rows), 0)
         first += len(rows)
     return bytes(out)
-
-

@@ -68,9 +68,9 @@ def lower(pack: PackSources) -> GuardPlan:
         _add_shapes(plan, shapes, pack.sources)
     for source in pack.sources:
         if source.kind == "ask":
-            _collect(faults, lambda s=source: _add_ask(plan, s))  # type: ignore[misc]
+            _collect(faults, lambda s=source: _add_ask(plan, s))
         elif source.kind == "abac":
-            _collect(faults, lambda s=source: _add_abac(plan, s))  # type: ignore[misc]
+            _collect(faults, lambda s=source: _add_abac(plan, s))
         elif source.kind == "construct":
             where = f"{source.path}:{source.first_line}"
             faults.append(Fault(where, source.name, "must be shapes, ask, abac or mapping for now"))
@@ -95,7 +95,8 @@ def _collect(faults: list[Fault], step: Any) -> Any:
 def _payload(plan: _Plan) -> Doc:
     plan.ids["payload"] = 1
     return {
-        "id": "payload", "kind": "payload", "class": "R1", "why": "guard 0 of every pack (formats/action.md)",
+        "id": "payload", "kind": "payload", "class": "R1",
+        "why": "guard 0 of every pack (formats/action.md)",
         "source": "", "shape": "", "component": "", "path": "",
         "message": "the body must be well-formed for the mapping of its route",
         "severity": "Violation", "target": plan.target(REQUEST_TARGET), "expr": dict(TRUE),
@@ -106,9 +107,7 @@ def _shapes_store(sources: Sequence[Source], faults: list[Fault]) -> TripleStore
     store = TripleStore()
     for source in sources:
         if source.kind == "shapes":
-            _collect(
-                faults, lambda s=source: parse(s.text, s.path, s.first_line, store)
-            )
+            _collect(faults, lambda s=source: parse(s.text, s.path, s.first_line, store))
     return store
 
 

@@ -20,7 +20,7 @@ _LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
 
 @dataclass(frozen=True)
 class TermMap:
-    """How a term is made: `form` reference, template, constant or blank; the words of the author."""
+    """How a term is made: `form` reference, template, constant or blank; the author's words."""
 
     form: str
     text: str
@@ -135,18 +135,28 @@ class _Lowering:
 
     def _literal(self, value: TermMap, node: str) -> None:
         if (value.datatype or value.lang) and node != "literal":
-            self.mapping.fault(value.where, value.text, "must not have a datatype or language: it is an IRI")
+            self.mapping.fault(
+                value.where, value.text, "must not have a datatype or language: it is an IRI"
+            )
         if value.datatype and value.lang:
-            self.mapping.fault(value.where, value.text, "must have a datatype or a language, not both")
+            self.mapping.fault(
+                value.where, value.text, "must have a datatype or a language, not both"
+            )
         if value.datatype == LANG_STRING:
             self.mapping.fault(value.where, value.datatype, "must be given as a language instead")
         if value.lang and not _LANGUAGE.fullmatch(value.lang):
-            self.mapping.fault(value.where, value.lang, "must be a language tag such as en or de-AT")
+            self.mapping.fault(
+                value.where, value.lang, "must be a language tag such as en or de-AT"
+            )
 
     def _absolute(self, parts: Sequence[dict[str, Any]], value: TermMap) -> None:
         first = parts[0].get("text", "") if parts else ""
         if parts and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", first):
-            self.mapping.fault(value.where, value.text, "must begin with an absolute IRI such as https://example.com/")
+            self.mapping.fault(
+                value.where,
+                value.text,
+                "must begin with an absolute IRI such as https://example.com/",
+            )
 
     def _scalar(self, parts: Sequence[dict[str, Any]], value: TermMap) -> None:
         if any({"each": True} in part.get("ref", ()) for part in parts):
@@ -187,7 +197,9 @@ def _check_classes(mapping: Mapping) -> None:
     for triples in mapping.maps:
         for prop in triples.properties:
             value = prop.value
-            literal = value and (value.node == "literal" or (not value.node and value.form == "reference"))
+            literal = value and (
+                value.node == "literal" or (not value.node and value.form == "reference")
+            )
             if prop.predicate == TYPE and (literal or value is None):
                 mapping.fault(prop.where, "rdf:type", "must make an IRI (node: iri, or a template)")
 

@@ -26,7 +26,9 @@ _KNOWN: Final = frozenset(
         "objectMap", "template", "constant", "class", "termType", "datatype", "language",
         "parentTriplesMap",
     )}
-    | {RML + t for t in ("logicalSource", "source", "referenceFormulation", "iterator", "reference")}
+    | {RML + t for t in (
+        "logicalSource", "source", "referenceFormulation", "iterator", "reference",
+    )}
     | {KNHK + "unknownMembers"}
 )  # fmt: skip
 SINGLE: Final = (
@@ -101,7 +103,12 @@ class _Reader:
         ]
         where = self.store.where(source, RML + "iterator")
         return TriplesMap(
-            self.id(s), str(iterator or "$"), where, made, tuple(map(str, classes)), tuple(properties)
+            self.id(s),
+            str(iterator or "$"),
+            where,
+            made,
+            tuple(map(str, classes)),
+            tuple(properties),
         )
 
     def id(self, s: Term) -> str:
@@ -128,7 +135,9 @@ class _Reader:
             else:
                 objects.append((self.term_map(inner, RR + "objectMap", node), ""))
         if not predicates or not objects:
-            self.mapping.fault(where, "rr:predicateObjectMap", "must have a predicate and an object")
+            self.mapping.fault(
+                where, "rr:predicateObjectMap", "must have a predicate and an object"
+            )
         return [
             PropertyMap(str(p), value.where if value else where, value, child)
             for p in predicates
@@ -141,7 +150,9 @@ class _Reader:
         if kind is not None and str(kind) not in _NODES:
             self.fault(node, RR + "termType", kind, "must be rr:IRI, rr:BlankNode or rr:Literal")
         name = _NODES.get(str(kind), "")
-        given = [p for p in (RR + "template", RML + "reference", RR + "constant") if self.one(node, p)]
+        given = [
+            p for p in (RR + "template", RML + "reference", RR + "constant") if self.one(node, p)
+        ]
         if not given and name == "bnode":
             return TermMap("blank", "", where, name)
         if len(given) != 1:
@@ -176,5 +187,3 @@ def read_rml(source: Source) -> Mapping:
     reader = _Reader(parse(source.text, source.path, source.first_line))
     reader.read()
     return reader.mapping
-
-

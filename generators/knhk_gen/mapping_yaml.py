@@ -150,7 +150,9 @@ class _Reader:
     ) -> str:
         given = [name for name in names if name in fields]
         if len(given) != 1:
-            self.fault(node, ", ".join(given) or _value(node), f"must have one of {', '.join(names)}")
+            self.fault(
+                node, ", ".join(given) or _value(node), f"must have one of {', '.join(names)}"
+            )
         return given[0] if given else ""
 
     def kind(self, fields: dict[str, tuple[Node, Node]], allowed: tuple[str, ...]) -> str:
@@ -174,7 +176,9 @@ class _Reader:
         kind = self.kind(fields, ("iri", "literal"))
         if form == "constant":
             term = self.constant(fields["constant"][1], kind, datatype, lang)
-            return PropertyMap(predicate, where, TermMap("constant", "", where, kind or "any", term=term))
+            return PropertyMap(
+                predicate, where, TermMap("constant", "", where, kind or "any", term=term)
+            )
         text = self.string(fields[form][1]) if form else ""
         words = {"path": "reference", "template": "template", "": "reference"}
         return PropertyMap(
@@ -189,7 +193,7 @@ class _Reader:
 
 
 def _value(node: Node) -> str:
-    return str(node.value) if isinstance(node, ScalarNode) else f"a {node.id}"
+    return str(node.value) if isinstance(node, ScalarNode) else f"a {node.tag.rsplit(':', 1)[-1]}"
 
 
 def read_yaml(source: Source) -> Mapping:

@@ -196,7 +196,9 @@ class Lowering:
             return fits({"op": "uniqueLang", "p": p} if on else TRUE, "sh:uniqueLang")
         if name in ("equals", "disjoint", "lessThan", "lessThanOrEquals"):
             row = PAIRS if name in ("equals", "disjoint") else ORDERS
-            return fits(conj([{"op": "pair", "rel": name, "p": p, "q": str(q)} for q in values]), row)
+            return fits(
+                conj([{"op": "pair", "rel": name, "p": p, "q": str(q)} for q in values]), row
+            )
         if name == "qualifiedValueShape":
             return self._qualified(shape, p)
         piece = self._test(shape, param)
@@ -206,7 +208,9 @@ class Lowering:
 
     def on_focus(self, shape: Term) -> Piece:
         """A whole shape as E over a focus node."""
-        return self._whole(shape, lambda param: self.component(shape, param, self.shapes.path(shape)))
+        return self._whole(
+            shape, lambda param: self.component(shape, param, self.shapes.path(shape))
+        )
 
     def on_value(self, shape: Term) -> Piece:
         """A whole shape as V over a value node."""
@@ -283,8 +287,14 @@ class Lowering:
 
     def _references(self, shape: Term) -> list[Term]:
         s = self.shapes
-        found = [v for n in ("not", "node", "property", "qualifiedValueShape") for v in s.values(shape, n)]
-        return found + [v for n in ("and", "or", "xone") for head in s.values(shape, n) for v in s.items(head)]
+        found = [
+            v
+            for n in ("not", "node", "property", "qualifiedValueShape")
+            for v in s.values(shape, n)
+        ]
+        return found + [
+            v for n in ("and", "or", "xone") for head in s.values(shape, n) for v in s.items(head)
+        ]
 
     def _logic(self, shape: Term, name: str, lower: Callable[[Term], Piece], key: str) -> Piece:
         parts: list[Piece] = []
@@ -317,7 +327,9 @@ class Lowering:
             return falls("C1", "sh:qualifiedValueShapesDisjoint")
         low, high = s.value(shape, "qualifiedMinCount"), s.value(shape, "qualifiedMaxCount")
         least, most = int(str(low or 0)), None if high is None else int(str(high))
-        inner = merge([self.on_value(v) for v in s.values(shape, "qualifiedValueShape")], QUALIFIED, _one)
+        inner = merge(
+            [self.on_value(v) for v in s.values(shape, "qualifiedValueShape")], QUALIFIED, _one
+        )
         if inner.expr is None:
             return falls("C1" if inner.klass == "C1" else "W1", QUALIFIED)
         if least > 1 or most not in (None, 0) or len(s.values(shape, "qualifiedValueShape")) > 1:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from rdflib import BNode, Literal, URIRef
-from rdflib.term import IdentifiedNode
 
 from knhk.model.faults import Fault, Refused
 from knhk_gen.names import OWL, RDF, RDFS, SH, TYPE, XSD
-from knhk_gen.turtle import NIL, Term, TripleStore, show
+from knhk_gen.turtle import NIL, Subject, Term, TripleStore, show
 
 NODE_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     SH + "IRI": ("iri",),
@@ -57,9 +56,7 @@ def _string(_: TripleStore, v: Term) -> str:
 
 
 def _text(_: TripleStore, v: Term) -> str:
-    plain = isinstance(v, Literal) and (
-        v.language or v.datatype in (None, URIRef(XSD + "string"))
-    )
+    plain = isinstance(v, Literal) and (v.language or v.datatype in (None, URIRef(XSD + "string")))
     return "" if plain else "must be a string, with or without a language tag"
 
 
@@ -199,6 +196,12 @@ PATHS: Final = tuple(
     SH + p
     for p in ("inversePath", "alternativePath", "zeroOrMorePath", "oneOrMorePath", "zeroOrOnePath")
 )
+_TYPES: Final = frozenset(
+    {
+        "NodeShape", "PropertyShape", "PropertyGroup", "Shape", "SPARQLConstraint",
+        "PrefixDeclaration", "ValidationReport", "ValidationResult",
+    }
+)  # fmt: skip
 TARGETS: Final = ("targetNode", "targetClass", "targetSubjectsOf", "targetObjectsOf")
 _CLASS_TYPES: Final = (URIRef(RDFS + "Class"), URIRef(OWL + "Class"))
 
@@ -251,7 +254,7 @@ class Shapes:
 
     def path(self, shape: Term) -> Path | None:
         """The path of a property shape; None for a node shape."""
-        return self._paths.get(shape)  # type: ignore[call-overload, no-any-return]
+        return None if isinstance(shape, Literal) else self._paths.get(shape)
 
     def values(self, shape: Term, name: str) -> list[Term]:
         """Values of `sh:name`."""
@@ -290,9 +293,9 @@ class Shapes:
             self._below = below
         return self._below
 
-    def roots(self) -> list[IdentifiedNode]:
+    def roots(self) -> list[Subject]:
         """Shapes that have a target of their own, in the order of the text."""
-        found: dict[IdentifiedNode, None] = {}
+        found: dict[Subject, None] = {}
         for s, p, _ in self.store.triples:
             explicit = str(p) in {SH + t for t in TARGETS}
             if explicit or (str(p) == TYPE and self.is_implicit_class(s)):
@@ -333,12 +336,12 @@ class Shapes:
             elif must := check(self.store, o):
                 self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", must)
             elif single and self.store.values(s, name)[0] != o:
-                self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", "must be given once")
+                self._fault(
+                    (s, name, o), f"{self.store.curie(name)} {show(o)}", "must be given once"
+                )
 
     def _check_type(self, s: Term, o: URIRef) -> None:
-        known = ("NodeShape", "PropertyShape", "PropertyGroup", "ValidationReport")
-        known += ("ValidationResult", "SPARQLConstraint", "PrefixDeclaration", "Shape")
-        if str(o).removeprefix(SH) not in known:
+        if str(o).removeprefix(SH) not in _TYPES:
             self._fault((s, TYPE, o), show(o), "must be sh:NodeShape or sh:PropertyShape")
 
     def _shapes(self) -> Iterable[Term]:
@@ -390,13 +393,16 @@ class Shapes:
     def _check_sparql(self, shape: Term) -> None:
         for constraint in self.values(shape, "sparql"):
             if not self.values(constraint, "select"):
-                self._fault((shape, SH + "sparql", constraint), "sh:sparql", "must have an sh:select")
+                self._fault(
+                    (shape, SH + "sparql", constraint), "sh:sparql", "must have an sh:select"
+                )
 
     def _path(self, node: Term, where: str, depth: int) -> Path | None:
         if isinstance(node, URIRef) and node != NIL:
             return Path("predicate", str(node))
         if isinstance(node, Literal) or depth > 16:
-            return self._bad_path(node, where)
+            self._bad_path(node, where)
+            return None
         if self.store.values(node, RDF + "first"):
             return self._parts("sequence", node, where, depth)
         for name in PATHS:
@@ -406,7 +412,8 @@ class Shapes:
                     return self._parts(kind, inner, where, depth)
                 part = self._path(inner, where, depth + 1)
                 return Path(kind, parts=(part,)) if part else None
-        return self._bad_path(node, where)
+        self._bad_path(node, where)
+        return None
 
     def _parts(self, kind: str, head: Term, where: str, depth: int) -> Path | None:
         try:
@@ -416,7 +423,8 @@ class Shapes:
             return None
         parts = [self._path(member, where, depth + 1) for member in members]
         if len(parts) < 2:
-            return self._bad_path(head, where)
+            self._bad_path(head, where)
+            return None
         return Path(kind, parts=tuple(p for p in parts if p)) if all(parts) else None
 
     def _bad_path(self, node: Term, where: str) -> None:

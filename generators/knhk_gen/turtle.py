@@ -9,12 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, MutableSequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pyoxigraph
 from rdflib import BNode, Graph, Literal, URIRef
 from rdflib.plugins.parsers.notation3 import BadSyntax, RDFSink, SinkParser
-from rdflib.term import IdentifiedNode
 
 from knhk.model.faults import Fault, Refused
 from knhk_gen.names import RDF
@@ -26,14 +25,15 @@ MAX_SOURCE_CHARS = 4 * 1024 * 1024
 MAX_NESTING = 64
 
 Term = URIRef | BNode | Literal
-Triple = tuple[IdentifiedNode, URIRef, Term]
+Subject = URIRef | BNode
+Triple = tuple[Subject, URIRef, Term]
 
 FIRST, REST, NIL = URIRef(RDF + "first"), URIRef(RDF + "rest"), URIRef(RDF + "nil")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A source text and how its lines are named in faults (`path:line`, first line `first_line`)."""
+    """A source text; faults name its lines `path:line`, the first one `first_line`."""
 
     text: str
     path: str
@@ -62,7 +62,7 @@ class TripleStore:
 
     triples: dict[Triple, str] = field(default_factory=dict)
     prefixes: dict[str, str] = field(default_factory=dict)
-    by_subject: dict[IdentifiedNode, dict[str, list[Term]]] = field(default_factory=dict)
+    by_subject: dict[Subject, dict[str, list[Term]]] = field(default_factory=dict)
     blank_count: int = 0
 
     def add(self, triple: Triple, where: str) -> None:
@@ -82,17 +82,19 @@ class TripleStore:
     def where(self, subject: Term, predicate: str | None = None, value: Term | None = None) -> str:
         """Place of the first triple that matches; that of the subject when none does."""
         found = ""
-        for p, values in self.by_subject.get(subject, {}).items():  # type: ignore[arg-type]
+        if isinstance(subject, Literal):
+            return "?"
+        for p, values in self.by_subject.get(subject, {}).items():
             for o in values:
-                place = self.triples[(subject, URIRef(p), o)]  # type: ignore[index]
+                place = self.triples[(subject, URIRef(p), o)]
                 if (predicate in (None, p)) and (value is None or value == o):
                     return place
                 found = found or place
         return found or "?"
 
-    def subjects(self, predicate: str, value: Term | None = None) -> Iterator[IdentifiedNode]:
+    def subjects(self, predicate: str, value: Term | None = None) -> Iterator[Subject]:
         """Distinct subjects of triples (?, predicate, value) in the order of the text."""
-        seen: set[IdentifiedNode] = set()
+        seen: set[Subject] = set()
         for s, p, o in self.triples:
             if str(p) == predicate and (value is None or o == value) and s not in seen:
                 seen.add(s)
@@ -164,7 +166,7 @@ class _Sink(RDFSink):
 
     def makeStatement(self, quadruple: Any, why: Any = None) -> None:  # noqa: N802
         _, p, s, o = quadruple
-        subject, predicate, value = (self.normalise(None, x) for x in (s, p, o))
+        subject, predicate, value = (cast(Any, self.normalise(None, x)) for x in (s, p, o))
         self.store.add((subject, predicate, value), self.text.where(self.position))
 
 
@@ -237,7 +239,9 @@ def parse(
     try:
         parser.loadBuf(source.text)
     except (BadSyntax, IndexError, ValueError, TypeError, AssertionError, RecursionError):
-        broken = True  # rdflib shows lack of closing marks as any of these; the strict reader says why
+        broken = (
+            True  # rdflib shows lack of closing marks as any of these; the strict reader says why
+        )
     faults = {
         Fault(
             source.where(_first_after(source.text, position)),
