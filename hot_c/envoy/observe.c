@@ -232,7 +232,7 @@ static shim_reason check_media(shim_request *request, bool eos) {
   size_t types = header(request, SHIM_TEXT("content-type"), &type);
   metadata(request, SHIM_TEXT("media"), &list);
   request->body_allowed = list.n != 0;
-  if (types > 1) return REASON_REPEATED;
+  if (types > 1 || (type.n != 0 && memchr(type.p, ',', type.n) != NULL)) return REASON_REPEATED; /* Envoy joins copies by commas */
   if (header(request, SHIM_TEXT("content-length"), &length) == 1 && is_too_long(length)) return REASON_TOO_LARGE;
   if (request->body_allowed && !is_listed(type, list) && (types != 0 || !eos)) return REASON_MEDIA;
   return REASON_NONE;
