@@ -47,7 +47,10 @@ def _stated(data: bytes) -> Stated:
 
 
 def _symbol_address(data: bytes) -> int:
-    sections, size, count = struct.unpack_from("<Q", data, 40)[0], *struct.unpack_from("<HH", data, 58)
+    sections, size, count = (
+        struct.unpack_from("<Q", data, 40)[0],
+        *struct.unpack_from("<HH", data, 58),
+    )
     headers = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * size) for i in range(count)]
     for header in headers:
         if header[1] == SHT_DYNSYM:
@@ -60,7 +63,10 @@ def _symbol_address(data: bytes) -> int:
 
 
 def _file_offset(data: bytes, address: int) -> int:
-    segments, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    segments, size, count = (
+        struct.unpack_from("<Q", data, 32)[0],
+        *struct.unpack_from("<HH", data, 54),
+    )
     for i in range(count):
         kind, _flags, offset, start, _physical, in_file, _in_memory, _align = struct.unpack_from("<IIQQQQQQ", data, segments + i * size)
         if kind == PT_LOAD and start <= address and address + PLAN_OFFSET + 32 <= start + in_file:

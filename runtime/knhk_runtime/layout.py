@@ -26,7 +26,10 @@ class Layout:
     def blob_path(self, digest: str) -> Path:
         """Where the blob of a well-formed digest lies. Raises Corrupt for any other text."""
         if not DIGEST.fullmatch(digest):
-            raise Corrupt(str(self.folder), f"digest {digest[:100]!r} must be sha256: and 64 hexadecimal digits")
+            raise Corrupt(
+                str(self.folder),
+                f"digest {digest[:100]!r} must be sha256: and 64 hexadecimal digits",
+            )
         return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
     def read(self, digest: str) -> bytes:

@@ -9,8 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from knhk.model.faults import Corrupt, Fault, Refused
-from knhk.model.oci import BUNDLE, BUNDLE_FILE, INDEX, MANIFEST, PACK, PACK_PLAN, PACK_SO, PREDICATE, SIGNATURE_PREDICATE, SIGNED
-from knhk.model.oci import Descriptor
+from knhk.model.oci import (
+    BUNDLE,
+    BUNDLE_FILE,
+    INDEX,
+    MANIFEST,
+    PACK,
+    PACK_PLAN,
+    PACK_SO,
+    PREDICATE,
+    SIGNATURE_PREDICATE,
+    SIGNED,
+    Descriptor,
+)
 from knhk_runtime.elf import stated
 from knhk_runtime.layout import Layout, children, parse_object
 from knhk_verify.errors import Bad
@@ -73,7 +84,10 @@ class PackStore:
     def find_pack(self, prefix: bytes) -> str | None:
         """Digest of the listed image index that begins with these 20 bytes, as leaves name packs; None when none does."""
         wanted = f"sha256:{prefix.hex()}"
-        return next((e.digest for e in self.layout.entries() if e.media_type == INDEX and e.digest.startswith(wanted)), None)
+        return next(
+            (e.digest for e in self.layout.entries() if e.media_type == INDEX and e.digest.startswith(wanted)),
+            None,
+        )
 
     def find_bundle(self, file_digest: bytes) -> str | None:
         """Digest of the listed artifact whose bundle file has this SHA-256, as O names bundles; None when none has."""
@@ -104,12 +118,22 @@ class PackStore:
                 verify_signature_of(bundle, digest, keys.of(role), place)
                 return
             except Bad as error:
-                faults.append(Fault(error.where, error.what, f"be a signature over {digest} by a key of role {role}"))
+                faults.append(
+                    Fault(
+                        error.where,
+                        error.what,
+                        f"be a signature over {digest} by a key of role {role}",
+                    )
+                )
         raise Refused(faults or [Fault(where, "no signature", f"be signed by a key of role {role}")])
 
     def _document(self, digest: str, media_type: str, artifact_type: str, where: str) -> dict[str, Any]:
         document = self.layout.read_json(digest)
-        for name, must in (("schemaVersion", 2), ("mediaType", media_type), ("artifactType", artifact_type)):
+        for name, must in (
+            ("schemaVersion", 2),
+            ("mediaType", media_type),
+            ("artifactType", artifact_type),
+        ):
             if document.get(name) != must:
                 raise Corrupt(f"{where} {name}", f"is {document.get(name)!r}, must be {must!r}")
         return document
@@ -120,7 +144,15 @@ class PackStore:
             raise Corrupt(where, "manifests must be a list")
         found = [e for e in entries if isinstance(e, dict) and e.get("platform") == {"architecture": arch, "os": "linux"}]
         if len(found) != 1:
-            raise Refused([Fault(where, f"{len(found)} manifests for linux/{arch}", "hold one manifest for each architecture")])
+            raise Refused(
+                [
+                    Fault(
+                        where,
+                        f"{len(found)} manifests for linux/{arch}",
+                        "hold one manifest for each architecture",
+                    )
+                ]
+            )
         (entry,) = children({"manifests": found}, where)
         return entry.digest
 
@@ -133,5 +165,8 @@ class PackStore:
     def _sized(self, layer: Descriptor) -> bytes:
         data = self.layout.read(layer.digest)
         if len(data) != layer.size:
-            raise Corrupt(str(self.layout.blob_path(layer.digest)), f"has {len(data)} bytes, must have {layer.size}")
+            raise Corrupt(
+                str(self.layout.blob_path(layer.digest)),
+                f"has {len(data)} bytes, must have {layer.size}",
+            )
         return data

@@ -25,9 +25,26 @@ TARGETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 
 @pytest.fixture(scope="session")
 def plan() -> GuardPlan:
-    guard = {"id": "payload", "kind": "payload", "class": "R1", "why": "", "source": "shapes:1", "shape": "", "component": "", "path": ""}
+    guard = {
+        "id": "payload",
+        "kind": "payload",
+        "class": "R1",
+        "why": "",
+        "source": "shapes:1",
+        "shape": "",
+        "component": "",
+        "path": "",
+    }
     pack = {"namespace": "erp", "name": "invoices", "version": "1.0.0"}
-    return GuardPlan({"version": 1, "tool": "knhk_gen test", "pack": pack, "guards": [guard], "routes": {"orders": None}})
+    return GuardPlan(
+        {
+            "version": 1,
+            "tool": "knhk_gen test",
+            "pack": pack,
+            "guards": [guard],
+            "routes": {"orders": None},
+        }
+    )
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +66,18 @@ const knhk_pack knhk_pack_v1 = {{.abi = KNHK_ABI_VERSION, .nguards = 1, .name = 
     made = []
     for arch, target in TARGETS.items():
         out = folder / f"{arch}.so"
-        argv = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-shared", "-fPIC", "-nostdlib", f"-I{HEADER}"]
+        argv = [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            "-target",
+            target,
+            "-shared",
+            "-fPIC",
+            "-nostdlib",
+            f"-I{HEADER}",
+        ]
         subprocess.run([*argv, "-o", str(out), str(folder / "pack.c")], check=True, capture_output=True)
         made.append(SharedObject(arch, out.read_bytes()))
     return tuple(made)
@@ -73,7 +101,10 @@ class Signer:
         return json.dumps(
             {
                 "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-                "verificationMaterial": {"publicKey": {"hint": self.keyid(role)}, "tlogEntries": []},
+                "verificationMaterial": {
+                    "publicKey": {"hint": self.keyid(role)},
+                    "tlogEntries": [],
+                },
                 "dsseEnvelope": {
                     "payload": b64encode(payload).decode(),
                     "payloadType": kind,

@@ -22,7 +22,13 @@ Publish = Callable[[Path], Artifact]
 
 
 @pytest.fixture
-def publish(plan: GuardPlan, sources: PackSources, objects: tuple[SharedObject, ...], compiler: Any, signer: Any) -> Publish:
+def publish(
+    plan: GuardPlan,
+    sources: PackSources,
+    objects: tuple[SharedObject, ...],
+    compiler: Any,
+    signer: Any,
+) -> Publish:
     """Puts the pack with all that belongs to it into a registry folder."""
 
     def put(folder: Path) -> Artifact:
@@ -107,7 +113,10 @@ def test_an_unsigned_pack_is_refused(plan: GuardPlan, objects: Any, tmp_path: Pa
 def test_only_a_key_of_role_build_signs_packs(plan: GuardPlan, objects: Any, tmp_path: Path, signer: Any, stranger: Any, role: str) -> None:
     image = pack_image(plan, objects)
     who = stranger if role == "stranger" else signer
-    bundle = who.bundle("build" if role == "stranger" else "data", signed.signature_statement(image, "pack/erp/invoices@1.0.0"))
+    bundle = who.bundle(
+        "build" if role == "stranger" else "data",
+        signed.signature_statement(image, "pack/erp/invoices@1.0.0"),
+    )
     LayoutRegistry(tmp_path).publish([image, signed.attached(image, bundle, SIGNATURE_PREDICATE)])
     with pytest.raises(Refused) as caught:
         PackStore(tmp_path).fetch_pack(image.digest, "amd64", signer.keys())
@@ -148,7 +157,10 @@ def test_an_architecture_that_was_not_built_is_told(publish: Publish, tmp_path: 
 
 
 def test_a_data_bundle_needs_a_key_of_role_data(tmp_path: Path, signer: Any) -> None:
-    good, bad = bundle_image("erp", "roles", b"KNHKBND1 good"), bundle_image("erp", "roles", b"KNHKBND1 bad")
+    good, bad = (
+        bundle_image("erp", "roles", b"KNHKBND1 good"),
+        bundle_image("erp", "roles", b"KNHKBND1 bad"),
+    )
     registry, store = LayoutRegistry(tmp_path), PackStore(tmp_path)
     for image, role in ((good, "data"), (bad, "build")):
         bundle = signer.bundle(role, signed.signature_statement(image, "data/erp/roles"))
@@ -190,14 +202,27 @@ def _needed(folder: Path, digest: str) -> set[str]:
     registry = LayoutRegistry(folder)
     index = json.loads(registry.read(digest))
     (entry,) = [m for m in index["manifests"] if m["platform"]["architecture"] == "amd64"]
-    names = {digest, entry["digest"], *(x["digest"] for x in json.loads(registry.read(entry["digest"]))["layers"])}
+    names = {
+        digest,
+        entry["digest"],
+        *(x["digest"] for x in json.loads(registry.read(entry["digest"]))["layers"]),
+    }
     for found in registry.referrers(digest, "application/vnd.dev.sigstore.bundle.v0.3+json"):
         if found.annotations["dev.sigstore.bundle.predicateType"] == SIGNATURE_PREDICATE:
             names |= {found.digest, json.loads(registry.read(found.digest))["layers"][0]["digest"]}
     return {name[7:] for name in names}
 
 
-@pytest.mark.parametrize("data", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + bytes(200), b"MZ" + bytes(500), b"\x7fELF\x02\x01" + b"\xff" * 4096])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x7fELF",
+        b"\x7fELF\x02\x01" + bytes(200),
+        b"MZ" + bytes(500),
+        b"\x7fELF\x02\x01" + b"\xff" * 4096,
+    ],
+)
 def test_what_is_no_pack_is_told_as_such(data: bytes) -> None:
     with pytest.raises(Corrupt, match="must be a shared object of a pack"):
         stated(data, "x.so")

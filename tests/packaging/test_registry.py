@@ -58,7 +58,10 @@ def test_a_tag_moves_and_what_it_named_stays(tmp_path: Path) -> None:
 def test_referrers_are_found_by_subject_and_type(tmp_path: Path) -> None:
     registry = LayoutRegistry(tmp_path)
     one, two = artifact(b"one"), artifact(b"two")
-    bill, note = artifact(b"bill", one, "application/vnd.bill"), artifact(b"note", one, "application/vnd.note")
+    bill, note = (
+        artifact(b"bill", one, "application/vnd.bill"),
+        artifact(b"note", one, "application/vnd.note"),
+    )
     registry.publish([one, bill, note])
     registry.publish([two, artifact(b"bill", two, "application/vnd.bill")])
     assert {d.digest for d in registry.referrers(one.digest)} == {bill.digest, note.digest}
@@ -108,11 +111,18 @@ def test_only_well_formed_digests_reach_the_disk(tmp_path: Path, digest: str) ->
 
 @pytest.mark.parametrize(
     "index",
-    [b"", b"[]", b"{}", b'{"schemaVersion":2}', b'{"schemaVersion":2,"manifests":[1]}', b'{"schemaVersion":2,"manifests":[{"digest":"x"}]}'],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"schemaVersion":2}',
+        b'{"schemaVersion":2,"manifests":[1]}',
+        b'{"schemaVersion":2,"manifests":[{"digest":"x"}]}',
+    ],
 )
 def test_a_malformed_index_is_told_with_its_place(tmp_path: Path, index: bytes) -> None:
     (tmp_path / "index.json").write_bytes(index)
-    with pytest.raises(Corrupt, match="index.json"):
+    with pytest.raises(Corrupt, match=r"index\.json"):
         LayoutRegistry(tmp_path).listed()
 
 

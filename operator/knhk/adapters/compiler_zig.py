@@ -96,7 +96,10 @@ def _link(text: CText, arch: str) -> bytes:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
     if process.returncode != 0:
-        raise Stalled("CompilerFailed", f"linking for {arch} ended with {process.returncode}: {told.decode(errors='replace')[-2000:]}")
+        raise Stalled(
+            "CompilerFailed",
+            f"linking for {arch} ended with {process.returncode}: {told.decode(errors='replace')[-2000:]}",
+        )
     return made
 
 

@@ -1,6 +1,8 @@
 """Fleet by folders: HOME/points/NS.NAME holds what one agent reads and writes, each file replaced by rename.
 
-`keys.json` and `rollout.json` are written here; `stats.json` by the agent. A waiting reader looks at the time stamps."""
+`desired/` with `keys.json`, `point.json` and `rollout.json` is written here; `stats.json` by the
+agent. A waiting reader looks at the time stamps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from pathlib import Path
 from knhk.model.faults import Corrupt
 from knhk.ports.fleet import Statistics
 
-KEYS, DOCUMENT, STATISTICS = "keys.json", "rollout.json", "stats.json"
+KEYS, CONFIG, DOCUMENT = "desired/keys.json", "desired/point.json", "desired/rollout.json"
+STATISTICS = "stats.json"
 LOOK_EVERY_S = 0.05
 
 
@@ -28,7 +31,10 @@ class FolderFleet:
         _replace(self._of(point) / DOCUMENT, envelope)
 
     def publish_keys(self, point: str, envelope: bytes) -> None:
-        _replace(self._of(point) / KEYS, envelope)
+        _replace_changed(self._of(point) / KEYS, envelope)
+
+    def publish_config(self, point: str, config: bytes) -> None:
+        _replace_changed(self._of(point) / CONFIG, config)
 
     def document(self, point: str) -> bytes | None:
         try:
@@ -69,6 +75,15 @@ class FolderFleet:
     def _of(self, point: str) -> Path:
         namespace, _, name = point.partition("/")
         return self._folder / f"{namespace}.{name}"
+
+
+def _replace_changed(path: Path, data: bytes) -> None:
+    try:
+        if path.read_bytes() == data:
+            return
+    except FileNotFoundError:
+        pass
+    _replace(path, data)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -62,7 +62,13 @@ def _safely(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (OSError, ValueError, ImportError, subprocess.SubprocessError) as error:
-        return Check(name, "warn", f"not to be found out: {error}", "this finding is missing", "look at it by hand")
+        return Check(
+            name,
+            "warn",
+            f"not to be found out: {error}",
+            "this finding is missing",
+            "look at it by hand",
+        )
 
 
 def _text(path: str) -> str:
@@ -74,7 +80,13 @@ def _python() -> Check:
     found = f"{platform.python_version()} ({sys.executable})"
     if header.exists():
         return Check("python", "ok", found)
-    return Check("python", "warn", f"{found}, without headers", "the binding cannot be built again", "install python3-dev")
+    return Check(
+        "python",
+        "warn",
+        f"{found}, without headers",
+        "the binding cannot be built again",
+        "install python3-dev",
+    )
 
 
 def _program(name: str, argv: list[str], pattern: str, must: str) -> Check:
@@ -84,7 +96,13 @@ def _program(name: str, argv: list[str], pattern: str, must: str) -> Check:
         return Check(name, "fail", str(error.strerror), f"without {name} nothing can be {_use(name)}", must)
     version = re.search(pattern, ran.stdout + ran.stderr)
     if ran.returncode != 0 or version is None:
-        return Check(name, "fail", f"exit {ran.returncode}", f"without {name} nothing can be {_use(name)}", must)
+        return Check(
+            name,
+            "fail",
+            f"exit {ran.returncode}",
+            f"without {name} nothing can be {_use(name)}",
+            must,
+        )
     return Check(name, "ok", version.group(0))
 
 
@@ -93,7 +111,12 @@ def _use(name: str) -> str:
 
 
 def _zig() -> Check:
-    return _program("zig", [sys.executable, "-m", "ziglang", "version"], r"\d+\.\d+\.\d+\S*", "run `make setup` (PyPI ziglang)")
+    return _program(
+        "zig",
+        [sys.executable, "-m", "ziglang", "version"],
+        r"\d+\.\d+\.\d+\S*",
+        "run `make setup` (PyPI ziglang)",
+    )
 
 
 def _envoy() -> Check:
@@ -106,7 +129,13 @@ def _binding() -> Check:
     try:
         import knhk_hot.pack  # noqa: F401
     except ImportError as error:
-        return Check("binding", "fail", str(error), "nothing can be decided or replayed from Python", "run `make setup`")
+        return Check(
+            "binding",
+            "fail",
+            str(error),
+            "nothing can be decided or replayed from Python",
+            "run `make setup`",
+        )
     return Check("binding", "ok", "knhk_hot loads")
 
 
@@ -118,17 +147,35 @@ def _cpu() -> Check:
     if {"avx512f", "avx512bw", "avx512vl"} <= flags:
         return Check("cpu", "ok", f"{name}: AVX-512, AVX2")
     if "avx2" in flags:
-        return Check("cpu", "ok", f"{name}: AVX2, no AVX-512", "kernels take 1.0 to 1.4 times as long as with AVX-512", "nothing; AVX2 is used")
+        return Check(
+            "cpu",
+            "ok",
+            f"{name}: AVX2, no AVX-512",
+            "kernels take 1.0 to 1.4 times as long as with AVX-512",
+            "nothing; AVX2 is used",
+        )
     if "asimd" in flags:
         return Check("cpu", "ok", f"{name}: NEON")
-    return Check("cpu", "warn", f"{name}: neither AVX2 nor NEON", "kernels are scalar, 3 to 6 times as slow", "use a processor with AVX2")
+    return Check(
+        "cpu",
+        "warn",
+        f"{name}: neither AVX2 nor NEON",
+        "kernels are scalar, 3 to 6 times as slow",
+        "use a processor with AVX2",
+    )
 
 
 def _cores() -> Check:
     usable = len(os.sched_getaffinity(0))
     if usable >= 2:
         return Check("cores", "ok", str(usable))
-    return Check("cores", "warn", str(usable), "Envoy, agent and sequencer share one core", "give it two cores or more")
+    return Check(
+        "cores",
+        "warn",
+        str(usable),
+        "Envoy, agent and sequencer share one core",
+        "give it two cores or more",
+    )
 
 
 def _caches() -> Check:
@@ -146,7 +193,13 @@ def _numa() -> Check:
     nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
     if nodes <= 1:
         return Check("numa", "ok", "1 node")
-    return Check("numa", "warn", f"{nodes} nodes", "a ring on the other node costs about 100 ns a record", "pin Envoy and agent to one node")
+    return Check(
+        "numa",
+        "warn",
+        f"{nodes} nodes",
+        "a ring on the other node costs about 100 ns a record",
+        "pin Envoy and agent to one node",
+    )
 
 
 def _huge_pages() -> Check:
@@ -154,21 +207,39 @@ def _huge_pages() -> Check:
     chosen = mode.group(1) if mode else "unknown"
     if chosen in ("always", "madvise"):
         return Check("huge pages", "ok", f"transparent: {chosen}")
-    return Check("huge pages", "warn", f"transparent: {chosen}", "more TLB misses with large dictionaries", "set it to madvise")
+    return Check(
+        "huge pages",
+        "warn",
+        f"transparent: {chosen}",
+        "more TLB misses with large dictionaries",
+        "set it to madvise",
+    )
 
 
 def _clock_source() -> Check:
     source = _text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
     if source in ("tsc", "arch_sys_counter", "kvm-clock", "hyperv_clocksource_tsc_page"):
         return Check("clock source", "ok", source)
-    return Check("clock source", "warn", source, "each time stamp is a system call, about 0.3 to 1 µs a decision", "boot with clocksource=tsc")
+    return Check(
+        "clock source",
+        "warn",
+        source,
+        "each time stamp is a system call, about 0.3 to 1 µs a decision",
+        "boot with clocksource=tsc",
+    )
 
 
 def _clock() -> Check:
     room = ctypes.create_string_buffer(512)  # struct timex, modes 0: read only
     state = ctypes.CDLL(None, use_errno=True).adjtimex(room)
     if state == TIME_ERROR or state < 0:
-        return Check("clock", "warn", "not synchronised", "times in receipts may be wrong, documents may end early or late", "run an NTP client")
+        return Check(
+            "clock",
+            "warn",
+            "not synchronised",
+            "times in receipts may be wrong, documents may end early or late",
+            "run an NTP client",
+        )
     return Check("clock", "ok", "synchronised")
 
 
@@ -187,7 +258,13 @@ def _open_files() -> Check:
     found = f"{soft} (at most {hard})"
     if soft >= OPEN_FILES or soft == resource.RLIM_INFINITY:
         return Check("open files", "ok", found)
-    return Check("open files", "warn", found, "Envoy refuses connections beyond it", f"ulimit -n {OPEN_FILES}")
+    return Check(
+        "open files",
+        "warn",
+        found,
+        "Envoy refuses connections beyond it",
+        f"ulimit -n {OPEN_FILES}",
+    )
 
 
 def _disk(home: Path) -> Check:
@@ -196,7 +273,19 @@ def _disk(home: Path) -> Check:
     free = room.f_bavail * room.f_frsize
     found = f"{folder}: {free // MIB} MiB free"
     if not os.access(folder, os.W_OK):
-        return Check("disk", "fail", f"{folder}: not writable", "nothing can be stored", "choose another --home")
+        return Check(
+            "disk",
+            "fail",
+            f"{folder}: not writable",
+            "nothing can be stored",
+            "choose another --home",
+        )
     if free >= 1024 * MIB:
         return Check("disk", "ok", found)
-    return Check("disk", "warn", found, "a full disk ends receipts, and with them requests", "free 1 GiB or more")
+    return Check(
+        "disk",
+        "warn",
+        found,
+        "a full disk ends receipts, and with them requests",
+        "free 1 GiB or more",
+    )

@@ -41,7 +41,15 @@ def _pack_file(path: Path) -> Path:
         return path
     if (path / PACK_FILE).exists():
         return path / PACK_FILE
-    raise Refused([Fault(str(path), f"no {PACK_FILE}", f"must be a PolicyPack file, or a folder that holds {PACK_FILE}")])
+    raise Refused(
+        [
+            Fault(
+                str(path),
+                f"no {PACK_FILE}",
+                f"must be a PolicyPack file, or a folder that holds {PACK_FILE}",
+            )
+        ]
+    )
 
 
 def _read(file: Path) -> list[Resource]:
@@ -56,9 +64,16 @@ def _bundle(pack: Resource, beside: Iterable[Resource], file: Path) -> Resource 
         return None
     (name,) = names
     folder = file.parent
-    others = sorted({*_yaml_files(folder), *_yaml_files(folder.parent)} - {file}, key=lambda f: (f.parent != folder, f))
+    others = sorted(
+        {*_yaml_files(folder), *_yaml_files(folder.parent)} - {file},
+        key=lambda f: (f.parent != folder, f),
+    )
     for resource in (*beside, *(r for other in others for r in _bundles_of(other))):
-        if (resource.kind, resource.namespace, resource.name) == ("DataBundle", pack.namespace, name):
+        if (resource.kind, resource.namespace, resource.name) == (
+            "DataBundle",
+            pack.namespace,
+            name,
+        ):
             return resource
     where = f"{file}:{pack.lines.get('spec.dataBundles', 1)}"
     must = f"must name a DataBundle of namespace {pack.namespace} in {folder} or the folder above"

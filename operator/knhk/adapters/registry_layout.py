@@ -106,7 +106,10 @@ class LayoutRegistry:
         if not marker.exists():
             self._write(marker, LAYOUT)
         manifests = [_descriptor_json(entries[key]) for key in sorted(entries)]
-        self._write(self._folder / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))
+        self._write(
+            self._folder / "index.json",
+            canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}),
+        )
 
     def _write(self, path: Path, data: bytes) -> None:
         """Write under another name, fsync, rename, fsync the folder: the file is there whole or not at all."""
@@ -141,11 +144,21 @@ def _entry(artifact: Artifact, tag: str | None) -> Descriptor:
         notes[SUBJECT] = artifact.subject
     if tag is not None:
         notes[REF_NAME] = tag
-    return Descriptor(artifact.root.media_type, artifact.digest, len(artifact.root.data), artifact.artifact_type, notes)
+    return Descriptor(
+        artifact.root.media_type,
+        artifact.digest,
+        len(artifact.root.data),
+        artifact.artifact_type,
+        notes,
+    )
 
 
 def _descriptor_json(entry: Descriptor) -> dict[str, Any]:
-    made: dict[str, Any] = {"mediaType": entry.media_type, "digest": entry.digest, "size": entry.size}
+    made: dict[str, Any] = {
+        "mediaType": entry.media_type,
+        "digest": entry.digest,
+        "size": entry.size,
+    }
     if entry.artifact_type:
         made["artifactType"] = entry.artifact_type
     if entry.annotations:

@@ -35,6 +35,14 @@ ENTRY = obj(
 def catalog(call: Call) -> Outcome:
     entries = [COMMANDS[words].describe() for words in sorted(COMMANDS)]
     rows = tuple(
-        (f"{e['noun']} {e['verb']}".strip(), " ".join(a["names"][0] for a in e["arguments"]), e["summary"]) for e in entries
+        (
+            f"{e['noun']} {e['verb']}".strip(),
+            " ".join(a["names"][0] for a in e["arguments"]),
+            e["summary"],
+        )
+        for e in entries
     )
-    return Outcome({"nouns": dict(sorted(NOUNS.items())), "commands": entries}, tables=(Table("", ("command", "arguments", "what"), rows),))
+    return Outcome(
+        {"nouns": dict(sorted(NOUNS.items())), "commands": entries},
+        tables=(Table("", ("command", "arguments", "what"), rows),),
+    )

@@ -9,7 +9,18 @@ from knhk.cli.schema import array, boolean, obj, string
 @command(
     "doctor",
     summary="Look at Python, zig, Envoy, processor, caches, NUMA, pages, clock and limits, and say what a lack costs",
-    output=obj(ok=boolean(), checks=array(obj(name=string(), state=string("ok", "warn", "fail"), found=string(), cost=string(), must=string()))),
+    output=obj(
+        ok=boolean(),
+        checks=array(
+            obj(
+                name=string(),
+                state=string("ok", "warn", "fail"),
+                found=string(),
+                cost=string(),
+                must=string(),
+            )
+        ),
+    ),
     examples=("knhk doctor", "knhk doctor -o json | jq '.checks[] | select(.state != \"ok\")'"),
     exits={FAILURE: "something without which it cannot run is missing"},
 )
@@ -18,7 +29,7 @@ def doctor(call: Call) -> Outcome:
 
     from knhk.adapters.machine import examine
 
-    checks = examine(call.home.root)
+    checks = examine(call.home)
     ok = all(check.state != "fail" for check in checks)
     rows = tuple((c.name, c.state, c.found, "; ".join(part for part in (c.cost, c.must) if part)) for c in checks)
     table = Table("", ("what", "state", "found", "what a lack costs; what to do"), rows)

@@ -26,12 +26,12 @@ standard library and this frame at its top; import everything else inside the fu
         items = [...]
         return Outcome({"items": items}, tables=(Table("", ("name",), tuple((i["name"],) for i in items)),))
 
-`call.args.namespace` holds the values, `call.home` the `knhk.wiring.home.Home` of
---home, $KNHK_HOME or ./.knhk. Without `tables`
+`call.args.namespace` holds the values, `call.home` the home folder
+(--home, $KNHK_HOME, else ./.knhk; `knhk.wiring.home.Home` names what lies in it). Without `tables`
 the frame makes one from the data. Return `Outcome(data, exit=FAULTS)` for violations that are the answer itself.
-Raise for errors, never print them: `Refused`, `Corrupt`, `Stalled` end with exit 1 and every fault on standard error;
-`Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless standard output is a terminal;
-`-o json|table|yaml` overrides.
+Raise for errors, never print them: `Refused`, `Corrupt`, `Stalled` and `knhk_verify`'s `Bad` end with exit 1 and every fault
+on standard error; `Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless standard output is a
+terminal; `-o json|table|yaml` overrides.
 """
 
 from __future__ import annotations
@@ -42,10 +42,21 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
-from knhk.model.faults import Conflict, Corrupt, Fault, KnhkError, NotFound, Refused, Stalled, Waiting
-from knhk.wiring.home import DEFAULT_HOME, Home, find_home
+from knhk.model.faults import (
+    Conflict,
+    Corrupt,
+    Fault,
+    KnhkError,
+    NotFound,
+    Refused,
+    Stalled,
+    Waiting,
+)
+from knhk.wiring.home import DEFAULT_HOME, find_home
+from knhk_verify.errors import Bad
 
 OK, FAULTS, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
 EXITS: Mapping[int, str] = {
@@ -169,7 +180,7 @@ class Call:
     """One call of a command: its arguments, the home folder, and `say` for progress."""
 
     args: argparse.Namespace
-    home: Home
+    home: Path
     say: Callable[[str], None]
 
 
@@ -211,7 +222,12 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 NOUNS: dict[str, str] = {}
 COMMON = (
-    Argument("--output", "-o", help="json, table or yaml (default: table on a terminal, else json)", choices=OUTPUTS),
+    Argument(
+        "--output",
+        "-o",
+        help="json, table or yaml (default: table on a terminal, else json)",
+        choices=OUTPUTS,
+    ),
     Argument("--home", help=f"home folder (default $KNHK_HOME, else ./{DEFAULT_HOME})", metavar="DIR"),
 )
 
@@ -235,7 +251,17 @@ def command(
     noun_, verb = ("", words) if isinstance(words, str) else words
 
     def register(handler: Handler) -> Handler:
-        made = Command(noun_, verb, summary, tuple(arguments), output, tuple(examples), handler, exits or {}, detail)
+        made = Command(
+            noun_,
+            verb,
+            summary,
+            tuple(arguments),
+            output,
+            tuple(examples),
+            handler,
+            exits or {},
+            detail,
+        )
         known = COMMANDS.setdefault(made.words, made)
         if known is not made:
             raise ValueError(f"`knhk {made.words}` is registered twice, by {known.handler.__module__} and {handler.__module__}")
@@ -268,7 +294,14 @@ def parser() -> argparse.ArgumentParser:
         prog="knhk",
         description="Policies written in RDF, compiled to branchless C, enforced in front of business systems, with receipts.",
         epilog=_epilog(
-            ("knhk doctor", "knhk pack check examples/policies/invoice-controls", "knhk pack --help", "knhk catalog -o json"), EXITS, ""
+            (
+                "knhk doctor",
+                "knhk pack check examples/policies/invoice-controls",
+                "knhk pack --help",
+                "knhk catalog -o json",
+            ),
+            EXITS,
+            "",
         ),
         formatter_class=form,
         allow_abbrev=False,
@@ -307,7 +340,7 @@ def run(argv: Sequence[str]) -> int:
             return OK
         if made is None:
             raise Usage("a command is missing; see `knhk --help`")
-        outcome = made.handler(Call(args, find_home(args.home), _say))
+        outcome = made.handler(Call(args, find_home(args.home).root, _say))
         show(outcome, args.output)
         return outcome.exit
     except BrokenPipeError:
@@ -340,6 +373,8 @@ def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
             return FAILURE, f"{error.reason}: {error}; try again in {error.retry_after_s:g} s", ()
         case Failure():
             return FAILURE, str(error), (error.fault,)
+        case Bad():
+            return FAULTS, "does not verify", (Fault(error.where, "", error.what),)
         case OSError():
             where = str(error.filename or "system")
             told = error.strerror or str(error)
@@ -410,7 +445,11 @@ def _show_tables(tables: Iterable[Table]) -> None:
 
     console = Console(file=sys.stdout, highlight=False)
     for table in tables:
-        drawn = Drawn(title=Text(table.title) if table.title else None, box=box.SIMPLE_HEAD, show_header=any(table.columns))
+        drawn = Drawn(
+            title=Text(table.title) if table.title else None,
+            box=box.SIMPLE_HEAD,
+            show_header=any(table.columns),
+        )
         for column in table.columns:
             drawn.add_column(Text(column), overflow="fold")
         for row in table.rows:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from knhk.cli.framework import FAULTS, Argument, Call, Outcome, Table, command, noun
 from knhk.cli.schema import FAULTS as FAULT_LIST
 from knhk.cli.schema import anything, array, boolean, integer, mapping, nullable, obj, string
+from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,12 +22,33 @@ T = TypeVar("T")
 
 noun("pack", "PolicyPacks: check, build, decide, follow")
 
-WHERE = Argument("path", help="a PolicyPack file, or a folder that holds pack.yaml", kind=Path, metavar="DIR_OR_FILE")
-REGISTRY = Argument("--registry", help="registry folder, an OCI layout (default HOME/registry)", kind=Path, metavar="DIR")
+WHERE = Argument(
+    "path",
+    help="a PolicyPack file, or a folder that holds pack.yaml",
+    kind=Path,
+    metavar="DIR_OR_FILE",
+)
+REGISTRY = Argument(
+    "--registry",
+    help="registry folder, an OCI layout (default HOME/registry)",
+    kind=Path,
+    metavar="DIR",
+)
 NAME = Argument("name", help="the PolicyPack", metavar="NAMESPACE/NAME")
-DIGEST = Argument("digest", help="digest of the image index, sha256:…, or its tag NAMESPACE/NAME:VERSION", metavar="DIGEST")
+DIGEST = Argument(
+    "digest",
+    help="digest of the image index, sha256:…, or its tag NAMESPACE/NAME:VERSION",
+    metavar="DIGEST",
+)
 
-GUARD = obj(id=string(), kind=string(), **{"class": string("R1", "W1", "C1")}, shape=string(), path=string(), source=string())
+GUARD = obj(
+    id=string(),
+    kind=string(),
+    **{"class": string("R1", "W1", "C1")},
+    shape=string(),
+    path=string(),
+    source=string(),
+)
 
 
 @command(
@@ -34,7 +56,10 @@ GUARD = obj(id=string(), kind=string(), **{"class": string("R1", "W1", "C1")}, s
     summary="Compile a pack's sources and list its guards, or every fault in them",
     arguments=(WHERE,),
     output=obj(digest=nullable(string()), guards=array(GUARD), faults=FAULT_LIST),
-    examples=("knhk pack check policies/invoice-controls", "knhk pack check pack.yaml -o json | jq .faults"),
+    examples=(
+        "knhk pack check policies/invoice-controls",
+        "knhk pack check pack.yaml -o json | jq .faults",
+    ),
     detail="The digest is that of the GuardPlan: it depends on what the sources say, not on where they lie.",
 )
 def check(call: Call) -> Outcome:
@@ -45,7 +70,11 @@ def check(call: Call) -> Outcome:
         pack, plan = _planned(find(call.args.path))
     except Refused as refused:
         faults = [{"where": f.where, "value": f.value, "must": f.must} for f in refused.faults]
-        table = Table("faults", ("where", "value", "must"), tuple((f.where, f.value, f.must) for f in refused.faults))
+        table = Table(
+            "faults",
+            ("where", "value", "must"),
+            tuple((f.where, f.value, f.must) for f in refused.faults),
+        )
         return Outcome({"digest": None, "guards": [], "faults": faults}, FAULTS, (table,))
     guards = [_guard_row(pack, guard) for guard in plan.document["guards"]]
     rows = tuple((g["id"], g["kind"], g["class"], g["path"], g["source"]) for g in guards)
@@ -81,7 +110,10 @@ def explain(call: Call) -> Outcome:
     keys = ("id", "class", "why", "source", "component", "severity", "message")
     guards = [{key: guard.get(key, "") for key in keys} | {"source": place(pack, guard["source"])} for guard in plan.document["guards"]]
     rows = tuple((g["id"], g["class"], g["why"], g["source"]) for g in guards)
-    return Outcome({"digest": plan.digest, "guards": guards}, tables=(Table("", ("guard", "class", "why", "source"), rows),))
+    return Outcome(
+        {"digest": plan.digest, "guards": guards},
+        tables=(Table("", ("guard", "class", "why", "source"), rows),),
+    )
 
 
 @command(
@@ -98,7 +130,10 @@ def explain(call: Call) -> Outcome:
         registry=string(),
         bundle=nullable(obj(name=string(), digest=string(), file=string())),
     ),
-    examples=("knhk pack build policies/invoice-controls", "knhk pack build pack.yaml --registry ./registry -o json | jq -r .digest"),
+    examples=(
+        "knhk pack build policies/invoice-controls",
+        "knhk pack build pack.yaml --registry ./registry -o json | jq -r .digest",
+    ),
     detail="Same sources and same tools give the same digest, in any folder and on any machine.",
 )
 def build(call: Call) -> Outcome:
@@ -106,17 +141,18 @@ def build(call: Call) -> Outcome:
     from knhk.api import to_sources
     from knhk.packaging.image import tag_of
     from knhk.reconcilers import building
+    from knhk.reconcilers.admission import bundle_bytes
     from knhk.wiring import packs
 
     found = find(call.args.path)
     registry_dir = _registry_dir(call)
-    registry, signer = packs.registry(registry_dir), packs.signer(call.home)
+    registry, signer = packs.registry(registry_dir), packs.signer(Home(call.home))
     bundle = None
     if found.bundle is not None:
-        data = packs.bundle_bytes(found.bundle)
+        data = bundle_bytes(found.bundle)
         image = building.publish_bundle(found.bundle.namespace, found.bundle.name, data, registry, signer)
         bundle = {"name": found.bundle.name, "digest": image.digest, "file": image.blobs[-1].digest}
-    signed = _finish(call, building.build(to_sources(found.pack), packs.compiler(call.home), registry, signer))
+    signed = _finish(call, building.build(to_sources(found.pack), packs.compiler(), registry, signer))
     made = signed.image
     return Outcome(
         {
@@ -133,11 +169,112 @@ def build(call: Call) -> Outcome:
 
 
 @command(
+    ("pack", "decide"),
+    summary="Decide one payload with a pack, by the same compiled evaluator that Envoy runs",
+    arguments=(
+        WHERE,
+        Argument(
+            "--payload",
+            help="file with the body of the request (default: an empty body)",
+            kind=Path,
+            metavar="FILE",
+        ),
+        Argument("--route", help="route of the request (default: the only one of the pack)"),
+        Argument(
+            "--attr",
+            help="a verified attribute, for example sub=alice or action=approve",
+            repeat=True,
+            metavar="NAME=VALUE",
+        ),
+        Argument(
+            "--bundle",
+            help="data bundle file or Turtle (default: the DataBundle that the pack names)",
+            kind=Path,
+            metavar="FILE",
+        ),
+        Argument("--time", help="decision time, RFC 3339 (default: now)", metavar="TIME"),
+    ),
+    output=obj(
+        verdict=string("ADMIT", "DENY"),
+        **{"class": string("R1", "W1", "C1")},
+        failing=array(obj(guard=string(), shape=string(), path=string(), value=string(), message=string())),
+        o_hash=string(),
+        a_hash=string(),
+        pack=string(),
+    ),
+    examples=(
+        "knhk pack decide policies/invoice-controls --payload invoice.json --attr sub=alice",
+        "knhk pack decide pack.yaml --payload po.json --route approve --attr action=approve --time 2026-01-01T00:00:00Z -o json",
+    ),
+    detail="Both verdicts end with exit 0; read `verdict`. `o_hash` and `a_hash` are H(O) and H(A) of formats/ with a salt of 16 zero\n"
+    "bytes, so that equal decisions have equal hashes; in the log the salt is random. `pack` is the digest of the image that\n"
+    "`pack build` makes of the same sources.",
+    exits={FAULTS: "the pack or the request is faulty; nothing was decided"},
+)
+def decide(call: Call) -> Outcome:
+    import tempfile
+
+    from knhk.adapters.evaluators import load
+    from knhk.adapters.pack_folder import find
+    from knhk.api import to_sources
+    from knhk.model.canonical import sha256_hex
+    from knhk.model.observation import ZEROS, Observation
+    from knhk.reconcilers import building, deciding
+    from knhk.wiring import packs
+    from knhk_runtime.tiers.digest import evaluator_digest
+
+    args = call.args
+    found = find(args.path)
+    body = args.payload.read_bytes() if args.payload else b""
+    attributes, time_ns = _attributes(args.attr), _time_ns(args.time)
+    data = _bundle_data(args.bundle, found)
+    made = _finish(call, building.assemble(to_sources(found.pack), packs.compiler()))
+    route = _route(args.route, made.plan.document["routes"])
+    observation = Observation(
+        time_ns,
+        route,
+        body,
+        attributes,
+        region="local",
+        bundle=ZEROS if data is None else bytes.fromhex(sha256_hex(data)),
+        evaluator=evaluator_digest(),
+    )
+    with tempfile.TemporaryDirectory(prefix="knhk-decide-") as scratch:
+        so = next(blob.data for blob in made.objects if blob.arch == packs.host_arch())
+        answer = deciding.decide(load(so, made.plan.document, data, Path(scratch)), observation)
+    rows = tuple((f["guard"], f["path"], f["value"], f["message"]) for f in answer.failing)
+    title = f"{answer.verdict} by {answer.klass}, {made.image.digest}"
+    return Outcome(
+        {
+            "verdict": answer.verdict,
+            "class": answer.klass,
+            "failing": [dict(row) for row in answer.failing],
+            "o_hash": answer.o_hash,
+            "a_hash": answer.a_hash,
+            "pack": made.image.digest,
+        },
+        tables=(Table(title, ("failing guard", "path", "value", "message"), rows),),
+    )
+
+
+@command(
     ("pack", "rebuild"),
     summary="Build a pack again from the materials that its signed provenance names, and compare",
-    arguments=(DIGEST, REGISTRY, Argument("--materials", help="take the sources from this folder, files named by SHA-256", kind=Path, metavar="DIR")),
+    arguments=(
+        DIGEST,
+        REGISTRY,
+        Argument(
+            "--materials",
+            help="take the sources from this folder, files named by SHA-256",
+            kind=Path,
+            metavar="DIR",
+        ),
+    ),
     output=obj(digest=string(), rebuilt=string(), same=boolean()),
-    examples=("knhk pack rebuild erp/invoice-controls:1.0.0", "knhk pack rebuild sha256:… --materials ./materials"),
+    examples=(
+        "knhk pack rebuild erp/invoice-controls:1.0.0",
+        "knhk pack rebuild sha256:… --materials ./materials",
+    ),
     detail="A material that is missing or different is named and ends it with exit 1.",
     exits={FAULTS: "a material is missing or different, or another digest came out"},
 )
@@ -147,7 +284,13 @@ def rebuild(call: Call) -> Outcome:
 
     registry_dir = _registry_dir(call)
     digest = _digest(call, registry_dir)
-    steps = building.rebuild(packs.store(registry_dir), digest, packs.compiler(call.home), packs.keys(call.home), call.args.materials)
+    steps = building.rebuild(
+        packs.store(registry_dir),
+        digest,
+        packs.compiler(),
+        packs.keys(Home(call.home).keys),
+        call.args.materials,
+    )
     rebuilt = _finish(call, steps)
     same = rebuilt == digest
     return Outcome({"digest": digest, "rebuilt": rebuilt, "same": same}, 0 if same else FAULTS)
@@ -156,9 +299,19 @@ def rebuild(call: Call) -> Outcome:
 @command(
     ("pack", "materials"),
     summary="List the materials of a pack as its signed provenance names them, and copy its sources",
-    arguments=(DIGEST, REGISTRY, Argument("--out", help="write the sources here, files named by SHA-256", kind=Path, metavar="DIR")),
-    output=obj(digest=string(), materials=array(obj(name=string(), sha256=string(), uri=string(), version=string()))),
-    examples=("knhk pack materials erp/invoice-controls:1.0.0", "knhk pack materials sha256:… --out ./materials"),
+    arguments=(
+        DIGEST,
+        REGISTRY,
+        Argument("--out", help="write the sources here, files named by SHA-256", kind=Path, metavar="DIR"),
+    ),
+    output=obj(
+        digest=string(),
+        materials=array(obj(name=string(), sha256=string(), uri=string(), version=string())),
+    ),
+    examples=(
+        "knhk pack materials erp/invoice-controls:1.0.0",
+        "knhk pack materials sha256:… --out ./materials",
+    ),
 )
 def materials(call: Call) -> Outcome:
     from dataclasses import asdict
@@ -169,7 +322,7 @@ def materials(call: Call) -> Outcome:
 
     registry_dir = _registry_dir(call)
     digest, store = _digest(call, registry_dir), packs.store(registry_dir)
-    told = building.provenance_of(store, digest, packs.keys(call.home))
+    told = building.provenance_of(store, digest, packs.keys(Home(call.home).keys))
     if call.args.out is not None:
         call.args.out.mkdir(parents=True, exist_ok=True)
         for material in told.materials:
@@ -182,13 +335,19 @@ def materials(call: Call) -> Outcome:
     ("pack", "status"),
     summary="Show what the control plane says about a pack",
     arguments=(NAME,),
-    output=obj(name=string(), generation=integer(), version=string(), phase=string(), status=mapping(anything())),
+    output=obj(
+        name=string(),
+        generation=integer(),
+        version=string(),
+        phase=string(),
+        status=mapping(anything()),
+    ),
     examples=("knhk pack status erp/invoice-controls",),
 )
 def status(call: Call) -> Outcome:
     from knhk.wiring import packs
 
-    with packs.resources(call.home) as store:
+    with packs.resources(Home(call.home)) as store:
         pack = store.get(_key(call.args.name))
     revision = pack.status.get("revision", {})
     data: dict[str, Any] = {
@@ -204,7 +363,10 @@ def status(call: Call) -> Outcome:
 @command(
     ("pack", "abort"),
     summary="Ask the control plane to end the rollout of a pack; what is live stays",
-    arguments=(NAME, Argument("--reason", help="why, for the receipt", default="asked for by a person")),
+    arguments=(
+        NAME,
+        Argument("--reason", help="why, for the receipt", default="asked for by a person"),
+    ),
     output=obj(name=string(), generation=integer(), asked=string()),
     examples=("knhk pack abort erp/invoice-controls --reason 'wrong limits'",),
     detail="Sets the annotation knhk.dev/abort to the generation that is to end and the reason.",
@@ -214,7 +376,7 @@ def abort(call: Call) -> Outcome:
 
     from knhk.wiring import packs
 
-    with packs.resources(call.home) as store:
+    with packs.resources(Home(call.home)) as store:
         pack = store.get(_key(call.args.name))
         asked = f"{pack.generation} {call.args.reason}"
         store.update(replace(pack, annotations={**pack.annotations, "knhk.dev/abort": asked}))
@@ -247,7 +409,7 @@ def _finish(call: Call, steps: Generator[Step, None, T]) -> T:
 
 
 def _registry_dir(call: Call) -> Path:
-    return call.args.registry or call.home.registry
+    return call.args.registry or Home(call.home).registry
 
 
 def _digest(call: Call, registry_dir: Path) -> str:
@@ -261,7 +423,15 @@ def _digest(call: Call, registry_dir: Path) -> str:
     tags = packs.registry(registry_dir).tags()
     if given not in tags:
         known = ", ".join(list(tags)[:8]) or "none yet"
-        raise Refused([Fault(str(registry_dir), given, f"must be sha256: and 64 hexadecimal digits, or a tag (known: {known})")])
+        raise Refused(
+            [
+                Fault(
+                    str(registry_dir),
+                    given,
+                    f"must be sha256: and 64 hexadecimal digits, or a tag (known: {known})",
+                )
+            ]
+        )
     return tags[given]
 
 
@@ -273,3 +443,60 @@ def _key(name: str) -> Key:
     if not slash or not namespace or not rest or "/" in rest:
         raise Usage(f"{name!r} must be NAMESPACE/NAME, such as erp/invoice-controls", "name")
     return Key("PolicyPack", namespace, rest)
+
+
+def _attributes(given: list[str]) -> dict[str, str]:
+    from knhk.cli.framework import Usage
+
+    pairs = [item.partition("=") for item in given]
+    for name, equals, _value in pairs:
+        if not equals or not name:
+            raise Usage(f"{name!r} must be NAME=VALUE, such as sub=alice", "--attr")
+    names = [name for name, _equals, _value in pairs]
+    if len(set(names)) != len(names):
+        raise Usage("an attribute is given twice", "--attr")
+    return {name: value for name, _equals, value in pairs}
+
+
+def _time_ns(given: str | None) -> int:
+    import time
+    from datetime import UTC, datetime
+
+    from knhk.cli.framework import Usage
+
+    if given is None:
+        return time.time_ns()
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or moment.year < 1970:
+        raise Usage(f"{given!r} must be RFC 3339 with a zone, such as 2026-01-01T00:00:00Z", "--time")
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+
+
+def _route(given: str | None, routes: dict[str, Any]) -> str:
+    from knhk.cli.framework import Usage
+
+    if given is None and len(routes) == 1:
+        return next(iter(routes))
+    if given not in routes:
+        raise Usage(
+            f"{given or 'nothing'!r} must be a route of the pack: {', '.join(sorted(routes))}",
+            "--route",
+        )
+    return given
+
+
+def _bundle_data(given: Path | None, found: Found) -> bytes | None:
+    from knhk.reconcilers.admission import bundle_bytes
+    from knhk_gen.bundle import build as closure
+
+    if given is None:
+        return None if found.bundle is None else bundle_bytes(found.bundle)
+    data = given.read_bytes()
+    if data[:8] == b"KNHKBND1":
+        return data
+    template = found.bundle.spec.get("callerTemplate", "") if found.bundle is not None else ""
+    return closure(data.decode(), str(given), template)

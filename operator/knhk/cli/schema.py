@@ -44,7 +44,12 @@ def mapping(values: Schema) -> Schema:
 
 def obj(**members: Schema) -> Schema:
     """An object with exactly these members."""
-    return {"type": "object", "properties": members, "required": list(members), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": members,
+        "required": list(members),
+        "additionalProperties": False,
+    }
 
 
 FAULTS = array(obj(where=string(), value=string(), must=string()))

@@ -7,7 +7,18 @@ from typing import Any
 
 from knhk.model.arrows import GuardPlan, SharedObject
 from knhk.model.canonical import canonical
-from knhk.model.oci import BUNDLE, BUNDLE_FILE, EMPTY_BLOB, INDEX, MANIFEST, PACK, PACK_PLAN, PACK_SO, Artifact, Blob
+from knhk.model.oci import (
+    BUNDLE,
+    BUNDLE_FILE,
+    EMPTY_BLOB,
+    INDEX,
+    MANIFEST,
+    PACK,
+    PACK_PLAN,
+    PACK_SO,
+    Artifact,
+    Blob,
+)
 
 TITLE = "org.opencontainers.image.title"
 VERSION = "org.opencontainers.image.version"
@@ -41,7 +52,13 @@ def manifest(
     if annotations:
         document["annotations"] = dict(annotations)
     digest = None if subject is None else subject.digest
-    return Artifact(Blob(MANIFEST, canonical(document)), artifact_type, (EMPTY_BLOB, *blobs), digest, annotations or {})
+    return Artifact(
+        Blob(MANIFEST, canonical(document)),
+        artifact_type,
+        (EMPTY_BLOB, *blobs),
+        digest,
+        annotations or {},
+    )
 
 
 def pack_image(plan: GuardPlan, objects: Iterable[SharedObject]) -> Artifact:
@@ -56,8 +73,18 @@ def pack_image(plan: GuardPlan, objects: Iterable[SharedObject]) -> Artifact:
         blobs += [so, made.root]
         platform = {"architecture": shared.arch, "os": "linux"}
         entries.append(made.root.descriptor(artifactType=PACK, platform=platform))
-    notes = {PACK_NAME: f"{pack['namespace']}/{pack['name']}", VERSION: pack["version"], PLAN_DIGEST: f"sha256:{plan.digest}"}
-    index = {"schemaVersion": 2, "mediaType": INDEX, "artifactType": PACK, "manifests": entries, "annotations": notes}
+    notes = {
+        PACK_NAME: f"{pack['namespace']}/{pack['name']}",
+        VERSION: pack["version"],
+        PLAN_DIGEST: f"sha256:{plan.digest}",
+    }
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "artifactType": PACK,
+        "manifests": entries,
+        "annotations": notes,
+    }
     return Artifact(Blob(INDEX, canonical(index)), PACK, tuple(blobs), None, notes)
 
 

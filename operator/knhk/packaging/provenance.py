@@ -81,7 +81,11 @@ def read(document: Mapping[str, Any], where: str) -> Provenance:
 
 
 def _dependency(material: Material) -> dict[str, Any]:
-    made: dict[str, Any] = {"name": material.name, "uri": material.uri, "digest": {"sha256": material.sha256}}
+    made: dict[str, Any] = {
+        "name": material.name,
+        "uri": material.uri,
+        "digest": {"sha256": material.sha256},
+    }
     if material.version:
         made["annotations"] = {"version": material.version}
     return made

@@ -32,6 +32,10 @@ class Fleet(Protocol):
         """Hand the signed keys.json to the agent of `point`."""
         ...
 
+    def publish_config(self, point: str, config: bytes) -> None:
+        """Hand the point's configuration (point.json, formats/agent.md) to its agent; unchanged bytes are not written again."""
+        ...
+
     def document(self, point: str) -> bytes | None:
         """The rollout document published last, or None."""
         ...

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SignedPack
+from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SharedObject, SignedPack
 from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused
 from knhk.model.oci import PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, Artifact
@@ -36,6 +36,7 @@ class Made:
     """What follows from the sources and the compiler alone."""
 
     plan: GuardPlan
+    objects: tuple[SharedObject, ...]
     image: Artifact
     materials: tuple[Material, ...]
 
@@ -48,7 +49,12 @@ def assemble(pack: PackSources, compiler: Compiler) -> Generator[Step, None, Mad
     objects = compiler.compile(text)
     yield Step("Linked", ", ".join(f"{made.arch} {len(made.data)} bytes" for made in objects))
     image = pack_image(plan, objects)
-    return Made(plan, image, tuple(sorted((*materials.of_pack(portable(pack), plan), *compiler.materials()))))
+    return Made(
+        plan,
+        objects,
+        image,
+        tuple(sorted((*materials.of_pack(portable(pack), plan), *compiler.materials()))),
+    )
 
 
 def build(pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer) -> Generator[Step, None, SignedPack]:
@@ -68,7 +74,10 @@ def build(pack: PackSources, compiler: Compiler, registry: Registry, signer: Sig
     registry.publish((made.image, *referrers), tag_of(pack.namespace, pack.name, pack.version))
     keyid = signer.keyid("build")
     yield Step("Signed", f"by {keyid[:16]}")
-    return SignedPack(PackImage(pack.name, pack.namespace, pack.version, made.image.digest, made.plan.digest), keyid)
+    return SignedPack(
+        PackImage(pack.name, pack.namespace, pack.version, made.image.digest, made.plan.digest),
+        keyid,
+    )
 
 
 def publish_bundle(namespace: str, name: str, data: bytes, registry: Registry, signer: Signer) -> Artifact:
@@ -88,7 +97,14 @@ def rebuild(store: PackStore, digest: str, compiler: Compiler, keys: Keys, folde
     told = provenance_of(store, digest, keys)
     yield Step("Provenance", f"{len(told.materials)} materials, signed")
     pack = _sources(store, told, folder)
-    _demand(told.materials, (*_texts(pack), *compiler.materials(), *(m for m in told.materials if m.name == materials.PLAN)))
+    _demand(
+        told.materials,
+        (
+            *_texts(pack),
+            *compiler.materials(),
+            *(m for m in told.materials if m.name == materials.PLAN),
+        ),
+    )
     made = yield from assemble(pack, compiler)
     _demand(told.materials, made.materials)
     yield Step("Rebuilt", made.image.digest)

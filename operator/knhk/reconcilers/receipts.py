@@ -1,0 +1,168 @@
+"""Receipts as a stranger reads them: entries of a log folder, with inclusion proofs recomputed from its tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from knhk.model.faults import Fault, NotFound, Refused
+from knhk_verify.errors import Bad
+from knhk_verify.log import log_entries
+from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, unb64
+from knhk_verify.record import (
+    CLASSES,
+    KINDS,
+    LEAF_SIZE,
+    MODES,
+    VERDICTS,
+    Record,
+    check_record,
+    parse_leaf,
+    parse_observation,
+    parse_record,
+    scan_frames,
+)
+from knhk_verify.signed import Keys, parse_json, verify_event
+from knhk_verify.tree import Tiles, inclusion_proof, leaf_hash, verify_inclusion
+
+FLAGS = ("candidate", "stale", "cached", "brownout", "fail-open", "resumed")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the log, its index and its bytes."""
+
+    index: int
+    data: bytes
+
+    @property
+    def is_leaf(self) -> bool:
+        return len(self.data) == LEAF_SIZE and self.data[0] == 1
+
+
+def entries(log_dir: Path) -> Iterator[Entry]:
+    """All entries in order, unverified. Raises Bad."""
+    yield from (Entry(i, data) for i, data in enumerate(log_entries(log_dir)))
+
+
+def of_receipt(log_dir: Path, receipt: str) -> list[Entry]:
+    """Leaves with this receipt id (32 hexadecimal digits), or the policy event at this index (a number). Raises NotFound and Bad."""
+    if receipt.isdecimal() and len(receipt) < 16:
+        found = [entry for entry in entries(log_dir) if entry.index == int(receipt)]
+    else:
+        try:
+            wanted = bytes.fromhex(receipt)
+        except ValueError:
+            wanted = b""
+        if len(wanted) != 16:
+            raise Refused(
+                [
+                    Fault(
+                        "receipt",
+                        receipt,
+                        "must be 32 hexadecimal digits, or the index of an entry",
+                    )
+                ]
+            )
+        found = [entry for entry in entries(log_dir) if entry.is_leaf and entry.data[100:116] == wanted]
+    if not found:
+        raise NotFound(f"{log_dir}: no receipt {receipt} in this log; a receipt enters it within a second")
+    return found
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """What an entry says, in words."""
+    if not entry.is_leaf:
+        return {"index": entry.index, **_event(entry.data)}
+    leaf = parse_leaf(entry.data, f"entry {entry.index}")
+    return {
+        "index": entry.index,
+        "receipt": leaf.receipt_id.hex(),
+        "kind": KINDS[leaf.kind],
+        "verdict": VERDICTS[leaf.verdict],
+        "class": CLASSES[leaf.klass],
+        "mode": MODES[leaf.mode],
+        "flags": [name for bit, name in enumerate(FLAGS) if leaf.flags >> bit & 1],
+        "time": _time(leaf.time_ns),
+        "pack": leaf.pack.hex() if any(leaf.pack) else "",
+        "subject": "",
+    }
+
+
+def _event(data: bytes) -> dict[str, Any]:
+    document = parse_json(data, "policy event")
+    statement = parse_json(unb64(document["dsseEnvelope"]["payload"], "payload"), "policy event")
+    predicate, subjects = statement["predicate"], statement["subject"]
+    return {
+        "receipt": "",
+        "kind": f"POLICY {predicate['kind']}",
+        "verdict": "",
+        "class": "",
+        "mode": "",
+        "flags": [],
+        "time": str(predicate.get("time", "")),
+        "pack": subjects[0]["digest"]["sha256"][:40] if subjects else "",
+        "subject": subjects[0]["name"] if subjects else "",
+    }
+
+
+def _time(time_ns: int) -> str:
+    seconds, rest = divmod(time_ns, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def verify(log_dir: Path, entry: Entry, verifier: Verifier, keys: Keys | None) -> Checkpoint:
+    """The signed checkpoint that covers the entry: inclusion recomputed from the tiles; a policy event's signature too. Raises Bad."""
+    checkpoint = open_checkpoint((log_dir / "checkpoint").read_bytes(), verifier)
+    if entry.index >= checkpoint.size:
+        raise Bad(
+            f"entry {entry.index}",
+            f"is not covered by the checkpoint of size {checkpoint.size}: try again in a second",
+        )
+    tiles = Tiles(lambda path: (log_dir / path).read_bytes(), checkpoint.size)
+    path = inclusion_proof(tiles, entry.index, checkpoint.size)
+    verify_inclusion(leaf_hash(entry.data), entry.index, checkpoint.size, checkpoint.root, path)
+    if not entry.is_leaf and keys is not None:
+        verify_event(entry.data, keys, f"entry {entry.index}")
+    return checkpoint
+
+
+def records_of(log_dir: Path, entry: Entry) -> list[tuple[str, Record]]:
+    """(place, record) of the observation segments that hold this very leaf, hashes checked. Raises Bad."""
+    found = []
+    for segment in sorted((log_dir / "observations").glob("*/*.seg")):
+        name, data = str(segment.relative_to(log_dir)), segment.read_bytes()
+        if entry.data not in data:
+            continue
+        for offset, payload in scan_frames(data, int(segment.stem, 16), name)[0]:
+            if entry.data in payload:
+                where = f"{name} offset {offset}"
+                record = parse_record(payload, where)
+                check_record(record, where)
+                found.append((where, record))
+    return found
+
+
+def observed(record: Record, where: str) -> Mapping[str, Any]:
+    """Route, region, names of attributes and size of the body; never their values."""
+    if record.erased:
+        return {
+            "where": where,
+            "erased": True,
+            "route": "",
+            "region": "",
+            "attributes": [],
+            "body_bytes": 0,
+        }
+    seen = parse_observation(record.observation, where)
+    return {
+        "where": where,
+        "erased": False,
+        "route": seen.route,
+        "region": seen.region,
+        "attributes": [name for name, _value in seen.attributes],
+        "body_bytes": len(seen.body),
+    }

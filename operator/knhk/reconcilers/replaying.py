@@ -1,0 +1,161 @@
+"""Replay: every recorded decision again, from the bytes of O through the recorded pack, compared with the log byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knhk.adapters.evaluators import Evaluator
+from knhk.model.faults import KnhkError
+from knhk_runtime.tiers.decide import decide as decide_whole
+from knhk_verify.log import log_entries
+from knhk_verify.record import (
+    LEAF_SIZE,
+    Leaf,
+    Record,
+    entry_key,
+    h_a,
+    h_o,
+    parse_leaf,
+    parse_observation,
+    parse_record,
+    scan_frames,
+)
+
+BATCH = 1024
+MAX_TOLD = 100
+DECISION = 1
+NO_PACK = bytes(20)
+BASELINE_ADMIT = b"KNA1\x01\x00\x00\x00\x00\x00"  # no guards, no triples
+TABLES_DECIDED = 0
+
+# (first 20 bytes of the pack's digest, digest of the bundle file) → evaluator; raises KnhkError with the reason
+Load = Callable[[bytes, bytes], Evaluator]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A decision that replay could not confirm: place of its record (or "log"), receipt id, reason."""
+
+    where: str
+    receipt: str
+    reason: str
+
+
+@dataclass
+class Replayed:
+    """Decisions replayed to the same bytes, erased ones, and those that differ; the first differences in words."""
+
+    replayed: int = 0
+    erased: int = 0
+    different: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def differs(self, where: str, receipt: bytes, reason: str) -> None:
+        self.different += 1
+        if len(self.differences) < MAX_TOLD:
+            self.differences.append(Difference(where, receipt.hex(), reason))
+
+
+@dataclass(frozen=True)
+class _Task:
+    where: str
+    leaf: Leaf
+    record: Record
+    action: bytes
+
+
+def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
+    """Replay every DECISION leaf of a log folder. `evaluator_digest` names the cold tier of this installation.
+
+    A decision is confirmed when the pack gives the same A for the same O, and hashes of both are those of the leaf in the log.
+    Raises Bad for a segment or tile that cannot be read: run `log verify` for all that is wrong.
+    """
+    logged = {entry_key(entry): entry for entry in log_entries(log_dir) if len(entry) == LEAF_SIZE and entry[0] == 1}
+    result, seen, other = Replayed(), set[bytes](), dict[bytes, str]()
+    waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
+    for where, record in _records(log_dir):
+        for leaf_bytes, action in zip(record.leaves, record.actions, strict=True):
+            key, leaf = entry_key(leaf_bytes), parse_leaf(leaf_bytes, where)
+            if leaf.kind != DECISION or key in seen:
+                continue
+            if logged.get(key, leaf_bytes) != leaf_bytes:
+                other[key] = where
+                continue
+            seen.add(key)
+            if record.erased:
+                result.erased += 1
+                continue
+            group = (leaf.pack, parse_observation(record.observation, where).bundle)
+            waiting.setdefault(group, []).append(_Task(where, leaf, record, action))
+            if len(waiting[group]) >= BATCH:
+                _judge(group, waiting.pop(group), load, evaluator_digest, result)
+    for group, tasks in waiting.items():
+        _judge(group, tasks, load, evaluator_digest, result)
+    for key, entry in logged.items():
+        if key not in seen and parse_leaf(entry).kind == DECISION:
+            reason = "the record has another leaf than the log" if key in other else "no record of it is kept"
+            result.differs(other.get(key, "log"), key[:16], reason)
+    return result
+
+
+def _records(log_dir: Path) -> Iterator[tuple[str, Record]]:
+    for segment in sorted((log_dir / "observations").glob("*/*.seg")):
+        name = str(segment.relative_to(log_dir))
+        frames, _end = scan_frames(segment.read_bytes(), int(segment.stem, 16), name)
+        for offset, payload in frames:
+            yield f"{name} offset {offset}", parse_record(payload, f"{name} offset {offset}")
+
+
+def _judge(
+    group: tuple[bytes, bytes],
+    tasks: list[_Task],
+    load: Load,
+    evaluator_digest: bytes,
+    result: Replayed,
+) -> None:
+    if group[0] == NO_PACK:
+        for task in tasks:
+            _compare(task, BASELINE_ADMIT, result)
+        return
+    try:
+        evaluator = load(*group)
+    except KnhkError as error:
+        for task in tasks:
+            result.differs(task.where, task.leaf.receipt_id, str(error))
+        return
+    for task, first in zip(tasks, evaluator.tables([task.record.observation for task in tasks]), strict=True):
+        if first.status == TABLES_DECIDED:
+            _compare(task, first.a, result)
+        else:
+            _lower(task, evaluator, evaluator_digest, result)
+
+
+def _lower(task: _Task, evaluator: Evaluator, evaluator_digest: bytes, result: Replayed) -> None:
+    o = task.record.observation
+    if parse_observation(o, task.where).evaluator != evaluator_digest:
+        result.differs(task.where, task.leaf.receipt_id, "evaluator missing: another one decided it")
+        return
+    try:
+        decided = decide_whole(evaluator.binding, evaluator.judge(), o)
+    except KnhkError as error:
+        result.differs(task.where, task.leaf.receipt_id, f"not decided again: {error}")
+        return
+    _compare(task, decided.a, result)
+
+
+def _compare(task: _Task, action: bytes, result: Replayed) -> None:
+    checks = (
+        (action == task.action, "A is not the one that was recorded"),
+        (h_a(task.record.salt, action) == task.leaf.h_a, "H(A) is not the one in the log"),
+        (
+            h_o(task.record.salt, task.record.observation) == task.leaf.h_o,
+            "H(O) is not the one in the log",
+        ),
+    )
+    reason = next((reason for ok, reason in checks if not ok), None)
+    if reason is None:
+        result.replayed += 1
+    else:
+        result.differs(task.where, task.leaf.receipt_id, reason)

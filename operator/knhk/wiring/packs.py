@@ -1,0 +1,99 @@
+"""Which adapters serve the pack and log commands in an embedded home."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from knhk.adapters.compiler_zig import ZigCompiler
+from knhk.adapters.registry_layout import LayoutRegistry
+from knhk.model.faults import Corrupt, Stalled
+from knhk.ports.compiler import Compiler
+from knhk.ports.registry import Registry
+from knhk.ports.signer import Signer
+from knhk.ports.store import Store
+from knhk.wiring.home import LOG_ORIGIN, Home
+from knhk_runtime.packstore import PackStore
+from knhk_verify.signed import Keys
+
+_ARCHES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+def host_arch() -> str:
+    """The architecture of this machine as OCI names it. Raises Stalled for one that packs are not built for."""
+    machine = platform.machine()
+    if machine not in _ARCHES:
+        raise Stalled(
+            "Architecture",
+            f"{machine}: packs are built for {', '.join(sorted(set(_ARCHES.values())))}",
+        )
+    return _ARCHES[machine]
+
+
+def cache_folder() -> Path:
+    """Where finished objects are kept, for all homes of this user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "knhk" / "objects"
+
+
+def compiler() -> Compiler:
+    """The compiler of this machine."""
+    return ZigCompiler(cache_folder())
+
+
+def registry(folder: Path) -> Registry:
+    """The registry in a folder."""
+    return LayoutRegistry(folder)
+
+
+def store(folder: Path) -> PackStore:
+    """The verifying reader of a registry folder."""
+    return PackStore(folder)
+
+
+def signer(home: Home) -> Signer:
+    """The signer of a home; its keys are made on first use."""
+    from knhk.adapters.signer_local import establish
+
+    home.prepare()
+    return establish(home.keys, LOG_ORIGIN, datetime.now(UTC))
+
+
+def keys(folder: Path) -> Keys:
+    """keys.json of a folder, verified against root.pub beside it. Raises Stalled when missing, Corrupt when altered."""
+    from knhk.adapters.signer_local import read_root_pub
+
+    return keys_under(folder, read_root_pub(folder / "root.pub"))
+
+
+def keys_under(folder: Path, root_public: bytes) -> Keys:
+    """keys.json of a folder, verified against a pinned root. Raises Stalled when missing, Corrupt when altered."""
+    from knhk_verify.errors import Bad
+    from knhk_verify.signed import verify_keys
+
+    path = folder / "keys.json"
+    try:
+        return verify_keys(path.read_bytes(), root_public, where=str(path))
+    except FileNotFoundError:
+        raise Stalled("Keys", f"{path}: must be there; run: knhk up, or knhk pack build") from None
+    except Bad as error:
+        raise Corrupt(error.where, error.what) from error
+
+
+@contextmanager
+def resources(home: Home) -> Iterator[Store]:
+    """The resources of a home. Raises Stalled when there is no home yet."""
+    from knhk.adapters.store_sqlite import SqliteStore
+    from knhk.adapters.system import SystemClock, SystemRandom
+
+    if not home.store.exists():
+        raise Stalled("NoHome", f"{home.store}: no resources yet; run: knhk up, or choose another --home")
+    opened = SqliteStore(home.store, SystemClock(), SystemRandom())
+    try:
+        yield opened
+    finally:
+        opened.close()
