@@ -8,7 +8,8 @@ from knhk.cli.framework import Argument, Call, Outcome, Usage, command
 from knhk.cli.schema import array, obj, string
 
 if TYPE_CHECKING:
-    from knhk.model.resource import Resource
+    from knhk.model.resource import Key, Resource
+    from knhk.ports.store import Store
 
 _RESULT = obj(resources=array(obj(kind=string(), namespace=string(), name=string(), result=string())))
 
@@ -46,6 +47,16 @@ def read_resources(paths: tuple[str, ...]) -> list[Resource]:
     return resources
 
 
+def find(store: Store, key: Key) -> Resource | None:
+    """The object, or None when there is none."""
+    from knhk.model.faults import NotFound
+
+    try:
+        return store.get(key)
+    except NotFound:
+        return None
+
+
 @command(
     "apply",
     summary="Create or change resources from YAML files; refused whole when anything in them is wrong",
@@ -60,7 +71,6 @@ def apply(call: Call) -> Outcome:
     from dataclasses import replace
 
     from knhk.api import with_origin
-    from knhk.model.resource import Key
     from knhk.wiring.embedded import open_store
     from knhk.wiring.home import Home
 
@@ -68,7 +78,7 @@ def apply(call: Call) -> Outcome:
     results: list[dict[str, Any]] = []
     with open_store(Home(call.home), must_exist=not call.args.dry_run) as store:
         for resource in resources:
-            before = store.find(Key(resource.kind, resource.namespace, resource.name))
+            before = find(store, resource.key)
             if call.args.dry_run:
                 after = before
                 result = "would create" if before is None else "would configure"

@@ -24,3 +24,7 @@ class Signer(Protocol):
     def keyid(self, role: str) -> str:
         """keyid that signatures of this role carry now: SHA-256 of the raw public key, hexadecimal."""
         ...
+
+    def keys_json(self) -> bytes:
+        """keys.json as the root signed it (formats/signed.md)."""
+        ...

