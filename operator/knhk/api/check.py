@@ -139,6 +139,8 @@ class Checker:
         for name in shape.required:
             if name not in value:
                 bad.add(name)
+                if any(other in shape.later for other in node.value):
+                    continue  # said already, with what must be there instead
                 self.fault(node, joined(at, name), "nothing", "must be given")
         if defaults:
             fill(shape, value)
@@ -152,8 +154,8 @@ class Checker:
             if rule.on_update or bad & set(rule.reads or bad):
                 continue
             if not rule.holds(value):
-                where = joined(at, rule.field) if rule.field else at
-                found = below(node, rule.field)
+                where = joined(at, rule.at) if rule.at else at
+                found = below(node, rule.at)
                 self.fault(found, where, excerpt(found), rule.message)
 
 
@@ -173,6 +175,8 @@ def below(node: Node, field: str) -> Node:
 
 def unknown(name: str, shape: Obj) -> str:
     """What to do about a field that is not declared."""
+    if name in shape.later:
+        return shape.later[name]
     close = difflib.get_close_matches(name, shape.fields, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"must not be there: unknown field{hint} (known: {', '.join(shape.fields)})"

@@ -10,6 +10,7 @@ from knhk.api.check import Checker, excerpt, joined
 from knhk.api.document import Node
 from knhk.api.kinds import KINDS
 from knhk.api.kinds.common import name
+from knhk.api.rules import listed
 from knhk.api.shape import NO_DEFAULT, Bool, Int, Kind, List, Map, Obj, Shape, Str
 from knhk.model.faults import Fault, Refused
 from knhk.model.resource import API_VERSION, Resource
@@ -177,7 +178,7 @@ def _kind(checker: Checker, node: Node) -> Kind | None:
 
 def _exactly(checker: Checker, node: Node, field: str, known: tuple[str, ...]) -> str | None:
     _, child = node.value.get(field, (0, None))
-    must = f"must be {' or '.join(known)}"
+    must = f"must be {listed(known)}"
     if child is None:
         checker.fault(node, field, "nothing", must)
         return None
@@ -224,7 +225,11 @@ def field_docs(shape: Shape, at: str = "spec") -> list[tuple[str, str, str]]:
 
 def _type_text(shape: Shape) -> str:
     text = _bounds_text(shape)
-    return text if shape.default is NO_DEFAULT or shape.default == {} else f"{text}, default {shape.default!r}"
+    return (
+        text
+        if shape.default is NO_DEFAULT or shape.default == {}
+        else f"{text}, default {shape.default!r}"
+    )
 
 
 def _bounds_text(shape: Shape) -> str:

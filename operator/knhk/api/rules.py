@@ -17,7 +17,8 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _listed(values: tuple[str, ...]) -> str:
+def listed(values: tuple[str, ...]) -> str:
+    """a, b or c."""
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
 
 
@@ -32,7 +33,7 @@ def matches(pattern: str, message: str) -> Rule:
 def one_of(*values: str) -> Rule:
     """The string is one of `values`."""
     cel = f"self in [{', '.join(_quoted(v) for v in values)}]"
-    return Rule(cel, f"must be {_listed(values)}", lambda v: v in values)
+    return Rule(cel, f"must be {listed(values)}", lambda v: v in values)
 
 
 def refused(value: str, message: str) -> Rule:

@@ -6,7 +6,7 @@ Everything has a bound, so that an API server can price the CEL rules and no inp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 NO_DEFAULT: Any = object()
@@ -17,7 +17,7 @@ class Rule:
     """A law over one value, in CEL for the API server and as a predicate for the parser.
 
     `message` says what the value must be. `reads` names the fields of an object that the law
-    looks at (it is judged when these are well-formed; empty: all). `field` is where a person
+    looks at (it is judged when these are well-formed; empty: all). `at` is where a person
     should look, below the value.
     """
 
@@ -25,7 +25,7 @@ class Rule:
     message: str
     holds: Callable[[Any], bool]
     reads: tuple[str, ...] = ()
-    field: str = ""
+    at: str = ""
     on_update: bool = False  # speaks of oldSelf: only a store can judge it
 
 
@@ -86,13 +86,15 @@ class Map:
 
 @dataclass(frozen=True)
 class Obj:
-    """An object of declared fields; others are refused."""
+    """An object of declared fields; others are refused. `later`: names that are known but not available
+    yet, with what must be there instead."""
 
     doc: str
     fields: Mapping[str, Shape]
     required: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
     default: Any = NO_DEFAULT
+    later: Mapping[str, str] = field(default_factory=dict)
 
 
 Shape = Str | Int | Bool | List | Map | Obj

@@ -14,7 +14,6 @@ Robbins 1970).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from fnmatch import fnmatchcase
@@ -32,7 +31,7 @@ from knhk.model.rollout import (
 )
 
 ALL = ""  # the guard id of the aggregate in findings
-MAX_FINDINGS = 16
+MAX_FINDINGS = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,27 @@ class _Stream:
     direction: Direction
     low: int
     high: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """ln L(n, k) = k·seen + (n-k)·unseen of one tolerance p0 against one effect p1."""
+
+    seen: float
+    unseen: float
+
+    @classmethod
+    def of(cls, p0: float, p1: float) -> Ratio:
+        """0 ≤ p0 < p1 ≤ 1. With p0 = 0 one difference proves p1; with p1 = 1 one caller without disproves it."""
+        seen = math.log(p1 / p0) if p0 > 0.0 else math.inf
+        unseen = math.log1p(-p1) - math.log1p(-p0) if p1 < 1.0 else -math.inf
+        return cls(seen, unseen)
+
+    def log(self, n: int, k: int) -> float:
+        """ln L(n, k) for 0 ≤ k ≤ n."""
+        if k and math.isinf(self.seen):
+            return math.inf
+        return (k * self.seen if k else 0.0) + ((n - k) * self.unseen if n > k else 0.0)
 
 
 def judge(stats: PairStats, analysis: Analysis) -> Verdict:
@@ -57,16 +77,6 @@ def judge(stats: PairStats, analysis: Analysis) -> Verdict:
         return Verdict(Outcome.FAIL, tuple(failed[:MAX_FINDINGS]))
     still = [*_too_few(stats, analysis), *_uncovered(stats), *_unsettled(streams, stats, analysis)]
     return Verdict(Outcome.UNDECIDED if still else Outcome.PASS, tuple(still[:MAX_FINDINGS]))
-
-
-def log_likelihood_ratio(n: int, k: int, p0: float, p1: float) -> float:
-    """ln L(n, k). Infinite when p0 is 0 and something was seen, or p1 is 1 and something was not."""
-    if k and p0 <= 0.0:
-        return math.inf
-    if n > k and p1 >= 1.0:
-        return -math.inf
-    seen = k * math.log(p1 / p0) if k else 0.0
-    return seen + (n - k) * (math.log1p(-p1) - math.log1p(-p0)) if n > k else seen
 
 
 def stream_count(stats: PairStats, analysis: Analysis) -> int:
@@ -106,31 +116,36 @@ def _together(
     return _Stream(ALL, direction, low, max(low, min(total, sum(each))))
 
 
-def _evidence(k: int, stats: PairStats, analysis: Analysis, direction: Direction) -> float:
-    n = max(stats.clusters, k)
-    return log_likelihood_ratio(n, k, float(analysis.tolerance(direction)), float(analysis.effect))
+def _ratios(analysis: Analysis) -> dict[Direction, Ratio]:
+    p1 = float(analysis.effect)
+    return {d: Ratio.of(float(analysis.tolerance(d)), p1) for d in DIRECTIONS}
 
 
-def _crossed(streams: Iterable[_Stream], stats: PairStats, analysis: Analysis) -> list[Finding]:
-    limit = math.log(stream_count(stats, analysis) / float(analysis.alpha))
+def _crossed(streams: list[_Stream], stats: PairStats, analysis: Analysis) -> list[Finding]:
+    """Streams whose evidence for the effect is m/alpha to 1 or more, the strongest first."""
+    if not streams:
+        return []
+    limit = math.log(len(streams) / float(analysis.alpha))
+    ratios = _ratios(analysis)
     found = []
     for stream in streams:
-        evidence = _evidence(stream.low, stats, analysis, stream.direction)
-        if evidence >= limit:
+        evidence = ratios[stream.direction].log(max(stats.clusters, stream.low), stream.low)
+        if stream.low and evidence >= limit:
             found.append((-evidence, -stream.low, stream.guard == ALL, stream.guard, stream))
     return [_finding(s, s.low, stats, analysis) for *_, s in sorted(found, key=lambda row: row[:4])]
 
 
-def _unsettled(streams: Iterable[_Stream], stats: PairStats, analysis: Analysis) -> list[Finding]:
+def _unsettled(streams: list[_Stream], stats: PairStats, analysis: Analysis) -> list[Finding]:
+    """Streams whose evidence against the effect is not yet 1/beta to 1, the least settled first."""
     limit = math.log(float(analysis.beta))
+    ratios = _ratios(analysis)
     still = []
     for stream in streams:
-        evidence = _evidence(stream.high, stats, analysis, stream.direction)
+        evidence = ratios[stream.direction].log(max(stats.clusters, stream.high), stream.high)
         if evidence > limit:
             still.append((-evidence, stream.guard, stream))
-    return [
-        _finding(s, s.high, stats, analysis) for *_, s in sorted(still, key=lambda row: row[:2])
-    ]
+    still.sort(key=lambda row: row[:2])
+    return [_finding(s, s.high, stats, analysis) for *_, s in still[:MAX_FINDINGS]]
 
 
 def _finding(stream: _Stream, k: int, stats: PairStats, analysis: Analysis) -> Finding:

@@ -74,7 +74,7 @@ class Analysis:
     max_new_admits: Decimal = Decimal("0.01")
     effect: Decimal = Decimal("0.05")
     alpha: Decimal = Decimal("0.01")
-    beta: Decimal = Decimal("0.01")
+    beta: Decimal = Decimal("0.005")
     intended: tuple[str, ...] = ()
     max_errors: int = 0
     min_pairs: int = 1

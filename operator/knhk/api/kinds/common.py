@@ -12,6 +12,11 @@ SEMVER = r"^(0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})(-[0-
 SEMVER_MUST = "must be a semantic version such as 1.0.0 or 1.1.0-rc.1"
 IRI = r"^[A-Za-z][A-Za-z0-9+.-]*:[^ <>\"{}|^`\\\\]*$"
 MAX_INLINE = 98_304
+# Other forms of a source: named, so that they are refused in plain words.
+LATER_FORMS = {
+    form: f"must be inline for now; {form} is not available yet"
+    for form in ("configMap", "configMapRef", "oci", "git", "file", "url")
+}
 
 
 def name(doc: str) -> Str:

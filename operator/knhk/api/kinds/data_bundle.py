@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, MAX_INLINE, NAME_RULE, STATUS_FIELDS, digest, version
+from knhk.api.kinds.common import (
+    COLUMNS,
+    LATER_FORMS,
+    MAX_INLINE,
+    NAME_RULE,
+    STATUS_FIELDS,
+    digest,
+    version,
+)
 from knhk.api.rules import matches
 from knhk.api.shape import Int, Kind, Obj, Str
 
@@ -20,6 +28,7 @@ SPEC = Obj(
                 )
             },
             required=("inline",),
+            later=LATER_FORMS,
         ),
         "callerTemplate": Str(
             "IRI of the caller, {} being the percent-encoded attribute sub.",

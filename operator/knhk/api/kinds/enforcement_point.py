@@ -33,8 +33,13 @@ _MATCH = Obj(
             min=1,
             rules=(
                 matches(
-                    r"^/$|^(/([A-Za-z0-9._~!$&'()+,;=:@%-]+|\{[a-z0-9_]{1,48}\}))+/?$",
+                    r"^/$|^(/([A-Za-z0-9._~!$&'()+,;=:@-]+|\{[a-z0-9_]{1,48}\}))+/?$",
                     "must be a path of plain segments and {captures}, such as /invoices/{id}/approve",
+                ),
+                Rule(
+                    "!(self + '/').contains('/./') && !(self + '/').contains('/../')",
+                    "must not have . or .. as a segment",
+                    lambda v: not {".", ".."} & set(v.split("/")),
                 ),
             ),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from knhk.api.kinds.common import (
     COLUMNS,
     IRI,
+    LATER_FORMS,
     MAX_INLINE,
     NAME_RULE,
     STATUS_FIELDS,
@@ -68,6 +69,7 @@ _SOURCE = Obj(
         ),
     },
     required=("name", "kind", "inline"),
+    later=LATER_FORMS,
     rules=(
         forbids_unless("kind", "ask", "target", "must be left out unless kind is ask"),
         forbids_unless(
@@ -126,10 +128,10 @@ _ANALYSIS = Obj(
             default="0.01",
         ),
         "beta": Str(
-            "Allowed probability to promote a pack with the declared effect. Default: 0.01.",
+            "Allowed probability to promote a pack with the declared effect. Default: 0.005.",
             max=16,
             rules=share("0.000001", "0.2"),
-            default="0.01",
+            default="0.005",
         ),
         "intended": List(
             "Guards that are meant to decide differently, as glob patterns of guard ids.",
@@ -169,9 +171,7 @@ _ROLLOUT = Obj(
     {
         "shadow": Obj(
             "Both versions judge every request, only the old one is enforced.",
-            {
-                "minPairs": _min_pairs("Requests that both must have judged.", 200)
-            },
+            {"minPairs": _min_pairs("Requests that both must have judged.", 200)},
             default={},
         ),
         "steps": List(
@@ -182,7 +182,9 @@ _ROLLOUT = Obj(
                     "weight": Int(
                         "Percent of callers for whom the new version is enforced.", min=1, max=100
                     ),
-                    "minPairs": _min_pairs("Requests that both must have judged in this step.", 100),
+                    "minPairs": _min_pairs(
+                        "Requests that both must have judged in this step.", 100
+                    ),
                 },
                 required=("weight",),
             ),
@@ -340,6 +342,7 @@ _REVISION: dict[str, Shape] = {
     "pairs": Int("Judged pairs so far.", min=0, max=2**53),
     "guards": Int("Number of guards.", min=0, max=65_535),
     "reason": Str("Why it is where it is.", max=1024),
+    "judged": Str("When the judge or a person ended it, RFC 3339 with nanoseconds.", max=40),
     "findings": List("What the judge found, the worst first.", _FINDING, max=16),
 }
 
