@@ -114,23 +114,21 @@ static bool load(shim_pack *pack, const char *path, char *err) {
 }
 
 static shim_pack *open_new(const char *path, const char *sha256, char *err) {
-  size_t len = 0;
-  const uint8_t *map = verified_map(path, sha256, ".so", &len, err);
-  if (map == NULL) return NULL;
   shim_pack *pack = calloc(1, sizeof *pack);
-  bool loaded = pack != NULL && load(pack, path, err);
-  munmap((void *)(uintptr_t)map, len);
-  if (loaded) {
+  if (pack == NULL) {
+    shim_fail(err, "out of memory");
+    return NULL;
+  }
+  if (load(pack, path, err)) {
     memcpy(pack->sha256, sha256, 64);
     return pack;
   }
-  if (pack == NULL) shim_fail(err, "out of memory");
-  if (pack != NULL && pack->library != NULL) dlclose(pack->library);
+  if (pack->library != NULL) dlclose(pack->library);
   free(pack);
   return NULL;
 }
 
-shim_pack *pack_open(const char *path, const char *sha256, char *err) {
+static shim_pack *take(const char *path, const char *sha256, char *err) {
   pthread_mutex_lock(&lock);
   shim_pack *pack = open_packs;
   while (pack != NULL && memcmp(pack->sha256, sha256, 64) != 0) pack = pack->next;
@@ -141,6 +139,15 @@ shim_pack *pack_open(const char *path, const char *sha256, char *err) {
   if (pack != NULL) pack->references++;
   pthread_mutex_unlock(&lock);
   return pack;
+}
+
+/* The file is checked even when the pack is open already: what lies under its name must always be it. */
+shim_pack *pack_open(const char *path, const char *sha256, char *err) {
+  size_t len = 0;
+  const uint8_t *map = verified_map(path, sha256, ".so", &len, err);
+  if (map == NULL) return NULL;
+  munmap((void *)(uintptr_t)map, len);
+  return take(path, sha256, err);
 }
 
 void pack_close(shim_pack *pack) {
