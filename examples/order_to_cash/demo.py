@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ PACK = "erp/invoice-controls"
 POINT = "erp/orders"
 WAIT_S = 90.0
 MOST_REQUESTS = 60_000
+ENDED = frozenset({"Live", "RolledBack", "Aborted", "Stalled"})
 
 
 class Failed(Exception):
@@ -113,16 +115,16 @@ class Story:
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             resource = await asyncio.to_thread(self.pack)
-            status = resource.get("status", {})
-            current = status.get("version") == version
-            line = describe(status) if current else ""
+            revision = resource.get("status", {}).get("revision", {})
+            current = revision.get("version") == version
+            line = message(resource) if current else ""
             if line and line != told:
                 self.tools.say(f"   [dim]{time.monotonic() - self.started_s:6.1f} s[/]  {version}  {line}")
                 told = line
-            if current and status.get("phase") == wanted:
-                return status
-            if current and status.get("phase") in {"Live", "RolledBack", "Aborted", "Stalled"}:
-                raise Failed(f"{PACK} {version}: expected {wanted}, came to {status.get('phase')}: {line}\n{json.dumps(status, indent=1)}")
+            if current and revision.get("phase") == wanted:
+                return dict(revision)
+            if current and revision.get("phase") in ENDED:
+                raise Failed(f"{PACK} {version}: expected {wanted}, came to {revision['phase']}: {line}\n{json.dumps(revision, indent=1)}")
             await asyncio.sleep(0.1)
         raise Failed(f"{PACK} {version}: not {wanted} within {WAIT_S:.0f} s; last: {told or 'nothing'}")
 
@@ -130,16 +132,16 @@ class Story:
         return await asyncio.to_thread(self.tools.knhk, "apply", "-f", str(file), expect=expect)
 
 
-def describe(status: dict[str, Any]) -> str:
-    """Phase, step and what the judge has seen, in one line."""
-    rolling = status.get("rolling") or {}
-    parts = [status.get("phase", "")]
-    if status.get("phase") == "Rolling":
-        weight = f" {rolling['weight'] / 10:g} %" if rolling.get("arm") == "Canary" else ""
-        parts.append(f"{rolling.get('stage', '')} {rolling.get('arm', '')}{weight}")
-    elif status.get("message"):
-        parts.append(status["message"])
-    return "  ".join(part for part in parts if part)
+def ready(resource: dict[str, Any]) -> dict[str, Any]:
+    """The condition Ready, empty before the first look."""
+    conditions = resource.get("status", {}).get("conditions", [])
+    return next((dict(c) for c in conditions if c["type"] == "Ready"), {})
+
+
+def message(resource: dict[str, Any]) -> str:
+    """What the condition Ready says, in one line."""
+    told = ready(resource)
+    return f"{told.get('reason', '')}: {told.get('message', '')}" if told else ""
 
 
 async def chapter_wrong_payloads(story: Story) -> None:
@@ -173,8 +175,8 @@ async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
     await story.apply(PACKS / "1.1.0" / "pack.yaml")
     status = await story.until("1.1.0", "RolledBack")
     facts["digests"]["1.1.0"] = status["digest"]
-    facts["rollback"] = status["rollback"]
-    rollback = status["rollback"]
+    facts["rollback"] = status
+    rollback = status["findings"][0]
     tools.say(
         f"   tolerance crossed: [red]{rollback['tolerance']}[/] of guard {rollback['guard']}: {rollback['value']} > {rollback['threshold']} "
         f"on {rollback['pairs']} pairs ({rollback['clusters']} callers)"
@@ -188,9 +190,9 @@ async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
     refused = await story.apply(PACKS / "faulty" / "pack.yaml", expect=1)
     for fault in refused["faults"]:
         tools.say(f"   [red]refused[/] {fault['where']}: {fault['value']}: {fault['must']}")
-    still = (await asyncio.to_thread(story.pack))["status"]
-    if still.get("version") != "1.2.0" or still.get("phase") != "Live":
-        raise Failed(f"the refused pack must touch nothing, but status is {still.get('version')} {still.get('phase')}")
+    still = (await asyncio.to_thread(story.pack))["status"]["revision"]
+    if (still["version"], still["phase"]) != ("1.2.0", "Live"):
+        raise Failed(f"the refused pack must touch nothing, but status is {still['version']} {still['phase']}")
     tools.say(f"   {len(refused['faults'])} faults at once; 1.2.0 runs on untouched")
 
 
@@ -219,9 +221,9 @@ async def play(tools: Tools, app_port: int, database: Path) -> Story:
 async def address_of_point(tools: Tools) -> str:
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
-        status = (await asyncio.to_thread(tools.knhk, "get", "enforcementpoint", POINT)).get("status", {})
-        if status.get("address") and status.get("ready"):
-            return str(status["address"])
+        resource = await asyncio.to_thread(tools.knhk, "get", "enforcementpoint", POINT)
+        if ready(resource).get("status") == "True":
+            return str(resource["status"]["address"])
         await asyncio.sleep(0.1)
     raise Failed(f"{POINT}: not ready within {WAIT_S:.0f} s; see {tools.home}/run and {tools.home}/points")
 
@@ -295,7 +297,7 @@ def verify_offline(story: Story, database: Path) -> dict[str, Any]:
     bad = facts["digests"]["1.1.0"].removeprefix("sha256:")[:40]
     first = facts["digests"]["1.0.0"].removeprefix("sha256:")[:40]
     bad_leaves = [leaf for leaf in leaves if leaf.pack == bad]
-    judged_ns = int(facts["rollback"]["judgedNs"])
+    judged_ns = nanoseconds(facts["rollback"]["judged"])
     enforced = [leaf for leaf in bad_leaves if leaf.mode == 1]
     right = {answer.receipt for answer in answers if answer.request.right and answer.receipt}
     return {
@@ -308,7 +310,7 @@ def verify_offline(story: Story, database: Path) -> dict[str, Any]:
         "rolled_back": ["1.1.0"],
         "promoted": ["1.0.0", "1.2.0"],
         "apply_to_first_decision_s": seconds(min(leaf.time_ns for leaf in leaves if leaf.pack == first) - facts["applied_ns"]),
-        "bad_pack_pairs": int(facts["rollback"]["pairs"]),
+        "bad_pack_pairs": int(facts["rollback"]["findings"][0]["pairs"]),
         "rollback_s": max(0.0, seconds(max((leaf.time_ns for leaf in enforced), default=judged_ns) - judged_ns)),
         "last_judged_by_bad_pack_s": max(0.0, seconds(max((leaf.time_ns for leaf in bad_leaves), default=judged_ns) - judged_ns)),
         "wrong_enforced": sum(1 for leaf in enforced if leaf.verdict == 2 and leaf.receipt in right),
@@ -325,8 +327,14 @@ def count(answers: list[Answer], status: int) -> int:
     return sum(1 for answer in answers if answer.status == status)
 
 
-def seconds(nanoseconds: int) -> float:
-    return round(nanoseconds / 1e9, 3)
+def nanoseconds(time_text: str) -> int:
+    """Nanoseconds since 1970 of RFC 3339 with nanoseconds."""
+    whole, _, fraction = time_text.removesuffix("Z").partition(".")
+    return int(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * 1_000_000_000 + int(fraction)
+
+
+def seconds(span_ns: int) -> float:
+    return round(span_ns / 1e9, 3)
 
 
 def closing(console: Console, result: dict[str, Any], home: Path, out: Path) -> None:
