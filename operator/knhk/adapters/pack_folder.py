@@ -37,19 +37,11 @@ def find(path: Path) -> Found:
 
 
 def _pack_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if (path / PACK_FILE).exists():
-        return path / PACK_FILE
-    raise Refused(
-        [
-            Fault(
-                str(path),
-                f"no {PACK_FILE}",
-                f"must be a PolicyPack file, or a folder that holds {PACK_FILE}",
-            )
-        ]
-    )
+    file = path / PACK_FILE if path.is_dir() else path
+    if file.is_file():
+        return file
+    found = f"no {PACK_FILE}" if path.is_dir() else "no such file"
+    raise Refused([Fault(str(path), found, f"must be a PolicyPack file, or a folder that holds {PACK_FILE}")])
 
 
 def _read(file: Path) -> list[Resource]:

@@ -56,7 +56,6 @@ from knhk.model.faults import (
     Waiting,
 )
 from knhk.wiring.home import DEFAULT_HOME, find_home
-from knhk_verify.errors import Bad
 
 OK, FAULTS, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
 EXITS: Mapping[int, str] = {
@@ -373,15 +372,25 @@ def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
             return FAILURE, f"{error.reason}: {error}; try again in {error.retry_after_s:g} s", ()
         case Failure():
             return FAILURE, str(error), (error.fault,)
-        case Bad():
-            return FAULTS, "does not verify", (Fault(error.where, "", error.what),)
         case OSError():
             where = str(error.filename or "system")
             told = error.strerror or str(error)
             return FAILURE, f"{where}: {told}", (Fault(where, told, "be there and be permitted"),)
+        case KnhkError():
+            return FAULTS, str(error), ()
+        case _ if (bad := _unverified(error)) is not None:
+            return FAULTS, "does not verify", (bad,)
         case _:
             told = f"{type(error).__name__}: {error}"
             return FAILURE, f"{told} (set KNHK_TRACE=1 for the trace)", ()
+
+
+def _unverified(error: Exception) -> Fault | None:
+    """The fault in an error of the verifier, which only what has imported it can raise."""
+    verifier = sys.modules.get("knhk_verify.errors")
+    if verifier is None or not isinstance(error, verifier.Bad):
+        return None
+    return Fault(error.where, "", error.what)
 
 
 def _fail(code: int, headline: str, faults: tuple[Fault, ...]) -> int:

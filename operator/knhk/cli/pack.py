@@ -347,8 +347,9 @@ def materials(call: Call) -> Outcome:
 def status(call: Call) -> Outcome:
     from knhk.wiring import packs
 
+    key = _key(call.args.name)
     with packs.resources(Home(call.home)) as store:
-        pack = store.get(_key(call.args.name))
+        pack = store.get(key)
     revision = pack.status.get("revision", {})
     data: dict[str, Any] = {
         "name": call.args.name,
@@ -376,8 +377,9 @@ def abort(call: Call) -> Outcome:
 
     from knhk.wiring import packs
 
+    key = _key(call.args.name)
     with packs.resources(Home(call.home)) as store:
-        pack = store.get(_key(call.args.name))
+        pack = store.get(key)
         asked = f"{pack.generation} {call.args.reason}"
         store.update(replace(pack, annotations={**pack.annotations, "knhk.dev/abort": asked}))
     return Outcome({"name": call.args.name, "generation": pack.generation, "asked": asked})

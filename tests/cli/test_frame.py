@@ -1,0 +1,170 @@
+"""What every command owes its caller: help with examples, JSON for programs, one clear line or object for each error."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk.cli import load
+from knhk.cli.framework import COMMANDS, command, parser
+
+load()
+WORDS = sorted(COMMANDS)
+HEAVY = ("yaml", "rich", "rdflib", "cryptography", "aiohttp", "kopf", "kubernetes", "sigstore", "jinja2", "pyoxigraph", "sqlite3")
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_help_shows_examples_that_parse_and_exit_codes(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = COMMANDS[words]
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args([*words.split(), "--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert made.examples
+    assert "exit codes:" in told
+    for example in made.examples:
+        assert example in told
+        argv = shlex.split(example.split(" | ")[0])
+        assert argv[0] == "knhk"
+        assert parser().parse_args(argv[1:])._command is made
+
+
+def test_the_catalog_lists_every_command_with_what_it_takes_and_gives(knhk: Any) -> None:
+    answer = knhk("catalog")
+    assert answer.exit == 0
+    listed = {f"{e['noun']} {e['verb']}".strip(): e for e in answer.out["commands"]}
+    assert sorted(listed) == WORDS
+    for entry in listed.values():
+        assert set(entry) == {"noun", "verb", "summary", "detail", "arguments", "output", "exits", "examples"}
+        assert {"0", "1", "2", "3"} <= set(entry["exits"])
+        assert entry["output"]["type"] == "object"
+        assert {name for a in entry["arguments"] for name in a["names"]} >= {"--output", "--home"}
+    assert {e["noun"] for e in listed.values() if e["noun"]} <= set(answer.out["nouns"])
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Start-up stays fast because it stays light: the modules that cost are not there yet."""
+    script = "import sys, knhk.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in ran.stderr.split()}
+    assert loaded.isdisjoint(HEAVY), sorted(loaded & set(HEAVY))
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ([], "a command is missing"),
+        (["nonsense"], "nonsense"),
+        (["pack"], "VERB"),
+        (["pack", "nonsense"], "nonsense"),
+        (["pack", "check"], "DIR_OR_FILE"),
+        (["pack", "check", "x", "--nonsense"], "--nonsense"),
+        (["catalog", "-o", "xml"], "xml"),
+        (["pack", "status", "noslash"], "NAMESPACE/NAME"),
+        (["receipt", "list", "--limit", "many"], "many"),
+    ],
+)
+def test_a_wrong_command_line_exits_2_and_says_what_is_wrong(knhk: Any, argv: list[str], told: str) -> None:
+    answer = knhk(*argv)
+    assert answer.exit == 2
+    assert answer.text == ""
+    assert set(answer.err) == {"error", "faults"}
+    assert told in answer.err["error"]
+    assert answer.error_text.count("\n") == 1
+
+
+def test_yaml_and_tables_on_request(knhk: Any, pack: Path) -> None:
+    assert knhk("pack", "check", pack, "-o", "yaml").text.startswith("digest: ")
+    table = knhk("pack", "check", pack, "-o", "table").text
+    assert "shapes.OrderShape" in table
+    assert "{" not in table.splitlines()[0]
+
+
+def test_a_terminal_gets_tables_and_plain_errors(pack: Path, tmp_path: Path) -> None:
+    good = _on_terminal(["pack", "check", str(pack)])
+    assert "shapes.OrderShape" in good
+    assert not good.lstrip().startswith("{")
+    bad = _on_terminal(["pack", "build", str(tmp_path / "nowhere")])
+    assert "knhk: " in bad
+    assert "must be a PolicyPack file" in bad
+    assert '"error"' not in bad
+
+
+def _on_terminal(argv: list[str]) -> str:
+    """What a terminal 100 columns wide shows of the command."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "knhk.cli", *argv], stdout=theirs, stderr=theirs, stdin=theirs, env={**os.environ, "COLUMNS": "100"}
+        )
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 65_536)
+            except OSError:
+                break
+            if not piece:
+                break
+            shown += piece
+        process.wait()
+    finally:
+        os.close(ours)
+    return shown.decode()
+
+
+def test_the_same_words_cannot_be_registered_twice() -> None:
+    with pytest.raises(ValueError, match="registered twice"):
+        command("catalog", summary="again", output={}, examples=())(lambda call: pytest.fail("never called"))
+
+
+def test_a_reader_that_leaves_early_is_no_crash(pack: Path) -> None:
+    argv = f"{shlex.quote(sys.executable)} -m knhk.cli catalog | head -c 1"
+    ran = subprocess.run(["bash", "-c", argv], capture_output=True, text=True, check=False)
+    assert "Traceback" not in ran.stderr
+
+
+def test_data_matches_the_schema_that_the_catalog_states(knhk: Any, pack: Path, log: Any) -> None:
+    calls = {
+        "catalog": (),
+        "doctor": (),
+        "pack check": (pack,),
+        "pack explain": (pack,),
+        "log verify": (),
+        "log replay": (),
+        "log checkpoint": (),
+        "receipt list": (),
+        "receipt show": (log.receipts[0],),
+        "receipt verify": (log.receipts[0],),
+    }
+    for words, arguments in calls.items():
+        answer = knhk(*words.split(), *arguments)
+        assert answer.out is not None, answer.error_text
+        _conforms(answer.out, COMMANDS[words].output, words)
+
+
+def _conforms(value: Any, schema: Any, where: str) -> None:
+    """The part of JSON Schema that knhk.cli.schema writes."""
+    if "anyOf" in schema:
+        if value is not None:
+            _conforms(value, schema["anyOf"][0], where)
+        return
+    kinds = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
+    if "type" in schema:
+        assert isinstance(value, kinds[schema["type"]]), f"{where}: {json.dumps(value)[:80]} is no {schema['type']}"
+    assert value in schema.get("enum", [value]), where
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            _conforms(item, schema["items"], f"{where}[{i}]")
+    if isinstance(value, dict) and "properties" in schema:
+        assert set(value) == set(schema["required"]), where
+        for name, member in value.items():
+            _conforms(member, schema["properties"][name], f"{where}.{name}")

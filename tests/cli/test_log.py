@@ -1,0 +1,110 @@
+"""`knhk log` and `knhk receipt` over a folder, with no server: what verifies, what does not, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk.adapters.signer_local import establish
+
+
+def flip(path: Path, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_verify_counts_and_finds_nothing_bad(knhk: Any, log: Any) -> None:
+    answer = knhk("log", "verify", log.dir)
+    assert answer.exit == 0, answer.text
+    assert answer.out["bad"] == []
+    assert (answer.out["size"], answer.out["receipts"], answer.out["leaves"], answer.out["events"]) == (5, 4, 4, 1)
+    assert len(answer.out["root"]) == 64
+
+
+@pytest.mark.parametrize(
+    "file", ["checkpoint", "tile/0/000.p/5", "tile/entries/000.p/5", "keys.json", "observations/erp.gate/0000000000000000.seg"]
+)
+def test_a_flipped_bit_is_reported_with_its_place(knhk: Any, log: Any, file: str) -> None:
+    flip(log.dir / file, len((log.dir / file).read_bytes()) // 2)
+    answer = knhk("log", "verify", log.dir)
+    assert answer.exit == 1
+    assert any(Path(file).parts[0] in row["where"] for row in answer.out["bad"]), answer.out["bad"]
+
+
+def test_a_foreign_key_is_refused(knhk: Any, log: Any, tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    other = establish(tmp_path / "other", "knhk.dev/local", datetime(2026, 11, 23, tzinfo=UTC))
+    answer = knhk("log", "verify", log.dir, "--vkey", other.vkey("knhk.dev/local"))
+    assert answer.exit == 1
+    assert any(row["where"].startswith("checkpoint") for row in answer.out["bad"])
+
+
+def test_replay_confirms_what_was_recorded(knhk: Any, log: Any) -> None:
+    answer = knhk("log", "replay", log.dir)
+    assert answer.exit == 0, answer.text
+    assert (answer.out["replayed"], answer.out["erased"], answer.out["different"]) == (3, 0, 0)
+
+
+def test_replay_tells_a_lost_record(knhk: Any, log: Any) -> None:
+    (log.dir / "observations" / "erp.gate" / "0000000000000000.seg").unlink()
+    answer = knhk("log", "replay", log.dir)
+    assert answer.exit == 1
+    assert answer.out["different"] == 3
+    assert answer.out["differences"][0] == {"where": "log", "receipt": log.receipts[0], "reason": "no record of it is kept"}
+
+
+def test_checkpoint_is_shown_with_its_key(knhk: Any, log: Any) -> None:
+    answer = knhk("log", "checkpoint", log.dir)
+    assert answer.exit == 0
+    assert (answer.out["origin"], answer.out["size"]) == ("knhk.dev/local", 5)
+    assert answer.out["note"] == (log.dir / "checkpoint").read_text()
+    flip(log.dir / "checkpoint")
+    broken = knhk("log", "checkpoint", log.dir)
+    assert broken.exit == 1
+    assert broken.err["faults"][0]["where"].startswith("checkpoint")
+
+
+def test_receipts_are_listed_and_filtered(knhk: Any, log: Any) -> None:
+    everything = knhk("receipt", "list", "--log", log.dir).out
+    assert everything["total"] == 5
+    assert [row["kind"] for row in everything["receipts"]] == ["DECISION"] * 3 + ["REFUSED", "POLICY Promoted"]
+    assert [row["index"] for row in knhk("receipt", "list", "--log", log.dir, "--kind", "POLICY").out["receipts"]] == [4]
+    assert [row["index"] for row in knhk("receipt", "list", "--log", log.dir, "--verdict", "DENY").out["receipts"]] == [3]
+    assert [row["index"] for row in knhk("receipt", "list", "--log", log.dir, "--limit", "2").out["receipts"]] == [3, 4]
+
+
+def test_a_receipt_shows_names_but_never_values(knhk: Any, log: Any) -> None:
+    answer = knhk("receipt", "show", log.receipts[1], "--log", log.dir)
+    (entry,) = answer.out["entries"]
+    assert (entry["kind"], entry["verdict"], entry["receipt"]) == ("DECISION", "ADMIT", log.receipts[1])
+    (kept,) = answer.out["observations"]
+    assert (kept["route"], kept["attributes"], kept["body_bytes"]) == ("orders", ["sub"], 2)
+    assert "alice" not in answer.text
+
+
+def test_a_receipt_is_proven_and_a_wrong_tile_disproves_it(knhk: Any, log: Any) -> None:
+    for receipt in (*log.receipts, "4"):
+        answer = knhk("receipt", "verify", receipt, "--log", log.dir)
+        assert answer.exit == 0, answer.error_text
+        assert answer.out["entries"][0]["size"] == 5
+    flip(log.dir / "tile" / "0" / "000.p" / "5", 3 * 32)
+    answer = knhk("receipt", "verify", log.receipts[0], "--log", log.dir)
+    assert answer.exit == 1
+    assert answer.err["error"] == "does not verify"
+
+
+@pytest.mark.parametrize(("receipt", "told"), [("0" * 32, "no receipt"), ("xyz", "32 hexadecimal digits"), ("99", "no receipt")])
+def test_an_unknown_receipt_is_told(knhk: Any, log: Any, receipt: str, told: str) -> None:
+    answer = knhk("receipt", "show", receipt, "--log", log.dir)
+    assert answer.exit == 1
+    assert told in answer.error_text
+
+
+def test_a_folder_that_is_no_log_exits_3(knhk: Any, tmp_path: Path) -> None:
+    answer = knhk("log", "verify", tmp_path / "nowhere")
+    assert answer.exit == 3
+    assert "meta.json" in answer.err["faults"][0]["where"]
