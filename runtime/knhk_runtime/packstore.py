@@ -122,10 +122,10 @@ class PackStore:
                     Fault(
                         error.where,
                         error.what,
-                        f"be a signature over {digest} by a key of role {role}",
+                        f"must be a signature over {digest} by a key of role {role}",
                     )
                 )
-        raise Refused(faults or [Fault(where, "no signature", f"be signed by a key of role {role}")])
+        raise Refused(faults or [Fault(where, "no signature", f"must be signed by a key of role {role}")])
 
     def _document(self, digest: str, media_type: str, artifact_type: str, where: str) -> dict[str, Any]:
         document = self.layout.read_json(digest)
@@ -149,7 +149,7 @@ class PackStore:
                     Fault(
                         where,
                         f"{len(found)} manifests for linux/{arch}",
-                        "hold one manifest for each architecture",
+                        "must hold one manifest for each architecture",
                     )
                 ]
             )

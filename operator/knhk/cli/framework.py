@@ -375,7 +375,7 @@ def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
         case OSError():
             where = str(error.filename or "system")
             told = error.strerror or str(error)
-            return FAILURE, f"{where}: {told}", (Fault(where, told, "be there and be permitted"),)
+            return FAILURE, f"{where}: {told}", (Fault(where, told, "must be there and be permitted"),)
         case KnhkError():
             return FAULTS, str(error), ()
         case _ if (bad := _unverified(error)) is not None:

@@ -32,7 +32,7 @@ class Provenance:
         given = self.parameters
         named = [(meta, by_name.get(SOURCE + meta["name"])) for meta in given["sources"]]
         if lost := [meta["name"] for meta, material in named if material is None]:
-            raise Refused(Fault(f"material {SOURCE}{name}", "missing", "be named by the provenance") for name in lost)
+            raise Refused(Fault(f"material {SOURCE}{name}", "missing", "must be named by the provenance") for name in lost)
         sources = tuple(Source(text=text(material), **meta) for meta, material in named if material is not None)
         return PackSources(sources=sources, routes=given["routes"], **given["pack"])
 

@@ -118,13 +118,13 @@ def provenance_of(store: PackStore, digest: str, keys: Keys) -> provenance.Prove
         try:
             statement = verify_bundle(bundle, keys.of("build"), where)
         except Bad as error:
-            faults.append(Fault(error.where, error.what, "be a provenance signed by a key of role build"))
+            faults.append(Fault(error.where, error.what, "must be a provenance signed by a key of role build"))
             continue
         told = provenance.read(statement, where)
         if told.subject == digest:
             return told
-        faults.append(Fault(where, told.subject, f"be about {digest}"))
-    raise Refused(faults or [Fault(digest, "no provenance", "have a provenance signed by a key of role build")])
+        faults.append(Fault(where, told.subject, f"must be about {digest}"))
+    raise Refused(faults or [Fault(digest, "no provenance", "must have a provenance signed by a key of role build")])
 
 
 def _sources(store: PackStore, told: provenance.Provenance, folder: Path | None) -> PackSources:
@@ -161,8 +161,12 @@ def _texts(pack: PackSources) -> tuple[Material, ...]:
 
 def _demand(wanted: tuple[Material, ...], found: tuple[Material, ...]) -> None:
     """Raise Refused unless exactly the wanted materials were found, naming each that differs."""
-    lost = [Fault(f"material {m.name}", have or "missing", f"have SHA-256 {m.sha256}") for m, have in materials.differences(wanted, found)]
+    lost = [
+        Fault(f"material {m.name}", have or "missing", f"must have SHA-256 {m.sha256}") for m, have in materials.differences(wanted, found)
+    ]
     names = {m.name for m in wanted}
-    unnamed = [Fault(f"material {m.name}", m.sha256, "be named by the provenance: the build uses it") for m in found if m.name not in names]
+    unnamed = [
+        Fault(f"material {m.name}", m.sha256, "must be named by the provenance: the build uses it") for m in found if m.name not in names
+    ]
     if lost or unnamed:
         raise Refused((*lost, *unnamed))

@@ -43,7 +43,7 @@ def decide(evaluator: Evaluator, observation: Observation) -> Answer:
                 Fault(
                     f"route {observation.route}",
                     str(error),
-                    f"be a request of a route of the pack: {routes}",
+                    f"must be a request of a route of the pack: {routes}",
                 )
             ]
         ) from error
@@ -62,7 +62,7 @@ def _checked(observation: Observation) -> bytes:
         o = observation.encode()
         parse_observation(o, "observation")
     except (Bad, ValueError) as error:
-        raise Refused([Fault("observation", str(error), "be as formats/observation.md says")]) from error
+        raise Refused([Fault("observation", str(error), "must be as formats/observation.md says")]) from error
     return o
 
 
