@@ -1,7 +1,7 @@
 """Fleet by folders: HOME/points/NS.NAME holds what one agent reads and writes, each file replaced by rename.
 
-`desired/` with `keys.json`, `point.json` and `rollout.json` is written here; `stats.json` by the
-agent. A waiting reader looks at the time stamps.
+`desired/keys.json`, `desired/point.json` and `desired/rollout.json` are written here; `stats.json` by the agent (formats/agent.md).
+A waiting reader looks at the time stamps.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class FolderFleet:
 
     def publish_config(self, point: str, config: bytes) -> None:
         _replace_changed(self._of(point) / CONFIG, config)
+
+    def publish_config(self, point: str, config: bytes) -> None:
+        _replace(self._of(point) / CONFIG, config)
 
     def document(self, point: str) -> bytes | None:
         try:
@@ -77,16 +80,9 @@ class FolderFleet:
         return self._folder / f"{namespace}.{name}"
 
 
-def _replace_changed(path: Path, data: bytes) -> None:
-    try:
-        if path.read_bytes() == data:
-            return
-    except FileNotFoundError:
-        pass
-    _replace(path, data)
-
-
 def _replace(path: Path, data: bytes) -> None:
+    if path.exists() and path.read_bytes() == data:
+        return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     with os.fdopen(handle, "wb") as file:
@@ -94,3 +90,8 @@ def _replace(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

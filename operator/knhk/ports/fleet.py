@@ -18,7 +18,8 @@ class Statistics:
 class Fleet(Protocol):
     """Promises of every adapter.
 
-    Publishing is atomic per point and kind, durable when it returns, and idempotent: the newest bytes win. Agents judge
+    Publishing is atomic per point and kind, durable when it returns, and idempotent: the
+    newest bytes win, equal bytes are not written again. Agents judge
     epochs and signatures themselves; the fleet carries bytes and vouches for nothing. Statistics are cumulative, so a lost
     or repeated reading does no harm. One publisher per point; any number of readers.
     Errors: Corrupt for statistics that are not JSON; OSError as it comes.
@@ -34,6 +35,10 @@ class Fleet(Protocol):
 
     def publish_config(self, point: str, config: bytes) -> None:
         """Hand the point's configuration (point.json, formats/agent.md) to its agent; unchanged bytes are not written again."""
+        ...
+
+    def publish_config(self, point: str, config: bytes) -> None:
+        """Hand point.json, which the rollout document names by its digest, to the agent of `point`."""
         ...
 
     def document(self, point: str) -> bytes | None:
