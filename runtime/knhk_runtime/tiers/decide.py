@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from knhk_runtime.tiers.action import action_bytes, verdict_of
 from knhk_runtime.tiers.errors import InputRefused
-from knhk_runtime.tiers.evaluator import Detail, Judge, cold_guards, denied_by, table_guards
+from knhk_runtime.tiers.judgement import Detail, Judge, cold_guards, denied_by, table_guards
 
 OK, COLD, ESCAPE = 0, 1, 2
 CLASS_W1, CLASS_C1 = 2, 3

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pyoxigraph import BlankNode, NamedNode
 
-from knhk_runtime.tiers.action import denies
 from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.expr import Expressions, check_expr
 from knhk_runtime.tiers.graph import Graph, Term
+from knhk_runtime.tiers.judgement import Detail, Judgement
 from knhk_runtime.tiers.names import component
 from knhk_runtime.tiers.shacl import Result, Validator
 from knhk_runtime.tiers.shapes import Shapes, load_shapes
@@ -26,34 +19,6 @@ from knhk_runtime.tiers.sparql import ask, check_query
 _PROPERTY = component("Property")
 MAX_DETAILS = 64
 MAX_TEXT = 256
-
-
-@dataclass(frozen=True)
-class Detail:
-    """Why a guard failed, for problem+json: guard number, focus, path, value and message, each cut at 256 characters."""
-
-    guard: int
-    focus: str = ""
-    path: str = ""
-    value: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """`failing`: guard numbers, ascending."""
-
-    failing: tuple[int, ...]
-    details: tuple[Detail, ...] = ()
-
-
-class Judge(Protocol):
-    """What `decide` needs: an Evaluator here, or one in another process with a deadline (pool.py)."""
-
-    @property
-    def plan(self) -> Mapping[str, Any]: ...
-
-    def judge(self, graph_ntriples: bytes, only: Sequence[int] | None = None) -> Judgement: ...
 
 
 class Evaluator:
@@ -152,29 +117,3 @@ class Evaluator:
 def node_of(text: str) -> Term:
     """A guard's `shape`: an IRI, or `_:b3`."""
     return BlankNode(text[2:]) if text.startswith("_:") else NamedNode(text.strip("<>"))
-
-
-def cold_guards(plan: Mapping[str, Any]) -> tuple[int, ...]:
-    """Numbers of the guards that the tables never decide."""
-    return tuple(index for index, guard in enumerate(plan["guards"]) if guard["class"] != "R1" and guard["kind"] != "payload")
-
-
-def table_guards(plan: Mapping[str, Any]) -> tuple[int, ...]:
-    """Numbers of the guards of class R1, without guard 0."""
-    return tuple(index for index, guard in enumerate(plan["guards"]) if guard["class"] == "R1" and guard["kind"] != "payload")
-
-
-def denied_by(plan: Mapping[str, Any], failing: Iterable[int]) -> bool:
-    return any(denies(plan["guards"][index]) for index in failing)
-
-
-@lru_cache(maxsize=1)
-def evaluator_digest() -> bytes:
-    """32 bytes that change whenever this evaluator may answer otherwise: its sources, pyoxigraph, Unicode and `re` of the interpreter."""
-    state = hashlib.sha256(b"knhk.dev/evaluator/v1\n")
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        state.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    python = ".".join(map(str, sys.version_info[:2]))
-    facts = f"pyoxigraph {importlib.metadata.version('pyoxigraph')} unicode {unicodedata.unidata_version} python {python}"
-    state.update(facts.encode())
-    return state.digest()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from knhk_runtime.tiers.errors import ShapeError, Undecided
+from knhk_runtime.tiers.judgement import Judgement, Plan
 
 START_LIMIT_S = 30.0
 DEFAULT_BUDGET_S = 0.5
+DEFAULT_WAIT_S = 30.0
 
 
 class _Process(Protocol):
@@ -56,13 +58,13 @@ class WarmEvaluator:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._plans: dict[str, Mapping[str, Any]] = {}
+        self._plans: dict[str, Plan] = {}
         self._lock = threading.Lock()
         self._process: _Process | None = None
         self._pipe: Connection | None = None
         self.killed = 0
 
-    def load(self, digest: str, plan: Mapping[str, Any]) -> None:
+    def load(self, digest: str, plan: Plan) -> None:
         """Loads a plan under its digest. Raises ShapeError when it cannot be evaluated."""
         with self._lock:
             if digest in self._plans:
@@ -75,15 +77,16 @@ class WarmEvaluator:
             if self._plans.pop(digest, None) is not None and self._pipe is not None:
                 self._ask(("forget", digest), START_LIMIT_S)
 
-    def judge(self, digest: str, graph: bytes, only: Sequence[int] | None, budget_s: float) -> Any:
-        """A Judgement. Raises Undecided on overrun or failure."""
-        end = time.monotonic() + budget_s
-        if not self._lock.acquire(timeout=max(0.0, budget_s)):
-            raise Undecided(f"no evaluator became free within {budget_s:.3f} s")
+    def judge(self, digest: str, graph: bytes, only: Sequence[int] | None, budget_s: float, wait_s: float) -> Judgement:
+        """Raises Undecided when no turn came within `wait_s`, and when the answer took longer than `budget_s`."""
+        if not self._lock.acquire(timeout=max(0.0, wait_s)):
+            raise Undecided(f"no evaluator became free within {wait_s:.3f} s")
         try:
-            return self._ask(("judge", digest, graph, only), end - time.monotonic())
+            answer = self._ask(("judge", digest, graph, only), budget_s)
         finally:
             self._lock.release()
+        assert isinstance(answer, Judgement)
+        return answer
 
     def close(self) -> None:
         """Ends the child; the object may be used again."""
@@ -139,13 +142,16 @@ class WarmEvaluator:
 
 
 class PooledJudge:
-    """A plan in a WarmEvaluator, as the `Judge` of one request; `budget_s` bounds all its questions together."""
+    """A plan in a WarmEvaluator, as the `Judge` of one request. Each question may take `budget_s` once its turn has come."""
 
-    def __init__(self, evaluator: WarmEvaluator, digest: str, plan: Mapping[str, Any], budget_s: float = DEFAULT_BUDGET_S) -> None:
+    def __init__(
+        self, evaluator: WarmEvaluator, digest: str, plan: Plan, budget_s: float = DEFAULT_BUDGET_S, wait_s: float = DEFAULT_WAIT_S
+    ) -> None:
         self._evaluator = evaluator
         self._digest = digest
+        self._budget_s = budget_s
+        self._end = time.monotonic() + wait_s
         self.plan = plan
-        self._end = time.monotonic() + budget_s
 
-    def judge(self, graph_ntriples: bytes, only: Sequence[int] | None = None) -> Any:
-        return self._evaluator.judge(self._digest, graph_ntriples, only, self._end - time.monotonic())
+    def judge(self, graph_ntriples: bytes, only: Sequence[int] | None = None) -> Judgement:
+        return self._evaluator.judge(self._digest, graph_ntriples, only, self._budget_s, self._end - time.monotonic())

@@ -1,0 +1,1 @@
+"""What the control plane wants, checked before anything of it reaches Envoy."""

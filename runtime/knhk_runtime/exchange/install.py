@@ -1,0 +1,173 @@
+"""The private folder: verified packs and bundles by digest, and the discovery file that Envoy watches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from knhk.model.faults import Fault, Refused
+from knhk_runtime.durable import replace_file
+from knhk_runtime.exchange.documents import PackRef, Rollout
+from knhk_runtime.packstore import FetchedPack, PackStore
+from knhk_runtime.point import PointConfig
+from knhk_verify.signed import Keys
+
+AGENT_CLUSTER = "knhk_agent"
+PROBLEM_BASE = "https://knhk.dev/problems/"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A pack in the private folder."""
+
+    ref: PackRef
+    so: Path
+    so_sha256: str
+    plan: Mapping[str, Any]
+    plan_digest: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Everything that a rollout document needs, verified, in memory."""
+
+    stable: tuple[PackRef, FetchedPack] | None
+    candidate: tuple[PackRef, FetchedPack] | None
+    bundle: bytes | None
+
+
+def fetch(rollout: Rollout, store: PackStore, arch: str, keys: Keys) -> Fetched:
+    """Raises Corrupt and Refused as PackStore, and Refused when a pack is not the one that the document names."""
+    bundle = store.fetch_bundle(rollout.data, keys) if rollout.data else None
+    return Fetched(_fetch_pack(rollout.stable, store, arch, keys), _fetch_pack(rollout.candidate, store, arch, keys), bundle)
+
+
+def _fetch_pack(ref: PackRef | None, store: PackStore, arch: str, keys: Keys) -> tuple[PackRef, FetchedPack] | None:
+    if ref is None:
+        return None
+    fetched = store.fetch_pack(ref.digest, arch, keys)
+    found = fetched.plan.get("pack")
+    wanted = {"namespace": ref.namespace, "name": ref.name, "version": ref.version}
+    if found != wanted:
+        raise Refused([Fault(f"plan of {ref.digest}", str(found)[:200], f"must be of {ref.namespace}/{ref.name} {ref.version}")])
+    return ref, fetched
+
+
+class Private:
+    """DIR/private, 0700. Files are named by digest and never change; Envoy and the agent map them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+
+    def put_pack(self, ref: PackRef, pack: FetchedPack) -> Installed:
+        path = self.folder / f"{pack.so_sha256}.so"
+        self._put(path, pack.so, pack.so_sha256)
+        return Installed(ref, path, pack.so_sha256, pack.plan, pack.plan_digest)
+
+    def put_bundle(self, data: bytes) -> tuple[Path, str]:
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.folder / f"{digest}.bnd"
+        self._put(path, data, digest)
+        return path, digest
+
+    def _put(self, path: Path, data: bytes, digest: str) -> None:
+        """A file that is already there and whole keeps its inode: Envoy may have it open."""
+        try:
+            if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+                return
+        except FileNotFoundError:
+            pass
+        replace_file(path, data, 0o500)
+
+    def put_discovery(self, text: str) -> None:
+        """Envoy follows the rename. The same text is not written again."""
+        path = self.folder / "ecds.json"
+        data = text.encode()
+        if path.exists() and path.read_bytes() == data:
+            return
+        replace_file(path, data)
+
+    def keep_only(self, names: set[str]) -> None:
+        """Removes packs and bundles that no document of late needs; those that are mapped stay mapped."""
+        for path in self.folder.iterdir():
+            if path.suffix in (".so", ".bnd") and path.name not in names:
+                path.unlink(missing_ok=True)
+
+
+def shim_config(
+    rollout: Rollout,
+    point: PointConfig,
+    stable: Installed | None,
+    candidate: Installed | None,
+    bundle: tuple[Path, str] | None,
+    ring_dir: Path,
+    evaluator: bytes,
+) -> dict[str, Any]:
+    """The configuration of formats/agent.md."""
+    return {
+        "version": 1,
+        "point": point.point,
+        "epoch": rollout.epoch,
+        "region": point.region,
+        "regionIndex": point.region_index,
+        "ringDir": os.fspath(ring_dir),
+        "ringBytes": point.ring_bytes,
+        "generation": rollout.epoch,
+        "baseline": rollout.baseline,
+        "mode": rollout.mode,
+        "weight": rollout.weight,
+        "salt": rollout.salt,
+        "stale": False,
+        "stable": _pack_file(stable),
+        "candidate": _pack_file(candidate),
+        "bundle": {"path": os.fspath(bundle[0]), "sha256": bundle[1]} if bundle else None,
+        "evaluator": evaluator.hex(),
+        "stickyAttribute": point.sticky_attribute,
+        "attributes": [{"name": name, "filterState": key} for name, key in point.attributes],
+        "agentCluster": AGENT_CLUSTER,
+        "parkTimeoutMs": point.park_timeout_ms,
+        "agentGraceSeconds": point.agent_grace_s,
+        "failure": point.failure,
+        "problemBase": PROBLEM_BASE,
+        "notAfterNs": rollout.not_after_ns,
+    }
+
+
+def _pack_file(pack: Installed | None) -> dict[str, str] | None:
+    if pack is None:
+        return None
+    return {
+        "path": os.fspath(pack.so),
+        "sha256": pack.so_sha256,
+        "digest": pack.ref.digest.removeprefix("sha256:"),
+        "name": f"{pack.ref.namespace}/{pack.ref.name}",
+        "version": pack.ref.version,
+    }
+
+
+_TYPES = "type.googleapis.com"
+_FILTER = f"{_TYPES}/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
+
+
+def discovery_text(module_path: Path, config: Mapping[str, Any]) -> str:
+    """What knhk_templates.render_ecds makes, without a template engine in the agent; a test holds the two equal."""
+    value = json.dumps(config, separators=(",", ":"))
+    resource = {
+        "@type": f"{_TYPES}/envoy.config.core.v3.TypedExtensionConfig",
+        "name": "knhk",
+        "typed_config": {
+            "@type": _FILTER,
+            "dynamic_module_config": {"module": {"local": {"filename": os.fspath(module_path)}}, "do_not_close": True},
+            "filter_name": "knhk",
+            "filter_config": {"@type": f"{_TYPES}/google.protobuf.StringValue", "value": value},
+        },
+    }
+    version = f"{config['epoch']}-{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+    return json.dumps({"version_info": version, "resources": [resource]}, indent=1) + "\n"

@@ -1,0 +1,178 @@
+"""From the outbox to the sequencer: in the outbox's order, repeated until acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from knhk.model.faults import Corrupt
+from knhk_runtime.log import log
+from knhk_runtime.outbox.records import ENTRY_SIZE, Entries, entries_of
+from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.sequencer_client import SequencerRefused, SequencerUnavailable
+
+READ_BYTES = 4 << 20
+BATCH_ENTRIES = 30_000  # 30,000 × 137 bytes stay below the sequencer's 8 MiB
+HELD_BYTES = 8 << 20
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
+
+
+class Sequencer(Protocol):
+    """knhk_runtime.sequencer_client.SequencerClient."""
+
+    async def append_body(self, body: bytes) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class _Held:
+    start: Position
+    end: Position
+    entries: bytes
+    count: int
+
+
+class Outbox:
+    """Segments with what was appended lately kept in memory for the uploader. Safe from any thread."""
+
+    def __init__(self, segments: Segments) -> None:
+        self.segments = segments
+        self._held: deque[_Held] = deque()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self.on_durable: Callable[[], None] = lambda: None
+
+    def commit(self, made: Entries) -> Position:
+        """Writes frames and returns their end when they are durable. Raises OSError; then they are not there."""
+        with self._lock:
+            start, end = self.segments.append(made.frames)
+            self._hold(_Held(start, end, made.entries, made.count))
+        try:
+            self.segments.sync(end)
+        except OSError:
+            self._drop()
+            raise
+        self.on_durable()
+        return end
+
+    def _hold(self, held: _Held) -> None:
+        if self._held_bytes + len(held.entries) > HELD_BYTES:
+            self._held.clear()  # the uploader reads them back from the segments
+            self._held_bytes = 0
+        self._held.append(held)
+        self._held_bytes += len(held.entries)
+
+    def _drop(self) -> None:
+        with self._lock:
+            self._held.clear()
+            self._held_bytes = 0
+
+    def next_entries(self, at: Position) -> tuple[bytes, int, Position]:
+        """Entries of durable frames from `at`, their number and where they end; from memory when they are there. Raises Corrupt."""
+        found = self._from_memory(at)
+        if found is not None:
+            return found
+        frames, end = self.segments.read(at, READ_BYTES)
+        made = entries_of(frames)
+        return made.entries, made.count, end
+
+    def _from_memory(self, at: Position) -> tuple[bytes, int, Position] | None:
+        """Held entries that begin at `at`, or at the head of the segment that follows it."""
+        parts: list[bytes] = []
+        count, end = 0, at
+        with self._lock:
+            while self._held and self._held[0].end <= at:
+                self._held_bytes -= len(self._held.popleft().entries)
+            for held in self._held:
+                if held.start != end and not (parts and held.start.segment == end.segment + 1):
+                    break
+                if held.end > self.segments.durable or (parts and count + held.count > BATCH_ENTRIES):
+                    break
+                parts.append(held.entries)
+                count += held.count
+                end = held.end
+        return (b"".join(parts), count, end) if parts else None
+
+
+class Uploader:
+    """Moves the cursor `acked` along the outbox. `uploaded` counts leaves acknowledged since start."""
+
+    def __init__(self, outbox: Outbox, cursor: Cursor, sequencer: Sequencer) -> None:
+        self.outbox = outbox
+        self.cursor = cursor
+        self._sequencer = sequencer
+        self._wake, self._flushed = asyncio.Event(), asyncio.Event()
+        self.uploaded = 0
+        self.fault = ""
+
+    def wake(self) -> None:
+        """From the event loop's thread."""
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Everything durable is acknowledged."""
+        return self.cursor.position >= self.outbox.segments.durable
+
+    async def flush(self, limit_s: float) -> None:
+        """Returns when everything durable is acknowledged, after `limit_s` at the latest, while `run` runs."""
+        self.wake()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._flushed.wait()
+        except TimeoutError:
+            log("upload", fault="not everything was acknowledged; the next run goes on from here")
+
+    async def run(self) -> None:
+        """Until cancelled. Storage that cannot be read stops it for good and is told in `fault`."""
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                moved = await self._step()
+                self.fault, pause = "", FIRST_PAUSE_S
+            except SequencerUnavailable as error:
+                moved = False
+                self._tell(str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LAST_PAUSE_S)
+            except (SequencerRefused, OSError) as error:
+                moved = False
+                self._tell(str(error))
+                await asyncio.sleep(LAST_PAUSE_S)
+            except Corrupt as error:
+                self._tell(str(error))
+                return
+            if not moved:
+                await self._sleep()
+
+    def _tell(self, fault: str) -> None:
+        if fault != self.fault:
+            log("upload", fault=fault)
+        self.fault = fault
+
+    async def _sleep(self) -> None:
+        self._wake.clear()
+        if self.idle:
+            self._flushed.set()
+        if self.idle or self.fault:
+            try:
+                async with asyncio.timeout(LAST_PAUSE_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    async def _step(self) -> bool:
+        """One round; False when there was nothing to send."""
+        entries, count, end = await asyncio.to_thread(self.outbox.next_entries, self.cursor.position)
+        if end == self.cursor.position:
+            return False
+        self._flushed.clear()
+        for first in range(0, count, BATCH_ENTRIES):
+            part = entries[first * ENTRY_SIZE : (first + BATCH_ENTRIES) * ENTRY_SIZE]
+            await self._sequencer.append_body((len(part) // ENTRY_SIZE).to_bytes(4, "big") + part)
+        self.uploaded += count
+        await asyncio.to_thread(self.cursor.move, end)
+        return True

@@ -1,0 +1,92 @@
+"""KNPK and KNPA, the parking messages of formats/agent.md."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from knhk.model.faults import Fault, Refused
+
+DECIDE, DECIDED, UNAVAILABLE, REFUSED = 1, 2, 3, 4
+ADMIT, DENY = 1, 2
+NO_DECISION = bytes(16)
+_HEAD = struct.Struct(">4sBBH16sQ16s")
+_ARM = struct.Struct(">20sBBHI")
+_ANSWER = struct.Struct(">4sBBH16sI")
+MAX_O, MAX_A = (1 << 20) + (1 << 19), 1 << 20
+MAX_MESSAGE = 4 << 20
+_O_HEAD = 12
+
+
+@dataclass(frozen=True)
+class ParkedArm:
+    """One arm as the shim left it; `a` is empty unless the shim decided."""
+
+    pack: bytes
+    flags: int
+    mode: int
+    state: int
+    a: bytes
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A request that waits. `decision` is 16 zero bytes when it is not a repetition."""
+
+    receipt: bytes
+    cluster: int
+    decision: bytes
+    arms: tuple[ParkedArm, ...]
+    o: bytes
+
+    @property
+    def enforced(self) -> int:
+        """Index of the arm whose verdict counts."""
+        return next(index for index, arm in enumerate(self.arms) if arm.mode == 1)
+
+
+def _bad(at: int, what: str, must: str) -> Refused:
+    return Refused([Fault(f"KNPK offset {at}", what, must)])
+
+
+def parse_parked(data: bytes) -> Parked:
+    """Raises Refused, saying at which offset."""
+    if len(data) < _HEAD.size:
+        raise _bad(len(data), "ends too early", f"must have {_HEAD.size} bytes of head")
+    magic, version, count, zero, receipt, cluster, decision = _HEAD.unpack_from(data)
+    if (magic, version, zero) != (b"KNPK", 1, 0) or count not in (1, 2):
+        raise _bad(0, data[:8].hex(), "must be KNPK, version 1, one or two arms, zero")
+    at = _HEAD.size
+    arms = []
+    for _ in range(count):
+        if len(data) < at + _ARM.size:
+            raise _bad(at, "ends too early", "must hold an arm")
+        pack, flags, mode, state, length = _ARM.unpack_from(data, at)
+        at += _ARM.size
+        if mode not in (1, 2) or state not in (1, 2, 3, 4) or length > MAX_A or len(data) < at + length:
+            raise _bad(at, f"mode {mode}, state {state}, {length} bytes of A", "must be an arm of formats/agent.md")
+        if (length > 0) != (state == DECIDED):
+            raise _bad(at, f"{length} bytes of A in state {state}", "must have an A exactly when the shim decided")
+        arms.append(ParkedArm(pack, flags, mode, state, data[at : at + length]))
+        at += length
+    length = int.from_bytes(data[at : at + 4], "big")
+    if len(data) != at + 4 + length or length > MAX_O or data[at + 4 : at + 8] != b"KNO1":
+        raise _bad(at, f"O of {length} bytes", "must be O, and the end of the message")
+    if [arm.mode for arm in arms].count(1) != 1:
+        raise _bad(_HEAD.size, "modes", "must have one enforced arm")
+    return Parked(receipt, cluster, decision, tuple(arms), data[at + 4 :])
+
+
+def answer(receipt: bytes, verdict: int, problem: bytes) -> bytes:
+    """Body of 200."""
+    return _ANSWER.pack(b"KNPA", 1, verdict, 0, receipt, len(problem)) + problem
+
+
+def bundle_of(o: bytes) -> bytes:
+    """Digest of the data bundle that O names. Raises Refused when O ends before it."""
+    at = _O_HEAD
+    for _ in range(2):
+        at += 2 + int.from_bytes(o[at : at + 2], "big")
+    if len(o) < at + 32:
+        raise _bad(at, "O ends too early", "must hold the digest of the bundle")
+    return o[at : at + 32]

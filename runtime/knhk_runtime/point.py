@@ -1,0 +1,102 @@
+"""point.json: what an agent must know of its enforcement point (formats/agent.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from knhk.model.faults import Fault, Refused
+from knhk_verify.errors import Bad
+from knhk_verify.signed import parse_canonical
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_REGION = re.compile(r"[a-z0-9-]{0,63}")
+_ATTRIBUTE = re.compile(r"[a-z0-9_.-]{1,63}")
+MIN_RING_BYTES, MAX_RING_BYTES = 4 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class PointConfig:
+    """`digest`: SHA-256 of the file, hexadecimal, as the rollout document's `pointConfig`. `attributes`: (name, filter state key)."""
+
+    point: str
+    region: str
+    region_index: int
+    attributes: tuple[tuple[str, str], ...]
+    sticky_attribute: str
+    failure: str
+    agent_grace_s: int
+    park_timeout_ms: int
+    ring_bytes: int
+    digest: str
+
+
+def parse_point(data: bytes, where: str) -> PointConfig:
+    """Raises Refused with every fault."""
+    try:
+        document = parse_canonical(data, where)
+    except Bad as error:
+        raise Refused([Fault(error.where, error.what, "must be canonical JSON")]) from error
+    faults = [Fault(f"{where}: {name}", repr(value)[:100], must) for name, value, ok, must in _checks(document) if not ok]
+    if faults:
+        raise Refused(faults)
+    return PointConfig(
+        point=document["point"],
+        region=document["region"],
+        region_index=document["regionIndex"],
+        attributes=tuple((item["name"], item["filterState"]) for item in document["attributes"]),
+        sticky_attribute=document["stickyAttribute"],
+        failure=document["failure"],
+        agent_grace_s=document["agentGraceSeconds"],
+        park_timeout_ms=document["parkTimeoutMs"],
+        ring_bytes=document["ringBytes"],
+        digest=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _checks(document: object) -> list[tuple[str, object, bool, str]]:
+    if not isinstance(document, dict):
+        return [("file", document, False, "must be an object")]
+    names = [item["name"] for item in document.get("attributes", ()) if _is_attribute(item)]
+    get = document.get
+    return [
+        ("version", get("version"), get("version") == 1, "must be 1"),
+        ("point", get("point"), _matches(_NAME, get("point")), "must be NAMESPACE/NAME"),
+        ("region", get("region"), _matches(_REGION, get("region")), f"must match {_REGION.pattern}"),
+        ("regionIndex", get("regionIndex"), _between(get("regionIndex"), 0, 65535), "must be 0 to 65535"),
+        ("attributes", get("attributes"), _are_attributes(get("attributes"), names), "must be distinct {name, filterState}, at most 63"),
+        ("stickyAttribute", get("stickyAttribute"), get("stickyAttribute") in ("", *names), "must be empty or the name of an attribute"),
+        ("failure", get("failure"), get("failure") in ("Closed", "Open"), "must be Closed or Open"),
+        ("agentGraceSeconds", get("agentGraceSeconds"), _between(get("agentGraceSeconds"), 1, 86400), "must be 1 to 86400"),
+        ("parkTimeoutMs", get("parkTimeoutMs"), _between(get("parkTimeoutMs"), 1, 600_000), "must be 1 to 600000"),
+        ("ringBytes", get("ringBytes"), _is_ring_size(get("ringBytes")), "must be a power of two, 4 MiB to 1 GiB"),
+    ]
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _between(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_ring_size(value: object) -> bool:
+    return isinstance(value, int) and _between(value, MIN_RING_BYTES, MAX_RING_BYTES) and value & (value - 1) == 0
+
+
+def _is_attribute(item: object) -> bool:
+    return (
+        isinstance(item, Mapping)
+        and set(item) == {"name", "filterState"}
+        and _matches(_ATTRIBUTE, item["name"])
+        and isinstance(item["filterState"], str)
+        and 0 < len(item["filterState"]) < 128
+    )
+
+
+def _are_attributes(items: object, names: list[Any]) -> bool:
+    return isinstance(items, list) and len(names) == len(items) == len(set(names)) <= 63

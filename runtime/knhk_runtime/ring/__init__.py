@@ -1,0 +1,1 @@
+"""Draining the rings that Envoy fills (formats/ring.md)."""

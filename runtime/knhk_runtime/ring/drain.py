@@ -1,0 +1,165 @@
+"""The thread that empties all rings of a folder: durable first, then the tail moves."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knhk.model.faults import Corrupt
+from knhk_runtime.log import log
+from knhk_runtime.outbox.records import Entries
+from knhk_runtime.ring.entries import Ring, entries_of
+from knhk_runtime.ring.observed import ObservedQueue
+
+BATCH_BYTES = 4 << 20
+IDLE_S = 0.005
+LOOK_EVERY_S = 0.05
+STORAGE_PAUSE_S = 0.5
+_NAME = re.compile(r"[0-9a-f]{16}-[0-9]+-[0-9]+\.ring")
+Opener = Callable[[Path], Ring]
+Commit = Callable[[Entries], None]
+
+
+@dataclass
+class _Open:
+    ring: Ring
+    path: Path
+    full: int = 0
+
+
+@dataclass
+class Totals:
+    """Since start: records refused because a ring was full, and faults of rings (file → what)."""
+
+    gone_full: int = 0
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+class DrainLoop:
+    """Owns the consumer's end of each ring. `commit` makes entries durable and counts them; OSError from it keeps the tail."""
+
+    def __init__(self, folder: Path, opener: Opener, commit: Commit, observed: ObservedQueue) -> None:
+        self._folder = folder
+        self._open_ring = opener
+        self._commit = commit
+        self._observed = observed
+        self._rings: dict[str, _Open] = {}
+        self._broken: set[tuple[str, int]] = set()
+        self._end = threading.Event()
+        self._next_look_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+        self._storage_fault = ""
+        self.totals = Totals()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after everything that is in the rings now is durable, unless storage fails."""
+        self._end.set()
+        self._thread.join()
+        for opened in self._rings.values():
+            opened.ring.close()
+
+    @property
+    def ring_full(self) -> int:
+        """Requests refused for want of room, over all rings seen."""
+        return self.totals.gone_full + sum(opened.full for opened in list(self._rings.values()))
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            if not self._round():
+                self._end.wait(STORAGE_PAUSE_S if self._storage_fault else IDLE_S)
+        self._look(time.monotonic(), at_once=True)
+        while self._round() and not self._storage_fault:
+            continue
+
+    def _round(self) -> bool:
+        """Every ring once; True when something was drained."""
+        looked = self._look(time.monotonic())
+        moved = False
+        for name, opened in list(self._rings.items()):
+            try:
+                moved |= self._drain(opened, looked)
+                self._storage_fault = ""
+            except OSError as error:
+                if str(error) != self._storage_fault:
+                    log("storage", fault=str(error))
+                self._storage_fault = str(error)
+                return False
+            except (Corrupt, ValueError) as error:
+                self._give_up(name, opened, error)
+        return moved
+
+    def _drain(self, opened: _Open, looked: bool) -> bool:
+        """One batch. An idle ring whose producer closed it or is gone (it holds a shared lock as long as it lives) is removed."""
+        over = opened.ring.closed or (looked and _is_unlocked(opened.path))
+        drained = opened.ring.drain(BATCH_BYTES)
+        opened.full = opened.ring.full
+        if drained.parked:
+            self._observed.put(drained.parked)
+        if drained.frames:
+            self._commit(entries_of(drained))
+        opened.ring.commit(drained.new_tail)
+        opened.ring.beat()
+        if over and not drained.n_records:
+            self._remove(opened)
+        return bool(drained.n_records)
+
+    def _remove(self, opened: _Open) -> None:
+        """Drained after its producer had ended: nothing can follow."""
+        self.totals.gone_full += opened.full
+        del self._rings[opened.path.name]
+        opened.ring.close()
+        opened.path.unlink(missing_ok=True)
+        log("ring gone", path=opened.path.name)
+
+    def _give_up(self, name: str, opened: _Open, error: Exception) -> None:
+        log("ring corrupt", path=str(opened.path), fault=str(error))
+        self.totals.faults[str(opened.path)] = str(error)
+        self._broken.add((name, opened.path.stat().st_ino))
+        del self._rings[name]
+        opened.ring.close()
+
+    def _look(self, now_s: float, at_once: bool = False) -> bool:
+        """Opens rings that appeared; False when it is not time to look."""
+        if now_s < self._next_look_s and not at_once:
+            return False
+        self._next_look_s = now_s + LOOK_EVERY_S
+        for path in self._folder.iterdir():
+            if path.name in self._rings or not _NAME.fullmatch(path.name):
+                continue
+            try:
+                if (path.name, path.stat().st_ino) in self._broken:
+                    continue
+                self._rings[path.name] = _Open(self._open_ring(path), path)
+                log("ring", path=path.name)
+            except FileNotFoundError:
+                continue
+            except (Corrupt, ValueError, OSError) as error:
+                log("ring corrupt", path=str(path), fault=str(error))
+                self.totals.faults[str(path)] = str(error)
+                self._broken.add((path.name, path.stat().st_ino))
+        return True
+
+
+def _is_unlocked(path: Path) -> bool:
+    """Whether no producer holds the file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True

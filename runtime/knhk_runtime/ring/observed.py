@@ -1,0 +1,109 @@
+"""Requests whose observed arm the tables could not decide: set aside durably, then judged in the background; no ring waits."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from knhk.model.faults import Corrupt
+from knhk_runtime.log import log
+from knhk_runtime.outbox.records import OBSERVED, PARK, Arm, Entries, encode, payloads
+from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.parking.decisions import Judged
+from knhk_runtime.ring.entries import RingRecord
+from knhk_verify.record import frame
+
+_READ_BYTES = 1 << 20
+_HEAD = struct.Struct(">16sHQBI")
+_ARM = struct.Struct(">20sBBBBBI")
+Decide = Callable[[bytes, bytes], Judged]
+Commit = Callable[[Entries], None]
+
+
+def pack_record(record: RingRecord) -> bytes:
+    """The frame in which a record is set aside (private to the agent)."""
+    parts = [_HEAD.pack(record.receipt, record.region, record.cluster, len(record.arms), len(record.o)), record.o]
+    for arm in record.arms:
+        parts += [_ARM.pack(arm.pack, arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, len(arm.a)), arm.a]
+    return frame(b"".join(parts))
+
+
+def unpack_record(data: bytes) -> tuple[bytes, int, int, bytes, tuple[Arm, ...]]:
+    """(receipt, region, cluster, O, arms)."""
+    receipt, region, cluster, count, length = _HEAD.unpack_from(data)
+    at = _HEAD.size + length
+    o, arms = data[_HEAD.size : at], []
+    for _ in range(count):
+        pack, kind, klass, verdict, mode, flags, size = _ARM.unpack_from(data, at)
+        at += _ARM.size + size
+        arms.append(Arm(pack, kind, klass, verdict, mode, flags, data[at - size : at]))
+    return receipt, region, cluster, o, tuple(arms)
+
+
+class ObservedQueue:
+    """Segments of records that wait, judged one after another by one thread; a crash repeats the last ones, which appends forgive."""
+
+    def __init__(self, folder: Path, decide: Decide, commit: Commit) -> None:
+        """Raises Corrupt and OSError."""
+        self._segments = Segments(folder)
+        self._cursor = Cursor(folder / "done", self._segments.start())
+        self._decide = decide
+        self._commit = commit
+        self._wake, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="observed", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, records: Sequence[RingRecord]) -> None:
+        """Durable when it returns."""
+        _, end = self._segments.append(b"".join(map(pack_record, records)))
+        self._segments.sync(end)
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        return self._cursor.position >= self._segments.durable
+
+    def stop(self) -> None:
+        """Ends after the record that is being judged."""
+        self._end.set()
+        self._wake.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            try:
+                if not self._step():
+                    self._wake.wait(1.0)
+                    self._wake.clear()
+            except Corrupt as error:
+                log("observed", fault=str(error))
+                return
+            except OSError as error:
+                log("observed", fault=str(error))
+                self._end.wait(1.0)
+
+    def _step(self) -> bool:
+        frames, end = self._segments.read(self._cursor.position, _READ_BYTES)
+        if not frames:
+            return False
+        first = end.offset - len(frames)
+        for start, stop in payloads(frames):
+            if self._end.is_set():
+                return True
+            self._commit(self._judge(frames[start:stop]))
+            self._cursor.move(Position(end.segment, first + stop))
+        return True
+
+    def _judge(self, data: bytes) -> Entries:
+        receipt, region, cluster, o, arms = unpack_record(data)
+        return encode(receipt, region, cluster, o, tuple(self._settle(arm, o) for arm in arms))
+
+    def _settle(self, arm: Arm, o: bytes) -> Arm:
+        if (arm.kind, arm.mode) != (PARK, OBSERVED):
+            return arm
+        made = self._decide(arm.pack, o)
+        return Arm(arm.pack, made.kind, made.klass, made.verdict, arm.mode, arm.flags, made.a)

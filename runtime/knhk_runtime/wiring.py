@@ -1,0 +1,304 @@
+"""The agent: who is connected to whom, and in which order they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from knhk.model.faults import Corrupt, Fault, Refused, Stalled
+from knhk_hot import artifacts
+from knhk_hot.drain import Ring
+from knhk_hot.pack import Pack
+from knhk_runtime.durable import replace_file
+from knhk_runtime.exchange.documents import read_keys, read_rollout
+from knhk_runtime.exchange.install import fetch
+from knhk_runtime.exchange.loaded import LoadedPacks
+from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted
+from knhk_runtime.log import log
+from knhk_runtime.outbox.records import Entries, entries_of
+from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.outbox.upload import Outbox, Uploader
+from knhk_runtime.packstore import PackStore
+from knhk_runtime.parking.decisions import Decisions
+from knhk_runtime.parking.judge import ArmJudge
+from knhk_runtime.parking.server import ParkServer, Point
+from knhk_runtime.point import parse_point
+from knhk_runtime.ring.drain import DrainLoop
+from knhk_runtime.ring.observed import ObservedQueue
+from knhk_runtime.sequencer_client import SequencerClient
+from knhk_runtime.statistics import Counters
+from knhk_runtime.tiers.decide import Binding
+from knhk_runtime.tiers.digest import evaluator_digest
+from knhk_runtime.tiers.pool import WarmEvaluator
+from knhk_verify.errors import Bad
+from knhk_verify.note import unb64
+
+LOOK_EVERY_S = 0.05
+STATS_EVERY_S = 0.2
+STATS_AT_LEAST_EVERY_S = 1.0
+FLUSH_S = 5.0
+REBUILD_BYTES = 1 << 20
+_ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of knhk-agent."""
+
+    point_dir: Path
+    registry: Path
+    sequencer_socket: Path
+    outbox: Path
+    ring_dir: Path
+    root_pub: Path
+
+
+def root_key(path: Path) -> bytes:
+    """The pinned root's raw public key. Raises Refused."""
+    try:
+        key = unb64(path.read_text(encoding="ascii").strip(), str(path))
+    except (OSError, UnicodeDecodeError, Bad) as error:
+        raise Refused([Fault(str(path), str(error), "must be a file with the root's public key, base64")]) from error
+    if len(key) != 32:
+        raise Refused([Fault(str(path), f"{len(key)} bytes", "must be a file with the root's public key, base64 of 32 bytes")])
+    return key
+
+
+def architecture() -> str:
+    """Architecture of this machine as images name it. Raises Stalled for one that packs are not built for."""
+    machine = platform.machine()
+    if machine not in _ARCHES:
+        raise Stalled("Architecture", f"{machine}: must be one of {', '.join(_ARCHES)}")
+    return _ARCHES[machine]
+
+
+def module_path() -> Path:
+    """The shim that Envoy loads. Raises Stalled when it was not built."""
+    path = artifacts().shim
+    if path is None:
+        raise Stalled("Shim", "the Envoy shim is not built: run `make setup`")
+    return path
+
+
+def check_once(options: Options) -> dict[str, Any]:
+    """Verifies what is desired and fetches it, writing nothing. Raises Refused and Corrupt."""
+    folders, now = Folders(options.point_dir), datetime.now(UTC)
+    paths = {name: folders.desired / name for name in FILES}
+    try:
+        data = {name: path.read_bytes() for name, path in paths.items()}
+    except OSError as error:
+        raise Refused([Fault(str(error.filename), str(error.strerror), "must be a readable file")]) from error
+    accepted = load_accepted(folders)
+    keys = read_keys(data["keys.json"], root_key(options.root_pub), now, accepted, str(paths["keys.json"]))
+    point = parse_point(data["point.json"], str(paths["point.json"]))
+    rollout = read_rollout(data["rollout.json"], keys, now, point, accepted, str(paths["rollout.json"]))
+    fetched = fetch(rollout, PackStore(options.registry), architecture(), keys)
+    arms = {"stable": fetched.stable, "candidate": fetched.candidate}
+    return {
+        "point": point.point,
+        "epoch": rollout.epoch,
+        **{name: arm[1].index_digest if arm else None for name, arm in arms.items()},
+        "data": rollout.data,
+    }
+
+
+def open_pack(path: Path, sha256: str, bundle: bytes | None) -> Binding:
+    """A pack of the private folder, bound. Raises Corrupt."""
+    return Pack.open(path, sha256).bind(bundle)
+
+
+class Agent:
+    """Everything of one enforcement point on this machine."""
+
+    def __init__(self, options: Options) -> None:
+        """Opens the state of the run before. Raises Refused, Corrupt, Stalled and OSError."""
+        self._folders = Folders(options.point_dir)
+        self._folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _lock(self._folders.state / "lock")
+        segments = Segments(options.outbox)
+        if segments.cut_bytes:
+            log("torn tail cut", path=str(segments.path(segments.durable.segment)), bytes=segments.cut_bytes)
+        self._outbox = Outbox(segments)
+        self._evaluator = WarmEvaluator()
+        self._loaded = LoadedPacks(self._evaluator, open_pack)
+        self._counters = Counters(self._loaded.guard_names)
+        self._client = SequencerClient(options.sequencer_socket)
+        self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
+        judge = ArmJudge(self._loaded, self._evaluator)
+        self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
+        self._drain = DrainLoop(options.ring_dir, Ring.open, self._commit, self._observed)
+        self._decisions = Decisions(self._folders.state / "decisions.db")
+        self._parking = ParkServer(judge, self._decisions, self._commit, self._point)
+        self._exchange = Exchange(
+            self._folders,
+            root_key(options.root_pub),
+            PackStore(options.registry),
+            self._loaded,
+            architecture(),
+            options.ring_dir,
+            module_path(),
+            self._outbox_end,
+        )
+        self._boot = secrets.token_hex(8)
+        self._acked_before = 0
+        self._listening = self._counted = False
+        self._last_stats: tuple[str, float] = ("", 0.0)
+
+    def _commit(self, made: Entries) -> None:
+        self._outbox.commit(made)
+        self._counters.take(made.frames)
+
+    def _point(self) -> Point | None:
+        running = self._exchange.running
+        return Point(running.point.region_index, running.point.park_timeout_ms) if running else None
+
+    def _outbox_end(self) -> tuple[int, int]:
+        end = self._outbox.segments.durable
+        return end.segment, end.offset
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; then drains, flushes and uploads for at most FLUSH_S."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        self._outbox.on_durable = lambda: _wake(loop, self._uploader)
+        counting = threading.Thread(target=self._count_again, args=(self._outbox.segments.durable,), name="count", daemon=True)
+        counting.start()
+        self._observed.start()
+        self._drain.start()
+        await self._parking.start(self._folders.socket)
+        self._listening = True
+        tasks = [asyncio.create_task(self._uploader.run()), asyncio.create_task(self._follow()), asyncio.create_task(self._tell())]
+        stopped = asyncio.create_task(ended.wait())
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        await self._stop(tasks)
+        for task in done - {stopped}:
+            task.result()
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._listening = False
+        log("stopping")
+        for task in tasks[1:]:
+            task.cancel()
+        await self._parking.stop()
+        await asyncio.to_thread(self._drain.stop)
+        await asyncio.to_thread(self._observed.stop)
+        await self._uploader.flush(FLUSH_S)
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.close()
+        self._write_stats(time.monotonic())
+        self._evaluator.close()
+        self._decisions.close()
+        self._outbox.segments.close()
+        self._folders.socket.unlink(missing_ok=True)
+        log("stopped", idle=self._uploader.idle)
+
+    async def _follow(self) -> None:
+        """The control plane's wishes."""
+        while True:
+            await asyncio.to_thread(self._exchange.look, time.monotonic())
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _tell(self) -> None:
+        """stats.json, when it changed or once a second."""
+        while True:
+            try:
+                await asyncio.to_thread(self._write_stats, time.monotonic())
+            except OSError as error:
+                log("statistics", fault=str(error))
+            await asyncio.sleep(STATS_EVERY_S)
+
+    def _write_stats(self, now_s: float) -> None:
+        text = json.dumps(self.statistics(), separators=(",", ":"))
+        if text != self._last_stats[0] or now_s - self._last_stats[1] >= STATS_AT_LEAST_EVERY_S:
+            replace_file(self._folders.stats, text.encode(), 0o644, sync=False)
+            self._last_stats = (text, now_s)
+
+    def statistics(self) -> Mapping[str, Any]:
+        """stats.json of formats/agent.md."""
+        running = self._exchange.running
+        pairs, decisions = self._counters.documents()
+        leaves = self._counters.leaves
+        faults = [{"what": what, "where": where, "must": "must be whole"} for where, what in self._drain.totals.faults.items()]
+        upload = [{"what": self._uploader.fault, "where": "sequencer", "must": "must acknowledge"}] if self._uploader.fault else []
+        return {
+            "version": 1,
+            "point": running.point.point if running else "",
+            "boot": self._boot,
+            "epoch": running.epoch if running else 0,
+            "evaluator": evaluator_digest().hex(),
+            "ready": self._listening and running is not None,
+            "counted": self._counted,
+            "running": {name: getattr(running, name, None) for name in ("stable", "candidate", "data")},
+            "refused": [*self._exchange.refused, *faults, *upload],
+            "drained": leaves,
+            "durable": leaves,
+            "acked": min(leaves, self._acked_before + self._uploader.uploaded),
+            "ringFull": self._drain.ring_full,
+            "pairs": pairs,
+            "decisions": decisions,
+        }
+
+    def _count_again(self, end: Position) -> None:
+        """Counts of the current pair out of the outbox, up to where it ended when this run began."""
+        running, acked = self._exchange.running, self._uploader.cursor.position
+        at = Position(*running.since) if running else end
+        try:
+            while at < end:
+                frames, following = self._outbox.segments.read(at, REBUILD_BYTES)
+                frames, following = _until(frames, following, end)
+                if not frames:
+                    break
+                self._counters.take(frames)
+                if following <= acked:
+                    self._acked_before += entries_of(frames).count
+                at = following
+        except Corrupt as error:
+            log("count", fault=str(error))
+            self._drain.totals.faults[error.where] = error.what
+        self._counted = True
+
+
+def _until(frames: bytes, following: Position, end: Position) -> tuple[bytes, Position]:
+    """Frames before `end` only: later ones are counted as they are written."""
+    if following <= end:
+        return frames, following
+    if following.segment > end.segment:
+        return b"", end
+    return frames[: len(frames) - (following.offset - end.offset)], end
+
+
+def _wake(loop: asyncio.AbstractEventLoop, uploader: Uploader) -> None:
+    """From any thread; while the loop is being closed there is nobody to wake."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(uploader.wake)
+
+
+def _lock(path: Path) -> int:
+    """One agent for each folder; the lock ends with the process. Raises Stalled."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise Stalled("Running", f"{path}: another agent runs on this folder; stop it first") from None
+    return handle
+
+
+def run(options: Options) -> None:
+    """Runs the agent to its end. Raises as Agent."""
+    asyncio.run(Agent(options).run())
