@@ -31,10 +31,7 @@ class FolderFleet:
         _replace(self._of(point) / DOCUMENT, envelope)
 
     def publish_keys(self, point: str, envelope: bytes) -> None:
-        _replace_changed(self._of(point) / KEYS, envelope)
-
-    def publish_config(self, point: str, config: bytes) -> None:
-        _replace_changed(self._of(point) / CONFIG, config)
+        _replace(self._of(point) / KEYS, envelope)
 
     def publish_config(self, point: str, config: bytes) -> None:
         _replace(self._of(point) / CONFIG, config)

@@ -37,10 +37,6 @@ class Fleet(Protocol):
         """Hand the point's configuration (point.json, formats/agent.md) to its agent; unchanged bytes are not written again."""
         ...
 
-    def publish_config(self, point: str, config: bytes) -> None:
-        """Hand point.json, which the rollout document names by its digest, to the agent of `point`."""
-        ...
-
     def document(self, point: str) -> bytes | None:
         """The rollout document published last, or None."""
         ...
