@@ -204,4 +204,8 @@ def defaulted(shape: Shape) -> Any:
         value = dict(default)
         fill(shape, value)
         return value
-    return list(default) if isinstance(default, list | tuple) else default
+    return (
+        [dict(item) if isinstance(item, Mapping) else item for item in default]
+        if isinstance(default, tuple)
+        else default
+    )

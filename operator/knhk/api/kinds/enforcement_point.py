@@ -37,7 +37,7 @@ _MATCH = Obj(
                     "must be a path of plain segments and {captures}, such as /invoices/{id}/approve",
                 ),
                 Rule(
-                    "!(self + '/').contains('/./') && !(self + '/').contains('/../')",
+                    "!self.matches('(^|/)[.]{1,2}(/|$)')",
                     "must not have . or .. as a segment",
                     lambda v: not {".", ".."} & set(v.split("/")),
                 ),
