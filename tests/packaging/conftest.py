@@ -146,4 +146,4 @@ def stranger() -> Signer:
 
 @pytest.fixture
 def compiler(objects: tuple[SharedObject, ...]) -> Compiler:
-    return Compiler(objects, {"compiler": b"zig", "engine/decide.c": b"int x;", "yyjson": b"sdist"})
+    return Compiler(objects, {"ziglang": b"zig", "engine/decide.c": b"int x;", "yyjson": b"sdist"})

@@ -99,7 +99,7 @@ def test_a_rebuild_works_from_a_folder_of_materials(built: SignedPack, tmp_path:
 def test_each_missing_material_ends_the_rebuild_and_is_named(built: SignedPack, tmp_path: Path, compiler: Any, signer: Any) -> None:
     store = PackStore(tmp_path / "registry")
     told = provenance_of(store, built.image.digest, signer.keys())
-    assert {m.name for m in told.materials} == {"compiler", "engine/decide.c", "plan", "source/order", "source/shapes", "yyjson"}
+    assert {m.name for m in told.materials} == {"ziglang", "engine/decide.c", "plan", "source/order", "source/shapes", "yyjson"}
     for material in told.materials:
         if material.name == "plan":
             continue
@@ -116,11 +116,11 @@ def test_each_missing_material_ends_the_rebuild_and_is_named(built: SignedPack, 
 
 
 def test_another_tool_is_named_with_both_digests(built: SignedPack, tmp_path: Path, compiler: Any, signer: Any) -> None:
-    compiler.tools["compiler"] = b"another zig"
+    compiler.tools["ziglang"] = b"another zig"
     with pytest.raises(Refused) as caught:
         finish(rebuild(PackStore(tmp_path / "registry"), built.image.digest, compiler, signer.keys(), None))
     (fault,) = caught.value.faults
-    assert fault.where == "material compiler"
+    assert fault.where == "material ziglang"
     assert len(fault.value) == 64
     assert fault.must.startswith("must have SHA-256 ")
 

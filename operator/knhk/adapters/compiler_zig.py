@@ -1,27 +1,25 @@
-"""Compiler by `zig cc` (PyPI ziglang): each architecture in a process of its own, results cached by plan and materials."""
+"""Compiler by `zig cc` (PyPI ziglang), one process for each architecture; results cached by plan, text and materials.
+
+knhk_hot.toolchain runs zig with an empty environment, rlimits and a time limit; this adapter adds the cache and the port's errors.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from knhk.model.arrows import CText, SharedObject
 from knhk.model.canonical import canonical, sha256_hex
-from knhk.model.faults import Stalled, Waiting
+from knhk.model.faults import Stalled
 from knhk.model.oci import ARCHES
 from knhk.packaging.materials import Material
 
-TIMEOUT_S = 120.0
-RETRY_AFTER_S = 30.0
 DIGEST_BYTES = 64
-START = "import sys, runpy; sys.path[:] = sys.argv.pop(1).split(':'); runpy.run_module('knhk.adapters.link_worker', run_name='__main__')"
+PYPI = frozenset({"ziglang", "yyjson"})
 
 
 class ZigCompiler:
@@ -31,30 +29,29 @@ class ZigCompiler:
         self._cache = cache
 
     def compile(self, text: CText) -> tuple[SharedObject, ...]:
-        from knhk_hot import toolchain
-
-        toolchain.prepare()
+        tools = [[m.name, m.sha256] for m in self.materials()]
+        key = sha256_hex(canonical([text.plan_digest, sha256_hex(text.text.encode()), tools]))
         with ThreadPoolExecutor(len(ARCHES)) as pool:
-            made = list(pool.map(lambda arch: self._one(text, arch), ARCHES))
+            made = list(pool.map(lambda arch: self._one(text, arch, self._cache / f"{key}-{arch}.so"), ARCHES))
         return tuple(SharedObject(arch, data) for arch, data in zip(ARCHES, made, strict=True))
 
     def materials(self) -> tuple[Material, ...]:
         from knhk_hot import toolchain
 
-        return tuple(sorted(_material(item) for item in toolchain.materials()))
+        with _translated():
+            found = toolchain.materials()
+        return tuple(sorted(Material(name, sha256, _uri(name, version), version) for name, version, sha256 in found))
 
-    def _one(self, text: CText, arch: str) -> bytes:
-        path = self._cache / f"{self._key(text, arch)}.so"
+    def _one(self, text: CText, arch: str, path: Path) -> bytes:
+        from knhk_hot import toolchain
+
         known = _recall(path)
         if known is not None:
             return known
-        data = _link(text, arch)
+        with _translated():
+            data = toolchain.link_pack(text, arch)
         self._remember(path, data)
         return data
-
-    def _key(self, text: CText, arch: str) -> str:
-        tools = [[m.name, m.sha256] for m in self.materials()]
-        return sha256_hex(canonical([text.plan_digest, sha256_hex(text.text.encode()), arch, tools]))
 
     def _remember(self, path: Path, data: bytes) -> None:
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,34 +71,18 @@ def _recall(path: Path) -> bytes | None:
     return data if sha256_hex(data).encode() == stored[:DIGEST_BYTES] else None
 
 
-def _link(text: CText, arch: str) -> bytes:
-    asked = json.dumps({"text": text.text, "plan_digest": text.plan_digest, "arch": arch}).encode()
-    argv = (sys.executable, "-I", "-c", START, ":".join(os.path.abspath(p) for p in sys.path if p))
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env={},
-            start_new_session=True,
-        )
-        try:
-            made, told = process.communicate(asked, TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise Waiting("CompilerSlow", f"linking for {arch} took more than {TIMEOUT_S:g} s", RETRY_AFTER_S) from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-    if process.returncode != 0:
-        raise Stalled(
-            "CompilerFailed",
-            f"linking for {arch} ended with {process.returncode}: {told.decode(errors='replace')[-2000:]}",
-        )
-    return made
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The toolchain's errors as the port's."""
+    from knhk_hot import toolchain
+
+    try:
+        yield
+    except toolchain.NotBuilt as error:
+        raise Stalled("NotBuilt", str(error)) from error
+    except toolchain.LinkError as error:
+        raise Stalled("CompilerFailed", str(error)[-2000:]) from error
 
 
-def _material(item: Mapping[str, str]) -> Material:
-    return Material(**item)
+def _uri(name: str, version: str) -> str:
+    return f"pkg:pypi/{name}@{version}" if name in PYPI else f"knhk:{name}"

@@ -12,11 +12,12 @@ from knhk.packaging.image import layer, manifest
 
 PLAN = "plan"
 SOURCE = "source/"
+COMPILER = "ziglang"
 
 
 @dataclass(frozen=True, order=True)
 class Material:
-    """`name` is unique in a pack ("source/shapes", "plan", "zig"); `uri` says where it comes from; `version` may be empty."""
+    """`name` is unique in a pack ("source/shapes", "plan", "ziglang"); `uri` says where it comes from; `version` may be empty."""
 
     name: str
     sha256: str

@@ -10,7 +10,7 @@ from knhk.model.arrows import PackSources
 from knhk.model.canonical import canonical
 from knhk.model.oci import SBOM, Artifact, Blob
 from knhk.packaging.image import layer, manifest
-from knhk.packaging.materials import PLAN, SOURCE, Material
+from knhk.packaging.materials import COMPILER, PLAN, SOURCE, Material
 
 NAMESPACE = uuid.UUID("5d6f2ad0-9f54-5b0a-9a44-6b6e686b0001")
 
@@ -61,7 +61,7 @@ def _component(material: Material) -> dict[str, Any]:
 def _kind(material: Material) -> str:
     if material.name.startswith(SOURCE) or material.name == PLAN:
         return "data"
-    return "application" if material.name == "compiler" else "library"
+    return "application" if material.name == COMPILER else "library"
 
 
 def _hashes(sha256: str) -> list[dict[str, str]]:

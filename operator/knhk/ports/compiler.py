@@ -11,10 +11,10 @@ from knhk.packaging.materials import Material
 class Compiler(Protocol):
     """Promises of every adapter.
 
-    Same text and same materials, same bytes, on every machine. Time, memory, file size and open files are bounded; the linker
-    runs apart, without environment and without need of a network. The text comes from `knhk_gen.emit`, never from an author.
-    Concurrency: may be called from several threads. Errors: Stalled when the text does not compile (a bug of ours, with what the
-    compiler said), Waiting when a bound was reached.
+    Same text and same materials, same bytes, on every machine. Time, memory and file size are bounded; the compiler runs apart,
+    without environment and without need of a network. The text comes from `knhk_gen.emit`, never from an author.
+    Concurrency: may be called from several threads. Errors: Stalled when the text does not compile or takes too long (a bug of
+    ours, with what the compiler said), or when the compiler is not set up.
     """
 
     def compile(self, text: CText) -> tuple[SharedObject, ...]:
