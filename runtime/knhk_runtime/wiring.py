@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
-from knhk_hot import artifacts
-from knhk_hot.drain import Ring
-from knhk_hot.pack import Pack
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.documents import read_keys, read_rollout
 from knhk_runtime.exchange.install import fetch
 from knhk_runtime.exchange.loaded import LoadedPacks
+from knhk_runtime.exchange.loaded import Opener as PackOpener
 from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import Entries, entries_of
@@ -37,10 +35,10 @@ from knhk_runtime.parking.judge import ArmJudge
 from knhk_runtime.parking.server import ParkServer, Point
 from knhk_runtime.point import parse_point
 from knhk_runtime.ring.drain import DrainLoop
+from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.observed import ObservedQueue
 from knhk_runtime.sequencer_client import SequencerClient
 from knhk_runtime.statistics import Counters
-from knhk_runtime.tiers.decide import Binding
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tiers.pool import WarmEvaluator
 from knhk_verify.errors import Bad
@@ -85,12 +83,25 @@ def architecture() -> str:
     return _ARCHES[machine]
 
 
-def module_path() -> Path:
-    """The shim that Envoy loads. Raises Stalled when it was not built."""
-    path = artifacts().shim
-    if path is None:
+@dataclass(frozen=True)
+class Hot:
+    """What the agent takes from the hot library: how to open rings and packs, and the shim that Envoy loads."""
+
+    open_ring: RingOpener
+    open_pack: PackOpener
+    module: Path
+
+
+def hot_library() -> Hot:
+    """The native parts. Raises Stalled when they were not built."""
+    from knhk_hot import artifacts
+    from knhk_hot.drain import Ring
+    from knhk_hot.pack import Pack
+
+    module = artifacts().shim
+    if module is None:
         raise Stalled("Shim", "the Envoy shim is not built: run `make setup`")
-    return path
+    return Hot(Ring.open, lambda path, sha256, bundle: Pack.open(path, sha256).bind(bundle), module)
 
 
 def check_once(options: Options) -> dict[str, Any]:
@@ -115,15 +126,10 @@ def check_once(options: Options) -> dict[str, Any]:
     }
 
 
-def open_pack(path: Path, sha256: str, bundle: bytes | None) -> Binding:
-    """A pack of the private folder, bound. Raises Corrupt."""
-    return Pack.open(path, sha256).bind(bundle)
-
-
 class Agent:
     """Everything of one enforcement point on this machine."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, hot: Hot) -> None:
         """Opens the state of the run before. Raises Refused, Corrupt, Stalled and OSError."""
         self._folders = Folders(options.point_dir)
         self._folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,13 +139,13 @@ class Agent:
             log("torn tail cut", path=str(segments.path(segments.durable.segment)), bytes=segments.cut_bytes)
         self._outbox = Outbox(segments)
         self._evaluator = WarmEvaluator()
-        self._loaded = LoadedPacks(self._evaluator, open_pack)
+        self._loaded = LoadedPacks(self._evaluator, hot.open_pack)
         self._counters = Counters(self._loaded.guard_names)
         self._client = SequencerClient(options.sequencer_socket)
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
         judge = ArmJudge(self._loaded, self._evaluator)
         self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
-        self._drain = DrainLoop(options.ring_dir, Ring.open, self._commit, self._observed)
+        self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit, self._observed)
         self._decisions = Decisions(self._folders.state / "decisions.db")
         self._parking = ParkServer(judge, self._decisions, self._commit, self._point)
         self._exchange = Exchange(
@@ -149,7 +155,7 @@ class Agent:
             self._loaded,
             architecture(),
             options.ring_dir,
-            module_path(),
+            hot.module,
             self._outbox_end,
         )
         self._boot = secrets.token_hex(8)
@@ -301,4 +307,4 @@ def _lock(path: Path) -> int:
 
 def run(options: Options) -> None:
     """Runs the agent to its end. Raises as Agent."""
-    asyncio.run(Agent(options).run())
+    asyncio.run(Agent(options, hot_library()).run())

@@ -17,6 +17,8 @@ from knhk_runtime.tiers.shapes import Shapes, load_shapes
 from knhk_runtime.tiers.sparql import ask, check_query
 
 _PROPERTY = component("Property")
+_QUALIFIED = component("QualifiedValueShape")
+_IN_PLAN = {component(f"Qualified{name}Count"): _QUALIFIED for name in ("Min", "Max")}
 MAX_DETAILS = 64
 MAX_TEXT = 256
 
@@ -46,10 +48,12 @@ class Evaluator:
         where = str(guard["id"])
         if guard.get("expr") is not None:
             check_expr(where, guard["expr"])
-        elif guard["kind"] == "ask":
-            if guard["id"] not in self._asks:
-                raise ShapeError(where, "must have its query in cold.asks")
+        if guard["id"] in self._asks:
             check_query(where, self._asks[guard["id"]], "the query")
+        elif guard.get("expr") is not None:
+            return
+        elif guard["kind"] == "ask":
+            raise ShapeError(where, "must have its query in cold.asks")
         elif guard["kind"] == "shacl" and not self._in_shapes(guard):
             raise ShapeError(where, f"shape {guard['shape']} with {guard['component']} is not in cold.shapes")
         elif guard["kind"] == "abac":
@@ -57,7 +61,7 @@ class Evaluator:
 
     def _in_shapes(self, guard: Mapping[str, Any]) -> bool:
         shape = self._shapes.by_node.get(node_of(guard["shape"]))
-        return shape is not None and any(constraint.component == guard["component"] for constraint in shape.constraints)
+        return shape is not None and any(_in_plan(constraint.component) == guard["component"] for constraint in shape.constraints)
 
     def judge(self, graph_ntriples: bytes, only: Sequence[int] | None = None) -> Judgement:
         """Failing guards among `only` (None: all but guard 0, which the pack decides on the bytes), with details."""
@@ -72,18 +76,23 @@ class Evaluator:
     def _judge_shapes(self, graph: Graph, wanted: set[int]) -> Iterable[Detail]:
         if not any(self._by_shapes(index) for index in wanted):
             return
+        expressions = Expressions(self.plan["targets"], graph)
+        focus = {index: set(expressions.focus_nodes(index)) for index in range(len(self.plan["targets"]))}
         for result in Validator(self._shapes, graph, self._ontology).validate():
             for index in self._guards_of(result):
-                yield self._detail(index, result)
+                if result.root in focus[self.guards[index]["target"]]:
+                    yield self._detail(index, result)
 
     def _by_shapes(self, index: int) -> bool:
         guard = self.guards[index]
         return guard["kind"] == "shacl" and self._in_shapes(guard)
 
     def _guards_of(self, result: Result) -> list[int]:
-        """Guards of the result's own shape and component, or of a shape whose sh:property led to it."""
-        direct = self._by_source.get((result.shape, result.component), [])
-        return direct or [index for outer in result.outer for index in self._by_source.get((outer, _PROPERTY), [])]
+        """Guards of the outermost property shape whose sh:property led to the result, else of its own shape and component."""
+        for outer in result.outer:
+            if self._shapes.by_node[outer].path is not None:
+                return self._by_source.get((outer, _PROPERTY), [])
+        return self._by_source.get((result.shape, _in_plan(result.component)), [])
 
     def _detail(self, index: int, result: Result) -> Detail:
         path = str(result.path) if result.path is not None else ""
@@ -112,6 +121,11 @@ class Evaluator:
     def shapes(self) -> Shapes:
         """The shapes of the plan's cold part."""
         return self._shapes
+
+
+def _in_plan(iri: str) -> str:
+    """The component as the plan names it: one for both counts of a qualified value shape."""
+    return _IN_PLAN.get(iri, iri)
 
 
 def node_of(text: str) -> Term:

@@ -10,9 +10,9 @@ from typing import Any
 from pyoxigraph import BlankNode, Literal, NamedNode
 
 from knhk_runtime.tiers.errors import ShapeError
-from knhk_runtime.tiers.graph import Graph, Hierarchy, Term
+from knhk_runtime.tiers.graph import Graph, Term
 from knhk_runtime.tiers.literals import Order, Value, compare, value_of, well_formed
-from knhk_runtime.tiers.names import KNHK, XSD
+from knhk_runtime.tiers.names import KNHK, RDF_TYPE, XSD
 from knhk_runtime.tiers.shacl import lang_matches, term_kind
 
 Expr = Mapping[str, Any]
@@ -42,7 +42,6 @@ class Expressions:
     def __init__(self, targets: Sequence[Expr], graph: Graph) -> None:
         self.targets = targets
         self.graph = graph
-        self._hierarchy = Hierarchy(graph)
 
     def focus_nodes(self, index: int) -> list[Term]:
         """Focus nodes of a target, each once."""
@@ -76,7 +75,7 @@ Exprs = Expressions
 
 
 def _class(self: Exprs, target: Expr) -> Iterable[Term]:
-    return [node for iri in target["classes"] for node in self._hierarchy.instances(self.graph, NamedNode(iri))]
+    return [node for iri in target["classes"] for node in self.graph.subjects(RDF_TYPE, NamedNode(iri))]
 
 
 def _subjects_of(self: Exprs, target: Expr) -> Iterable[Term]:

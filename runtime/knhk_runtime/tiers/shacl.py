@@ -17,7 +17,8 @@ from knhk_runtime.tiers.sparql import select
 
 @dataclass(frozen=True)
 class Result:
-    """One validation result. `shape` is the source shape; `outer` the shapes whose sh:property led to it, outermost first."""
+    """One validation result. `shape` is the source shape; `outer` the shapes whose sh:property led to it, outermost first, and `root` the
+    focus node of the outermost one."""
 
     focus: Term
     path: Path | None
@@ -29,6 +30,7 @@ class Result:
     messages: tuple[Literal, ...]
     source: Term | None = None
     outer: tuple[Term, ...] = ()
+    root: Term | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Validator:
         for node in self.shapes.targeted:
             shape = self.shapes.by_node[node]
             for focus in self.focus_nodes(shape):
-                out.extend(self.check(shape, focus, ()))
+                out.extend(self.check(shape, focus, (), focus))
         return out
 
     def focus_nodes(self, shape: Shape) -> list[Term]:
@@ -71,7 +73,8 @@ class Validator:
         pairs = self.data.pairs(target.term)
         return [s for s, _ in pairs] if target.kind == "subjectsOf" else [o for _, o in pairs]
 
-    def check(self, shape: Shape, focus: Term, outer: tuple[Term, ...]) -> Iterator[Result]:
+    def check(self, shape: Shape, focus: Term, outer: tuple[Term, ...], root: Term) -> Iterator[Result]:
+        """Results of one shape on one focus node."""
         if shape.deactivated:
             return
         nodes = [focus] if shape.path is None else values(self.data, shape.path, focus)
@@ -79,7 +82,7 @@ class Validator:
             if constraint.kind == "property":
                 inner = self.shapes.by_node[constraint.shapes[0]]
                 for node in nodes:
-                    yield from self.check(inner, node, (*outer, shape.node))
+                    yield from self.check(inner, node, (*outer, shape.node), root)
                 continue
             for found in _CHECKERS[constraint.kind](self, shape, constraint, focus, nodes):
                 yield Result(
@@ -93,11 +96,12 @@ class Validator:
                     found.messages or shape.messages,
                     found.source,
                     outer,
+                    root,
                 )
 
     def conforms(self, shape_node: Term, focus: Term) -> bool:
         """No result of any severity."""
-        return next(self.check(self.shapes.by_node[shape_node], focus, ()), None) is None
+        return next(self.check(self.shapes.by_node[shape_node], focus, (), focus), None) is None
 
 
 Checker = Callable[[Validator, Shape, Constraint, Term, list[Term]], Iterable[Found]]

@@ -14,7 +14,7 @@ from knhk_runtime.tiers.graph import Graph, Hierarchy, Term
 from knhk_runtime.tiers.literals import Value, value_of
 from knhk_runtime.tiers.names import RDF_NIL, RDF_TYPE, RDFS_CLASS, SH, XSD, component, sh
 from knhk_runtime.tiers.paths import Path, read_path
-from knhk_runtime.tiers.sparql import check_query
+from knhk_runtime.tiers.sparql import PREBOUND, check_query
 from knhk_runtime.tiers.xpath_regex import PatternError, compile_pattern
 
 TargetKind = OneOf["node", "class", "subjectsOf", "objectsOf"]
@@ -365,7 +365,7 @@ def _read_sparql(graph: Graph, node: Term, value: Term, is_property: bool) -> Co
     query = _prefixes(graph, value) + text.value
     if not is_property and re.search(r"[?$]PATH\b", query):
         raise ShapeError(str(node), "$PATH needs a property shape")
-    check_query(str(node), re.sub(r"[?$]PATH\b", "<urn:knhk:path>", query), "sh:select")
+    check_query(str(node), re.sub(r"[?$]PATH\b", "<urn:knhk:path>", query), "sh:select", PREBOUND)
     return Constraint(component("SPARQL"), "sparql", query=query, source=value, messages=_texts(graph, value, "message"))
 
 

@@ -23,7 +23,8 @@ _TOKEN = re.compile(
     r"""|\bbound\s*\(\s*[?$](?P<bound>\w+)\s*\)|[?$](?P<var>\w+)|\b(?P<word>select|where|isblank|isiri|isuri)\b|(?P<brace>[{}])|(?P<any>[\s\S])""",
     re.IGNORECASE,
 )
-_FORBIDDEN = re.compile(r"\b(service|minus|values|load|insert|delete)\b", re.IGNORECASE)
+REMOTE = re.compile(r"\b(service|load|insert|delete)\b", re.IGNORECASE)
+PREBOUND = re.compile(r"\b(service|minus|values|load|insert|delete)\b", re.IGNORECASE)
 _IS_BLANK = NamedNode("urn:knhk:isBlank")
 _IS_IRI = NamedNode("urn:knhk:isIri")
 _FUNCTIONS = {"isblank": f"<{_IS_BLANK.value}>", "isiri": f"<{_IS_IRI.value}>", "isuri": f"<{_IS_IRI.value}>"}
@@ -43,12 +44,12 @@ _CUSTOM: dict[NamedNode, Callable[..., NamedNode | BlankNode | Literal | Triple 
 }
 
 
-def check_query(where: str, text: str, what: str) -> None:
-    """Raises ShapeError for a query with clauses that pre-binding forbids, or that does not parse."""
+def check_query(where: str, text: str, what: str, forbidden: re.Pattern[str] = REMOTE) -> None:
+    """Raises ShapeError for a query with a forbidden clause, or that does not parse."""
     bare = "".join(match.group() for match in _TOKEN.finditer(text) if not match["skip"])
-    found = _FORBIDDEN.search(bare)
+    found = forbidden.search(bare)
     if found:
-        raise ShapeError(where, f"{found[1].upper()} is not allowed in a query with pre-bound variables")
+        raise ShapeError(where, f"{found[1].upper()} is not allowed in {what}")
     try:
         run_query(Graph(), text, {"this": NamedNode("urn:knhk:any")})
     except (SyntaxError, ValueError, RuntimeError) as error:
