@@ -1,0 +1,225 @@
+"""Mappings as one table of states: the paths of all iterators and references of a mapping, walked together (formats/guardplan.md, MAPPING)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from knhk_gen import emit_terms as terms
+from knhk_gen.emit_guards import Numbers, Pool
+from knhk_gen.emit_terms import EmitError, Strings
+
+NONE = 0xFFFFFFFF
+NATURAL = 0xFFFFFFFF
+SLOT_IRI = 1
+DEPTH_MAX = 128
+SUBJECTS = {"template": 0, "constant": 1, "blank": 2}
+REF, TEMPLATE, TERM, CHILD = 0, 1, 2, 3
+NODES = {"iri": terms.IRI, "bnode": terms.BNODE, "literal": terms.LITERAL}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_NOT_IRI = re.compile(r'[\x00-\x20<>"{}|^`\\\x7f]')
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+Step = tuple[str, str | int]
+Path = tuple[Step, ...]
+
+
+def path_of(steps: Sequence[Mapping[str, Any]]) -> Path:
+    """STEPs as hashable pairs."""
+    made: list[Step] = []
+    for step in steps:
+        if "key" in step:
+            made.append(("key", step["key"]))
+        elif "index" in step:
+            made.append(("index", step["index"]))
+        elif step.get("each"):
+            made.append(("each", 0))
+        else:
+            raise EmitError(f"unknown step {dict(step)!r}")
+    return tuple(made)
+
+
+def _check_template(parts: Sequence[Mapping[str, Any]], node: str) -> None:
+    """An IRI template begins with a scheme and has only characters of IRIs, so that what it makes is an absolute IRI."""
+    if node != "iri":
+        return
+    text = "".join(part.get("text", "\0") for part in parts)
+    if _SCHEME.match(text) is None or any(_NOT_IRI.search(part.get("text", "")) for part in parts):
+        raise EmitError("an IRI template must begin with a scheme and hold no character that IRIs exclude")
+
+
+@dataclass
+class Waypoint:
+    """A path from the root of the document and what happens at its end: a map's items begin, or a slot takes the value."""
+
+    path: Path
+    item: int | None = None
+    slot: int | None = None
+
+
+@dataclass
+class Mappings:
+    """Tables of all mappings of a plan. State 0 is nowhere."""
+
+    strings: Strings
+    pool: Pool
+    mappings: list[Numbers] = field(default_factory=list)
+    maps: list[Numbers] = field(default_factory=list)
+    slots: list[Numbers] = field(default_factory=list)
+    parts: list[Numbers] = field(default_factory=list)
+    properties: list[Numbers] = field(default_factory=list)
+    states: list[list[int]] = field(default_factory=lambda: [[0] * 11])
+    edges: list[Numbers] = field(default_factory=list)
+    members: dict[int, list[int]] = field(default_factory=dict)  # state: strings of its edges
+    state_items: list[int] = field(default_factory=list)
+    state_refs: list[int] = field(default_factory=list)
+
+    def add(self, mapping: Mapping[str, Any]) -> None:
+        if mapping["source"] != "json":
+            raise EmitError(f"mapping {mapping['id']!r}: source {mapping['source']!r} has no walker")
+        if not 1 <= mapping["maxDepth"] <= DEPTH_MAX:
+            raise EmitError(f"mapping {mapping['id']!r}: maxDepth must be 1 to {DEPTH_MAX}")
+        first = len(self.maps)
+        numbers = {m["id"]: first + i for i, m in enumerate(mapping["maps"])}
+        paths = {m["id"]: path_of(m["iterator"]) for m in mapping["maps"]}
+        if len(numbers) != len(mapping["maps"]):
+            raise EmitError(f"mapping {mapping['id']!r}: ids of maps must be distinct")
+        waypoints: list[Waypoint] = []
+        for m in mapping["maps"]:
+            waypoints.append(Waypoint(paths[m["id"]], item=numbers[m["id"]]))
+            self._map(m, numbers, paths, waypoints)
+        root = self._states(waypoints)
+        deny = int(mapping["unknownMembers"] == "Deny")
+        self.mappings.append((first, len(mapping["maps"]), root, mapping["maxDepth"], deny, 0))
+
+    def _map(self, m: Mapping[str, Any], numbers: Mapping[str, int], paths: Mapping[str, Path], waypoints: list[Waypoint]) -> None:
+        base, first_slot = paths[m["id"]], len(self.slots)
+        known: dict[tuple[Path, int], int] = {}
+
+        def slot(steps: Sequence[Mapping[str, Any]], flags: int = 0) -> int:
+            path = path_of(steps)
+            if (path, flags) not in known:
+                known[path, flags] = len(self.slots)
+                self.slots.append((numbers[m["id"]], flags))
+                waypoints.append(Waypoint(base + path, slot=known[path, flags]))
+            return known[path, flags]
+
+        subject = m["subject"]
+        kind, node = SUBJECTS[subject["kind"]], NODES[subject.get("node", "iri")]
+        part, npart, constant = 0, 0, 0
+        if kind == SUBJECTS["template"]:
+            if any("each" in step for p in subject["parts"] for step in p.get("ref", ())):
+                raise EmitError(f"map {m['id']!r}: a subject's reference must have one value")
+            _check_template(subject["parts"], subject.get("node", "iri"))
+            part, npart = self._parts(subject["parts"], slot)
+        elif kind == SUBJECTS["constant"]:
+            constant = self.strings.id(subject["iri"])
+        else:
+            node, constant = terms.BNODE, self.strings.id(self._label(m["id"]) + ".")
+        classes = [self.strings.id(iri) for iri in m["classes"]]
+        made = [self._property(p, numbers, paths, base, slot, numbers[m["id"]]) for p in m["properties"]]
+        first_property = len(self.properties)
+        self.properties.extend(made)
+        self.maps.append((
+            kind, node, part, npart, constant, self.pool.at(classes), len(classes),
+            first_property, len(made), first_slot, len(self.slots) - first_slot, 0,
+        ))  # fmt: skip
+
+    @staticmethod
+    def _label(name: str) -> str:
+        return name if _LABEL.fullmatch(name) else "x_" + name.encode().hex()
+
+    def _parts(self, parts: Sequence[Mapping[str, Any]], slot: Any) -> tuple[int, int]:
+        made = [(self.strings.id(p["text"]), NONE) if "text" in p else (0, slot(p["ref"])) for p in parts]
+        first = len(self.parts)
+        self.parts.extend(made)
+        return first, len(made)
+
+    def _property(
+        self, prop: Mapping[str, Any], numbers: Mapping[str, int], paths: Mapping[str, Path], base: Path, slot: Any, number: int
+    ) -> Numbers:
+        p, obj = self.strings.id(prop["p"]), prop["object"]
+        if "term" in obj:
+            lanes = self.strings.term(obj["term"])
+            return (p, TERM, 0, 0, 0, 0, 0, 0, 0, 0, 0, self.pool.at((lanes.term, lanes.value, lanes.meta)))
+        if "child" in obj:
+            child = paths.get(obj["child"])
+            if child is None or child[: len(base)] != base:
+                raise EmitError(f"child {obj['child']!r} must be a map whose iterator begins with its parent's")
+            self.slots.append((number, 0))
+            return (p, CHILD, 0, 0, 0, 0, len(self.slots) - 1, 0, 0, numbers[obj["child"]], 0, 0)
+        node, second = self._node(obj)
+        if "ref" in obj:
+            taken = slot(obj["ref"], SLOT_IRI if node == terms.IRI else 0)
+            return (p, REF, node, 0, 0, second, taken, 0, 0, 0, 0, 0)
+        _check_template(obj["parts"], obj.get("node", "literal"))
+        part, npart = self._parts(obj["parts"], slot)
+        return (p, TEMPLATE, node, 0, 0, second, 0, part, npart, 0, 0, 0)
+
+    def _node(self, obj: Mapping[str, Any]) -> tuple[int, int]:
+        """Kind of term and its datatype or language string."""
+        if obj.get("node", "literal") != "literal":
+            return NODES[obj["node"]], 0
+        if obj.get("lang"):
+            return terms.LANG, self.strings.id(obj["lang"].lower())
+        if obj.get("datatype"):
+            return terms.LITERAL, self.strings.id(obj["datatype"])
+        return terms.LITERAL, NATURAL if "ref" in obj else self.strings.id(terms.XSD + "string")
+
+    # -- states: sets of (waypoint, steps done), made deterministic --
+
+    def _states(self, waypoints: Sequence[Waypoint]) -> int:
+        start = frozenset((i, 0) for i in range(len(waypoints)))
+        known = {start: self._new_state()}
+        todo = [start]
+        while todo:
+            here = todo.pop(0)
+            self._finish(known[here], here, waypoints, known, todo)
+        return known[start]
+
+    def _new_state(self) -> int:
+        self.states.append([0] * 11)
+        return len(self.states) - 1
+
+    def _finish(
+        self,
+        number: int,
+        here: frozenset[tuple[int, int]],
+        waypoints: Sequence[Waypoint],
+        known: dict[frozenset[tuple[int, int]], int],
+        todo: list[frozenset[tuple[int, int]]],
+    ) -> None:
+        arrived = [waypoints[i] for i, done in sorted(here) if done == len(waypoints[i].path)]
+        going: dict[Step, list[tuple[int, int]]] = {}
+        for i, done in sorted(here):
+            if done < len(waypoints[i].path):
+                going.setdefault(waypoints[i].path[done], []).append((i, done + 1))
+
+        def to(points: list[tuple[int, int]]) -> int:
+            target = frozenset(points)
+            if target not in known:
+                known[target] = self._new_state()
+                todo.append(target)
+            return known[target]
+
+        state = self.states[number]
+        each = going.get(("each", 0), [])
+        keys = [(step[1], points) for step, points in going.items() if step[0] == "key"]
+        indexes = sorted((int(step[1]), points) for step, points in going.items() if step[0] == "index")
+        members = [(self.strings.id(str(key)), to(points)) for key, points in keys]
+        numbered = [(index, to(points + each)) for index, points in indexes]
+        state[4] = to(each) if each else 0
+        state[0:2] = len(self.edges), len(members)
+        self.edges.extend(members)
+        if members:
+            self.members[number] = [name for name, _ in members]
+        state[5:7] = len(self.edges), len(numbered)
+        self.edges.extend(numbered)
+        items = [w.item for w in arrived if w.item is not None]
+        refs = [w.slot for w in arrived if w.slot is not None]
+        state[7:9] = len(self.state_items), len(items)
+        self.state_items.extend(items)
+        state[9:11] = len(self.state_refs), len(refs)
+        self.state_refs.extend(refs)

@@ -1,0 +1,233 @@
+/* knhk_tables.h: the constant tables of a pack.
+ *
+ * Generated C (knhk_gen.emit) defines one `const knhk_tables knhk_tables_v1`; the prebuilt engine (hot_c/src) reads it. Nothing here is
+ * writable and no pointer is NULL; empty tables point at one zero row. All indexes were checked by the emitter, which is trusted code;
+ * nothing that an author wrote is anything but a number or a byte here.
+ *
+ * Strings have ids: 0 … nstrings-1 are those of the pack (the first KNHK_S_COUNT are well known), then those of the data bundle, then
+ * those local to one input. Two ids are equal exactly when the bytes are.
+ */
+#ifndef KNHK_TABLES_H
+#define KNHK_TABLES_H
+
+#include "knhk_pack.h"
+
+/* ---- well-known strings: knhk_gen/emit_terms.py holds the same list ---- */
+enum {
+  KNHK_S_EMPTY = 0,
+  KNHK_S_RDF_TYPE,
+  KNHK_S_RDF_LANGSTRING,
+  KNHK_S_REQUEST,
+  KNHK_S_CALLER,
+  KNHK_S_REGION,
+  KNHK_S_ROUTE,
+  KNHK_S_TIME,
+  KNHK_S_XSD = 8, /* datatype code c has string id KNHK_S_XSD + c - 1 */
+};
+enum { /* codes of datatypes */
+  KNHK_D_OTHER = 0,
+  KNHK_D_STRING, KNHK_D_BOOLEAN, KNHK_D_DECIMAL, KNHK_D_INTEGER, KNHK_D_DOUBLE, KNHK_D_FLOAT, KNHK_D_DATE, KNHK_D_DATETIME,
+  KNHK_D_TIME, KNHK_D_GYEAR, KNHK_D_GYEARMONTH, KNHK_D_GMONTHDAY, KNHK_D_GDAY, KNHK_D_GMONTH, KNHK_D_ANYURI,
+  KNHK_D_NONNEGATIVE, KNHK_D_POSITIVE, KNHK_D_NONPOSITIVE, KNHK_D_NEGATIVE, KNHK_D_LONG, KNHK_D_INT, KNHK_D_SHORT, KNHK_D_BYTE,
+  KNHK_D_ULONG, KNHK_D_UINT, KNHK_D_USHORT, KNHK_D_UBYTE,
+  KNHK_D_NORMALIZED, KNHK_D_TOKEN, KNHK_D_LANGUAGE, KNHK_D_DURATION, KNHK_D_DAYTIME, KNHK_D_YEARMONTH,
+  KNHK_D_HEX, KNHK_D_BASE64, KNHK_D_DATETIMESTAMP,
+  KNHK_D_COUNT
+};
+#define KNHK_S_COUNT (KNHK_S_XSD + KNHK_D_COUNT - 1)
+
+/* ---- terms ----
+ * identity, u64: kind << 60 | datatype or language string << 32 | string. 0 is absent. */
+#define KNHK_K_IRI 1u
+#define KNHK_K_BNODE 2u
+#define KNHK_K_LITERAL 3u /* second string: datatype */
+#define KNHK_K_LANG 4u    /* second string: language tag, lower case */
+#define KNHK_TERM(kind, second, string) (((uint64_t)(kind) << 60) | ((uint64_t)(second) << 32) | (uint64_t)(string))
+
+/* value lane, u64: family << 60 | (scaled value + 2^59). Inexact values carry family | 8 and no value. 0: no family. */
+#define KNHK_F_NUMERIC 1u
+#define KNHK_F_DATE 2u
+#define KNHK_F_DATETIME 3u
+#define KNHK_F_BOOLEAN 4u
+#define KNHK_F_INEXACT 8u
+#define KNHK_BIAS ((int64_t)1 << 59)
+
+/* meta lane, u64 */
+#define KNHK_M_IRI 1u
+#define KNHK_M_BNODE 2u
+#define KNHK_M_LITERAL 4u
+#define KNHK_M_VALID 8u
+#define KNHK_M_DT_SHIFT 8 /* 24 bits: datatype string (rdf:langString for language-tagged) */
+#define KNHK_M_LEN_SHIFT 40 /* 24 bits: code points, saturating */
+#define KNHK_ID_LIMIT (1u << 24) /* string ids stay below */
+
+/* ---- guards: rows over one focus node ---- */
+enum { /* kernels, in the order in which their rows lie in a program */
+  KNHK_R_ASK_SP = 0, /* some value of p */
+  KNHK_R_ASK_SPO,    /* a: term */
+  KNHK_R_COUNT,      /* a ≤ values ≤ b */
+  KNHK_R_COMPARE,    /* a ≤ value lane ≤ b */
+  KNHK_R_VALIDATE,   /* (meta & a) == b, kinds & meta, length in [c low 32, c high 32] */
+  KNHK_R_UNIQUE,     /* no two values share a language */
+  KNHK_R_TEST,       /* program of tests a … a+b-1, result in mask c */
+  KNHK_R_PAIR,       /* kinds: relation, a: q */
+  KNHK_R_CLOSED,     /* a: first word of the bit set of allowed predicates in words */
+  KNHK_R_WITHIN,     /* kinds: relation, a: q, b: other focus selector */
+  KNHK_R_KINDS
+};
+enum { KNHK_ALL = 0, KNHK_SOME = 1 };
+enum { KNHK_REL_EQUALS = 0, KNHK_REL_DISJOINT, KNHK_REL_LT, KNHK_REL_LE, KNHK_REL_GT, KNHK_REL_GE, KNHK_REL_EQ };
+#define KNHK_P_SELF 0xffffffffu /* predicate of rows that test the focus node itself */
+
+typedef struct {
+  uint32_t p;     /* predicate */
+  uint16_t focus; /* 0: the focus node; n: node n-1 (fixed nodes) */
+  uint8_t mode;   /* KNHK_ALL, KNHK_SOME */
+  uint8_t kinds;
+  uint32_t out;   /* register */
+  uint32_t kernel;
+  uint64_t a, b, c;
+} knhk_row;
+
+enum { KNHK_V_VALIDATE = 0, KNHK_V_RANGE, KNHK_V_IN, KNHK_V_EQ, KNHK_V_NE, KNHK_V_LANG, KNHK_V_CONST, KNHK_V_AND, KNHK_V_OR, KNHK_V_ANDNOT, KNHK_V_NOT };
+#define KNHK_MASKS 256u
+typedef struct { /* one test over 8 lanes; and, or, andnot, not work on masks x and y */
+  uint8_t op, dst, x, y;
+  uint32_t kinds;
+  uint64_t a, b, c; /* IN: words a … a+b-1, ascending; EQ, NE: a term, b value, c meta; LANG: words a … a+b-1 hold string ids */
+} knhk_test;
+
+enum { KNHK_B_AND = 0, KNHK_B_OR, KNHK_B_ANDNOT, KNHK_B_NOT, KNHK_B_CONST };
+typedef struct {
+  uint32_t op, dst, x, y; /* registers; CONST: x is 0 or 1 */
+} knhk_fold;
+
+typedef struct {
+  uint32_t guard, reg;
+} knhk_output;
+
+enum { KNHK_PROGRAM_GUARDS = 0, KNHK_PROGRAM_FORALL, KNHK_PROGRAM_UNIQUE };
+typedef struct {
+  uint32_t kind, target;
+  uint32_t rows[KNHK_R_KINDS + 1]; /* rows of kernel k: rows[k] … rows[k+1]-1 */
+  uint32_t fold, nfold;
+  uint32_t output, noutput;        /* GUARDS: outputs; FORALL: output is the register of the argument; UNIQUE: output is the predicate */
+  uint32_t min, global;            /* FORALL, UNIQUE: result register */
+} knhk_program;
+
+enum { KNHK_T_CLASS = 0, KNHK_T_NODE, KNHK_T_SUBJECTS_OF };
+typedef struct {
+  uint32_t kind;
+  uint32_t node;          /* NODE: fixed node; SUBJECTS_OF: predicate */
+  uint32_t first, count;  /* CLASS: terms in words */
+} knhk_target;
+
+/* ---- mapping ---- */
+typedef struct { uint32_t name, state; } knhk_edge; /* name: string; or an array index */
+typedef struct {
+  uint32_t edge, nedge;   /* members */
+  uint32_t slot, slot_bits; /* hash table of members in edge_slots: edge + 1 - first, 0 empty */
+  uint32_t each;          /* state of array elements without an index edge; 0: none */
+  uint32_t index, nindex; /* edges by index, ascending */
+  uint32_t item, nitem;   /* maps whose items begin here, in state_items */
+  uint32_t ref, nref;     /* slots captured here, in state_refs */
+} knhk_state;
+
+#define KNHK_SLOT_IRI 1u
+typedef struct {
+  uint32_t map, flags;
+} knhk_slot;
+
+typedef struct {
+  uint32_t text; /* string, when slot is 0xffffffff */
+  uint32_t slot;
+} knhk_part;
+
+enum { KNHK_O_REF = 0, KNHK_O_TEMPLATE, KNHK_O_TERM, KNHK_O_CHILD };
+#define KNHK_NATURAL 0xffffffffu
+typedef struct {
+  uint32_t p;
+  uint8_t kind, node, pad0, pad1; /* node: KNHK_K_IRI, KNHK_K_LITERAL or KNHK_K_LANG */
+  uint32_t second;                /* datatype or language string, or KNHK_NATURAL */
+  uint32_t slot;                  /* REF, CHILD: slot */
+  uint32_t part, npart;           /* TEMPLATE */
+  uint32_t child;                 /* CHILD: map */
+  uint32_t pad;
+  uint64_t term;                  /* TERM: constant in words at term: identity, value, meta */
+} knhk_property;
+
+enum { KNHK_SUBJECT_TEMPLATE = 0, KNHK_SUBJECT_CONSTANT, KNHK_SUBJECT_BLANK };
+typedef struct {
+  uint32_t subject, node;   /* node: KNHK_K_IRI or KNHK_K_BNODE */
+  uint32_t part, npart;
+  uint32_t constant;        /* string of the IRI; BLANK: string of the label without the number */
+  uint32_t cls, ncls;       /* strings in words */
+  uint32_t property, nproperty;
+  uint32_t slot, nslot;
+  uint32_t pad;
+} knhk_map;
+
+typedef struct {
+  uint32_t map, nmap, root; /* root: state of the document */
+  uint32_t max_depth, unknown_deny, pad;
+} knhk_mapping;
+
+typedef struct {
+  uint32_t route;   /* string; rows ascend bytewise */
+  uint32_t mapping; /* 0xffffffff: no body */
+} knhk_route;
+
+typedef struct {
+  uint32_t nguards, nstrings, string_bits, seed;
+  const uint8_t *text;      /* bytes of all strings */
+  const uint32_t *offset;   /* nstrings + 1 */
+  const uint32_t *string_slots; /* 1 << string_bits: id + 1, 0 empty; linear probing by knhk_hash */
+  const uint64_t *words;
+  const uint8_t *severity;  /* per guard: 1 denies */
+  const uint8_t *klass;     /* per guard: KNHK_CLASS_* */
+  const knhk_row *rows;
+  const knhk_test *tests;
+  const knhk_fold *folds;
+  const knhk_output *outputs;
+  const knhk_program *programs; /* globals first */
+  uint32_t nprograms, nregs;
+  const knhk_target *targets;
+  uint32_t ntargets;
+  uint32_t nfixed;          /* fixed nodes: 0 request, 1 caller, then constants */
+  const uint64_t *fixed;    /* 3 words each: identity, value, meta */
+  const uint32_t *witness;  /* rows that may name a failing value */
+  const uint32_t *witness_of; /* nguards + 1 offsets into witness */
+  const knhk_route *routes;
+  uint32_t nroutes, nmappings;
+  const knhk_mapping *mappings;
+  const knhk_map *maps;
+  uint32_t nmaps, nslots;
+  const knhk_slot *slots;
+  const knhk_part *parts;
+  const knhk_property *properties;
+  const knhk_state *states;
+  const knhk_edge *edges;
+  const uint32_t *edge_slots, *state_items, *state_refs;
+  const uint32_t *bundle_predicates; /* bit set over strings of the pack */
+  const knhk_guard_info *info;
+} knhk_tables;
+
+#if defined(KNHK_BUILDING_PACK)
+#define KNHK_HIDDEN __attribute__((visibility("hidden")))
+extern KNHK_HIDDEN const knhk_tables knhk_tables_v1;
+extern KNHK_HIDDEN const knhk_variant knhk_variants[];
+#if defined(__x86_64__)
+#define KNHK_NVARIANTS 2u
+#else
+#define KNHK_NVARIANTS 1u
+#endif
+KNHK_HIDDEN size_t knhk_scratch_size(size_t o_len);
+KNHK_HIDDEN size_t knhk_bind_size(const uint8_t *bundle, size_t len);
+KNHK_HIDDEN const knhk_binding *knhk_bind(const uint8_t *bundle, size_t len, void *mem, size_t mem_len, int32_t *err);
+KNHK_HIDDEN int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, const void **lanes);
+KNHK_HIDDEN int64_t knhk_graph(const knhk_binding *b, const uint8_t *o, size_t o_len, char *out, size_t cap, void *scratch, size_t scratch_len);
+KNHK_HIDDEN int64_t knhk_explain(const knhk_binding *b, const uint8_t *o, size_t o_len, const uint8_t *a, size_t a_len, char *out, size_t cap,
+                                 void *scratch, size_t scratch_len);
+#endif
+
+#endif /* KNHK_TABLES_H */

@@ -1,0 +1,284 @@
+"""Builds the native parts: ``python -m knhk_hot.build [--check-warnings] [--sanitize] [--force]``.
+
+Engine objects for both architectures, the cffi extension, the library of kernels for tests, the Envoy shim. A repeat with the same
+sources and tools does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from knhk_hot import toolchain as t
+
+STRICT = (
+    "-Werror", "-Wconversion", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wcast-align",
+    "-Wpointer-arith", "-Wvla", "-Wundef", "-Wformat=2", "-Wwrite-strings", "-Wswitch-enum",
+)  # fmt: skip
+YYJSON_OFF = tuple(
+    f"-DYYJSON_DISABLE_{name}" for name in ("WRITER", "UTILS", "FILE", "NON_STANDARD")
+) + ("-Dyyjson_api=",)  # fmt: skip
+YYJSON_FILES = ("yyjson/yyjson.c", "yyjson/yyjson.h", "LICENSE")
+NATIVE_SOURCES = ("native",)
+WORKERS = 2
+
+
+class BuildError(RuntimeError):
+    """The build cannot go on; the message says what a person must do."""
+
+
+def say(text: str) -> None:
+    print(f"native: {text}", flush=True)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locked() -> tuple[str, str]:
+    """Version and SHA-256 of the yyjson sdist."""
+    for line in (t.SOURCE / "yyjson.lock").read_text().splitlines():
+        if line.startswith("yyjson=="):
+            name, digest = line.split()
+            return name.removeprefix("yyjson=="), digest.removeprefix("--hash=sha256:")
+    raise BuildError("hot_c/yyjson.lock names no yyjson")
+
+
+def fetch_yyjson() -> Path:
+    """The sdist in the cache, fetched by pip when it is not there; its digest is checked either way."""
+    version, digest = locked()
+    folder = t.cache_root() / "sdist"
+    path = folder / f"yyjson-{version}.tar.gz"
+    if not path.is_file():
+        say(f"fetching yyjson {version} from the package index")
+        folder.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-binary", ":all:"]
+        done = subprocess.run([*pip, "-d", str(folder), "-r", str(t.SOURCE / "yyjson.lock")], capture_output=True, text=True)
+        if done.returncode != 0 or not path.is_file():
+            raise BuildError(f"cannot fetch yyjson {version}: is the package index reachable?\n{done.stderr.strip()}")
+    if sha256_of(path) != digest:
+        path.unlink()
+        raise BuildError(f"{path} was not what hot_c/yyjson.lock pins, and was removed: run this again")
+    return path
+
+
+def unpack_yyjson(sdist: Path) -> Path:
+    """Folder with yyjson.c and yyjson.h. It stays in one place, so that zig's own cache knows what it compiled."""
+    folder = t.cache_root() / f"yyjson-{locked()[0]}"
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(sdist) as tar:
+        for name in YYJSON_FILES:
+            member = tar.extractfile(f"yyjson-{locked()[0]}/{name}")
+            if member is None:
+                raise BuildError(f"{sdist} holds no {name}")
+            (folder / Path(name).name).write_bytes(member.read())
+    return folder
+
+
+def python_flags() -> list[str]:
+    """Include paths of the running Python. Debian keeps part of pyconfig.h in the multi-arch folder below /usr/include."""
+    found = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
+    if not any((Path(p) / "Python.h").is_file() for p in found):
+        raise BuildError("the Python headers are missing (Debian: apt-get install python3-dev)")
+    return [*(f"-I{p}" for p in sorted(found)), "-idirafter", "/usr/include"]
+
+
+def compile_object(arch: str, source: str, out: Path, *flags: str) -> None:
+    """One C file below the source folder (relative, so that no path of this machine gets into the object)."""
+    arguments = ["cc", "-target", t.TARGETS[arch], *t.COMPILE, "-Iinclude", "-Isrc", *flags, "-c", source, "-o", str(out)]
+    t.run_zig(arguments, t.SOURCE)
+
+
+def compile_yyjson(arch: str, folder: Path, out: Path, *flags: str) -> None:
+    flags = (*t.COMPILE, *YYJSON_OFF, *flags)
+    t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, "-c", "yyjson.c", "-o", str(out)], folder)
+
+
+def engine_jobs(folder: Path, yyjson_folder: Path, arch: str) -> Iterator[tuple[Any, ...]]:
+    """Argument lists of compile_object and compile_yyjson for the engine of one architecture."""
+    out = folder / "engine" / arch
+    out.mkdir(parents=True)
+    yyjson = f"-isystem{yyjson_folder}"
+    for name in t.ENGINE:
+        yield (compile_object, arch, f"src/{name}.c", out / f"{name}.o", yyjson)
+    if arch == "amd64":
+        yield (compile_object, arch, "src/eval.c", out / "eval_avx2.o", *t.AVX2)
+    no_libc = str(t.SOURCE / "src" / "yyjson_nolibc.h")
+    yield (compile_yyjson, arch, yyjson_folder, out / "yyjson.o", "-include", no_libc)
+
+
+def build_native(folder: Path) -> None:
+    """The cffi extension knhk_hot._native."""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef((t.HERE / "native.cdef").read_text())
+    headers = "".join(f'#include "{name}.h"\n' for name in NATIVE_SOURCES)
+    ffi.set_source("knhk_hot._native", headers)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the name of the file
+        ffi.emit_c_code(str(folder / "_native.c"))
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    flags = [*t.COMPILE, f"-I{t.SOURCE / 'include'}", f"-I{t.SOURCE / 'src'}", *python_flags(), "-Wno-unused", "-Wno-missing-field-initializers"]
+    files = [str(folder / "_native.c"), *(str(t.SOURCE / "src" / f"{name}.c") for name in NATIVE_SOURCES)]
+    link = ["-shared", "-Wl,-z,relro", "-Wl,-z,now", "-ldl"]
+    t.run_zig(["cc", "-target", t.TARGETS[t.HOST], *flags, *files, *link, "-o", str(folder / f"_native{suffix}")], folder)
+
+
+def build_kernels(folder: Path) -> None:
+    """The kernels as a library of their own, for tests and benchmarks."""
+    target = ["cc", "-target", t.TARGETS[t.HOST], *t.COMPILE, "-Iinclude"]
+    objects = [str(folder / "kernels_scalar.o")]
+    t.run_zig([*target, "-c", "src/kernels.c", "-o", objects[0]], t.SOURCE)
+    if t.HOST == "amd64":
+        objects.append(str(folder / "kernels_avx2.o"))
+        t.run_zig([*target, "-mavx2", "-mpopcnt", "-mbmi", "-c", "src/kernels.c", "-o", objects[1]], t.SOURCE)
+    t.run_zig(["cc", "-target", t.TARGETS[t.HOST], "-shared", *objects, "-o", str(folder / "knhk_kernels.so")], folder)
+
+
+def zig_material() -> dict[str, str]:
+    """The compiler, named by the RECORD of its wheel, which holds a digest of every file of it."""
+    dist = importlib.metadata.distribution("ziglang")
+    record = dist.read_text("RECORD")
+    if record is None:
+        raise BuildError("the package ziglang has no RECORD: install it from a wheel")
+    kept = "\n".join(sorted(line for line in record.splitlines() if line.startswith("ziglang/") and ".pyc" not in line))
+    return {"name": "ziglang", "version": dist.version, "sha256": hashlib.sha256(kept.encode()).hexdigest()}
+
+
+def materials(folder: Path) -> list[dict[str, str]]:
+    version, digest = locked()
+    found = [zig_material(), {"name": "yyjson", "version": version, "sha256": digest}]
+    for path in t.sources("engine"):
+        if path.suffix in {".c", ".h"}:
+            found.append({"name": f"hot_c/{path.parent.name}/{path.name}", "version": "", "sha256": sha256_of(path)})
+    for path in sorted((folder / "engine").glob("*/*.o")):
+        found.append({"name": f"engine/{path.parent.name}/{path.name}", "version": "", "sha256": sha256_of(path)})
+    return found
+
+
+def build_engine(folder: Path) -> None:
+    yyjson = unpack_yyjson(fetch_yyjson())
+    shutil.copytree(yyjson, folder / "yyjson")
+    jobs = [job for arch in t.TARGETS for job in engine_jobs(folder, yyjson, arch)]
+    jobs.append((compile_yyjson, t.HOST, yyjson, folder / "yyjson.o"))
+    jobs += [(build_native, folder), (build_kernels, folder)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for i, _ in enumerate(pool.map(lambda job: job[0](*job[1:]), jobs), 1):
+            if i % 8 == 0 or i == len(jobs):
+                say(f"engine {i}/{len(jobs)}")
+
+
+def build_shim(folder: Path) -> None:
+    """hot_c/envoy/*.c with yyjson; Envoy's callbacks stay undefined, for the process that loads it has them."""
+    engine = t.built("engine")
+    assert engine is not None
+    files = [f"envoy/{p.name}" for p in sorted((t.SOURCE / "envoy").glob("*.c"))]
+    flags = [*t.COMPILE, "-D_GNU_SOURCE", "-Iinclude", "-Ienvoy", f"-isystem{engine / 'yyjson'}", "-pthread"]
+    link = ["-shared", "-Wl,-Bsymbolic", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,undefs", "-ldl", "-lpthread", str(engine / "yyjson.o")]
+    say(f"shim from {len(files)} files")
+    t.run_zig(["cc", "-target", t.TARGETS[t.HOST], *flags, *files, *link, "-o", str(folder / "knhk_shim.so")], t.SOURCE)
+
+
+BUILDERS = {"engine": build_engine, "shim": build_shim}
+
+
+@contextlib.contextmanager
+def one_builder() -> Iterator[None]:
+    """Only one process builds; others wait and then find the work done."""
+    t.cache_root().mkdir(parents=True, exist_ok=True)
+    with (t.cache_root() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build(component: str, force: bool) -> None:
+    """Builds a component into a new folder and points to it."""
+    version = importlib.metadata.version("ziglang")
+    ready = t.built(component)
+    if ready is not None and not force and json.loads((ready / "manifest.json").read_text())["zig"] == version:
+        say(f"{component} is up to date")
+        return
+    begun = time.monotonic()
+    work = Path(tempfile.mkdtemp(prefix=f"{component}-", dir=t.cache_root()))
+    try:
+        BUILDERS[component](work)
+        manifest: dict[str, Any] = {"zig": version}
+        if component == "engine":
+            manifest["materials"] = materials(work)
+        (work / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        key = hashlib.sha256(f"{t.source_digest(component)} {version}".encode()).hexdigest()[:24]
+        place = t.cache_root() / f"{component}-{key}"
+        if place.exists():
+            place.rename(work / "replaced")
+        work.rename(place)
+        shutil.rmtree(place / "replaced", ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    temporary = t.pointer(component).with_suffix(f".{os.getpid()}")
+    temporary.write_text(place.name)
+    temporary.replace(t.pointer(component))
+    say(f"{component} built in {time.monotonic() - begun:.1f} s in {place}")
+
+
+def check_warnings() -> None:
+    """All C of this repository with every warning as an error."""
+    engine = t.built("engine")
+    assert engine is not None
+    yyjson = f"-isystem{engine / 'yyjson'}"
+    files = [p for folder in ("src", "envoy", "fuzz") for p in sorted((t.SOURCE / folder).glob("*.c"))]
+    for path in files:
+        name = f"{path.parent.name}/{path.name}"
+        flags = ["-D_GNU_SOURCE", "-Iinclude", "-Isrc", "-Ienvoy", yyjson, *STRICT, "-fsyntax-only"]
+        variants: list[tuple[str, tuple[str, ...]]] = [("amd64", ()), ("arm64", ())]
+        if path.name in {"eval.c", "kernels.c"}:
+            variants.append(("amd64", t.AVX2 if path.name == "eval.c" else t.AVX2[:3]))
+        for arch, more in variants:
+            t.run_zig(["cc", "-target", t.TARGETS[arch], *t.COMPILE, *flags, *more, name], t.SOURCE)
+    say(f"no warnings in {len(files)} files")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m knhk_hot.build", description="Builds the native parts.")
+    parser.add_argument("--check-warnings", action="store_true", help="compile all C with warnings as errors")
+    parser.add_argument("--sanitize", action="store_true", help="build the fuzz drivers with ASan and UBSan (needs gcc or clang)")
+    parser.add_argument("--force", action="store_true", help="build again")
+    options = parser.parse_args()
+    try:
+        with one_builder():
+            build("engine", options.force)
+            if any((t.SOURCE / "envoy").glob("*.c")):
+                build("shim", options.force)
+        if options.check_warnings:
+            check_warnings()
+        if options.sanitize:
+            from knhk_hot.fuzz import build_drivers
+
+            for path in build_drivers():
+                say(f"sanitized {path}")
+    except (BuildError, t.LinkError, t.NotBuilt) as error:
+        print(f"native: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

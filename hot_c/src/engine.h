@@ -1,0 +1,143 @@
+/* engine.h: what the parts of the engine share. Nothing here is part of the ABI; all symbols are hidden. */
+#ifndef KNHK_ENGINE_H
+#define KNHK_ENGINE_H
+
+#include <string.h>
+
+#include "knhk_kernels.h"
+#include "knhk_tables.h"
+
+#define KNHK_NONE 0xffffffffu
+#define KNHK_BODY_MAX (1u << 20)
+#define KNHK_DEPTH_MAX 128u
+#define KNHK_ATTRS_MAX 64u
+
+KNHK_INLINE uint32_t knhk_umin(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+typedef struct {
+  const uint8_t *p;
+  uint32_t n;
+} knhk_text;
+
+KNHK_INLINE int knhk_same(knhk_text a, knhk_text b) { return a.n == b.n && memcmp(a.p, b.p, a.n) == 0; }
+KNHK_INLINE int knhk_order(knhk_text a, knhk_text b) {
+  const int c = memcmp(a.p, b.p, knhk_umin(a.n, b.n));
+  return c != 0 ? c : (a.n > b.n) - (a.n < b.n);
+}
+
+/* ---- observation ---- */
+typedef struct {
+  uint64_t time_ns;
+  knhk_text region, route, body;
+  uint32_t nattr;
+  knhk_text name[KNHK_ATTRS_MAX], value[KNHK_ATTRS_MAX];
+} knhk_observation;
+
+/* Parses canonical O. Returns KNHK_OK or KNHK_E_INPUT. */
+KNHK_HIDDEN int32_t knhk_observe(const uint8_t *o, size_t len, knhk_observation *out);
+/* 1 when the bytes are UTF-8 (no surrogates, no overlong forms). */
+KNHK_HIDDEN int knhk_utf8(const uint8_t *p, size_t n);
+
+/* ---- binding ---- */
+typedef struct {
+  uint64_t obj, val, meta;
+  uint32_t p, pad;
+} knhk_fact; /* a triple of the bundle whose predicate the pack reads */
+
+struct knhk_binding {
+  const uint8_t *bundle; /* NULL: none */
+  uint32_t nstr, nsub, hbits, bits, nfact, caller;
+  const uint8_t *offsets, *text, *subject_slots, *subjects;
+  const uint32_t *id_of;    /* bundle string → string id */
+  const uint32_t *slots;    /* 1 << bits: bundle string + 1 */
+  const uint32_t *fact_of;  /* nsub + 1 */
+  const knhk_fact *facts;
+};
+KNHK_HIDDEN knhk_text knhk_bundle_string(const knhk_binding *b, uint32_t i);
+/* The bundle's string equal to s, or KNHK_NONE. */
+KNHK_HIDDEN uint32_t knhk_bundle_find(const knhk_binding *b, knhk_text s, uint64_t hash);
+/* The bundle's subject with that IRI, or KNHK_NONE. */
+KNHK_HIDDEN uint32_t knhk_bundle_subject(const knhk_binding *b, knhk_text iri);
+
+/* ---- Δ ---- */
+typedef struct {
+  uint64_t key, obj, val, meta;
+} knhk_triple;
+
+typedef struct {
+  uint64_t term, val, meta;
+  uint32_t chunk, nchunk;
+} knhk_node;
+
+typedef struct {
+  knhk_text s;
+  uint64_t hash;
+} knhk_local;
+
+enum {
+  KNHK_FAULT_NONE = 0, KNHK_FAULT_EMPTY, KNHK_FAULT_BODY, KNHK_FAULT_SYNTAX, KNHK_FAULT_DUPLICATE, KNHK_FAULT_DEPTH, KNHK_FAULT_UNKNOWN,
+  KNHK_FAULT_OBJECT, KNHK_FAULT_ARRAY, KNHK_FAULT_SCALAR, KNHK_FAULT_IRI, KNHK_FAULT_COUNT
+};
+typedef struct {
+  uint32_t code, depth;
+  uint64_t at;       /* SYNTAX: byte offset */
+  knhk_text found;   /* what was found, when it is a short scalar or name */
+  struct { knhk_text name; uint32_t index; } path[KNHK_DEPTH_MAX + 2]; /* name.p NULL: an index */
+} knhk_fault;
+
+typedef struct {
+  const knhk_binding *binding;
+  knhk_observation obs;
+  uint8_t *arena, *arena_end;
+  /* strings local to this input */
+  knhk_local *local;
+  uint32_t *local_slots;
+  uint32_t nlocal, local_cap, local_bits, local_bits_max, base; /* base: first local id */
+  uint8_t *text, *text_end; /* room for strings that are made */
+  /* nodes */
+  knhk_node *node;
+  uint32_t *node_slots;
+  uint32_t nnode, node_cap, node_bits, node_bits_max;
+  /* triples */
+  knhk_triple *triple, *spare;
+  uint32_t ntriple, triple_cap;
+  knhk_chunk *chunk;
+  uint32_t nchunk, chunk_cap;
+  uint32_t over;    /* a limit was exceeded: the Δ is not whole */
+  uint32_t inexact; /* some value has no exact scaled form */
+  uint64_t *gather; /* triple_cap words */
+  uint8_t *regs;    /* nregs */
+  uint8_t *failing; /* nguards */
+  knhk_fault fault;
+} knhk_delta;
+
+KNHK_HIDDEN uint64_t knhk_hash(const uint8_t *p, size_t n, uint64_t seed);
+/* Id of a string of the pack, or KNHK_NONE. */
+KNHK_HIDDEN uint32_t knhk_pack_find(knhk_text s, uint64_t hash);
+KNHK_HIDDEN knhk_text knhk_pack_string(uint32_t id);
+KNHK_HIDDEN knhk_text knhk_string(const knhk_delta *d, uint32_t id);
+/* Lanes of a term. dt is the id of the datatype (or language) string; code that of the datatype. Returns the identity. */
+KNHK_HIDDEN uint64_t knhk_lanes(uint32_t kind, uint32_t second, uint32_t string, knhk_text s, uint64_t *val, uint64_t *meta);
+KNHK_HIDDEN int knhk_iri_valid(knhk_text s);
+/* Percent-encodes s into out (room for 3 n); unreserved characters of RFC 3986 stay. Returns the length. */
+KNHK_HIDDEN uint32_t knhk_percent(knhk_text s, uint8_t *out);
+KNHK_HIDDEN uint32_t knhk_decimal(uint64_t n, uint8_t *out);
+
+/* Lays out scratch, reads O and builds the Δ. KNHK_OK (guard 0's fault in d->fault), KNHK_ESCAPE or an error. */
+KNHK_HIDDEN int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, knhk_delta **out);
+KNHK_HIDDEN void knhk_sort64(uint64_t *a, uint64_t *spare, uint32_t n);
+
+/* Where a focus node fails a guard; called by eval when given. */
+typedef struct knhk_recorder {
+  void (*failed)(struct knhk_recorder *r, const knhk_delta *d, uint32_t guard, uint32_t node);
+} knhk_recorder;
+
+/* Evaluates all R1 guards into d->failing. KNHK_OK or KNHK_ESCAPE. */
+KNHK_HIDDEN int32_t knhk_eval_scalar(knhk_delta *d, knhk_recorder *recorder);
+#if defined(__x86_64__)
+KNHK_HIDDEN int32_t knhk_eval_avx2(knhk_delta *d, knhk_recorder *recorder);
+#endif
+/* Term of a value for which `row` is false at node, or 0. */
+KNHK_HIDDEN uint64_t knhk_witness(const knhk_delta *d, const knhk_row *row, uint32_t node);
+
+#endif /* KNHK_ENGINE_H */

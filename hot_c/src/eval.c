@@ -1,0 +1,483 @@
+/* eval.c: the guards over a Δ. Rows of tables, one loop for each kernel kind; folds are passes over registers of 0 and 1. Compiled once
+ * for each instruction set (KNHK_EVAL names the function); all give the same registers. */
+#define KNHK_BUILDING_PACK
+#include "engine.h"
+
+#ifndef KNHK_EVAL
+#define KNHK_EVAL knhk_eval_scalar
+#define KNHK_EVAL_SCALAR
+#endif
+
+static const knhk_tables *const T = &knhk_tables_v1;
+
+#define PAIRS_MAX 65536u /* comparisons of one property pair on one focus node; beyond, the tier below decides */
+
+typedef struct {
+  knhk_chunk self; /* the focus node as the one value of KNHK_P_SELF */
+  knhk_delta *d;
+  uint32_t escape;
+} context __attribute__((aligned(64)));
+
+typedef struct {
+  const knhk_chunk *c;
+  uint32_t n;
+  uint64_t key;
+} run;
+
+/* The chunks that may hold (node, p). Keys ascend; a run of up to 8 lies in one chunk, a longer one begins a chunk. */
+static run run_of(const knhk_delta *d, uint32_t node, uint32_t p) {
+  const knhk_node *n = &d->node[node];
+  run r = {d->chunk + n->chunk, n->nchunk, ((uint64_t)node << 32) | p};
+  if (n->nchunk <= 2) return r;
+  uint32_t lo = 0, hi = n->nchunk;
+  while (lo < hi) {
+    const uint32_t mid = (lo + hi) / 2;
+    if (r.c[mid].key[0] < r.key) lo = mid + 1;
+    else hi = mid;
+  }
+  uint32_t end = lo;
+  while (end < n->nchunk && r.c[end].key[0] == r.key) end++;
+  const uint32_t first = end > lo ? lo : lo > 0 ? lo - 1 : 0;
+  r.c += first;
+  r.n = (end > lo ? end : first + 1) - first;
+  return r;
+}
+
+static run run_of_row(context *x, const knhk_row *row, uint32_t node) {
+  const uint32_t focus = row->focus == 0 ? node : row->focus - 1u;
+  if (row->p != KNHK_P_SELF) return run_of(x->d, focus, row->p);
+  const knhk_node *n = &x->d->node[focus];
+  const run r = {&x->self, 1, ((uint64_t)focus << 32) | KNHK_P_SELF};
+  x->self.key[0] = r.key;
+  x->self.obj[0] = n->term;
+  x->self.val[0] = n->val;
+  x->self.meta[0] = n->meta;
+  return r;
+}
+
+static uint32_t inexact8(const uint64_t *val) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 8; i++) mask |= (uint32_t)(val[i] >> 63) << i;
+  return mask;
+}
+
+/* ---- tests over lanes ---- */
+
+static uint32_t in8(const knhk_chunk *c, const uint64_t *terms, uint64_t n) {
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < 8; i++) {
+    uint64_t lo = 0, hi = n;
+    while (lo < hi) {
+      const uint64_t mid = (lo + hi) / 2;
+      if (terms[mid] < c->obj[i]) lo = mid + 1;
+      else hi = mid;
+    }
+    mask |= (uint32_t)(lo < n && terms[lo] == c->obj[i]) << i;
+  }
+  return mask;
+}
+
+typedef struct {
+  uint64_t obj, val, meta;
+} lane;
+
+/* SPARQL's = : values of one family, else the same term. */
+static int equal_values(lane x, lane y) {
+  if (x.obj == y.obj) return 1;
+  return x.val != 0 && x.val == y.val;
+}
+
+static int is_string(lane x) { return x.obj >> 32 == KNHK_TERM(KNHK_K_LITERAL, KNHK_S_XSD + KNHK_D_STRING - 1, 0) >> 32; }
+
+/* SPARQL's != where it is not an error. */
+static int unequal_values(lane x, lane y) {
+  if (x.obj == y.obj) return 0;
+  if (x.val != 0 && y.val != 0) return x.val >> 60 == y.val >> 60 && x.val != y.val;
+  if ((x.meta & y.meta & KNHK_M_LITERAL) == 0) return 1;
+  return is_string(x) && is_string(y);
+}
+
+static uint8_t lower(uint8_t c) { return c >= 'A' && c <= 'Z' ? (uint8_t)(c | 0x20) : c; }
+
+/* Basic filtering of RFC 4647, section 3.3.1; an empty tag matches nothing. */
+static int lang_matches(knhk_text tag, knhk_text range) {
+  if (tag.n == 0) return 0;
+  if (range.n == 1 && range.p[0] == '*') return 1;
+  if (range.n == 0 || tag.n < range.n || (tag.n > range.n && tag.p[range.n] != '-')) return 0;
+  for (uint32_t i = 0; i < range.n; i++)
+    if (lower(tag.p[i]) != lower(range.p[i])) return 0;
+  return 1;
+}
+
+static uint32_t lang8(const knhk_delta *d, const knhk_chunk *c, const uint64_t *ranges, uint64_t n) {
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < 8; i++) {
+    if (c->obj[i] >> 60 != KNHK_K_LANG) continue;
+    const knhk_text tag = knhk_string(d, (uint32_t)(c->obj[i] >> 32) & 0xfffffffu);
+    for (uint64_t k = 0; k < n; k++) mask |= (uint32_t)lang_matches(tag, knhk_pack_string((uint32_t)ranges[k])) << i;
+  }
+  return mask;
+}
+
+static uint32_t value8(const knhk_chunk *c, const knhk_test *t) {
+  const lane y = {t->a, t->b, t->c};
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < 8; i++) {
+    const lane x = {c->obj[i], c->val[i], c->meta[i]};
+    mask |= (uint32_t)(t->op == KNHK_V_EQ ? equal_values(x, y) : unequal_values(x, y)) << i;
+  }
+  return mask;
+}
+
+static uint32_t test8(context *x, const knhk_row *row, const knhk_chunk *c, uint32_t present) {
+  uint8_t mask[KNHK_MASKS];
+  for (uint64_t i = row->a; i < row->a + row->b; i++) {
+    const knhk_test *t = &T->tests[i];
+    uint32_t m = 0;
+    switch (t->op) {
+      case KNHK_V_VALIDATE: m = knhk_meta8(c->meta, t->a, t->b, t->kinds, t->c & 0xffffffffu, t->c >> 32); break;
+      case KNHK_V_RANGE: m = knhk_range8(c->val, t->a, t->b); break;
+      case KNHK_V_IN: m = in8(c, T->words + t->a, t->b); break;
+      case KNHK_V_EQ: case KNHK_V_NE: m = value8(c, t); break;
+      case KNHK_V_LANG: m = lang8(x->d, c, T->words + t->a, t->b); break;
+      case KNHK_V_CONST: m = t->a != 0 ? 0xffu : 0; break;
+      case KNHK_V_AND: m = mask[t->x] & mask[t->y]; break;
+      case KNHK_V_OR: m = mask[t->x] | mask[t->y]; break;
+      case KNHK_V_ANDNOT: m = mask[t->x] & ~(uint32_t)mask[t->y]; break;
+      default: m = ~(uint32_t)mask[t->x]; break;
+    }
+    const int by_value = t->op == KNHK_V_RANGE || ((t->op == KNHK_V_EQ || t->op == KNHK_V_NE) && t->b != 0);
+    if (x->d->inexact && by_value) x->escape |= inexact8(c->val) & present;
+    mask[t->dst] = (uint8_t)m;
+  }
+  return mask[row->c];
+}
+
+/* ---- relations between runs ---- */
+
+/* Lanes of (node, p) as chunk × 8 + lane, ascending by term. */
+static uint32_t gather_run(const knhk_delta *d, uint32_t node, uint32_t p, uint64_t *out) {
+  const run r = run_of(d, node, p);
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < r.n; i++)
+    for (uint32_t k = 0; k < 8; k++)
+      if (r.c[i].key[k] == r.key) out[n++] = (uint64_t)(&r.c[i] - d->chunk) * 8 + k;
+  return n;
+}
+
+static lane lane_at(const knhk_delta *d, uint64_t at) {
+  const knhk_chunk *c = &d->chunk[at / 8];
+  const lane x = {c->obj[at % 8], c->val[at % 8], c->meta[at % 8]};
+  return x;
+}
+
+/* -1, 0, 1, or 2 when the two cannot be compared: scaled values of one family, or two xsd:string by code point (UTF-8 keeps that order). */
+static int ordered(context *x, lane a, lane b) {
+  if (x->d->inexact && ((a.val | b.val) >> 63) != 0) {
+    x->escape = 1;
+    return 2;
+  }
+  if (a.val != 0 && b.val != 0) return a.val >> 60 != b.val >> 60 ? 2 : (a.val > b.val) - (a.val < b.val);
+  if (!is_string(a) || !is_string(b)) return 2;
+  const int c = knhk_order(knhk_string(x->d, (uint32_t)a.obj), knhk_string(x->d, (uint32_t)b.obj));
+  return (c > 0) - (c < 0);
+}
+
+static int related(context *x, uint32_t relation, lane a, lane b) {
+  if (relation == KNHK_REL_EQ) {
+    if (x->d->inexact && a.obj != b.obj && a.val != 0 && b.val != 0) x->escape |= (uint32_t)((a.val | b.val) >> 63);
+    return equal_values(a, b);
+  }
+  const int c = ordered(x, a, b);
+  switch (relation) {
+    case KNHK_REL_LT: return c == -1;
+    case KNHK_REL_LE: return c == -1 || c == 0;
+    case KNHK_REL_GT: return c == 1;
+    default: return c == 1 || c == 0;
+  }
+}
+
+static int same_terms(const knhk_delta *d, const uint64_t *a, uint32_t na, const uint64_t *b, uint32_t nb) {
+  if (na != nb) return 0;
+  for (uint32_t i = 0; i < na; i++)
+    if (lane_at(d, a[i]).obj != lane_at(d, b[i]).obj) return 0;
+  return 1;
+}
+
+static int no_common_term(const knhk_delta *d, const uint64_t *a, uint32_t na, const uint64_t *b, uint32_t nb) {
+  for (uint32_t i = 0, j = 0; i < na && j < nb;) {
+    const uint64_t p = lane_at(d, a[i]).obj, q = lane_at(d, b[j]).obj;
+    if (p == q) return 0;
+    if (p < q) i++;
+    else j++;
+  }
+  return 1;
+}
+
+static int pair_holds(context *x, const knhk_row *row, uint32_t node) {
+  const uint32_t focus = row->focus == 0 ? node : row->focus - 1u;
+  const knhk_delta *d = x->d;
+  uint64_t *a = x->d->gather;
+  const uint32_t na = gather_run(d, focus, row->p, a);
+  uint64_t *b = a + na;
+  const uint32_t nb = gather_run(d, focus, (uint32_t)row->a, b);
+  if (row->kinds == KNHK_REL_EQUALS) return same_terms(d, a, na, b, nb);
+  if (row->kinds == KNHK_REL_DISJOINT) return no_common_term(d, a, na, b, nb);
+  if ((uint64_t)na * nb > PAIRS_MAX) {
+    x->escape = 1;
+    return 0;
+  }
+  int good = 1;
+  for (uint32_t i = 0; i < na; i++)
+    for (uint32_t j = 0; j < nb; j++) good &= related(x, row->kinds, lane_at(d, a[i]), lane_at(d, b[j]));
+  return good;
+}
+
+static int within_holds(context *x, const knhk_row *row, uint32_t node) {
+  const uint32_t focus = row->focus == 0 ? node : row->focus - 1u, other = row->b == 0 ? node : (uint32_t)row->b - 1;
+  const knhk_delta *d = x->d;
+  uint64_t *a = x->d->gather;
+  const uint32_t na = gather_run(d, focus, row->p, a);
+  uint64_t *b = a + na;
+  const uint32_t nb = gather_run(d, other, (uint32_t)row->a, b);
+  if ((uint64_t)na * nb > PAIRS_MAX) {
+    x->escape = 1;
+    return 0;
+  }
+  int good = na > 0;
+  for (uint32_t i = 0; i < na; i++) {
+    int found = 0;
+    for (uint32_t j = 0; j < nb; j++) found |= related(x, row->kinds, lane_at(d, a[i]), lane_at(d, b[j]));
+    good &= found;
+  }
+  return good;
+}
+
+static int allowed(const uint64_t *words, uint32_t p) { return p < T->nstrings && ((words[p / 64] >> (p % 64)) & 1) != 0; }
+
+static int closed_holds(context *x, const knhk_row *row, uint32_t node) {
+  const knhk_node *n = &x->d->node[row->focus == 0 ? node : row->focus - 1u];
+  const uint64_t *words = T->words + row->a;
+  int good = 1;
+  for (uint32_t i = n->chunk; i < n->chunk + n->nchunk; i++)
+    for (uint32_t k = 0; k < 8; k++) good &= x->d->chunk[i].key[k] == 0 || allowed(words, (uint32_t)x->d->chunk[i].key[k]);
+  return good;
+}
+
+void knhk_sort64(uint64_t *a, uint64_t *spare, uint32_t n);
+
+static int distinct(context *x, uint64_t *a, uint32_t n) {
+  if (n <= 8) {
+    knhk_chunk c;
+    memset(&c, 0, sizeof c);
+    memcpy(c.obj, a, n * sizeof *a);
+    return knhk_twice8(c.obj, (1u << n) - 1) == 0;
+  }
+  knhk_sort64(a, x->d->gather + x->d->triple_cap, n);
+  for (uint32_t i = 1; i < n; i++)
+    if (a[i] == a[i - 1]) return 0;
+  return 1;
+}
+
+static int languages_differ(context *x, const knhk_row *row, uint32_t node) {
+  const run r = run_of_row(x, row, node);
+  uint64_t *tags = x->d->gather;
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < r.n; i++)
+    for (uint32_t k = 0; k < 8; k++)
+      if (r.c[i].key[k] == r.key && r.c[i].obj[k] >> 60 == KNHK_K_LANG) tags[n++] = (r.c[i].obj[k] >> 32) & 0xfffffffu;
+  return distinct(x, tags, n);
+}
+
+/* ---- rows ---- */
+
+/* One loop over the rows of a kernel. GOOD is a mask over the chunk c; `some` and `bad` join the chunks of a run. */
+#define ROWS(kernel, GOOD)                                                                                          \
+  for (uint32_t i = program->rows[kernel]; i < program->rows[(kernel) + 1]; i++) {                                  \
+    const knhk_row *row = &T->rows[i];                                                                              \
+    const run r = run_of_row(x, row, node);                                                                         \
+    uint32_t some = 0, bad = 0;                                                                                     \
+    for (uint32_t k = 0; k < r.n; k++) {                                                                            \
+      const knhk_chunk *c = &r.c[k];                                                                                \
+      const uint32_t present = knhk_eq8(c->key, r.key), good = (GOOD) & present;                                    \
+      some |= good;                                                                                                 \
+      bad |= present & ~good;                                                                                       \
+    }                                                                                                               \
+    regs[row->out] = (uint8_t)(row->mode == KNHK_SOME ? some != 0 : bad == 0);                                      \
+  }
+#define EACH(kernel, HOLDS)                                                                                         \
+  for (uint32_t i = program->rows[kernel]; i < program->rows[(kernel) + 1]; i++) {                                  \
+    const knhk_row *row = &T->rows[i];                                                                              \
+    regs[row->out] = (uint8_t)(HOLDS);                                                                              \
+  }
+
+static int count_holds(context *x, const knhk_row *row, uint32_t node) {
+  const run r = run_of_row(x, row, node);
+  uint64_t n = 0;
+  for (uint32_t k = 0; k < r.n; k++) n += (uint64_t)__builtin_popcount(knhk_eq8(r.c[k].key, r.key));
+  return n >= row->a && n <= row->b;
+}
+
+/* Inexact values under a comparison: only looked for when the Δ has any. */
+static void find_inexact(context *x, const knhk_program *program, uint32_t node) {
+  for (uint32_t i = program->rows[KNHK_R_COMPARE]; i < program->rows[KNHK_R_COMPARE + 1]; i++) {
+    const run r = run_of_row(x, &T->rows[i], node);
+    for (uint32_t k = 0; k < r.n; k++) x->escape |= knhk_eq8(r.c[k].key, r.key) & inexact8(r.c[k].val);
+  }
+}
+
+static void run_rows(context *x, const knhk_program *program, uint32_t node) {
+  uint8_t *regs = x->d->regs;
+  ROWS(KNHK_R_ASK_SP, present)
+  ROWS(KNHK_R_ASK_SPO, knhk_eq8(c->obj, row->a))
+  EACH(KNHK_R_COUNT, count_holds(x, row, node))
+  ROWS(KNHK_R_COMPARE, knhk_range8(c->val, row->a, row->b))
+  ROWS(KNHK_R_VALIDATE, knhk_meta8(c->meta, row->a, row->b, row->kinds, row->c & 0xffffffffu, row->c >> 32))
+  EACH(KNHK_R_UNIQUE, languages_differ(x, row, node))
+  ROWS(KNHK_R_TEST, test8(x, row, c, present))
+  EACH(KNHK_R_PAIR, pair_holds(x, row, node))
+  EACH(KNHK_R_CLOSED, closed_holds(x, row, node))
+  EACH(KNHK_R_WITHIN, within_holds(x, row, node))
+  if (x->d->inexact) find_inexact(x, program, node);
+}
+
+static void run_folds(uint8_t *regs, const knhk_program *program) {
+  for (uint32_t i = program->fold; i < program->fold + program->nfold; i++) {
+    const knhk_fold *f = &T->folds[i];
+    const uint8_t a = f->op == KNHK_B_CONST ? (uint8_t)f->x : regs[f->x], b = f->op < KNHK_B_NOT ? regs[f->y] : 0;
+    const uint8_t made[5] = {a & b, a | b, (uint8_t)(a & (b ^ 1)), a ^ 1, a};
+    regs[f->dst] = made[f->op];
+  }
+}
+
+/* ---- targets ---- */
+
+static int is_focus(const knhk_delta *d, const knhk_target *t, uint32_t node) {
+  const uint32_t p = t->kind == KNHK_T_CLASS ? KNHK_S_RDF_TYPE : t->node;
+  const run r = run_of(d, node, p);
+  uint32_t found = 0;
+  for (uint32_t k = 0; k < r.n; k++) {
+    const uint32_t present = knhk_ask_sp(&r.c[k], r.key);
+    if (t->kind == KNHK_T_SUBJECTS_OF) found |= present;
+    else
+      for (uint32_t i = 0; i < t->count && present != 0; i++) found |= knhk_ask_spo(&r.c[k], r.key, T->words[t->first + i]);
+  }
+  return found != 0;
+}
+
+static uint32_t next_focus(const knhk_delta *d, const knhk_target *t, uint32_t node) {
+  if (t->kind == KNHK_T_NODE) return node <= t->node ? t->node : d->nnode;
+  while (node < d->nnode && !is_focus(d, t, node)) node++;
+  return node;
+}
+
+static void run_guards(context *x, const knhk_program *program, knhk_recorder *recorder) {
+  knhk_delta *d = x->d;
+  const knhk_target *t = &T->targets[program->target];
+  for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
+    run_rows(x, program, node);
+    run_folds(d->regs, program);
+    for (uint32_t i = program->output; i < program->output + program->noutput; i++) {
+      const knhk_output *o = &T->outputs[i];
+      const uint8_t failed = d->regs[o->reg] ^ 1;
+      d->failing[o->guard] |= failed;
+      if (recorder != NULL && failed) recorder->failed(recorder, d, o->guard, node);
+    }
+  }
+}
+
+static void run_forall(context *x, const knhk_program *program) {
+  knhk_delta *d = x->d;
+  const knhk_target *t = &T->targets[program->target];
+  uint32_t n = 0;
+  uint8_t good = 1;
+  for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1), n++) {
+    run_rows(x, program, node);
+    run_folds(d->regs, program);
+    good &= d->regs[program->output];
+  }
+  d->regs[program->global] = good & (uint8_t)(n >= program->min);
+}
+
+static void run_unique(context *x, const knhk_program *program) {
+  knhk_delta *d = x->d;
+  const knhk_target *t = &T->targets[program->target];
+  uint32_t n = 0;
+  for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
+    const run r = run_of(d, node, program->output);
+    for (uint32_t i = 0; i < r.n; i++)
+      for (uint32_t k = 0; k < 8; k++)
+        if (r.c[i].key[k] == r.key) d->gather[n++] = r.c[i].obj[k];
+  }
+  d->regs[program->global] = (uint8_t)distinct(x, d->gather, n);
+}
+
+int32_t KNHK_EVAL(knhk_delta *d, knhk_recorder *recorder) {
+  context x;
+  memset(&x, 0, sizeof x);
+  x.d = d;
+  memset(d->failing, 0, T->nguards);
+  for (uint32_t i = 0; i < T->nprograms; i++) {
+    const knhk_program *p = &T->programs[i];
+    switch (p->kind) {
+      case KNHK_PROGRAM_FORALL: run_forall(&x, p); break;
+      case KNHK_PROGRAM_UNIQUE: run_unique(&x, p); break;
+      default: run_guards(&x, p, recorder);
+    }
+  }
+  return x.escape != 0 ? KNHK_ESCAPE : KNHK_OK;
+}
+
+#if defined(KNHK_EVAL_SCALAR)
+
+/* Least significant byte first, eight passes. */
+void knhk_sort64(uint64_t *a, uint64_t *spare, uint32_t n) {
+  for (uint32_t shift = 0; shift < 64; shift += 8) {
+    uint32_t at[257] = {0};
+    for (uint32_t i = 0; i < n; i++) at[((a[i] >> shift) & 255) + 1]++;
+    for (uint32_t i = 0; i < 256; i++) at[i + 1] += at[i];
+    for (uint32_t i = 0; i < n; i++) spare[at[(a[i] >> shift) & 255]++] = a[i];
+    uint64_t *t = a;
+    a = spare;
+    spare = t;
+  }
+}
+
+static uint64_t first_of(const knhk_chunk *c, uint32_t mask) { return mask == 0 ? 0 : c->obj[__builtin_ctz(mask)]; }
+
+static uint64_t bad_value(context *x, const knhk_row *row, const knhk_chunk *c, uint64_t key) {
+  const uint32_t present = knhk_eq8(c->key, key);
+  switch (row->kernel) {
+    case KNHK_R_ASK_SPO: return first_of(c, present & ~knhk_eq8(c->obj, row->a));
+    case KNHK_R_COMPARE: return first_of(c, present & ~knhk_range8(c->val, row->a, row->b));
+    case KNHK_R_VALIDATE: return first_of(c, present & ~knhk_meta8(c->meta, row->a, row->b, row->kinds, row->c & 0xffffffffu, row->c >> 32));
+    case KNHK_R_TEST: return first_of(c, present & ~test8(x, row, c, present));
+    case KNHK_R_PAIR: case KNHK_R_WITHIN: return first_of(c, present);
+    default: return 0;
+  }
+}
+
+/* The first predicate that is not allowed, as an IRI. */
+static uint64_t bad_predicate(context *x, const knhk_row *row, uint32_t node) {
+  const knhk_node *n = &x->d->node[node];
+  for (uint32_t i = n->chunk; i < n->chunk + n->nchunk; i++)
+    for (uint32_t k = 0; k < 8; k++)
+      if (x->d->chunk[i].key[k] != 0 && !allowed(T->words + row->a, (uint32_t)x->d->chunk[i].key[k]))
+        return KNHK_TERM(KNHK_K_IRI, 0, (uint32_t)x->d->chunk[i].key[k]);
+  return 0;
+}
+
+uint64_t knhk_witness(const knhk_delta *d, const knhk_row *row, uint32_t node) {
+  context x;
+  memset(&x, 0, sizeof x);
+  x.d = (knhk_delta *)(uintptr_t)d;
+  if (row->kernel == KNHK_R_CLOSED) return bad_predicate(&x, row, row->focus == 0 ? node : row->focus - 1u);
+  const run r = run_of_row(&x, row, node);
+  for (uint32_t i = 0; i < r.n; i++) {
+    const uint64_t bad = bad_value(&x, row, &r.c[i], r.key);
+    if (bad != 0) return bad;
+  }
+  return 0;
+}
+
+#endif
