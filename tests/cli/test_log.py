@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from knhk.adapters.signer_local import establish
+from knhk_verify.record import LEAF_SIZE, frame, scan_frames
+
+BASELINE = b"KNA1\x01\x00\x00\x00\x00\x00"
 
 
 def flip(path: Path, at: int = -1) -> None:
@@ -55,6 +58,38 @@ def test_replay_tells_a_lost_record(knhk: Any, log: Any) -> None:
     assert answer.exit == 1
     assert answer.out["different"] == 3
     assert answer.out["differences"][0] == {"where": "log", "receipt": log.receipts[0], "reason": "no record of it is kept"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (BASELINE, BASELINE.replace(b"\x01", b"\x02"), "A is not the one that was recorded"),
+        (b"alice", b"alicf", "H(O) is not the one in the log"),
+    ],
+)
+def test_replay_tells_a_record_that_was_written_anew(knhk: Any, log: Any, old: bytes, new: bytes, reason: str) -> None:
+    """Whoever rewrites O or A with fitting checksums still cannot rewrite the log."""
+    segment = log.dir / "observations" / "erp.gate" / "0000000000000000.seg"
+    data = segment.read_bytes()
+    payloads = [payload for _at, payload in scan_frames(data, 0, "segment")[0]]
+    payloads[0] = payloads[0].replace(old, new)
+    segment.write_bytes(data[:16] + b"".join(frame(payload) for payload in payloads))
+    answer = knhk("log", "replay", log.dir)
+    assert answer.exit == 1
+    assert (answer.out["replayed"], answer.out["different"]) == (2, 1)
+    (told,) = answer.out["differences"]
+    assert (told["receipt"], told["reason"]) == (log.receipts[0], reason)
+
+
+def test_replay_counts_what_was_erased(knhk: Any, log: Any) -> None:
+    segment = log.dir / "observations" / "erp.gate" / "0000000000000000.seg"
+    data = segment.read_bytes()
+    payloads = [payload for _at, payload in scan_frames(data, 0, "segment")[0]]
+    payloads[1] = payloads[1][:3] + b"\x01" + payloads[1][4:12] + bytes(16) + payloads[1][28 : 28 + LEAF_SIZE] + bytes(8)
+    segment.write_bytes(data[:16] + b"".join(frame(payload) for payload in payloads))
+    answer = knhk("log", "replay", log.dir)
+    assert answer.exit == 0, answer.text
+    assert (answer.out["replayed"], answer.out["erased"], answer.out["different"]) == (2, 1, 0)
 
 
 def test_checkpoint_is_shown_with_its_key(knhk: Any, log: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,10 @@ import pytest
 from knhk.adapters.registry_layout import LayoutRegistry
 from knhk.model.arrows import PackSources, SignedPack, Source
 from knhk.model.faults import Refused
-from knhk.reconcilers.building import build, provenance_of, rebuild
+from knhk.model.oci import PROVENANCE_PREDICATE
+from knhk.packaging import provenance, signed
+from knhk.reconcilers.building import assemble, build, provenance_of, rebuild
+from knhk.reconcilers.lowering import portable
 from knhk_runtime.packstore import PackStore
 
 T = TypeVar("T")
@@ -137,6 +141,19 @@ def test_a_provenance_by_a_stranger_does_not_count(tmp_path: Path, compiler: Any
     with pytest.raises(Refused) as caught:
         provenance_of(PackStore(tmp_path), made.image.digest, signer.keys())
     assert "role build" in caught.value.faults[0].must
+
+
+def test_the_provenance_of_another_image_does_not_count(built: SignedPack, tmp_path: Path, compiler: Any, signer: Any) -> None:
+    other = replace(pack_at("p", 1), version="2.0.0")
+    made = finish(assemble(other, compiler))
+    theirs = signer.bundle("build", provenance.statement(made.image, portable(other), made.materials))
+    registry = LayoutRegistry(tmp_path / "bare")
+    ours = finish(assemble(pack_at("p", 1), compiler)).image
+    registry.publish([ours, signed.attached(ours, theirs, PROVENANCE_PREDICATE)])
+    with pytest.raises(Refused) as caught:
+        provenance_of(PackStore(tmp_path / "bare"), ours.digest, signer.keys())
+    (fault,) = caught.value.faults
+    assert (fault.value, fault.must) == (made.image.digest, f"must be about {ours.digest}")
 
 
 def test_a_faulty_pack_publishes_nothing(tmp_path: Path, compiler: Any, signer: Any) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from knhk.reconcilers.building import Step
 
 T = TypeVar("T")
+MAX_BODY_BYTES = 1 << 20
 
 noun("pack", "PolicyPacks: check, build, decide, follow")
 
@@ -225,7 +226,7 @@ def decide(call: Call) -> Outcome:
 
     args = call.args
     found = find(args.path)
-    body = args.payload.read_bytes() if args.payload else b""
+    body = _payload(args.payload)
     attributes, time_ns = _attributes(args.attr), _time_ns(args.time)
     data = _bundle_data(args.bundle, found)
     made = _finish(call, building.assemble(to_sources(found.pack), packs.compiler()))
@@ -445,6 +446,20 @@ def _key(name: str) -> Key:
     if not slash or not namespace or not rest or "/" in rest:
         raise Usage(f"{name!r} must be NAMESPACE/NAME, such as erp/invoice-controls", "name")
     return Key("PolicyPack", namespace, rest)
+
+
+def _payload(file: Path | None) -> bytes:
+    from knhk.model.faults import Fault, Refused
+
+    if file is None:
+        return b""
+    with file.open("rb") as opened:
+        data = opened.read(MAX_BODY_BYTES + 1)
+    if len(data) > MAX_BODY_BYTES:
+        raise Refused(
+            [Fault(str(file), f"more than {MAX_BODY_BYTES} bytes", "must have at most 1 MiB: enforcement points refuse larger bodies")]
+        )
+    return data
 
 
 def _attributes(given: list[str]) -> dict[str, str]:
