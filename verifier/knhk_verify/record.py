@@ -284,3 +284,16 @@ def check_record(record: Record, where: str) -> None:
             raise Bad(f"{where} leaf {arm}", "the verdict is not that of A")
         if leaf.kind != 1 and action:
             raise Bad(f"{where} A {arm}", "must be empty for a disposition")
+
+
+def parse_wal_payload(data: bytes, where: str) -> tuple[int, list[bytes], list[bytes]]:
+    """(first index, keys, entries) of a WAL payload; raises Bad with the offset in it."""
+    c = _Cursor(data, where)
+    if c.number(1) != 1:
+        raise Bad(where, "is not a payload of type 1")
+    first, keys, entries = c.number(8), list[bytes](), list[bytes]()
+    for _ in range(c.number(4)):
+        keys.append(c.take(17))
+        entries.append(c.take(c.number(2)))
+    c.end()
+    return first, keys, entries

@@ -150,9 +150,7 @@ def _key(value: object, where: str) -> tuple[str, Key]:
     return keyid(public), Key(public, name, until)
 
 
-def verify_keys(
-    data: bytes, root_public: bytes, now: datetime | None = None, min_serial: int = 0, where: str = "keys.json"
-) -> Keys:
+def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, min_serial: int = 0, where: str = "keys.json") -> Keys:
     """Keys of keys.json signed by the pinned root; raises Bad when altered, expired at `now`, or older than `min_serial`."""
     document = verify_document(data, KEYS, {keyid(root_public): root_public}, where)
     if document.get("version") != 1:

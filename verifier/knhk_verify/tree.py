@@ -163,9 +163,7 @@ def tile_path(level: int | None, n: int, width: int = TILE) -> str:
     return f"tile/{name}/{'/'.join(reversed(groups))}" + ("" if width == TILE else f".p/{width}")
 
 
-_TILE_PATH = re.compile(
-    r"tile/(0|[1-9]\d?|entries)/((?:x\d{3}/){0,6}\d{3})(?:\.p/([1-9]\d?|1\d\d|2[0-4]\d|25[0-5]))?", re.ASCII
-)
+_TILE_PATH = re.compile(r"tile/(0|[1-9]\d?|entries)/((?:x\d{3}/){0,6}\d{3})(?:\.p/([1-9]\d?|1\d\d|2[0-4]\d|25[0-5]))?", re.ASCII)
 
 
 def parse_tile_path(path: str) -> tuple[int | None, int, int]:

@@ -13,25 +13,16 @@ from pathlib import Path
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.sequencer.files import Files
-from knhk_runtime.sequencer.wire import items_of
 from knhk_verify.errors import Bad
-from knhk_verify.record import MAX_FRAME, SEGMENT_HEAD, SEGMENT_MAGIC, frame, scan_frames
+from knhk_verify.record import MAX_FRAME, SEGMENT_HEAD, SEGMENT_MAGIC, frame, parse_wal_payload, scan_frames
 
 SEGMENT_BYTES = 64 << 20
 _NAME = re.compile(r"([0-9a-f]{16})\.seg", re.ASCII)
-_HEAD = 13  # type u8, first u64, n u32
 
 
 def payload(first: int, count: int, items: bytes) -> bytes:
     """WAL payload of `count` entries from index `first`."""
     return b"\1" + first.to_bytes(8, "big") + count.to_bytes(4, "big") + items
-
-
-def parse_payload(data: bytes, where: str) -> tuple[int, list[bytes], list[bytes]]:
-    """(first, keys, entries) of a WAL payload; raises Bad."""
-    if len(data) < _HEAD or data[0] != 1:
-        raise Bad(where, "is not a payload of type 1")
-    return int.from_bytes(data[1:9], "big"), *items_of(data, _HEAD, int.from_bytes(data[9:13], "big"), where)
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ class Wal:
                 if at == until:
                     break
                 where = f"{path} offset {offset}"
-                begins, keys, entries = parse_payload(body, where)
+                begins, keys, entries = parse_wal_payload(body, where)
                 if begins != at or (until is not None and at + len(entries) > until):
                     raise Corrupt(where, f"holds entries {begins} to {begins + len(entries) - 1}: must begin at {at}")
                 skip = max(0, start - at)

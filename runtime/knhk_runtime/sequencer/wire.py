@@ -56,19 +56,19 @@ def _leaves(body: bytes) -> Append | None:
     return Append(keys, entries, body[4:]) if whole and all(e[1] == 1 or not any(e[40:72]) for e in entries) else None
 
 
-def items_of(data: bytes, at: int, count: int, where: str) -> tuple[list[bytes], list[bytes]]:
+def _items_of(data: bytes, at: int, count: int) -> tuple[list[bytes], list[bytes]]:
     """(keys, entries) of `count` items that fill `data` from `at`; raises Bad with the offset."""
     keys, entries = list[bytes](), list[bytes]()
     for number in range(count):
         head = at + KEY_BYTES + 2
         end = head + int.from_bytes(data[at + KEY_BYTES : head], "big")
         if end > len(data) or head > len(data):
-            raise Bad(f"{where} offset {at}", f"item {number} goes past the end")
+            raise Bad(f"body offset {at}", f"item {number} goes past the end")
         keys.append(data[at : at + KEY_BYTES])
         entries.append(data[head:end])
         at = end
     if at != len(data):
-        raise Bad(f"{where} offset {at}", f"{len(data) - at} bytes after the last item")
+        raise Bad(f"body offset {at}", f"{len(data) - at} bytes after the last item")
     return keys, entries
 
 
@@ -81,7 +81,7 @@ def parse_append(body: bytes) -> Append:
         raise Bad("body offset 0", f"must begin with the number of entries, 1 to {MAX_ENTRIES}")
     if len(body) == 4 + count * _LEAF_ITEM.size and (append := _leaves(body)):
         return append
-    keys, entries = items_of(body, 4, count, "body")
+    keys, entries = _items_of(body, 4, count)
     for number, (key, entry) in enumerate(zip(keys, entries, strict=True)):
         check_entry(key, entry, f"item {number}")
     return Append(tuple(keys), tuple(entries), body[4:])

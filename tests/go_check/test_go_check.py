@@ -1,0 +1,43 @@
+"""The committed vectors, read by Go's golang.org/x/mod/sumdb/{note,tlog}."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+VECTORS = HERE.parents[1] / "formats" / "vectors"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def go_check(vectors: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "GOFLAGS": "-buildvcs=false"}
+    return subprocess.run(["go", "run", ".", str(vectors)], cwd=HERE, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_go_verifies_the_vectors() -> None:
+    done = go_check(VECTORS)
+    assert (done.returncode, done.stdout) == (0, "all vectors verify\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "says"),
+    [("log.json", "checkpoint", "checkpoint signature"), ("log.json", "vkey", "vkey"), ("signed.json", "event", "bundle of role rollout")],
+)
+def test_go_refuses_what_was_altered(tmp_path: Path, file: str, part: str, says: str) -> None:
+    shutil.copytree(VECTORS, tmp_path / "vectors")
+    path = tmp_path / "vectors" / file
+    vectors = json.loads(path.read_bytes())
+    value, at = vectors[part], vectors[part].index("66000") if part == "checkpoint" else 60
+    if part == "event":
+        at = value.index('"sig":"') + 10
+    vectors[part] = value[:at] + ("7" if value[at] != "7" else "8") + value[at + 1 :]
+    path.write_text(json.dumps(vectors))
+    done = go_check(tmp_path / "vectors")
+    assert done.returncode == 1
+    assert says in done.stderr

@@ -1,0 +1,187 @@
+"""Policy events, receipts and the local signer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk.adapters.signer_local import LocalSigner, establish, read_root_pub, rotate
+from knhk.lockchain import PolicyEvent, Trust, parse_event, receipt_spec, statement, verify_receipt
+from knhk.model.faults import Corrupt, Refused, Stalled
+from knhk_runtime.sequencer.__main__ import load_key
+from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.wire import parse_event as event_to_append
+from knhk_verify import Bad, verify_bundle, verify_envelope, verify_event, verify_keys
+
+ORIGIN = "knhk.dev/test"
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+EVENT = PolicyEvent(
+    "RolledBack",
+    ("pack/erp/invoice-controls@1.1.0", "ab" * 32),
+    "control-plane",
+    "2026-11-23T10:00:00Z",
+    pack={"name": "invoice-controls", "namespace": "erp", "version": "1.1.0"},
+    point="erp/orders",
+    step=2,
+    weight=0,
+    reason="maxNewDenials",
+    evidence={"pairs": 212, "value": "0.31", "samples": ["00" * 16]},
+)
+
+
+def test_an_event_reads_back() -> None:
+    assert parse_event(statement(EVENT)) == EVENT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": ""}, {"actor": ""}, {"time": "yesterday"}, {"subject": ("x", "AB")}, {"step": "2"}],
+)
+def test_a_malformed_event_cannot_be_made(change: dict[str, Any]) -> None:
+    with pytest.raises(Refused):
+        statement(replace(EVENT, **change))
+
+
+def test_members_that_no_page_names_are_refused() -> None:
+    document = statement(EVENT)
+    with pytest.raises(Refused, match="color"):
+        parse_event(document | {"predicate": document["predicate"] | {"color": "red"}})
+    with pytest.raises(Refused, match="subject"):
+        parse_event(document | {"subject": []})
+
+
+def test_numbers_that_are_not_integers_cannot_be_signed(signer: LocalSigner) -> None:
+    with pytest.raises(TypeError, match="evidence"):
+        signer.bundle("rollout", statement(replace(EVENT, evidence={"value": 0.31})))
+
+
+@pytest.fixture
+def receipt(tmp_path: Path, signer: LocalSigner) -> tuple[dict[str, Any], Trust]:
+    log = Log(tmp_path / "log", load_key(signer.key_file("log"), ORIGIN), Disk())
+    bundles = [signer.bundle("rollout", statement(replace(EVENT, step=step))) for step in range(5)]
+    log.commit([event_to_append(bundle) for bundle in bundles])
+    log.integrate()
+    proof = log.proof(2)
+    log.close()
+    assert proof is not None
+    return receipt_spec(bundles[2], statement(replace(EVENT, step=2)), 2, proof), Trust(
+        signer.vkey(ORIGIN), signer.root_public(), signer.keys_json()
+    )
+
+
+def test_a_receipt_verifies_offline_step_by_step(receipt: tuple[dict[str, Any], Trust]) -> None:
+    spec, trust = receipt
+    steps = verify_receipt(spec, trust)
+    assert [step.ok for step in steps] == [True] * 4
+    assert steps[1].detail == "RolledBack of pack/erp/invoice-controls@1.1.0 by control-plane at 2026-11-23T10:00:00Z"
+    assert (spec["event"], spec["pack"], spec["point"], spec["logIndex"]) == ("RolledBack", "invoice-controls", "orders", 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        ({"event": "Promoted"}, {1}),
+        ({"logIndex": 3}, {3}),
+        ({"checkpoint": "other"}, {2}),
+        ({"bundle": "{}"}, {1, 3}),
+        ({"bundle": None}, {1, 3}),
+        ({"proof": "nonsense"}, {2, 3}),
+        ({"proof": 7}, {2, 3}),
+    ],
+)
+def test_each_altered_part_fails_its_step_and_says_so(
+    receipt: tuple[dict[str, Any], Trust], change: dict[str, Any], failing: set[int]
+) -> None:
+    spec, trust = receipt
+    steps = verify_receipt(spec | change, trust)
+    assert {number for number, step in enumerate(steps) if not step.ok} == failing
+    assert all(step.detail for step in steps)
+
+
+def test_another_root_or_an_expired_keys_file_is_not_trusted(receipt: tuple[dict[str, Any], Trust]) -> None:
+    spec, trust = receipt
+    assert [s.ok for s in verify_receipt(spec, replace(trust, root_public=bytes(32)))] == [False, False, True, True]
+    late = verify_receipt(spec, replace(trust, now=NOW + timedelta(days=400)))
+    assert "expired" in late[0].detail
+
+
+# ---- the signer ---------------------------------------------------------------------------------
+
+
+def test_keys_are_made_once_private_and_named_by_the_root(tmp_path: Path, signer: LocalSigner) -> None:
+    folder = tmp_path / "keys"
+    for name in ("root", "build", "rollout", "log", "data"):
+        assert stat.S_IMODE((folder / f"{name}.key").stat().st_mode) == 0o600
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    establish(folder, ORIGIN, NOW)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    keys = verify_keys(signer.keys_json(), read_root_pub(folder / "root.pub"), NOW)
+    assert keys.serial == 1
+    for role in ("build", "rollout", "data"):
+        envelope = signer.sign(role, "text/plain", b"payload")
+        assert verify_envelope(envelope, "text/plain", keys.of(role), "x") == b"payload"
+        assert envelope["signatures"][0]["keyid"] == signer.keyid(role)
+    with pytest.raises(Bad, match="not a key allowed here"):
+        verify_bundle(signer.bundle("build", statement(EVENT)), keys.of("rollout"))
+
+
+def test_a_rotated_key_signs_and_the_old_one_verifies_the_past(tmp_path: Path, signer: LocalSigner) -> None:
+    old = signer.bundle("rollout", statement(EVENT))
+    new_id = rotate(tmp_path / "keys", "rollout", ORIGIN, NOW + timedelta(days=1))
+    keys = verify_keys(signer.keys_json(), signer.root_public(), NOW, min_serial=2)
+    assert signer.keyid("rollout") == new_id
+    assert verify_event(old, keys)["predicate"]["kind"] == "RolledBack"
+    later = replace(EVENT, time="2026-11-25T00:00:00Z")
+    assert verify_event(signer.bundle("rollout", statement(later)), keys)
+    assert keys.of("rollout", NOW + timedelta(days=2)) == {new_id: keys.of("rollout")[new_id]}
+
+
+def test_rotation_needs_the_root_and_changes_nothing_without_it(tmp_path: Path, signer: LocalSigner) -> None:
+    os.rename(tmp_path / "keys/root.key", tmp_path / "safe")
+    before = signer.keyid("build")
+    with pytest.raises(Stalled, match=r"root\.key"):
+        rotate(tmp_path / "keys", "build", ORIGIN, NOW)
+    with pytest.raises(Stalled, match="for life"):
+        rotate(tmp_path / "keys", "log", ORIGIN, NOW)
+    assert signer.keyid("build") == before
+    establish(tmp_path / "keys", ORIGIN, NOW)
+
+
+def test_an_aging_keys_file_is_signed_again(tmp_path: Path, signer: LocalSigner) -> None:
+    establish(tmp_path / "keys", ORIGIN, NOW + timedelta(days=300))
+    keys = verify_keys(signer.keys_json(), signer.root_public(), NOW + timedelta(days=600))
+    assert (keys.serial, keys.of("build")) == (2, {signer.keyid("build"): keys.of("build")[signer.keyid("build")]})
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, signer: LocalSigner, mode: int) -> None:
+    (tmp_path / "keys/build.key").chmod(mode)
+    with pytest.raises(Stalled, match=f"{mode:04o}: must be 0600"):
+        signer.sign("build", "t", b"")
+
+
+def test_malformed_key_files_are_refused_without_their_bytes(tmp_path: Path, signer: LocalSigner) -> None:
+    secret = "c2VjcmV0"
+    (tmp_path / "keys/build.key").write_text(secret)
+    with pytest.raises(Stalled) as refusal:
+        signer.sign("build", "t", b"")
+    assert secret not in str(refusal.value)
+    (tmp_path / "keys/root.pub").write_text("AAAA\n")
+    with pytest.raises(Corrupt, match=r"root\.pub"):
+        signer.root_public()
+    with pytest.raises(Stalled, match="one of build"):
+        signer.sign("admin", "t", b"")
+
+
+def test_altered_keys_json_is_not_taken_over(tmp_path: Path, signer: LocalSigner) -> None:
+    path = tmp_path / "keys/keys.json"
+    path.write_bytes(path.read_bytes().replace(b'"payload":"e', b'"payload":"f'))
+    with pytest.raises(Corrupt, match=r"keys\.json"):
+        establish(tmp_path / "keys", ORIGIN, NOW)

@@ -1,0 +1,138 @@
+"""Every step of storage fails once, in both ways: failed and lost, failed but persisted. After it the same process goes on, or a new
+one opens the folder; in both no acknowledged entry is lost, none is there twice, and no checkpoint is contradicted."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk.adapters.signer_local import LocalSigner
+from knhk_runtime.sequencer.__main__ import load_key
+from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.wire import parse_append
+from knhk_runtime.sequencer_client import encode_batch
+from knhk_verify import Checkpoint, entry_key, log_entries, open_checkpoint, parse_vkey, verify_consistency, verify_log
+from knhk_verify.tree import Tiles, consistency_proof
+
+ORIGIN = "knhk.dev/test"
+CHANGES = ("mkdir", "create", "write", "sync", "rename", "sync_dir", "cut", "unlink", "rmdir")
+
+
+class Lying(Disk):
+    """A disk whose step number `at` raises ENOSPC; `persists` says whether it was done nevertheless. Lost writes leave half."""
+
+    def __init__(self, at: int, persists: bool) -> None:
+        self.at, self.persists, self.steps = at, persists, 0
+
+    def __getattribute__(self, name: str) -> Any:
+        step = super().__getattribute__(name)
+        return self._wrap(name, step) if name in CHANGES else step
+
+    def _wrap(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            number, self.steps = self.steps, self.steps + 1
+            if number != self.at:
+                return step(*arguments)
+            if self.persists:
+                made = step(*arguments)
+                if name == "create":
+                    self.close(made)
+            elif name == "write":
+                step(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            raise OSError(errno.ENOSPC, f"told to fail at step {number}, {name}")
+
+        return run
+
+
+class Story:
+    """Appends and integrations by one client that repeats what was not acknowledged, as agents do."""
+
+    def __init__(self, folder: Path, signer: LocalSigner) -> None:
+        self.folder, self.key = folder, load_key(signer.key_file("log"), ORIGIN)
+        self.vkey = signer.vkey(ORIGIN)
+        self.acked = dict[bytes, int]()
+        self.seen = list[Checkpoint]()
+
+    def append(self, log: Log, leaves: list[bytes]) -> None:
+        (indexes,) = log.commit([parse_append(encode_batch(leaves))])
+        for leaf, index in zip(leaves, indexes, strict=True):
+            assert self.acked.setdefault(entry_key(leaf), index) == index
+
+    def look(self) -> None:
+        if (self.folder / "checkpoint").exists():
+            self.seen.append(open_checkpoint((self.folder / "checkpoint").read_bytes(), parse_vkey(self.vkey)))
+
+    def check(self) -> None:
+        report = verify_log(self.folder, self.vkey)
+        assert report.bad == []
+        entries = [entry_key(entry) for entry in log_entries(self.folder)]
+        assert len(entries) == len(set(entries)) == report.size
+        assert {key: entries[index] for key, index in self.acked.items()} == {key: key for key in self.acked}
+        newest = open_checkpoint((self.folder / "checkpoint").read_bytes(), parse_vkey(self.vkey))
+        tiles = Tiles(lambda path: (self.folder / path).read_bytes(), newest.size)
+        for old in self.seen:
+            assert old.size <= newest.size
+            verify_consistency(old.size, old.root, newest.size, newest.root, consistency_proof(tiles, old.size, newest.size))
+
+
+BATCHES = ((0, 3), (3, 300), (300, 301), (290, 600))
+
+
+def _run(story: Story, files: Disk, leaves: Callable[[int, int], list[bytes]], persist: bool) -> bool:
+    """Whether all went through at the first try. `persist`: the process goes on after the error; else it stops there."""
+    smooth, log = True, None
+    while log is None:
+        try:
+            log = Log(story.folder, story.key, files)
+        except OSError:
+            smooth = False
+            if not persist:
+                return False
+    story.look()
+    for start, stop in BATCHES:
+        for step in (lambda start=start, stop=stop: story.append(log, leaves(start, stop)), log.integrate):
+            for _ in range(3):
+                try:
+                    step()
+                    break
+                except OSError:
+                    smooth = False
+                    story.look()
+                    if not persist:
+                        return False
+            else:
+                raise AssertionError("did not recover")
+            story.look()
+    log.close()
+    return smooth
+
+
+def _steps(tmp_path: Path, signer: LocalSigner, leaves: Callable[[int, int], list[bytes]]) -> int:
+    files = Lying(-1, False)
+    assert _run(Story(tmp_path / "count", signer), files, leaves, True)
+    return files.steps
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.failure("disk", "receipts")
+@pytest.mark.parametrize("persists", [False, True], ids=["lost", "persisted"])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["restarted", "goes_on"])
+def test_no_lie_of_any_step_loses_doubles_or_forks(
+    tmp_path: Path, signer: LocalSigner, leaves: Callable[[int, int], list[bytes]], persists: bool, goes_on: bool
+) -> None:
+    steps = _steps(tmp_path, signer, leaves)
+    assert steps > 100
+    for at in range(steps):
+        story = Story(tmp_path / f"log{at}", signer)
+        _run(story, Lying(at, persists), leaves, goes_on)
+        if (story.folder / "checkpoint").exists():
+            assert verify_log(story.folder, story.vkey).bad == [], f"step {at}: what a reader sees after the error must verify"
+        assert _run(story, Disk(), leaves, True), f"step {at}: a sound disk must do"
+        story.check()
+        assert len(story.acked) == 600

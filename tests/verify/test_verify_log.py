@@ -1,0 +1,152 @@
+"""verify_log on a whole folder: all is well, and damage anywhere is reported with what and where."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk_verify import frame, leaf_hash, log_entries, verify_log
+from knhk_verify.record import SEGMENT_MAGIC
+
+
+def test_a_sound_log_verifies(made: Any) -> None:
+    report = verify_log(made.path, made.vkey, made.root_public)
+    assert report.bad == []
+    assert report.notes == []
+    assert (report.size, report.receipts, report.leaves, report.events, report.observations) == (603, 400, 600, 3, 400)
+    entries = list(log_entries(made.path))
+    assert len(entries) == 603
+    assert len({leaf_hash(entry) for entry in entries}) == 603
+
+
+FILES = ["checkpoint", "keys.json", "root.pub"]
+
+
+def _files(folder: Path) -> list[str]:
+    named = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    return sorted(n for n in named if n in FILES or n.startswith("tile/") or n.endswith(".seg"))
+
+
+def test_a_flipped_bit_in_any_file_is_reported_with_that_file(folder: Any) -> None:
+    chance = random.Random(3)
+    files = _files(folder.path)
+    assert len([name for name in files if name.startswith("tile/")]) >= 8
+    for name in files:
+        path = folder.path / name
+        whole = path.read_bytes()
+        for at in {0, len(whole) - 1, *(chance.randrange(len(whole)) for _ in range(6))}:
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
+            report = verify_log(folder.path, folder.vkey, None if name == "root.pub" else folder.root_public)
+            said = [f"{bad['where']}: {bad['what']}" for bad in report.bad]
+            expected = "keys.json" if name == "root.pub" else name
+            assert any(expected in line or name in line for line in said), (name, at, said)
+        path.write_bytes(whole)
+    assert verify_log(folder.path, folder.vkey, folder.root_public).bad == []
+
+
+def test_meta_that_names_another_log_is_reported(folder: Any) -> None:
+    meta = folder.path / "meta.json"
+    meta.write_text(meta.read_text().replace("knhk.dev/test", "knhk.dev/tesu"))
+    assert {bad["where"] for bad in verify_log(folder.path, folder.vkey, folder.root_public).bad} == {"meta.json origin", "meta.json vkey"}
+
+
+def test_an_altered_entry_is_told_from_an_altered_tile(folder: Any) -> None:
+    bundle = folder.path / "tile/entries/000"
+    whole = bundle.read_bytes()
+    at = 5 * 120 + 2 + 60  # byte 60 of entry 5: its H(A)
+    bundle.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    said = [f"{bad['where']}: {bad['what']}" for bad in verify_log(folder.path, folder.vkey, folder.root_public).bad]
+    assert any(line.startswith("tile/entries/000 offset 600: entry 5 was altered") for line in said), said
+    bundle.write_bytes(whole)
+    tile = folder.path / "tile/0/001"
+    hashes = tile.read_bytes()
+    tile.write_bytes(hashes[:64] + bytes(32) + hashes[96:])
+    report = verify_log(folder.path, folder.vkey, folder.root_public)
+    assert [bad["where"] for bad in report.bad] == ["tile/0/001 hash 2 (offset 64)"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tile/entries/000", "tile/0/000", "tile/1/000.p/2", "tile/0/002.p/91"])
+def test_a_missing_file_is_reported(folder: Any, name: str) -> None:
+    (folder.path / name).unlink()
+    assert any(name in bad["where"] for bad in verify_log(folder.path, folder.vkey, folder.root_public).bad)
+
+
+def test_a_file_that_does_not_belong_is_reported(folder: Any) -> None:
+    (folder.path / "tile/0/999x").write_bytes(b"")
+    assert verify_log(folder.path, folder.vkey, folder.root_public).bad == [{"where": "tile/0/999x", "what": "is not the path of a tile"}]
+
+
+def test_another_key_is_refused(folder: Any) -> None:
+    other = "knhk.dev/other+" + folder.vkey.partition("+")[2]
+    with pytest.raises(ValueError, match="key id"):
+        verify_log(folder.path, other)
+    bad = verify_log(folder.path, folder.vkey, bytes(32)).bad
+    assert any(b["where"].startswith("keys.json") for b in bad)
+
+
+def _segment(folder: Any, number: int, payloads: list[bytes]) -> Path:
+    path: Path = folder.path / f"observations/erp.orders/{number:016x}.seg"
+    path.write_bytes(SEGMENT_MAGIC + number.to_bytes(8, "big") + b"".join(map(frame, payloads)))
+    return path
+
+
+def test_a_record_rewritten_with_right_hashes_is_not_the_one_in_the_log(
+    folder: Any, make_record: Callable[[int], tuple[bytes, tuple[bytes, ...]]]
+) -> None:
+    _segment(folder, 1, [make_record(200)[0], *folder.records[201:]])
+    said = verify_log(folder.path, folder.vkey, folder.root_public).bad
+    assert said
+    assert all("is not the leaf of receipt" in bad["what"] for bad in said)
+
+
+def test_a_record_that_a_restarted_agent_repeats_is_only_noted(
+    folder: Any, make_record: Callable[[int], tuple[bytes, tuple[bytes, ...]]]
+) -> None:
+    _segment(folder, 1, [*folder.records[200:], make_record(399)[0]])
+    report = verify_log(folder.path, folder.vkey, folder.root_public)
+    assert report.bad == []
+    assert all("repeats receipt" in note["what"] for note in report.notes)
+    assert report.notes
+
+
+def test_a_record_beyond_the_acknowledged_one_is_pending_and_before_it_missing(
+    folder: Any, make_record: Callable[[int], tuple[bytes, tuple[bytes, ...]]]
+) -> None:
+    path = _segment(folder, 1, [*folder.records[200:], make_record(1000)[0]])
+    report = verify_log(folder.path, folder.vkey, folder.root_public)
+    assert report.bad == []
+    assert [note["what"] for note in report.notes] == ["is not in the log yet"]
+    (path.parent / "acked").write_text(f"{1:016x} {path.stat().st_size}\n")
+    assert [b["what"][-36:] for b in verify_log(folder.path, folder.vkey, folder.root_public).bad] == [
+        "is not in the log, though acknowledged"[-36:]
+    ]
+
+
+def test_a_shortened_segment_is_reported(folder: Any) -> None:
+    path = folder.path / f"observations/erp.orders/{1:016x}.seg"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert any(path.name in bad["where"] for bad in verify_log(folder.path, folder.vkey, folder.root_public).bad)
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "knhk_verify", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_command_says_what_is_wrong_and_exits_so(folder: Any) -> None:
+    good = _command(str(folder.path), "--vkey", folder.vkey, "-o", "json")
+    assert good.returncode == 0
+    assert json.loads(good.stdout)["bad"] == []
+    tile = folder.path / "tile/0/000"
+    tile.write_bytes(b"\xff" + tile.read_bytes()[1:])
+    bad = _command(str(folder.path), "-o", "text")
+    assert bad.returncode == 1
+    assert "BAD   tile/0/000 hash 0 (offset 0)" in bad.stdout
+    assert _command(str(folder.path / "nothing")).returncode == 2
+    assert _command(str(folder.path), "--vkey", "nonsense").returncode == 2
