@@ -128,7 +128,7 @@ def test_nobody_decided_means_nothing_is_promoted() -> None:
     """A candidate of which no point has told anything waits, then ends."""
     silent = facts(stats={})
     assert isinstance(decide(silent), Wait)
-    assert decide(replace(silent, **LATE)) == Abort(
+    assert decide(replace(silent, now_ns=START + 600 * NS)) == Abort(
         "NoData", "0 pairs were judged before the deadline, must be at least 200"
     )
 

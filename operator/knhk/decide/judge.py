@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
 from fnmatch import fnmatchcase
 
 from knhk.model.rollout import (
@@ -165,7 +164,8 @@ def share(k: int, n: int) -> str:
     """k/n as a decimal string with 4 places, "0" of nothing."""
     if n <= 0:
         return "0"
-    return f"{(Decimal(k) / Decimal(n)).quantize(Decimal('0.0001'), ROUND_HALF_EVEN):f}"
+    parts = (20_000 * k + n) // (2 * n)
+    return f"{parts // 10_000}.{parts % 10_000:04d}"
 
 
 def _errors(stats: PairStats, analysis: Analysis) -> list[Finding]:

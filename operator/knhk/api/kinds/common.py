@@ -79,6 +79,15 @@ STATUS_FIELDS: dict[str, Shape] = {
         "Value of the requestedAt annotation that was last acted on.", max=64
     ),
     "faults": List("All faults of the present spec.", FAULT, max=64),
+    "pending": List(
+        "Policy events that belong to this status and have no Receipt yet, oldest first.",
+        Obj(
+            "One signed event.",
+            {"bundle": Str("A sigstore bundle v0.3, JSON.", max=65_535, min=2)},
+            required=("bundle",),
+        ),
+        max=64,
+    ),
 }
 
 COLUMNS = (

@@ -329,6 +329,9 @@ _FINDING = Obj(
 _REVISION: dict[str, Shape] = {
     "version": Str("Version of the spec.", max=96),
     "generation": Int("Generation of the spec.", min=0, max=2**53),
+    "inputs": Str("SHA-256 of what the revision is made of, hexadecimal.", max=64),
+    "points": List("Enforcement points it is meant for.", name("An EnforcementPoint."), max=64),
+    "data": Str("DataBundle that it reads.", max=63),
     "digest": digest("Digest of the pack image."),
     "planDigest": Str("Digest of the GuardPlan, hexadecimal.", max=71),
     "phase": Str("Phase of this revision.", max=16),
