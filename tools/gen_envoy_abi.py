@@ -1,7 +1,7 @@
 """Write hot_c/envoy/abi.h from hot_c/envoy/abi.tsv, and compare the table with an Envoy binary.
 
-    python tools/gen_envoy_abi.py                 write the header
-    python tools/gen_envoy_abi.py --check ENVOY   exit 1 and name what this Envoy does not have
+python tools/gen_envoy_abi.py                 write the header
+python tools/gen_envoy_abi.py --check ENVOY   exit 1 and name what this Envoy does not have
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def declaration(row: Row) -> str:
     """One C declaration; a callback gets a short name besides its symbol."""
     if row.kind == "const":
         return f"#define ENVOY_{row.name} {row.result}"
-    visible = "__attribute__((visibility(\"default\"))) " if row.kind == "hook" else ""
+    visible = '__attribute__((visibility("default"))) ' if row.kind == "hook" else ""
     space = "" if row.result.endswith("*") else " "
     text = f"{visible}{row.result}{space}{row.symbol}({row.arguments or 'void'});"
     short = {"callback": "cb_", "hook": "on_"}[row.kind] + row.name

@@ -31,7 +31,9 @@ def test_random_hosts_never_pass_what_was_not_admitted(tmp_path: Path) -> None:
     while True:
         rings = tmp_path / str(seed)
         rings.mkdir(mode=0o700)
-        done = subprocess.run([str(host), str(seed), str(ITERATIONS), str(rings), str(a), str(b)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(host), str(seed), str(ITERATIONS), str(rings), str(a), str(b)], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"FUZZ_SEED={seed}\n{done.stderr[-4000:]}"
         assert not list(rings.iterdir()), "closed rings are drained and gone"
         seed += 1

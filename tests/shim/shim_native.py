@@ -55,7 +55,20 @@ def build_module() -> Path:
     _zig("cc", "-c", *C_FLAGS, "-Dyyjson_api=", str(yyjson / "yyjson.c"), "-o", str(json))
     # Linked under its own name: `-z now` makes a callback that Envoy lacks an error at load, not at the first request.
     sources = [str(path) for path in sorted(SHIM.glob("*.c"))]
-    _zig("cc", "-shared", *C_FLAGS, *WARNINGS, f"-isystem{yyjson}", *sources, str(digest), str(json), "-Wl,-z,now", "-Wl,-Bsymbolic", "-o", str(out) + ".tmp")
+    _zig(
+        "cc",
+        "-shared",
+        *C_FLAGS,
+        *WARNINGS,
+        f"-isystem{yyjson}",
+        *sources,
+        str(digest),
+        str(json),
+        "-Wl,-z,now",
+        "-Wl,-Bsymbolic",
+        "-o",
+        str(out) + ".tmp",
+    )
     os.replace(str(out) + ".tmp", out)
     return out
 
@@ -91,7 +104,15 @@ def envoy_binary() -> Path:
     return Path(found)
 
 
-SANITIZERS = ("-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+SANITIZERS = (
+    "-std=gnu11",
+    "-D_GNU_SOURCE",
+    "-O1",
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
 
 
 def sanitizing_compiler() -> str | None:
@@ -107,8 +128,13 @@ def build_host(compiler: str) -> tuple[Path, Path, Path]:
     yyjson = yyjson_folder()
     if not _fresh(host, *_sources(), HERE / "host.c"):
         _zig("build-obj", str(SHIM / "sha256.zig"), "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={digest}")
-        sources = [str(path) for path in (*sorted(SHIM.glob("*.c")), HERE / "host.c", yyjson / "yyjson.c")]
-        subprocess.run([compiler, *SANITIZERS, f"-I{SHIM}", f"-isystem{yyjson}", *sources, str(digest), "-ldl", "-lpthread", "-o", str(host)], check=True)
+        json = CACHE / "host-yyjson.o"
+        subprocess.run([compiler, *SANITIZERS, "-O0", "-w", "-c", str(yyjson / "yyjson.c"), "-o", str(json)], check=True)
+        sources = [str(path) for path in (*sorted(SHIM.glob("*.c")), HERE / "host.c", json)]
+        subprocess.run(
+            [compiler, *SANITIZERS, f"-I{SHIM}", f"-isystem{yyjson}", *sources, str(digest), "-ldl", "-lpthread", "-o", str(host)],
+            check=True,
+        )
     packs = [store(folder, _sanitized_pack(compiler, folder, deny), ".so") for deny in ("bad", "bad,foreign")]
     return host, packs[0], packs[1]
 
@@ -117,5 +143,8 @@ def _sanitized_pack(compiler: str, folder: Path, deny: str) -> bytes:
     out = folder / f"pack-{deny.replace(',', '_')}.so"
     if not _fresh(out, HERE / "fakepack.c"):
         include = f"-I{ROOT / 'hot_c' / 'include'}"
-        subprocess.run([compiler, *SANITIZERS, "-shared", "-fPIC", include, f'-DFAKE_DENY="{deny}"', str(HERE / "fakepack.c"), "-o", str(out)], check=True)
+        subprocess.run(
+            [compiler, *SANITIZERS, "-shared", "-fPIC", include, f'-DFAKE_DENY="{deny}"', str(HERE / "fakepack.c"), "-o", str(out)],
+            check=True,
+        )
     return out.read_bytes()

@@ -28,7 +28,13 @@ from knhk_templates import attribute_sources, render_bootstrap, render_ecds
 ISSUER, AUDIENCE = "https://issuer.example", "orders"
 MATCHES = (
     {"name": "create", "method": "POST", "path": "/invoices", "action": "create", "mediaTypes": ["application/json"]},
-    {"name": "approve", "method": "POST", "path": "/invoices/{id}/approve", "action": "approve", "mediaTypes": ["application/json", "application/ld+json"]},
+    {
+        "name": "approve",
+        "method": "POST",
+        "path": "/invoices/{id}/approve",
+        "action": "approve",
+        "mediaTypes": ["application/json", "application/ld+json"],
+    },
     {"name": "show", "method": "GET", "path": "/invoices/{id}", "action": "read", "mediaTypes": []},
     {"name": "search", "method": "GET", "path": "/search", "action": "read", "mediaTypes": [], "query": True},
     {"name": "pay", "method": "POST", "path": "/payments", "action": "pay", "mediaTypes": []},
@@ -243,18 +249,43 @@ class Rig:
             "upstream": {"host": "127.0.0.1", "port": self.app.port},
             "match": MATCHES,
             "attributes": {"jwt": {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": jwks()}, "claims": claims}},
-            "local": {"ecds": str(self.folder / "ecds.json"), "agentSocket": str(self.agent.path), "adminSocket": str(self.folder / "admin.sock")},
+            "local": {
+                "ecds": str(self.folder / "ecds.json"),
+                "agentSocket": str(self.agent.path),
+                "adminSocket": str(self.folder / "admin.sock"),
+            },
         }
 
     def settings(self, stable: Path | None = None, candidate: Path | None = None, **more: Any) -> dict[str, Any]:
         """filter_config of the shim (formats/agent.md)."""
         return {
-            "version": 1, "point": "erp/orders", "epoch": self._epoch, "region": "local", "regionIndex": 3, "ringDir": str(self.rings),
-            "ringBytes": 4 << 20, "generation": self._epoch, "baseline": "Deny", "mode": "Canary" if candidate else "Stable", "weight": 0,
-            "salt": "00112233445566778899aabbccddeeff", "stale": False, "stable": pack_file(stable, "1.0.0"), "candidate": pack_file(candidate, "1.1.0"),
-            "bundle": None, "evaluator": "ab" * 32, "stickyAttribute": "sub", "attributes": attribute_sources(self.point), "agentCluster": "knhk_agent",
-            "parkTimeoutMs": 5000, "agentGraceSeconds": 600, "failure": "Closed", "problemBase": "https://knhk.dev/problems/", "notAfterNs": 0, **more,
-        }  # fmt: skip
+            "version": 1,
+            "point": "erp/orders",
+            "epoch": self._epoch,
+            "region": "local",
+            "regionIndex": 3,
+            "ringDir": str(self.rings),
+            "ringBytes": 4 << 20,
+            "generation": self._epoch,
+            "baseline": "Deny",
+            "mode": "Canary" if candidate else "Stable",
+            "weight": 0,
+            "salt": "00112233445566778899aabbccddeeff",
+            "stale": False,
+            "stable": pack_file(stable, "1.0.0"),
+            "candidate": pack_file(candidate, "1.1.0"),
+            "bundle": None,
+            "evaluator": "ab" * 32,
+            "stickyAttribute": "sub",
+            "attributes": attribute_sources(self.point),
+            "agentCluster": "knhk_agent",
+            "parkTimeoutMs": 5000,
+            "agentGraceSeconds": 600,
+            "failure": "Closed",
+            "problemBase": "https://knhk.dev/problems/",
+            "notAfterNs": 0,
+            **more,
+        }
 
     def publish(self, settings: Mapping[str, Any]) -> None:
         """Replaces the discovery file by rename, as the agent does."""
@@ -306,7 +337,9 @@ class Rig:
         lines = (line.rsplit(": ", 1) for line in self.admin("/stats?filter=knhk_&usedonly").splitlines())
         return {name: int(value) for name, value in lines if value.isdigit()}
 
-    def request(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, auth: str | None = "alice") -> Answer:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, auth: str | None = "alice"
+    ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         sent = {"content-type": "application/json"} if body is not None else {}
         if auth is not None:

@@ -36,8 +36,10 @@ def in_canary(point: Rig, weight: int) -> set[str]:
 def test_the_canary_grows_and_never_loses_anyone(point: Rig) -> None:
     stable, candidate = packs(point)
     groups = [in_canary(point, weight) for weight in (0, 100, 300, 1000)]
-    assert groups[0] == set() and groups[3] == set(CALLERS)
-    assert groups[1] <= groups[2] and 0 < len(groups[2]) < len(CALLERS)
+    assert groups[0] == set()
+    assert groups[3] == set(CALLERS)
+    assert groups[1] <= groups[2]
+    assert 0 < len(groups[2]) < len(CALLERS)
     for record in all_records(point.rings).values():
         first, second = record.leaves
         assert (first.pack, second.pack, first.flags, second.flags) == (pack_id(stable), pack_id(candidate), 0, 1)
@@ -65,7 +67,12 @@ def test_the_request_does_not_wait_for_the_arm_that_is_only_observed(point: Rig)
     point.configure(None, bundle_less, mode="Shadow", baseline="Admit")
     answer = wait_for("baseline", lambda: (got := point.post(b"cold")).status == 200 and len(point.agent.parked) == 1 and got)
     stable_leaf, candidate_leaf = all_records(point.rings)[str(answer.receipt)].leaves
-    assert (stable_leaf.kind, stable_leaf.verdict, stable_leaf.pack, stable_leaf.a) == ("DECISION", "ADMIT", "0" * 40, b"KNA1\x01" + bytes(5))
+    assert (stable_leaf.kind, stable_leaf.verdict, stable_leaf.pack, stable_leaf.a) == (
+        "DECISION",
+        "ADMIT",
+        "0" * 40,
+        b"KNA1\x01" + bytes(5),
+    )
     assert (candidate_leaf.kind, candidate_leaf.verdict, candidate_leaf.enforced) == ("PARK", "", False)
 
 

@@ -28,7 +28,8 @@ def test_a_full_ring_is_503_without_receipt_until_it_is_drained(point: Rig) -> N
     body = b"x" * 900_000
     answers = [point.post(body) for _ in range(8)]
     full = [answer for answer in answers if answer.status == 503]
-    assert full and len(full) < 8
+    assert full
+    assert len(full) < 8
     assert {(answer.reason, answer.receipt) for answer in full} == {("ring-full", None)}
     assert len(point.app.seen) == 8 - len(full)
     (ring,) = point.rings.glob("*.ring")
@@ -158,7 +159,9 @@ def test_validation_makes_no_rings(point: Rig) -> None:
     def validate() -> int:
         path = point.folder / "validate.json"
         path.write_text(json.dumps(bootstrap))
-        return subprocess.run([str(envoy_binary()), "--mode", "validate", "-c", str(path)], capture_output=True, timeout=60, check=False).returncode
+        return subprocess.run(
+            [str(envoy_binary()), "--mode", "validate", "-c", str(path)], capture_output=True, timeout=60, check=False
+        ).returncode
 
     assert validate() == 0
     assert sorted(point.rings.iterdir()) == before
@@ -206,7 +209,8 @@ def test_killed_in_traffic_every_admitted_request_has_its_leaf(tmp_path: Path, r
         assert set(point.app.receipts()) <= set(leaves)
         assert len(leaves) - len(set(point.app.receipts())) <= len(clients)
         for receipt, body in zip(point.app.receipts(), point.app.bodies(), strict=True):
-            assert leaves[receipt].o.body == body and leaves[receipt].enforced.verdict == "ADMIT"
+            assert leaves[receipt].o.body == body
+            assert leaves[receipt].enforced.verdict == "ADMIT"
 
 
 def test_restarted_envoy_makes_rings_of_its_own(point: Rig) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -28,7 +27,14 @@ def exchange(point: Rig, pieces: list[bytes], trailers: bool, more: tuple[tuple[
     """One POST on a connection of its own; the headers of the answer."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()
-    head = [(":method", "POST"), (":path", "/invoices"), (":scheme", "http"), (":authority", "x"), ("authorization", f"Bearer {token()}"), ("content-type", "application/json")]
+    head = [
+        (":method", "POST"),
+        (":path", "/invoices"),
+        (":scheme", "http"),
+        (":authority", "x"),
+        ("authorization", f"Bearer {token()}"),
+        ("content-type", "application/json"),
+    ]
     connection.send_headers(1, [*head, *more])
     for number, piece in enumerate(pieces):
         connection.send_data(1, piece, end_stream=not trailers and number == len(pieces) - 1)
@@ -47,7 +53,10 @@ def exchange(point: Rig, pieces: list[bytes], trailers: bool, more: tuple[tuple[
 
 
 @pytest.mark.parametrize("trailers", [False, True])
-@pytest.mark.parametrize(("pieces", "status"), [([b"fine"], "200"), ([b"b", b"ad"], "403"), ([b"co", b"ld"], "200"), ([b""], "200"), ([b"b", b"", b"ad", b""], "403")])
+@pytest.mark.parametrize(
+    ("pieces", "status"),
+    [([b"fine"], "200"), ([b"b", b"ad"], "403"), ([b"co", b"ld"], "200"), ([b""], "200"), ([b"b", b"", b"ad", b""], "403")],
+)
 def test_bodies_are_judged_whole_whatever_ends_them(point: Rig, pieces: list[bytes], status: str, trailers: bool) -> None:
     point.app.seen.clear()
     answer = exchange(point, pieces, trailers)

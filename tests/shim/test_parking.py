@@ -78,7 +78,15 @@ def test_a_decision_does_not_help_what_r1_denies(point: Rig) -> None:
     assert (point.agent.parked, point.app.seen) == ([], [])
 
 
-WORTHLESS = [(200, 1, True, 0), (200, 1, False, None), (503, 1, True, None), (504, 1, True, None), (410, 1, True, None), (200, 3, True, None), (200, 0, True, None)]
+WORTHLESS = [
+    (200, 1, True, 0),
+    (200, 1, False, None),
+    (503, 1, True, None),
+    (504, 1, True, None),
+    (410, 1, True, None),
+    (200, 3, True, None),
+    (200, 0, True, None),
+]
 
 
 @pytest.mark.parametrize(("status", "verdict", "marked", "flip"), WORTHLESS)
@@ -122,7 +130,8 @@ def test_a_slow_agent_is_a_202(point: Rig) -> None:
 
 def test_clients_that_leave_while_parked_harm_nobody(point: Rig) -> None:
     point.agent.gate.clear()
-    request = f"POST /invoices HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token()}\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\ncold"
+    head = f"POST /invoices HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token()}\r\n"
+    request = head + "content-type: application/json\r\ncontent-length: 4\r\n\r\ncold"
     for reset in [False, True] * 5:
         s = socket.create_connection(("127.0.0.1", point.port))
         s.sendall(request.encode())

@@ -23,7 +23,9 @@ _MEDIA: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 # Names that Envoy or every application needs: an attribute may be called so, its header stays.
-_KEPT_HEADERS: Final = frozenset({"host", "content-type", "content-length", "content-encoding", "authorization", "accept", "user-agent", "date"})
+_KEPT_HEADERS: Final = frozenset(
+    {"host", "content-type", "content-length", "content-encoding", "authorization", "accept", "user-agent", "date"}
+)
 
 _TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("knhk_templates", "envoy"),
@@ -116,7 +118,9 @@ def _match_faults(path: str, match: Mapping[str, Any]) -> list[str]:
     faults += _unless(len(names) <= MAX_CAPTURES, f"{path}.path", template, f"have at most {MAX_CAPTURES} captures")
     faults += _unless(len(set(names)) == len(names), f"{path}.path", template, "name each capture once")
     faults += _unless(match["method"] in _METHODS, f"{path}.method", match["method"], f"be one of {', '.join(sorted(_METHODS))}")
-    faults += _unless("host" not in match or _HOST.fullmatch(match["host"]) is not None, f"{path}.host", match.get("host"), "be a host name")
+    faults += _unless(
+        "host" not in match or _HOST.fullmatch(match["host"]) is not None, f"{path}.host", match.get("host"), "be a host name"
+    )
     for media in match.get("mediaTypes", ()):
         faults += _unless(_MEDIA.fullmatch(media) is not None, f"{path}.mediaTypes", media, "be a lower-case media type without parameters")
     return faults
@@ -164,7 +168,7 @@ def _path_match(template: str) -> dict[str, Any]:
             "name": "envoy.path.match.uri_template.uri_template_matcher",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
-                "path_template": _CAPTURE.sub(lambda _: "{v%d}" % next(numbers), template),
+                "path_template": _CAPTURE.sub(lambda _: f"{{v{next(numbers)}}}", template),
             },
         }
     }
@@ -215,9 +219,9 @@ def _header_mutations(sources: Sequence[Mapping[str, str]]) -> list[dict[str, An
     refused by the connection manager."""
     attributes = {"action", "peer", *(source["name"] for source in sources)}
     spellings = {f"{prefix}{name.replace('_', '-')}" for name in attributes for prefix in ("", "x-", "x-jwt-")}
-    patterns = [{"safe_regex": {"regex": _all_but("knhk-", "decision")}}, {"prefix": "path."}]
-    exact = [{"exact": name} for name in sorted(spellings - _KEPT_HEADERS)]
-    return [{"remove_on_match": {"key_matcher": {**pattern, "ignore_case": True} if "exact" in pattern else pattern}} for pattern in patterns + exact]
+    ours: list[dict[str, Any]] = [{"safe_regex": {"regex": _all_but("knhk-", "decision")}}, {"prefix": "path."}]
+    named: list[dict[str, Any]] = [{"exact": name, "ignore_case": True} for name in sorted(spellings - _KEPT_HEADERS)]
+    return [{"remove_on_match": {"key_matcher": matcher}} for matcher in ours + named]
 
 
 def _all_but(prefix: str, exempt: str) -> str:
