@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -76,7 +77,7 @@ def facts(
     return replace(found, published={order.point: order for order in orders(found)})
 
 
-LATE = {"now_ns": START + 600 * NS}
+LATE: dict[str, Any] = {"now_ns": START + 600 * NS}
 HOLD = replace(ONE, on_no_data=OnNoData.HOLD)
 PROMOTE = replace(ONE, on_no_data=OnNoData.PROMOTE)
 
