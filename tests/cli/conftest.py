@@ -15,6 +15,7 @@ import pytest
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.cli import main
 from knhk.model.observation import Observation
+from knhk.wiring import packs
 from knhk.wiring.home import LOG_ORIGIN
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log, lock
@@ -73,7 +74,15 @@ Knhk = Callable[..., Answer]
 
 
 @pytest.fixture
-def knhk(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Knhk:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of finished objects, of this test alone: what is found in it was made by the test."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(packs, "cache_folder", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def knhk(capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path) -> Knhk:
     """Call `knhk` with these words; the home is a folder of the test."""
 
     def call(*words: object) -> Answer:
@@ -110,38 +119,64 @@ class Written:
     receipts: tuple[str, ...]
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Written:
-    """Three decisions of a point without a pack (baseline Admit), one refusal and one policy event, covered by a checkpoint."""
-    folder = tmp_path / "home" / "log"
-    signer = establish(tmp_path / "home" / "keys", LOG_ORIGIN, datetime(2026, 11, 23, tzinfo=UTC))
-    log = Log(folder, load_key(signer.key_file("log"), LOG_ORIGIN), Disk())
+@dataclass(frozen=True)
+class Made:
+    """One record: the leaf, and the outbox payload that holds it."""
+
+    leaf: bytes
+    payload: bytes
+
+
+def record(number: int, o: bytes, a: bytes, *, pack: bytes = bytes(20), klass: int = 0, kind: int = 1) -> Made:
+    """A record of one arm as an agent writes it; the verdict is that of `a`, DENY without one."""
+    salt, receipt = bytes([number]) * 16, b"RING0001" + number.to_bytes(8, "big")
+    time_ns = int.from_bytes(o[4:12], "big")
+    hash_a = h_a(salt, a) if a else bytes(32)
+    leaf = Leaf(kind, klass, a[4] if a else 2, 1, 0, 0, h_o(salt, o), hash_a, pack, time_ns, receipt).encode()
+    payload = b"\x01\x01\x00\x00" + bytes(8) + salt + leaf + len(o).to_bytes(4, "big") + o + len(a).to_bytes(4, "big") + a
+    return Made(leaf, payload)
+
+
+def write_log(home: Path, records: list[Made]) -> Written:
+    """A log folder in `home` with these records and one policy event, covered by a checkpoint."""
+    folder = home / "log"
+    signer = establish(home / "keys", LOG_ORIGIN, datetime.now(UTC))
     held = lock(folder)
-    records = [_record(number, kind=1) for number in range(3)] + [_record(3, kind=4)]
-    entries = [leaf for leaf, _payload in records] + [_event(signer)]
+    log = Log(folder, load_key(signer.key_file("log"), LOG_ORIGIN), Disk())
+    entries = [made.leaf for made in records] + [_event(signer)]
     keys = tuple(entry_key(entry) for entry in entries)
     log.commit([Append(keys, tuple(entries), b"".join(item(k, e) for k, e in zip(keys, entries, strict=True)))])
     log.integrate()
     log.close()
+    os.close(held)
     segment = folder / "observations" / "erp.gate" / f"{0:016x}.seg"
     segment.parent.mkdir(parents=True)
-    segment.write_bytes(b"KNHKSEG1" + bytes(8) + b"".join(frame(payload) for _leaf, payload in records))
+    segment.write_bytes(b"KNHKSEG1" + bytes(8) + b"".join(frame(made.payload) for made in records))
     (folder / "keys.json").write_bytes(signer.keys_json())
-    (folder / "root.pub").write_bytes((tmp_path / "home" / "keys" / "root.pub").read_bytes())
-    os.close(held)
-    return Written(folder, signer, tuple(leaf[100:116].hex() for leaf, _payload in records))
+    (folder / "root.pub").write_bytes((home / "keys" / "root.pub").read_bytes())
+    return Written(folder, signer, tuple(made.leaf[100:116].hex() for made in records))
 
 
-def _record(number: int, kind: int) -> tuple[bytes, bytes]:
-    salt, decided = bytes([number]) * 16, kind == 1
-    o = Observation(1_700_000_000_000_000_000 + number, "orders", b"{}", {"sub": "alice"}, region="local").encode()
-    a = BASELINE if decided else b""
-    receipt = b"RING0001" + number.to_bytes(8, "big")
-    hash_a = h_a(salt, a) if decided else bytes(32)
-    verdict = 1 if decided else 2
-    leaf = Leaf(kind, 0, verdict, 1, 0, 0, h_o(salt, o), hash_a, bytes(20), 1_700_000_000_000_000_000 + number, receipt).encode()
-    payload = b"\x01\x01\x00\x00" + bytes(8) + salt + leaf + len(o).to_bytes(4, "big") + o + len(a).to_bytes(4, "big") + a
-    return leaf, payload
+@pytest.fixture
+def recorded() -> Callable[..., Made]:
+    """`record`, for tests that decide by themselves."""
+    return record
+
+
+@pytest.fixture
+def logged(tmp_path: Path) -> Callable[[list[Made]], Written]:
+    """`write_log` in the home of the test."""
+    return lambda records: write_log(tmp_path / "home", records)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Written:
+    """Three decisions of a point without a pack (baseline Admit), one refusal and one policy event."""
+    seen = [
+        Observation(1_700_000_000_000_000_000 + number, "orders", b"{}", {"sub": "alice"}, region="local").encode() for number in range(4)
+    ]
+    decisions = [record(number, o, BASELINE) for number, o in enumerate(seen[:3])]
+    return write_log(tmp_path / "home", [*decisions, record(3, seen[3], b"", kind=4)])
 
 
 def _event(signer: LocalSigner) -> bytes:

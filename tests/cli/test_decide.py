@@ -104,10 +104,11 @@ def test_a_missing_payload_file_exits_3(knhk: Any, pack: Path, tmp_path: Path) -
     assert answer.err["faults"][0]["where"] == str(tmp_path / "absent.json")
 
 
-def test_build_gives_one_digest_in_two_folders_and_decide_names_it(knhk: Any, pack: Path, tmp_path: Path) -> None:
+def test_build_gives_one_digest_in_two_folders_and_decide_names_it(knhk: Any, pack: Path, tmp_path: Path, cache: Path) -> None:
     other = tmp_path / "somewhere" / "else"
     shutil.copytree(pack, other)
     one = knhk("pack", "build", pack, "--registry", tmp_path / "r1")
+    shutil.rmtree(cache)
     two = knhk("pack", "build", other, "--registry", tmp_path / "r2")
     assert one.exit == two.exit == 0, one.error_text + two.error_text
     assert one.out["digest"] == two.out["digest"]
@@ -115,8 +116,9 @@ def test_build_gives_one_digest_in_two_folders_and_decide_names_it(knhk: Any, pa
     assert knhk("pack", "decide", pack, *TIME).out["pack"] == one.out["digest"]
 
 
-def test_rebuild_from_the_named_materials_and_refusal_without_one(knhk: Any, pack: Path, tmp_path: Path) -> None:
+def test_rebuild_from_the_named_materials_and_refusal_without_one(knhk: Any, pack: Path, tmp_path: Path, cache: Path) -> None:
     built = knhk("pack", "build", pack).out
+    shutil.rmtree(cache)
     again = knhk("pack", "rebuild", built["tag"])
     assert again.exit == 0, again.error_text
     assert again.out == {"digest": built["digest"], "rebuilt": built["digest"], "same": True}
@@ -138,3 +140,12 @@ def test_a_faulty_pack_builds_nothing(knhk: Any, pack: Path, tmp_path: Path) -> 
     assert answer.exit == 1
     assert all(fault["where"].startswith(f"{file}:") for fault in answer.err["faults"])
     assert not (tmp_path / "home" / "registry" / "index.json").exists()
+
+
+def test_a_damaged_cache_is_linked_again(knhk: Any, pack: Path, tmp_path: Path, cache: Path) -> None:
+    one = knhk("pack", "build", pack, "--registry", tmp_path / "r1").out["digest"]
+    for path in cache.iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(bytes(data))
+    assert knhk("pack", "build", pack, "--registry", tmp_path / "r2").out["digest"] == one

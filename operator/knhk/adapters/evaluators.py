@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
-from knhk.model.canonical import sha256_hex
-
-if TYPE_CHECKING:
-    from knhk_hot.pack import Binding, Decision
-    from knhk_runtime.tiers.evaluator import Evaluator as ColdTier
+from knhk.model.faults import Corrupt
+from knhk_hot.pack import Binding, Decision, Pack, PackError
+from knhk_runtime.tiers.errors import InputRefused
+from knhk_runtime.tiers.evaluator import Evaluator as ColdTier
 
 
-@dataclass
 class Evaluator:
-    """A pack bound to a bundle. Not for several threads at once: the binding's scratch memory is its own."""
+    """A pack bound to a bundle; a `Binding` of knhk_runtime.tiers.decide, its refusals as InputRefused. Safe from any thread."""
 
-    plan: Mapping[str, Any]
-    binding: Binding
-    _cold: ColdTier | None = None
+    def __init__(self, plan: Mapping[str, Any], binding: Binding) -> None:
+        self.plan = plan
+        self._binding = binding
 
+    @cached_property
     def judge(self) -> ColdTier:
-        """The cold tier for the plan, made on first use."""
-        if self._cold is None:
-            from knhk_runtime.tiers.evaluator import Evaluator as ColdTier
+        """The cold tier for the plan, made on first use. Raises ShapeError."""
+        return ColdTier(self.plan)
 
-            self._cold = ColdTier(self.plan)
-        return self._cold
+    def decide(self, o: bytes) -> Decision:
+        """What the tables decide of one observation."""
+        return self._binding.decide(o)
 
     def tables(self, observations: Sequence[bytes]) -> list[Decision]:
-        """What the tables decide of each observation, in one call."""
-        return self.binding.decide_batch(observations)
+        """What the tables decide of each observation, in one crossing into C."""
+        return self._binding.decide_batch(observations)
+
+    def graph(self, o: bytes) -> bytes:
+        """The Δ as N-Triples. Raises InputRefused."""
+        with _translated():
+            return self._binding.graph(o)
+
+    def explain(self, o: bytes, a: bytes) -> list[dict[str, Any]]:
+        """Why guards failed. Raises InputRefused."""
+        with _translated():
+            return list(self._binding.explain(o, a))
 
 
-def load(so: bytes, plan: Mapping[str, Any], bundle: bytes | None, folder: Path) -> Evaluator:
-    """Map a verified shared object and bind it. `folder` (private, of the caller) keeps the file, named by its digest."""
-    from knhk_hot.pack import Pack
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PackError as error:
+        raise InputRefused(error.status, str(error)) from error
 
-    path = folder / f"{sha256_hex(so)}.so"
-    if not path.exists():
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o500)
-        with os.fdopen(handle, "wb") as file:
-            file.write(so)
-    return Evaluator(plan, Pack(path).bind(bundle))
+
+def load(so: bytes, plan: Mapping[str, Any], bundle: bytes | None) -> Evaluator:
+    """Map a verified shared object and bind it. Raises Corrupt when the object or the bundle is refused."""
+    try:
+        return Evaluator(plan, Pack.load(so).bind(bundle))
+    except PackError as error:
+        raise Corrupt("pack" if bundle is None else "pack or data bundle", str(error)) from error

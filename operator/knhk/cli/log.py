@@ -87,7 +87,6 @@ def verify(call: Call) -> Outcome:
     exits={FAULTS: "a decision came out different, or could not be replayed"},
 )
 def replay(call: Call) -> Outcome:
-    import tempfile
     from dataclasses import asdict
 
     from knhk.adapters.evaluators import Evaluator, load
@@ -100,23 +99,21 @@ def replay(call: Call) -> Outcome:
     store = packs.store(call.args.registry or folder.parent / "registry")
     keys, arch = _keys(call, folder), packs.host_arch()
 
-    with tempfile.TemporaryDirectory(prefix="knhk-replay-") as scratch:
+    def fetch(pack: bytes, bundle: bytes) -> Evaluator:
+        digest = store.find_pack(pack)
+        if digest is None:
+            raise NotFound(f"pack missing: {store.layout.folder} has no image that begins with {pack.hex()}")
+        fetched = store.fetch_pack(digest, arch, keys)
+        data = None
+        if any(bundle):
+            image = store.find_bundle(bundle)
+            if image is None:
+                raise NotFound(f"data bundle missing: {store.layout.folder} has no file {bundle.hex()}")
+            data = store.fetch_bundle(image, keys)
+        call.say(f"pack {digest[:23]}…")
+        return load(fetched.so, fetched.plan, data)
 
-        def fetch(pack: bytes, bundle: bytes) -> Evaluator:
-            digest = store.find_pack(pack)
-            if digest is None:
-                raise NotFound(f"pack missing: {store.layout.folder} has no image that begins with {pack.hex()}")
-            fetched = store.fetch_pack(digest, arch, keys)
-            data = None
-            if any(bundle):
-                image = store.find_bundle(bundle)
-                if image is None:
-                    raise NotFound(f"data bundle missing: {store.layout.folder} has no file {bundle.hex()}")
-                data = store.fetch_bundle(image, keys)
-            call.say(f"pack {digest[:23]}…")
-            return load(fetched.so, fetched.plan, data, Path(scratch))
-
-        result = replaying.replay(folder, fetch, evaluator_digest())
+    result = replaying.replay(folder, fetch, evaluator_digest())
     rows = tuple((d.where, d.receipt, d.reason) for d in result.differences)
     counts = Table(
         "",

@@ -213,8 +213,6 @@ def build(call: Call) -> Outcome:
     exits={FAULTS: "the pack or the request is faulty; nothing was decided"},
 )
 def decide(call: Call) -> Outcome:
-    import tempfile
-
     from knhk.adapters.evaluators import load
     from knhk.adapters.pack_folder import find
     from knhk.api import to_sources
@@ -240,9 +238,8 @@ def decide(call: Call) -> Outcome:
         bundle=ZEROS if data is None else bytes.fromhex(sha256_hex(data)),
         evaluator=evaluator_digest(),
     )
-    with tempfile.TemporaryDirectory(prefix="knhk-decide-") as scratch:
-        so = next(blob.data for blob in made.objects if blob.arch == packs.host_arch())
-        answer = deciding.decide(load(so, made.plan.document, data, Path(scratch)), observation)
+    so = next(shared.data for shared in made.objects if shared.arch == packs.host_arch())
+    answer = deciding.decide(load(so, made.plan.document, data), observation)
     rows = tuple((f["guard"], f["path"], f["value"], f["message"]) for f in answer.failing)
     title = f"{answer.verdict} by {answer.klass}, {made.image.digest}"
     return Outcome(

@@ -35,7 +35,7 @@ def decide(evaluator: Evaluator, observation: Observation) -> Answer:
     tier could not decide in its budget."""
     o = _checked(observation)
     try:
-        decided = decide_whole(evaluator.binding, evaluator.judge(), o)
+        decided = decide_whole(evaluator, evaluator.judge, o)
     except InputRefused as error:
         routes = ", ".join(sorted(evaluator.plan["routes"]))
         raise Refused(

@@ -138,7 +138,7 @@ def _lower(task: _Task, evaluator: Evaluator, evaluator_digest: bytes, result: R
         result.differs(task.where, task.leaf.receipt_id, "evaluator missing: another one decided it")
         return
     try:
-        decided = decide_whole(evaluator.binding, evaluator.judge(), o)
+        decided = decide_whole(evaluator, evaluator.judge, o)
     except KnhkError as error:
         result.differs(task.where, task.leaf.receipt_id, f"not decided again: {error}")
         return

@@ -36,8 +36,8 @@ def host_arch() -> str:
 
 def cache_folder() -> Path:
     """Where finished objects are kept, for all homes of this user."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "knhk" / "objects"
+    base = os.environ.get("KNHK_CACHE")
+    return (Path(base) if base else Path.home() / ".cache" / "knhk") / "objects"
 
 
 def compiler() -> Compiler:

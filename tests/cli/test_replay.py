@@ -1,0 +1,127 @@
+"""`knhk log replay` with a real pack and its data: from the bytes of O through the recorded image to the same bytes of A."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk.adapters.evaluators import Evaluator, load
+from knhk.model.observation import Observation
+from knhk.wiring import packs
+from knhk_runtime.tiers.decide import decide
+from knhk_runtime.tiers.digest import evaluator_digest
+
+ROLES = """apiVersion: knhk.dev/v1alpha1
+kind: DataBundle
+metadata: {name: roles, namespace: erp}
+spec:
+  version: 1.0.0
+  callerTemplate: https://example.com/users/{}
+  source:
+    inline: |
+      @prefix ex: <https://example.com/ns#> .
+      <https://example.com/users/alice> ex:limit 500 .
+"""
+BODIES = (
+    b'{"id": "1", "currency": "EUR", "total": 7}',
+    b'{"id": "1", "total": 7}',
+    b'{"id": "1", "currency": "EUR", "total": 5000}',
+    b"no JSON",
+)
+PATTERN = 'sh:property [ sh:path ex:currency ; sh:pattern "^[A-Z]{3}$" ] ;\n          '
+
+
+@pytest.fixture
+def cold_pack(pack: Path) -> Path:
+    """The pack with a guard that the tables leave to a slower tier, and with data."""
+    file = pack / "pack.yaml"
+    text = file.read_text().replace(
+        "sh:property [ sh:path ex:currency ; sh:minCount 1", PATTERN + "sh:property [ sh:path ex:currency ; sh:minCount 1"
+    )
+    file.write_text(text.replace("  targets:", "  dataBundles: [{name: roles}]\n  targets:"))
+    (pack / "roles.yaml").write_text(ROLES)
+    return pack
+
+
+@pytest.fixture
+def story(knhk: Any, cold_pack: Path, tmp_path: Path, recorded: Any, logged: Any) -> Any:
+    """Four bodies decided by the built pack with its data, recorded and logged; the built pack and the log."""
+    built = knhk("pack", "build", cold_pack)
+    assert built.exit == 0, built.error_text
+    store = packs.store(tmp_path / "home" / "registry")
+    keys = packs.keys(tmp_path / "home" / "keys")
+    fetched = store.fetch_pack(built.out["digest"], packs.host_arch(), keys)
+    evaluator = load(fetched.so, fetched.plan, store.fetch_bundle(built.out["bundle"]["digest"], keys))
+    digest = bytes.fromhex(built.out["bundle"]["file"].removeprefix("sha256:"))
+    made = [
+        recorded(n, *_decided(evaluator, n, body, digest), pack=bytes.fromhex(built.out["digest"][7:47]), klass=1)
+        for n, body in enumerate(BODIES)
+    ]
+    return built.out, logged(made), evaluator
+
+
+def _decided(evaluator: Evaluator, number: int, body: bytes, bundle: bytes) -> tuple[bytes, bytes]:
+    seen = Observation(1_700_000_000_000_000_000 + number, "orders", body, {"sub": "alice"}, "local", bundle, evaluator_digest())
+    o = seen.encode()
+    return o, decide(evaluator, evaluator.judge, o).a
+
+
+def test_every_decision_comes_out_again(knhk: Any, story: Any) -> None:
+    answer = knhk("log", "replay")
+    assert answer.exit == 0, answer.text
+    assert answer.out == {"replayed": 4, "erased": 0, "different": 0, "differences": []}
+
+
+def test_the_slower_tier_took_part(story: Any) -> None:
+    """Else the test above would show less than it says."""
+    _built, _log, evaluator = story
+    assert {guard["class"] for guard in evaluator.plan["guards"]} > {"R1"}
+
+
+def test_a_log_alone_with_its_registry_is_enough(knhk: Any, story: Any, tmp_path: Path) -> None:
+    _built, log, _evaluator = story
+    shutil.copytree(log.dir, tmp_path / "copy" / "log")
+    shutil.copytree(tmp_path / "home" / "registry", tmp_path / "elsewhere")
+    answer = knhk("log", "replay", tmp_path / "copy" / "log", "--registry", tmp_path / "elsewhere")
+    assert (answer.exit, answer.out["replayed"]) == (0, 4)
+
+
+def test_without_the_pack_nothing_is_confirmed(knhk: Any, story: Any, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "home" / "registry")
+    answer = knhk("log", "replay")
+    assert answer.exit == 1
+    assert (answer.out["replayed"], answer.out["different"]) == (0, 4)
+    assert all("pack missing" in row["reason"] for row in answer.out["differences"])
+
+
+def test_a_damaged_pack_confirms_nothing_and_is_named(knhk: Any, story: Any, tmp_path: Path) -> None:
+    blobs = tmp_path / "home" / "registry" / "blobs" / "sha256"
+    for path in blobs.iterdir():
+        if path.read_bytes()[:4] == b"\x7fELF":
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+    answer = knhk("log", "replay")
+    assert answer.exit == 1
+    assert answer.out["replayed"] == 0
+    assert all("digest is sha256:" in row["reason"] for row in answer.out["differences"])
+
+
+def test_decisions_of_another_evaluator_are_told_apart(knhk: Any, story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tables decide alone needs no evaluator; the rest is not guessed."""
+    monkeypatch.setattr("knhk_runtime.tiers.digest.evaluator_digest", lambda: bytes(32))
+    answer = knhk("log", "replay")
+    assert answer.exit == 1
+    assert answer.out["replayed"] + answer.out["different"] == 4
+    assert 1 <= answer.out["different"] < 4
+    assert {row["reason"] for row in answer.out["differences"]} == {"evaluator missing: another one decided it"}
+
+
+def test_decide_and_replay_agree_on_the_pack(knhk: Any, story: Any, cold_pack: Path, tmp_path: Path) -> None:
+    built, _log, _evaluator = story
+    (tmp_path / "body").write_bytes(b'{"id": "1", "currency": "euro", "total": 7}')
+    answer = knhk("pack", "decide", cold_pack, "--payload", tmp_path / "body", "--attr", "sub=alice").out
+    assert answer["pack"] == built["digest"]
+    assert (answer["verdict"], answer["class"] in ("W1", "C1")) == ("DENY", True)
+    assert [row["guard"] for row in answer["failing"]] == ["shapes.OrderShape.currency.pattern"]
