@@ -265,7 +265,7 @@ _V: Mapping[str, Callable[[Expr, Term], bool]] = {
 
 def check_expr(where: str, expr: Expr) -> None:
     """Raises ShapeError for a form that this version does not know; found when the plan is loaded."""
-    key, known = ("op", _E) if "op" in expr else ("t", _V)
+    key, known = ("t", _V) if "t" in expr else ("op", _E)  # `value` of V has a member op too
     if expr.get(key) not in known:
         raise ShapeError(where, f"expression form {expr.get(key)!r} is unknown")
     inner = [expr[name] for name in ("test", "arg") if name in expr]
