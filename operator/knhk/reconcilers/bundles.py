@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import sha256_hex
@@ -20,6 +21,7 @@ class BundleReconciler:
 
     def converge(self, resource: Resource) -> float | None:
         """Builds, signs and publishes the data; nothing to do when this generation is built. Gives no time to come back."""
+        self.journal.deliver(resource)
         if resource.status.get("observedGeneration") == resource.generation:
             return None
         try:
@@ -40,10 +42,13 @@ class BundleReconciler:
         digest = sha256_hex(data)
         version = resource.spec["version"]
         name = f"data/{resource.namespace}/{resource.name}@{version}"
-        self.journal.append(
-            PolicyEvent("DataPublished", (name, digest), ports.actor, now, evidence={"image": image.digest}),
-            resource.namespace,
-        )
+        event = PolicyEvent("DataPublished", (name, digest), ports.actor, now, evidence={"image": image.digest})
         status = {"digest": f"sha256:{digest}", "image": image.digest, "version": version, "built": now}
-        write_status(ports, resource, status, True, "Published", f"{version} is published")
+        status = self.journal.pend({**_kept(resource), **status}, event)
+        resource = write_status(ports, resource, status, True, "Published", f"{version} is published")
         say(ports, resource.key, "Published", f"data bundle {version}, sha256:{digest[:12]}")
+        self.journal.deliver(resource)
+
+
+def _kept(resource: Resource) -> dict[str, Any]:
+    return {k: v for k, v in resource.status.items() if k == "pending"}

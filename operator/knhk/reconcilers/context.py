@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -9,7 +11,7 @@ from typing import Any
 
 from knhk.api import condition, with_condition
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
-from knhk.model.faults import Waiting
+from knhk.model.faults import AlreadyExists, Conflict, NotFound, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.ports.clock import Clock
 from knhk.ports.compiler import Compiler
@@ -56,36 +58,95 @@ def from_rfc3339_ns(text: str) -> int:
     return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0")[:9])
 
 
+@dataclass(frozen=True)
+class Ordered:
+    """A policy event that is in the log: its index, its time (RFC 3339), and the SHA-256 of its subject."""
+
+    index: int
+    time: str
+    subject: str
+
+
 @dataclass
 class Journal:
-    """Policy events: into the log first, then, when a checkpoint covers them, Receipt resources."""
+    """Policy events, exactly once.
+
+    An event is signed and kept in the status that it belongs to, in the same write (`pend`): that write is the commit point, and a
+    conflicting one leaves no event. From there it goes into the log (`deliver`; appending the same bytes again gives the same
+    index). When a checkpoint covers it, it becomes a Receipt and leaves the status (`settle`). After a crash all three go on from
+    the status alone.
+    """
 
     ports: Ports
-    _uncovered: list[tuple[int, bytes, Mapping[str, Any], str]] = field(default_factory=list)
+    _delivered: dict[tuple[Key, str], Ordered] = field(default_factory=dict)
 
-    def append(self, event: PolicyEvent, namespace: str) -> int:
-        """Index of the event in the log, durable. The Receipt follows by `settle`."""
-        document = statement(event)
-        bundle = self.ports.signer.bundle("rollout", document)
-        index = self.ports.log.append_event(bundle)
-        self._uncovered.append((index, bundle, document, namespace))
-        return index
+    def pend(self, status: Mapping[str, Any], *events: PolicyEvent) -> dict[str, Any]:
+        """The status with these events signed and pending."""
+        rows = [{"bundle": self.ports.signer.bundle("rollout", statement(event)).decode()} for event in events]
+        return {**status, "pending": [*status.get("pending", ()), *rows]}
+
+    def deliver(self, resource: Resource) -> tuple[Ordered, ...]:
+        """The pending events of an object, in the log now, oldest first. Raises Waiting when the log cannot take them."""
+        found = []
+        for row in resource.status.get("pending", ()):
+            slot = (resource.key, row["bundle"])
+            if slot not in self._delivered:
+                index = self.ports.log.append_event(row["bundle"].encode())
+                self._delivered[slot] = _ordered(index, row["bundle"])
+            found.append(self._delivered[slot])
+        return tuple(found)
 
     def settle(self) -> bool:
-        """Makes Receipts of the events that a checkpoint covers by now; true when none is left."""
-        left = []
-        for index, bundle, document, namespace in self._uncovered:
+        """Makes Receipts of the delivered events that a checkpoint covers by now; true when none is left."""
+        done: dict[Key, set[str]] = {}
+        for (key, bundle), ordered in sorted(self._delivered.items(), key=lambda item: item[1].index):
             try:
-                proof = self.ports.log.proof(index)
+                self._receipt(key.namespace, bundle, ordered.index)
             except Waiting:
-                left.append((index, bundle, document, namespace))
-                continue
-            spec = receipt_spec(bundle, document, index, proof)
-            name = f"{spec['event'].lower()}-{index:08d}"
-            labels = {"event": spec["event"]} | {k: spec[k] for k in ("pack", "point") if k in spec}
-            self.ports.store.apply(Resource("Receipt", namespace, name, spec, labels=labels))
-        self._uncovered = left
-        return not left
+                break  # a checkpoint covers a prefix of the log: what follows is not covered either
+            done.setdefault(key, set()).add(bundle)
+        for key, bundles in done.items():
+            self._clear(key, bundles)
+        return not self._delivered
+
+    def _receipt(self, namespace: str, bundle: str, index: int) -> None:
+        document = _statement(bundle)
+        name = f"{document['predicate']['kind'].lower()}-{index:08d}"
+        try:
+            self.ports.store.get(Key("Receipt", namespace, name))
+            return
+        except NotFound:
+            pass
+        spec = receipt_spec(bundle.encode(), document, index, self.ports.log.proof(index))
+        labels = {"event": spec["event"]} | {k: spec[k] for k in ("pack", "point") if k in spec}
+        try:
+            self.ports.store.create(Resource("Receipt", namespace, name, spec, labels=labels))
+        except AlreadyExists:
+            return
+
+    def _clear(self, key: Key, bundles: set[str]) -> None:
+        """Takes settled events out of their status; an object that changed meanwhile is met again at the next turn."""
+        try:
+            resource = self.ports.store.get(key)
+            left = [row for row in resource.status.get("pending", ()) if row["bundle"] not in bundles]
+            rest = {k: v for k, v in resource.status.items() if k != "pending"}
+            self.ports.store.update_status(replace(resource, status=rest | ({"pending": left} if left else {})))
+        except NotFound:
+            pass
+        except Conflict:
+            return
+        for bundle in bundles:
+            self._delivered.pop((key, bundle), None)
+
+
+def _statement(bundle: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
+    return document
+
+
+def _ordered(index: int, bundle: str) -> Ordered:
+    document = _statement(bundle)
+    return Ordered(index, document["predicate"]["time"], document["subject"][0]["digest"]["sha256"])
 
 
 def say(ports: Ports, key: Key, reason: str, message: str, *, warning: bool = False) -> None:
@@ -93,12 +154,12 @@ def say(ports: Ports, key: Key, reason: str, message: str, *, warning: bool = Fa
     ports.store.record(Event(key, "Warning" if warning else "Normal", reason, message))
 
 
-def write_status(
-    ports: Ports, resource: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str
-) -> Resource:
+def write_status(ports: Ports, resource: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str) -> Resource:
     """Status with its conditions by kstatus: Ready always, Reconciling while it is Unknown, Stalled when it is False.
 
-    Nothing is written when nothing changed."""
+    Events that are pending stay. Nothing is written when nothing changed."""
+    if "pending" in resource.status:
+        status = {"pending": resource.status["pending"], **status}
     now = rfc3339(ports.clock.now_ns())
     conditions = list(resource.status.get("conditions", []))
     for kind, value in (("Ready", ready), ("Reconciling", ready is None), ("Stalled", ready is False)):

@@ -13,11 +13,12 @@ from knhk.model.resource import Key, Resource
 from knhk.reconcilers.bundles import BundleReconciler
 from knhk.reconcilers.context import Journal, Ports
 from knhk.reconcilers.packs import PackReconciler
-from knhk.reconcilers.points import PointReconciler
+from knhk.reconcilers.points import PointReconciler, rolls
 from knhk.reconcilers.queue import Lane, WorkQueue
 
 KINDS = ("DataBundle", "EnforcementPoint", "PolicyPack")
-FAULT_RETRY_S = 2.0
+FAULT_RETRY_S = 1.0
+LEAST_S = 1e-3
 TICK_S = 0.05
 
 _log = logging.getLogger("knhk.controller")
@@ -37,73 +38,125 @@ class Controller:
     executor: Executor
     queue: WorkQueue = field(default_factory=WorkQueue)
     _revision: int = -1
+    _orphans: list[Resource] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.ports)
         points = PointReconciler(self.ports, self.journal)
+        self._packs = PackReconciler(self.ports, self.journal, points, self.executor)
         self._reconcilers: Mapping[str, Reconciler] = {
             "DataBundle": BundleReconciler(self.ports, self.journal),
             "EnforcementPoint": points,
-            "PolicyPack": PackReconciler(self.ports, self.journal, points, self.executor),
+            "PolicyPack": self._packs,
         }
 
     def tick(self) -> None:
-        """One turn: what changed is queued, what is due is converged, receipts that are covered are written."""
-        self._observe()
-        now_s = self.ports.clock.monotonic_ns() / 1e9
+        """One turn: what changed is queued, what is due is converged, receipts that are covered are written. Errors of the world
+        outside are logged and met again at the next turn; nothing is raised."""
+        try:
+            self._observe()
+        except (KnhkError, OSError) as error:
+            _log.warning("changes cannot be read: %s", error)
+            self.ports.clock.sleep(TICK_S)
+        now_s = self._now_s()
         while (key := self.queue.take(now_s)) is not None:
             self._converge(key, now_s)
         try:
+            while self._orphans:
+                self.journal.deliver(self._orphans[0])
+                del self._orphans[0]
             self.journal.settle()
-        except KnhkError as error:
+        except (KnhkError, OSError) as error:
             _log.warning("receipts wait: %s", error)
 
+    def _now_s(self) -> float:
+        return self.ports.clock.monotonic_ns() / 1e9
+
     def _observe(self) -> None:
-        now_s = self.ports.clock.monotonic_ns() / 1e9
         try:
             if self._revision < 0:
                 raise Gap("first look")
-            wait_s = self.queue.wait_s(now_s, TICK_S)
-            changes, self._revision = self.ports.store.changes(self._revision, KINDS, wait_s)
-            for change in changes:
-                self._enqueue(change.resource, now_s)
+            wait_s = self.queue.wait_s(self._now_s(), TICK_S)
+            changes, revision = self.ports.store.changes(self._revision, KINDS, wait_s)
         except Gap:
-            for kind in KINDS:
-                listing = self.ports.store.list(kind)
-                self._revision = listing.revision if self._revision < 0 else min(self._revision, listing.revision)
-                for resource in listing.resources:
-                    self._enqueue(resource, now_s)
+            self._list()
+            return
+        for change in changes:
+            if change.type == "Deleted":
+                self._deleted(change.resource)
+            self._enqueue(change.resource)
+        self._revision = revision
 
-    def _enqueue(self, resource: Resource, now_s: float) -> None:
-        rolling = resource.status.get("revision", {}).get("phase") == "Rolling"
-        self.queue.put(resource.key, now_s, Lane.URGENT if rolling else Lane.NORMAL)
+    def _list(self) -> None:
+        """The whole truth, at the start and after a gap."""
+        listings = [self.ports.store.list(kind) for kind in KINDS]
+        for listing in listings:
+            for resource in listing.resources:
+                self._enqueue(resource)
+        names = {f"{key.namespace}/{key.name}" for key in (r.key for r in listings[KINDS.index("EnforcementPoint")].resources)}
+        for point in self.ports.placement.placed() - names:
+            namespace, _, name = point.partition("/")
+            self.queue.put(Key("EnforcementPoint", namespace, name), self._now_s())
+        self._revision = min(listing.revision for listing in listings)
+
+    def _deleted(self, resource: Resource) -> None:
+        """Events that the object had pending get their receipts without it."""
+        if "pending" in resource.status:
+            self._orphans.append(resource)
+        if resource.kind == "PolicyPack":
+            self._packs.gone(resource)
+
+    def _enqueue(self, resource: Resource) -> None:
+        now_s = self._now_s()
+        self.queue.put(resource.key, now_s, _lane(resource))
         if resource.kind != "EnforcementPoint":
             for point in self.ports.store.list("EnforcementPoint", resource.namespace).resources:
                 self.queue.put(point.key, now_s)
 
     def _converge(self, key: Key, now_s: float) -> None:
+        lane = Lane.NORMAL
         try:
             resource = self.ports.store.get(key)
-        except NotFound:
-            self._gone(key)
-            return
-        try:
+            lane = _lane(resource)
             again_s = self._reconcilers[key.kind].converge(resource)
+        except NotFound:
+            again_s = self._gone(key)
         except Conflict:
             again_s = 0.0
         except Waiting as waiting:
             _log.info("%s waits: %s", key, waiting)
             again_s = waiting.retry_after_s
-        except KnhkError as error:
+        except (KnhkError, OSError) as error:
             _log.warning("%s: %s", key, error)
             again_s = FAULT_RETRY_S
         except Exception:  # a bug of ours must not stop the other objects; it is logged whole and tried again
             _log.exception("%s: converge failed", key)
             again_s = FAULT_RETRY_S
         if again_s is not None:
-            rolling = key.kind == "PolicyPack"
-            self.queue.put(key, now_s + max(again_s, 1e-3), Lane.URGENT if rolling else Lane.NORMAL)
+            self.queue.put(key, now_s + max(again_s, LEAST_S), lane)
 
-    def _gone(self, key: Key) -> None:
-        if key.kind == "EnforcementPoint":
+    def _gone(self, key: Key) -> float | None:
+        """Ends what ran for an object that is not there (any more)."""
+        try:
+            self.ports.store.get(key)
+            return 0.0
+        except NotFound:
+            pass
+        except KnhkError as error:
+            _log.warning("%s: %s", key, error)
+            return FAULT_RETRY_S
+        if key.kind != "EnforcementPoint":
+            return None
+        try:
             self.ports.placement.remove(f"{key.namespace}/{key.name}")
+        except (KnhkError, OSError) as error:
+            _log.warning("%s is not ended yet: %s", key, error)
+            return FAULT_RETRY_S
+        return None
+
+
+def _lane(resource: Resource) -> Lane:
+    """A pack that rolls, or that has an event to deliver, goes first: a rollback may hang on it."""
+    status = resource.status
+    urgent = rolls(status.get("revision", {})) or "pending" in status
+    return Lane.URGENT if urgent and resource.kind == "PolicyPack" else Lane.NORMAL

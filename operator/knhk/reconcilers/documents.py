@@ -9,14 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from knhk.decide.rollout import Order
-from knhk.model.canonical import canonical
-from knhk.reconcilers.context import Ports, from_rfc3339_ns, rfc3339
+from knhk.decide.rollout import Enforced, Order
+from knhk.model.canonical import canonical, sha256_hex
+from knhk.reconcilers.context import Ordered, Ports, from_rfc3339_ns, rfc3339
 
 ROLLOUT = "application/vnd.knhk.rollout.v1+json"
 NS = 1_000_000_000
 LIFETIME_S = 24 * 3600
 _MOVING = ("epoch", "issued", "notAfter")
+_READ: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("issued", "notAfter", "mode"), str),
+    **dict.fromkeys(("epoch", "weight"), int),
+    **dict.fromkeys(("stable", "candidate", "data"), (dict, type(None))),
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class Assignment:
     stable: Mapping[str, Any] | None = None
     candidate: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
+
+    def digest(self, origin: str) -> str:
+        """SHA-256 of what the document says, hexadecimal: the subject of the event that orders it."""
+        return sha256_hex(canonical(self.document(origin)))
 
     def document(self, origin: str) -> dict[str, Any]:
         """The rollout document but for epoch and times. The salt follows from the candidate alone: arms stay as weight grows."""
@@ -58,12 +67,16 @@ def pack_reference(namespace: str, name: str, version: str, digest: str) -> dict
 
 
 def published(ports: Ports, point: str) -> dict[str, Any] | None:
-    """Payload of the document that the fleet was handed last, or None."""
+    """Payload of the document that the fleet was handed last; None when there is none, or one that nobody can read."""
     envelope = ports.fleet.document(point)
     if envelope is None:
         return None
-    payload: dict[str, Any] = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
-    return payload
+    try:
+        payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+    readable = isinstance(payload, dict) and all(isinstance(payload.get(name), kind) for name, kind in _READ.items())
+    return payload if readable else None
 
 
 def says(document: Mapping[str, Any] | None, assignment: Assignment, origin: str) -> bool:
@@ -73,9 +86,27 @@ def says(document: Mapping[str, Any] | None, assignment: Assignment, origin: str
     return {k: v for k, v in document.items() if k not in _MOVING} == assignment.document(origin)
 
 
-def is_fresh(document: Mapping[str, Any], now_ns: int) -> bool:
-    """Whether more than half of the document's life is left."""
-    return from_rfc3339_ns(document["notAfter"]) - now_ns > LIFETIME_S * NS // 2
+def is_valid(ports: Ports, point: str, document: Mapping[str, Any]) -> bool:
+    """Whether a published document is signed by the present key and more than half of its life is left."""
+    envelope = json.loads(ports.fleet.document(point) or b"{}")
+    keyids = [row.get("keyid") for row in envelope.get("signatures", ())]
+    return keyids == [ports.signer.keyid("rollout")] and lasts(document["notAfter"], ports.clock.now_ns())
+
+
+def lasts(not_after: str, now_ns: int) -> bool:
+    """Whether more than half of a document's life is left."""
+    return from_rfc3339_ns(not_after) - now_ns > LIFETIME_S * NS // 2
+
+
+def may_carry(ports: Ports, ordered: Ordered, document: Mapping[str, Any] | None) -> bool:
+    """Whether a document may take its epoch from an event: none of that epoch or a later one is out, and the event is not old."""
+    newer = document is None or document["epoch"] < ordered.index
+    return newer and lasts(not_after(ordered), ports.clock.now_ns())
+
+
+def not_after(ordered: Ordered) -> str:
+    """When the document that an event ordered ends."""
+    return rfc3339(from_rfc3339_ns(ordered.time) + LIFETIME_S * NS)
 
 
 def order_of(document: Mapping[str, Any] | None, point: str, digest: str) -> Order | None:
@@ -83,7 +114,7 @@ def order_of(document: Mapping[str, Any] | None, point: str, digest: str) -> Ord
     if document is None:
         return None
     stable = document["stable"] or {}
-    place = "candidate" if digest and stable.get("digest") == digest else "previous"
+    place: Enforced = "candidate" if digest and stable.get("digest") == digest else "previous"
     candidate = document["candidate"] or {}
     if document["mode"] == "Stable" or candidate.get("digest") != digest:
         return Order(point, "Stable", place) if document["candidate"] is None else None
@@ -91,13 +122,13 @@ def order_of(document: Mapping[str, Any] | None, point: str, digest: str) -> Ord
     return Order(point, document["mode"], place, weight)
 
 
-def publish(ports: Ports, assignment: Assignment, epoch: int) -> None:
-    """Signs and hands over the document; `epoch` is the log index of the event that ordered it."""
-    now_ns = ports.clock.now_ns()
+def publish(ports: Ports, assignment: Assignment, ordered: Ordered) -> None:
+    """Signs and hands over the document that an event ordered. All of it follows from assignment and event: repeating it after a
+    crash gives the same bytes, so that no epoch ever has two documents."""
     payload = assignment.document(ports.origin) | {
-        "epoch": epoch,
-        "issued": rfc3339(now_ns),
-        "notAfter": rfc3339(now_ns + LIFETIME_S * NS),
+        "epoch": ordered.index,
+        "issued": ordered.time,
+        "notAfter": not_after(ordered),
     }
     envelope = ports.signer.sign("rollout", ROLLOUT, canonical(payload))
     ports.fleet.publish_document(assignment.point, canonical(envelope))

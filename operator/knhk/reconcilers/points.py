@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import NotFound, Stalled, Waiting
-from knhk.model.phases import Phase
+from knhk.model.phases import WORKING, Arm, Phase
 from knhk.model.resource import Key, Resource
-from knhk.reconcilers.context import Journal, Ports, rfc3339, say, write_status
-from knhk.reconcilers.documents import Assignment, is_fresh, pack_reference, publish, published, says
+from knhk.reconcilers.context import Journal, Ordered, Ports, rfc3339, say, write_status
+from knhk.reconcilers.documents import Assignment, is_valid, may_carry, pack_reference, publish, published, says
 from knhk_templates.envoy import attribute_sources
 
 LOOK_AGAIN_S = 0.5
@@ -42,43 +41,62 @@ def point_config(resource: Resource) -> bytes:
     )
 
 
-def packs_of(ports: Ports, resource: Resource) -> list[Resource]:
-    """PolicyPacks that target the point, the oldest first: the first one has it."""
+def holds(pack: Resource, point: str) -> bool:
+    """Whether the pack is enforced or judged at the point (a name), whatever its spec says by now."""
+    live, revision = pack.status.get("live") or {}, pack.status.get("revision", {})
+    return point in live.get("points", ()) or (rolls(revision) and point in revision["points"])
+
+
+def rolls(revision: Mapping[str, Any]) -> bool:
+    """Whether points run the revision as a candidate; a rollout that is held for lack of data stays where it is."""
+    return revision.get("phase") in (Phase.ROLLING.value, Phase.STALLED.value) and "arm" in revision
+
+
+def owner_of(ports: Ports, resource: Resource) -> Resource | None:
+    """The one PolicyPack that decides what the point runs: the one that is there already, else the oldest that is on its way."""
     packs = ports.store.list("PolicyPack", resource.namespace).resources
-    found = [pack for pack in packs if any(t["point"] == resource.name for t in pack.spec["targets"])]
-    return sorted(found, key=lambda pack: (pack.created, pack.name))
+    there = [pack for pack in packs if holds(pack, resource.name)]
+    return min(there or [pack for pack in packs if _comes(pack, resource.name)], key=lambda p: (p.created, p.name), default=None)
 
 
-def data_of(ports: Ports, pack: Resource | None) -> dict[str, Any] | None:
-    """DATA of formats/signed.md: the published bundle that the pack reads, or None."""
-    for row in pack.spec["dataBundles"] if pack is not None else ():
-        try:
-            bundle = ports.store.get(Key("DataBundle", pack.namespace, row["name"])) if pack is not None else None
-        except NotFound:
-            continue
-        if bundle is not None and "image" in bundle.status:
-            return {"name": row["name"], "digest": bundle.status["image"]}
-    return None
+def _comes(pack: Resource, point: str) -> bool:
+    phase = pack.status.get("revision", {}).get("phase", Phase.PENDING.value)
+    return phase in WORKING and any(target["point"] == point for target in pack.spec["targets"])
+
+
+def data_of(ports: Ports, point: str, name: str) -> dict[str, Any] | None:
+    """DATA of formats/signed.md: the bundle `name` as it is published now. What a point has stays when the DataBundle is deleted."""
+    if not name:
+        return None
+    try:
+        bundle = ports.store.get(Key("DataBundle", point.partition("/")[0], name))
+    except NotFound:
+        before: Mapping[str, Any] = (published(ports, point) or {}).get("data") or {}
+        return dict(before) if before.get("name") == name else None
+    return {"name": name, "digest": bundle.status["image"]} if "image" in bundle.status else None
 
 
 def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> Assignment:
-    """What the point must run by the status of the pack that has it. The same status gives the same assignment."""
+    """What the point must run by the status of the pack that has it. The same status gives the same assignment; the spec, which may
+    be refused yet, has no say."""
     point = f"{resource.namespace}/{resource.name}"
-    base = Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)), data=data_of(ports, pack))
+    base = Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)))
     if pack is None:
         return base
-    live, revision = pack.status.get("live"), pack.status.get("revision", {})
+    live, revision = pack.status.get("live") or {}, pack.status.get("revision", {})
+    if resource.name not in live.get("points", ()):
+        live = {}
     stable = _reference(pack, live) if live else None
-    if revision.get("phase") != Phase.ROLLING.value and not _held(revision):
-        return Assignment(base.point, base.baseline, base.config, stable=stable, data=base.data)
-    weight = revision["weight"] * 10 if revision["arm"] == "Canary" else 0
-    candidate = _reference(pack, revision)
-    return Assignment(base.point, base.baseline, base.config, revision["arm"], weight, stable, candidate, base.data)
-
-
-def _held(revision: Mapping[str, Any]) -> bool:
-    """A rollout that is held for lack of data stays where it is."""
-    return revision.get("phase") == Phase.STALLED.value and "arm" in revision
+    if not rolls(revision) or resource.name not in revision["points"]:
+        return replace(base, stable=stable, data=data_of(ports, point, live.get("data", "")))
+    return replace(
+        base,
+        mode=revision["arm"],
+        weight=revision["weight"] * 10 if revision["arm"] == Arm.CANARY else 0,
+        stable=stable,
+        candidate=_reference(pack, revision),
+        data=data_of(ports, point, revision.get("data") or live.get("data", "")),
+    )
 
 
 def _reference(pack: Resource, revision: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,11 +109,17 @@ class PointReconciler:
     journal: Journal
 
     def converge(self, resource: Resource) -> float | None:
-        """Level-based: places the point, publishes what differs, tells what runs. Gives seconds until the next look."""
+        """Level-based: publishes what differs, lets the point run, tells what runs. Documents go first, so that a point that cannot
+        be placed as it should still gets its pack back. Gives seconds until the next look."""
         ports = self.ports
         point = f"{resource.namespace}/{resource.name}"
-        ports.fleet.publish_keys(point, self._keys())
+        pack = owner_of(ports, resource)
+        if pack is not None:
+            self.journal.deliver(pack)  # a document never comes before the event that its status speaks of
+        wanted = assignment_of(ports, resource, pack)
+        ports.fleet.publish_keys(point, ports.signer.keys_json())
         ports.fleet.publish_config(point, point_config(resource))
+        resource = self.bring(resource, wanted, "PointChanged")
         try:
             placed = ports.placement.ensure(point, resource.spec)
         except Stalled as stalled:
@@ -104,29 +128,40 @@ class PointReconciler:
         except Waiting as waiting:
             write_status(ports, resource, self._kept(resource), None, waiting.reason, str(waiting))
             return waiting.retry_after_s
-        packs = packs_of(ports, resource)
-        wanted = assignment_of(ports, resource, packs[0] if packs else None)
-        self.bring(resource, wanted, "PointChanged")
         self._tell(resource, wanted, placed.address, placed.trouble)
         return LOOK_AGAIN_S
 
-    def bring(self, resource: Resource, wanted: Assignment, reason: str, epoch: int | None = None) -> None:
-        """Publishes `wanted` unless the published document says it and is fresh. `epoch`: index of an event that ordered it already."""
-        document = published(self.ports, wanted.point)
-        current = says(document, wanted, self.ports.origin)
-        if current and document is not None and is_fresh(document, self.ports.clock.now_ns()):
-            return
-        if epoch is None:
-            epoch = self.journal.append(self._event(wanted, "DocumentRenewed" if current else reason), resource.namespace)
-        publish(self.ports, wanted, epoch)
+    def bring(self, resource: Resource, wanted: Assignment, reason: str, by: Ordered | None = None) -> Resource:
+        """Publishes `wanted` unless the published document says it and is good. `by`: an event in the log that ordered it already;
+        without one, or when its epoch is taken, the point's own event does. Gives the point as it is stored now."""
+        ports = self.ports
+        pending = self.journal.deliver(resource)
+        document = published(ports, wanted.point)
+        current = says(document, wanted, ports.origin)
+        if current and document is not None and is_valid(ports, wanted.point, document):
+            return resource
+        own = next((order for order in pending[-1:] if order.subject == wanted.digest(ports.origin)), None)
+        usable = [order for order in (by, own) if order is not None and may_carry(ports, order, document)]
+        if not usable:
+            resource = self._order(resource, self._event(wanted, "DocumentRenewed" if current else reason))
+            usable = [self.journal.deliver(resource)[-1]]
+        publish(ports, wanted, usable[0])
+        return resource
+
+    def _order(self, resource: Resource, event: PolicyEvent) -> Resource:
+        status = self.journal.pend(resource.status, event)
+        return self.ports.store.update_status(replace(resource, status=status))
 
     def _event(self, wanted: Assignment, kind: str) -> PolicyEvent:
-        digest = hashlib.sha256(canonical(wanted.document(self.ports.origin))).hexdigest()
-        now = rfc3339(self.ports.clock.now_ns())
-        return PolicyEvent(kind, (f"point/{wanted.point}", digest), self.ports.actor, now, point=wanted.point)
-
-    def _keys(self) -> bytes:
-        return self.ports.signer.keys_json()
+        named = (("stable", wanted.stable), ("candidate", wanted.candidate), ("data", wanted.data))
+        return PolicyEvent(
+            kind,
+            (f"point/{wanted.point}", wanted.digest(self.ports.origin)),
+            self.ports.actor,
+            rfc3339(self.ports.clock.now_ns()),
+            point=wanted.point,
+            evidence={"mode": wanted.mode} | {name: item["digest"] for name, item in named if item is not None},
+        )
 
     def _kept(self, resource: Resource) -> dict[str, Any]:
         return {k: v for k, v in resource.status.items() if k not in ("conditions", "observedGeneration")}
@@ -150,7 +185,7 @@ class PointReconciler:
         write_status(self.ports, resource, status, ready, reason, message)
 
     def _note_drift(self, resource: Resource, reason: str, message: str) -> None:
-        before = next((c for c in resource.status.get("conditions", []) if c["type"] == "Ready"), {})
+        before: Mapping[str, Any] = next((c for c in resource.status.get("conditions", []) if c["type"] == "Ready"), {})
         if before.get("reason") != reason:
             say(self.ports, resource.key, reason, message, warning=reason == "Drifted")
 
@@ -170,4 +205,3 @@ class PointReconciler:
         if stats.get("epoch") != document.get("epoch"):
             return None, "Rolling", f"epoch {stats.get('epoch')} runs, {document.get('epoch')} is published"
         return True, "Running", f"epoch {document.get('epoch')} runs"
-
