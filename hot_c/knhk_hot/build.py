@@ -36,7 +36,7 @@ YYJSON_OFF = tuple(
     f"-DYYJSON_DISABLE_{name}" for name in ("WRITER", "UTILS", "FILE", "NON_STANDARD")
 ) + ("-Dyyjson_api=",)  # fmt: skip
 YYJSON_FILES = ("yyjson/yyjson.c", "yyjson/yyjson.h", "LICENSE")
-NATIVE_SOURCES = ("native",)
+NATIVE_SOURCES = ("native", "drain")
 WORKERS = 2
 
 
@@ -191,6 +191,10 @@ def build_shim(folder: Path) -> None:
     engine = t.built("engine")
     assert engine is not None
     files = [f"envoy/{p.name}" for p in sorted((t.SOURCE / "envoy").glob("*.c"))]
+    for path in sorted((t.SOURCE / "envoy").glob("*.zig")):
+        made = folder / f"{path.stem}.o"
+        t.run_zig(["build-obj", f"envoy/{path.name}", "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={made}"], t.SOURCE)
+        files.append(str(made))
     flags = [*t.COMPILE, "-D_GNU_SOURCE", "-Iinclude", "-Ienvoy", f"-isystem{engine / 'yyjson'}", "-pthread"]
     link = ["-shared", "-Wl,-Bsymbolic", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,undefs", "-ldl", "-lpthread", str(engine / "yyjson.o")]
     say(f"shim from {len(files)} files")

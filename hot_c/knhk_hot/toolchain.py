@@ -91,7 +91,7 @@ def _digest(parts: Iterable[bytes]) -> str:
 def sources(component: str) -> list[Path]:
     """Files that a component is made of, in a fixed order."""
     folders = {"engine": ("include", "src"), "shim": ("include", "envoy")}[component]
-    found = [p for folder in folders for p in sorted((SOURCE / folder).glob("*.[ch]"))]
+    found = [p for folder in folders for p in sorted((SOURCE / folder).glob("*.*")) if p.suffix in {".c", ".h", ".zig"}]
     extra = [SOURCE / "yyjson.lock", HERE / "native.cdef", HERE / "toolchain.py", HERE / "build.py"]
     return found + (extra if component == "engine" else [HERE / "build.py"])
 

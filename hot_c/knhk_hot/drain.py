@@ -1,0 +1,309 @@
+"""Rings drained in batches (formats/ring.md) into outbox frames and leaves (frame.md, leaf.md): no Python per record."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from knhk_hot.native import ffi, lib
+
+MAGIC = b"KNHKRNG1"
+VERSION = 1
+HEAD, TAIL, FULL, HEARTBEAT, CLOSED = 128, 192, 256, 320, 384
+CAPACITY_MIN = 1 << 22
+RECORDS_MAX = 16384
+RECORD_BYTES_MAX = 4 << 20
+REASONS = {
+    lib.KNHK_RING_BAD_HEAD: "head and tail must be multiples of 64 and at most the capacity apart",
+    lib.KNHK_RING_BAD_COMMIT: "the commit word must be the position + 1",
+    lib.KNHK_RING_BAD_LENGTH: "the length must be a multiple of 64 that holds the record and ends before head",
+    lib.KNHK_RING_BAD_RECORD: "type, arms and sizes must be those of formats/ring.md",
+}
+_HEADER = struct.Struct("<8sII16sQQ8s")
+_RECORD = struct.Struct("<QII16sQQIHBB")
+_ARM = struct.Struct("<20sBBBBB3xII")
+
+
+class RingCorrupt(ValueError):
+    """A ring is not what formats/ring.md says; nothing after `position` was read."""
+
+    def __init__(self, path: str, position: int, must: str) -> None:
+        self.where = f"{path} position {position}"
+        self.must = must
+        super().__init__(f"{self.where}: {must}")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a record; numbers as in formats/leaf.md, `a` empty for a disposition."""
+
+    pack: bytes
+    kind: int
+    klass: int
+    verdict: int
+    mode: int
+    flags: int
+    a: bytes
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record that the agent must judge itself: an observed arm that R1 did not decide."""
+
+    receipt: bytes
+    region: int
+    cluster: int
+    o: bytes
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True)
+class Discordant:
+    """A record whose two arms decided and did not give the same A."""
+
+    receipt: bytes
+    cluster: int
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A batch. `leaves` are 118 bytes each, `keys` 17, in one order; `parked` records are in neither. `counts`: (pack, kind, verdict,
+    class) → leaves."""
+
+    frames: bytes
+    leaves: bytes
+    keys: bytes
+    n_records: int
+    n_leaves: int
+    parked: tuple[Record, ...]
+    counts: dict[tuple[bytes, int, int, int], int]
+    discordant: tuple[Discordant, ...]
+    new_tail: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One record as the outbox keeps it: frame, and its leaves with their keys."""
+
+    frame: bytes
+    leaves: tuple[bytes, ...]
+    keys: tuple[bytes, ...]
+
+
+@ffi.callback("knhk_sha256_fn")  # type: ignore[untyped-decorator]
+def _by_hashlib(head: Any, head_len: int, body: Any, body_len: int, digest: Any) -> None:
+    import hashlib
+
+    h = hashlib.sha256(ffi.buffer(head, head_len))
+    h.update(ffi.buffer(body, body_len))
+    ffi.buffer(digest, 32)[:] = h.digest()
+
+
+def _choose_sha256() -> str:
+    """OpenSSL as this interpreter has it, called from C; else hashlib, called back (about 2 µs more for each hash)."""
+    try:
+        import _hashlib
+
+        path = getattr(_hashlib, "__file__", None)
+    except ImportError:
+        path = None
+    if lib.knhk_use_openssl(ffi.NULL if path is None else os.fsencode(path)):
+        return "openssl"
+    lib.knhk_use_sha256(_by_hashlib)
+    return "hashlib"
+
+
+SHA256_BY = _choose_sha256()
+
+
+class _Buffers:
+    """Memory for one batch, kept between batches of one thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.records_max = min(max_bytes // lib.KNHK_RECORD_MIN + 1, RECORDS_MAX)
+        batch = max_bytes + RECORD_BYTES_MAX
+        frames = batch + self.records_max * lib.KNHK_FRAME_EXTRA
+        self.room = [
+            ffi.new("uint8_t[]", frames),
+            ffi.new("uint8_t[]", 2 * self.records_max * lib.KNHK_LEAF_SIZE),
+            ffi.new("uint8_t[]", 2 * self.records_max * lib.KNHK_KEY_SIZE),
+            ffi.new("uint8_t[]", batch),
+        ]
+        self.records = ffi.new("knhk_drained_record[]", self.records_max)
+        d = self.drained = ffi.new("knhk_drained *")
+        d.frames, d.leaves, d.keys, d.aside = self.room
+        d.records = self.records
+        d.frames_cap, d.aside_cap, d.records_cap = frames, batch, self.records_max
+
+
+_local = threading.local()
+
+
+def _buffers(max_bytes: int) -> _Buffers:
+    known: _Buffers | None = getattr(_local, "buffers", None)
+    if known is None or known.max_bytes != max_bytes:
+        known = _local.buffers = _Buffers(max_bytes)
+    return known
+
+
+class Ring:
+    """The consumer's end of one ring file. One Ring per file at a time, used by one thread at a time."""
+
+    def __init__(self, path: str, file: Any, memory: mmap.mmap, header: tuple[Any, ...]) -> None:
+        self.path = path
+        self._file = file
+        self._map = memory
+        self._at: Any = ffi.from_buffer("uint8_t[]", memory, require_writable=True)
+        self._size = len(memory)
+        self.worker = int(header[2])
+        self.boot = bytes(header[3])
+        self.capacity = int(header[4])
+        self.generation = int(header[5])
+        self.source = bytes(header[6])
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Ring:
+        """Maps the ring at `path`. Raises RingCorrupt when it is none (or not yet), OSError when it cannot be read."""
+        name = os.fspath(path)
+        with open(name, "r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read(_HEADER.size)
+            header = _HEADER.unpack(raw) if len(raw) == _HEADER.size else (b"", 0)
+            if header[0] != MAGIC or header[1] != VERSION:
+                raise RingCorrupt(name, 0, "the header must begin with KNHKRNG1 and version 1")
+            capacity = header[4]
+            if capacity < CAPACITY_MIN or capacity & (capacity - 1) or size != lib.KNHK_RING_HEADER + capacity:
+                raise RingCorrupt(name, 0, "the capacity must be a power of two, and the file must hold header and capacity")
+            memory = mmap.mmap(file.fileno(), size)
+            kept = os.fdopen(os.dup(file.fileno()), "rb", buffering=0)
+        return cls(name, kept, memory, header)
+
+    def drain(self, max_bytes: int) -> Drained:
+        """Records from tail on: about `max_bytes` of the ring, one record at least. Does not move the tail: make the batch durable, then
+        `commit`. Raises RingCorrupt, with everything before the fault drained on the call before."""
+        if os.fstat(self._file.fileno()).st_size < self._size:
+            raise RingCorrupt(self.path, 0, "the file must not be truncated")
+        pending = lib.knhk_ring_pending(self._at, self._size)
+        if pending == 0:
+            return Drained(b"", b"", b"", 0, 0, (), {}, (), self.tail)
+        buffers = _buffers(max_bytes)
+        d = buffers.drained
+        salts = os.urandom(lib.KNHK_SALT_SIZE * min(buffers.records_max, max(pending, 0) // lib.KNHK_RECORD_MIN + 1))
+        held = d.salts = ffi.from_buffer("uint8_t[]", salts)
+        status = lib.knhk_ring_drain(self._at, self._size, max_bytes, d)
+        del held
+        if status != 0 and d.new_tail == self.tail:
+            raise RingCorrupt(self.path, d.bad_at, REASONS[status])
+        return self._result(d)
+
+    def _result(self, d: Any) -> Drained:
+        discordant = ()
+        if d.ndiscordant:
+            records = (d.records[i] for i in range(d.nrecords))
+            discordant = tuple(_discordant(r, d.frames) for r in records if r.discordant)  # type: ignore[assignment]
+        return Drained(
+            frames=bytes(ffi.buffer(d.frames, d.frames_len)),
+            leaves=bytes(ffi.buffer(d.leaves, d.nleaves * lib.KNHK_LEAF_SIZE)),
+            keys=bytes(ffi.buffer(d.keys, d.nleaves * lib.KNHK_KEY_SIZE)),
+            n_records=d.nrecords + d.naside,
+            n_leaves=d.nleaves,
+            parked=_parked(bytes(ffi.buffer(d.aside, d.aside_len))),
+            counts={(bytes(c.pack), c.kind, c.verdict, c.klass): c.n for c in d.counts[0 : d.ncounts]},
+            discordant=discordant,
+            new_tail=d.new_tail,
+        )
+
+    def commit(self, new_tail: int) -> None:
+        """Gives the room up to `new_tail` back to the producer; call it after the batch is durable."""
+        lib.knhk_ring_store(self._at, TAIL, new_tail)
+
+    def beat(self) -> None:
+        """Tells the producer that the consumer lives."""
+        lib.knhk_ring_store(self._at, HEARTBEAT, time.monotonic_ns())
+
+    @property
+    def tail(self) -> int:
+        return int(lib.knhk_ring_load(self._at, TAIL))
+
+    @property
+    def head(self) -> int:
+        return int(lib.knhk_ring_load(self._at, HEAD))
+
+    @property
+    def full(self) -> int:
+        """Records that were refused because the ring was full."""
+        return int(lib.knhk_ring_load(self._at, FULL))
+
+    @property
+    def closed(self) -> bool:
+        """The producer has ended; what is below head is all there will be."""
+        return bool(lib.knhk_ring_load(self._at, CLOSED) == 1)
+
+    def close(self) -> None:
+        """Unmaps the file; the ring may not be used any more."""
+        ffi.release(self._at)
+        self._at = None
+        self._map.close()
+        self._file.close()
+
+
+def _arm_of(arm: Any, a: bytes) -> Arm:
+    return Arm(bytes(arm.pack), arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, a)
+
+
+def _discordant(record: Any, frames: Any) -> Discordant:
+    arms = (record.arm[i] for i in range(record.arms))
+    made = tuple(_arm_of(arm, bytes(ffi.buffer(frames + arm.a_at, arm.a_len))) for arm in arms)
+    return Discordant(bytes(record.receipt), record.cluster, made)
+
+
+def _parked(raw: bytes) -> tuple[Record, ...]:
+    """Records as the ring has them (checked in C), each to a multiple of 8 bytes."""
+    found, at = [], 0
+    while at < len(raw):
+        _, _, _, receipt, _, cluster, o_len, region, count, _ = _RECORD.unpack_from(raw, at)
+        end = at + lib.KNHK_RECORD_HEADER + o_len
+        o, arms = raw[at + lib.KNHK_RECORD_HEADER : end], []
+        for number in range(count):
+            *fields, size, _ = _ARM.unpack_from(raw, at + 56 + _ARM.size * number)
+            arms.append(Arm(*fields, raw[end : end + size]))
+            end += size
+        found.append(Record(receipt, region, cluster, o, tuple(arms)))
+        at = (end + 7) & ~7
+    return tuple(found)
+
+
+def encode_record(receipt: bytes, region: int, cluster: int, o: bytes, arms: Sequence[Arm], salt: bytes | None = None) -> Encoded:
+    """Frame, leaves and keys of a record that the agent makes itself (a parked decision), by the code that drains rings. `salt`: 16
+    fresh random bytes by default."""
+    if len(receipt) != 16 or not 1 <= len(arms) <= 2 or len(o) < 12:
+        raise ValueError("a record has a receipt id of 16 bytes, one or two arms, and an O")
+    native_arms = ffi.new("knhk_drained_arm[]", len(arms))
+    record = ffi.new("knhk_record *")
+    kept = [ffi.from_buffer("uint8_t[]", data) for data in (receipt, o, *(arm.a for arm in arms))]
+    record.receipt, record.o, record.o_len = kept[0], kept[1], len(o)
+    record.cluster, record.region, record.arms, record.arm = cluster, region, len(arms), native_arms
+    for i, arm in enumerate(arms):
+        if len(arm.pack) != 20:
+            raise ValueError("a pack is named by 20 bytes")
+        native_arms[i].pack, native_arms[i].a_len = arm.pack, len(arm.a)
+        for name in ("kind", "klass", "verdict", "mode", "flags"):
+            setattr(native_arms[i], name, getattr(arm, name))
+        record.a[i] = kept[2 + i]
+    room = len(o) + sum(len(arm.a) for arm in arms) + lib.KNHK_FRAME_EXTRA
+    frame, n = ffi.new("uint8_t[]", room), len(arms)
+    leaves, keys = ffi.new("uint8_t[]", n * lib.KNHK_LEAF_SIZE), ffi.new("uint8_t[]", n * lib.KNHK_KEY_SIZE)
+    size = lib.knhk_encode(record, salt or os.urandom(lib.KNHK_SALT_SIZE), frame, room, leaves, keys)
+    return Encoded(bytes(ffi.buffer(frame, size)), _cut(leaves, n, lib.KNHK_LEAF_SIZE), _cut(keys, n, lib.KNHK_KEY_SIZE))
+
+
+def _cut(memory: Any, count: int, size: int) -> tuple[bytes, ...]:
+    return tuple(bytes(ffi.buffer(memory + i * size, size)) for i in range(count))

@@ -1,0 +1,321 @@
+/* drain.c: see drain.h. */
+#include "drain.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+#define RECORD_TYPE 1u
+#define PAD_TYPE 2u
+#define O_MAX (1u << 21) /* body of 1 MiB, 64 attributes of 4 KiB, and room */
+#define A_MAX (1u << 17)
+#define O_MIN 12u /* magic and time */
+#define DECISION 1u
+#define PARK 2u
+#define OBSERVED 2u
+
+/* ---- SHA-256 ---- */
+
+typedef struct {
+  uint64_t words[32]; /* SHA256_CTX has 112 bytes */
+} sha_context;
+static int (*openssl_init)(sha_context *);
+static int (*openssl_update)(sha_context *, const void *, size_t);
+static int (*openssl_final)(unsigned char *, sha_context *);
+static knhk_sha256_fn chosen;
+
+static void by_openssl(const uint8_t *head, size_t head_len, const uint8_t *body, size_t body_len, uint8_t digest[32]) {
+  sha_context c;
+  openssl_init(&c);
+  openssl_update(&c, head, head_len);
+  openssl_update(&c, body, body_len);
+  openssl_final(digest, &c);
+}
+
+static void *symbol(void *library, const char *name) { return library == NULL ? NULL : dlsym(library, name); }
+
+int knhk_use_openssl(const char *path) {
+  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* stays open: the functions are used until the process ends */
+  void *init = symbol(library, "SHA256_Init"), *update = symbol(library, "SHA256_Update"), *final = symbol(library, "SHA256_Final");
+  if (init == NULL || update == NULL || final == NULL) {
+    if (library != NULL) dlclose(library);
+    return 0;
+  }
+  memcpy(&openssl_init, &init, sizeof init); /* ISO C has no conversion between pointers to objects and to functions */
+  memcpy(&openssl_update, &update, sizeof update);
+  memcpy(&openssl_final, &final, sizeof final);
+  chosen = by_openssl;
+  return 1;
+}
+
+void knhk_use_sha256(knhk_sha256_fn fn) { chosen = fn; }
+
+void knhk_sha256(const uint8_t *head, size_t head_len, const uint8_t *body, size_t body_len, uint8_t digest[32]) {
+  chosen(head, head_len, body, body_len, digest);
+}
+
+/* ---- CRC-32 (IEEE 802.3), eight bytes a step ---- */
+
+static uint32_t crc_table[8][256];
+
+__attribute__((constructor)) static void make_crc_table(void) {
+  for (uint32_t i = 0; i < 256; i++) {
+    uint32_t c = i;
+    for (int k = 0; k < 8; k++) c = (c >> 1) ^ (0xedb88320u & (0u - (c & 1)));
+    crc_table[0][i] = c;
+  }
+  for (uint32_t i = 0; i < 256; i++)
+    for (uint32_t t = 1; t < 8; t++) crc_table[t][i] = (crc_table[t - 1][i] >> 8) ^ crc_table[0][crc_table[t - 1][i] & 255];
+}
+
+static uint32_t crc_add(uint32_t c, const uint8_t *p, size_t n) {
+  for (; n >= 8; p += 8, n -= 8) {
+    uint64_t w;
+    memcpy(&w, p, 8);
+    w ^= c; /* little-endian, as all hosts of packs are */
+    c = 0;
+    for (uint32_t i = 0; i < 8; i++) c ^= crc_table[7 - i][(w >> (8 * i)) & 255];
+  }
+  for (; n > 0; p++, n--) c = (c >> 8) ^ crc_table[0][(c ^ *p) & 255];
+  return c;
+}
+
+/* ---- big-endian writing ---- */
+
+static uint8_t *put_number(uint8_t *at, uint64_t x, uint32_t bytes) {
+  for (uint32_t i = 0; i < bytes; i++) at[i] = (uint8_t)(x >> (8 * (bytes - 1 - i)));
+  return at + bytes;
+}
+
+static uint8_t *put_bytes(uint8_t *at, const void *from, size_t n) {
+  if (n > 0) memcpy(at, from, n);
+  return at + n;
+}
+
+/* ---- leaves and frames ---- */
+
+static void hash_domain(const char *domain, size_t domain_len, const uint8_t *salt, const uint8_t *body, size_t n, uint8_t digest[32]) {
+  uint8_t head[32 + KNHK_SALT_SIZE];
+  memcpy(head, domain, domain_len);
+  memcpy(head + domain_len, salt, KNHK_SALT_SIZE);
+  knhk_sha256(head, domain_len + KNHK_SALT_SIZE, body, n, digest);
+}
+#define HASH(domain, salt, body, n, digest) hash_domain(domain, sizeof(domain) - 1, salt, body, n, digest)
+
+/* `o` and `a` are the copies inside the frame. */
+static void put_leaf(uint8_t *at, const knhk_record *r, uint32_t arm, const uint8_t *salt, const uint8_t h_o[32], const uint8_t *time, const uint8_t *a) {
+  const knhk_drained_arm *x = &r->arm[arm];
+  uint8_t *p = at;
+  *p++ = 1;
+  *p++ = x->kind;
+  *p++ = x->klass;
+  *p++ = x->verdict;
+  *p++ = x->mode;
+  *p++ = x->flags;
+  p = put_number(p, r->region, 2);
+  p = put_bytes(p, h_o, 32);
+  if (x->kind == DECISION) HASH("knhk.dev/a/v1\n", salt, a, x->a_len, p);
+  else memset(p, 0, 32);
+  p = put_bytes(p + 32, x->pack, 20);
+  p = put_bytes(p, time, 8);
+  p = put_bytes(p, r->receipt, 16);
+  put_number(p, 0, 2);
+}
+
+size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, size_t cap, uint8_t *leaves, uint8_t *keys) {
+  size_t payload = 28 + (size_t)r->arms * KNHK_LEAF_SIZE + 4 + r->o_len;
+  for (uint32_t i = 0; i < r->arms; i++) payload += 4 + (size_t)r->arm[i].a_len;
+  if (cap < payload + 8) return 0;
+  uint8_t *p = frame + 8;
+  *p++ = 1;
+  *p++ = (uint8_t)r->arms;
+  p = put_number(p, 0, 2);
+  p = put_number(p, r->cluster, 8);
+  p = put_bytes(p, salt, KNHK_SALT_SIZE);
+  uint8_t *leaf = p;
+  p = put_number(p + (size_t)r->arms * KNHK_LEAF_SIZE, r->o_len, 4);
+  const uint8_t *o = p;
+  p = put_bytes(p, r->o, r->o_len);
+  uint8_t h_o[32];
+  HASH("knhk.dev/o/v1\n", salt, o, r->o_len, h_o);
+  for (uint32_t i = 0; i < r->arms; i++, leaf += KNHK_LEAF_SIZE) {
+    p = put_number(p, r->arm[i].a_len, 4);
+    const uint8_t *a = p;
+    p = put_bytes(p, r->a[i], r->arm[i].a_len);
+    put_leaf(leaf, r, i, salt, h_o, o + 4, a);
+    memcpy(leaves + (size_t)i * KNHK_LEAF_SIZE, leaf, KNHK_LEAF_SIZE);
+    memcpy(keys + (size_t)i * KNHK_KEY_SIZE, r->receipt, 16);
+    keys[(size_t)i * KNHK_KEY_SIZE + 16] = r->arm[i].flags & 1;
+  }
+  put_number(frame, payload, 4);
+  put_number(frame + 4, ~crc_add(crc_add(~0u, frame, 4), frame + 8, payload), 4);
+  return payload + 8;
+}
+
+/* ---- ring ---- */
+
+static uint64_t load(const uint8_t *at) { return __atomic_load_n((const uint64_t *)(const void *)at, __ATOMIC_ACQUIRE); }
+
+uint64_t knhk_ring_load(const uint8_t *ring, size_t offset) { return load(ring + offset); }
+
+void knhk_ring_store(uint8_t *ring, size_t offset, uint64_t value) {
+  __atomic_store_n((uint64_t *)(void *)(ring + offset), value, __ATOMIC_RELEASE);
+}
+
+#define HEAD 128
+#define TAIL 192
+
+int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len) {
+  const uint64_t tail = load(ring + TAIL), head = load(ring + HEAD), capacity = ring_len - KNHK_RING_HEADER;
+  if (head < tail || head - tail > capacity || ((head | tail) & 63) != 0) return KNHK_RING_BAD_HEAD;
+  return (int64_t)(head - tail);
+}
+
+typedef struct {
+  knhk_record record;
+  knhk_drained_arm arm[2];
+  uint32_t length, type;
+  uint64_t size; /* header, O and A */
+  int aside;
+} parsed;
+
+static uint64_t number_at(const uint8_t *p, uint32_t bytes) {
+  uint64_t x = 0;
+  memcpy(&x, p, bytes);
+  return x;
+}
+
+static int parse_arm(const uint8_t *at, knhk_drained_arm *arm) {
+  memset(arm, 0, sizeof *arm);
+  memcpy(arm->pack, at, 20);
+  arm->kind = at[20];
+  arm->klass = at[21];
+  arm->verdict = at[22];
+  arm->mode = at[23];
+  arm->flags = at[24];
+  arm->a_len = (uint32_t)number_at(at + 28, 4);
+  return arm->kind >= 1 && arm->kind <= 4 && arm->klass <= 3 && arm->verdict <= 2 && (arm->mode == 1 || arm->mode == 2) && arm->a_len <= A_MAX &&
+         number_at(at + 25, 3) == 0;
+}
+
+/* header: a copy of the record's first 128 bytes. */
+static int32_t parse(const uint8_t header[KNHK_RECORD_HEADER], const uint8_t *shared, uint64_t room, parsed *out) {
+  out->length = (uint32_t)number_at(header + 8, 4);
+  out->type = (uint32_t)number_at(header + 12, 4);
+  if (out->length == 0 || out->length % 64 != 0 || out->length > room) return KNHK_RING_BAD_LENGTH;
+  if (out->type == PAD_TYPE) return 0;
+  if (out->type != RECORD_TYPE) return KNHK_RING_BAD_RECORD;
+  if (out->length < KNHK_RECORD_HEADER) return KNHK_RING_BAD_LENGTH;
+  knhk_record *r = &out->record;
+  r->arms = header[54];
+  r->o_len = number_at(header + 48, 4);
+  r->region = (uint16_t)number_at(header + 52, 2);
+  r->cluster = number_at(header + 40, 8);
+  r->receipt = header + 16;
+  r->arm = out->arm;
+  r->o = shared + KNHK_RECORD_HEADER;
+  if (r->arms < 1 || r->arms > 2 || header[55] != 0 || r->o_len < O_MIN || r->o_len > O_MAX) return KNHK_RING_BAD_RECORD;
+  out->size = KNHK_RECORD_HEADER + r->o_len;
+  out->aside = 0;
+  for (uint32_t i = 0; i < r->arms; i++) {
+    if (!parse_arm(header + 56 + 36 * (size_t)i, &out->arm[i])) return KNHK_RING_BAD_RECORD;
+    r->a[i] = shared + out->size;
+    out->size += out->arm[i].a_len;
+    out->aside |= out->arm[i].kind == PARK && out->arm[i].mode == OBSERVED;
+  }
+  return out->size <= out->length ? 0 : KNHK_RING_BAD_LENGTH;
+}
+
+static int set_aside(knhk_drained *d, const uint8_t *header, const parsed *p) {
+  const size_t size = (size_t)(p->size + 7) & ~(size_t)7;
+  if (d->aside_cap - d->aside_len < size) return 0;
+  uint8_t *at = d->aside + d->aside_len;
+  memcpy(at, header, KNHK_RECORD_HEADER);
+  memcpy(at + KNHK_RECORD_HEADER, p->record.o, (size_t)p->size - KNHK_RECORD_HEADER);
+  memset(at + p->size, 0, size - (size_t)p->size);
+  d->aside_len += size;
+  d->naside++;
+  return 1;
+}
+
+/* 0 when there are more kinds of decisions than fit: the batch ends before this record. */
+static int count_arm(knhk_drained *d, const knhk_drained_arm *x) {
+  for (uint32_t i = 0; i < d->ncounts; i++) {
+    knhk_drained_count *c = &d->counts[i];
+    if (c->kind == x->kind && c->klass == x->klass && c->verdict == x->verdict && memcmp(c->pack, x->pack, 20) == 0) {
+      c->n++;
+      return 1;
+    }
+  }
+  if (d->ncounts == KNHK_COUNTS_MAX) return 0;
+  knhk_drained_count *c = &d->counts[d->ncounts++];
+  memcpy(c->pack, x->pack, 20);
+  c->kind = x->kind;
+  c->klass = x->klass;
+  c->verdict = x->verdict;
+  c->pad = 0;
+  c->n = 1;
+  return 1;
+}
+
+static void summarise(knhk_drained *d, const parsed *p, size_t frame_len) {
+  knhk_drained_record *s = &d->records[d->nrecords];
+  memset(s, 0, sizeof *s);
+  memcpy(s->receipt, p->record.receipt, 16);
+  s->cluster = p->record.cluster;
+  s->frame_at = d->frames_len;
+  s->frame_len = (uint32_t)frame_len;
+  s->o_len = (uint32_t)p->record.o_len;
+  s->arms = p->record.arms;
+  uint64_t at = d->frames_len + 8 + 28 + (uint64_t)p->record.arms * KNHK_LEAF_SIZE + 4 + p->record.o_len;
+  for (uint32_t i = 0; i < s->arms; i++) {
+    s->arm[i] = p->arm[i];
+    s->arm[i].a_at = at + 4;
+    at += 4 + (uint64_t)p->arm[i].a_len;
+  }
+  const uint8_t *f = d->frames;
+  s->discordant = s->arms == 2 && s->arm[0].kind == DECISION && s->arm[1].kind == DECISION &&
+                  (s->arm[0].a_len != s->arm[1].a_len || memcmp(f + s->arm[0].a_at, f + s->arm[1].a_at, s->arm[0].a_len) != 0);
+  d->ndiscordant += s->discordant;
+}
+
+/* 1 when the record was taken, 0 when a buffer is full. */
+static int take(knhk_drained *d, const uint8_t *header, const parsed *p) {
+  if (p->aside) return set_aside(d, header, p);
+  if (d->nrecords == d->records_cap || d->ncounts + p->record.arms > KNHK_COUNTS_MAX) return 0;
+  const size_t n = knhk_encode(&p->record, d->salts + (size_t)d->nrecords * KNHK_SALT_SIZE, d->frames + d->frames_len, d->frames_cap - d->frames_len,
+                               d->leaves + (size_t)d->nleaves * KNHK_LEAF_SIZE, d->keys + (size_t)d->nleaves * KNHK_KEY_SIZE);
+  if (n == 0) return 0;
+  summarise(d, p, n);
+  for (uint32_t i = 0; i < p->record.arms; i++) count_arm(d, &p->arm[i]);
+  d->frames_len += n;
+  d->nrecords++;
+  d->nleaves += p->record.arms;
+  return 1;
+}
+
+int32_t knhk_ring_drain(const uint8_t *ring, size_t ring_len, uint64_t max_bytes, knhk_drained *d) {
+  const uint64_t capacity = ring_len - KNHK_RING_HEADER;
+  const int64_t pending = knhk_ring_pending(ring, ring_len);
+  const uint64_t tail = load(ring + TAIL);
+  d->frames_len = d->aside_len = 0;
+  d->nrecords = d->nleaves = d->naside = d->ncounts = d->ndiscordant = 0;
+  d->new_tail = d->bad_at = tail;
+  if (pending < 0) return KNHK_RING_BAD_HEAD;
+  const uint64_t head = tail + (uint64_t)pending;
+  while (d->new_tail < head && (d->new_tail == tail || d->new_tail - tail < max_bytes)) {
+    const uint64_t at = d->new_tail & (capacity - 1);
+    const uint64_t to_end = capacity - at, to_head = head - d->new_tail, room = to_end < to_head ? to_end : to_head;
+    const uint8_t *shared = ring + KNHK_RING_HEADER + at;
+    uint8_t header[KNHK_RECORD_HEADER];
+    parsed p;
+    d->bad_at = d->new_tail;
+    if (load(shared) != d->new_tail + 1) return KNHK_RING_BAD_COMMIT;
+    memset(header, 0, sizeof header);
+    memcpy(header, shared, room < sizeof header ? (size_t)room : sizeof header);
+    const int32_t bad = parse(header, shared, room, &p);
+    if (bad != 0) return bad;
+    if (p.type == RECORD_TYPE && !take(d, header, &p)) return 0;
+    d->new_tail += p.length;
+  }
+  return 0;
+}

@@ -1,0 +1,98 @@
+/* drain.h: the consumer's end of a ring (formats/ring.md) and the writer of outbox frames and leaves (frame.md, leaf.md).
+ *
+ * The ring is memory that another process writes: every number in it is bounded before use, a record's header is copied before it is
+ * judged, and hashes are over the copy that goes to the outbox. One consumer per ring; functions keep no state but the choice of SHA-256.
+ */
+#ifndef KNHK_DRAIN_H
+#define KNHK_DRAIN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KNHK_LEAF_SIZE 118
+#define KNHK_KEY_SIZE 17
+#define KNHK_SALT_SIZE 16
+#define KNHK_RING_HEADER 4096
+#define KNHK_RECORD_HEADER 128
+#define KNHK_RECORD_MIN 192 /* header and the smallest O, to a multiple of 64 */
+#define KNHK_FRAME_EXTRA 320 /* a frame is shorter than its record by nothing and longer by less than this */
+#define KNHK_COUNTS_MAX 64
+
+/* reasons why a drain ends, beside 0 (all that was there, or max_bytes) */
+#define KNHK_RING_BAD_HEAD (-1)   /* head or tail: out of range, not a multiple of 64, more apart than the capacity */
+#define KNHK_RING_BAD_COMMIT (-2) /* a commit word below head is not position + 1 */
+#define KNHK_RING_BAD_LENGTH (-3) /* length of a record: not a multiple of 64, past head, past the end of the ring, too short for its parts */
+#define KNHK_RING_BAD_RECORD (-4) /* type, number of arms, sizes or reserved bytes */
+
+/* digest = SHA-256(head ‖ body) */
+typedef void (*knhk_sha256_fn)(const uint8_t *head, size_t head_len, const uint8_t *body, size_t body_len, uint8_t digest[32]);
+
+/* Takes SHA256_Init, _Update and _Final from the library at path (NULL: this process) and its dependencies. 1 when they were found. */
+int knhk_use_openssl(const char *path);
+/* Hashes by fn instead; it stays in use until the process ends. */
+void knhk_use_sha256(knhk_sha256_fn fn);
+/* SHA-256(head ‖ body) by what was chosen. */
+void knhk_sha256(const uint8_t *head, size_t head_len, const uint8_t *body, size_t body_len, uint8_t digest[32]);
+
+typedef struct {
+  uint8_t pack[20];
+  uint8_t kind, klass, verdict, mode, flags, pad[3];
+  uint32_t a_len;
+  uint64_t a_at; /* offset of A in frames */
+} knhk_drained_arm;
+
+typedef struct {
+  uint8_t receipt[16];
+  uint64_t cluster, frame_at; /* frame_at: offset of the frame in frames */
+  uint32_t frame_len, o_len;
+  uint32_t arms, discordant;  /* discordant: both arms decided, and not the same A */
+  knhk_drained_arm arm[2];
+} knhk_drained_record;
+
+typedef struct {
+  uint8_t pack[20];
+  uint8_t kind, klass, verdict, pad;
+  uint64_t n;
+} knhk_drained_count;
+
+typedef struct {
+  /* room given by the caller */
+  uint8_t *frames, *leaves, *keys, *aside;
+  const uint8_t *salts; /* KNHK_SALT_SIZE for each record */
+  knhk_drained_record *records;
+  size_t frames_cap, aside_cap;
+  uint32_t records_cap; /* leaves and keys have room for 2 × as many */
+  /* results */
+  size_t frames_len, aside_len;
+  uint32_t nrecords, nleaves, naside, ncounts, ndiscordant;
+  uint64_t new_tail, bad_at;
+  knhk_drained_count counts[KNHK_COUNTS_MAX];
+} knhk_drained;
+
+/* Bytes that wait in the ring, or a negative KNHK_RING_BAD_HEAD. */
+int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len);
+
+/* Parses records from tail up to head: until max_bytes are passed (but one record at least), or a buffer is full.
+ * Records with an arm of kind PARK and mode OBSERVED go to `aside` as they are (header, O, A, each to a multiple of 8 bytes), not to frames.
+ * Returns 0 or a reason with bad_at; what was parsed before it stands, new_tail is where it ends. Does not move the tail. */
+int32_t knhk_ring_drain(const uint8_t *ring, size_t ring_len, uint64_t max_bytes, knhk_drained *d);
+
+/* Atomic 8-byte words of the header: tail, full, heartbeat, closed. */
+uint64_t knhk_ring_load(const uint8_t *ring, size_t offset);
+void knhk_ring_store(uint8_t *ring, size_t offset, uint64_t value);
+
+typedef struct {
+  const uint8_t *receipt; /* 16 bytes */
+  uint64_t cluster;
+  uint16_t region;
+  const uint8_t *o;
+  size_t o_len; /* at least 12 */
+  uint32_t arms; /* 1 or 2 */
+  const knhk_drained_arm *arm;
+  const uint8_t *a[2];
+} knhk_record;
+
+/* One frame, its leaves and their keys, for a record that the agent makes itself. Returns the frame's length, 0 when it has no room. */
+size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, size_t cap, uint8_t *leaves, uint8_t *keys);
+
+#endif /* KNHK_DRAIN_H */
