@@ -6,6 +6,7 @@ is strict where rdflib is lenient. Blank nodes are named b0, b1, … in the orde
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, MutableSequence
 from dataclasses import dataclass, field
@@ -140,6 +141,8 @@ class _Bindings(dict[str, str]):
         self.unknown: list[str] = []
 
     def __missing__(self, prefix: str) -> str:
+        if prefix == "_":
+            raise KeyError(prefix)  # a labelled blank node
         self.unknown.append(prefix)
         return f"urn:knhk:unknown-prefix:{prefix}:"
 
@@ -237,7 +240,9 @@ def parse(
     parser.bindings.update(prefixes or {})
     broken = False
     try:
-        parser.loadBuf(source.text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # ill-formed literals are kept as they are
+            parser.loadBuf(source.text)
     except (BadSyntax, IndexError, ValueError, TypeError, AssertionError, RecursionError):
         broken = (
             True  # rdflib shows lack of closing marks as any of these; the strict reader says why
