@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import establish
+from knhk.model.faults import Waiting
 from knhk_verify.record import LEAF_SIZE, frame, scan_frames
 
 BASELINE = b"KNA1\x01\x00\x00\x00\x00\x00"
@@ -143,3 +148,48 @@ def test_a_folder_that_is_no_log_exits_3(knhk: Any, tmp_path: Path) -> None:
     answer = knhk("log", "verify", tmp_path / "nowhere")
     assert answer.exit == 3
     assert "meta.json" in answer.err["faults"][0]["where"]
+
+
+@pytest.mark.server
+def test_serve_answers_on_its_socket_and_stops_when_asked(log: Any, tmp_path: Path) -> None:
+    socket = tmp_path / "s.sock"
+    argv = [sys.executable, "-m", "knhk.cli", "log", "serve", str(log.dir), "--socket", str(socket), "--home", str(tmp_path / "home")]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        note = _checkpoint(process, socket)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert note.startswith("knhk.dev/local\n5\n")
+    assert process.returncode == 0
+    assert not socket.exists()
+
+
+def _checkpoint(process: subprocess.Popen[str], socket: Path) -> str:
+    """The checkpoint as the server gives it, as soon as it serves."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return SequencerLog(socket).checkpoint()
+        except Waiting:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_serve_without_a_usable_key_exits_1_and_says_why(log: Any, tmp_path: Path) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "knhk.cli",
+        "log",
+        "serve",
+        str(log.dir),
+        "--key",
+        str(tmp_path / "absent.key"),
+        "--socket",
+        str(tmp_path / "s"),
+    ]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "absent.key" in ran.stderr

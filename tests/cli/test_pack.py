@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from knhk.adapters.store_sqlite import SqliteStore
+from knhk.adapters.system import SystemClock, SystemRandom
+from knhk.api import parse
+from knhk.wiring.home import Home
 
 
 def test_check_lists_guards_with_file_and_line(knhk: Any, pack: Path) -> None:
@@ -126,7 +132,7 @@ def test_a_data_bundle_is_found_beside_or_above_or_told(knhk: Any, pack: Path) -
 
 def test_status_without_a_home_says_how_to_get_one(knhk: Any) -> None:
     answer = knhk("pack", "status", "erp/small")
-    assert answer.exit == 1
+    assert answer.exit == 3
     assert "run: knhk up" in answer.err["error"]
 
 
@@ -135,3 +141,21 @@ def test_an_unknown_pack_is_told_with_the_tags_that_are_there(knhk: Any, verb: s
     answer = knhk("pack", verb, "erp/unknown:1.0.0")
     assert answer.exit == 1
     assert "known: none yet" in answer.err["faults"][0]["must"]
+
+
+def test_status_and_abort_speak_through_the_store(knhk: Any, pack: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.prepare()
+    store = SqliteStore(home.store, SystemClock(), SystemRandom())
+    (resource,) = parse((pack / "pack.yaml").read_text(), "pack.yaml")
+    made = store.create(resource)
+    store.update_status(replace(made, status={"revision": {"phase": "Rolling"}}))
+    answer = knhk("pack", "status", "erp/small")
+    assert (answer.exit, answer.out["phase"], answer.out["version"], answer.out["generation"]) == (0, "Rolling", "1.0.0", 1)
+    asked = knhk("pack", "abort", "erp/small", "--reason", "wrong limits")
+    assert asked.out == {"name": "erp/small", "generation": 1, "asked": "1 wrong limits"}
+    assert store.get(made.key).annotations["knhk.dev/abort"] == "1 wrong limits"
+    missing = knhk("pack", "abort", "erp/absent")
+    assert missing.exit == 1
+    assert "absent" in missing.err["error"]
+    store.close()

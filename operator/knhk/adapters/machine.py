@@ -128,7 +128,7 @@ def _envoy() -> Check:
 def _binding() -> Check:
     try:
         import knhk_hot.pack  # noqa: F401
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: knhk_hot.toolchain.NotBuilt
         return Check(
             "binding",
             "fail",

@@ -29,9 +29,9 @@ standard library and this frame at its top; import everything else inside the fu
 `call.args.namespace` holds the values, `call.home` the home folder
 (--home, $KNHK_HOME, else ./.knhk; `knhk.wiring.home.Home` names what lies in it). Without `tables`
 the frame makes one from the data. Return `Outcome(data, exit=FAULTS)` for violations that are the answer itself.
-Raise for errors, never print them: `Refused`, `Corrupt`, `Stalled` and `knhk_verify`'s `Bad` end with exit 1 and every fault
-on standard error; `Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless standard output is a
-terminal; `-o json|table|yaml` overrides.
+Raise for errors, never print them: `Refused`, `Corrupt`, `NotFound`, `Conflict` and `knhk_verify`'s `Bad` end with exit 1 and
+every fault on standard error; `Stalled`, `Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless
+standard output is a terminal; `-o json|table|yaml` overrides.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ EXITS: Mapping[int, str] = {
     OK: "done",
     FAULTS: "faults or violations, each listed",
     USAGE: "the command line is wrong",
-    FAILURE: "the environment failed: files, network, a missing tool, or a bug",
+    FAILURE: "the environment failed: no home, a missing tool or key, files, network, or a bug",
     INTERRUPTED: "interrupted",
 }
 OUTPUTS = ("json", "table", "yaml")
@@ -295,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_epilog(
             (
                 "knhk doctor",
-                "knhk pack check examples/policies/invoice-controls",
+                "knhk pack check examples/packs/invoice-controls/1.0.0",
                 "knhk pack --help",
                 "knhk catalog -o json",
             ),
@@ -363,7 +363,7 @@ def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
         case Corrupt():
             return FAULTS, "corrupt", (Fault(error.where, "", error.what),)
         case Stalled():
-            return FAULTS, f"{error.reason}: {error}", ()
+            return FAILURE, f"{error.reason}: {error}", ()
         case NotFound():
             return FAULTS, str(error), ()
         case Conflict():
@@ -380,17 +380,24 @@ def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
             return FAULTS, str(error), ()
         case _ if (bad := _unverified(error)) is not None:
             return FAULTS, "does not verify", (bad,)
+        case _ if _names(error, "knhk_hot.toolchain", "NotBuilt"):
+            return FAILURE, str(error), ()
         case _:
             told = f"{type(error).__name__}: {error}"
             return FAILURE, f"{told} (set KNHK_TRACE=1 for the trace)", ()
 
 
 def _unverified(error: Exception) -> Fault | None:
-    """The fault in an error of the verifier, which only what has imported it can raise."""
-    verifier = sys.modules.get("knhk_verify.errors")
-    if verifier is None or not isinstance(error, verifier.Bad):
+    """The fault in an error of the verifier."""
+    if not _names(error, "knhk_verify.errors", "Bad"):
         return None
-    return Fault(error.where, "", error.what)
+    return Fault(getattr(error, "where", ""), "", getattr(error, "what", str(error)))
+
+
+def _names(error: Exception, module: str, name: str) -> bool:
+    """Whether the error is of a class of a module that only what has imported it can raise: the frame itself stays light."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(error, getattr(loaded, name))
 
 
 def _fail(code: int, headline: str, faults: tuple[Fault, ...]) -> int:

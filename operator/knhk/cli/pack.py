@@ -58,7 +58,7 @@ GUARD = obj(
     arguments=(WHERE,),
     output=obj(digest=nullable(string()), guards=array(GUARD), faults=FAULT_LIST),
     examples=(
-        "knhk pack check policies/invoice-controls",
+        "knhk pack check examples/packs/invoice-controls/1.0.0",
         "knhk pack check pack.yaml -o json | jq .faults",
     ),
     detail="The digest is that of the GuardPlan: it depends on what the sources say, not on where they lie.",
@@ -101,7 +101,7 @@ def check(call: Call) -> Outcome:
             )
         ),
     ),
-    examples=("knhk pack explain policies/invoice-controls",),
+    examples=("knhk pack explain examples/packs/invoice-controls/1.0.0",),
 )
 def explain(call: Call) -> Outcome:
     from knhk.adapters.pack_folder import find
@@ -132,7 +132,7 @@ def explain(call: Call) -> Outcome:
         bundle=nullable(obj(name=string(), digest=string(), file=string())),
     ),
     examples=(
-        "knhk pack build policies/invoice-controls",
+        "knhk pack build examples/packs/invoice-controls/1.0.0",
         "knhk pack build pack.yaml --registry ./registry -o json | jq -r .digest",
     ),
     detail="Same sources and same tools give the same digest, in any folder and on any machine.",
@@ -204,7 +204,7 @@ def build(call: Call) -> Outcome:
         pack=string(),
     ),
     examples=(
-        "knhk pack decide policies/invoice-controls --payload invoice.json --attr sub=alice",
+        "knhk pack decide examples/packs/invoice-controls/1.0.0 --payload invoice.json --attr sub=alice",
         "knhk pack decide pack.yaml --payload po.json --route approve --attr action=approve --time 2026-01-01T00:00:00Z -o json",
     ),
     detail="Both verdicts end with exit 0; read `verdict`. `o_hash` and `a_hash` are H(O) and H(A) of formats/ with a salt of 16 zero\n"
