@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class App:
     """The application: keeps what reached it."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, str, http.client.HTTPMessage, bytes]] = []
+        self.seen: list[tuple[str, str, Message, bytes]] = []
         seen = self.seen
 
         class Handler(BaseHTTPRequestHandler):

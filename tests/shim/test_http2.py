@@ -45,7 +45,7 @@ def exchange(point: Rig, pieces: list[bytes], trailers: bool, more: tuple[tuple[
         while data := s.recv(65536):
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.ResponseReceived):
-                    return dict(event.headers)
+                    return {str(name): str(value) for name, value in event.headers}
                 if isinstance(event, h2.events.StreamReset):
                     return {":status": "reset"}
             s.sendall(connection.data_to_send())
