@@ -58,8 +58,8 @@ class _Emitter:
         self.mappings = Mappings(self.strings, self.pool)
         self._check()
         for number, guard in enumerate(self.plan["guards"]):
-            if number > 0 and guard["class"] == "R1":
-                self.guards.add(number, guard)
+            if number > 0:
+                self.guards.add(number, guard if guard["class"] == "R1" else self.guards.presence(guard))
         for mapping in self.plan["mappings"]:
             self.mappings.add(mapping)
         self.routes = self._routes()
@@ -80,7 +80,7 @@ class _Emitter:
 
     def _routes(self) -> list[Numbers]:
         numbers = {m["id"]: i for i, m in enumerate(self.plan["mappings"])}
-        rows = []
+        rows: list[Numbers] = []
         for route, mapping in sorted(self.plan["routes"].items(), key=lambda item: str(item[0]).encode()):
             if mapping is not None and mapping not in numbers:
                 raise EmitError(f"route {route!r}: no mapping {mapping!r}")

@@ -107,6 +107,10 @@ def range_words(test: Mapping[str, Any]) -> tuple[int, int]:
     return family | max(low, 0), family | min(high, 2 * terms.BIAS - 1)
 
 
+ALWAYS = -1  # target of guards whose focus nodes R1 cannot tell
+REQUEST: Numbers = (TARGET_NODE, 0, 0, 0)
+
+
 @dataclass
 class Guards:
     """Collects targets, programs and tests of a plan."""
@@ -147,7 +151,7 @@ class Guards:
     def target(self, index: int) -> int:
         """Notes that a target is used by R1 guards."""
         if index not in self.targets:
-            self.targets[index] = self._target(self.plan["targets"][index])
+            self.targets[index] = REQUEST if index == ALWAYS else self._target(self.plan["targets"][index])
         return index
 
     def _target(self, target: Mapping[str, Any]) -> Numbers:
@@ -160,7 +164,7 @@ class Guards:
             case "subjectsOf":
                 return (TARGET_SUBJECTS_OF, self.strings.id(target["predicate"]), 0, 0)
             case "request":
-                return (TARGET_NODE, 0, 0, 0)
+                return REQUEST
         raise EmitError(f"target kind {target['kind']!r} is not R1")
 
     # -- guards --
@@ -177,6 +181,12 @@ class Guards:
             for i in range(first[kernel], len(program.rows[KERNELS.index(kernel)]))
         ]
         self.regs_of[number] = witnesses or self._shared_witness(program, register)
+
+    def presence(self, guard: Mapping[str, Any]) -> dict[str, Any]:
+        """What R1 asks of a guard of class W1 or C1: it "fails" where its target has a focus node, and then the tier below decides it."""
+        kind = self.plan["targets"][guard["target"]]["kind"]
+        target = guard["target"] if kind in ("class", "node", "subjectsOf", "request") else ALWAYS
+        return {**guard, "target": target, "expr": {"op": "const", "value": False}}
 
     @staticmethod
     def _shared_witness(program: Program, register: int) -> list[tuple[Program, int, int]]:

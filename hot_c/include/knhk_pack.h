@@ -20,7 +20,7 @@
 
 /* status of decide */
 #define KNHK_OK 0          /* A was written */
-#define KNHK_COLD 1        /* the R1 guards are decided and none denies, but guards of class W1 or C1 remain: ask the tier below */
+#define KNHK_COLD 1        /* the R1 guards are decided and none denies, but a guard of class W1 or C1 has a focus node: ask the tier below */
 #define KNHK_ESCAPE 2      /* an input broke an assumption of R1 (number out of range, run too long): ask the tier below */
 #define KNHK_E_INPUT (-1)  /* O is not canonical */
 #define KNHK_E_SPACE (-2)  /* output or scratch too small */

@@ -381,7 +381,7 @@ static void run_guards(context *x, const knhk_program *program, knhk_recorder *r
       const knhk_output *o = &T->outputs[i];
       const uint8_t failed = d->regs[o->reg] ^ 1;
       d->failing[o->guard] |= failed;
-      if (recorder != NULL && failed) recorder->failed(recorder, d, o->guard, node);
+      if (recorder != NULL && failed && T->klass[o->guard] == KNHK_CLASS_R1) recorder->failed(recorder, d, o->guard, node);
     }
   }
 }

@@ -19,15 +19,16 @@ static uint8_t class_below(void) {
   return klass;
 }
 
-/* Guards of class W1 and C1 have bit 0 here: this tier does not evaluate them. */
+/* failing of a guard of class W1 or C1 says that its target has a focus node, so that a lower tier must decide it; its bit in A is 0 here. */
 static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap, uint32_t triples) {
   const uint32_t bytes = (T->nguards + 7) / 8, len = 8 + bytes + 2;
   knhk_result r = {KNHK_OK, KNHK_ADMIT, KNHK_CLASS_R1, 0, len, triples};
   uint32_t cold = 0, denies = 0;
   for (uint32_t i = 0; i < T->nguards; i++) {
-    r.failing = (uint16_t)(r.failing + failing[i]);
-    denies |= failing[i] & T->severity[i];
-    cold |= T->klass[i] != KNHK_CLASS_R1;
+    const uint8_t below = T->klass[i] != KNHK_CLASS_R1, fails = failing[i] & (uint8_t)!below;
+    r.failing = (uint16_t)(r.failing + fails);
+    denies |= fails & T->severity[i];
+    cold |= failing[i] & below;
   }
   if (failing[0] == 0 && denies == 0 && cold != 0) {
     r.status = KNHK_COLD;
@@ -46,7 +47,8 @@ static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap
   memcpy(a, "KNA1", 4);
   a[4] = r.verdict;
   put16(a + 6, T->nguards);
-  for (uint32_t i = 0; i < T->nguards; i++) a[8 + i / 8] |= (uint8_t)(failing[i] << (i % 8));
+  for (uint32_t i = 0; i < T->nguards; i++)
+    a[8 + i / 8] |= (uint8_t)((failing[i] & (T->klass[i] == KNHK_CLASS_R1)) << (i % 8));
   return r;
 }
 
