@@ -1,4 +1,4 @@
-"""Builds what the tests of the shim load into Envoy: the module itself, packs of known behaviour, the fuzz host."""
+"""What the tests of the shim load into Envoy: the module as installed, packs of known behaviour, the host for fuzzing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
+
+from knhk_hot.toolchain import artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -24,18 +25,6 @@ def _zig(*arguments: str) -> None:
         raise RuntimeError(f"zig {' '.join(arguments)}\n{done.stderr}")
 
 
-def yyjson_folder() -> Path:
-    """The folder with yyjson.c and yyjson.h, of the pinned PyPI sdist."""
-    folder = CACHE / "yyjson-4.0.6" / "yyjson"
-    if not (folder / "yyjson.c").exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps", "yyjson==4.0.6", "-d", str(CACHE)]
-        subprocess.run(command, check=True, capture_output=True)
-        with tarfile.open(CACHE / "yyjson-4.0.6.tar.gz") as archive:
-            archive.extractall(CACHE, filter="data")
-    return folder
-
-
 def _fresh(out: Path, *inputs: Path) -> bool:
     return out.exists() and all(out.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs)
 
@@ -44,33 +33,11 @@ def _sources() -> list[Path]:
     return [*SHIM.iterdir(), ROOT / "hot_c" / "include" / "knhk_pack.h"]
 
 
-def build_module() -> Path:
-    """The shim as Envoy loads it."""
-    out = CACHE / "libknhk_shim.so"
-    if _fresh(out, *_sources(), Path(__file__)):
-        return out
-    yyjson = yyjson_folder()
-    digest, json = CACHE / "sha256.o", CACHE / "yyjson.o"
-    _zig("build-obj", str(SHIM / "sha256.zig"), "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={digest}")
-    _zig("cc", "-c", *C_FLAGS, "-Dyyjson_api=", str(yyjson / "yyjson.c"), "-o", str(json))
-    # Linked under its own name: `-z now` makes a callback that Envoy lacks an error at load, not at the first request.
-    sources = [str(path) for path in sorted(SHIM.glob("*.c"))]
-    _zig(
-        "cc",
-        "-shared",
-        *C_FLAGS,
-        *WARNINGS,
-        f"-isystem{yyjson}",
-        *sources,
-        str(digest),
-        str(json),
-        "-Wl,-z,now",
-        "-Wl,-Bsymbolic",
-        "-o",
-        str(out) + ".tmp",
-    )
-    os.replace(str(out) + ".tmp", out)
-    return out
+def shim_module() -> Path:
+    """The shim as it is installed; NotBuilt says what to run when its sources are newer."""
+    shim = artifacts().shim
+    assert shim is not None
+    return shim
 
 
 def build_pack(folder: Path, deny: str = "bad", abi: int | None = None, revision: int = 0) -> Path:
@@ -125,7 +92,7 @@ def build_host(compiler: str) -> tuple[Path, Path, Path]:
     folder = CACHE / "host"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     host, digest = folder / "host", CACHE / "host-sha256.o"
-    yyjson = yyjson_folder()
+    yyjson = artifacts().yyjson_include
     if not _fresh(host, *_sources(), HERE / "host.c"):
         _zig("build-obj", str(SHIM / "sha256.zig"), "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={digest}")
         json = CACHE / "host-yyjson.o"

@@ -22,7 +22,7 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
-from shim_native import build_module, envoy_binary
+from shim_native import envoy_binary, shim_module
 
 from knhk_templates import attribute_sources, render_bootstrap, render_ecds
 
@@ -292,7 +292,7 @@ class Rig:
         """Replaces the discovery file by rename, as the agent does."""
         self._epoch += 1
         path = self.folder / "ecds.json"
-        path.with_suffix(".tmp").write_text(render_ecds(str(self._epoch), str(build_module()), settings))
+        path.with_suffix(".tmp").write_text(render_ecds(str(self._epoch), str(shim_module()), settings))
         path.with_suffix(".tmp").rename(path)
 
     def configure(self, stable: Path | None = None, candidate: Path | None = None, **more: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shim_native import build_module, build_pack, envoy_binary, store
+from shim_native import build_pack, envoy_binary, shim_module, store
 from shim_rig import Rig, rig, token, wait_for
 from shim_ring import all_records, drain, word
 
@@ -106,7 +106,7 @@ BROKEN: dict[str, tuple[Callable[[Rig], dict[str, Any]], str]] = {
     "pack that others may write": (_writable, "only its owner may write"),
     "pack behind a link": (_link, "Too many levels of symbolic links"),
     "text instead of a pack": (lambda p: p.settings(store(p.packs, b"text", ".so")), "dlopen"),
-    "library that is no pack": (lambda p: p.settings(store(p.packs, build_module().read_bytes(), ".so")), "knhk_pack_v1"),
+    "library that is no pack": (lambda p: p.settings(store(p.packs, shim_module().read_bytes(), ".so")), "knhk_pack_v1"),
     "pack of another ABI": (lambda p: p.settings(build_pack(p.packs, abi=2)), "pack ABI 2"),
     "bundle that cannot be bound": (lambda p: _bundle(p, b"no bundle"), "cannot be bound"),
     "bundle of another digest": (lambda p: _bundle(p, b"KNHKBND1", "0" * 64), "named by its sha256"),
