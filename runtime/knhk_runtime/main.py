@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         ("root-pub", "file with the pinned root's public key, base64"),
     ):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help=text)
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="Unix socket to serve parked requests on (default: POINT_DIR/run/agent.sock)")
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")
     return parser
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from knhk.model.faults import KnhkError, Refused
     from knhk_runtime.wiring import Options, check_once, run
 
-    options = Options(**{name: path.absolute() for name, path in arguments.items()})
+    options = Options(**{name: path.absolute() for name, path in arguments.items() if path is not None})
     try:
         if once_check:
             print(json.dumps(check_once(options)))

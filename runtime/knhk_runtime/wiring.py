@@ -62,6 +62,7 @@ class Options:
     outbox: Path
     ring_dir: Path
     root_pub: Path
+    socket: Path | None = None  # by default POINT_DIR/run/agent.sock; the path of a Unix socket must be short
 
 
 def root_key(path: Path) -> bytes:
@@ -132,6 +133,7 @@ class Agent:
     def __init__(self, options: Options, hot: Hot) -> None:
         """Opens the state of the run before. Raises Refused, Corrupt, Stalled and OSError."""
         self._folders = Folders(options.point_dir)
+        self._socket = options.socket or self._folders.socket
         self._folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _lock(self._folders.state / "lock")
         segments = Segments(options.outbox)
@@ -181,11 +183,11 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         self._outbox.on_durable = lambda: _wake(loop, self._uploader)
-        counting = threading.Thread(target=self._count_again, args=(self._outbox.segments.durable,), name="count", daemon=True)
+        counting = threading.Thread(target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True)
         counting.start()
         self._observed.start()
         self._drain.start()
-        await self._parking.start(self._folders.socket)
+        await self._parking.start(self._socket)
         self._listening = True
         tasks = [asyncio.create_task(self._uploader.run()), asyncio.create_task(self._follow()), asyncio.create_task(self._tell())]
         stopped = asyncio.create_task(ended.wait())
@@ -210,7 +212,7 @@ class Agent:
         self._evaluator.close()
         self._decisions.close()
         self._outbox.segments.close()
-        self._folders.socket.unlink(missing_ok=True)
+        self._socket.unlink(missing_ok=True)
         log("stopped", idle=self._uploader.idle)
 
     async def _follow(self) -> None:
@@ -259,16 +261,14 @@ class Agent:
             "decisions": decisions,
         }
 
-    def _count_again(self, end: Position) -> None:
-        """Counts of the current pair out of the outbox, up to where it ended when this run began."""
-        running, acked = self._exchange.running, self._uploader.cursor.position
+    def _count_again(self, end: Position, acked: Position) -> None:
+        """Counts of the current pair out of the outbox, up to where outbox and acknowledgements ended when this run began."""
+        running = self._exchange.running
         at = Position(*running.since) if running else end
         try:
             while at < end:
                 frames, following = self._outbox.segments.read(at, REBUILD_BYTES)
-                frames, following = _until(frames, following, end)
-                if not frames:
-                    break
+                frames, following = _until(frames, following, acked if at < acked < end else end)
                 self._counters.take(frames)
                 if following <= acked:
                     self._acked_before += entries_of(frames).count
@@ -280,7 +280,7 @@ class Agent:
 
 
 def _until(frames: bytes, following: Position, end: Position) -> tuple[bytes, Position]:
-    """Frames before `end` only: later ones are counted as they are written."""
+    """Frames before `end` only."""
     if following <= end:
         return frames, following
     if following.segment > end.segment:
