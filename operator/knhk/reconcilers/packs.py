@@ -484,7 +484,7 @@ class PackReconciler:
             step=revision.get("step"),
             weight=revision.get("weight"),
             reason=reason,
-            evidence=evidence or {},
+            evidence={**(evidence or {}), "generation": pack.generation},
         )
 
     def _write(self, pack: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str) -> Resource:

@@ -143,7 +143,8 @@ class PointReconciler:
         own = next((order for order in pending[-1:] if order.subject == wanted.digest(ports.origin)), None)
         usable = [order for order in (by, own) if order is not None and may_carry(ports, order, document)]
         if not usable:
-            resource = self._order(resource, self._event(wanted, "DocumentRenewed" if current else reason))
+            event = self._event(wanted, "DocumentRenewed" if current else reason, document)
+            resource = self._order(resource, event)
             usable = [self.journal.deliver(resource)[-1]]
         publish(ports, wanted, usable[0])
         return resource
@@ -152,7 +153,8 @@ class PointReconciler:
         status = self.journal.pend(resource.status, event)
         return self.ports.store.update_status(replace(resource, status=status))
 
-    def _event(self, wanted: Assignment, kind: str) -> PolicyEvent:
+    def _event(self, wanted: Assignment, kind: str, before: Mapping[str, Any] | None) -> PolicyEvent:
+        """`before` keeps two events of one second apart: equal bytes are one entry of the log."""
         named = (("stable", wanted.stable), ("candidate", wanted.candidate), ("data", wanted.data))
         return PolicyEvent(
             kind,
@@ -160,7 +162,8 @@ class PointReconciler:
             self.ports.actor,
             rfc3339(self.ports.clock.now_ns()),
             point=wanted.point,
-            evidence={"mode": wanted.mode} | {name: item["digest"] for name, item in named if item is not None},
+            evidence={"mode": wanted.mode, "after": before["epoch"] if before else -1}
+            | {name: item["digest"] for name, item in named if item is not None},
         )
 
     def _kept(self, resource: Resource) -> dict[str, Any]:

@@ -1,0 +1,292 @@
+"""Every port of the reconcilers in memory, with the promises of knhk.ports. What they hold survives a controller that dies."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from memory import MemoryStore
+
+from knhk.api import check_status
+from knhk.lockchain import assemble
+from knhk.model.arrows import CText, SharedObject
+from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
+from knhk.model.oci import ARCHES, Artifact, Descriptor
+from knhk.model.resource import Resource
+from knhk.packaging.materials import Material
+from knhk.ports.fleet import Statistics
+from knhk.ports.placement import Placed
+from knhk_verify.signed import keyid, pae
+
+NS = 1_000_000_000
+START_NS = 1_795_428_000 * NS
+
+
+@dataclass
+class FakeClock:
+    """Stands still until the driver moves it."""
+
+    ns: int = START_NS
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    def monotonic_ns(self) -> int:
+        return self.ns
+
+    def sleep(self, duration_s: float) -> None:
+        self.ns += int(duration_s * NS)
+
+
+class CheckedStore(MemoryStore):
+    """Refuses a status that an API server would refuse, and JSON that is none."""
+
+    def update_status(self, resource: Resource) -> Resource:
+        faults = check_status(resource.kind, resource.status)
+        assert not faults, faults
+        plain = json.loads(canonical(resource.status))
+        return super().update_status(replace(resource, status=plain))
+
+
+@dataclass
+class FakeLog:
+    """Appends at once; `covered` entries are under a checkpoint."""
+
+    entries: list[bytes] = field(default_factory=list)
+    covered: int = 0
+    away: bool = False
+
+    def append_event(self, bundle: bytes) -> int:
+        self._reach()
+        if bundle not in self.entries:
+            self.entries.append(bundle)
+        return self.entries.index(bundle)
+
+    def append_leaves(self, leaves: Sequence[bytes]) -> list[int]:
+        raise AssertionError("the control plane appends no leaves")
+
+    def index_of(self, key: bytes) -> int:
+        raise NotFound("no such key")
+
+    def proof(self, index: int) -> str:
+        self._reach()
+        if index >= self.covered:
+            raise Waiting("NotCovered", f"entry {index} is not covered yet", 0.5)
+        return f"c2sp.org/tlog-proof@v1\nindex {index}\n\n{self.checkpoint()}"
+
+    def checkpoint(self) -> str:
+        return f"knhk.dev/test\n{self.covered}\n"
+
+    def cover(self) -> None:
+        self.covered = len(self.entries)
+
+    def statements(self) -> list[dict[str, Any]]:
+        """What each entry says."""
+        return [json.loads(base64.b64decode(json.loads(entry)["dsseEnvelope"]["payload"])) for entry in self.entries]
+
+    def _reach(self) -> None:
+        if self.away:
+            raise Waiting("LogUnreachable", "the sequencer does not answer", 0.5)
+
+
+class FakeSigner:
+    """Role-bound keys from fixed seeds. `turn` replaces one."""
+
+    def __init__(self) -> None:
+        self._keys = {role: Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32) for i, role in enumerate(("build", "rollout", "data"))}
+
+    def turn(self, role: str) -> None:
+        self._keys[role] = Ed25519PrivateKey.from_private_bytes(bytes([99]) * 32)
+
+    def sign(self, role: str, payload_type: str, payload: bytes) -> dict[str, Any]:
+        signature = self._keys[role].sign(pae(payload_type, payload))
+        rows = [{"keyid": self.keyid(role), "sig": base64.b64encode(signature).decode()}]
+        return {"payload": base64.b64encode(payload).decode(), "payloadType": payload_type, "signatures": rows}
+
+    def bundle(self, role: str, statement: Mapping[str, Any]) -> bytes:
+        return assemble(statement, lambda kind, payload: self.sign(role, kind, payload))
+
+    def keyid(self, role: str) -> str:
+        return keyid(self._keys[role].public_key().public_bytes_raw())
+
+    def keys_json(self) -> bytes:
+        return canonical({"keys": {role: self.keyid(role) for role in self._keys}})
+
+
+@dataclass
+class FakeRegistry:
+    """Blobs by digest."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    full: bool = False
+
+    def publish(self, artifacts: Sequence[Artifact], tag: str | None = None) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        for artifact in artifacts:
+            self.blobs |= {blob.digest: blob.data for blob in (*artifact.blobs, artifact.root)}
+        if tag:
+            self.named[tag] = artifacts[0].digest
+
+    def read(self, digest: str) -> bytes:
+        if digest not in self.blobs:
+            raise Corrupt(digest, "is missing")
+        return self.blobs[digest]
+
+    def resolve(self, tag: str) -> str | None:
+        return self.named.get(tag)
+
+    def tags(self) -> Mapping[str, str]:
+        return dict(sorted(self.named.items()))
+
+    def listed(self) -> tuple[Descriptor, ...]:
+        return ()
+
+    def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+        return ()
+
+    def remove(self, digest: str) -> None:
+        raise AssertionError("the reconcilers remove nothing")
+
+    def collect_garbage(self) -> tuple[str, ...]:
+        return ()
+
+
+class FakeCompiler:
+    """Objects that follow from the text alone."""
+
+    def compile(self, text: CText) -> tuple[SharedObject, ...]:
+        return tuple(SharedObject(arch, f"{arch} {text.plan_digest}".encode()) for arch in ARCHES)
+
+    def materials(self) -> tuple[Material, ...]:
+        return (Material("compiler", sha256_hex(b"zig"), "knhk:compiler", "1"),)
+
+
+@dataclass
+class FakeFleet:
+    """Documents, configurations and statistics by point; every document that was ever handed over, in order."""
+
+    documents: dict[str, bytes] = field(default_factory=dict)
+    configs: dict[str, bytes] = field(default_factory=dict)
+    told: dict[str, Statistics] = field(default_factory=dict)
+    handed: list[tuple[str, bytes]] = field(default_factory=list)
+    torn: set[str] = field(default_factory=set)
+
+    def publish_document(self, point: str, envelope: bytes) -> None:
+        self.documents[point] = envelope
+        self.handed.append((point, envelope))
+
+    def publish_keys(self, point: str, envelope: bytes) -> None:
+        pass
+
+    def publish_config(self, point: str, config: bytes) -> None:
+        self.configs[point] = config
+
+    def document(self, point: str) -> bytes | None:
+        return self.documents.get(point)
+
+    def statistics(self, point: str) -> Statistics | None:
+        if point in self.torn:
+            raise Corrupt(f"{point}/stats.json", "must be JSON")
+        return self.told.get(point)
+
+    def wait(self, known_ns: Mapping[str, int], timeout_s: float) -> frozenset[str]:
+        return frozenset()
+
+
+@dataclass
+class FakePlacement:
+    """Remembers what runs. `taken`: points whose port somebody else has."""
+
+    running: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+
+    def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
+        if point in self.taken:
+            raise Stalled("PortInUse", "127.0.0.1:8443: must be free")
+        self.running[point] = spec
+        return Placed("127.0.0.1:8443")
+
+    def remove(self, point: str) -> None:
+        self.running.pop(point, None)
+
+    def placed(self) -> frozenset[str]:
+        return frozenset(self.running)
+
+
+class Died(BaseException):
+    """The process ended here."""
+
+
+class InlineExecutor(Executor):
+    """Runs at once; `hold` keeps work until `release`."""
+
+    def __init__(self) -> None:
+        self.hold = False
+        self.kept: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.kept.append((future, lambda: fn(*args, **kwargs)))
+        if not self.hold:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        kept, self.kept = self.kept, []
+        for future, work in kept:
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+
+class Mortal:
+    """A port whose caller dies before or after one of the calls that change something."""
+
+    def __init__(self, inner: object, counter: Fate, writes: frozenset[str]) -> None:
+        self._inner, self._fate, self._writes = inner, counter, writes
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in self._writes:
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._fate.meet("before", name)
+            result = found(*args, **kwargs)
+            self._fate.meet("after", name)
+            return result
+
+        return call
+
+
+@dataclass
+class Fate:
+    """Counts the moments before and after each change; the controller dies at moment `at`."""
+
+    at: int = -1
+    moments: list[str] = field(default_factory=list)
+
+    def meet(self, when: str, name: str) -> None:
+        self.moments.append(f"{when} {name}")
+        if len(self.moments) - 1 == self.at:
+            raise Died(f"moment {self.at}, {when} {name}")
+
+
+WRITES: Mapping[str, frozenset[str]] = {
+    "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
+    "log": frozenset({"append_event"}),
+    "registry": frozenset({"publish"}),
+    "fleet": frozenset({"publish_document", "publish_keys", "publish_config"}),
+    "placement": frozenset({"ensure", "remove"}),
+}
