@@ -72,6 +72,14 @@ def _bundle(pack: Resource, beside: Iterable[Resource], file: Path) -> Resource 
     raise Refused([Fault(where, name, must)])
 
 
+def data_bundle(file: Path) -> Resource:
+    """The DataBundle of a YAML file. Raises Refused when it holds none, or several."""
+    found = [resource for resource in _read(file) if resource.kind == "DataBundle"]
+    if len(found) != 1:
+        raise Refused([Fault(str(file), f"{len(found)} DataBundles", "must hold one DataBundle")])
+    return found[0]
+
+
 def _yaml_files(folder: Path) -> list[Path]:
     return [*folder.glob("*.yaml"), *folder.glob("*.yml")]
 

@@ -11,7 +11,7 @@ from knhk.cli.schema import anything, array, boolean, integer, mapping, nullable
 from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping, Sequence
 
     from knhk.adapters.pack_folder import Found
     from knhk.model.arrows import GuardPlan, PackSources
@@ -180,7 +180,7 @@ def build(call: Call) -> Outcome:
             kind=Path,
             metavar="FILE",
         ),
-        Argument("--route", help="route of the request (default: the only one of the pack)"),
+        Argument("--route", help="route of the request (default: the first one of the pack that has a body)"),
         Argument(
             "--attr",
             help="a verified attribute, for example sub=alice or action=approve",
@@ -189,7 +189,7 @@ def build(call: Call) -> Outcome:
         ),
         Argument(
             "--bundle",
-            help="data bundle file or Turtle (default: the DataBundle that the pack names)",
+            help="data bundle file, DataBundle YAML or Turtle (default: the DataBundle that the pack names)",
             kind=Path,
             metavar="FILE",
         ),
@@ -228,7 +228,7 @@ def decide(call: Call) -> Outcome:
     attributes, time_ns = _attributes(args.attr), _time_ns(args.time)
     data = _bundle_data(args.bundle, found)
     made = _finish(call, building.assemble(to_sources(found.pack), packs.compiler()))
-    route = _route(args.route, made.plan.document["routes"])
+    route = _route(args.route, found.pack.spec["routes"])
     observation = Observation(
         time_ns,
         route,
@@ -490,20 +490,20 @@ def _time_ns(given: str | None) -> int:
     return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
 
 
-def _route(given: str | None, routes: dict[str, Any]) -> str:
+def _route(given: str | None, routes: Sequence[Mapping[str, Any]]) -> str:
+    """The route that was asked for; by default the first one of the pack whose body is mapped, else its first."""
     from knhk.cli.framework import Usage
 
-    if given is None and len(routes) == 1:
-        return next(iter(routes))
-    if given not in routes:
-        raise Usage(
-            f"{given or 'nothing'!r} must be a route of the pack: {', '.join(sorted(routes))}",
-            "--route",
-        )
+    names = [str(row["name"]) for row in routes]
+    if given is None:
+        return next((str(row["name"]) for row in routes if row.get("mapping")), names[0])
+    if given not in names:
+        raise Usage(f"{given!r} must be a route of the pack: {', '.join(sorted(names))}", "--route")
     return given
 
 
 def _bundle_data(given: Path | None, found: Found) -> bytes | None:
+    from knhk.adapters.pack_folder import data_bundle
     from knhk.reconcilers.admission import bundle_bytes
     from knhk_gen.bundle import build as closure
 
@@ -512,5 +512,7 @@ def _bundle_data(given: Path | None, found: Found) -> bytes | None:
     data = given.read_bytes()
     if data[:8] == b"KNHKBND1":
         return data
+    if given.suffix in (".yaml", ".yml"):
+        return bundle_bytes(data_bundle(given))
     template = found.bundle.spec.get("callerTemplate", "") if found.bundle is not None else ""
     return closure(data.decode(), str(given), template)
