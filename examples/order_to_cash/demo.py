@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from typing import Any
 import aiohttp
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from identity import AUDIENCE, ISSUER, IdentityProvider
@@ -66,7 +68,7 @@ class Tools:
         return json.loads(done.stdout or done.stderr or "null")
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def step(self, number: int, text: str) -> None:
         self.console.print(f"\n[bold cyan]{number}.[/] [bold]{text}[/]", highlight=False)
@@ -129,7 +131,24 @@ class Story:
         raise Failed(f"{PACK} {version}: not {wanted} within {WAIT_S:.0f} s; last: {told or 'nothing'}")
 
     async def apply(self, file: Path, expect: int = 0) -> Any:
-        return await asyncio.to_thread(self.tools.knhk, "apply", "-f", str(file), expect=expect)
+        return await asyncio.to_thread(self.tools.knhk, "apply", "-f", os.path.relpath(file), expect=expect)
+
+    async def tell_events(self, version: str) -> None:
+        """The receipts of a version's policy events, in the order of the log: nothing of a rollout goes without one."""
+        listed = await asyncio.to_thread(self.tools.knhk, "get", "receipts", "-n", PACK.partition("/")[0])
+        events = [event_of(resource["spec"]) for resource in listed["items"]]
+        for index, predicate in sorted((index, p) for index, p in events if p.get("pack", {}).get("version") == version):
+            weight = f"{predicate['weight']} %" if predicate.get("weight") else ""
+            seen = predicate.get("evidence", {})
+            pairs = f"after {seen['pairs']} pairs, {seen['errors']} errors" if "pairs" in seen else ""
+            line = "  ".join(part for part in (predicate.get("arm", ""), weight, pairs) if part)
+            self.tools.say(f"     receipt {index:6}  {predicate['kind']:15} {line}")
+
+
+def event_of(receipt: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Log index and predicate of a Receipt's signed event."""
+    envelope = json.loads(receipt["bundle"])["dsseEnvelope"]
+    return receipt["logIndex"], json.loads(base64.b64decode(envelope["payload"]))["predicate"]
 
 
 def ready(resource: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +173,7 @@ async def chapter_wrong_payloads(story: Story) -> None:
     violation = problem["violations"][0]
     tools.say(f"   POST /invoices, {shown.request.kind}: [red]403[/] {problem['title']}, receipt {shown.receipt}")
     for name in ("guard", "rule", "shape", "path", "value", "message"):
-        tools.say(f"     {name:8} {violation.get(name, '')}")
+        tools.say(f"     {name:8} {escape(str(violation.get(name, '')))}")
     by_status = story.callers.tally.statuses()
     tools.say("   answers so far: " + ", ".join(f"{status} × {count}" for status, count in by_status.items()))
 
@@ -167,6 +186,7 @@ async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
     await story.apply(PACKS / "1.0.0" / "pack.yaml")
     status = await story.until("1.0.0", "Live")
     facts["digests"] = {"1.0.0": status["digest"]}
+    await story.tell_events("1.0.0")
 
     tools.step(3, "Wrong payloads are denied and told why; right ones reach the application")
     await chapter_wrong_payloads(story)
@@ -187,9 +207,10 @@ async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
     await story.apply(PACKS / "1.2.0" / "pack.yaml")
     status = await story.until("1.2.0", "Live")
     facts["digests"]["1.2.0"] = status["digest"]
+    await story.tell_events("1.2.0")
     refused = await story.apply(PACKS / "faulty" / "pack.yaml", expect=1)
     for fault in refused["faults"]:
-        tools.say(f"   [red]refused[/] {fault['where']}: {fault['value']}: {fault['must']}")
+        tools.say(f"   [red]refused[/] {escape(fault['where'])}: {escape(fault['value'])}: {escape(fault['must'])}")
     still = (await asyncio.to_thread(story.pack))["status"]["revision"]
     if (still["version"], still["phase"]) != ("1.2.0", "Live"):
         raise Failed(f"the refused pack must touch nothing, but status is {still['version']} {still['phase']}")
@@ -382,10 +403,12 @@ def main() -> int:
         tools.step(6, "Everything is stopped; the log is verified and replayed offline")
         result = verify_offline(story, database)
     except Failed as failure:
-        console.print(f"[bold red]The story failed:[/] {failure}", highlight=False, markup=True)
+        console.print(f"[bold red]The story failed:[/] {escape(str(failure))}", highlight=False, soft_wrap=True)
         return 1
     args.out.write_text(json.dumps(result, indent=2) + "\n")
-    tools.say(f"   {result['log_size']} entries, {result['receipts']} receipts verified; {result['replayed']} decisions replayed, {result['different']} different")
+    tools.say(
+        f"   {result['log_size']} entries, {result['receipts']} receipts verified; {result['replayed']} decisions replayed, {result['different']} different"
+    )
     closing(console, result, tools.home, args.out)
     return 0 if result["different"] == 0 else 1
 

@@ -157,9 +157,7 @@ class Callers:
         if request.body:
             headers["content-type"] = "application/json"
         try:
-            async with session.request(
-                request.method, self._base + request.path, data=request.body or None, headers=headers
-            ) as response:
+            async with session.request(request.method, self._base + request.path, data=request.body or None, headers=headers) as response:
                 body = await response.read()
                 receipt = response.headers.get("knhk-receipt", "")
                 answer = Answer(request, response.status, receipt, time.time_ns(), body)
