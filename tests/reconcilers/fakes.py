@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -88,11 +89,17 @@ class FakeLog:
 
     def statements(self) -> list[dict[str, Any]]:
         """What each entry says."""
-        return [json.loads(base64.b64decode(json.loads(entry)["dsseEnvelope"]["payload"])) for entry in self.entries]
+        return [_statement(entry) for entry in self.entries]
 
     def _reach(self) -> None:
         if self.away:
             raise Waiting("LogUnreachable", "the sequencer does not answer", 0.5)
+
+
+@lru_cache(4096)
+def _statement(bundle: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
+    return found
 
 
 class FakeSigner:

@@ -139,6 +139,8 @@ class World:
     traffic: int = 12
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
+    checked: int = 0
+    newest: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.start()
@@ -262,14 +264,14 @@ class World:
     def check(self) -> None:
         """Epochs only grow and name one document each; what is enforced was ordered before; nothing is promoted twice."""
         statements = self.log.statements()
-        newest: dict[str, tuple[int, str]] = {}
-        for name, envelope in self.fleet.handed:
+        for name, envelope in self.fleet.handed[self.checked :]:
             document = payload(envelope)
-            epoch, digest = newest.get(name, (-1, ""))
+            epoch, digest = self.newest.get(name, (-1, ""))
             assert document["epoch"] >= epoch, f"{name}: epoch {document['epoch']} after {epoch}"
             assert document["epoch"] > epoch or sha256_hex(envelope) == digest, f"{name}: two documents of epoch {epoch}"
-            newest[name] = document["epoch"], sha256_hex(envelope)
+            self.newest[name] = document["epoch"], sha256_hex(envelope)
             _check_allowed(document, statements[: document["epoch"] + 1])
+        self.checked = len(self.fleet.handed)
         promoted = [s["subject"][0]["digest"]["sha256"] for s in statements if s["predicate"]["kind"] == "Promoted"]
         assert len(promoted) == len(set(promoted)), "a pack was promoted twice"
 
