@@ -37,6 +37,7 @@ YYJSON_OFF = tuple(
 ) + ("-Dyyjson_api=",)  # fmt: skip
 YYJSON_FILES = ("yyjson/yyjson.c", "yyjson/yyjson.h", "LICENSE")
 NATIVE_SOURCES = ("native", "drain")
+ZIG_OBJECT = ("-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check")
 WORKERS = 2
 
 
@@ -136,7 +137,8 @@ def build_native(folder: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the name of the file
         ffi.emit_c_code(str(folder / "_native.c"))
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    flags = [*t.COMPILE, f"-I{t.SOURCE / 'include'}", f"-I{t.SOURCE / 'src'}", *python_flags(), "-Wno-unused", "-Wno-missing-field-initializers"]
+    include = [f"-I{t.SOURCE / 'include'}", f"-I{t.SOURCE / 'src'}", *python_flags()]
+    flags = [*t.COMPILE, *include, "-Wno-unused", "-Wno-missing-field-initializers"]
     files = [str(folder / "_native.c"), *(str(t.SOURCE / "src" / f"{name}.c") for name in NATIVE_SOURCES)]
     link = ["-shared", "-Wl,-z,relro", "-Wl,-z,now", "-ldl"]
     t.run_zig(["cc", "-target", t.TARGETS[t.HOST], *flags, *files, *link, "-o", str(folder / f"_native{suffix}")], folder)
@@ -193,7 +195,7 @@ def build_shim(folder: Path) -> None:
     files = [f"envoy/{p.name}" for p in sorted((t.SOURCE / "envoy").glob("*.c"))]
     for path in sorted((t.SOURCE / "envoy").glob("*.zig")):
         made = folder / f"{path.stem}.o"
-        t.run_zig(["build-obj", f"envoy/{path.name}", "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={made}"], t.SOURCE)
+        t.run_zig(["build-obj", f"envoy/{path.name}", *ZIG_OBJECT, f"-femit-bin={made}"], t.SOURCE)
         files.append(str(made))
     flags = [*t.COMPILE, "-D_GNU_SOURCE", "-Iinclude", "-Ienvoy", f"-isystem{engine / 'yyjson'}", "-pthread"]
     link = ["-shared", "-Wl,-Bsymbolic", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,undefs", "-ldl", "-lpthread", str(engine / "yyjson.o")]

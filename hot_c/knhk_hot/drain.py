@@ -65,7 +65,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Discordant:
-    """A record whose two arms decided and did not give the same A."""
+    """A record whose two arms decided and did not give the same verdict."""
 
     receipt: bytes
     cluster: int
@@ -75,7 +75,7 @@ class Discordant:
 @dataclass(frozen=True)
 class Drained:
     """A batch. `leaves` are 118 bytes each, `keys` 17, in one order; `parked` records are in neither. `counts`: (pack, kind, verdict,
-    class) → leaves."""
+    class) → leaves. `clusters`: of each record in `frames`, native u64."""
 
     frames: bytes
     leaves: bytes
@@ -85,6 +85,7 @@ class Drained:
     parked: tuple[Record, ...]
     counts: dict[tuple[bytes, int, int, int], int]
     discordant: tuple[Discordant, ...]
+    clusters: bytes
     new_tail: int
 
 
@@ -193,7 +194,7 @@ class Ring:
             raise RingCorrupt(self.path, 0, "the file must not be truncated")
         pending = lib.knhk_ring_pending(self._at, self._size)
         if pending == 0:
-            return Drained(b"", b"", b"", 0, 0, (), {}, (), self.tail)
+            return Drained(b"", b"", b"", 0, 0, (), {}, (), b"", self.tail)
         buffers = _buffers(max_bytes)
         d = buffers.drained
         salts = os.urandom(lib.KNHK_SALT_SIZE * min(buffers.records_max, max(pending, 0) // lib.KNHK_RECORD_MIN + 1))
@@ -205,10 +206,7 @@ class Ring:
         return self._result(d)
 
     def _result(self, d: Any) -> Drained:
-        discordant = ()
-        if d.ndiscordant:
-            records = (d.records[i] for i in range(d.nrecords))
-            discordant = tuple(_discordant(r, d.frames) for r in records if r.discordant)  # type: ignore[assignment]
+        records = (d.records[i] for i in range(d.nrecords if d.ndiscordant else 0))
         return Drained(
             frames=bytes(ffi.buffer(d.frames, d.frames_len)),
             leaves=bytes(ffi.buffer(d.leaves, d.nleaves * lib.KNHK_LEAF_SIZE)),
@@ -217,7 +215,7 @@ class Ring:
             n_leaves=d.nleaves,
             parked=_parked(bytes(ffi.buffer(d.aside, d.aside_len))),
             counts={(bytes(c.pack), c.kind, c.verdict, c.klass): c.n for c in d.counts[0 : d.ncounts]},
-            discordant=discordant,
+            discordant=tuple(_discordant(r, d.frames) for r in records if r.discordant),
             new_tail=d.new_tail,
         )
 
@@ -255,6 +253,13 @@ class Ring:
         self._file.close()
 
 
+def _clusters(d: Any) -> bytes:
+    """The clusters of the batch's records: every n-th word of the summaries."""
+    size = ffi.sizeof("knhk_drained_record")
+    words = memoryview(ffi.buffer(d.records, d.nrecords * size)).cast("B").cast("Q")
+    return words[ffi.offsetof("knhk_drained_record", "cluster") // 8 :: size // 8].tobytes()
+
+
 def _arm_of(arm: Any, a: bytes) -> Arm:
     return Arm(bytes(arm.pack), arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, a)
 
@@ -273,8 +278,8 @@ def _parked(raw: bytes) -> tuple[Record, ...]:
         end = at + lib.KNHK_RECORD_HEADER + o_len
         o, arms = raw[at + lib.KNHK_RECORD_HEADER : end], []
         for number in range(count):
-            *fields, size, _ = _ARM.unpack_from(raw, at + 56 + _ARM.size * number)
-            arms.append(Arm(*fields, raw[end : end + size]))
+            pack, kind, klass, verdict, mode, flags, size, _ = _ARM.unpack_from(raw, at + 56 + _ARM.size * number)
+            arms.append(Arm(pack, kind, klass, verdict, mode, flags, raw[end : end + size]))
             end += size
         found.append(Record(receipt, region, cluster, o, tuple(arms)))
         at = (end + 7) & ~7

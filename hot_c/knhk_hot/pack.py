@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from knhk_hot.native import ffi, lib
 
@@ -108,7 +108,7 @@ def _aligned(size: int) -> Any:
 class Pack:
     """An opened pack. Handles stay open for the life of the process: bindings and threads may hold on to code."""
 
-    _open: dict[str, Pack] = {}
+    _open: ClassVar[dict[str, Pack]] = {}
     _lock = threading.Lock()
 
     def __init__(self, native: Any, sha256: str) -> None:

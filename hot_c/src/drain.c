@@ -272,9 +272,8 @@ static void summarise(knhk_drained *d, const parsed *p, size_t frame_len) {
     s->arm[i].a_at = at + 4;
     at += 4 + (uint64_t)p->arm[i].a_len;
   }
-  const uint8_t *f = d->frames;
-  s->discordant = s->arms == 2 && s->arm[0].kind == DECISION && s->arm[1].kind == DECISION &&
-                  (s->arm[0].a_len != s->arm[1].a_len || memcmp(f + s->arm[0].a_at, f + s->arm[1].a_at, s->arm[0].a_len) != 0);
+  /* A of packs with other guards always differs: what is judged is the verdict (formats/agent.md) */
+  s->discordant = s->arms == 2 && s->arm[0].kind == DECISION && s->arm[1].kind == DECISION && s->arm[0].verdict != s->arm[1].verdict;
   d->ndiscordant += s->discordant;
 }
 

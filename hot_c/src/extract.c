@@ -704,8 +704,8 @@ static void read_body(walker *w, void *json, size_t json_len) {
   /* without YYJSON_READ_INSITU the text is copied, not written */
   yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)body.p, body.n, READ_FLAGS, &pool, &error);
   if (doc == NULL) {
-    if (error.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION) d->over = 1;
-    else fault(w, KNHK_FAULT_SYNTAX, 0, none);
+    /* a well-formed document fits in the memory that yyjson asks for; what does not fit is brackets that never close */
+    fault(w, KNHK_FAULT_SYNTAX, 0, none);
     d->fault.at = error.pos;
     return;
   }

@@ -1,0 +1,161 @@
+"""Fuzzing of the C parts under ASan and UBSan: ``python -m knhk_hot.fuzz [--seconds N] [--seed N]``.
+
+Drivers are in hot_c/fuzz, each with its invariant. They are built with gcc or clang, which bring the sanitizers' runtimes (zig does not),
+and run over a corpus that grows by mutation. A failure leaves the input in ``last-input`` of the driver's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import secrets
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from knhk_hot import toolchain as t
+
+SANITIZERS = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+DRIVERS = ("decide", "bundle", "ring")
+EXAMPLE = {
+    "id": "INV 1", "currency": "EUR", "total": 12.5, "issued": "2026-01-31", "paid": True, "lines": [{"qty": 1, "price": "9.99"}, {"qty": "2"}],
+}  # fmt: skip
+
+
+class NoSanitizer(RuntimeError):
+    """Neither gcc nor clang is here."""
+
+
+def compiler() -> str:
+    """A compiler that brings the runtime of ASan and UBSan."""
+    found = shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        raise NoSanitizer("sanitizer builds need gcc or clang (Debian: apt-get install gcc)")
+    return found
+
+
+def folder(driver: str) -> Path:
+    return t.cache_root() / f"fuzz-{t.source_digest('engine')[:24]}" / driver
+
+
+def _plan() -> str:
+    """C of the pack that the drivers judge with: every form of guard and mapping."""
+    return (t.SOURCE / "fuzz" / "pack.c").read_text()
+
+
+def build_drivers() -> tuple[Path, ...]:
+    """The sanitized drivers, built when they are not there."""
+    yyjson = t.artifacts().yyjson_include
+    made = []
+    for name in DRIVERS:
+        place = folder(name)
+        out = place / "driver"
+        made.append(out)
+        if out.exists():
+            continue
+        place.mkdir(parents=True, exist_ok=True)
+        engine = [f"src/{part}.c" for part in t.ENGINE] + ["fuzz/pack.c", str(yyjson / "yyjson.c")]
+        sources = ["fuzz/fuzz_main.c", f"fuzz/fuzz_{name}.c", *(["src/drain.c"] if name == "ring" else engine)]
+        flags = [*SANITIZERS, "-Iinclude", "-Isrc", f"-isystem{yyjson}"]
+        avx2 = place / "eval_avx2.o"
+        if name != "ring" and t.HOST == "amd64":
+            subprocess.run([compiler(), *flags, *t.AVX2, "-c", "src/eval.c", "-o", str(avx2)], cwd=t.SOURCE, check=True)
+            sources.append(str(avx2))
+        subprocess.run([compiler(), *flags, *sources, "-ldl", "-o", str(out) + ".tmp"], cwd=t.SOURCE, check=True)
+        Path(str(out) + ".tmp").rename(out)
+    return tuple(made)
+
+
+def observation(body: bytes, route: bytes = b"create") -> bytes:
+    """A canonical O with two attributes."""
+    attributes = {b"action": b"create", b"sub": b"anna"}
+    parts = [b"KNO1", (1_790_000_000 * 10**9).to_bytes(8, "big"), b"\0\5local", len(route).to_bytes(2, "big"), route, bytes(64)]
+    parts.append(len(attributes).to_bytes(2, "big"))
+    for name, value in attributes.items():
+        parts += [len(name).to_bytes(2, "big"), name, len(value).to_bytes(4, "big"), value]
+    return b"".join([*parts, len(body).to_bytes(4, "big"), body])
+
+
+def _decide_seeds() -> list[bytes]:
+    bodies = [json.dumps(EXAMPLE).encode(), b"{}", b"[]", b"", b'{"a":1,"a":2}', b'{"id":"' + b"\\u00e9" * 40 + b'"}', b"[" * 200]
+    bodies.append(json.dumps({f"m{i}": i for i in range(40)}).encode())
+    return [observation(body) for body in bodies] + [observation(b"", b"bare"), observation(b"{}", b"other")]
+
+
+def bundle_seed() -> bytes:
+    """A small data bundle (formats/bundle.md)."""
+    strings = sorted({"http://www.w3.org/2001/XMLSchema#integer", "https://e.x/limit", "https://e.x/u", "https://e.x/{}", "5"}, key=str.encode)
+    index = {text: i for i, text in enumerate(strings)}
+    blob = "".join(strings).encode()
+    offsets = [0]
+    for text in strings:
+        offsets.append(offsets[-1] + len(text.encode()))
+    out = struct.pack("<8sIIIIII", b"KNHKBND1", len(strings), 1, 1, 1, len(blob), index["https://e.x/{}"])
+    h = 0xCBF29CE484222325
+    for byte in b"https://e.x/u":
+        h = (h ^ byte) * 0x100000001B3 & (1 << 64) - 1
+    slots = [1, 0] if h & 1 == 0 else [0, 1]
+    for part in (struct.pack(f"<{len(offsets)}I", *offsets), blob, struct.pack("<2I", *slots), struct.pack("<4I", index["https://e.x/u"], 0, 1, 0)):
+        out += bytes(-len(out) % 8) + part
+    integer = index["http://www.w3.org/2001/XMLSchema#integer"]
+    return out + bytes(-len(out) % 8) + struct.pack("<IIIB3x", index["https://e.x/limit"], index["5"], integer, 2)
+
+
+def _ring_seed() -> bytes:
+    o = b"KNO1" + bytes(20)
+    record = struct.pack("<QII16sQQIHBB", 1, 256, 1, bytes(16), 5, 7, len(o), 0, 1, 0)
+    record += struct.pack("<20sBBBBB3xII", bytes(20), 1, 1, 1, 1, 0, 11, 0)
+    record = (record.ljust(128, b"\0") + o + b"KNA1" + bytes(7)).ljust(256, b"\0")
+    second = struct.pack("<QII", 257, 64, 2).ljust(64, b"\0")
+    return struct.pack("<HH", 320, 0) + record + second
+
+
+def corpus(driver: str) -> list[Path]:
+    """Seed files of a driver."""
+    seeds = {"decide": _decide_seeds, "bundle": lambda: [bundle_seed(), b"KNHKBND1"], "ring": lambda: [_ring_seed(), b""]}[driver]()
+    place = folder(driver) / "corpus"
+    place.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, seed in enumerate(seeds):
+        path = place / f"{i:03}"
+        path.write_bytes(seed)
+        paths.append(path)
+    return paths
+
+
+def fuzz(driver: str, seconds: int, seed: int) -> str:
+    """Runs a driver; returns what it says. Raises CalledProcessError, with the sanitizer's report, when the invariant breaks."""
+    build_drivers()
+    command = [str(folder(driver) / "driver"), str(seed), str(seconds), *map(str, corpus(driver))]
+    done = subprocess.run(command, cwd=folder(driver), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+    return done.stdout.strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m knhk_hot.fuzz", description="Fuzzes the C parts under ASan and UBSan.")
+    parser.add_argument("--seconds", type=int, default=60, help="for each driver")
+    parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="the same seed gives the same inputs")
+    options = parser.parse_args()
+    order = list(DRIVERS)
+    random.Random(options.seed).shuffle(order)
+    for driver in order:
+        print(f"fuzz: {driver}, seed {options.seed}, {options.seconds} s", flush=True)
+        try:
+            print(f"fuzz: {driver}: {fuzz(driver, options.seconds, options.seed)}", flush=True)
+        except subprocess.CalledProcessError as error:
+            print(error.stderr, file=sys.stderr)
+            print(f"fuzz: {driver} failed; its input is {folder(driver) / 'last-input'}", file=sys.stderr)
+            return 1
+        except NoSanitizer as error:
+            print(f"fuzz: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

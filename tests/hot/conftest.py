@@ -1,0 +1,8 @@
+"""Tests of the hot library: packs are linked once for each plan."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
