@@ -216,6 +216,7 @@ class Ring:
             parked=_parked(bytes(ffi.buffer(d.aside, d.aside_len))),
             counts={(bytes(c.pack), c.kind, c.verdict, c.klass): c.n for c in d.counts[0 : d.ncounts]},
             discordant=tuple(_discordant(r, d.frames) for r in records if r.discordant),
+            clusters=_clusters(d),
             new_tail=d.new_tail,
         )
 

@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
         ("root-pub", "file with the pinned root's public key, base64"),
     ):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help=text)
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="Unix socket to serve parked requests on (default: POINT_DIR/run/agent.sock)")
+    parser.add_argument(
+        "--socket", type=Path, metavar="PATH", help="Unix socket to serve parked requests on (default: POINT_DIR/run/agent.sock)"
+    )
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")
     return parser
 

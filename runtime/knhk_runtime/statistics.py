@@ -6,17 +6,21 @@ Derived from outbox frames only, so a restarted agent counts the same again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from knhk_runtime.outbox.records import CANDIDATE, DECISION, ENFORCED, PARK, REFUSED, UNAVAILABLE, payloads
+from knhk_runtime.outbox.records import CANDIDATE, DECISION, PARK, REFUSED, UNAVAILABLE, payloads
+from knhk_runtime.ring.entries import Drained
 from knhk_verify.record import LEAF_SIZE, parse_action
 
 ADMIT, DENY = 1, 2
+ENFORCED = b"\1"
 MAX_SAMPLES = 5
 MAX_CLUSTERS = 200_000
 _FIRST_LEAF = 28
+_CANDIDATE_BIT = bytes(flags & CANDIDATE for flags in range(256))
+_SIDES = ((0, b"\0"), (1, b"\1"))
 _CLASSES = {1: "R1", 2: "W1", 3: "C1"}
 GuardNames = Callable[[bytes], tuple[str, ...]]
 
@@ -72,8 +76,42 @@ class Counters:
     def take(self, frames: bytes) -> None:
         """Counts every record of these frames."""
         with self._lock:
-            for start, end in payloads(frames):
-                self._take_record(frames, start, end)
+            for start, _ in payloads(frames):
+                self._take_record(frames, start)
+
+    def take_drained(self, drained: Drained) -> None:
+        """Counts a batch of the hot library; Python runs for each record only where arms differ or one of them is no decision."""
+        pair = uniform_pair(drained)
+        if pair is None and len(drained.leaves) // LEAF_SIZE != len(drained.clusters) // 8:
+            self.take(drained.frames)
+            return
+        with self._lock:
+            self.leaves += len(drained.leaves) // LEAF_SIZE
+            for (pack, kind, verdict, klass), count in drained.counts.items():
+                self._count(pack, kind, klass, verdict, count)
+            if pair is not None:
+                self._take_uniform(self._pairs.setdefault(pair, Pair()), drained)
+
+    def _take_uniform(self, pair: Pair, drained: Drained) -> None:
+        """Two decisions in each record, stable first, all of one pair."""
+        clusters = memoryview(drained.clusters).cast("Q")
+        pair.pairs += len(clusters)
+        pair.lone += clusters.tolist().count(0)
+        if len(pair.clusters) + len(clusters) <= MAX_CLUSTERS:
+            pair.clusters.update(clusters)
+            pair.clusters.discard(0)
+        else:
+            for cluster in filter(None, clusters):
+                pair.knows(cluster)
+        enforced = drained.leaves[LEAF_SIZE + 4 :: 2 * LEAF_SIZE].rfind(ENFORCED)
+        if enforced >= 0:
+            at = (2 * enforced + 1) * LEAF_SIZE + 92
+            pair.last_candidate_enforced_ns = max(pair.last_candidate_enforced_ns, int.from_bytes(drained.leaves[at : at + 8], "big"))
+        for found in drained.discordant:
+            cluster = found.cluster or lone_cluster(found.receipt)
+            if found.cluster == 0 or pair.knows(found.cluster):
+                stable, candidate = (Seen(arm.pack, arm.verdict, arm.mode, arm.a) for arm in found.arms)
+                self._take_difference(pair, found.receipt, cluster, stable, candidate)
 
     def documents(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
         """`pairs` and `decisions` of stats.json."""
@@ -81,34 +119,32 @@ class Counters:
             pairs = [pair.document(stable, candidate) for (stable, candidate), pair in self._pairs.items()]
             return pairs, {pack.hex(): dict(row) for pack, row in self._decisions.items()}
 
-    def _take_record(self, data: bytes, start: int, end: int) -> None:
+    def _take_record(self, data: bytes, start: int) -> None:
         arms = data[start + 1]
         self.leaves += arms
         first = start + _FIRST_LEAF
         for leaf in range(first, first + arms * LEAF_SIZE, LEAF_SIZE):
-            self._count_leaf(data, leaf)
+            self._count(data[leaf + 72 : leaf + 92], data[leaf + 1], data[leaf + 2], data[leaf + 3], 1)
         if arms == 2:
             self._take_pair(data, start, first, first + LEAF_SIZE)
 
-    def _count_leaf(self, data: bytes, leaf: int) -> None:
-        row = self._decisions.get(data[leaf + 72 : leaf + 92])
+    def _count(self, pack: bytes, kind: int, klass: int, verdict: int, count: int) -> None:
+        row = self._decisions.get(pack)
         if row is None:
-            names = ("admit", "deny", "park", "refused", "R1", "W1", "C1")
-            row = self._decisions[data[leaf + 72 : leaf + 92]] = dict.fromkeys(names, 0)
-        kind = data[leaf + 1]
+            row = self._decisions[pack] = dict.fromkeys(("admit", "deny", "park", "refused", "R1", "W1", "C1"), 0)
         if kind == DECISION:
-            row["admit" if data[leaf + 3] == ADMIT else "deny"] += 1
-            if data[leaf + 2]:
-                row[_CLASSES[data[leaf + 2]]] += 1
+            row["admit" if verdict == ADMIT else "deny"] += count
+            if klass:
+                row[_CLASSES[klass]] += count
         else:
-            row["park" if kind == PARK else "refused"] += 1
+            row["park" if kind == PARK else "refused"] += count
 
     def _take_pair(self, data: bytes, start: int, stable: int, candidate: int) -> None:
         if data[stable + 5] & CANDIDATE:
             stable, candidate = candidate, stable
         key = (data[stable + 72 : stable + 92], data[candidate + 72 : candidate + 92])
         pair = self._pairs.setdefault(key, Pair())
-        if data[candidate + 4] == ENFORCED:
+        if data[candidate + 4] == ENFORCED[0]:
             time_ns = int.from_bytes(data[candidate + 92 : candidate + 100], "big")
             pair.last_candidate_enforced_ns = max(pair.last_candidate_enforced_ns, time_ns)
         if data[stable + 1] != DECISION or data[candidate + 1] != DECISION:
@@ -117,41 +153,69 @@ class Counters:
             return
         pair.pairs += 1
         cluster = int.from_bytes(data[start + 4 : start + 12], "big")
-        differs = data[stable + 3] != data[candidate + 3]
+        receipt = data[stable + 100 : stable + 116]
         if cluster == 0:
             pair.lone += 1
-            cluster = int.from_bytes(data[stable + 100 : stable + 116], "big") << 64
+            cluster = lone_cluster(receipt)
         elif not pair.knows(cluster):
             return
-        if differs:
-            self._take_difference(pair, data, start, stable, candidate, cluster)
+        if data[stable + 3] != data[candidate + 3]:
+            self._take_difference(pair, receipt, cluster, _seen(data, start, stable), _seen(data, start, candidate))
 
-    def _take_difference(self, pair: Pair, data: bytes, start: int, stable: int, candidate: int, cluster: int) -> None:
-        denies = data[candidate + 3] == DENY
+    def _take_difference(self, pair: Pair, receipt: bytes, cluster: int, stable: Seen, candidate: Seen) -> None:
+        denies = candidate.verdict == DENY
         way = "newDenials" if denies else "newAdmits"
-        if denies and data[candidate + 4] == ENFORCED:
+        if denies and candidate.mode == ENFORCED[0]:
             pair.enforced_denials += 1
         pair.any[way].add(cluster)
-        receipt = data[stable + 100 : stable + 116].hex()
-        if len(pair.samples[way]) < MAX_SAMPLES and receipt not in pair.samples[way]:
-            pair.samples[way].append(receipt)
+        if len(pair.samples[way]) < MAX_SAMPLES and receipt.hex() not in pair.samples[way]:
+            pair.samples[way].append(receipt.hex())
         denier = candidate if denies else stable
-        for name in self._failing(data, start, denier):
+        names = self._guard_names(denier.pack)
+        for index in parse_action(denier.a).failing:
+            name = names[index] if index < len(names) else f"#{index}"
             pair.guards.setdefault(name, {"newDenials": set(), "newAdmits": set()})[way].add(cluster)
 
-    def _failing(self, data: bytes, start: int, leaf: int) -> list[str]:
-        """Names of the guards that failed in the arm whose leaf is at `leaf`."""
-        at = start + _FIRST_LEAF + data[start + 1] * LEAF_SIZE
-        at += 4 + int.from_bytes(data[at : at + 4], "big")
+
+@dataclass(frozen=True)
+class Seen:
+    """What counts of one arm."""
+
+    pack: bytes
+    verdict: int
+    mode: int
+    a: bytes
+
+
+def lone_cluster(receipt: bytes) -> int:
+    """The cluster of a request without sticky key: itself, above all hashes."""
+    return int.from_bytes(receipt, "big") << 64
+
+
+def uniform_pair(drained: Drained) -> tuple[bytes, bytes] | None:
+    """The one (stable, candidate) of a batch in which every record has two decisions, stable first."""
+    leaves, records = drained.leaves, len(drained.clusters) // 8
+    if records == 0 or len(leaves) != 2 * records * LEAF_SIZE or any(kind != DECISION for _, kind, _, _ in drained.counts):
+        return None
+    flags = leaves[5::LEAF_SIZE]
+    if any(flags[first::2].translate(_CANDIDATE_BIT).strip(want) for first, want in _SIDES):
+        return None
+    packs = [leaves[first + 72 : first + 92] for first in (0, LEAF_SIZE)]
+    same = all(_is_column(leaves, first + 72, pack, records) for first, pack in zip((0, LEAF_SIZE), packs, strict=True))
+    return (packs[0], packs[1]) if same else None
+
+
+def _is_column(leaves: bytes, at: int, value: bytes, records: int) -> bool:
+    """Whether every second leaf has these bytes there."""
+    return all(leaves[at + column :: 2 * LEAF_SIZE] == value[column : column + 1] * records for column in range(len(value)))
+
+
+def _seen(data: bytes, start: int, leaf: int) -> Seen:
+    """The arm whose leaf is at `leaf` of the payload at `start`."""
+    at = start + _FIRST_LEAF + data[start + 1] * LEAF_SIZE
+    at += 4 + int.from_bytes(data[at : at + 4], "big")
+    size = int.from_bytes(data[at : at + 4], "big")
+    if leaf != start + _FIRST_LEAF:
+        at += 4 + size
         size = int.from_bytes(data[at : at + 4], "big")
-        if leaf != start + _FIRST_LEAF:
-            at += 4 + size
-            size = int.from_bytes(data[at : at + 4], "big")
-        action = parse_action(data[at + 4 : at + 4 + size])
-        names = self._guard_names(data[leaf + 72 : leaf + 92])
-        return [names[index] if index < len(names) else f"#{index}" for index in action.failing]
-
-
-def running_document(stable: str | None, candidate: str | None, data: str | None) -> Mapping[str, str | None]:
-    """`running` of stats.json: digests, "sha256:…" or null."""
-    return {"stable": stable, "candidate": candidate, "data": data}
+    return Seen(data[leaf + 72 : leaf + 92], data[leaf + 3], data[leaf + 4], data[at + 4 : at + 4 + size])

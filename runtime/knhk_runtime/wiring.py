@@ -36,6 +36,7 @@ from knhk_runtime.parking.server import ParkServer, Point
 from knhk_runtime.point import parse_point
 from knhk_runtime.ring.drain import DrainLoop
 from knhk_runtime.ring.drain import Opener as RingOpener
+from knhk_runtime.ring.entries import Drained
 from knhk_runtime.ring.observed import ObservedQueue
 from knhk_runtime.sequencer_client import SequencerClient
 from knhk_runtime.statistics import Counters
@@ -147,7 +148,7 @@ class Agent:
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
         judge = ArmJudge(self._loaded, self._evaluator)
         self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
-        self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit, self._observed)
+        self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit_drained, self._observed)
         self._decisions = Decisions(self._folders.state / "decisions.db")
         self._parking = ParkServer(judge, self._decisions, self._commit, self._point)
         self._exchange = Exchange(
@@ -169,6 +170,10 @@ class Agent:
         self._outbox.commit(made)
         self._counters.take(made.frames)
 
+    def _commit_drained(self, made: Entries, drained: Drained) -> None:
+        self._outbox.commit(made)
+        self._counters.take_drained(drained)
+
     def _point(self) -> Point | None:
         running = self._exchange.running
         return Point(running.point.region_index, running.point.park_timeout_ms) if running else None
@@ -183,7 +188,9 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         self._outbox.on_durable = lambda: _wake(loop, self._uploader)
-        counting = threading.Thread(target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True)
+        counting = threading.Thread(
+            target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True
+        )
         counting.start()
         self._observed.start()
         self._drain.start()

@@ -14,16 +14,16 @@ from pathlib import Path
 from knhk.model.faults import Corrupt
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import Entries
-from knhk_runtime.ring.entries import Ring, entries_of
+from knhk_runtime.ring.entries import Drained, Ring, entries_of
 from knhk_runtime.ring.observed import ObservedQueue
 
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 1 << 20
 IDLE_S = 0.005
 LOOK_EVERY_S = 0.05
 STORAGE_PAUSE_S = 0.5
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]+-[0-9]+\.ring")
 Opener = Callable[[Path], Ring]
-Commit = Callable[[Entries], None]
+Commit = Callable[[Entries, Drained], None]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class DrainLoop:
         if drained.parked:
             self._observed.put(drained.parked)
         if drained.frames:
-            self._commit(entries_of(drained))
+            self._commit(entries_of(drained), drained)
         opened.ring.commit(drained.new_tail)
         opened.ring.beat()
         if over and not drained.n_records:

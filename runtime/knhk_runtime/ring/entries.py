@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from knhk_runtime.outbox.records import ENTRY_SIZE, Entries
@@ -46,8 +46,19 @@ class RingRecord(Protocol):
     def arms(self) -> Sequence[RingArm]: ...
 
 
+class Difference(Protocol):
+    """A record whose arms decided, and not the same verdict."""
+
+    @property
+    def receipt(self) -> bytes: ...
+    @property
+    def cluster(self) -> int: ...
+    @property
+    def arms(self) -> Sequence[RingArm]: ...
+
+
 class Drained(Protocol):
-    """What knhk_hot.drain.Ring.drain returns."""
+    """What knhk_hot.drain.Ring.drain returns. `counts`: (pack, kind, verdict, class) → leaves; `clusters`: u64 of each record."""
 
     @property
     def frames(self) -> bytes: ...
@@ -57,6 +68,12 @@ class Drained(Protocol):
     def keys(self) -> bytes: ...
     @property
     def n_records(self) -> int: ...
+    @property
+    def counts(self) -> Mapping[tuple[bytes, int, int, int], int]: ...
+    @property
+    def discordant(self) -> Sequence[Difference]: ...
+    @property
+    def clusters(self) -> bytes: ...
     @property
     def parked(self) -> Sequence[RingRecord]: ...
     @property
