@@ -90,9 +90,7 @@ class _Rules:
 
     def _term(self, s: Term, p: str, o: Term) -> None:
         kind = self.kinds.get(s, "")
-        if (p == SH + "message" and (must := _text(self.store, o))) or (
-            p == SH + "severity" and (must := _severity(self.store, o))
-        ):
+        if (p == SH + "message" and (must := _text(self.store, o))) or (p == SH + "severity" and (must := _severity(self.store, o))):
             self._fault(s, p, o, must)
         elif p.startswith(SH) and p not in (SH + "message", SH + "severity"):
             self._fault(s, p, o, "must be sh:message or sh:severity here")
@@ -229,7 +227,5 @@ def lower_abac(source: Source, target_of: TargetOf) -> tuple[list[AbacGuard], se
                         negate(_match(rules, rule, target_of)),
                     )
                 )  # fmt: skip
-    reads = {HAS_ROLE} | {
-        str(v) for node in rules.store.by_subject for r in RELATIONS for v in rules.values(node, r)
-    }
+    reads = {HAS_ROLE} | {str(v) for node in rules.store.by_subject for r in RELATIONS for v in rules.values(node, r)}
     return guards, reads

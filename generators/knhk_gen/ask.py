@@ -33,6 +33,7 @@ MAX_PATTERNS = 8
 MAX_ALTERNATIVES = 64
 THIS: Final = Variable("this")
 MAX_QUERY_CHARS = 64 * 1024
+MAX_NESTING = 32
 
 COMPARE = "filter: compare with a constant"
 TESTS = "filter: IN / NOT IN constants, sameTerm, isIRI, isLiteral, lang, datatype, bound"
@@ -147,11 +148,7 @@ class _Lowering:
         if name == "BGP":
             return [_Alt(tuple(self._pattern(t) for t in node.triples))]
         if name == "Filter":
-            return [
-                self._tested(alt, atoms)
-                for alt in self.body(node.p)
-                for atoms in self._truth(node.expr, True, alt)
-            ]
+            return [self._tested(alt, atoms) for alt in self.body(node.p) for atoms in self._truth(node.expr, True, alt)]
         if name == "Join":
             rights = self.body(node.p2)
             return [a.with_(b) for a in self.body(node.p1) for b in rights]
@@ -163,9 +160,7 @@ class _Lowering:
         if name == "ToMultiSet":
             return self._multiset(node.p)
         if name == "Extend" and isinstance(node.expr, (URIRef, Literal)):
-            return [
-                replace(a, values=(*a.values, (node.var, node.expr))) for a in self.body(node.p)
-            ]
+            return [replace(a, values=(*a.values, (node.var, node.expr))) for a in self.body(node.p)]
         if name == "Extend":
             raise _Fall("W1", BIND)
         if name == "Minus":
@@ -227,20 +222,22 @@ class _Lowering:
     def _count(self, node: CompValue) -> list[_Alt]:
         """SELECT (COUNT(?x) AS ?n) WHERE { s p ?x } [HAVING (COUNT(?x) op n)]"""
         projected, inner, having, names = set(node.PV), node.p, None, {}
-        if inner.name == "Filter":
-            having, inner = inner.expr, inner.p
-        while inner.name == "Extend":
-            names[inner.expr], inner = inner.var, inner.p
-        if inner.name != "AggregateJoin" or len(inner.A) != 1 or inner.p.expr is not None:
+        while inner.name in ("Filter", "Extend"):
+            if inner.name == "Filter":
+                having, inner = inner.expr, inner.p
+            else:
+                names[inner.expr], inner = inner.var, inner.p
+        if inner.name != "AggregateJoin" or inner.p.expr is not None:
             raise _Fall("C1", SUBSELECT)
-        aggregate, body = inner.A[0], inner.p.p
-        if aggregate.name != "Aggregate_Count" or body.name != "BGP" or len(body.triples) != 1:
+        body = inner.p.p
+        if body.name != "BGP" or len(body.triples) != 1:
             raise _Fall("C1", COUNT)
         s, p, o = self._pattern(body.triples[0])
-        if not self._known(s) or not p or not _open(o) or aggregate.vars not in ("*", o):
+        plain = all(a.name == "Aggregate_Count" and a.vars in ("*", o) for a in inner.A)
+        if not self._known(s) or not p or not _open(o) or not plain:
             raise _Fall("C1", COUNT)
         self.features.add(COUNT)
-        counted = {names.get(aggregate.res, aggregate.res), aggregate.res}
+        counted = {v for a in inner.A for v in (names.get(a.res, a.res), a.res)}
         alt = _Alt(counts=tuple(sorted((v, s, p) for v in counted)))
         if projected - counted:
             raise _Fall("C1", SUBSELECT)
@@ -250,9 +247,7 @@ class _Lowering:
 
     def _tested(self, alt: _Alt, atoms: Atoms) -> _Alt:
         tests = tuple((v, e) for v, e in atoms if v is not None)
-        return replace(
-            alt, tests=alt.tests + tests, conds=alt.conds + tuple(e for v, e in atoms if v is None)
-        )
+        return replace(alt, tests=alt.tests + tests, conds=alt.conds + tuple(e for v, e in atoms if v is None))
 
     # filters
 
@@ -475,18 +470,30 @@ def _comparison(op: str, constant: Constant) -> Expr:
     """V: the term stands in relation `op` to the constant; an error is false."""
     value = scaled(constant) if isinstance(constant, Literal) else "not a literal"
     if op in ("=", "!="):
-        plain = isinstance(constant, URIRef) or (
-            bool(constant.language) or constant.datatype in (None, URIRef(XSD + "string"))
-        )
+        plain = isinstance(constant, URIRef) or (bool(constant.language) or constant.datatype in (None, URIRef(XSD + "string")))
         if isinstance(value, str) and not plain:
             raise _Fall("W1", COMPARE)
-        return {"t": "value", "op": "eq" if op == "=" else "ne", "term": plan_term(constant)}
+        return _equality(op, constant)
     if isinstance(value, str):
         raise _Fall("W1", COMPARE)
     family, n = value
     low = {">=": n, ">": n + 1}.get(op)
     high = {"<=": n, "<": n - 1}.get(op)
     return {"t": "range", "family": family, "min": low, "max": high}
+
+
+def _equality(op: str, constant: Constant) -> Expr:
+    """V: = or != the constant. Literals whose languages differ, or of which one has none, are known
+    to be different; other literals of different kinds are an error."""
+    term = plan_term(constant)
+    if op == "=":
+        return {"t": "value", "op": "eq", "term": term}
+    known: list[Expr] = [{"t": "value", "op": "ne", "term": term}]
+    if term["k"] == "lit" and term["dt"] in (LANG_STRING, XSD + "string"):
+        others: list[Expr] = [{"t": "lang", "ranges": ["*"]}]
+        others += [{"t": "datatype", "iri": XSD + "string"}] if term["lang"] else []
+        known.append(conj([disj(others, "t"), negate(is_in([term]), "t")], "t"))
+    return disj(known, "t")
 
 
 def _count_exprs(op: str, n: int, p: str) -> list[Expr]:
@@ -533,18 +540,12 @@ def _substituted(alt: _Alt) -> _Alt:
     single = {var: terms[0] for var, terms in bound.items()}
     patterns = tuple((single.get(s, s), p, o) for s, p, o in alt.patterns)
     objects = {o for _, _, o in patterns}
-    tests = [
-        (v, is_in([plan_term(t)]))
-        for v, t in single.items()
-        if v in objects and isinstance(v, Variable)
-    ]
+    tests = [(v, is_in([plan_term(t)])) for v, t in single.items() if v in objects and isinstance(v, Variable)]
     return replace(alt, patterns=patterns, tests=alt.tests + tuple(tests), values=())
 
 
 def _nested(path: Path) -> bool:
-    parts = getattr(path, "args", None) or [
-        getattr(path, "arg", None) or getattr(path, "path", None)
-    ]
+    parts = getattr(path, "args", None) or [getattr(path, "arg", None) or getattr(path, "path", None)]
     deep = any(isinstance(part, Path) for part in parts)
     return deep or (isinstance(path, SequencePath) and len(parts) > 2)
 
@@ -584,6 +585,12 @@ def _normal(text: str) -> str:
 def _parsed(source: Source, query: str) -> CompValue:
     at = Text(source.text, source.path, source.first_line)
     must = "must be a SPARQL 1.1 ASK query: "
+    if depth(source.text) > MAX_NESTING:
+        where, must = at.at(1), f"must not nest brackets deeper than {MAX_NESTING}"
+        raise Refused([Fault(where, source.name, must)])
+    if found := re.search(r"(?i)\bSERVICE\b", _bare(source.text)):
+        where = at.where(found.start())
+        raise Refused([Fault(where, "SERVICE", _FORBIDDEN["ServiceGraphPattern"])])
     if len(source.text) > MAX_QUERY_CHARS:
         raise Refused(
             [
@@ -607,12 +614,25 @@ def _parsed(source: Source, query: str) -> CompValue:
     try:
         algebra = translateQuery(tree).algebra
     except Exception as error:  # rdflib raises bare Exception for unknown prefixes and bad scopes
-        raise Refused(
-            [Fault(_place(at, _missing(error)), str(error)[:120], must + str(error)[:120])]
-        ) from error
+        raise Refused([Fault(_place(at, _missing(error)), str(error)[:120], must + str(error)[:120])]) from error
     if algebra.name != "AskQuery":
         raise Refused([Fault(at.at(1), algebra.name, "must be an ASK query")])
     return algebra
+
+
+def _bare(text: str) -> str:
+    """The query with strings, IRIs and comments blanked, position by position."""
+    pattern = r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'|<[^<>\s]*>|#[^\n]*'
+    return re.sub(pattern, lambda m: " " * len(m[0]), text)
+
+
+def depth(text: str) -> int:
+    """Deepest nesting of brackets in a query."""
+    deepest = now = 0
+    for ch in _bare(text):
+        now += (ch in "{([") - (ch in "})]")
+        deepest = max(deepest, now)
+    return deepest
 
 
 def _missing(error: Exception) -> str:
@@ -632,21 +652,15 @@ def _forbidden(source: Source, algebra: CompValue) -> list[Fault]:
         if not isinstance(node, CompValue):
             continue
         if node.name in _FORBIDDEN:
-            word = {"ServiceGraphPattern": "SERVICE"}.get(
-                node.name, node.name.removeprefix("Builtin_").upper()
-            )
+            word = {"ServiceGraphPattern": "SERVICE"}.get(node.name, node.name.removeprefix("Builtin_").upper())
             faults.append(Fault(_place(at, word), word, _FORBIDDEN[node.name]))
         if node.name == "Function" and not str(node.iri).startswith(XSD):
             iri = str(node.iri)
-            shown = re.search(
-                r"[\w-]+:" + re.escape(iri[max(iri.rfind("#"), iri.rfind("/")) + 1 :]), at.text
-            )
+            shown = re.search(r"[\w-]+:" + re.escape(iri[max(iri.rfind("#"), iri.rfind("/")) + 1 :]), at.text)
             place = at.where(shown.start()) if shown else at.at(1)
             faults.append(Fault(place, f"<{iri}>", "must be a function of SPARQL 1.1"))
     if algebra.datasetClause:
-        faults.append(
-            Fault(_place(at, "FROM"), "FROM", "must not use FROM: a request is one graph")
-        )
+        faults.append(Fault(_place(at, "FROM"), "FROM", "must not use FROM: a request is one graph"))
     return faults
 
 

@@ -31,9 +31,7 @@ def build(turtle: str, path: str, caller_template: str) -> bytes:
     caller). Raises Refused with every fault and its line."""
     faults: list[Fault] = []
     if caller_template and (caller_template.count("{}") != 1 or ":" not in caller_template):
-        faults.append(
-            Fault(path, caller_template, "must be an IRI with {} once, as caller template")
-        )
+        faults.append(Fault(path, caller_template, "must be an IRI with {} once, as caller template"))
     store = parse(turtle, path)
     faults += _faults(store)
     if faults:
@@ -47,14 +45,10 @@ def _faults(store: TripleStore) -> list[Fault]:
         if isinstance(s, BNode):
             found.append(Fault(where, show(s), "must be an IRI: a bundle has no blank nodes"))
         if isinstance(o, BNode):
-            found.append(
-                Fault(where, f"{store.curie(str(p))} {show(o)}", "must be an IRI or a literal")
-            )
+            found.append(Fault(where, f"{store.curie(str(p))} {show(o)}", "must be an IRI or a literal"))
         name = str(p)
         if name in (ABAC + "hasRole", ABAC + "inherits") and not isinstance(o, URIRef):
-            found.append(
-                Fault(where, f"{store.curie(name)} {show(o)}", "must be the IRI of a role")
-            )
+            found.append(Fault(where, f"{store.curie(name)} {show(o)}", "must be the IRI of a role"))
         if name == ABAC + "inheritable" and str(o) not in ("true", "false"):
             found.append(Fault(where, f"{store.curie(name)} {show(o)}", "must be true or false"))
         if name.startswith(ABAC) and name.removeprefix(ABAC) not in _TERMS:
@@ -68,9 +62,7 @@ _TERMS: Final = ("hasRole", "inherits", "inheritable")
 
 def closed(store: TripleStore) -> dict[str, set[Row]]:
     """Triples of every subject after closure of roles and inheritance of their properties."""
-    inheritable = {
-        str(p) for p in store.subjects(ABAC + "inheritable", _true()) if isinstance(p, URIRef)
-    }
+    inheritable = {str(p) for p in store.subjects(ABAC + "inheritable", _true()) if isinstance(p, URIRef)}
     found: dict[str, set[Row]] = {}
     for subject, properties in store.by_subject.items():
         rows = found.setdefault(str(subject), set())
@@ -118,10 +110,7 @@ def _pack(subjects: dict[str, list[Row]], template: str) -> bytes:
     hbits = 0
     while (1 << hbits) < 2 * len(names):
         hbits += 1
-    triples = [
-        sorted((index[p], index[v], index[d], kind) for p, v, d, kind in subjects[name])
-        for name in names
-    ]
+    triples = [sorted((index[p], index[v], index[d], kind) for p, v, d, kind in subjects[name]) for name in names]
     header = struct.pack(
         "<8s6I", MAGIC, len(strings), len(names), sum(map(len, triples)), hbits, len(area),
         index[template] if template else NONE,
@@ -145,9 +134,7 @@ def _table(names: list[str], hbits: int) -> bytes:
     return struct.pack(f"<{size}I", *slots)
 
 
-def _subjects(
-    names: list[str], index: dict[str, int], triples: list[list[tuple[int, int, int, int]]]
-) -> bytes:
+def _subjects(names: list[str], index: dict[str, int], triples: list[list[tuple[int, int, int, int]]]) -> bytes:
     out, first = bytearray(), 0
     for name, rows in zip(names, triples, strict=True):
         out += struct.pack("<4I", index[name], first, len(rows), 0)

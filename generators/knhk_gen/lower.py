@@ -232,10 +232,7 @@ def _document(pack: PackSources, plan: _Plan, store: TripleStore, mappings: list
 
 def _renumber(value: Any, numbers: dict[int, int]) -> Any:
     if isinstance(value, dict):
-        return {
-            k: numbers[v] if k == "target" and isinstance(v, int) else _renumber(v, numbers)
-            for k, v in value.items()
-        }
+        return {k: numbers[v] if k == "target" and isinstance(v, int) else _renumber(v, numbers) for k, v in value.items()}
     if isinstance(value, list):
         return [_renumber(v, numbers) for v in value]
     return value
@@ -253,9 +250,7 @@ _ESCAPES: Final = {
 
 
 def _escaped(text: str) -> str:
-    return "".join(
-        _ESCAPES.get(ch) or (f"\\u{ord(ch):04X}" if ord(ch) < 0x20 else ch) for ch in text
-    )
+    return "".join(_ESCAPES.get(ch) or (f"\\u{ord(ch):04X}" if ord(ch) < 0x20 else ch) for ch in text)
 
 
 def _nt(term: Term) -> str:

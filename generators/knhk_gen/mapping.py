@@ -91,9 +91,7 @@ class _Lowering:
             "iterator": self.iterators[triples.id],
             "subject": self._subject(triples.subject),
             "classes": list(dict.fromkeys(triples.classes)),
-            "properties": [
-                {"p": p.predicate, "object": self._object(p, triples)} for p in triples.properties
-            ],
+            "properties": [{"p": p.predicate, "object": self._object(p, triples)} for p in triples.properties],
         }
 
     def _subject(self, subject: TermMap) -> dict[str, Any]:
@@ -135,19 +133,13 @@ class _Lowering:
 
     def _literal(self, value: TermMap, node: str) -> None:
         if (value.datatype or value.lang) and node != "literal":
-            self.mapping.fault(
-                value.where, value.text, "must not have a datatype or language: it is an IRI"
-            )
+            self.mapping.fault(value.where, value.text, "must not have a datatype or language: it is an IRI")
         if value.datatype and value.lang:
-            self.mapping.fault(
-                value.where, value.text, "must have a datatype or a language, not both"
-            )
+            self.mapping.fault(value.where, value.text, "must have a datatype or a language, not both")
         if value.datatype == LANG_STRING:
             self.mapping.fault(value.where, value.datatype, "must be given as a language instead")
         if value.lang and not _LANGUAGE.fullmatch(value.lang):
-            self.mapping.fault(
-                value.where, value.lang, "must be a language tag such as en or de-AT"
-            )
+            self.mapping.fault(value.where, value.lang, "must be a language tag such as en or de-AT")
 
     def _absolute(self, parts: Sequence[dict[str, Any]], value: TermMap) -> None:
         first = parts[0].get("text", "") if parts else ""
@@ -197,9 +189,7 @@ def _check_classes(mapping: Mapping) -> None:
     for triples in mapping.maps:
         for prop in triples.properties:
             value = prop.value
-            literal = value and (
-                value.node == "literal" or (not value.node and value.form == "reference")
-            )
+            literal = value and (value.node == "literal" or (not value.node and value.form == "reference"))
             if prop.predicate == TYPE and (literal or value is None):
                 mapping.fault(prop.where, "rdf:type", "must make an IRI (node: iri, or a template)")
 

@@ -96,11 +96,7 @@ class _Reader:
                 self.fault(subject or s, RR + "class", cls, "must be an IRI")
         if made.form == "constant" and (made.term or {}).get("k") != "iri":
             self.fault(subject or s, RR + "constant", constant, "must be an IRI")
-        properties = [
-            found
-            for node in self.store.values(s, RR + "predicateObjectMap")
-            for found in self.properties(node)
-        ]
+        properties = [found for node in self.store.values(s, RR + "predicateObjectMap") for found in self.properties(node)]
         where = self.store.where(source, RML + "iterator")
         return TriplesMap(
             self.id(s),
@@ -125,9 +121,7 @@ class _Reader:
             if not isinstance(p, URIRef):
                 self.fault(node, RR + "predicate", p, "must be an IRI")
         where = self.store.where(node)
-        objects: list[tuple[TermMap | None, str]] = [
-            (self._constant(o, where), "") for o in self.store.values(node, RR + "object")
-        ]
+        objects: list[tuple[TermMap | None, str]] = [(self._constant(o, where), "") for o in self.store.values(node, RR + "object")]
         for inner in self.store.values(node, RR + "objectMap"):
             parent = self.one(inner, RR + "parentTriplesMap")
             if parent is not None:
@@ -135,14 +129,8 @@ class _Reader:
             else:
                 objects.append((self.term_map(inner, RR + "objectMap", node), ""))
         if not predicates or not objects:
-            self.mapping.fault(
-                where, "rr:predicateObjectMap", "must have a predicate and an object"
-            )
-        return [
-            PropertyMap(str(p), value.where if value else where, value, child)
-            for p in predicates
-            for value, child in objects
-        ]
+            self.mapping.fault(where, "rr:predicateObjectMap", "must have a predicate and an object")
+        return [PropertyMap(str(p), value.where if value else where, value, child) for p in predicates for value, child in objects]
 
     def term_map(self, node: Term, role: str, owner: Term) -> TermMap:
         where = self.store.where(node)
@@ -150,9 +138,7 @@ class _Reader:
         if kind is not None and str(kind) not in _NODES:
             self.fault(node, RR + "termType", kind, "must be rr:IRI, rr:BlankNode or rr:Literal")
         name = _NODES.get(str(kind), "")
-        given = [
-            p for p in (RR + "template", RML + "reference", RR + "constant") if self.one(node, p)
-        ]
+        given = [p for p in (RR + "template", RML + "reference", RR + "constant") if self.one(node, p)]
         if not given and name == "bnode":
             return TermMap("blank", "", where, name)
         if len(given) != 1:

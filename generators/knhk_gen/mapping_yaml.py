@@ -145,14 +145,10 @@ class _Reader:
             return TermMap("blank", "", where)
         return TermMap(form, self.string(fields[form][1]) if form else "", where, kind)
 
-    def one_of(
-        self, node: Node, fields: dict[str, tuple[Node, Node]], names: tuple[str, ...]
-    ) -> str:
+    def one_of(self, node: Node, fields: dict[str, tuple[Node, Node]], names: tuple[str, ...]) -> str:
         given = [name for name in names if name in fields]
         if len(given) != 1:
-            self.fault(
-                node, ", ".join(given) or _value(node), f"must have one of {', '.join(names)}"
-            )
+            self.fault(node, ", ".join(given) or _value(node), f"must have one of {', '.join(names)}")
         return given[0] if given else ""
 
     def kind(self, fields: dict[str, tuple[Node, Node]], allowed: tuple[str, ...]) -> str:
@@ -176,14 +172,10 @@ class _Reader:
         kind = self.kind(fields, ("iri", "literal"))
         if form == "constant":
             term = self.constant(fields["constant"][1], kind, datatype, lang)
-            return PropertyMap(
-                predicate, where, TermMap("constant", "", where, kind or "any", term=term)
-            )
+            return PropertyMap(predicate, where, TermMap("constant", "", where, kind or "any", term=term))
         text = self.string(fields[form][1]) if form else ""
         words = {"path": "reference", "template": "template", "": "reference"}
-        return PropertyMap(
-            predicate, where, TermMap(words[form], text or "$", where, kind, datatype, lang)
-        )
+        return PropertyMap(predicate, where, TermMap(words[form], text or "$", where, kind, datatype, lang))
 
     def constant(self, node: Node, kind: str, datatype: str, lang: str) -> dict[str, Any]:
         if kind == "iri":

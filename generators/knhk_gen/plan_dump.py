@@ -23,10 +23,7 @@ def dump(plan: GuardPlan) -> str:
         "",
         *_table([_COLUMNS, *(_row(g, document["targets"]) for g in guards)]),
         "",
-        *(
-            f"route {route}: {mapping or 'no body'}"
-            for route, mapping in document["routes"].items()
-        ),
+        *(f"route {route}: {mapping or 'no body'}" for route, mapping in document["routes"].items()),
         *(_mapping(mapping) for mapping in document["mappings"]),
         *(f"reads {p} of the data bundle" for p in document["bundle"]["predicates"]),
         "",
@@ -59,10 +56,7 @@ def target_text(target: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _mapping(mapping: Mapping[str, Any]) -> str:

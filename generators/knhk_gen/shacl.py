@@ -137,9 +137,7 @@ class Lowering:
                 found.append(self._guard(shape, owner, param, target, piece))
         self.stack.pop()
 
-    def _guard(
-        self, shape: Term, owner: str, param: Param, target: Target, piece: Piece
-    ) -> ShapeGuard:
+    def _guard(self, shape: Term, owner: str, param: Param, target: Target, piece: Piece) -> ShapeGuard:
         where = self.shapes.store.where(shape, SH + param.name)
         return ShapeGuard(shape, owner, param, self.shapes.path(shape), target, piece, where)
 
@@ -196,9 +194,7 @@ class Lowering:
             return fits({"op": "uniqueLang", "p": p} if on else TRUE, "sh:uniqueLang")
         if name in ("equals", "disjoint", "lessThan", "lessThanOrEquals"):
             row = PAIRS if name in ("equals", "disjoint") else ORDERS
-            return fits(
-                conj([{"op": "pair", "rel": name, "p": p, "q": str(q)} for q in values]), row
-            )
+            return fits(conj([{"op": "pair", "rel": name, "p": p, "q": str(q)} for q in values]), row)
         if name == "qualifiedValueShape":
             return self._qualified(shape, p)
         piece = self._test(shape, param)
@@ -208,9 +204,7 @@ class Lowering:
 
     def on_focus(self, shape: Term) -> Piece:
         """A whole shape as E over a focus node."""
-        return self._whole(
-            shape, lambda param: self.component(shape, param, self.shapes.path(shape))
-        )
+        return self._whole(shape, lambda param: self.component(shape, param, self.shapes.path(shape)))
 
     def on_value(self, shape: Term) -> Piece:
         """A whole shape as V over a value node."""
@@ -287,14 +281,8 @@ class Lowering:
 
     def _references(self, shape: Term) -> list[Term]:
         s = self.shapes
-        found = [
-            v
-            for n in ("not", "node", "property", "qualifiedValueShape")
-            for v in s.values(shape, n)
-        ]
-        return found + [
-            v for n in ("and", "or", "xone") for head in s.values(shape, n) for v in s.items(head)
-        ]
+        found = [v for n in ("not", "node", "property", "qualifiedValueShape") for v in s.values(shape, n)]
+        return found + [v for n in ("and", "or", "xone") for head in s.values(shape, n) for v in s.items(head)]
 
     def _logic(self, shape: Term, name: str, lower: Callable[[Term], Piece], key: str) -> Piece:
         parts: list[Piece] = []
@@ -327,9 +315,7 @@ class Lowering:
             return falls("C1", "sh:qualifiedValueShapesDisjoint")
         low, high = s.value(shape, "qualifiedMinCount"), s.value(shape, "qualifiedMaxCount")
         least, most = int(str(low or 0)), None if high is None else int(str(high))
-        inner = merge(
-            [self.on_value(v) for v in s.values(shape, "qualifiedValueShape")], QUALIFIED, _one
-        )
+        inner = merge([self.on_value(v) for v in s.values(shape, "qualifiedValueShape")], QUALIFIED, _one)
         if inner.expr is None:
             return falls("C1" if inner.klass == "C1" else "W1", QUALIFIED)
         if least > 1 or most not in (None, 0) or len(s.values(shape, "qualifiedValueShape")) > 1:
@@ -456,11 +442,7 @@ _STANDARD = {
 
 def _standard(shapes: Shapes, guard: ShapeGuard) -> str:
     name = guard.param.name
-    values = [
-        member
-        for v in shapes.values(guard.shape, name)
-        for member in (shapes.items(v) if name in ("in", "languageIn") else [v])
-    ]
+    values = [member for v in shapes.values(guard.shape, name) for member in (shapes.items(v) if name in ("in", "languageIn") else [v])]
     shown = ", ".join(_shown(shapes, v) for v in values[:16]) + (", …" if len(values) > 16 else "")
     subject = path_text(shapes, guard.path) if guard.path else "the node"
     return f"{subject} {_STANDARD[name].format(shown)}"

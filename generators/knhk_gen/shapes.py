@@ -192,10 +192,7 @@ _OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
     ),
 }  # fmt: skip
 
-PATHS: Final = tuple(
-    SH + p
-    for p in ("inversePath", "alternativePath", "zeroOrMorePath", "oneOrMorePath", "zeroOrOnePath")
-)
+PATHS: Final = tuple(SH + p for p in ("inversePath", "alternativePath", "zeroOrMorePath", "oneOrMorePath", "zeroOrOnePath"))
 _TYPES: Final = frozenset(
     {
         "NodeShape", "PropertyShape", "PropertyGroup", "Shape", "SPARQLConstraint",
@@ -306,11 +303,7 @@ class Shapes:
         """True when a shape is a class too."""
         types = self.store.values(node, TYPE)
         shape = {URIRef(SH + "NodeShape"), URIRef(SH + "PropertyShape")}
-        return (
-            isinstance(node, URIRef)
-            and any(t in _CLASS_TYPES for t in types)
-            and any(t in shape for t in types)
-        )
+        return isinstance(node, URIRef) and any(t in _CLASS_TYPES for t in types) and any(t in shape for t in types)
 
     # faults
 
@@ -325,20 +318,14 @@ class Shapes:
             if not name.startswith(SH):
                 continue
             param = PARAMS.get(name)
-            check, single = (
-                (param.check, param.single)
-                if param
-                else _OTHER.get(name.removeprefix(SH), (None, False))
-            )
+            check, single = (param.check, param.single) if param else _OTHER.get(name.removeprefix(SH), (None, False))
             if check is None:
                 must = "must be a term of SHACL core that this version compiles"
                 self._fault((s, name, o), self.store.curie(name), must)
             elif must := check(self.store, o):
                 self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", must)
             elif single and self.store.values(s, name)[0] != o:
-                self._fault(
-                    (s, name, o), f"{self.store.curie(name)} {show(o)}", "must be given once"
-                )
+                self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", "must be given once")
 
     def _check_type(self, s: Term, o: URIRef) -> None:
         if str(o).removeprefix(SH) not in _TYPES:
@@ -393,9 +380,7 @@ class Shapes:
     def _check_sparql(self, shape: Term) -> None:
         for constraint in self.values(shape, "sparql"):
             if not self.values(constraint, "select"):
-                self._fault(
-                    (shape, SH + "sparql", constraint), "sh:sparql", "must have an sh:select"
-                )
+                self._fault((shape, SH + "sparql", constraint), "sh:sparql", "must have an sh:select")
 
     def _path(self, node: Term, where: str, depth: int) -> Path | None:
         if isinstance(node, URIRef) and node != NIL:

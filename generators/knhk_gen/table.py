@@ -61,9 +61,7 @@ def why(rows: Mapping[str, Row], feature: str, klass: str, reason: str = "") -> 
     row = rows[feature]
     lower = CLASSES.index(klass) > CLASSES.index(_base(row))
     if lower and not row.may_fall_to(klass) and (feature, reason, klass) not in limits():
-        raise BelowTable(
-            f"{feature}: {klass} for {reason or 'no reason'}, the table says {row.klass}"
-        )
+        raise BelowTable(f"{feature}: {klass} for {reason or 'no reason'}, the table says {row.klass}")
     text = reason or (row.condition if row.condition != "-" else "no condition")
     return f"{feature}: {klass}, {text}"
 

@@ -208,9 +208,7 @@ def _first_after(text: str, position: int) -> int:
 def _strict(source: Text) -> Fault | None:
     """What pyoxigraph objects to, or None."""
     try:
-        for _ in pyoxigraph.parse(
-            source.text.encode(), format=pyoxigraph.RdfFormat.TURTLE, base_iri=BASE
-        ):
+        for _ in pyoxigraph.parse(source.text.encode(), format=pyoxigraph.RdfFormat.TURTLE, base_iri=BASE):
             pass
     except SyntaxError as error:
         line = error.lineno or 1
@@ -244,9 +242,7 @@ def parse(
             warnings.simplefilter("ignore", UserWarning)  # ill-formed literals are kept as they are
             parser.loadBuf(source.text)
     except (BadSyntax, IndexError, ValueError, TypeError, AssertionError, RecursionError):
-        broken = (
-            True  # rdflib shows lack of closing marks as any of these; the strict reader says why
-        )
+        broken = True  # rdflib shows lack of closing marks as any of these; the strict reader says why
     faults = {
         Fault(
             source.where(_first_after(source.text, position)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -11,6 +12,8 @@ import pyshacl
 from pyshacl.constraints.constraint_component import ConstraintComponent
 from pyshacl.validator import Validator
 from rdflib import Graph, Literal, Namespace, URIRef
+from rdflib.plugins.sparql import prepareQuery
+from rdflib.plugins.sparql.sparql import Query
 from rdflib.term import Node
 
 from oracle.values import comparing_by_sparql
@@ -61,9 +64,7 @@ def shacl_failures(data: Graph, shapes: Graph) -> list[Failure]:
     return found
 
 
-def request_graph(
-    attributes: Mapping[str, str], region: str, route: str, time: str
-) -> Graph:
+def request_graph(attributes: Mapping[str, str], region: str, route: str, time: str) -> Graph:
     """The triples of the request node; `time` is an xsd:dateTime."""
     g = Graph()
     for name, value in attributes.items():
@@ -94,9 +95,13 @@ def caller_graph(bundle: Graph, caller: URIRef) -> Graph:
 
 def ask_holds(data: Graph, query: str, focus: Node | None) -> bool:
     """The answer of one ASK query with $this bound."""
-    prologue = f"PREFIX knhk: <{KNHK}>\nPREFIX attr: <{ATTR}>\nPREFIX abac: <{ABAC}>\n"
     bound = {} if focus is None else {"this": focus}
-    return bool(data.query(prologue + query, initBindings=bound).askAnswer)
+    return bool(data.query(_prepared(query), initBindings=bound).askAnswer)
+
+
+@cache
+def _prepared(query: str) -> Query:
+    return prepareQuery(query, initNs={"knhk": KNHK, "attr": ATTR, "abac": ABAC})
 
 
 def ask_fails(data: Graph, query: str, target: str | None) -> bool:
@@ -158,9 +163,7 @@ class Access:
         for relation in (ABAC.atMost, ABAC.atLeast, ABAC.equalTo):
             for q in self.rules.objects(limit, relation):
                 bounds = list(self.data.objects(KNHK.caller, q))
-                return bool(values) and all(
-                    any(_related(v, relation, b) for b in bounds) for v in values
-                )
+                return bool(values) and all(any(_related(v, relation, b) for b in bounds) for v in values)
         raise AssertionError("a limit has one relation")
 
 

@@ -110,10 +110,7 @@ def _thing(rng: random.Random, name: str) -> dict[str, object]:
             n = rng.choice((0, 1, 1, 1, 2, 2, 3, 9 if rng.random() < 0.1 else 1))
             thing[member] = [rng.choice(pool) for _ in range(n)]
     if rng.random() < 0.4:
-        thing["parts"] = [
-            {"dec": [rng.choice(DECIMALS)], "any": [rng.choice(STRINGS)]}
-            for _ in range(rng.randrange(3))
-        ]
+        thing["parts"] = [{"dec": [rng.choice(DECIMALS)], "any": [rng.choice(STRINGS)]} for _ in range(rng.randrange(3))]
     return thing
 
 
@@ -143,10 +140,7 @@ def _spoilt(rng: random.Random, payload: dict[str, object]) -> bytes:
 def payloads(seed: int, n: int) -> list[bytes]:
     """`n` bodies; subjects of body i are named after i."""
     rng = random.Random(seed)
-    return [
-        _spoilt(rng, {"things": [_thing(rng, f"{i}-{k}") for k in range(rng.choice((1, 1, 2, 3)))]})
-        for i in range(n)
-    ]
+    return [_spoilt(rng, {"things": [_thing(rng, f"{i}-{k}") for k in range(rng.choice((1, 1, 2, 3)))]}) for i in range(n)]
 
 
 @dataclass(frozen=True)
@@ -211,9 +205,7 @@ def _value_shape(draw: st.DrawFn, name: str, depth: int) -> str:
 
 @st.composite
 def _property_constraints(draw: st.DrawFn, name: str) -> list[str]:
-    kind = draw(
-        st.sampled_from(("term", "term", "count", "hasValue", "pair", "lang", "logic", "node"))
-    )
+    kind = draw(st.sampled_from(("term", "term", "count", "hasValue", "pair", "lang", "logic", "node")))
     if kind == "term":
         return draw(_term_constraints(name))
     if kind == "count":

@@ -1,0 +1,96 @@
+"""Data bundles: closure of roles, and the artifact read back by the page (formats/bundle.md)."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+
+import pytest
+
+from knhk.model.faults import Refused
+from knhk_gen.bundle import build, fnv1a64
+
+HEAD = "@prefix abac: <https://knhk.dev/ns/abac#> . @prefix fin: <https://f.x/> . @prefix u: <https://u.x/> .\n"
+TEXT = (
+    HEAD
+    + """fin:limit abac:inheritable true . fin:secret abac:inheritable false .
+fin:a fin:limit 5 ; fin:secret "no" .
+fin:b abac:inherits fin:a ; fin:limit 10 ; fin:note "hi"@EN .
+fin:c abac:inherits fin:b , fin:c .
+u:x abac:hasRole fin:c .
+u:y abac:hasRole fin:a ; fin:limit 7 ."""
+)
+ABAC, FIN = "https://knhk.dev/ns/abac#", "https://f.x/"
+
+
+def read(data: bytes) -> tuple[dict[str, set[tuple[str, str, str, int]]], str | None]:
+    """Subjects and the caller template, by the page, through the hash table."""
+    magic, nstr, nsub, ntri, hbits, area_n, template = struct.unpack_from("<8s6I", data)
+    assert magic == b"KNHKBND1"
+    offsets = struct.unpack_from(f"<{nstr + 1}I", data, 32)
+    at = _up(32 + 4 * (nstr + 1))
+    strings = [data[at + a : at + b].decode() for a, b in pairwise(offsets)]
+    assert [s.encode() for s in strings] == sorted({s.encode() for s in strings})
+    at = _up(at + area_n)
+    slots = struct.unpack_from(f"<{1 << hbits}I", data, at)
+    at = _up(at + 4 * len(slots))
+    rows = [struct.unpack_from("<4I", data, at + 16 * i) for i in range(nsub)]
+    at = _up(at + 16 * nsub)
+    assert len(data) == at + 16 * ntri
+    triples = [struct.unpack_from("<3IB3x", data, at + 16 * i) for i in range(ntri)]
+    found = {}
+    for number, (iri, first, count, zero) in enumerate(rows):
+        assert zero == 0
+        assert _lookup(strings[iri], slots, [strings[r[0]] for r in rows]) == number
+        own = triples[first : first + count]
+        assert own == sorted(set(own))
+        found[strings[iri]] = {(strings[p], strings[v], strings[d], k) for p, v, d, k in own}
+    return found, None if template == 0xFFFFFFFF else strings[template]
+
+
+def _up(n: int) -> int:
+    return n + -n % 8
+
+
+def _lookup(iri: str, slots: tuple[int, ...], names: list[str]) -> int:
+    slot = fnv1a64(iri.encode()) % len(slots)
+    while names[slots[slot] - 1] != iri:
+        slot = (slot + 1) % len(slots)
+    return slots[slot] - 1
+
+
+def values(rows: set[tuple[str, str, str, int]], p: str) -> set[str]:
+    return {v for q, v, _, _ in rows if q == p}
+
+
+def test_roles_are_closed_and_inheritable_properties_follow() -> None:
+    subjects, template = read(build(TEXT, "roles.ttl", "https://u.x/{}"))
+    assert template == "https://u.x/{}"
+    assert values(subjects["https://u.x/x"], ABAC + "hasRole") == {FIN + "a", FIN + "b", FIN + "c"}
+    assert values(subjects["https://u.x/x"], FIN + "limit") == {"5", "10"}
+    assert values(subjects["https://u.x/y"], FIN + "limit") == {"5", "7"}
+    assert not values(subjects["https://u.x/x"], FIN + "secret")
+    assert (FIN + "note", "hi", "en", 3) in subjects[FIN + "b"]
+
+
+def test_the_same_text_gives_the_same_bytes_whatever_its_order() -> None:
+    lines = TEXT.splitlines()
+    other = "\n".join([lines[0], *reversed(lines[1:])])
+    assert build(TEXT, "a", "") == build(other, "b", "")
+
+
+def test_an_empty_bundle_is_a_bundle() -> None:
+    assert read(build("", "a", "")) == ({}, None)
+
+
+def test_all_faults_with_their_lines() -> None:
+    text = HEAD + 'u:x abac:hasRole "clerk" ;\n fin:part [ ] ;\n abac:hasrole fin:a .\nfin:limit abac:inheritable "yes" .'
+    with pytest.raises(Refused) as refused:
+        build(text, "roles.ttl", "no template")
+    wheres = {f.where for f in refused.value.faults}
+    assert wheres == {"roles.ttl", "roles.ttl:2", "roles.ttl:3", "roles.ttl:4", "roles.ttl:5"}
+
+
+def test_fnv1a64_is_the_published_function() -> None:
+    assert fnv1a64(b"") == 0xCBF29CE484222325
+    assert fnv1a64(b"foobar") == 0x85944171F73967E8
