@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from knhk.adapters.processes import Command, Supervisor
+from knhk.adapters.rings import sweep
 from knhk.model.faults import Stalled
 from knhk.ports.placement import Placed
 from knhk_templates.envoy import render_bootstrap
+
+ENVOY_RANK, AGENT_RANK = 2, 1  # traffic ends first, then what records it; the sequencer (0) last
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,11 @@ class ProcessPlacement:
         return Placed(f"{address}:{port}", tuple(trouble))
 
     def remove(self, point: str) -> None:
-        """See the port. The outbox stays: it is the record of what was decided."""
+        """See the port. The outbox stays: it is the record of what was decided; and so do rings that are not emptied."""
         self.supervisor.stop(f"envoy {point}")
         self.supervisor.stop(f"agent {point}")
         self._ports.pop(point, None)
-        folders = self.folders_of(point)
-        shutil.rmtree(folders.rings, ignore_errors=True)
+        sweep(self.folders_of(point).rings)
 
     def placed(self) -> frozenset[str]:
         """See the port."""
@@ -86,11 +88,10 @@ class ProcessPlacement:
         if known is not None and known[0] == address and wanted in (0, known[1]):
             return known
         remembered = folders.folder / "port"
-        if wanted == 0 and remembered.exists():
-            wanted = int(remembered.read_text())
-            chosen = _free_port(address, wanted) or _free_port(address, 0)
-        else:
-            chosen = _free_port(address, wanted)
+        chosen = 0
+        if wanted == 0 and remembered.exists() and (text := remembered.read_text()).isdecimal():
+            chosen = _free_port(address, int(text))
+        chosen = chosen or _free_port(address, wanted)
         if not chosen:
             raise Stalled("PortInUse", f"{address}:{wanted}: must be free; stop what listens there or choose another spec.listen.port")
         remembered.write_text(str(chosen))
@@ -128,7 +129,7 @@ class ProcessPlacement:
             "--socket",
             str(folders.sockets / "agent.sock"),
         )
-        return Command(f"agent {point}", argv, folders.folder / "agent.log")
+        return Command(f"agent {point}", argv, folders.folder / "agent.log", rank=AGENT_RANK)
 
     def _envoy(self, point: str, folders: PointFolders, bootstrap: str) -> Command:
         """The bootstrap's digest is part of the command, so that a changed one starts Envoy anew."""
@@ -143,18 +144,19 @@ class ProcessPlacement:
             "warning",
         )
         version = {"KNHK_BOOTSTRAP": hashlib.sha256(bootstrap.encode()).hexdigest()}
-        return Command(f"envoy {point}", argv, folders.folder / "envoy.log", version)
+        return Command(f"envoy {point}", argv, folders.folder / "envoy.log", version, ENVOY_RANK)
 
 
 def _free_port(address: str, wanted: int) -> int:
-    """`wanted`, or any free port for 0; 0 when it is taken."""
+    """`wanted`, or any free port for 0; 0 when it is taken. Raises Stalled for an address or a port that this user cannot have."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, wanted))
-        except OSError:
-            return 0
+        except (OSError, OverflowError) as error:
+            if getattr(error, "errno", 0) == errno.EADDRINUSE:
+                return 0
+            raise Stalled("NoAddress", f"{address}:{wanted}: must be an address and port of this machine: {error}") from error
         port: int = probe.getsockname()[1]
     return port
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from knhk.cli.framework import Argument, Call, Outcome, Usage, command
 from knhk.cli.schema import array, obj, string
@@ -19,6 +19,7 @@ def read_resources(paths: tuple[str, ...]) -> list[Resource]:
 
     This is admission: the same checks run in front of a cluster's API server. Raises Refused, Failure."""
     import sys
+    from collections import Counter
     from pathlib import Path
 
     from knhk.api import parse
@@ -42,6 +43,9 @@ def read_resources(paths: tuple[str, ...]) -> list[Resource]:
         resources += found
     for resource in resources:
         faults += admit(resource)
+    for key, count in Counter(resource.key for resource in resources).items():
+        if count > 1:
+            faults.append(Fault(f"{key}", f"{count} times", "must be given once"))
     if faults:
         raise Refused(faults)
     return resources
@@ -68,33 +72,41 @@ def find(store: Store, key: Key) -> Resource | None:
     examples=("knhk apply -f pack.yaml", "knhk apply -f a.yaml -f b.yaml --dry-run"),
 )
 def apply(call: Call) -> Outcome:
-    from dataclasses import replace
-
-    from knhk.api import with_origin
+    from knhk.api import check_update, with_origin
+    from knhk.model.faults import Refused
     from knhk.wiring.embedded import open_store
     from knhk.wiring.home import Home
 
-    resources = [with_origin(r) for r in read_resources(call.args.file)]
-    results: list[dict[str, Any]] = []
-    with open_store(Home(call.home), must_exist=not call.args.dry_run) as store:
-        for resource in resources:
-            before = find(store, resource.key)
-            if call.args.dry_run:
-                after = before
-                result = "would create" if before is None else "would configure"
-            else:
-                after = store.apply(replace(resource, status={}))
-                same = before is not None and after.resource_version == before.resource_version
-                result = "unchanged" if same else "created" if before is None else "configured"
-            results.append(
-                {
-                    "kind": resource.kind,
-                    "namespace": resource.namespace,
-                    "name": resource.name,
-                    "result": result,
-                }
-            )
-    return Outcome({"resources": results})
+    resources, home = [with_origin(r) for r in read_resources(call.args.file)], Home(call.home)
+    if call.args.dry_run and not home.store.exists():
+        return Outcome({"resources": [_row(resource, "would create") for resource in resources]})
+    with open_store(home, must_exist=True) as store:
+        before = [find(store, resource.key) for resource in resources]
+        faults = [fault for old, new in zip(before, resources, strict=True) if old is not None for fault in check_update(old, new)]
+        if faults:
+            raise Refused(faults)
+        write = _would if call.args.dry_run else _write
+        return Outcome({"resources": [_row(new, write(store, old, new)) for old, new in zip(before, resources, strict=True)]})
+
+
+def _row(resource: Resource, result: str) -> dict[str, str]:
+    return {"kind": resource.kind, "namespace": resource.namespace, "name": resource.name, "result": result}
+
+
+def _would(store: Store, before: Resource | None, resource: Resource) -> str:
+    if before is None:
+        return "would create"
+    same = (before.spec, before.labels, before.annotations) == (resource.spec, resource.labels, resource.annotations)
+    return "unchanged" if same else "would configure"
+
+
+def _write(store: Store, before: Resource | None, resource: Resource) -> str:
+    from dataclasses import replace
+
+    after = store.apply(replace(resource, status={}))
+    if before is None:
+        return "created"
+    return "unchanged" if after.resource_version == before.resource_version else "configured"
 
 
 @command(
@@ -108,7 +120,7 @@ def apply(call: Call) -> Outcome:
     examples=("knhk delete policypack erp/invoice-controls",),
 )
 def delete(call: Call) -> Outcome:
-    from knhk.cli.get import kind_of, key_of
+    from knhk.cli.get import key_of, kind_of
     from knhk.wiring.embedded import open_store
     from knhk.wiring.home import Home
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from knhk.cli.framework import Argument, Call, Outcome, command
-from knhk.cli.schema import boolean, integer, obj, string
+from knhk.cli.schema import array, boolean, integer, obj, string
 
 
 @command(
@@ -32,8 +32,9 @@ def up(call: Call) -> Outcome:
 @command(
     "down",
     summary="Stop everything that `knhk up` started; what is decided and recorded stays in the home",
+    detail="`kept` names rings with records that are not durable yet; the next `knhk up` makes them so.",
     arguments=(Argument("--timeout-s", help="how long to wait before it is ended by force", kind=float, default=30.0),),
-    output=obj(home=string(), stopped=boolean()),
+    output=obj(home=string(), stopped=boolean(), kept=array(string())),
     examples=("knhk down",),
 )
 def down(call: Call) -> Outcome:
@@ -41,4 +42,5 @@ def down(call: Call) -> Outcome:
     from knhk.wiring.home import Home
 
     home = Home(call.home)
-    return Outcome({"home": str(home.root), "stopped": stop(home, call.args.timeout_s)})
+    stopped, kept = stop(home, call.args.timeout_s)
+    return Outcome({"home": str(home.root), "stopped": stopped, "kept": [str(path) for path in kept]})

@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,79 +14,127 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from knhk.model.faults import Stalled
-from knhk.wiring.home import Home
+from knhk.adapters.processes import Identity, end_all, identity
+from knhk.adapters.rings import sweep
+from knhk.model.faults import KnhkError, Stalled
+from knhk.wiring.home import Home, is_own
+
+LOOK_EVERY_S = 0.05
+PROBED_FOR_S = 2.0  # others who look whether the home is in use hold its lock for a moment
 
 
 def start(home: Home, timeout_s: float) -> tuple[int, bool]:
     """Process id, and whether it was started by this call; returns when it is ready. Raises Stalled with what its log says."""
-    home.prepare()
-    running = running_pid(home)
-    if running is not None:
-        return running, False
-    ready_file(home).unlink(missing_ok=True)
+    home.prepare_to_run()
     log = home.run / "control.log"
+    deadline = time.monotonic() + timeout_s
+    running = running_pid(home)
+    process = None if running is not None else _spawn(home, log)
+    while time.monotonic() < deadline:
+        ended = process is not None and process.poll() is not None
+        running = running_pid(home)
+        if running is not None and ready_file(home).exists():
+            return running, process is not None and running == process.pid
+        if ended and running is None:
+            code = process.returncode if process is not None else 0
+            raise Stalled("NotStarted", f"the control plane ended with {code}: {_last_line(log)}; see {log}")
+        time.sleep(LOOK_EVERY_S)
+    if process is not None and process.poll() is None:
+        process.terminate()
+        process.wait()
+    raise Stalled("NotReady", f"the control plane was not ready within {timeout_s:g} s: {_last_line(log)}; see {log}")
+
+
+def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:
+    ready_file(home).unlink(missing_ok=True)
     with log.open("ab") as out:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "knhk.wiring.daemon", str(home.root)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             start_new_session=True,
         )
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Stalled("NotStarted", f"the control plane ended with {process.returncode}: {_last_line(log)}; see {log}")
-        if ready_file(home).exists():
-            return process.pid, True
-        time.sleep(0.05)
-    process.terminate()
-    process.wait()
-    raise Stalled("NotReady", f"the control plane was not ready within {timeout_s:g} s: {_last_line(log)}; see {log}")
 
 
-def stop(home: Home, timeout_s: float) -> bool:
-    """Ends the control plane and its children; false when none ran."""
-    pid = running_pid(home)
-    if pid is None:
-        return False
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + timeout_s
-    while running_pid(home) == pid:
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            deadline += 5.0
-        time.sleep(0.05)
-    return True
+def stop(home: Home, timeout_s: float) -> tuple[bool, tuple[Path, ...]]:
+    """Ends the control plane and its children, by force after `timeout_s`, and removes sockets and emptied rings. Whether anything
+    ran, and the rings that are kept because they hold records that are not durable yet: the next `up` goes on with them."""
+    holder = _holder(home)
+    ran = bool(end_all([holder], timeout_s)) if holder is not None else False
+    if not home.run.is_dir():
+        return ran, ()
+    with _held(home):
+        ran = bool(end_leftovers(home)) or ran
+        return ran, _clean(home)
+
+
+def end_leftovers(home: Home) -> tuple[int, ...]:
+    """Ends children of a control plane that was ended by force, so that nothing runs twice. Gives their ids."""
+    try:
+        rows = json.loads(home.children_file.read_text())
+        children = [Identity(int(row["pid"]), int(row["started"])) for row in rows]
+    except FileNotFoundError:
+        return ()
+    except (ValueError, KeyError, TypeError):
+        children = []  # half a file: its writer died, and children die with it
+    ended = end_all(children)
+    home.children_file.unlink(missing_ok=True)
+    return ended
+
+
+def _clean(home: Home) -> tuple[Path, ...]:
+    """Sockets and emptied rings go."""
+    ready_file(home).unlink(missing_ok=True)
+    if is_own(home.sockets):
+        shutil.rmtree(home.sockets)
+    if not is_own(home.ring_root):
+        return ()
+    kept = tuple(ring for folder in sorted(home.ring_root.iterdir()) for ring in sweep(folder))
+    if not kept:
+        home.ring_root.rmdir()
+    return kept
 
 
 def running_pid(home: Home) -> int | None:
-    """Process id of the control plane of this home. The lock, not the file's text, says whether it runs."""
+    """Process id of the control plane of this home."""
+    found = _holder(home)
+    return None if found is None else found.pid
+
+
+def _holder(home: Home) -> Identity | None:
+    """Who holds the home's lock. The lock says that somebody runs, the file who it is; a text that an earlier one left is ignored."""
     try:
         with home.pid_file.open("r") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
             except BlockingIOError:
-                text = file.read()
-                return int(json.loads(text)["pid"]) if text else None
-    except FileNotFoundError:
+                row = json.loads(file.read() or "{}")
+                named = Identity(int(row["pid"]), int(row["started"]))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return None
+    except (ValueError, KeyError, TypeError):
+        return None  # it has just taken the lock and says so in a moment
+    except PermissionError as error:
+        raise Stalled("NoPermission", f"{home.pid_file}: must be readable: it belongs to another user; choose another --home") from error
+    return named if identity(named.pid) == named else None
 
 
 def run_in_front(home: Home) -> None:
-    """Runs until SIGINT or SIGTERM. Raises Stalled when the home is in use."""
+    """Runs until SIGINT, SIGTERM or SIGHUP. Raises Stalled when the home is in use."""
     home.prepare()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     halt = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: halt.set())
     from knhk.wiring.embedded import serve
 
     with _held(home):
+        end_leftovers(home)
         try:
             serve(home, halt, ready_file(home))
         finally:
@@ -99,15 +148,29 @@ def ready_file(home: Home) -> Path:
 
 @contextmanager
 def _held(home: Home) -> Iterator[None]:
+    """The home's lock, with this process named in it. Raises Stalled when another process keeps it."""
     with home.pid_file.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Stalled("InUse", f"{home.root}: a control plane already runs here; run: knhk --home {home.root} down") from None
+        deadline = time.monotonic() + PROBED_FOR_S
+        while not _locked(file.fileno()):
+            if time.monotonic() > deadline:
+                raise Stalled("InUse", f"{home.root}: a control plane already runs here; run: knhk --home {home.root} down")
+            time.sleep(LOOK_EVERY_S)
         file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid()}))
+        me = identity(os.getpid())
+        file.write(json.dumps(asdict(me)) if me is not None else "")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _last_line(log: Path) -> str:
@@ -118,5 +181,5 @@ def _last_line(log: Path) -> str:
 if __name__ == "__main__":
     try:
         run_in_front(Home(Path(sys.argv[1])))
-    except Stalled as stalled:
-        sys.exit(str(stalled))
+    except (KnhkError, OSError) as error:
+        sys.exit(str(error))

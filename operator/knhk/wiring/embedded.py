@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ from knhk.adapters.compiler_zig import ZigCompiler
 from knhk.adapters.fleet_folder import FolderFleet
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.placement_processes import PointFolders, ProcessPlacement
-from knhk.adapters.processes import Command, Supervisor
+from knhk.adapters.processes import Command, Supervisor, identity
 from knhk.adapters.registry_layout import LayoutRegistry
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.adapters.store_sqlite import SqliteStore
@@ -80,69 +81,108 @@ def folders_of(home: Home, point: str) -> PointFolders:
         home.point(namespace, name),
         home.outbox(namespace, name),
         home.rings(namespace, name),
-        home.sockets / f"{namespace}.{name}",
+        home.point_sockets(namespace, name),
     )
 
 
 def serve(home: Home, stop: Event, ready_file: Path) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it."""
-    home.prepare()
+    home.prepare_to_run()
     signer = signer_of(home)
-    supervisor = Supervisor()
-    supervisor.ensure(sequencer_command(home, signer))
     clock = SystemClock()
+    supervisor = Supervisor()
     store = SqliteStore(home.store, clock, SystemRandom())
-    placement = ProcessPlacement(
-        supervisor,
-        lambda point: folders_of(home, point),
-        home.registry,
-        home.sequencer_socket,
-        home.root_pub,
-    )
-    ports = Ports(
+    executor = ThreadPoolExecutor(2, thread_name_prefix="build")
+    try:
+        supervisor.ensure(sequencer_command(home, signer))
+        _note_children(home, supervisor)
+        ports = _ports(home, store, signer, supervisor, clock)
+        if _wait_for_log(home, ports, supervisor, stop):
+            _turn(home, Controller(ports, executor), supervisor, stop, ready_file)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        supervisor.stop_all()
+        home.children_file.unlink(missing_ok=True)
+        store.close()
+
+
+def _ports(home: Home, store: Store, signer: LocalSigner, supervisor: Supervisor, clock: SystemClock) -> Ports:
+    return Ports(
         store=store,
         log=SequencerLog(home.sequencer_socket),
         signer=signer,
         registry=LayoutRegistry(home.registry),
         compiler=ZigCompiler(home.run / "compiled"),
         fleet=FolderFleet(home.root / "points"),
-        placement=placement,
+        placement=ProcessPlacement(
+            supervisor,
+            lambda point: folders_of(home, point),
+            home.registry,
+            home.sequencer_socket,
+            home.root_pub,
+        ),
         clock=clock,
         origin=LOG_ORIGIN,
-        actor=f"local:{getpass.getuser()}",
+        actor=f"local:{_user()}",
     )
+
+
+def _user() -> str:
+    """Name of this user, or its number where there is none (containers)."""
     try:
-        _wait_for_log(ports, supervisor, stop)
-        with ThreadPoolExecutor(2, thread_name_prefix="build") as executor:
-            controller = Controller(ports, executor)
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _turn(home: Home, controller: Controller, supervisor: Supervisor, stop: Event, ready_file: Path) -> None:
+    """The loop. A full disk delays what it tells, and ends nothing."""
+    while not stop.is_set():
+        for ended in supervisor.tick():
+            _log.warning("%s ended with %d (start %d)", ended.name, ended.returncode, ended.restarts + 1)
+        try:
+            _note_children(home, supervisor)
             _tell(ready_file, supervisor)
-            while not stop.is_set():
-                for ended in supervisor.tick():
-                    _log.warning("%s ended with %d (start %d)", ended.name, ended.returncode, ended.restarts + 1)
-                controller.tick()
-                _tell(ready_file, supervisor)
-    finally:
-        supervisor.stop_all()
-        store.close()
+        except OSError as error:
+            _log.warning("the state of the home cannot be written: %s", error)
+        controller.tick()
 
 
-def _wait_for_log(ports: Ports, supervisor: Supervisor, stop: Event) -> None:
-    """The log comes first: nothing is decided without a place for its receipt."""
+def _wait_for_log(home: Home, ports: Ports, supervisor: Supervisor, stop: Event) -> bool:
+    """The log comes first: nothing is decided without a place for its receipt. False when `stop` came before."""
     deadline = time.monotonic() + READY_WITHIN_S
     while not stop.is_set():
         supervisor.tick()
+        _note_children(home, supervisor)
         try:
             ports.log.checkpoint()
-            return
+            return True
         except Waiting as waiting:
             if time.monotonic() > deadline:
-                raise Stalled("NoLog", f"the sequencer did not start: {waiting}; see sequencer.log in the home's run folder") from waiting
+                log = home.run / "sequencer.log"
+                lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+                said = lines[-1][:300] if lines else str(waiting)
+                raise Stalled("NoLog", f"the sequencer did not start: {said}; see {log}") from waiting
             stop.wait(0.05)
+    return False
 
 
 def _tell(ready_file: Path, supervisor: Supervisor) -> None:
-    """Names the processes of the home, for `knhk down`, for people, and for tests that kill them."""
-    text = json.dumps({"ready": True, "processes": supervisor.pids()}, sort_keys=True)
-    if not ready_file.exists() or ready_file.read_text() != text:
-        ready_file.with_suffix(".tmp").write_text(text)
-        ready_file.with_suffix(".tmp").rename(ready_file)
+    """Says that it is ready, and names the processes of the home, for people and for tests that kill them."""
+    replace_changed(ready_file, json.dumps({"ready": True, "processes": supervisor.pids()}, sort_keys=True))
+
+
+def _note_children(home: Home, supervisor: Supervisor) -> None:
+    """For `end_leftovers`, should this process be killed."""
+    found = [(name, identity(pid)) for name, pid in sorted(supervisor.pids().items())]
+    rows = [{"name": name, "pid": who.pid, "started": who.started} for name, who in found if who is not None]
+    replace_changed(home.children_file, json.dumps(rows))
+
+
+def replace_changed(path: Path, text: str) -> None:
+    """Writes the file whole, by rename, unless it has this text."""
+    if path.exists() and path.read_text() == text:
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.rename(path)

@@ -7,8 +7,8 @@ HOME/registry/           OCI layout
 HOME/log/                the lockchain (formats/log.md)
 HOME/points/NS.NAME/     one folder for each enforcement point (formats/agent.md)
 HOME/run/                pid and status of the control plane, logs of its children
-SOCKETS/                 Unix sockets (their paths must be short), 0700
-SHM/                     rings, in a tmpfs, 0700
+/tmp/knhk-…/             Unix sockets (their paths must be short), 0700
+/dev/shm/knhk-…/         rings, in a tmpfs, 0700
 ```
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,31 +75,72 @@ class Home:
         return f"knhk-{os.getuid()}-{hashlib.sha256(str(self.root).encode()).hexdigest()[:12]}"
 
     @property
+    def children_file(self) -> Path:
+        """Processes that the control plane started: name, id and start time; for the next life, should this one end by force."""
+        return self.run / "children.json"
+
+    @property
     def sockets(self) -> Path:
-        return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / self._tag
+        """The same for every caller, whatever its environment says, so that `down` finds what `up` made."""
+        return Path("/tmp") / self._tag
+
+    def point_sockets(self, namespace: str, name: str) -> Path:
+        """Short whatever the names are: a socket's path may have 107 bytes."""
+        return self.sockets / hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()[:12]
 
     @property
     def sequencer_socket(self) -> Path:
         return self.sockets / "sequencer.sock"
 
-    def rings(self, namespace: str, name: str) -> Path:
+    @property
+    def ring_root(self) -> Path:
         base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else self.run / "rings"
-        return base / self._tag / f"{namespace}.{name}"
+        return base / self._tag
+
+    def rings(self, namespace: str, name: str) -> Path:
+        return self.ring_root / f"{namespace}.{name}"
 
     def prepare(self) -> None:
-        """Makes the folders that must be private. Raises Stalled when one of them belongs to somebody else."""
-        for folder in (self.root, self.keys, self.registry, self.log, self.run, self.sockets):
+        """Makes the folders that must be private. Raises Stalled when one of them belongs to somebody else, or when the root holds
+        something else than a home."""
+        self._check_root()
+        for folder in (self.root, self.keys, self.registry, self.log, self.run):
             private_folder(folder)
+
+    def prepare_to_run(self) -> None:
+        """As `prepare`, with the folders outside of the home that only what runs needs."""
+        self.prepare()
+        for folder in (self.sockets, self.ring_root):
+            private_folder(folder)
+
+    def _check_root(self) -> None:
+        """A folder with other people's things must neither become private nor get keys."""
+        try:
+            found = {path.name for path in self.root.iterdir()} if self.root.exists() else set()
+        except NotADirectoryError as error:
+            raise Stalled("NoFolder", f"{self.root}: must be a folder; choose another --home") from error
+        except OSError as error:
+            raise Stalled("NoFolder", f"{self.root}: must be readable: {error.strerror}; choose another --home") from error
+        if found and "keys" not in found and "store.db" not in found:
+            raise Stalled("NotAHome", f"{self.root}: must be empty or a home; it holds {sorted(found)[0]}; choose another --home")
+
+
+def is_own(folder: Path) -> bool:
+    """Whether there is such a folder (not a link to one) and it belongs to this user."""
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def private_folder(folder: Path) -> None:
     """Makes `folder` with mode 0700 and refuses one that others own or may write: it will hold keys or sockets."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        if not is_own(folder):
             raise Stalled("ForeignFolder", f"{folder}: must be a folder of the user {os.getuid()}; remove it or choose another --home")
-        if stat.S_IMODE(status.st_mode) & 0o077:
+        if stat.S_IMODE(folder.lstat().st_mode) & 0o077:
             folder.chmod(0o700)
     except OSError as error:
         raise Stalled("NoFolder", f"{folder}: must be writable: {error.strerror}; choose another --home") from error
