@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import signal
+import socketserver
 import sqlite3
 import sys
 import threading
@@ -119,17 +121,43 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
 
 
+class SocketHandler(Handler):
+    disable_nagle_algorithm = False  # there is none
+
+
+class SocketServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+
+def listen(socket: Path | None, port: int) -> tuple[socketserver.BaseServer, dict[str, str | int]]:
+    """The server, and where it listens: a Unix socket of mode 0600, which only its owner reaches, or loopback TCP, which every user of
+    this machine reaches: past the enforcement point."""
+    if socket is None:
+        server = Server(("127.0.0.1", port), Handler)
+        return server, {"port": server.server_port}
+    before = os.umask(0o177)
+    try:
+        return SocketServer(str(socket), SocketHandler), {"socket": str(socket)}
+    finally:
+        os.umask(before)
+
+
 def main() -> int:
-    """Serves until SIGTERM; prints the port that it listens on."""
+    """Serves until SIGTERM; prints where it listens."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--db", type=Path, required=True, help="SQLite file, made when missing")
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--socket", type=Path, help="Unix socket, in a folder that only the enforcement point's user may enter")
+    where.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
     args = parser.parse_args()
     Handler.books = Books(args.db)
-    server = Server(("127.0.0.1", args.port), Handler)
+    server, where_it_is = listen(args.socket, args.port)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-    print(json.dumps({"port": server.server_address[1]}), flush=True)
+    print(json.dumps(where_it_is), flush=True)
     server.serve_forever(poll_interval=0.1)
+    if args.socket:
+        args.socket.unlink(missing_ok=True)
     return 0
 
 

@@ -19,6 +19,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,22 +76,24 @@ class Tools:
 
 
 @contextmanager
-def application(database: Path) -> Iterator[int]:
-    """The example application as a process of its own; gives its port."""
-    argv = [sys.executable, str(HERE / "app.py"), "--db", str(database)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield int(json.loads(process.stdout.readline())["port"])
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=10)
+def application(database: Path) -> Iterator[Path]:
+    """The example application as a process of its own; gives its socket, in a folder that only this user enters: no way round."""
+    with tempfile.TemporaryDirectory(prefix="order-to-cash-") as folder:
+        socket = Path(folder) / "app.sock"
+        argv = [sys.executable, str(HERE / "app.py"), "--db", str(database), "--socket", str(socket)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield Path(json.loads(process.stdout.readline())["socket"])
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(timeout=10)
 
 
-def manifests(folder: Path, provider: IdentityProvider, app_port: int) -> tuple[Path, Path]:
-    """The example's EnforcementPoint with this run's application port and identity provider, and its DataBundle."""
+def manifests(folder: Path, provider: IdentityProvider, app_socket: Path) -> tuple[Path, Path]:
+    """The example's EnforcementPoint with this run's application socket and identity provider, and its DataBundle."""
     point = yaml.safe_load((PACKS / "orders.yaml").read_text())
-    point["spec"]["upstream"] = {"host": "127.0.0.1", "port": app_port}
+    point["spec"]["upstream"] = {"socket": str(app_socket)}
     point["spec"]["attributes"]["jwt"] |= {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": provider.jwks()}}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "orders.yaml").write_text(yaml.safe_dump(point, sort_keys=False))
@@ -103,7 +106,6 @@ class Story:
 
     tools: Tools
     callers: Callers
-    app_port: int
     started_s: float = field(default_factory=time.monotonic)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -217,17 +219,17 @@ async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
     tools.say(f"   {len(refused['faults'])} faults at once; 1.2.0 runs on untouched")
 
 
-async def play(tools: Tools, app_port: int, database: Path) -> Story:
+async def play(tools: Tools, app_socket: Path, database: Path) -> Story:
     """Everything from `knhk up` to `knhk down`."""
     provider = IdentityProvider.new()
     tools.step(1, "An application, an enforcement point in front of it, the sequencer and the control plane start")
     tools.knhk("up")
-    point_file, bundle_file = manifests(tools.home / "manifests", provider, app_port)
+    point_file, bundle_file = manifests(tools.home / "manifests", provider, app_socket)
     tools.knhk("apply", "-f", str(bundle_file), "-f", str(point_file))
     address = await address_of_point(tools)
-    tools.say(f"   application on 127.0.0.1:{app_port} (SQLite {database.name}), guarded by Envoy on {address}")
+    tools.say(f"   application on {app_socket} (SQLite {database.name}), guarded by Envoy on {address}")
     callers = Callers(f"http://{address}", provider, Mix(PAYLOADS, seed=20261123), lanes=12, rate_s=250.0)
-    story = Story(tools, callers, app_port)
+    story = Story(tools, callers)
     await first_answer(callers)
     stop = asyncio.Event()
     traffic = asyncio.create_task(callers.run(stop, MOST_REQUESTS))
@@ -392,9 +394,9 @@ def main() -> int:
     database = home / "application.db"
     try:
         try:
-            with application(database) as port:
+            with application(database) as app_socket:
                 try:
-                    story = asyncio.run(play(tools, port, database))
+                    story = asyncio.run(play(tools, app_socket, database))
                 finally:
                     tools.knhk("down")
         except KeyboardInterrupt:

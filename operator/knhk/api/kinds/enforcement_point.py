@@ -157,8 +157,15 @@ SPEC = Obj(
             default={},
         ),
         "upstream": Obj(
-            "The application.",
+            "The application: a Unix socket in a folder that only Envoy's user may enter, or host and port. Who can reach host and port "
+            "can go round the point.",
             {
+                "socket": Str(
+                    "Path of the Unix socket that the application listens on.",
+                    max=107,
+                    min=2,
+                    rules=(matches(r"^/[A-Za-z0-9._/@+-]+$", "must be an absolute path of letters, digits and . _ / @ + - only"),),
+                ),
                 "host": Str(
                     "Host name or IP address.",
                     max=253,
@@ -171,7 +178,15 @@ SPEC = Obj(
                 ),
                 "port": Int("TCP port.", min=1, max=65_535),
             },
-            required=("host", "port"),
+            rules=(
+                exactly_one("host", "socket", "must have either socket, or host and port"),
+                Rule(
+                    "has(self.host) == has(self.port)",
+                    "must have host and port together",
+                    lambda v: ("host" in v) == ("port" in v),
+                    ("host", "port"),
+                ),
+            ),
         ),
         "match": List(
             "Routes in order; the first that fits counts.", _MATCH, max=64, min=1, key="name"
