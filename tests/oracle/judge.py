@@ -82,7 +82,7 @@ def caller_graph(bundle: Graph, caller: URIRef) -> Graph:
     g.add((KNHK.request, KNHK.caller, caller))
     roles: set[Node] = set()
     for role in bundle.objects(caller, ABAC.hasRole):
-        roles |= set(bundle.transitive_objects(role, ABAC.inherits))
+        roles |= {r for r in bundle.transitive_objects(role, ABAC.inherits) if r is not None}
     for p, o in bundle.predicate_objects(caller):
         g.add((KNHK.caller, p, o))
     for role in roles:
@@ -95,7 +95,7 @@ def caller_graph(bundle: Graph, caller: URIRef) -> Graph:
 
 def ask_holds(data: Graph, query: str, focus: Node | None) -> bool:
     """The answer of one ASK query with $this bound."""
-    bound = {} if focus is None else {"this": focus}
+    bound: dict[str, Any] = {} if focus is None else {"this": focus}
     return bool(data.query(_prepared(query), initBindings=bound).askAnswer)
 
 
