@@ -1,4 +1,4 @@
-"""An agent whose rings and packs are Python: everything else is the product. Run as `python agent_process.py OPTIONS…`.
+"""An agent whose packs are Python: everything else is the product. Run as `python agent_process.py OPTIONS…`.
 
 A pack decides by the body: `deny` denies by guard 1, `cold…` must be asked of the evaluator, anything else is admitted. The graph is one
 triple with the body, so that shapes in the plan see it.
@@ -9,14 +9,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from agent_rings import consumer
 
 from knhk_runtime.tiers.action import action_bytes
 from knhk_verify.record import parse_observation
@@ -56,13 +51,14 @@ class Binding:
 
 
 def main() -> None:
+    from knhk_hot.drain import Ring
     from knhk_runtime.wiring import Agent, Hot, Options
 
     parser = argparse.ArgumentParser()
     for name in ("point-dir", "registry", "sequencer-socket", "outbox", "ring-dir", "root-pub"):
         parser.add_argument(f"--{name}", type=Path)
     options = Options(**vars(parser.parse_args()))
-    hot = Hot(consumer, lambda path, sha256, bundle: Binding(), MODULE)
+    hot = Hot(Ring.open, lambda path, sha256, bundle: Binding(), MODULE)
     asyncio.run(Agent(options, hot).run())
 
 

@@ -1,19 +1,15 @@
-"""Rings by formats/ring.md in plain Python: a producer as the shim is one, and the consumer's end for tests without the native library."""
+"""Rings by formats/ring.md in plain Python: a producer as the shim is one."""
 
 from __future__ import annotations
 
 import fcntl
 import mmap
-import os
 import secrets
 import struct
-import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from knhk_runtime.outbox.records import DECISION, OBSERVED, PARK, Arm, encode
-from knhk_verify.record import entry_key
+from knhk_runtime.outbox.records import Arm
 
 HEADER = 4096
 HEAD, TAIL, FULL, BEAT, CLOSED = 128, 192, 256, 320, 384
@@ -111,79 +107,3 @@ class Producer(_Map):
     def die(self) -> None:
         """As kill -9 does: the lock goes, nothing is written."""
         self.close()
-
-
-@dataclass
-class Batch:
-    frames: bytes = b""
-    leaves: bytes = b""
-    keys: bytes = b""
-    n_records: int = 0
-    counts: Counter[tuple[bytes, int, int, int]] = field(default_factory=Counter)
-    parked: list[Request] = field(default_factory=list)
-    discordant: list[Request] = field(default_factory=list)
-    clusters: bytes = b""
-    new_tail: int = 0
-
-
-class Consumer(_Map):
-    """knhk_runtime.ring.entries.Ring in Python."""
-
-    def drain(self, max_bytes: int) -> Batch:
-        tail, head = self.words[TAIL // 8], self.words[HEAD // 8]
-        batch = Batch(new_tail=tail)
-        frames, leaves = [], []
-        while batch.new_tail < head and batch.new_tail - tail < max_bytes:
-            at = self.at(batch.new_tail)
-            if self.words[at // 8] != batch.new_tail + 1:
-                raise ValueError(f"{self.path} position {batch.new_tail}: the commit word must be {batch.new_tail + 1}")
-            length, kind = struct.unpack_from("<II", self.map, at + 8)
-            batch.new_tail += length
-            if kind == 2:
-                continue
-            batch.n_records += 1
-            request = self._read(at)
-            if any((arm.kind, arm.mode) == (PARK, OBSERVED) for arm in request.arms):
-                batch.parked.append(request)
-                continue
-            batch.clusters += struct.pack("=Q", request.cluster)
-            batch.counts.update((arm.pack, arm.kind, arm.verdict, arm.klass) for arm in request.arms)
-            if {(arm.kind, arm.verdict) for arm in request.arms} == {(DECISION, 1), (DECISION, 2)}:
-                batch.discordant.append(request)
-            made = encode(request.receipt, request.region, request.cluster, request.o, request.arms)
-            frames.append(made.frames)
-            leaves += [made.entries[i + 19 : i + 137] for i in range(0, len(made.entries), 137)]
-        batch.frames, batch.leaves = b"".join(frames), b"".join(leaves)
-        batch.keys = b"".join(map(entry_key, leaves))
-        return batch
-
-    def _read(self, at: int) -> Request:
-        receipt, _, cluster, o_len, region, count, _ = struct.unpack_from("<16sQQIHBB", self.map, at + 16)
-        end, arms = at + 128 + o_len, []
-        for number in range(count):
-            pack, kind, klass, verdict, mode, flags, size = struct.unpack_from("<20sBBBBB3xI", self.map, at + 56 + 36 * number)
-            arms.append(Arm(pack, kind, klass, verdict, mode, flags, self.map[end : end + size]))
-            end += size
-        return Request(receipt, region, cluster, self.map[at + 128 : at + 128 + o_len], tuple(arms))
-
-    def commit(self, new_tail: int) -> None:
-        self.words[TAIL // 8] = new_tail
-
-    def beat(self) -> None:
-        self.words[BEAT // 8] = time.monotonic_ns()
-
-    @property
-    def closed(self) -> bool:
-        return self.words[CLOSED // 8] == 1
-
-    @property
-    def full(self) -> int:
-        return self.words[FULL // 8]
-
-
-def consumer(path: Path) -> Consumer:
-    """Opener of the agent."""
-    with path.open("rb") as file:
-        if file.read(8) != b"KNHKRNG1" or os.fstat(file.fileno()).st_size < HEADER:
-            raise ValueError(f"{path}: must begin with KNHKRNG1")
-    return Consumer(path)

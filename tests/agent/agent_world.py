@@ -270,7 +270,10 @@ class World:
 
     def runs(self, epoch: int) -> dict[str, Any]:
         """Statistics once the agent runs this epoch."""
-        return until(lambda: (s := self.stats()).get("ready") and s["epoch"] == epoch and s, f"epoch {epoch} runs; {self.said()[-2000:]}")
+        found: dict[str, Any] = until(
+            lambda: (s := self.stats()).get("ready") and s["epoch"] == epoch and s, f"epoch {epoch} runs; {self.said()[-2000:]}"
+        )
+        return found
 
 
 def failing(a: bytes) -> tuple[int, ...]:

@@ -33,10 +33,11 @@ def shim_config(world: World) -> dict[str, Any]:
 
 def refused(world: World, *words: str) -> dict[str, str]:
     """The refusal that holds all these words, once the agent tells it."""
-    return until(
+    found: dict[str, str] = until(
         lambda: next((r for r in world.stats().get("refused", []) if all(word in json.dumps(r) for word in words)), None),
         f"refusal with {words}: {world.stats().get('refused')}",
     )
+    return found
 
 
 @pytest.fixture

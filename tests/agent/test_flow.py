@@ -67,14 +67,6 @@ def test_what_the_shim_wrote_is_durable_hashed_and_acknowledged(up: World) -> No
     until(lambda: not list(up.rings.glob("*.ring")), "the closed ring is removed")
     row = {"admit": 500, "deny": 0, "park": 0, "refused": 0, "R1": 500, "W1": 0, "C1": 0}
     assert up.stats()["decisions"] == {pack20(up, "1.0.0").hex(): row}
-        "admit": 500,
-        "deny": 0,
-        "park": 0,
-        "refused": 0,
-        "R1": 500,
-        "W1": 0,
-        "C1": 0,
-    }
 
 
 def test_killed_at_random_under_a_producer_nothing_is_lost_or_doubled(up: World) -> None:

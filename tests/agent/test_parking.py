@@ -25,8 +25,6 @@ NONE = bytes(16)
 def message(
     world: World, body: bytes, receipt: int, decision: bytes = NONE, o: bytes | None = None, versions: tuple[str, ...] = ("1.0.0",)
 ) -> bytes:
-    world: World, body: bytes, receipt: int, decision: bytes = NONE, o: bytes | None = None, versions: tuple[str, ...] = ("1.0.0",)
-) -> bytes:
     """KNPK as the shim sends it: the first arm enforced, all to be decided."""
     arms = b""
     for number, version in enumerate(versions):
