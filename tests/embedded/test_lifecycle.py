@@ -148,7 +148,7 @@ def test_a_second_home_lives_beside_the_first(homes: Homes) -> None:
     assert all(identity(who.pid) == who for who in two.children().values())
 
 
-@pytest.mark.failure("operator", "what a person must do")
+@pytest.mark.failure("operator", "act")
 def test_a_killed_control_plane_takes_its_children_along_and_the_next_goes_on(cli: Cli, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.yaml"
     bundle.write_text(BUNDLE)
@@ -205,7 +205,7 @@ def test_a_process_that_only_has_the_same_id_is_left_alone(cli: Cli) -> None:
         bystander.wait()
 
 
-@pytest.mark.failure("sequencer", "what a person must do")
+@pytest.mark.failure("sequencer", "act")
 def test_a_killed_sequencer_is_started_again(cli: Cli, tmp_path: Path) -> None:
     cli.ok("up")
     before = cli.children()["sequencer"]

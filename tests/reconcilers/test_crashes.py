@@ -6,15 +6,15 @@ Reading changes nothing, so a death at a reading is the death after the change b
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 from fakes import Died, Fate
-from world import PACK, World, bundle, pack, point
+from rollout_world import PACK, STEP_S, World, bundle, pack, point
 
 from knhk.model.resource import Key
 
 PARTS = 4  # of the moments, so that workers share them
-LIFE = 25  # moments
 
 Act = Callable[[World], None]
 Story = tuple[tuple[Act, str, str], ...]
@@ -101,19 +101,20 @@ def test_a_death_at_any_moment_changes_nothing_in_the_end(story: Story, part: in
 
 
 @pytest.mark.slow
-def test_a_controller_that_dies_again_and_again_gets_there() -> None:
-    """Each life ends in the middle of its twelfth change or so."""
-    world = new_world()
+@pytest.mark.parametrize("seed", range(3))
+def test_a_controller_that_dies_again_and_again_gets_there(seed: int) -> None:
+    """Each life makes up to thirty changes."""
+    chance, world = Random(seed), new_world()
     for act, phase, version in GOOD_BAD_GOOD:
         act(world)
         for _ in range(600):
             if _is(world, phase, version):
                 break
-            world.fate.at = len(world.fate.moments) + LIFE
+            world.fate.at = len(world.fate.moments) + chance.randrange(60)
             try:
                 world.step()
             except Died:
-                world.log.cover()
+                world.clock.sleep(STEP_S)
                 world.start()
         assert _is(world, phase, version), world.describe()
     world.fate.at = -1
