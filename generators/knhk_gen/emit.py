@@ -187,7 +187,8 @@ class _Emitter:
                 blob.extend(data + b"\0")
             return f"I+{known[data]}"
 
-        rows = [",".join(at(guard[name]) for name in INFO) for guard in self.plan["guards"]]
+        told = [{**guard, "shape": guard.get("named") or guard["shape"]} for guard in self.plan["guards"]]
+        rows = [",".join(at(guard[name]) for name in INFO) for guard in told]
         pack = self.plan["pack"]
         names = (f"{pack['namespace']}/{pack['name']}", pack["version"], self.plan["tool"])
         self.names = ",".join(at(name) for name in names)

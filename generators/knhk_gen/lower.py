@@ -130,6 +130,7 @@ def _add_shapes(plan: _Plan, shapes: Shapes, sources: Sequence[Source]) -> None:
             "why": shacl.why(guard.piece),
             "source": guard.where,
             "shape": f"_:{guard.shape}" if isinstance(guard.shape, BNode) else str(guard.shape),
+            "named": guard.named,
             "component": f"{SH}{guard.param.component}ConstraintComponent",
             "path": shacl.path_text(shapes, guard.path),
             "message": shacl.message(shapes, guard),

@@ -71,9 +71,10 @@ MIXED = "longer or mixed paths"
 
 @dataclass(frozen=True)
 class ShapeGuard:
-    """A guard before it gets its id and its target's index."""
+    """A guard before it gets its id and its target's index. `named`: IRI of the nearest shape around it that has one."""
 
     shape: Term
+    named: str
     owner: str
     param: Param
     path: Path | None
@@ -139,7 +140,8 @@ class Lowering:
 
     def _guard(self, shape: Term, owner: str, param: Param, target: Target, piece: Piece) -> ShapeGuard:
         where = self.shapes.store.where(shape, SH + param.name)
-        return ShapeGuard(shape, owner, param, self.shapes.path(shape), target, piece, where)
+        named = next((str(node) for node in reversed(self.stack) if isinstance(node, URIRef)), "")
+        return ShapeGuard(shape, named, owner, param, self.shapes.path(shape), target, piece, where)
 
     def _cap(self, piece: Piece, target: Target) -> Piece:
         if target["kind"] == "objectsOf" and piece.klass != "C1":

@@ -395,6 +395,7 @@ def _guard_row(pack: PackSources, guard: dict[str, Any]) -> dict[str, Any]:
     from knhk.reconcilers.lowering import place
 
     row = {key: guard.get(key, "") for key in ("id", "kind", "class", "shape", "path")}
+    row["shape"] = guard.get("named") or row["shape"]
     return row | {"source": place(pack, guard["source"])}
 
 

@@ -82,7 +82,7 @@ def _violations(guards: list[Mapping[str, Any]], details: list[Detail]) -> tuple
         {
             "guard": guards[detail.guard]["id"],
             "rule": guards[detail.guard].get("component") or guards[detail.guard]["kind"],
-            "shape": guards[detail.guard].get("shape") or "",
+            "shape": guards[detail.guard].get("named") or guards[detail.guard].get("shape") or "",
             "path": guards[detail.guard].get("path") or detail.path,
             "focus": detail.focus,
             "value": detail.value,
