@@ -166,7 +166,7 @@ def _boolean(lexical: str) -> Value:
     return _INVALID if truth is None else Value(True, FAMILIES["boolean"], truth)
 
 
-def _days(year: str, month: int, day: int) -> int | None | bool:
+def _days(year: str, month: int, day: int) -> int | bool | None:
     """Days since 1970-01-01; None: a real date outside the years 1 to 9999; False: no date."""
     in_cycle = int(year.lstrip("-")[-4:]) % 400 + 2000
     try:

@@ -59,21 +59,6 @@ KNHK_INLINE uint32_t knhk_meta8(const uint64_t *meta, uint64_t mask, uint64_t wa
   return bits[0] | (bits[1] << 4);
 }
 
-/* lanes of `among` whose value occurs in another lane of `among` */
-KNHK_INLINE uint32_t knhk_twice8(const uint64_t *lane, uint32_t among) {
-  const __m256i a = knhk_load4(lane), b = knhk_load4(lane + 4);
-  uint32_t twice = 0;
-#define KNHK_AGAINST(i)                                                                                             \
-  {                                                                                                                 \
-    const __m256i x = knhk_splat(lane[i]);                                                                          \
-    const uint32_t same = knhk_join(_mm256_cmpeq_epi64(a, x), _mm256_cmpeq_epi64(b, x)) & among & ~(1u << (i));     \
-    twice |= (uint32_t)(same != 0) << (i);                                                                          \
-  }
-  KNHK_AGAINST(0) KNHK_AGAINST(1) KNHK_AGAINST(2) KNHK_AGAINST(3) KNHK_AGAINST(4) KNHK_AGAINST(5) KNHK_AGAINST(6) KNHK_AGAINST(7)
-#undef KNHK_AGAINST
-  return twice & among;
-}
-
 #else
 
 KNHK_INLINE uint32_t knhk_eq8(const uint64_t *lane, uint64_t x) {
@@ -97,17 +82,16 @@ KNHK_INLINE uint32_t knhk_meta8(const uint64_t *meta, uint64_t mask, uint64_t wa
   return bits;
 }
 
+#endif
+
+/* lanes of `among` whose value occurs in another lane of `among` */
 KNHK_INLINE uint32_t knhk_twice8(const uint64_t *lane, uint32_t among) {
   uint32_t twice = 0;
-  for (int i = 0; i < 8; i++) {
-    uint32_t same = 0;
-    for (int j = 0; j < 8; j++) same |= (uint32_t)(lane[j] == lane[i]) << j;
-    twice |= (uint32_t)((same & among & ~(1u << i)) != 0) << i;
-  }
+#define KNHK_AGAINST(i) twice |= (uint32_t)((knhk_eq8(lane, lane[i]) & among & ~(1u << (i))) != 0) << (i);
+  KNHK_AGAINST(0) KNHK_AGAINST(1) KNHK_AGAINST(2) KNHK_AGAINST(3) KNHK_AGAINST(4) KNHK_AGAINST(5) KNHK_AGAINST(6) KNHK_AGAINST(7)
+#undef KNHK_AGAINST
   return twice & among;
 }
-
-#endif
 
 /* ---- the six: key is node << 32 | predicate ---- */
 KNHK_INLINE uint32_t knhk_ask_sp(const knhk_chunk *c, uint64_t key) { return knhk_eq8(c->key, key); }

@@ -87,7 +87,9 @@ def _decide_seeds() -> list[bytes]:
 
 def bundle_seed() -> bytes:
     """A small data bundle (formats/bundle.md)."""
-    strings = sorted({"http://www.w3.org/2001/XMLSchema#integer", "https://e.x/limit", "https://e.x/u", "https://e.x/{}", "5"}, key=str.encode)
+    strings = sorted(
+        {"http://www.w3.org/2001/XMLSchema#integer", "https://e.x/limit", "https://e.x/u", "https://e.x/{}", "5"}, key=str.encode
+    )
     index = {text: i for i, text in enumerate(strings)}
     blob = "".join(strings).encode()
     offsets = [0]
@@ -98,7 +100,12 @@ def bundle_seed() -> bytes:
     for byte in b"https://e.x/u":
         h = (h ^ byte) * 0x100000001B3 & (1 << 64) - 1
     slots = [1, 0] if h & 1 == 0 else [0, 1]
-    for part in (struct.pack(f"<{len(offsets)}I", *offsets), blob, struct.pack("<2I", *slots), struct.pack("<4I", index["https://e.x/u"], 0, 1, 0)):
+    for part in (
+        struct.pack(f"<{len(offsets)}I", *offsets),
+        blob,
+        struct.pack("<2I", *slots),
+        struct.pack("<4I", index["https://e.x/u"], 0, 1, 0),
+    ):
         out += bytes(-len(out) % 8) + part
     integer = index["http://www.w3.org/2001/XMLSchema#integer"]
     return out + bytes(-len(out) % 8) + struct.pack("<IIIB3x", index["https://e.x/limit"], index["5"], integer, 2)

@@ -11,11 +11,11 @@ static void put16(uint8_t *at, uint32_t x) {
   at[1] = (uint8_t)x;
 }
 
-/* The class below R1 that must decide: the highest among the guards that are not R1, at least W1. */
-static uint8_t class_below(void) {
+/* The class below R1 that must decide: the highest among guards of class W1 and C1 (those of `failing`, or all when it is NULL), at least W1. */
+static uint8_t class_below(const uint8_t *failing) {
   uint8_t klass = KNHK_CLASS_W1;
   for (uint32_t i = 0; i < T->nguards; i++)
-    if (T->klass[i] > klass) klass = T->klass[i];
+    if (T->klass[i] > klass && (failing == NULL || failing[i] != 0)) klass = T->klass[i];
   return klass;
 }
 
@@ -33,7 +33,7 @@ static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap
   if (failing[0] == 0 && denies == 0 && cold != 0) {
     r.status = KNHK_COLD;
     r.verdict = 0;
-    r.klass = class_below();
+    r.klass = class_below(failing);
     r.a_len = 0;
     return r;
   }
@@ -54,7 +54,7 @@ static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap
 
 static knhk_result bare(int32_t status) {
   knhk_result r = {status, 0, KNHK_CLASS_NONE, 0, 0, 0};
-  if (status == KNHK_ESCAPE) r.klass = class_below();
+  if (status == KNHK_ESCAPE) r.klass = class_below(NULL);
   return r;
 }
 

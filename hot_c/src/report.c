@@ -292,7 +292,7 @@ int64_t knhk_explain(const knhk_binding *b, const uint8_t *o, size_t o_len, cons
     else memset(d->failing, 0, T->nguards);
     /* guards that a tier below decided, and those of an input that this tier does not hold whole */
     for (uint32_t i = 1; i < T->nguards && x.entries < ENTRIES_MAX; i++)
-      if (bit(x.bits, i) && !d->failing[i]) put_entry(&x, d, i, 0, 0);
+      if (bit(x.bits, i) && (T->klass[i] != KNHK_CLASS_R1 || !d->failing[i])) put_entry(&x, d, i, 0, 0);
   }
   PUT(&x.w, "]");
   return x.w.full ? KNHK_E_SPACE : x.w.at - out;

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,16 @@ RECORDS = [
     Record(receipt(1), observation(b'{"a":1}')),
     Record(receipt(2), observation(b"x" * 5000), (Arm(a=DENY, verdict=2), Arm(b"Q" * 20, mode=2, flags=1, a=action(1, 9, ())))),
     Record(receipt(3), observation(b""), (Arm(kind=4, klass=0, verdict=2, pack=bytes(20), a=b""),), region=0, cluster=0),
-    Record(receipt(4), observation(b"{}"), (Arm(kind=2, klass=0, verdict=0, a=b""), Arm(b"Q" * 20, kind=3, klass=0, verdict=0, mode=2, flags=1, a=b""))),
+    Record(
+        receipt(4),
+        observation(b"{}"),
+        (Arm(kind=2, klass=0, verdict=0, a=b""), Arm(b"Q" * 20, kind=3, klass=0, verdict=0, mode=2, flags=1, a=b"")),
+    ),
     Record(receipt(5), observation(b"{}"), (Arm(), Arm(b"Q" * 20, mode=2, flags=3))),
 ]
-ASIDE = Record(receipt(6), observation(b'{"b":2}'), (Arm(a=DENY, verdict=2), Arm(b"Q" * 20, kind=2, klass=3, verdict=0, mode=2, flags=1, a=b"")))
+ASIDE = Record(
+    receipt(6), observation(b'{"b":2}'), (Arm(a=DENY, verdict=2), Arm(b"Q" * 20, kind=2, klass=3, verdict=0, mode=2, flags=1, a=b""))
+)
 
 
 @pytest.fixture
@@ -35,6 +42,22 @@ def producer(tmp_path: Path) -> Iterator[Producer]:
     made = Producer(tmp_path / "0-1-0.ring")
     yield made
     made.close()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Path], hot.Ring]]:
+    """Opens rings, and closes them after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_ring(path: Path) -> hot.Ring:
+            ring = hot.Ring.open(path)
+            stack.callback(ring.close)
+            return ring
+
+        yield open_ring
+
+
+Opener = Callable[[Path], hot.Ring]
 
 
 def salts_of(frames: bytes) -> list[bytes]:
@@ -53,10 +76,10 @@ def check(drained: hot.Drained, records: list[Record]) -> None:
     assert drained.keys == b"".join(r.receipt + bytes([arm.flags & 1]) for r in records for arm in r.arms)
 
 
-def test_records_become_frames_leaves_and_keys(producer: Producer) -> None:
+def test_records_become_frames_leaves_and_keys(producer: Producer, opened: Opener) -> None:
     for record in RECORDS:
         producer.put(record)
-    ring = hot.Ring.open(producer.path)
+    ring = opened(producer.path)
     drained = ring.drain(1 << 20)
     check(drained, RECORDS)
     assert (drained.n_records, drained.n_leaves, drained.new_tail) == (5, 8, producer.head)
@@ -72,13 +95,12 @@ def test_records_become_frames_leaves_and_keys(producer: Producer) -> None:
     producer.store(256, 9)
     producer.store(384, 1)
     assert (ring.full, ring.closed, ring.source, ring.capacity) == (9, True, b"SOURCE01", CAPACITY)
-    ring.close()
 
 
-def test_records_that_the_agent_must_judge_are_set_aside(producer: Producer) -> None:
+def test_records_that_the_agent_must_judge_are_set_aside(producer: Producer, opened: Opener) -> None:
     for record in (RECORDS[0], ASIDE, RECORDS[1]):
         producer.put(record)
-    drained = hot.Ring.open(producer.path).drain(1 << 20)
+    drained = opened(producer.path).drain(1 << 20)
     check(drained, [RECORDS[0], RECORDS[1]])
     (aside,) = drained.parked
     assert (aside.receipt, aside.region, aside.cluster, aside.o) == (ASIDE.receipt, 3, 77, ASIDE.o)
@@ -86,10 +108,10 @@ def test_records_that_the_agent_must_judge_are_set_aside(producer: Producer) -> 
     assert drained.n_records == 3
 
 
-def test_a_batch_ends_near_its_size_and_the_next_goes_on(producer: Producer) -> None:
+def test_a_batch_ends_near_its_size_and_the_next_goes_on(producer: Producer, opened: Opener) -> None:
     for i in range(200):
         producer.put(Record(receipt(i), observation(b"y" * 700)))
-    ring, found = hot.Ring.open(producer.path), 0
+    ring, found = opened(producer.path), 0
     while (drained := ring.drain(10_000)).n_records:
         assert drained.new_tail - ring.tail < 12_000
         check(drained, [Record(receipt(found + k), observation(b"y" * 700)) for k in range(drained.n_records)])
@@ -98,18 +120,18 @@ def test_a_batch_ends_near_its_size_and_the_next_goes_on(producer: Producer) -> 
     assert found == 200
 
 
-def test_a_record_larger_than_the_batch_is_taken_alone(producer: Producer) -> None:
+def test_a_record_larger_than_the_batch_is_taken_alone(producer: Producer, opened: Opener) -> None:
     big = Record(receipt(1), observation(b"z" * (1 << 20)))
     producer.put(big)
-    check(hot.Ring.open(producer.path).drain(64), [big])
+    check(opened(producer.path).drain(64), [big])
 
 
-def test_pads_and_positions_beyond_the_capacity(tmp_path: Path) -> None:
+def test_pads_and_positions_beyond_the_capacity(tmp_path: Path, opened: Opener) -> None:
     producer = Producer(tmp_path / "r.ring", start=7 * CAPACITY - 1024)
     records = [Record(receipt(i), observation(b"w" * 400)) for i in range(4)]
     for record in records:
         producer.put(record)
-    drained = hot.Ring.open(producer.path).drain(1 << 20)
+    drained = opened(producer.path).drain(1 << 20)
     check(drained, records)
     assert drained.new_tail == producer.head
     producer.close()
@@ -147,14 +169,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", list(BROKEN))
-def test_a_broken_record_is_reported_with_its_position_and_nothing_after_it_is_read(name: str, producer: Producer) -> None:
+def test_a_broken_record_is_reported_with_its_position_and_nothing_after_it_is_read(name: str, producer: Producer, opened: Opener) -> None:
     producer.put(RECORDS[0])
     at = producer.head
     raw = bytearray(BROKEN[name])
     if raw[:8] == ring_record(GOOD, 0)[:8]:
         raw[:8] = struct.pack("<Q", at + 1)
     producer.write(bytes(raw), len(raw))
-    ring = hot.Ring.open(producer.path)
+    ring = opened(producer.path)
     first = ring.drain(1 << 20)
     check(first, RECORDS[:1])
     ring.commit(first.new_tail)
@@ -163,14 +185,24 @@ def test_a_broken_record_is_reported_with_its_position_and_nothing_after_it_is_r
 
 
 @pytest.mark.parametrize(("head", "tail"), [(64, 128), (CAPACITY + 64, 0), (100, 0), (64, 1), (2**64 - 64, 0)])
-def test_positions_that_cannot_be_are_refused(producer: Producer, head: int, tail: int) -> None:
+def test_positions_that_cannot_be_are_refused(producer: Producer, opened: Opener, head: int, tail: int) -> None:
     producer.store(128, head)
     producer.store(192, tail)
     with pytest.raises(hot.RingCorrupt, match="head and tail"):
-        hot.Ring.open(producer.path).drain(4096)
+        opened(producer.path).drain(4096)
 
 
-@pytest.mark.parametrize("data", [b"", b"KNHKRNG1", ring_header(CAPACITY), ring_header(CAPACITY - 64) + bytes(CAPACITY - 64), ring_header(4096) + bytes(4096), b"X" * (4096 + CAPACITY)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"KNHKRNG1",
+        ring_header(CAPACITY),
+        ring_header(CAPACITY - 64) + bytes(CAPACITY - 64),
+        ring_header(4096) + bytes(4096),
+        b"X" * (4096 + CAPACITY),
+    ],
+)
 def test_files_that_are_no_rings_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.ring"
     path.write_bytes(data)
@@ -178,8 +210,8 @@ def test_files_that_are_no_rings_are_refused(tmp_path: Path, data: bytes) -> Non
         hot.Ring.open(path)
 
 
-def test_a_truncated_file_is_noticed(producer: Producer) -> None:
-    ring = hot.Ring.open(producer.path)
+def test_a_truncated_file_is_noticed(producer: Producer, opened: Opener) -> None:
+    ring = opened(producer.path)
     with producer.path.open("r+b") as file:
         file.truncate(4096)
     with pytest.raises(hot.RingCorrupt, match="truncated"):

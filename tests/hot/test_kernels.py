@@ -70,7 +70,12 @@ def test_scalar_and_simd_equal_the_model(native: tuple[Any, Any]) -> None:
             pass
         key, obj = pick.choice(few), pick.choice(OBJECTS)
         low, high = sorted(pick.sample([v for v in VALUES if v < 1 << 63], 2))
-        want = (*pick.choice([(0, 0), (0xFFFFFF08, 8 << 8 | 8), (0xFFFFFF08, 11 << 8 | 8)]), pick.choice([1, 3, 4, 5, 7]), pick.choice([0, 1]), pick.choice([0, 200, 0xFFFFFF]))
+        want = (
+            *pick.choice([(0, 0), (0xFFFFFF08, 8 << 8 | 8), (0xFFFFFF08, 11 << 8 | 8)]),
+            pick.choice([1, 3, 4, 5, 7]),
+            pick.choice([0, 1]),
+            pick.choice([0, 200, 0xFFFFFF]),
+        )
         expected = model(lanes, key, obj, low, high, want)
         for isa in ISAS:
             got = {
@@ -92,7 +97,9 @@ def disassembly() -> dict[str, list[str]]:
     """Instructions of each exported function of the kernels' library."""
     objdump = shutil.which("objdump")
     assert objdump, "objdump is needed (Debian: apt-get install binutils)"
-    text = subprocess.run([objdump, "-d", "--no-show-raw-insn", str(artifacts().kernels)], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [objdump, "-d", "--no-show-raw-insn", str(artifacts().kernels)], capture_output=True, text=True, check=True
+    ).stdout
     found: dict[str, list[str]] = {}
     for block in re.split(r"\n\n", text):
         head = re.match(r"\s*[0-9a-f]+ <(\w+)>:", block)
