@@ -12,7 +12,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,12 +26,13 @@ from knhk_runtime.exchange.loaded import LoadedPacks
 from knhk_runtime.exchange.loaded import Opener as PackOpener
 from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted
 from knhk_runtime.log import log
-from knhk_runtime.outbox.records import Entries, entries_of
+from knhk_runtime.outbox.records import PARK, Entries, entries_of
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.outbox.upload import Outbox, Uploader
 from knhk_runtime.packstore import PackStore
 from knhk_runtime.parking.decisions import Decisions
 from knhk_runtime.parking.judge import ArmJudge
+from knhk_runtime.parking.message import Parked, left_parked
 from knhk_runtime.parking.server import ParkServer, Point
 from knhk_runtime.point import parse_point
 from knhk_runtime.ring.drain import DrainLoop
@@ -40,7 +41,9 @@ from knhk_runtime.ring.entries import Drained
 from knhk_runtime.ring.observed import ObservedQueue
 from knhk_runtime.sequencer_client import SequencerClient
 from knhk_runtime.statistics import Counters
+from knhk_runtime.tiers.decide import Binding, TableDecision
 from knhk_runtime.tiers.digest import evaluator_digest
+from knhk_runtime.tiers.errors import Undecided
 from knhk_runtime.tiers.pool import WarmEvaluator
 from knhk_verify.errors import Bad
 from knhk_verify.note import unb64
@@ -98,12 +101,42 @@ def hot_library() -> Hot:
     """The native parts. Raises Stalled when they were not built."""
     from knhk_hot import artifacts
     from knhk_hot.drain import Ring
-    from knhk_hot.pack import Pack
+    from knhk_hot.pack import Pack, PackError
 
     module = artifacts().shim
     if module is None:
         raise Stalled("Shim", "the Envoy shim is not built: run `make setup`")
-    return Hot(Ring.open, lambda path, sha256, bundle: Pack.open(path, sha256).bind(bundle), module)
+
+    def open_pack(path: Path, sha256: str, bundle: bytes | None) -> Binding:
+        try:
+            return Checked(Pack.open(path, sha256).bind(bundle), PackError)
+        except PackError as error:
+            raise Corrupt(str(path), str(error)) from error
+
+    return Hot(Ring.open, open_pack, module)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A binding whose own errors are Undecided: the request stays parked."""
+
+    binding: Binding
+    error: type[Exception]
+
+    def decide(self, o: bytes) -> TableDecision:
+        return self.binding.decide(o)
+
+    def graph(self, o: bytes) -> bytes:
+        try:
+            return self.binding.graph(o)
+        except self.error as error:
+            raise Undecided(f"graph: {error}") from error
+
+    def explain(self, o: bytes, a: bytes) -> Sequence[Mapping[str, str]]:
+        try:
+            return self.binding.explain(o, a)
+        except self.error as error:
+            raise Undecided(f"explain: {error}") from error
 
 
 def check_once(options: Options) -> dict[str, Any]:
@@ -161,6 +194,7 @@ class Agent:
             hot.module,
             self._outbox_end,
         )
+        self._adopt: Callable[[Parked], None] = lambda parked: None
         self._boot = secrets.token_hex(8)
         self._acked_before = 0
         self._listening = self._counted = False
@@ -173,6 +207,9 @@ class Agent:
     def _commit_drained(self, made: Entries, drained: Drained) -> None:
         self._outbox.commit(made)
         self._counters.take_drained(drained)
+        if any(kind == PARK for _, kind, _, _ in drained.counts):
+            for parked in left_parked(drained.frames):
+                self._adopt(parked)
 
     def _point(self) -> Point | None:
         running = self._exchange.running
@@ -187,7 +224,8 @@ class Agent:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
-        self._outbox.on_durable = lambda: _wake(loop, self._uploader)
+        self._outbox.on_durable = lambda: _soon(loop, self._uploader.wake)
+        self._adopt = lambda parked: _soon(loop, self._parking.adopt, parked)
         counting = threading.Thread(
             target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True
         )
@@ -295,10 +333,10 @@ def _until(frames: bytes, following: Position, end: Position) -> tuple[bytes, Po
     return frames[: len(frames) - (following.offset - end.offset)], end
 
 
-def _wake(loop: asyncio.AbstractEventLoop, uploader: Uploader) -> None:
-    """From any thread; while the loop is being closed there is nobody to wake."""
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
+    """From any thread; while the loop is being closed there is nobody to call."""
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(uploader.wake)
+        loop.call_soon_threadsafe(call, *arguments)
 
 
 def _lock(path: Path) -> int:

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from agent_rings import Request
 from agent_world import World, failing, observation, until
 
-from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, RESUMED
+from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, RESUMED, Arm
 from knhk_runtime.tiers.action import action_bytes
 from knhk_verify.record import check_record, parse_leaf
 
@@ -163,6 +164,20 @@ def test_a_late_decision_survives_a_restart(hasty: World) -> None:
     hasty.start_agent()
     hasty.runs(1)
     assert hasty.park(message(hasty, b"", 42, id16(40), o=observation(b"cold good")))[0] == 200
+
+
+def test_what_the_shim_parked_while_the_agent_was_away_passes_when_it_is_repeated(hasty: World) -> None:
+    hasty.running[-1].kill()
+    hasty.running[-1].wait()
+    ring = hasty.ring()
+    receipt, o = ring.next_receipt(), observation(b"cold good")
+    pack = bytes.fromhex(hasty.packs.digests["1.0.0"][7:47])
+    ring.put(Request(receipt, 0, 77, o, (Arm(pack, PARK, 3, 0, ENFORCED, 0, b""),)))
+    (hasty.point / "stats.json").unlink()
+    hasty.start_agent()
+    hasty.runs(1)
+    until(lambda: hasty.stats()["durable"] >= 1 and hasty.park(message(hasty, b"cold good", 80, receipt))[0] == 200, "it passes")
+    assert hasty.park(message(hasty, b"cold good", 81, receipt))[:2] == (410, "1")
 
 
 @pytest.mark.parametrize(

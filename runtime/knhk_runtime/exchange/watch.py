@@ -123,7 +123,7 @@ class Exchange:
         self._attempts += 1
         try:
             self._apply()
-        except (Refused, Corrupt, ShapeError, Undecided, OSError) as error:
+        except Exception as error:  # whatever it is, what runs goes on and the statistics tell it
             self._next_s = now_s + (SETTLE_S if self._attempts == 1 else RETRY_S)
             if self._attempts > 1:  # files are replaced one by one: a first mismatch may be that
                 self._refuse(error)

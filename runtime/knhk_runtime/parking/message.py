@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from knhk.model.faults import Fault, Refused
+from knhk_runtime.outbox.records import ENFORCED, PARK, payloads
+from knhk_verify.record import parse_leaf, parse_record
 
 DECIDE, DECIDED, UNAVAILABLE, REFUSED = 1, 2, 3, 4
 ADMIT, DENY = 1, 2
@@ -16,6 +19,7 @@ _ANSWER = struct.Struct(">4sBBH16sI")
 MAX_O, MAX_A = (1 << 20) + (1 << 19), 1 << 20
 MAX_MESSAGE = 4 << 20
 _O_HEAD = 12
+_STATES = {1: DECIDED, 2: DECIDE, 3: UNAVAILABLE, 4: REFUSED}  # of leaf kinds
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,17 @@ def parse_parked(data: bytes) -> Parked:
     if [arm.mode for arm in arms].count(1) != 1:
         raise _bad(_HEAD.size, "modes", "must have one enforced arm")
     return Parked(receipt, cluster, decision, tuple(arms), data[at + 4 :])
+
+
+def left_parked(frames: bytes) -> Iterator[Parked]:
+    """Requests that the shim answered 202 by itself, out of the frames of a batch: the agent was away or too slow."""
+    for start, end in payloads(frames):
+        record = parse_record(frames[start:end], "drained")
+        leaves = [parse_leaf(leaf) for leaf in record.leaves]
+        if any((leaf.kind, leaf.mode) == (PARK, ENFORCED) for leaf in leaves):
+            pairs = zip(leaves, record.actions, strict=True)
+            arms = tuple(ParkedArm(leaf.pack, leaf.flags, leaf.mode, _STATES[leaf.kind], a) for leaf, a in pairs)
+            yield Parked(leaves[0].receipt_id, record.cluster, NO_DECISION, arms, record.observation)
 
 
 def answer(receipt: bytes, verdict: int, problem: bytes) -> bytes:

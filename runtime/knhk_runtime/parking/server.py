@@ -16,7 +16,7 @@ from aiohttp import web
 from knhk.model.faults import Fault, Refused
 from knhk_runtime.exchange.install import PROBLEM_BASE
 from knhk_runtime.log import log
-from knhk_runtime.outbox.records import DECISION, PARK, RESUMED, UNAVAILABLE, Arm, Entries, encode
+from knhk_runtime.outbox.records import DECISION, PARK, RESUMED, UNAVAILABLE, Arm, Entries, encode, time_of
 from knhk_runtime.parking.decisions import EXPIRY_S, Decisions, Judged, Late
 from knhk_runtime.parking.judge import ArmJudge, by_shim
 from knhk_runtime.parking.message import DECIDE, DENY, MAX_MESSAGE, NO_DECISION, Parked, answer, parse_parked
@@ -119,6 +119,12 @@ class ParkServer:
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
+    def adopt(self, parked: Parked) -> None:
+        """Decides a request that the shim answered 202 by itself, so that it may pass when it is repeated. From the event loop's thread."""
+        age_s = time.time() - time_of(parked.o) / 10**9
+        if len(self._late) < MAX_LATE and age_s < EXPIRY_S and parked.receipt not in self._jobs:
+            self._follow(parked, self._start(parked))
+
     async def _finish(self, parked: Parked, job: asyncio.Future[tuple[Judged, ...]]) -> None:
         try:
             judged = await job
@@ -126,6 +132,8 @@ class ParkServer:
                 now_ns = time.time_ns()
                 late = Late(parked.receipt, o_key(parked.o), now_ns + EXPIRY_S * 10**9, parked.o, judged)
                 await asyncio.to_thread(self._decisions.keep, late, now_ns)
+        except Exception as error:  # nothing was promised to the client but 410
+            log("park", fault=repr(error))
         finally:
             self._jobs.pop(parked.receipt, None)
 

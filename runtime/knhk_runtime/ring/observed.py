@@ -82,8 +82,8 @@ class ObservedQueue:
             except Corrupt as error:
                 log("observed", fault=str(error))
                 return
-            except OSError as error:
-                log("observed", fault=str(error))
+            except Exception as error:  # storage, or a fault of ours: the record stays where it is
+                log("observed", fault=repr(error))
                 self._end.wait(1.0)
 
     def _step(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class Binding(Protocol):
 
     def decide(self, o: bytes) -> TableDecision: ...
     def graph(self, o: bytes) -> bytes: ...
-    def explain(self, o: bytes, a: bytes) -> list[dict[str, Any]]: ...
+    def explain(self, o: bytes, a: bytes) -> Sequence[Mapping[str, str]]: ...
 
 
 @dataclass(frozen=True)

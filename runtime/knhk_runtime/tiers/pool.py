@@ -1,8 +1,13 @@
-"""The evaluator in a warm process of its own: what does not end in time is killed, and the next request finds a fresh one."""
+"""The evaluator in a warm process of its own: what does not end in time is killed, and the next request finds a fresh one.
+
+The kernel ends the process too, by an alarm a little after the budget: a parent that was killed cannot, and native code may not give way.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +19,7 @@ from knhk_runtime.tiers.judgement import Judgement, Plan
 
 START_LIMIT_S = 30.0
 DEFAULT_BUDGET_S = 0.5
+ALARM_AFTER_S = 1.0
 DEFAULT_WAIT_S = 30.0
 
 
@@ -27,16 +33,19 @@ class _Process(Protocol):
 
 
 def _serve(pipe: Connection) -> None:
-    """Child: ("plan", digest, plan) loads, ("judge", digest, graph, only) judges; answers ("ok", value) or ("error", kind, where, what)."""
+    """Child: each request is (budget, what, …): ("plan", digest, plan) loads, ("judge", digest, graph, only) judges; it answers
+    ("ok", value), ("shape", where, what) or ("error", kind, what)."""
     from knhk_runtime.tiers.evaluator import Evaluator
 
     loaded: dict[str, Evaluator] = {}
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     pipe.send(("ok", None))
     while True:
         try:
-            request = pipe.recv()
+            budget_s, *request = pipe.recv()
         except (EOFError, OSError):
             return
+        signal.setitimer(signal.ITIMER_REAL, budget_s + ALARM_AFTER_S)
         try:
             if request[0] == "plan":
                 loaded[request[1]] = Evaluator(request[2])
@@ -50,6 +59,7 @@ def _serve(pipe: Connection) -> None:
             answer = ("shape", error.where, error.what)
         except Exception as error:  # the answer names it; the parent decides that nothing was decided
             answer = ("error", type(error).__name__, str(error)[:500])
+        signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(answer)
 
 
@@ -63,6 +73,7 @@ class WarmEvaluator:
         self._process: _Process | None = None
         self._pipe: Connection | None = None
         self.killed = 0
+        self._closed = False
 
     def load(self, digest: str, plan: Plan) -> None:
         """Loads a plan under its digest. Raises ShapeError when it cannot be evaluated."""
@@ -84,12 +95,21 @@ class WarmEvaluator:
         try:
             answer = self._ask(("judge", digest, graph, only), budget_s)
         finally:
+            if self._process is None:  # it was ended: make the next one before the next request needs it
+                threading.Thread(target=self.warm, name="evaluator", daemon=True).start()
             self._lock.release()
         assert isinstance(answer, Judgement)
         return answer
 
+    def warm(self) -> None:
+        """Starts the child if there is none; what fails here is told to the next that asks."""
+        with self._lock, contextlib.suppress(Undecided, ShapeError, OSError):
+            if self._process is None and not self._closed:
+                self._start()
+
     def close(self) -> None:
-        """Ends the child; the object may be used again."""
+        """Ends the child for good."""
+        self._closed = True
         with self._lock:
             self._stop()
 
@@ -109,7 +129,7 @@ class WarmEvaluator:
         self._process, self._pipe = process, here
         self._receive(here, START_LIMIT_S)
         for digest, plan in self._plans.items():
-            here.send(("plan", digest, plan))
+            here.send((START_LIMIT_S, "plan", digest, plan))
             self._receive(here, START_LIMIT_S)
         return here
 
@@ -118,7 +138,7 @@ class WarmEvaluator:
             self._stop()
         pipe = self._pipe or self._start()
         try:
-            pipe.send(request)
+            pipe.send((budget_s, *request))
         except OSError as error:
             self._stop()
             raise Undecided(f"the evaluator process ended: {error}") from error
