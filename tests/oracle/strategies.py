@@ -225,8 +225,19 @@ def _property_constraints(draw: st.DrawFn, name: str) -> list[str]:
 
 
 @st.composite
+def _bound(draw: st.DrawFn) -> str:
+    """A property shape of one bound, of the type that the property's values have."""
+    name = draw(st.sampled_from(tuple(TYPED)))
+    datatype, bounds = TYPED[name]
+    which = draw(st.sampled_from(("minInclusive", "maxInclusive", "minExclusive", "maxExclusive")))
+    return f'sh:path ex:{name} ; sh:{which} "{draw(st.sampled_from(bounds))}"^^xsd:{datatype}'
+
+
+@st.composite
 def _property_shape(draw: st.DrawFn) -> str:
     """A property shape of one constraint; two would need the same parameter at most once."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(_bound())
     name = draw(st.sampled_from(PROPERTIES))
     return f"sh:path ex:{name} ; " + " ; ".join(draw(_property_constraints(name)))
 
@@ -254,7 +265,7 @@ def _root(draw: st.DrawFn, number: int) -> str:
              "sh:targetSubjectsOf ex:date", "sh:targetClass ex:Other , ex:Huge")
         )
     )  # fmt: skip
-    properties = draw(st.lists(_property_shape(), min_size=1, max_size=5))
+    properties = draw(st.lists(_property_shape(), min_size=2, max_size=6))
     names = [f"ex:P{number}-{i}" for i in range(len(properties))]
     parts = [f"a sh:NodeShape ; {target} ; sh:property {' , '.join(names)}"]
     extra = draw(st.sampled_from(("", "logic", "closed", "class", "term")))
@@ -276,6 +287,6 @@ def _root(draw: st.DrawFn, number: int) -> str:
 @st.composite
 def random_packs(draw: st.DrawFn) -> RandomPack:
     """Shapes of class R1 only, all components, with logic nested up to three deep."""
-    n = draw(st.integers(1, 6))
+    n = draw(st.integers(2, 6))
     roots = [draw(_root(i)) for i in range(n)]
     return RandomPack(HEAD + "\n".join(roots) + "\n", draw(st.integers(0, 2**31)))
