@@ -27,6 +27,16 @@ _KEPT_HEADERS: Final = frozenset(
     {"host", "content-type", "content-length", "content-encoding", "authorization", "accept", "user-agent", "date"}
 )
 
+# Headers that frameworks or Envoy take for another method, path, caller or number of tries than those that were judged.
+_STEERING: Final = frozenset(
+    f"x-{name}"
+    for name in (
+        *("http-method-override", "http-method", "method-override", "original-method", "forwarded-method"),
+        *("original-url", "rewrite-url", "original-uri", "forwarded-uri", "forwarded-path", "forwarded-prefix", "script-name"),
+        *("user", "remote-user", "forwarded-user", "auth-request-user", "authenticated-user"),
+    )
+) | {"remote-user"}
+
 _TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("knhk_templates", "envoy"),
     undefined=jinja2.StrictUndefined,
@@ -215,12 +225,12 @@ def _jwt_provider(jwt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _header_mutations(sources: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Client headers that could be taken for ours: removed before any filter sees them. Underscore spellings are
-    refused by the connection manager."""
+    """Client headers that could be taken for ours, or that steer past what was judged: removed before any filter sees them. Underscore
+    spellings are refused by the connection manager."""
     attributes = {"action", "peer", *(source["name"] for source in sources)}
     spellings = {f"{prefix}{name.replace('_', '-')}" for name in attributes for prefix in ("", "x-", "x-jwt-")}
-    ours: list[dict[str, Any]] = [{"safe_regex": {"regex": _all_but("knhk-", "decision")}}, {"prefix": "path."}]
-    named: list[dict[str, Any]] = [{"exact": name, "ignore_case": True} for name in sorted(spellings - _KEPT_HEADERS)]
+    ours: list[dict[str, Any]] = [{"safe_regex": {"regex": _all_but("knhk-", "decision")}}, {"prefix": "path."}, {"prefix": "x-envoy-"}]
+    named: list[dict[str, Any]] = [{"exact": name, "ignore_case": True} for name in sorted((spellings | _STEERING) - _KEPT_HEADERS)]
     return [{"remove_on_match": {"key_matcher": matcher}} for matcher in ours + named]
 
 
