@@ -287,6 +287,8 @@ class Agent:
         pairs, decisions = self._counters.documents()
         leaves = self._counters.leaves
         faults = [{"what": what, "where": where, "must": "must be whole"} for where, what in self._drain.totals.faults.items()]
+        if self._drain.storage_fault:
+            faults.append({"what": self._drain.storage_fault, "where": str(self._outbox.segments.folder), "must": "must have room"})
         upload = [{"what": self._uploader.fault, "where": "sequencer", "must": "must acknowledge"}] if self._uploader.fault else []
         return {
             "version": 1,

@@ -54,7 +54,7 @@ class DrainLoop:
         self._end = threading.Event()
         self._next_look_s = 0.0
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
-        self._storage_fault = ""
+        self.storage_fault = ""  # why the last batch could not be written; the ring keeps it and it is tried again
         self.totals = Totals()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -76,9 +76,9 @@ class DrainLoop:
     def _run(self) -> None:
         while not self._end.is_set():
             if not self._round():
-                self._end.wait(STORAGE_PAUSE_S if self._storage_fault else IDLE_S)
+                self._end.wait(STORAGE_PAUSE_S if self.storage_fault else IDLE_S)
         self._look(time.monotonic(), at_once=True)
-        while self._round() and not self._storage_fault:
+        while self._round() and not self.storage_fault:
             continue
 
     def _round(self) -> bool:
@@ -88,11 +88,10 @@ class DrainLoop:
         for name, opened in list(self._rings.items()):
             try:
                 moved |= self._drain(opened, looked)
-                self._storage_fault = ""
             except OSError as error:
-                if str(error) != self._storage_fault:
+                if str(error) != self.storage_fault:
                     log("storage", fault=str(error))
-                self._storage_fault = str(error)
+                self.storage_fault = str(error)
                 return False
             except (Corrupt, ValueError) as error:
                 self._give_up(name, opened, error)
@@ -107,6 +106,8 @@ class DrainLoop:
             self._observed.put(drained.parked)
         if drained.frames:
             self._commit(entries_of(drained), drained)
+        if drained.n_records:
+            self.storage_fault = ""
         opened.ring.commit(drained.new_tail)
         opened.ring.beat()
         if over and not drained.n_records:
