@@ -1,4 +1,4 @@
-"""Mappings as one table of states: the paths of all iterators and references of a mapping, walked together (formats/guardplan.md, MAPPING)."""
+"""Mappings as one table of states: the paths of all iterators and references, walked together (formats/guardplan.md, MAPPING)."""
 
 from __future__ import annotations
 

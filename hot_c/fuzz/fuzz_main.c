@@ -41,7 +41,7 @@ static void read_file(const char *path, size_t at) {
   fclose(file);
 }
 
-static size_t splice(size_t n, size_t files) {
+static size_t graft(size_t n, size_t files) {
   const size_t other = below(files), from = below(length[other]), at = below(n + 1);
   size_t count = below(length[other] - from + 1);
   if (count > INPUT_MAX - n) count = INPUT_MAX - n;
@@ -58,7 +58,7 @@ static size_t mutate(size_t n, size_t files) {
     case 0: if (n > 0) input[at] ^= (uint8_t)(1u << below(8)); return n;
     case 1: if (n > 0) input[at] = (uint8_t)next_random(); return n;
     case 2: memmove(input + at, input + at + cut, n - at - cut); return n - cut;
-    case 3: return splice(n, files);
+    case 3: return graft(n, files);
     case 4: if (n > 0) input[at] = (uint8_t)(input[at] + 1 - 2 * below(2)); return n;
     case 5: if (n >= 4) memset(input + below(n - 3), (int)(255 * below(2)), 4); return n;
     default:

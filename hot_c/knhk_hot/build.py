@@ -32,9 +32,7 @@ STRICT = (
     "-Werror", "-Wconversion", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wcast-align",
     "-Wpointer-arith", "-Wvla", "-Wundef", "-Wformat=2", "-Wwrite-strings", "-Wswitch-enum",
 )  # fmt: skip
-YYJSON_OFF = tuple(
-    f"-DYYJSON_DISABLE_{name}" for name in ("WRITER", "UTILS", "FILE", "NON_STANDARD")
-) + ("-Dyyjson_api=",)  # fmt: skip
+YYJSON_OFF = ("-Dyyjson_api=", *(f"-DYYJSON_DISABLE_{name}" for name in ("WRITER", "UTILS", "FILE", "NON_STANDARD")))
 YYJSON_FILES = ("yyjson/yyjson.c", "yyjson/yyjson.h", "LICENSE")
 NATIVE_SOURCES = ("native", "drain")
 ZIG_OBJECT = ("-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check")
@@ -251,14 +249,14 @@ def check_warnings() -> None:
     assert engine is not None
     yyjson = f"-isystem{engine / 'yyjson'}"
     files = [p for folder in ("src", "envoy", "fuzz") for p in sorted((t.SOURCE / folder).glob("*.c"))]
-    for path in files:
-        name = f"{path.parent.name}/{path.name}"
-        flags = ["-D_GNU_SOURCE", "-Iinclude", "-Isrc", "-Ienvoy", yyjson, *STRICT, "-fsyntax-only"]
-        variants: list[tuple[str, tuple[str, ...]]] = [("amd64", ()), ("arm64", ())]
-        if path.name in {"eval.c", "kernels.c"}:
-            variants.append(("amd64", t.AVX2 if path.name == "eval.c" else t.AVX2[:3]))
-        for arch, more in variants:
-            t.run_zig(["cc", "-target", t.TARGETS[arch], *t.COMPILE, *flags, *more, name], t.SOURCE)
+    with tempfile.TemporaryDirectory(prefix="knhk-warnings-") as place:
+        for path in files:
+            flags = ["-D_GNU_SOURCE", "-Iinclude", "-Isrc", "-Ienvoy", yyjson, *STRICT, "-o", f"{place}/out.o"]
+            variants: list[tuple[str, tuple[str, ...]]] = [("amd64", ()), ("arm64", ())]
+            if path.name in {"eval.c", "kernels.c"}:
+                variants.append(("amd64", t.AVX2 if path.name == "eval.c" else t.AVX2[:3]))
+            for arch, more in variants:
+                t.run_zig(["cc", "-target", t.TARGETS[arch], *t.COMPILE, *flags, *more, "-c", f"{path.parent.name}/{path.name}"], t.SOURCE)
     say(f"no warnings in {len(files)} files")
 
 

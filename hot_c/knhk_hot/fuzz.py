@@ -20,9 +20,8 @@ from knhk_hot import toolchain as t
 
 SANITIZERS = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 DRIVERS = ("decide", "bundle", "ring")
-EXAMPLE = {
-    "id": "INV 1", "currency": "EUR", "total": 12.5, "issued": "2026-01-31", "paid": True, "lines": [{"qty": 1, "price": "9.99"}, {"qty": "2"}],
-}  # fmt: skip
+LINES = [{"qty": 1, "price": "9.99"}, {"qty": "2"}]
+EXAMPLE = {"id": "INV 1", "currency": "EUR", "total": 12.5, "issued": "2026-01-31", "paid": True, "lines": LINES}
 
 
 class NoSanitizer(RuntimeError):
@@ -39,11 +38,6 @@ def compiler() -> str:
 
 def folder(driver: str) -> Path:
     return t.cache_root() / f"fuzz-{t.source_digest('engine')[:24]}" / driver
-
-
-def _plan() -> str:
-    """C of the pack that the drivers judge with: every form of guard and mapping."""
-    return (t.SOURCE / "fuzz" / "pack.c").read_text()
 
 
 def build_drivers() -> tuple[Path, ...]:
@@ -122,11 +116,11 @@ def _ring_seed() -> bytes:
 
 def corpus(driver: str) -> list[Path]:
     """Seed files of a driver."""
-    seeds = {"decide": _decide_seeds, "bundle": lambda: [bundle_seed(), b"KNHKBND1"], "ring": lambda: [_ring_seed(), b""]}[driver]()
+    every = {"decide": _decide_seeds(), "bundle": [bundle_seed(), b"KNHKBND1"], "ring": [_ring_seed(), b""]}
     place = folder(driver) / "corpus"
     place.mkdir(parents=True, exist_ok=True)
     paths = []
-    for i, seed in enumerate(seeds):
+    for i, seed in enumerate(every[driver]):
         path = place / f"{i:03}"
         path.write_bytes(seed)
         paths.append(path)

@@ -83,10 +83,10 @@ def bundle(subjects: Mapping[str, Sequence[tuple[str, Term]]], caller: str | Non
         while slots[at]:
             at = (at + 1) % len(slots)
         slots[at] = i + 1
-        facts = sorted((number[p], number[lexical], number.get(second, 0), kind) for p, (kind, lexical, second) in subjects[name])
-        rows += struct.pack("<4I", number[name], count, len(facts), 0)
-        count += len(facts)
-        triples += b"".join(struct.pack("<3IB3x", *fact) for fact in facts)
+        numbered = sorted((number[p], number[lexical], number.get(second, 0), kind) for p, (kind, lexical, second) in subjects[name])
+        rows += struct.pack("<4I", number[name], count, len(numbered), 0)
+        count += len(numbered)
+        triples += b"".join(struct.pack("<3IB3x", *fact) for fact in numbered)
     blob, offsets = b"", [0]
     for text in strings:
         blob += text.encode()

@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import cffi
@@ -23,7 +22,7 @@ METAS = [length << 40 | dt << 8 | bits for length in (0, 1, 200, 0xFFFFFF) for d
 
 
 @pytest.fixture(scope="module")
-def native() -> Iterator[tuple[Any, Any]]:
+def native() -> tuple[Any, Any]:
     ffi = cffi.FFI()
     declare = "typedef struct { uint64_t key[8], obj[8], val[8], meta[8]; } knhk_chunk;\n"
     for isa in ISAS:
@@ -35,7 +34,7 @@ def native() -> Iterator[tuple[Any, Any]]:
         uint32_t knhk_validate_{isa}(const knhk_chunk *c, uint64_t key, const uint64_t *want);
         uint32_t knhk_unique_{isa}(const knhk_chunk *c, uint64_t key);"""
     ffi.cdef(declare)
-    yield ffi, ffi.dlopen(str(artifacts().kernels))
+    return ffi, ffi.dlopen(str(artifacts().kernels))
 
 
 Lanes = list[tuple[int, int, int, int]]
@@ -66,8 +65,7 @@ def test_scalar_and_simd_equal_the_model(native: tuple[Any, Any]) -> None:
     for _ in range(4000):
         few = pick.sample(KEYS, 2)
         lanes = [(pick.choice([*few, 0]), pick.choice(OBJECTS), pick.choice(VALUES), pick.choice(METAS)) for _ in range(8)]
-        for i, (chunk.key[i], chunk.obj[i], chunk.val[i], chunk.meta[i]) in enumerate(lanes):
-            pass
+        chunk.key, chunk.obj, chunk.val, chunk.meta = map(list, zip(*lanes, strict=True))
         key, obj = pick.choice(few), pick.choice(OBJECTS)
         low, high = sorted(pick.sample([v for v in VALUES if v < 1 << 63], 2))
         want = (

@@ -40,10 +40,15 @@ CASES: list[Any] = [
         (a_map("m", [], item("id"), prop("p", ref("v", "*"))),),
         b'{"id":7,"v":["x",1,-2,1.50,1E3,true,false,null,"x"]}',
         {
-            f'{s("i/7")} {s("p")} {o}'
+            f"{s('i/7')} {s('p')} {o}"
             for o in (
-                '"x"', f'"1"^^<{XSD}integer>', f'"-2"^^<{XSD}integer>', f'"1.50"^^<{XSD}double>', f'"1E3"^^<{XSD}double>',
-                f'"true"^^<{XSD}boolean>', f'"false"^^<{XSD}boolean>',
+                '"x"',
+                f'"1"^^<{XSD}integer>',
+                f'"-2"^^<{XSD}integer>',
+                f'"1.50"^^<{XSD}double>',
+                f'"1E3"^^<{XSD}double>',
+                f'"true"^^<{XSD}boolean>',
+                f'"false"^^<{XSD}boolean>',
             )
         },
     ),
@@ -51,30 +56,48 @@ CASES: list[Any] = [
         "datatype, language, iri",
         (
             a_map(
-                "m", [], item("id"), prop("a", ref("x", datatype="decimal")), prop("b", ref("x", lang="DE")),
-                prop("c", ref("y", node="iri")), classes=("C", "D"),
+                "m",
+                [],
+                item("id"),
+                prop("a", ref("x", datatype="decimal")),
+                prop("b", ref("x", lang="DE")),
+                prop("c", ref("y", node="iri")),
+                classes=("C", "D"),
             ),
         ),
         {"id": "1", "x": 5, "y": "urn:x:ü"},
         {
-            f'{s("i/1")} {s("a")} "5"^^<{XSD}decimal>', f'{s("i/1")} {s("b")} "5"@de', f'{s("i/1")} {s("c")} <urn:x:ü>',
-            f'{s("i/1")} <{TYPE}> {s("C")}', f'{s("i/1")} <{TYPE}> {s("D")}',
+            f'{s("i/1")} {s("a")} "5"^^<{XSD}decimal>',
+            f'{s("i/1")} {s("b")} "5"@de',
+            f"{s('i/1')} {s('c')} <urn:x:ü>",
+            f"{s('i/1')} <{TYPE}> {s('C')}",
+            f"{s('i/1')} <{TYPE}> {s('D')}",
         },
     ),
-    ("templates are percent-encoded", (a_map("m", [], item("id"), classes=("C",)),), {"id": "a b/ü~._-"}, {f'<{EX}i/a%20b%2F%C3%BC~._-> <{TYPE}> {s("C")}'}),
+    (
+        "templates are percent-encoded",
+        (a_map("m", [], item("id"), classes=("C",)),),
+        {"id": "a b/ü~._-"},
+        {f"<{EX}i/a%20b%2F%C3%BC~._-> <{TYPE}> {s('C')}"},
+    ),
     ("no subject without the reference", (a_map("m", [], item("id"), classes=("C",)),), {"x": 1}, set()),
     ("no subject from an empty reference", (a_map("m", [], item("id"), classes=("C",)),), {"id": ""}, set()),
     (
         "templates of objects",
         (
             a_map(
-                "m", [], item("id"),
-                prop("t", {"parts": template("<", path("v", "*"), "|", path("w", "*"), ">"), "datatype": None, "lang": "", "node": "literal"}),
+                "m",
+                [],
+                item("id"),
+                prop(
+                    "t", {"parts": template("<", path("v", "*"), "|", path("w", "*"), ">"), "datatype": None, "lang": "", "node": "literal"}
+                ),
                 prop("u", {"parts": template(EX, path("v", "*")), "datatype": None, "lang": "", "node": "iri"}),
             ),
         ),
         {"id": "1", "v": ["a b", "c"], "w": [1, 2]},
-        {f'{s("i/1")} {s("t")} "<{v}|{w}>"' for v in ("a b", "c") for w in "12"} | {f'{s("i/1")} {s("u")} {s("a%20b")}', f'{s("i/1")} {s("u")} {s("c")}'},
+        {f'{s("i/1")} {s("t")} "<{v}|{w}>"' for v in ("a b", "c") for w in "12"}
+        | {f"{s('i/1')} {s('u')} {s('a%20b')}", f"{s('i/1')} {s('u')} {s('c')}"},
     ),
     (
         "blank subjects and children",
@@ -85,11 +108,20 @@ CASES: list[Any] = [
         ),
         {"id": "1", "lines": [{"n": 1, "taxes": ["a", "b"]}, {"taxes": []}, {"n": 3, "taxes": ["c"]}]},
         {
-            f'{s("i/1")} {s("line")} _:line.0', f'{s("i/1")} {s("line")} _:line.1', f'{s("i/1")} {s("line")} _:line.2',
-            f'{s("i/1")} {s("tax")} _:tax.0', f'{s("i/1")} {s("tax")} _:tax.1', f'{s("i/1")} {s("tax")} _:tax.2',
-            f'_:line.0 {s("n")} "1"^^<{XSD}integer>', f'_:line.2 {s("n")} "3"^^<{XSD}integer>',
-            f'_:line.0 {s("tax")} _:tax.0', f'_:line.0 {s("tax")} _:tax.1', f'_:line.2 {s("tax")} _:tax.2',
-            f'_:tax.0 {s("r")} "a"', f'_:tax.1 {s("r")} "b"', f'_:tax.2 {s("r")} "c"',
+            f"{s('i/1')} {s('line')} _:line.0",
+            f"{s('i/1')} {s('line')} _:line.1",
+            f"{s('i/1')} {s('line')} _:line.2",
+            f"{s('i/1')} {s('tax')} _:tax.0",
+            f"{s('i/1')} {s('tax')} _:tax.1",
+            f"{s('i/1')} {s('tax')} _:tax.2",
+            f'_:line.0 {s("n")} "1"^^<{XSD}integer>',
+            f'_:line.2 {s("n")} "3"^^<{XSD}integer>',
+            f"_:line.0 {s('tax')} _:tax.0",
+            f"_:line.0 {s('tax')} _:tax.1",
+            f"_:line.2 {s('tax')} _:tax.2",
+            f'_:tax.0 {s("r")} "a"',
+            f'_:tax.1 {s("r")} "b"',
+            f'_:tax.2 {s("r")} "c"',
         },
     ),
     (
@@ -99,7 +131,7 @@ CASES: list[Any] = [
             a_map("b", path("x"), {"kind": "template", "parts": template(EX + "j/", path("id")), "node": "iri"}, prop("a", {"child": "a"})),
         ),
         {"x": {"id": 1}},
-        {f'{s("i/1")} {s("b")} {s("j/1")}', f'{s("j/1")} {s("a")} {s("i/1")}'},
+        {f"{s('i/1')} {s('b')} {s('j/1')}", f"{s('j/1')} {s('a')} {s('i/1')}"},
     ),
     (
         "indexes and every element together",
@@ -109,9 +141,17 @@ CASES: list[Any] = [
     ),
     (
         "constants",
-        (a_map("m", path("v", "*"), {"kind": "constant", "iri": EX + "k"}, prop("p", {"term": lit("x", lang="en")}), prop("q", {"term": iri("y")})),),
+        (
+            a_map(
+                "m",
+                path("v", "*"),
+                {"kind": "constant", "iri": EX + "k"},
+                prop("p", {"term": lit("x", lang="en")}),
+                prop("q", {"term": iri("y")}),
+            ),
+        ),
         {"v": [1, 2]},
-        {f'{s("k")} {s("p")} "x"@en', f'{s("k")} {s("q")} {s("y")}'},
+        {f'{s("k")} {s("p")} "x"@en', f"{s('k')} {s('q')} {s('y')}"},
     ),
     (
         "subjects with one IRI are one node",
@@ -121,25 +161,35 @@ CASES: list[Any] = [
     ),
     (
         "names that look alike",
-        (a_map("m", [], item("id"), prop("p", ref("a.b")), prop("q", ref("a", "b")), prop("r", ref("*é\"\\"))),),
-        {"id": "1", "a.b": "x", "a": {"b": "y"}, "*é\"\\": "z"},
+        (a_map("m", [], item("id"), prop("p", ref("a.b")), prop("q", ref("a", "b")), prop("r", ref('*é"\\'))),),
+        {"id": "1", "a.b": "x", "a": {"b": "y"}, '*é"\\': "z"},
         {f'{s("i/1")} {s("p")} "x"', f'{s("i/1")} {s("q")} "y"', f'{s("i/1")} {s("r")} "z"'},
     ),
     (
         "escapes of canonical N-Triples",
         (a_map("m", [], item("id"), prop("p", ref("v"))),),
-        {"id": "1", "v": "\b\t\n\f\r\"\\\0\x1f\x7fé\u2028"},
+        {"id": "1", "v": '\b\t\n\f\r"\\\0\x1f\x7fé\u2028'},
         {f'{s("i/1")} {s("p")} "\\b\\t\\n\\f\\r\\"\\\\\\u0000\\u001F\\u007Fé\u2028"'},
     ),
     (
         "bnode templates",
         (a_map("m", path("v", "*"), {"kind": "template", "parts": template("n-", path("id")), "node": "bnode"}, classes=("C",)),),
         {"v": [{"id": "m.0"}, {"id": "m.0"}, {"id": "m_0"}]},
-        {f'_:n_2Dm_2E0_ <{TYPE}> {s("C")}', f'_:n_2Dm_5F0_ <{TYPE}> {s("C")}'},
+        {f"_:n_2Dm_2E0_ <{TYPE}> {s('C')}", f"_:n_2Dm_5F0_ <{TYPE}> {s('C')}"},
     ),
-    ("an array of arrays", (a_map("m", path("v", "*", "*"), BLANK, prop("p", ref())),), {"v": [[1], [], [2, 3]]}, {f'_:m.{i} {s("p")} "{i + 1}"^^<{XSD}integer>' for i in range(3)}),
-    ("a root that is an array", (a_map("m", path("*"), item("id"), prop("p", ref("v"))),), [{"id": 1, "v": "x"}], {f'{s("i/1")} {s("p")} "x"'}),
-]  # fmt: skip
+    (
+        "an array of arrays",
+        (a_map("m", path("v", "*", "*"), BLANK, prop("p", ref())),),
+        {"v": [[1], [], [2, 3]]},
+        {f'_:m.{i} {s("p")} "{i + 1}"^^<{XSD}integer>' for i in range(3)},
+    ),
+    (
+        "a root that is an array",
+        (a_map("m", path("*"), item("id"), prop("p", ref("v"))),),
+        [{"id": 1, "v": "x"}],
+        {f'{s("i/1")} {s("p")} "x"'},
+    ),
+]
 
 
 @pytest.mark.parametrize(("maps", "payload", "wanted"), [pytest.param(*case[1:], id=case[0]) for case in CASES])
@@ -190,13 +240,16 @@ TEMPLATE = EX + "users/{}?x"
 DATA = bundle(
     {
         caller_iri(TEMPLATE, "a b/ü"): [
-            (EX + "limit", b_lit("500", XSD + "integer")), (EX + "role", b_iri(EX + "clerk")), (EX + "secret", b_lit("x")), (EX + "name", tagged("Anna", "de")),
+            (EX + "limit", b_lit("500", XSD + "integer")),
+            (EX + "role", b_iri(EX + "clerk")),
+            (EX + "secret", b_lit("x")),
+            (EX + "name", tagged("Anna", "de")),
         ],
         EX + "vendors": [(EX + "role", b_iri(EX + "v1"))],
         EX + "other": [(EX + "role", b_iri(EX + "v2"))],
     },
     TEMPLATE,
-)  # fmt: skip
+)
 READS = {"predicates": (EX + "limit", EX + "role", EX + "name"), "subjects": (EX + "vendors",)}
 
 
@@ -204,9 +257,11 @@ def test_triples_of_the_bundle_are_the_callers_and_the_constant_subjects() -> No
     found = request_lines(observation(b"", "bare", {"sub": "a b/ü"}), DATA, **READS)
     caller = f"<{KNHK}caller>"
     assert {row for row in found if REQUEST not in row} == {
-        f'{caller} <{EX}limit> "500"^^<{XSD}integer> .', f"{caller} <{EX}role> <{EX}clerk> .", f'{caller} <{EX}name> "Anna"@de .',
+        f'{caller} <{EX}limit> "500"^^<{XSD}integer> .',
+        f"{caller} <{EX}role> <{EX}clerk> .",
+        f'{caller} <{EX}name> "Anna"@de .',
         f"<{EX}vendors> <{EX}role> <{EX}v1> .",
-    }  # fmt: skip
+    }
     assert f"{REQUEST} {caller} <{caller_iri(TEMPLATE, 'a b/ü')}> ." in found
 
 
@@ -227,15 +282,15 @@ def test_without_subject_or_bundle_there_is_no_caller() -> None:
 def test_a_bundle_with_a_flipped_field_is_refused_or_reads_as_a_bundle() -> None:
     opened = pack(plan([], [mapping(a_map("m", [], BLANK))], **READS))
     o = observation(b"", "bare", {"sub": "a b/ü"})
-    refused = 0
+    statuses = []
     for at in range(len(DATA)):
         broken = DATA[:at] + bytes([DATA[at] ^ 0x55]) + DATA[at + 1 :]
         try:
             opened.bind(broken).graph(o)
         except PackError as error:
-            assert error.status == -3
-            refused += 1
-    assert refused > len(DATA) // 3
+            statuses.append(error.status)
+    assert set(statuses) == {-3}
+    assert len(statuses) > len(DATA) // 3
     for cut in (0, 7, 31, 32, len(DATA) - 1):
         with pytest.raises(PackError, match="bundle"):
             opened.bind(DATA[:cut])
@@ -244,12 +299,21 @@ def test_a_bundle_with_a_flipped_field_is_refused_or_reads_as_a_bundle() -> None
 
 
 O_BREAKS = [
-    observation(b"{}")[:-1], observation(b"{}") + b"\0", b"KNO2" + observation(b"{}")[4:], b"", b"KNO1",
-    observation(b"{}", region="EU"), observation(b"{}", attributes={"Sub": "x"}), observation(b"{}", attributes={"": "x"}),
-    observation(b"{}", attributes={"a" * 64: "x"}), observation(b"{}", attributes={"a": "x" * 4097}),
-    observation(b"{}", attributes={f"a{i:02}": "" for i in range(65)}), observation(b"x" * (2**20 + 1)),
-    observation(b"{}", attributes={"a": "1", "b": "2"}).replace(b"\0\1b", b"\0\1a"), observation(b"{}", attributes={"a": "xx"}).replace(b"xx", b"\xff\xff"),
-]  # fmt: skip
+    observation(b"{}")[:-1],
+    observation(b"{}") + b"\0",
+    b"KNO2" + observation(b"{}")[4:],
+    b"",
+    b"KNO1",
+    observation(b"{}", region="EU"),
+    observation(b"{}", attributes={"Sub": "x"}),
+    observation(b"{}", attributes={"": "x"}),
+    observation(b"{}", attributes={"a" * 64: "x"}),
+    observation(b"{}", attributes={"a": "x" * 4097}),
+    observation(b"{}", attributes={f"a{i:02}": "" for i in range(65)}),
+    observation(b"x" * (2**20 + 1)),
+    observation(b"{}", attributes={"a": "1", "b": "2"}).replace(b"\0\1b", b"\0\1a"),
+    observation(b"{}", attributes={"a": "xx"}).replace(b"xx", b"\xff\xff"),
+]
 
 
 @pytest.mark.parametrize("o", O_BREAKS)
