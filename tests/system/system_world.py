@@ -191,9 +191,12 @@ class Traffic:
         """Lets requests flow for a while: what a random moment is."""
         self._stop.wait(seconds)
 
-    def answered_since(self, count: int, *statuses: int) -> list[Answer]:
-        """Answers with one of `statuses` after the first `count`."""
-        return [answer for answer in self.answers[count:] if answer.status in statuses]
+    def wait_for(self, count: int, *statuses: int) -> None:
+        """Until so many more answers came, all with one of `statuses`."""
+        before = len(self.answers)
+        until(lambda: len(self.answers) >= before + count, f"{count} answers")
+        others = {answer.status for answer in self.answers[before:]} - set(statuses)
+        assert not others, f"answers with {others}"
 
 
 @dataclass
@@ -330,6 +333,10 @@ class World:
     @property
     def private(self) -> Path:
         return self.home / "points" / POINT.replace("/", ".") / "private"
+
+    @property
+    def agent_log(self) -> Path:
+        return self.private.parent / "agent.log"
 
     def end(self) -> None:
         """Ends all, and fails when something was left running after `knhk down`."""
@@ -486,10 +493,10 @@ def _assert_answers(answers: list[Answer], groups: dict[str, list[Leaf]]) -> Non
         assert said in (None, enforced.verdict), f"{answer.receipt}: answered with {answer.status}, but its leaf says {enforced.verdict}"
 
 
-def with_source(pack: Document, name: str, **changes: str) -> Document:
-    """A copy of a pack with members of one source changed."""
+def with_text(pack: Document, source: str, old: str, new: str) -> Document:
+    """A copy of a pack with `old` in the text of one source replaced."""
     made = copy.deepcopy(pack)
-    for source in made["spec"]["sources"]:
-        if source["name"] == name:
-            source.update(changes)
+    text = next(item for item in made["spec"]["sources"] if item["name"] == source)
+    assert old in text["inline"], f"{source} must have {old}"
+    text["inline"] = text["inline"].replace(old, new)
     return made
