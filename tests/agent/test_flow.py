@@ -21,6 +21,7 @@ from knhk_runtime.tiers.action import action_bytes
 from knhk_verify.log import log_entries
 from knhk_verify.record import check_record, parse_leaf
 
+pytestmark = pytest.mark.server
 ADMIT_A, DENY_A = action_bytes(GUARDS, []), action_bytes(GUARDS, [1])
 
 

@@ -19,6 +19,7 @@ from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, RESU
 from knhk_runtime.tiers.action import action_bytes
 from knhk_verify.record import check_record, parse_leaf
 
+pytestmark = pytest.mark.server
 SLOW = b"cold " + b"a" * 60
 NONE = bytes(16)
 
@@ -180,22 +181,19 @@ def test_what_the_shim_parked_while_the_agent_was_away_passes_when_it_is_repeate
     assert hasty.park(message(hasty, b"cold good", 81, receipt))[:2] == (410, "1")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda m: b"",
-        lambda m: b"KNPX" + m[4:],
-        lambda m: m[:-1],
-        lambda m: m + b"\0",
-        lambda m: m[:5] + b"\3" + m[6:],
-        lambda m: m[:76] + b"\xff\xff\xff\xff" + m[80:],
-        lambda m: m.replace(b"\0\5local", b"\0\5LOCAL"),
-    ],
-)
-def test_a_malformed_message_is_never_an_admission(up: World, damage: object) -> None:
+def test_a_malformed_message_is_never_an_admission(up: World) -> None:
+    good = message(up, b"cold good", 50)
     before = len(up.records())
-    status, ours, _ = up.park(damage(message(up, b"cold good", 50)))  # type: ignore[operator]
-    assert (status, ours) == (400, None)
+    for bad in (
+        b"",
+        b"KNPX" + good[4:],
+        good[:-1],
+        good + b"\0",
+        good[:5] + b"\3" + good[6:],
+        good[:76] + b"\xff\xff\xff\xff" + good[80:],
+        good.replace(b"\0\5local", b"\0\5LOCAL"),
+    ):
+        assert up.park(bad)[:2] == (400, None)
     assert len(up.records()) == before
     assert up.park(message(up, b"cold good", 51))[0] == 200
 
