@@ -124,7 +124,8 @@ def pack(
 
 @dataclass
 class World:
-    """`bad`: versions that deny a third of what was admitted. `traffic`: requests of each point and step."""
+    """`bad`: versions that deny a third of what was admitted. `traffic`: requests of each point and step. `covers`:
+    whether the log makes checkpoints."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     store: CheckedStore = field(default_factory=CheckedStore)
@@ -137,6 +138,7 @@ class World:
     fate: Fate = field(default_factory=Fate)
     bad: frozenset[str] = frozenset()
     traffic: int = 12
+    covers: bool = True
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     checked: int = 0
@@ -172,7 +174,8 @@ class World:
         for name in sorted(self.placement.running):
             self._judge(name)
         self.controller.tick()
-        self.log.cover()
+        if self.covers:
+            self.log.cover()
         self.clock.ns += int(STEP_S * NS)
         self.check()
 

@@ -319,6 +319,16 @@ def test_documents_are_signed_again_when_the_key_is_replaced(live: World) -> Non
     assert keyids == [live.signer.keyid("rollout")]
 
 
+def test_an_event_orders_one_document_only_even_while_its_receipt_is_pending() -> None:
+    world = World(traffic=0, covers=False)
+    world.apply(point())
+    world.run(2)
+    before = world.document()
+    world.signer.turn("rollout")
+    world.run(2)
+    assert world.document()["epoch"] > before["epoch"]
+
+
 @pytest.mark.parametrize("found", [b"", b"{", b'{"payload": 7}', b'{"payload": "e30="}'])
 def test_a_published_document_that_is_damaged_is_published_again(live: World, found: bytes) -> None:
     live.fleet.documents[POINT] = found
