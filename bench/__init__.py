@@ -1,0 +1,1 @@
+"""Figures of the product beside anchors (`make bench`); docs in bench/results/README.md."""

@@ -1,0 +1,89 @@
+"""`make bench`: runs the benches one after the other, prints their tables, writes bench/results/latest.json and latest.md."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.figures import Figures
+from bench.machine import describe
+
+RESULTS = Path(__file__).parent / "results"
+BENCHES = {
+    "kernels": ("guards", "the six kernels, packs of 64 and 1,024 guards"),
+    "verdict": ("verdict", "JSON to verdict, beside OPA, Cedar, msgspec and others"),
+    "leaf": ("leaf", "drain, leaf and hashes beside the decision"),
+    "durable": ("durable", "receipts per second from ring to acknowledged append"),
+    "shim": ("shim", "Envoy plain and guarded, in pairs"),
+    "compile": ("compiling", "packs to both architectures, edit to first decision"),
+    "agent": ("agent", "memory, starts, verifier, replay"),
+}
+EPILOG = """examples:
+  make bench                                    everything, about five minutes
+  make bench BENCH_ARGS='--only verdict'        one bench; repeat --only for more
+  .venv/bin/python -m bench --quick -o json     small sizes, JSON on stdout
+
+exit: 0 when all benches ran, whatever their figures; 1 when one failed (said on stderr); 2 wrong arguments"""
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    named = "; ".join(f"{name}: {what}" for name, (_, what) in BENCHES.items())
+    parser.add_argument("--only", action="append", choices=BENCHES, metavar="NAME", help=named)
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, figures mean little")
+    parser.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="what goes to stdout (default: text)")
+    return parser.parse_args(argv)
+
+
+def _run(name: str, quick: bool) -> Figures | None:
+    """The figures of a bench, or None after its fault was told."""
+    begun = time.monotonic()
+    print(f"bench: {name} …", file=sys.stderr, flush=True)
+    try:
+        figures: Figures = importlib.import_module(f"bench.{BENCHES[name][0]}").run(quick)
+    except Exception as error:
+        print(f"bench: {name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return None
+    print(f"bench: {name} took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return figures
+
+
+def text(head: dict[str, Any], tables: Sequence[Figures]) -> str:
+    """The run as Markdown: machine and command, then a table for each bench."""
+    lines = [f"- {name}: {value}" for name, value in head.items()]
+    return "\n".join(["# Figures", "", *lines, "", *(table.markdown() for table in tables)])
+
+
+def _write(document: dict[str, Any], page: str) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "latest.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    (RESULTS / "latest.md").write_text(page)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: see --help."""
+    args = _arguments(argv)
+    names = args.only or list(BENCHES)
+    given = [word for name in args.only or () for word in ("--only", name)] + (["--quick"] if args.quick else [])
+    head = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", "-m", "bench", *given]), **describe()}
+    found = {name: _run(name, args.quick) for name in names}
+    tables = [table for table in found.values() if table is not None]
+    document = {"run": head, "benches": [table.document() for table in tables]}
+    page = text(head, tables)
+    _write(document, page)
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n" if args.output == "json" else page)
+    return 0 if len(tables) == len(names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
