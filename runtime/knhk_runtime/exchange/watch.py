@@ -110,7 +110,7 @@ class Exchange:
 
     @property
     def refused(self) -> list[dict[str, str]]:
-        """`refused` of stats.json, the oldest first."""
+        """`refused` of stats.json since a document was last applied, the oldest first."""
         return [{"what": fault.value, "where": fault.where, "must": fault.must} for fault in list(self._refused)]
 
     def look(self, now_s: float) -> bool:
@@ -128,6 +128,7 @@ class Exchange:
             if self._attempts > 1:  # files are replaced one by one: a first mismatch may be that
                 self._refuse(error)
             return False
+        self._refused.clear()
         self._next_s = float("inf")
         return True
 
