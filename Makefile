@@ -71,7 +71,7 @@ verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated fi
 	@diff $(STAMPS)/generated.before $(STAMPS)/generated.after || \
 	  { echo "generated files are stale: 'make gen' has just renewed them; review and commit" >&2; exit 1; }
 
-bench: setup-dev ## figures of the hot path, as ratios with anchors beside
+bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anchors beside
 	@$(PY) -m bench $(BENCH_ARGS)
 
 fuzz: setup-dev ## long fuzzing; FUZZ_SECONDS per harness (default 600)
@@ -96,6 +96,9 @@ $(STAMPS)/user: requirements.lock pyproject.toml tools/setup.py
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/user
 	@$(PYTHON) tools/setup.py dev
+
+$(STAMPS)/bench: requirements-bench.lock $(STAMPS)/dev
+	@$(PYTHON) tools/setup.py bench
 
 $(STAMPS)/native: $(STAMPS)/user $(NATIVE_SOURCES)
 	@$(PYTHON) tools/setup.py native

@@ -42,6 +42,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=BENCHES, metavar="NAME", help=named)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, figures mean little")
     parser.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="what goes to stdout (default: text)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="where latest.json and latest.md go (default: bench/results)"
+    )
     return parser.parse_args(argv)
 
 
@@ -64,10 +67,10 @@ def text(head: dict[str, Any], tables: Sequence[Figures]) -> str:
     return "\n".join(["# Figures", "", *lines, "", *(table.markdown() for table in tables)])
 
 
-def _write(document: dict[str, Any], page: str) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "latest.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    (RESULTS / "latest.md").write_text(page)
+def _write(folder: Path, document: dict[str, Any], page: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "latest.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    (folder / "latest.md").write_text(page)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = [table for table in found.values() if table is not None]
     document = {"run": head, "benches": [table.document() for table in tables]}
     page = text(head, tables)
-    _write(document, page)
+    _write(args.results, document, page)
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n" if args.output == "json" else page)
     return 0 if len(tables) == len(names) else 1
 

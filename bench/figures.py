@@ -77,7 +77,8 @@ class Figures:
     def markdown(self) -> str:
         head = ["| figure | min | median | p99 | unit | goal | note |", "|---|---:|---:|---:|---|---|---|"]
         lines = [
-            f"| {row.name} | {' | '.join(cells(row.spread))} | {row.unit} | {row.judged()} | {row.note} |".replace("  ", " ") for row in self.rows
+            f"| {row.name} | {' | '.join(cells(row.spread))} | {row.unit} | {row.judged()} | {row.note} |".replace("  ", " ")
+            for row in self.rows
         ]
         notes = [f"- {note}" for note in self.notes]
         return "\n".join([f"## {self.title}", "", *head, *lines, "", *notes]).rstrip() + "\n"

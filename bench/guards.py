@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 from bench import inputs
 from bench.figures import Figures, Goal, Row, Spread, spread
@@ -19,7 +20,7 @@ ROUNDS = 256  # × CHUNKS evaluations make a batch of 1,024
 GOAL = Goal(2.0, most=True, on_high=True)
 
 
-def _chunks() -> object:
+def _chunks() -> tuple[Any, Any]:
     """Chunks of one subject with four predicates; filled from a fixed seed."""
     chance = random.Random(8)
     words = []
@@ -58,9 +59,9 @@ class _Batches:
     def __init__(self, variant: str, samples: int) -> None:
         self._ffi = type(ffi)()
         self._ffi.cdef(f"uint64_t knhk_many_{variant}(uint32_t, const void *, uint32_t, uint32_t, const uint64_t *);")
-        self._library = self._ffi.dlopen(str(artifacts().kernels))
-        self._many = int(self._ffi.cast("uintptr_t", self._ffi.addressof(self._library, f"knhk_many_{variant}")))
-        self._kept, self._chunk = _chunks()  # type: ignore[misc]
+        self._library: Any = self._ffi.dlopen(str(artifacts().kernels))
+        self._many = int(self._ffi.cast("uintptr_t", getattr(self._library, f"knhk_many_{variant}")))
+        self._kept, self._chunk = _chunks()
         self._samples = samples
         self._empty = spread(self._raw(NOTHING, ())).median
 
@@ -102,8 +103,9 @@ def run(quick: bool = False) -> Figures:
     for count in (64,) if quick else (64, 1024):
         rows += _pack_rows(count, 5 if quick else 50)
     notes = (
-        f"Batch means: {CHUNKS * ROUNDS:,} evaluations over {CHUNKS} chunks in L1, {samples:,} batches after {samples // 10:,} to warm up, wall "
-        "time; the cost of an empty batch is taken off. It is throughput, not the latency of one evaluation.",
-        "A pack's guards are rows of tables: the figure holds the look-up of focus node and chunk and the write of A. The goal of 0.40 ns/guard is for AVX-512.",
+        f"Batch means: {CHUNKS * ROUNDS:,} evaluations over {CHUNKS} chunks in L1, {samples:,} batches after "
+        f"{samples // 10:,} to warm up, wall time; the cost of an empty batch is taken off. It is throughput, not the latency of one evaluation.",
+        "A pack's guards are rows of tables: the figure holds the look-up of focus node and chunk and the write of A. "
+        "The goal of 0.40 ns/guard is for AVX-512.",
     )
     return Figures("kernels", TITLE, tuple(rows), notes)

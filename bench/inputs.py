@@ -101,7 +101,8 @@ def _request(chance: random.Random, number: int) -> dict[str, Any]:
         return chance.choice(right if chance.random() < 0.9 else wrong)
 
     role = mostly(list(LIMITS), ["clerk", "auditor"])
-    amount = mostly([chance.randint(1, LIMITS.get(role, 5_000))], [0, 5_001, 25_001, 1_000_001])
+    limit = LIMITS.get(role, 5_000)
+    amount = mostly([chance.randint(1, limit)], [0, limit if role == "director" else limit + 1])
     return {
         "id": f"req-{number:08}",
         "action": mostly(["approve"], ["read", "cancel"]),
@@ -111,7 +112,7 @@ def _request(chance: random.Random, number: int) -> dict[str, Any]:
         },
         "resource": {
             "id": f"INV-2026-{number:05}", "type": "invoice", "region": mostly(["emea", "apac"], ["amer"]),
-            "currency": mostly(["EUR", "USD", "GBP"], ["XAU"]), "amount": min(amount, LIMITS.get(role, 5_000)) if role == "director" else amount,
+            "currency": mostly(["EUR", "USD", "GBP"], ["XAU"]), "amount": amount,
         },
         "context": {"ip": f"10.0.0.{number % 256}", "mfa": True},
     }  # fmt: skip

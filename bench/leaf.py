@@ -58,5 +58,7 @@ def run(quick: bool = False) -> Figures:
         Row("leaf and its hash ÷ decision", "×", single(near), "O and A hashed already", Goal(1.75, most=True)),
         Row("drain and leaf hash ÷ decision", "×", single(whole), "with H(O) and H(A)", Goal(3.5, most=True)),
     )
-    notes = ("CPU time of the thread. The drain copies O and A into the frame that the outbox keeps and reads fresh salts from the system.",)
+    notes = (
+        "CPU time of the thread. The drain copies O and A into the frame that the outbox keeps and reads fresh salts from the system.",
+    )
     return Figures("leaf", TITLE, rows, notes)

@@ -14,7 +14,8 @@ from knhk_hot.toolchain import COMPILE, HOST, TARGETS, artifacts, run_zig
 
 HERE = Path(__file__).parent
 _CDEF = """
-uint64_t bench_many(uintptr_t many, uint32_t kernel, const void *c, uint32_t n, uint32_t rounds, const uint64_t *x, uint64_t *out, uint32_t samples);
+uint64_t bench_many(uintptr_t many, uint32_t kernel, const void *c, uint32_t n, uint32_t rounds, const uint64_t *x,
+  uint64_t *out, uint32_t samples);
 void *bench_open(const char *path, const char *variant, const uint8_t *bundle, size_t len, size_t o_max);
 uint64_t bench_decide(void *p, const uint8_t *o, const size_t *len, size_t m, uint32_t rounds, uint8_t *verdicts);
 uint64_t bench_part(void *p, const uint8_t *o, size_t len, uint32_t rounds, uint32_t what);

@@ -15,6 +15,7 @@ TITLE = "JSON to verdict"
 BATCH = 1000
 GOALS = {"OPA (Go engine in process)": Goal(100), "Cedar (cedarpy)": Goal(90), "msgspec and a rule in Python": Goal(2.5)}
 SAMPLE_NS = 20_000_000
+SLOW = frozenset(("pyrudof SHACL, shapes read each time", "pySHACL"))  # timed over eight of the inputs
 
 
 def agree(anchors: dict[str, Decide], cases: tuple[inputs.Case, ...]) -> dict[str, list[int]]:
@@ -93,16 +94,18 @@ def run(quick: bool = False) -> Figures:
         Row(f"access pack, batch of {BATCH} through cffi", "ns", ours_batch),
     ]
     for name, decide in anchors.items():
-        theirs = _timed(_over(decide, [case.body for case in cases]), len(cases), samples)
+        given = [case.body for case in cases][: 8 if name in SLOW else None]
+        theirs = _timed(_over(decide, given), len(given), samples)
         rows.append(Row(name, "ns", theirs))
         ratio = theirs.median / ours_batch.median
         rows.append(Row(f"{name} ÷ batched", "×", single(ratio), f"÷ single {theirs.median / ours_single.median:.1f}", GOALS.get(name)))
     rows += [Row(name, "ns", None, f"not run: {why}") for name, why in missing.items()]
     rows += _invoice_rows(samples)
     notes = (
-        f"{len(cases)} inputs, {sum(case.admit for case in cases)} admitted; every engine answered all of them as the rule does before it was timed.",
-        "CPU time of the process with all its threads, so that neighbours on the machine do not count. Ours begins at canonical O (in Envoy "
-        "the shim writes it); anchors begin at the raw JSON. Policies, schemas and shapes are parsed once, outside of the time.",
-        "OPA is called through a ctypes wrapper around the Go engine; most of its time is the crossing and Go's own set-up of an evaluation.",
+        f"{len(cases)} inputs, {sum(case.admit for case in cases)} admitted; every engine answered all as the rule does before it was timed.",
+        "CPU time of the process with all its threads, so that neighbours on the machine do not count.",
+        "Ours begins at canonical O (in Envoy the shim writes it); anchors begin at the raw JSON. Policies, schemas and shapes are parsed once, "
+        "outside of the time, where the engine allows it.",
+        "OPA is called through a ctypes wrapper around the Go engine; most of its time is the crossing and the set-up of an evaluation.",
     )
     return Figures("verdict", TITLE, tuple(rows), notes)

@@ -30,22 +30,27 @@ def faults() -> list[str]:
     user = project["project"]["dependencies"] + groups["build"]
     user_pins = pins(ROOT / "requirements.lock")
     dev_pins = pins(ROOT / "requirements-dev.lock")
+    bench_pins = pins(ROOT / "requirements-bench.lock")
     found = []
     for lock, wanted, held in (
         ("requirements.lock", user, user_pins),
         ("requirements-dev.lock", user + groups["dev"], dev_pins),
+        ("requirements-bench.lock", user + groups["dev"] + groups["bench"], bench_pins),
     ):
         for text in wanted:
             need = Requirement(text)
             version = held.get(canonicalize_name(need.name))
             if version is None or not need.specifier.contains(version, prereleases=True):
                 found.append(f"{lock}: {need.name} is {version or 'not held'}, must be {text}")
-    found += [
-        f"requirements-dev.lock: {name} is {dev_pins.get(name, 'not held')}, "
-        f"must be {version} as in requirements.lock"
-        for name, version in user_pins.items()
-        if dev_pins.get(name) != version
-    ]
+    for lock, held, below, base in (
+        ("requirements-dev.lock", dev_pins, "requirements.lock", user_pins),
+        ("requirements-bench.lock", bench_pins, "requirements-dev.lock", dev_pins),
+    ):
+        found += [
+            f"{lock}: {name} is {held.get(name, 'not held')}, must be {version} as in {below}"
+            for name, version in base.items()
+            if held.get(name) != version
+        ]
     return found
 
 

@@ -1,7 +1,8 @@
-"""Set-up of the working copy: `python3 tools/setup.py user|dev|native`, called by the Makefile.
+"""Set-up of the working copy: `python3 tools/setup.py user|dev|bench|native`, called by the Makefile.
 
 user    .venv with the locked run-time dependencies and the editable install of this repository
 dev     the locked development dependencies on top
+bench   the engines that benches measure beside ours, on top
 native  the C parts, by `python -m knhk_hot.build`
 
 Each stage ends by touching `.stamps/<stage>`. Standard library only; it runs before .venv exists.
@@ -28,7 +29,7 @@ VENV = ROOT / ".venv"
 STAMPS = ROOT / ".stamps"
 PYTHON = VENV / "bin" / "python"
 DISK_NEEDED_BYTES = 2 * 1024**3
-STAGES = ("user", "dev", "native")
+STAGES = ("user", "dev", "bench", "native")
 
 
 def say(text: str) -> None:
@@ -58,9 +59,7 @@ def lacks() -> list[tuple[str, str]]:
         found.append(("git", "git"))
     free = shutil.disk_usage(ROOT).free
     if not VENV.exists() and free < DISK_NEEDED_BYTES:
-        found.append(
-            (f"2 GiB of free disk space in {ROOT} (there are {free / 1024**3:.1f} GiB)", "")
-        )
+        found.append((f"2 GiB of free disk space in {ROOT} (there are {free / 1024**3:.1f} GiB)", ""))
     if not os.access(ROOT, os.W_OK):
         found.append((f"permission to write in {ROOT}", ""))
     return found
@@ -106,17 +105,13 @@ def has_own_index(env: dict[str, str]) -> bool:
     """True if pip is told to use another index; uv does not read pip's configuration."""
     if any(env.get(name) for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX")):
         return True
-    shown = subprocess.run(
-        [str(PYTHON), "-m", "pip", "config", "list"], env=env, capture_output=True, text=True
-    )
+    shown = subprocess.run([str(PYTHON), "-m", "pip", "config", "list"], env=env, capture_output=True, text=True)
     return bool(re.search(r"index-url|extra-index-url|no-index", shown.stdout))
 
 
 def lock_entry(lock: Path, name: str) -> str:
     """The lines of one package in a lock file, hashes included."""
-    found = re.search(
-        rf"^{re.escape(name)}==.*?(?=^\S|\Z)", lock.read_text(), re.MULTILINE | re.DOTALL
-    )
+    found = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", lock.read_text(), re.MULTILINE | re.DOTALL)
     if not found:
         fail(f"{lock.name} does not hold {name}: run `make lock`")
         raise AssertionError
@@ -157,9 +152,7 @@ def install_locked(lock: Path) -> None:
 
 
 def stage_user() -> None:
-    if not PYTHON.exists() or not run(
-        PYTHON, "-c", "import pip, sys; assert sys.version_info >= (3, 11)"
-    ):
+    if not PYTHON.exists() or not run(PYTHON, "-c", "import pip, sys; assert sys.version_info >= (3, 11)"):
         say("[1/3] making .venv")
         shutil.rmtree(VENV, ignore_errors=True)
         if not run(sys.executable, "-m", "venv", VENV):
@@ -179,6 +172,13 @@ def stage_dev() -> None:
     install_locked(ROOT / "requirements-dev.lock")
 
 
+def stage_bench() -> None:
+    say("installing the engines that benches measure beside ours")
+    install_locked(ROOT / "requirements-bench.lock")
+    if not run(PYTHON, "-m", "bench.anchors"):
+        say("OPA's engine is not there (see above); `make bench` will say so in its table")
+
+
 def stage_native() -> None:
     if not (ROOT / "hot_c" / "knhk_hot" / "build.py").is_file():
         return
@@ -195,7 +195,7 @@ def main() -> None:
         check_machine()
     started = time.monotonic()
     with only_one():
-        {"user": stage_user, "dev": stage_dev, "native": stage_native}[stage]()
+        {"user": stage_user, "dev": stage_dev, "bench": stage_bench, "native": stage_native}[stage]()
         STAMPS.mkdir(exist_ok=True)
         (STAMPS / stage).touch()
     say(f"{stage} ready in {time.monotonic() - started:.0f} s")
