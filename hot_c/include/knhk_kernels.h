@@ -59,6 +59,25 @@ KNHK_INLINE uint32_t knhk_meta8(const uint64_t *meta, uint64_t mask, uint64_t wa
   return bits[0] | (bits[1] << 4);
 }
 
+/* lanes of `among` whose value occurs in another lane of `among`: each half against its own rotations and those of the other half.
+ * Other lanes become 0 … 7, which are no terms and differ from one another. */
+KNHK_INLINE uint32_t knhk_twice8(const uint64_t *lane, uint32_t among) {
+  const __m256i low = _mm256_set_epi64x(8, 4, 2, 1), high = _mm256_set_epi64x(128, 64, 32, 16), set = knhk_splat(among);
+  const __m256i in_a = _mm256_cmpeq_epi64(_mm256_and_si256(set, low), low), in_b = _mm256_cmpeq_epi64(_mm256_and_si256(set, high), high);
+  const __m256i a = _mm256_blendv_epi8(_mm256_set_epi64x(3, 2, 1, 0), knhk_load4(lane), in_a);
+  const __m256i b = _mm256_blendv_epi8(_mm256_set_epi64x(7, 6, 5, 4), knhk_load4(lane + 4), in_b);
+  __m256i twice_a = _mm256_cmpeq_epi64(a, b), twice_b = twice_a;
+#define KNHK_ROTATED(by)                                                                                                  \
+  {                                                                                                                       \
+    const __m256i ra = _mm256_permute4x64_epi64(a, by), rb = _mm256_permute4x64_epi64(b, by);                             \
+    twice_a = _mm256_or_si256(twice_a, _mm256_or_si256(_mm256_cmpeq_epi64(a, ra), _mm256_cmpeq_epi64(a, rb)));            \
+    twice_b = _mm256_or_si256(twice_b, _mm256_or_si256(_mm256_cmpeq_epi64(b, rb), _mm256_cmpeq_epi64(b, ra)));            \
+  }
+  KNHK_ROTATED(0x39) KNHK_ROTATED(0x4e) KNHK_ROTATED(0x93)
+#undef KNHK_ROTATED
+  return knhk_join(twice_a, twice_b);
+}
+
 #else
 
 KNHK_INLINE uint32_t knhk_eq8(const uint64_t *lane, uint64_t x) {
@@ -82,8 +101,6 @@ KNHK_INLINE uint32_t knhk_meta8(const uint64_t *meta, uint64_t mask, uint64_t wa
   return bits;
 }
 
-#endif
-
 /* lanes of `among` whose value occurs in another lane of `among` */
 KNHK_INLINE uint32_t knhk_twice8(const uint64_t *lane, uint32_t among) {
   uint32_t twice = 0;
@@ -92,6 +109,8 @@ KNHK_INLINE uint32_t knhk_twice8(const uint64_t *lane, uint32_t among) {
 #undef KNHK_AGAINST
   return twice & among;
 }
+
+#endif
 
 /* ---- the six: key is node << 32 | predicate ---- */
 KNHK_INLINE uint32_t knhk_ask_sp(const knhk_chunk *c, uint64_t key) { return knhk_eq8(c->key, key); }
