@@ -104,7 +104,7 @@ def run(quick: bool = False) -> Figures:
         rows += _pack_rows(count, 5 if quick else 50)
     notes = (
         f"Batch means: {CHUNKS * ROUNDS:,} evaluations over {CHUNKS} chunks in L1, {samples:,} batches after "
-        f"{samples // 10:,} to warm up, wall time; the cost of an empty batch is taken off. It is throughput, not the latency of one evaluation.",
+        f"{samples // 10:,} to warm up, wall time; the cost of an empty batch is taken off. It is throughput, not latency.",
         "A pack's guards are rows of tables: the figure holds the look-up of focus node and chunk and the write of A. "
         "The goal of 0.40 ns/guard is for AVX-512.",
     )

@@ -219,7 +219,7 @@ def run(quick: bool = False) -> Figures:
     controls = [a.rate / p.rate for p, _, a in found]
     notes = (
         f"{rounds} rounds of {milliseconds} ms each way; upstream is another Envoy that answers itself.",
-        f"Load, both Envoys, upstream and drain share {len(os.sched_getaffinity(0))} cores, so that throughput holds the CPU of all of them.",
+        f"Load, both Envoys, upstream and drain share {len(os.sched_getaffinity(0))} cores, so throughput holds the CPU of all.",
         f"Plain against itself moved by {min(controls):.2f} to {max(controls):.2f}: differences within that say nothing.",
     )
     return Figures("shim", TITLE, rows, notes)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from knhk_hot.native import ffi, lib
 
@@ -75,6 +75,31 @@ class Decision:
         """Indexes of the guards whose bit is set in A."""
         bits = int.from_bytes(self.a[8:-2], "little") if self.a else 0
         return tuple(i for i in range(bits.bit_length()) if bits >> i & 1)
+
+
+class Decided(Sequence[Decision]):
+    """Decisions of a batch in the order of its inputs, each made when it is asked for. Whoever wants verdicts alone reads `statuses` (i32)
+    and `verdicts` (u8, valid where the status is OK): views of one number for each input."""
+
+    def __init__(self, results: Any, actions: Any, stride: int) -> None:
+        self._results, self._actions, self._stride = results, actions, stride
+        raw, size = memoryview(ffi.buffer(results)).cast("B"), ffi.sizeof("knhk_result")
+        self.statuses = raw.cast("i")[ffi.offsetof("knhk_result", "status") // 4 :: size // 4]
+        self.verdicts = raw[ffi.offsetof("knhk_result", "verdict") :: size]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> Decision: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Decision]: ...
+    def __getitem__(self, index: int | slice) -> Decision | list[Decision]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        r = self._results[at]
+        return Decision(r.status, r.verdict, r.klass, ffi.buffer(self._actions + at * self._stride, r.a_len)[:], r.triples, r.failing)
 
 
 class _Private:
@@ -221,18 +246,18 @@ class Binding:
 
     def decide_batch(self, observations: Sequence[bytes]) -> list[Decision]:
         """O → A for many, in order; one crossing into C."""
+        return list(self.decide_many(observations))
+
+    def decide_many(self, observations: Sequence[bytes]) -> Decided:
+        """O → A for many, in order; one crossing into C and no Python object per decision."""
         n, stride = len(observations), self.pack.a_max
-        if n == 0:
-            return []
-        scratch, size = self._scratch(max(map(len, observations)))
-        a, results = ffi.new("uint8_t[]", n * stride), ffi.new("knhk_result[]", n)
-        lengths = ffi.new("size_t[]", [len(o) for o in observations])
-        joined = ffi.from_buffer("uint8_t[]", b"".join(observations))
-        lib.knhk_decide_many(self._variant, self._binding, n, joined, lengths, a, stride, results, scratch, size)
-        return [
-            Decision(r.status, r.verdict, r.klass, ffi.buffer(a + i * stride, r.a_len)[:], r.triples, r.failing)
-            for i, r in enumerate(results)
-        ]
+        a, results = ffi.new("uint8_t[]", n * stride + 1), ffi.new("knhk_result[]", n)
+        if n > 0:
+            scratch, size = self._scratch(max(map(len, observations)))
+            lengths = ffi.new("size_t[]", list(map(len, observations)))
+            joined = ffi.from_buffer("uint8_t[]", b"".join(observations))
+            lib.knhk_decide_many(self._variant, self._binding, n, joined, lengths, a, stride, results, scratch, size)
+        return Decided(results, a, stride)
 
     def graph(self, o: bytes) -> bytes:
         """The Δ as canonical N-Triples, sorted lines. Raises PackError when the body fails guard 0 or is beyond this tier."""

@@ -72,6 +72,12 @@ def test_batches_decide_as_single_calls_do() -> None:
     observations = [body("ab"[i % 2] * (1 + i % 3)) for i in range(700)] + [b"", observation(b"{}", "nowhere"), observation(b"")]
     assert binding.decide_batch(observations) == [binding.decide(o) for o in observations]
     assert binding.decide_batch([]) == []
+    many = binding.decide_many(observations)
+    one_by_one = [binding.decide(o) for o in observations]
+    assert list(many.statuses) == [d.status for d in one_by_one]
+    assert list(many.verdicts) == [d.verdict for d in one_by_one]
+    assert [many[0], many[-1], *many[1:]] == [one_by_one[0], one_by_one[-1], *one_by_one[1:]]
+    assert (len(binding.decide_many([])), list(binding.decide_many([]).verdicts)) == (0, [])
 
 
 def test_a_kernel_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
