@@ -72,9 +72,7 @@ def _batches(chance: random.Random, truth: Truth) -> Iterator[PairStats]:
     """Cumulative statistics after each batch, as an agent counts them."""
     callers, weights = range(CALLERS), _weights()
     seen: set[int] = set()
-    waiting: dict[
-        int, int
-    ] = {}  # callers that will meet a difference: 0 new denial, 1 new admission
+    waiting: dict[int, int] = {}  # callers that will meet a difference: 0 new denial, 1 new admission
     met = [0, 0]
     for n in range(1, BATCHES + 1):
         asked = chance.choices(callers, cum_weights=weights, k=BATCH)
@@ -89,7 +87,7 @@ def _batches(chance: random.Random, truth: Truth) -> Iterator[PairStats]:
         both = {GUARDS[0]: Counts(met[0], 0), GUARDS[1]: Counts(0, met[1])}
         pairs = n * BATCH
         total = Counts(met[0], met[1])
-        yield PairStats("a", "b", pairs, len(seen), guards=both, any=total, durable=pairs)
+        yield PairStats("a", "b", pairs, len(seen), guards=both, any=total, covered=pairs)
 
 
 def rollout(seed: str, truth: Truth, analysis: Analysis = ANALYSIS) -> Run:
@@ -155,14 +153,11 @@ def svg(rows: Sequence[Summary]) -> str:
 
     def line(values: Sequence[float], color: str) -> str:
         at = " ".join(
-            f"{x(row.truth.new_denials):.1f},{bottom - (bottom - top) * value:.1f}"
-            for row, value in zip(rows, values, strict=True)
+            f"{x(row.truth.new_denials):.1f},{bottom - (bottom - top) * value:.1f}" for row, value in zip(rows, values, strict=True)
         )
         return f'<polyline points="{at}" fill="none" stroke="{color}" stroke-width="2"/>'
 
-    def text(
-        at_x: float, at_y: float, words: str, anchor: str = "middle", color: str = "#333"
-    ) -> str:
+    def text(at_x: float, at_y: float, words: str, anchor: str = "middle", color: str = "#333") -> str:
         return f'<text x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="{anchor}" fill="{color}">{words}</text>'
 
     parts = [
@@ -178,9 +173,7 @@ def svg(rows: Sequence[Summary]) -> str:
         at = bottom - (bottom - top) * part
         parts.append(text(left - 6, at + 4, f"{part:.0%}", "end", "#b3261e"))
         parts.append(text(right + 6, at + 4, f"{most * part:.0f}", "start", "#1f5fa8"))
-    parts.append(
-        text((left + right) / 2, height - 8, "share of callers that the candidate newly denies")
-    )
+    parts.append(text((left + right) / 2, height - 8, "share of callers that the candidate newly denies"))
     parts.append(text(left, 14, "rolled back", "start", "#b3261e"))
     parts.append(text(right, 14, "callers until decided", "end", "#1f5fa8"))
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -209,9 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2_000, help="rollouts for each share")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument(
-        "--write", action="store_true", help="write docs/judge.md and docs/img/judge.svg"
-    )
+    parser.add_argument("--write", action="store_true", help="write docs/judge.md and docs/img/judge.svg")
     args = parser.parse_args(argv)
     jobs = [(Truth(share), args.runs) for share in SHARES]
     with ProcessPoolExecutor(args.jobs) as pool:

@@ -6,11 +6,13 @@ Derived from outbox frames only, so a restarted agent counts the same again.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from knhk_runtime.outbox.records import CANDIDATE, DECISION, PARK, REFUSED, UNAVAILABLE, payloads
+from knhk_runtime.outbox.segments import Position
 from knhk_runtime.ring.entries import Drained
 from knhk_verify.record import LEAF_SIZE, parse_action
 
@@ -18,6 +20,8 @@ ADMIT, DENY = 1, 2
 ENFORCED = b"\1"
 MAX_SAMPLES = 5
 MAX_CLUSTERS = 200_000
+MAX_MARKS = 4096
+NO_PACK = bytes(20)
 _FIRST_LEAF = 28
 _CANDIDATE_BIT = bytes(flags & CANDIDATE for flags in range(256))
 _SIDES = ((0, b"\0"), (1, b"\1"))
@@ -30,6 +34,8 @@ class Pair:
     """Counts of one (stable, candidate). Sets hold clusters: the sticky key's hash, or the receipt id of a request without one."""
 
     pairs: int = 0
+    covered: int = 0
+    parked: int = 0
     errors: int = 0
     enforced_denials: int = 0
     last_candidate_enforced_ns: int = 0
@@ -53,6 +59,8 @@ class Pair:
             "stable": stable.hex(),
             "candidate": candidate.hex(),
             "pairs": self.pairs,
+            "covered": self.covered,
+            "parked": self.parked,
             "clusters": len(self.clusters) + self.lone,
             "errors": self.errors,
             "guards": {name: {way: len(seen) for way, seen in ways.items()} for name, ways in sorted(self.guards.items())},
@@ -71,7 +79,20 @@ class Counters:
         self._lock = threading.Lock()
         self._pairs: dict[tuple[bytes, bytes], Pair] = {}
         self._decisions: dict[bytes, dict[str, int]] = {}
+        self._marks: deque[tuple[Position, dict[tuple[bytes, bytes], int]]] = deque(maxlen=MAX_MARKS)
         self.leaves = 0
+
+    def mark(self, end: Position) -> None:
+        """Everything counted so far lies before `end` of the outbox. When marks overflow the oldest go: coverage is told later, never early."""
+        with self._lock:
+            self._marks.append((end, {key: pair.pairs for key, pair in self._pairs.items()}))
+
+    def cover(self, acked: Position) -> None:
+        """The log has acknowledged the outbox up to `acked`: the pairs counted by then are covered."""
+        with self._lock:
+            while self._marks and self._marks[0][0] <= acked:
+                for key, pairs in self._marks.popleft()[1].items():
+                    self._pairs[key].covered = max(self._pairs[key].covered, pairs)
 
     def take(self, frames: bytes) -> None:
         """Counts every record of these frames."""
@@ -107,7 +128,7 @@ class Counters:
         if enforced >= 0:
             at = (2 * enforced + 1) * LEAF_SIZE + 92
             pair.last_candidate_enforced_ns = max(pair.last_candidate_enforced_ns, int.from_bytes(drained.leaves[at : at + 8], "big"))
-        for found in drained.discordant:
+        for found in drained.discordant if stable_pack(drained) != NO_PACK else ():
             cluster = found.cluster or lone_cluster(found.receipt)
             if found.cluster == 0 or pair.knows(found.cluster):
                 stable, candidate = (Seen(arm.pack, arm.verdict, arm.mode, arm.a) for arm in found.arms)
@@ -147,9 +168,10 @@ class Counters:
         if data[candidate + 4] == ENFORCED[0]:
             time_ns = int.from_bytes(data[candidate + 92 : candidate + 100], "big")
             pair.last_candidate_enforced_ns = max(pair.last_candidate_enforced_ns, time_ns)
-        if data[stable + 1] != DECISION or data[candidate + 1] != DECISION:
-            if data[stable + 1] == DECISION and data[candidate + 1] in (UNAVAILABLE, REFUSED):
-                pair.errors += 1
+        judged = data[stable + 1] == DECISION or key[0] == NO_PACK  # before a first pack the point itself answers, and may refuse
+        if not judged or data[candidate + 1] != DECISION:
+            pair.errors += int(judged and data[candidate + 1] in (UNAVAILABLE, REFUSED))
+            pair.parked += int(judged and data[candidate + 1] == PARK)
             return
         pair.pairs += 1
         cluster = int.from_bytes(data[start + 4 : start + 12], "big")
@@ -159,7 +181,7 @@ class Counters:
             cluster = lone_cluster(receipt)
         elif not pair.knows(cluster):
             return
-        if data[stable + 3] != data[candidate + 3]:
+        if key[0] != NO_PACK and data[stable + 3] != data[candidate + 3]:
             self._take_difference(pair, receipt, cluster, _seen(data, start, stable), _seen(data, start, candidate))
 
     def _take_difference(self, pair: Pair, receipt: bytes, cluster: int, stable: Seen, candidate: Seen) -> None:
@@ -203,6 +225,11 @@ def uniform_pair(drained: Drained) -> tuple[bytes, bytes] | None:
     packs = [leaves[first + 72 : first + 92] for first in (0, LEAF_SIZE)]
     same = all(_is_column(leaves, first + 72, pack, records) for first, pack in zip((0, LEAF_SIZE), packs, strict=True))
     return (packs[0], packs[1]) if same else None
+
+
+def stable_pack(drained: Drained) -> bytes:
+    """The stable pack of a uniform batch."""
+    return drained.leaves[72:92]
 
 
 def _is_column(leaves: bytes, at: int, value: bytes, records: int) -> bool:

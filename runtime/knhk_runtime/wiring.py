@@ -201,12 +201,14 @@ class Agent:
         self._last_stats: tuple[str, float] = ("", 0.0)
 
     def _commit(self, made: Entries) -> None:
-        self._outbox.commit(made)
+        end = self._outbox.commit(made)
         self._counters.take(made.frames)
+        self._counters.mark(end)
 
     def _commit_drained(self, made: Entries, drained: Drained) -> None:
-        self._outbox.commit(made)
+        end = self._outbox.commit(made)
         self._counters.take_drained(drained)
+        self._counters.mark(end)
         if any(kind == PARK for _, kind, _, _ in drained.counts):
             for parked in left_parked(drained.frames):
                 self._adopt(parked)
@@ -284,6 +286,7 @@ class Agent:
     def statistics(self) -> Mapping[str, Any]:
         """stats.json of formats/agent.md."""
         running = self._exchange.running
+        self._counters.cover(self._uploader.cursor.position)
         pairs, decisions = self._counters.documents()
         leaves = self._counters.leaves
         faults = [{"what": what, "where": where, "must": "must be whole"} for where, what in self._drain.totals.faults.items()]
@@ -323,6 +326,7 @@ class Agent:
         except Corrupt as error:
             log("count", fault=str(error))
             self._drain.totals.faults[error.where] = error.what
+        self._counters.mark(end)
         self._counted = True
 
 

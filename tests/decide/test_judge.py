@@ -22,9 +22,7 @@ ANALYSIS = Analysis(guards=("currency", "total"), min_pairs=100)
 RUNS = 10_000
 
 
-def stats(
-    pairs: int, currency: Counts = Counts(), total: Counts = Counts(), **more: object
-) -> PairStats:  # noqa: B008
+def stats(pairs: int, currency: Counts = Counts(), total: Counts = Counts(), **more: object) -> PairStats:  # noqa: B008
     """Every pair a caller of its own; guards never overlap."""
     guards = {"currency": currency, "total": total}
     found = PairStats(
@@ -34,7 +32,7 @@ def stats(
         pairs,
         guards=guards,
         any=currency + total,
-        durable=pairs,
+        covered=pairs,
         samples={"newDenials": ("01",)},
     )
     return replace(found, **more)  # type: ignore[arg-type]
@@ -58,9 +56,7 @@ def test_a_bad_pack_fails_on_a_handful_of_differences() -> None:
     )
     assert (worst.value, worst.threshold, worst.pairs, worst.clusters) == ("0.4000", "0.01", 20, 20)
     assert worst.samples == ("01",)
-    assert str(worst) == (
-        "maxNewDenials of guard currency is 0.4000, must be 0.01 at most, on 20 clusters, 20 pairs"
-    )
+    assert str(worst) == ("maxNewDenials of guard currency is 0.4000, must be 0.01 at most, on 20 clusters, 20 pairs")
     assert {f.guard for f in verdict.findings} == {"currency", ALL}
 
 
@@ -105,9 +101,7 @@ CALLERS = st.sets(st.integers(0, 30))
 
 
 @given(meant=CALLERS, one=CALLERS, two=CALLERS)
-def test_the_aggregate_without_intended_changes_is_bounded_by_what_is_known(
-    meant: set[int], one: set[int], two: set[int]
-) -> None:
+def test_the_aggregate_without_intended_changes_is_bounded_by_what_is_known(meant: set[int], one: set[int], two: set[int]) -> None:
     """Guards may hit the same callers, so counts only bound how many an unintended one has hit."""
     guards = {"currency": Counts(len(meant)), "one": Counts(len(one)), "two": Counts(len(two))}
     seen = replace(stats(1_000), guards=guards, any=Counts(len(meant | one | two)))
@@ -120,9 +114,7 @@ def test_more_watched_guards_need_more_evidence_each() -> None:
 
     def needed(guards: int) -> int:
         watching = replace(ANALYSIS, guards=tuple(f"g{n}" for n in range(guards)))
-        return next(
-            k for k in range(100) if judge(stats(100, Counts(k)), watching).outcome is Outcome.FAIL
-        )
+        return next(k for k in range(100) if judge(stats(100, Counts(k)), watching).outcome is Outcome.FAIL)
 
     assert needed(2) < needed(100) < needed(10_000)
 
@@ -137,7 +129,7 @@ def test_errors_fail_and_say_how_many() -> None:
 def test_too_few_pairs_and_missing_receipts_are_undecided_not_failed() -> None:
     few = judge(stats(99), replace(ANALYSIS, beta=Decimal("0.2")))
     assert (few.outcome, few.findings[0].tolerance) == (Outcome.UNDECIDED, "minPairs")
-    bare = judge(stats(1_000, durable=999), ANALYSIS)
+    bare = judge(stats(1_000, covered=99), ANALYSIS)
     assert (bare.outcome, bare.findings[0].tolerance) == (Outcome.UNDECIDED, "receiptCoverage")
 
 
@@ -147,7 +139,7 @@ def test_the_same_caller_a_thousand_times_is_one_caller() -> None:
 
 
 def test_a_first_version_needs_decisions_without_errors() -> None:
-    first = PairStats(None, "b", pairs=100, durable=100, any=Counts(90, 0))
+    first = PairStats(None, "b", pairs=100, covered=100, any=Counts(90, 0))
     assert judge(first, ANALYSIS).outcome is Outcome.PASS
     assert judge(replace(first, pairs=99), ANALYSIS).outcome is Outcome.UNDECIDED
     assert judge(replace(first, errors=1), ANALYSIS).outcome is Outcome.FAIL
@@ -163,10 +155,7 @@ def test_the_ratio_is_a_martingale_at_the_tolerance(n: int, p0: int, more: int) 
     """E[L] = 1 under p0, summed exactly over all counts: this is what Ville's inequality needs."""
     low, high = Fraction(p0, 20), Fraction(p0 + more, 20)
     ratio = Ratio.of(float(low), float(high))
-    mean = math.fsum(
-        math.comb(n, k) * float(low) ** k * float(1 - low) ** (n - k) * math.exp(ratio.log(n, k))
-        for k in range(n + 1)
-    )
+    mean = math.fsum(math.comb(n, k) * float(low) ** k * float(1 - low) ** (n - k) * math.exp(ratio.log(n, k)) for k in range(n + 1))
     assert mean == pytest.approx(1.0)
 
 
@@ -222,6 +211,8 @@ def document(**row: object) -> dict[str, object]:
         "stable": "a" * 40,
         "candidate": "b" * 40,
         "pairs": 10,
+        "covered": 9,
+        "parked": 2,
         "clusters": 7,
         "errors": 1,
         "guards": {"currency": {"newDenials": 2, "newAdmits": 1}},
@@ -233,7 +224,6 @@ def document(**row: object) -> dict[str, object]:
     }
     return {
         "version": 1,
-        "durable": 12,
         "pairs": [pair],
         "decisions": {"b" * 40: {"admit": 4, "deny": 5}},
     }
@@ -241,14 +231,14 @@ def document(**row: object) -> dict[str, object]:
 
 def test_statistics_of_an_agent_are_read_for_the_pair_asked_for() -> None:
     found = pair_stats(document(), STABLE, CANDIDATE)
-    assert (found.pairs, found.clusters, found.errors, found.durable) == (10, 7, 1, 12)
+    assert (found.pairs, found.clusters, found.errors, found.covered, found.parked) == (10, 7, 1, 9, 2)
     assert found.guards == {"currency": Counts(2, 1)}
     assert (found.samples["newDenials"], found.last_candidate_enforced_ns) == (("01", "02"), 99)
     assert pair_stats(document(), CANDIDATE, STABLE).pairs == 0
 
 
-def test_decisions_of_a_first_version_count_as_pairs() -> None:
-    assert pair_stats(document(), None, CANDIDATE).pairs == 9
+def test_a_first_version_is_paired_with_no_pack() -> None:
+    assert pair_stats(document(), None, CANDIDATE).pairs == 0
     zero = document(stable="0" * 40)
     assert pair_stats(zero, None, CANDIDATE).pairs == 10
 
@@ -283,8 +273,6 @@ def test_points_add_up() -> None:
 
 def test_more_differences_never_make_a_verdict_milder() -> None:
     order = [Outcome.PASS, Outcome.UNDECIDED, Outcome.FAIL]
-    found = [
-        order.index(judge(stats(300, currency=Counts(k, 0)), ANALYSIS).outcome) for k in range(60)
-    ]
+    found = [order.index(judge(stats(300, currency=Counts(k, 0)), ANALYSIS).outcome) for k in range(60)]
     assert all(a <= b for a, b in itertools.pairwise(found))
     assert set(found) == {0, 1, 2}

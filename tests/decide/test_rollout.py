@@ -56,7 +56,7 @@ SHADOW, CANARY0, CANARY1 = Rolling(), Rolling(0, Arm.CANARY, 0), Rolling(0, Arm.
 
 
 def counted(pairs: int, denials: int = 0, stable: str | None = "a") -> PairStats:
-    return PairStats(stable, "b", pairs, pairs, any=Counts(denials, 0), durable=pairs)
+    return PairStats(stable, "b", pairs, pairs, any=Counts(denials, 0), covered=pairs)
 
 
 def facts(
@@ -118,9 +118,7 @@ TABLE: list[tuple[str, Facts, type[Action]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("case", "action"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
-)
+@pytest.mark.parametrize(("case", "action"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_what_is_done_next(case: Facts, action: type[Action]) -> None:
     assert isinstance(decide(case), action)
 
@@ -154,9 +152,7 @@ def test_orders_name_weight_in_per_mille_and_both_points() -> None:
 
 def test_only_late_documents_are_published() -> None:
     done = Order("erp/orders", "Shadow")
-    assert decide(facts(published={"erp/orders": done})) == Publish(
-        (Order("erp/approvals", "Shadow"),)
-    )
+    assert decide(facts(published={"erp/orders": done})) == Publish((Order("erp/approvals", "Shadow"),))
 
 
 def test_points_count_together() -> None:
@@ -194,25 +190,19 @@ def test_going_back_takes_the_candidate_from_every_stage() -> None:
 
 
 def test_a_first_version_is_promoted_on_decisions_alone() -> None:
-    assert isinstance(
-        decide(facts(CANARY1, stats={"erp/orders": counted(100, stable=None)})), Promote
-    )
+    assert isinstance(decide(facts(CANARY1, stats={"erp/orders": counted(100, stable=None)})), Promote)
 
 
 # ---- the table of phases ------------------------------------------------------------------------
 
 
 def test_illegal_moves_raise_and_say_what_is_legal() -> None:
-    with pytest.raises(
-        IllegalMove, match=r"Promoted must not happen in phase Pending \(legal there: Compiled"
-    ):
+    with pytest.raises(IllegalMove, match=r"Promoted must not happen in phase Pending \(legal there: Compiled"):
         move(Phase.PENDING, Event.PROMOTED)
 
 
 def test_only_a_rollout_leads_to_live() -> None:
-    assert [key for key, phase in MOVES.items() if phase is Phase.LIVE] == [
-        (Phase.ROLLING, Event.PROMOTED)
-    ]
+    assert [key for key, phase in MOVES.items() if phase is Phase.LIVE] == [(Phase.ROLLING, Event.PROMOTED)]
 
 
 def test_every_phase_has_a_deadline_or_rests() -> None:
@@ -324,9 +314,7 @@ class Wandering(RuleBasedStateMachine):
 
     @rule(choice=st.sampled_from(OnNoData), suspend=st.booleans())
     def the_spec_says(self, choice: OnNoData, suspend: bool) -> None:
-        self.facts = replace(
-            self.facts, spec=replace(self.facts.spec, on_no_data=choice, suspend=suspend)
-        )
+        self.facts = replace(self.facts, spec=replace(self.facts.spec, on_no_data=choice, suspend=suspend))
         self.settle()
 
     @rule()

@@ -251,6 +251,7 @@ class World:
                     "stable": stable,
                     "candidate": candidate,
                     "pairs": n,
+                    "covered": n,
                     "clusters": n,
                     "errors": 0,
                     "guards": {"shapes.S.total.minCount": {"newDenials": worse, "newAdmits": 0}},

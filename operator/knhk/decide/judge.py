@@ -74,7 +74,7 @@ def judge(stats: PairStats, analysis: Analysis) -> Verdict:
     failed = [*_errors(stats, analysis), *_crossed(streams, stats, analysis)]
     if failed:
         return Verdict(Outcome.FAIL, tuple(failed[:MAX_FINDINGS]))
-    still = [*_too_few(stats, analysis), *_uncovered(stats), *_unsettled(streams, stats, analysis)]
+    still = [*_too_few(stats, analysis), *_uncovered(stats, analysis), *_unsettled(streams, stats, analysis)]
     return Verdict(Outcome.UNDECIDED if still else Outcome.PASS, tuple(still[:MAX_FINDINGS]))
 
 
@@ -101,9 +101,7 @@ def _streams(stats: PairStats, analysis: Analysis) -> list[_Stream]:
     return streams
 
 
-def _together(
-    stats: PairStats, analysis: Analysis, watched: list[str], direction: Direction
-) -> _Stream:
+def _together(stats: PairStats, analysis: Analysis, watched: list[str], direction: Direction) -> _Stream:
     """The aggregate without intended changes. Counts overlap between guards, so only bounds are known:
     the lower one is used to fail, the upper one to pass, and both errors keep their size."""
     total = stats.any.of(direction)
@@ -180,11 +178,11 @@ def _too_few(stats: PairStats, analysis: Analysis) -> list[Finding]:
     return [_count("minPairs", stats.pairs, max(1, analysis.min_pairs), stats)]
 
 
-def _uncovered(stats: PairStats) -> list[Finding]:
-    """Every judged pair must have a durable receipt before it counts for a promotion."""
-    if stats.durable >= stats.pairs:
+def _uncovered(stats: PairStats, analysis: Analysis) -> list[Finding]:
+    """As many pairs as are asked for must have their receipts in the log before they count for a promotion."""
+    if stats.covered >= max(1, analysis.min_pairs):
         return []
-    return [_count("receiptCoverage", stats.durable, stats.pairs, stats)]
+    return [_count("receiptCoverage", stats.covered, max(1, analysis.min_pairs), stats)]
 
 
 def _count(tolerance: str, value: int, threshold: int, stats: PairStats) -> Finding:

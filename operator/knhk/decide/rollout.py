@@ -303,6 +303,8 @@ def _overdue(case: _Case) -> Action | None:
 
 def _no_data(case: _Case) -> Action:
     message = f"{case.pairs} pairs were judged before the deadline, must be at least {case.needed}"
+    if parked := sum(stats.parked for stats in case.facts.stats.values()):
+        message += f"; {parked} requests were parked: the candidate could not decide them in time"
     match case.facts.spec.on_no_data:
         case OnNoData.ABORT:
             return Abort("NoData", message, case.verdict)

@@ -28,9 +28,7 @@ def _check(value: object, path: str) -> None:
 def canonical(value: object) -> bytes:
     """Bytes of `value`: UTF-8, keys sorted by code point, no white space. Raises TypeError for floats and other types."""
     _check(value, "$")
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def sha256_hex(data: bytes) -> str:

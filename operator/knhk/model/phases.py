@@ -66,9 +66,7 @@ class IllegalMove(KnhkError):
         self.phase = phase
         self.event = event
         legal = ", ".join(e.value for (p, e) in MOVES if p is phase) or "none"
-        super().__init__(
-            f"{event.value} must not happen in phase {phase.value} (legal there: {legal})"
-        )
+        super().__init__(f"{event.value} must not happen in phase {phase.value} (legal there: {legal})")
 
 
 _Table = dict[tuple[Phase, Event], Phase]
@@ -95,15 +93,9 @@ _ENDING: _Table = {
     **{(phase, Event.STALLED): Phase.STALLED for phase in WORKING},
     **{(phase, Event.SUPERSEDED): Phase.RETIRED for phase in Phase if phase is not Phase.RETIRED},
 }
-_EDIT: _Table = {
-    (phase, Event.EDITED): Phase.PENDING
-    for phase in Phase
-    if phase not in (Phase.RETIRED, Phase.LIVE, Phase.ROLLING)
-}
+_EDIT: _Table = {(phase, Event.EDITED): Phase.PENDING for phase in Phase if phase not in (Phase.RETIRED, Phase.LIVE, Phase.ROLLING)}
 
-MOVES: Mapping[tuple[Phase, Event], Phase] = MappingProxyType(
-    {**_FORWARD, **_BACK, **_ENDING, **_EDIT}
-)
+MOVES: Mapping[tuple[Phase, Event], Phase] = MappingProxyType({**_FORWARD, **_BACK, **_ENDING, **_EDIT})
 
 # Seconds that a phase may last; None: it rests until someone acts. Rolling takes its spec's deadlineSeconds per step.
 DEADLINES_S: Mapping[Phase, float | None] = MappingProxyType(

@@ -46,7 +46,8 @@ class PairStats:
 
     `stable` is None for a first version: there is nothing to differ from, and `pairs` then counts
     decisions of the candidate. Digests are the first 20 bytes in hexadecimal. `clusters` are the
-    independent units. `durable` counts judged pairs whose leaves are durable.
+    independent units. `covered` counts pairs whose leaves
+    the log has acknowledged, `parked` requests that the candidate could not decide in time.
     """
 
     stable: str | None
@@ -57,7 +58,8 @@ class PairStats:
     guards: Mapping[str, Counts] = field(default_factory=dict)
     any: Counts = Counts()
     samples: Mapping[Direction, tuple[str, ...]] = field(default_factory=dict)
-    durable: int = 0
+    covered: int = 0
+    parked: int = 0
     enforced_denials: int = 0
     last_candidate_enforced_ns: int = 0
 
@@ -171,9 +173,7 @@ def _count(value: object, where: str, faults: list[Fault]) -> int:
 
 def _counts(value: object, where: str, faults: list[Fault]) -> Counts:
     if not isinstance(value, Mapping):
-        faults.append(
-            Fault(where, repr(value)[:80], "must be an object with newDenials and newAdmits")
-        )
+        faults.append(Fault(where, repr(value)[:80], "must be an object with newDenials and newAdmits"))
         return Counts()
     denials, admits = (_count(value.get(d, 0), f"{where}.{d}", faults) for d in DIRECTIONS)
     return Counts(denials, admits)
@@ -190,9 +190,7 @@ def _samples(value: object) -> dict[Direction, tuple[str, ...]]:
     return found
 
 
-def _pair(
-    row: Mapping[str, Any], stable: str | None, candidate: str, durable: int, where: str
-) -> PairStats:
+def _pair(row: Mapping[str, Any], stable: str | None, candidate: str, where: str) -> PairStats:
     faults: list[Fault] = []
     guards = row.get("guards", {})
     if not isinstance(guards, Mapping) or len(guards) > MAX_GUARDS:
@@ -206,7 +204,7 @@ def _pair(
         guards = {}
     numbers = {
         key: _count(row.get(key, 0), f"{where}.{key}", faults)
-        for key in ("pairs", "clusters", "errors", "enforcedDenials", "lastCandidateEnforcedNs")
+        for key in ("pairs", "covered", "parked", "clusters", "errors", "enforcedDenials", "lastCandidateEnforcedNs")
     }
     stats = PairStats(
         stable=stable,
@@ -217,7 +215,8 @@ def _pair(
         guards={str(g): _counts(c, f"{where}.guards.{g}", faults) for g, c in guards.items()},
         any=_counts(row.get("any", {}), f"{where}.any", faults),
         samples=_samples(row.get("samples")),
-        durable=durable,
+        covered=numbers["covered"],
+        parked=numbers["parked"],
         enforced_denials=numbers["enforcedDenials"],
         last_candidate_enforced_ns=numbers["lastCandidateEnforcedNs"],
     )
@@ -231,44 +230,21 @@ def short_digest(digest: str) -> str:
     return digest.removeprefix("sha256:")[:40]
 
 
-def pair_stats(
-    document: Mapping[str, Any], stable: str | None, candidate: str, where: str = "stats.json"
-) -> PairStats:
+def pair_stats(document: Mapping[str, Any], stable: str | None, candidate: str, where: str = "stats.json") -> PairStats:
     """The counts of one pair out of an agent's statistics (formats/agent.md). Raises Refused when malformed.
 
-    A pair that was not seen yet has zero counts. For a first version (`stable` None) the decisions
-    that the candidate made count as pairs.
+    A pair that was not seen yet has zero counts. For a first version (`stable` None) the pair is the
+    point's baseline, which is no pack, and the candidate.
     """
     short = short_digest(candidate)
     other = None if stable is None else short_digest(stable)
-    faults: list[Fault] = []
-    durable = _count(document.get("durable", 0), f"{where}.durable", faults)
-    if faults:
-        raise Refused(faults)
     rows = document.get("pairs", [])
     for i, row in enumerate(rows if isinstance(rows, list) else []):
         if not isinstance(row, Mapping) or row.get("candidate") != short:
             continue
         if row.get("stable") == (other or "0" * 40) or (other is None and not row.get("stable")):
-            return _pair(row, other, short, durable, f"{where}.pairs[{i}]")
-    return PairStats(
-        other,
-        short,
-        pairs=_decided(document, short, where) if other is None else 0,
-        durable=durable,
-    )
-
-
-def _decided(document: Mapping[str, Any], short: str, where: str) -> int:
-    decisions = document.get("decisions", {})
-    row = decisions.get(short, {}) if isinstance(decisions, Mapping) else {}
-    faults: list[Fault] = []
-    total = sum(
-        _count(row.get(k, 0), f"{where}.decisions.{short}.{k}", faults) for k in ("admit", "deny")
-    )
-    if faults:
-        raise Refused(faults)
-    return total
+            return _pair(row, other, short, f"{where}.pairs[{i}]")
+    return PairStats(other, short)
 
 
 def combine(stats: Iterable[PairStats]) -> PairStats:
@@ -280,10 +256,7 @@ def combine(stats: Iterable[PairStats]) -> PairStats:
     for row in rows:
         for guard, counts in row.guards.items():
             guards[guard] = guards.get(guard, Counts()) + counts
-    samples = {
-        direction: tuple(s for row in rows for s in row.samples.get(direction, ()))[:MAX_SAMPLES]
-        for direction in DIRECTIONS
-    }
+    samples = {direction: tuple(s for row in rows for s in row.samples.get(direction, ()))[:MAX_SAMPLES] for direction in DIRECTIONS}
     total = Counts()
     for row in rows:
         total = total + row.any
@@ -296,7 +269,8 @@ def combine(stats: Iterable[PairStats]) -> PairStats:
         guards=guards,
         any=total,
         samples=samples,
-        durable=sum(r.durable for r in rows),
+        covered=sum(r.covered for r in rows),
+        parked=sum(r.parked for r in rows),
         enforced_denials=sum(r.enforced_denials for r in rows),
         last_candidate_enforced_ns=max(r.last_candidate_enforced_ns for r in rows),
     )

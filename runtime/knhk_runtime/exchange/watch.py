@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from knhk.model.canonical import canonical
+from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.documents import Accepted, PackRef, Rollout, read_keys, read_rollout
@@ -218,6 +218,8 @@ class Exchange:
         for pack in document["packs"]:
             path = self._folders.private / f"{pack['so']}.so"
             _checked(path, pack["so"])
+            if sha256_hex(canonical(pack["plan"])) != pack["planDigest"]:
+                raise Corrupt(str(self._folders.state / "running.json"), f"the plan of {pack['name']} must have SHA-256 {pack['planDigest']}")
             ref = PackRef(pack["namespace"], pack["name"], pack["version"], pack["digest"])
             self._load(Installed(ref, path, pack["so"], pack["plan"], pack["planDigest"]), bundle)
 

@@ -215,7 +215,8 @@ _ROLLOUT = Obj(
 
 
 def _park(doc: str) -> Str:
-    return Str(f"{doc} Default: Wait.", max=8, rules=(one_of("Wait", "Deny"),), default="Wait")
+    rules = (one_of("Wait", "Deny"), refused("Deny", "must be Wait; denying what a slower tier must decide is not available yet"))
+    return Str(f"{doc} Default: Wait.", max=8, rules=rules, default="Wait")
 
 
 SPEC = Obj(
@@ -277,7 +278,6 @@ SPEC = Obj(
                     ),
                     default="ring",
                 ),
-                "retentionDays": Int("Days that observations are kept.", min=1, max=36_500),
             },
             default={},
         ),

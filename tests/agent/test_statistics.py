@@ -1,0 +1,66 @@
+"""What the judge is told: pairs, coverage, errors, straight from outbox frames."""
+
+from __future__ import annotations
+
+from knhk_runtime.outbox.records import CANDIDATE, DECISION, PARK, REFUSED, UNAVAILABLE
+from knhk_runtime.outbox.segments import Position
+from knhk_runtime.statistics import Counters
+from knhk_verify import Leaf, frame
+
+CANDIDATE_PACK = bytes([2]) * 20
+STABLE_PACK = bytes([1]) * 20
+NONE = bytes(20)
+
+
+def leaf(number: int, kind: int, verdict: int, pack: bytes, flags: int = 0, mode: int = 1) -> bytes:
+    h_a = bytes(32) if kind != DECISION else bytes([9]) * 32
+    klass = 1 if kind == DECISION else 0
+    receipt = number.to_bytes(16, "big")
+    return Leaf(kind, klass, verdict, mode, flags, 0, bytes([8]) * 32, h_a, pack, 1, receipt).encode()
+
+
+def record(number: int, stable: tuple[int, int, bytes], candidate: tuple[int, int, bytes]) -> bytes:
+    """One frame: the stable arm enforced, the candidate beside it."""
+    leaves = leaf(number, *stable) + leaf(number, *candidate, flags=CANDIDATE, mode=2)
+    actions = b"".join(_a(kind, verdict) for kind, verdict, _ in (stable, candidate))
+    head = bytes([1, 2, 0, 0]) + number.to_bytes(8, "big") + bytes(16)
+    return frame(head + leaves + (4).to_bytes(4, "big") + b"KNO1" + actions)
+
+
+def _a(kind: int, verdict: int) -> bytes:
+    a = b"KNA1" + bytes([verdict, 0, 0, 1, int(verdict == 2), 0, 0]) if kind == DECISION else b""
+    return len(a).to_bytes(4, "big") + a
+
+
+def told(counters: Counters) -> dict[str, object]:
+    (pair,), _ = counters.documents()
+    return pair
+
+
+def test_a_first_version_is_counted_where_the_point_refuses_all() -> None:
+    """With baseline Deny the point itself answers REFUSED; the candidate's decisions are pairs all the same."""
+    counters = Counters(lambda pack: ("payload",))
+    for number in range(1, 6):
+        counters.take(record(number, (REFUSED, 2, NONE), (DECISION, 1, CANDIDATE_PACK)))
+    counters.take(record(6, (REFUSED, 2, NONE), (UNAVAILABLE, 0, CANDIDATE_PACK)))
+    pair = told(counters)
+    assert (pair["pairs"], pair["clusters"], pair["errors"]) == (5, 5, 1)
+    assert pair["any"] == {"newDenials": 0, "newAdmits": 0}
+
+
+def test_pairs_are_covered_when_the_log_acknowledged_them_and_not_before() -> None:
+    counters = Counters(lambda pack: ("payload",))
+    for number in range(1, 4):
+        counters.take(record(number, (DECISION, 1, STABLE_PACK), (DECISION, 2, CANDIDATE_PACK)))
+        counters.mark(Position(0, 100 * number))
+    counters.cover(Position(0, 199))
+    assert (told(counters)["pairs"], told(counters)["covered"]) == (3, 1)
+    counters.cover(Position(0, 300))
+    assert told(counters)["covered"] == 3
+
+
+def test_a_candidate_that_parks_is_told_and_is_no_error() -> None:
+    counters = Counters(lambda pack: ("payload",))
+    counters.take(record(1, (DECISION, 1, STABLE_PACK), (PARK, 0, CANDIDATE_PACK)))
+    pair = told(counters)
+    assert (pair["pairs"], pair["parked"], pair["errors"]) == (0, 1, 0)
