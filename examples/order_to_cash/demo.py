@@ -1,8 +1,8 @@
 """The main story, on this machine, without a cluster: from a policy to receipts that verify offline.
 
-An order-to-cash service stands behind an enforcement point. A policy pack is applied, shadowed, rolled out by canary and promoted while traffic
-flows; a wrong version rolls itself back; a right one follows; a faulty one is refused. Then everything is stopped, and the log is verified
-and replayed with nothing running.
+An order-to-cash service stands behind an enforcement point. A policy pack is applied, shadowed, rolled out by canary and promoted
+while traffic flows; a wrong version rolls itself back; a right one follows; a faulty one is refused. Then everything is stopped, and
+the log is verified and replayed with nothing running.
 
 Example:  .venv/bin/python examples/order_to_cash/demo.py --out demo.json
 """
@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from audit import Differs, hold_against_answers, hold_against_rows, open_books
 from identity import AUDIENCE, ISSUER, IdentityProvider
 from traffic import Answer, Callers, Mix, Request
 
@@ -67,6 +67,10 @@ class Tools:
         if done.returncode != expect:
             raise Failed(f"$ knhk {' '.join(args)}: exit {done.returncode}, expected {expect}\n{done.stdout}{done.stderr}")
         return json.loads(done.stdout or done.stderr or "null")
+
+    def apply(self, file: Path, expect: int) -> Any:
+        """`knhk apply` of one file, by the path that a user would type."""
+        return self.knhk("apply", "-f", os.path.relpath(file), expect=expect)
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -133,7 +137,7 @@ class Story:
         raise Failed(f"{PACK} {version}: not {wanted} within {WAIT_S:.0f} s; last: {told or 'nothing'}")
 
     async def apply(self, file: Path, expect: int = 0) -> Any:
-        return await asyncio.to_thread(self.tools.knhk, "apply", "-f", os.path.relpath(file), expect=expect)
+        return await asyncio.to_thread(self.tools.apply, file, expect)
 
     async def tell_events(self, version: str) -> None:
         """The receipts of a version's policy events, in the order of the log: nothing of a rollout goes without one."""
@@ -199,10 +203,8 @@ async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
     facts["digests"]["1.1.0"] = status["digest"]
     facts["rollback"] = status
     rollback = status["findings"][0]
-    tools.say(
-        f"   tolerance crossed: [red]{rollback['tolerance']}[/] of guard {rollback['guard']}: {rollback['value']} > {rollback['threshold']} "
-        f"on {rollback['pairs']} pairs ({rollback['clusters']} callers)"
-    )
+    crossed = f"{rollback['tolerance']} of guard {rollback['guard']}: {rollback['value']} > {rollback['threshold']}"
+    tools.say(f"   tolerance crossed: [red]{escape(crossed)}[/] on {rollback['pairs']} pairs ({rollback['clusters']} callers)")
     tools.say(f"   sample receipts: {', '.join(rollback['samples'][:3])}; digest deny-listed: {status['digest'][:23]}…")
 
     tools.step(5, "1.2.0 is right; a faulty pack is refused whole")
@@ -263,46 +265,6 @@ async def first_answer(callers: Callers) -> None:
     raise Failed(f"{POINT}: no answer with a receipt within {WAIT_S:.0f} s")
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """What the demo reads of a leaf (formats/leaf.md)."""
-
-    kind: int
-    verdict: int
-    mode: int
-    pack: str
-    time_ns: int
-    receipt: str
-
-
-def leaves_of(log_dir: Path) -> list[Leaf]:
-    """All leaves of the log, by the verifier's own reader."""
-    from knhk_verify import log_entries, parse_leaf
-
-    leaves = []
-    for entry in log_entries(log_dir):
-        if entry[:1] == b"\x01":
-            leaf = parse_leaf(entry)
-            leaves.append(Leaf(leaf.kind, leaf.verdict, leaf.mode, leaf.pack.hex(), leaf.time_ns, leaf.receipt_id.hex()))
-    return leaves
-
-
-def hold_against_database(story: Story, leaves: list[Leaf], database: Path) -> int:
-    """Every row of the application has exactly one enforced ADMIT leaf; every response id is in the log. Gives the number of rows."""
-    admits: dict[str, int] = {}
-    for leaf in leaves:
-        if leaf.mode == 1 and leaf.verdict == 1:
-            admits[leaf.receipt] = admits.get(leaf.receipt, 0) + 1
-    with sqlite3.connect(database) as db:
-        rows = [receipt for (receipt,) in db.execute("SELECT receipt FROM entries")]
-    if orphans := [receipt for receipt in rows if admits.get(receipt) != 1]:
-        raise Failed(f"{len(orphans)} rows of the application have no single ADMIT leaf, e.g. {orphans[:3]}")
-    known = {leaf.receipt for leaf in leaves}
-    if missing := [answer.receipt for answer in story.callers.tally.answers if answer.receipt and answer.receipt not in known]:
-        raise Failed(f"{len(missing)} receipts that callers hold are not in the log, e.g. {missing[:3]}")
-    return len(rows)
-
-
 def verify_offline(story: Story, database: Path) -> dict[str, Any]:
     """With nothing running: verify, replay, hold against the application's rows."""
     tools, facts = story.tools, story.facts
@@ -314,11 +276,12 @@ def verify_offline(story: Story, database: Path) -> dict[str, Any]:
         raise Failed(f"knhk_verify: exit {done.returncode}\n{done.stdout}{done.stderr}")
     verified = json.loads(done.stdout)
     replayed = tools.knhk("log", "replay", str(log_dir), timeout_s=300)
-    leaves = leaves_of(log_dir)
-    rows = hold_against_database(story, leaves, database)
     answers = story.callers.tally.answers
-    bad = facts["digests"]["1.1.0"].removeprefix("sha256:")[:40]
-    first = facts["digests"]["1.0.0"].removeprefix("sha256:")[:40]
+    books = open_books(log_dir)
+    rows = hold_against_rows(books, database)
+    hold_against_answers(books, [answer.receipt for answer in answers if answer.receipt])
+    leaves = books.leaves
+    bad, first = (bytes.fromhex(facts["digests"][version].removeprefix("sha256:"))[:20] for version in ("1.1.0", "1.0.0"))
     bad_leaves = [leaf for leaf in leaves if leaf.pack == bad]
     judged_ns = nanoseconds(facts["rollback"]["judged"])
     enforced = [leaf for leaf in bad_leaves if leaf.mode == 1]
@@ -330,13 +293,13 @@ def verify_offline(story: Story, database: Path) -> dict[str, Any]:
         "denied": count(answers, 403),
         "admitted": sum(1 for answer in answers if answer.status in (200, 201)),
         "app_rows": rows,
-        "rolled_back": ["1.1.0"],
-        "promoted": ["1.0.0", "1.2.0"],
+        "rolled_back": books.versions("RolledBack"),
+        "promoted": books.versions("Promoted"),
         "apply_to_first_decision_s": seconds(min(leaf.time_ns for leaf in leaves if leaf.pack == first) - facts["applied_ns"]),
         "bad_pack_pairs": int(facts["rollback"]["findings"][0]["pairs"]),
         "rollback_s": max(0.0, seconds(max((leaf.time_ns for leaf in enforced), default=judged_ns) - judged_ns)),
         "last_judged_by_bad_pack_s": max(0.0, seconds(max((leaf.time_ns for leaf in bad_leaves), default=judged_ns) - judged_ns)),
-        "wrong_enforced": sum(1 for leaf in enforced if leaf.verdict == 2 and leaf.receipt in right),
+        "wrong_enforced": sum(1 for leaf in enforced if leaf.verdict == 2 and leaf.receipt_id.hex() in right),
         "replayed": replayed["replayed"],
         "different": replayed["different"],
         "erased": replayed["erased"],
@@ -404,13 +367,12 @@ def main() -> int:
             return 130
         tools.step(6, "Everything is stopped; the log is verified and replayed offline")
         result = verify_offline(story, database)
-    except Failed as failure:
+    except (Failed, Differs) as failure:
         console.print(f"[bold red]The story failed:[/] {escape(str(failure))}", highlight=False, soft_wrap=True)
         return 1
     args.out.write_text(json.dumps(result, indent=2) + "\n")
-    tools.say(
-        f"   {result['log_size']} entries, {result['receipts']} receipts verified; {result['replayed']} decisions replayed, {result['different']} different"
-    )
+    tools.say(f"   verified: {result['log_size']} entries, {result['receipts']} receipts, {result['app_rows']} rows of the application")
+    tools.say(f"   replayed from the bytes of O: {result['replayed']} decisions, {result['different']} different")
     closing(console, result, tools.home, args.out)
     return 0 if result["different"] == 0 else 1
 

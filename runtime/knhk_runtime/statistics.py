@@ -83,7 +83,8 @@ class Counters:
         self.leaves = 0
 
     def mark(self, end: Position) -> None:
-        """Everything counted so far lies before `end` of the outbox. When marks overflow the oldest go: coverage is told later, never early."""
+        """Everything counted so far lies before `end` of the outbox. The oldest mark goes when there are too many: coverage is then
+        told later, never early."""
         with self._lock:
             self._marks.append((end, {key: pair.pairs for key, pair in self._pairs.items()}))
 

@@ -219,7 +219,8 @@ class Exchange:
             path = self._folders.private / f"{pack['so']}.so"
             _checked(path, pack["so"])
             if sha256_hex(canonical(pack["plan"])) != pack["planDigest"]:
-                raise Corrupt(str(self._folders.state / "running.json"), f"the plan of {pack['name']} must have SHA-256 {pack['planDigest']}")
+                where = f"{self._folders.state / 'running.json'}: plan of {pack['name']}"
+                raise Corrupt(where, f"SHA-256 must be {pack['planDigest']}")
             ref = PackRef(pack["namespace"], pack["name"], pack["version"], pack["digest"])
             self._load(Installed(ref, path, pack["so"], pack["plan"], pack["planDigest"]), bundle)
 
