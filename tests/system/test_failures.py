@@ -121,7 +121,7 @@ def test_application_is_down(shared: World) -> None:
 @pytest.mark.failure("registry", "rollout")
 @pytest.mark.failure("registry", "seen")
 def test_registry_is_missing_during_a_rollout(shared: World) -> None:
-    """A registry that is gone when a candidate is fetched: the old pack goes on, the point says Drifted; with it back the pack goes live."""
+    """The registry is gone when a candidate is fetched: the old pack goes on, the point says Drifted; with it back the pack goes live."""
     world = shared
     registry, away = world.home / "registry", world.home / "registry.away"
     agent = world.pids()[AGENT]
