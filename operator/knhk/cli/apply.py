@@ -20,9 +20,11 @@ def read_resources(paths: tuple[str, ...]) -> list[Resource]:
     This is admission: the same checks run in front of a cluster's API server. Raises Refused, Failure."""
     import sys
     from collections import Counter
+    from contextlib import nullcontext
     from pathlib import Path
 
     from knhk.api import parse
+    from knhk.api.document import MAX_TEXT
     from knhk.cli.framework import Failure
     from knhk.model.faults import Fault, Refused
     from knhk.reconcilers.admission import admit
@@ -31,7 +33,8 @@ def read_resources(paths: tuple[str, ...]) -> list[Resource]:
     resources: list[Resource] = []
     for path in paths:
         try:
-            text = sys.stdin.read() if path == "-" else Path(path).read_bytes()
+            with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as opened:
+                text = opened.read(MAX_TEXT + 1)  # a byte more is refused by the parser: no input is read without end
         except OSError as error:
             why = error.strerror or "unreadable"
             raise Failure(path, why, "must be a readable YAML file") from error

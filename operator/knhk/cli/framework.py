@@ -130,7 +130,7 @@ class Argument:
         if self.flag:
             parser.add_argument(*self.names, help=self.help, action="store_true")
             return
-        rest: dict[str, Any] = {"help": self.help, "type": self.kind, "default": self.default}
+        rest: dict[str, Any] = {"help": self.help, "type": _told(self.kind), "default": self.default}
         if self.choices:
             rest["choices"] = self.choices
         elif self.metavar:
@@ -154,6 +154,20 @@ class Argument:
             "choices": list(self.choices),
             "default": None if self.default is None else str(self.default),
         }
+
+
+def _told(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`kind`, whose ValueError argparse would swallow; types of Python tell enough by their names."""
+    if isinstance(kind, type):
+        return kind
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} {error}") from error
+
+    return convert
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,20 @@ from knhk.cli.framework import Argument, Call, Outcome, command
 from knhk.cli.schema import array, boolean, integer, obj, string
 
 
+def _seconds(text: str) -> float:
+    """A time to wait. Raises ValueError."""
+    found = float(text)
+    if not 0 < found <= 86_400:
+        raise ValueError("must be more than 0 and at most 86400 seconds")
+    return found
+
+
 @command(
     "up",
     summary="Start the embedded home: control plane, sequencer, and one Envoy and agent for each EnforcementPoint",
     arguments=(
         Argument("--foreground", help="stay in front and log to standard error; end with Ctrl-C", flag=True),
-        Argument("--timeout-s", help="how long to wait until it is ready", kind=float, default=30.0),
+        Argument("--timeout-s", help="how long to wait until it is ready", kind=_seconds, default=30.0),
     ),
     output=obj(home=string(), pid=integer(), started=boolean()),
     examples=("knhk up", "knhk --home /srv/knhk up", "knhk up --foreground"),
@@ -33,7 +41,7 @@ def up(call: Call) -> Outcome:
     "down",
     summary="Stop everything that `knhk up` started; what is decided and recorded stays in the home",
     detail="`kept` names rings with records that are not durable yet; the next `knhk up` makes them so.",
-    arguments=(Argument("--timeout-s", help="how long to wait before it is ended by force", kind=float, default=30.0),),
+    arguments=(Argument("--timeout-s", help="how long to wait before it is ended by force", kind=_seconds, default=30.0),),
     output=obj(home=string(), stopped=boolean(), kept=array(string())),
     examples=("knhk down",),
 )
