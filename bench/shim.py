@@ -21,7 +21,8 @@ from bench.durable import until
 from bench.figures import Figures, Goal, Row, spread
 from bench.native import compile_c
 from knhk_hot.toolchain import artifacts
-from knhk_templates import render_bootstrap, render_ecds
+from knhk_runtime.exchange.install import discovery_text
+from knhk_templates import render_bootstrap
 
 TITLE = "Envoy with the guard"
 CONNECTIONS = 32
@@ -123,7 +124,7 @@ class Bed:
         module = artifacts().shim
         if module is None:
             raise FileNotFoundError("the Envoy shim is not built: run `make setup`")
-        (folder / "ecds.json").write_text(render_ecds("1", str(module), _settings(folder, rings)))
+        (folder / "ecds.json").write_text(discovery_text("1", module, _settings(folder, rings)))
         self._start_envoy("app", json.dumps(_upstream(app)), app)
         self.plain_envoy = self._start_envoy("plain", _without_guard(render_bootstrap(_point(self.plain, app, folder))), self.plain)
         self.guarded_envoy = self._start_envoy("guarded", render_bootstrap(_point(self.guarded, app, folder)), self.guarded)

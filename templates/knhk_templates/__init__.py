@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from knhk_templates.envoy import attribute_sources, point_faults, render_bootstrap, render_ecds
+from knhk_templates.envoy import attribute_sources, point_faults, render_bootstrap
 
-__all__ = ["attribute_sources", "point_faults", "render_bootstrap", "render_ecds"]
+__all__ = ["attribute_sources", "point_faults", "render_bootstrap"]

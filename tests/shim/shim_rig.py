@@ -24,7 +24,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from shim_native import envoy_binary, shim_module
 
-from knhk_templates import attribute_sources, render_bootstrap, render_ecds
+from knhk_runtime.exchange.install import discovery_text
+from knhk_templates import attribute_sources, render_bootstrap
 
 ISSUER, AUDIENCE = "https://issuer.example", "orders"
 MATCHES = (
@@ -292,7 +293,7 @@ class Rig:
         """Replaces the discovery file by rename, as the agent does."""
         self._epoch += 1
         path = self.folder / "ecds.json"
-        path.with_suffix(".tmp").write_text(render_ecds(str(self._epoch), str(shim_module()), settings))
+        path.with_suffix(".tmp").write_text(discovery_text(str(self._epoch), Path(shim_module()), settings))
         path.with_suffix(".tmp").rename(path)
 
     def configure(self, stable: Path | None = None, candidate: Path | None = None, **more: Any) -> None:

@@ -156,8 +156,14 @@ _TYPES = "type.googleapis.com"
 _FILTER = f"{_TYPES}/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 
 
-def discovery_text(module_path: Path, config: Mapping[str, Any]) -> str:
-    """What knhk_templates.render_ecds makes, without a template engine in the agent; a test holds the two equal."""
+def discovery_version(config: Mapping[str, Any]) -> str:
+    """Name of a shim configuration: its epoch and a hash, so that equal ones are not loaded again."""
+    value = json.dumps(config, separators=(",", ":"))
+    return f"{config['epoch']}-{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+
+
+def discovery_text(version: str, module_path: Path, config: Mapping[str, Any]) -> str:
+    """Envoy's discovery file (ECDS, JSON) of the guard; write it by rename. `config` as in formats/agent.md."""
     value = json.dumps(config, separators=(",", ":"))
     resource = {
         "@type": f"{_TYPES}/envoy.config.core.v3.TypedExtensionConfig",
@@ -169,5 +175,4 @@ def discovery_text(module_path: Path, config: Mapping[str, Any]) -> str:
             "filter_config": {"@type": f"{_TYPES}/google.protobuf.StringValue", "value": value},
         },
     }
-    version = f"{config['epoch']}-{hashlib.sha256(value.encode()).hexdigest()[:16]}"
     return json.dumps({"version_info": version, "resources": [resource]}, indent=1) + "\n"

@@ -15,7 +15,7 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.documents import Accepted, PackRef, Rollout, read_keys, read_rollout
-from knhk_runtime.exchange.install import Installed, Private, discovery_text, fetch, shim_config
+from knhk_runtime.exchange.install import Installed, Private, discovery_text, discovery_version, fetch, shim_config
 from knhk_runtime.exchange.loaded import LoadedPacks
 from knhk_runtime.log import log
 from knhk_runtime.packstore import PackStore
@@ -167,7 +167,7 @@ class Exchange:
         running = self._next_running(rollout, point)
         self._keep(running, arms, bundle)
         config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest())
-        self._private.put_discovery(discovery_text(self._module_path, config))
+        self._private.put_discovery(discovery_text(discovery_version(config), self._module_path, config))
         self.running = running
         self._clean(arms, bundle)
         log("applied", epoch=rollout.epoch, mode=rollout.mode, weight=rollout.weight, stable=running.stable, candidate=running.candidate)

@@ -1,4 +1,4 @@
-"""Envoy's configuration for one enforcement point: bootstrap and the guard's discovery file.
+"""Envoy's configuration for one enforcement point: its bootstrap. The guard's discovery file is the agent's (knhk_runtime.exchange).
 
 The templates hold wording only. Every value is printed as JSON by the environment itself (`finalize`), so that no
 value of a person can become syntax; the result is parsed again before it is returned.
@@ -75,11 +75,6 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
         app_discovery=_discovery(point["upstream"]),
         app_address=_address(point["upstream"]),
     )
-
-
-def render_ecds(version: str, module_path: str, config: Mapping[str, Any]) -> str:
-    """The discovery file (JSON) of the guard; `config` as in formats/agent.md. Write it by rename."""
-    return _render("ecds.json.j2", version=version, module_path=module_path, config=json.dumps(config, separators=(",", ":")))
 
 
 def attribute_sources(point: Mapping[str, Any]) -> list[dict[str, str]]:
