@@ -1,4 +1,4 @@
-"""The committed vectors, read by Go's golang.org/x/mod/sumdb/{note,tlog}."""
+"""The committed vectors, read by Go: its own transparency-log packages, and parsers written from the pages."""
 
 from __future__ import annotations
 
@@ -41,3 +41,18 @@ def test_go_refuses_what_was_altered(tmp_path: Path, file: str, part: str, says:
     done = go_check(tmp_path / "vectors")
     assert done.returncode == 1
     assert says in done.stderr
+
+
+EDGES = json.loads((VECTORS / "edges.json").read_bytes())
+
+
+@pytest.mark.parametrize("part", ["observation", "action", "frame"])
+def test_go_knows_what_is_accepted_from_what_is_refused(tmp_path: Path, part: str) -> None:
+    """A refused row among the accepted is told, and the other way round."""
+    shutil.copytree(VECTORS, tmp_path / "vectors")
+    good, bad = EDGES[part]["accepted"][0], EDGES[part]["refused"][0]
+    for rows, says in (({"accepted": [good | {"bytes": bad["bytes"]}]}, "must have"), ({"refused": [good]}, "was accepted")):
+        (tmp_path / "vectors" / "edges.json").write_text(json.dumps(EDGES | {part: EDGES[part] | rows}))
+        done = go_check(tmp_path / "vectors")
+        assert done.returncode == 1
+        assert says in done.stderr
