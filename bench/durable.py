@@ -193,7 +193,7 @@ def _rates(folder: Path, count: int, runs: int) -> Spread:
 
 def run(quick: bool = False) -> Figures:
     """Real components; the outbox and the log lie in the temporary folder ($TMPDIR)."""
-    count, runs, batches = (5_000, 1, 2) if quick else (400_000, 5, 20)
+    count, runs, batches = (5_000, 1, 2) if quick else (200_000, 3, 20)
     with tempfile.TemporaryDirectory(prefix="knhk-bench-") as name:
         folder = Path(name)
         rates = _rates(folder, count, runs)
