@@ -7,13 +7,16 @@ and run over a corpus that grows by mutation. A failure leaves the input in ``la
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import random
 import secrets
 import shutil
 import struct
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from knhk_hot import toolchain as t
@@ -36,31 +39,53 @@ def compiler() -> str:
     return found
 
 
+@cache
+def _key() -> str:
+    parts = [p.read_bytes() for p in sorted((t.SOURCE / "fuzz").glob("*.[ch]"))]
+    return hashlib.sha256(b"\0".join([t.source_digest("engine").encode(), *parts])).hexdigest()[:24]
+
+
 def folder(driver: str) -> Path:
-    return t.cache_root() / f"fuzz-{t.source_digest('engine')[:24]}" / driver
+    return t.cache_root() / f"fuzz-{_key()}" / driver
+
+
+def _compile(out: Path, source: str, *flags: str) -> Path:
+    """One sanitized object, made when it is not there."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = out.with_suffix(f".{os.getpid()}")
+        subprocess.run([compiler(), *SANITIZERS, *flags, "-c", source, "-o", str(made)], cwd=t.SOURCE, check=True)
+        made.rename(out)
+    return out
+
+
+def _objects(driver: str) -> list[Path]:
+    """Objects of a driver; those of the engine are shared. yyjson, which is not ours, goes without UBSan, under which it takes minutes."""
+    yyjson = t.artifacts().yyjson_include
+    common, flags = folder("common"), ("-Iinclude", "-Isrc", f"-isystem{yyjson}")
+    made = [_compile(common / "main.o", "fuzz/fuzz_main.c", *flags), _compile(folder(driver) / "fuzz.o", f"fuzz/fuzz_{driver}.c", *flags)]
+    if driver == "ring":
+        return [*made, _compile(common / "drain.o", "src/drain.c", *flags)]
+    made += [_compile(common / f"{part}.o", f"src/{part}.c", *flags) for part in t.ENGINE]
+    if t.HOST == "amd64":
+        made.append(_compile(common / "eval_avx2.o", "src/eval.c", *flags, *t.AVX2))
+    made.append(_compile(common / "pack_tables.o", "fuzz/pack.c", *flags))
+    return [*made, _compile(common / "yyjson.o", str(yyjson / "yyjson.c"), "-fno-sanitize=undefined")]
+
+
+def build_driver(driver: str) -> Path:
+    """The sanitized driver."""
+    out = folder(driver) / "driver"
+    objects = _objects(driver)
+    if not out.exists():
+        subprocess.run([compiler(), *SANITIZERS, *map(str, objects), "-ldl", "-o", f"{out}.{os.getpid()}"], check=True)
+        Path(f"{out}.{os.getpid()}").rename(out)
+    return out
 
 
 def build_drivers() -> tuple[Path, ...]:
-    """The sanitized drivers, built when they are not there."""
-    yyjson = t.artifacts().yyjson_include
-    made = []
-    for name in DRIVERS:
-        place = folder(name)
-        out = place / "driver"
-        made.append(out)
-        if out.exists():
-            continue
-        place.mkdir(parents=True, exist_ok=True)
-        engine = [f"src/{part}.c" for part in t.ENGINE] + ["fuzz/pack.c", str(yyjson / "yyjson.c")]
-        sources = ["fuzz/fuzz_main.c", f"fuzz/fuzz_{name}.c", *(["src/drain.c"] if name == "ring" else engine)]
-        flags = [*SANITIZERS, "-Iinclude", "-Isrc", f"-isystem{yyjson}"]
-        avx2 = place / "eval_avx2.o"
-        if name != "ring" and t.HOST == "amd64":
-            subprocess.run([compiler(), *flags, *t.AVX2, "-c", "src/eval.c", "-o", str(avx2)], cwd=t.SOURCE, check=True)
-            sources.append(str(avx2))
-        subprocess.run([compiler(), *flags, *sources, "-ldl", "-o", str(out) + ".tmp"], cwd=t.SOURCE, check=True)
-        Path(str(out) + ".tmp").rename(out)
-    return tuple(made)
+    """All sanitized drivers, built when they are not there."""
+    return tuple(build_driver(driver) for driver in DRIVERS)
 
 
 def observation(body: bytes, route: bytes = b"create") -> bytes:
@@ -129,8 +154,7 @@ def corpus(driver: str) -> list[Path]:
 
 def fuzz(driver: str, seconds: int, seed: int) -> str:
     """Runs a driver; returns what it says. Raises CalledProcessError, with the sanitizer's report, when the invariant breaks."""
-    build_drivers()
-    command = [str(folder(driver) / "driver"), str(seed), str(seconds), *map(str, corpus(driver))]
+    command = [str(build_driver(driver)), str(seed), str(seconds), *map(str, corpus(driver))]
     done = subprocess.run(command, cwd=folder(driver), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)

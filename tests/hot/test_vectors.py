@@ -60,7 +60,7 @@ def test_actions() -> None:
 def test_frames() -> None:
     for row in vector("frame")["outbox"]:
         r = row["record"]
-        arms = [hot.Arm(**{k: bytes.fromhex(v) if isinstance(v, str) else v for k, v in arm.items()}) for arm in r["arms"]]
+        arms = [hot.Arm(**(arm | {"pack": bytes.fromhex(arm["pack"]), "a": bytes.fromhex(arm["a"])})) for arm in r["arms"]]
         raw = bytes.fromhex(r["receipt"]), r["region"], int(r["cluster"]), bytes.fromhex(r["o"])
         assert hot.encode_record(*raw, arms, salt=bytes.fromhex(row["salt"])).frame.hex() == row["frame"], row["name"]
 
