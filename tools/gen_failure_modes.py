@@ -37,7 +37,9 @@ def marks(path: Path) -> list[tuple[str, str, str, str]]:
                 given |= dict(zip(("row", "column"), map(ast.literal_eval, decorator.args), strict=False))
                 row, column = given["row"], given["column"]
                 if row not in ROWS or column not in COLUMNS:
-                    raise SystemExit(f"{path}:{node.lineno}: failure({row!r}, {column!r}): row must be one of {ROWS}, column one of {tuple(COLUMNS)}")
+                    raise SystemExit(
+                        f"{path}:{node.lineno}: failure({row!r}, {column!r}): row must be one of {ROWS}, column one of {tuple(COLUMNS)}"
+                    )
                 says = (ast.get_docstring(node) or "").split("\n")[0]
                 found.append((row, column, f"{path.relative_to(ROOT)}::{node.name}", says))
     return found

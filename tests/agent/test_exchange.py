@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from agent_world import World, until
 
-
 pytestmark = pytest.mark.server
 
 

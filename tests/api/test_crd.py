@@ -41,9 +41,7 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 def version(kind: str) -> dict[str, Any]:
     """The one version of a CRD as it is committed."""
-    document = yaml.safe_load(
-        (CRDS / f"knhk.dev_{KINDS[kind].plural}.yaml").read_text(encoding="utf-8")
-    )
+    document = yaml.safe_load((CRDS / f"knhk.dev_{KINDS[kind].plural}.yaml").read_text(encoding="utf-8"))
     (found,) = document["spec"]["versions"]
     return dict(found)
 
@@ -125,9 +123,7 @@ def test_a_receipt_cannot_change() -> None:
 
 
 def test_a_status_that_an_api_server_would_cut_is_told() -> None:
-    faults = check_status(
-        "PolicyPack", {"revision": {"phase": "Live", "phaze": "x"}, "faults": [{}]}
-    )
+    faults = check_status("PolicyPack", {"revision": {"phase": "Live", "phaze": "x"}, "faults": [{}]})
     assert [f.where for f in faults] == [
         "status.revision.phaze",
         "status.faults[0].where",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,7 @@ def test_the_origin_annotation_carries_the_lines_through_a_store() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "note", ["", "[]", "{", '{"path":1,"lines":"x"}', '{"lines":[-1,null]}', "null"]
-)
+@pytest.mark.parametrize("note", ["", "[]", "{", '{"path":1,"lines":"x"}', '{"lines":[-1,null]}', "null"])
 def test_a_strange_origin_annotation_harms_nothing(note: str) -> None:
     document = to_document(parse(PACK, "p.yaml")[0])
     document["metadata"]["annotations"] = {ORIGIN: note}
@@ -111,9 +110,7 @@ def test_a_strange_origin_annotation_harms_nothing(note: str) -> None:
 
 def test_without_an_origin_faults_name_the_field() -> None:
     stored = from_document(to_document(parse(PACK, "p.yaml")[0]))
-    assert (
-        to_sources(stored).sources[1].path == "PolicyPack default/controls spec.sources[1].inline"
-    )
+    assert to_sources(stored).sources[1].path == "PolicyPack default/controls spec.sources[1].inline"
     assert to_sources(stored, "other.yaml").sources[1].path == "other.yaml"
 
 
@@ -178,25 +175,28 @@ def test_an_immutable_spec_is_told_at_update() -> None:
     )
     assert check_update(old, old) == ()
     changed = from_document(to_document(old) | {"spec": {**old.spec, "logIndex": 2}})
-    assert [f.must for f in check_update(old, changed)] == [
-        "must not change: a Receipt is immutable"
-    ]
+    assert [f.must for f in check_update(old, changed)] == ["must not change: a Receipt is immutable"]
+
+
+def faults_of(reading: Callable[[], object]) -> tuple[Fault, ...] | None:
+    """What a reading is refused for; None when it is accepted."""
+    try:
+        reading()
+    except Refused as refused:
+        return refused.faults
+    return None
 
 
 @given(st.text(max_size=200))
 def test_no_text_does_anything_but_parse_or_be_refused(text: str) -> None:
     """Whatever stands in a file, the answer is resources or faults that say where and what must be."""
-    try:
-        parse(text, "p.yaml")
-    except Refused as refused:
-        assert all(fault.where.startswith("p.yaml:") and fault.must for fault in refused.faults)
+    told = faults_of(lambda: parse(text, "p.yaml"))
+    assert told is None or (told and all(fault.where.startswith("p.yaml:") and fault.must for fault in told))
 
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
 _FIELDS = (
@@ -217,11 +217,8 @@ def test_any_data_in_the_place_of_fields_is_refused_at_its_field(spec: dict[str,
     """However wrong a spec is, every fault names a field below spec; rules never see what is malformed."""
     base = yaml.safe_load(PACK)
     base["spec"].update(spec)
-    try:
-        from_document(base)
-    except Refused as refused:
-        assert refused.faults
-        assert all(fault.where.startswith("spec") for fault in refused.faults)
+    told = faults_of(lambda: from_document(base))
+    assert told is None or (told and all(fault.where.startswith("spec") for fault in told))
 
 
 def test_a_condition_keeps_its_time_until_its_status_moves() -> None:

@@ -62,9 +62,7 @@ class StoreContract:
     def test_status_and_spec_do_not_touch_one_another(self, store: Store) -> None:
         made = store.create(replace(pack(), status={"smuggled": True}))
         assert made.status == {}
-        told = store.update_status(
-            replace(made, spec={"version": "9"}, labels={"no": "no"}, status={"n": 1})
-        )
+        told = store.update_status(replace(made, spec={"version": "9"}, labels={"no": "no"}, status={"n": 1}))
         assert (told.spec, told.labels, told.status) == (made.spec, {}, {"n": 1})
         changed = store.update(replace(told, spec={"version": "2"}, status={"n": 2}))
         assert (changed.spec, changed.status) == ({"version": "2"}, {"n": 1})
@@ -80,9 +78,7 @@ class StoreContract:
     def test_without_a_version_the_last_writer_wins(self, store: Store) -> None:
         made = store.create(pack())
         store.update(replace(made, spec={"version": "2"}))
-        assert (
-            store.update(replace(made, resource_version="", spec={"version": "3"})).generation == 3
-        )
+        assert store.update(replace(made, resource_version="", spec={"version": "3"})).generation == 3
 
     def test_a_write_that_changes_nothing_is_no_write(self, store: Store) -> None:
         made = store.create(pack())
@@ -103,9 +99,7 @@ class StoreContract:
         written(lambda: store.apply(made), Conflict, store)
 
     def test_a_receipt_cannot_change(self, store: Store) -> None:
-        receipt = store.create(
-            Resource("Receipt", "erp", "r1", spec={"event": "Promoted", "logIndex": 1})
-        )
+        receipt = store.create(Resource("Receipt", "erp", "r1", spec={"event": "Promoted", "logIndex": 1}))
         with pytest.raises(Refused, match="must not change"):
             store.update(replace(receipt, spec={"event": "Promoted", "logIndex": 2}))
         assert store.get(receipt.key) == receipt

@@ -39,17 +39,13 @@ class MemoryStore:
             raise NotFound(f"{key} was not found")
         return self._objects[key]
 
-    def list(
-        self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
-    ) -> Listing:
+    def list(self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Listing:
         self._check_open()
         wanted = (labels or {}).items()
         found = [
             resource
             for key, resource in sorted(self._objects.items())
-            if key.kind == kind
-            and namespace in (None, key.namespace)
-            and wanted <= resource.labels.items()
+            if key.kind == kind and namespace in (None, key.namespace) and wanted <= resource.labels.items()
         ]
         return Listing(tuple(found), self._revision)
 
@@ -76,9 +72,7 @@ class MemoryStore:
         self._events.pop(key, None)
         self._note("Deleted", old)
 
-    def changes(
-        self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0
-    ) -> tuple[tuple[Change, ...], int]:
+    def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         self._check_open()
         oldest = self._changes[0].revision if self._changes else self._revision + 1
         if since > self._revision or (since < self._revision and since < oldest - 1):

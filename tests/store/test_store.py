@@ -53,9 +53,7 @@ class TestSqlite(StoreContract):
         assert again.list("PolicyPack").revision == int(made.resource_version)
         again.close()
 
-    def test_a_waiting_reader_sees_the_write_of_another_process(
-        self, store: SqliteStore, tmp_path: Path
-    ) -> None:
+    def test_a_waiting_reader_sees_the_write_of_another_process(self, store: SqliteStore, tmp_path: Path) -> None:
         since = store.list("PolicyPack").revision
         process = writer("create", tmp_path / "state.db")
         found, _ = store.changes(since, timeout_s=60.0)
@@ -134,9 +132,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_store_held_by_another_process_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_held_by_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("knhk.adapters.store_sqlite.BUSY_S", 0.05)
     store = opened(tmp_path / "state.db")
     other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)

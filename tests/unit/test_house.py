@@ -41,9 +41,7 @@ def test_dev_mode_dirs_are_the_source_roots() -> None:
 def test_a_skip_fails_in_ci_alone(ci: str, outcome: int, tmp_path: Path) -> None:
     conftest = (ROOT / "tests" / "conftest.py").read_text()
     (tmp_path / "conftest.py").write_text(conftest)
-    (tmp_path / "test_it.py").write_text(
-        "import pytest\n\ndef test_runs(): pass\n\n@pytest.mark.skip\ndef test_skips(): pass\n"
-    )
+    (tmp_path / "test_it.py").write_text("import pytest\n\ndef test_runs(): pass\n\n@pytest.mark.skip\ndef test_skips(): pass\n")
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "."],
         cwd=tmp_path,

@@ -52,9 +52,7 @@ CREATE TABLE event (
 );
 CREATE INDEX event_object ON event (kind, namespace, name, id);
 """
-_COLUMNS = (
-    "kind, namespace, name, uid, revision, generation, created, spec, status, labels, annotations"
-)
+_COLUMNS = "kind, namespace, name, uid, revision, generation, created, spec, status, labels, annotations"
 _WHERE = "kind = ? AND namespace = ? AND name = ?"
 
 # Primary SQLite result codes that mean the same thing to a caller: does trying again help?
@@ -103,15 +101,12 @@ class SqliteStore:
         with self._translated() as db:
             return self._must(db, key)
 
-    def list(
-        self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
-    ) -> Listing:
+    def list(self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Listing:
         """See Store.list."""
         wanted = (labels or {}).items()
         with self._translated() as db, _snapshot(db):
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM object WHERE kind = ? AND (? IS NULL OR namespace = ?)"
-                " ORDER BY namespace, name",
+                f"SELECT {_COLUMNS} FROM object WHERE kind = ? AND (? IS NULL OR namespace = ?) ORDER BY namespace, name",
                 (kind, namespace, namespace),
             ).fetchall()
             revision = _last(db)
@@ -147,9 +142,7 @@ class SqliteStore:
             db.execute(f"DELETE FROM event WHERE {_WHERE}", (key.kind, key.namespace, key.name))
             self._log(db, "Deleted", old)
 
-    def changes(
-        self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0
-    ) -> tuple[tuple[Change, ...], int]:
+    def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         """See Store.changes."""
         end_ns = self._clock.monotonic_ns() + int(timeout_s * 1e9)
         while True:
@@ -174,13 +167,11 @@ class SqliteStore:
                 )
                 return
             db.execute(
-                "INSERT INTO event (kind, namespace, name, type, reason, message, time, count)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, 1)",
+                "INSERT INTO event (kind, namespace, name, type, reason, message, time, count) VALUES (?, ?, ?, ?, ?, ?, ?, 1)",
                 (*key, event.type, event.reason, event.message, self._now()),
             )
             db.execute(
-                f"DELETE FROM event WHERE {_WHERE} AND id <= (SELECT id FROM event WHERE {_WHERE}"
-                " ORDER BY id DESC LIMIT 1 OFFSET ?)",
+                f"DELETE FROM event WHERE {_WHERE} AND id <= (SELECT id FROM event WHERE {_WHERE} ORDER BY id DESC LIMIT 1 OFFSET ?)",
                 (*key, *key, KEPT_EVENTS),
             )
 
@@ -262,9 +253,7 @@ class SqliteStore:
     # ---- reading -----------------------------------------------------------------------------
 
     def _find(self, db: sqlite3.Connection, key: Key) -> Resource | None:
-        row = db.execute(
-            f"SELECT {_COLUMNS} FROM object WHERE {_WHERE}", (key.kind, key.namespace, key.name)
-        ).fetchone()
+        row = db.execute(f"SELECT {_COLUMNS} FROM object WHERE {_WHERE}", (key.kind, key.namespace, key.name)).fetchone()
         return None if row is None else _resource(row)
 
     def _must(self, db: sqlite3.Connection, key: Key) -> Resource:
@@ -279,13 +268,9 @@ class SqliteStore:
     def _changes(self, since: int, kinds: Collection[str]) -> tuple[tuple[Change, ...], int]:
         with self._translated() as db, _snapshot(db):
             last = _last(db)
-            oldest = db.execute(
-                "SELECT coalesce(min(revision), ?) FROM change", (last + 1,)
-            ).fetchone()[0]
+            oldest = db.execute("SELECT coalesce(min(revision), ?) FROM change", (last + 1,)).fetchone()[0]
             if since > last or (since < last and since < oldest - 1):
-                raise Gap(
-                    f"changes from {since} on are not kept (kept: {oldest} to {last}); list again"
-                )
+                raise Gap(f"changes from {since} on are not kept (kept: {oldest} to {last}); list again")
             rows = db.execute(
                 "SELECT revision, type, kind, object FROM change WHERE revision > ? ORDER BY revision",
                 (since,),
@@ -318,9 +303,7 @@ class SqliteStore:
         return found
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
+        db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
@@ -362,9 +345,7 @@ class SqliteStore:
         return "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:]))
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC).strftime(
-            "%Y-%m-%dT%H:%M:%SZ"
-        )
+        return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextmanager
@@ -384,9 +365,7 @@ def _last(db: sqlite3.Connection) -> int:
 
 def _checked(old: Resource, resource_version: str) -> Resource:
     if resource_version and resource_version != old.resource_version:
-        raise Conflict(
-            f"{old.key} is at version {old.resource_version}, not {resource_version}; read again"
-        )
+        raise Conflict(f"{old.key} is at version {old.resource_version}, not {resource_version}; read again")
     return old
 
 

@@ -26,9 +26,7 @@ class Checker:
     def fault(self, node: Node, at: str, value: str, must: str, line: int = 0) -> None:
         """Record one fault: where (file:line and field path), value, what it must be."""
         at_line = line or node.line
-        place = (
-            f"{self.path}:{at_line} {at}" if at_line else f"{self.path} {at}" if self.path else at
-        )
+        place = f"{self.path}:{at_line} {at}" if at_line else f"{self.path} {at}" if self.path else at
         self.faults.append(Fault(place.rstrip(), shown(value), must))
 
     def check(self, shape: Shape, node: Node, at: str, defaults: bool = True) -> Any:
@@ -67,15 +65,9 @@ class Checker:
     def _string(self, shape: Str, node: Node, at: str) -> str:
         text: str = node.value
         if len(text) > shape.max:
-            self.fault(
-                node, at, f"{len(text)} characters", f"must be at most {shape.max} characters long"
-            )
+            self.fault(node, at, f"{len(text)} characters", f"must be at most {shape.max} characters long")
         if len(text) < shape.min:
-            must = (
-                "must not be empty"
-                if shape.min == 1
-                else f"must be at least {shape.min} characters long"
-            )
+            must = "must not be empty" if shape.min == 1 else f"must be at least {shape.min} characters long"
             self.fault(node, at, json.dumps(text), must)
         if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
             self.fault(node, at, excerpt(node), "must be text without NUL and without surrogates")
@@ -95,9 +87,7 @@ class Checker:
         if len(items) < shape.min:
             must = f"must have at least {shape.min} item{'s' if shape.min > 1 else ''}"
             self.fault(node, at, f"{len(items)} items", must)
-        values = [
-            self.check(shape.item, item, f"{at}[{i}]", defaults) for i, item in enumerate(items)
-        ]
+        values = [self.check(shape.item, item, f"{at}[{i}]", defaults) for i, item in enumerate(items)]
         if shape.key:
             self._distinct(shape.key, items, values, at)
         return values
@@ -115,14 +105,9 @@ class Checker:
 
     def _map(self, shape: Map, node: Node, at: str, defaults: bool) -> dict[str, Any]:
         if len(node.value) > shape.max:
-            self.fault(
-                node, at, f"{len(node.value)} entries", f"must have at most {shape.max} entries"
-            )
+            self.fault(node, at, f"{len(node.value)} entries", f"must have at most {shape.max} entries")
             return {}
-        return {
-            name: self.check(shape.value, child, f"{at}.{name}", defaults)
-            for name, (_, child) in node.value.items()
-        }
+        return {name: self.check(shape.value, child, f"{at}.{name}", defaults) for name, (_, child) in node.value.items()}
 
     def _object(self, shape: Obj, node: Node, at: str, defaults: bool) -> dict[str, Any]:
         value: dict[str, Any] = {}
@@ -147,9 +132,7 @@ class Checker:
         self._rules(shape.rules, node, value, at, frozenset(bad))
         return value
 
-    def _rules(
-        self, rules: tuple[Rule, ...], node: Node, value: Any, at: str, bad: frozenset[str]
-    ) -> None:
+    def _rules(self, rules: tuple[Rule, ...], node: Node, value: Any, at: str, bad: frozenset[str]) -> None:
         for rule in rules:
             if rule.on_update or bad & set(rule.reads or bad):
                 continue
@@ -204,8 +187,4 @@ def defaulted(shape: Shape) -> Any:
         value = dict(default)
         fill(shape, value)
         return value
-    return (
-        [dict(item) if isinstance(item, Mapping) else item for item in default]
-        if isinstance(default, tuple)
-        else default
-    )
+    return [dict(item) if isinstance(item, Mapping) else item for item in default] if isinstance(default, tuple) else default

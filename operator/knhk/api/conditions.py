@@ -30,9 +30,7 @@ def condition(
     }
 
 
-def with_condition(
-    conditions: Sequence[Mapping[str, Any]], new: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def with_condition(conditions: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`conditions` with `new` in its place. The transition time moves only when status moved;
     Reconciling and Stalled leave when they are not True. The same input twice gives the same list."""
     kept = [dict(c) for c in conditions if c["type"] != new["type"]]

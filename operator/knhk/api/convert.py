@@ -28,10 +28,7 @@ def with_origin(resource: Resource) -> Resource:
     """The resource with an annotation that remembers file and lines of its inline texts; others unchanged."""
     if resource.kind != "PolicyPack" or not resource.lines:
         return resource
-    lines = [
-        resource.lines.get(f"spec.sources[{i}].inline", 1)
-        for i in range(len(resource.spec["sources"]))
-    ]
+    lines = [resource.lines.get(f"spec.sources[{i}].inline", 1) for i in range(len(resource.spec["sources"]))]
     origin = json.dumps({"path": resource.path[:1024], "lines": lines}, separators=(",", ":"))
     return replace(resource, annotations={**resource.annotations, ORIGIN: origin})
 
@@ -79,9 +76,7 @@ def to_rollout(pack: Resource, guards: Sequence[str] = ()) -> RolloutSpec:
     rollout = pack.spec["rollout"]
     steps = tuple(Step(row["weight"], row["minPairs"]) for row in rollout["steps"])
     points = tuple(f"{pack.namespace}/{row['point']}" for row in pack.spec["targets"])
-    stage = Stage(
-        PRODUCTION, points, rollout["shadow"]["minPairs"], steps, rollout["deadlineSeconds"]
-    )
+    stage = Stage(PRODUCTION, points, rollout["shadow"]["minPairs"], steps, rollout["deadlineSeconds"])
     return RolloutSpec(
         stages=(stage,),
         analysis=to_analysis(rollout["analysis"], guards),

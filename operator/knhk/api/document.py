@@ -114,9 +114,7 @@ class _Reader:
         if isinstance(event, yaml.SequenceStartEvent):
             kind = "array"
         if len(stack) >= MAX_DEPTH:
-            raise self.stop(
-                line, f"{len(stack) + 1} levels", f"must nest at most {MAX_DEPTH} levels deep"
-            )
+            raise self.stop(line, f"{len(stack) + 1} levels", f"must nest at most {MAX_DEPTH} levels deep")
         if stack and stack[-1].kind == "object" and stack[-1].name is None:
             raise self.stop(line, kind, "must have a plain string as the name of a field")
         if event.tag not in (None, "!") and not event.tag.endswith((":map", ":seq")):
@@ -133,16 +131,12 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             found = self.anchors.get(event.anchor or "")
             if found is None:
-                raise self.stop(
-                    line, f"*{event.anchor}", "must name an anchor that was closed before"
-                )
+                raise self.stop(line, f"*{event.anchor}", "must name an anchor that was closed before")
             self._spend(line, found[1])
             return found[0]
         if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
             done = stack.pop()
-            node = Node(
-                done.kind, tuple(done.items) if done.kind == "array" else done.names, done.line
-            )
+            node = Node(done.kind, tuple(done.items) if done.kind == "array" else done.names, done.line)
             if done.anchor is not None:
                 self._anchor(done.anchor, node, size(node))
             return node
@@ -241,9 +235,7 @@ def read(text: str | bytes, path: str) -> tuple[list[Node], list[Fault]]:
             if node.kind == "null":
                 continue
             if len(found) == MAX_DOCUMENTS:
-                raise reader.stop(
-                    node.line, "documents", f"must have at most {MAX_DOCUMENTS} documents"
-                )
+                raise reader.stop(node.line, "documents", f"must have at most {MAX_DOCUMENTS} documents")
             found.append(node)
     except _Stop:
         pass

@@ -137,9 +137,7 @@ def check_update(old: Resource, new: Resource) -> tuple[Fault, ...]:
 
 def _resource(checker: Checker, node: Node) -> Resource | None:
     if node.kind != "object":
-        checker.fault(
-            node, "", excerpt(node), "must be an object with apiVersion, kind, metadata and spec"
-        )
+        checker.fault(node, "", excerpt(node), "must be an object with apiVersion, kind, metadata and spec")
         return None
     for field, (line, child) in node.value.items():
         if field not in _TOP:
@@ -201,9 +199,7 @@ def _part(checker: Checker, node: Node, field: str, shape: Obj) -> dict[str, Any
     return _checked(checker, node, child, field, shape)
 
 
-def _checked(
-    checker: Checker, node: Node, child: Node | None, field: str, shape: Obj
-) -> dict[str, Any]:
+def _checked(checker: Checker, node: Node, child: Node | None, field: str, shape: Obj) -> dict[str, Any]:
     if child is None:
         checker.fault(node, field, "nothing", "must be given")
         return {}
@@ -225,11 +221,7 @@ def field_docs(shape: Shape, at: str = "spec") -> list[tuple[str, str, str]]:
 
 def _type_text(shape: Shape) -> str:
     text = _bounds_text(shape)
-    return (
-        text
-        if shape.default is NO_DEFAULT or shape.default == {}
-        else f"{text}, default {shape.default!r}"
-    )
+    return text if shape.default is NO_DEFAULT or shape.default == {} else f"{text}, default {shape.default!r}"
 
 
 def _bounds_text(shape: Shape) -> str:

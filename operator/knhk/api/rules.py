@@ -25,9 +25,7 @@ def listed(values: tuple[str, ...]) -> str:
 def matches(pattern: str, message: str) -> Rule:
     """The string matches an anchored RE2 pattern that means the same to Python's re (ASCII)."""
     compiled = re.compile(pattern.removesuffix("$") + r"\Z", re.ASCII)
-    return Rule(
-        f"self.matches({_quoted(pattern)})", message, lambda v: compiled.search(v) is not None
-    )
+    return Rule(f"self.matches({_quoted(pattern)})", message, lambda v: compiled.search(v) is not None)
 
 
 def one_of(*values: str) -> Rule:
@@ -43,9 +41,7 @@ def refused(value: str, message: str) -> Rule:
 
 def share(low: str, high: str) -> tuple[Rule, ...]:
     """A decimal string from `low` to `high`, both included; at most 6 decimals."""
-    message = (
-        f"must be a decimal string from {low} to {high} with at most 6 decimals, such as '0.01'"
-    )
+    message = f"must be a decimal string from {low} to {high} with at most 6 decimals, such as '0.01'"
     pattern = re.compile(DECIMAL.removesuffix("$") + r"\Z", re.ASCII)
     cel = f"self.matches({_quoted(DECIMAL)}) && double(self) >= {_float(low)} && double(self) <= {_float(high)}"
 
@@ -69,9 +65,7 @@ def _decimal(value: Mapping[str, Any], path: str) -> Decimal:
 def larger(big: str, small: str, message: str) -> Rule:
     """Decimal string at `big` is larger than the one at `small` (dotted paths; absent on either side: holds)."""
     reads = tuple(sorted({big.split(".")[0], small.split(".")[0]}))
-    guards = sorted(
-        {part for path in (big, small) for part in _prefixes(path)}, key=lambda p: (p.count("."), p)
-    )
+    guards = sorted({part for path in (big, small) for part in _prefixes(path)}, key=lambda p: (p.count("."), p))
     has = " && ".join(f"has(self.{part})" for part in guards)
     cel = f"!({has}) || double(self.{big}) > double(self.{small})"
 
@@ -91,9 +85,7 @@ def _prefixes(path: str) -> list[str]:
 
 def ascending(name: str, message: str) -> Rule:
     """Field `name` of the items of a list grows strictly."""
-    cel = (
-        f"self.all(a, self.exists_one(b, b.{name} == a.{name})) && self.map(s, s.{name}).isSorted()"
-    )
+    cel = f"self.all(a, self.exists_one(b, b.{name} == a.{name})) && self.map(s, s.{name}).isSorted()"
 
     def holds(items: list[Mapping[str, Any]]) -> bool:
         values = [item[name] for item in items]

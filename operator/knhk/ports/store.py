@@ -65,9 +65,7 @@ class Store(Protocol):
         """The object. Raises NotFound."""
         ...
 
-    def list(
-        self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
-    ) -> Listing:
+    def list(self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Listing:
         """Objects of a kind, of one namespace or of all, that carry all of `labels`."""
         ...
 
@@ -87,9 +85,7 @@ class Store(Protocol):
         """Remove the object. Raises NotFound, Conflict."""
         ...
 
-    def changes(
-        self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0
-    ) -> tuple[tuple[Change, ...], int]:
+    def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         """Writes after revision `since` to objects of `kinds` (empty: all), and the revision to go on from.
 
         Waits up to `timeout_s` for a first one; sees writes of other processes within 50 ms. Raises Gap

@@ -11,6 +11,4 @@ from knhk.api.kinds.policy_pack import POLICY_PACK
 from knhk.api.kinds.receipt import RECEIPT
 from knhk.api.shape import Kind
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {kind.kind: kind for kind in (POLICY_PACK, DATA_BUNDLE, ENFORCEMENT_POINT, RECEIPT)}
-)
+KINDS: Mapping[str, Kind] = MappingProxyType({kind.kind: kind for kind in (POLICY_PACK, DATA_BUNDLE, ENFORCEMENT_POINT, RECEIPT)})

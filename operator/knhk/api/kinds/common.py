@@ -14,8 +14,7 @@ IRI = r"^[A-Za-z][A-Za-z0-9+.-]*:[^ <>\"{}|^`\\\\]*$"
 MAX_INLINE = 98_304
 # Other forms of a source: named, so that they are refused in plain words.
 LATER_FORMS = {
-    form: f"must be inline for now; {form} is not available yet"
-    for form in ("configMap", "configMapRef", "oci", "git", "file", "url")
+    form: f"must be inline for now; {form} is not available yet" for form in ("configMap", "configMapRef", "oci", "git", "file", "url")
 }
 
 
@@ -31,9 +30,7 @@ def version(doc: str) -> Str:
 
 def digest(doc: str) -> Str:
     """sha256:… of an artifact."""
-    return Str(
-        doc, max=71, min=71, rules=(matches(DIGEST, "must be sha256: and 64 hexadecimal digits"),)
-    )
+    return Str(doc, max=71, min=71, rules=(matches(DIGEST, "must be sha256: and 64 hexadecimal digits"),))
 
 
 def reference(doc: str) -> Obj:
@@ -71,13 +68,9 @@ CONDITION = Obj(
 )
 
 STATUS_FIELDS: dict[str, Shape] = {
-    "conditions": List(
-        "Ready always; Reconciling and Stalled while they are True.", CONDITION, max=16, key="type"
-    ),
+    "conditions": List("Ready always; Reconciling and Stalled while they are True.", CONDITION, max=16, key="type"),
     "observedGeneration": Int("Generation of the spec that was last worked on.", min=0, max=2**53),
-    "lastHandledReconcileAt": Str(
-        "Value of the requestedAt annotation that was last acted on.", max=64
-    ),
+    "lastHandledReconcileAt": Str("Value of the requestedAt annotation that was last acted on.", max=64),
     "faults": List("All faults of the present spec.", FAULT, max=64),
     "pending": List(
         "Policy events that belong to this status and have no Receipt yet, oldest first.",

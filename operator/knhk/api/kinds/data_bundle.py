@@ -41,9 +41,7 @@ SPEC = Obj(
                 ),
             ),
         ),
-        "maxStalenessSeconds": Int(
-            "Age beyond which points may no longer decide with the data.", min=1, max=31_536_000
-        ),
+        "maxStalenessSeconds": Int("Age beyond which points may no longer decide with the data.", min=1, max=31_536_000),
     },
     required=("version", "source"),
 )

@@ -101,9 +101,7 @@ _JWT = Obj(
                         "Name of the claim.",
                         max=128,
                         min=1,
-                        rules=(
-                            matches(r"^[A-Za-z0-9_-]+$", "must be letters, digits, _ and - only"),
-                        ),
+                        rules=(matches(r"^[A-Za-z0-9_-]+$", "must be letters, digits, _ and - only"),),
                     ),
                     "attribute": Str(
                         "Name of the attribute.",
@@ -144,9 +142,7 @@ SPEC = Obj(
         "listen": Obj(
             "Where clients connect.",
             {
-                "address": Str(
-                    "IP address. Default: 127.0.0.1.", max=45, min=2, default="127.0.0.1"
-                ),
+                "address": Str("IP address. Default: 127.0.0.1.", max=45, min=2, default="127.0.0.1"),
                 "port": Int(
                     "TCP port; 0: a free one, named in the status. Default: 0.",
                     min=0,
@@ -170,11 +166,7 @@ SPEC = Obj(
                     "Host name or IP address.",
                     max=253,
                     min=1,
-                    rules=(
-                        matches(
-                            r"^[A-Za-z0-9][A-Za-z0-9.:-]*$", "must be a host name or an IP address"
-                        ),
-                    ),
+                    rules=(matches(r"^[A-Za-z0-9][A-Za-z0-9.:-]*$", "must be a host name or an IP address"),),
                 ),
                 "port": Int("TCP port.", min=1, max=65_535),
             },
@@ -188,9 +180,7 @@ SPEC = Obj(
                 ),
             ),
         ),
-        "match": List(
-            "Routes in order; the first that fits counts.", _MATCH, max=64, min=1, key="name"
-        ),
+        "match": List("Routes in order; the first that fits counts.", _MATCH, max=64, min=1, key="name"),
         "unmatched": Str(
             "What happens to requests that no route fits. Default: Deny, and nothing else yet.",
             max=8,
@@ -230,15 +220,11 @@ SPEC = Obj(
             max=8,
             rules=(
                 one_of("Closed", "Open"),
-                refused(
-                    "Open", "must be Closed; Open needs an approval, which is not available yet"
-                ),
+                refused("Open", "must be Closed; Open needs an approval, which is not available yet"),
             ),
             default="Closed",
         ),
-        "agentGraceSeconds": Int(
-            "How long a silent agent is tolerated. Default: 30.", min=1, max=86_400, default=30
-        ),
+        "agentGraceSeconds": Int("How long a silent agent is tolerated. Default: 30.", min=1, max=86_400, default=30),
         "parkTimeoutMs": Int(
             "How long a parked request waits before 202. Default: 500.",
             min=1,

@@ -85,9 +85,7 @@ _ROUTE = Obj(
     "A route of the enforcement points and the mapping of its body.",
     {
         "name": name("Name of a match of the EnforcementPoint."),
-        "mapping": Str(
-            "Name of a source of kind mapping; left out when the route has no body.", max=63, min=1
-        ),
+        "mapping": Str("Name of a source of kind mapping; left out when the route has no body.", max=63, min=1),
     },
     required=("name",),
 )
@@ -139,23 +137,15 @@ _ANALYSIS = Obj(
                 "Glob pattern: * any characters, ? one character.",
                 max=256,
                 min=1,
-                rules=(
-                    matches(
-                        _GUARD_GLOB, "must be a guard id, in which * and ? may stand for characters"
-                    ),
-                ),
+                rules=(matches(_GUARD_GLOB, "must be a guard id, in which * and ? may stand for characters"),),
             ),
             max=64,
             default=(),
         ),
-        "maxErrors": Int(
-            "Evaluation errors that are tolerated. Default: 0.", min=0, max=1_000_000, default=0
-        ),
+        "maxErrors": Int("Evaluation errors that are tolerated. Default: 0.", min=0, max=1_000_000, default=0),
     },
     rules=(
-        larger(
-            "effect", "tolerances.maxNewDenials", "must be larger than tolerances.maxNewDenials"
-        ),
+        larger("effect", "tolerances.maxNewDenials", "must be larger than tolerances.maxNewDenials"),
         larger("effect", "tolerances.maxNewAdmits", "must be larger than tolerances.maxNewAdmits"),
     ),
     default={},
@@ -179,12 +169,8 @@ _ROLLOUT = Obj(
             Obj(
                 "One canary step.",
                 {
-                    "weight": Int(
-                        "Percent of callers for whom the new version is enforced.", min=1, max=100
-                    ),
-                    "minPairs": _min_pairs(
-                        "Requests that both must have judged in this step.", 100
-                    ),
+                    "weight": Int("Percent of callers for whom the new version is enforced.", min=1, max=100),
+                    "minPairs": _min_pairs("Requests that both must have judged in this step.", 100),
                 },
                 required=("weight",),
             ),
@@ -289,9 +275,7 @@ SPEC = Obj(
             },
             default={},
         ),
-        "suspend": Bool(
-            "Stop advancing; rollback and abort still work. Default: false.", default=False
-        ),
+        "suspend": Bool("Stop advancing; rollback and abort still work. Default: false.", default=False),
     },
     required=("version", "sources", "routes", "targets"),
     rules=(
@@ -299,10 +283,7 @@ SPEC = Obj(
             "self.routes.all(r, !has(r.mapping) || self.sources.exists(s, s.name == r.mapping && s.kind == 'mapping'))",
             "must name in each mapping a source of kind mapping",
             lambda spec: all(
-                "mapping" not in r
-                or any(
-                    s["name"] == r["mapping"] and s["kind"] == "mapping" for s in spec["sources"]
-                )
+                "mapping" not in r or any(s["name"] == r["mapping"] and s["kind"] == "mapping" for s in spec["sources"])
                 for r in spec["routes"]
             ),
             ("routes", "sources"),

@@ -32,9 +32,7 @@ RECEIPT = Kind(
     short=("rcpt",),
     doc="A policy event with its signature, log index and proof; anyone can verify it offline.",
     spec=SPEC,
-    status=Obj(
-        "What is.", {k: v for k, v in STATUS_FIELDS.items() if k not in ("faults", "pending")}
-    ),
+    status=Obj("What is.", {k: v for k, v in STATUS_FIELDS.items() if k not in ("faults", "pending")}),
     columns=(
         ("Event", "string", ".spec.event", 0),
         ("Pack", "string", ".spec.pack", 0),
