@@ -117,11 +117,15 @@ def _settings(folder: Path, rings: Path) -> dict[str, Any]:
 class Bed:
     """Upstream, plain Envoy, guarded Envoy and the drain, as processes."""
 
-    def __init__(self, folder: Path, rings: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._running: list[subprocess.Popen[bytes]] = []
+        self._load = compile_c("load")
+
+    def start(self, rings: Path) -> None:
+        """Starts all of it; `close` ends what was started, also after a fault here."""
         app, self.plain, self.guarded = _port(), _port(), _port()
-        module = artifacts().shim
+        folder, module = self._folder, artifacts().shim
         if module is None:
             raise FileNotFoundError("the Envoy shim is not built: run `make setup`")
         (folder / "ecds.json").write_text(discovery_text("1", module, _settings(folder, rings)))
@@ -129,7 +133,6 @@ class Bed:
         self.plain_envoy = self._start_envoy("plain", _without_guard(render_bootstrap(_point(self.plain, app, folder))), self.plain)
         self.guarded_envoy = self._start_envoy("guarded", render_bootstrap(_point(self.guarded, app, folder)), self.guarded)
         self.drain = self._start("drain", [sys.executable, "-m", "bench.draining", str(rings), str(folder)])
-        self._load = compile_c("load")
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as said:
@@ -191,13 +194,12 @@ def bed() -> Iterator[Bed]:
         tempfile.TemporaryDirectory(prefix="knhk-bench-") as name,
         tempfile.TemporaryDirectory(prefix="knhk-bench-", dir="/dev/shm") as rings,
     ):
-        made: Bed | None = None
+        made = Bed(Path(name))
         try:
-            made = Bed(Path(name), Path(rings))
+            made.start(Path(rings))
             yield made
         finally:
-            if made is not None:
-                made.close()
+            made.close()
 
 
 def run(quick: bool = False) -> Figures:
