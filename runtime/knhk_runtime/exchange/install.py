@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Private:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._written = False
+        self._sealed: dict[Path, tuple[int, ...] | None] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
 
@@ -85,20 +87,39 @@ class Private:
         except FileNotFoundError:
             pass
         replace_file(path, data, 0o500)
+        self._written = True
 
     def put_discovery(self, text: str) -> None:
-        """Envoy follows the rename. The same text is not written again."""
+        """Envoy follows the rename. The same text is written again only when a file that it names was: Envoy may have refused that file."""
         path = self.folder / "ecds.json"
         data = text.encode()
-        if path.exists() and path.read_bytes() == data:
+        if not self._written and path.exists() and path.read_bytes() == data:
             return
         replace_file(path, data)
+        self._written = False
+
+    def seal(self, names: Iterable[str]) -> None:
+        """These files, and the discovery file, are what Envoy must find from now on."""
+        self._sealed = {path: _stamp(path) for path in (*(self.folder / name for name in names), self.folder / "ecds.json")}
+
+    def altered(self) -> list[Path]:
+        """Sealed files that are no longer those that were written, or gone."""
+        return [path for path, stamp in self._sealed.items() if _stamp(path) != stamp]
 
     def keep_only(self, names: set[str]) -> None:
         """Removes packs and bundles that no document of late needs; those that are mapped stay mapped."""
         for path in self.folder.iterdir():
             if path.suffix in (".so", ".bnd") and path.name not in names:
                 path.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Changes with every write to the file, and with one in its place; None when it is gone."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def shim_config(

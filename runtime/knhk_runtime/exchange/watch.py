@@ -118,6 +118,10 @@ class Exchange:
         seen = tuple(_stamp(self._folders.desired / name) for name in FILES)
         if seen != self._seen:
             self._seen, self._attempts, self._next_s = seen, 0, now_s
+        elif self._next_s == float("inf") and (altered := self._private.altered()):
+            for path in altered:
+                self._refuse(Corrupt(str(path), "must be as it was verified: it was altered, and is written anew"))
+            self._attempts, self._next_s = 0, now_s
         if now_s < self._next_s or None in seen:
             return False
         self._attempts += 1
@@ -170,6 +174,7 @@ class Exchange:
         self._private.put_discovery(discovery_text(discovery_version(config), self._module_path, config))
         self.running = running
         self._clean(arms, bundle)
+        self._private.seal(self._in_use[-1])
         log("applied", epoch=rollout.epoch, mode=rollout.mode, weight=rollout.weight, stable=running.stable, candidate=running.candidate)
 
     def _load(self, arm: Installed, bundle: tuple[bytes, bytes] | None) -> None:
