@@ -66,11 +66,11 @@ def tagged(text: str, language: str) -> Term:
 
 def bundle(subjects: Mapping[str, Sequence[tuple[str, Term]]], caller: str | None = None, hbits: int | None = None) -> bytes:
     """A data bundle (formats/bundle.md)."""
-    texts = {caller} if caller is not None else set()
+    texts = {""} | ({caller} if caller is not None else set())
     for name, facts in subjects.items():
         texts.add(name)
         for p, (_, lexical, second) in facts:
-            texts |= {p, lexical} | ({second} if second else set())
+            texts |= {p, lexical, second}
     strings = sorted(texts, key=str.encode)
     number = {text: i for i, text in enumerate(strings)}
     names = sorted(subjects, key=str.encode)
@@ -83,7 +83,7 @@ def bundle(subjects: Mapping[str, Sequence[tuple[str, Term]]], caller: str | Non
         while slots[at]:
             at = (at + 1) % len(slots)
         slots[at] = i + 1
-        numbered = sorted((number[p], number[lexical], number.get(second, 0), kind) for p, (kind, lexical, second) in subjects[name])
+        numbered = sorted((number[p], number[lexical], number[second], kind) for p, (kind, lexical, second) in subjects[name])
         rows += struct.pack("<4I", number[name], count, len(numbered), 0)
         count += len(numbered)
         triples += b"".join(struct.pack("<3IB3x", *fact) for fact in numbered)
