@@ -421,7 +421,7 @@ def _fail(code: int, headline: str, faults: tuple[Fault, ...]) -> int:
     else:
         told = [{"where": f.where, "value": f.value, "must": f.must} for f in faults]
         text = json.dumps({"error": headline, "faults": told}, ensure_ascii=False)
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_printable(text) + "\n")
     return code
 
 
@@ -487,8 +487,13 @@ def _show_tables(tables: Iterable[Table]) -> None:
         console.print(drawn)
 
 
+def _printable(text: str) -> str:
+    """File names that are no UTF-8 reach us as lone surrogates, which no stream takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_printable(text) + "\n")
     sys.stdout.flush()
 
 

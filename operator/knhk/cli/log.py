@@ -201,13 +201,17 @@ def _log_dir(call: Call) -> Path:
 
 
 def _verifier(call: Call, folder: Path) -> Verifier:
+    from knhk_verify.errors import Bad
     from knhk_verify.note import parse_vkey
     from knhk_verify.signed import member, parse_json
 
     given: Any = call.args.vkey
     if given is None:
         given = member(parse_json((folder / "meta.json").read_bytes(), "meta.json"), "vkey", str, "meta.json")
-    return parse_vkey(given)
+    try:
+        return parse_vkey(given)
+    except Bad as bad:
+        raise bad if call.args.vkey else Bad(f"meta.json: {bad.where}", bad.what) from bad
 
 
 def _root(call: Call, folder: Path) -> bytes | None:
