@@ -111,8 +111,17 @@ def test_a_folder_without_a_pack_says_what_it_wants(knhk: Any, tmp_path: Path) -
     for path, value in ((tmp_path, "no pack.yaml"), (tmp_path / "absent", "no such file")):
         answer = knhk("pack", "check", path)
         assert answer.exit == 1
-        must = "must be a PolicyPack file, or a folder that holds pack.yaml"
+        must = "must be a PolicyPack file, or a folder that holds pack.yaml or one other PolicyPack file"
         assert answer.out["faults"] == [{"where": str(path), "value": value, "must": must}]
+
+
+def test_a_folder_may_hold_one_pack_under_another_name(knhk: Any, pack: Path) -> None:
+    (pack / "pack.yaml").rename(pack / "policy.yaml")
+    assert knhk("pack", "check", pack).exit == 0
+    (pack / "second.yaml").write_text((pack / "policy.yaml").read_text())
+    answer = knhk("pack", "check", pack)
+    assert answer.exit == 1
+    assert answer.out["faults"][0]["value"] == "no pack.yaml, but policy.yaml, second.yaml"
 
 
 def test_a_data_bundle_is_found_beside_or_above_or_told(knhk: Any, pack: Path) -> None:

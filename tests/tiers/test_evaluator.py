@@ -107,7 +107,7 @@ def failing(plan: dict[str, Any], text: str) -> set[str]:
 def test_a_failing_guard_says_focus_value_and_message() -> None:
     plan = pack('ex:s sh:targetClass ex:Doc ; sh:property [ sh:path ex:e ; sh:pattern "^[A-Z]+$" ; sh:message "capitals, please" ] .')
     (detail,) = Evaluator(plan).judge(f'<urn:ex:n> <{TYPE}> <urn:ex:Doc> .\n<urn:ex:n> <urn:ex:e> "abc" .\n'.encode()).details
-    assert (detail.focus, detail.path, detail.value, detail.message) == ("<urn:ex:n>", "<urn:ex:e>", '"abc"', "capitals, please")
+    assert (detail.focus, detail.path, detail.value, detail.message) == ("urn:ex:n", "<urn:ex:e>", "abc", "capitals, please")
 
 
 def test_a_result_belongs_to_the_guard_of_the_target_that_led_to_it() -> None:

@@ -1,4 +1,4 @@
-"""PolicyPacks and DataBundles as files: a YAML file, or a folder that holds pack.yaml."""
+"""PolicyPacks and DataBundles as files: a YAML file, or a folder that holds one."""
 
 from __future__ import annotations
 
@@ -37,11 +37,26 @@ def find(path: Path) -> Found:
 
 
 def _pack_file(path: Path) -> Path:
-    file = path / PACK_FILE if path.is_dir() else path
-    if file.is_file():
-        return file
-    found = f"no {PACK_FILE}" if path.is_dir() else "no such file"
-    raise Refused([Fault(str(path), found, f"must be a PolicyPack file, or a folder that holds {PACK_FILE}")])
+    """The file itself; of a folder its pack.yaml, or the one YAML file in it that speaks of a PolicyPack."""
+    if path.is_file():
+        return path
+    must = f"must be a PolicyPack file, or a folder that holds {PACK_FILE} or one other PolicyPack file"
+    if not path.is_dir():
+        raise Refused([Fault(str(path), "no such file", must)])
+    if (path / PACK_FILE).is_file():
+        return path / PACK_FILE
+    files = [file for file in sorted(_yaml_files(path)) if _speaks_of(file, b"PolicyPack")]
+    if len(files) != 1:
+        found = f"no {PACK_FILE}" if not files else f"no {PACK_FILE}, but {', '.join(file.name for file in files)}"
+        raise Refused([Fault(str(path), found, must)])
+    return files[0]
+
+
+def _speaks_of(file: Path, kind: bytes) -> bool:
+    try:
+        return file.stat().st_size <= MAX_FILE_BYTES and kind in file.read_bytes()
+    except OSError:
+        return False
 
 
 def _read(file: Path) -> list[Resource]:
@@ -86,9 +101,6 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 def _bundles_of(file: Path) -> list[Resource]:
     """Resources of a file that speaks of DataBundles; files about something else are nobody's business here."""
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES or b"DataBundle" not in file.read_bytes():
-            return []
-    except OSError:
+    if not _speaks_of(file, b"DataBundle"):
         return []
     return _read(file)

@@ -97,8 +97,8 @@ class Evaluator:
     def _detail(self, index: int, result: Result) -> Detail:
         path = str(result.path) if result.path is not None else ""
         message = self.guards[index]["message"] or next((text.value for text in result.messages), "")
-        value = "" if result.value is None else str(result.value)
-        return Detail(index, *(text[:MAX_TEXT] for text in (str(result.focus), path, value, message)))
+        value = "" if result.value is None else _plain(result.value)
+        return Detail(index, *(text[:MAX_TEXT] for text in (_plain(result.focus), path, value, message)))
 
     def _judge_others(self, graph: Graph, wanted: set[int]) -> Iterable[Detail]:
         expressions = Expressions(self.plan["targets"], graph)
@@ -131,3 +131,8 @@ def _in_plan(iri: str) -> str:
 def node_of(text: str) -> Term:
     """A guard's `shape`: an IRI, or `_:b3`."""
     return BlankNode(text[2:]) if text.startswith("_:") else NamedNode(text.strip("<>"))
+
+
+def _plain(term: Term) -> str:
+    """A term as the hot tier tells it to people: IRI, lexical form, or label of a blank node."""
+    return f"_:{term.value}" if isinstance(term, BlankNode) else term.value
