@@ -47,8 +47,9 @@ def build_pack(folder: Path, deny: str = "bad", abi: int | None = None, revision
     if not _fresh(cached, source, ROOT / "hot_c" / "include" / "knhk_pack.h"):
         CACHE.mkdir(parents=True, exist_ok=True)
         defines = [f'-DFAKE_DENY="{deny}"', f"-DFAKE_REVISION={revision}"] + ([] if abi is None else [f"-DFAKE_ABI={abi}"])
-        _zig("cc", "-shared", *C_FLAGS, *WARNINGS, f"-I{ROOT / 'hot_c' / 'include'}", *defines, str(source), "-o", str(cached) + ".tmp")
-        os.replace(str(cached) + ".tmp", cached)
+        made = f"{cached}.{os.getpid()}.tmp"  # other workers build it too
+        _zig("cc", "-shared", *C_FLAGS, *WARNINGS, f"-I{ROOT / 'hot_c' / 'include'}", *defines, str(source), "-o", made)
+        os.replace(made, cached)
     return store(folder, cached.read_bytes(), ".so")
 
 

@@ -133,9 +133,9 @@ def test_clients_that_leave_while_parked_harm_nobody(point: Rig) -> None:
     head = f"POST /invoices HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token()}\r\n"
     request = head + "content-type: application/json\r\ncontent-length: 4\r\n\r\ncold"
     for reset in [False, True] * 5:
+        before = len(point.agent.parked)
         s = socket.create_connection(("127.0.0.1", point.port))
         s.sendall(request.encode())
-        before = len(point.agent.parked)
         wait_for("parked", lambda before=before: len(point.agent.parked) > before or len(point.agent.parked) >= 10)
         if reset:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

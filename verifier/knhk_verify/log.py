@@ -52,6 +52,7 @@ class _Audit:
         self.keys_seen = dict[bytes, int]()  # idempotency key → index
         self.events = list[tuple[str, bytes]]()
         self.waiting = set[bytes]()  # leaf hashes of entries in the WAL
+        self.files = dict[tuple[int | None, int, int], str]()  # tiles that were there
         # How far the log had acknowledged each agent before its entries were read.
         self.sources = {path: self.acked(path) for path in sorted((log_dir / "observations").glob("*")) if path.is_dir()}
 
@@ -336,14 +337,17 @@ def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None)
         audit.wal()
         checkpoint = audit.checkpoint(verifier)
         report = _audit(audit, checkpoint, verifier, root_public)
-        if not report.bad or checkpoint is None or _Audit(folder).checkpoint(verifier) == checkpoint:
-            break  # else the log went on meanwhile: files seen at different times need not fit
+        if not report.bad or checkpoint is None:
+            break
+        after = _Audit(folder)
+        if after.checkpoint(verifier) == checkpoint and _tile_files(after).keys() == audit.files.keys():
+            break  # else the log went on meanwhile: files seen at different times need not fit, partial tiles may be gone
     return report
 
 
 def _audit(audit: _Audit, checkpoint: Checkpoint | None, verifier: Verifier, root_public: bytes | None) -> Report:
     audit.meta(verifier)
-    files = _tile_files(audit)
+    files = audit.files = _tile_files(audit)
     audit.entries(files)
     audit.tiles(files, audit.rows(bytes(audit.hashes)), checkpoint)
     if checkpoint and checkpoint.size > len(audit.places):

@@ -37,15 +37,24 @@ def start(home: Home, timeout_s: float) -> tuple[int, bool]:
         ended = process is not None and process.poll() is not None
         running = running_pid(home)
         if running is not None and ready_file(home).exists():
-            return running, process is not None and running == process.pid
+            mine = process is not None and running == process.pid
+            if process is not None and not mine:
+                _give_up(process)
+            return running, mine
         if ended and running is None:
             code = process.returncode if process is not None else 0
             raise Stalled("NotStarted", f"the control plane ended with {code}: {_last_line(log)}; see {log}")
         time.sleep(LOOK_EVERY_S)
-    if process is not None and process.poll() is None:
-        process.terminate()
-        process.wait()
+    if process is not None:
+        _give_up(process)
     raise Stalled("NotReady", f"the control plane was not ready within {timeout_s:g} s: {_last_line(log)}; see {log}")
+
+
+def _give_up(process: subprocess.Popen[bytes]) -> None:
+    """Ends one that lost the race for the home: left alone it would take the lock as soon as the winner goes down."""
+    if process.poll() is None:
+        process.terminate()
+    process.wait()
 
 
 def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:
