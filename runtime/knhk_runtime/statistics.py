@@ -80,13 +80,19 @@ class Counters:
         self._pairs: dict[tuple[bytes, bytes], Pair] = {}
         self._decisions: dict[bytes, dict[str, int]] = {}
         self._marks: deque[tuple[Position, dict[tuple[bytes, bytes], int]]] = deque(maxlen=MAX_MARKS)
+        self._end = Position(0, 0)
         self.leaves = 0
 
-    def mark(self, end: Position) -> None:
-        """Everything counted so far lies before `end` of the outbox. The oldest mark goes when there are too many: coverage is then
-        told later, never early."""
+    def reach(self, end: Position) -> None:
+        """Frames up to `end` of the outbox are about to be counted; call it before `take`, so that no mark lies before what it covers."""
         with self._lock:
-            self._marks.append((end, {key: pair.pairs for key, pair in self._pairs.items()}))
+            self._end = max(self._end, end)
+
+    def mark(self) -> None:
+        """Everything counted so far lies before the furthest end that was reached. The oldest mark goes when there are too many:
+        coverage is then told later, never early."""
+        with self._lock:
+            self._marks.append((self._end, {key: pair.pairs for key, pair in self._pairs.items()}))
 
     def cover(self, acked: Position) -> None:
         """The log has acknowledged the outbox up to `acked`: the pairs counted by then are covered."""

@@ -201,14 +201,14 @@ class Agent:
         self._last_stats: tuple[str, float] = ("", 0.0)
 
     def _commit(self, made: Entries) -> None:
-        end = self._outbox.commit(made)
+        self._counters.reach(self._outbox.commit(made))
         self._counters.take(made.frames)
-        self._counters.mark(end)
+        self._counters.mark()
 
     def _commit_drained(self, made: Entries, drained: Drained) -> None:
-        end = self._outbox.commit(made)
+        self._counters.reach(self._outbox.commit(made))
         self._counters.take_drained(drained)
-        self._counters.mark(end)
+        self._counters.mark()
         if any(kind == PARK for _, kind, _, _ in drained.counts):
             for parked in left_parked(drained.frames):
                 self._adopt(parked)
@@ -315,6 +315,7 @@ class Agent:
         """Counts of the current pair out of the outbox, up to where outbox and acknowledgements ended when this run began."""
         running = self._exchange.running
         at = Position(*running.since) if running else end
+        self._counters.reach(end)
         try:
             while at < end:
                 frames, following = self._outbox.segments.read(at, REBUILD_BYTES)
@@ -326,7 +327,7 @@ class Agent:
         except Corrupt as error:
             log("count", fault=str(error))
             self._drain.totals.faults[error.where] = error.what
-        self._counters.mark(end)
+        self._counters.mark()
         self._counted = True
 
 

@@ -239,3 +239,16 @@ def test_help_has_examples_and_a_check_says_what_and_where(world: World) -> None
     checked = subprocess.run([*command, *words, "--once-check"], capture_output=True, text=True)
     assert json.loads(checked.stdout)["stable"] == world.packs.digests["1.0.0"]
     assert not list(Path(world.point / "private").glob("*"))
+
+
+def test_another_body_never_inherits_a_decision_that_is_being_made(hasty: World) -> None:
+    """While a good request is still being decided, its decision id is no good for a bad one: neither then nor when it is done."""
+    evaluator = hasty.evaluator()
+    os.kill(evaluator, signal.SIGSTOP)
+    try:
+        assert hasty.park(message(hasty, b"cold good", 90))[:2] == (202, "1")
+        assert hasty.park(message(hasty, b"cold bad", 91, id16(90)))[:2] == (410, "1")
+    finally:
+        os.kill(evaluator, signal.SIGCONT)
+    until(lambda: hasty.park(message(hasty, b"cold good", 92, id16(90)))[0] in (200, 410), "it is decided")
+    assert hasty.park(message(hasty, b"cold bad", 93, id16(91)))[:2] == (410, "1")

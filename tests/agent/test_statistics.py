@@ -51,8 +51,9 @@ def test_a_first_version_is_counted_where_the_point_refuses_all() -> None:
 def test_pairs_are_covered_when_the_log_acknowledged_them_and_not_before() -> None:
     counters = Counters(lambda pack: ("payload",))
     for number in range(1, 4):
+        counters.reach(Position(0, 100 * number))
         counters.take(record(number, (DECISION, 1, STABLE_PACK), (DECISION, 2, CANDIDATE_PACK)))
-        counters.mark(Position(0, 100 * number))
+        counters.mark()
     counters.cover(Position(0, 199))
     assert (told(counters)["pairs"], told(counters)["covered"]) == (3, 1)
     counters.cover(Position(0, 300))

@@ -33,6 +33,7 @@ from knhk.model.oci import PACK_PLAN
 from knhk.model.phases import DEADLINES_S, WORKING, Arm, Event, Phase, Rolling, move
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Finding, PairStats, RolloutSpec, Verdict, pair_stats
+from knhk.ports.fleet import Statistics
 from knhk.reconcilers.building import build
 from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
 from knhk.reconcilers.documents import order_of, pack_reference, published
@@ -239,7 +240,11 @@ class PackReconciler:
     def _judge(self, pack: Resource, phase: Phase) -> float | None:
         seen = self._look(pack, phase)
         action = decide(seen.facts)
-        if waits := self._waits_for(pack, seen, action):
+        waits = self._waits_for(pack, seen, action)
+        until = deadline_ns(seen.facts)
+        if waits and not isinstance(action, Start) and until is not None and seen.facts.now_ns >= until:
+            action, waits = Abort("NoData", waits), ""
+        if waits:
             self._write(pack, pack.status, None, "Waiting", waits)
             return WAIT_FOR_DATA_S
         if isinstance(action, Wait):
@@ -250,7 +255,7 @@ class PackReconciler:
     def _waits_for(self, pack: Resource, seen: _Seen, action: Action) -> str:
         """Why a step forward cannot be made yet; empty when it can."""
         if isinstance(action, Start):
-            return self._blocked(pack)
+            return self._blocked(pack) or seen.unread
         return seen.unread if isinstance(action, Advance | Promote | Resume) else ""
 
     def _blocked(self, pack: Resource) -> str:
@@ -304,14 +309,16 @@ class PackReconciler:
         stats, unread = dict[str, PairStats](), ""
         for name in (row["point"] for row in pack.spec["targets"] if self._is_mine(pack, row["point"])):
             point = f"{pack.namespace}/{name}"
-            order = order_of(published(self.ports, point), point, digest)
+            document = published(self.ports, point)
+            order = order_of(document, point, digest)
             documents.pop(point, None)
             if order is not None:
                 documents[point] = order
             try:
-                told = self.ports.fleet.statistics(point) if rolling is not None else None
+                told = self.ports.fleet.statistics(point) if rolling is not None or phase is Phase.SIGNED else None
                 if told is not None:
                     stats[point] = pair_stats(told.document, live, digest)
+                unread = _behind(point, rolling is not None, document, told) or unread
             except (Corrupt, Refused) as error:
                 unread = f"the statistics of EnforcementPoint {point} must be readable: {error}"
         return _Seen(replace(facts, stats=stats, published=documents), unread)
@@ -534,6 +541,17 @@ def _evidence(stats: Mapping[str, PairStats], verdict: Verdict | None) -> dict[s
         found["verdict"] = verdict.outcome.value
         found["findings"] = [finding.document() for finding in verdict.findings]
     return found
+
+
+def _behind(point: str, rolling: bool, document: Mapping[str, Any] | None, told: Statistics | None) -> str:
+    """Why the counts of a point say nothing of the present step yet; empty when they do. Steps forward wait for it, rollbacks do not."""
+    if told is None:
+        return f"EnforcementPoint {point} must run: its agent has told nothing yet" if rolling else ""
+    if told.document.get("counted") is False:
+        return f"EnforcementPoint {point} counts again after a restart"
+    if rolling and document is not None and told.document.get("epoch") != document["epoch"]:
+        return f"EnforcementPoint {point} must run epoch {document['epoch']}, it runs {told.document.get('epoch')}"
+    return ""
 
 
 def _denied(status: Mapping[str, Any], generation: int) -> frozenset[str]:

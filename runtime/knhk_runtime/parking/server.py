@@ -52,7 +52,7 @@ class ParkServer:
         self._point = point
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="park")
         self._waiting = 0
-        self._jobs: dict[bytes, asyncio.Future[tuple[Judged, ...]]] = {}
+        self._jobs: dict[bytes, _Job] = {}
         self._late: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
 
@@ -110,10 +110,10 @@ class ParkServer:
             return self._answer(parked, judged, parked.o)
         await self._write(parked, _left_open(parked, judged), point, parked.o, 0)
         if judged is None:
-            self._follow(parked, job)
+            self._follow(parked, _Job(_asked(parked), parked.o, job))
         return web.Response(status=202, headers=_AGENT)
 
-    def _follow(self, parked: Parked, job: asyncio.Future[tuple[Judged, ...]]) -> None:
+    def _follow(self, parked: Parked, job: _Job) -> None:
         self._jobs[parked.receipt] = job
         task = asyncio.create_task(self._finish(parked, job))
         self._late.add(task)
@@ -123,14 +123,14 @@ class ParkServer:
         """Decides a request that the shim answered 202 by itself, so that it may pass when it is repeated. From the event loop's thread."""
         age_s = time.time() - time_of(parked.o) / 10**9
         if len(self._late) < MAX_LATE and age_s < EXPIRY_S and parked.receipt not in self._jobs:
-            self._follow(parked, self._start(parked))
+            self._follow(parked, _Job(_asked(parked), parked.o, self._start(parked)))
 
-    async def _finish(self, parked: Parked, job: asyncio.Future[tuple[Judged, ...]]) -> None:
+    async def _finish(self, parked: Parked, job: _Job) -> None:
         try:
-            judged = await job
+            judged = await job.judged
             if judged[parked.enforced].kind != UNAVAILABLE:
                 now_ns = time.time_ns()
-                late = Late(parked.receipt, o_key(parked.o), now_ns + EXPIRY_S * 10**9, parked.o, judged)
+                late = Late(parked.receipt, o_key(job.o), now_ns + EXPIRY_S * 10**9, job.o, judged)
                 await asyncio.to_thread(self._decisions.keep, late, now_ns)
         except Exception as error:  # nothing was promised to the client but 410
             log("park", fault=repr(error))
@@ -140,8 +140,10 @@ class ParkServer:
     async def _resume(self, parked: Parked, point: Point, wait_s: float) -> web.Response:
         """A repeated request passes once; one whose decision is still being made waits for it and may be sent away again."""
         job = self._jobs.get(parked.decision)
+        if job is not None and job.asked != _asked(parked):
+            return web.Response(status=410, headers=_AGENT)  # another request may not inherit the decision that is being made
         if job is not None:
-            done, _ = await asyncio.wait({job}, timeout=wait_s)
+            done, _ = await asyncio.wait({job.judged}, timeout=wait_s)
             if not done:
                 await self._write(parked, _left_open(parked, None), point, parked.o, 0)
                 self._follow(parked, job)
@@ -172,6 +174,19 @@ class ParkServer:
         head = {"type": PROBLEM_BASE + "denied", "title": "Denied by policy", "status": 403, "receipt": receipt.hex()}
         body = {**head, "pack": self._judge.label(made.pack, o), "violations": json.loads(made.violations)}
         return json.dumps(body, ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A decision that is being made: of which request (`asked`: O-key and packs), over which O."""
+
+    asked: bytes
+    o: bytes
+    judged: asyncio.Future[tuple[Judged, ...]]
+
+
+def _asked(parked: Parked) -> bytes:
+    return o_key(parked.o) + b"".join(arm.pack for arm in parked.arms)
 
 
 def _make_room(socket: Path) -> None:
