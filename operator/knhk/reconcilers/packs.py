@@ -524,7 +524,8 @@ def _deny(pack: Resource, digest: str, event: Event, message: str) -> list[dict[
     if any(row["digest"] == digest and _is_final(row) for row in rows):
         return list(rows)
     entry = {"digest": digest, "generation": pack.generation, "reason": f"{event.value}: {message}"[:1024]}
-    return [entry, *(row for row in rows if row["digest"] != digest)][:MAX_DENIED]
+    kept = sorted((row for row in rows if row["digest"] != digest), key=lambda row: not _is_final(row))  # aborts make room first
+    return [entry, *kept][:MAX_DENIED]
 
 
 def _is_final(row: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from knhk.model.faults import KnhkError, Stalled
 from knhk.wiring.home import Home, is_own
 
 LOOK_EVERY_S = 0.05
+ENDS_WITHIN_S = 10.0
 PROBED_FOR_S = 2.0  # others who look whether the home is in use hold its lock for a moment
 
 
@@ -54,7 +55,11 @@ def _give_up(process: subprocess.Popen[bytes]) -> None:
     """Ends one that lost the race for the home: left alone it would take the lock as soon as the winner goes down."""
     if process.poll() is None:
         process.terminate()
-    process.wait()
+    try:
+        process.wait(ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:

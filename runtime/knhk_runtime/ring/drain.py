@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -125,7 +126,8 @@ class DrainLoop:
     def _give_up(self, name: str, opened: _Open, error: Exception) -> None:
         log("ring corrupt", path=str(opened.path), fault=str(error))
         self.totals.faults[str(opened.path)] = str(error)
-        self._broken.add((name, opened.path.stat().st_ino))
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile: nothing to open again
+            self._broken.add((name, opened.path.stat().st_ino))
         del self._rings[name]
         opened.ring.close()
 
@@ -147,7 +149,8 @@ class DrainLoop:
             except (Corrupt, ValueError, OSError) as error:
                 log("ring corrupt", path=str(path), fault=str(error))
                 self.totals.faults[str(path)] = str(error)
-                self._broken.add((path.name, path.stat().st_ino))
+                with contextlib.suppress(FileNotFoundError):
+                    self._broken.add((path.name, path.stat().st_ino))
         return True
 
 
