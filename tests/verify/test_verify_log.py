@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -70,6 +71,32 @@ def test_an_altered_entry_is_told_from_an_altered_tile(folder: Any) -> None:
     tile.write_bytes(hashes[:64] + bytes(32) + hashes[96:])
     report = verify_log(folder.path, folder.vkey, folder.root_public)
     assert [bad["where"] for bad in report.bad] == ["tile/0/001 hash 2 (offset 64)"]
+
+
+def test_a_folder_of_partial_tiles_may_go_while_it_is_listed(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, scandir = folder.path / "tile/0/000.p", os.scandir
+    gone.mkdir()
+
+    def listing(path: Any) -> Any:
+        if Path(path) == gone:
+            gone.rmdir()  # as the sequencer does when the tile is full
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert verify_log(folder.path, folder.vkey, folder.root_public).bad == []
+    assert not gone.exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, scandir = folder.path / "tile/0", os.scandir
+
+    def listing(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert {"where": "tile/0", "what": "cannot be read: Permission denied"} in verify_log(folder.path, folder.vkey, folder.root_public).bad
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "tile/entries/000", "tile/0/000", "tile/1/000.p/2", "tile/0/002.p/91"])

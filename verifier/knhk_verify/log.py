@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -314,16 +315,23 @@ class _Audit:
 
 
 def _tile_files(audit: _Audit) -> dict[tuple[int | None, int, int], str]:
-    """(level or None, n, width) → path of all tiles in the folder; others are bad, temporary ones are passed over."""
+    """(level or None, n, width) → path of all tiles in the folder; others are bad, temporary ones are passed over. A folder of
+    partial tiles may go while it is listed (a live log); one that cannot be read is bad."""
     tiles = dict[tuple[int | None, int, int], str]()
-    for file in (audit.dir / "tile").rglob("*"):
-        path = file.relative_to(audit.dir).as_posix()
-        if file.is_dir() or path.endswith(".tmp"):
-            continue
-        try:
-            tiles[parse_tile_path(path)] = path
-        except Bad as error:
-            audit.bad(error.where, error.what)
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            audit.bad(os.path.relpath(error.filename, audit.dir), f"cannot be read: {error.strerror}")
+
+    for folder, _, names in os.walk(audit.dir / "tile", onerror=unreadable):
+        for name in names:
+            path = (Path(folder) / name).relative_to(audit.dir).as_posix()
+            if path.endswith(".tmp"):
+                continue
+            try:
+                tiles[parse_tile_path(path)] = path
+            except Bad as error:
+                audit.bad(error.where, error.what)
     return tiles
 
 
