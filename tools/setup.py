@@ -139,7 +139,7 @@ def install_locked(lock: Path) -> None:
             uv_env.setdefault("SSL_CERT_FILE", env["PIP_CERT"])
         uv = VENV / "bin" / "uv"
         if run(
-            uv, "pip", "install", "--quiet", "--no-config",
+            uv, "pip", "install", "--quiet", "--no-config", "--system-certs",
             "--python", PYTHON, "--require-hashes", "-r", lock, env=uv_env,
         ):  # fmt: skip
             return
