@@ -144,7 +144,8 @@ def install_locked(lock: Path) -> None:
         ):  # fmt: skip
             return
         say("uv could not install; trying again with pip")
-    if not run(PYTHON, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock, env=env):
+    # The lock names every package; pip would take an extra (`pydantic[email]`) for one that is not pinned.
+    if not run(PYTHON, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", lock, env=env):
         fail(
             f"the packages of {lock.name} could not be installed (see above). Needed: a way to "
             "pypi.org or a mirror named by PIP_INDEX_URL. Nothing else was changed; run it again."
