@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from knhk.model.arrows import CText, GuardPlan
@@ -115,6 +116,19 @@ class _Emitter:
             states[number][2:4] = len(slots), bits
             slots.extend(made)
         return slots, states
+
+    def _edges(self) -> list[Numbers]:
+        """Edges with the place of their names."""
+        texts = [text.encode() for text in self.strings.ids]
+        offsets = [0, *itertools.accumulate(map(len, texts))]
+        named = {m for state in self.mappings.states for m in range(state[0], state[0] + state[1])}
+        rows: list[Numbers] = []
+        for number, (name, state) in enumerate(self.mappings.edges):
+            if number in named:
+                rows.append((name, state, int.from_bytes(texts[name][:8], "little"), offsets[name], len(texts[name])))
+            else:
+                rows.append((name, state, 0, 0, 0))
+        return rows
 
     def _closed_words(self) -> list[int]:
         """Where the bit set of each `closed` list begins in the pool."""
@@ -236,7 +250,7 @@ class _Emitter:
             _rows("knhk_part", "parts", m.parts, 2),
             _rows("knhk_property", "properties", m.properties, 12),
             _rows("knhk_state", "states", states, 11),
-            _rows("knhk_edge", "edges", m.edges, 2),
+            _rows("knhk_edge", "edges", self._edges(), 5),
             _array("uint32_t", "edge_slots", member_slots),
             _array("uint32_t", "state_items", m.state_items),
             _array("uint32_t", "state_refs", m.state_refs),

@@ -17,6 +17,7 @@ SLOT_IRI = 1
 DEPTH_MAX = 128
 SUBJECTS = {"template": 0, "constant": 1, "blank": 2}
 REF, TEMPLATE, TERM, CHILD = 0, 1, 2, 3
+FORMATS = {"json": 0}  # source of a mapping: its reader, KNHK_FORMAT_* of hot_c/include/knhk_tables.h
 NODES = {"iri": terms.IRI, "bnode": terms.BNODE, "literal": terms.LITERAL}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _NOT_IRI = re.compile(r'[\x00-\x20<>"{}|^`\\\x7f]')
@@ -77,7 +78,7 @@ class Mappings:
     state_refs: list[int] = field(default_factory=list)
 
     def add(self, mapping: Mapping[str, Any]) -> None:
-        if mapping["source"] != "json":
+        if mapping["source"] not in FORMATS:
             raise EmitError(f"mapping {mapping['id']!r}: source {mapping['source']!r} has no walker")
         if not 1 <= mapping["maxDepth"] <= DEPTH_MAX:
             raise EmitError(f"mapping {mapping['id']!r}: maxDepth must be 1 to {DEPTH_MAX}")
@@ -92,7 +93,7 @@ class Mappings:
             self._map(m, numbers, paths, waypoints)
         root = self._states(waypoints)
         deny = int(mapping["unknownMembers"] == "Deny")
-        self.mappings.append((first, len(mapping["maps"]), root, mapping["maxDepth"], deny, 0))
+        self.mappings.append((first, len(mapping["maps"]), root, mapping["maxDepth"], deny, FORMATS[mapping["source"]]))
 
     def _map(self, m: Mapping[str, Any], numbers: Mapping[str, int], paths: Mapping[str, Path], waypoints: list[Waypoint]) -> None:
         base, first_slot = paths[m["id"]], len(self.slots)

@@ -123,7 +123,11 @@ typedef struct {
 } knhk_target;
 
 /* ---- mapping ---- */
-typedef struct { uint32_t name, state; } knhk_edge; /* name: string; or an array index */
+typedef struct {
+  uint32_t name, state; /* name: string; or an array index */
+  uint64_t head;        /* of a string: its first 8 bytes, little-endian, zeros after its end */
+  uint32_t at, length;  /* of a string: where it lies in text */
+} knhk_edge;
 typedef struct {
   uint32_t edge, nedge;   /* members */
   uint32_t slot, slot_bits; /* hash table of members in edge_slots: edge + 1 - first, 0 empty */
@@ -167,9 +171,10 @@ typedef struct {
   uint32_t pad;
 } knhk_map;
 
+enum { KNHK_FORMAT_JSON = 0, KNHK_FORMATS };
 typedef struct {
   uint32_t map, nmap, root; /* root: state of the document */
-  uint32_t max_depth, unknown_deny, pad;
+  uint32_t max_depth, unknown_deny, format;
 } knhk_mapping;
 
 typedef struct {

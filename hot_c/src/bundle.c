@@ -133,7 +133,7 @@ static void index_strings(knhk_binding *b, uint32_t *id_of, uint32_t *slots) {
   memset(slots, 0, (size_t)4 << b->bits);
   for (uint32_t i = 0; i < b->nstr; i++) {
     const knhk_text s = knhk_bundle_string(b, i);
-    const uint64_t h = knhk_hash(s.p, s.n, T->seed);
+    const uint64_t h = knhk_hash(s, T->seed);
     const uint32_t known = knhk_pack_find(s, h);
     id_of[i] = known != KNHK_NONE ? known : T->nstrings + i;
     uint32_t at = (uint32_t)(h >> 32) & mask;

@@ -2,28 +2,13 @@
 #ifndef KNHK_ENGINE_H
 #define KNHK_ENGINE_H
 
-#include <string.h>
-
-#include "knhk_kernels.h"
+#include "bytes.h"
 #include "knhk_tables.h"
 
 #define KNHK_NONE 0xffffffffu
 #define KNHK_BODY_MAX (1u << 20)
 #define KNHK_DEPTH_MAX 128u
 #define KNHK_ATTRS_MAX 64u
-
-KNHK_INLINE uint32_t knhk_umin(uint32_t a, uint32_t b) { return a < b ? a : b; }
-
-typedef struct {
-  const uint8_t *p;
-  uint32_t n;
-} knhk_text;
-
-KNHK_INLINE int knhk_same(knhk_text a, knhk_text b) { return a.n == b.n && memcmp(a.p, b.p, a.n) == 0; }
-KNHK_INLINE int knhk_order(knhk_text a, knhk_text b) {
-  const int c = memcmp(a.p, b.p, knhk_umin(a.n, b.n));
-  return c != 0 ? c : (a.n > b.n) - (a.n < b.n);
-}
 
 /* ---- observation ---- */
 typedef struct {
@@ -88,7 +73,6 @@ typedef struct {
 typedef struct {
   const knhk_binding *binding;
   knhk_observation obs;
-  uint8_t *arena, *arena_end;
   /* strings local to this input */
   knhk_local *local;
   uint32_t *local_slots;
@@ -105,13 +89,13 @@ typedef struct {
   uint32_t nchunk, chunk_cap;
   uint32_t over;    /* a limit was exceeded: the Δ is not whole */
   uint32_t inexact; /* some value has no exact scaled form */
+  uint32_t unordered; /* triples did not come in order, or some came twice */
   uint64_t *gather; /* triple_cap words */
   uint8_t *regs;    /* nregs */
   uint8_t *failing; /* nguards */
   knhk_fault fault;
 } knhk_delta;
 
-KNHK_HIDDEN uint64_t knhk_hash(const uint8_t *p, size_t n, uint64_t seed);
 /* Id of a string of the pack, or KNHK_NONE. */
 KNHK_HIDDEN uint32_t knhk_pack_find(knhk_text s, uint64_t hash);
 KNHK_HIDDEN knhk_text knhk_pack_string(uint32_t id);

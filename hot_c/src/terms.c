@@ -4,29 +4,6 @@
 
 static const knhk_tables *const T = &knhk_tables_v1;
 
-#define MIX1 0x9e3779b97f4a7c15ull
-#define MIX2 0xbf58476d1ce4e5b9ull
-
-/* Not keyed against an adversary: tables of constants have bounded probes by construction, tables of inputs give up after a bound.
- * knhk_gen/emit_terms.py computes the same. */
-uint64_t knhk_hash(const uint8_t *p, size_t n, uint64_t seed) {
-  uint64_t h = seed ^ ((uint64_t)n * MIX1);
-  while (n >= 8) {
-    uint64_t w;
-    memcpy(&w, p, 8);
-    h = (h ^ w) * MIX1;
-    h ^= h >> 32;
-    p += 8;
-    n -= 8;
-  }
-  uint64_t w = 0;
-  for (size_t i = 0; i < n; i++) w |= (uint64_t)p[i] << (8 * i);
-  h = (h ^ w) * MIX1;
-  h ^= h >> 29;
-  h *= MIX2;
-  return h ^ (h >> 32);
-}
-
 knhk_text knhk_pack_string(uint32_t id) {
   const knhk_text t = {T->text + T->offset[id], T->offset[id + 1] - T->offset[id]};
   return t;

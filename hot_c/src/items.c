@@ -1,0 +1,243 @@
+/* items.c: the mapping as a machine: states, captured values, items of maps and the triples they make. It knows no format. */
+#define KNHK_BUILDING_PACK
+#include "walk.h"
+
+static const knhk_tables *const T = &knhk_tables_v1;
+
+void knhk_fault_at(knhk_walk *w, uint32_t code, uint32_t depth, knhk_text found) {
+  knhk_fault *f = &w->d->fault;
+  if (f->code != KNHK_FAULT_NONE) return;
+  f->code = code;
+  f->depth = depth;
+  f->found = found;
+}
+
+static int is_edge(const knhk_edge *e, knhk_text name, uint64_t head) {
+  return e->head == head && e->length == name.n && (name.n <= 8 || knhk_equal(T->text + e->at + 8, name.p + 8, name.n - 8));
+}
+
+uint32_t knhk_member_edge(const knhk_state *s, knhk_text name, uint64_t head, uint32_t *hint) {
+  const knhk_edge *edges = T->edges + s->edge;
+  if (*hint < s->nedge && is_edge(&edges[*hint], name, head)) return ++*hint;
+  if (s->nedge == 0) return 0;
+  const uint32_t mask = (1u << s->slot_bits) - 1;
+  for (uint32_t at = (uint32_t)knhk_hash(name, T->seed) & mask;; at = (at + 1) & mask) {
+    const uint32_t slot = T->edge_slots[s->slot + at];
+    if (slot == 0) return 0;
+    if (is_edge(&edges[slot - 1], name, head)) return *hint = slot;
+  }
+}
+
+uint32_t knhk_element_state(const knhk_state *s, uint32_t index) {
+  for (uint32_t i = 0; i < s->nindex; i++)
+    if (T->edges[s->index + i].name == index) return T->edges[s->index + i].state;
+  return s->each;
+}
+
+/* ---- items ---- */
+
+void knhk_begin_items(knhk_walk *w, const knhk_state *s) {
+  for (uint32_t i = 0; i < s->nitem; i++) {
+    const knhk_map *m = &T->maps[T->state_items[s->item + i]];
+    for (uint32_t k = 0; k < m->nslot; k++) w->slot_head[m->slot + k] = w->slot_tail[m->slot + k] = 0;
+    for (uint32_t k = 0; k < m->nproperty; k++) {
+      const knhk_property *p = &T->properties[m->property + k];
+      if (p->kind == KNHK_O_CHILD) w->slot_head[p->slot] = w->made_head[p->child];
+    }
+  }
+}
+
+void knhk_capture_value(knhk_walk *w, const knhk_state *s, knhk_scalar v) {
+  for (uint32_t i = 0; i < s->nref; i++) {
+    const uint32_t slot = T->state_refs[s->ref + i];
+    if (w->ncapture == w->capture_cap) {
+      w->d->over = 1;
+      return;
+    }
+    w->captures[w->ncapture].value = v;
+    w->captures[w->ncapture].next = 0;
+    w->ncapture++;
+    if (w->slot_head[slot] == 0) w->slot_head[slot] = w->ncapture;
+    else w->captures[w->slot_tail[slot] - 1].next = w->ncapture;
+    w->slot_tail[slot] = w->ncapture;
+  }
+}
+
+/* letters and digits stay, other bytes become _XX, "_" ends: no label of a `blank` subject ends so */
+static uint32_t label_bytes(knhk_text s, uint8_t *out) {
+  static const uint8_t hex[16] = {'0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'};
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < s.n; i++) {
+    const uint8_t c = s.p[i];
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')) {
+      out[n++] = c;
+    } else {
+      out[n++] = '_';
+      out[n++] = hex[c >> 4];
+      out[n++] = hex[c & 15];
+    }
+  }
+  return n;
+}
+
+typedef struct {
+  knhk_walk *w;
+  const knhk_part *parts;
+  uint32_t nparts, node; /* node: KNHK_K_* of the term */
+  void (*done)(void *to, uint32_t id, knhk_text s);
+  void *to;
+} maker;
+
+static uint32_t part_bytes(uint32_t node, int fixed, knhk_text s, uint8_t *out) {
+  if (node == KNHK_K_BNODE) return label_bytes(s, out);
+  if (node == KNHK_K_IRI && !fixed) return knhk_percent(s, out);
+  memcpy(out, s.p, s.n);
+  return s.n;
+}
+
+static void make_from(maker *m, uint32_t part, uint32_t length);
+
+/* Writes one value of a part after the first `length` bytes at d->text, then the rest. */
+static void make_part(maker *m, uint32_t part, uint32_t length, int fixed, knhk_text s) {
+  knhk_delta *d = m->w->d;
+  const uint8_t *prefix = d->text;
+  if (!knhk_text_room(d, length + 3 * (size_t)s.n + 1)) return;
+  const uint32_t n = part_bytes(m->node, fixed, s, d->text + length);
+  make_from(m, part + 1, length + n);
+  if (d->text == prefix) return;
+  if (knhk_text_room(d, length)) memcpy(d->text, prefix, length); /* the made string was kept: the next value needs the prefix again */
+}
+
+/* All strings of a template; a reference with several values gives several. An absent or empty one gives none. */
+static void make_from(maker *m, uint32_t part, uint32_t length) {
+  knhk_delta *d = m->w->d;
+  if (part == m->nparts) {
+    if (m->node == KNHK_K_BNODE) d->text[length++] = '_';
+    const knhk_text s = {d->text, length};
+    m->done(m->to, knhk_intern_made(d, length), s);
+    return;
+  }
+  const knhk_part *p = &m->parts[part];
+  if (p->slot == KNHK_NONE) {
+    make_part(m, part, length, 1, knhk_pack_string(p->text));
+    return;
+  }
+  for (uint32_t c = m->w->slot_head[p->slot]; c != 0; c = m->w->captures[c - 1].next) {
+    const knhk_text s = m->w->captures[c - 1].value.s;
+    if (s.n > 0) make_part(m, part, length, 0, s);
+    if (d->over) return;
+  }
+}
+
+typedef struct {
+  knhk_delta *d;
+  uint32_t node, kind;
+} subject_target;
+
+static void subject_made(void *to, uint32_t id, knhk_text s) {
+  subject_target *t = to;
+  uint64_t val, meta;
+  const uint64_t term = knhk_lanes(t->kind, 0, id, s, &val, &meta);
+  t->node = knhk_node_of(t->d, term, val, meta);
+}
+
+static uint32_t blank_subject(knhk_walk *w, const knhk_map *m, uint32_t item) {
+  knhk_delta *d = w->d;
+  const knhk_text label = knhk_pack_string(m->constant);
+  if (!knhk_text_room(d, label.n + 21)) return KNHK_NONE;
+  memcpy(d->text, label.p, label.n);
+  const uint32_t n = label.n + knhk_decimal(item, d->text + label.n);
+  subject_target t = {d, KNHK_NONE, KNHK_K_BNODE};
+  const knhk_text s = {d->text, n};
+  subject_made(&t, knhk_intern_made(d, n), s);
+  return t.node;
+}
+
+static uint32_t subject_of(knhk_walk *w, const knhk_map *m, uint32_t item) {
+  subject_target t = {w->d, KNHK_NONE, m->node};
+  if (m->subject == KNHK_SUBJECT_BLANK) return blank_subject(w, m, item);
+  if (m->subject == KNHK_SUBJECT_CONSTANT) {
+    subject_made(&t, m->constant, knhk_pack_string(m->constant));
+  } else {
+    maker k = {w, T->parts + m->part, m->npart, m->node, subject_made, &t};
+    make_from(&k, 0, 0);
+  }
+  return t.node;
+}
+
+typedef struct {
+  knhk_delta *d;
+  const knhk_property *p;
+  uint32_t node;
+} object_target;
+
+static void object_made(void *to, uint32_t id, knhk_text s) {
+  object_target *t = to;
+  knhk_add_term(t->d, t->node, t->p->p, t->p->node, t->p->second, id, s);
+}
+
+static uint32_t natural_type(knhk_scalar v) {
+  static const uint32_t code[] = {[KNHK_SCALAR_STRING] = KNHK_D_STRING, [KNHK_SCALAR_BOOLEAN] = KNHK_D_BOOLEAN, [KNHK_SCALAR_NUMBER] = KNHK_D_INTEGER};
+  if (v.kind == KNHK_SCALAR_NUMBER)
+    for (uint32_t i = 0; i < v.s.n; i++)
+      if (v.s.p[i] == '.' || v.s.p[i] == 'e' || v.s.p[i] == 'E') return KNHK_S_XSD + KNHK_D_DOUBLE - 1;
+  return KNHK_S_XSD + code[v.kind] - 1;
+}
+
+static void add_references(knhk_walk *w, uint32_t node, const knhk_property *p) {
+  for (uint32_t c = w->slot_head[p->slot]; c != 0; c = w->captures[c - 1].next) {
+    const knhk_scalar v = w->captures[c - 1].value;
+    const uint32_t second = p->node == KNHK_K_IRI ? 0 : p->second == KNHK_NATURAL ? natural_type(v) : p->second;
+    knhk_add_term(w->d, node, p->p, p->node, second, knhk_intern_kept(w->d, v.s), v.s);
+  }
+}
+
+static void add_property(knhk_walk *w, uint32_t node, const knhk_property *p) {
+  object_target t = {w->d, p, node};
+  maker k = {w, T->parts + p->part, p->npart, p->node, object_made, &t};
+  switch (p->kind) {
+    case KNHK_O_REF: add_references(w, node, p); return;
+    case KNHK_O_TEMPLATE: make_from(&k, 0, 0); return;
+    case KNHK_O_TERM: knhk_add(w->d, node, p->p, T->words[p->term], T->words[p->term + 1], T->words[p->term + 2]); return;
+    default:
+      for (uint32_t c = w->made_head[p->child]; c != w->slot_head[p->slot]; c = w->mades[c - 1].next) {
+        const knhk_node *child = &w->d->node[w->mades[c - 1].node];
+        knhk_add(w->d, node, p->p, child->term, child->val, child->meta);
+      }
+  }
+}
+
+/* Subjects of all maps of an item first, so that maps over the same item may be one another's children. */
+void knhk_end_items(knhk_walk *w, const knhk_state *s) {
+  for (uint32_t i = 0; i < s->nitem; i++) {
+    const uint32_t id = T->state_items[s->item + i];
+    const uint32_t node = w->subject[id] = subject_of(w, &T->maps[id], w->items[id]++);
+    if (node == KNHK_NONE) continue;
+    if (w->nmade == w->made_cap) {
+      w->d->over = 1;
+      continue;
+    }
+    w->mades[w->nmade].node = node;
+    w->mades[w->nmade].next = w->made_head[id];
+    w->made_head[id] = ++w->nmade;
+  }
+  for (uint32_t i = 0; i < s->nitem; i++) {
+    const uint32_t id = T->state_items[s->item + i], node = w->subject[id];
+    const knhk_map *m = &T->maps[id];
+    if (node == KNHK_NONE) continue;
+    for (uint32_t k = 0; k < m->ncls; k++) {
+      const uint32_t cls = (uint32_t)T->words[m->cls + k];
+      knhk_add_term(w->d, node, KNHK_S_RDF_TYPE, KNHK_K_IRI, 0, cls, knhk_pack_string(cls));
+    }
+    for (uint32_t k = 0; k < m->nproperty; k++) add_property(w, node, &T->properties[m->property + k]);
+  }
+}
+uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scalar v) {
+  if (s->nref > 0 && shape != KNHK_SHAPE_SCALAR) return KNHK_FAULT_SCALAR;
+  if (s->nedge > 0 && shape != KNHK_SHAPE_OBJECT) return KNHK_FAULT_OBJECT;
+  if ((s->each != 0 || s->nindex > 0) && shape != KNHK_SHAPE_ARRAY) return KNHK_FAULT_ARRAY;
+  for (uint32_t i = 0; i < s->nref; i++)
+    if ((T->slots[T->state_refs[s->ref + i]].flags & KNHK_SLOT_IRI) != 0 && (v.kind != KNHK_SCALAR_STRING || !knhk_iri_valid(v.s)))
+      return KNHK_FAULT_IRI;
+  return KNHK_FAULT_NONE;
+}

@@ -1,0 +1,105 @@
+/* walk.h: what a reader of bodies calls. A reader parses the body of w->d->obs and drives the mapping (items.c) and the Δ (delta.c);
+ * extract.c has the table of readers, one row for each format of a mapping. */
+#ifndef KNHK_WALK_H
+#define KNHK_WALK_H
+
+#include "engine.h"
+
+#define KNHK_PROBES_MAX 256u /* beyond: an adversary, or a table that is not worth its time; the tier below decides */
+
+/* ---- values of a body ---- */
+enum { KNHK_SCALAR_STRING = 0, KNHK_SCALAR_BOOLEAN, KNHK_SCALAR_NUMBER };
+enum { KNHK_SHAPE_SCALAR = 0, KNHK_SHAPE_OBJECT, KNHK_SHAPE_ARRAY };
+typedef struct { /* borrowed from O or from the reader's memory for the whole decision */
+  knhk_text s;
+  uint32_t kind; /* KNHK_SCALAR_*: what the datatype is when the mapping names none */
+} knhk_scalar;
+
+typedef struct {
+  knhk_scalar value;
+  uint32_t next; /* 1 + index; 0 ends */
+} knhk_capture;
+typedef struct {
+  uint32_t node, next;
+} knhk_made;
+
+typedef struct {
+  knhk_delta *d;
+  const knhk_mapping *mapping;
+  uint8_t *room; /* the reader's memory, 64-byte aligned */
+  size_t room_len;
+  uint32_t *members; /* hash table for names within one object; the memory of gather */
+  uint32_t *slot_head, *slot_tail; /* captures + 1; for children: made + 1 at the item's start */
+  uint32_t *made_head, *items, *subject; /* per map */
+  knhk_capture *captures;
+  knhk_made *mades;
+  uint32_t ncapture, capture_cap, nmade, made_cap;
+} knhk_walk;
+
+/* ---- readers: each says what is wrong by knhk_fault_at ---- */
+KNHK_HIDDEN void knhk_read_json(knhk_walk *w);
+/* Memory that the reader of any format needs for a body within an O of that size. */
+KNHK_HIDDEN size_t knhk_json_room(size_t o_len);
+
+/* ---- the mapping's machine (items.c) ---- */
+KNHK_HIDDEN void knhk_fault_at(knhk_walk *w, uint32_t code, uint32_t depth, knhk_text found);
+/* 1 + the edge of a member, 0 when there is none; head: of the name (knhk_head). *hint is the edge expected next, for documents mostly come
+ * in one order. */
+KNHK_HIDDEN uint32_t knhk_member_edge(const knhk_state *s, knhk_text name, uint64_t head, uint32_t *hint);
+KNHK_HIDDEN uint32_t knhk_element_state(const knhk_state *s, uint32_t index);
+/* What the mapping needs here and does not find; KNHK_FAULT_NONE when all is well. */
+KNHK_HIDDEN uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scalar v);
+/* Around each value of a state: items begin, the value (empty for containers) is captured, items end and make triples. */
+KNHK_HIDDEN void knhk_begin_items(knhk_walk *w, const knhk_state *s);
+KNHK_HIDDEN void knhk_capture_value(knhk_walk *w, const knhk_state *s, knhk_scalar v);
+KNHK_HIDDEN void knhk_end_items(knhk_walk *w, const knhk_state *s);
+
+/* ---- the Δ (delta.c) ---- */
+KNHK_HIDDEN uint32_t knhk_bits_for(uint32_t n);
+KNHK_HIDDEN void knhk_begin_delta(knhk_delta *d, const knhk_binding *b);
+/* Id of a string; a new one is kept by reference. */
+KNHK_HIDDEN uint32_t knhk_intern(knhk_delta *d, knhk_text s, int *is_new);
+/* 1 when n bytes fit at d->text, and some to spare; else the Δ is over. */
+KNHK_HIDDEN int knhk_text_room(knhk_delta *d, size_t n);
+KNHK_HIDDEN uint32_t knhk_node_of(knhk_delta *d, uint64_t term, uint64_t val, uint64_t meta);
+/* Sorts, drops what is there twice, cuts into chunks. */
+KNHK_HIDDEN void knhk_end_delta(knhk_delta *d);
+
+KNHK_INLINE uint32_t knhk_intern_kept(knhk_delta *d, knhk_text s) {
+  int is_new;
+  return knhk_intern(d, s, &is_new);
+}
+
+/* Interns n bytes that were written at d->text, and keeps them there if they are new. */
+KNHK_INLINE uint32_t knhk_intern_made(knhk_delta *d, uint32_t n) {
+  const knhk_text s = {d->text, n};
+  int is_new;
+  const uint32_t id = knhk_intern(d, s, &is_new);
+  if (is_new) d->text += n;
+  return id;
+}
+
+KNHK_INLINE int knhk_before(const knhk_triple *a, const knhk_triple *b) { return a->key != b->key ? a->key < b->key : a->obj < b->obj; }
+
+KNHK_INLINE void knhk_add(knhk_delta *d, uint32_t node, uint32_t p, uint64_t obj, uint64_t val, uint64_t meta) {
+  if (d->ntriple == d->triple_cap) {
+    d->over = 1;
+    return;
+  }
+  knhk_triple *t = &d->triple[d->ntriple];
+  t->key = ((uint64_t)node << 32) | p;
+  t->obj = obj;
+  t->val = val;
+  t->meta = meta;
+  d->inexact |= (uint32_t)(val >> 63);
+  d->unordered |= (uint32_t)(d->ntriple > 0 && !knhk_before(t - 1, t));
+  d->ntriple++;
+}
+
+KNHK_INLINE void knhk_add_term(knhk_delta *d, uint32_t node, uint32_t p, uint32_t kind, uint32_t second, uint32_t id, knhk_text s) {
+  uint64_t val, meta;
+  const uint64_t obj = knhk_lanes(kind, second, id, s, &val, &meta);
+  knhk_add(d, node, p, obj, val, meta);
+}
+
+#endif /* KNHK_WALK_H */
