@@ -1,0 +1,89 @@
+"""Expectations as files: `tests.yaml` beside a pack, with the payloads that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from knhk.api.expectations import Draft, read_sheet, time_ns
+from knhk.model.expectations import Case, EditError, Expectations, edited
+from knhk.model.faults import Fault, Refused
+
+TESTS_FILE = "tests.yaml"
+MAX_FILE_BYTES = 4 << 20
+MAX_BODY_BYTES = 1 << 20
+
+
+def beside(pack_file: Path) -> Path:
+    """Where the expectations of a pack lie: in its folder, else in the one above, for packs with a folder for each version."""
+    own, above = pack_file.parent / TESTS_FILE, pack_file.parent.parent / TESTS_FILE
+    return above if above.is_file() and not own.is_file() else own
+
+
+def expectations(file: Path, plan: Mapping[str, Any]) -> Expectations:
+    """The expectations of a file, for a pack with this plan. Raises Refused with every fault, each with its line."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MAX_FILE_BYTES)
+    except FileNotFoundError:
+        raise Refused([Fault(str(file), "no such file", "must hold what the pack is expected to decide: docs/pack-tests.md")]) from None
+    sheet = read_sheet(text, str(file))
+    faults: list[Fault] = []
+    cases = tuple(_case(draft, file.parent, plan, faults) for draft in sheet.drafts)
+    if faults:
+        raise Refused(faults)
+    return Expectations(cases, sheet.coverage, sheet.mutation)
+
+
+def _case(draft: Draft, folder: Path, plan: Mapping[str, Any], faults: list[Fault]) -> Case:
+    fields = draft.fields
+    case = Case(
+        fields["name"], draft.places, fields.get("route") or _first_route(plan), b"",
+        bool(draft.edits.set or draft.edits.remove or draft.edits.replace or "body" in fields),
+        fields["attributes"], time_ns(fields["time"]), fields["region"], fields["verdict"],
+        tuple(fields["failing"]) if "failing" in fields else None,
+    )  # fmt: skip
+    faults += _unknown(case, plan)
+    try:
+        body = edited(_body(fields, folder, case), draft.edits)
+    except Refused as refused:
+        faults += refused.faults
+        return case
+    except EditError as error:
+        faults.append(Fault(case.place("set"), case.name, str(error)))
+        return case
+    return Case(**{**vars(case), "body": body})
+
+
+def _first_route(plan: Mapping[str, Any]) -> str:
+    """The first route whose body is mapped, else the first."""
+    routes: Mapping[str, str | None] = plan["routes"]
+    return next((name for name, mapping in routes.items() if mapping), next(iter(routes)))
+
+
+def _body(fields: Mapping[str, Any], folder: Path, case: Case) -> bytes:
+    if "payload" not in fields:
+        return str(fields.get("body", "")).encode()
+    file: Path = folder / fields["payload"]
+    data: bytes | None
+    try:
+        data = file.read_bytes() if file.stat().st_size <= MAX_BODY_BYTES else None
+    except OSError as error:
+        raise Refused([Fault(case.place("payload"), fields["payload"], f"must be a file that can be read: {error.strerror}")]) from error
+    if data is None:
+        raise Refused([Fault(case.place("payload"), fields["payload"], "must have at most 1 MiB: enforcement points refuse larger bodies")])
+    return data
+
+
+def _unknown(case: Case, plan: Mapping[str, Any]) -> list[Fault]:
+    """Routes, guards and shapes that the pack does not have."""
+    faults = []
+    if case.route not in plan["routes"]:
+        faults.append(Fault(case.place("route"), case.route, f"must be a route of the pack: {', '.join(sorted(plan['routes']))}"))
+    names = {guard["id"] for guard in plan["guards"]} | {guard.get("named") or guard["shape"] for guard in plan["guards"]}
+    for i, name in enumerate(case.failing or ()):
+        if name not in names:
+            must = "must be the id of a guard, or the IRI of a shape, as `knhk pack check` lists them"
+            faults.append(Fault(case.place(f"failing[{i}]"), name, must))
+    return faults
