@@ -22,7 +22,7 @@ UNITS: Final[Mapping[str, tuple[int, str]]] = {
     "numeric": (10**6, "1"), "date": (1, "1 day"), "dateTime": (10**6, "1 s"), "boolean": (1, "1"),
 }  # fmt: skip
 SWAPPED: Final[Mapping[str, str]] = {
-    "le": "lt", "lt": "le", "ge": "gt", "gt": "ge", "eq": "le",
+    "le": "lt", "lt": "le", "ge": "gt", "gt": "ge", "eq": "le", "ne": "eq",
     "lessThan": "lessThanOrEquals", "lessThanOrEquals": "lessThan", "equals": "disjoint", "disjoint": "equals",
 }  # fmt: skip
 KINDS: Final = ("iri", "bnode", "literal")
@@ -115,6 +115,11 @@ def _test(t: Doc) -> Iterator[Change]:
             rest = [kind for kind in KINDS if kind not in t["kinds"]]
             if rest:
                 yield f"{' or '.join(t['kinds'])} → {' or '.join(rest)}", {**t, "kinds": rest}
+        case "clock":
+            for i in _picked(t["days"]) if len(t["days"]) > 1 else ():
+                yield f"day {t['days'][i]} dropped", {**t, "days": _without(t["days"], i)}
+            for name, by in (("from_s", 60), ("from_s", -60), ("until_s", 60), ("until_s", -60)):
+                yield f"{name.removesuffix('_s')} moved by {by} s", {**t, name: t[name] + by}
         case "lang":
             for i in _picked(t["ranges"]) if len(t["ranges"]) > 1 else ():
                 yield f"language {t['ranges'][i]} dropped", {**t, "ranges": _without(t["ranges"], i)}

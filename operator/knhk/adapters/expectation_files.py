@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,23 @@ def expectations(file: Path, plan: Mapping[str, Any]) -> Expectations:
     return Expectations(cases, sheet.coverage, sheet.mutation)
 
 
+def samples(folder: Path, like: Case) -> tuple[Case, ...]:
+    """Each payload file in and below a folder as a case that is otherwise `like` this one. Raises Refused when there is none."""
+    files = sorted(f for f in folder.rglob("*") if f.suffix in (".json", ".xml", ".jsonld") and f.is_file())
+    if not files:
+        raise Refused([Fault(str(folder), "no payloads", "must hold files *.json or *.xml")])
+    return tuple(sample(file, like, str(file.relative_to(folder))) for file in files)
+
+
+def sample(file: Path, like: Case, name: str = "") -> Case:
+    """One payload file as a case that is otherwise `like` this one."""
+    return replace(like, name=name or str(file), places={"": str(file)}, body=_read(file, str(file), str(file)))
+
+
 def _case(draft: Draft, folder: Path, plan: Mapping[str, Any], faults: list[Fault]) -> Case:
     fields = draft.fields
     case = Case(
-        fields["name"], draft.places, fields.get("route") or _first_route(plan), b"",
+        fields["name"], draft.places, fields.get("route") or first_route(plan), b"",
         bool(draft.edits.set or draft.edits.remove or draft.edits.replace or "body" in fields),
         fields["attributes"], time_ns(fields["time"]), fields["region"], fields["verdict"],
         tuple(fields["failing"]) if "failing" in fields else None,
@@ -53,10 +67,10 @@ def _case(draft: Draft, folder: Path, plan: Mapping[str, Any], faults: list[Faul
     except EditError as error:
         faults.append(Fault(case.place("set"), case.name, str(error)))
         return case
-    return Case(**{**vars(case), "body": body})
+    return replace(case, body=body)
 
 
-def _first_route(plan: Mapping[str, Any]) -> str:
+def first_route(plan: Mapping[str, Any]) -> str:
     """The first route whose body is mapped, else the first."""
     routes: Mapping[str, str | None] = plan["routes"]
     return next((name for name, mapping in routes.items() if mapping), next(iter(routes)))
@@ -65,14 +79,16 @@ def _first_route(plan: Mapping[str, Any]) -> str:
 def _body(fields: Mapping[str, Any], folder: Path, case: Case) -> bytes:
     if "payload" not in fields:
         return str(fields.get("body", "")).encode()
-    file: Path = folder / fields["payload"]
-    data: bytes | None
+    return _read(folder / fields["payload"], case.place("payload"), fields["payload"])
+
+
+def _read(file: Path, where: str, value: str) -> bytes:
     try:
         data = file.read_bytes() if file.stat().st_size <= MAX_BODY_BYTES else None
     except OSError as error:
-        raise Refused([Fault(case.place("payload"), fields["payload"], f"must be a file that can be read: {error.strerror}")]) from error
+        raise Refused([Fault(where, value, f"must be a file that can be read: {error.strerror}")]) from error
     if data is None:
-        raise Refused([Fault(case.place("payload"), fields["payload"], "must have at most 1 MiB: enforcement points refuse larger bodies")])
+        raise Refused([Fault(where, value, "must have at most 1 MiB: enforcement points refuse larger bodies")])
     return data
 
 

@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 
-FRAME = frozenset({"__main__", "framework", "schema"})
+FRAME = frozenset({"__main__", "arguments", "framework", "schema"})
 
 
 def load() -> None:

@@ -28,10 +28,11 @@ standard library and this frame at its top; import everything else inside the fu
 
 `call.args.namespace` holds the values, `call.home` the home folder
 (--home, $KNHK_HOME, else ./.knhk; `knhk.wiring.home.Home` names what lies in it). Without `tables`
-the frame makes one from the data. Return `Outcome(data, exit=FAULTS)` for violations that are the answer itself.
-Raise for errors, never print them: `Refused`, `Corrupt`, `NotFound`, `Conflict` and `knhk_verify`'s `Bad` end with exit 1 and
-every fault on standard error; `Stalled`, `Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless
-standard output is a terminal; `-o json|table|yaml` overrides.
+the frame makes one from the data. Return `Outcome(data, exit=FAULTS)` for violations that are the answer itself. `formats=("dot",)`
+of `command` adds outputs of its own, whose text is in `Outcome(data, texts={"dot": …})`. Raise for errors, never print them:
+`Refused`, `Corrupt`, `NotFound`, `Conflict` and `knhk_verify`'s `Bad` end with exit 1 and every fault on standard error; `Stalled`,
+`Waiting`, `Failure` and OSError with exit 3; `Usage` with exit 2. Output is JSON unless standard output is a terminal;
+`-o json|table|yaml` overrides.
 """
 
 from __future__ import annotations
@@ -181,11 +182,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command answers: `data` (JSON values), an exit code, and tables for terminals. `data` None: nothing to say."""
+    """What a command answers: `data` (JSON values), an exit code, tables for terminals, and `texts`: what the command's own output
+    formats print. `data` None: nothing to say."""
 
     data: Any
     exit: int = OK
     tables: tuple[Table, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ class Command:
     handler: Handler
     exits: Mapping[int, str] = field(default_factory=dict)
     detail: str = ""
+    formats: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -225,7 +229,7 @@ class Command:
             "verb": self.verb,
             "summary": self.summary,
             "detail": self.detail,
-            "arguments": [a.describe() for a in (*self.arguments, *COMMON)],
+            "arguments": [a.describe() for a in (*self.arguments, *common(self.formats))],
             "output": dict(self.output),
             "exits": {str(code): text for code, text in ({**EXITS, **self.exits}).items()},
             "examples": list(self.examples),
@@ -234,15 +238,17 @@ class Command:
 
 COMMANDS: dict[str, Command] = {}
 NOUNS: dict[str, str] = {}
-COMMON = (
-    Argument(
-        "--output",
-        "-o",
-        help="json, table or yaml (default: table on a terminal, else json)",
-        choices=OUTPUTS,
-    ),
-    Argument("--home", help=f"home folder (default $KNHK_HOME, else ./{DEFAULT_HOME})", metavar="DIR"),
-)
+
+
+def common(formats: tuple[str, ...] = ()) -> tuple[Argument, ...]:
+    """The options of every command; `formats` are output formats of one command besides those of all."""
+    names = ", ".join((*OUTPUTS, *formats)[:-1])
+    last = (*OUTPUTS, *formats)[-1]
+    told = f"{names} or {last} (default: table on a terminal, else json)"
+    return (
+        Argument("--output", "-o", help=told, choices=(*OUTPUTS, *formats)),
+        Argument("--home", help=f"home folder (default $KNHK_HOME, else ./{DEFAULT_HOME})", metavar="DIR"),
+    )
 
 
 def noun(name: str, summary: str) -> None:
@@ -259,8 +265,10 @@ def command(
     examples: Sequence[str],
     exits: Mapping[int, str] | None = None,
     detail: str = "",
+    formats: Sequence[str] = (),
 ) -> Callable[[Handler], Handler]:
-    """Register the function below as a command (see the top of this file). Raises ValueError when the words are taken."""
+    """Register the function below as a command (see the top of this file); `formats` names outputs of its own, whose text the
+    outcome gives. Raises ValueError when the words are taken."""
     noun_, verb = ("", words) if isinstance(words, str) else words
 
     def register(handler: Handler) -> Handler:
@@ -274,6 +282,7 @@ def command(
             handler,
             exits or {},
             detail,
+            tuple(formats),
         )
         known = COMMANDS.setdefault(made.words, made)
         if known is not made:
@@ -295,9 +304,10 @@ def _epilog(lines: Sequence[str], exits: Mapping[int, str], detail: str) -> str:
     return "\n".join(parts)
 
 
-def _add_common(parser: argparse.ArgumentParser, default: Any) -> None:
-    parser.add_argument("--output", "-o", choices=OUTPUTS, default=default, help=COMMON[0].help)
-    parser.add_argument("--home", metavar="DIR", default=default, help=COMMON[1].help)
+def _add_common(parser: argparse.ArgumentParser, default: Any, formats: tuple[str, ...] = ()) -> None:
+    output, home = common(formats)
+    parser.add_argument(*output.names, choices=output.choices, default=default, help=output.help)
+    parser.add_argument(*home.names, metavar=home.metavar, default=default, help=home.help)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -338,7 +348,7 @@ def parser() -> argparse.ArgumentParser:
         )
         for argument in made.arguments:
             argument.add_to(leaf)
-        _add_common(leaf, argparse.SUPPRESS)
+        _add_common(leaf, argparse.SUPPRESS, made.formats)
         leaf.set_defaults(_command=made)
     return root
 
@@ -430,7 +440,9 @@ def show(outcome: Outcome, output: str | None) -> None:
     if outcome.data is None:
         return
     form = output or ("table" if sys.stdout.isatty() else "json")
-    if form == "json":
+    if form in outcome.texts:
+        _print(outcome.texts[form].rstrip("\n"))
+    elif form == "json":
         _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
     elif form == "yaml":
         import yaml

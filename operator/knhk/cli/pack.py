@@ -1,4 +1,4 @@
-"""`knhk pack …`: check, explain, build, build again, decide, status, abort."""
+"""`knhk pack …`: check, build, build again, decide, status, abort."""
 
 from __future__ import annotations
 
@@ -81,40 +81,6 @@ def check(call: Call) -> Outcome:
     rows = tuple((g["id"], g["kind"], g["class"], g["path"], g["source"]) for g in guards)
     table = Table(f"plan {plan.digest}", ("guard", "kind", "class", "path", "source"), rows)
     return Outcome({"digest": plan.digest, "guards": guards, "faults": []}, tables=(table,))
-
-
-@command(
-    ("pack", "explain"),
-    summary="Say for each guard which class decides it, why, and where it was written",
-    arguments=(WHERE,),
-    output=obj(
-        digest=string(),
-        guards=array(
-            obj(
-                id=string(),
-                **{"class": string("R1", "W1", "C1")},
-                why=string(),
-                source=string(),
-                component=string(),
-                severity=string(),
-                message=string(),
-            )
-        ),
-    ),
-    examples=("knhk pack explain examples/packs/invoice-controls/1.0.0",),
-)
-def explain(call: Call) -> Outcome:
-    from knhk.adapters.pack_folder import find
-    from knhk.reconcilers.lowering import place
-
-    pack, plan = _planned(find(call.args.path))
-    keys = ("id", "class", "why", "source", "component", "severity", "message")
-    guards = [{key: guard.get(key, "") for key in keys} | {"source": place(pack, guard["source"])} for guard in plan.document["guards"]]
-    rows = tuple((g["id"], g["class"], g["why"], g["source"]) for g in guards)
-    return Outcome(
-        {"digest": plan.digest, "guards": guards},
-        tables=(Table("", ("guard", "class", "why", "source"), rows),),
-    )
 
 
 @command(
@@ -216,6 +182,7 @@ def decide(call: Call) -> Outcome:
     from knhk.adapters.evaluators import load
     from knhk.adapters.pack_folder import find
     from knhk.api import to_sources
+    from knhk.cli import arguments
     from knhk.model.canonical import sha256_hex
     from knhk.model.observation import ZEROS, Observation
     from knhk.reconcilers import building, deciding
@@ -225,7 +192,7 @@ def decide(call: Call) -> Outcome:
     args = call.args
     found = find(args.path)
     body = _payload(args.payload)
-    attributes, time_ns = _attributes(args.attr), _time_ns(args.time)
+    attributes, time_ns = arguments.attributes(args.attr), arguments.time_ns(args.time)
     data = _bundle_data(args.bundle, found)
     made = _finish(call, building.assemble(to_sources(found.pack), packs.compiler()))
     route = _route(args.route, found.pack.spec["routes"])
@@ -460,47 +427,14 @@ def _payload(file: Path | None) -> bytes:
     return data
 
 
-def _attributes(given: list[str]) -> dict[str, str]:
-    from knhk.cli.framework import Usage
-
-    pairs = [item.partition("=") for item in given]
-    for name, equals, _value in pairs:
-        if not equals or not name:
-            raise Usage(f"{name!r} must be NAME=VALUE, such as sub=alice", "--attr")
-    names = [name for name, _equals, _value in pairs]
-    if len(set(names)) != len(names):
-        raise Usage("an attribute is given twice", "--attr")
-    return {name: value for name, _equals, value in pairs}
-
-
-def _time_ns(given: str | None) -> int:
-    import time
-    from datetime import UTC, datetime
-
-    from knhk.cli.framework import Usage
-
-    if given is None:
-        return time.time_ns()
-    try:
-        moment = datetime.fromisoformat(given)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None or moment.year < 1970:
-        raise Usage(f"{given!r} must be RFC 3339 with a zone, such as 2026-01-01T00:00:00Z", "--time")
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
-
-
 def _route(given: str | None, routes: Sequence[Mapping[str, Any]]) -> str:
     """The route that was asked for; by default the first one of the pack whose body is mapped, else its first."""
-    from knhk.cli.framework import Usage
+    from knhk.cli.arguments import route
 
     names = [str(row["name"]) for row in routes]
     if given is None:
         return next((str(row["name"]) for row in routes if row.get("mapping")), names[0])
-    if given not in names:
-        raise Usage(f"{given!r} must be a route of the pack: {', '.join(sorted(names))}", "--route")
-    return given
+    return route(given, names)
 
 
 def _bundle_data(given: Path | None, found: Found) -> bytes | None:

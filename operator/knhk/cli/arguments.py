@@ -1,0 +1,43 @@
+"""Values of arguments that several commands take: attributes, routes, times, bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from knhk.cli.framework import Usage
+
+
+def attributes(given: Sequence[str]) -> Mapping[str, str]:
+    """Verified attributes of NAME=VALUE. Raises Usage."""
+    pairs = [item.partition("=") for item in given]
+    for name, equals, _value in pairs:
+        if not equals or not name:
+            raise Usage(f"{name!r} must be NAME=VALUE, such as sub=alice", "--attr")
+    names = [name for name, _equals, _value in pairs]
+    if len(set(names)) != len(names):
+        raise Usage("an attribute is given twice", "--attr")
+    return {name: value for name, _equals, value in pairs}
+
+
+def time_ns(given: str | None) -> int:
+    """A decision time of RFC 3339; None is now. Raises Usage."""
+    import time
+    from datetime import UTC, datetime
+
+    if given is None:
+        return time.time_ns()
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or moment.year < 1970:
+        raise Usage(f"{given!r} must be RFC 3339 with a zone, such as 2026-01-01T00:00:00Z", "--time")
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+
+
+def route(given: str, names: Sequence[str]) -> str:
+    """A route that the pack has. Raises Usage."""
+    if given not in names:
+        raise Usage(f"{given!r} must be a route of the pack: {', '.join(sorted(names))}", "--route")
+    return given
