@@ -177,3 +177,11 @@ def test_the_command_says_what_is_wrong_and_exits_so(folder: Any) -> None:
     assert "BAD   tile/0/000 hash 0 (offset 0)" in bad.stdout
     assert _command(str(folder.path / "nothing")).returncode == 2
     assert _command(str(folder.path), "--vkey", "nonsense").returncode == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_acknowledged_segments_that_are_missing_are_reported(folder: Any, number: int) -> None:
+    for path in sorted((folder.path / "observations/erp.orders").glob("*.seg"))[number:]:
+        path.unlink()
+    bad = verify_log(folder.path, folder.vkey, folder.root_public).bad
+    assert ["it was acknowledged to offset" in b["what"] for b in bad] == [True]

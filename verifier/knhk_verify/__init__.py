@@ -2,17 +2,7 @@
 
 from knhk_verify.errors import Bad
 from knhk_verify.log import Report, log_entries, verify_log
-from knhk_verify.note import (
-    Checkpoint,
-    Proof,
-    Verifier,
-    format_proof,
-    open_checkpoint,
-    parse_proof,
-    parse_vkey,
-    sign_note,
-    verify_proof,
-)
+from knhk_verify.note import Checkpoint, Proof, Verifier, format_proof, open_checkpoint, parse_proof, parse_vkey, sign_note, verify_proof
 from knhk_verify.record import (
     Action,
     Leaf,
@@ -41,15 +31,7 @@ from knhk_verify.signed import (
     verify_keys,
     verify_signature_of,
 )
-from knhk_verify.tree import (
-    Tiles,
-    consistency_proof,
-    inclusion_proof,
-    leaf_hash,
-    node_hash,
-    verify_consistency,
-    verify_inclusion,
-)
+from knhk_verify.tree import Tiles, consistency_proof, inclusion_proof, leaf_hash, node_hash, verify_consistency, verify_inclusion
 
 __all__ = [
     "Action",

@@ -1,37 +1,37 @@
-"""verify_log: recompute a whole log folder (formats/log.md) from its entries up and list everything that does not fit."""
+"""verify_log: recompute a log folder (formats/log.md) from its entries up and list everything that does not fit.
+
+The log may be written meanwhile, and nothing is read twice for it. Files come whole, by rename, and never change: all that
+exists of one tile begins alike, and a partial one goes only after the full one has come. What agents were told and what
+waits in the WAL is read before the checkpoint, so that it is under the checkpoint or in hand; tiles are listed after the
+checkpoint, so that they reach as far as it does. What lies beyond it must agree with itself, as far as it is there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from knhk_verify.errors import Bad
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, parse_vkey, unb64
-from knhk_verify.record import check_record, entry_key, parse_leaf, parse_record, parse_wal_payload, scan_frames
+from knhk_verify.record import SEGMENT_HEAD, check_record, entry_key, parse_leaf, parse_record, parse_wal_payload, scan_frames
 from knhk_verify.signed import Keys, member, parse_json, verify_event, verify_keys
-from knhk_verify.tree import (
-    HASH,
-    TILE,
-    fold,
-    leaf_hash,
-    parse_bundle_of_entries,
-    parse_tile_path,
-    subtree_hash,
-    subtrees,
-    tile_path,
-)
+from knhk_verify.tree import HASH, TILE, leaf_hash, parse_bundle_of_entries, parse_tile_path, range_root, subtree_hash, tile_path
 
 MISSING = bytes(HASH)
-LIVE_TRIES = 5
+Tell = Callable[[str, str], None]
+Tile = tuple[int | None, int, int]  # level (None: entries), number, width
 
 
 @dataclass
 class Report:
     """What was found. `bad`: {where, what} of everything that does not verify; `notes`: the same for what is worth knowing
-    (records not yet in the log, torn tails, repeated records). Sizes count entries below the checkpoint."""
+    (records not yet in the log, torn tails, repeated records). Numbers count entries below the checkpoint."""
 
     size: int = 0
     root: str = ""
@@ -44,18 +44,84 @@ class Report:
     notes: list[dict[str, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """The files of a log; what cannot be read is told to `bad`."""
+
+    path: Path
+    bad: Tell
+
+    def read(self, *names: str, needed: bool = True) -> tuple[str, bytes] | None:
+        """(name, bytes) of the first of these files that is there; that none is there is bad when one is needed."""
+        for name in names:
+            try:
+                return name, (self.path / name).read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.bad(name, f"cannot be read: {error.strerror}")
+                return None
+        if needed:
+            self.bad(names[0], "is missing")
+        return None
+
+    def tiles(self) -> set[Tile]:
+        """All tiles in the folder; what else is there is bad, but for files half-written under a temporary name."""
+        tiles = set[Tile]()
+
+        def unreadable(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # a folder of partial tiles may go while it is listed
+                self.bad(os.path.relpath(error.filename, self.path), f"cannot be read: {error.strerror}")
+
+        for folder, _, names in os.walk(self.path / "tile", onerror=unreadable):
+            for name in names:
+                path = (Path(folder) / name).relative_to(self.path).as_posix()
+                try:
+                    tiles |= {parse_tile_path(path)} if not path.endswith(".tmp") else set()
+                except Bad as error:
+                    self.bad(error.where, error.what)
+        return tiles
+
+    def bundles(self, tiles: set[Tile], size: int) -> Iterator[tuple[str, int, bytes]]:
+        """(path, width, bytes) of the widest bundle of each number: all that a checkpoint of `size` needs (missing: no bytes), then
+        those beyond that tiles speak of, up to the first that is not there."""
+        widths = defaultdict[int, set[int]](set)
+        for level, n, width in tiles:
+            if not level:
+                widths[n].add(width)
+        reach = max([size, *(n * TILE + width << 8 * (level or 0) for level, n, width in tiles)])
+        for n in range(-(-reach // TILE)):
+            covered = min(TILE, size - n * TILE)
+            partial = sorted(widths[n] | {covered} if covered > 0 else widths[n], reverse=True)
+            found = self.read(*(tile_path(None, n, width) for width in (TILE, *partial, TILE)), needed=False)
+            if found is None and (covered <= 0 or n > len(tiles)):
+                return  # neither a stray name nor an absurd size makes this endless
+            path, data = found or (tile_path(None, n, covered), b"")
+            yield path, parse_tile_path(path)[2], data
+
+
+def _needed(size: int) -> set[Tile]:
+    """The tiles that a checkpoint of `size` entries needs."""
+    tiles = set[Tile]()
+    for level in (None, *range((size.bit_length() + 7) // 8)):
+        full, rest = divmod(size >> 8 * (level or 0), TILE)
+        tiles |= {(level, n, TILE) for n in range(full)} | ({(level, full, rest)} if rest else set())
+    return tiles
+
+
 class _Audit:
     def __init__(self, log_dir: Path) -> None:
-        self.dir = log_dir
         self.report = Report()
+        self.folder = _Folder(log_dir, self.bad)
         self.hashes = bytearray()  # leaf hashes, 32 bytes each
         self.places = list[str]()  # file and offset of each entry
+        self.bundles = set[str]()  # paths of the bundles that the entries were read from
         self.keys_seen = dict[bytes, int]()  # idempotency key → index
         self.events = list[tuple[str, bytes]]()
         self.waiting = set[bytes]()  # leaf hashes of entries in the WAL
-        self.files = dict[tuple[int | None, int, int], str]()  # tiles that were there
-        # How far the log had acknowledged each agent before its entries were read.
+        # How far the log has acknowledged each agent.
         self.sources = {path: self.acked(path) for path in sorted((log_dir / "observations").glob("*")) if path.is_dir()}
+        self.wal()
 
     def bad(self, where: str, what: str) -> None:
         self.report.bad.append({"where": where, "what": what})
@@ -63,47 +129,37 @@ class _Audit:
     def note(self, where: str, what: str) -> None:
         self.report.notes.append({"where": where, "what": what})
 
-    def read(self, name: str) -> bytes | None:
-        """Bytes of a file of the log; missing or unreadable is bad."""
-        try:
-            return (self.dir / name).read_bytes()
-        except OSError as error:
-            self.bad(name, f"cannot be read: {error.strerror}")
-            return None
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.folder.path).as_posix()
 
     def checkpoint(self, verifier: Verifier) -> Checkpoint | None:
-        if (data := self.read("checkpoint")) is None:
+        if (found := self.folder.read("checkpoint")) is None:
             return None
         try:
-            return open_checkpoint(data, verifier)
+            return open_checkpoint(found[1], verifier)
         except Bad as error:
             self.bad(error.where, error.what)
             return None
 
-    def entries(self, tiles: dict[tuple[int | None, int, int], str]) -> None:
-        """All entries, in order; what follows the checkpoint (a live log) too."""
-        widest = dict[int, int]()
-        for level, n, width in tiles:
-            if level is None:
-                widest[n] = max(width, widest.get(n, 0))
-        for n in range(max(widest, default=-1) + 1):
-            width = widest.get(n, TILE)
-            path = tile_path(None, n, width)
-            found = list[tuple[int, bytes]]()
+    def entries(self, tiles: set[Tile], size: int) -> None:
+        """All entries, in order: those below `size`, and what is there beyond."""
+        for path, width, data in self.folder.bundles(tiles, size):
+            self.bundles.add(path)
+            found, first = list[tuple[int, bytes]](), len(self.places)
             try:
-                for offset, entry in parse_bundle_of_entries(self.read(path) or b"", path):
+                for offset, entry in parse_bundle_of_entries(data, path):
                     found.append((offset, entry))
             except Bad as error:
-                self.bad(error.where, f"entry {n * TILE + len(found)}: {error.what}")
+                self.bad(error.where, f"entry {first + len(found)}: {error.what}")
             if len(found) != width:
                 self.bad(path, f"has {len(found)} entries: must be {width}")
             for offset, entry in found[:width]:
-                self.entry(f"{path} offset {offset}", entry)
-            for index in range(len(self.places), n * TILE + width):
+                self.entry(f"{path} offset {offset}", entry, len(self.places) < size)
+            for index in range(len(self.places), first + width):
                 self.places.append(f"{path} (entry {index} could not be read)")
                 self.hashes += MISSING
 
-    def entry(self, where: str, entry: bytes) -> None:
+    def entry(self, where: str, entry: bytes, covered: bool) -> None:
         index = len(self.places)
         self.places.append(where)
         self.hashes += leaf_hash(entry)
@@ -111,10 +167,10 @@ class _Audit:
             key = entry_key(entry)
             if entry[:1] == b"{":
                 self.events.append((f"{where} (entry {index})", entry))
-                self.report.events += 1
+                self.report.events += covered
             else:
                 parse_leaf(entry)
-                self.report.leaves += 1
+                self.report.leaves += covered
         except Bad as error:
             self.bad(f"{where} (entry {index})", str(error))
             return
@@ -128,7 +184,7 @@ class _Audit:
             start = (index << depth) * HASH
             return subtree_hash(rows[row][start : start + (HASH << depth)])
 
-        return fold([read(level, index) for level, index in subtrees(0, size)])
+        return range_root(read, 0, size)
 
     def rows(self, hashes: bytes) -> list[bytes]:
         """Hashes of each tile level over all entries."""
@@ -138,24 +194,21 @@ class _Audit:
             rows.append(b"".join(subtree_hash(last[i : i + TILE * HASH]) for i in range(0, full, TILE * HASH)))
         return rows
 
-    def tiles(self, tiles: dict[tuple[int | None, int, int], str], rows: list[bytes], checkpoint: Checkpoint | None) -> None:
-        """Every tile file against the entries; says whether tile or entry was altered when the root can tell."""
-        stored = bytearray(self.hashes)
-        differing = list[tuple[int, int, int, str]]()
-        for (level, n, width), path in sorted(tiles.items(), key=lambda item: item[1]):
-            if level is None:
-                self.partial_bundle(n, width, path)
-                continue
-            if (data := self.read(path)) is None:
+    def tiles(self, tiles: set[Tile], checkpoint: Checkpoint | None) -> None:
+        """Every tile against the entries; says whether tile or entry was altered when the root can tell."""
+        rows, stored = self.rows(bytes(self.hashes)), bytearray(self.hashes)
+        differing = list[tuple[int | None, int, int, str]]()
+        for level, n, width in sorted(tiles, key=lambda tile: tile_path(*tile)):
+            if (path := tile_path(level, n, width)) in self.bundles or (found := self.tile(level, n, width)) is None:
                 continue
             start = n * TILE * HASH
-            expected = rows[level][start : start + width * HASH] if level < len(rows) else b""
-            if len(data) != width * HASH or len(expected) != width * HASH:
-                self.bad(path, f"has {len(data) / HASH:g} hashes, the entries give {len(expected) // HASH}: must be {width}")
+            expected = rows[level or 0][start : start + width * HASH] if (level or 0) < len(rows) else b""
+            if len(found) != width * HASH or len(expected) != width * HASH:
+                self.bad(path, f"has {len(found) / HASH:g} hashes, the entries give {len(expected) // HASH}: must be {width}")
                 continue
             if level == 0:
-                stored[start : start + len(data)] = data
-            differing += [(level, n, i, path) for i in range(width) if data[i * HASH :][:HASH] != expected[i * HASH :][:HASH]]
+                stored[start : start + len(found)] = found
+            differing += [(level, n, i, path) for i in range(width) if found[i * HASH :][:HASH] != expected[i * HASH :][:HASH]]
         altered_entries = False
         if checkpoint and checkpoint.size <= len(self.places):
             root = self.root(rows, checkpoint.size)
@@ -163,45 +216,35 @@ class _Audit:
                 altered_entries = self.root(self.rows(bytes(stored)), checkpoint.size) == checkpoint.root
                 self.bad("checkpoint", f"its root is {checkpoint.root.hex()}, entries 0 to {checkpoint.size - 1} give {root.hex()}")
         for level, n, i, path in differing:
-            if level == 0 and altered_entries:
-                self.bad(self.places[n * TILE + i], f"entry {n * TILE + i} was altered: its hash is not the one in {path}")
+            source = tile_path(level - 1, n * TILE + i) if level else self.places[n * TILE + i]
+            if level is None:
+                self.bad(f"{path} entry {i}", f"is not the one of {source}")
+            elif level == 0 and altered_entries:
+                self.bad(source, f"entry {n * TILE + i} was altered: its hash is not the one in {path}")
             else:
-                source = self.places[n * TILE + i] if level == 0 else tile_path(level - 1, n * TILE + i)
                 self.bad(f"{path} hash {i} (offset {i * HASH})", f"is not what {source} gives")
-        if checkpoint:
-            self.missing_tiles(checkpoint.size, tiles)
 
-    def partial_bundle(self, n: int, width: int, path: str) -> None:
-        """An older partial bundle holds the same entries as the widest one."""
-        if width == TILE or (data := self.read(path)) is None:
-            return
+    def tile(self, level: int | None, n: int, width: int) -> bytes | None:
+        """Hashes of a tile (of a bundle those of its entries); of a partial one that has gone, the beginning of the full one."""
+        path, full = tile_path(level, n, width), tile_path(level, n)
+        if (found := self.folder.read(path, *([full] if full != path else []))) is None:
+            return None
         try:
-            entries = [leaf_hash(entry) for _, entry in parse_bundle_of_entries(data, path)]
+            hashes = b"".join(leaf_hash(e) for _, e in parse_bundle_of_entries(found[1], path)) if level is None else found[1]
         except Bad as error:
             self.bad(error.where, error.what)
-            return
-        start = n * TILE * HASH
-        if b"".join(entries) != bytes(self.hashes[start : start + width * HASH]):
-            self.bad(path, "its entries differ from those of the wider bundle, or their number is wrong")
-
-    def missing_tiles(self, size: int, tiles: dict[tuple[int | None, int, int], str]) -> None:
-        levels: list[int | None] = [None, *range(max(1, (size.bit_length() + 7) // 8))]
-        for level in levels:
-            row = size >> 8 * (level or 0)
-            wanted = [(level, n, TILE) for n in range(row // TILE)] + ([(level, row // TILE, row % TILE)] if row % TILE else [])
-            for tile in wanted:
-                if tile not in tiles and (tile[0], tile[1], TILE) not in tiles:
-                    self.bad(tile_path(*tile), f"is missing; the checkpoint of size {size} needs it")
+            return None
+        return hashes if found[0] == path else hashes[: width * HASH]
 
     def signed_keys(self, root_public: bytes | None) -> Keys | None:
-        if not (self.dir / "keys.json").exists():
+        if (keys := self.folder.read("keys.json", needed=False)) is None:
             return None
-        if root_public is None and not (self.dir / "root.pub").exists():
+        named = self.folder.read("root.pub", needed=False) if root_public is None else None
+        if root_public is None and named is None:
             self.bad("keys.json", "cannot be checked: give the pinned root key (--root)")
             return None
         try:
-            root = root_public or unb64((self.read("root.pub") or b"").decode("ascii", "replace").strip(), "root.pub")
-            return verify_keys(self.read("keys.json") or b"", root)
+            return verify_keys(keys[1], unb64(named[1].decode("ascii", "replace").strip(), "root.pub") if named else root_public or b"")
         except Bad as error:
             self.bad(error.where, error.what)
             return None
@@ -221,10 +264,10 @@ class _Audit:
                 self.bad(error.where, error.what)
 
     def meta(self, verifier: Verifier) -> None:
-        if not (self.dir / "meta.json").exists():
+        if (found := self.folder.read("meta.json", needed=False)) is None:
             return
         try:
-            meta = parse_json(self.read("meta.json") or b"", "meta.json")
+            meta = parse_json(found[1], "meta.json")
             for name, value in (("origin", verifier.name), ("vkey", str(verifier))):
                 if member(meta, name, str, "meta.json") != value:
                     self.bad(f"meta.json {name}", f"{meta[name]!r}: must be {value!r}")
@@ -233,61 +276,70 @@ class _Audit:
 
     def wal(self) -> None:
         """CRCs of the sequencer's segments, where they are at hand, and the entries that wait in them for a checkpoint."""
-        for segment in sorted((self.dir / "wal").glob("*.seg")):
-            name = str(segment.relative_to(self.dir))
+        for segment in sorted((self.folder.path / "wal").glob("*.seg")):
+            frames, end, size = self.frames(segment, outbox=False)
             try:
-                frames, end = scan_frames(data := self.read(name) or b"", self.segment_number(segment) or 0, name)
                 for offset, payload in frames:
-                    self.waiting.update(leaf_hash(entry) for entry in parse_wal_payload(payload, f"{name} offset {offset}")[2])
+                    where = f"wal/{segment.name} offset {offset}"
+                    self.waiting.update(leaf_hash(entry) for entry in parse_wal_payload(payload, where)[2])
             except Bad as error:
                 self.bad(error.where, error.what)
-                continue
-            if end < len(data):
-                self.note(f"{name} offset {end}", f"{len(data) - end} bytes of a write that was cut off")
+            if end < size:
+                self.note(f"wal/{segment.name} offset {end}", f"{size - end} bytes of a write that was cut off")
+
+    def frames(self, segment: Path, outbox: bool) -> tuple[list[tuple[int, bytes]], int, int]:
+        """([(offset, payload)], their end, size of the file); nothing of one that was altered. One of an outbox begins empty; one of
+        the WAL comes whole, and goes when a checkpoint covers it."""
+        name = self.name(segment)
+        found = self.folder.read(name, needed=outbox)
+        data = found[1] if found else b""
+        if found is None or (outbox and len(data) < SEGMENT_HEAD):
+            return [], 0, len(data)
+        try:
+            frames, end = scan_frames(data, max(0, self.segment_number(segment)), name)
+        except Bad as error:
+            self.bad(error.where, error.what)
+            return [], len(data), len(data)
+        return frames, end, len(data)
 
     def observations(self) -> None:
         """Every outbox segment: CRCs, hashes recomputed, and each leaf equal to its entry in the log."""
         for source, acked in self.sources.items():
-            matched = set[bytes]()
-            segments = sorted(source.glob("*.seg"))
+            matched, segments, reached = set[bytes](), sorted(source.glob("*.seg")), (0, SEGMENT_HEAD)
             for position, segment in enumerate(segments):
-                name, number = str(segment.relative_to(self.dir)), self.segment_number(segment)
-                if number is None or number != (self.segment_number(segments[0]) or 0) + position:
+                name, number = self.name(segment), self.segment_number(segment)
+                if number < 0 or number != self.segment_number(segments[0]) + position:
                     self.bad(name, "is not named as the segment that follows the one before")
                     continue
-                if (data := self.read(name)) is None:
-                    continue
-                try:
-                    frames, end = scan_frames(data, number, name)
-                except Bad as error:
-                    self.bad(error.where, error.what)
-                    continue
-                if end < len(data):
-                    tell = self.bad if segment != segments[-1] or (number, len(data)) <= acked else self.note
-                    tell(f"{name} offset {end}", f"{len(data) - end} bytes of a write that was cut off")
-                if (number, end) < acked[:2] and acked[0] == number:
-                    self.bad(f"{name} offset {end}", f"ends before offset {acked[1]}, up to which it was acknowledged")
+                frames, end, size = self.frames(segment, outbox=True)
+                reached = (number, end)
+                if end < max(size, SEGMENT_HEAD):
+                    tell = self.bad if segment != segments[-1] or (number, size) <= acked else self.note
+                    tell(f"{name} offset {end}", f"{size - end} bytes of a write that was cut off")
                 for offset, payload in frames:
                     self.record(payload, f"{name} offset {offset}", (number, offset) < acked, matched)
+            if reached < acked:
+                what = (
+                    f"ends at offset {reached[1]} of segment {reached[0]}, it was acknowledged to offset {acked[1]} of segment {acked[0]}"
+                )
+                self.bad(self.name(segments[-1] if segments else source), what)
 
-    def segment_number(self, segment: Path) -> int | None:
-        name = segment.stem
-        return int(name, 16) if len(name) == 16 and set(name) <= set("0123456789abcdef") else None
+    def segment_number(self, segment: Path) -> int:
+        """Number in the name of a segment, -1 when it has none."""
+        return int(segment.stem, 16) if re.fullmatch("[0-9a-f]{16}", segment.stem) else -1
 
-    def acked(self, source: Path) -> tuple[float, float]:
-        """(segment, offset) that the log has acknowledged; all of it when the file is missing."""
-        name = str((source / "acked").relative_to(self.dir))
-        if not (source / "acked").exists() or (data := self.read(name)) is None:
-            return (float("inf"), 0.0)
-        words = data.decode("ascii", "replace").split()
-        if len(words) != 2 or len(words[0]) != 16 or not words[1].isdecimal():
-            self.bad(name, "must be a segment of 16 hexadecimal digits and an offset")
-            return (float("inf"), 0.0)
-        try:
-            return int(words[0], 16), int(words[1])
-        except ValueError:
-            self.bad(name, "must be a segment of 16 hexadecimal digits and an offset")
-            return (float("inf"), 0.0)
+    def acked(self, source: Path) -> tuple[int, int]:
+        """(segment, offset) up to which the log has acknowledged; all that is there when the file, older than any record, is lost."""
+        mark = (0, 0)
+        for segment in sorted(source.glob("*.seg")):
+            with suppress(FileNotFoundError):  # an empty one is made anew after a crash
+                mark = (self.segment_number(segment), segment.stat().st_size)
+        if found := self.folder.read(name := self.name(source / "acked"), needed=False):
+            text = re.fullmatch(rb"([0-9a-f]{16}) (0|[1-9][0-9]{0,18})\n?", found[1])
+            mark = (int(text[1], 16), int(text[2])) if text else mark
+            if text is None:
+                self.bad(name, "must be a segment of 16 hexadecimal digits and an offset")
+        return mark
 
     def record(self, payload: bytes, where: str, acked: bool, matched: set[bytes]) -> None:
         try:
@@ -314,71 +366,36 @@ class _Audit:
                 self.note(f"{where} leaf {arm}", "is not in the log yet")
 
 
-def _tile_files(audit: _Audit) -> dict[tuple[int | None, int, int], str]:
-    """(level or None, n, width) → path of all tiles in the folder; others are bad, temporary ones are passed over. A folder of
-    partial tiles may go while it is listed (a live log); one that cannot be read is bad."""
-    tiles = dict[tuple[int | None, int, int], str]()
-
-    def unreadable(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            audit.bad(os.path.relpath(error.filename, audit.dir), f"cannot be read: {error.strerror}")
-
-    for folder, _, names in os.walk(audit.dir / "tile", onerror=unreadable):
-        for name in names:
-            path = (Path(folder) / name).relative_to(audit.dir).as_posix()
-            if path.endswith(".tmp"):
-                continue
-            try:
-                tiles[parse_tile_path(path)] = path
-            except Bad as error:
-                audit.bad(error.where, error.what)
-    return tiles
-
-
 def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None) -> Report:
     """Report over the log in `log_dir`. `vkey`: the trusted checkpoint key in note format. `root_public`: the pinned root key
     (raw, 32 bytes); without it the folder's own root.pub is used, which shows damage but not a forger who replaced both.
     Raises Bad only for a malformed `vkey`."""
-    verifier, folder = parse_vkey(vkey), Path(log_dir)
-    for _ in range(LIVE_TRIES):
-        audit = _Audit(folder)
-        audit.wal()
-        checkpoint = audit.checkpoint(verifier)
-        report = _audit(audit, checkpoint, verifier, root_public)
-        if not report.bad or checkpoint is None:
-            break
-        after = _Audit(folder)
-        if after.checkpoint(verifier) == checkpoint and _tile_files(after).keys() == audit.files.keys():
-            break  # else the log went on meanwhile: files seen at different times need not fit, partial tiles may be gone
-    return report
-
-
-def _audit(audit: _Audit, checkpoint: Checkpoint | None, verifier: Verifier, root_public: bytes | None) -> Report:
+    verifier, audit = parse_vkey(vkey), _Audit(Path(log_dir))
+    checkpoint = audit.checkpoint(verifier)
+    size = checkpoint.size if checkpoint else 0
     audit.meta(verifier)
-    files = audit.files = _tile_files(audit)
-    audit.entries(files)
-    audit.tiles(files, audit.rows(bytes(audit.hashes)), checkpoint)
-    if checkpoint and checkpoint.size > len(audit.places):
-        audit.bad("checkpoint", f"covers {checkpoint.size} entries, the folder has {len(audit.places)}")
+    tiles = audit.folder.tiles()
+    audit.entries(tiles, size)
+    audit.tiles(tiles | _needed(min(size, len(audit.places))), checkpoint)
+    if size > len(audit.places):
+        audit.bad("checkpoint", f"covers {size} entries, the folder has {len(audit.places)}")
     audit.check_keys(audit.signed_keys(root_public), verifier)
     audit.observations()
     report = audit.report
-    report.size, report.root = (checkpoint.size, checkpoint.root.hex()) if checkpoint else (0, "")
-    report.receipts = len({key[:16] for key in audit.keys_seen if key[16] < 0x80})
+    report.size, report.root = size, checkpoint.root.hex() if checkpoint else ""
+    report.receipts = len({key[:16] for key, index in audit.keys_seen.items() if key[16] < 0x80 and index < size})
     return report
 
 
 def log_entries(log_dir: str | Path) -> Iterator[bytes]:
     """All entries in a log folder, in order, unverified; raises Bad with file and offset for a bundle that cannot be read."""
-    audit = _Audit(Path(log_dir))
-    bundles = dict[int, int]()
-    for level, n, width in _tile_files(audit):
-        if level is None:
-            bundles[n] = max(width, bundles.get(n, 0))
-    for n, width in sorted(bundles.items()):
-        path = tile_path(None, n, width)
-        for _, entry in parse_bundle_of_entries((audit.dir / path).read_bytes(), path):
-            yield entry
+
+    def refuse(where: str, what: str) -> None:
+        raise Bad(where, what)
+
+    folder = _Folder(Path(log_dir), refuse)
+    for path, width, data in folder.bundles({tile for tile in folder.tiles() if tile[0] is None}, 0):
+        yield from islice((entry for _, entry in parse_bundle_of_entries(data, path)), width)
 
 
 def report_json(report: Report) -> dict[str, Any]:

@@ -204,9 +204,12 @@ class Cursor:
     """A position in a text file, written by rename: up to here the frames are no longer needed."""
 
     def __init__(self, path: Path, first: Position) -> None:
-        """Starts at the file's position, or at `first` without a file. Raises Corrupt."""
+        """Starts at the file's position; without a file at `first`, and says so in it: a verifier of a log that is written to must
+        tell an agent that was never acknowledged from one whose file was lost. Raises Corrupt and OSError."""
         self.path = path
         self.position = self._load(first)
+        if not path.exists():
+            self.move(first)
 
     def _load(self, first: Position) -> Position:
         try:
