@@ -130,11 +130,17 @@ def fetch_opa() -> None:
         wheel.extractall(folder)
 
 
-def _opa() -> Decide:
+def opa_engine() -> Any:
+    """A fresh engine of OPA. Raises ImportError when it was not fetched."""
     if not (_opa_folder() / "opa_bindings").is_dir():
         raise ImportError("not fetched: `make bench` does")
-    sys.path.append(str(_opa_folder()))
-    engine = importlib.import_module("opa_bindings").OpaEngine()
+    if str(_opa_folder()) not in sys.path:
+        sys.path.append(str(_opa_folder()))
+    return importlib.import_module("opa_bindings").OpaEngine()
+
+
+def _opa() -> Decide:
+    engine = opa_engine()
     engine.add_policy("access.rego", REGO)
     return lambda body: bool(engine.eval_document("access.allow", json.loads(body)))
 

@@ -12,14 +12,18 @@ from knhk_gen.emit_terms import EmitError, Lanes, Strings
 
 # order of kernels, tests, folds and relations as in hot_c/include/knhk_tables.h
 KERNELS = ("ask_sp", "ask_spo", "count", "compare", "validate", "unique", "test", "pair", "closed", "within")
-TESTS = ("validate", "range", "in", "eq", "ne", "lang", "const", "and", "or", "andnot", "not")
+TESTS = ("validate", "range", "in", "eq", "ne", "lang", "const", "and", "or", "andnot", "not", "clock")
 FOLDS = ("and", "or", "andnot", "not", "const")
 RELATIONS = {
-    "equals": 0, "disjoint": 1, "lessThan": 2, "lt": 2, "lessThanOrEquals": 3, "le": 3, "gt": 4, "ge": 5, "eq": 6,
+    "equals": 0, "disjoint": 1, "lessThan": 2, "lt": 2, "lessThanOrEquals": 3, "le": 3, "gt": 4, "ge": 5, "eq": 6, "ne": 7,
 }  # fmt: skip
 ALL, SOME = 0, 1
 SELF = 0xFFFFFFFF
 MASKS_MAX = 256
+SECOND = 10**6  # in units of the dateTime family
+WEEK = 7 * 86400 * SECOND
+CLOCK_ORIGIN = (terms.BIAS // WEEK + 1) * WEEK - terms.BIAS + 3 * 86400 * SECOND
+"""Makes a biased dateTime lane a count of microseconds from some Monday, 00:00, never negative; 1970-01-01 was a Thursday."""
 ANY_LENGTH = terms.LENGTH_MAX << 32
 COUNT_MAX = (1 << 32) - 1
 FIXED_MAX = 0xFFFE
@@ -378,6 +382,10 @@ class Guards:
         if kind == "value":
             lanes = self.constant(test["term"])
             return (TESTS.index(test["op"]), dst, 0, 0, 0, lanes.term, lanes.value, lanes.meta)
+        if kind == "clock":
+            days = sum(1 << (day - 1) for day in test["days"])
+            numbers = (test["from_s"] * SECOND, test["until_s"] * SECOND, CLOCK_ORIGIN + test["zone_s"] * SECOND)
+            return (TESTS.index("clock"), dst, 0, 0, days, *numbers)
         if kind == "const":
             return (TESTS.index("const"), dst, 0, 0, 0, int(bool(test["value"])), 0, 0)
         raise EmitError(f"unknown test {kind!r}")

@@ -12,7 +12,7 @@ from rdflib import BNode, URIRef
 from knhk.model.arrows import GuardPlan, PackSources, Source
 from knhk.model.canonical import canonical
 from knhk.model.faults import Fault, Refused
-from knhk_gen import shacl
+from knhk_gen import abac_guard, shacl
 from knhk_gen.abac import lower_abac
 from knhk_gen.ask import lower_ask
 from knhk_gen.exprs import TRUE
@@ -70,7 +70,7 @@ def lower(pack: PackSources) -> GuardPlan:
         if source.kind == "ask":
             _collect(faults, lambda s=source: _add_ask(plan, s))
         elif source.kind == "abac":
-            _collect(faults, lambda s=source: _add_abac(plan, s))
+            _collect(faults, lambda s=source: _add_abac(plan, s, shapes))
         elif source.kind == "construct":
             where = f"{source.path}:{source.first_line}"
             faults.append(Fault(where, source.name, "must be shapes, ask, abac or mapping for now"))
@@ -177,14 +177,20 @@ def _add_ask(plan: _Plan, source: Source) -> None:
         plan.predicates |= rule.predicates
 
 
-def _add_abac(plan: _Plan, source: Source) -> None:
-    guards, predicates = lower_abac(source, plan.target)
+def _add_abac(plan: _Plan, source: Source, shapes: Shapes | None) -> None:
+    """Resources of a class are those of its subclasses in the shapes, too."""
+
+    def target(document: Doc) -> int:
+        classes = [c for cls in document["classes"] for c in (shapes.closure(cls) if shapes else [cls])]
+        return plan.target({**document, "classes": classes})
+
+    guards, predicates = lower_abac(source, target)
     plan.predicates |= predicates
     for guard in guards:
         plan.guards.append(
             {
                 "id": plan.id(source.name, *guard.name.rsplit(".", 1)), "kind": "abac",
-                "class": "R1", "why": guard.why, "source": guard.where, "shape": guard.node,
+                "class": "R1", "why": abac_guard.WHY, "source": guard.where, "shape": guard.node,
                 "component": guard.component, "path": "", "message": guard.message,
                 "severity": guard.severity, "target": plan.target(REQUEST_TARGET),
                 "expr": guard.expr,

@@ -76,7 +76,7 @@ enum { /* kernels, in the order in which their rows lie in a program */
   KNHK_R_KINDS
 };
 enum { KNHK_ALL = 0, KNHK_SOME = 1 };
-enum { KNHK_REL_EQUALS = 0, KNHK_REL_DISJOINT, KNHK_REL_LT, KNHK_REL_LE, KNHK_REL_GT, KNHK_REL_GE, KNHK_REL_EQ };
+enum { KNHK_REL_EQUALS = 0, KNHK_REL_DISJOINT, KNHK_REL_LT, KNHK_REL_LE, KNHK_REL_GT, KNHK_REL_GE, KNHK_REL_EQ, KNHK_REL_NE };
 #define KNHK_P_SELF 0xffffffffu /* predicate of rows that test the focus node itself */
 
 typedef struct {
@@ -89,12 +89,12 @@ typedef struct {
   uint64_t a, b, c;
 } knhk_row;
 
-enum { KNHK_V_VALIDATE = 0, KNHK_V_RANGE, KNHK_V_IN, KNHK_V_EQ, KNHK_V_NE, KNHK_V_LANG, KNHK_V_CONST, KNHK_V_AND, KNHK_V_OR, KNHK_V_ANDNOT, KNHK_V_NOT };
+enum { KNHK_V_VALIDATE = 0, KNHK_V_RANGE, KNHK_V_IN, KNHK_V_EQ, KNHK_V_NE, KNHK_V_LANG, KNHK_V_CONST, KNHK_V_AND, KNHK_V_OR, KNHK_V_ANDNOT, KNHK_V_NOT, KNHK_V_CLOCK };
 #define KNHK_MASKS 256u
 typedef struct { /* one test over 8 lanes; and, or, andnot, not work on masks x and y */
   uint8_t op, dst, x, y;
   uint32_t kinds;
-  uint64_t a, b, c; /* IN: words a … a+b-1, ascending; EQ, NE: a term, b value, c meta; LANG: words a … a+b-1 hold string ids */
+  uint64_t a, b, c; /* IN: words a … a+b-1, ascending; EQ, NE: a term, b value, c meta; LANG: words a … a+b-1 hold string ids; CLOCK: knhk_clock8 */
 } knhk_test;
 
 enum { KNHK_B_AND = 0, KNHK_B_OR, KNHK_B_ANDNOT, KNHK_B_NOT, KNHK_B_CONST };

@@ -129,6 +129,19 @@ static uint32_t value8(const knhk_chunk *c, const knhk_test *t) {
   return mask;
 }
 
+/* Time of day in [a, b) microseconds and weekday (bit 0 Monday) in kinds, of exact dateTime lanes; c moves a lane's count to local time from a
+ * Monday, 00:00. */
+static uint32_t clock8(const knhk_chunk *c, const knhk_test *t) {
+  const uint64_t day = 86400000000u;
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < 8; i++) {
+    const uint64_t local = (c->val[i] & (((uint64_t)1 << 60) - 1)) + t->c, of_day = local % day;
+    const uint32_t weekday = (uint32_t)(local / day % 7);
+    mask |= ((uint32_t)(c->val[i] >> 60 == KNHK_F_DATETIME) & (uint32_t)(of_day >= t->a) & (uint32_t)(of_day < t->b) & (t->kinds >> weekday) & 1u) << i;
+  }
+  return mask;
+}
+
 static uint32_t test8(context *x, const knhk_row *row, const knhk_chunk *c, uint32_t present) {
   uint8_t mask[KNHK_MASKS];
   for (uint64_t i = row->a; i < row->a + row->b; i++) {
@@ -140,13 +153,14 @@ static uint32_t test8(context *x, const knhk_row *row, const knhk_chunk *c, uint
       case KNHK_V_IN: m = in8(c, T->words + t->a, t->b); break;
       case KNHK_V_EQ: case KNHK_V_NE: m = value8(c, t); break;
       case KNHK_V_LANG: m = lang8(x->d, c, T->words + t->a, t->b); break;
+      case KNHK_V_CLOCK: m = clock8(c, t); break;
       case KNHK_V_CONST: m = t->a != 0 ? 0xffu : 0; break;
       case KNHK_V_AND: m = mask[t->x] & mask[t->y]; break;
       case KNHK_V_OR: m = mask[t->x] | mask[t->y]; break;
       case KNHK_V_ANDNOT: m = mask[t->x] & ~(uint32_t)mask[t->y]; break;
       default: m = ~(uint32_t)mask[t->x]; break;
     }
-    const int by_value = t->op == KNHK_V_RANGE || ((t->op == KNHK_V_EQ || t->op == KNHK_V_NE) && t->b != 0);
+    const int by_value = t->op == KNHK_V_RANGE || t->op == KNHK_V_CLOCK || ((t->op == KNHK_V_EQ || t->op == KNHK_V_NE) && t->b != 0);
     if (x->d->inexact && by_value) x->escape |= inexact8(c->val) & present;
     mask[t->dst] = (uint8_t)m;
   }
@@ -184,9 +198,9 @@ static int ordered(context *x, lane a, lane b) {
 }
 
 static int related(context *x, uint32_t relation, lane a, lane b) {
-  if (relation == KNHK_REL_EQ) {
+  if (relation >= KNHK_REL_EQ) {
     if (x->d->inexact && a.obj != b.obj && a.val != 0 && b.val != 0) x->escape |= (uint32_t)((a.val | b.val) >> 63);
-    return equal_values(a, b);
+    return relation == KNHK_REL_EQ ? equal_values(a, b) : unequal_values(a, b);
   }
   const int c = ordered(x, a, b);
   switch (relation) {
@@ -244,11 +258,12 @@ static int within_holds(context *x, const knhk_row *row, uint32_t node) {
     x->escape = 1;
     return 0;
   }
-  int good = na > 0;
+  const uint32_t every = row->kinds == KNHK_REL_NE;
+  int good = na > 0 && nb > 0;
   for (uint32_t i = 0; i < na; i++) {
-    int found = 0;
-    for (uint32_t j = 0; j < nb; j++) found |= related(x, row->kinds, lane_at(d, a[i]), lane_at(d, b[j]));
-    good &= found;
+    uint32_t found = 0;
+    for (uint32_t j = 0; j < nb; j++) found += (uint32_t)related(x, row->kinds, lane_at(d, a[i]), lane_at(d, b[j]));
+    good &= every ? found == nb : found != 0;
   }
   return good;
 }

@@ -73,6 +73,18 @@ FAULTS = [
     ('abac:role fin:auditor', 'abac:role fin:auditor ; abac:limit [ abac:path fin:p ]', "must stand in abac:Permission"),
     ("abac:region", "fin:region", "must be a term of the abac vocabulary"),
     ('abac:name "level" ;', "", "must have an abac:name"),
+    ('abac:region "eu"', 'abac:window [ abac:from "19:00" ; abac:until "07:00" ]', "must be later than abac:from"),
+    ('abac:region "eu"', 'abac:window [ abac:from "7" ; abac:until "19:00" ]', "must be a time of day such as 09:30"),
+    ('abac:region "eu"', 'abac:window [ abac:from "07:00" ]', "must have abac:from and abac:until together"),
+    ('abac:region "eu"', 'abac:window [ abac:weekday "Monday" ]', "must be one of Mon, Tue"),
+    ('abac:region "eu"', 'abac:notAfter "2026-01-01"', "must be an xsd:dateTime with a time zone"),
+    ('abac:region "eu"', 'abac:separate fin:enteredBy', "must come with an abac:resource"),
+    ('abac:region "eu"', 'abac:caller [ abac:path fin:level ; abac:atLeast fin:limit ]', "must be a literal here"),
+    ('abac:region "eu"', 'abac:subject fin:ann , <https://g.x/ann>', "must not share its last part"),
+    ('abac:atMost fin:limit', 'abac:atMost fin:limit ; abac:atLeast 3', "must have abac:path and one of"),
+    ('abac:role fin:auditor', 'abac:separate fin:by', "must stand in abac:Permission"),
+    ('abac:rule fin:c', 'abac:exclusive [ abac:role fin:clerk ] ; abac:rule fin:c', "must have 2 to 16 values"),
+    ('abac:value "high" , "top"', 'abac:value "high" , 5', "must be a string"),
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ _DAY_S = 86400
 _UNIX_DAYS = 719468  # days from 0000-03-01 to 1970-01-01, the origin of literals.py
 REQUEST = NamedNode(KNHK + "request")
 CALLER = NamedNode(KNHK + "caller")
-_WITHIN: Mapping[str, tuple[Order, ...]] = {"le": (-1, 0), "lt": (-1,), "ge": (0, 1), "gt": (1,), "eq": (0,)}
+_WITHIN: Mapping[str, tuple[Order, ...]] = {"le": (-1, 0), "lt": (-1,), "ge": (0, 1), "gt": (1,)}
 _LESS: Mapping[str, tuple[Order, ...]] = {"lessThan": (-1,), "lessThanOrEquals": (-1, 0)}
 
 
@@ -140,8 +140,22 @@ def _closed(self: Exprs, e: Expr, focus: Term, nodes: Sequence[Term]) -> bool:
 
 def _within(self: Exprs, e: Expr, focus: Term, nodes: Sequence[Term]) -> bool:
     left, right = self.objects(focus, e["p"]), self.objects(self.known(e["focus"]), e["q"])
+    if e["rel"] == "ne":
+        return bool(left) and bool(right) and all(_unequal(x, y) for x in left for y in right)
+    if e["rel"] == "eq":
+        return bool(left) and all(any(_same(x, y) is True for y in right) for x in left)
     allowed = _WITHIN[e["rel"]]
     return bool(left) and all(any(_related(x, y, allowed) for y in right) for x in left)
+
+
+def _unequal(x: Term, y: Term) -> bool:
+    """SPARQL's != where it is known: values of one family, plain strings, or a term that is no literal."""
+    if x == y:
+        return False
+    if not isinstance(x, Literal) or not isinstance(y, Literal):
+        return True
+    a, b = value_of(x), value_of(y)
+    return a is not None and b is not None and a.family == b.family and compare(a, b) in (-1, 1)
 
 
 def _forall(self: Exprs, e: Expr, focus: Term, nodes: Sequence[Term]) -> bool:
@@ -205,6 +219,16 @@ def _range(v: Expr, term: Term) -> bool:
     return above and below and not _is_nan(value)
 
 
+def _clock(v: Expr, term: Term) -> bool:
+    """Local time of day and weekday (1 Monday; 1970-01-01 was a Thursday) of a dateTime with zone."""
+    value = value_of(term) if isinstance(term, Literal) else None
+    if value is None or value.family != "dateTime" or not value.zoned or not isinstance(value.exact, Fraction):
+        return False
+    local = value.exact - _UNIX_DAYS * _DAY_S + v["zone_s"]
+    day, second = divmod(local, _DAY_S)
+    return (day + 3) % 7 + 1 in v["days"] and v["from_s"] <= second < v["until_s"]
+
+
 def _is_nan(value: Value) -> bool:
     return value.double is not None and value.double != value.double
 
@@ -253,6 +277,7 @@ _V: Mapping[str, Callable[[Expr, Term], bool]] = {
     "kind": lambda v, term: term_kind(term) in v["kinds"],
     "datatype": _datatype,
     "range": _range,
+    "clock": _clock,
     "length": _length,
     "lang": _lang,
     "in": lambda v, term: any(term == term_of(member) for member in v["terms"]),
