@@ -178,7 +178,7 @@ class _Stages:
 
 
 def _durably(segments: Segments, made: Entries) -> None:
-    segments.sync(segments.append(made.frames)[1])
+    segments.sync(segments.append(made.frames))
 
 
 def _rates(folder: Path, count: int, runs: int) -> Spread:

@@ -7,6 +7,7 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.durable import replace_file, sync_folder
@@ -23,6 +24,14 @@ class Position:
 
     segment: int
     offset: int
+
+
+class Written(NamedTuple):
+    """Frames that were appended, and how often what was not durable had been given up by then: a sync that comes later must know."""
+
+    start: Position
+    end: Position
+    failures: int
 
 
 class Segments:
@@ -60,10 +69,16 @@ class Segments:
         return Position(self.numbers()[0], SEGMENT_HEAD)
 
     def _make(self, number: int) -> int:
-        handle = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        _write_all(handle, SEGMENT_MAGIC + number.to_bytes(8, "big"))
-        os.fdatasync(handle)
-        sync_folder(self.folder)
+        path = self.path(number)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(handle, SEGMENT_MAGIC + number.to_bytes(8, "big"))
+            os.fdatasync(handle)
+            sync_folder(self.folder)
+        except OSError:
+            os.close(handle)
+            path.unlink()  # the next try begins anew
+            raise
         return handle
 
     def _reopen(self, number: int) -> tuple[int, Position]:
@@ -82,53 +97,67 @@ class Segments:
         os.lseek(handle, end, os.SEEK_SET)
         return handle, Position(number, end)
 
-    def append(self, frames: bytes) -> tuple[Position, Position]:
-        """Writes whole frames; (start, end) of them. Not durable before `sync(end)`. On OSError nothing was added."""
+    def append(self, frames: bytes) -> Written:
+        """Writes whole frames. Not durable before `sync` of what this returns. On OSError nothing was added."""
         with self._write_lock:
-            if self._end.offset + len(frames) > self._segment_bytes and self._end.offset > SEGMENT_HEAD:
+            if self._has_room(frames):
+                return self._write(frames)
+        with self._sync_lock, self._write_lock:  # a new segment needs both, in the order in which `sync` takes them
+            if not self._has_room(frames):
                 self._rotate()
-            start = self._end
-            try:
-                _write_all(self._file, frames)
-            except OSError:
-                os.ftruncate(self._file, start.offset)
-                os.lseek(self._file, start.offset, os.SEEK_SET)
-                raise
-            self._end = Position(start.segment, start.offset + len(frames))
-            return start, self._end
+            return self._write(frames)
+
+    def _has_room(self, frames: bytes) -> bool:
+        return self._end.offset + len(frames) <= self._segment_bytes or self._end.offset == SEGMENT_HEAD
+
+    def _write(self, frames: bytes) -> Written:
+        start = self._end
+        try:
+            _write_all(self._file, frames)
+        except OSError:
+            self._cut(start)
+            raise
+        self._end = Position(start.segment, start.offset + len(frames))
+        return Written(start, self._end, self._failures)
 
     def _rotate(self) -> None:
-        with self._sync_lock:
+        try:
             os.fdatasync(self._file)
-            fresh = self._make(self._end.segment + 1)
-            os.close(self._file)
-            self._file = fresh
-            self._end = self._durable = Position(self._end.segment + 1, SEGMENT_HEAD)
+        except OSError:
+            self._forget()
+            raise
+        self._durable = self._end
+        fresh = self._make(self._end.segment + 1)
+        os.close(self._file)
+        self._file = fresh
+        self._end = self._durable = Position(self._end.segment + 1, SEGMENT_HEAD)
 
-    def sync(self, end: Position) -> None:
-        """Returns when everything before `end` is durable; one fdatasync serves all who wait. On OSError what was not durable is gone."""
-        failures = self._failures
+    def sync(self, written: Written) -> None:
+        """Returns when what was written is durable; one fdatasync serves all who wait. On OSError it counts as gone: repeat it."""
         with self._sync_lock:
-            if self._failures != failures:
+            if self._failures != written.failures:
                 raise OSError("the write before this one failed")
-            if end <= self._durable:
+            if written.end <= self._durable:
                 return
             with self._write_lock:
                 target, handle = self._end, self._file
             try:
                 os.fdatasync(handle)
             except OSError:
-                self._forget()
+                with self._write_lock:
+                    self._forget()
                 raise
             self._durable = target
 
     def _forget(self) -> None:
-        """After a failed sync nobody knows what the disk holds: cut back to what is known, so that writers repeat."""
-        with self._write_lock:
-            self._failures += 1
-            self._end = self._durable
-            os.ftruncate(self._file, self._end.offset)
-            os.lseek(self._file, self._end.offset, os.SEEK_SET)
+        """After a failed sync nobody knows what the disk holds: cut back to what is known, so that writers repeat. Both locks are held."""
+        self._failures += 1
+        self._cut(self._durable)
+
+    def _cut(self, end: Position) -> None:
+        self._end = end
+        os.ftruncate(self._file, end.offset)
+        os.lseek(self._file, end.offset, os.SEEK_SET)
 
     def read(self, at: Position, limit: int) -> tuple[bytes, Position]:
         """Durable frames from `at`, about `limit` bytes and at least one frame if there is one, and where they end. Raises Corrupt."""

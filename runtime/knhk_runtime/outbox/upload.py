@@ -48,15 +48,15 @@ class Outbox:
     def commit(self, made: Entries) -> Position:
         """Writes frames and returns their end when they are durable. Raises OSError; then they are not there."""
         with self._lock:
-            start, end = self.segments.append(made.frames)
-            self._hold(_Held(start, end, made.entries, made.count))
+            written = self.segments.append(made.frames)
+            self._hold(_Held(written.start, written.end, made.entries, made.count))
         try:
-            self.segments.sync(end)
+            self.segments.sync(written)
         except OSError:
             self._drop()
             raise
         self.on_durable()
-        return end
+        return written.end
 
     def _hold(self, held: _Held) -> None:
         if self._held_bytes + len(held.entries) > HELD_BYTES:

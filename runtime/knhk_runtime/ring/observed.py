@@ -59,8 +59,7 @@ class ObservedQueue:
 
     def put(self, records: Sequence[RingRecord]) -> None:
         """Durable when it returns."""
-        _, end = self._segments.append(b"".join(map(pack_record, records)))
-        self._segments.sync(end)
+        self._segments.sync(self._segments.append(b"".join(map(pack_record, records))))
         self._wake.set()
 
     @property

@@ -1,0 +1,100 @@
+"""The outbox's segments under several writers: no write is called durable that is not, and no writer waits for ever."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from knhk_runtime.outbox import segments as module
+from knhk_runtime.outbox.segments import Segments
+from knhk_verify.record import frame, scan_frames
+
+HANG_S = 60.0
+
+
+def payloads(folder: Path) -> list[bytes]:
+    """What a reader after a crash would find."""
+    found = []
+    for path in sorted(folder.glob("*.seg")):
+        found += [payload for _, payload in scan_frames(path.read_bytes(), int(path.stem, 16), str(path))[0]]
+    return found
+
+
+def test_writers_that_rotate_and_sync_at_once_never_wait_for_each_other(tmp_path: Path) -> None:
+    segments = Segments(tmp_path, segment_bytes=64)
+
+    def write(writer: int) -> None:
+        for number in range(150):
+            segments.sync(segments.append(frame(b"%d-%d-%s" % (writer, number, b"x" * 20))))
+
+    writers = [threading.Thread(target=write, args=(writer,), daemon=True) for writer in range(6)]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join(HANG_S)
+    assert not [thread for thread in writers if thread.is_alive()], "writers wait for each other"
+    assert len(set(payloads(tmp_path))) == len(payloads(tmp_path)) == 900
+
+
+class Disk:
+    """fdatasync of a disk that fails when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails = False
+        self._real = os.fdatasync
+        monkeypatch.setattr(module.os, "fdatasync", self._sync)
+
+    def _sync(self, handle: int) -> None:
+        if self.fails:
+            raise OSError(5, "Input/output error")
+        self._real(handle)
+
+
+@pytest.mark.failure("disk", "receipts")
+def test_a_failed_sync_of_another_writer_is_a_failure_of_mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was cut off after somebody else's failure was mine too: I must hear of it, whenever I ask."""
+    disk, segments = Disk(monkeypatch), Segments(tmp_path)
+    mine, other = segments.append(frame(b"mine")), segments.append(frame(b"other"))
+    disk.fails = True
+    with pytest.raises(OSError, match="Input/output"):
+        segments.sync(other)
+    disk.fails = False
+    with pytest.raises(OSError, match="failed"):
+        segments.sync(mine)
+    segments.sync(segments.append(frame(b"mine again")))
+    assert payloads(tmp_path) == [b"mine again"]
+
+
+def test_a_failed_sync_before_a_new_segment_loses_nothing_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, segments = Disk(monkeypatch), Segments(tmp_path, segment_bytes=64)
+    mine = segments.append(frame(b"m" * 40))
+    disk.fails = True
+    with pytest.raises(OSError, match="Input/output"):
+        segments.append(frame(b"n" * 40))
+    disk.fails = False
+    with pytest.raises(OSError, match="failed"):
+        segments.sync(mine)
+    segments.sync(segments.append(frame(b"o" * 40)))
+    assert payloads(tmp_path) == [b"o" * 40]
+
+
+def test_a_new_segment_that_cannot_be_made_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails between the making of a file and its first sync leaves no file in the way."""
+    segments = Segments(tmp_path, segment_bytes=64)
+    segments.sync(segments.append(frame(b"m" * 40)))
+    real, calls = os.fdatasync, list[int]()
+
+    def second_fails(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(module.os, "fdatasync", second_fails)
+    with pytest.raises(OSError, match="No space"):
+        segments.append(frame(b"n" * 40))
+    segments.sync(segments.append(frame(b"n" * 40)))
+    assert payloads(tmp_path) == [b"m" * 40, b"n" * 40]
