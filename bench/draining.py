@@ -27,7 +27,7 @@ def main() -> int:
     rings, folder = Path(sys.argv[1]), Path(sys.argv[2])
     outbox, ended = Outbox(Segments(folder / "outbox")), threading.Event()
     observed = ObservedQueue(folder / "observed", _never, lambda made: None)
-    drain = DrainLoop(rings, Ring.open, lambda made, _: _commit(outbox, made), observed)
+    drain = DrainLoop(rings, Ring.open, lambda made, _: _commit(outbox, made), observed.put)
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     drain.start()
     ended.wait()

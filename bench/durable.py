@@ -85,7 +85,7 @@ async def _flow(folder: Path, rings: Path, socket: Path, count: int) -> float:
     outbox.on_durable = lambda: _wake(loop, uploader)
     observed = ObservedQueue(folder / "observed", _never, lambda made: None)
     producer = ProducerRing(rings, CAPACITY)
-    drain = DrainLoop(rings, Ring.open, lambda made, _: _commit(outbox, made), observed)
+    drain = DrainLoop(rings, Ring.open, lambda made, _: _commit(outbox, made), observed.put)
     drain.start()
     running = asyncio.create_task(uploader.run())
     begun = time.perf_counter()

@@ -32,12 +32,12 @@ from knhk_runtime.outbox.upload import Outbox, Uploader
 from knhk_runtime.packstore import PackStore
 from knhk_runtime.parking.decisions import Decisions
 from knhk_runtime.parking.judge import ArmJudge
-from knhk_runtime.parking.message import Parked, left_parked
+from knhk_runtime.parking.message import Parked, left_aside, left_parked
 from knhk_runtime.parking.server import ParkServer, Point
 from knhk_runtime.point import parse_point
 from knhk_runtime.ring.drain import DrainLoop
 from knhk_runtime.ring.drain import Opener as RingOpener
-from knhk_runtime.ring.entries import Drained
+from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.ring.observed import ObservedQueue
 from knhk_runtime.sequencer_client import SequencerClient
 from knhk_runtime.statistics import Counters
@@ -181,7 +181,7 @@ class Agent:
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
         judge = ArmJudge(self._loaded, self._evaluator)
         self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
-        self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit_drained, self._observed)
+        self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit_drained, self._set_aside)
         self._decisions = Decisions(self._folders.state / "decisions.db")
         self._parking = ParkServer(judge, self._decisions, self._commit, self._point)
         self._exchange = Exchange(
@@ -212,6 +212,11 @@ class Agent:
         if any(kind == PARK for _, kind, _, _ in drained.counts):
             for parked in left_parked(drained.frames):
                 self._adopt(parked)
+
+    def _set_aside(self, records: Sequence[RingRecord]) -> None:
+        self._observed.put(records)
+        for parked in left_aside(records):
+            self._adopt(parked)
 
     def _point(self) -> Point | None:
         running = self._exchange.running

@@ -162,6 +162,15 @@ def test_a_repetition_that_comes_too_early_waits_or_is_sent_away_again(hasty: Wo
         lambda: next((n for n in range(52, 60) if hasty.park(message(hasty, b"cold good", n, id16(51)))[0] == 200), None), "it passes"
     )
     assert leaves_of(hasty, passed) == [(DECISION, 3, 1, RESUMED)]
+    for earlier in (50, 51):  # one judgement under several ids passes one request
+        assert hasty.park(message(hasty, b"cold good", 70 + earlier, id16(earlier)))[:2] == (410, "1")
+
+
+def test_a_repetition_that_waits_for_what_is_never_decided_is_refused(hasty: World) -> None:
+    assert hasty.park(message(hasty, SLOW, 60))[:2] == (202, "1")
+    answers = []
+    until(lambda: answers.append(hasty.park(message(hasty, SLOW, 61 + len(answers), id16(60)))[:2]) or answers[-1][0] != 202, "an answer")
+    assert answers[-1] == (410, "1")
 
 
 def test_a_late_decision_survives_a_restart(hasty: World) -> None:
@@ -174,18 +183,29 @@ def test_a_late_decision_survives_a_restart(hasty: World) -> None:
     assert hasty.park(message(hasty, b"", 42, id16(40), o=observation(b"cold good")))[0] == 200
 
 
-def test_what_the_shim_parked_while_the_agent_was_away_passes_when_it_is_repeated(hasty: World) -> None:
+@pytest.mark.parametrize("versions", [("1.0.0",), ("1.0.0", "1.1.0")], ids=["one arm", "both arms open"])
+def test_what_the_shim_parked_while_the_agent_was_away_passes_when_it_is_repeated(hasty: World, versions: tuple[str, ...]) -> None:
+    if len(versions) == 2:
+        hasty.desire(hasty.sign(hasty.rollout(mode="Shadow", candidate=hasty.pack("1.1.0"))))
+        hasty.runs(2)
     hasty.running[-1].kill()
     hasty.running[-1].wait()
     ring = hasty.ring()
     receipt, o = ring.next_receipt(), observation(b"cold good")
-    pack = bytes.fromhex(hasty.packs.digests["1.0.0"][7:47])
-    ring.put(Request(receipt, 0, 77, o, (Arm(pack, PARK, 3, 0, ENFORCED, 0, b""),)))
+    packs = [bytes.fromhex(hasty.packs.digests[version][7:47]) for version in versions]
+    arms = (Arm(packs[0], PARK, 3, 0, ENFORCED, 0, b""), *(Arm(pack, PARK, 3, 0, OBSERVED, 1, b"") for pack in packs[1:]))
+    ring.put(Request(receipt, 0, 77, o, arms))
     (hasty.point / "stats.json").unlink()
     hasty.start_agent()
-    hasty.runs(1)
-    until(lambda: hasty.stats()["durable"] >= 1 and hasty.park(message(hasty, b"cold good", 80, receipt))[0] == 200, "it passes")
-    assert hasty.park(message(hasty, b"cold good", 81, receipt))[:2] == (410, "1")
+    hasty.runs(len(versions))
+    until(lambda: hasty.stats()["durable"] >= len(versions), "the leaves")
+    tries = iter(range(80, 200))
+    passed = until(
+        lambda: next((n for n in [next(tries)] if hasty.park(message(hasty, b"cold good", n, receipt, versions=versions))[0] == 200), None),
+        "it passes",
+    )
+    assert [leaf[:3] for leaf in leaves_of(hasty, passed)] == [(DECISION, 3, 1)] * len(versions)
+    assert hasty.park(message(hasty, b"cold good", 201, receipt, versions=versions))[:2] == (410, "1")
 
 
 def test_a_malformed_message_is_never_an_admission(up: World) -> None:

@@ -18,7 +18,14 @@ CREATE TABLE IF NOT EXISTS arm (
   id BLOB, number INTEGER, pack BLOB NOT NULL, kind INTEGER NOT NULL, klass INTEGER NOT NULL, verdict INTEGER NOT NULL,
   a BLOB NOT NULL, violations BLOB NOT NULL, PRIMARY KEY (id, number)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS decision_o_key ON decision (o_key);
 """
+# A request that came back too early has several ids for one judgement, and O with its time names that judgement.
+_KEEP = """
+INSERT OR IGNORE INTO decision
+VALUES (:id, :o_key, :packs, :expires_ns, :o, EXISTS (SELECT 1 FROM decision WHERE o_key = :o_key AND o = :o AND used = 1))
+"""
+_USE = "UPDATE decision SET used = 1 WHERE used = 0 AND (o_key, o) = (SELECT o_key, o FROM decision WHERE id = ? AND used = 0)"
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,12 @@ class Decisions:
 
     def keep(self, late: Late, now_ns: int) -> None:
         """Stores a decision and forgets those that expired, and the oldest above MAX_KEPT."""
-        row = (late.id, late.o_key, late.packs, late.expires_ns, late.o)
+        row = {"id": late.id, "o_key": late.o_key, "packs": late.packs, "expires_ns": late.expires_ns, "o": late.o}
         arms = [(late.id, number, *astuple(arm)) for number, arm in enumerate(late.arms)]
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.execute("INSERT OR IGNORE INTO decision VALUES (?,?,?,?,?,0)", row)
+                self._db.execute(_KEEP, row)
                 self._db.executemany("INSERT OR IGNORE INTO arm VALUES (?,?,?,?,?,?,?,?)", arms)
                 self._forget(now_ns)
                 self._db.execute("COMMIT")
@@ -90,9 +97,9 @@ class Decisions:
             return Late(row[0], row[1], row[2], row[3], tuple(Judged(*arm) for arm in arms.fetchall()))
 
     def use(self, decision: bytes) -> bool:
-        """Marks it used; False when somebody was faster."""
+        """Marks it used, under each of its ids; False when somebody was faster."""
         with self._lock:
-            return self._db.execute("UPDATE decision SET used = 1 WHERE id = ? AND used = 0", (decision,)).rowcount == 1
+            return self._db.execute(_USE, (decision,)).rowcount > 0
 
     def close(self) -> None:
         with self._lock:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from knhk.model.faults import Fault, Refused
 from knhk_runtime.outbox.records import ENFORCED, PARK, payloads
+from knhk_runtime.ring.entries import RingRecord
 from knhk_verify.record import parse_leaf, parse_record
 
 DECIDE, DECIDED, UNAVAILABLE, REFUSED = 1, 2, 3, 4
@@ -90,6 +91,14 @@ def left_parked(frames: bytes) -> Iterator[Parked]:
             pairs = zip(leaves, record.actions, strict=True)
             arms = tuple(ParkedArm(leaf.pack, leaf.flags, leaf.mode, _STATES[leaf.kind], a) for leaf, a in pairs)
             yield Parked(leaves[0].receipt_id, record.cluster, NO_DECISION, arms, record.observation)
+
+
+def left_aside(records: Sequence[RingRecord]) -> Iterator[Parked]:
+    """The same, out of the records of a batch whose other arm must be judged here too."""
+    for record in records:
+        if any((arm.kind, arm.mode) == (PARK, ENFORCED) for arm in record.arms):
+            arms = tuple(ParkedArm(arm.pack, arm.flags, arm.mode, _STATES[arm.kind], arm.a) for arm in record.arms)
+            yield Parked(record.receipt, record.cluster, NO_DECISION, arms, record.o)
 
 
 def answer(receipt: bytes, verdict: int, problem: bytes) -> bytes:

@@ -52,7 +52,7 @@ class ParkServer:
         self._point = point
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="park")
         self._waiting = 0
-        self._jobs: dict[bytes, _Job] = {}
+        self._jobs: dict[bytes, tuple[_Job, asyncio.Task[None]]] = {}
         self._late: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
 
@@ -114,8 +114,8 @@ class ParkServer:
         return web.Response(status=202, headers=_AGENT)
 
     def _follow(self, parked: Parked, job: _Job) -> None:
-        self._jobs[parked.receipt] = job
         task = asyncio.create_task(self._finish(parked, job))
+        self._jobs[parked.receipt] = job, task
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
@@ -139,22 +139,26 @@ class ParkServer:
 
     async def _resume(self, parked: Parked, point: Point, wait_s: float) -> web.Response:
         """A repeated request passes once; one whose decision is still being made waits for it and may be sent away again."""
-        job = self._jobs.get(parked.decision)
-        if job is not None and job.asked != _asked(parked):
-            return web.Response(status=410, headers=_AGENT)  # another request may not inherit the decision that is being made
-        if job is not None:
-            done, _ = await asyncio.wait({job.judged}, timeout=wait_s)
-            if not done:
-                await self._write(parked, _left_open(parked, None), point, parked.o, 0)
-                self._follow(parked, job)
-                return web.Response(status=202, headers=_AGENT)
-            await asyncio.wait(list(self._late), timeout=wait_s)
+        following = self._jobs.get(parked.decision)
+        if following is not None and (answered := await self._too_early(parked, point, wait_s, *following)):
+            return answered
         packs = b"".join(arm.pack for arm in parked.arms)
         late = await asyncio.to_thread(self._decisions.find, parked.decision, o_key(parked.o), packs, time.time_ns())
         if late is None or not await asyncio.to_thread(self._decisions.use, parked.decision):
             return web.Response(status=410, headers=_AGENT)
         await self._write(parked, late.arms, point, late.o, RESUMED)
         return self._answer(parked, late.arms, late.o)
+
+    async def _too_early(self, parked: Parked, point: Point, wait_s: float, job: _Job, kept: asyncio.Task[None]) -> web.Response | None:
+        """The answer to a repetition while its decision is being made; None when it was made within the time."""
+        if job.asked != _asked(parked):
+            return web.Response(status=410, headers=_AGENT)  # another request may not inherit the decision
+        done, _ = await asyncio.wait({kept}, timeout=wait_s)
+        if done:
+            return None
+        await self._write(parked, _left_open(parked, None), point, parked.o, 0)
+        self._follow(parked, job)
+        return web.Response(status=202, headers=_AGENT)
 
     async def _write(self, parked: Parked, judged: tuple[Judged, ...], point: Point, o: bytes, flag: int) -> None:
         arms = tuple(

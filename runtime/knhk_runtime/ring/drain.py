@@ -8,15 +8,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import Entries
-from knhk_runtime.ring.entries import Drained, Ring, entries_of
-from knhk_runtime.ring.observed import ObservedQueue
+from knhk_runtime.ring.entries import Drained, Ring, RingRecord, entries_of
 
 BATCH_BYTES = 1 << 20
 IDLE_S = 0.005
@@ -25,13 +24,18 @@ STORAGE_PAUSE_S = 0.5
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]+-[0-9]+\.ring")
 Opener = Callable[[Path], Ring]
 Commit = Callable[[Entries, Drained], None]
+SetAside = Callable[[Sequence[RingRecord]], None]
 
 
 @dataclass
 class _Open:
+    """`batch`: drained, and not yet durable in full; of it, what was to be set aside is when `aside`."""
+
     ring: Ring
     path: Path
     full: int = 0
+    batch: Drained | None = None
+    aside: bool = False
 
 
 @dataclass
@@ -43,13 +47,14 @@ class Totals:
 
 
 class DrainLoop:
-    """Owns the consumer's end of each ring. `commit` makes entries durable and counts them; OSError from it keeps the tail."""
+    """Owns the consumer's end of each ring. `commit` makes entries durable and counts them, `set_aside` what a lower tier must judge first;
+    OSError from either keeps the tail, and the batch is tried again."""
 
-    def __init__(self, folder: Path, opener: Opener, commit: Commit, observed: ObservedQueue) -> None:
+    def __init__(self, folder: Path, opener: Opener, commit: Commit, set_aside: SetAside) -> None:
         self._folder = folder
         self._open_ring = opener
         self._commit = commit
-        self._observed = observed
+        self._set_aside = set_aside
         self._rings: dict[str, _Open] = {}
         self._broken: set[tuple[str, int]] = set()
         self._end = threading.Event()
@@ -101,19 +106,27 @@ class DrainLoop:
     def _drain(self, opened: _Open, looked: bool) -> bool:
         """One batch. An idle ring whose producer closed it or is gone (it holds a shared lock as long as it lives) is removed."""
         over = opened.ring.closed or (looked and _is_unlocked(opened.path))
-        drained = opened.ring.drain(BATCH_BYTES)
+        tail = opened.ring.tail
+        drained = opened.batch = opened.batch or opened.ring.drain(BATCH_BYTES)
         opened.full = opened.ring.full
-        if drained.parked:
-            self._observed.put(drained.parked)
-        if drained.frames:
-            self._commit(entries_of(drained), drained)
-        if drained.n_records:
+        self._keep(opened, drained)
+        moved = drained.new_tail != tail  # a batch may hold padding alone
+        if moved:
             self.storage_fault = ""
         opened.ring.commit(drained.new_tail)
         opened.ring.beat()
-        if over and not drained.n_records:
+        if over and not moved:
             self._remove(opened)
-        return bool(drained.n_records)
+        return moved
+
+    def _keep(self, opened: _Open, drained: Drained) -> None:
+        """Makes a batch durable, each part of it once however often the other fails."""
+        if drained.parked and not opened.aside:
+            self._set_aside(drained.parked)
+            opened.aside = True
+        if drained.frames:
+            self._commit(entries_of(drained), drained)
+        opened.batch, opened.aside = None, False
 
     def _remove(self, opened: _Open) -> None:
         """Drained after its producer had ended: nothing can follow."""

@@ -1,0 +1,85 @@
+"""The drain thread over real rings, without an agent around it: whatever fails when, each record is handed on, and set aside once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from agent_process import GUARDS
+from agent_rings import HEAD, Producer, Request
+from agent_world import observation, until
+
+from knhk_hot.drain import Ring
+from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, Arm, Entries
+from knhk_runtime.ring.drain import BATCH_BYTES, DrainLoop
+from knhk_runtime.ring.entries import Drained, RingRecord
+from knhk_runtime.tiers.action import action_bytes
+from knhk_verify.record import parse_leaf
+
+PACK, OTHER = b"\1" * 20, b"\2" * 20
+ADMIT = Arm(PACK, DECISION, 1, 1, ENFORCED, 0, action_bytes(GUARDS, []))
+OPEN = Arm(OTHER, PARK, 3, 0, OBSERVED, 1, b"")
+
+
+class Sink:
+    """Where records go; `fails` many batches find no room first."""
+
+    def __init__(self, fails: int = 0) -> None:
+        self.fails = fails
+        self.receipts: list[bytes] = []
+        self.aside: list[bytes] = []
+
+    def commit(self, made: Entries, drained: Drained) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise OSError(28, "No space left on device")
+        leaves = [drained.leaves[at : at + 118] for at in range(0, len(drained.leaves), 118)]
+        self.receipts += [parse_leaf(leaf).receipt_id for leaf in leaves]
+
+    def set_aside(self, records: Sequence[RingRecord]) -> None:
+        self.aside += [record.receipt for record in records]
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Callable[[Sink], DrainLoop]:
+    return lambda sink: DrainLoop(tmp_path, Ring.open, sink.commit, sink.set_aside)
+
+
+def put(ring: Producer, body: bytes, *arms: Arm) -> bytes:
+    receipt = ring.next_receipt()
+    assert ring.put(Request(receipt, 0, 7, observation(body), arms))
+    return receipt
+
+
+@pytest.mark.failure("Envoy", "receipts")
+def test_a_record_behind_a_long_pad_is_not_lost_when_the_ring_ends(tmp_path: Path, loop: Callable[[Sink], DrainLoop]) -> None:
+    """A pad may be longer than a batch: a batch without records is not the end of a ring that its producer has closed."""
+    ring, sink = Producer(tmp_path), Sink()
+    sent = [put(ring, b"x" * (960 << 10), ADMIT) for _ in range(3)]
+    drain = loop(sink)
+    drain.start()
+    until(lambda: len(sink.receipts) == 3, "the first records")
+    drain.stop()
+    to_end = ring.capacity - ring.words[HEAD // 8] % ring.capacity
+    assert BATCH_BYTES < to_end < 1300 << 10, "the pad is longer than a batch"
+    sent.append(put(ring, b"z" * (1300 << 10), ADMIT))
+    ring.close_ring()
+    again = loop(sink)
+    again.start()
+    until(lambda: not list(tmp_path.glob("*.ring")), "the closed ring is removed")
+    again.stop()
+    assert sink.receipts == sent
+
+
+def test_a_batch_that_finds_no_room_is_set_aside_once(tmp_path: Path, loop: Callable[[Sink], DrainLoop]) -> None:
+    """While the outbox has no room the batch is tried again; what was set aside for the tiers is not set aside again each time."""
+    ring, sink = Producer(tmp_path), Sink(fails=3)
+    plain, aside = put(ring, b"a", ADMIT), put(ring, b"b", ADMIT, OPEN)
+    drain = loop(sink)
+    drain.start()
+    until(lambda: sink.receipts, "there is room again")
+    until(lambda: drain.storage_fault == "", "the fault is over")
+    drain.stop()
+    assert (sink.receipts, sink.aside) == ([plain], [aside])
+    ring.close()
