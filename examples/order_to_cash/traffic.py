@@ -67,7 +67,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `receipt` is empty when no decision was made (401, 503, connection lost)."""
+    """What came back. `receipt` is empty when none could be kept (503, connection lost)."""
 
     request: Request
     status: int

@@ -44,17 +44,20 @@ void on_http_filter_config_destroy(const void *config) { config_free((shim_confi
 
 /* ---- judging ------------------------------------------------------------------------------------- */
 
-/* A leaf for a request that no pack was asked about, or 503 when there is no room for it. */
-static shim_flow refuse(shim_request *request, shim_reason reason) {
+/* The worker of this stream; NULL in a configuration without rings, which must never pass anything. */
+static shim_worker *worker_of(const shim_request *request) {
+  uint32_t index = cb_http_filter_get_worker_index(request->envoy);
+  return index < request->config->nworkers ? &request->config->workers[index] : NULL;
+}
+
+/* A leaf for a request that no pack was asked about; false when there is no room for it. */
+static bool keep_refusal(shim_request *request) {
   const shim_config *config = request->config;
   shim_ring *ring = &request->worker->ring;
   shim_observation seen = {.time_ns = shim_now_ns(CLOCK_REALTIME), .route = {request->route, strlen(request->route)}};
   size_t o_len = observation_size(config, &seen);
   uint8_t *slot = ring_reserve(ring, record_room(config, o_len));
-  if (slot == NULL) {
-    reply_problem(request, REASON_RING_FULL, ARM_STABLE, NULL, 0);
-    return FLOW_ANSWERED;
-  }
+  if (slot == NULL) return false;
   shim_record record = {.time_ns = seen.time_ns, .o = slot + SHIM_RECORD_HEADER, .o_len = (uint32_t)o_len, .narms = 1};
   record.arms[0] = (shim_leaf){.kind = KIND_REFUSED, .verdict = KNHK_DENY, .mode = MODE_ENFORCED, .flags = config_is_stale(config, seen.time_ns) ? FLAG_STALE : 0};
   ring_next_receipt(ring, record.receipt);
@@ -62,8 +65,28 @@ static shim_flow refuse(shim_request *request, shim_reason reason) {
   ring_commit(ring, slot, record_write(config, &record, slot));
   memcpy(request->receipt, record.receipt, sizeof record.receipt);
   request->answered_receipt = true;
-  reply_problem(request, reason, ARM_STABLE, NULL, 0);
+  return true;
+}
+
+/* 503 when there is no room for the leaf. */
+static shim_flow refuse(shim_request *request, shim_reason reason) {
+  reply_problem(request, keep_refusal(request) ? reason : REASON_RING_FULL, ARM_STABLE, NULL, 0);
   return FLOW_ANSWERED;
+}
+
+/* Another filter, or Envoy itself, has answered before this filter did: 401, 413, a time-out. Its status stays, and the leaf says that no
+ * pack was asked. Without room the response has no receipt. */
+static void keep_foreign_answer(shim_request *request) {
+  int counter = SHIM_RING_FULL;
+  if (request->worker == NULL) request->worker = worker_of(request);
+  if (request->worker == NULL) return;
+  if (request->phase == PHASE_PARKED) {
+    counter = park_abandon(request) ? SHIM_UNAVAILABLE : SHIM_RING_FULL;
+  } else if (keep_refusal(request)) {
+    counter = SHIM_REFUSED;
+  }
+  request->phase = PHASE_DONE;
+  reply_count(request, counter, ARM_STABLE);
 }
 
 /* The failing guards as JSON; O and A are read where they lie in the ring, which only this thread writes. */
@@ -180,12 +203,6 @@ void on_http_filter_destroy(const void *m) {
   free(request);
 }
 
-/* The worker of this stream; NULL in a configuration without rings, which must never pass anything. */
-static shim_worker *worker_of(const shim_request *request) {
-  uint32_t index = cb_http_filter_get_worker_index(request->envoy);
-  return index < request->config->nworkers ? &request->config->workers[index] : NULL;
-}
-
 int on_http_filter_request_headers(void *f, const void *m, bool eos) {
   shim_request *request = (shim_request *)(uintptr_t)m;
   request->worker = worker_of(request);
@@ -222,9 +239,10 @@ int on_http_filter_request_trailers(void *f, const void *m) {
 }
 
 int on_http_filter_response_headers(void *f, const void *m, bool eos) {
-  const shim_request *request = m;
+  shim_request *request = (shim_request *)(uintptr_t)m;
   char hex[32];
   (void)eos;
+  if (request->phase != PHASE_DONE) keep_foreign_answer(request);
   shim_hex(request->receipt, sizeof request->receipt, hex);
   cb_http_set_header(f, ENVOY_HEADER_RESPONSE, SHIM_TEXT("knhk-receipt"), request->answered_receipt ? (knhk_buf){hex, sizeof hex} : (knhk_buf){NULL, 0});
   return ENVOY_HEADERS_CONTINUE;

@@ -95,7 +95,8 @@ static int hex_digit(char c) {
   return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* Percent-decodes a path segment, as the application will; false when it hides a slash or a control character, or is too long. */
+/* Percent-decodes a path segment, as the application will; false when it hides a slash or a control character, has a parameter (RFC 3986
+ * 3.3: many frameworks drop ";v=1", others keep it), or is too long. */
 static bool decode(knhk_buf segment, char *out, size_t *len) {
   *len = 0;
   for (size_t i = 0; i < segment.n; i++) {
@@ -106,6 +107,8 @@ static bool decode(knhk_buf segment, char *out, size_t *len) {
       c = high << 4 | low;
       i += 2;
       if (c == '/' || c == '\\') return false;
+    } else if (c == ';') {
+      return false;
     }
     if (c < 0x20 || c == 0x7f || *len == SHIM_VALUE_MAX) return false;
     out[(*len)++] = (char)c;

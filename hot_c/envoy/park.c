@@ -62,15 +62,17 @@ static int call(shim_request *request) {
   return code;
 }
 
-/* Writes the parked record to the ring; false when it is full, after 503. */
-static bool keep(shim_request *request) {
+/* Writes the parked record to the ring, its enforced leaf changed to this; false when the ring is full. */
+static bool keep(shim_request *request, uint8_t kind, uint8_t verdict) {
   shim_ring *ring = &request->worker->ring;
-  const shim_record *record = &request->parked.record;
+  shim_record *record = &request->parked.record;
+  shim_leaf *leaf = &record->arms[record->enforced];
+  leaf->kind = kind;
+  leaf->verdict = verdict;
+  leaf->a_len = 0;
+  if (kind != KIND_PARK) leaf->klass = KNHK_CLASS_NONE;
   uint8_t *slot = ring_reserve(ring, record_room(request->config, record->o_len));
-  if (slot == NULL) {
-    reply_problem(request, REASON_RING_FULL, record->enforced, NULL, 0);
-    return false;
-  }
+  if (slot == NULL) return false;
   ring_commit(ring, slot, record_write(request->config, record, slot));
   request->answered_receipt = true;
   return true;
@@ -78,24 +80,17 @@ static bool keep(shim_request *request) {
 
 /* The agent did not know the decision: no pack was asked in the end. */
 static void refuse(shim_request *request) {
-  shim_record *record = &request->parked.record;
-  shim_leaf *leaf = &record->arms[record->enforced];
-  leaf->kind = KIND_REFUSED;
-  leaf->klass = KNHK_CLASS_NONE;
-  leaf->verdict = KNHK_DENY;
-  leaf->a_len = 0;
-  if (keep(request)) reply_problem(request, REASON_DECISION, record->enforced, NULL, 0);
+  bool kept = keep(request, KIND_REFUSED, KNHK_DENY);
+  reply_problem(request, kept ? REASON_DECISION : REASON_RING_FULL, request->parked.record.enforced, NULL, 0);
 }
 
 /* No word from the agent: its leaves may be missing, so ours go to the ring; the first of the two that reaches the log wins. */
 static void leave(shim_request *request) {
-  shim_record *record = &request->parked.record;
-  shim_leaf *leaf = &record->arms[record->enforced];
-  leaf->kind = KIND_PARK;
-  leaf->verdict = 0;
-  leaf->a_len = 0;
-  if (keep(request)) reply_problem(request, REASON_PARKED, record->enforced, NULL, 0);
+  bool kept = keep(request, KIND_PARK, 0);
+  reply_problem(request, kept ? REASON_PARKED : REASON_RING_FULL, request->parked.record.enforced, NULL, 0);
 }
+
+bool park_abandon(shim_request *request) { return keep(request, KIND_UNAVAILABLE, 0); }
 
 static shim_flow settle(shim_request *request) {
   size_t arm = request->parked.record.enforced;

@@ -27,7 +27,7 @@ enum {
   SHIM_TEXT_BYTES = SHIM_ATTRS_MAX * (SHIM_NAME_MAX + 1 + SHIM_VALUE_MAX), /* decoded path captures of one request */
   SHIM_OUT_BYTES = 256 << 10,                        /* problem documents */
   SHIM_O_MAX = 512 + SHIM_ROUTE_MAX + SHIM_ATTRS_MAX * (6 + SHIM_NAME_MAX + SHIM_VALUE_MAX) + SHIM_BODY_MAX,
-  SHIM_A_MAX = 256 << 10,
+  SHIM_A_MAX = 128 << 10,                            /* A_MAX of src/drain.c: a larger one would break the ring for its reader */
   SHIM_RECORD_HEADER = 128,
   SHIM_ARMS = 2,
   SHIM_ERROR_MAX = 512
@@ -242,6 +242,8 @@ void reply_admit(shim_request *request, size_t arm);
 
 /* Hands the record to the agent; the flow is HOLD, or what an immediate failure made of it. */
 shim_flow park(shim_request *request, const shim_record *record);
+/* Envoy answered while the request was parked: the agent's word counts no more. False when the ring is full. */
+bool park_abandon(shim_request *request);
 void park_done(shim_request *request, int result, const knhk_hdr *headers, size_t n, const knhk_buf *chunks, size_t nchunks);
 
 #endif /* KNHK_SHIM_H */

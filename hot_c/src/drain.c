@@ -164,11 +164,14 @@ void knhk_ring_store(uint8_t *ring, size_t offset, uint64_t value) {
 #define HEAD 128
 #define TAIL 192
 
-int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len) {
-  const uint64_t tail = load(ring + TAIL), head = load(ring + HEAD), capacity = ring_len - KNHK_RING_HEADER;
+/* tail: as it was read once; the word in the ring may be another by now. */
+static int64_t pending_after(const uint8_t *ring, size_t ring_len, uint64_t tail) {
+  const uint64_t head = load(ring + HEAD), capacity = ring_len - KNHK_RING_HEADER;
   if (head < tail || head - tail > capacity || ((head | tail) & 63) != 0) return KNHK_RING_BAD_HEAD;
   return (int64_t)(head - tail);
 }
+
+int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len) { return pending_after(ring, ring_len, load(ring + TAIL)); }
 
 typedef struct {
   knhk_record record;
@@ -293,9 +296,8 @@ static int take(knhk_drained *d, const uint8_t *header, const parsed *p) {
 }
 
 int32_t knhk_ring_drain(const uint8_t *ring, size_t ring_len, uint64_t max_bytes, knhk_drained *d) {
-  const uint64_t capacity = ring_len - KNHK_RING_HEADER;
-  const int64_t pending = knhk_ring_pending(ring, ring_len);
-  const uint64_t tail = load(ring + TAIL);
+  const uint64_t capacity = ring_len - KNHK_RING_HEADER, tail = load(ring + TAIL);
+  const int64_t pending = pending_after(ring, ring_len, tail);
   d->frames_len = d->aside_len = 0;
   d->nrecords = d->nleaves = d->naside = d->ncounts = d->ndiscordant = 0;
   d->new_tail = d->bad_at = tail;

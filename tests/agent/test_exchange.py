@@ -100,6 +100,17 @@ def test_an_older_epoch_is_refused_after_a_restart_too(up: World) -> None:
     assert up.runs(2)["running"]["stable"] == up.packs.digests["1.0.0"]
 
 
+def test_another_document_of_an_epoch_is_refused_after_a_restart_too(up: World) -> None:
+    up.stop_all()
+    other = up.rollout(weight=7, epoch=1)
+    up.desire(up.sign(other))
+    before = ecds(up)
+    (up.point / "stats.json").unlink()
+    up.start_agent()
+    refused(up, "epoch", "must be used once", "ALARM")
+    assert (ecds(up), up.runs(1)["ready"]) == (before, True)
+
+
 def test_altered_and_wrongly_signed_documents_are_refused(up: World) -> None:
     good = json.loads(up.sign(up.rollout(weight=3)))
     payload = bytearray(base64.b64decode(good["payload"]))

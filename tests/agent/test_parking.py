@@ -9,6 +9,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -206,6 +207,37 @@ def test_what_the_shim_parked_while_the_agent_was_away_passes_when_it_is_repeate
     )
     assert [leaf[:3] for leaf in leaves_of(hasty, passed)] == [(DECISION, 3, 1)] * len(versions)
     assert hasty.park(message(hasty, b"cold good", 201, receipt, versions=versions))[:2] == (410, "1")
+
+
+def _plan(world: World) -> str:
+    path = world.point / "state" / "running.json"
+    path.write_text(path.read_text().replace("^cold (good|", "^cold (bad|good|"))
+    return "running.json: plan of invoices"
+
+
+def _library(world: World) -> str:
+    (path,) = (world.point / "private").glob("*.so")
+    path.chmod(0o700)
+    path.write_bytes(path.read_bytes() + b"\0")
+    return path.name
+
+
+@pytest.mark.parametrize("alter", [_plan, _library], ids=["plan", "library"])
+def test_what_was_altered_between_two_runs_decides_nothing(up: World, alter: Callable[[World], str]) -> None:
+    """With the registry out of reach a restarted agent has only its own copies: an altered one is told, and judges no request."""
+    up.stop_all()
+    where = alter(up)
+    up.registry.rename(up.registry.with_name("away"))
+    (up.point / "stats.json").unlink()
+    up.start_agent()
+    until(lambda: any(where in fault["where"] for fault in up.stats().get("refused", ())), f"{where} is told")
+    for number, body in enumerate((b"cold bad", b"cold good")):
+        assert up.park(message(up, body, 100 + number))[:2] == (202, "1")
+        assert leaves_of(up, 100 + number) == [(PARK, 0, 0, 0)]
+    up.registry.with_name("away").rename(up.registry)
+    tries = iter(range(110, 100_000))
+    until(lambda: up.park(message(up, b"cold good", next(tries)))[0] == 200, "it is fetched anew")
+    assert verdict(up.park(message(up, b"cold bad", 102))[2])[0] == 2
 
 
 def test_a_malformed_message_is_never_an_admission(up: World) -> None:

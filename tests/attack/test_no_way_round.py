@@ -99,18 +99,21 @@ def false_tokens(provider: IdentityProvider) -> dict[str, str]:
 
 
 def test_false_tokens(house: House) -> None:
-    """No token but one that our issuer signed for us, now, lets a caller in; Envoy answers 401 (403 for an audience), no pack is asked."""
-    since = len(house.rows)
+    """No token but one that our issuer signed for us, now, lets a caller in; Envoy answers 401 (403 for an audience), no pack is asked, and
+    a receipt says so."""
+    since, refused = len(house.rows), list[Answer]()
     body = house.body()
     for what, token in false_tokens(house.provider).items():
         answers = house.ask(body, JSON, token=token)
         assert [answer.status for answer in answers] == [403 if "audience" in what else 401], f"{what}: {answers}"
-    house.assert_kept_out(since, [])
+        refused += answers
+    assert all(answer.receipt for answer in refused)
+    house.assert_kept_out(since, refused)
 
 
 def test_tokens_from_elsewhere(house: House) -> None:
     """A right token in a query, a cookie, another header or another scheme is no token."""
-    since, token, body = len(house.rows), house.provider.token("dora"), house.body()
+    since, refused, token, body = len(house.rows), list[Answer](), house.provider.token("dora"), house.body()
     places = [
         (f"POST /invoices?access_token={token} HTTP/1.1", ()),
         ("POST /invoices HTTP/1.1", (f"Cookie: access_token={token}",)),
@@ -121,7 +124,9 @@ def test_tokens_from_elsewhere(house: House) -> None:
     for line, more in places:
         answers = house.ask(body, JSON, *more, line=line, token="")
         assert [answer.status for answer in answers] == [401], (line, more, answers)
-    house.assert_kept_out(since, [])
+        refused += answers
+    assert all(answer.receipt for answer in refused)
+    house.assert_kept_out(since, refused)
 
 
 @pytest.mark.parametrize("order", ["own first", "own last"])
@@ -172,7 +177,10 @@ STEERING = (
         for name in ("original-url", "rewrite-url", "forwarded-uri", "original-uri", "forwarded-path", "forwarded-prefix")
     ),
     *("x-envoy-original-path: /admin", "x-envoy-original-method: DELETE", "x-envoy-original-host: admin"),
-    *(f"{name}: dora" for name in ("x-forwarded-user", "x-remote-user", "remote-user", "x-auth-request-user", "x-user")),
+    *(f"{name}: dora" for name in ("x-forwarded-user", "x-remote-user", "remote-user", "x-auth-request-user", "x-user", "x-webauth-user")),
+    *(f"{name}: dora" for name in ("x-forwarded-email", "x-forwarded-groups", "x-auth-request-email", "x-ms-client-principal")),
+    *(f"{name}: host=admin.example" for name in ("forwarded", "x-forwarded-host", "x-original-host", "x-host", "x-forwarded-server")),
+    *(f"{name}: CN=dora" for name in ("x-ssl-client-s-dn", "x-client-dn", "ssl-client-cert", "client-cert", "x-forwarded-client-cert")),
 )
 
 

@@ -17,6 +17,10 @@
 #define FAKE_ABI KNHK_ABI_VERSION
 #endif
 
+#ifndef FAKE_A_MAX
+#define FAKE_A_MAX 11
+#endif
+
 static int has(const uint8_t *o, size_t o_len, const char *word, size_t n) {
   for (size_t i = 0; i + n <= o_len; i++) {
     if (memcmp(o + i, word, n) == 0) return 1;
@@ -68,4 +72,4 @@ static int always(void) { return 1; }
 
 static const knhk_variant VARIANTS[] = {{"scalar", always, decide, NULL, NULL}};
 static const knhk_guard_info GUARDS[] = {{"payload", "payload", "R1", "", "", "", "", "", "Violation"}, {"word", "shacl", "R1", "", "", "", "", "", "Violation"}};
-KNHK_EXPORT const knhk_pack knhk_pack_v1 = {FAKE_ABI, 2, 1, 11, 0, "fake", TEXT(FAKE_REVISION), "fakepack", {0}, GUARDS, VARIANTS, scratch_size, bind_size, bind_bundle, NULL, NULL, explain};
+KNHK_EXPORT const knhk_pack knhk_pack_v1 = {FAKE_ABI, 2, 1, FAKE_A_MAX, 0, "fake", TEXT(FAKE_REVISION), "fakepack", {0}, GUARDS, VARIANTS, scratch_size, bind_size, bind_bundle, NULL, NULL, explain};

@@ -67,6 +67,7 @@ REFUSED = [
     ("body where none is expected", "POST", "/payments", b"{}", {}, 400, "body"),
     ("malformed decision", "POST", "/invoices", b"{}", {"knhk-decision": "yes"}, 403, "decision-invalid"),
     ("control character in a capture", "GET", "/invoices/a%01b", None, {}, 400, "attribute"),
+    ("parameter in a capture", "GET", "/invoices/1;v=2", None, {}, 400, "attribute"),
     ("capture that is not UTF-8", "GET", "/invoices/%ff", None, {}, 400, "attribute"),
     ("pack without this route", "POST", "/invoices", b"noroute", {}, 403, "unmatched"),
 ]
@@ -112,6 +113,12 @@ def test_captures_are_decoded_as_the_application_will(point: Rig) -> None:
     assert all_records(point.rings)[str(answer.receipt)].o.attributes["path.id"] == "A-é"
 
 
+def test_an_encoded_semicolon_begins_no_parameter(point: Rig) -> None:
+    answer = point.request("GET", "/invoices/1%3Bv=2")
+    assert answer.status == 200
+    assert all_records(point.rings)[str(answer.receipt)].o.attributes["path.id"] == "1;v=2"
+
+
 def test_a_declared_query_passes(point: Rig) -> None:
     assert point.request("GET", "/search?q=1").status == 200
 
@@ -141,8 +148,20 @@ def test_attributes_come_from_the_token_alone(point: Rig) -> None:
     assert "authorization" not in seen
 
 
-def test_underscore_spellings_are_rejected(point: Rig) -> None:
-    assert point.post(b"{}", headers={"x_sub": "root"}).status == 400
+BY_ENVOY = {
+    "underscore spelling": ("POST", "/invoices", b"{}", {"x_sub": "root"}, 400, ""),
+    "escaped slash": ("GET", "/invoices/a%2fb", None, {}, 400, ""),
+    "body longer than it may be, without a length": ("POST", "/invoices", iter([b"x" * (1 << 19)] * 3), {}, 413, "create"),
+}
+
+
+@pytest.mark.parametrize("what", BY_ENVOY)
+def test_what_envoy_itself_refuses_leaves_a_receipt(point: Rig, what: str) -> None:
+    method, path, body, headers, status, route = BY_ENVOY[what]
+    answer = point.request(method, path, body, {"content-type": "application/json", **headers})
+    assert answer.status == status
+    record = all_records(point.rings)[str(answer.receipt)]
+    assert (record.enforced.kind, record.enforced.verdict, record.o.route) == ("REFUSED", "DENY", route)
     assert point.app.seen == []
 
 
@@ -156,12 +175,13 @@ def test_claims_become_attributes(point: Rig) -> None:
     [None, "nonsense", token(key=FOREIGN_KEY), token(exp=1), token(aud="others"), token(iss="https://other.example")],
     ids=["none", "nonsense", "foreign key", "expired", "other audience", "other issuer"],
 )
-def test_without_a_valid_token_nothing_is_judged(point: Rig, bearer: str | None) -> None:
-    before = len(all_records(point.rings))
+def test_without_a_valid_token_no_pack_is_asked(point: Rig, bearer: str | None) -> None:
     answer = point.post(b"{}", headers={} if bearer is None else {"authorization": f"Bearer {bearer}"}, auth=None)
     assert answer.status in (401, 403)
-    assert answer.receipt is None
-    assert (len(all_records(point.rings)), point.app.seen) == (before, [])
+    record = all_records(point.rings)[str(answer.receipt)]
+    assert (record.enforced.kind, record.enforced.verdict, record.enforced.pack) == ("REFUSED", "DENY", "0" * 40)
+    assert (record.o.attributes, record.o.body, record.o.route) == ({}, b"", ""), "what nobody vouches for is not kept"
+    assert point.app.seen == []
 
 
 def test_a_token_in_the_query_does_not_count(point: Rig) -> None:

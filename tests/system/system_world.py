@@ -409,7 +409,7 @@ class World:
     # ---- what a stranger reads -------------------------------------------------------------------
 
     def until_logged(self) -> None:
-        """Until every receipt that a caller holds is in the log. Not for 503 of a full ring and 401: those have none."""
+        """Until every receipt that a caller holds is in the log. Not for 503 of a full ring, which has none."""
 
         def look() -> bool:
             held = {answer.receipt for answer in self.answers if answer.receipt}

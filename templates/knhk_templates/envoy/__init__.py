@@ -27,15 +27,18 @@ _KEPT_HEADERS: Final = frozenset(
     {"host", "content-type", "content-length", "content-encoding", "authorization", "accept", "user-agent", "date"}
 )
 
-# Headers that frameworks or Envoy take for another method, path, caller or number of tries than those that were judged.
+# Headers that frameworks or Envoy take for another method, path, host, caller or number of tries than those that were judged.
 _STEERING: Final = frozenset(
     f"x-{name}"
     for name in (
         *("http-method-override", "http-method", "method-override", "original-method", "forwarded-method"),
         *("original-url", "rewrite-url", "original-uri", "forwarded-uri", "forwarded-path", "forwarded-prefix", "script-name"),
-        *("user", "remote-user", "forwarded-user", "auth-request-user", "authenticated-user"),
+        *("host", "forwarded-host", "original-host", "forwarded-server", "http-host-override"),
+        *("user", "remote-user", "forwarded-user", "auth-request-user", "authenticated-user", "webauth-user"),
+        *(f"{kind}-{what}" for kind in ("forwarded", "auth-request") for what in ("email", "groups", "preferred-username", "access-token")),
+        *("ssl-client-verify", "ssl-client-s-dn", "client-verify", "client-dn", "client-cert", "ms-client-principal"),
     )
-) | {"remote-user"}
+) | {"remote-user", "forwarded", "ssl-client-verify", "ssl-client-cert", "client-cert", "client-cert-chain"}
 
 _TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("knhk_templates", "envoy"),
