@@ -51,9 +51,9 @@ class Traffic:
         outbox = self.agents[-1][0]
         made = [self.make_record(self.written + i) for i in range(self.chance.choice((1, 2, 5, 60)))]
         self.written += len(made)
-        _, end = outbox.append(b"".join(frame(payload) for payload, _ in made))
-        outbox.sync(end)
-        self.end = end
+        appended = outbox.append(b"".join(frame(payload) for payload, _ in made))
+        outbox.sync(appended)
+        self.end = appended.end
         self.unsent += [leaf for _, leaves in made for leaf in leaves]
         if self.chance.random() < 0.9:
             self.send()
