@@ -119,8 +119,10 @@ def test_altered_and_wrongly_signed_documents_are_refused(up: World) -> None:
     refused(up, "rollout.json", "altered")
     up.desire(up.sign(up.rollout(), role="build"))
     refused(up, "rollout.json", "none is a key allowed here")
-    up.desire(json.dumps(good).encode(), keys=up.packs.signer.keys_json().replace(b'"sig":"', b'"sig":"A', 1))
+    altered = up.packs.signer.keys_json().replace(b'"sig":"', b'"sig":"A', 1)
+    up.desire(json.dumps(good).encode(), keys=altered)
     refused(up, "keys.json")
+    up.desire(b"{", keys=altered)  # files are replaced one by one: the right document must be gone before the right keys come
     up.desire(b"{", keys=up.packs.signer.keys_json())
     refused(up, "rollout.json", "JSON")
     assert up.stats()["epoch"] == 1
