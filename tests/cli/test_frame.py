@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def test_help_shows_examples_that_parse_and_exit_codes(words: str, capsys: pytes
     assert "exit codes:" in told
     for example in made.examples:
         assert example in told
-        argv = shlex.split(example.split(" | ")[0])
+        argv = shlex.split(re.split(r" [|>] ", example)[0])
         assert argv[0] == "knhk"
         assert parser().parse_args(argv[1:])._command is made
 

@@ -183,12 +183,13 @@ class Table:
 @dataclass(frozen=True)
 class Outcome:
     """What a command answers: `data` (JSON values), an exit code, tables for terminals, and `texts`: what the command's own output
-    formats print. `data` None: nothing to say."""
+    formats print. `plain` is printed as it is when no format is asked for, for what other programs read. `data` None: nothing to say."""
 
     data: Any
     exit: int = OK
     tables: tuple[Table, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    plain: str = ""
 
 
 @dataclass(frozen=True)
@@ -440,7 +441,9 @@ def show(outcome: Outcome, output: str | None) -> None:
     if outcome.data is None:
         return
     form = output or ("table" if sys.stdout.isatty() else "json")
-    if form in outcome.texts:
+    if output is None and outcome.plain:
+        _print(outcome.plain.rstrip("\n"))
+    elif form in outcome.texts:
         _print(outcome.texts[form].rstrip("\n"))
     elif form == "json":
         _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
