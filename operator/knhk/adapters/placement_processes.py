@@ -105,7 +105,7 @@ class ProcessPlacement:
             "adminSocket": str(folders.sockets / "envoy-admin.sock"),
         }
         try:
-            return render_bootstrap({**spec, "name": point, "listen": {"address": address, "port": port}, "local": local})
+            return render_bootstrap({**spec, "name": point, "listen": {**spec["listen"], "address": address, "port": port}, "local": local})
         except ValueError as error:
             raise Stalled("BadPoint", str(error)) from error
 

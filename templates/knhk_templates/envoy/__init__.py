@@ -66,6 +66,7 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
         name=point["name"],
         listen_address=point["listen"]["address"],
         listen_port=point["listen"]["port"],
+        transport_socket=_transport_socket(point["listen"].get("tls")),
         admin_socket=local.get("adminSocket"),
         agent_socket=local["agentSocket"],
         ecds_path=local["ecds"],
@@ -74,7 +75,7 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
         mutations=_header_mutations(attribute_sources(point)),
         routes=[*map(_route, point["match"]), {"name": "unmatched", "match": {"prefix": "/"}, "route": _TO_APP}],
         jwt_provider=None if jwt is None else _jwt_provider(jwt),
-        filter_states=[_filter_state(name, claim) for name, claim in _claims(point)],
+        filter_states=[_filter_state(name, value) for name, value in _sources(point)],
         app_discovery=_discovery(point["upstream"]),
         app_address=_address(point["upstream"]),
     )
@@ -82,7 +83,7 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
 
 def attribute_sources(point: Mapping[str, Any]) -> list[dict[str, str]]:
     """`attributes` of the shim's configuration: which filter state holds which verified attribute."""
-    return [{"name": name, "filterState": _state_key(name)} for name, _ in _claims(point)]
+    return [{"name": name, "filterState": _state_key(name)} for name, _ in _sources(point)]
 
 
 def _render(template: str, **values: Any) -> str:
@@ -99,6 +100,8 @@ def point_faults(point: Mapping[str, Any]) -> list[str]:
     faults += _upstream_faults(point["upstream"])
     for key in ("ecds", "agentSocket"):
         faults += _unless(str(point["local"][key]).startswith("/"), f"local.{key}", point["local"][key], "be an absolute path")
+    for key, file in point["listen"].get("tls", {}).items():
+        faults += _unless(file.startswith("/"), f"listen.tls.{key}", file, "be an absolute path")
     faults += _unless(_is_ip(point["listen"]["address"]), "listen.address", point["listen"]["address"], "be an IP address")
     for number, match in enumerate(point["match"]):
         faults += _match_faults(f"match[{number}]", match)
@@ -193,20 +196,44 @@ def _claims(point: Mapping[str, Any]) -> list[tuple[str, str]]:
     return sorted([("sub", "sub"), ("iss", "iss"), *((c["attribute"], c["name"]) for c in jwt.get("claims", ()))])
 
 
+def _sources(point: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(attribute, Envoy's name of its verified value) pairs in order of attribute. A certificate's URI names come joined by commas: the
+    shim refuses a caller with more than one."""
+    claims = [(name, f"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:pl:{claim})%") for name, claim in _claims(point)]
+    peer = [("peer", "%DOWNSTREAM_PEER_URI_SAN%")] if "clients" in point["listen"].get("tls", {}) else []
+    return sorted(claims + peer)
+
+
 def _state_key(attribute: str) -> str:
     return f"knhk.{attribute}"
 
 
-def _filter_state(attribute: str, claim: str) -> dict[str, Any]:
+def _filter_state(attribute: str, value: str) -> dict[str, Any]:
     return {
         "object_key": _state_key(attribute),
         "factory_key": "envoy.string",
-        "format_string": {
-            "text_format_source": {"inline_string": f"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:pl:{claim})%"},
-            "omit_empty_values": True,
-        },
+        "format_string": {"text_format_source": {"inline_string": value}, "omit_empty_values": True},
         "skip_if_empty": True,
     }
+
+
+_TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+
+
+def _transport_socket(tls: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """TLS 1.2 or newer; with `clients`, only callers whose certificate that authority signed and that names a SPIFFE ID."""
+    if tls is None:
+        return None
+    common: dict[str, Any] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [{"certificate_chain": {"filename": tls["certificate"]}, "private_key": {"filename": tls["key"]}}],
+    }
+    if "clients" in tls:
+        spiffe = [{"san_type": "URI", "matcher": {"prefix": "spiffe://"}}]
+        common["validation_context"] = {"trusted_ca": {"filename": tls["clients"]}, "match_typed_subject_alt_names": spiffe}
+    context = {"@type": _TLS, "require_client_certificate": "clients" in tls, "common_tls_context": common}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
 
 
 def _jwt_provider(jwt: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,29 @@ _JWT = Obj(
     required=("issuer", "audiences", "jwks"),
 )
 
+
+def _file(doc: str) -> Str:
+    return Str(
+        doc,
+        max=1024,
+        min=2,
+        rules=(matches(r"^/[A-Za-z0-9._/@+-]+$", "must be an absolute path of letters, digits and . _ / @ + - only"),),
+    )
+
+
+_LISTEN_TLS = Obj(
+    "TLS 1.2 or newer; left out: plain HTTP. Files are read when Envoy starts.",
+    {
+        "certificate": _file("File at the point with the point's certificate chain, PEM."),
+        "key": _file("File at the point with its private key, PEM."),
+        "clients": _file(
+            "File at the point with the authorities, PEM, that sign callers' certificates. With it every caller needs one with one "
+            "SPIFFE ID, which becomes attribute peer; left out: callers have no certificate."
+        ),
+    },
+    required=("certificate", "key"),
+)
+
 SPEC = Obj(
     "Where and how requests are judged.",
     {
@@ -149,6 +172,7 @@ SPEC = Obj(
                     max=65_535,
                     default=0,
                 ),
+                "tls": _LISTEN_TLS,
             },
             default={},
         ),
