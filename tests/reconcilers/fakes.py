@@ -185,8 +185,11 @@ class FakeFleet:
     told: dict[str, Statistics] = field(default_factory=dict)
     handed: list[tuple[str, bytes]] = field(default_factory=list)
     torn: set[str] = field(default_factory=set)
+    full: bool = False
 
     def publish_document(self, point: str, envelope: bytes) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
         self.documents[point] = envelope
         self.handed.append((point, envelope))
 

@@ -473,3 +473,71 @@ def test_a_resting_world_writes_nothing(live: World) -> None:
     moments = len([m for m in live.fate.moments if "status" in m or "document" in m or "append" in m])
     live.run(100)
     assert len([m for m in live.fate.moments if "status" in m or "document" in m or "append" in m]) == moments
+
+
+STEPS = "steps: [{weight: 10, minPairs: 20}, {weight: 50, minPairs: 20}]"
+
+
+@pytest.mark.parametrize(
+    ("steps", "then"),
+    [
+        ("steps: [{weight: 10, minPairs: 20}]", ("Canary", 100)),
+        ("steps: [{weight: 5, minPairs: 20}, {weight: 30, minPairs: 20}, {weight: 90, minPairs: 20}]", ("Canary", 300)),
+        ("steps: [{weight: 80, minPairs: 20}]", ("Shadow", 0)),
+    ],
+)
+def test_a_rollout_whose_steps_change_goes_on_with_no_more_than_it_had(live: World, steps: str, then: tuple[str, int]) -> None:
+    live.apply(pack("1.1.0"))
+    live.until(lambda: live.document()["weight"] == 500)
+    live.traffic = 0
+    live.apply(pack("1.1.0").replace(STEPS, steps))
+    live.run(4)
+    assert (live.document()["mode"], live.document()["weight"]) == then
+    assert live.kinds().count("RolloutStarted") == 2
+    live.traffic = 12
+    live.until_phase("Live", "1.1.0")
+
+
+def test_a_rollout_whose_steps_change_can_still_be_rolled_back(live: World) -> None:
+    live.apply(pack("1.1.0"))
+    live.until(lambda: live.document()["weight"] == 500)
+    live.apply(pack("1.1.0").replace(STEPS, "steps: [{weight: 10, minPairs: 20}]"))
+    live.bad = frozenset({"1.1.0"})
+    live.until_phase("RolledBack", "1.1.0")
+
+
+@pytest.mark.failure("disk", "rollout")
+def test_a_rollout_whose_documents_cannot_be_published_ends_at_its_deadline(live: World) -> None:
+    live.apply(pack("1.1.0", deadline=30))
+    live.until_phase("Rolling")
+    live.fleet.full = True
+    live.until_phase("Aborted", "1.1.0")
+    live.fleet.full = False
+    live.run(8)
+    assert live.document()["stable"]["version"] == "1.0.0"
+    assert live.document()["candidate"] is None
+
+
+@pytest.mark.failure("agent", "operator sees")
+def test_a_point_whose_statistics_cannot_be_read_is_not_called_ready(live: World) -> None:
+    live.run(8)
+    assert live.ready(P1)["status"] == "True"
+    live.fleet.torn.add(POINT)
+    live.run(8)
+    assert live.ready(P1)["status"] == "Unknown"
+    assert "must be JSON" in live.ready(P1)["message"]
+    live.fleet.torn.clear()
+    live.run(8)
+    assert live.ready(P1)["status"] == "True"
+
+
+@pytest.mark.failure("disk", "operator sees")
+def test_a_full_disk_delays_a_data_bundle_and_says_so(live: World) -> None:
+    live.registry.full = True
+    live.apply(bundle())
+    live.run(8)
+    assert live.ready(BUNDLE)["status"] == "Unknown"
+    assert "No space left" in live.ready(BUNDLE)["message"]
+    live.registry.full = False
+    live.run(8)
+    assert live.ready(BUNDLE)["status"] == "True"

@@ -183,6 +183,19 @@ def next_rolling(spec: RolloutSpec, now: Rolling) -> Rolling | None:
     return Rolling(now.stage + 1) if now.stage + 1 < len(spec.stages) else None
 
 
+def weight_of(spec: RolloutSpec, now: Rolling) -> int:
+    """Percent of callers for whom the candidate is enforced."""
+    return spec.stages[now.stage].steps[now.step].weight if now.arm is Arm.CANARY else 0
+
+
+def refitted(spec: RolloutSpec, now: Rolling, weight: int) -> Rolling:
+    """Where a rollout at `weight` percent goes on when its steps were edited: at the last step that enforces no more, else in shadow."""
+    if now.arm is Arm.SHADOW:
+        return now
+    fitting = [step for step, row in enumerate(spec.stages[now.stage].steps) if row.weight <= weight]
+    return Rolling(now.stage, Arm.CANARY, fitting[-1]) if fitting else Rolling(now.stage)
+
+
 def deadline_ns(facts: Facts) -> int | None:
     """When the phase or step must be over; None for phases that rest."""
     limit: float | None = DEADLINES_S[facts.phase]
@@ -201,7 +214,7 @@ def _order(facts: Facts, index: int, stage: Stage, point: str) -> Order:
         return Order(point, "Stable", "candidate")
     if now.arm is Arm.SHADOW:
         return Order(point, "Shadow")
-    return Order(point, "Canary", weight=stage.steps[now.step].weight * 10)
+    return Order(point, "Canary", weight=weight_of(facts.spec, now) * 10)
 
 
 def _case(facts: Facts) -> _Case:
@@ -247,7 +260,8 @@ def _superseded(case: _Case) -> Action | None:
 
 
 def _unpublished(case: _Case) -> Action | None:
-    """Documents must say what the phase means. A revision that ended may owe points their old pack."""
+    """Documents must say what the phase means. A revision that ended may owe points their old pack. One that rolls has its deadline
+    for this too."""
     facts = case.facts
     if facts.phase is Phase.RETIRED or (facts.phase in WORKING and case.stage is None):
         return None
@@ -255,6 +269,8 @@ def _unpublished(case: _Case) -> Action | None:
         return None
     wanted = orders(facts)
     late = tuple(order for order in wanted if facts.published.get(order.point) != order)
+    if late and case.stage and not facts.spec.suspend and _is_overdue(case):
+        return Abort("NotPublished", f"{late[0].point} could not be told before the deadline", case.verdict)
     return Publish(late) if late else None
 
 
@@ -289,8 +305,12 @@ def _forward(case: _Case, verdict: Verdict) -> Action:
     return Promote(verdict) if after is None else Advance(after, verdict)
 
 
+def _is_overdue(case: _Case) -> bool:
+    return case.deadline_ns is not None and case.facts.now_ns >= case.deadline_ns
+
+
 def _overdue(case: _Case) -> Action | None:
-    if case.deadline_ns is None or case.facts.now_ns < case.deadline_ns:
+    if not _is_overdue(case):
         return None
     if case.facts.phase is Phase.STALLED:
         return Abort("DeadlineExceeded", "nobody mended it in time", case.verdict)

@@ -11,7 +11,9 @@ from knhk.model.faults import Refused
 from knhk.model.resource import Resource
 from knhk.reconcilers.admission import bundle_bytes
 from knhk.reconcilers.building import publish_bundle
-from knhk.reconcilers.context import Journal, Ports, rfc3339, say, write_status
+from knhk.reconcilers.context import Journal, Ports, fault_rows, rfc3339, say, write_status
+
+TRY_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,21 @@ class BundleReconciler:
     journal: Journal
 
     def converge(self, resource: Resource) -> float | None:
-        """Builds, signs and publishes the data; nothing to do when this generation is built. Gives no time to come back."""
+        """Builds, signs and publishes the data; nothing to do when this generation is built. Gives seconds until it is tried again."""
         self.journal.deliver(resource)
-        if resource.status.get("observedGeneration") == resource.generation:
+        if _done(resource):
             return None
         try:
             data = bundle_bytes(resource)
         except Refused as refused:
-            faults = [{"where": f.where, "value": f.value, "must": f.must} for f in refused.faults]
-            before = {k: v for k, v in resource.status.items() if k != "conditions"}
-            message = f"{len(faults)} faults; {faults[0]['where']}: {faults[0]['must']}"
-            write_status(self.ports, resource, {**before, "faults": faults[:64]}, False, "Refused", message)
+            rows, message = fault_rows(refused)
+            write_status(self.ports, resource, {**_before(resource), "faults": rows}, False, "Refused", message)
             return None
-        self._publish(resource, data)
+        try:
+            self._publish(resource, data)
+        except OSError as error:
+            write_status(self.ports, resource, _before(resource), None, "PublishFailed", f"{error}; it is tried again")
+            return TRY_AGAIN_S
         return None
 
     def _publish(self, resource: Resource, data: bytes) -> None:
@@ -48,6 +52,16 @@ class BundleReconciler:
         resource = write_status(ports, resource, status, True, "Published", f"{version} is published")
         say(ports, resource.key, "Published", f"data bundle {version}, sha256:{digest[:12]}")
         self.journal.deliver(resource)
+
+
+def _done(resource: Resource) -> bool:
+    """Whether this generation is published, or refused."""
+    ready = next((c for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), None)
+    return ready is not None and ready["observedGeneration"] == resource.generation and ready["status"] != "Unknown"
+
+
+def _before(resource: Resource) -> dict[str, Any]:
+    return {k: v for k, v in resource.status.items() if k != "conditions"}
 
 
 def _kept(resource: Resource) -> dict[str, Any]:

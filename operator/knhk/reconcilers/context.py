@@ -11,7 +11,7 @@ from typing import Any
 
 from knhk.api import condition, with_condition
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
-from knhk.model.faults import AlreadyExists, Conflict, NotFound, Waiting
+from knhk.model.faults import AlreadyExists, Conflict, NotFound, Refused, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.ports.clock import Clock
 from knhk.ports.compiler import Compiler
@@ -147,6 +147,12 @@ def _statement(bundle: str) -> dict[str, Any]:
 def _ordered(index: int, bundle: str) -> Ordered:
     document = _statement(bundle)
     return Ordered(index, document["predicate"]["time"], document["subject"][0]["digest"]["sha256"])
+
+
+def fault_rows(refused: Refused) -> tuple[list[dict[str, str]], str]:
+    """Faults as status carries them, within its bounds, and one line that says how many and which is the first."""
+    rows = [{"where": f.where[:512], "value": f.value[:512], "must": f.must[:1024]} for f in refused.faults[:64]]
+    return rows, f"{len(refused.faults)} faults; {rows[0]['where']}: {rows[0]['value']}: {rows[0]['must']}"
 
 
 def say(ports: Ports, key: Key, reason: str, message: str, *, warning: bool = False) -> None:

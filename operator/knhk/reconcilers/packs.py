@@ -24,6 +24,8 @@ from knhk.decide.rollout import (
     deadline_ns,
     decide,
     orders,
+    refitted,
+    weight_of,
 )
 from knhk.lockchain import PolicyEvent
 from knhk.model.arrows import SignedPack
@@ -35,7 +37,7 @@ from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Finding, PairStats, RolloutSpec, Verdict, pair_stats
 from knhk.ports.fleet import Statistics
 from knhk.reconcilers.building import build
-from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
+from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, fault_rows, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
 from knhk.reconcilers.documents import order_of, pack_reference, published
 from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls
 from knhk_runtime.layout import children, parse_object
@@ -114,6 +116,7 @@ class PackReconciler:
         """The spec changed in nothing that the revision is made of (a deadline, suspend …): it goes on, with a whole deadline."""
         now = rfc3339_ns(self.ports.clock.now_ns())
         revision = {**pack.status["revision"], "generation": pack.generation, "phaseSince": now}
+        revision |= _refitted(pack, revision) if "arm" in revision else {}
         revision.pop("deadline", None)
         ready = {Phase.LIVE: True, Phase.STALLED: False}.get(Phase(revision["phase"]))
         self._write(pack, {**pack.status, "revision": revision}, ready, revision["phase"], "goes on with the changed spec")
@@ -211,9 +214,8 @@ class PackReconciler:
         return 0.0
 
     def _refused(self, pack: Resource, refused: Refused) -> float:
-        faults = [{"where": f.where[:512], "value": f.value[:512], "must": f.must[:1024]} for f in refused.faults[:64]]
-        message = f"{len(refused.faults)} faults; {faults[0]['where']}: {faults[0]['value']}: {faults[0]['must']}"
-        return self._rest(pack, Event.REFUSED, "Refused", message, {**pack.status, "faults": faults})
+        rows, message = fault_rows(refused)
+        return self._rest(pack, Event.REFUSED, "Refused", message, {**pack.status, "faults": rows})
 
     def _stalled(self, pack: Resource, reason: str, message: str) -> float:
         return self._rest(pack, Event.STALLED, reason, message, pack.status)
@@ -390,10 +392,10 @@ class PackReconciler:
 
     def _roll(self, pack: Resource, facts: Facts, event: Event, rolling: Rolling, verdict: Verdict | None) -> None:
         stage = facts.spec.stages[rolling.stage]
-        weight = stage.steps[rolling.step].weight if rolling.arm is Arm.CANARY else 0
         pairs = sum(s.pairs for s in facts.stats.values())
         revision = self._moved(dict(pack.status["revision"]), event)
-        revision |= {"stage": rolling.stage, "arm": rolling.arm.value, "step": rolling.step, "weight": weight, "pairs": pairs}
+        revision |= {"stage": rolling.stage, "arm": rolling.arm.value, "step": rolling.step}
+        revision |= {"weight": weight_of(facts.spec, rolling), "pairs": pairs}
         if event is not Event.RESUMED:
             revision["pairsAtStart"] = pairs
         revision.pop("reason", None)
@@ -507,6 +509,15 @@ def _goes_on(pack: Resource, revision: Mapping[str, Any]) -> bool:
     """Whether a changed spec leaves the revision as it is. What ended, or was refused, begins anew."""
     resting = rolls(revision) or Phase(revision["phase"]) in (*WORKING, Phase.LIVE)
     return resting and revision["inputs"] == inputs_of(pack)
+
+
+def _refitted(pack: Resource, revision: Revision) -> Revision:
+    """Members of a rollout whose steps may have been edited; what is enforced never grows by that, and a new weight counts its own pairs."""
+    spec, before = to_rollout(pack), revision["weight"]
+    rolling = refitted(spec, Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]), before)
+    weight = weight_of(spec, rolling)
+    start = revision["pairsAtStart"] if weight == before else revision["pairs"]
+    return {"arm": rolling.arm.value, "step": rolling.step, "weight": weight, "pairsAtStart": start}
 
 
 def abort_asked(pack: Resource) -> str:

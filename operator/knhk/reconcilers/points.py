@@ -8,7 +8,7 @@ from typing import Any
 
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import canonical, sha256_hex
-from knhk.model.faults import NotFound, Stalled, Waiting
+from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
 from knhk.model.phases import WORKING, Arm, Phase
 from knhk.model.resource import Key, Resource
 from knhk.reconcilers.context import Journal, Ordered, Ports, rfc3339, say, write_status
@@ -170,7 +170,10 @@ class PointReconciler:
         return {k: v for k, v in resource.status.items() if k not in ("conditions", "observedGeneration")}
 
     def _tell(self, resource: Resource, wanted: Assignment, address: str, trouble: tuple[str, ...]) -> None:
-        statistics = self.ports.fleet.statistics(wanted.point)
+        try:
+            statistics = self.ports.fleet.statistics(wanted.point)
+        except Corrupt as error:
+            statistics, trouble = None, (*trouble, str(error))
         stats: Mapping[str, Any] = statistics.document if statistics is not None else {}
         document = published(self.ports, wanted.point) or {}
         status: dict[str, Any] = {"address": address, "mode": wanted.mode, "weight": wanted.weight, "epoch": document.get("epoch", 0)}
