@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import Waiting
+from knhk.model.observation import Observation
 from knhk_verify.record import LEAF_SIZE, frame, scan_frames
 
 BASELINE = b"KNA1\x01\x00\x00\x00\x00\x00"
@@ -84,6 +87,47 @@ def test_replay_tells_a_record_that_was_written_anew(knhk: Any, log: Any, old: b
     assert (answer.out["replayed"], answer.out["different"]) == (2, 1)
     (told,) = answer.out["differences"]
     assert (told["receipt"], told["reason"]) == (log.receipts[0], reason)
+
+
+def test_replay_counts_no_record_that_the_log_does_not_hold(knhk: Any, log: Any, recorded: Any) -> None:
+    segment = log.dir / "observations" / "erp.gate" / "0000000000000000.seg"
+    seen = Observation(1_700_000_000_000_000_009, "orders", b"{}", {"sub": "alice"}, region="local").encode()
+    segment.write_bytes(segment.read_bytes() + frame(recorded(9, seen, BASELINE).payload))
+    answer = knhk("log", "replay", log.dir)
+    assert answer.exit == 0, answer.text
+    assert (answer.out["replayed"], answer.out["different"]) == (3, 0)
+
+
+@pytest.mark.parametrize(("at", "value", "reason"), [(3, 2, "the verdict is not that of A"), (95, 7, "its time is not that of O")])
+def test_replay_tells_a_leaf_that_says_something_else_than_o_and_a(
+    knhk: Any, logged: Any, recorded: Any, at: int, value: int, reason: str
+) -> None:
+    """A leaf may carry the right hashes and yet a verdict or a time that are not those of its decision."""
+    seen = Observation(1_700_000_000_000_000_000, "orders", b"{}", {"sub": "alice"}, region="local").encode()
+    made = recorded(0, seen, BASELINE)
+    leaf = made.leaf[:at] + bytes([value]) + made.leaf[at + 1 :]
+    written = logged([replace(made, leaf=leaf, payload=made.payload.replace(made.leaf, leaf))])
+    answer = knhk("log", "replay", written.dir)
+    assert (answer.exit, answer.out["replayed"]) == (1, 0)
+    assert [row["reason"] for row in answer.out["differences"]] == [reason]
+
+
+def test_a_segment_that_has_just_begun_is_no_fault(knhk: Any, log: Any) -> None:
+    (log.dir / "observations" / "erp.gate" / "0000000000000001.seg").write_bytes(b"")
+    assert knhk("log", "replay", log.dir).exit == 0
+    assert knhk("receipt", "verify", log.receipts[0], "--log", log.dir).exit == 0
+
+
+def test_a_receipt_is_proven_under_a_partial_tile_that_has_gone(knhk: Any, log: Any) -> None:
+    """A full tile takes the place of the partial ones, and an older checkpoint still stands on it."""
+    for kind in ("0", "entries"):
+        (partial,) = (log.dir / "tile" / kind / "000.p").iterdir()
+        rest = b"".join([b"\0\x76" + bytes(118)] * 251) if kind == "entries" else bytes(251 * 32)
+        (log.dir / "tile" / kind / "000").write_bytes(partial.read_bytes() + rest)
+        partial.unlink()
+    answer = knhk("receipt", "verify", log.receipts[0], "--log", log.dir)
+    assert answer.exit == 0, answer.error_text
+    assert answer.out["entries"][0]["size"] == 5
 
 
 def test_replay_counts_what_was_erased(knhk: Any, log: Any) -> None:
@@ -177,7 +221,7 @@ def _checkpoint(process: subprocess.Popen[str], socket: Path) -> str:
             time.sleep(0.05)
 
 
-def test_serve_without_a_usable_key_exits_1_and_says_why(log: Any, tmp_path: Path) -> None:
+def test_serve_without_a_usable_key_exits_3_and_says_why(log: Any, tmp_path: Path) -> None:
     argv = [
         sys.executable,
         "-m",
@@ -191,5 +235,6 @@ def test_serve_without_a_usable_key_exits_1_and_says_why(log: Any, tmp_path: Pat
         str(tmp_path / "s"),
     ]
     ran = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert ran.returncode == 1
+    assert ran.returncode == 3
     assert "absent.key" in ran.stderr
+    assert json.loads(ran.stdout) == {"exit": 1}

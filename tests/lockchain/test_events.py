@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -185,3 +186,14 @@ def test_altered_keys_json_is_not_taken_over(tmp_path: Path, signer: LocalSigner
     path.write_bytes(path.read_bytes().replace(b'"payload":"e', b'"payload":"f'))
     with pytest.raises(Corrupt, match=r"keys\.json"):
         establish(tmp_path / "keys", ORIGIN, NOW)
+
+
+def test_keys_made_by_many_at_once_fit_together(tmp_path: Path) -> None:
+    """`up` and `pack build` on a fresh home: whoever comes second takes the keys of the first."""
+    for number in range(6):
+        folder = tmp_path / f"keys{number}"
+        with ThreadPoolExecutor(6) as pool:
+            signers = list(pool.map(lambda _, folder=folder: establish(folder, ORIGIN, NOW), range(6)))  # type: ignore[misc]
+        keys = verify_keys(signers[0].keys_json(), signers[0].root_public(), NOW)
+        assert keys.serial == 1
+        assert all(set(keys.of(role)) == {signers[0].keyid(role)} for role in ("build", "rollout", "log", "data"))

@@ -518,7 +518,7 @@ def test_a_rollout_whose_documents_cannot_be_published_ends_at_its_deadline(live
     assert live.document()["candidate"] is None
 
 
-@pytest.mark.failure("agent", "operator sees")
+@pytest.mark.failure("agent", "seen")
 def test_a_point_whose_statistics_cannot_be_read_is_not_called_ready(live: World) -> None:
     live.run(8)
     assert live.ready(P1)["status"] == "True"
@@ -531,7 +531,19 @@ def test_a_point_whose_statistics_cannot_be_read_is_not_called_ready(live: World
     assert live.ready(P1)["status"] == "True"
 
 
-@pytest.mark.failure("disk", "operator sees")
+@pytest.mark.failure("agent", "seen")
+def test_a_point_whose_agent_is_silent_is_not_called_ready(live: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    live.run(8)
+    monkeypatch.setattr(live, "_judge", lambda _name: None)
+    live.run(60)
+    assert live.ready(P1)["status"] == "Unknown"
+    assert "has told nothing since" in live.ready(P1)["message"]
+    monkeypatch.undo()
+    live.run(8)
+    assert live.ready(P1)["status"] == "True"
+
+
+@pytest.mark.failure("disk", "seen")
 def test_a_full_disk_delays_a_data_bundle_and_says_so(live: World) -> None:
     live.registry.full = True
     live.apply(bundle())

@@ -81,6 +81,8 @@ def test_every_flipped_bit_of_keys_json_is_refused() -> None:
         (keys_json(expires="soon"), "expires"),
         (keys_json(version=2), "version"),
         (keys_json(roles={"admin": []}), "admin"),
+        (keys_json(roles={"build": [named(BUILD)], "rollout": [named(BUILD)]}), "rollout"),
+        (keys_json(roles={"build": [named(ROOT)]}), "root"),
         (keys_json(roles={"build": [named(BUILD) | {"keyid": "00"}]}), "keyid"),
         (keys_json(BUILD), "none is a key allowed here"),
         (b"[" * 100_000, "JSON"),

@@ -82,6 +82,18 @@ class _Folder:
                     self.bad(error.where, error.what)
         return tiles
 
+    def tile(self, level: int | None, n: int, width: int) -> bytes | None:
+        """Hashes of a tile (of a bundle those of its entries); of a partial one that has gone, the beginning of the full one."""
+        path, full = tile_path(level, n, width), tile_path(level, n)
+        if (found := self.read(path, *([full] if full != path else []))) is None:
+            return None
+        try:
+            hashes = b"".join(leaf_hash(e) for _, e in parse_bundle_of_entries(found[1], path)) if level is None else found[1]
+        except Bad as error:
+            self.bad(error.where, error.what)
+            return None
+        return hashes if found[0] == path else hashes[: width * HASH]
+
     def bundles(self, tiles: set[Tile], size: int) -> Iterator[tuple[str, int, bytes]]:
         """(path, width, bytes) of the widest bundle of each number: all that a checkpoint of `size` needs (missing: no bytes), then
         those beyond that tiles speak of, up to the first that is not there."""
@@ -199,7 +211,7 @@ class _Audit:
         rows, stored = self.rows(bytes(self.hashes)), bytearray(self.hashes)
         differing = list[tuple[int | None, int, int, str]]()
         for level, n, width in sorted(tiles, key=lambda tile: tile_path(*tile)):
-            if (path := tile_path(level, n, width)) in self.bundles or (found := self.tile(level, n, width)) is None:
+            if (path := tile_path(level, n, width)) in self.bundles or (found := self.folder.tile(level, n, width)) is None:
                 continue
             start = n * TILE * HASH
             expected = rows[level or 0][start : start + width * HASH] if (level or 0) < len(rows) else b""
@@ -223,18 +235,6 @@ class _Audit:
                 self.bad(source, f"entry {n * TILE + i} was altered: its hash is not the one in {path}")
             else:
                 self.bad(f"{path} hash {i} (offset {i * HASH})", f"is not what {source} gives")
-
-    def tile(self, level: int | None, n: int, width: int) -> bytes | None:
-        """Hashes of a tile (of a bundle those of its entries); of a partial one that has gone, the beginning of the full one."""
-        path, full = tile_path(level, n, width), tile_path(level, n)
-        if (found := self.folder.read(path, *([full] if full != path else []))) is None:
-            return None
-        try:
-            hashes = b"".join(leaf_hash(e) for _, e in parse_bundle_of_entries(found[1], path)) if level is None else found[1]
-        except Bad as error:
-            self.bad(error.where, error.what)
-            return None
-        return hashes if found[0] == path else hashes[: width * HASH]
 
     def signed_keys(self, root_public: bytes | None) -> Keys | None:
         if (keys := self.folder.read("keys.json", needed=False)) is None:
@@ -387,15 +387,28 @@ def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None)
     return report
 
 
+def _refuse(where: str, what: str) -> None:
+    raise Bad(where, what)
+
+
 def log_entries(log_dir: str | Path) -> Iterator[bytes]:
     """All entries in a log folder, in order, unverified; raises Bad with file and offset for a bundle that cannot be read."""
-
-    def refuse(where: str, what: str) -> None:
-        raise Bad(where, what)
-
-    folder = _Folder(Path(log_dir), refuse)
+    folder = _Folder(Path(log_dir), _refuse)
     for path, width, data in folder.bundles({tile for tile in folder.tiles() if tile[0] is None}, 0):
         yield from islice((entry for _, entry in parse_bundle_of_entries(data, path)), width)
+
+
+def log_records(log_dir: str | Path) -> Iterator[tuple[str, bytes]]:
+    """(file and offset, payload) of all records that agents keep beside a log, unverified; raises Bad for a segment that was altered."""
+    for segment in sorted(Path(log_dir).glob("observations/*/*.seg")):
+        name, data = segment.relative_to(log_dir).as_posix(), segment.read_bytes()
+        if len(data) >= SEGMENT_HEAD:  # else it has just begun
+            yield from ((f"{name} offset {at}", payload) for at, payload in scan_frames(data, int(segment.stem, 16), name)[0])
+
+
+def log_tile(log_dir: str | Path, path: str) -> bytes:
+    """Hashes of the tile at `path`, also when a full one has taken its place meanwhile; raises Bad when neither is there."""
+    return _Folder(Path(log_dir), _refuse).tile(*parse_tile_path(path)) or b""
 
 
 def report_json(report: Report) -> dict[str, Any]:

@@ -164,7 +164,12 @@ def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, mi
     roles = member(document, "roles", dict, where)
     if unknown := sorted(set(roles) - set(ROLES)):
         raise Bad(f"{where} roles", f"{unknown[0]!r}: must be one of {', '.join(ROLES)}")
-    keys = {r: dict(_key(k, f"{where} roles.{r}") for k in member(roles, r, list, f"{where} roles")) for r in roles}
+    keys, has = dict[str, dict[str, Key]](), {keyid(root_public): "root"}
+    for role in roles:
+        keys[role] = dict(_key(k, f"{where} roles.{role}") for k in member(roles, role, list, f"{where} roles"))
+        for id_ in keys[role]:
+            if (other := has.setdefault(id_, role)) != role:
+                raise Bad(f"{where} roles.{role}", f"keyid {id_[:16]}… is a key of {other} too: must serve one role")
     return Keys(serial, expires, keys)
 
 

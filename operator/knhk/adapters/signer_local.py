@@ -11,9 +11,10 @@ keys.json  formats/signed.md
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
-import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
 )
 
 from knhk.lockchain.bundles import assemble
 from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Stalled
+from knhk_runtime.durable import replace_file
+from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, unb64
 from knhk_verify.signed import KEYS, ROLES, Key, Keys, keyid, pae, verify_keys
@@ -41,52 +42,14 @@ def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _public(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """A whole file, durably, by temporary name and rename; never wider than `mode`."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _load(path: Path) -> Ed25519PrivateKey:
-    """Private key of a PEM file that only its owner may read. Raises Stalled; no message ever holds key bytes."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise Stalled("KeyMode", f"{path}: mode {mode:04o}: must be 0600; run: chmod 600 {path}")
-            key = load_pem_private_key(file.read(), None)
-    except OSError as error:
-        raise Stalled("KeyFile", f"{path}: {error.strerror}: must be a private key") from error
-    except (ValueError, TypeError) as error:
-        raise Stalled("KeyFile", f"{path}: must be an unencrypted Ed25519 private key in PEM") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Stalled("KeyFile", f"{path}: must be an Ed25519 private key in PEM")
-    return key
-
-
 def _make(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
-    _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    replace_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
     return key
 
 
 def _envelope(key: Ed25519PrivateKey, payload_type: str, payload: bytes) -> dict[str, Any]:
-    signature = {"keyid": keyid(_public(key)), "sig": _b64(key.sign(pae(payload_type, payload)))}
+    signature = {"keyid": keyid(raw_public(key)), "sig": _b64(key.sign(pae(payload_type, payload)))}
     return {"payload": _b64(payload), "payloadType": payload_type, "signatures": [signature]}
 
 
@@ -120,7 +83,7 @@ class LocalSigner:
 
     def keyid(self, role: str) -> str:
         """See the port."""
-        return keyid(_public(self._key(role)))
+        return keyid(raw_public(self._key(role)))
 
     def key_file(self, role: str) -> Path:
         """File of the private key of `role`, for a process that signs by itself (the sequencer: role log)."""
@@ -130,7 +93,7 @@ class LocalSigner:
 
     def vkey(self, origin: str) -> str:
         """Checkpoint key of the log `origin` in note format."""
-        return str(Verifier(origin, _public(self._key("log"))))
+        return str(Verifier(origin, raw_public(self._key("log"))))
 
     def keys_json(self) -> bytes:
         """keys.json as the root signed it."""
@@ -144,7 +107,7 @@ class LocalSigner:
         return read_root_pub(self._folder / "root.pub")
 
     def _key(self, role: str) -> Ed25519PrivateKey:
-        return _load(self.key_file(role))
+        return load_private_key(self.key_file(role))
 
 
 def read_root_pub(path: Path) -> bytes:
@@ -165,10 +128,15 @@ def establish(folder: Path, origin: str, now: datetime, valid_days: int = VALID_
     keys.json again, with the next serial, when it does not name the keys or is past half its time. `now` is aware. Raises Stalled
     and Corrupt."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(folder):
+        return _established(folder, origin, now, valid_days)
+
+
+def _established(folder: Path, origin: str, now: datetime, valid_days: int) -> LocalSigner:
     signer = LocalSigner(folder)
     if not (folder / "root.pub").exists():
-        root = _load(folder / "root.key") if (folder / "root.key").exists() else _make(folder / "root.key")
-        _write(folder / "root.pub", _b64(_public(root)).encode() + b"\n", 0o644)
+        root = load_private_key(folder / "root.key") if (folder / "root.key").exists() else _make(folder / "root.key")
+        replace_file(folder / "root.pub", _b64(raw_public(root)).encode() + b"\n", 0o644)
     for role in ROLES:
         if not signer.key_file(role).exists():
             _make(signer.key_file(role))
@@ -187,13 +155,25 @@ def rotate(folder: Path, role: str, origin: str, now: datetime, valid_days: int 
     if role == "log":
         raise Stalled("Role", "log: a log keeps its checkpoint key for life; begin a new log, with a new origin, for a new key")
     signer = LocalSigner(folder)
-    _load(folder / "root.key")
-    keys = _keys_of(folder)
-    if keys is None:
-        raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
-    _make(signer.key_file(role))
-    _sign_keys(folder, keys, origin, now, valid_days)
+    with _alone(folder):
+        load_private_key(folder / "root.key")
+        keys = _keys_of(folder)
+        if keys is None:
+            raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
+        _make(signer.key_file(role))
+        _sign_keys(folder, keys, origin, now, valid_days)
     return signer.keyid(role)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time makes keys in a folder: others wait, and take what it made."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _keys_of(folder: Path) -> Keys | None:
@@ -209,7 +189,7 @@ def _sign_keys(folder: Path, before: Keys | None, origin: str, now: datetime, va
     signer = LocalSigner(folder)
     roles = dict[str, list[dict[str, str]]]()
     for role in ROLES:
-        public = _public(_load(signer.key_file(role)))
+        public = raw_public(load_private_key(signer.key_file(role)))
         named = before.roles.get(role, {}).values() if before else ()
         kept = [Key(key.public, key.name, key.until or now) for key in named if key.public != public]
         current = Key(public, origin if role == "log" else "")
@@ -220,4 +200,4 @@ def _sign_keys(folder: Path, before: Keys | None, origin: str, now: datetime, va
         "expires": _time(now + timedelta(days=valid_days)),
         "roles": roles,
     }
-    _write(folder / "keys.json", canonical(_envelope(_load(folder / "root.key"), KEYS, canonical(document))), 0o644)
+    replace_file(folder / "keys.json", canonical(_envelope(load_private_key(folder / "root.key"), KEYS, canonical(document))), 0o644)

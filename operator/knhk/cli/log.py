@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, command, noun
+from knhk.cli.framework import FAILURE, FAULTS, OK, Argument, Call, Outcome, Table, command, noun
 from knhk.cli.schema import array, integer, obj, string
 from knhk.wiring.home import LOG_ORIGIN, Home
 
@@ -193,7 +193,7 @@ def serve(call: Call) -> Outcome:
     ]
     options += ["--read-port", str(args.read_port)] if args.read_port is not None else []
     code = main(options)
-    return Outcome(None, code)
+    return Outcome({"exit": code}, FAILURE if code else OK)
 
 
 def _log_dir(call: Call) -> Path:

@@ -512,7 +512,7 @@ def _goes_on(pack: Resource, revision: Mapping[str, Any]) -> bool:
 
 
 def _refitted(pack: Resource, revision: Revision) -> Revision:
-    """Members of a rollout whose steps may have been edited; what is enforced never grows by that, and a new weight counts its own pairs."""
+    """Members of a rollout whose steps may have been edited. What is enforced never grows by that; a new weight counts its own pairs."""
     spec, before = to_rollout(pack), revision["weight"]
     rolling = refitted(spec, Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]), before)
     weight = weight_of(spec, rolling)

@@ -12,10 +12,11 @@ from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
 from knhk.model.phases import WORKING, Arm, Phase
 from knhk.model.resource import Key, Resource
 from knhk.reconcilers.context import Journal, Ordered, Ports, rfc3339, say, write_status
-from knhk.reconcilers.documents import Assignment, is_valid, may_carry, pack_reference, publish, published, says
+from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says
 from knhk_templates.envoy import attribute_sources
 
 LOOK_AGAIN_S = 0.5
+SILENT_AFTER_S = 10  # an agent tells its statistics every second
 RING_BYTES = 32 << 20
 REGION_INDEX = 0  # the one region of an embedded log; regions get their indexes from the log's configuration
 
@@ -170,11 +171,8 @@ class PointReconciler:
         return {k: v for k, v in resource.status.items() if k not in ("conditions", "observedGeneration")}
 
     def _tell(self, resource: Resource, wanted: Assignment, address: str, trouble: tuple[str, ...]) -> None:
-        try:
-            statistics = self.ports.fleet.statistics(wanted.point)
-        except Corrupt as error:
-            statistics, trouble = None, (*trouble, str(error))
-        stats: Mapping[str, Any] = statistics.document if statistics is not None else {}
+        stats, silence = self._heard(wanted.point)
+        trouble = (*trouble, *silence)
         document = published(self.ports, wanted.point) or {}
         status: dict[str, Any] = {"address": address, "mode": wanted.mode, "weight": wanted.weight, "epoch": document.get("epoch", 0)}
         for name, pack in (("stable", wanted.stable), ("candidate", wanted.candidate), ("data", wanted.data)):
@@ -189,6 +187,18 @@ class PointReconciler:
         ready, reason, message = self._readiness(stats, document, outliers)
         self._note_drift(resource, reason, message)
         write_status(self.ports, resource, status, ready, reason, message)
+
+    def _heard(self, point: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """What the agent tells now, and why that is nothing. What one told that is gone says nothing of the present."""
+        try:
+            statistics = self.ports.fleet.statistics(point)
+        except Corrupt as error:
+            return {}, (str(error),)
+        if statistics is None:
+            return {}, ()
+        if self.ports.clock.now_ns() - statistics.written_ns > SILENT_AFTER_S * NS:
+            return {}, (f"the agent has told nothing since {rfc3339(statistics.written_ns)}",)
+        return statistics.document, ()
 
     def _note_drift(self, resource: Resource, reason: str, message: str) -> None:
         before: Mapping[str, Any] = next((c for c in resource.status.get("conditions", []) if c["type"] == "Ready"), {})

@@ -10,7 +10,7 @@ from typing import Any
 
 from knhk.model.faults import Fault, NotFound, Refused
 from knhk_verify.errors import Bad
-from knhk_verify.log import log_entries
+from knhk_verify.log import log_entries, log_records, log_tile
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, unb64
 from knhk_verify.record import (
     CLASSES,
@@ -23,7 +23,6 @@ from knhk_verify.record import (
     parse_leaf,
     parse_observation,
     parse_record,
-    scan_frames,
 )
 from knhk_verify.signed import Keys, parse_json, verify_event
 from knhk_verify.tree import Tiles, inclusion_proof, leaf_hash, verify_inclusion
@@ -122,7 +121,7 @@ def verify(log_dir: Path, entry: Entry, verifier: Verifier, keys: Keys | None) -
             f"entry {entry.index}",
             f"is not covered by the checkpoint of size {checkpoint.size}: try again in a second",
         )
-    tiles = Tiles(lambda path: (log_dir / path).read_bytes(), checkpoint.size)
+    tiles = Tiles(lambda path: log_tile(log_dir, path), checkpoint.size)
     path = inclusion_proof(tiles, entry.index, checkpoint.size)
     verify_inclusion(leaf_hash(entry.data), entry.index, checkpoint.size, checkpoint.root, path)
     if not entry.is_leaf and keys is not None:
@@ -133,16 +132,11 @@ def verify(log_dir: Path, entry: Entry, verifier: Verifier, keys: Keys | None) -
 def records_of(log_dir: Path, entry: Entry) -> list[tuple[str, Record]]:
     """(place, record) of the observation segments that hold this very leaf, hashes checked. Raises Bad."""
     found = []
-    for segment in sorted((log_dir / "observations").glob("*/*.seg")):
-        name, data = str(segment.relative_to(log_dir)), segment.read_bytes()
-        if entry.data not in data:
-            continue
-        for offset, payload in scan_frames(data, int(segment.stem, 16), name)[0]:
-            if entry.data in payload:
-                where = f"{name} offset {offset}"
-                record = parse_record(payload, where)
-                check_record(record, where)
-                found.append((where, record))
+    for where, payload in log_records(log_dir):
+        if entry.data in payload:
+            record = parse_record(payload, where)
+            check_record(record, where)
+            found.append((where, record))
     return found
 
 

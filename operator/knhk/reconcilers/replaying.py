@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from knhk.adapters.evaluators import Evaluator
 from knhk.model.faults import KnhkError
 from knhk_runtime.tiers.decide import decide as decide_whole
-from knhk_verify.log import log_entries
+from knhk_verify.log import log_entries, log_records
 from knhk_verify.record import (
     LEAF_SIZE,
     Leaf,
@@ -17,10 +17,10 @@ from knhk_verify.record import (
     entry_key,
     h_a,
     h_o,
+    parse_action,
     parse_leaf,
     parse_observation,
     parse_record,
-    scan_frames,
 )
 
 BATCH = 1024
@@ -69,18 +69,20 @@ class _Task:
 def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
     """Replay every DECISION leaf of a log folder. `evaluator_digest` names the cold tier of this installation.
 
-    A decision is confirmed when the pack gives the same A for the same O, and hashes of both are those of the leaf in the log.
+    A decision is confirmed when the pack gives the same A for the same O, and verdict, time and both hashes are those of the leaf in
+    the log. Records that the log does not hold (yet) are nobody's evidence and do not count.
     Raises Bad for a segment or tile that cannot be read: run `log verify` for all that is wrong.
     """
     logged = {entry_key(entry): entry for entry in log_entries(log_dir) if len(entry) == LEAF_SIZE and entry[0] == 1}
     result, seen, other = Replayed(), set[bytes](), dict[bytes, str]()
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
-    for where, record in _records(log_dir):
+    for where, payload in log_records(log_dir):
+        record = parse_record(payload, where)
         for leaf_bytes, action in zip(record.leaves, record.actions, strict=True):
             key, leaf = entry_key(leaf_bytes), parse_leaf(leaf_bytes, where)
-            if leaf.kind != DECISION or key in seen:
+            if leaf.kind != DECISION or key in seen or key not in logged:
                 continue
-            if logged.get(key, leaf_bytes) != leaf_bytes:
+            if logged[key] != leaf_bytes:
                 other[key] = where
                 continue
             seen.add(key)
@@ -98,14 +100,6 @@ def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
             reason = "the record has another leaf than the log" if key in other else "no record of it is kept"
             result.differs(other.get(key, "log"), key[:16], reason)
     return result
-
-
-def _records(log_dir: Path) -> Iterator[tuple[str, Record]]:
-    for segment in sorted((log_dir / "observations").glob("*/*.seg")):
-        name = str(segment.relative_to(log_dir))
-        frames, _end = scan_frames(segment.read_bytes(), int(segment.stem, 16), name)
-        for offset, payload in frames:
-            yield f"{name} offset {offset}", parse_record(payload, f"{name} offset {offset}")
 
 
 def _judge(
@@ -153,6 +147,8 @@ def _compare(task: _Task, action: bytes, result: Replayed) -> None:
             h_o(task.record.salt, task.record.observation) == task.leaf.h_o,
             "H(O) is not the one in the log",
         ),
+        (parse_action(action).verdict == task.leaf.verdict, "the verdict is not that of A"),
+        (parse_observation(task.record.observation).time_ns == task.leaf.time_ns, "its time is not that of O"),
     )
     reason = next((reason for ok, reason in checks if not ok), None)
     if reason is None:

@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from knhk.model.faults import Corrupt, KnhkError, Stalled
+from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, Sequencer, Surface, application, tell
@@ -52,19 +51,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def load_key(path: Path, origin: str) -> LogKey:
     """The checkpoint key in a PEM file that only its owner may read; raises Stalled."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise Stalled("KeyMode", f"{path}: mode {mode:04o}: must be 0600; run: chmod 600 {path}")
-            key = load_pem_private_key(file.read(), None)
-    except OSError as error:
-        raise Stalled("KeyFile", f"{path}: {error.strerror}: --key must name an Ed25519 private key") from error
-    except (ValueError, TypeError) as error:
-        raise Stalled("KeyFile", f"{path}: is not an unencrypted private key in PEM") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Stalled("KeyFile", f"{path}: is not an Ed25519 key")
-    verifier = Verifier(origin, key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    key = load_private_key(path)
+    verifier = Verifier(origin, raw_public(key))
     try:
         return LogKey(parse_vkey(str(verifier)), key.sign)
     except Bad as error:

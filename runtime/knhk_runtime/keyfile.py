@@ -1,0 +1,34 @@
+"""Private keys in files that only their owner may read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from knhk.model.faults import Stalled
+
+
+def load_private_key(path: Path) -> Ed25519PrivateKey:
+    """Key of an unencrypted PEM file (PKCS#8), mode 0600. Raises Stalled; no message ever holds key bytes."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise Stalled("KeyMode", f"{path}: mode {mode:04o}: must be 0600; run: chmod 600 {path}")
+            key = load_pem_private_key(file.read(), None)
+    except OSError as error:
+        raise Stalled("KeyFile", f"{path}: {error.strerror}: must be an Ed25519 private key in PEM") from error
+    except (ValueError, TypeError) as error:
+        raise Stalled("KeyFile", f"{path}: must be an unencrypted Ed25519 private key in PEM") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Stalled("KeyFile", f"{path}: must be an Ed25519 private key in PEM")
+    return key
+
+
+def raw_public(key: Ed25519PrivateKey) -> bytes:
+    """The 32 bytes of the public key."""
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
