@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from knhk.ports.fleet import Statistics
-from knhk.reconcilers.packs import _behind
+from knhk.reconcilers.observing import behind
 
 POINT, DOCUMENT = "erp/orders", {"epoch": 7}
 
@@ -25,5 +25,5 @@ POINT, DOCUMENT = "erp/orders", {"epoch": 7}
 )
 def test_counts_of_an_older_epoch_or_a_silent_agent_move_nothing(rolling: bool, told: dict[str, Any] | None, why: str) -> None:
     statistics = None if told is None else Statistics(told, 1)
-    found = _behind(POINT, rolling, DOCUMENT, statistics)
+    found = behind(POINT, rolling, DOCUMENT, statistics)
     assert (why in found) if why else (found == "")

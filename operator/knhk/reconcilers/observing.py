@@ -1,0 +1,135 @@
+"""What is known of a revision at one moment: gathered once, from the store, the documents that are out and what agents tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from knhk.api import to_rollout
+from knhk.decide.rollout import Facts, orders
+from knhk.model.faults import Corrupt, NotFound, Refused
+from knhk.model.oci import PACK_PLAN
+from knhk.model.phases import Arm, Phase, Rolling
+from knhk.model.resource import Key, Resource
+from knhk.model.rollout import PairStats, RolloutSpec, pair_stats
+from knhk.ports.fleet import Statistics
+from knhk.reconcilers.context import Ports, from_rfc3339_ns
+from knhk.reconcilers.documents import order_of, published
+from knhk.reconcilers.points import owner_of
+from knhk.reconcilers.revisions import abort_asked, denied
+from knhk_runtime.layout import children, parse_object
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Facts, and what keeps a revision from going forward though it may always go back; empty when nothing does."""
+
+    facts: Facts
+    unread: str = ""
+
+
+@dataclass
+class Observer:
+    """Gathers facts; remembers only what never changes."""
+
+    ports: Ports
+    _guards: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def blocked(self, pack: Resource) -> str:
+        """Why a signed pack cannot start yet; empty when it can."""
+        for row in pack.spec["dataBundles"]:
+            try:
+                bundle = self.ports.store.get(Key("DataBundle", pack.namespace, row["name"]))
+            except NotFound:
+                return f"DataBundle {pack.namespace}/{row['name']} must be there; apply it"
+            if "image" not in bundle.status:
+                return f"DataBundle {pack.namespace}/{row['name']} must be published first"
+        for row in pack.spec["targets"]:
+            point = point_of(self.ports, pack.namespace, row["point"])
+            if point is None:
+                return f"EnforcementPoint {pack.namespace}/{row['point']} must be there; apply it"
+            owner = owner_of(self.ports, point)
+            if owner is not None and owner.name != pack.name:
+                return f"EnforcementPoint {pack.namespace}/{row['point']} must be free: PolicyPack {owner.name} has it"
+        return ""
+
+    def _is_mine(self, pack: Resource, name: str) -> bool:
+        """Whether the point is there and no other pack has it."""
+        point = point_of(self.ports, pack.namespace, name)
+        owner = None if point is None else owner_of(self.ports, point)
+        return point is not None and (owner is None or owner.name == pack.name)
+
+    def look(self, pack: Resource, phase: Phase) -> Seen:
+        """Gathers the facts. A point that is gone, or that another pack has, is as it should be and tells nothing."""
+        revision = pack.status["revision"]
+        live = (pack.status.get("live") or {}).get("digest")
+        digest = revision.get("digest", "")
+        rolling = Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]) if "arm" in revision else None
+        facts = Facts(
+            phase=phase,
+            digest=digest,
+            spec=self._spec(pack, live, digest),
+            now_ns=self.ports.clock.now_ns(),
+            entered_ns=from_rfc3339_ns(revision["phaseSince"]),
+            rolling=rolling,
+            pairs_at_start=revision.get("pairsAtStart", 0),
+            deny_list=denied(pack.status, pack.generation),
+            abort=abort_asked(pack),
+        )
+        documents = {order.point: order for order in orders(facts)}
+        stats, unread = dict[str, PairStats](), ""
+        for name in (row["point"] for row in pack.spec["targets"] if self._is_mine(pack, row["point"])):
+            point = f"{pack.namespace}/{name}"
+            document = published(self.ports, point)
+            order = order_of(document, point, digest)
+            documents.pop(point, None)
+            if order is not None:
+                documents[point] = order
+            try:
+                told = self.ports.fleet.statistics(point) if rolling is not None or phase is Phase.SIGNED else None
+                if told is not None:
+                    stats[point] = pair_stats(told.document, live, digest)
+                unread = behind(point, rolling is not None, document, told) or unread
+            except (Corrupt, Refused) as error:
+                unread = f"the statistics of EnforcementPoint {point} must be readable: {error}"
+        return Seen(replace(facts, stats=stats, published=documents), unread)
+
+    def guard_ids(self, digest: str | None) -> tuple[str, ...]:
+        """`guard_ids`, remembered: what a digest names never changes."""
+        if digest and digest not in self._guards:
+            self._guards[digest] = _guard_ids(self.ports, digest)
+        return self._guards[digest] if digest else ()
+
+    def _spec(self, pack: Resource, live: str | None, digest: str) -> RolloutSpec:
+        return to_rollout(pack, (*self.guard_ids(live), *self.guard_ids(digest)))
+
+
+def point_of(ports: Ports, namespace: str, name: str) -> Resource | None:
+    """The EnforcementPoint, None when it is not there."""
+    try:
+        return ports.store.get(Key("EnforcementPoint", namespace, name))
+    except NotFound:
+        return None
+
+
+def _guard_ids(ports: Ports, digest: str | None) -> tuple[str, ...]:
+    """Ids of the guards of a published pack, out of its plan; none for no pack."""
+    if digest is None:
+        return ()
+    index = parse_object(ports.registry.read(digest), digest)
+    manifest = parse_object(ports.registry.read(next(iter(children(index, digest))).digest), digest)
+    plan = next(layer for layer in children(manifest, digest) if layer.media_type == PACK_PLAN)
+    document = parse_object(ports.registry.read(plan.digest), plan.digest)
+    return tuple(guard["id"] for guard in document["guards"])
+
+
+def behind(point: str, rolling: bool, document: Mapping[str, Any] | None, told: Statistics | None) -> str:
+    """Why the counts of a point say nothing of the present step yet; empty when they do. Steps forward wait for it, rollbacks do not."""
+    if told is None:
+        return f"EnforcementPoint {point} must run: its agent has told nothing yet" if rolling else ""
+    if told.document.get("counted") is False:
+        return f"EnforcementPoint {point} counts again after a restart"
+    if rolling and document is not None and told.document.get("epoch") != document["epoch"]:
+        return f"EnforcementPoint {point} must run epoch {document['epoch']}, it runs {told.document.get('epoch')}"
+    return ""

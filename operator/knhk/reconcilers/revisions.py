@@ -1,0 +1,87 @@
+"""A revision in the status of its PolicyPack: what it is made of, its history, its deny list. Values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from knhk.api import to_rollout
+from knhk.decide.rollout import refitted, weight_of
+from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.phases import WORKING, Arm, Event, Phase, Rolling
+from knhk.model.resource import Resource
+from knhk.model.rollout import PairStats, Verdict
+from knhk.reconcilers.points import rolls
+
+ABORT = "knhk.dev/abort"
+MAX_HISTORY, MAX_DENIED = 16, 32
+
+Revision = dict[str, Any]
+
+
+def inputs_of(pack: Resource) -> str:
+    """SHA-256 over what a revision is made of; the rest of the spec says only how it is rolled out."""
+    return sha256_hex(canonical({name: pack.spec[name] for name in ("version", "sources", "routes", "targets", "dataBundles")}))
+
+
+def goes_on(pack: Resource, revision: Mapping[str, Any]) -> bool:
+    """Whether a changed spec leaves the revision as it is. What ended, or was refused, begins anew."""
+    resting = rolls(revision) or Phase(revision["phase"]) in (*WORKING, Phase.LIVE)
+    return resting and revision["inputs"] == inputs_of(pack)
+
+
+def edited_steps(pack: Resource, revision: Revision) -> Revision:
+    """Members of a rollout whose steps may have been edited. What is enforced never grows by that; a new weight counts its own pairs."""
+    spec, before = to_rollout(pack), revision["weight"]
+    rolling = refitted(spec, Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]), before)
+    weight = weight_of(spec, rolling)
+    start = revision["pairsAtStart"] if weight == before else revision["pairs"]
+    return {"arm": rolling.arm.value, "step": rolling.step, "weight": weight, "pairsAtStart": start}
+
+
+def abort_asked(pack: Resource) -> str:
+    """The reason of a request to abort the present generation ("GENERATION REASON", or a reason alone); empty when there is none."""
+    asked = pack.annotations.get(ABORT, "").strip()
+    generation, _, reason = asked.partition(" ")
+    if not (generation.isascii() and generation.isdecimal()):
+        return asked
+    return (reason or "asked for by a person") if int(generation) == pack.generation else ""
+
+
+def deny(pack: Resource, digest: str, event: Event, message: str) -> list[dict[str, Any]]:
+    """The deny list with this digest. What was rolled back once stays so, whatever ends it later."""
+    rows = pack.status.get("denyList", [])
+    if any(row["digest"] == digest and is_final(row) for row in rows):
+        return list(rows)
+    entry = {"digest": digest, "generation": pack.generation, "reason": f"{event.value}: {message}"[:1024]}
+    kept = sorted((row for row in rows if row["digest"] != digest), key=lambda row: not is_final(row))  # aborts make room first
+    return [entry, *kept][:MAX_DENIED]
+
+
+def is_final(row: Mapping[str, Any]) -> bool:
+    return str(row["reason"]).startswith(Event.ROLLED_BACK.value)
+
+
+def counted(stats: Mapping[str, PairStats], verdict: Verdict | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "pairs": sum(s.pairs for s in stats.values()),
+        "clusters": sum(s.clusters for s in stats.values()),
+        "errors": sum(s.errors for s in stats.values()),
+    }
+    if verdict is not None:
+        found["verdict"] = verdict.outcome.value
+        found["findings"] = [finding.document() for finding in verdict.findings]
+    return found
+
+
+def denied(status: Mapping[str, Any], generation: int) -> frozenset[str]:
+    """Digests not to be tried: rolled back ever, or aborted in this generation of the spec."""
+    rows = status.get("denyList", [])
+    return frozenset(r["digest"] for r in rows if is_final(r) or r["generation"] == generation)
+
+
+def remember(status: Mapping[str, Any], revision: Mapping[str, Any], outcome: Phase, reason: str, time: str) -> dict[str, Any]:
+    row = {"version": revision["version"], "outcome": outcome.value, "time": time, "reason": reason[:1024]}
+    if "digest" in revision:
+        row["digest"] = revision["digest"]
+    return {**status, "history": [row, *status.get("history", [])][:MAX_HISTORY]}
