@@ -119,12 +119,12 @@ class Mappings:
             constant = self.strings.id(subject["iri"])
         else:
             node, constant = terms.BNODE, self.strings.id(self._label(m["id"]) + ".")
-        classes = [self.strings.id(iri) for iri in m["classes"]]
+        classes = sorted((self.strings.lanes(terms.IRI, "", iri) for iri in set(m["classes"])), key=lambda lanes: lanes.term)
         made = [self._property(p, numbers, paths, base, slot, numbers[m["id"]]) for p in m["properties"]]
         first_property = len(self.properties)
         self.properties.extend(made)
         self.maps.append((
-            kind, node, part, npart, constant, self.pool.at(classes), len(classes),
+            kind, node, part, npart, constant, self.pool.at([x for c in classes for x in (c.term, c.value, c.meta)]), len(classes),
             first_property, len(made), first_slot, len(self.slots) - first_slot, 0,
         ))  # fmt: skip
 

@@ -16,6 +16,7 @@ MASK64 = (1 << 64) - 1
 XSD = "http://www.w3.org/2001/XMLSchema#"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 KNHK = "https://knhk.dev/ns#"
+ATTRIBUTE = "https://knhk.dev/ns/attr#"
 
 DATATYPES = (
     "string", "boolean", "decimal", "integer", "double", "float", "date", "dateTime",
@@ -56,6 +57,17 @@ def hash64(data: bytes, seed: int) -> int:
     h ^= h >> 29
     h = h * mix2 & MASK64
     return h ^ (h >> 32)
+
+
+def name_bit(name: bytes) -> int:
+    """KNHK_NAME_BIT of knhk_tables.h: the bit of a member's name in its state's filter."""
+    head = int.from_bytes(name[:8], "little")
+    return (head * 0x9E3779B97F4A7C15 + len(name) * 0xBF58476D1CE4E5B9 & MASK64) >> 58
+
+
+def tagged(slots: list[int], keys: list[bytes], seed: int) -> list[int]:
+    """Slots of strings with the top byte of the hash, so that another string is mostly known without a look at its bytes."""
+    return [slot and hash64(keys[slot - 1], seed) >> 56 << 24 | slot for slot in slots]
 
 
 # ---- lexical forms (XSD 1.1 part 2) ----

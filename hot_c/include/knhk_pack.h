@@ -26,6 +26,7 @@
 #define KNHK_E_SPACE (-2)  /* output or scratch too small */
 #define KNHK_E_BUNDLE (-3) /* bundle malformed */
 #define KNHK_E_ROUTE (-4)  /* the pack has no mapping for the route: the caller refuses the request */
+#define KNHK_E_LIMIT (-5)  /* graph: the Δ is beyond the limits of this tier */
 
 #define KNHK_ADMIT 1
 #define KNHK_DENY 2
@@ -43,7 +44,7 @@ typedef struct {
   uint8_t klass;   /* class that decided (KNHK_OK) or that must decide (KNHK_COLD, KNHK_ESCAPE) */
   uint16_t failing; /* number of failing guards */
   uint32_t a_len;   /* bytes written to a (KNHK_OK) */
-  uint32_t triples; /* triples of the Δ */
+  uint32_t triples; /* triples of the Δ whose predicate some guard reads */
 } knhk_result;
 
 typedef struct {
@@ -84,11 +85,12 @@ typedef struct {
   size_t (*bind_size)(const uint8_t *bundle, size_t len);
   const knhk_binding *(*bind)(const uint8_t *bundle, size_t len, void *mem, size_t mem_len, int32_t *err);
 
-  /* extract: O → Δ in scratch. Returns KNHK_OK, KNHK_ESCAPE (still usable by graph) or an error; *lanes points into scratch.
+  /* extract: O → what guards read of Δ, in scratch. Returns KNHK_OK, KNHK_ESCAPE or an error; *lanes points into scratch.
    * Guard 0's faults are reported by decide and explain, not here. */
   int32_t (*extract)(const knhk_binding *binding, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, const void **lanes);
 
-  /* graph: the Δ as canonical N-Triples (sorted lines, distinct). Returns the length, or KNHK_E_SPACE / KNHK_E_INPUT; the body must pass guard 0. */
+  /* graph: the Δ as canonical N-Triples (sorted lines, distinct). Returns the length, or KNHK_E_SPACE (out is too small), KNHK_E_LIMIT, KNHK_E_INPUT; the body
+   * must pass guard 0. */
   int64_t (*graph)(const knhk_binding *binding, const uint8_t *o, size_t o_len, char *out, size_t cap, void *scratch, size_t scratch_len);
 
   /* explain: the failing guards in a (an A of this pack for this O) as a JSON array of {guard, rule, shape, path, focus, value, message}; for W1 and C1

@@ -60,6 +60,7 @@ enum { /* codes of datatypes */
 #define KNHK_M_DT_SHIFT 8 /* 24 bits: datatype string (rdf:langString for language-tagged) */
 #define KNHK_M_LEN_SHIFT 40 /* 24 bits: code points, saturating */
 #define KNHK_ID_LIMIT (1u << 24) /* string ids stay below */
+#define KNHK_SLOT_ID (KNHK_ID_LIMIT - 1) /* part of a slot of strings that is id + 1 */
 
 /* ---- guards: rows over one focus node ---- */
 enum { /* kernels, in the order in which their rows lie in a program */
@@ -127,7 +128,9 @@ typedef struct {
   uint32_t name, state; /* name: string; or an array index */
   uint64_t head;        /* of a string: its first 8 bytes, little-endian, zeros after its end */
   uint32_t at, length;  /* of a string: where it lies in text */
+  uint32_t plain, pad;  /* 1 + the slot that takes a scalar here, when nothing else can happen to it; else 0 */
 } knhk_edge;
+#define KNHK_NAME_BIT(head, length) (((head) * 0x9e3779b97f4a7c15ull + (uint64_t)(length) * 0xbf58476d1ce4e5b9ull) >> 58)
 typedef struct {
   uint32_t edge, nedge;   /* members */
   uint32_t slot, slot_bits; /* hash table of members in edge_slots: edge + 1 - first, 0 empty */
@@ -135,6 +138,7 @@ typedef struct {
   uint32_t index, nindex; /* edges by index, ascending */
   uint32_t item, nitem;   /* maps whose items begin here, in state_items */
   uint32_t ref, nref;     /* slots captured here, in state_refs */
+  uint64_t filter;        /* bit KNHK_NAME_BIT of each member's name */
 } knhk_state;
 
 #define KNHK_SLOT_IRI 1u
@@ -151,12 +155,13 @@ enum { KNHK_O_REF = 0, KNHK_O_TEMPLATE, KNHK_O_TERM, KNHK_O_CHILD };
 #define KNHK_NATURAL 0xffffffffu
 typedef struct {
   uint32_t p;
-  uint8_t kind, node, pad0, pad1; /* node: KNHK_K_IRI, KNHK_K_LITERAL or KNHK_K_LANG */
+  uint8_t kind, node; /* node: KNHK_K_IRI, KNHK_K_LITERAL or KNHK_K_LANG */
+  uint8_t read, pad;  /* read: some guard reads p */
   uint32_t second;                /* datatype or language string, or KNHK_NATURAL */
   uint32_t slot;                  /* REF, CHILD: slot */
   uint32_t part, npart;           /* TEMPLATE */
   uint32_t child;                 /* CHILD: map */
-  uint32_t pad;
+  uint32_t pad1;
   uint64_t term;                  /* TERM: constant in words at term: identity, value, meta */
 } knhk_property;
 
@@ -165,8 +170,8 @@ typedef struct {
   uint32_t subject, node;   /* node: KNHK_K_IRI or KNHK_K_BNODE */
   uint32_t part, npart;
   uint32_t constant;        /* string of the IRI; BLANK: string of the label without the number */
-  uint32_t cls, ncls;       /* strings in words */
-  uint32_t property, nproperty;
+  uint32_t cls, ncls;       /* classes: identity, value and meta in words */
+  uint32_t property, nproperty; /* ascending by p */
   uint32_t slot, nslot;
   uint32_t pad;
 } knhk_map;
@@ -186,7 +191,7 @@ typedef struct {
   uint32_t nguards, nstrings, string_bits, seed;
   const uint8_t *text;      /* bytes of all strings */
   const uint32_t *offset;   /* nstrings + 1 */
-  const uint32_t *string_slots; /* 1 << string_bits: id + 1, 0 empty; linear probing by knhk_hash */
+  const uint32_t *string_slots; /* 1 << string_bits: top byte of the hash << 24 | id + 1, 0 empty; linear probing by knhk_hash */
   const uint64_t *words;
   const uint8_t *severity;  /* per guard: 1 denies */
   const uint8_t *klass;     /* per guard: KNHK_CLASS_* */
@@ -214,6 +219,9 @@ typedef struct {
   const knhk_edge *edges;
   const uint32_t *edge_slots, *state_items, *state_refs;
   const uint32_t *bundle_predicates; /* bit set over strings of the pack */
+  const uint32_t *reads;             /* the same: predicates that some guard reads */
+  const uint32_t *attributes;        /* pairs of strings: name of an attribute that some guard reads, its predicate */
+  uint32_t nattributes;
   const knhk_guard_info *info;
 } knhk_tables;
 

@@ -22,13 +22,14 @@ from typing import Any, ClassVar, overload
 from knhk_hot.native import ffi, lib
 
 OK, COLD, ESCAPE = 0, 1, 2
-E_INPUT, E_SPACE, E_BUNDLE, E_ROUTE = -1, -2, -3, -4
+E_INPUT, E_SPACE, E_BUNDLE, E_ROUTE, E_LIMIT = -1, -2, -3, -4, -5
 ADMIT, DENY = 1, 2
 REASONS = {
     E_INPUT: "O is not canonical, or its body does not pass guard 0",
-    E_SPACE: "output or scratch is too small, or the Δ exceeds the limits of this tier",
+    E_SPACE: "output or scratch is too small",
     E_BUNDLE: "the data bundle is malformed",
     E_ROUTE: "the pack has no such route",
+    E_LIMIT: "the Δ exceeds the limits of this tier",
 }
 ALIGN = 64
 EXPLAIN_BYTES = 1 << 20
@@ -268,14 +269,9 @@ class Binding:
             n = self._native.graph(self._binding, ffi.from_buffer("uint8_t[]", o), len(o), out, room, scratch, size)
             if n >= 0:
                 return bytes(ffi.buffer(out, n))
-            if n != E_SPACE or room >= GRAPH_BYTES_MAX or not self._extracts(o):
+            if n != E_SPACE or room >= GRAPH_BYTES_MAX:
                 raise PackError(REASONS[n], n)
             room *= 8
-
-    def _extracts(self, o: bytes) -> bool:
-        scratch, size = self._scratch(len(o))
-        lanes = ffi.new("const void **")
-        return bool(self._native.extract(self._binding, ffi.from_buffer("uint8_t[]", o), len(o), scratch, size, lanes) == OK)
 
     def explain(self, o: bytes, a: bytes) -> list[dict[str, str]]:
         """Why A has its bits: {guard, rule, shape, path, focus, value, message} each, at most 64."""

@@ -49,8 +49,9 @@ uint32_t knhk_bundle_find(const knhk_binding *b, knhk_text s, uint64_t hash) {
   if (b->bundle == NULL) return KNHK_NONE;
   const uint32_t mask = (1u << b->bits) - 1;
   for (uint32_t i = (uint32_t)(hash >> 32) & mask;; i = (i + 1) & mask) {
-    if (b->slots[i] == 0) return KNHK_NONE;
-    if (knhk_same(knhk_bundle_string(b, b->slots[i] - 1), s)) return b->slots[i] - 1;
+    const uint32_t slot = b->slots[i], string = (slot & KNHK_SLOT_ID) - 1;
+    if (slot == 0) return KNHK_NONE;
+    if (slot >> 24 == (uint32_t)hash >> 24 && knhk_same(knhk_bundle_string(b, string), s)) return string;
   }
 }
 
@@ -120,12 +121,12 @@ static knhk_fact read_fact(const knhk_binding *b, const uint8_t *t) {
   return f;
 }
 
-/* Room: binding, id_of, slots, fact_of, facts (at most one for each triple). */
+/* Room: binding, id_of, slots, fact_of, facts (at most one for each triple), fixed. */
 size_t knhk_bind_size(const uint8_t *bundle, size_t len) {
   layout l;
   if (bundle == NULL || !read_layout(bundle, len, &l)) return align64(sizeof(knhk_binding));
   return align64(sizeof(knhk_binding)) + align64(4 * (size_t)l.nstr + 4) + align64((size_t)4 << table_bits(l.nstr)) +
-         align64(4 * (size_t)l.nsub + 4) + align64(sizeof(knhk_fact) * (size_t)l.ntri);
+         align64(4 * (size_t)l.nsub + 4) + align64(sizeof(knhk_fact) * (size_t)l.ntri) + align64(4 * (size_t)T->nfixed);
 }
 
 static void index_strings(knhk_binding *b, uint32_t *id_of, uint32_t *slots) {
@@ -138,7 +139,7 @@ static void index_strings(knhk_binding *b, uint32_t *id_of, uint32_t *slots) {
     id_of[i] = known != KNHK_NONE ? known : T->nstrings + i;
     uint32_t at = (uint32_t)(h >> 32) & mask;
     while (slots[at] != 0) at = (at + 1) & mask;
-    slots[at] = i + 1;
+    slots[at] = ((uint32_t)h & ~KNHK_SLOT_ID) | (i + 1);
   }
 }
 
@@ -183,6 +184,10 @@ const knhk_binding *knhk_bind(const uint8_t *bundle, size_t len, void *mem, size
       if (wanted(b->id_of[u32_at(t)])) facts[b->nfact++] = read_fact(b, t);
   }
   fact_of[l.nsub] = b->nfact;
+  uint32_t *fixed = (uint32_t *)(void *)((uint8_t *)facts + align64(sizeof(knhk_fact) * (size_t)l.ntri));
+  for (uint32_t i = 0; i < T->nfixed; i++)
+    fixed[i] = T->fixed[3 * i] >> 60 == KNHK_K_IRI ? knhk_bundle_subject(b, knhk_pack_string((uint32_t)T->fixed[3 * i])) : KNHK_NONE;
+  b->fixed = fixed;
   *err = KNHK_OK;
   return b;
 }

@@ -37,6 +37,7 @@ struct knhk_binding {
   const uint32_t *slots;    /* 1 << bits: bundle string + 1 */
   const uint32_t *fact_of;  /* nsub + 1 */
   const knhk_fact *facts;
+  const uint32_t *fixed;    /* per fixed node: its subject in the bundle, or KNHK_NONE */
 };
 KNHK_HIDDEN knhk_text knhk_bundle_string(const knhk_binding *b, uint32_t i);
 /* The bundle's string equal to s, or KNHK_NONE. */
@@ -72,6 +73,7 @@ typedef struct {
 
 typedef struct {
   const knhk_binding *binding;
+  uint32_t whole; /* 1: all triples; 0: at least those with a predicate that some guard reads */
   knhk_observation obs;
   /* strings local to this input */
   knhk_local *local;
@@ -96,9 +98,20 @@ typedef struct {
   knhk_fault fault;
 } knhk_delta;
 
+KNHK_INLINE knhk_text knhk_pack_string(uint32_t id) {
+  const uint32_t *at = knhk_tables_v1.offset + id;
+  const knhk_text t = {knhk_tables_v1.text + at[0], at[1] - at[0]};
+  return t;
+}
 /* Id of a string of the pack, or KNHK_NONE. */
-KNHK_HIDDEN uint32_t knhk_pack_find(knhk_text s, uint64_t hash);
-KNHK_HIDDEN knhk_text knhk_pack_string(uint32_t id);
+KNHK_INLINE uint32_t knhk_pack_find(knhk_text s, uint64_t hash) {
+  const uint32_t mask = (1u << knhk_tables_v1.string_bits) - 1, tag = (uint32_t)(hash >> 56);
+  for (uint32_t i = (uint32_t)hash & mask;; i = (i + 1) & mask) {
+    const uint32_t slot = knhk_tables_v1.string_slots[i], id = (slot & KNHK_SLOT_ID) - 1;
+    if (slot == 0) return KNHK_NONE;
+    if (slot >> 24 == tag && knhk_same(knhk_pack_string(id), s)) return id;
+  }
+}
 KNHK_HIDDEN knhk_text knhk_string(const knhk_delta *d, uint32_t id);
 /* Lanes of a term. dt is the id of the datatype (or language) string; code that of the datatype. Returns the identity. */
 KNHK_HIDDEN uint64_t knhk_lanes(uint32_t kind, uint32_t second, uint32_t string, knhk_text s, uint64_t *val, uint64_t *meta);
@@ -107,8 +120,9 @@ KNHK_HIDDEN int knhk_iri_valid(knhk_text s);
 KNHK_HIDDEN uint32_t knhk_percent(knhk_text s, uint8_t *out);
 KNHK_HIDDEN uint32_t knhk_decimal(uint64_t n, uint8_t *out);
 
-/* Lays out scratch, reads O and builds the Δ. KNHK_OK (guard 0's fault in d->fault), KNHK_ESCAPE or an error. */
-KNHK_HIDDEN int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, knhk_delta **out);
+/* Lays out scratch, reads O and builds the Δ, whole or what guards read of it. KNHK_OK (guard 0's fault in d->fault), KNHK_ESCAPE or an error. */
+KNHK_HIDDEN int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, uint32_t whole,
+                               knhk_delta **out);
 KNHK_HIDDEN void knhk_sort64(uint64_t *a, uint64_t *spare, uint32_t n);
 
 /* Where a focus node fails a guard; called by eval when given. */

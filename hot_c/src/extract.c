@@ -125,38 +125,60 @@ static void add_text(knhk_delta *d, uint32_t node, uint32_t p, knhk_text s, uint
   knhk_add_term(d, node, p, KNHK_K_LITERAL, dt, knhk_intern_kept(d, s), s);
 }
 
-static void add_request(knhk_delta *d) {
+static int wants(const knhk_delta *d, uint32_t p) { return d->whole || ((T->reads[p / 32] >> (p % 32)) & 1) != 0; }
+
+/* exact for years up to 9999, which a 64-bit count of nanoseconds does not leave */
+static void add_time(knhk_delta *d) {
+  if (!knhk_text_room(d, 27)) return;
+  time_text(d->obs.time_ns, d->text);
+  const uint32_t dt = KNHK_S_XSD + KNHK_D_DATETIME - 1, id = knhk_intern_made(d, 27);
+  const uint64_t val = ((uint64_t)KNHK_F_DATETIME << 60) | (d->obs.time_ns / 1000 + (uint64_t)KNHK_BIAS);
+  const uint64_t meta = KNHK_M_LITERAL | KNHK_M_VALID | ((uint64_t)dt << KNHK_M_DT_SHIFT) | ((uint64_t)27 << KNHK_M_LEN_SHIFT);
+  knhk_add(d, 0, KNHK_S_TIME, KNHK_TERM(KNHK_K_LITERAL, dt, id), val, meta);
+}
+
+static void add_attribute(knhk_delta *d, uint32_t i) {
   static const char prefix[] = "https://knhk.dev/ns/attr#";
   const knhk_observation *o = &d->obs;
-  add_text(d, 0, KNHK_S_REGION, o->region, KNHK_S_XSD + KNHK_D_STRING - 1);
-  add_text(d, 0, KNHK_S_ROUTE, o->route, KNHK_S_XSD + KNHK_D_STRING - 1);
-  if (!knhk_text_room(d, 27)) return;
-  time_text(o->time_ns, d->text);
-  const knhk_text now = {d->text, 27};
-  const uint32_t id = knhk_intern_made(d, 27);
-  knhk_add_term(d, 0, KNHK_S_TIME, KNHK_K_LITERAL, KNHK_S_XSD + KNHK_D_DATETIME - 1, id, now);
-  for (uint32_t i = 0; i < o->nattr; i++) {
-    const uint32_t n = (uint32_t)sizeof prefix - 1;
-    if (!knhk_text_room(d, n + o->name[i].n)) return;
-    memcpy(d->text, prefix, n);
-    memcpy(d->text + n, o->name[i].p, o->name[i].n);
-    const uint32_t p = knhk_intern_made(d, n + o->name[i].n);
-    add_text(d, 0, p, o->value[i], KNHK_S_XSD + KNHK_D_STRING - 1);
+  const uint32_t n = (uint32_t)sizeof prefix - 1;
+  if (!knhk_text_room(d, n + o->name[i].n)) return;
+  memcpy(d->text, prefix, n);
+  memcpy(d->text + n, o->name[i].p, o->name[i].n);
+  const uint32_t p = knhk_intern_made(d, n + o->name[i].n);
+  add_text(d, 0, p, o->value[i], KNHK_S_XSD + KNHK_D_STRING - 1);
+}
+
+static void add_known_attribute(knhk_delta *d, uint32_t i) {
+  for (uint32_t k = 0; k < T->nattributes; k++) {
+    if (!knhk_same(knhk_pack_string(T->attributes[2 * k]), d->obs.name[i])) continue;
+    add_text(d, 0, T->attributes[2 * k + 1], d->obs.value[i], KNHK_S_XSD + KNHK_D_STRING - 1);
+    return;
   }
 }
 
-static void add_facts(knhk_delta *d, uint32_t node, knhk_text iri) {
+static void add_request(knhk_delta *d) {
+  const knhk_observation *o = &d->obs;
+  if (wants(d, KNHK_S_REGION)) add_text(d, 0, KNHK_S_REGION, o->region, KNHK_S_XSD + KNHK_D_STRING - 1);
+  if (wants(d, KNHK_S_ROUTE)) add_text(d, 0, KNHK_S_ROUTE, o->route, KNHK_S_XSD + KNHK_D_STRING - 1);
+  if (wants(d, KNHK_S_TIME)) add_time(d);
+  for (uint32_t i = 0; i < o->nattr; i++) {
+    if (d->whole) add_attribute(d, i);
+    else add_known_attribute(d, i);
+  }
+}
+
+static void add_facts(knhk_delta *d, uint32_t node, uint32_t subject) {
   const knhk_binding *b = d->binding;
-  const uint32_t s = knhk_bundle_subject(b, iri);
-  if (s == KNHK_NONE) return;
-  for (uint32_t i = b->fact_of[s]; i < b->fact_of[s + 1]; i++) knhk_add(d, node, b->facts[i].p, b->facts[i].obj, b->facts[i].val, b->facts[i].meta);
+  if (subject == KNHK_NONE) return;
+  for (uint32_t i = b->fact_of[subject]; i < b->fact_of[subject + 1]; i++)
+    knhk_add(d, node, b->facts[i].p, b->facts[i].obj, b->facts[i].val, b->facts[i].meta);
 }
 
 /* The caller's IRI from the bundle's template and attribute `sub`, written at d->text; 0 when there is none. */
 static uint32_t caller_iri(knhk_delta *d) {
   const knhk_binding *b = d->binding;
   const knhk_observation *o = &d->obs;
-  if (b->bundle == NULL || b->caller == KNHK_NONE) return 0;
+  if ( b->caller == KNHK_NONE) return 0;
   for (uint32_t i = 0; i < o->nattr; i++) {
     if (o->name[i].n != 3 || memcmp(o->name[i].p, "sub", 3) != 0) continue;
     const knhk_text t = knhk_bundle_string(b, b->caller);
@@ -172,17 +194,14 @@ static uint32_t caller_iri(knhk_delta *d) {
 }
 
 static void add_bundle(knhk_delta *d) {
+  if (d->binding->bundle == NULL) return;
   const uint32_t n = caller_iri(d);
   if (n > 0) {
     const knhk_text iri = {d->text, n};
-    const uint32_t id = knhk_intern_made(d, n);
-    knhk_add_term(d, 0, KNHK_S_CALLER, KNHK_K_IRI, 0, id, iri);
-    add_facts(d, 1, iri);
+    add_facts(d, 1, knhk_bundle_subject(d->binding, iri));
+    if (wants(d, KNHK_S_CALLER)) knhk_add_term(d, 0, KNHK_S_CALLER, KNHK_K_IRI, 0, knhk_intern_made(d, n), iri);
   }
-  for (uint32_t i = 2; i < T->nfixed; i++) {
-    const uint64_t term = T->fixed[3 * i];
-    if (term >> 60 == KNHK_K_IRI) add_facts(d, i, knhk_pack_string((uint32_t)term));
-  }
+  for (uint32_t i = 2; i < T->nfixed; i++) add_facts(d, i, d->binding->fixed[i]);
 }
 
 static const knhk_route *find_route(knhk_text route) {
@@ -216,7 +235,8 @@ static void read_body(knhk_walk *w, const knhk_route *route) {
   READERS[w->mapping->format].read(w);
 }
 
-int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, knhk_delta **out) {
+int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, uint32_t whole,
+                   knhk_delta **out) {
   knhk_walk w;
   if (((uintptr_t)scratch & 63) != 0 || scratch_len < sizeof(knhk_delta) || scratch_len < lay_out(scratch, o_len, &w)) return KNHK_E_SPACE;
   knhk_delta *d = w.d;
@@ -224,6 +244,7 @@ int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *
   if (status != KNHK_OK) return status;
   const knhk_route *route = find_route(d->obs.route);
   if (route == NULL) return KNHK_E_ROUTE;
+  d->whole = whole;
   knhk_begin_delta(d, b);
   add_request(d);
   add_bundle(d);

@@ -12,19 +12,11 @@ void knhk_fault_at(knhk_walk *w, uint32_t code, uint32_t depth, knhk_text found)
   f->found = found;
 }
 
-static int is_edge(const knhk_edge *e, knhk_text name, uint64_t head) {
-  return e->head == head && e->length == name.n && (name.n <= 8 || knhk_equal(T->text + e->at + 8, name.p + 8, name.n - 8));
-}
-
-uint32_t knhk_member_edge(const knhk_state *s, knhk_text name, uint64_t head, uint32_t *hint) {
-  const knhk_edge *edges = T->edges + s->edge;
-  if (*hint < s->nedge && is_edge(&edges[*hint], name, head)) return ++*hint;
-  if (s->nedge == 0) return 0;
+uint32_t knhk_find_edge(const knhk_state *s, knhk_text name, uint64_t head) {
   const uint32_t mask = (1u << s->slot_bits) - 1;
   for (uint32_t at = (uint32_t)knhk_hash(name, T->seed) & mask;; at = (at + 1) & mask) {
     const uint32_t slot = T->edge_slots[s->slot + at];
-    if (slot == 0) return 0;
-    if (is_edge(&edges[slot - 1], name, head)) return *hint = slot;
+    if (slot == 0 || knhk_is_edge(T->edges + s->edge + slot - 1, name, head)) return slot;
   }
 }
 
@@ -225,11 +217,10 @@ void knhk_end_items(knhk_walk *w, const knhk_state *s) {
     const uint32_t id = T->state_items[s->item + i], node = w->subject[id];
     const knhk_map *m = &T->maps[id];
     if (node == KNHK_NONE) continue;
-    for (uint32_t k = 0; k < m->ncls; k++) {
-      const uint32_t cls = (uint32_t)T->words[m->cls + k];
-      knhk_add_term(w->d, node, KNHK_S_RDF_TYPE, KNHK_K_IRI, 0, cls, knhk_pack_string(cls));
-    }
-    for (uint32_t k = 0; k < m->nproperty; k++) add_property(w, node, &T->properties[m->property + k]);
+    const uint64_t *cls = T->words + m->cls;
+    for (uint32_t k = 0; k < m->ncls; k++, cls += 3) knhk_add(w->d, node, KNHK_S_RDF_TYPE, cls[0], cls[1], cls[2]);
+    for (uint32_t k = 0; k < m->nproperty; k++)
+      if (T->properties[m->property + k].read || w->d->whole) add_property(w, node, &T->properties[m->property + k]);
   }
 }
 uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scalar v) {

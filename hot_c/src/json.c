@@ -42,40 +42,11 @@ static knhk_scalar scalar_of(yyjson_val *v) {
   return x;
 }
 
-/* ---- member names: distinct within an object, each with the state behind it ---- */
+/* ---- member names: distinct within an object ---- */
 
-typedef struct {
-  uint32_t state[FEW];
-} next_states;
-
-/* A name that occurs twice, or NULL. The states' edges have distinct names, so that only names without an edge are compared. */
-static yyjson_val *survey_few(yyjson_val *object, const knhk_state *s, next_states *next) {
-  knhk_text unknown[FEW];
-  uint64_t heads[FEW], seen = 0;
-  uint32_t n = 0, hint = 0;
-  size_t i, max;
-  yyjson_val *key, *value;
-  yyjson_obj_foreach(object, i, max, key, value) {
-    const knhk_text name = text_of(key);
-    const uint64_t head = head_of(name);
-    const uint32_t edge = knhk_member_edge(s, name, head, &hint);
-    next->state[i] = edge == 0 ? 0 : T->edges[s->edge + edge - 1].state;
-    if (edge != 0) {
-      const uint64_t bit = (uint64_t)1 << (edge - 1);
-      if ((seen & bit) != 0) return key;
-      seen |= bit;
-      continue;
-    }
-    for (uint32_t k = 0; k < n; k++)
-      if (heads[k] == head && knhk_same(unknown[k], name)) return key;
-    heads[n] = head;
-    unknown[n++] = name;
-  }
-  return NULL;
-}
-
-static yyjson_val *repeated_many(const reader *r, yyjson_val *object, uint32_t n) {
-  const uint32_t bits = knhk_bits_for(n), mask = (1u << bits) - 1;
+/* A name that occurs twice, or NULL. */
+static yyjson_val *repeated(const reader *r, yyjson_val *object) {
+  const uint32_t n = (uint32_t)unsafe_yyjson_get_len(object), bits = knhk_bits_for(n), mask = (1u << bits) - 1;
   uint32_t *members = r->w->members;
   size_t i, max;
   yyjson_val *key, *value;
@@ -122,11 +93,64 @@ static int take_member(const reader *r, knhk_text name, yyjson_val *value, uint3
   return f->code == KNHK_FAULT_NONE;
 }
 
-static void walk_object(const reader *r, yyjson_val *v, const knhk_state *s, uint32_t depth) {
-  const uint32_t n = (uint32_t)unsafe_yyjson_get_len(v);
-  const int few = n <= FEW && s->nedge <= 64;
-  next_states next;
-  yyjson_val *twice = few ? survey_few(v, s, &next) : repeated_many(r, v, n), *key, *value;
+static uint32_t state_after(const knhk_state *s, uint32_t edge) { return edge == 0 ? 0 : T->edges[s->edge + edge - 1].state; }
+
+/* Of all faults of an object a repeated name comes first: what is inside was not looked at in its light. */
+static void prefer_repeated(const reader *r, yyjson_val *object, uint32_t depth) {
+  knhk_fault *f = &r->w->d->fault;
+  yyjson_val *twice = repeated(r, object);
+  if (twice == NULL) return;
+  f->code = KNHK_FAULT_NONE;
+  knhk_fault_at(r->w, KNHK_FAULT_DUPLICATE, depth, text_of(twice));
+}
+
+/* Names that were met in an object: those with an edge as bits, for edges have distinct names; the others to be compared. */
+typedef struct {
+  uint64_t edges, head[FEW];
+  knhk_text name[FEW];
+  uint32_t n;
+} met_names;
+
+static int meets_again(met_names *met, uint32_t edge, knhk_text name, uint64_t head) {
+  const uint64_t bit = edge == 0 ? 0 : (uint64_t)1 << (edge - 1);
+  if ((met->edges & bit) != 0) return 1;
+  met->edges |= bit;
+  if (edge != 0) return 0;
+  for (uint32_t k = 0; k < met->n; k++)
+    if (met->head[k] == head && knhk_same(met->name[k], name)) return 1;
+  met->head[met->n] = head;
+  met->name[met->n++] = name;
+  return 0;
+}
+
+static void walk_few(const reader *r, yyjson_val *v, const knhk_state *s, uint32_t depth) {
+  met_names met;
+  met.edges = met.n = 0;
+  uint32_t hint = 0, n = (uint32_t)unsafe_yyjson_get_len(v);
+  for (yyjson_val *key = n == 0 ? NULL : unsafe_yyjson_get_first(v); n > 0; key = unsafe_yyjson_get_next(key + 1), n--) {
+    const knhk_text name = text_of(key);
+    const uint64_t head = head_of(name);
+    const uint32_t edge = knhk_member_edge(s, name, head, &hint);
+    if (meets_again(&met, edge, name, head)) {
+      knhk_fault_at(r->w, KNHK_FAULT_DUPLICATE, depth, name);
+      return;
+    }
+    if (!yyjson_is_ctn(key + 1)) {
+      if (edge == 0 && !r->w->mapping->unknown_deny) continue;
+      const uint32_t plain = edge == 0 ? 0 : T->edges[s->edge + edge - 1].plain;
+      if (plain != 0) {
+        if (!yyjson_is_null(key + 1)) knhk_capture_plain(r->w, plain - 1, scalar_of(key + 1));
+        continue;
+      }
+    }
+    if (take_member(r, name, key + 1, state_after(s, edge), depth)) continue;
+    prefer_repeated(r, v, depth);
+    return;
+  }
+}
+
+static void walk_many(const reader *r, yyjson_val *v, const knhk_state *s, uint32_t depth) {
+  yyjson_val *twice = repeated(r, v), *key, *value;
   uint32_t hint = 0;
   size_t i, max;
   if (twice != NULL) {
@@ -135,9 +159,7 @@ static void walk_object(const reader *r, yyjson_val *v, const knhk_state *s, uin
   }
   yyjson_obj_foreach(v, i, max, key, value) {
     const knhk_text name = text_of(key);
-    const uint32_t edge = few ? 0 : knhk_member_edge(s, name, head_of(name), &hint);
-    const uint32_t state = few ? next.state[i] : edge == 0 ? 0 : T->edges[s->edge + edge - 1].state;
-    if (!take_member(r, name, value, state, depth)) return;
+    if (!take_member(r, name, value, state_after(s, knhk_member_edge(s, name, head_of(name), &hint)), depth)) return;
   }
 }
 
@@ -165,8 +187,8 @@ static uint32_t shape_of(yyjson_val *v) {
 static void walk(const reader *r, yyjson_val *v, uint32_t state, uint32_t depth) {
   knhk_walk *w = r->w;
   const knhk_state *s = &T->states[state];
-  const knhk_scalar x = scalar_of(v);
   const uint32_t shape = shape_of(v);
+  const knhk_scalar x = scalar_of(v);
   const int mapped = state != 0 && !yyjson_is_null(v);
   uint32_t code = shape != KNHK_SHAPE_SCALAR && depth >= w->mapping->max_depth ? KNHK_FAULT_DEPTH : KNHK_FAULT_NONE;
   if (code == KNHK_FAULT_NONE && mapped) code = knhk_misfit(s, shape, x);
@@ -178,7 +200,8 @@ static void walk(const reader *r, yyjson_val *v, uint32_t state, uint32_t depth)
     knhk_begin_items(w, s);
     knhk_capture_value(w, s, x);
   }
-  if (shape == KNHK_SHAPE_OBJECT) walk_object(r, v, s, depth);
+  if (shape == KNHK_SHAPE_OBJECT && unsafe_yyjson_get_len(v) <= FEW && s->nedge <= 64) walk_few(r, v, s, depth);
+  else if (shape == KNHK_SHAPE_OBJECT) walk_many(r, v, s, depth);
   else if (shape == KNHK_SHAPE_ARRAY) walk_array(r, v, s, depth);
   if (mapped && w->d->fault.code == KNHK_FAULT_NONE) knhk_end_items(w, s);
 }

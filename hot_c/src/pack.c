@@ -71,7 +71,7 @@ static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, eval_fn eval) 
 static knhk_result decide(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len,
                           eval_fn eval) {
   knhk_delta *d;
-  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, &d);
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
   if (status < 0) return bare(status);
   return judge(d, a, a_cap, eval);
 }
@@ -88,7 +88,7 @@ static void decide_batch(const knhk_binding *b, size_t n, const uint8_t *const *
 
 int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, const void **lanes) {
   knhk_delta *d;
-  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, &d);
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
   if (status >= 0) *lanes = d;
   return status;
 }

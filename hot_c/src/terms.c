@@ -4,20 +4,6 @@
 
 static const knhk_tables *const T = &knhk_tables_v1;
 
-knhk_text knhk_pack_string(uint32_t id) {
-  const knhk_text t = {T->text + T->offset[id], T->offset[id + 1] - T->offset[id]};
-  return t;
-}
-
-uint32_t knhk_pack_find(knhk_text s, uint64_t hash) {
-  const uint32_t mask = (1u << T->string_bits) - 1;
-  for (uint32_t i = (uint32_t)hash & mask;; i = (i + 1) & mask) {
-    const uint32_t slot = T->string_slots[i];
-    if (slot == 0) return KNHK_NONE;
-    if (knhk_same(knhk_pack_string(slot - 1), s)) return slot - 1;
-  }
-}
-
 knhk_text knhk_string(const knhk_delta *d, uint32_t id) {
   if (id < T->nstrings) return knhk_pack_string(id);
   if (id < d->base) return knhk_bundle_string(d->binding, id - T->nstrings);
@@ -33,12 +19,15 @@ uint32_t knhk_decimal(uint64_t n, uint8_t *out) {
   return k;
 }
 
+/* letters, digits, - . _ ~ */
+static const uint64_t UNRESERVED[4] = {0x03ff600000000000ull, 0x47fffffe87fffffeull, 0, 0};
+
 uint32_t knhk_percent(knhk_text s, uint8_t *out) {
   static const uint8_t hex[16] = {'0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'};
   uint32_t n = 0;
   for (uint32_t i = 0; i < s.n; i++) {
     const uint8_t c = s.p[i];
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '~') {
+    if (((UNRESERVED[c >> 6] >> (c & 63)) & 1) != 0) {
       out[n++] = c;
     } else {
       out[n++] = '%';
@@ -150,7 +139,19 @@ static uint64_t magnitude_of(knhk_text s, uint32_t from, int *over) {
   return m;
 }
 
+/* The number of up to eight digits; 0 also when there is anything else. */
+static uint64_t few_digits(knhk_text s) {
+  if (s.n == 0 || s.n > 8) return 0;
+  const uint32_t up = 8 * (8 - s.n);
+  uint64_t x = (s.n == 8 ? knhk_bytes8(s.p) : knhk_tail(s.p, s.n) << up) ^ (0x3030303030303030ull << up);
+  if (((x | (x + 0x7676767676767676ull)) & 0x8080808080808080ull) != 0) return 0;
+  x = x * 10 + (x >> 8);
+  return (((x & 0xff000000ffull) * 0xf424000000064ull) + (((x >> 16) & 0xff000000ffull) * 0x271000000001ull)) >> 32;
+}
+
 static value read_integer(knhk_text s, uint32_t code) {
+  const uint64_t few = few_digits(s);
+  if (few - 1 < BOUND[code].high) return exact(KNHK_F_NUMERIC, (int64_t)(few * SCALE)); /* neither 0 nor beyond */
   const number n = read_number(s);
   if (n.end != s.n || n.whole == 0 || n.dot) return INVALID;
   const uint32_t sign = s.p[0] == '-' || s.p[0] == '+';
@@ -468,9 +469,17 @@ static value read_value(uint32_t code, knhk_text s) {
   }
 }
 
+/* How many bytes of a word continue a character. */
+static uint64_t continued(uint64_t w) { return (((w >> 7) & (~w >> 6) & 0x0101010101010101ull) * 0x0101010101010101ull) >> 56; }
+
 static uint64_t code_points(knhk_text s) {
-  uint64_t n = 0;
-  for (uint32_t i = 0; i < s.n; i++) n += (s.p[i] & 0xc0) != 0x80;
+  uint64_t n = s.n;
+  uint32_t i = 0;
+  for (; i + 8 <= s.n; i += 8) {
+    const uint64_t w = knhk_bytes8(s.p + i);
+    if ((w & 0x8080808080808080ull) != 0) n -= continued(w);
+  }
+  n -= continued(knhk_tail(s.p + i, s.n - i));
   return n < 0xffffff ? n : 0xffffff;
 }
 
@@ -482,7 +491,7 @@ uint64_t knhk_lanes(uint32_t kind, uint32_t second, uint32_t string, knhk_text s
   if (kind == KNHK_K_LITERAL) {
     dt = second;
     const uint32_t code = second - KNHK_S_XSD + 1;
-    v = read_value(second >= KNHK_S_XSD && code < KNHK_D_COUNT ? code : KNHK_D_OTHER, s);
+    if (code - KNHK_D_BOOLEAN < KNHK_D_COUNT - KNHK_D_BOOLEAN) v = read_value(code, s);
   } else if (kind == KNHK_K_LANG) {
     dt = KNHK_S_RDF_LANGSTRING;
   }

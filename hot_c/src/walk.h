@@ -43,9 +43,19 @@ KNHK_HIDDEN size_t knhk_json_room(size_t o_len);
 
 /* ---- the mapping's machine (items.c) ---- */
 KNHK_HIDDEN void knhk_fault_at(knhk_walk *w, uint32_t code, uint32_t depth, knhk_text found);
+KNHK_INLINE int knhk_is_edge(const knhk_edge *e, knhk_text name, uint64_t head) {
+  return e->head == head && e->length == name.n && (name.n <= 8 || knhk_equal(knhk_tables_v1.text + e->at + 8, name.p + 8, name.n - 8));
+}
+KNHK_HIDDEN uint32_t knhk_find_edge(const knhk_state *s, knhk_text name, uint64_t head);
 /* 1 + the edge of a member, 0 when there is none; head: of the name (knhk_head). *hint is the edge expected next, for documents mostly come
  * in one order. */
-KNHK_HIDDEN uint32_t knhk_member_edge(const knhk_state *s, knhk_text name, uint64_t head, uint32_t *hint);
+KNHK_INLINE uint32_t knhk_member_edge(const knhk_state *s, knhk_text name, uint64_t head, uint32_t *hint) {
+  if (*hint < s->nedge && knhk_is_edge(knhk_tables_v1.edges + s->edge + *hint, name, head)) return ++*hint;
+  if (((s->filter >> KNHK_NAME_BIT(head, name.n)) & 1) == 0) return 0;
+  const uint32_t edge = knhk_find_edge(s, name, head);
+  *hint = edge == 0 ? *hint : edge;
+  return edge;
+}
 KNHK_HIDDEN uint32_t knhk_element_state(const knhk_state *s, uint32_t index);
 /* What the mapping needs here and does not find; KNHK_FAULT_NONE when all is well. */
 KNHK_HIDDEN uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scalar v);
@@ -53,6 +63,20 @@ KNHK_HIDDEN uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scala
 KNHK_HIDDEN void knhk_begin_items(knhk_walk *w, const knhk_state *s);
 KNHK_HIDDEN void knhk_capture_value(knhk_walk *w, const knhk_state *s, knhk_scalar v);
 KNHK_HIDDEN void knhk_end_items(knhk_walk *w, const knhk_state *s);
+
+/* The value of a plain edge: what knhk_misfit and knhk_capture_value come to there. */
+KNHK_INLINE void knhk_capture_plain(knhk_walk *w, uint32_t slot, knhk_scalar v) {
+  if (w->ncapture == w->capture_cap) {
+    w->d->over = 1;
+    return;
+  }
+  knhk_capture *c = &w->captures[w->ncapture++];
+  c->value = v;
+  c->next = 0;
+  if (w->slot_head[slot] == 0) w->slot_head[slot] = w->ncapture;
+  else w->captures[w->slot_tail[slot] - 1].next = w->ncapture;
+  w->slot_tail[slot] = w->ncapture;
+}
 
 /* ---- the Δ (delta.c) ---- */
 KNHK_HIDDEN uint32_t knhk_bits_for(uint32_t n);
