@@ -82,6 +82,7 @@ class Rule:
     subjects: frozenset[str]
     predicates: frozenset[str]
     reads_bundle: bool
+    reads_all: bool
 
 
 class _Fall(Exception):
@@ -90,6 +91,10 @@ class _Fall(Exception):
     def __init__(self, klass: str, feature: str, reason: str = "") -> None:
         super().__init__(feature)
         self.klass, self.feature, self.reason = klass, feature, reason
+
+    def why(self) -> str:
+        """The text of the guard's `why`."""
+        return table.why(table.ask(), self.feature, self.klass, self.reason)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,10 @@ class _Lowering:
     has_this: bool
     target_of: Callable[[dict[str, Any]], int]
     features: set[str] = field(default_factory=set)
+
+    def why(self) -> str:
+        """The text of `why` for a rule of class R1."""
+        return " + ".join(table.why(table.ask(), feature, "R1") for feature in sorted(self.features) or [GROUND])
 
     # bodies
 
@@ -584,7 +593,8 @@ def _normal(text: str) -> str:
 
 def _parsed(source: Source, query: str) -> CompValue:
     at = Text(source.text, source.path, source.first_line)
-    must = "must be a SPARQL 1.1 ASK query: "
+    form = source.kind.upper()
+    must = f"must be a SPARQL 1.1 {form} query: "
     if depth(source.text) > MAX_NESTING:
         where, must = at.at(1), f"must not nest brackets deeper than {MAX_NESTING}"
         raise Refused([Fault(where, source.name, must)])
@@ -615,8 +625,8 @@ def _parsed(source: Source, query: str) -> CompValue:
         algebra = translateQuery(tree).algebra
     except Exception as error:  # rdflib raises bare Exception for unknown prefixes and bad scopes
         raise Refused([Fault(_place(at, _missing(error)), str(error)[:120], must + str(error)[:120])]) from error
-    if algebra.name != "AskQuery":
-        raise Refused([Fault(at.at(1), algebra.name, "must be an ASK query")])
+    if algebra.name != f"{source.kind.capitalize()}Query":
+        raise Refused([Fault(at.at(1), algebra.name, f"must be {'an' if form == 'ASK' else 'a'} {form} query")])
     return algebra
 
 
@@ -669,9 +679,19 @@ def _evaluable(source: Source, query: str) -> None:
     try:
         pyoxigraph.Store().query(query)
     except (SyntaxError, ValueError) as error:
-        must = f"must be a SPARQL 1.1 ASK query: {error}"
+        must = f"must be a SPARQL 1.1 {source.kind.upper()} query: {error}"
         where = Text(source.text, source.path, source.first_line).at(1)
         raise Refused([Fault(where, source.name, must[:300])]) from error
+
+
+def _open_predicate(algebra: CompValue) -> bool:
+    """Some pattern reads predicates that it does not name. A lone `?s ?p ?o` is told by any triple: a request has some anyway."""
+    for node in _walk(algebra):
+        for triple in (node.get("triples") if isinstance(node, CompValue) else None) or []:
+            flat = list(zip(*[iter(triple)] * 3, strict=False)) if not isinstance(triple, tuple) else [triple]
+            if any(isinstance(p, Variable) or any(isinstance(t, NegatedPath) for t in _walk(p)) for _, p, _ in flat):
+                return True
+    return False
 
 
 def _reads(algebra: CompValue, has_this: bool) -> tuple[set[str], set[str], bool]:
@@ -690,32 +710,41 @@ def _reads(algebra: CompValue, has_this: bool) -> tuple[set[str], set[str], bool
     return subjects, predicates, reads
 
 
-def lower_ask(source: Source, target_of: Callable[[dict[str, Any]], int]) -> Rule:
-    """Lowers one ASK source. `target_of` gives a target its index. Raises Refused."""
-    query = _normal(source.text)
-    algebra = _parsed(source, query)
+@dataclass(frozen=True)
+class Query:
+    """A query that every tier can read: its text with prefixes declared, its algebra, and what it reads."""
+
+    text: str
+    algebra: CompValue
+    subjects: frozenset[str]
+    predicates: frozenset[str]
+    reads_bundle: bool
+    reads_all: bool
+
+
+def read_query(source: Source) -> Query:
+    """Reads an ASK or CONSTRUCT source. Raises Refused."""
+    text = _normal(source.text)
+    algebra = _parsed(source, text)
     if faults := _forbidden(source, algebra):
         raise Refused(faults)
-    _evaluable(source, query)
+    _evaluable(source, text)
+    if source.target is None and THIS in _mentioned(algebra):
+        at = Text(source.text, source.path, source.first_line)
+        raise Refused([Fault(_place(at, "this"), "$this", "must have a target class for $this to range over")])
     subjects, predicates, reads = _reads(algebra, source.target is not None)
-    lowering = _Lowering(query, source.target is not None, target_of)
+    return Query(text, algebra, frozenset(subjects), frozenset(predicates), reads, _open_predicate(algebra))
+
+
+def lower_ask(source: Source, target_of: Callable[[dict[str, Any]], int]) -> Rule:
+    """Lowers one ASK source. `target_of` gives a target its index. Raises Refused."""
+    query = read_query(source)
+    algebra = query.algebra
+    lowering = _Lowering(query.text, source.target is not None, target_of)
     try:
-        if source.target is None and THIS in _mentioned(algebra):
-            must = "must have a target class for $this to range over"
-            raise Refused(
-                [
-                    Fault(
-                        _place(Text(source.text, source.path, source.first_line), "this"),
-                        "$this",
-                        must,
-                    )
-                ]
-            )
         alts = lowering.body(algebra.p.p if algebra.p.name == "Project" else algebra.p)
         expr: Expr | None = disj([lowering.finish(a) for a in alts])
-        features = sorted(lowering.features) or [GROUND]
-        klass, text = "R1", " + ".join(table.why(table.ask(), f, "R1") for f in features)
+        klass, text = "R1", lowering.why()
     except _Fall as fall:
-        expr, klass = None, fall.klass
-        text = table.why(table.ask(), fall.feature, fall.klass, fall.reason)
-    return Rule(expr, klass, text, query, frozenset(subjects), frozenset(predicates), reads)
+        expr, klass, text = None, fall.klass, fall.why()
+    return Rule(expr, klass, text, query.text, query.subjects, query.predicates, query.reads_bundle, query.reads_all)

@@ -28,7 +28,8 @@ ANY_LENGTH = terms.LENGTH_MAX << 32
 COUNT_MAX = (1 << 32) - 1
 FIXED_MAX = 0xFFFE
 TARGET_CLASS, TARGET_NODE, TARGET_SUBJECTS_OF = 0, 1, 2
-PROGRAM_GUARDS, PROGRAM_FORALL, PROGRAM_UNIQUE = 0, 1, 2
+PROGRAM_GUARDS, PROGRAM_FORALL, PROGRAM_UNIQUE, PROGRAM_CONSTRUCT = 0, 1, 2, 3
+MAKE_TERM, MAKE_THIS, MAKE_VALUES = 0, 1, 2
 
 Row = tuple[int, int, int, int, int, int, int, int, int]  # p focus mode kinds out kernel a b c
 Numbers = tuple[int, ...]
@@ -58,6 +59,8 @@ class Program:
     rows: list[list[Row]] = field(default_factory=lambda: [[] for _ in KERNELS])
     folds: list[tuple[int, int, int, int]] = field(default_factory=list)
     outputs: list[tuple[int, int]] = field(default_factory=list)
+    makes: list[Numbers] = field(default_factory=list)  # CONSTRUCT: subject p kind, row of the values, term
+    guard: int = 0  # CONSTRUCT
     result: int = 0  # FORALL: register of the argument; UNIQUE: predicate
     minimum: int = 0
     result_global: int = 0
@@ -132,6 +135,7 @@ class Guards:
     programs: dict[int, Program] = field(default_factory=dict)
     targets: dict[int, Numbers] = field(default_factory=dict)
     regs_of: dict[int, list[tuple[Program, int, int]]] = field(default_factory=dict)
+    constructs: list[Program] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for iri in (terms.KNHK + "request", terms.KNHK + "caller", *self.plan["bundle"]["subjects"]):
@@ -185,6 +189,26 @@ class Guards:
             for i in range(first[kernel], len(program.rows[KERNELS.index(kernel)]))
         ]
         self.regs_of[number] = witnesses or self._shared_witness(program, register)
+
+    def construct(self, number: int, guard: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> None:
+        """One program for each case: where its condition holds, its triples are made."""
+        for case in cases:
+            program = Program(PROGRAM_CONSTRUCT, self.target(guard["target"]), guard=number)
+            program.result = self.expr(program, case["when"], 0)
+            program.makes = [self._make(triple) for triple in case["triples"]]
+            self.constructs.append(program)
+
+    def _make(self, triple: Mapping[str, Any]) -> Numbers:
+        def node(term: Mapping[str, Any]) -> int:
+            return 0 if "this" in term else self.fixed_node(term) + 1
+
+        head, value = (node(triple["s"]), self.strings.id(triple["p"])), triple["o"]
+        if "this" in value:
+            return (*head, MAKE_THIS, 0, 0, 0, 0, 0, 0)
+        if "of" not in value:
+            return (*head, MAKE_TERM, 0, 0, 0, 0, 0, self.strings.term(value).term)
+        first, count, mask = self.test_program(value["test"])
+        return (*head, MAKE_VALUES, self.strings.id(value["p"]), node(value["of"]), first, count, mask, 0)
 
     def presence(self, guard: Mapping[str, Any]) -> dict[str, Any]:
         """What R1 asks of a guard of class W1 or C1: it "fails" where its target has a focus node, and then the tier below decides it."""

@@ -65,6 +65,9 @@ def _terms(plan: Doc, guard: Doc) -> tuple[str, ...]:
         found += _of_expr(plan, guard["expr"])
     elif guard["id"] in plan["cold"]["asks"]:
         found += _of_query(plan["cold"]["asks"][guard["id"]])
+    elif guard["kind"] == "construct":
+        found += _of_expr(plan, plan.get("constructs", {}).get(guard["id"], []))
+        found += _of_query(plan["cold"].get("constructs", {}).get(guard["id"], ""))
     elif guard["kind"] == "shacl":
         found += _of_shape(plan["cold"]["shapes"], guard["shape"])
     return tuple(dict.fromkeys(found))

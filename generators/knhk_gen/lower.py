@@ -15,12 +15,14 @@ from knhk.model.faults import Fault, Refused
 from knhk_gen import abac_guard, shacl
 from knhk_gen.abac import lower_abac
 from knhk_gen.ask import lower_ask
+from knhk_gen.construct import Construct, inputs, lower_construct
 from knhk_gen.exprs import TRUE
 from knhk_gen.mapping import ABSOLUTE, lower_mapping
 from knhk_gen.mapping_rml import read_rml
 from knhk_gen.mapping_yaml import read_yaml
 from knhk_gen.names import CALLER, REQUEST, SH
 from knhk_gen.shapes import Shapes
+from knhk_gen.table import CLASSES
 from knhk_gen.turtle import Term, TripleStore, parse
 
 TOOL: Final = "knhk_gen 0.1.0"
@@ -38,6 +40,9 @@ class _Plan:
     targets: list[Doc] = field(default_factory=list)
     guards: list[Doc] = field(default_factory=list)
     asks: dict[str, str] = field(default_factory=dict)
+    constructs: list[tuple[Source, Doc, Construct]] = field(default_factory=list)
+    reads_all: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
     predicates: set[str] = field(default_factory=set)
     subjects: set[str] = field(default_factory=set)
     ids: dict[str, int] = field(default_factory=dict)
@@ -72,8 +77,8 @@ def lower(pack: PackSources) -> GuardPlan:
         elif source.kind == "abac":
             _collect(faults, lambda s=source: _add_abac(plan, s, shapes))
         elif source.kind == "construct":
-            where = f"{source.path}:{source.first_line}"
-            faults.append(Fault(where, source.name, "must be shapes, ask, abac or mapping for now"))
+            _collect(faults, lambda s=source: _add_construct(plan, s))
+    faults += _output_faults(plan, store)
     mappings = _mappings(pack.sources, faults)
     faults += _route_faults(pack)
     if len(plan.guards) > MAX_GUARDS:
@@ -155,13 +160,62 @@ def _bundle_nodes(plan: _Plan, shapes: Shapes, shape: Term, target: Doc) -> None
     plan.predicates |= shacl.predicates(shapes, shape)
 
 
-def _add_ask(plan: _Plan, source: Source) -> None:
+def _query_target(source: Source) -> Doc:
+    """What $this of a query ranges over."""
     if source.target is not None and not ABSOLUTE.fullmatch(source.target):
         where = f"{source.path}:{source.first_line}"
         raise Refused([Fault(where, source.target, "must be an absolute IRI of a class")])
+    return {"kind": "class", "classes": [source.target]} if source.target else REQUEST_TARGET
+
+
+def _add_construct(plan: _Plan, source: Source) -> None:
+    target = _query_target(source)
+    made = lower_construct(source, plan.target)
+    guard: Doc = {
+        "id": plan.id(source.name), "kind": "construct", "class": made.klass, "why": made.why,
+        "source": f"{source.path}:{source.first_line}", "shape": "", "component": "", "path": "",
+        "message": source.message or f"the triples that {source.name} makes must fit an action",
+        "severity": source.severity, "target": plan.target(target),
+    }  # fmt: skip
+    plan.guards.append(guard)
+    plan.constructs.append((source, guard, made))
+    plan.subjects |= made.query.subjects
+    if made.query.reads_bundle:
+        plan.predicates |= made.query.predicates
+
+
+def _output_faults(plan: _Plan, store: TripleStore) -> list[Fault]:
+    """What is made must not be read: μ(O ⊔ triples(A)) = A."""
+    read = inputs([g["expr"] for g in plan.guards if "expr" in g], plan.targets, store) | plan.asked
+    read |= {p for _, _, made in plan.constructs for p in made.query.predicates}
+    closed = any(str(p) == SH + "closed" and str(o) == "true" for _, p, o in store.triples)
+    everything = bool(plan.reads_all) or closed or any(made.query.reads_all for _, _, made in plan.constructs)
+    found = []
+    for source, _, made in plan.constructs:
+        for p in sorted(made.outputs):
+            if p in read or everything:
+                must = "must not be a predicate that a rule reads: what a pack makes is no input of it"
+                found.append(Fault(f"{source.path}:{source.first_line}", p, must))
+    return found
+
+
+def _constructs(plan: _Plan) -> tuple[dict[str, list[Doc]], dict[str, str]]:
+    """Cases by guard, or queries by guard: the outputs of a pack are made together, in the lowest class of its constructs."""
+    if not plan.constructs:
+        return {}, {}
+    low = max(plan.constructs, key=lambda each: CLASSES.index(each[2].klass))[2]
+    if low.cases is not None:
+        return {guard["id"]: made.cases or [] for _, guard, made in plan.constructs}, {}
+    for _, guard, made in plan.constructs:
+        if made.klass != low.klass:
+            guard.update({"class": low.klass, "why": f"outputs of a pack are made together: {low.klass}, {low.why}"})
+    return {}, {guard["id"]: made.query.text for _, guard, made in plan.constructs}
+
+
+def _add_ask(plan: _Plan, source: Source) -> None:
+    target = _query_target(source)
     rule = lower_ask(source, plan.target)
     guard = plan.id(source.name)
-    target = {"kind": "class", "classes": [source.target]} if source.target else REQUEST_TARGET
     doc: Doc = {
         "id": guard, "kind": "ask", "class": rule.klass, "why": rule.why,
         "source": f"{source.path}:{source.first_line}", "shape": "", "component": "", "path": "",
@@ -172,6 +226,9 @@ def _add_ask(plan: _Plan, source: Source) -> None:
         doc["expr"] = rule.expr
     plan.guards.append(doc)
     plan.asks[guard] = rule.query
+    plan.asked |= rule.predicates
+    if rule.reads_all:
+        plan.reads_all.append(guard)
     plan.subjects |= rule.subjects
     if rule.reads_bundle:
         plan.predicates |= rule.predicates
@@ -220,10 +277,15 @@ def _route_faults(pack: PackSources) -> list[Fault]:
 
 
 def _document(pack: PackSources, plan: _Plan, store: TripleStore, mappings: list[Doc]) -> Doc:
+    cases, queries = _constructs(plan)
     order = sorted(range(len(plan.targets)), key=lambda i: canonical(plan.targets[i]))
     renumbered = {old: new for new, old in enumerate(order)}
     payload, *rest = plan.guards
     guards = [payload, *sorted(rest, key=lambda g: str(g["id"]))]
+    cold: Doc = {"shapes": ntriples(store), "asks": dict(sorted(plan.asks.items()))}
+    if queries:
+        cold["constructs"] = dict(sorted(queries.items()))
+    made = {"constructs": _renumber(dict(sorted(cases.items())), renumbered)} if cases else {}
     return {
         "version": 1,
         "tool": TOOL,
@@ -233,7 +295,8 @@ def _document(pack: PackSources, plan: _Plan, store: TripleStore, mappings: list
         "mappings": mappings,
         "routes": dict(sorted(pack.routes.items())),
         "bundle": {"predicates": sorted(plan.predicates), "subjects": sorted(plan.subjects)},
-        "cold": {"shapes": ntriples(store), "asks": dict(sorted(plan.asks.items()))},
+        "cold": cold,
+        **made,
     }
 
 

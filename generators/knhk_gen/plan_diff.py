@@ -80,6 +80,9 @@ def rule_text(plan: Doc, guard: Doc) -> str:
         return expr_text(plan, guard["expr"])
     if guard["id"] in plan["cold"]["asks"]:
         return " ".join(plan["cold"]["asks"][guard["id"]].split())
+    if guard["kind"] == "construct":
+        query = plan["cold"].get("constructs", {}).get(guard["id"])
+        return " ".join(query.split()) if query else canonical(plan["constructs"][guard["id"]]).decode()
     return _shape_text(plan["cold"]["shapes"], guard["shape"]) if guard["kind"] == "shacl" else ""
 
 

@@ -107,13 +107,22 @@ typedef struct {
   uint32_t guard, reg;
 } knhk_output;
 
-enum { KNHK_PROGRAM_GUARDS = 0, KNHK_PROGRAM_FORALL, KNHK_PROGRAM_UNIQUE };
+enum { KNHK_MAKE_TERM = 0, KNHK_MAKE_THIS, KNHK_MAKE_VALUES };
+typedef struct { /* a triple of a CONSTRUCT template */
+  uint32_t subject, p; /* subject: 0 the focus node; n: node n-1 */
+  uint32_t kind;
+  uint32_t value_p, value_of;      /* VALUES: of that predicate of that node, as subject */
+  uint32_t test, ntest, mask;      /* VALUES: tests that a value must pass, result in that mask */
+  uint64_t term;                   /* TERM */
+} knhk_make;
+
+enum { KNHK_PROGRAM_GUARDS = 0, KNHK_PROGRAM_FORALL, KNHK_PROGRAM_UNIQUE, KNHK_PROGRAM_CONSTRUCT };
 typedef struct {
   uint32_t kind, target;
   uint32_t rows[KNHK_R_KINDS + 1]; /* rows of kernel k: rows[k] … rows[k+1]-1 */
   uint32_t fold, nfold;
-  uint32_t output, noutput;        /* GUARDS: outputs; FORALL: output is the register of the argument; UNIQUE: output is the predicate */
-  uint32_t min, global;            /* FORALL, UNIQUE: result register */
+  uint32_t output, noutput;        /* GUARDS: outputs; FORALL: output is the register of the argument; UNIQUE: output is the predicate; CONSTRUCT: makes */
+  uint32_t min, global;            /* FORALL, UNIQUE: result register; CONSTRUCT: guard, register of the condition */
 } knhk_program;
 
 enum { KNHK_T_CLASS = 0, KNHK_T_NODE, KNHK_T_SUBJECTS_OF };
@@ -199,6 +208,7 @@ typedef struct {
   const knhk_test *tests;
   const knhk_fold *folds;
   const knhk_output *outputs;
+  const knhk_make *makes;
   const knhk_program *programs; /* globals first */
   uint32_t nprograms, nregs;
   const knhk_target *targets;

@@ -71,6 +71,14 @@ typedef struct {
   struct { knhk_text name; uint32_t index; } path[KNHK_DEPTH_MAX + 2]; /* name.p NULL: an index */
 } knhk_fault;
 
+#define KNHK_MADE_MAX 8u      /* output triples of an A */
+#define KNHK_MADE_LINE 4096u  /* bytes of one of them */
+#define KNHK_MAKES 2u         /* bit of failing[guard] while guards are evaluated: the guard made a triple */
+typedef struct {
+  uint64_t s, o;
+  uint32_t p, pad;
+} knhk_output_triple;
+
 typedef struct {
   const knhk_binding *binding;
   uint32_t whole; /* 1: all triples; 0: at least those with a predicate that some guard reads */
@@ -95,6 +103,8 @@ typedef struct {
   uint64_t *gather; /* triple_cap words */
   uint8_t *regs;    /* nregs */
   uint8_t *failing; /* nguards */
+  knhk_output_triple made[KNHK_MADE_MAX]; /* distinct */
+  uint32_t nmade;   /* KNHK_MADE_MAX + 1: more than fit */
   knhk_fault fault;
 } knhk_delta;
 
@@ -124,6 +134,9 @@ KNHK_HIDDEN uint32_t knhk_decimal(uint64_t n, uint8_t *out);
 KNHK_HIDDEN int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, uint32_t whole,
                                knhk_delta **out);
 KNHK_HIDDEN void knhk_sort64(uint64_t *a, uint64_t *spare, uint32_t n);
+
+/* Canonical N-Triples of a triple without line feed. Returns its length, or cap + 1 when it is longer than cap. */
+KNHK_HIDDEN size_t knhk_put_triple(const knhk_delta *d, const knhk_output_triple *t, char *out, size_t cap);
 
 /* Where a focus node fails a guard; called by eval when given. */
 typedef struct knhk_recorder {

@@ -427,16 +427,54 @@ static void run_unique(context *x, const knhk_program *program) {
   d->regs[program->global] = (uint8_t)distinct(x, d->gather, n);
 }
 
+static void make(context *x, uint32_t guard, uint32_t subject, uint32_t p, uint64_t object) {
+  knhk_delta *d = x->d;
+  const knhk_output_triple t = {d->node[subject].term, object, p, 0};
+  d->failing[guard] |= KNHK_MAKES;
+  for (uint32_t i = 0; i < d->nmade && i < KNHK_MADE_MAX; i++)
+    if (d->made[i].s == t.s && d->made[i].p == t.p && d->made[i].o == t.o) return;
+  if (d->nmade < KNHK_MADE_MAX) d->made[d->nmade] = t;
+  d->nmade = knhk_umin(d->nmade + 1, KNHK_MADE_MAX + 1);
+}
+
+static void make_values(context *x, uint32_t guard, const knhk_make *m, uint32_t subject, uint32_t node) {
+  const knhk_row row = {.p = m->value_p, .focus = (uint16_t)m->value_of, .a = m->test, .b = m->ntest, .c = m->mask};
+  const run r = run_of_row(x, &row, node);
+  for (uint32_t i = 0; i < r.n; i++) {
+    const uint32_t present = knhk_eq8(r.c[i].key, r.key), good = present & test8(x, &row, &r.c[i], present);
+    for (uint32_t k = 0; k < 8; k++)
+      if ((good >> k & 1) != 0) make(x, guard, subject, m->p, r.c[i].obj[k]);
+  }
+}
+
+static void run_construct(context *x, const knhk_program *program) {
+  knhk_delta *d = x->d;
+  const knhk_target *t = &T->targets[program->target];
+  for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
+    run_rows(x, program, node);
+    run_folds(d->regs, program);
+    if (d->regs[program->global] == 0) continue;
+    for (uint32_t i = program->output; i < program->output + program->noutput; i++) {
+      const knhk_make *m = &T->makes[i];
+      const uint32_t subject = m->subject == 0 ? node : m->subject - 1u;
+      if (m->kind == KNHK_MAKE_VALUES) make_values(x, program->min, m, subject, node);
+      else make(x, program->min, subject, m->p, m->kind == KNHK_MAKE_THIS ? d->node[node].term : m->term);
+    }
+  }
+}
+
 int32_t KNHK_EVAL(knhk_delta *d, knhk_recorder *recorder) {
   context x;
   memset(&x, 0, sizeof x);
   x.d = d;
+  d->nmade = 0;
   memset(d->failing, 0, T->nguards);
   for (uint32_t i = 0; i < T->nprograms; i++) {
     const knhk_program *p = &T->programs[i];
     switch (p->kind) {
       case KNHK_PROGRAM_FORALL: run_forall(&x, p); break;
       case KNHK_PROGRAM_UNIQUE: run_unique(&x, p); break;
+      case KNHK_PROGRAM_CONSTRUCT: run_construct(&x, p); break;
       default: run_guards(&x, p, recorder);
     }
   }

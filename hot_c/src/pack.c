@@ -19,8 +19,42 @@ static uint8_t class_below(const uint8_t *failing) {
   return klass;
 }
 
+/* Lines of the triples that the guards made, in the room of d->gather, ascending: their places and lengths. Returns how many fit an A,
+ * or KNHK_MADE_MAX + 1 when one does not. */
+static uint32_t write_lines(const knhk_delta *d, knhk_text *line) {
+  char *at = (char *)d->gather;
+  if (d->nmade > KNHK_MADE_MAX) return KNHK_MADE_MAX + 1;
+  for (uint32_t i = 0; i < d->nmade; i++, at += KNHK_MADE_LINE) {
+    const size_t n = knhk_put_triple(d, &d->made[i], at, KNHK_MADE_LINE);
+    if (n > KNHK_MADE_LINE) return KNHK_MADE_MAX + 1;
+    knhk_text t = {(const uint8_t *)at, (uint32_t)n};
+    uint32_t k = i;
+    for (; k > 0 && knhk_order(line[k - 1], t) > 0; k--) line[k] = line[k - 1];
+    line[k] = t;
+  }
+  return d->nmade;
+}
+
+/* Guards that made a triple fail when not all that were made fit. */
+static void settle(uint8_t *failing, uint32_t nmade) {
+  const uint8_t over = nmade > KNHK_MADE_MAX;
+  for (uint32_t i = 0; i < T->nguards; i++) failing[i] = (uint8_t)((failing[i] & 1) | (over & (uint8_t)(failing[i] >> 1)));
+}
+
+static size_t put_lines(uint8_t *at, const knhk_text *line, uint32_t n) {
+  uint8_t *const start = at;
+  put16(at, n);
+  at += 2;
+  for (uint32_t i = 0; i < n; at += 4 + line[i].n, i++) {
+    put16(at, line[i].n >> 16);
+    put16(at + 2, line[i].n);
+    memcpy(at + 4, line[i].p, line[i].n);
+  }
+  return (size_t)(at - start);
+}
+
 /* failing of a guard of class W1 or C1 says that its target has a focus node, so that a lower tier must decide it; its bit in A is 0 here. */
-static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap, uint32_t triples) {
+static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap, uint32_t triples, const knhk_text *line, uint32_t nline) {
   const uint32_t bytes = (T->nguards + 7) / 8, len = 8 + bytes + 2;
   knhk_result r = {KNHK_OK, KNHK_ADMIT, KNHK_CLASS_R1, 0, len, triples};
   uint32_t cold = 0, denies = 0;
@@ -37,7 +71,9 @@ static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap
     r.a_len = 0;
     return r;
   }
-  if (a_cap < len) {
+  size_t room = len;
+  for (uint32_t i = 0; i < nline; i++) room += 4 + (size_t)line[i].n;
+  if (a_cap < room) {
     r.status = KNHK_E_SPACE;
     r.a_len = 0;
     return r;
@@ -49,6 +85,7 @@ static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap
   put16(a + 6, T->nguards);
   for (uint32_t i = 0; i < T->nguards; i++)
     a[8 + i / 8] |= (uint8_t)((failing[i] & (T->klass[i] == KNHK_CLASS_R1)) << (i % 8));
+  if (denies == 0) r.a_len = (uint32_t)(len - 2 + put_lines(a + len - 2, line, nline));
   return r;
 }
 
@@ -62,10 +99,14 @@ static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, eval_fn eval) 
   if (d->fault.code != KNHK_FAULT_NONE) {
     memset(d->failing, 0, T->nguards);
     d->failing[0] = 1;
-    return write_action(d->failing, a, a_cap, 0);
+    return write_action(d->failing, a, a_cap, 0, NULL, 0);
   }
   if (d->over || eval(d, NULL) != KNHK_OK) return bare(KNHK_ESCAPE);
-  return write_action(d->failing, a, a_cap, d->ntriple);
+  if (d->nmade == 0) return write_action(d->failing, a, a_cap, d->ntriple, NULL, 0);
+  knhk_text line[KNHK_MADE_MAX];
+  const uint32_t nline = write_lines(d, line);
+  settle(d->failing, nline);
+  return write_action(d->failing, a, a_cap, d->ntriple, line, nline > KNHK_MADE_MAX ? 0 : nline);
 }
 
 static knhk_result decide(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len,

@@ -88,6 +88,17 @@ static void put_triple(writer *w, const knhk_delta *d, const knhk_triple *t) {
   PUT(w, " .\n");
 }
 
+size_t knhk_put_triple(const knhk_delta *d, const knhk_output_triple *t, char *out, size_t cap) {
+  writer w = {out, out + cap, 0};
+  put_term(&w, d, t->s);
+  PUT(&w, " ");
+  put_iri(&w, knhk_string(d, t->p));
+  PUT(&w, " ");
+  put_term(&w, d, t->o);
+  PUT(&w, " .");
+  return w.full ? cap + 1 : (size_t)(w.at - out);
+}
+
 typedef struct {
   uint64_t at, n;
 } line;
@@ -272,7 +283,7 @@ static void put_fault(explainer *x, const knhk_delta *d) {
   PUT(&x->w, "\"}");
 }
 
-/* A of this pack: magic, number of guards, length; no output triples in this version. */
+/* A denial of this pack: magic, number of guards, length; a denial has no output triples. */
 static int is_action(const uint8_t *a, size_t a_len) {
   return a_len == 8 + (size_t)(T->nguards + 7) / 8 + 2 && memcmp(a, "KNA1", 4) == 0 && (uint32_t)(a[6] << 8 | a[7]) == T->nguards;
 }
@@ -290,9 +301,9 @@ int64_t knhk_explain(const knhk_binding *b, const uint8_t *o, size_t o_len, cons
   } else {
     if (d->fault.code == KNHK_FAULT_NONE && !d->over) knhk_eval_scalar(d, &x.recorder);
     else memset(d->failing, 0, T->nguards);
-    /* guards that a tier below decided, and those of an input that this tier does not hold whole */
+    /* guards that a tier below decided, those whose triples do not fit, and those of an input that this tier does not hold whole */
     for (uint32_t i = 1; i < T->nguards && x.entries < ENTRIES_MAX; i++)
-      if (bit(x.bits, i) && (T->klass[i] != KNHK_CLASS_R1 || !d->failing[i])) put_entry(&x, d, i, 0, 0);
+      if (bit(x.bits, i) && (T->klass[i] != KNHK_CLASS_R1 || (d->failing[i] & 1) == 0)) put_entry(&x, d, i, 0, 0);
   }
   PUT(&x.w, "]");
   return x.w.full ? KNHK_E_SPACE : x.w.at - out;

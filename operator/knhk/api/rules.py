@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import Any
@@ -105,10 +105,10 @@ def requires_when(name: str, value: str, needed: str, message: str) -> Rule:
     return Rule(cel, message, lambda v: v[name] != value or needed in v, (name,))
 
 
-def forbids_unless(name: str, value: str, other: str, message: str) -> Rule:
-    """Field `other` is there only when field `name` is `value`."""
-    cel = f"self.{name} == {_quoted(value)} || !has(self.{other})"
-    return Rule(cel, message, lambda v: v[name] == value or other not in v, (name,), other)
+def forbids_unless(name: str, values: Sequence[str], other: str, message: str) -> Rule:
+    """Field `other` is there only when field `name` is one of `values`."""
+    cel = f"self.{name} in [{', '.join(map(_quoted, values))}] || !has(self.{other})"
+    return Rule(cel, message, lambda v: v[name] in values or other not in v, (name,), other)
 
 
 def immutable(message: str) -> Rule:

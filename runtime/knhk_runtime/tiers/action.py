@@ -9,6 +9,7 @@ from typing import Any
 MAGIC = b"KNA1"
 ADMIT, DENY = 1, 2
 MAX_TRIPLES = 8
+MAX_LINE = 4096
 
 
 def denies(guard: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from knhk_runtime.tiers.action import action_bytes, verdict_of
+from knhk_runtime.tiers.action import ADMIT, action_bytes, verdict_of
 from knhk_runtime.tiers.errors import InputRefused
 from knhk_runtime.tiers.judgement import Detail, Judge, cold_guards, denied_by, table_guards
 
@@ -62,13 +62,15 @@ def decide(binding: Binding, judge: Judge, o: bytes) -> Decided:
         failing |= set(tables.failing)
         details += tables.details
     cold = cold_guards(judge.plan)
+    triples: tuple[bytes, ...] = ()
     if cold and not denied_by(judge.plan, failing):
         lower = judge.judge(graph, cold)
+        details += [detail for detail in lower.details if detail.guard not in failing]
         failing |= set(lower.failing)
-        details += lower.details
+        triples = lower.triples
     guards = judge.plan["guards"]
-    a = action_bytes(guards, failing)
     verdict = verdict_of(guards, failing)
+    a = action_bytes(guards, failing, triples if verdict == ADMIT else ())
     return Decided(verdict, first.klass or _lowest(guards), a, _violations(guards, details) if verdict == 2 else ())
 
 

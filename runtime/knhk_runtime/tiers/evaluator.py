@@ -7,6 +7,7 @@ from typing import Any
 
 from pyoxigraph import BlankNode, NamedNode
 
+from knhk_runtime.tiers.construct import Constructs
 from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.expr import Expressions, check_expr
 from knhk_runtime.tiers.graph import Graph, Term
@@ -33,6 +34,7 @@ class Evaluator:
         self._asks: Mapping[str, str] = cold.get("asks") or {}
         self._ontology = Graph.parse((cold.get("shapes") or "").encode())
         self._shapes = load_shapes(self._ontology)
+        self._constructs = Constructs(plan)
         self._by_source = self._index()
         for guard in self.guards:
             self._check(guard)
@@ -69,9 +71,14 @@ class Evaluator:
         graph = Graph.parse(graph_ntriples)
         details = [detail for detail in self._judge_shapes(graph, wanted) if detail.guard in wanted]
         details += self._judge_others(graph, wanted)
+        triples: tuple[bytes, ...] = ()
+        if any(self.guards[index]["kind"] == "construct" for index in wanted):
+            made, over = self._constructs.make(graph)
+            triples = () if over else made
+            details += [Detail(index, message=self.guards[index]["message"]) for index in over if index in wanted]
         details.sort(key=lambda detail: detail.guard)
         failing = tuple(sorted({detail.guard for detail in details}))
-        return Judgement(failing, tuple(details[:MAX_DETAILS]))
+        return Judgement(failing, tuple(details[:MAX_DETAILS]), triples)
 
     def _judge_shapes(self, graph: Graph, wanted: set[int]) -> Iterable[Detail]:
         if not any(self._by_shapes(index) for index in wanted):
@@ -104,7 +111,7 @@ class Evaluator:
         expressions = Expressions(self.plan["targets"], graph)
         for index in sorted(wanted):
             guard = self.guards[index]
-            if guard["kind"] == "payload" or self._by_shapes(index):
+            if guard["kind"] in ("payload", "construct") or self._by_shapes(index):
                 continue
             for focus in expressions.focus_nodes(guard["target"]):
                 if not self._passes(guard, expressions, graph, focus):

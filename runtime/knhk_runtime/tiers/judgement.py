@@ -28,6 +28,8 @@ class Judgement:
 
     failing: tuple[int, ...]
     details: tuple[Detail, ...] = ()
+    triples: tuple[bytes, ...] = ()
+    """Lines that the construct guards make, when these were asked for and all fit an A."""
 
 
 class Judge(Protocol):
@@ -40,8 +42,9 @@ class Judge(Protocol):
 
 
 def cold_guards(plan: Plan) -> tuple[int, ...]:
-    """Numbers of the guards that the tables never decide."""
-    return _numbers(plan, at_table=False)
+    """Numbers of the guards that the tables never decide, and of all constructs: tables that leave a decision open hand no triples over."""
+    constructs = (index for index, guard in enumerate(plan["guards"]) if guard["kind"] == "construct")
+    return tuple(sorted({*_numbers(plan, at_table=False), *constructs}))
 
 
 def table_guards(plan: Plan) -> tuple[int, ...]:

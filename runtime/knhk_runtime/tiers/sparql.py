@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from pyoxigraph import BlankNode, Literal, NamedNode, QueryBoolean, QuerySolutions, Triple
+from pyoxigraph import BlankNode, Literal, NamedNode, QueryBoolean, QuerySolutions, QueryTriples, Triple
 
 from knhk_runtime.tiers.errors import ShapeError, Undecided
 from knhk_runtime.tiers.graph import SKOLEM, Graph, Term, as_iri, from_iri
@@ -76,12 +76,9 @@ def prebind(text: str, bound: Mapping[str, Term]) -> str:
     return "".join(out)
 
 
-def run_query(graph: Graph, text: str, bound: Mapping[str, Term]) -> QueryBoolean | QuerySolutions:
-    """The result of an ASK or SELECT. Raises SyntaxError (pyoxigraph) and ValueError for another form."""
-    result = graph.store().query(prebind(text, bound), custom_functions=_CUSTOM)
-    if not isinstance(result, (QueryBoolean, QuerySolutions)):
-        raise ValueError("the query must be ASK or SELECT")
-    return result
+def run_query(graph: Graph, text: str, bound: Mapping[str, Term]) -> QueryBoolean | QuerySolutions | QueryTriples:
+    """The result of a query. Raises SyntaxError (pyoxigraph) and ValueError."""
+    return graph.store().query(prebind(text, bound), custom_functions=_CUSTOM)
 
 
 def ask(graph: Graph, text: str, this: Term) -> bool:
@@ -95,6 +92,17 @@ def ask(graph: Graph, text: str, this: Term) -> bool:
     if not isinstance(result, QueryBoolean):
         raise Undecided("a rule's query must be ASK")
     return bool(result)
+
+
+def construct(graph: Graph, text: str, this: Term) -> Iterator[tuple[Term, NamedNode, Term]]:
+    """Triples of a CONSTRUCT with $this bound, blank nodes restored."""
+    result = run_query(graph, text, {"this": this})
+    if not isinstance(result, QueryTriples):
+        raise Undecided("a rule that makes triples must be CONSTRUCT")
+    for triple in result:
+        if isinstance(triple.subject, Triple) or isinstance(triple.object, Triple):
+            raise Undecided("triple terms are not part of RDF 1.1")
+        yield from_iri(triple.subject), triple.predicate, from_iri(triple.object)
 
 
 def select(graph: Graph, text: str, bound: Mapping[str, Term]) -> Iterator[dict[str, Term]]:

@@ -34,7 +34,7 @@ _SOURCE = Obj(
             ),
         ),
         "kind": Str(
-            "shapes (SHACL), ask (SPARQL ASK), abac (access rules), mapping (payload to RDF) or construct.",
+            "shapes (SHACL), ask (SPARQL ASK), abac (access rules), mapping (payload to RDF) or construct (SPARQL CONSTRUCT).",
             max=16,
             rules=(one_of("shapes", "ask", "abac", "mapping", "construct"),),
         ),
@@ -44,11 +44,11 @@ _SOURCE = Obj(
             min=1,
         ),
         "target": Str(
-            "IRI of the class that $this ranges over; only for kind ask.",
+            "IRI of the class that $this ranges over; only for kinds ask and construct.",
             max=512,
             rules=(matches(IRI, "must be an absolute IRI such as https://example.com/ns#Invoice"),),
         ),
-        "message": Str("What a denied caller reads; only for kind ask.", max=512),
+        "message": Str("What a denied caller reads; only for kinds ask and construct.", max=512),
         "severity": Str(
             "Violation denies, Warning and Info only mark. Default: Violation.",
             max=16,
@@ -71,12 +71,12 @@ _SOURCE = Obj(
     required=("name", "kind", "inline"),
     later=LATER_FORMS,
     rules=(
-        forbids_unless("kind", "ask", "target", "must be left out unless kind is ask"),
+        forbids_unless("kind", ("ask", "construct"), "target", "must be left out unless kind is ask or construct"),
         forbids_unless(
             "kind",
-            "ask",
+            ("ask", "construct"),
             "message",
-            "must be left out unless kind is ask (shapes carry sh:message)",
+            "must be left out unless kind is ask or construct (shapes carry sh:message)",
         ),
     ),
 )
