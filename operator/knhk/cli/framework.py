@@ -90,7 +90,7 @@ class Argument:
     """One argument: a positional ("path") or an option ("--registry", "-r").
 
     `kind` turns the text into a value and raises ValueError with what it must be; `flag` options take no value; `repeat` gives a
-    tuple; `optional` lets a positional be left out."""
+    list (a positional: one or more); `optional` lets a positional be left out."""
 
     names: tuple[str, ...]
     help: str
@@ -136,7 +136,9 @@ class Argument:
             rest["choices"] = self.choices
         elif self.metavar:
             rest["metavar"] = self.metavar
-        if self.repeat:
+        if self.repeat and self.positional:
+            rest["nargs"] = "+"
+        elif self.repeat:
             rest |= {"action": "append", "default": []}
         if self.positional and self.optional:
             rest["nargs"] = "?"

@@ -10,7 +10,7 @@ from knhk.cli.schema import array, boolean, integer, mapping, nullable, obj, str
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from knhk.model.expectations import Expectations
     from knhk.reconcilers.testing import Report
@@ -45,6 +45,7 @@ PLACED = {"guard": string(), "source": string()}
             percent=NUMBER,
             required=integer(),
             guards=integer(),
+            implied=array(string()),
             missing=array(obj(**PLACED, failed=integer(), passed=integer())),
         ),
         mutation=nullable(obj(percent=NUMBER, required=integer(), mutants=integer(), survivors=array(obj(**PLACED, what=string())))),
@@ -106,14 +107,20 @@ def _data(report: Report, wanted: Expectations, plan: Mapping[str, Any], place: 
     missing = [
         {"guard": c.guard, "source": place(c.source), "failed": c.failed, "passed": c.passed}
         for c in report.covered
-        if not (c.failed and c.passed)
+        if not ((c.failed and c.passed) or c.implied)
     ]
+    implied = [c.guard for c in report.covered if c.implied]
     mutation = report.mutation
-    enough = report.coverage >= wanted.coverage and (mutation is None or mutation >= wanted.mutation)
     return {
-        "ok": not wrong and enough,
+        "ok": report.meets(wanted),
         "cases": {"all": len(report.seen), "wrong": wrong},
-        "coverage": {"percent": report.coverage, "required": wanted.coverage, "guards": len(report.covered), "missing": missing},
+        "coverage": {
+            "percent": report.coverage,
+            "required": wanted.coverage,
+            "guards": len(report.covered),
+            "implied": implied,
+            "missing": missing,
+        },
         "mutation": None
         if mutation is None
         else {
@@ -140,7 +147,7 @@ def _tables(told: Mapping[str, Any]) -> tuple[Table, ...]:
         ("cases", f"{cases['all'] - len(cases['wrong'])} of {cases['all']} as expected", "all", _mark(not cases["wrong"])),
         (
             "guard coverage",
-            f"{coverage['percent']:g} % of {coverage['guards']} guards",
+            f"{coverage['percent']:g} % of {coverage['guards'] - len(coverage['implied'])} guards{_kept(coverage['implied'])}",
             f"{coverage['required']} %",
             _mark(_enough(coverage)),
         ),
@@ -165,6 +172,10 @@ def _tables(told: Mapping[str, Any]) -> tuple[Table, ...]:
         lines = tuple((guard, "\n".join(whats), source) for (guard, source), whats in by_guard.items())
         tables.append(Table("mutants that no case notices", ("guard", "mistakes", "source"), lines))
     return tuple(tables)
+
+
+def _kept(implied: Sequence[str]) -> str:
+    return f", {len(implied)} more are kept by the mapping" if implied else ""
 
 
 def _enough(figure: Mapping[str, Any]) -> bool:

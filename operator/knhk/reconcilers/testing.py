@@ -15,6 +15,7 @@ from knhk.model.faults import Fault, Refused
 from knhk.model.observation import ZEROS, Observation
 from knhk.ports.compiler import Compiler
 from knhk_gen.emit import emit
+from knhk_gen.implied import implied
 from knhk_gen.mutants import Mutant, mutants, schemata
 from knhk_runtime.tiers.action import DENY, verdict_of
 from knhk_runtime.tiers.decide import ESCAPE
@@ -47,12 +48,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Covered:
-    """How often one guard failed and passed."""
+    """How often one guard failed and passed. `implied`: the mappings keep it, no input can make it fail."""
 
     guard: str
     source: str
     failed: int
     passed: int
+    implied: bool
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,19 @@ class Report:
 
     @property
     def coverage(self) -> float:
-        """Percent of the guards that both failed and passed."""
-        return percent(sum(c.failed > 0 and c.passed > 0 for c in self.covered), len(self.covered))
+        """Percent of the guards that both failed and passed, of those that can fail."""
+        able = [c for c in self.covered if not c.implied]
+        return percent(sum(c.failed > 0 and c.passed > 0 for c in able), len(able))
 
     @property
     def mutation(self) -> float | None:
         """Percent of the mutants that were noticed."""
         return None if self.mutants is None else percent(self.mutants - len(self.survivors), self.mutants)
+
+    def meets(self, wanted: Expectations) -> bool:
+        """Whether all came as expected, with the coverage and the mutation score that are required."""
+        enough = self.mutation is None or self.mutation >= wanted.mutation
+        return not self.wrong and self.coverage >= wanted.coverage and enough
 
 
 def percent(part: int, whole: int) -> float:
@@ -149,7 +157,8 @@ def test(subject: Subject, expectations: Expectations, compiler: Compiler, arch:
     tiers = _tiers(subject.plan, seen)
     if not mutate:
         return Report(seen, covered, None, (), tiers)
-    every = mutants(subject.plan)
+    kept = implied(subject.plan)
+    every = [mutant for mutant in mutants(subject.plan) if mutant.guard not in kept]
     noticed = _noticed(subject, every, seen, compiler, arch)
     guards = subject.plan["guards"]
     survivors = tuple(
@@ -186,8 +195,9 @@ def _reached(plan: Plan, graph: bytes | None, failing: frozenset[int]) -> frozen
 def _covered(plan: Plan, seen: Sequence[Seen]) -> Iterator[Covered]:
     failed = Counter(i for each in seen for i in each.failing)
     passed = Counter(i for each in seen for i in each.reached - each.failing)
+    kept = implied(plan)
     for i, guard in enumerate(plan["guards"]):
-        yield Covered(guard["id"], guard["source"], failed[i], passed[i])
+        yield Covered(guard["id"], guard["source"], failed[i], passed[i], i in kept)
 
 
 def _tiers(plan: Plan, seen: Sequence[Seen]) -> Tiers:
