@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from knhk.model.canonical import canonical
+from knhk_gen.names import local
 
 Doc = Mapping[str, Any]
 Change = tuple[str, dict[str, Any]]  # what was changed, and the expression or test that came of it
@@ -72,10 +73,10 @@ def _expr(e: Doc) -> Iterator[Change]:
     """Every expression that differs from `e` by one mistake."""
     match e["op"]:
         case "count":
-            yield from _bounds(e, "count", 1, "1")
+            yield from _bounds(e, f"count of {local(e['p'])}", 1, "1")
         case "all" | "some":
             other = "some" if e["op"] == "all" else "all"
-            yield f"{e['op']} values → {other}", {**e, "op": other}
+            yield f"{e['op']} values of {local(e['p'])} → {other}", {**e, "op": other}
             yield from _inside(e, "test", _test(e["test"]))
         case "self":
             yield from _inside(e, "test", _test(e["test"]))
@@ -88,7 +89,7 @@ def _expr(e: Doc) -> Iterator[Change]:
             yield f"{e['rel']} → {SWAPPED[e['rel']]}", {**e, "rel": SWAPPED[e["rel"]]}
         case "closed":
             for i in _picked(e["allowed"]):
-                yield f"{_short(e['allowed'][i])} no longer allowed", {**e, "allowed": _without(e["allowed"], i)}
+                yield f"{local(e['allowed'][i])} no longer allowed", {**e, "allowed": _without(e["allowed"], i)}
         case "forall":
             yield from _bounds({**e, "max": None}, "number of resources", 1, "1", lower=0)
             yield from _inside(e, "arg", _expr(e["arg"]))
@@ -181,10 +182,6 @@ def _picked(items: Sequence[Any]) -> Sequence[int]:
 
 def _without(items: Sequence[Any], i: int) -> list[Any]:
     return [*items[:i], *items[i + 1 :]]
-
-
-def _short(iri: str) -> str:
-    return re.split(r"[#/]", iri)[-1] or iri
 
 
 # -- the cold tier --

@@ -169,3 +169,12 @@ def _conforms(value: Any, schema: Any, where: str) -> None:
         assert set(value) == set(schema["required"]), where
         for name, member in value.items():
             _conforms(member, schema["properties"][name], f"{where}.{name}")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [(("pack", "tset"), "test"), (("hok", "list"), "hook"), (("hook", "execute", "ASK_PS"), "ASK_SP")]
+)
+def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(knhk: Any, words: tuple[str, ...], meant: str) -> None:
+    answer = knhk(*words)
+    assert answer.exit == 2
+    assert f"did you mean {meant}?" in answer.err["error"]

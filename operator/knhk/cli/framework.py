@@ -38,8 +38,10 @@ of `command` adds outputs of its own, whose text is in `Outcome(data, texts={"do
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -297,7 +299,14 @@ def command(
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Usage(f"{message}; see `{self.prog} --help`")
+        raise Usage(f"{_with_hint(message)}; see `{self.prog} --help`")
+
+
+def _with_hint(message: str) -> str:
+    """argparse's message, with the word that was probably meant."""
+    wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+    close = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1) if wrong else []
+    return f"{message}; did you mean {close[0]}?" if close else message
 
 
 def _epilog(lines: Sequence[str], exits: Mapping[int, str], detail: str) -> str:
@@ -484,6 +493,13 @@ def text_of(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False)
 
 
+STYLES: Mapping[str, str] = {
+    "ADMIT": "green", "DENY": "red", "REFUSED": "red", "ok": "green", "missed": "bold red", "fail": "bold red", "warn": "yellow",
+    "R1": "green", "W1": "yellow", "C1": "magenta", "added": "green", "removed": "red", "changed": "yellow", "create": "green",
+    "True": "green", "False": "red", "Live": "green", "RolledBack": "red", "Aborted": "red", "Stalled": "red",
+}  # fmt: skip
+
+
 def _show_tables(tables: Iterable[Table]) -> None:
     from rich import box
     from rich.console import Console
@@ -500,7 +516,7 @@ def _show_tables(tables: Iterable[Table]) -> None:
         for column in table.columns:
             drawn.add_column(Text(column), overflow="fold")
         for row in table.rows:
-            drawn.add_row(*(Text(cell) for cell in row))
+            drawn.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
         console.print(drawn)
 
 

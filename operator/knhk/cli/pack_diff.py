@@ -148,6 +148,8 @@ def _tables(told: Mapping[str, Any]) -> tuple[Table, ...]:
     reasons = [c for c in samples["changed"] if not c["verdict"]]
     tables = [Table(f"{told['before']} → {told['after']}", ("", "guard", "what"), tuple(rows or [("", "no guard differs", "")]))]
     title = f"{len(verdicts)} of {samples['all']} samples change their verdict"
+    if samples["all"] == 0:
+        return (*tables, Table("no samples were decided: name some by --samples or --payload", ("",), ()))
     tables.append(Table(title, ("sample", "before", "after", "guards responsible"), _lines(verdicts)))
     if reasons:
         tables.append(Table("same verdict, other reasons", ("sample", "before", "after", "guards"), _lines(reasons)))
