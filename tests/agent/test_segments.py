@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from knhk_runtime.outbox import segments as module
+from knhk_runtime.outbox.records import Entries
 from knhk_runtime.outbox.segments import Segments
+from knhk_runtime.outbox.upload import Outbox
 from knhk_verify.record import frame, scan_frames
 
 HANG_S = 60.0
@@ -98,3 +100,16 @@ def test_a_new_segment_that_cannot_be_made_is_tried_again(tmp_path: Path, monkey
         segments.append(frame(b"n" * 40))
     segments.sync(segments.append(frame(b"n" * 40)))
     assert payloads(tmp_path) == [b"m" * 40, b"n" * 40]
+
+
+def test_what_a_failed_sync_took_away_is_never_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, outbox = Disk(monkeypatch), Outbox(Segments(tmp_path))
+    first = outbox.commit(Entries(frame(b"first"), b"E1", 1))
+    disk.fails = True
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            outbox.commit(Entries(frame(b"gone"), b"E2", 1))
+        assert outbox.next_entries(outbox.segments.start()) == (b"E1", 1, first)
+    disk.fails = False
+    end = outbox.commit(Entries(frame(b"kept"), b"E3", 1))
+    assert outbox.next_entries(outbox.segments.start()) == (b"E1E3", 2, end)

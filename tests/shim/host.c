@@ -50,7 +50,7 @@ typedef struct {
   text filter_state, buffered[BODIES], received[BODIES], posted;
   char body[1 << 16], receipt[33];
   size_t body_len;
-  bool parked, passed, agent_admits, ended, has_filter_state;
+  bool parked, passed, agent_admits, ended, has_filter_state, foreign, shows;
 } stream;
 
 typedef struct {
@@ -184,6 +184,8 @@ bool cb_http_get_header(void *f, int kind, knhk_buf key, knhk_buf *out, size_t i
 bool cb_http_set_header(void *f, int kind, knhk_buf key, knhk_buf value) {
   stream *s = f;
   if (kind == 0 && value.n == 32 && key.n == 12) memcpy(s->receipt, value.p, 32);
+  if (kind == 2) MUST(value.n == 0 || value.n == 32), s->shows = value.n == 32;
+  if (kind == 2 && s->shows) memcpy(s->receipt, value.p, 32);
   return true;
 }
 
@@ -228,12 +230,16 @@ void cb_http_send_response(void *f, uint32_t status, knhk_hdr *headers, size_t n
 
 static int hex(char c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
 
+static void read_receipt(const stream *s, uint8_t receipt[16]) {
+  for (int i = 0; i < 16; i++) receipt[i] = (uint8_t)(hex(s->receipt[2 * i]) << 4 | hex(s->receipt[2 * i + 1]));
+}
+
 static void check_pass(stream *s) {
   uint8_t receipt[16];
   MUST(!s->passed && s->answers == 0 && s->ended);
   s->passed = true;
   s->parked = false;
-  for (int i = 0; i < 16; i++) receipt[i] = (uint8_t)(hex(s->receipt[2 * i]) << 4 | hex(s->receipt[2 * i + 1]));
+  read_receipt(s, receipt);
   if (s->agent_admits) {
     MUST(memcmp(receipt, s->posted.p + 8, 16) == 0);
     return;
@@ -283,7 +289,7 @@ static void finish_callout(stream *s, bool inline_call) {
   knhk_buf chunks[] = {{parts[0].p, parts[0].n}, {parts[1].p, parts[1].n}};
   s->parked = false;
   on_http_filter_http_callout_done(s, s->module, 1, result, headers, 2, chunks, chance(20) == 0 ? 0 : 2);
-  if (!inline_call) MUST(s->passed || s->answers == 1);
+  if (!inline_call) MUST(s->foreign ? !s->passed && s->answers == 0 : s->passed || s->answers == 1);
   free(parts[0].p), free(parts[1].p), free(code.p);
 }
 
@@ -414,10 +420,28 @@ static void open_stream(stream **place) {
   begin(s);
 }
 
+/* Envoy or another filter answers: a receipt that is shown has a leaf that admits nothing, and the agent's word comes too late. */
+static void answer_foreign(stream *s) {
+  uint8_t receipt[16];
+  s->foreign = true;
+  on_http_filter_response_headers(s, s->module, chance(2));
+  if (s->shows) {
+    read_receipt(s, receipt);
+    drain();
+    const leaf *l = find(receipt);
+    MUST(l != NULL && (l->kind == 3 || l->kind == 4) && l->verdict != 1);
+  }
+  if (s->parked && chance(2) == 0) finish_callout(s, false);
+  MUST(on_http_filter_request_trailers(s, s->module) != ENVOY_TRAILERS_CONTINUE);
+}
+
 static void touch_stream(stream **place) {
   stream *s = *place;
   if (s->parked && chance(3) != 0) finish_callout(s, false);
-  if (chance(2) == 0) on_http_filter_response_headers(s, s->module, chance(2));
+  if (chance(2) == 0) {
+    if (s->passed || s->answers != 0) on_http_filter_response_headers(s, s->module, chance(2));
+    else answer_foreign(s);
+  }
   free_stream(s); /* or the client left */
   *place = NULL;
 }

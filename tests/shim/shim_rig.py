@@ -96,7 +96,8 @@ class App:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, Message, bytes]] = []
-        seen = self.seen
+        self.trailers: list[bytes] = []
+        seen, trailers = self.seen, self.trailers
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -116,8 +117,8 @@ class App:
                 while (size := int(self.rfile.readline(), 16)) > 0:
                     body += self.rfile.read(size)
                     self.rfile.readline()
-                while self.rfile.readline().strip():
-                    pass
+                while line := self.rfile.readline().strip():
+                    trailers.append(line)
                 return body
 
             do_GET = do_POST = do_PUT = do_DELETE = _serve

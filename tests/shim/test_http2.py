@@ -23,7 +23,12 @@ def point(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield made
 
 
-def exchange(point: Rig, pieces: list[bytes], trailers: bool, more: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:
+CHECKSUM = (("x-checksum", "1"),)
+
+
+def exchange(
+    point: Rig, pieces: list[bytes], trailers: bool, more: tuple[tuple[str, str], ...] = (), last: tuple[tuple[str, str], ...] = CHECKSUM
+) -> dict[str, str]:
     """One POST on a connection of its own; the headers of the answer."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()
@@ -39,7 +44,7 @@ def exchange(point: Rig, pieces: list[bytes], trailers: bool, more: tuple[tuple[
     for number, piece in enumerate(pieces):
         connection.send_data(1, piece, end_stream=not trailers and number == len(pieces) - 1)
     if trailers:
-        connection.send_headers(1, [("x-checksum", "1")], end_stream=True)
+        connection.send_headers(1, list(last), end_stream=True)
     with socket.create_connection(("127.0.0.1", point.port), timeout=20) as s:
         s.sendall(connection.data_to_send())
         while data := s.recv(65536):
@@ -78,3 +83,14 @@ def test_content_encodings_stay_out(point: Rig) -> None:
     point.app.seen.clear()
     assert exchange(point, [b"fine"], trailers=False, more=(("content-encoding", "br"),))[":status"] == "415"
     assert point.app.seen == []
+
+
+def test_trailers_bring_nothing_to_the_application(point: Rig) -> None:
+    """What the guard takes from headers cannot come behind it in trailers: the application merges those with headers, or does not."""
+    before = len(point.app.seen)
+    forged = (("knhk-receipt", "f" * 32), ("x-sub", "root"), ("sub", "root"), ("x-http-method-override", "DELETE"))
+    answer = exchange(point, [b"fi", b"ne"], True, last=forged)
+    assert answer[":status"] == "200"
+    ((_, _, headers, body),) = point.app.seen[before:]
+    assert (body, headers["knhk-receipt"]) == (b"fine", answer["knhk-receipt"])
+    assert point.app.trailers == []

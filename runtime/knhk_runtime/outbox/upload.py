@@ -50,25 +50,18 @@ class Outbox:
         with self._lock:
             written = self.segments.append(made.frames)
             self._hold(_Held(written.start, written.end, made.entries, made.count))
-        try:
-            self.segments.sync(written)
-        except OSError:
-            self._drop()
-            raise
+        self.segments.sync(written)
         self.on_durable()
         return written.end
 
     def _hold(self, held: _Held) -> None:
+        while self._held and self._held[-1].end > held.start:  # a failed sync took them away, and their place is written anew
+            self._held_bytes -= len(self._held.pop().entries)
         if self._held_bytes + len(held.entries) > HELD_BYTES:
             self._held.clear()  # the uploader reads them back from the segments
             self._held_bytes = 0
         self._held.append(held)
         self._held_bytes += len(held.entries)
-
-    def _drop(self) -> None:
-        with self._lock:
-            self._held.clear()
-            self._held_bytes = 0
 
     def next_entries(self, at: Position) -> tuple[bytes, int, Position]:
         """Entries of durable frames from `at`, their number and where they end; from memory when they are there. Raises Corrupt."""
