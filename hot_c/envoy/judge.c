@@ -1,6 +1,7 @@
 /* judge.c: O -> one leaf per arm. The verdict that counts is that of the enforced arm alone; the other arm is evidence. */
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "shim.h"
 
@@ -48,10 +49,15 @@ static bool is_sound(const knhk_result *r, const uint8_t *a, uint32_t a_max) {
   return (r->verdict == KNHK_ADMIT || r->verdict == KNHK_DENY) && r->a_len >= 10 && r->a_len <= a_max && memcmp(a, "KNA1", 4) == 0 && a[4] == r->verdict;
 }
 
+/* As the ring has it: at least 1, for 0 means that no pack was asked. */
+static uint32_t duration(uint64_t ns) { return ns == 0 ? 1 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns; }
+
 static void judge_pack(const shim_arm *arm, shim_worker *worker, const uint8_t *o, size_t o_len, uint8_t *a, shim_leaf *leaf) {
   const knhk_pack *api = arm->pack->api;
   size_t scratch = api->scratch_size(o_len);
+  const uint64_t began_ns = shim_now_ns(CLOCK_MONOTONIC);
   knhk_result r = arm->pack->variant->decide(arm->binding, o, o_len, a, api->a_max, worker->scratch, scratch);
+  leaf->duration_ns = duration(shim_now_ns(CLOCK_MONOTONIC) - began_ns);
   if (scratch > SCRATCH_KEPT) madvise(worker->scratch + SCRATCH_KEPT, (scratch - SCRATCH_KEPT) & ~(size_t)4095, MADV_DONTNEED);
   if (r.status == KNHK_OK && is_sound(&r, a, api->a_max)) {
     set(leaf, KIND_DECISION, r.klass, r.verdict);
@@ -102,6 +108,7 @@ static void write_leaf(const shim_leaf *leaf, uint8_t *at) {
   at[23] = leaf->mode;
   at[24] = leaf->flags;
   memcpy(at + 28, &leaf->a_len, 4);
+  memcpy(at + 32, &leaf->duration_ns, 4);
 }
 
 static uint8_t *place(uint8_t *at, const uint8_t *bytes, size_t n) {

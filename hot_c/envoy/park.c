@@ -78,10 +78,15 @@ static bool keep(shim_request *request, uint8_t kind, uint8_t verdict) {
   return true;
 }
 
-/* The agent did not know the decision: no pack was asked in the end. */
+/* The agent did not know the decision: no pack was asked in the end, so there is one leaf, and no pair for the judge of rollouts. */
 static void refuse(shim_request *request) {
+  shim_record *record = &request->parked.record;
+  const size_t arm = record->enforced;
+  record->arms[0] = record->arms[arm];
+  record->enforced = 0;
+  record->narms = 1;
   bool kept = keep(request, KIND_REFUSED, KNHK_DENY);
-  reply_problem(request, kept ? REASON_DECISION : REASON_RING_FULL, request->parked.record.enforced, NULL, 0);
+  reply_problem(request, kept ? REASON_DECISION : REASON_RING_FULL, arm, NULL, 0);
 }
 
 /* No word from the agent: its leaves may be missing, so ours go to the ring; the first of the two that reaches the log wins. */

@@ -41,7 +41,7 @@ class RingCorrupt(ValueError):
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of a record; numbers as in formats/leaf.md, `a` empty for a disposition."""
+    """One arm of a record; numbers as in formats/leaf.md, `a` empty for a disposition; `duration_ns`: time that its pack took, or 0."""
 
     pack: bytes
     kind: int
@@ -50,6 +50,7 @@ class Arm:
     mode: int
     flags: int
     a: bytes
+    duration_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Discordant:
 @dataclass(frozen=True)
 class Drained:
     """A batch. `leaves` are 118 bytes each, `keys` 17, in one order; `parked` records are in neither. `counts`: (pack, kind, verdict,
-    class) → leaves. `clusters`: of each record in `frames`, native u64."""
+    class) → leaves. `clusters`: of each record in `frames`, native u64. `latencies`: (stable, candidate) → counts by bucket of either
+    arm, over records that both decided (formats/ring.md)."""
 
     frames: bytes
     leaves: bytes
@@ -86,6 +88,7 @@ class Drained:
     counts: dict[tuple[bytes, int, int, int], int]
     discordant: tuple[Discordant, ...]
     clusters: bytes
+    latencies: dict[tuple[bytes, bytes], tuple[list[int], list[int]]]
     new_tail: int
 
 
@@ -194,7 +197,7 @@ class Ring:
             raise RingCorrupt(self.path, 0, "the file must not be truncated")
         pending = lib.knhk_ring_pending(self._at, self._size)
         if pending == 0:
-            return Drained(b"", b"", b"", 0, 0, (), {}, (), b"", self.tail)
+            return Drained(b"", b"", b"", 0, 0, (), {}, (), b"", {}, self.tail)
         buffers = _buffers(max_bytes)
         d = buffers.drained
         salts = os.urandom(lib.KNHK_SALT_SIZE * min(buffers.records_max, max(pending, 0) // lib.KNHK_RECORD_MIN + 1))
@@ -217,6 +220,7 @@ class Ring:
             counts={(bytes(c.pack), c.kind, c.verdict, c.klass): c.n for c in d.counts[0 : d.ncounts]},
             discordant=tuple(_discordant(r, d.frames) for r in records if r.discordant),
             clusters=_clusters(d),
+            latencies={(bytes(x.pack[0]), bytes(x.pack[1])): (list(x.n[0]), list(x.n[1])) for x in d.latencies[0 : d.nlatencies]},
             new_tail=d.new_tail,
         )
 
@@ -262,7 +266,7 @@ def _clusters(d: Any) -> bytes:
 
 
 def _arm_of(arm: Any, a: bytes) -> Arm:
-    return Arm(bytes(arm.pack), arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, a)
+    return Arm(bytes(arm.pack), arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, a, arm.duration_ns)
 
 
 def _discordant(record: Any, frames: Any) -> Discordant:
@@ -279,8 +283,8 @@ def _parked(raw: bytes) -> tuple[Record, ...]:
         end = at + lib.KNHK_RECORD_HEADER + o_len
         o, arms = raw[at + lib.KNHK_RECORD_HEADER : end], []
         for number in range(count):
-            pack, kind, klass, verdict, mode, flags, size, _ = _ARM.unpack_from(raw, at + 56 + _ARM.size * number)
-            arms.append(Arm(pack, kind, klass, verdict, mode, flags, raw[end : end + size]))
+            pack, kind, klass, verdict, mode, flags, size, duration_ns = _ARM.unpack_from(raw, at + 56 + _ARM.size * number)
+            arms.append(Arm(pack, kind, klass, verdict, mode, flags, raw[end : end + size], duration_ns))
             end += size
         found.append(Record(receipt, region, cluster, o, tuple(arms)))
         at = (end + 7) & ~7

@@ -12,6 +12,7 @@
 #define DECISION 1u
 #define PARK 2u
 #define OBSERVED 2u
+#define CANDIDATE 1u
 
 /* ---- SHA-256 ---- */
 
@@ -196,6 +197,7 @@ static int parse_arm(const uint8_t *at, knhk_drained_arm *arm) {
   arm->mode = at[23];
   arm->flags = at[24];
   arm->a_len = (uint32_t)number_at(at + 28, 4);
+  arm->duration_ns = (uint32_t)number_at(at + 32, 4);
   return arm->kind >= 1 && arm->kind <= 4 && arm->klass <= 3 && arm->verdict <= 2 && (arm->mode == 1 || arm->mode == 2) && arm->a_len <= A_MAX &&
          number_at(at + 25, 3) == 0;
 }
@@ -260,6 +262,40 @@ static int count_arm(knhk_drained *d, const knhk_drained_arm *x) {
   return 1;
 }
 
+uint32_t knhk_latency_bucket(uint32_t duration_ns) {
+  if (duration_ns < 4) return duration_ns;
+  const uint32_t octave = 31u - (uint32_t)__builtin_clz(duration_ns);
+  return 4 * (octave - 1) + ((duration_ns >> (octave - 2)) & 3);
+}
+
+static knhk_drained_latency *latency_of(knhk_drained *d, const uint8_t stable[20], const uint8_t candidate[20]) {
+  for (uint32_t i = 0; i < d->nlatencies; i++) {
+    knhk_drained_latency *l = &d->latencies[i];
+    if (memcmp(l->pack[0], stable, 20) == 0 && memcmp(l->pack[1], candidate, 20) == 0) return l;
+  }
+  if (d->nlatencies == KNHK_LATENCIES_MAX) return NULL;
+  knhk_drained_latency *l = &d->latencies[d->nlatencies++];
+  memset(l, 0, sizeof *l);
+  memcpy(l->pack[0], stable, 20);
+  memcpy(l->pack[1], candidate, 20);
+  return l;
+}
+
+/* 0 when there are more pairs than fit: the batch ends before this record. */
+static int time_arms(knhk_drained *d, const parsed *p) {
+  const knhk_drained_arm *x = p->arm, *y = p->arm + 1;
+  if (p->record.arms != 2 || x->kind != DECISION || y->kind != DECISION || x->duration_ns == 0 || y->duration_ns == 0) return 1;
+  if ((x->flags & CANDIDATE) != 0) {
+    x = p->arm + 1;
+    y = p->arm;
+  }
+  knhk_drained_latency *l = latency_of(d, x->pack, y->pack);
+  if (l == NULL) return 0;
+  l->n[0][knhk_latency_bucket(x->duration_ns)]++;
+  l->n[1][knhk_latency_bucket(y->duration_ns)]++;
+  return 1;
+}
+
 static void summarise(knhk_drained *d, const parsed *p, size_t frame_len) {
   knhk_drained_record *s = &d->records[d->nrecords];
   memset(s, 0, sizeof *s);
@@ -286,7 +322,7 @@ static int take(knhk_drained *d, const uint8_t *header, const parsed *p) {
   if (d->nrecords == d->records_cap || d->ncounts + p->record.arms > KNHK_COUNTS_MAX) return 0;
   const size_t n = knhk_encode(&p->record, d->salts + (size_t)d->nrecords * KNHK_SALT_SIZE, d->frames + d->frames_len, d->frames_cap - d->frames_len,
                                d->leaves + (size_t)d->nleaves * KNHK_LEAF_SIZE, d->keys + (size_t)d->nleaves * KNHK_KEY_SIZE);
-  if (n == 0) return 0;
+  if (n == 0 || !time_arms(d, p)) return 0;
   summarise(d, p, n);
   for (uint32_t i = 0; i < p->record.arms; i++) count_arm(d, &p->arm[i]);
   d->frames_len += n;
@@ -299,7 +335,7 @@ int32_t knhk_ring_drain(const uint8_t *ring, size_t ring_len, uint64_t max_bytes
   const uint64_t capacity = ring_len - KNHK_RING_HEADER, tail = load(ring + TAIL);
   const int64_t pending = pending_after(ring, ring_len, tail);
   d->frames_len = d->aside_len = 0;
-  d->nrecords = d->nleaves = d->naside = d->ncounts = d->ndiscordant = 0;
+  d->nrecords = d->nleaves = d->naside = d->ncounts = d->ndiscordant = d->nlatencies = 0;
   d->new_tail = d->bad_at = tail;
   if (pending < 0) return KNHK_RING_BAD_HEAD;
   const uint64_t head = tail + (uint64_t)pending;

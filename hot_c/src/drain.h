@@ -17,6 +17,8 @@
 #define KNHK_RECORD_MIN 192 /* header and the smallest O, to a multiple of 64 */
 #define KNHK_FRAME_EXTRA 320 /* a frame is shorter than its record by nothing and longer by less than this */
 #define KNHK_COUNTS_MAX 64
+#define KNHK_LATENCY_BUCKETS 124
+#define KNHK_LATENCIES_MAX 4
 
 /* reasons why a drain ends, beside 0 (all that was there, or max_bytes) */
 #define KNHK_RING_BAD_HEAD (-1)   /* head or tail: out of range, not a multiple of 64, more apart than the capacity */
@@ -37,7 +39,7 @@ void knhk_sha256(const uint8_t *head, size_t head_len, const uint8_t *body, size
 typedef struct {
   uint8_t pack[20];
   uint8_t kind, klass, verdict, mode, flags, pad[3];
-  uint32_t a_len;
+  uint32_t a_len, duration_ns;
   uint64_t a_at; /* offset of A in frames */
 } knhk_drained_arm;
 
@@ -55,6 +57,12 @@ typedef struct {
   uint64_t n;
 } knhk_drained_count;
 
+/* How long the two packs of a pair took, over records that both decided: [0] the stable arm, [1] the candidate (formats/ring.md). */
+typedef struct {
+  uint8_t pack[2][20];
+  uint32_t n[2][KNHK_LATENCY_BUCKETS];
+} knhk_drained_latency;
+
 typedef struct {
   /* room given by the caller */
   uint8_t *frames, *leaves, *keys, *aside;
@@ -64,9 +72,10 @@ typedef struct {
   uint32_t records_cap; /* leaves and keys have room for 2 × as many */
   /* results */
   size_t frames_len, aside_len;
-  uint32_t nrecords, nleaves, naside, ncounts, ndiscordant;
+  uint32_t nrecords, nleaves, naside, ncounts, ndiscordant, nlatencies;
   uint64_t new_tail, bad_at;
   knhk_drained_count counts[KNHK_COUNTS_MAX];
+  knhk_drained_latency latencies[KNHK_LATENCIES_MAX];
 } knhk_drained;
 
 /* Bytes that wait in the ring, or a negative KNHK_RING_BAD_HEAD. */
@@ -76,6 +85,9 @@ int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len);
  * Records with an arm of kind PARK and mode OBSERVED go to `aside` as they are (header, O, A, each to a multiple of 8 bytes), not to frames.
  * Returns 0 or a reason with bad_at; what was parsed before it stands, new_tail is where it ends. Does not move the tail. */
 int32_t knhk_ring_drain(const uint8_t *ring, size_t ring_len, uint64_t max_bytes, knhk_drained *d);
+
+/* The bucket of a duration. */
+uint32_t knhk_latency_bucket(uint32_t duration_ns);
 
 /* Atomic 8-byte words of the header: tail, full, heartbeat, closed. */
 uint64_t knhk_ring_load(const uint8_t *ring, size_t offset);

@@ -20,7 +20,10 @@ ADMITTED = Record(RECEIPT, observation(b'{"id":"1"}', attributes={"sub": "anna"}
 DENIED = Record(
     RECEIPT[:-1] + b"\x08",
     observation(b"{}"),
-    (Arm(a=action(2, 9, (3, 8)), verdict=2), Arm(b"Q" * 20, mode=2, flags=1, a=action(1, 9, ()))),
+    (
+        Arm(a=action(2, 9, (3, 8)), verdict=2, duration_ns=8_191),
+        Arm(b"Q" * 20, mode=2, flags=1, a=action(1, 9, ()), duration_ns=2**32 - 1),
+    ),
     cluster=2**64 - 1,
 )
 PARKED = Record(RECEIPT[:-1] + b"\x09", observation(b""), (Arm(kind=2, klass=0, verdict=0, a=b""),), region=0, cluster=0)
@@ -66,7 +69,7 @@ def actions() -> dict[str, Any]:
 
 def frames() -> dict[str, Any]:
     def row(name: str, record: Record) -> dict[str, Any]:
-        arms = [{k: v.hex() if isinstance(v, bytes) else v for k, v in vars(arm).items()} for arm in record.arms]
+        arms = [{k: v.hex() if isinstance(v, bytes) else v for k, v in vars(arm).items() if k != "duration_ns"} for arm in record.arms]
         fields = {
             "receipt": record.receipt.hex(),
             "region": record.region,
@@ -87,6 +90,7 @@ def ring() -> dict[str, Any]:
         "records": [{"position": 0, "bytes": first.hex()}, {"position": len(first), "bytes": ring_record(DENIED, len(first)).hex()}],
         "head": len(first) + len(ring_record(DENIED, 0)),
         "frames": [frame(record, SALT).hex() for record in (ADMITTED, DENIED)],
+        "latencies": [{"stable": (b"P" * 20).hex(), "candidate": (b"Q" * 20).hex(), "buckets": [{"47": 1}, {"123": 1}]}],
     }
 
 

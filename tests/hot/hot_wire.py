@@ -122,6 +122,7 @@ class Arm:
     mode: int = 1
     flags: int = 0
     a: bytes = action(1, 1, ())
+    duration_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,11 @@ def ring_record(record: Record, position: int, commit: int | None = None) -> byt
     out = struct.pack("<QII", position + 1 if commit is None else commit, length, 1)
     out += record.receipt + struct.pack("<QQIHBB", time_ns, record.cluster, len(record.o), record.region, len(record.arms), 0)
     for arm in record.arms:
-        out += arm.pack + bytes([arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, 0, 0, 0]) + struct.pack("<II", len(arm.a), 0)
+        out += (
+            arm.pack
+            + bytes([arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, 0, 0, 0])
+            + struct.pack("<II", len(arm.a), arm.duration_ns)
+        )
     return (out.ljust(128, b"\0") + record.o + b"".join(arm.a for arm in record.arms)).ljust(length, b"\0")
 
 

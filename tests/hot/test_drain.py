@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,35 @@ def test_hashlib_serves_when_openssl_cannot_be_called_from_c() -> None:
         test_records_of_the_agent_itself_have_the_same_form(RECORDS[1])
     finally:
         hot._choose_sha256()
+
+
+@pytest.mark.parametrize("duration_ns", [1, 3, 4, 7, 8, 1_000, 8_191, 8_192, 1_000_000, 2**32 - 1])
+def test_the_bucket_of_a_duration_begins_at_most_a_quarter_below_it(duration_ns: int) -> None:
+    bucket = int(lib.knhk_latency_bucket(duration_ns))
+    octave = bucket // 4 + 1
+    first = bucket if bucket < 4 else (4 + bucket % 4) << (octave - 2)
+    assert first <= duration_ns < (bucket + 1 if bucket < 4 else first + (1 << (octave - 2)))
+
+
+def test_durations_of_both_arms_are_counted_where_both_decided(producer: Producer, opened: Opener) -> None:
+    """By the flag of the candidate, whatever the order of the arms; a disposition or an arm without pack counts on neither side."""
+    old, new = Arm(duration_ns=2), Arm(b"Q" * 20, mode=2, flags=1, duration_ns=3)
+    unmeasured, parked = replace(old, duration_ns=0), Arm(kind=2, klass=0, verdict=0, a=b"", duration_ns=1)
+    for number, arms in enumerate([(old, new), (new, old), (unmeasured, new), (parked, new), (old,)]):
+        producer.put(Record(receipt(number), observation(b"{}"), arms))
+    drained = opened(producer.path).drain(1 << 20)
+    ((pair, (stable, candidate)),) = drained.latencies.items()
+    assert pair == (b"P" * 20, b"Q" * 20)
+    assert [(at, n) for at, n in enumerate(stable) if n] == [(2, 2)]
+    assert [(at, n) for at, n in enumerate(candidate) if n] == [(3, 2)]
+
+
+def test_a_batch_of_many_pairs_ends_before_the_one_that_has_no_room(producer: Producer, opened: Opener) -> None:
+    for number in range(6):
+        new = Arm(bytes([number]) * 20, mode=2, flags=1, duration_ns=3)
+        producer.put(Record(receipt(number), observation(b"{}"), (Arm(duration_ns=2), new)))
+    ring = opened(producer.path)
+    first = ring.drain(1 << 20)
+    ring.commit(first.new_tail)
+    second = ring.drain(1 << 20)
+    assert (first.n_records, len(first.latencies), second.n_records, len(second.latencies)) == (4, 4, 2, 2)

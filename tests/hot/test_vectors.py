@@ -78,6 +78,11 @@ def test_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drained = ring.drain(1 << 20)
     assert drained.frames.hex() == "".join(found["frames"])
     assert drained.new_tail == found["head"]
+    told = [
+        {"stable": stable.hex(), "candidate": candidate.hex(), "buckets": [{str(at): n for at, n in enumerate(arm) if n} for arm in arms]}
+        for (stable, candidate), arms in drained.latencies.items()
+    ]
+    assert told == found["latencies"]
     ring.close()
     producer.close()
 

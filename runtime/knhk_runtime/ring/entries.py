@@ -58,7 +58,8 @@ class Difference(Protocol):
 
 
 class Drained(Protocol):
-    """What knhk_hot.drain.Ring.drain returns. `counts`: (pack, kind, verdict, class) → leaves; `clusters`: u64 of each record."""
+    """What knhk_hot.drain.Ring.drain returns. `counts`: (pack, kind, verdict, class) → leaves; `clusters`: u64 of each record;
+    `latencies`: (stable, candidate) → counts by bucket of either arm."""
 
     @property
     def frames(self) -> bytes: ...
@@ -72,6 +73,8 @@ class Drained(Protocol):
     def discordant(self) -> Sequence[Difference]: ...
     @property
     def clusters(self) -> bytes: ...
+    @property
+    def latencies(self) -> Mapping[tuple[bytes, bytes], tuple[Sequence[int], Sequence[int]]]: ...
     @property
     def parked(self) -> Sequence[RingRecord]: ...
     @property
