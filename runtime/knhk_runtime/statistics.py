@@ -1,12 +1,12 @@
 """What the control plane judges by: counts over requests that both arms judged (formats/agent.md, Statistics).
 
-Derived from outbox frames only, so a restarted agent counts the same again.
+Derived from outbox frames, so a restarted agent counts the same again; durations alone are not in the outbox and begin anew.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +22,13 @@ MAX_SAMPLES = 5
 MAX_CLUSTERS = 200_000
 MAX_MARKS = 4096
 NO_PACK = bytes(20)
-_FIRST_LEAF = 28
+_FIRST_LEAF, _RECEIPT = 28, 100
 _CANDIDATE_BIT = bytes(flags & CANDIDATE for flags in range(256))
 _SIDES = ((0, b"\0"), (1, b"\1"))
+SIDES = ("stable", "candidate")
 _CLASSES = {1: "R1", 2: "W1", 3: "C1"}
+_IS_R1 = bytes(int(klass == 1) for klass in range(256))
+ROUTE = "route"  # pseudo-guard: one pack knows the route of the request and the other does not
 GuardNames = Callable[[bytes], tuple[str, ...]]
 
 
@@ -44,6 +47,9 @@ class Pair:
     guards: dict[str, dict[str, set[int]]] = field(default_factory=dict)
     any: dict[str, set[int]] = field(default_factory=lambda: {"newDenials": set(), "newAdmits": set()})
     samples: dict[str, list[str]] = field(default_factory=lambda: {"newDenials": [], "newAdmits": []})
+    classes: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: (_no_classes(), _no_classes()))
+    both_r1: int = 0
+    latency: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
 
     def knows(self, cluster: int) -> bool:
         """Counts the cluster; False beyond MAX_CLUSTERS, whose requests are left out so that shares stay true."""
@@ -68,13 +74,24 @@ class Pair:
             "samples": {way: list(ids) for way, ids in self.samples.items()},
             "enforcedDenials": self.enforced_denials,
             "lastCandidateEnforcedNs": self.last_candidate_enforced_ns,
+            "classes": {**dict(zip(SIDES, map(dict, self.classes), strict=True)), "bothR1": self.both_r1},
+            "latency": {side: {str(at): n for at, n in sorted(seen.items())} for side, seen in zip(SIDES, self.latency, strict=True)},
         }
 
 
-class Counters:
-    """Fed with whole frames in any order. Safe from any thread."""
+def _no_classes() -> dict[str, int]:
+    return dict.fromkeys(_CLASSES.values(), 0)
 
-    def __init__(self, guard_names: GuardNames) -> None:
+
+class Counters:
+    """Fed with whole frames in any order. Safe from any thread.
+
+    `before`: receipts at the end of the outbox when this run began. What is taken under them was in a batch that the run before
+    had made durable but not taken off its ring; `recount` counts it, `take` and `take_drained` do not again.
+    """
+
+    def __init__(self, guard_names: GuardNames, before: frozenset[bytes] = frozenset()) -> None:
+        self._before = before
         self._guard_names = guard_names
         self._lock = threading.Lock()
         self._pairs: dict[tuple[bytes, bytes], Pair] = {}
@@ -101,17 +118,27 @@ class Counters:
                 for key, pairs in self._marks.popleft()[1].items():
                     self._pairs[key].covered = max(self._pairs[key].covered, pairs)
 
-    def take(self, frames: bytes) -> None:
-        """Counts every record of these frames."""
+    def recount(self, frames: bytes) -> None:
+        """Counts every record of these frames, which a run before made."""
         with self._lock:
             for start, _ in payloads(frames):
                 self._take_record(frames, start)
 
+    def take(self, frames: bytes) -> None:
+        """Counts every record of these frames that was not there before this run."""
+        with self._lock:
+            for start, _ in payloads(frames):
+                if receipt_at(frames, start) not in self._before:
+                    self._take_record(frames, start)
+
     def take_drained(self, drained: Drained) -> None:
         """Counts a batch of the hot library; Python runs for each record only where arms differ or one of them is no decision."""
+        again = drained.leaves[_RECEIPT : _RECEIPT + 16] in self._before
         pair = uniform_pair(drained)
-        if pair is None and len(drained.leaves) // LEAF_SIZE != len(drained.clusters) // 8:
+        if again or (pair is None and len(drained.leaves) // LEAF_SIZE != len(drained.clusters) // 8):
             self.take(drained.frames)
+            with self._lock:
+                self._take_latencies(drained)
             return
         with self._lock:
             self.leaves += len(drained.leaves) // LEAF_SIZE
@@ -119,11 +146,13 @@ class Counters:
                 self._count(pack, kind, klass, verdict, count)
             if pair is not None:
                 self._take_uniform(self._pairs.setdefault(pair, Pair()), drained)
+            self._take_latencies(drained)
 
     def _take_uniform(self, pair: Pair, drained: Drained) -> None:
         """Two decisions in each record, stable first, all of one pair."""
         clusters = memoryview(drained.clusters).cast("Q")
         pair.pairs += len(clusters)
+        self._take_classes(pair, drained)
         pair.lone += clusters.tolist().count(0)
         if len(pair.clusters) + len(clusters) <= MAX_CLUSTERS:
             pair.clusters.update(clusters)
@@ -140,6 +169,19 @@ class Counters:
             if found.cluster == 0 or pair.knows(found.cluster):
                 stable, candidate = (Seen(arm.pack, arm.verdict, arm.mode, arm.a) for arm in found.arms)
                 self._take_difference(pair, found.receipt, cluster, stable, candidate)
+
+    def _take_classes(self, pair: Pair, drained: Drained) -> None:
+        columns = [drained.leaves[first + 2 :: 2 * LEAF_SIZE] for first in (0, LEAF_SIZE)]
+        for seen, column in zip(pair.classes, columns, strict=True):
+            for klass, name in _CLASSES.items():
+                seen[name] += column.count(klass)
+        stable, candidate = (int.from_bytes(column.translate(_IS_R1)) for column in columns)
+        pair.both_r1 += (stable & candidate).bit_count()
+
+    def _take_latencies(self, drained: Drained) -> None:
+        for key, arms in drained.latencies.items():
+            for seen, counts in zip(self._pairs.setdefault(key, Pair()).latency, arms, strict=True):
+                seen.update({at: n for at, n in enumerate(counts) if n})
 
     def documents(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
         """`pairs` and `decisions` of stats.json."""
@@ -175,12 +217,19 @@ class Counters:
         if data[candidate + 4] == ENFORCED[0]:
             time_ns = int.from_bytes(data[candidate + 92 : candidate + 100], "big")
             pair.last_candidate_enforced_ns = max(pair.last_candidate_enforced_ns, time_ns)
-        judged = data[stable + 1] == DECISION or key[0] == NO_PACK  # before a first pack the point itself answers, and may refuse
-        if not judged or data[candidate + 1] != DECISION:
-            pair.errors += int(judged and data[candidate + 1] in (UNAVAILABLE, REFUSED))
-            pair.parked += int(judged and data[candidate + 1] == PARK)
+        kinds = data[stable + 1], data[candidate + 1]
+        judged = kinds[0] == DECISION or key[0] == NO_PACK  # before a first pack the point itself answers, and may refuse
+        routed = key[0] != NO_PACK and kinds in ((DECISION, REFUSED), (REFUSED, DECISION))
+        if not routed and not (judged and kinds[1] == DECISION):
+            pair.errors += int(judged and kinds[1] in (UNAVAILABLE, REFUSED))
+            pair.parked += int(judged and kinds[1] == PARK)
             return
         pair.pairs += 1
+        classes = [None if routed else _CLASSES.get(data[leaf + 2]) for leaf in (stable, candidate)]
+        for seen, name in zip(pair.classes, classes, strict=True):
+            if name:
+                seen[name] += 1
+        pair.both_r1 += int(classes == ["R1", "R1"])
         cluster = int.from_bytes(data[start + 4 : start + 12], "big")
         receipt = data[stable + 100 : stable + 116]
         if cluster == 0:
@@ -200,10 +249,19 @@ class Counters:
         if len(pair.samples[way]) < MAX_SAMPLES and receipt.hex() not in pair.samples[way]:
             pair.samples[way].append(receipt.hex())
         denier = candidate if denies else stable
+        if not denier.a:  # its pack does not know the route
+            pair.guards.setdefault(ROUTE, {"newDenials": set(), "newAdmits": set()})[way].add(cluster)
+            return
         names = self._guard_names(denier.pack)
         for index in parse_action(denier.a).failing:
             name = names[index] if index < len(names) else f"#{index}"
             pair.guards.setdefault(name, {"newDenials": set(), "newAdmits": set()})[way].add(cluster)
+
+
+def receipt_at(frames: bytes, start: int) -> bytes:
+    """Receipt id of the record whose payload is at `start`."""
+    at = start + _FIRST_LEAF + _RECEIPT
+    return frames[at : at + 16]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import secrets
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from knhk_runtime.exchange.loaded import LoadedPacks
 from knhk_runtime.exchange.loaded import Opener as PackOpener
 from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted
 from knhk_runtime.log import log
-from knhk_runtime.outbox.records import PARK, Entries, entries_of
+from knhk_runtime.outbox.records import PARK, Entries, entries_of, payloads
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.outbox.upload import Outbox, Uploader
 from knhk_runtime.packstore import PackStore
@@ -40,19 +41,21 @@ from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.ring.observed import ObservedQueue
 from knhk_runtime.sequencer_client import SequencerClient
-from knhk_runtime.statistics import Counters
+from knhk_runtime.statistics import Counters, receipt_at
 from knhk_runtime.tiers.decide import Binding, TableDecision
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tiers.errors import Undecided
 from knhk_runtime.tiers.pool import WarmEvaluator
 from knhk_verify.errors import Bad
 from knhk_verify.note import unb64
+from knhk_verify.record import SEGMENT_HEAD
 
 LOOK_EVERY_S = 0.05
 STATS_EVERY_S = 0.2
 STATS_AT_LEAST_EVERY_S = 1.0
 FLUSH_S = 5.0
 REBUILD_BYTES = 1 << 20
+LAST_CHUNKS = 5  # of REBUILD_BYTES; the frames of a batch have less than three
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -176,7 +179,7 @@ class Agent:
         self._outbox = Outbox(segments)
         self._evaluator = WarmEvaluator()
         self._loaded = LoadedPacks(self._evaluator, hot.open_pack)
-        self._counters = Counters(self._loaded.guard_names)
+        self._counters = Counters(self._loaded.guard_names, last_receipts(segments))
         self._client = SequencerClient(options.sequencer_socket)
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
         judge = ArmJudge(self._loaded, self._evaluator)
@@ -325,7 +328,7 @@ class Agent:
             while at < end:
                 frames, following = self._outbox.segments.read(at, REBUILD_BYTES)
                 frames, following = _until(frames, following, acked if at < acked < end else end)
-                self._counters.take(frames)
+                self._counters.recount(frames)
                 if following <= acked:
                     self._acked_before += entries_of(frames).count
                 at = following
@@ -334,6 +337,18 @@ class Agent:
             self._drain.totals.faults[error.where] = error.what
         self._counters.mark()
         self._counted = True
+
+
+def last_receipts(segments: Segments) -> frozenset[bytes]:
+    """Receipts of the last frames: more than one batch of a ring, and only one can be durable without having left its ring."""
+    end = segments.durable
+    before = [number for number in segments.numbers() if number < end.segment]
+    at = Position(before[-1] if before and end.offset < REBUILD_BYTES * LAST_CHUNKS else end.segment, SEGMENT_HEAD)
+    chunks: deque[bytes] = deque(maxlen=LAST_CHUNKS)
+    while at < end:
+        frames, at = segments.read(at, REBUILD_BYTES)
+        chunks.append(frames)
+    return frozenset(receipt_at(frames, start) for frames in chunks for start, _ in payloads(frames))
 
 
 def _until(frames: bytes, following: Position, end: Position) -> tuple[bytes, Position]:

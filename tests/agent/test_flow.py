@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from agent_process import GUARDS
-from agent_rings import Producer, Request
+from agent_rings import TAIL, Producer, Request
 from agent_world import World, observation, until
 
 from knhk.model.faults import Corrupt
@@ -189,11 +189,13 @@ def test_differences_are_counted_by_cluster_guard_and_direction_and_again_after_
         return rows[0] if rows and up.stats()["counted"] else {}
 
     expected = {
-        "stable": stable.hex(), "candidate": candidate.hex(), "pairs": 8, "clusters": 6, "errors": 1,
-        "guards": {"amount": {"newDenials": 1, "newAdmits": 1}}, "any": {"newDenials": 1, "newAdmits": 1},
+        "stable": stable.hex(), "candidate": candidate.hex(), "pairs": 9, "clusters": 7, "errors": 0,
+        "guards": {"amount": {"newDenials": 1, "newAdmits": 1}, "route": {"newDenials": 1, "newAdmits": 0}},
+        "any": {"newDenials": 2, "newAdmits": 1}, "classes": {"stable": {"R1": 8, "W1": 0, "C1": 0},
+        "candidate": {"R1": 8, "W1": 0, "C1": 0}, "bothR1": 8}, "latency": {"stable": {}, "candidate": {}},
         "enforcedDenials": 0, "lastCandidateEnforcedNs": 0,
     }  # fmt: skip
-    until(lambda: pair().get("pairs") == 8, "pairs are counted")
+    until(lambda: pair().get("pairs") == 9, "pairs are counted")
     before = pair()
     assert {name: before[name] for name in expected} == expected
     assert before["samples"]["newDenials"][0] == sample.hex()  # type: ignore[index]
@@ -203,6 +205,37 @@ def test_differences_are_counted_by_cluster_guard_and_direction_and_again_after_
     (up.point / "stats.json").unlink()
     up.start_agent()
     until(lambda: pair() == before, f"the same counts again: {before}")
+
+
+def test_a_batch_that_a_killed_agent_left_on_its_ring_is_counted_once(up: World) -> None:
+    up.desire(up.sign(up.rollout(mode="Shadow", candidate=up.pack("1.1.0"))))
+    up.runs(2)
+    arms = decided(pack20(up, "1.0.0"), 1), decided(pack20(up, "1.1.0"), 1, OBSERVED, 1)
+    ring = up.ring()
+
+    def put(count: int) -> None:
+        for _ in range(count):
+            ring.put(Request(ring.next_receipt(), 0, 7, observation(b"x"), arms))
+
+    def pairs() -> list[int]:
+        return [row["pairs"] for row in up.stats().get("pairs", []) if up.stats()["counted"]]
+
+    put(20)
+    until(lambda: pairs() == [20], "the first batches are counted")
+    tail = ring.words[TAIL // 8]
+    put(30)
+    until(lambda: pairs() == [50], "all are counted")
+    up.running[-1].kill()
+    up.running[-1].wait()
+    ring.words[TAIL // 8] = tail  # as if it had died before this
+    put(5)
+    (up.point / "stats.json").unlink()
+    up.start_agent()
+    until(lambda: ring.words[TAIL // 8] == ring.words[128 // 8], "the ring is drained")
+    until(lambda: pairs() and pairs() != [50], "the new ones are counted")
+    assert pairs() == [55]
+    assert len(up.records()) == 85, "recorded twice, which the log forgives"
+    assert up.stats()["durable"] == 110
 
 
 def test_an_observed_arm_that_the_tables_left_open_is_judged_by_the_agent(up: World) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 from knhk_runtime.outbox.records import CANDIDATE, DECISION, PARK, REFUSED, UNAVAILABLE
 from knhk_runtime.outbox.segments import Position
 from knhk_runtime.statistics import Counters
@@ -12,16 +15,16 @@ STABLE_PACK = bytes([1]) * 20
 NONE = bytes(20)
 
 
-def leaf(number: int, kind: int, verdict: int, pack: bytes, flags: int = 0, mode: int = 1) -> bytes:
+def leaf(number: int, kind: int, verdict: int, pack: bytes, flags: int = 0, mode: int = 1, klass: int = 1) -> bytes:
     h_a = bytes(32) if kind != DECISION else bytes([9]) * 32
-    klass = 1 if kind == DECISION else 0
+    klass = klass if kind == DECISION else 0
     receipt = number.to_bytes(16, "big")
     return Leaf(kind, klass, verdict, mode, flags, 0, bytes([8]) * 32, h_a, pack, 1, receipt).encode()
 
 
-def record(number: int, stable: tuple[int, int, bytes], candidate: tuple[int, int, bytes]) -> bytes:
+def record(number: int, stable: tuple[int, int, bytes], candidate: tuple[int, int, bytes], classes: tuple[int, int] = (1, 1)) -> bytes:
     """One frame: the stable arm enforced, the candidate beside it."""
-    leaves = leaf(number, *stable) + leaf(number, *candidate, flags=CANDIDATE, mode=2)
+    leaves = leaf(number, *stable, klass=classes[0]) + leaf(number, *candidate, flags=CANDIDATE, mode=2, klass=classes[1])
     actions = b"".join(_a(kind, verdict) for kind, verdict, _ in (stable, candidate))
     head = bytes([1, 2, 0, 0]) + number.to_bytes(8, "big") + bytes(16)
     return frame(head + leaves + (4).to_bytes(4, "big") + b"KNO1" + actions)
@@ -32,7 +35,15 @@ def _a(kind: int, verdict: int) -> bytes:
     return len(a).to_bytes(4, "big") + a
 
 
-def told(counters: Counters) -> dict[str, object]:
+def drained(*latencies: dict[int, int]) -> Any:
+    """An empty batch with durations of the pair."""
+    columns = tuple([arm.get(bucket, 0) for bucket in range(124)] for arm in latencies)
+    return SimpleNamespace(
+        frames=b"", leaves=b"", keys=b"", clusters=b"", counts={}, discordant=(), latencies={(STABLE_PACK, CANDIDATE_PACK): columns}
+    )
+
+
+def told(counters: Counters) -> dict[str, Any]:
     (pair,), _ = counters.documents()
     return pair
 
@@ -65,3 +76,37 @@ def test_a_candidate_that_parks_is_told_and_is_no_error() -> None:
     counters.take(record(1, (DECISION, 1, STABLE_PACK), (PARK, 0, CANDIDATE_PACK)))
     pair = told(counters)
     assert (pair["pairs"], pair["parked"], pair["errors"]) == (0, 1, 0)
+
+
+def test_a_route_that_one_pack_does_not_know_is_a_difference() -> None:
+    """By direction, under the pseudo-guard `route`; where both say no nothing differs."""
+    counters = Counters(lambda pack: ("payload",))
+    counters.take(record(1, (REFUSED, 2, STABLE_PACK), (DECISION, 1, CANDIDATE_PACK)))
+    counters.take(record(2, (DECISION, 1, STABLE_PACK), (REFUSED, 2, CANDIDATE_PACK)))
+    counters.take(record(3, (REFUSED, 2, STABLE_PACK), (DECISION, 2, CANDIDATE_PACK)))
+    counters.take(record(4, (DECISION, 2, STABLE_PACK), (REFUSED, 2, CANDIDATE_PACK)))
+    counters.take(record(5, (REFUSED, 2, STABLE_PACK), (REFUSED, 2, CANDIDATE_PACK)))
+    pair = told(counters)
+    assert (pair["pairs"], pair["errors"], pair["any"]) == (4, 0, {"newDenials": 1, "newAdmits": 1})
+    assert pair["guards"] == {"route": {"newDenials": 1, "newAdmits": 1}}
+    assert pair["samples"] == {"newAdmits": [(1).to_bytes(16, "big").hex()], "newDenials": [(2).to_bytes(16, "big").hex()]}
+
+
+def test_classes_are_counted_by_arm_and_together() -> None:
+    counters = Counters(lambda pack: ("payload",))
+    for number, (stable, candidate) in enumerate([(1, 1), (1, 3), (1, 3), (2, 1), (3, 3)]):
+        counters.take(record(number, (DECISION, 1, STABLE_PACK), (DECISION, 1, CANDIDATE_PACK), (stable, candidate)))
+    assert told(counters)["classes"] == {
+        "stable": {"R1": 3, "W1": 1, "C1": 1},
+        "candidate": {"R1": 2, "W1": 0, "C1": 3},
+        "bothR1": 1,
+    }
+
+
+def test_durations_add_up_batch_by_batch() -> None:
+    counters = Counters(lambda pack: ("payload",))
+    counters.take(record(1, (DECISION, 1, STABLE_PACK), (DECISION, 1, CANDIDATE_PACK)))
+    assert told(counters)["latency"] == {"stable": {}, "candidate": {}}
+    counters.take_drained(drained({50: 2}, {50: 1, 84: 1}))
+    counters.take_drained(drained({50: 1}, {84: 1}))
+    assert told(counters)["latency"] == {"stable": {"50": 3}, "candidate": {"50": 1, "84": 2}}
