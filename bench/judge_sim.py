@@ -18,7 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from knhk.decide.judge import judge
-from knhk.model.rollout import Analysis, Counts, Outcome, PairStats
+from knhk.model.rollout import Analysis, Counts, Histogram, Outcome, PairStats
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUARDS = tuple(f"guard{n}" for n in range(8))
@@ -27,17 +27,23 @@ CALLERS = 4_000
 ZIPF = 1.1
 BATCH = 40
 BATCHES = 200
+QUICK, STALLED, SLOW = 50, 84, 92  # buckets: 12 µs; 4 ms, as of a thread that lost its core; 16 ms
+STALLS = 0.01  # share of decisions of either arm that lose their core
 SHARES = (0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.08, 0.12, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
 class Truth:
     """How a candidate really differs: share of callers that meet a new denial by guard 0 and a new
-    admission by guard 1. `steady`: probability that a request of such a caller shows it."""
+    admission by guard 1. `steady`: probability that a request of such a caller shows it. Shares of requests: `slow` ones
+    take four times as long as stable's slowest, `left_r1` leave class R1, `parked` are not decided in time."""
 
     new_denials: float
     new_admits: float = 0.0
     steady: float = 1.0
+    slow: float = 0.0
+    left_r1: float = 0.0
+    parked: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,50 @@ def _weights() -> list[float]:
     return list(accumulate((n + 1) ** -ZIPF for n in range(CALLERS)))
 
 
+def _how_many(chance: random.Random, n: int, share: float) -> int:
+    return sum(chance.random() < share for _ in range(n)) if share else 0
+
+
+@dataclass
+class Beside:
+    """What is counted beside verdicts."""
+
+    asked: int = 0
+    parked: int = 0
+    left_r1: int = 0
+    stalled: int = 0
+    stable_stalled: int = 0
+    slow: int = 0
+
+    def batch(self, chance: random.Random, truth: Truth) -> None:
+        """One more batch; a decision is slow, or stalled, or neither."""
+        self.asked += BATCH
+        self.parked += _how_many(chance, BATCH, truth.parked)
+        self.left_r1 += _how_many(chance, BATCH, truth.left_r1)
+        slow = _how_many(chance, BATCH, truth.slow)
+        self.slow += slow
+        self.stalled += _how_many(chance, BATCH - slow, STALLS)
+        self.stable_stalled += _how_many(chance, BATCH, STALLS)
+
+    def told(self) -> tuple[tuple[int, int, int], tuple[Histogram, Histogram]]:
+        """R1 counts and durations, over as many pairs as were asked."""
+        r1 = self.asked, self.asked - self.left_r1, self.asked - self.left_r1
+        stable = {QUICK: self.asked - self.stable_stalled, STALLED: self.stable_stalled}
+        candidate = {QUICK: self.asked - self.stalled - self.slow, STALLED: self.stalled, SLOW: self.slow}
+        return r1, (_histogram(stable), _histogram(candidate))
+
+
+def _histogram(buckets: dict[int, int]) -> Histogram:
+    return Histogram({bucket: n for bucket, n in buckets.items() if n})
+
+
 def _batches(chance: random.Random, truth: Truth) -> Iterator[PairStats]:
     """Cumulative statistics after each batch, as an agent counts them."""
     callers, weights = range(CALLERS), _weights()
     seen: set[int] = set()
     waiting: dict[int, int] = {}  # callers that will meet a difference: 0 new denial, 1 new admission
     met = [0, 0]
+    beside = Beside()
     for n in range(1, BATCHES + 1):
         asked = chance.choices(callers, cum_weights=weights, k=BATCH)
         for caller in set(asked) - seen:
@@ -87,7 +131,9 @@ def _batches(chance: random.Random, truth: Truth) -> Iterator[PairStats]:
         both = {GUARDS[0]: Counts(met[0], 0), GUARDS[1]: Counts(0, met[1])}
         pairs = n * BATCH
         total = Counts(met[0], met[1])
-        yield PairStats("a", "b", pairs, len(seen), guards=both, any=total, covered=pairs)
+        beside.batch(chance, truth)
+        r1, latency = beside.told()
+        yield PairStats("a", "b", pairs, len(seen), guards=both, any=total, covered=pairs, parked=beside.parked, r1=r1, latency=latency)
 
 
 def rollout(seed: str, truth: Truth, analysis: Analysis = ANALYSIS) -> Run:
@@ -122,10 +168,18 @@ def summary(truth: Truth, runs: int, analysis: Analysis = ANALYSIS) -> Summary:
     )
 
 
-# The worst good pack (both directions exactly at their tolerance), and the smallest bad ones. Of the last,
-# twice as many callers are hit, but each request shows it with probability one half only.
-GOOD = Truth(0.01, 0.01)
-BAD = (Truth(0.05), Truth(0.0, 0.05), Truth(0.10, steady=0.5))
+# The worst good pack (everything exactly at its tolerance), and the smallest bad ones (exactly the effect; beside
+# verdicts the effect comes on top of the tolerance). Of the unsteady one twice as many callers are hit, but each
+# request shows it with probability one half only.
+GOOD = Truth(0.01, 0.01, slow=0.01, left_r1=0.1, parked=0.01 / 0.99)
+BAD = {
+    "denials": Truth(0.05),
+    "admits": Truth(0.0, 0.05),
+    "unsteady": Truth(0.10, steady=0.5),
+    "slow": Truth(0.0, slow=0.06),
+    "slower tier": Truth(0.0, left_r1=0.15),
+    "parking": Truth(0.0, parked=0.06 / 0.94),
+}
 
 
 def table(rows: Sequence[Summary]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,25 @@ def test_defaults_are_filled_in_once() -> None:
     assert pack.spec["rollout"]["analysis"]["tolerances"] == {
         "maxNewDenials": "0.01",
         "maxNewAdmits": "0.01",
+        "maxParked": "0.01",
+        "maxR1Drop": "0.1",
+        "maxLatencyRatio": "2",
+        "latencyFloorMicroseconds": 1000,
     }
     assert pack.spec["onPark"] == {"W1": "Wait", "C1": "Wait"}
     assert from_document(to_document(pack)).spec == pack.spec
+
+
+def test_tolerances_of_requests_are_read() -> None:
+    """Strict ones and none at all."""
+    strict = '{maxParked: "0", maxR1Drop: "0.25", maxLatencyRatio: "1.5", latencyFloorMicroseconds: 50}'
+    none = '{maxParked: "1", maxR1Drop: "1", maxLatencyRatio: "0"}'
+    found = []
+    for tolerances in (strict, none):
+        (pack,) = parse(f"{PACK}  rollout: {{analysis: {{tolerances: {tolerances}}}}}\n", "p.yaml")
+        analysis = to_rollout(pack).analysis
+        found.append((analysis.max_parked, analysis.max_r1_drop, analysis.max_latency_ratio, analysis.latency_floor_us))
+    assert found == [(Decimal(0), Decimal("0.25"), Decimal("1.5"), 50), (1, 1, 0, 1000)]
 
 
 def test_defaults_of_two_objects_are_not_shared() -> None:

@@ -13,9 +13,10 @@ from bench.judge_sim import BAD, GOOD, GUARDS, Truth, rollout, summary, svg, tab
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knhk.decide.excess import Excess, _against, _for
 from knhk.decide.judge import ALL, Ratio, _streams, judge, stream_count
 from knhk.model.faults import Refused
-from knhk.model.rollout import Analysis, Counts, Outcome, PairStats, combine, pair_stats
+from knhk.model.rollout import Analysis, Counts, Histogram, Outcome, PairStats, combine, pair_stats
 
 STABLE, CANDIDATE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 ANALYSIS = Analysis(guards=("currency", "total"), min_pairs=100)
@@ -146,8 +147,8 @@ def test_a_first_version_needs_decisions_without_errors() -> None:
 
 
 def test_streams_are_counted_before_traffic_is_seen() -> None:
-    assert stream_count(stats(0), ANALYSIS) == 6
-    assert stream_count(stats(0), replace(ANALYSIS, intended=("*",))) == 2
+    assert stream_count(stats(0), ANALYSIS) == 11
+    assert stream_count(stats(0), replace(ANALYSIS, intended=("*",))) == 5
 
 
 @given(n=st.integers(1, 60), p0=st.integers(1, 9), more=st.integers(1, 9))
@@ -172,7 +173,7 @@ def test_the_ratio_at_its_ends() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_good_pack_is_rolled_back_in_at_most_one_of_a_hundred_rollouts() -> None:
-    """The worst good pack: both directions exactly at their tolerance, asked after every batch."""
+    """The worst good pack: everything exactly at its tolerance, asked after every batch."""
     found = summary(GOOD, RUNS)
     assert found.failed <= 0.01
     assert found.passed >= 0.99
@@ -180,7 +181,7 @@ def test_a_good_pack_is_rolled_back_in_at_most_one_of_a_hundred_rollouts() -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("truth", BAD, ids=("denials", "admits", "unsteady"))
+@pytest.mark.parametrize("truth", BAD.values(), ids=BAD)
 def test_a_bad_pack_is_promoted_in_at_most_one_of_a_hundred_rollouts(truth: Truth) -> None:
     """The smallest bad packs: exactly the declared effect."""
     found = summary(truth, RUNS // len(BAD))
@@ -189,12 +190,12 @@ def test_a_bad_pack_is_promoted_in_at_most_one_of_a_hundred_rollouts(truth: Trut
 
 
 def test_a_seed_replays_a_rollout() -> None:
-    assert rollout("7", BAD[0]) == rollout("7", BAD[0])
-    assert len({rollout(str(n), BAD[0]) for n in range(5)}) > 1
+    assert rollout("7", BAD["denials"]) == rollout("7", BAD["denials"])
+    assert len({rollout(str(n), BAD["denials"]) for n in range(5)}) > 1
 
 
 def test_the_simulated_guards_are_those_that_alpha_is_split_over() -> None:
-    assert stream_count(PairStats("a", "b"), Analysis(guards=GUARDS)) == 2 * (len(GUARDS) + 1)
+    assert stream_count(PairStats("a", "b"), Analysis(guards=GUARDS)) == 2 * (len(GUARDS) + 2) + 3
 
 
 def test_table_and_curves_show_every_share() -> None:
@@ -253,6 +254,11 @@ def test_a_first_version_is_paired_with_no_pack() -> None:
         ({"guards": []}, "stats.json.pairs[0].guards"),
         ({"guards": {"g": 1}}, "stats.json.pairs[0].guards.g"),
         ({"any": {"newDenials": None}}, "stats.json.pairs[0].any.newDenials"),
+        ({"classes": {"stable": {"R1": 1}}}, "stats.json.pairs[0].classes"),
+        ({"classes": {"stable": {"R1": "1"}, "candidate": {}}}, "stats.json.pairs[0].classes.stable.R1"),
+        ({"latency": {"stable": {"124": 1}}}, "stats.json.pairs[0].latency.stable"),
+        ({"latency": {"candidate": {"5": -1}}}, "stats.json.pairs[0].latency.candidate.5"),
+        ({"latency": []}, "stats.json.pairs[0].latency"),
     ],
 )
 def test_malformed_statistics_are_refused_by_place(row: dict[str, object], where: str) -> None:
@@ -276,3 +282,100 @@ def test_more_differences_never_make_a_verdict_milder() -> None:
     found = [order.index(judge(stats(300, currency=Counts(k, 0)), ANALYSIS).outcome) for k in range(60)]
     assert all(a <= b for a, b in itertools.pairwise(found))
     assert set(found) == {0, 1, 2}
+
+
+# ---- beside verdicts ----------------------------------------------------------------------------
+
+QUICK, MS_4, MS_32 = 50, 84, 96  # buckets of 12 µs, 4 ms and 32 ms
+
+
+def timed(stable: dict[int, int], candidate: dict[int, int], **more: object) -> PairStats:
+    """Durations by bucket, over as many pairs; all decided by R1."""
+    n = sum(stable.values())
+    return stats(n, **{"r1": (n, n, n), "latency": (Histogram(stable), Histogram(candidate)), **more})  # type: ignore[arg-type]
+
+
+def test_a_slow_pack_fails_and_says_how_slow_on_how_many() -> None:
+    verdict = judge(timed({QUICK: 40}, {MS_4: 40}), ANALYSIS)
+    assert (verdict.outcome, len(verdict.findings)) == (Outcome.FAIL, 1)
+    worst = verdict.findings[0]
+    assert (worst.tolerance, worst.threshold, worst.pairs, worst.guard) == ("maxLatencyRatio", "2", 40, "")
+    assert float(worst.value) == pytest.approx(4_194_304 / 14_336, rel=0.01)
+
+
+def test_slow_is_what_is_slower_than_the_old_pack_and_than_the_floor() -> None:
+    assert judge(timed({QUICK: 1_000}, {MS_4: 1_000}), ANALYSIS).outcome is Outcome.FAIL
+    assert judge(timed({MS_4: 1_000}, {MS_4: 1_000}), ANALYSIS).outcome is Outcome.PASS
+    assert judge(timed({4: 1_000}, {QUICK: 1_000}), ANALYSIS).outcome is Outcome.PASS, "below the floor"
+    assert judge(timed({4: 1_000}, {QUICK: 1_000}), replace(ANALYSIS, latency_floor_us=5)).outcome is Outcome.FAIL
+    assert judge(timed({QUICK: 1_000}, {MS_4: 1_000}), replace(ANALYSIS, max_latency_ratio=Decimal(0))).outcome is Outcome.PASS
+    assert judge(timed({QUICK: 1_000}, {MS_4: 1_000}), replace(ANALYSIS, max_latency_ratio=Decimal(500))).outcome is Outcome.PASS
+
+
+def test_one_request_of_a_hundred_may_be_slow_and_six_may_not() -> None:
+    for slow, outcome in ((20, Outcome.PASS), (120, Outcome.FAIL)):
+        assert judge(timed({QUICK: 2_000}, {QUICK: 2_000 - slow, MS_32: slow}), ANALYSIS).outcome is outcome
+
+
+def test_a_pack_that_was_not_timed_enough_is_not_called_quick() -> None:
+    """After a restart of the agent: pairs are counted again, durations are not."""
+    few = judge(stats(1_000, r1=(1_000, 1_000, 1_000), latency=(Histogram({QUICK: 20}), Histogram({QUICK: 20}))), ANALYSIS)
+    assert (few.outcome, few.findings[0].tolerance, few.findings[0].pairs) == (Outcome.UNDECIDED, "maxLatencyRatio", 20)
+    assert judge(stats(1_000, r1=(0, 0, 0)), ANALYSIS).outcome is Outcome.PASS, "the agent decides all: there is nothing to time"
+
+
+def test_a_pack_that_leaves_r1_fails_and_one_that_comes_to_it_passes() -> None:
+    verdict = judge(stats(100, r1=(100, 0, 0)), ANALYSIS)
+    assert (verdict.outcome, str(verdict.findings[0])) == (
+        Outcome.FAIL,
+        "maxR1Drop is 1.0000, must be 0.1 at most, on 100 clusters, 100 pairs",
+    )
+    assert judge(stats(1_000, r1=(100, 1_000, 100)), ANALYSIS).outcome is Outcome.PASS
+    assert judge(timed({QUICK: 1_000}, {QUICK: 1_000}, r1=(1_000, 980, 980)), ANALYSIS).outcome is Outcome.PASS
+    assert judge(stats(1_000, r1=(1_000, 0, 0)), replace(ANALYSIS, max_r1_drop=Decimal(1))).outcome is Outcome.PASS
+
+
+def test_a_pack_that_parks_fails_also_when_it_is_the_first_one() -> None:
+    verdict = judge(stats(0, parked=40), ANALYSIS)
+    assert (verdict.outcome, str(verdict.findings[0])) == (
+        Outcome.FAIL,
+        "maxParked is 1.0000, must be 0.01 at most, on 0 clusters, 40 pairs",
+    )
+    first = PairStats(None, "b", pairs=100, covered=100, parked=60)
+    assert judge(first, ANALYSIS).findings[0].tolerance == "maxParked"
+    assert judge(stats(1_000, parked=5), ANALYSIS).outcome is Outcome.PASS
+    assert judge(stats(0, parked=40), replace(ANALYSIS, max_parked=Decimal(1))).outcome is Outcome.UNDECIDED
+
+
+def test_a_new_route_is_a_difference_that_can_be_meant() -> None:
+    admits = stats(100, any=Counts(0, 100), guards={"route": Counts(0, 100)})
+    assert {finding.guard for finding in judge(admits, ANALYSIS).findings} == {"route", ALL}
+    assert (
+        judge(replace(admits, pairs=1_000, clusters=1_000, covered=1_000), replace(ANALYSIS, intended=("route",))).outcome is Outcome.PASS
+    )
+
+
+@given(d=st.sampled_from([-1, 0, 1]), p=st.floats(0.0, 1.0), both=st.integers(0, 40), more=st.integers(0, 40), less=st.integers(0, 40))
+def test_the_capital_is_fair_and_margins_only_lower_it(d: int, p: float, both: int, more: int, less: int) -> None:
+    """The factor is linear in x, so its mean is 1 where the mean of x is p: for each stake, over the two outermost distributions."""
+    for rows in (_for(p), _against(p)):
+        for _, up, down, same in rows:
+            assert p * math.exp(up) + (1 - p) * math.exp(same) == pytest.approx(1.0)
+            assert (1 + p) / 2 * math.exp(up) + (1 - p) / 2 * math.exp(down) == pytest.approx(1.0)
+    n = both + more + less + 7 * (d + 1)
+    known, margins = Excess(n, more, less), Excess.of_margins(n, more + both, less + both)
+    assert margins.log_for(p) <= known.log_for(p) + 1e-9
+    assert margins.log_against(p) <= known.log_against(p) + 1e-9
+
+
+def test_durations_and_classes_of_an_agent_are_read_and_add_up() -> None:
+    row = {
+        "classes": {"stable": {"R1": 9, "W1": 1}, "candidate": {"R1": 4}, "bothR1": 3},
+        "latency": {"stable": {"50": 2}, "candidate": {"50": 1, "84": 1}},
+    }
+    one = pair_stats(document(**row), STABLE, CANDIDATE)
+    assert (one.r1, one.latency) == ((9, 4, 3), (Histogram({50: 2}), Histogram({50: 1, 84: 1})))
+    both = combine([one, one])
+    assert (both.r1, both.latency[1]) == ((18, 8, 6), Histogram({50: 2, 84: 2}))
+    assert combine([one, pair_stats(document(), STABLE, CANDIDATE)]).r1 == (19, 14, 13), "a silent point changed nothing"
+    assert pair_stats(document(), STABLE, CANDIDATE).r1 is None

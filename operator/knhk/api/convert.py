@@ -91,6 +91,10 @@ def to_analysis(analysis: Mapping[str, Any], guards: Sequence[str] = ()) -> Anal
     return Analysis(
         max_new_denials=Decimal(tolerances["maxNewDenials"]),
         max_new_admits=Decimal(tolerances["maxNewAdmits"]),
+        max_parked=Decimal(tolerances["maxParked"]),
+        max_r1_drop=Decimal(tolerances["maxR1Drop"]),
+        max_latency_ratio=Decimal(tolerances["maxLatencyRatio"]),
+        latency_floor_us=tolerances["latencyFloorMicroseconds"],
         effect=Decimal(analysis["effect"]),
         alpha=Decimal(analysis["alpha"]),
         beta=Decimal(analysis["beta"]),

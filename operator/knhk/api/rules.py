@@ -51,6 +51,16 @@ def share(low: str, high: str) -> tuple[Rule, ...]:
     return (Rule(cel, message, holds),)
 
 
+RATIO = r"^(0|[1-9][0-9]{0,2}(\.[0-9]{1,3})?)$"
+
+
+def latency_ratio() -> tuple[Rule, ...]:
+    """A decimal string from 1 to 999, or 0 for no limit; at most 3 decimals."""
+    compiled = re.compile(RATIO.removesuffix("$") + r"\Z", re.ASCII)
+    message = "must be a decimal string from 1 to 999 with at most 3 decimals, such as '1.5', or '0' for no limit"
+    return (Rule(f"self.matches({_quoted(RATIO)})", message, lambda v: compiled.match(v) is not None),)
+
+
 def _float(text: str) -> str:
     return text if "." in text else f"{text}.0"
 

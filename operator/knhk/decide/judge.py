@@ -8,7 +8,7 @@ a difference is tested by the likelihood ratio of `effect` against the tolerance
 Under p ≤ p0 it is a supermartingale, so P(ever L ≥ m/alpha) ≤ alpha/m (Ville 1939): the judge may be asked
 after every request, and over m streams a good pack fails with probability alpha at most. Under p ≥ p1
 the same holds for 1/L: a pack with the effect passes with probability beta at most (Wald 1945,
-Robbins 1970).
+Robbins 1970). What is watched beside verdicts (knhk.decide.watches) is tested by knhk.decide.excess.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from knhk.decide.watches import WATCHES, Level, Watch, watches
 from knhk.model.rollout import (
     DIRECTIONS,
+    ROUTE,
     TOLERANCE,
     Analysis,
     Counts,
@@ -71,20 +73,23 @@ def judge(stats: PairStats, analysis: Analysis) -> Verdict:
     decisions and no more errors than tolerated.
     """
     streams = [] if stats.stable is None else _streams(stats, analysis)
-    failed = [*_errors(stats, analysis), *_crossed(streams, stats, analysis)]
+    beside = watches(stats, analysis)
+    failed = [*_errors(stats, analysis), *_crossed(streams, stats, analysis), *_exceeded(beside, stats, analysis)]
     if failed:
         return Verdict(Outcome.FAIL, tuple(failed[:MAX_FINDINGS]))
     still = [*_too_few(stats, analysis), *_uncovered(stats, analysis), *_unsettled(streams, stats, analysis)]
+    if stats.stable is not None:
+        still += _not_yet_within(beside, stats, analysis)
     return Verdict(Outcome.UNDECIDED if still else Outcome.PASS, tuple(still[:MAX_FINDINGS]))
 
 
 def stream_count(stats: PairStats, analysis: Analysis) -> int:
-    """m: guards that are watched and the aggregate, each in two directions."""
-    return len(DIRECTIONS) * (1 + len(_watched(stats, analysis)))
+    """m: guards that are watched and the aggregate, each in two directions, and what is watched beside."""
+    return len(DIRECTIONS) * (1 + len(_watched(stats, analysis))) + WATCHES
 
 
 def _watched(stats: PairStats, analysis: Analysis) -> list[str]:
-    known = {*analysis.guards, *stats.guards}
+    known = {ROUTE, *analysis.guards, *stats.guards}
     return sorted(guard for guard in known if not _intended(guard, analysis))
 
 
@@ -120,9 +125,7 @@ def _ratios(analysis: Analysis) -> dict[Direction, Ratio]:
 
 def _crossed(streams: list[_Stream], stats: PairStats, analysis: Analysis) -> list[Finding]:
     """Streams whose evidence for the effect is m/alpha to 1 or more, the strongest first."""
-    if not streams:
-        return []
-    limit = math.log(len(streams) / float(analysis.alpha))
+    limit = math.log(stream_count(stats, analysis) / float(analysis.alpha))
     ratios = _ratios(analysis)
     found = []
     for stream in streams:
@@ -156,6 +159,33 @@ def _finding(stream: _Stream, k: int, stats: PairStats, analysis: Analysis) -> F
         clusters=stats.clusters,
         samples=stats.samples.get(stream.direction, ()),
     )
+
+
+def _exceeded(beside: list[Watch], stats: PairStats, analysis: Analysis) -> list[Finding]:
+    """Watches with a level whose evidence for more than is allowed is m·tests/alpha to 1 or more."""
+    found = []
+    for watch in beside:
+        limit = math.log(stream_count(stats, analysis) * watch.tests / float(analysis.alpha))
+        evidence, level = max(((level.failing.log_for(watch.allowed), level) for level in watch.levels), key=lambda row: row[0])
+        if evidence >= limit:
+            found.append(_watch_finding(watch, level, stats))
+    return found
+
+
+def _not_yet_within(beside: list[Watch], stats: PairStats, analysis: Analysis) -> list[Finding]:
+    """Watches with a level whose evidence against `effect` more than is allowed is not yet 1/beta to 1."""
+    limit = -math.log(float(analysis.beta))
+    found = []
+    for watch in beside:
+        bad = min(1.0, watch.allowed + float(analysis.effect))
+        evidence, level = min(((level.passing.log_against(bad), level) for level in watch.levels), key=lambda row: row[0])
+        if evidence < limit:
+            found.append(_watch_finding(watch, level, stats))
+    return found
+
+
+def _watch_finding(watch: Watch, level: Level, stats: PairStats) -> Finding:
+    return Finding(watch.tolerance, ALL, "", level.value, watch.threshold, watch.samples, stats.clusters)
 
 
 def share(k: int, n: int) -> str:

@@ -14,6 +14,10 @@ Direction = Literal["newDenials", "newAdmits"]
 DIRECTIONS: tuple[Direction, Direction] = ("newDenials", "newAdmits")
 TOLERANCE: Mapping[Direction, str] = {"newDenials": "maxNewDenials", "newAdmits": "maxNewAdmits"}
 MAX_GUARDS = 65_535
+ROUTE = "route"  # pseudo-guard: one pack knows the route of a request and the other does not
+R1 = "R1"
+SIDES = ("stable", "candidate")
+MAX_BUCKETS = 124  # formats/ring.md
 MAX_SAMPLES = 5
 
 
@@ -41,13 +45,51 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """Durations of one arm: samples by bucket of formats/ring.md, four for each power of two nanoseconds."""
+
+    buckets: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Number of samples."""
+        return sum(self.buckets.values())
+
+    def reaching(self, ns: float) -> int:
+        """At most how many samples took `ns` or longer: those of its bucket count."""
+        return sum(n for bucket, n in self.buckets.items() if bucket_start_ns(bucket + 1) > ns)
+
+    def surely_reaching(self, ns: float) -> int:
+        """At least how many samples took `ns` or longer: those of its bucket do not count unless it begins there."""
+        return sum(n for bucket, n in self.buckets.items() if bucket_start_ns(bucket) >= ns)
+
+    def longest(self, rank: int) -> int:
+        """The bucket of the `rank`-th longest sample, 1 … total; 0 of nothing."""
+        for bucket in sorted(self.buckets, reverse=True):
+            rank -= self.buckets[bucket]
+            if rank <= 0:
+                return bucket
+        return 0
+
+    def __add__(self, other: Histogram) -> Histogram:
+        both = {*self.buckets, *other.buckets}
+        return Histogram({bucket: self.buckets.get(bucket, 0) + other.buckets.get(bucket, 0) for bucket in both})
+
+
+def bucket_start_ns(bucket: int) -> int:
+    """The shortest duration of a bucket."""
+    return bucket if bucket < 4 else (4 + bucket % 4) << (bucket // 4 - 1)
+
+
+@dataclass(frozen=True)
 class PairStats:
     """What was counted over requests that both arms judged (formats/agent.md, Statistics); cumulative.
 
     `stable` is None for a first version: there is nothing to differ from, and `pairs` then counts
     decisions of the candidate. Digests are the first 20 bytes in hexadecimal. `clusters` are the
     independent units. `covered` counts pairs whose leaves
-    the log has acknowledged, `parked` requests that the candidate could not decide in time.
+    the log has acknowledged, `parked` requests that the candidate could not decide in time. `r1`: pairs that stable,
+    candidate, and both decided by R1. `latency`: of stable and candidate, over pairs that both decided without the agent.
     """
 
     stable: str | None
@@ -62,11 +104,14 @@ class PairStats:
     parked: int = 0
     enforced_denials: int = 0
     last_candidate_enforced_ns: int = 0
+    r1: tuple[int, int, int] | None = None
+    latency: tuple[Histogram, Histogram] = (Histogram(), Histogram())
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the author tolerates. Shares are of clusters, 0 … 1; `effect` is what must be found.
+    """What the author tolerates. Shares are of clusters, 0 … 1; `effect` is what must be found. `max_r1_drop` and `max_parked`
+    are shares of requests, 1 of no limit; `max_latency_ratio` 0 is no limit.
 
     `guards` are the ids of all guards of both packs, known before traffic is: the allowed
     false-rollback error `alpha` is split over them. `intended` are glob patterns of guard ids.
@@ -74,6 +119,10 @@ class Analysis:
 
     max_new_denials: Decimal = Decimal("0.01")
     max_new_admits: Decimal = Decimal("0.01")
+    max_parked: Decimal = Decimal("0.01")
+    max_r1_drop: Decimal = Decimal("0.1")
+    max_latency_ratio: Decimal = Decimal(2)
+    latency_floor_us: int = 1000
     effect: Decimal = Decimal("0.05")
     alpha: Decimal = Decimal("0.01")
     beta: Decimal = Decimal("0.005")
@@ -190,6 +239,34 @@ def _samples(value: object) -> dict[Direction, tuple[str, ...]]:
     return found
 
 
+def _r1(row: Mapping[str, Any], where: str, faults: list[Fault]) -> tuple[int, int, int] | None:
+    """Out of `classes`; None of statistics without them."""
+    value = row.get("classes")
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(isinstance(value.get(side), Mapping) for side in SIDES):
+        faults.append(Fault(f"{where}.classes", repr(value)[:80], "must be an object with stable, candidate and bothR1"))
+        return None
+    stable, candidate = (_count(value[side].get(R1, 0), f"{where}.classes.{side}.{R1}", faults) for side in SIDES)
+    return stable, candidate, _count(value.get("bothR1", 0), f"{where}.classes.bothR1", faults)
+
+
+def _histogram(value: object, where: str, faults: list[Fault]) -> Histogram:
+    if not isinstance(value, Mapping) or not all(str(key).isdecimal() and int(key) < MAX_BUCKETS for key in value):
+        faults.append(Fault(where, repr(value)[:80], f"must be an object of counts by bucket, 0 to {MAX_BUCKETS - 1}"))
+        return Histogram()
+    return Histogram({int(key): _count(n, f"{where}.{key}", faults) for key, n in value.items()})
+
+
+def _latency(row: Mapping[str, Any], where: str, faults: list[Fault]) -> tuple[Histogram, Histogram]:
+    value = row.get("latency", {})
+    if not isinstance(value, Mapping):
+        faults.append(Fault(f"{where}.latency", repr(value)[:80], "must be an object with stable and candidate"))
+        return Histogram(), Histogram()
+    stable, candidate = (_histogram(value.get(side, {}), f"{where}.latency.{side}", faults) for side in SIDES)
+    return stable, candidate
+
+
 def _pair(row: Mapping[str, Any], stable: str | None, candidate: str, where: str) -> PairStats:
     faults: list[Fault] = []
     guards = row.get("guards", {})
@@ -219,6 +296,8 @@ def _pair(row: Mapping[str, Any], stable: str | None, candidate: str, where: str
         parked=numbers["parked"],
         enforced_denials=numbers["enforcedDenials"],
         last_candidate_enforced_ns=numbers["lastCandidateEnforcedNs"],
+        r1=_r1(row, where, faults),
+        latency=_latency(row, where, faults),
     )
     if faults:
         raise Refused(faults)
@@ -273,4 +352,15 @@ def combine(stats: Iterable[PairStats]) -> PairStats:
         parked=sum(r.parked for r in rows),
         enforced_denials=sum(r.enforced_denials for r in rows),
         last_candidate_enforced_ns=max(r.last_candidate_enforced_ns for r in rows),
+        r1=_added(rows),
+        latency=(sum((r.latency[0] for r in rows), Histogram()), sum((r.latency[1] for r in rows), Histogram())),
     )
+
+
+def _added(rows: list[PairStats]) -> tuple[int, int, int] | None:
+    """R1 counts of several points; a point that told none counts as one where all stayed as it was."""
+    told = [row.r1 or (row.pairs, row.pairs, row.pairs) for row in rows]
+    if all(row.r1 is None for row in rows):
+        return None
+    stable, candidate, both = (sum(column) for column in zip(*told, strict=True))
+    return stable, candidate, both

@@ -14,7 +14,7 @@ from knhk.api.kinds.common import (
     reference,
     version,
 )
-from knhk.api.rules import ascending, forbids_unless, larger, matches, one_of, refused, share
+from knhk.api.rules import ascending, forbids_unless, larger, latency_ratio, matches, one_of, refused, share
 from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Shape, Str
 
 _GUARD_GLOB = r"^[A-Za-z0-9_.*?:/#-]{1,256}$"
@@ -91,7 +91,7 @@ _ROUTE = Obj(
 )
 
 _TOLERANCES = Obj(
-    "Shares of callers, as decimal strings, that may meet a difference.",
+    "What may differ between the old and the new pack: shares of callers or requests, and a ratio, as decimal strings.",
     {
         "maxNewDenials": Str(
             "Share that the new pack may deny where the old one admits. Default: 0.01.",
@@ -104,6 +104,30 @@ _TOLERANCES = Obj(
             max=16,
             rules=share("0", "0.5"),
             default="0.01",
+        ),
+        "maxParked": Str(
+            "Share of requests that the new pack may leave undecided beyond the time-out (202). 1: no limit. Default: 0.01.",
+            max=16,
+            rules=share("0", "1"),
+            default="0.01",
+        ),
+        "maxR1Drop": Str(
+            "Share of requests that may leave class R1 for a slower tier. 1: no limit. Default: 0.1.",
+            max=16,
+            rules=share("0", "1"),
+            default="0.1",
+        ),
+        "maxLatencyRatio": Str(
+            "How many times as long as the old pack the new one may take, up to the 99th percentile. 0: no limit. Default: 2.",
+            max=16,
+            rules=latency_ratio(),
+            default="2",
+        ),
+        "latencyFloorMicroseconds": Int(
+            "Decisions shorter than this are never called slow. Default: 1000.",
+            min=1,
+            max=4_000_000,
+            default=1000,
         ),
     },
     default={},
