@@ -124,8 +124,8 @@ def pack(
 
 @dataclass
 class World:
-    """`bad`: versions that deny a third of what was admitted. `traffic`: requests of each point and step. `covers`:
-    whether the log makes checkpoints."""
+    """`bad`: versions that deny a third of what was admitted; `slow`: take 16 ms instead of 12 µs; `cold`: leave R1. `traffic`:
+    requests of each point and step. `covers`: whether the log makes checkpoints."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     store: CheckedStore = field(default_factory=CheckedStore)
@@ -137,11 +137,14 @@ class World:
     executor: InlineExecutor = field(default_factory=InlineExecutor)
     fate: Fate = field(default_factory=Fate)
     bad: frozenset[str] = frozenset()
+    slow: frozenset[str] = frozenset()
+    cold: frozenset[str] = frozenset()
     traffic: int = 12
     covers: bool = True
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     checked: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
     newest: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -234,6 +237,7 @@ class World:
         if candidate:
             row = self.counts.setdefault((name, stable or "0" * 40, candidate), [0, 0])
             row[0] += self.traffic
+            self.versions[candidate] = document["candidate"]["version"]
             row[1] += self.traffic // 3 if stable and document["candidate"]["version"] in self.bad else 0
         self.fleet.told[name] = Statistics(self._statistics(name, document["epoch"]), self.clock.ns)
 
@@ -257,10 +261,19 @@ class World:
                     "guards": {"shapes.S.total.minCount": {"newDenials": worse, "newAdmits": 0}},
                     "any": {"newDenials": worse, "newAdmits": 0},
                     "samples": {"newDenials": ["ab" * 16] if worse else [], "newAdmits": []},
+                    **self._beside(self.versions[candidate], n),
                 }
                 for (stable, candidate), (n, worse) in rows
             ],
             "decisions": {digest: {"admit": n, "deny": 0} for (where, digest), n in self.decided.items() if where == name},
+        }
+
+    def _beside(self, version: str, n: int) -> dict[str, Any]:
+        """Classes and durations of a candidate of this version."""
+        left = n if version in self.cold else 0
+        return {
+            "classes": {"stable": {"R1": n}, "candidate": {"R1": n - left, "C1": left}, "bothR1": n - left},
+            "latency": {"stable": {"50": n - left}, "candidate": {"92" if version in self.slow else "50": n - left}},
         }
 
     # ---- laws ----------------------------------------------------------------------------------

@@ -76,6 +76,26 @@ def test_a_bad_version_is_rolled_back_with_its_reason_and_denied(live: World) ->
     assert modes(live)[-2:] == [("Shadow", 0), ("Stable", 0)]
 
 
+@pytest.mark.parametrize(
+    ("what", "tolerance", "value", "threshold"), [("slow", "maxLatencyRatio", "1170.29", "2"), ("cold", "maxR1Drop", "1.0000", "0.1")]
+)
+def test_a_version_that_says_the_same_but_costs_more_is_rolled_back(
+    live: World, what: str, tolerance: str, value: str, threshold: str
+) -> None:
+    """Status and policy receipt name the tolerance, what was measured, what was allowed and on how many requests."""
+    setattr(live, what, frozenset({"1.1.0"}))
+    live.apply(pack("1.1.0", constraint="sh:minCount 2"))
+    live.until_phase("RolledBack")
+    live.settle()
+    (finding,) = live.get().status["revision"]["findings"]
+    assert (finding["tolerance"], finding["value"], finding["threshold"]) == (tolerance, value, threshold)
+    assert finding["pairs"] > 0
+    assert f"{tolerance} is {value}, must be {threshold} at most" in live.ready()["message"]
+    (event,) = [s["predicate"] for s in live.log.statements() if s["predicate"]["kind"] == "RolledBack"]
+    assert event["evidence"]["finding"] == finding
+    assert live.document()["candidate"] is None
+
+
 def test_bytes_that_were_rolled_back_are_refused_for_ever(live: World) -> None:
     live.bad = frozenset({"1.1.0"})
     live.apply(pack("1.1.0", constraint="sh:minCount 2"))
