@@ -149,3 +149,10 @@ def test_a_damaged_cache_is_linked_again(knhk: Any, pack: Path, tmp_path: Path, 
         data[len(data) // 2] ^= 1
         path.write_bytes(bytes(data))
     assert knhk("pack", "build", pack, "--registry", tmp_path / "r2").out["digest"] == one
+
+
+def test_a_bundle_that_is_no_text_is_refused_with_its_place(knhk: Any, pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "roles.ttl").write_bytes(b"# caf\xe9\n")
+    answer = knhk("pack", "decide", pack, "--bundle", tmp_path / "roles.ttl", *TIME)
+    assert answer.exit == 1
+    assert (answer.err["faults"][0]["where"], answer.err["faults"][0]["value"]) == (f"{tmp_path / 'roles.ttl'} offset 5", "byte 0xe9")

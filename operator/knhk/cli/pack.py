@@ -439,6 +439,7 @@ def _route(given: str | None, routes: Sequence[Mapping[str, Any]]) -> str:
 
 def _bundle_data(given: Path | None, found: Found) -> bytes | None:
     from knhk.adapters.pack_folder import data_bundle
+    from knhk.model.faults import Fault, Refused
     from knhk.reconcilers.admission import bundle_bytes
     from knhk_gen.bundle import build as closure
 
@@ -450,4 +451,11 @@ def _bundle_data(given: Path | None, found: Found) -> bytes | None:
     if given.suffix in (".yaml", ".yml"):
         return bundle_bytes(data_bundle(given))
     template = found.bundle.spec.get("callerTemplate", "") if found.bundle is not None else ""
-    return closure(data.decode(), str(given), template)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        wrong = f"byte 0x{data[error.start]:02x}"
+        raise Refused(
+            [Fault(f"{given} offset {error.start}", wrong, "must be UTF-8: Turtle, DataBundle YAML, or a built bundle")]
+        ) from error
+    return closure(text, str(given), template)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from knhk.api.rules import matches
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from knhk.api.rules import matches, one_of, refused, share
 from knhk.api.shape import Int, List, Obj, Rule, Shape, Str
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -31,6 +34,17 @@ def version(doc: str) -> Str:
 def digest(doc: str) -> Str:
     """sha256:… of an artifact."""
     return Str(doc, max=71, min=71, rules=(matches(DIGEST, "must be sha256: and 64 hexadecimal digits"),))
+
+
+def decimal(doc: str, low: str, high: str, default: str) -> Str:
+    """A share from `low` to `high`, as a decimal string."""
+    return Str(f"{doc} Default: {default}.", max=16, rules=share(low, high), default=default)
+
+
+def choice(doc: str, *values: str, max: int, default: str, later: Mapping[str, str] = MappingProxyType({})) -> Str:
+    """One of `values`; those of `later` are known, and refused in these words until they are there."""
+    rules = (one_of(*values), *(refused(value, must) for value, must in later.items()))
+    return Str(f"{doc} Default: {default}.", max=max, rules=rules, default=default)
 
 
 def reference(doc: str) -> Obj:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, NAME_RULE, STATUS_FIELDS, name
+from knhk.api.kinds.common import COLUMNS, NAME_RULE, STATUS_FIELDS, choice, name
 from knhk.api.rules import exactly_one, matches, one_of, refused
 from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Str
 
@@ -214,11 +214,8 @@ SPEC = Obj(
             ),
             default="Deny",
         ),
-        "baseline": Str(
-            "What happens on matched routes before a first pack is live: Deny or Admit. Default: Deny.",
-            max=8,
-            rules=(one_of("Deny", "Admit"),),
-            default="Deny",
+        "baseline": choice(
+            "What happens on matched routes before a first pack is live: Deny or Admit.", "Deny", "Admit", max=8, default="Deny"
         ),
         "attributes": Obj("Where verified attributes come from.", {"jwt": _JWT}, default={}),
         "stickyAttribute": Str(
@@ -239,14 +236,13 @@ SPEC = Obj(
             ),
             default="local",
         ),
-        "failure": Str(
-            "What happens when no decision can be made. Default: Closed.",
+        "failure": choice(
+            "What happens when no decision can be made.",
+            "Closed",
+            "Open",
             max=8,
-            rules=(
-                one_of("Closed", "Open"),
-                refused("Open", "must be Closed; Open needs an approval, which is not available yet"),
-            ),
             default="Closed",
+            later={"Open": "must be Closed; Open needs an approval, which is not available yet"},
         ),
         "agentGraceSeconds": Int("How long a silent agent is tolerated. Default: 30.", min=1, max=86_400, default=30),
         "parkTimeoutMs": Int(

@@ -9,12 +9,14 @@ from knhk.api.kinds.common import (
     MAX_INLINE,
     NAME_RULE,
     STATUS_FIELDS,
+    choice,
+    decimal,
     digest,
     name,
     reference,
     version,
 )
-from knhk.api.rules import ascending, forbids_unless, larger, latency_ratio, matches, one_of, refused, share
+from knhk.api.rules import ascending, forbids_unless, larger, latency_ratio, matches, one_of, refused
 from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Shape, Str
 
 _GUARD_GLOB = r"^[A-Za-z0-9_.*?:/#-]{1,256}$"
@@ -49,12 +51,7 @@ _SOURCE = Obj(
             rules=(matches(IRI, "must be an absolute IRI such as https://example.com/ns#Invoice"),),
         ),
         "message": Str("What a denied caller reads; only for kinds ask and construct.", max=512),
-        "severity": Str(
-            "Violation denies, Warning and Info only mark. Default: Violation.",
-            max=16,
-            rules=(one_of("Violation", "Warning", "Info"),),
-            default="Violation",
-        ),
+        "severity": choice("Violation denies, Warning and Info only mark.", "Violation", "Warning", "Info", max=16, default="Violation"),
         "media": Str(
             "Media type of the text; by default what the kind is usually written in.",
             max=64,
@@ -93,30 +90,12 @@ _ROUTE = Obj(
 _TOLERANCES = Obj(
     "What may differ between the old and the new pack: shares of callers or requests, and a ratio, as decimal strings.",
     {
-        "maxNewDenials": Str(
-            "Share that the new pack may deny where the old one admits. Default: 0.01.",
-            max=16,
-            rules=share("0", "0.5"),
-            default="0.01",
+        "maxNewDenials": decimal("Share that the new pack may deny where the old one admits.", "0", "0.5", default="0.01"),
+        "maxNewAdmits": decimal("Share that the new pack may admit where the old one denies.", "0", "0.5", default="0.01"),
+        "maxParked": decimal(
+            "Share of requests that the new pack may leave undecided beyond the time-out (202). 1: no limit.", "0", "1", default="0.01"
         ),
-        "maxNewAdmits": Str(
-            "Share that the new pack may admit where the old one denies. Default: 0.01.",
-            max=16,
-            rules=share("0", "0.5"),
-            default="0.01",
-        ),
-        "maxParked": Str(
-            "Share of requests that the new pack may leave undecided beyond the time-out (202). 1: no limit. Default: 0.01.",
-            max=16,
-            rules=share("0", "1"),
-            default="0.01",
-        ),
-        "maxR1Drop": Str(
-            "Share of requests that may leave class R1 for a slower tier. 1: no limit. Default: 0.1.",
-            max=16,
-            rules=share("0", "1"),
-            default="0.1",
-        ),
+        "maxR1Drop": decimal("Share of requests that may leave class R1 for a slower tier. 1: no limit.", "0", "1", default="0.1"),
         "maxLatencyRatio": Str(
             "How many times as long as the old pack the new one may take, up to the 99th percentile. 0: no limit. Default: 2.",
             max=16,
@@ -137,24 +116,9 @@ _ANALYSIS = Obj(
     "What the judge compares, and how sure it must be (docs/judge.md).",
     {
         "tolerances": _TOLERANCES,
-        "effect": Str(
-            "Share of callers that a bad pack would hit; it is found with error beta. Default: 0.05.",
-            max=16,
-            rules=share("0.0001", "1"),
-            default="0.05",
-        ),
-        "alpha": Str(
-            "Allowed probability to roll back a good pack. Default: 0.01.",
-            max=16,
-            rules=share("0.000001", "0.2"),
-            default="0.01",
-        ),
-        "beta": Str(
-            "Allowed probability to promote a pack with the declared effect. Default: 0.005.",
-            max=16,
-            rules=share("0.000001", "0.2"),
-            default="0.005",
-        ),
+        "effect": decimal("Share of callers that a bad pack would hit; it is found with error beta.", "0.0001", "1", default="0.05"),
+        "alpha": decimal("Allowed probability to roll back a good pack.", "0.000001", "0.2", default="0.01"),
+        "beta": decimal("Allowed probability to promote a pack with the declared effect.", "0.000001", "0.2", default="0.005"),
         "intended": List(
             "Guards that are meant to decide differently, as glob patterns of guard ids.",
             Str(
@@ -213,10 +177,12 @@ _ROLLOUT = Obj(
             max=2_592_000,
             default=3600,
         ),
-        "onNoData": Str(
-            "What to do when the deadline passes with too few pairs: Abort, Hold or Promote. Default: Abort.",
+        "onNoData": choice(
+            "What to do when the deadline passes with too few pairs: Abort, Hold or Promote.",
+            "Abort",
+            "Hold",
+            "Promote",
             max=16,
-            rules=(one_of("Abort", "Hold", "Promote"),),
             default="Abort",
         ),
     },
@@ -225,8 +191,8 @@ _ROLLOUT = Obj(
 
 
 def _park(doc: str) -> Str:
-    rules = (one_of("Wait", "Deny"), refused("Deny", "must be Wait; denying what a slower tier must decide is not available yet"))
-    return Str(f"{doc} Default: Wait.", max=8, rules=rules, default="Wait")
+    must = "must be Wait; denying what a slower tier must decide is not available yet"
+    return choice(doc, "Wait", "Deny", max=8, default="Wait", later={"Deny": must})
 
 
 SPEC = Obj(
