@@ -41,6 +41,8 @@ def _one_value(mapping: Doc, triples_map: Doc, value: Doc) -> bool:
     if "child" in value:
         child = next(m for m in mapping["maps"] if m["id"] == value["child"])
         return not _many(child["iterator"][len(triples_map["iterator"]) :])
+    if not {"ref", "parts", "term"} & value.keys():
+        return False  # a join may find many
     return not any(_many(steps) for steps in _references(value))
 
 
@@ -53,5 +55,5 @@ def _references(value: Doc) -> Iterator[Sequence[Doc]]:
 
 
 def _many(steps: Sequence[Doc]) -> bool:
-    """Whether a path can lead to more than one place: anything but a plain step of JSON."""
-    return any(not ({"key", "index"} & step.keys()) for step in steps)
+    """Whether a path can lead to more than one place: any step but one by member name, index or attribute."""
+    return any(not ({"key", "index", "attribute"} & step.keys()) for step in steps)

@@ -27,6 +27,9 @@ def knhk(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "knhk.cli", *words], capture_output=True, text=True, cwd=ROOT)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def counted() -> dict[str, Any]:
     """All packs, by one call."""

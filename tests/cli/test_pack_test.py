@@ -146,3 +146,28 @@ def test_rules_of_the_slower_tiers_are_mutated_too(knhk: Any, pack: Path) -> Non
     after = knhk("pack", "test", pack).out
     assert [s for s in after["mutation"]["survivors"] if s["guard"].endswith("pattern")] == []
     assert after["tiers"]["cases"]["W1"] > 0
+
+
+CONSTRUCT = """    - name: marks
+      kind: construct
+      target: https://example.com/ns#Order
+      inline: |
+        PREFIX ex: <https://example.com/ns#>
+        CONSTRUCT { $this ex:seen "yes" } WHERE { $this ex:total ?total }
+"""
+
+
+def test_triples_of_a_are_held_to_what_is_expected(knhk: Any, pack: Path) -> None:
+    file = pack / "pack.yaml"
+    file.write_text(file.read_text().replace("    - name: order\n", CONSTRUCT + "    - name: order\n"))
+    case = """cases:
+  - name: marked
+    body: '{"id": "1", "currency": "EUR", "total": 1}'
+    verdict: ADMIT
+    triples: ['<https://example.com/orders/1> <https://example.com/ns#seen> "yes"%s']
+"""
+    write(pack, case % " .")
+    assert knhk("pack", "test", pack).exit == 0
+    write(pack, case.replace('"yes"', '"no"') % " .")
+    (wrong,) = knhk("pack", "test", pack, "--no-mutants").out["cases"]["wrong"]
+    assert [told.partition(":")[0] for told in wrong["told"]] == ["makes too", "does not make"]

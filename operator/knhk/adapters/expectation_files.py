@@ -57,6 +57,7 @@ def _case(draft: Draft, folder: Path, plan: Mapping[str, Any], faults: list[Faul
         bool(draft.edits.set or draft.edits.remove or draft.edits.replace or "body" in fields),
         fields["attributes"], time_ns(fields["time"]), fields["region"], fields["verdict"],
         tuple(fields["failing"]) if "failing" in fields else None,
+        tuple(fields["triples"]) if "triples" in fields else None,
     )  # fmt: skip
     faults += _unknown(case, plan)
     try:

@@ -52,6 +52,7 @@ CASE = Obj(
         "remove": List("JSON Pointers of what is taken out.", Str("Pointer.", max=512), max=64),
         "replace": Map("Text that occurs once → what stands there instead.", Str("New text.", max=1 << 16), max=64),
         "verdict": Str("ADMIT or DENY.", max=16, rules=(matches("^(ADMIT|DENY)$", "must be ADMIT or DENY"),)),
+        "triples": List("Exactly the triples of A, as canonical N-Triples without line feeds.", Str("Triple.", max=4096, min=1), max=64),
         "failing": List("Every guard that fails, by id, or by the IRI of its shape.", Str("Guard or shape.", max=512, min=1), max=256),
         **_FIELDS,
     },

@@ -20,8 +20,8 @@ class Edits:
 
 @dataclass(frozen=True)
 class Case:
-    """One expectation. `edited` tells that the body is no file as it lies there; `failing` None: not said; `places` maps fields
-    ("" for the case, "route", "failing[0]") to file:line."""
+    """One expectation. `edited` tells that the body is no file as it lies there; `failing` and `triples` (of A) None: not said;
+    `places` maps fields ("" for the case, "route", "failing[0]") to file:line."""
 
     name: str
     places: Mapping[str, str]
@@ -33,6 +33,7 @@ class Case:
     region: str
     verdict: str
     failing: tuple[str, ...] | None
+    triples: tuple[str, ...] | None = None
 
     def place(self, field: str = "") -> str:
         """Where a field was written, else the case."""

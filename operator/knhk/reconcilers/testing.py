@@ -127,12 +127,14 @@ class Subject:
             decided = decide_whole(self.evaluator, self.evaluator.judge, o)
         except InputRefused as error:
             raise Refused([Fault(case.place(), case.name, f"must be a request that the pack judges: {error}")]) from error
-        failing = frozenset(parse_action(decided.a).failing)
+        action = parse_action(decided.a)
+        failing = frozenset(action.failing)
         graph = None if 0 in failing else self.evaluator.graph(o)
         reached = _reached(self.plan, graph, failing)
         verdict, klass = VERDICTS[decided.verdict], CLASSES[decided.klass]
         seen = Seen(case, o, verdict, klass, self.evaluator.decide(o).status == ESCAPE, failing, reached, graph, ())
-        return replace(seen, told=mismatch(self.plan, case, verdict, failing))
+        told = mismatch(self.plan, case, verdict, failing)
+        return replace(seen, told=(*told, *_other_triples(case, action.triples)))
 
 
 def observation(case: Case, data: bytes | None) -> Observation:
@@ -179,6 +181,14 @@ def mismatch(plan: Plan, case: Case, verdict: str, failing: Collection[int]) -> 
     told += [f"{guard['id']} fails too" for guard, own in zip(guards, names, strict=True) if not own & set(case.failing)]
     told += [f"{name} does not fail" for name in case.failing if not any(name in own for own in names)]
     return tuple(told)
+
+
+def _other_triples(case: Case, made: Sequence[bytes]) -> Iterator[str]:
+    if case.triples is None:
+        return
+    found = [triple.decode() for triple in made]
+    yield from (f"makes too: {triple}" for triple in found if triple not in case.triples)
+    yield from (f"does not make: {triple}" for triple in case.triples if triple not in found)
 
 
 def _reached(plan: Plan, graph: bytes | None, failing: frozenset[int]) -> frozenset[int]:
