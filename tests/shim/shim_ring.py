@@ -21,6 +21,7 @@ class Leaf:
     enforced: bool
     flags: int
     a: bytes
+    duration_ns: int
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def _record(data: bytes) -> Record:
     at = 128 + o_len
     leaves = []
     for number in range(arms):
-        pack, kind, klass, verdict, mode, flags, a_len = struct.unpack_from("<20sBBBBB3xI", data, 56 + 36 * number)
-        leaves.append(Leaf(pack.hex(), KINDS[kind], klass, VERDICTS[verdict], mode == 1, flags, data[at : at + a_len]))
+        pack, kind, klass, verdict, mode, flags, a_len, duration_ns = struct.unpack_from("<20sBBBBB3xII", data, 56 + 36 * number)
+        leaves.append(Leaf(pack.hex(), KINDS[kind], klass, VERDICTS[verdict], mode == 1, flags, data[at : at + a_len], duration_ns))
         at += a_len
     seen = observation(data[128 : 128 + o_len])
     return Record(receipt.hex(), time_ns, cluster, region, seen, tuple(leaves))

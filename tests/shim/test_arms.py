@@ -54,6 +54,7 @@ def test_shadow_observes_only(point: Rig) -> None:
     assert answer.status == 200
     leaves = all_records(point.rings)[str(answer.receipt)].leaves
     assert [(leaf.enforced, leaf.verdict) for leaf in leaves] == [(True, "ADMIT"), (False, "DENY")]
+    assert all(leaf.duration_ns > 0 for leaf in leaves), "each pack was timed"
 
 
 def test_the_request_does_not_wait_for_the_arm_that_is_only_observed(point: Rig) -> None:
@@ -81,7 +82,7 @@ def test_without_a_pack_the_baseline_rules(point: Rig) -> None:
     answer = point.post(b"fine")
     assert (answer.status, answer.reason) == (403, "no-policy")
     leaf = all_records(point.rings)[str(answer.receipt)].enforced
-    assert (leaf.kind, leaf.pack) == ("REFUSED", "0" * 40)
+    assert (leaf.kind, leaf.pack, leaf.duration_ns) == ("REFUSED", "0" * 40, 0)
     assert point.app.seen == []
 
 
@@ -101,3 +102,14 @@ def test_without_a_sticky_attribute_each_request_is_its_own(point: Rig) -> None:
     statuses = [point.post(b"foreign").status for _ in range(60)]
     assert 0 < statuses.count(403) < 60
     assert {record.cluster for record in all_records(point.rings).values()} == {0}
+
+
+def test_an_unknown_decision_makes_no_pair_for_the_judge(point: Rig) -> None:
+    """A client may repeat with any id: it must not count against the candidate."""
+    stable, candidate = packs(point)
+    point.configure(stable, candidate, weight=1000)
+    point.agent.verdict = lambda _: (410, 1, b"")
+    answer = point.post(b"cold", headers={"knhk-decision": "0" * 32})
+    assert (answer.status, answer.reason) == (403, "decision-invalid")
+    (leaf,) = all_records(point.rings)[str(answer.receipt)].leaves
+    assert (leaf.kind, leaf.pack, leaf.flags, leaf.enforced) == ("REFUSED", pack_id(candidate), 1, True)
