@@ -10,14 +10,15 @@ from typing import Any
 from knhk_gen import emit_terms as terms
 from knhk_gen.emit_guards import Numbers, Pool
 from knhk_gen.emit_terms import EmitError, Strings
+from knhk_gen.functions import FUNCTIONS
 
 NONE = 0xFFFFFFFF
 NATURAL = 0xFFFFFFFF
-SLOT_IRI = 1
+SLOT_IRI, SLOT_ONE = 1, 2
 DEPTH_MAX = 128
 SUBJECTS = {"template": 0, "constant": 1, "blank": 2}
-REF, TEMPLATE, TERM, CHILD = 0, 1, 2, 3
-FORMATS = {"json": 0}  # source of a mapping: its reader, KNHK_FORMAT_* of hot_c/include/knhk_tables.h
+REF, TEMPLATE, TERM, CHILD, JOIN = 0, 1, 2, 3, 4
+FORMATS = {"json": 0, "xml": 1}  # source of a mapping: its reader, KNHK_FORMAT_* of hot_c/include/knhk_tables.h
 NODES = {"iri": terms.IRI, "bnode": terms.BNODE, "literal": terms.LITERAL}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _NOT_IRI = re.compile(r'[\x00-\x20<>"{}|^`\\\x7f]')
@@ -28,10 +29,15 @@ Path = tuple[Step, ...]
 
 
 def path_of(steps: Sequence[Mapping[str, Any]]) -> Path:
-    """STEPs as hashable pairs."""
+    """STEPs as hashable pairs. An element of XML is an array of all that bear its name."""
     made: list[Step] = []
     for step in steps:
-        if "key" in step:
+        if "element" in step:
+            made.append(("key", step["element"]))
+            made.append(("index", step["index"]) if "index" in step else ("each", 0))
+        elif "attribute" in step:
+            made.append(("key", "@" + step["attribute"]))
+        elif "key" in step:
             made.append(("key", step["key"]))
         elif "index" in step:
             made.append(("index", step["index"]))
@@ -42,13 +48,30 @@ def path_of(steps: Sequence[Mapping[str, Any]]) -> Path:
     return tuple(made)
 
 
+def _is_reference(parts: Sequence[Mapping[str, Any]]) -> bool:
+    """One value alone is the IRI itself: it is taken as it is."""
+    return len(parts) == 1 and "ref" in parts[0]
+
+
 def _check_template(parts: Sequence[Mapping[str, Any]], node: str) -> None:
     """An IRI template begins with a scheme and has only characters of IRIs, so that what it makes is an absolute IRI."""
-    if node != "iri":
+    if node != "iri" or _is_reference(parts):
         return
     text = "".join(part.get("text", "\0") for part in parts)
     if _SCHEME.match(text) is None or any(_NOT_IRI.search(part.get("text", "")) for part in parts):
         raise EmitError("an IRI template must begin with a scheme and hold no character that IRIs exclude")
+
+
+def widen(going: dict[Step, list[tuple[int, int]]]) -> None:
+    """An element goes on along `* LOCAL` and `*` too, so that the reader takes one edge only: the most exact."""
+    for (kind, key), points in going.items():
+        if kind != "key" or str(key).startswith("@") or key == "*":
+            continue
+        wider = [("key", "*")]
+        if not str(key).startswith("* "):
+            wider.insert(0, ("key", "* " + str(key).rpartition(" ")[2]))
+        for step in wider:
+            points.extend(point for point in going.get(step, ()) if point not in points)
 
 
 @dataclass
@@ -69,6 +92,8 @@ class Mappings:
     mappings: list[Numbers] = field(default_factory=list)
     maps: list[Numbers] = field(default_factory=list)
     slots: list[Numbers] = field(default_factory=list)
+    functions: list[Numbers] = field(default_factory=list)
+    joins: list[Numbers] = field(default_factory=list)
     parts: list[Numbers] = field(default_factory=list)
     properties: list[Numbers] = field(default_factory=list)
     states: list[list[int]] = field(default_factory=lambda: [[0] * 11])
@@ -88,24 +113,44 @@ class Mappings:
         if len(numbers) != len(mapping["maps"]):
             raise EmitError(f"mapping {mapping['id']!r}: ids of maps must be distinct")
         waypoints: list[Waypoint] = []
+        parents: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}  # map: (predicate, JOIN) of the maps that join with it
+        for m in mapping["maps"]:
+            for p in m["properties"]:
+                if "join" in p["object"]:
+                    parents.setdefault(p["object"]["join"], []).append((self.strings.id(p["p"]), p["object"]))
+        first_join: dict[str, int] = {}
+        joined = len(self.joins)
+        for m in mapping["maps"]:
+            first_join[m["id"]] = joined
+            joined += len(parents.get(m["id"], ()))
+        taken = dict(first_join)
         for m in mapping["maps"]:
             waypoints.append(Waypoint(paths[m["id"]], item=numbers[m["id"]]))
-            self._map(m, numbers, paths, waypoints)
-        root = self._states(waypoints)
+            self._map(m, numbers, paths, waypoints, parents.get(m["id"], []), taken)
+        root = self._states(waypoints, mapping["source"] == "xml")
         deny = int(mapping["unknownMembers"] == "Deny")
         self.mappings.append((first, len(mapping["maps"]), root, mapping["maxDepth"], deny, FORMATS[mapping["source"]]))
 
-    def _map(self, m: Mapping[str, Any], numbers: Mapping[str, int], paths: Mapping[str, Path], waypoints: list[Waypoint]) -> None:
-        base, first_slot = paths[m["id"]], len(self.slots)
-        known: dict[tuple[Path, int], int] = {}
+    def _map(
+        self,
+        m: Mapping[str, Any],
+        numbers: Mapping[str, int],
+        paths: Mapping[str, Path],
+        waypoints: list[Waypoint],
+        parents: Sequence[tuple[int, Mapping[str, Any]]],
+        taken: dict[str, int],
+    ) -> None:
+        base, first_slot, first_join = paths[m["id"]], len(self.slots), len(self.joins)
+        known: dict[tuple[Path, int, str], int] = {}
 
-        def slot(steps: Sequence[Mapping[str, Any]], flags: int = 0) -> int:
-            path = path_of(steps)
-            if (path, flags) not in known:
-                known[path, flags] = len(self.slots)
-                self.slots.append((numbers[m["id"]], flags))
-                waypoints.append(Waypoint(base + path, slot=known[path, flags]))
-            return known[path, flags]
+        def slot(ref: Mapping[str, Any], flags: int = 0) -> int:
+            path, functions = path_of(ref["ref"]), ref.get("functions", ())
+            key = (path, flags, repr(functions))
+            if key not in known:
+                known[key] = len(self.slots)
+                self.slots.append((numbers[m["id"]], flags, *self._functions(functions)))
+                waypoints.append(Waypoint(base + path, slot=known[key]))
+            return known[key]
 
         subject = m["subject"]
         kind, node = SUBJECTS[subject["kind"]], NODES[subject.get("node", "iri")]
@@ -114,32 +159,43 @@ class Mappings:
             if any("each" in step for p in subject["parts"] for step in p.get("ref", ())):
                 raise EmitError(f"map {m['id']!r}: a subject's reference must have one value")
             _check_template(subject["parts"], subject.get("node", "iri"))
-            part, npart = self._parts(subject["parts"], slot)
+            repeats = any("element" in step for p in subject["parts"] for step in p.get("ref", ()))
+            part, npart = self._parts(subject["parts"], slot, SLOT_ONE if repeats else 0, node == terms.IRI)
         elif kind == SUBJECTS["constant"]:
             constant = self.strings.id(subject["iri"])
         else:
             node, constant = terms.BNODE, self.strings.id(self._label(m["id"]) + ".")
         classes = sorted((self.strings.lanes(terms.IRI, "", iri) for iri in set(m["classes"])), key=lambda lanes: lanes.term)
-        made = [self._property(p, numbers, paths, base, slot, numbers[m["id"]]) for p in m["properties"]]
+        made = [self._property(p, numbers, paths, base, slot, numbers[m["id"]], taken) for p in m["properties"]]
+        self.joins.extend((slot(join["parentKey"]), predicate) for predicate, join in parents)
         first_property = len(self.properties)
         self.properties.extend(made)
         self.maps.append((
             kind, node, part, npart, constant, self.pool.at([x for c in classes for x in (c.term, c.value, c.meta)]), len(classes),
-            first_property, len(made), first_slot, len(self.slots) - first_slot, 0,
+            first_property, len(made), first_slot, len(self.slots) - first_slot, first_join, len(parents), 0,
         ))  # fmt: skip
 
     @staticmethod
     def _label(name: str) -> str:
         return name if _LABEL.fullmatch(name) else "x_" + name.encode().hex()
 
-    def _parts(self, parts: Sequence[Mapping[str, Any]], slot: Any) -> tuple[int, int]:
-        made = [(self.strings.id(p["text"]), NONE) if "text" in p else (0, slot(p["ref"])) for p in parts]
+    def _parts(self, parts: Sequence[Mapping[str, Any]], slot: Any, flags: int = 0, iri: bool = False) -> tuple[int, int]:
+        raw = int(iri and _is_reference(parts))
+        flags |= SLOT_IRI * raw
+        made = [(self.strings.id(p["text"]), NONE) if "text" in p else (raw, slot(p, flags)) for p in parts]
         first = len(self.parts)
         self.parts.extend(made)
         return first, len(made)
 
     def _property(
-        self, prop: Mapping[str, Any], numbers: Mapping[str, int], paths: Mapping[str, Path], base: Path, slot: Any, number: int
+        self,
+        prop: Mapping[str, Any],
+        numbers: Mapping[str, int],
+        paths: Mapping[str, Path],
+        base: Path,
+        slot: Any,
+        number: int,
+        taken: dict[str, int],
     ) -> Numbers:
         p, obj = self.strings.id(prop["p"]), prop["object"]
         if "term" in obj:
@@ -149,15 +205,33 @@ class Mappings:
             child = paths.get(obj["child"])
             if child is None or child[: len(base)] != base:
                 raise EmitError(f"child {obj['child']!r} must be a map whose iterator begins with its parent's")
-            self.slots.append((number, 0))
+            self.slots.append((number, 0, 0, 0))
             return (p, CHILD, 0, 0, 0, 0, len(self.slots) - 1, 0, 0, numbers[obj["child"]], 0, 0)
+        if "join" in obj:
+            if obj["join"] not in taken:
+                raise EmitError(f"join {obj['join']!r} must be a map")
+            join = taken[obj["join"]]
+            taken[obj["join"]] += 1
+            return (p, JOIN, 0, 0, 0, 0, slot(obj["key"]), 0, 0, join, 0, 0)
         node, second = self._node(obj)
         if "ref" in obj:
-            taken = slot(obj["ref"], SLOT_IRI if node == terms.IRI else 0)
-            return (p, REF, node, 0, 0, second, taken, 0, 0, 0, 0, 0)
+            captured = slot(obj, SLOT_IRI if node == terms.IRI else 0)
+            return (p, REF, node, 0, 0, second, captured, 0, 0, 0, 0, 0)
         _check_template(obj["parts"], obj.get("node", "literal"))
         part, npart = self._parts(obj["parts"], slot)
         return (p, TEMPLATE, node, 0, 0, second, 0, part, npart, 0, 0, 0)
+
+    def _functions(self, functions: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        made: list[Numbers] = []
+        for f in functions:
+            text, other, pairs = self.strings.id(f.get("text", "")), self.strings.id(f.get("zone", "")), []
+            if "codes" in f:
+                pairs = sorted(self.strings.id(code) << 32 | self.strings.id(meaning) for code, meaning in f["codes"].items())
+                other = self.strings.id(f["other"]) if "other" in f else NONE
+            made.append((FUNCTIONS[f["f"]].number, text, other, self.pool.at(pairs), len(pairs)))
+        first = len(self.functions) if made else 0
+        self.functions.extend(made)
+        return first, len(made)
 
     def _node(self, obj: Mapping[str, Any]) -> tuple[int, int]:
         """Kind of term and its datatype or language string."""
@@ -171,13 +245,13 @@ class Mappings:
 
     # -- states: sets of (waypoint, steps done), made deterministic --
 
-    def _states(self, waypoints: Sequence[Waypoint]) -> int:
+    def _states(self, waypoints: Sequence[Waypoint], xml: bool) -> int:
         start = frozenset((i, 0) for i in range(len(waypoints)))
         known = {start: self._new_state()}
         todo = [start]
         while todo:
             here = todo.pop(0)
-            self._finish(known[here], here, waypoints, known, todo)
+            self._finish(known[here], here, waypoints, known, todo, xml)
         return known[start]
 
     def _new_state(self) -> int:
@@ -191,6 +265,7 @@ class Mappings:
         waypoints: Sequence[Waypoint],
         known: dict[frozenset[tuple[int, int]], int],
         todo: list[frozenset[tuple[int, int]]],
+        xml: bool,
     ) -> None:
         arrived = [waypoints[i] for i, done in sorted(here) if done == len(waypoints[i].path)]
         going: dict[Step, list[tuple[int, int]]] = {}
@@ -205,6 +280,8 @@ class Mappings:
                 todo.append(target)
             return known[target]
 
+        if xml:
+            widen(going)
         state = self.states[number]
         each = going.get(("each", 0), [])
         keys = [(step[1], points) for step, points in going.items() if step[0] == "key"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 Step = dict[str, Any]
@@ -52,8 +53,8 @@ def _step(match: re.Match[str]) -> Step:
     return {"key": match["name"] or re.sub(r"\\(.)", r"\1", quoted or "")}
 
 
-def parse_template(text: str) -> list[dict[str, Any]]:
-    """Parts of a template `text{path}text`; `\\{` and `\\}` stand for braces. Raises BadPath."""
+def parse_template(text: str, hole: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parts of a template `text{path}text`, each hole read by `hole`; `\\{` and `\\}` stand for braces. Raises BadPath."""
     parts: list[dict[str, Any]] = []
     literal = ""
     i = 0
@@ -72,7 +73,7 @@ def parse_template(text: str) -> list[dict[str, Any]]:
             raise BadPath("must have its braces in pairs, as in https://example.com/{id}")
         if literal:
             parts.append({"text": literal})
-        parts.append({"ref": parse_path(text[i + 1 : end])})
+        parts.append(hole(text[i + 1 : end]))
         literal, i = "", end + 1
     if literal:
         parts.append({"text": literal})

@@ -1,4 +1,4 @@
-"""Mapping to the plan. RML and the short YAML are read into the same triples maps, then lowered."""
+"""Mapping to the plan. RML, the short YAML and JSON-LD contexts are read into the same triples maps, then lowered."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from knhk.model.faults import Fault
+from knhk_gen.functions import FUNCTIONS, MAX_CHAIN, NAMES, Function
 from knhk_gen.jsonpath import BadPath, Step, parse_path, parse_template, starts_with
 from knhk_gen.names import LANG_STRING, TYPE, XSD
 from knhk_gen.terms import iri_term
+from knhk_gen.xpath import parse_xpath
 
 MAX_DEPTH: Final = 64
 UNKNOWN: Final = ("Allow", "Deny")
@@ -29,16 +31,19 @@ class TermMap:
     datatype: str = ""
     lang: str = ""
     term: dict[str, Any] | None = None  # of a constant
+    functions: tuple[Function, ...] = ()
 
 
 @dataclass(frozen=True)
 class PropertyMap:
-    """predicate → value or the subjects of another map."""
+    """predicate → value or the subjects of another map: those below the item (`child`), or those with an equal key (`join`)."""
 
     predicate: str
     where: str
     value: TermMap | None = None
     child: str = ""
+    join: str = ""
+    keys: tuple[TermMap, TermMap] | None = None  # of a join: in this map, in the other
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Mapping:
 
     maps: list[TriplesMap] = field(default_factory=list)
     unknown_members: str = "Deny"
+    source: str = "json"
+    namespaces: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, where: str, value: str, must: str) -> None:
@@ -73,14 +80,40 @@ class _Lowering:
 
     def _path(self, text: str, where: str) -> list[Step]:
         try:
-            return parse_path(text)
+            return self._parse(text)
         except BadPath as error:
             self.mapping.fault(where, text, str(error))
             return []
 
+    def _parse(self, text: str) -> list[Step]:
+        if self.mapping.source == "xml":
+            return parse_xpath(text, self.mapping.namespaces)
+        return parse_path(text)
+
+    def _ref(self, value: TermMap) -> dict[str, Any]:
+        """REF of a reference: its path and what its value goes through."""
+        made: dict[str, Any] = {"ref": self._path(value.text, value.where)}
+        if value.functions:
+            made["functions"] = list(value.functions)
+        if len(value.functions) > MAX_CHAIN:
+            self.mapping.fault(value.where, value.text, f"must go through at most {MAX_CHAIN} functions")
+        return made
+
+    def _hole(self, text: str) -> dict[str, Any]:
+        """`path`, or `path|function|function` with functions that take no argument."""
+        path, *names = text.split("|")
+        for name in names:
+            if name not in FUNCTIONS or FUNCTIONS[name].argument:
+                plain = ", ".join(name for name, kind in FUNCTIONS.items() if not kind.argument)
+                raise BadPath(f"must name functions without argument after |: {plain}")
+        made: dict[str, Any] = {"ref": self._parse(path)}
+        if names:
+            made["functions"] = [{"f": name} for name in names]
+        return made
+
     def _parts(self, text: str, where: str) -> list[dict[str, Any]]:
         try:
-            return parse_template(text)
+            return parse_template(text, self._hole)
         except BadPath as error:
             self.mapping.fault(where, text, str(error))
             return []
@@ -100,7 +133,7 @@ class _Lowering:
         if subject.form == "constant":
             return {"kind": "constant", "iri": subject.text}
         if subject.form == "reference":
-            parts: list[dict[str, Any]] = [{"ref": self._path(subject.text, subject.where)}]
+            parts: list[dict[str, Any]] = [self._ref(subject)]
         else:
             parts = self._parts(subject.text, subject.where)
         node = subject.node or "iri"
@@ -112,19 +145,20 @@ class _Lowering:
         return {"kind": "template", "parts": parts, "node": "bnode" if node == "bnode" else "iri"}
 
     def _object(self, prop: PropertyMap, triples: TriplesMap) -> dict[str, Any]:
+        if prop.keys is not None:
+            return self._join(prop)
         if prop.value is None:
             return self._child(prop, triples)
         value = prop.value
         if value.form == "constant":
             return {"term": value.term}
         node = value.node or ("iri" if value.form == "template" else "literal")
-        if node == "bnode":
-            self.mapping.fault(value.where, value.text, "must make an IRI or a literal here")
         self._literal(value, node)
         common = {"datatype": value.datatype or None, "lang": value.lang.lower(), "node": node}
+        if value.form == "reference" and node != "bnode":
+            return {**self._ref(value), **common}
         if value.form == "reference":
-            steps = self._path(value.text, value.where)
-            return {"ref": steps, **common}
+            return {"parts": [self._ref(value)], **common}
         parts = self._parts(value.text, value.where)
         if node == "iri":
             self._absolute(parts, value)
@@ -154,12 +188,19 @@ class _Lowering:
         if any({"each": True} in part.get("ref", ()) for part in parts):
             self.mapping.fault(value.where, value.text, "must not have [*] inside a template")
 
+    def _join(self, prop: PropertyMap) -> dict[str, Any]:
+        assert prop.keys is not None
+        if prop.join not in self.iterators:
+            self.mapping.fault(prop.where, prop.join, f"must be the id of a map: {', '.join(self.iterators)}")
+        child, parent = prop.keys
+        return {"join": prop.join, "key": self._ref(child), "parentKey": self._ref(parent)}
+
     def _child(self, prop: PropertyMap, triples: TriplesMap) -> dict[str, Any]:
         ids = list(self.iterators)
         if prop.child not in self.iterators:
             self.mapping.fault(prop.where, prop.child, f"must be the id of a map: {', '.join(ids)}")
         elif not starts_with(self.iterators[prop.child], self.iterators[triples.id]):
-            must = f"must be a map whose iterator begins with {triples.iterator}"
+            must = f"must be a map whose iterator begins with {triples.iterator}, or be joined by a key"
             self.mapping.fault(prop.where, prop.child, must)
         return {"child": prop.child}
 
@@ -177,7 +218,7 @@ def lower_mapping(mapping: Mapping, name: str, where: str) -> dict[str, Any]:
     _check_classes(mapping)
     return {
         "id": name,
-        "source": "json",
+        "source": mapping.source,
         "unknownMembers": mapping.unknown_members,
         "duplicateMembers": "Deny",
         "maxDepth": MAX_DEPTH,
@@ -204,3 +245,8 @@ def constant_literal(text: str, datatype: str, lang: str) -> dict[str, Any]:
     if lang:
         return {"k": "lit", "v": text, "dt": LANG_STRING, "lang": lang.lower()}
     return {"k": "lit", "v": text, "dt": datatype or XSD + "string", "lang": ""}
+
+
+def named_function(name: str) -> str:
+    """What a name of a function must be, or nothing."""
+    return "" if name in FUNCTIONS else f"must be one of {NAMES}"

@@ -10,6 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from knhk.model.arrows import Source
 from knhk.model.faults import Fault, Refused
+from knhk_gen.functions import FUNCTIONS, NAMES, Function, pattern_fault, zone_fault
 from knhk_gen.mapping import (
     ABSOLUTE,
     UNKNOWN,
@@ -23,10 +24,10 @@ from knhk_gen.mapping import (
 from knhk_gen.names import PREFIXES, XSD
 from knhk_gen.turtle import Text
 
-_TOP = ("prefixes", "unknownMembers", "maps")
+_TOP = ("prefixes", "format", "namespaces", "codeLists", "unknownMembers", "maps")
 _MAP = ("id", "iterator", "subject", "class", "properties")
-_SUBJECT = ("template", "constant", "blank", "reference", "node")
-_VALUE = ("path", "template", "constant", "child", "datatype", "lang", "node")
+_SUBJECT = ("template", "constant", "blank", "reference", "as", "node")
+_VALUE = ("path", "template", "constant", "child", "join", "on", "as", "datatype", "lang", "node")
 _SCALARS = {"tag:yaml.org,2002:int": "integer", "tag:yaml.org,2002:bool": "boolean"}
 
 
@@ -35,6 +36,7 @@ class _Reader:
         self.text = Text(source.text, source.path, source.first_line)
         self.mapping = Mapping()
         self.prefixes = dict(PREFIXES)
+        self.lists: dict[str, dict[str, Node]] = {}
 
     def where(self, node: Node) -> str:
         return self.text.at(node.start_mark.line + 1)
@@ -93,6 +95,19 @@ class _Reader:
             self.mapping.unknown_members = self.string(node)
             if self.mapping.unknown_members not in UNKNOWN:
                 self.fault(node, _value(node), "must be Allow or Deny")
+        if "format" in top:
+            node = top["format"][1]
+            self.mapping.source = self.string(node)
+            if self.mapping.source not in ("json", "xml"):
+                self.fault(node, _value(node), "must be json or xml")
+        if "namespaces" in top:
+            for name, (key, value) in self.fields(top["namespaces"][1], None).items():
+                self.mapping.namespaces[name] = self.string(value)
+                if self.mapping.source != "xml":
+                    self.fault(key, name, "must not be given: only XML has namespaces")
+        if "codeLists" in top:
+            for name, (_, value) in self.fields(top["codeLists"][1], None).items():
+                self.lists[name] = {code: meaning for code, (_, meaning) in self.fields(value, None).items()}
         if "maps" not in top:
             self.fault(root, "maps", "must be given: a list of maps")
             return
@@ -137,13 +152,14 @@ class _Reader:
         if isinstance(node, ScalarNode):
             return TermMap("template", self.string(node), where)
         fields = self.fields(node, _SUBJECT)
+        functions = self.functions(fields, "reference", "iri")
         form = self.one_of(node, fields, ("template", "constant", "blank", "reference"))
         kind = self.kind(fields, ("iri", "bnode"))
         if form == "constant":
             return TermMap("constant", self.iri(fields["constant"][1]), where)
         if form == "blank":
             return TermMap("blank", "", where)
-        return TermMap(form, self.string(fields[form][1]) if form else "", where, kind)
+        return TermMap(form, self.string(fields[form][1]) if form else "", where, kind, functions=functions)
 
     def one_of(self, node: Node, fields: dict[str, tuple[Node, Node]], names: tuple[str, ...]) -> str:
         given = [name for name in names if name in fields]
@@ -164,18 +180,96 @@ class _Reader:
         if isinstance(node, ScalarNode):
             return PropertyMap(predicate, where, TermMap("reference", self.string(node), where))
         fields = self.fields(node, _VALUE)
-        form = self.one_of(node, fields, ("path", "template", "constant", "child"))
+        form = self.one_of(node, fields, ("path", "template", "constant", "child", "join"))
+        if form in ("child", "join"):
+            for other in fields.keys() - {form, "on"}:
+                self.fault(fields[other][0], other, f"must not be given beside {form}")
+        if form == "join":
+            return self.join(predicate, node, fields)
+        if "on" in fields:
+            self.fault(fields["on"][0], "on", "must stand beside join")
         if form == "child":
             return PropertyMap(predicate, where, child=self.string(fields["child"][1]))
         datatype = self.iri(fields["datatype"][1]) if "datatype" in fields else ""
         lang = self.string(fields["lang"][1]) if "lang" in fields else ""
-        kind = self.kind(fields, ("iri", "literal"))
+        kind = self.kind(fields, ("iri", "literal", "bnode"))
+        functions = self.functions(fields, "path", kind)
         if form == "constant":
             term = self.constant(fields["constant"][1], kind, datatype, lang)
             return PropertyMap(predicate, where, TermMap("constant", "", where, kind or "any", term=term))
         text = self.string(fields[form][1]) if form else ""
         words = {"path": "reference", "template": "template", "": "reference"}
-        return PropertyMap(predicate, where, TermMap(words[form], text or "$", where, kind, datatype, lang))
+        return PropertyMap(predicate, where, TermMap(words[form], text or "$", where, kind, datatype, lang, functions=functions))
+
+    def join(self, predicate: str, node: Node, fields: dict[str, tuple[Node, Node]]) -> PropertyMap:
+        where = self.where(node)
+        keys = self.fields(fields["on"][1], ("child", "parent")) if "on" in fields else {}
+        if len(keys) != 2:
+            self.fault(node, "join", "must have on: {child: path in this map, parent: path in the other}")
+            return PropertyMap(predicate, where, child=self.string(fields["join"][1]))
+        child, parent = (TermMap("reference", self.string(keys[name][1]), where) for name in ("child", "parent"))
+        return PropertyMap(predicate, where, join=self.string(fields["join"][1]), keys=(child, parent))
+
+    def functions(self, fields: dict[str, tuple[Node, Node]], form: str, kind: str) -> tuple[Function, ...]:
+        """What `as` says: a name, {name: argument}, or a list of those, in the order in which a value goes through them."""
+        if "as" not in fields:
+            return ()
+        key, node = fields["as"]
+        if form not in fields:
+            self.fault(key, "as", f"must stand beside {form}; in a template write {{path|function}}")
+        return tuple(f for one in (node.value if isinstance(node, SequenceNode) else [node]) for f in self.function(one, kind))
+
+    def function(self, node: Node, kind: str) -> list[Function]:
+        if isinstance(node, ScalarNode):
+            name, argument = self.string(node), None
+            rest: dict[str, tuple[Node, Node]] = {}
+        else:
+            fields = self.fields(node, None)
+            names = [name for name in fields if name != "zone"]
+            rest = {name: fields[name] for name in fields if name == "zone"}
+            if len(names) != 1:
+                self.fault(node, ", ".join(names), f"must be one function: {NAMES}")
+                return []
+            name, argument = names[0], fields[names[0]][1]
+        if name not in FUNCTIONS:
+            self.fault(node, name, f"must be one of {NAMES}")
+            return []
+        wanted = FUNCTIONS[name].argument
+        if (argument is None) != (not wanted):
+            self.fault(node, name, f"must be written {{{name}: {wanted}}}" if wanted else f"must be written {name}, without argument")
+            return []
+        if rest and name != "dateTime":
+            self.fault(rest["zone"][0], "zone", "must stand beside dateTime")
+        if argument is None:
+            return [{"f": name}]
+        if wanted == "codes":
+            return self.codes(argument, kind)
+        made: Function = {"f": name, "text": self.plain(argument)}
+        if wanted == "pattern" and (must := pattern_fault(name, made["text"])):
+            self.fault(argument, made["text"], must)
+        if "zone" in rest:
+            made["zone"] = self.string(rest["zone"][1])
+            if must := zone_fault(made["zone"]):
+                self.fault(rest["zone"][1], made["zone"], must)
+        return [made]
+
+    def plain(self, node: Node) -> str:
+        """A text that may be empty."""
+        if isinstance(node, ScalarNode):
+            return str(node.value)
+        self.fault(node, _value(node), "must be a text")
+        return ""
+
+    def codes(self, node: Node, kind: str) -> list[Function]:
+        name = self.string(node)
+        if name not in self.lists or not self.lists[name]:
+            self.fault(node, name, f"must be a list of codeLists with entries: {', '.join(self.lists) or 'none'}")
+            return []
+        read = self.iri if kind == "iri" else self.plain
+        meanings = {code: read(meaning) for code, meaning in self.lists[name].items()}
+        other = meanings.pop("*", None)
+        made: Function = {"f": "codes", "codes": meanings}
+        return [made | ({"other": other} if other is not None else {})]
 
     def constant(self, node: Node, kind: str, datatype: str, lang: str) -> dict[str, Any]:
         if kind == "iri":

@@ -15,6 +15,8 @@ ABAC: Final = "https://knhk.dev/ns/abac#"
 RR: Final = "http://www.w3.org/ns/r2rml#"
 RML: Final = "http://semweb.mmlab.be/ns/rml#"
 QL: Final = "http://semweb.mmlab.be/ns/ql#"
+RML_CORE: Final = "http://w3id.org/rml/"
+FN: Final = "https://knhk.dev/ns/fn#"
 
 TYPE: Final = RDF + "type"
 LANG_STRING: Final = RDF + "langString"

@@ -27,7 +27,9 @@ static uint64_t next_random(void) {
 static size_t below(size_t n) { return n == 0 ? 0 : (size_t)(next_random() % n); }
 
 static const char *const TOKENS[] = {"{", "}", "[", "]", ",", ":", "\"", "\\u0000", "\\ud800", "null", "true", "-", "1e9", "0.0000001", "999999999999999999",
-                                     "\xff", "\xc3\xa9", "\xf0\x9f\x98\x80", "\"id\":", "2026-01-01T00:00:00Z", "{}"};
+                                     "\xff", "\xc3\xa9", "\xf0\x9f\x98\x80", "\"id\":", "2026-01-01T00:00:00Z", "{}", "<", "/>", "</Item>", "<Item id='1'>", "<Name>", "&amp;", "&#x10FFFF;", "&a;",
+                                     "<![CDATA[", "]]>", "<!--", "-->", "<?p", "?>", "<!DOCTYPE a [<!ENTITY a 'b'>]>", " xmlns:b='urn:b'", "xmlns=''", " a='1'", "b:",
+                                     "\xef\xbb\xbf", "\xed\xa0\x80", "/Date(1539993600000+0000)/", "1.234,5-"};
 
 static void read_file(const char *path, size_t at) {
   FILE *file = fopen(path, "rb");

@@ -150,17 +150,35 @@ typedef struct {
   uint64_t filter;        /* bit KNHK_NAME_BIT of each member's name */
 } knhk_state;
 
-#define KNHK_SLOT_IRI 1u
+#define KNHK_SLOT_IRI 1u /* the value must be an absolute IRI */
+#define KNHK_SLOT_ONE 2u /* at most one value: of a subject */
 typedef struct {
   uint32_t map, flags;
+  uint32_t function, nfunction; /* what a value goes through before it is captured, in this order */
 } knhk_slot;
 
+enum { /* knhk_gen/functions.py holds the same list */
+  KNHK_FN_TRIM = 0, KNHK_FN_ABSENT_IF, KNHK_FN_STRIP_ZEROS, KNHK_FN_UPPER, KNHK_FN_LOWER, KNHK_FN_DECIMAL_POINT, KNHK_FN_DECIMAL_COMMA,
+  KNHK_FN_DATE, KNHK_FN_DATETIME, KNHK_FN_DOTNET_DATE, KNHK_FN_DOTNET_DATETIME, KNHK_FN_EPOCH_MILLIS, KNHK_FN_EPOCH_SECONDS,
+  KNHK_FN_CODES, KNHK_FN_PREFIX, KNHK_FN_PERCENT, KNHK_FN_COUNT
+};
 typedef struct {
-  uint32_t text; /* string, when slot is 0xffffffff */
+  uint32_t kind;
+  uint32_t text;        /* string: pattern, prefix, what counts as absent */
+  uint32_t other;       /* string: zone; of codes: what unknown ones become, 0xffffffff: they are refused */
+  uint32_t pair, npair; /* codes: words of code << 32 | meaning, both strings, ascending */
+} knhk_function;
+
+typedef struct {
+  uint32_t slot, p; /* slot of the parent's key; predicate of the link */
+} knhk_link;
+
+typedef struct {
+  uint32_t text; /* string, when slot is 0xffffffff; else 1: the value is an IRI as it is */
   uint32_t slot;
 } knhk_part;
 
-enum { KNHK_O_REF = 0, KNHK_O_TEMPLATE, KNHK_O_TERM, KNHK_O_CHILD };
+enum { KNHK_O_REF = 0, KNHK_O_TEMPLATE, KNHK_O_TERM, KNHK_O_CHILD, KNHK_O_JOIN };
 #define KNHK_NATURAL 0xffffffffu
 typedef struct {
   uint32_t p;
@@ -169,7 +187,7 @@ typedef struct {
   uint32_t second;                /* datatype or language string, or KNHK_NATURAL */
   uint32_t slot;                  /* REF, CHILD: slot */
   uint32_t part, npart;           /* TEMPLATE */
-  uint32_t child;                 /* CHILD: map */
+  uint32_t child;                 /* CHILD: map; JOIN: index of the join, whose child key is in slot */
   uint32_t pad1;
   uint64_t term;                  /* TERM: constant in words at term: identity, value, meta */
 } knhk_property;
@@ -182,10 +200,11 @@ typedef struct {
   uint32_t cls, ncls;       /* classes: identity, value and meta in words */
   uint32_t property, nproperty; /* ascending by p */
   uint32_t slot, nslot;
+  uint32_t join, njoin;     /* joins in which this map is the parent */
   uint32_t pad;
 } knhk_map;
 
-enum { KNHK_FORMAT_JSON = 0, KNHK_FORMATS };
+enum { KNHK_FORMAT_JSON = 0, KNHK_FORMAT_XML, KNHK_FORMATS };
 typedef struct {
   uint32_t map, nmap, root; /* root: state of the document */
   uint32_t max_depth, unknown_deny, format;
@@ -223,6 +242,9 @@ typedef struct {
   const knhk_map *maps;
   uint32_t nmaps, nslots;
   const knhk_slot *slots;
+  const knhk_function *functions;
+  const knhk_link *joins;
+  uint32_t njoins, nedges;
   const knhk_part *parts;
   const knhk_property *properties;
   const knhk_state *states;

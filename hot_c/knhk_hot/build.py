@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,65 @@ STRICT = (
     "-Wpointer-arith", "-Wvla", "-Wundef", "-Wformat=2", "-Wwrite-strings", "-Wswitch-enum",
 )  # fmt: skip
 YYJSON_OFF = ("-Dyyjson_api=", *(f"-DYYJSON_DISABLE_{name}" for name in ("WRITER", "UTILS", "FILE", "NON_STANDARD")))
-YYJSON_FILES = ("yyjson/yyjson.c", "yyjson/yyjson.h", "LICENSE")
+EXPAT_FLAGS = (
+    "-DNDEBUG",
+    "-DXML_STATIC",
+    "-DKNHK_BUILDING_EXPAT",
+    "-include",
+    str(t.SOURCE / "src" / "expat_memory.h"),
+    "-Wno-incompatible-pointer-types",
+    "-Wno-incompatible-function-pointer-types",
+    "-Wno-unused",
+)
+EXPAT_SOURCES = ("xmlparse", "xmlrole", "xmltok")
+EXPAT_CONFIG = "#define BYTEORDER 1234\n#define XML_NS 1\n#define XML_GE 0\n#define XML_CONTEXT_BYTES 0\n#define XML_POOR_ENTROPY 1\n"
+EXPAT_EDITS = {  # memory functions get the parser as their first argument (src/expat_memory.h)
+    "expat.h": (
+        ("(*malloc_fcn)(size_t size)", "(*malloc_fcn)(void *parser, size_t size)"),
+        ("(*realloc_fcn)(void *ptr, size_t size)", "(*realloc_fcn)(void *parser, void *ptr, size_t size)"),
+        ("(*free_fcn)(void *ptr)", "(*free_fcn)(void *parser, void *ptr)"),
+    ),
+    "xmlparse.c": (
+        ("(parser->m_mem.malloc_fcn((s)))", "((parser->m_mem.malloc_fcn)((parser), (s)))"),
+        ("(parser->m_mem.realloc_fcn((p), (s)))", "((parser->m_mem.realloc_fcn)((parser), (p), (s)))"),
+        ("(parser->m_mem.free_fcn((p)))", "((parser->m_mem.free_fcn)((parser), (p)))"),
+        (
+            "parser = memsuite->malloc_fcn(sizeof(struct XML_ParserStruct));",
+            "parser = knhk_expat_first(memsuite, sizeof(struct XML_ParserStruct));",
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sdist:
+    """C sources inside an sdist of the package index; `lock` pins version and SHA-256, `files` are what is taken."""
+
+    name: str
+    package: str
+    files: tuple[str, ...]
+
+    @property
+    def lock(self) -> Path:
+        return t.SOURCE / f"{self.name}.lock"
+
+
+YYJSON = Sdist("yyjson", "yyjson", ("yyjson/yyjson.c", "yyjson/yyjson.h", "LICENSE"))
+EXPAT = Sdist(
+    "expat",
+    "astropy",
+    (
+        "cextern/expat/COPYING",
+        *(f"cextern/expat/lib/{name}.c" for name in (*EXPAT_SOURCES, "xmltok_impl", "xmltok_ns")),
+        *(
+            f"cextern/expat/lib/{name}.h"
+            for name in (
+                "ascii", "asciitab", "expat", "expat_external", "iasciitab", "internal", "latin1tab", "nametab", "siphash", "utf8tab",
+                "xmlrole", "xmltok", "xmltok_impl", "winconfig",
+            )
+        ),
+    ),
+)  # fmt: skip
 NATIVE_SOURCES = ("native", "drain")
 ZIG_OBJECT = ("-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check")
 WORKERS = 2
@@ -52,44 +111,58 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def locked() -> tuple[str, str]:
-    """Version and SHA-256 of the yyjson sdist."""
-    for line in (t.SOURCE / "yyjson.lock").read_text().splitlines():
-        if line.startswith("yyjson=="):
+def locked(sdist: Sdist) -> tuple[str, str]:
+    """Version and SHA-256 of an sdist."""
+    for line in sdist.lock.read_text().splitlines():
+        if line.startswith(f"{sdist.package}=="):
             name, digest = line.split()
-            return name.removeprefix("yyjson=="), digest.removeprefix("--hash=sha256:")
-    raise BuildError("hot_c/yyjson.lock names no yyjson")
+            return name.removeprefix(f"{sdist.package}=="), digest.removeprefix("--hash=sha256:")
+    raise BuildError(f"hot_c/{sdist.lock.name} names no {sdist.package}")
 
 
-def fetch_yyjson() -> Path:
+def fetch(sdist: Sdist) -> Path:
     """The sdist in the cache, fetched by pip when it is not there; its digest is checked either way."""
-    version, digest = locked()
+    version, digest = locked(sdist)
     folder = t.cache_root() / "sdist"
-    path = folder / f"yyjson-{version}.tar.gz"
+    path = folder / f"{sdist.package}-{version}.tar.gz"
     if not path.is_file():
-        say(f"fetching yyjson {version} from the package index")
+        say(f"fetching {sdist.package} {version} from the package index")
         folder.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-binary", ":all:"]
-        done = subprocess.run([*pip, "-d", str(folder), "-r", str(t.SOURCE / "yyjson.lock")], capture_output=True, text=True)
+        source = ["--only-binary", ":all:", "--no-binary", sdist.package]  # what pip needs to read the sdist it takes as wheels
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", *source]
+        done = subprocess.run([*pip, "-d", str(folder), "-r", str(sdist.lock)], capture_output=True, text=True)
         if done.returncode != 0 or not path.is_file():
-            raise BuildError(f"cannot fetch yyjson {version}: is the package index reachable?\n{done.stderr.strip()}")
+            raise BuildError(f"cannot fetch {sdist.package} {version}: is the package index reachable?\n{done.stderr.strip()}")
     if sha256_of(path) != digest:
         path.unlink()
-        raise BuildError(f"{path} was not what hot_c/yyjson.lock pins, and was removed: run this again")
+        raise BuildError(f"{path} was not what hot_c/{sdist.lock.name} pins, and was removed: run this again")
     return path
 
 
-def unpack_yyjson(sdist: Path) -> Path:
-    """Folder with yyjson.c and yyjson.h. It stays in one place, so that zig's own cache knows what it compiled."""
-    folder = t.cache_root() / f"yyjson-{locked()[0]}"
+def unpack(sdist: Sdist, path: Path) -> Path:
+    """Folder with the C files. It stays in one place, so that zig's own cache knows what it compiled."""
+    version = locked(sdist)[0]
+    folder = t.cache_root() / f"{sdist.name}-{version}"
     folder.mkdir(exist_ok=True)
-    with tarfile.open(sdist) as tar:
-        for name in YYJSON_FILES:
-            member = tar.extractfile(f"yyjson-{locked()[0]}/{name}")
+    with tarfile.open(path) as tar:
+        for name in sdist.files:
+            member = tar.extractfile(f"{sdist.package}-{version}/{name}")
             if member is None:
-                raise BuildError(f"{sdist} holds no {name}")
+                raise BuildError(f"{path} holds no {name}")
             (folder / Path(name).name).write_bytes(member.read())
     return folder
+
+
+def prepare_expat(folder: Path) -> None:
+    """Writes its configuration and gives its memory functions their argument. Raises BuildError for sources that are not known."""
+    (folder / "expat_config.h").write_text(EXPAT_CONFIG)
+    for name, edits in EXPAT_EDITS.items():
+        text = (folder / name).read_text()
+        for old, new in edits:
+            if text.count(old) != 1:
+                raise BuildError(f"expat's {name} must hold {old!r} once")
+            text = text.replace(old, new)
+        (folder / name).write_text(text)
 
 
 def python_flags() -> list[str]:
@@ -111,13 +184,20 @@ def compile_yyjson(arch: str, folder: Path, out: Path, *flags: str) -> None:
     t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, "-c", "yyjson.c", "-o", str(out)], folder)
 
 
-def engine_jobs(folder: Path, yyjson_folder: Path, arch: str) -> Iterator[tuple[Any, ...]]:
-    """Argument lists of compile_object and compile_yyjson for the engine of one architecture."""
+def compile_expat(arch: str, folder: Path, name: str, out: Path) -> None:
+    flags = (*t.COMPILE, *EXPAT_FLAGS)
+    t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, "-c", f"{name}.c", "-o", str(out)], folder)
+
+
+def engine_jobs(folder: Path, yyjson_folder: Path, expat_folder: Path, arch: str) -> Iterator[tuple[Any, ...]]:
+    """Calls that compile the engine of one architecture."""
     out = folder / "engine" / arch
     out.mkdir(parents=True)
-    yyjson = f"-isystem{yyjson_folder}"
+    parsers = (f"-isystem{yyjson_folder}", f"-isystem{expat_folder}")
     for name in t.ENGINE:
-        yield (compile_object, arch, f"src/{name}.c", out / f"{name}.o", yyjson)
+        yield (compile_object, arch, f"src/{name}.c", out / f"{name}.o", *parsers)
+    for name in EXPAT_SOURCES:
+        yield (compile_expat, arch, expat_folder, name, out / f"expat_{name}.o")
     if arch == "amd64":
         yield (compile_object, arch, "src/eval.c", out / "eval_avx2.o", *t.AVX2)
     no_libc = str(t.SOURCE / "src" / "yyjson_nolibc.h")
@@ -164,8 +244,10 @@ def zig_material() -> dict[str, str]:
 
 
 def materials(folder: Path) -> list[dict[str, str]]:
-    version, digest = locked()
-    found = [zig_material(), {"name": "yyjson", "version": version, "sha256": digest}]
+    found = [zig_material()]
+    for sdist in (YYJSON, EXPAT):
+        version, digest = locked(sdist)
+        found.append({"name": sdist.package, "version": version, "sha256": digest})
     for path in t.sources("engine"):
         if path.suffix in {".c", ".h"}:
             found.append({"name": f"hot_c/{path.parent.name}/{path.name}", "version": "", "sha256": sha256_of(path)})
@@ -175,9 +257,12 @@ def materials(folder: Path) -> list[dict[str, str]]:
 
 
 def build_engine(folder: Path) -> None:
-    yyjson = unpack_yyjson(fetch_yyjson())
+    with ThreadPoolExecutor(WORKERS) as pool:
+        yyjson, expat = (unpack(sdist, path) for sdist, path in zip((YYJSON, EXPAT), pool.map(fetch, (YYJSON, EXPAT)), strict=True))
+    prepare_expat(expat)
     shutil.copytree(yyjson, folder / "yyjson")
-    jobs = [job for arch in t.TARGETS for job in engine_jobs(folder, yyjson, arch)]
+    shutil.copytree(expat, folder / "expat")
+    jobs = [job for arch in t.TARGETS for job in engine_jobs(folder, yyjson, expat, arch)]
     jobs.append((compile_yyjson, t.HOST, yyjson, folder / "yyjson.o"))
     jobs += [(build_native, folder), (build_kernels, folder)]
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -247,11 +332,11 @@ def check_warnings() -> None:
     """All C of this repository with every warning as an error."""
     engine = t.built("engine")
     assert engine is not None
-    yyjson = f"-isystem{engine / 'yyjson'}"
+    parsers = [f"-isystem{engine / name}" for name in ("yyjson", "expat")]
     files = [p for folder in ("src", "envoy", "fuzz") for p in sorted((t.SOURCE / folder).glob("*.c"))]
     with tempfile.TemporaryDirectory(prefix="knhk-warnings-") as place:
         for path in files:
-            flags = ["-D_GNU_SOURCE", "-Iinclude", "-Isrc", "-Ienvoy", yyjson, *STRICT, "-o", f"{place}/out.o"]
+            flags = ["-D_GNU_SOURCE", "-Iinclude", "-Isrc", "-Ienvoy", *parsers, *STRICT, "-o", f"{place}/out.o"]
             variants: list[tuple[str, tuple[str, ...]]] = [("amd64", ()), ("arm64", ())]
             if path.name in {"eval.c", "kernels.c"}:
                 variants.append(("amd64", t.AVX2 if path.name == "eval.c" else t.AVX2[:3]))

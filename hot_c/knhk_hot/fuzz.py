@@ -20,11 +20,22 @@ from functools import cache
 from pathlib import Path
 
 from knhk_hot import toolchain as t
+from knhk_hot.build import EXPAT_FLAGS, EXPAT_SOURCES
 
 SANITIZERS = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-DRIVERS = ("decide", "bundle", "ring")
-LINES = [{"qty": 1, "price": "9.99"}, {"qty": "2"}]
-EXAMPLE = {"id": "INV 1", "currency": "EUR", "total": 12.5, "issued": "2026-01-31", "paid": True, "lines": LINES}
+DRIVERS = ("decide", "xml", "bundle", "ring")
+SAME_DRIVER = {"xml": "decide"}  # other seeds for the same harness
+NOT_OURS = ("-fno-sanitize=undefined", "-w")
+LINES = [{"qty": 1, "price": "9.99", "day": "20240229", "ref": "k1"}, {"qty": "2", "ref": "k2", "day": "00000000"}]
+EXAMPLE = {
+    "id": "INV 1",
+    "currency": "EUR",
+    "total": 12.5,
+    "issued": "2026-01-31",
+    "paid": True,
+    "lines": LINES,
+    "peers": [{"k": "k1"}, {"k": "k2"}],
+}
 
 
 class NoSanitizer(RuntimeError):
@@ -60,17 +71,21 @@ def _compile(out: Path, source: str, *flags: str) -> Path:
 
 
 def _objects(driver: str) -> list[Path]:
-    """Objects of a driver; those of the engine are shared. yyjson, which is not ours, goes without UBSan, under which it takes minutes."""
-    yyjson = t.artifacts().yyjson_include
-    common, flags = folder("common"), ("-Iinclude", "-Isrc", f"-isystem{yyjson}")
-    made = [_compile(common / "main.o", "fuzz/fuzz_main.c", *flags), _compile(folder(driver) / "fuzz.o", f"fuzz/fuzz_{driver}.c", *flags)]
+    """Objects of a driver; those of the engine are shared. The parsers are not ours and go without UBSan, which yyjson is slow under."""
+    yyjson, expat = t.artifacts().yyjson_include, t.artifacts().expat_include
+    common, flags = folder("common"), ("-Iinclude", "-Isrc", f"-isystem{yyjson}", f"-isystem{expat}")
+    made = [
+        _compile(common / "main.o", "fuzz/fuzz_main.c", *flags),
+        _compile(folder(driver) / "fuzz.o", f"fuzz/fuzz_{SAME_DRIVER.get(driver, driver)}.c", *flags),
+    ]
     if driver == "ring":
         return [*made, _compile(common / "drain.o", "src/drain.c", *flags)]
     made += [_compile(common / f"{part}.o", f"src/{part}.c", *flags) for part in t.ENGINE]
     if t.HOST == "amd64":
         made.append(_compile(common / "eval_avx2.o", "src/eval.c", *flags, *t.AVX2))
     made.append(_compile(common / "pack_tables.o", "fuzz/pack.c", *flags))
-    return [*made, _compile(common / "yyjson.o", str(yyjson / "yyjson.c"), "-fno-sanitize=undefined")]
+    made += [_compile(common / f"expat_{name}.o", str(expat / f"{name}.c"), *EXPAT_FLAGS, *NOT_OURS) for name in EXPAT_SOURCES]
+    return [*made, _compile(common / "yyjson.o", str(yyjson / "yyjson.c"), *NOT_OURS)]
 
 
 def build_driver(driver: str) -> Path:
@@ -102,6 +117,30 @@ def _decide_seeds() -> list[bytes]:
     bodies = [json.dumps(EXAMPLE).encode(), b"{}", b"[]", b"", b'{"a":1,"a":2}', b'{"id":"' + b"\\u00e9" * 40 + b'"}', b"[" * 200]
     bodies.append(json.dumps({f"m{i}": i for i in range(40)}).encode())
     return [observation(body) for body in bodies] + [observation(b"", b"bare"), observation(b"{}", b"other")]
+
+
+XML_HEAD = b'<?xml version="1.0" encoding="UTF-8"?><Doc xmlns="urn:a" xmlns:b="urn:b">'
+XML_ITEM = (
+    b'<Item id="1" k="k1"><Name>a&amp;&#x42;<![CDATA[<c>]]></Name><Day>20240229</Day>'
+    b'<b:Amt Ccy="EUR">1.234,50-</b:Amt><Ref>k1</Ref><Any/></Item>'
+)
+
+
+def _xml_seeds() -> list[bytes]:
+    bomb = b"<!DOCTYPE Doc [" + b"".join(b"<!ENTITY a%d '&a%d;&a%d;'>" % (i + 1, i, i) for i in range(8)) + b"]>"
+    bodies = [
+        XML_HEAD + 3 * XML_ITEM + b"</Doc>",
+        b"\xef\xbb\xbf" + XML_HEAD + XML_ITEM.replace(b"a&amp;", b"<!-- c --><?pi x?>\xf0\x9f\x98\x80\r\n") + b"</Doc>",
+        bomb + XML_HEAD[38:] + b"<Item>&a8;</Item></Doc>",
+        (XML_HEAD + b"</Doc>").decode().encode("utf-16"),
+        XML_HEAD + b"<Item>" * 200,
+        XML_HEAD + b"<Item " + b" ".join(b"a%d='%d'" % (i, i) for i in range(300)) + b"/></Doc>",
+        XML_HEAD + b"".join(b"<n%d xmlns:p%d='u%d'/>" % (i, i, i) for i in range(300)) + b"</Doc>",
+        XML_HEAD + b"<Item><Name>" + b"x" * 20000 + b"&#xD800;\xed\xa0\x80</Name></Item></Doc>",
+        XML_HEAD + b"<Item id='1' id='2'/></Doc>",
+        b"",
+    ]
+    return [observation(body, route) for body in bodies for route in (b"xml", b"loose")]
 
 
 def bundle_seed() -> bytes:
@@ -141,7 +180,7 @@ def _ring_seed() -> bytes:
 
 def corpus(driver: str) -> list[Path]:
     """Seed files of a driver."""
-    every = {"decide": _decide_seeds(), "bundle": [bundle_seed(), b"KNHKBND1"], "ring": [_ring_seed(), b""]}
+    every = {"decide": _decide_seeds(), "xml": _xml_seeds(), "bundle": [bundle_seed(), b"KNHKBND1"], "ring": [_ring_seed(), b""]}
     place = folder(driver) / "corpus"
     place.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE if (HERE / "include").is_dir() else HERE.parent  # in a wheel C lies inside the package
 TARGETS = {"amd64": "x86_64-linux-gnu.2.28", "arm64": "aarch64-linux-gnu.2.28"}
 HOST = "arm64" if platform.machine() in {"aarch64", "arm64"} else "amd64"
-ENGINE = ("observe", "terms", "bundle", "delta", "items", "json", "extract", "eval", "pack", "report")
+ENGINE = ("observe", "terms", "bundle", "delta", "items", "functions", "json", "xml", "extract", "eval", "pack", "report")
 AVX2 = ("-mavx2", "-mpopcnt", "-mbmi", "-DKNHK_EVAL=knhk_eval_avx2")
 COMPILE = (
     "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-stack-protector",
@@ -59,6 +59,7 @@ class Artifacts:
     engine: dict[str, tuple[Path, ...]]
     yyjson: Path
     yyjson_include: Path
+    expat_include: Path
     native: Path
     kernels: Path
     zig: tuple[str, ...]
@@ -92,7 +93,7 @@ def sources(component: str) -> list[Path]:
     """Files that a component is made of, in a fixed order."""
     folders = {"engine": ("include", "src"), "shim": ("include", "envoy")}[component]
     found = [p for folder in folders for p in sorted((SOURCE / folder).glob("*.*")) if p.suffix in {".c", ".h", ".zig"}]
-    extra = [SOURCE / "yyjson.lock", HERE / "native.cdef", HERE / "toolchain.py", HERE / "build.py"]
+    extra = [SOURCE / "yyjson.lock", SOURCE / "expat.lock", HERE / "native.cdef", HERE / "toolchain.py", HERE / "build.py"]
     return found + (extra if component == "engine" else [HERE / "build.py"])
 
 
@@ -131,6 +132,7 @@ def artifacts() -> Artifacts:
         engine=names,
         yyjson=folder / "yyjson.o",
         yyjson_include=folder / "yyjson",
+        expat_include=folder / "expat",
         native=next(folder.glob("_native.*.so")),
         kernels=folder / "knhk_kernels.so",
         zig=(str(zig()), "cc"),
@@ -167,5 +169,5 @@ def link_pack(ctext: CText, arch: str) -> bytes:
 
 
 def materials() -> tuple[tuple[str, str, str], ...]:
-    """(name, version, SHA-256) of all that goes into a pack beside its sources: compiler, yyjson sdist, engine sources and objects."""
+    """(name, version, SHA-256) of all that goes into a pack beside its sources: compiler, parsers, engine sources and objects."""
     return tuple((m["name"], m["version"], m["sha256"]) for m in artifacts().manifest["materials"])

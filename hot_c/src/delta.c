@@ -127,17 +127,16 @@ static void merge(const knhk_triple *a, uint32_t na, const knhk_triple *b, uint3
 }
 
 #define RUN 16u
-static void sort_triples(knhk_delta *d) {
-  const uint32_t n = d->ntriple;
-  for (uint32_t i = 0; i < n; i += RUN) sort_few(d->triple + i, knhk_umin(RUN, n - i));
+void knhk_sort_rows(knhk_triple **rows, knhk_triple **spare, uint32_t n) {
+  for (uint32_t i = 0; i < n; i += RUN) sort_few(*rows + i, knhk_umin(RUN, n - i));
   for (uint32_t width = RUN; width < n; width *= 2) {
     for (uint32_t i = 0; i < n; i += 2 * width) {
       const uint32_t na = knhk_umin(width, n - i), nb = n - i - na < width ? n - i - na : width;
-      merge(d->triple + i, na, d->triple + i + na, nb, d->spare + i);
+      merge(*rows + i, na, *rows + i + na, nb, *spare + i);
     }
-    knhk_triple *t = d->triple;
-    d->triple = d->spare;
-    d->spare = t;
+    knhk_triple *t = *rows;
+    *rows = *spare;
+    *spare = t;
   }
 }
 
@@ -186,7 +185,7 @@ static void chunk_triples(knhk_delta *d) {
 
 void knhk_end_delta(knhk_delta *d) {
   if (d->unordered) {
-    sort_triples(d);
+    knhk_sort_rows(&d->triple, &d->spare, d->ntriple);
     drop_equal(d);
   }
   chunk_triples(d);

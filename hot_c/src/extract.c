@@ -19,6 +19,7 @@ static const struct {
   size_t (*room)(size_t o_len); /* memory for a body within an O of that size */
 } READERS[KNHK_FORMATS] = {
   [KNHK_FORMAT_JSON] = {knhk_read_json, knhk_json_room},
+  [KNHK_FORMAT_XML] = {knhk_read_xml, knhk_xml_room},
 };
 
 static size_t room_of(size_t o_len) {
@@ -64,6 +65,10 @@ static size_t lay_out(uint8_t *base, size_t o_len, knhk_walk *w) {
   w->made_head = room(&used, base, 4 * (size_t)T->nmaps);
   w->items = room(&used, base, 4 * (size_t)T->nmaps);
   w->subject = room(&used, base, 4 * (size_t)T->nmaps);
+  w->counts = room(&used, base, 4 * (size_t)T->nedges);
+  w->join_cap = T->njoins == 0 ? 0 : l.triples;
+  w->joins = room(&used, base, sizeof(knhk_triple) * (size_t)w->join_cap);
+  w->joins_spare = room(&used, base, sizeof(knhk_triple) * (size_t)w->join_cap);
   d->node = room(&used, base, sizeof(knhk_node) * (size_t)l.nodes);
   d->node_slots = room(&used, base, (size_t)4 << l.node_bits);
   d->triple = room(&used, base, sizeof(knhk_triple) * (size_t)l.triples);
@@ -229,10 +234,11 @@ static void read_body(knhk_walk *w, const knhk_route *route) {
   }
   w->mapping = &T->mappings[route->mapping];
   w->members = (uint32_t *)(void *)w->d->gather;
-  w->ncapture = w->nmade = 0;
+  w->ncapture = w->nmade = w->njoin = 0;
   memset(w->made_head, 0, 4 * (size_t)T->nmaps);
   memset(w->items, 0, 4 * (size_t)T->nmaps);
   READERS[w->mapping->format].read(w);
+  if (w->njoin > 0 && w->d->fault.code == KNHK_FAULT_NONE && !w->d->over) knhk_link_joins(w);
 }
 
 int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, uint32_t whole,

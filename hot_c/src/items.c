@@ -26,6 +26,10 @@ uint32_t knhk_element_state(const knhk_state *s, uint32_t index) {
   return s->each;
 }
 
+static int fits_slot(const knhk_slot *k, knhk_scalar v) {
+  return (k->flags & KNHK_SLOT_IRI) == 0 || (v.kind == KNHK_SCALAR_STRING && knhk_iri_valid(v.s));
+}
+
 /* ---- items ---- */
 
 void knhk_begin_items(knhk_walk *w, const knhk_state *s) {
@@ -39,19 +43,24 @@ void knhk_begin_items(knhk_walk *w, const knhk_state *s) {
   }
 }
 
-void knhk_capture_value(knhk_walk *w, const knhk_state *s, knhk_scalar v) {
+/* Why a value is not captured, or KNHK_FAULT_NONE. */
+static uint32_t capture(knhk_walk *w, uint32_t slot, knhk_scalar v) {
+  const knhk_slot *k = &T->slots[slot];
+  if (k->nfunction > 0) {
+    int absent;
+    const uint32_t code = knhk_apply(w->d, k, &v, &absent);
+    if (code != KNHK_FAULT_NONE || absent) return code;
+    if (!fits_slot(k, v)) return KNHK_FAULT_IRI;
+  }
+  if ((k->flags & KNHK_SLOT_ONE) != 0 && w->slot_head[slot] != 0) return KNHK_FAULT_TWICE;
+  knhk_capture_plain(w, slot, v);
+  return KNHK_FAULT_NONE;
+}
+
+void knhk_capture_value(knhk_walk *w, const knhk_state *s, knhk_scalar v, uint32_t depth) {
   for (uint32_t i = 0; i < s->nref; i++) {
-    const uint32_t slot = T->state_refs[s->ref + i];
-    if (w->ncapture == w->capture_cap) {
-      w->d->over = 1;
-      return;
-    }
-    w->captures[w->ncapture].value = v;
-    w->captures[w->ncapture].next = 0;
-    w->ncapture++;
-    if (w->slot_head[slot] == 0) w->slot_head[slot] = w->ncapture;
-    else w->captures[w->slot_tail[slot] - 1].next = w->ncapture;
-    w->slot_tail[slot] = w->ncapture;
+    const uint32_t code = capture(w, T->state_refs[s->ref + i], v);
+    if (code != KNHK_FAULT_NONE) knhk_fault_at(w, code, depth, v.s);
   }
 }
 
@@ -116,7 +125,7 @@ static void make_from(maker *m, uint32_t part, uint32_t length) {
   }
   for (uint32_t c = m->w->slot_head[p->slot]; c != 0; c = m->w->captures[c - 1].next) {
     const knhk_text s = m->w->captures[c - 1].value.s;
-    if (s.n > 0) make_part(m, part, length, 0, s);
+    if (s.n > 0) make_part(m, part, length, (int)p->text, s);
     if (d->over) return;
   }
 }
@@ -169,7 +178,8 @@ static void object_made(void *to, uint32_t id, knhk_text s) {
 }
 
 static uint32_t natural_type(knhk_scalar v) {
-  static const uint32_t code[] = {[KNHK_SCALAR_STRING] = KNHK_D_STRING, [KNHK_SCALAR_BOOLEAN] = KNHK_D_BOOLEAN, [KNHK_SCALAR_NUMBER] = KNHK_D_INTEGER};
+  static const uint32_t code[] = {[KNHK_SCALAR_STRING] = KNHK_D_STRING, [KNHK_SCALAR_BOOLEAN] = KNHK_D_BOOLEAN, [KNHK_SCALAR_NUMBER] = KNHK_D_INTEGER,
+                                  [KNHK_SCALAR_DECIMAL] = KNHK_D_DECIMAL, [KNHK_SCALAR_DATE] = KNHK_D_DATE, [KNHK_SCALAR_DATETIME] = KNHK_D_DATETIME};
   if (v.kind == KNHK_SCALAR_NUMBER)
     for (uint32_t i = 0; i < v.s.n; i++)
       if (v.s.p[i] == '.' || v.s.p[i] == 'e' || v.s.p[i] == 'E') return KNHK_S_XSD + KNHK_D_DOUBLE - 1;
@@ -184,12 +194,47 @@ static void add_references(knhk_walk *w, uint32_t node, const knhk_property *p) 
   }
 }
 
+/* Keys of a join's side at an item: 0 the parent's, 1 the child's. */
+static void add_keys(knhk_walk *w, uint32_t slot, uint32_t join, uint64_t side, uint32_t node) {
+  for (uint32_t c = w->slot_head[slot]; c != 0; c = w->captures[c - 1].next) {
+    if (w->njoin == w->join_cap) {
+      w->d->over = 1;
+      return;
+    }
+    knhk_triple *row = &w->joins[w->njoin++];
+    row->key = ((uint64_t)join << 32) | knhk_intern_kept(w->d, w->captures[c - 1].value.s);
+    row->obj = (side << 32) | node;
+    row->val = row->meta = 0;
+  }
+}
+
+/* Rows with one key: the parents' sides, then the children's. Each child is linked to each parent. */
+static void link_rows(knhk_walk *w, const knhk_triple *rows, uint32_t n) {
+  uint32_t parents = 0;
+  while (parents < n && rows[parents].obj >> 32 == 0) parents++;
+  for (uint32_t c = parents; c < n; c++) {
+    for (uint32_t k = 0; k < parents && !w->d->over; k++) {
+      const knhk_node *parent = &w->d->node[(uint32_t)rows[k].obj];
+      knhk_add(w->d, (uint32_t)rows[c].obj, T->joins[rows[c].key >> 32].p, parent->term, parent->val, parent->meta);
+    }
+  }
+}
+
+void knhk_link_joins(knhk_walk *w) {
+  knhk_sort_rows(&w->joins, &w->joins_spare, w->njoin);
+  for (uint32_t i = 0, n; i < w->njoin; i += n) {
+    for (n = 1; i + n < w->njoin && w->joins[i + n].key == w->joins[i].key; n++) {}
+    link_rows(w, w->joins + i, n);
+  }
+}
+
 static void add_property(knhk_walk *w, uint32_t node, const knhk_property *p) {
   object_target t = {w->d, p, node};
   maker k = {w, T->parts + p->part, p->npart, p->node, object_made, &t};
   switch (p->kind) {
     case KNHK_O_REF: add_references(w, node, p); return;
     case KNHK_O_TEMPLATE: make_from(&k, 0, 0); return;
+    case KNHK_O_JOIN: add_keys(w, p->slot, p->child, 1, node); return;
     case KNHK_O_TERM: knhk_add(w->d, node, p->p, T->words[p->term], T->words[p->term + 1], T->words[p->term + 2]); return;
     default:
       for (uint32_t c = w->made_head[p->child]; c != w->slot_head[p->slot]; c = w->mades[c - 1].next) {
@@ -221,14 +266,20 @@ void knhk_end_items(knhk_walk *w, const knhk_state *s) {
     for (uint32_t k = 0; k < m->ncls; k++, cls += 3) knhk_add(w->d, node, KNHK_S_RDF_TYPE, cls[0], cls[1], cls[2]);
     for (uint32_t k = 0; k < m->nproperty; k++)
       if (T->properties[m->property + k].read || w->d->whole) add_property(w, node, &T->properties[m->property + k]);
+    for (uint32_t k = 0; k < m->njoin; k++) add_keys(w, T->joins[m->join + k].slot, m->join + k, 0, node);
   }
 }
 uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scalar v) {
   if (s->nref > 0 && shape != KNHK_SHAPE_SCALAR) return KNHK_FAULT_SCALAR;
   if (s->nedge > 0 && shape != KNHK_SHAPE_OBJECT) return KNHK_FAULT_OBJECT;
   if ((s->each != 0 || s->nindex > 0) && shape != KNHK_SHAPE_ARRAY) return KNHK_FAULT_ARRAY;
-  for (uint32_t i = 0; i < s->nref; i++)
-    if ((T->slots[T->state_refs[s->ref + i]].flags & KNHK_SLOT_IRI) != 0 && (v.kind != KNHK_SCALAR_STRING || !knhk_iri_valid(v.s)))
-      return KNHK_FAULT_IRI;
+  return knhk_misfit_refs(s, v);
+}
+
+uint32_t knhk_misfit_refs(const knhk_state *s, knhk_scalar v) {
+  for (uint32_t i = 0; i < s->nref; i++) {
+    const knhk_slot *k = &T->slots[T->state_refs[s->ref + i]];
+    if (k->nfunction == 0 && !fits_slot(k, v)) return KNHK_FAULT_IRI;
+  }
   return KNHK_FAULT_NONE;
 }

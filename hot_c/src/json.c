@@ -75,7 +75,7 @@ static void take_scalar(knhk_walk *w, const knhk_state *s, yyjson_val *v, uint32
   const knhk_scalar x = scalar_of(v);
   const uint32_t code = knhk_misfit(s, KNHK_SHAPE_SCALAR, x);
   if (code != KNHK_FAULT_NONE) knhk_fault_at(w, code, depth, x.s);
-  else knhk_capture_value(w, s, x);
+  else knhk_capture_value(w, s, x, depth);
 }
 
 /* 0 when the walk ends here. */
@@ -198,7 +198,7 @@ static void walk(const reader *r, yyjson_val *v, uint32_t state, uint32_t depth)
   }
   if (mapped) {
     knhk_begin_items(w, s);
-    knhk_capture_value(w, s, x);
+    knhk_capture_value(w, s, x, depth);
   }
   if (shape == KNHK_SHAPE_OBJECT && unsafe_yyjson_get_len(v) <= FEW && s->nedge <= 64) walk_few(r, v, s, depth);
   else if (shape == KNHK_SHAPE_OBJECT) walk_many(r, v, s, depth);

@@ -240,12 +240,30 @@ static const char *const MUST[KNHK_FAULT_COUNT] = {
   [KNHK_FAULT_DEPTH] = "must not be nested deeper than the mapping allows", [KNHK_FAULT_UNKNOWN] = "must be a member that the mapping knows",
   [KNHK_FAULT_OBJECT] = "must be an object", [KNHK_FAULT_ARRAY] = "must be an array",
   [KNHK_FAULT_SCALAR] = "must be a string, number, boolean or null", [KNHK_FAULT_IRI] = "must be an absolute IRI",
+  [KNHK_FAULT_XML] = "must be well-formed XML 1.0 with namespaces, in UTF-8",
+  [KNHK_FAULT_DOCTYPE] = "must have no document type declaration", [KNHK_FAULT_ENCODING] = "must be in UTF-8",
+  [KNHK_FAULT_CHILDREN] = "must hold text only, no element", [KNHK_FAULT_TEXT] = "must hold elements only, no text",
+  [KNHK_FAULT_MEMORY] = "must have fewer different names, or shorter ones",
+  [KNHK_FAULT_TWICE] = "must be there once, for the subject is made of it",
 };
 
-/* JSON Pointer (RFC 6901), or the byte offset for text that is not JSON. */
+/* What a value must be for a function of the mapping. */
+static const char *const FORM[KNHK_FN_COUNT] = {
+  [KNHK_FN_TRIM] = "", [KNHK_FN_ABSENT_IF] = "", [KNHK_FN_STRIP_ZEROS] = "", [KNHK_FN_UPPER] = "", [KNHK_FN_LOWER] = "", [KNHK_FN_PREFIX] = "",
+  [KNHK_FN_PERCENT] = "",
+  [KNHK_FN_DECIMAL_POINT] = "must be an amount such as 1,234.56 or 12.00-", [KNHK_FN_DECIMAL_COMMA] = "must be an amount such as 1.234,56 or 12,00-",
+  [KNHK_FN_DATE] = "must be a date in the form that the mapping says", [KNHK_FN_DATETIME] = "must be a date and time in the form that the mapping says",
+  [KNHK_FN_DOTNET_DATE] = "must be a date such as /Date(1539993600000)/", [KNHK_FN_DOTNET_DATETIME] = "must be a date such as /Date(1539993600000)/",
+  [KNHK_FN_EPOCH_MILLIS] = "must be milliseconds since 1970", [KNHK_FN_EPOCH_SECONDS] = "must be seconds since 1970",
+  [KNHK_FN_CODES] = "must be a code of the mapping's list",
+};
+
+static const char *must_of(uint32_t code) { return code >= KNHK_FAULT_FORM ? FORM[code - KNHK_FAULT_FORM] : MUST[code]; }
+
+/* JSON Pointer (RFC 6901), of names as they are written for XML, or the byte offset for text that is neither. */
 static void put_place(writer *w, const knhk_fault *f) {
   uint8_t digits[20];
-  if (f->code == KNHK_FAULT_SYNTAX) {
+  if (f->code == KNHK_FAULT_SYNTAX || f->code == KNHK_FAULT_XML) {
     PUT(w, "byte ");
     put(w, digits, knhk_decimal(f->at, digits));
     return;
@@ -279,7 +297,7 @@ static void put_fault(explainer *x, const knhk_delta *d) {
     put_c_json(&x->w, T->info[0].message);
     PUT(&x->w, ": ");
   }
-  put_c_json(&x->w, MUST[d->fault.code]);
+  put_c_json(&x->w, must_of(d->fault.code));
   PUT(&x->w, "\"}");
 }
 

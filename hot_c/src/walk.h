@@ -8,7 +8,7 @@
 #define KNHK_PROBES_MAX 256u /* beyond: an adversary, or a table that is not worth its time; the tier below decides */
 
 /* ---- values of a body ---- */
-enum { KNHK_SCALAR_STRING = 0, KNHK_SCALAR_BOOLEAN, KNHK_SCALAR_NUMBER };
+enum { KNHK_SCALAR_STRING = 0, KNHK_SCALAR_BOOLEAN, KNHK_SCALAR_NUMBER, KNHK_SCALAR_DECIMAL, KNHK_SCALAR_DATE, KNHK_SCALAR_DATETIME };
 enum { KNHK_SHAPE_SCALAR = 0, KNHK_SHAPE_OBJECT, KNHK_SHAPE_ARRAY };
 typedef struct { /* borrowed from O or from the reader's memory for the whole decision */
   knhk_text s;
@@ -33,13 +33,17 @@ typedef struct {
   uint32_t *made_head, *items, *subject; /* per map */
   knhk_capture *captures;
   knhk_made *mades;
-  uint32_t ncapture, capture_cap, nmade, made_cap;
+  uint32_t *counts;              /* per edge: how often it was taken below the present parent (XML) */
+  knhk_triple *joins, *joins_spare; /* key: join and key string; obj: side and node */
+  uint32_t ncapture, capture_cap, nmade, made_cap, njoin, join_cap;
 } knhk_walk;
 
 /* ---- readers: each says what is wrong by knhk_fault_at ---- */
 KNHK_HIDDEN void knhk_read_json(knhk_walk *w);
+KNHK_HIDDEN void knhk_read_xml(knhk_walk *w);
 /* Memory that the reader of any format needs for a body within an O of that size. */
 KNHK_HIDDEN size_t knhk_json_room(size_t o_len);
+KNHK_HIDDEN size_t knhk_xml_room(size_t o_len);
 
 /* ---- the mapping's machine (items.c) ---- */
 KNHK_HIDDEN void knhk_fault_at(knhk_walk *w, uint32_t code, uint32_t depth, knhk_text found);
@@ -58,11 +62,17 @@ KNHK_INLINE uint32_t knhk_member_edge(const knhk_state *s, knhk_text name, uint6
 }
 KNHK_HIDDEN uint32_t knhk_element_state(const knhk_state *s, uint32_t index);
 /* What the mapping needs here and does not find; KNHK_FAULT_NONE when all is well. */
+KNHK_HIDDEN uint32_t knhk_misfit_refs(const knhk_state *s, knhk_scalar v);
 KNHK_HIDDEN uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scalar v);
 /* Around each value of a state: items begin, the value (empty for containers) is captured, items end and make triples. */
 KNHK_HIDDEN void knhk_begin_items(knhk_walk *w, const knhk_state *s);
-KNHK_HIDDEN void knhk_capture_value(knhk_walk *w, const knhk_state *s, knhk_scalar v);
+KNHK_HIDDEN void knhk_capture_value(knhk_walk *w, const knhk_state *s, knhk_scalar v, uint32_t depth);
 KNHK_HIDDEN void knhk_end_items(knhk_walk *w, const knhk_state *s);
+/* After the body: links what joins over keys say. */
+KNHK_HIDDEN void knhk_link_joins(knhk_walk *w);
+
+/* Runs a slot's functions over *v. KNHK_FAULT_NONE, or KNHK_FAULT_FORM + the kind of the function that refuses; *absent: there is no value. */
+KNHK_HIDDEN uint32_t knhk_apply(knhk_delta *d, const knhk_slot *slot, knhk_scalar *v, int *absent);
 
 /* The value of a plain edge: what knhk_misfit and knhk_capture_value come to there. */
 KNHK_INLINE void knhk_capture_plain(knhk_walk *w, uint32_t slot, knhk_scalar v) {
@@ -86,6 +96,7 @@ KNHK_HIDDEN uint32_t knhk_intern(knhk_delta *d, knhk_text s, int *is_new);
 /* 1 when n bytes fit at d->text, and some to spare; else the Δ is over. */
 KNHK_HIDDEN int knhk_text_room(knhk_delta *d, size_t n);
 KNHK_HIDDEN uint32_t knhk_node_of(knhk_delta *d, uint64_t term, uint64_t val, uint64_t meta);
+KNHK_HIDDEN void knhk_sort_rows(knhk_triple **rows, knhk_triple **spare, uint32_t n);
 /* Sorts, drops what is there twice, cuts into chunks. */
 KNHK_HIDDEN void knhk_end_delta(knhk_delta *d);
 

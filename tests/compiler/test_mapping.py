@@ -102,13 +102,27 @@ def test_a_fault_of_the_short_form(old: str, new: str, fault: str) -> None:
 
 
 RML_FAULTS = [
-    ("ql:JSONPath", "ql:XPath", "must be ql:JSONPath"),
+    ("ql:JSONPath", "ql:CSV", "m.ttl:5: rml:referenceFormulation"),
+    ("ql:JSONPath", "ql:XPath", "must be the same for all maps"),
     ("rr:class", "rr:klass", "m.ttl:6: rr:klass"),
-    ("rr:language", "rr:joinCondition", "must be a term of R2RML or RML"),
+    ("rr:language", "rr:languageMap", "must be a term of R2RML or RML"),
+    ("rr:language", "rr:lang", "m.ttl:8: rr:lang"),
+    ("rr:class ex:Order", "rr:class ex:Order ; ex:note 1", "m.ttl:6: ex:note"),
+    ('rr:objectMap [ rml:reference "title"', 'rr:objectMap [ rr:class ex:X; rml:reference "title"', "nothing reads it here"),
+    (
+        "rr:predicate ex:kind ;",
+        'rr:predicate ex:kind ; rml:iterator "$" ;',
+        'm.ttl:11: rml:iterator "$": must stand where it has a meaning',
+    ),
+    (
+        "[ rr:parentTriplesMap ex:line ]",
+        '[ rr:parentTriplesMap ex:line; rr:joinCondition [ rr:child "id" ] ]',
+        "must have an rr:child and an rr:parent",
+    ),
     ("rr:parentTriplesMap ex:line", "rr:parentTriplesMap ex:other", "other: must be the id of a map"),
     ('rml:reference "$.web" ;', "", "must have one of rr:template"),
     ('"Allow"', '"Perhaps"', 'm.ttl:4: knhk:unknownMembers "Perhaps"'),
-    ("rr:subjectMap [ rr:termType rr:BlankNode ] ;", "", "must have an rr:subjectMap"),
+    ("rr:subjectMap [ rr:termType rr:BlankNode ] ;", "", "must have one rr:subjectMap or rr:subject"),
 ]
 
 

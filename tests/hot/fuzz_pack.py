@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hot_plans import BLANK, EX, KNHK, a_map, guard, iri, item, mapping, path, plan, prop, ref, template
+from hot_plans import BLANK, EX, KNHK, Json, a_map, guard, iri, item, mapping, path, plan, prop, ref, template
 from test_guards import CASES
 
 from knhk_gen.emit import emit
+
+CODES: Json = {"f": "codes", "codes": {"EUR": "Euro", "USD": "Dollar"}, "other": "Other"}
+
+
+def xpath(*names: str) -> list[Json]:
+    return [{"attribute": n[1:]} if n.startswith("@") else {"element": n} for n in names]
+
+
+def amount(name: str) -> Json:
+    return {"ref": xpath(name), "datatype": None, "lang": "", "node": "literal", "functions": [{"f": "decimalComma"}]}
+
 
 CREATE = mapping(
     a_map(
@@ -20,9 +31,21 @@ CREATE = mapping(
         prop("b", ref("paid")),
         prop("line", {"child": "line"}),
         prop("link", ref("link", node="iri")),
+        prop("any", ref("when") | {"functions": [{"f": "dotNetDateTime"}]}),
+        prop("any", ref("at") | {"functions": [{"f": "trim"}, {"f": "dateTime", "text": "YYYY-MM-DDThh:mm:ss.fZ"}]}),
         classes=("Thing",),
     ),
-    a_map("line", path("lines", "*"), BLANK, prop("i", ref("qty")), prop("any", ref("price", datatype="double")), classes=("Part",)),
+    a_map(
+        "line",
+        path("lines", "*"),
+        BLANK,
+        prop("i", ref("qty")),
+        prop("any", ref("price", datatype="double")),
+        prop("any", ref("day") | {"functions": [{"f": "absentIf", "text": "00000000"}, {"f": "date", "text": "YYYYMMDD"}]}),
+        prop("peer", {"join": "peer", "key": {"ref": path("ref")}, "parentKey": {"ref": path("k")}}),
+        classes=("Part",),
+    ),
+    a_map("peer", path("peers", "*"), item("k")),
     a_map(
         "tag",
         path("tags", "*"),
@@ -43,15 +66,44 @@ OTHER = mapping(
     depth=3,
     name="other",
 )
+XML_MAPS = (
+    a_map(
+        "item",
+        xpath("urn:a Doc", "urn:a Item"),
+        {"kind": "template", "parts": [{"text": EX + "i/"}, {"ref": xpath("@id")}], "node": "iri"},
+        prop("s", {"ref": xpath("urn:a Name"), "datatype": None, "lang": "", "node": "literal"}),
+        prop("d", amount("* Amt")),
+        prop(
+            "any", {"ref": xpath("* Amt", "@Ccy"), "datatype": None, "lang": "en", "node": "literal", "functions": [CODES, {"f": "lower"}]}
+        ),
+        prop(
+            "t",
+            {"ref": xpath("urn:a Day"), "datatype": None, "lang": "", "node": "literal", "functions": [{"f": "date", "text": "YYYYMMDD"}]},
+        ),
+        prop("b", {"ref": xpath("*"), "datatype": None, "lang": "", "node": "literal"}),
+        prop("i", {"ref": [{"element": "urn:a Name", "index": 1}], "datatype": None, "lang": "", "node": "literal"}),
+        prop("peer", {"join": "item", "key": {"ref": xpath("urn:a Ref")}, "parentKey": {"ref": xpath("@k")}}),
+        prop("part", {"child": "part"}),
+        classes=("Thing",),
+    ),
+    a_map(
+        "part",
+        xpath("urn:a Doc", "urn:a Item", "urn:a Part"),
+        BLANK,
+        prop("s", {"ref": xpath("@x"), "datatype": None, "lang": "", "node": "literal"}),
+    ),
+)
+XML = mapping(*XML_MAPS, name="xml") | {"source": "xml"}
+LOOSE = mapping(*XML_MAPS, name="loose", unknown="Allow") | {"source": "xml"}
 PLAN = plan(
     [guard(f"g{i:03}", case.values[0]) for i, case in enumerate(CASES)],  # type: ignore[arg-type]
-    [CREATE, OTHER],
+    [CREATE, LOOSE, OTHER, XML],
     [
         {"kind": "class", "classes": [EX + "Thing"]},
         {"kind": "class", "classes": [EX + "Part"]},
         {"kind": "node", "node": iri(KNHK + "caller")},
     ],
-    {"create": "create", "other": "other", "bare": None},
+    {"create": "create", "other": "other", "bare": None, "loose": "loose", "xml": "xml"},
     predicates=("https://e.x/limit",),
     subjects=("https://e.x/u",),
 )

@@ -97,6 +97,7 @@ def test_materials_name_compiler_yyjson_and_engine() -> None:
     assert {
         "ziglang",
         "yyjson",
+        "astropy",
         "hot_c/src/extract.c",
         "hot_c/include/knhk_pack.h",
         "engine/amd64/extract.o",
@@ -110,11 +111,11 @@ def test_materials_name_compiler_yyjson_and_engine() -> None:
 @pytest.mark.parametrize(
     ("maps", "word"),
     [
-        (mapping(a_map("m", [], {"kind": "template", "parts": [{"ref": path("id")}], "node": "iri"})), "scheme"),
+        (mapping(a_map("m", [], {"kind": "template", "parts": [{"ref": path("id")}, {"text": "x"}], "node": "iri"})), "scheme"),
         (mapping(a_map("m", [], {"kind": "template", "parts": [{"text": EX}, {"ref": path("v", "*")}], "node": "iri"})), "one value"),
         (mapping(a_map("m", path("a"), BLANK, prop("c", {"child": "n"})), a_map("n", path("b"), BLANK)), "begins with"),
         (mapping(a_map("m", [], BLANK), depth=4000), "maxDepth"),
-        (mapping(a_map("m", [], BLANK)) | {"source": "xml"}, "no walker"),
+        (mapping(a_map("m", [], BLANK)) | {"source": "csv"}, "no walker"),
     ],
 )
 def test_mappings_that_have_no_tables_are_refused(maps: dict[str, object], word: str) -> None:
