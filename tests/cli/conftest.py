@@ -73,10 +73,16 @@ class Answer:
 Knhk = Callable[..., Answer]
 
 
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of finished objects for modules that say SHARED_OBJECTS: their tests compile the same packs again and again."""
+    return tmp_path_factory.mktemp("objects")
+
+
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(request: pytest.FixtureRequest, objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of finished objects, of this test alone: what is found in it was made by the test."""
-    folder = tmp_path / "cache"
+    folder = objects if getattr(request.module, "SHARED_OBJECTS", False) else tmp_path / "cache"
     monkeypatch.setattr(packs, "cache_folder", lambda: folder)
     return folder
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+SHARED_OBJECTS = True
 SCHEMA = """@prefix ex: <http://example.org/> .
 @prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .
 @prefix owl: <http://www.w3.org/2002/07/owl#> .

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+SHARED_OBJECTS = True
+
 
 @pytest.fixture
 def other(pack: Path, tmp_path: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+SHARED_OBJECTS = True
 GOOD = """defaults: {route: orders}
 require: {coverage: 100, mutation: 100}
 cases:
