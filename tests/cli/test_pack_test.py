@@ -172,3 +172,17 @@ def test_triples_of_a_are_held_to_what_is_expected(knhk: Any, pack: Path) -> Non
     write(pack, case.replace('"yes"', '"no"') % " .")
     (wrong,) = knhk("pack", "test", pack, "--no-mutants").out["cases"]["wrong"]
     assert [told.partition(":")[0] for told in wrong["told"]] == ["makes too", "does not make"]
+
+
+def test_a_request_may_lack_an_attribute_of_the_defaults(knhk: Any, pack: Path) -> None:
+    file = pack / "pack.yaml"
+    rule = "    - name: named\n      kind: ask\n      inline: |\n        ASK { knhk:request attr:sub ?sub }\n"
+    file.write_text(file.read_text().replace("    - name: order\n", rule + "    - name: order\n"))
+    case = """defaults: {attributes: {sub: alice, role: clerk}}
+cases:
+  - {name: somebody, body: '{"id": "1", "currency": "EUR"}', verdict: ADMIT, failing: []}
+  - {name: nobody, body: '{"id": "1", "currency": "EUR"}', without: [sub], verdict: DENY, failing: [named]}
+"""
+    write(pack, case)
+    answer = knhk("pack", "test", pack, "--no-mutants")
+    assert (answer.exit, answer.out["cases"]["wrong"]) == (0, [])

@@ -52,6 +52,7 @@ CASE = Obj(
         "remove": List("JSON Pointers of what is taken out.", Str("Pointer.", max=512), max=64),
         "replace": Map("Text that occurs once → what stands there instead.", Str("New text.", max=1 << 16), max=64),
         "verdict": Str("ADMIT or DENY.", max=16, rules=(matches("^(ADMIT|DENY)$", "must be ADMIT or DENY"),)),
+        "without": List("Attributes of the defaults that this request does not carry.", Str("Attribute.", max=63, min=1), max=64),
         "triples": List("Exactly the triples of A, as canonical N-Triples without line feeds.", Str("Triple.", max=4096, min=1), max=64),
         "failing": List("Every guard that fails, by id, or by the IRI of its shape.", Str("Guard or shape.", max=512, min=1), max=256),
         **_FIELDS,
@@ -150,7 +151,8 @@ def json_text(node: Node) -> str:
 def _draft(checker: Checker, defaults: Mapping[str, Any], case: Mapping[str, Any], sets: tuple[tuple[str, str], ...], i: int) -> Draft:
     at = f"cases[{i}]"
     places = {name[len(at) :].lstrip("."): f"{checker.path}:{line}" for name, line in checker.lines.items() if name.startswith(at)}
-    attributes = {**defaults.get("attributes", {}), **case.get("attributes", {})}
+    kept = {name: value for name, value in defaults.get("attributes", {}).items() if name not in case.get("without", ())}
+    attributes = {**kept, **case.get("attributes", {})}
     fields = {"time": DEFAULT_TIME, "region": DEFAULT_REGION, **defaults, **case, "attributes": attributes}
     edits = Edits(sets, tuple(case.get("remove", ())), tuple(case.get("replace", {}).items()))
     return Draft(fields, edits, places)
