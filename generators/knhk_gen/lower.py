@@ -17,7 +17,7 @@ from knhk_gen.abac import lower_abac
 from knhk_gen.ask import lower_ask
 from knhk_gen.construct import Construct, inputs, lower_construct
 from knhk_gen.exprs import TRUE
-from knhk_gen.mapping import ABSOLUTE, lower_mapping
+from knhk_gen.mapping import ABSOLUTE, Mapping, lower_mapping
 from knhk_gen.mapping_rml import read_rml
 from knhk_gen.mapping_yaml import read_yaml
 from knhk_gen.names import CALLER, REQUEST, SH
@@ -255,13 +255,17 @@ def _add_abac(plan: _Plan, source: Source, shapes: Shapes | None) -> None:
         )  # fmt: skip
 
 
+def read_mapping(source: Source) -> Mapping:
+    """A mapping source by its media type; faults are inside. Raises Refused when it cannot be read at all."""
+    return (read_yaml if source.media in YAML else read_rml)(source)
+
+
 def _mappings(sources: Sequence[Source], faults: list[Fault]) -> list[Doc]:
     found: list[Doc] = []
     for source in sources:
         if source.kind != "mapping":
             continue
-        read = read_yaml if source.media in YAML else read_rml
-        mapping = _collect(faults, lambda r=read, s=source: r(s))
+        mapping = _collect(faults, lambda s=source: read_mapping(s))
         if mapping is not None:
             where = f"{source.path}:{source.first_line}"
             found.append(lower_mapping(mapping, source.name, where))

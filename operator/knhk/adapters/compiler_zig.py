@@ -19,7 +19,7 @@ from knhk.model.oci import ARCHES
 from knhk.packaging.materials import Material
 
 DIGEST_BYTES = 64
-PYPI = frozenset({"ziglang", "yyjson"})
+PYPI = frozenset({"ziglang", "yyjson", "astropy"})
 
 
 class ZigCompiler:
