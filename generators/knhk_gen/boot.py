@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "decimal": 1.5, "double": 1.5, "float": 1.5, "date": "2026-01-01", "dateTime": "2026-01-01T00:00:00Z",
     "anyURI": "https://example.com/",
 }  # fmt: skip
-_TOKEN: Final = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|<[^<>\s]*>|#[^\n]*|[{}]|[A-Za-z]+|\s+|.", re.DOTALL)
+_TOKEN: Final = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|<[^<>\s]*>|#[^\n]*|[{}]|[\w-]*:[\w.-]*|[A-Za-z]+|\s+|.", re.DOTALL)
 _DIRECTIVE: Final = re.compile(r"#\s*(name|target|message):\s*(.*)")
 _NAME: Final = re.compile(r"[^a-z0-9]+")
 
@@ -132,29 +133,39 @@ def _of_shape(store: TripleStore, shape: Term) -> Property | None:
     path = str(said["path"][0])
     cls = str(said["class"][0]) if said["class"] else ""
     datatype = str(said["datatype"][0]) if said["datatype"] else "" if cls else XSD + "string"
-    most = int(str(said["maxCount"][0])) if said["maxCount"] else None
-    least = int(str(said["minCount"][0])) if said["minCount"] else 0
+    most, least = _whole(said["maxCount"]), _whole(said["minCount"]) or 0
     return Property(path, datatype, cls, least, most, _allowed(store, shape, said, datatype, path))
 
 
 def _allowed(store: TripleStore, shape: Term, said: Mapping[str, Sequence[Term]], datatype: str, path: str) -> Any:
     """A value that hasValue, in, the bounds and the lengths allow, as far as one can tell without solving them."""
-    fixed = [*said["hasValue"], *(store.items(head, "") for head in said["in"])]
+    fixed = [*said["hasValue"], *(item for head in said["in"] for item in store.items(head, ""))]
     if fixed:
-        first = fixed[0][0] if isinstance(fixed[0], list) else fixed[0]
+        first = fixed[0]
         return first.toPython() if isinstance(first, Literal) and isinstance(first.toPython(), (int, str, bool)) else str(first)
     example = _example(datatype, path)
     for name, step in (("minInclusive", 0), ("minExclusive", 1), ("maxInclusive", 0), ("maxExclusive", -1)):
         for bound in store.values(shape, SH + name):
-            if isinstance(example, (int, float)) and not isinstance(example, bool):
-                value = float(str(bound)) + step
-                example = max(example, value) if name.startswith("min") else min(example, value)
-                example = int(example) if example == int(example) else example
-            elif datatype.endswith(("date", "dateTime")):
-                example = str(bound)
-    for bound in store.values(shape, SH + "minLength"):
-        example = str(example).ljust(int(str(bound)), "x")
-    return example
+            example = _within(example, str(bound), step, name.startswith("min"))
+    least = _whole(store.values(shape, SH + "minLength"))
+    return str(example).ljust(least, "x") if least else example
+
+
+def _within(example: Any, bound: str, step: int, least: bool) -> Any:
+    """The example moved to a bound that it does not keep; bounds that are no numbers are taken as they are."""
+    try:
+        value = float(bound) + step
+    except ValueError:
+        return bound
+    if isinstance(example, bool) or not isinstance(example, (int, float)) or not math.isfinite(value):
+        return example
+    moved = max(example, value) if least else min(example, value)
+    return int(moved) if moved == int(moved) else moved
+
+
+def _whole(values: Sequence[Term]) -> int | None:
+    """A whole number; what is none is a fault that the compiler tells with its line."""
+    return int(str(values[0])) if values and str(values[0]).isdigit() else None
 
 
 def _example(datatype: str, iri: str) -> Any:

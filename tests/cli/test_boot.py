@@ -111,7 +111,22 @@ def test_shapes_of_the_schema_are_taken_as_they_are(knhk: Any, sources: Any, tmp
     assert '"total": 100' in (folder / "payloads/example.json").read_text()
 
 
+def test_odd_spellings_are_read_as_they_are_meant(knhk: Any, sources: Any, tmp_path: Path) -> None:
+    sources[1].write_text(
+        "PREFIX ask: <http://example.org/>  # ASK { nobody }\n"
+        'ASK { $this ask:total ?t FILTER (?t != 7 && str(?t) != "} ASK {") }\n'
+        "# target: <http://example.org/Customer>\nask where { $this ask:name ?ASK }"
+    )
+    answer = knhk("boot", "init", *sources, "--out", tmp_path / "repository")
+    assert answer.exit == 0, answer.err
+    assert answer.out["cases"][0]["verdict"] == "ADMIT"
+    guards = {guard["id"]: guard["target"] for guard in knhk("pack", "explain", tmp_path / "repository").out["guards"]}
+    assert guards["invariant-1"] == "class http://example.org/Order"
+    assert guards["invariant-2"] == "class http://example.org/Customer"
+
+
 FAULTY = {
+    "no number": ("schema", SHAPES.replace("minCount 1 ; sh:maxCount 1", 'minCount "one"'), "schema.ttl:5"),
     "no Turtle": ("schema", "ex:a ex:b .", "schema.ttl:1"),
     "no class": ("schema", "<http://a/b> <http://a/c> 1 .", "schema.ttl:1"),
     "no query": ("invariants", "# nothing\n", "invariants.sparql:1"),
