@@ -28,18 +28,24 @@ KERNEL = Argument("--kernel", help="instruction set (default: the best of this p
     ),
     output=obj(
         variants=array(string()),
-        kernels=array(obj(name=string(), asks=string(), options=array(string()))),
+        kernels=array(obj(name=string(), asks=string(), options=array(string()), ns=mapping(NUMBER))),
         hooks=array(obj(id=string(), **{"class": string("R1", "W1", "C1")}, kernels=mapping(integer()), source=string())),
     ),
     examples=("knhk hook list", "knhk hook list examples/packs/invoice-controls/1.2.0"),
+    detail="`ns` is what one evaluation of a chunk of eight lanes takes here and now, by variant: the best of batch means over chunks in\n"
+    "the first cache. It is throughput of a kernel alone; bench/results says what a whole decision takes.",
 )
 def hooks(call: Call) -> Outcome:
     from knhk_gen.hooks import KERNELS
     from knhk_hot import kernels as native
 
-    kernels = [{"name": k.name, "asks": k.asks, "options": [f"--{name}" for name in k.options]} for k in KERNELS.values()]
+    times = _times()
+    kernels = [
+        {"name": k.name, "asks": k.asks, "options": [f"--{name}" for name in k.options], "ns": times[k.name]} for k in KERNELS.values()
+    ]
     found = [] if call.args.path is None else _hooks(call.args.path)
-    tables = [Table(f"kernels, variants {', '.join(native.variants())}", ("kernel", "asks", "options"), _rows(kernels))]
+    columns = ("kernel", "asks", "options", *(f"{variant} ns" for variant in native.variants()))
+    tables = [Table("kernels", columns, _rows(kernels))]
     if call.args.path is not None:
         lines = tuple(
             (h["id"], h["class"], ", ".join(f"{k} ×{n}" if n > 1 else k for k, n in h["kernels"].items()), h["source"]) for h in found
@@ -49,7 +55,19 @@ def hooks(call: Call) -> Outcome:
 
 
 def _rows(kernels: list[dict[str, Any]]) -> tuple[tuple[str, ...], ...]:
-    return tuple((k["name"], k["asks"], " ".join(k["options"])) for k in kernels)
+    return tuple((k["name"], k["asks"], " ".join(k["options"]), *(f"{ns:.2f}" for ns in k["ns"].values())) for k in kernels)
+
+
+def _times() -> dict[str, dict[str, float]]:
+    """Nanoseconds of one evaluation: kernel → variant → best batch mean."""
+    from knhk_gen.hooks import differential
+    from knhk_hot import kernels as native
+
+    found: dict[str, dict[str, float]] = {}
+    for name, lanes, words in differential(1, len(NAMES)):
+        chunks = native.Chunks(lanes)
+        found[name] = {variant: round(native.timing(name, variant, chunks, words).best_ns, 3) for variant in native.variants()}
+    return found
 
 
 def _hooks(path: Path) -> list[dict[str, Any]]:

@@ -111,7 +111,8 @@ def _lines(told: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _tables(told: Mapping[str, Any]) -> tuple[Table, ...]:
     wrong = [(row["path"], f"knhk pack test {row['path']}") for row in told["packs"] if not row["ok"]]
-    tables = [Table("", COLUMNS, tuple(_lines(told)))]
+    rows = tuple(tuple(cell.replace(" / ", "/") for cell in row) for row in _lines(told))
+    tables = [Table("R1/W1/C1: what each class decided", tuple(column.removesuffix(" R1 / W1 / C1") for column in COLUMNS), rows)]
     return (*tables, Table("not as expected", ("pack", "look at"), tuple(wrong))) if wrong else tuple(tables)
 
 
