@@ -12,6 +12,7 @@ from knhk.model.arrows import CText, GuardPlan
 from knhk_gen.emit_guards import (
     FOLDS,
     KERNELS,
+    MAKE_VALUES,
     PROGRAM_CONSTRUCT,
     PROGRAM_GUARDS,
     PROGRAM_UNIQUE,
@@ -250,6 +251,7 @@ class _Emitter:
         found = {row[0] for row in self.rows} - {SELF}
         found |= {row[6] for row, kernel in zip(self.rows, kernels, strict=True) if kernel in ("pair", "within")}
         found |= {program.result for program in self.guards.globals if program.kind == PROGRAM_UNIQUE}
+        found |= {make[3] for make in self.makes if make[2] == MAKE_VALUES}
         for kind, predicate, _, _ in self.guards.targets.values():
             found |= {TARGET_CLASS: {self.strings.id(RDF + "type")}, TARGET_SUBJECTS_OF: {predicate}}.get(kind, set())
         return found

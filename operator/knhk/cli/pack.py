@@ -1,4 +1,4 @@
-"""`knhk pack …`: check, build, build again, decide, status, abort."""
+"""`knhk pack …`: build, build again, decide, status, abort."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from knhk.cli.framework import FAULTS, Argument, Call, Outcome, Table, command, noun
-from knhk.cli.schema import FAULTS as FAULT_LIST
+from knhk.cli.pack_check import PROOF, PROVING, proven
 from knhk.cli.schema import anything, array, boolean, integer, mapping, nullable, obj, string
 from knhk.wiring.home import Home
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
     from knhk.adapters.pack_folder import Found
-    from knhk.model.arrows import GuardPlan, PackSources
     from knhk.model.resource import Key
     from knhk.reconcilers.building import Step
 
@@ -42,51 +41,11 @@ DIGEST = Argument(
     metavar="DIGEST",
 )
 
-GUARD = obj(
-    id=string(),
-    kind=string(),
-    **{"class": string("R1", "W1", "C1")},
-    shape=string(),
-    path=string(),
-    source=string(),
-)
-
-
-@command(
-    ("pack", "check"),
-    summary="Compile a pack's sources and list its guards, or every fault in them",
-    arguments=(WHERE,),
-    output=obj(digest=nullable(string()), guards=array(GUARD), faults=FAULT_LIST),
-    examples=(
-        "knhk pack check examples/packs/invoice-controls/1.0.0",
-        "knhk pack check pack.yaml -o json | jq .faults",
-    ),
-    detail="The digest is that of the GuardPlan: it depends on what the sources say, not on where they lie.",
-)
-def check(call: Call) -> Outcome:
-    from knhk.adapters.pack_folder import find
-    from knhk.model.faults import Refused
-
-    try:
-        pack, plan = _planned(find(call.args.path))
-    except Refused as refused:
-        faults = [{"where": f.where, "value": f.value, "must": f.must} for f in refused.faults]
-        table = Table(
-            "faults",
-            ("where", "value", "must"),
-            tuple((f.where, f.value, f.must) for f in refused.faults),
-        )
-        return Outcome({"digest": None, "guards": [], "faults": faults}, FAULTS, (table,))
-    guards = [_guard_row(pack, guard) for guard in plan.document["guards"]]
-    rows = tuple((g["id"], g["kind"], g["class"], g["path"], g["source"]) for g in guards)
-    table = Table(f"plan {plan.digest}", ("guard", "kind", "class", "path", "source"), rows)
-    return Outcome({"digest": plan.digest, "guards": guards, "faults": []}, tables=(table,))
-
 
 @command(
     ("pack", "build"),
     summary="Compile, link, sign and publish a pack, and the data bundle that it reads",
-    arguments=(WHERE, REGISTRY),
+    arguments=(WHERE, REGISTRY, *PROVING),
     output=obj(
         name=string(),
         version=string(),
@@ -96,12 +55,15 @@ def check(call: Call) -> Outcome:
         tag=string(),
         registry=string(),
         bundle=nullable(obj(name=string(), digest=string(), file=string())),
+        proof=nullable(PROOF),
     ),
     examples=(
         "knhk pack build examples/packs/invoice-controls/1.0.0",
         "knhk pack build pack.yaml --registry ./registry -o json | jq -r .digest",
     ),
-    detail="Same sources and same tools give the same digest, in any folder and on any machine.",
+    detail="Same sources and same tools give the same digest, in any folder and on any machine. With --prove nothing is published before\n"
+    "the compiled pack agrees with its sources on generated cases; their count, seed and digest are in the signed provenance.",
+    exits={FAULTS: "the pack is faulty, or --prove found a difference: a bug of the compiler"},
 )
 def build(call: Call) -> Outcome:
     from knhk.adapters.pack_folder import find
@@ -119,7 +81,15 @@ def build(call: Call) -> Outcome:
         data = bundle_bytes(found.bundle)
         image = building.publish_bundle(found.bundle.namespace, found.bundle.name, data, registry, signer)
         bundle = {"name": found.bundle.name, "digest": image.digest, "file": image.blobs[-1].digest}
-    signed = _finish(call, building.build(to_sources(found.pack), packs.compiler(), registry, signer))
+    proofs: list[Mapping[str, Any]] = []
+    prove = None
+    if call.args.prove:
+
+        def prove(made: building.Made) -> Mapping[str, Any]:
+            proofs.append(proven(call, found, made.plan, made.objects))
+            return proofs[0]
+
+    signed = _finish(call, building.build(to_sources(found.pack), packs.compiler(), registry, signer, prove))
     made = signed.image
     return Outcome(
         {
@@ -131,6 +101,7 @@ def build(call: Call) -> Outcome:
             "tag": tag_of(made.namespace, made.name, made.version),
             "registry": str(registry_dir),
             "bundle": bundle,
+            "proof": proofs[0] if proofs else None,
         }
     )
 
@@ -348,22 +319,6 @@ def abort(call: Call) -> Outcome:
         asked = f"{pack.generation} {call.args.reason}"
         store.update(replace(pack, annotations={**pack.annotations, "knhk.dev/abort": asked}))
     return Outcome({"name": call.args.name, "generation": pack.generation, "asked": asked})
-
-
-def _planned(found: Found) -> tuple[PackSources, GuardPlan]:
-    from knhk.api import to_sources
-    from knhk.reconcilers.lowering import plan_of
-
-    pack = to_sources(found.pack)
-    return pack, plan_of(pack)
-
-
-def _guard_row(pack: PackSources, guard: dict[str, Any]) -> dict[str, Any]:
-    from knhk.reconcilers.lowering import place
-
-    row = {key: guard.get(key, "") for key in ("id", "kind", "class", "shape", "path")}
-    row["shape"] = guard.get("named") or row["shape"]
-    return row | {"source": place(pack, guard["source"])}
 
 
 def _finish(call: Call, steps: Generator[Step, None, T]) -> T:

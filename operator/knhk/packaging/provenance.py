@@ -25,6 +25,7 @@ class Provenance:
     subject: str
     parameters: Mapping[str, Any]
     materials: tuple[Material, ...]
+    proof: Mapping[str, Any] | None = None
 
     def sources(self, text: Callable[[Material], str]) -> PackSources:
         """The pack again, its texts from `text`. Raises Refused when a source is not among the materials, and what `text` raises."""
@@ -37,8 +38,8 @@ class Provenance:
         return PackSources(sources=sources, routes=given["routes"], **given["pack"])
 
 
-def statement(image: Artifact, pack: PackSources, materials: Iterable[Material]) -> dict[str, Any]:
-    """The in-toto statement; it names no time and no machine, so equal builds state the same."""
+def statement(image: Artifact, pack: PackSources, materials: Iterable[Material], proof: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The in-toto statement; it names no time and no machine, so equal builds state the same. `proof`: what translation validation did."""
     name = f"{pack.namespace}/{pack.name}@{pack.version}"
     return {
         "_type": STATEMENT,
@@ -48,7 +49,7 @@ def statement(image: Artifact, pack: PackSources, materials: Iterable[Material])
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": parameters(pack),
-                "internalParameters": {},
+                "internalParameters": {} if proof is None else {"proof": dict(proof)},
                 "resolvedDependencies": [_dependency(m) for m in sorted(materials)],
             },
             "runDetails": {"builder": {"id": BUILDER}, "metadata": {}},
@@ -75,7 +76,9 @@ def read(document: Mapping[str, Any], where: str) -> Provenance:
         if build["buildType"] != BUILD_TYPE:
             raise ValueError(f"buildType must be {BUILD_TYPE}")
         materials = tuple(_material(item) for item in build["resolvedDependencies"])
-        return Provenance(f"sha256:{subject['digest']['sha256']}", build["externalParameters"], materials)
+        return Provenance(
+            f"sha256:{subject['digest']['sha256']}", build["externalParameters"], materials, build["internalParameters"].get("proof")
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(where, f"must be a provenance of a pack: {error}") from error
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SharedObject, SignedPack
 from knhk.model.canonical import sha256_hex
@@ -57,13 +58,20 @@ def assemble(pack: PackSources, compiler: Compiler) -> Generator[Step, None, Mad
     )
 
 
-def build(pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer) -> Generator[Step, None, SignedPack]:
-    """Build, sign and publish in one commit; repeating it gives the same digests. Raises as `assemble`, the signer and `publish`."""
+Prove = Callable[[Made], Mapping[str, Any]]
+"""Compares what was made with its sources and says what it did, for the provenance. Raises Refused when they differ."""
+
+
+def build(
+    pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer, prove: Prove | None = None
+) -> Generator[Step, None, SignedPack]:
+    """Build, sign and publish in one commit; repeating it gives the same digests. Raises as `assemble`, `prove`, signer and `publish`."""
     made = yield from assemble(pack, compiler)
+    proof = None if prove is None else prove(made)
     pack = portable(pack)
     yield Step("Built", made.image.digest)
     name = f"pack/{pack.namespace}/{pack.name}@{pack.version}"
-    statement = provenance.statement(made.image, pack, made.materials)
+    statement = provenance.statement(made.image, pack, made.materials, proof)
     signature = signer.bundle("build", signed.signature_statement(made.image, name))
     referrers = (
         materials.kept(made.image, pack),

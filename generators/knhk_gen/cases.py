@@ -1,0 +1,377 @@
+"""Requests that try a pack: boundary values of its own constants, one change at a time, pairs, absent and repeated members. Pure; the same
+plan, samples and seed give the same cases.
+
+A case is a base (a sample, or a body made from the mapping) with a few edits. What is right about a case is not said here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from rdflib import Literal, URIRef
+
+from knhk.model.expectations import Case, EditError, Edits, edited
+from knhk_gen.names import ATTR, KNHK, XSD
+from knhk_gen.terms import INTEGERS, scaled
+
+Doc = Mapping[str, Any]
+BASE_TIME_NS: Final = 1_772_445_600_000_000_000
+"""2026-03-02T10:00:00Z, a Monday."""
+MAX_VALUES: Final = 40
+MAX_EDITS: Final = 4
+STRINGS: Final = ('""', '"a"', '"b"', '"' + "x" * 40 + '"', '"ä€𝄞"', '" "')
+NATURAL: Final = ("0", "1", "-1", "true", "false", "2.5")
+NUMBERS: Final = ('"0"', '"1"', '"-1"', '"0.000001"', '"-0.5"', '"999999999.5"', '"abc"', '""', "7")
+WHOLE: Final = ('"0"', '"1"', '"-1"', '"8"', '"1000000"', '"1.5"', '"abc"', "7")
+TYPED: Final[Mapping[str, tuple[str, ...]]] = {
+    XSD + "decimal": NUMBERS,
+    XSD + "double": NUMBERS,
+    XSD + "date": ('"1970-01-01"', '"2024-02-29"', '"2023-02-29"', '"2026-03-02"', '"9999-12-31"', '"today"'),
+    XSD + "dateTime": ('"2026-03-02T10:00:00Z"', '"2026-03-02T11:00:00+01:00"', '"1969-12-31T23:59:59.999999Z"', '"noon"'),
+    XSD + "boolean": ('"true"', '"false"', '"1"', '"0"', "true", "false"),
+    **dict.fromkeys(INTEGERS, WHOLE),
+}
+IRIS: Final = ('"https://example.com/a"', '"urn:x:y"', '"https://example.com/b"', '"no iri"')
+
+_QUERY_CONSTANTS: Final = re.compile(r"""\"([^"\\\n]*)\"|'([^'\\\n]*)'|(?<![\w.:<])(-?\d+(?:\.\d+)?)(?![\w.:>])""")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A member that the mapping reads: JSON Pointer of its first occurrence, values to try (JSON texts), and the pointer of its list."""
+
+    pointer: str
+    values: tuple[str, ...]
+    list_pointer: str = ""
+
+
+@dataclass
+class _Constants:
+    """What a plan compares with: JSON texts by predicate, and those of the cold shapes for every predicate."""
+
+    of: dict[str, dict[str, None]] = field(default_factory=dict)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    times_us: dict[int, None] = field(default_factory=dict)
+
+    def add(self, p: str, *texts: str) -> None:
+        self.of.setdefault(p, {}).update(dict.fromkeys(texts))
+
+    def expr(self, e: Any) -> None:
+        if isinstance(e, list):
+            for part in e:
+                self.expr(part)
+        if not isinstance(e, dict):
+            return
+        if "test" in e:
+            self._test(e.get("p") or e.get("op") or "", e["test"])
+        if e.get("op") in ("pair", "within"):
+            self.links.append((e["p"], e["q"]))
+        for part in e.values():
+            self.expr(part)
+
+    def _test(self, p: str, v: Any) -> None:
+        kind = v["t"]
+        for part in [*v.get("args", ()), *([v["arg"]] if "arg" in v else [])]:
+            self._test(p, part)
+        if kind == "range":
+            for bound in (v["min"], v["max"]):
+                if bound is not None:
+                    self._bound(p, v["family"], bound)
+        elif kind == "length":
+            sizes = [n + d for n in (v["min"], v["max"]) if n is not None for d in (-1, 0, 1) if 0 <= n + d <= 5000]
+            self.add(p, *(json.dumps("y" * n) for n in sizes))
+        elif kind in ("in", "value"):
+            for term in v.get("terms") or [v["term"]]:
+                self._term(p, term)
+        elif kind == "clock":
+            self.times_us.update(dict.fromkeys(_clock_times(v)))
+
+    def _term(self, p: str, term: Doc) -> None:
+        self.add(p, json.dumps(term["v"], ensure_ascii=False), json.dumps(term["v"] + "x", ensure_ascii=False))
+        if term["k"] == "lit":
+            found = scaled(Literal(term["v"], datatype=URIRef(term["dt"]), normalize=False))
+            if isinstance(found, tuple):
+                self._bound(p, *found)
+
+    def _bound(self, p: str, family: str, bound: int) -> None:
+        if p == KNHK + "time":
+            self.times_us.update(dict.fromkeys((bound - 1, bound, bound + 1)))
+        self.add(p, *(json.dumps(text) for step in (-1, 0, 1) for text in _spelled(family, bound, step)))
+
+    def shapes(self, ntriples: str) -> None:
+        """Literals of the shapes graph, and their neighbours, for every predicate."""
+        for text, datatype in re.findall(r'> "((?:[^"\\]|\\.)*)"(?:\^\^<([^>]*)>)? \.$', ntriples, re.MULTILINE):
+            self._term("", {"k": "lit", "v": text[:200], "dt": datatype or XSD + "string"})
+
+    def plan(self, plan: Doc) -> None:
+        """All constants of a plan."""
+        for guard in plan["guards"]:
+            self.expr(guard.get("expr"))
+        self.expr(plan.get("constructs"))
+        self.shapes(plan["cold"]["shapes"])
+        for query in (*plan["cold"]["asks"].values(), *plan["cold"].get("constructs", {}).values()):
+            for found in _QUERY_CONSTANTS.findall(query):
+                self.add("", json.dumps("".join(found)))
+
+    def linked(self) -> None:
+        """Predicates that are compared with each other share their values."""
+        for p, q in self.links:
+            both = {**self.of.get(p, {}), **self.of.get(q, {})}
+            self.of[p], self.of[q] = dict(both), dict(both)
+
+
+def _spelled(family: str, bound: int, step: int) -> tuple[str, ...]:
+    """Lexical forms one smallest step around a bound; numbers also by whole ones."""
+    if family == "numeric":
+        exact, whole = Decimal(bound + step).scaleb(-6), Decimal(bound).scaleb(-6) + step
+        return tuple(dict.fromkeys(f"{n.normalize():f}" for n in (exact, whole)))
+    if family == "boolean":
+        return (("false", "true")[bound],) if step == 0 else ()
+    days, micros = (bound + step, 0) if family == "date" else divmod(bound + step, 86_400_000_000)
+    try:
+        day = date(1970, 1, 1) + timedelta(days=days)
+    except OverflowError:
+        return ()
+    if family == "date":
+        return (day.isoformat(),)
+    second, fraction = divmod(micros, 1_000_000)
+    clock = f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}.{fraction:06}"
+    return (f"{day.isoformat()}T{clock}Z",)
+
+
+def _clock_times(v: Doc) -> Iterator[int]:
+    """Edges of a window on every day of one week."""
+    monday_us = BASE_TIME_NS // 1000 - 10 * 3600 * 10**6
+    for day in range(7):
+        for second in (v["from_s"] - 1, v["from_s"], v["until_s"] - 1, v["until_s"]):
+            yield monday_us + (day * 86400 + second - v["zone_s"]) * 10**6
+
+
+def _pointer(steps: Iterable[Doc]) -> tuple[str, str]:
+    """JSON Pointer of the first occurrence, and that of the innermost list ("" without one)."""
+    at = inner = ""
+    for step in steps:
+        if step.get("each"):
+            inner, at = at, at + "/0"
+        elif "index" in step:
+            at += f"/{step['index']}"
+        else:
+            at += "/" + step["key"].replace("~", "~0").replace("/", "~1")
+    return at, inner
+
+
+def _values(constants: _Constants, p: str, obj: Doc) -> tuple[str, ...]:
+    datatype = obj.get("datatype")
+    generic = (
+        IRIS if obj.get("node") == "iri" and "ref" in obj else TYPED.get(datatype or "", STRINGS if datatype else (*STRINGS, *NATURAL))
+    )
+    own = list(constants.of.get(p, {}))
+    if not datatype and obj.get("node") != "iri":
+        own += [text[1:-1] for text in own if re.fullmatch(r'"-?(0|[1-9]\d{0,14})(\.\d{1,6})?"', text)]
+    shared = [text for text in constants.of.get("", {}) if text not in own]
+    return tuple(dict.fromkeys((*own, *generic, *shared)))[:MAX_VALUES]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All that can be varied for one plan."""
+
+    slots: Mapping[str, tuple[Slot, ...]]  # by route
+    attributes: Mapping[str, tuple[str, ...]]
+    regions: tuple[str, ...]
+    times_ns: tuple[int, ...]
+    bases: tuple[Case, ...]
+
+
+def trial(plan: Doc, samples: Sequence[Case], callers: Sequence[str], beside: Sequence[Doc] = ()) -> Trial:
+    """What to vary. `samples` are bases; routes without one get a body made from their mapping. `callers`: values of `sub` that are known;
+    `beside`: plans whose constants are tried too."""
+    constants = _Constants()
+    for each in (plan, *(other for other in beside if other is not plan)):
+        constants.plan(each)
+    constants.linked()
+    mappings = {m["id"]: m for m in plan["mappings"]}
+    slots = {route: _slots(constants, mappings[m]) if m else () for route, m in plan["routes"].items()}
+    attributes: dict[str, tuple[str, ...]] = {"sub": (*callers[:30], "stranger"), "action": ("nothing",)}
+    for p, texts in constants.of.items():
+        if p.startswith(ATTR):
+            name = p.removeprefix(ATTR)
+            attributes[name] = tuple(dict.fromkeys((*attributes.get(name, ()), *(json.loads(t) for t in texts))))[:MAX_VALUES]
+    regions = tuple(dict.fromkeys(("local", *(json.loads(t) for t in constants.of.get(KNHK + "region", {})))))
+    fine = tuple(r for r in regions if re.fullmatch(r"[a-z0-9-]{0,63}", r))
+    times = (BASE_TIME_NS, *(t * 1000 for t in constants.times_us if 0 <= t < 2**63 // 1000))
+    known = {case.route for case in samples}
+    made = tuple(_base(route, plan, mappings, attributes) for route in plan["routes"] if route not in known)
+    return Trial(slots, attributes, fine, times, (*samples, *made))
+
+
+def _slots(constants: _Constants, mapping: Doc) -> tuple[Slot, ...]:
+    found: dict[str, Slot] = {}
+    if mapping["source"] != "json":
+        return ()
+    for each in mapping["maps"]:
+        references = [(prop["p"], prop["object"], part) for prop in each["properties"] for part in _references(prop["object"])]
+        references += [("", {"datatype": XSD + "string"}, part) for part in _references(each["subject"])]
+        for p, obj, ref in references:
+            pointer, inner = _pointer([*each["iterator"], *ref])
+            if pointer and pointer not in found:
+                found[pointer] = Slot(pointer, _values(constants, p, obj), inner)
+    return tuple(found.values())
+
+
+def _references(obj: Doc) -> list[Any]:
+    return ([obj["ref"]] if "ref" in obj else []) + [part["ref"] for part in obj.get("parts", ()) if "ref" in part]
+
+
+def _base(route: str, plan: Doc, mappings: Mapping[str, Doc], attributes: Mapping[str, tuple[str, ...]]) -> Case:
+    """A body that has every member of the mapping once."""
+    document: Any = None
+    mapping = mappings.get(plan["routes"][route] or "")
+    if mapping is not None and mapping["source"] == "json":
+        for each in mapping["maps"]:
+            document = _grown(document, each["iterator"], None)
+            for obj in [*(prop["object"] for prop in each["properties"]), each["subject"]]:
+                for ref in _references(obj):
+                    leaf = "https://example.com/a" if obj.get("node") == "iri" and "ref" in obj else "1"
+                    document = _grown(document, [*each["iterator"], *ref], leaf)
+    body = b"" if document is None else json.dumps(document).encode()
+    return Case(f"made for {route}", {"": route}, route, body, False, {}, BASE_TIME_NS, "local", "ADMIT", None)
+
+
+def _grown(document: Any, steps: Sequence[Doc], leaf: Any) -> Any:
+    """The document with these steps in it; a leaf stays what it is."""
+    if not steps:
+        return document if document is not None else {} if leaf is None else leaf
+    head, rest = steps[0], steps[1:]
+    if head.get("each") or "index" in head:
+        items = document if isinstance(document, list) else []
+        at = head.get("index", 0) if not head.get("each") else 0
+        items += [None] * (at + 1 - len(items))
+        items[at] = _grown(items[at], rest, leaf)
+        return items
+    members = document if isinstance(document, dict) else {}
+    members[head["key"]] = _grown(members.get(head["key"]), rest, leaf)
+    return members
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of a base: of a member, of an attribute (None: absent), of region or time."""
+
+    kind: str
+    name: str
+    value: Any
+
+    def on(self, case: Case) -> Case:
+        """The case with this change. Raises EditError where the body has no such place."""
+        match self.kind:
+            case "set":
+                return replace(case, body=edited(case.body, Edits(set=((self.name, self.value),))))
+            case "remove":
+                return replace(case, body=edited(case.body, Edits(remove=(self.name,))))
+            case "attribute":
+                rest = {k: v for k, v in case.attributes.items() if k != self.name}
+                return replace(case, attributes=rest if self.value is None else {**rest, self.name: self.value})
+            case "region":
+                return replace(case, region=self.value)
+        return replace(case, time_ns=self.value)
+
+
+def edits(trial_of: Trial, route: str) -> list[Edit]:
+    """Every single change for a route."""
+    found = [Edit("attribute", name, value) for name, values in trial_of.attributes.items() for value in (*values, None)]
+    found += [Edit("region", "", region) for region in trial_of.regions] + [Edit("time", "", at) for at in trial_of.times_ns]
+    for slot in trial_of.slots.get(route, ()):
+        found += [Edit("set", slot.pointer, value) for value in slot.values]
+        found.append(Edit("remove", slot.pointer, None))
+        if slot.list_pointer and slot.pointer == slot.list_pointer + "/0":
+            found += [Edit("set", slot.list_pointer + "/-", value) for value in slot.values[:8]]
+        elif slot.list_pointer:
+            found.append(Edit("remove", slot.list_pointer + "/0", None))
+    return list(dict.fromkeys(found))
+
+
+def _by_place(every: Iterable[Edit]) -> list[list[Edit]]:
+    """Changes of each place together, values from the plan's own constants first."""
+    found: dict[tuple[str, str], list[Edit]] = {}
+    for edit in every:
+        found.setdefault(("body" if edit.kind in ("set", "remove") else edit.kind, edit.name.removesuffix("/-")), []).append(edit)
+    return list(found.values())
+
+
+def cases(trial_of: Trial, seed: int, count: int) -> Iterator[Case]:
+    """`count` cases at most, all different: the bases, single changes, then pairs and more, drawn by the seed."""
+    rng = random.Random(seed)
+    seen: set[tuple[Any, ...]] = set()
+
+    def fresh(case: Case) -> bool:
+        key = (case.route, case.body, tuple(sorted(case.attributes.items())), case.time_ns, case.region)
+        known = key in seen
+        seen.add(key)
+        return not known
+
+    every = {case.route: _by_place(edits(trial_of, case.route)) for case in trial_of.bases}
+    yield from (case for case in trial_of.bases if fresh(case))
+    turns = [(i, rng.random(), base, edit) for base in trial_of.bases for places in every[base.route] for i, edit in enumerate(places)]
+    singles = [(base, (edit,)) for _, _, base, edit in sorted(turns, key=lambda turn: turn[:2])]
+    drawn: Iterator[tuple[Case, tuple[Edit, ...]]] = iter(singles[: max(1, count // 2)])
+    for _ in range(count * 8):
+        if len(seen) >= count:
+            return
+        try:
+            base, changes = next(drawn)
+        except StopIteration:
+            base = rng.choice(trial_of.bases)
+            places = rng.sample(every[base.route], min(len(every[base.route]), rng.choice((2, 2, 2, 3, MAX_EDITS))))
+            changes = tuple(rng.choice(place) for place in places)
+        case = base
+        try:
+            for change in changes:
+                case = change.on(case)
+        except EditError:
+            continue
+        if fresh(case):
+            yield case
+
+
+def smaller(case: Case) -> Iterator[Case]:
+    """Cases that are a step simpler: a member, an item or an attribute less, or a simpler scalar."""
+    for name in case.attributes:
+        yield replace(case, attributes={k: v for k, v in case.attributes.items() if k != name})
+    try:
+        document = json.loads(case.body)
+    except ValueError:
+        return
+    for pointer, value in _places(document, ""):
+        for edit in (Edits(remove=(pointer,)), *(Edits(set=((pointer, text),)) for text in _simpler(value))):
+            try:
+                body = edited(case.body, edit)
+            except EditError:
+                continue
+            if body != case.body:
+                yield replace(case, body=body)
+
+
+def _simpler(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) and len(value) > 1:
+        return (json.dumps(value[: len(value) // 2]), '"a"')
+    return ()
+
+
+def _places(value: Any, at: str) -> Iterator[tuple[str, Any]]:
+    """Pointers of everything inside, large parts first."""
+    inner: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        inner = [(f"{at}/{name.replace('~', '~0').replace('/', '~1')}", child) for name, child in value.items()]
+    elif isinstance(value, list):
+        inner = [(f"{at}/{i}", child) for i, child in enumerate(value)]
+    yield from inner
+    for pointer, child in inner:
+        yield from _places(child, pointer)

@@ -1,0 +1,155 @@
+"""What sources say about a graph, straight from RDF: shapes by the SHACL validator, queries by SPARQL, access rules by their words.
+
+It reads the sources and the graph. Of the plan it knows only the names of guards, so that both can be compared: no expression, no target,
+no class (docs/adr/0016-translation-validation.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyoxigraph import CanonicalizationAlgorithm, Dataset, Literal, NamedNode, Quad, RdfFormat, parse
+
+from knhk.model.arrows import PackSources, Source
+from knhk.reconcilers.oracle_access import Access
+from knhk_gen.lower import ntriples
+from knhk_gen.names import PREFIXES
+from knhk_gen.turtle import BASE, TripleStore
+from knhk_gen.turtle import parse as parse_turtle
+from knhk_runtime.tiers.construct import line
+from knhk_runtime.tiers.graph import Graph, Hierarchy, from_iri
+from knhk_runtime.tiers.names import component
+from knhk_runtime.tiers.shacl import Result, Validator
+from knhk_runtime.tiers.shapes import load_shapes
+from knhk_runtime.tiers.sparql import ask, construct
+
+Key = tuple[str, str, str]
+"""kind, node, part: what a guard and a failure are matched by."""
+_PROPERTY = component("Property")
+_QUALIFIED = component("QualifiedValueShape")
+_COUNTS = {component("QualifiedMinCount"), component("QualifiedMaxCount")}
+REQUEST, TIME = NamedNode("https://knhk.dev/ns#request"), NamedNode("https://knhk.dev/ns#time")
+
+
+def key_of(guard: Mapping[str, Any]) -> Key:
+    """What a guard is matched by."""
+    if guard["kind"] == "shacl":
+        return "shacl", guard["shape"], guard["component"]
+    if guard["kind"] == "abac":
+        return "abac", guard["shape"] or guard["id"], guard["component"]
+    return guard["kind"], guard["id"], ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What must fail, and what must be made when nothing denies. `exact`: queries saw every literal as it was written, so that their
+    answers count (a SPARQL store keeps numbers and dates by value)."""
+
+    failing: frozenset[Key]
+    triples: tuple[bytes, ...]
+    exact: bool
+
+
+class Mistaken(AssertionError):
+    """The compiler's reader of Turtle and another one see different graphs in a source."""
+
+
+class Oracle:
+    """The sources of one pack, read. Raises Mistaken, and ShapeError for what this oracle cannot evaluate."""
+
+    def __init__(self, pack: PackSources) -> None:
+        store = TripleStore()
+        for source in pack.sources:
+            if source.kind == "shapes":
+                parse_turtle(source.text, source.path, source.first_line, store)
+        shapes = ntriples(store).encode()
+        _same_graph([s for s in pack.sources if s.kind == "shapes"], shapes)
+        self._ontology = Graph.parse(shapes)
+        self._shapes = load_shapes(self._ontology)
+        self._queries = [(s, _declared(s.text)) for s in pack.sources if s.kind in ("ask", "construct")]
+        self._access = [(_plain(s.name), _access_graph(s)) for s in pack.sources if s.kind == "abac"]
+
+    def judge(self, data: bytes) -> Said:
+        """What must become of a Δ (N-Triples)."""
+        graph = Graph.parse(data)
+        failing = {self._key(result) for result in Validator(self._shapes, graph, self._ontology).validate()}
+        exact = not self._queries or _exact(graph)
+        made: set[bytes] = set()
+        for source, text in self._queries if exact else ():
+            for focus in _focus(source, graph):
+                if source.kind == "construct":
+                    made |= {line(*triple) for triple in construct(graph, text, focus)}
+                elif not ask(graph, text, focus):
+                    failing.add(("ask", _plain(source.name), ""))
+        classes = Hierarchy(self._ontology)
+        for name, rules in self._access:
+            failing |= set(Access(name, rules, graph, classes).failing())
+        return Said(frozenset(failing), tuple(sorted(made)), exact)
+
+    def _key(self, result: Result) -> Key:
+        for outer in result.outer:
+            if self._shapes.by_node[outer].path is not None:
+                return "shacl", _name(outer), _PROPERTY
+        part = _QUALIFIED if result.component in _COUNTS else result.component
+        return "shacl", _name(result.shape), part
+
+
+def _name(term: Any) -> str:
+    return term.value if isinstance(term, NamedNode) else f"_:{term.value}"
+
+
+def _plain(name: str) -> str:
+    """A source's name as guards carry it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+
+
+def _focus(source: Source, graph: Graph) -> Iterable[Any]:
+    if source.target is None:
+        return (REQUEST,)
+    return graph.subjects(NamedNode("http://www.w3.org/1999/02/22-rdf-syntax-ns#type"), NamedNode(source.target))
+
+
+def _declared(text: str) -> str:
+    known = set(re.findall(r"(?i)\bPREFIX\s+([\w-]*):", text))
+    return "".join(f"PREFIX {p}: <{iri}>\n" for p, iri in PREFIXES.items() if p not in known) + text
+
+
+def _access_graph(source: Source) -> Graph:
+    data = ntriples(parse_turtle(source.text, source.path, source.first_line)).encode()
+    _same_graph([source], data)
+    return Graph.parse(data)
+
+
+def _exact(graph: Graph) -> bool:
+    """A SPARQL store gives every literal back as it was written; the time of the request aside, whose form is always the same."""
+    own = {o for _, p, o in graph.triples() if isinstance(o, Literal) and p != TIME}
+    kept = {from_iri(quad.object) for quad in graph.store() if isinstance(quad.object, Literal) and quad.predicate != TIME}
+    return own == kept
+
+
+def _same_graph(sources: list[Source], data: bytes) -> None:
+    """Raises Mistaken unless another reader finds the same graph in the texts, blank nodes matched."""
+    theirs: list[Quad] = []
+    for source in sources:
+        theirs += parse(source.text.encode(), format=RdfFormat.TURTLE, base_iri=BASE, rename_blank_nodes=True)
+    ours = list(parse(data, format=RdfFormat.N_TRIPLES))
+    if _canonical(ours) != _canonical(theirs):
+        raise Mistaken(f"{', '.join(s.name for s in sources)}: the compiler reads another graph than pyoxigraph")
+
+
+def _canonical(quads: Iterable[Quad]) -> set[str]:
+    dataset = Dataset(_lower_tags(quads))
+    dataset.canonicalize(CanonicalizationAlgorithm.UNSTABLE)
+    return {str(quad) for quad in dataset}
+
+
+def _lower_tags(quads: Iterable[Quad]) -> Iterator[Quad]:
+    """Language tags are equal whatever their case."""
+    for quad in quads:
+        o = quad.object
+        if isinstance(o, Literal) and o.language:
+            o = Literal(o.value, language=o.language.lower())
+        yield Quad(quad.subject, quad.predicate, o)

@@ -1,0 +1,253 @@
+"""Translation validation: a compiled pack against its sources, on cases of its own constants (docs/adr/0016-translation-validation.md)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from knhk.model.arrows import GuardPlan, PackSources, SharedObject
+from knhk.model.expectations import Case
+from knhk.model.faults import Fault
+from knhk.reconcilers.lowering import place, portable
+from knhk.reconcilers.oracle import Key, Mistaken, Oracle, Said, key_of
+from knhk.reconcilers.testing import observation
+from knhk_gen.cases import Trial, cases, edits, smaller, trial
+from knhk_hot.pack import COLD, OK, Binding, Decision, Pack, PackError
+from knhk_runtime.tiers.action import denies
+from knhk_runtime.tiers.decide import decide
+from knhk_runtime.tiers.errors import InputRefused, Undecided
+from knhk_runtime.tiers.evaluator import Evaluator
+from knhk_verify.record import Action, parse_action
+
+CASES, SEED = 1000, 1
+MAX_SHRINKS = 600
+MAX_TUNES = 400
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A bug of the compiler: a guard on which tables and sources differ, and the smallest case found that shows it."""
+
+    guard: str
+    where: str
+    kernel: str
+    tables: str
+    sources: str
+    case: Case
+
+    def fault(self) -> Fault:
+        """For people."""
+        body = self.case.body.decode(errors="replace")
+        attributes = " ".join(f"{k}={v}" for k, v in sorted(self.case.attributes.items()))
+        shown = f"{self.guard}: {self.tables} by the {self.kernel} kernels, {self.sources} by the sources, on {body} {attributes}".rstrip()
+        return Fault(
+            self.where, shown, "must be decided as the sources say: this is a bug of the compiler, please report it with this case"
+        )
+
+
+@dataclass
+class Proof:
+    """What one run did. `digest` covers every O and A in order; `judged` counts cases by what came of them; `guards` those that both failed
+    and passed, of `all_guards` in class R1."""
+
+    seed: int
+    cases: int = 0
+    digest: str = ""
+    kernels: tuple[str, ...] = ()
+    judged: Counter[str] = field(default_factory=Counter)
+    guards: int = 0
+    all_guards: int = 0
+    disagreement: Disagreement | None = None
+
+    def document(self) -> dict[str, Any]:
+        """For provenance and output."""
+        judged = {name: self.judged[name] for name in ("compared", "queries-skipped", "refused", "escaped", "not-judged")}
+        return {
+            "cases": self.cases, "seed": self.seed, "digest": self.digest, "kernels": list(self.kernels), "judged": judged,
+            "guards": {"both": self.guards, "all": self.all_guards},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pack under proof, each kernel variant of this machine bound to its data."""
+
+    plan: Mapping[str, Any]
+    bindings: tuple[Binding, ...]
+    cold: Evaluator
+    data: bytes | None
+
+    def decisions(self, o: bytes) -> list[Decision]:
+        return [binding.decide(o) for binding in self.bindings]
+
+
+def loaded(plan: GuardPlan, objects: Sequence[SharedObject], arch: str, data: bytes | None) -> Loaded:
+    """The pack of this machine's architecture in every variant."""
+    pack = Pack.load(next(shared.data for shared in objects if shared.arch == arch))
+    bindings = tuple(pack.bind(data, kernel=name) for name in pack.variants)
+    return Loaded(plan.document, bindings, Evaluator(plan.document), data)
+
+
+def prove(pack: PackSources, under: Loaded, samples: Sequence[Case], callers: Sequence[str], count: int = CASES, seed: int = SEED) -> Proof:
+    """Run the cases; stop at the first disagreement and make its case small."""
+    proof = Proof(seed, kernels=tuple(b.kernel for b in under.bindings))
+    keys = _keys(under.plan)
+    proof.all_guards = sum(guards[0] != 0 and _all_r1(under.plan, guards) for guards in keys.values())
+    try:
+        oracle = Oracle(portable(pack))
+    except Mistaken as error:
+        nothing = Case("", {"": ""}, "", b"", False, {}, 0, "", "", None)
+        proof.disagreement = Disagreement("reading", pack.name, "all", str(error), "another graph", nothing)
+        return proof
+    judge = _Judge(pack, under, oracle, keys)
+    digest = hashlib.sha256()
+    tuned = _tuned(trial(under.plan, samples, callers), under)
+    for case in cases(tuned, seed, count):
+        proof.cases += 1
+        outcome = judge.case(case)
+        proof.judged[outcome.kind] += 1
+        digest.update(outcome.o + outcome.a)
+        if outcome.disagreement is not None:
+            proof.disagreement = _minimised(judge, outcome.disagreement)
+            break
+    proof.digest = digest.hexdigest()
+    proof.guards = len(judge.failed & judge.passed)
+    return proof
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    kind: str
+    o: bytes
+    a: bytes
+    disagreement: Disagreement | None = None
+
+
+def _keys(plan: Mapping[str, Any]) -> dict[Key, list[int]]:
+    found: dict[Key, list[int]] = {}
+    for number, guard in enumerate(plan["guards"]):
+        found.setdefault(key_of(guard), []).append(number)
+    return found
+
+
+def _all_r1(plan: Mapping[str, Any], guards: Sequence[int]) -> bool:
+    return all(plan["guards"][i]["class"] == "R1" for i in guards)
+
+
+class _Judge:
+    """Compares one case at a time."""
+
+    def __init__(self, pack: PackSources, under: Loaded, oracle: Oracle, keys: Mapping[Key, list[int]]) -> None:
+        self.pack, self.under, self.oracle, self.keys = pack, under, oracle, keys
+        self.failed: set[Key] = set()
+        self.passed: set[Key] = set()
+
+    def case(self, case: Case) -> _Outcome:
+        """All variants, then all tiers, against the oracle."""
+        o = observation(case, self.under.data).encode()
+        made = self.under.decisions(o)
+        first = made[0]
+        odd = next((i for i, other in enumerate(made) if (other.status, other.a) != (first.status, first.a)), None)
+        if odd is not None:
+            kernel = self.under.bindings[odd].kernel
+            return _Outcome("compared", o, first.a, self._differ("kernels", kernel, _shown(made[odd]), _shown(first), case))
+        if first.status < 0:
+            return _Outcome("not-judged", o, b"")
+        if first.status == OK and 0 in first.failing_guards:
+            return _Outcome("refused", o, first.a)
+        try:
+            graph = self.under.bindings[0].graph(o)
+            whole = decide(self.under.bindings[0], self.under.cold, o)
+        except (PackError, InputRefused, Undecided):
+            return _Outcome("not-judged", o, b"")
+        said = self.oracle.judge(graph)
+        kind = "escaped" if first.status not in (OK, COLD) else "compared" if said.exact else "queries-skipped"
+        return _Outcome(kind, o, whole.a, self._compared(case, parse_action(whole.a), said))
+
+    def _compared(self, case: Case, action: Action, said: Said) -> Disagreement | None:
+        guards, failing = self.under.plan["guards"], set(action.failing)
+        unknown = said.failing - self.keys.keys()
+        if unknown:
+            return self._differ(" ".join(sorted(unknown)[0]), "all", "no guard", "failing", case)
+        denied = any(denies(guards[i]) and guards[i]["class"] == "R1" for i in failing)
+        for key, numbers in self.keys.items():
+            kind = guards[numbers[0]]["kind"]
+            if kind in ("payload", "construct") or (kind == "ask" and not said.exact):
+                continue
+            if denied and not _all_r1(self.under.plan, numbers):
+                continue
+            mine, theirs = bool(failing & set(numbers)), key in said.failing
+            (self.failed if theirs else self.passed).add(key)
+            if mine != theirs:
+                words = ("passing", "failing")
+                return self._differ(guards[numbers[0]]["id"], self.under.bindings[0].kernel, words[mine], words[theirs], case)
+        makers = [i for i, guard in enumerate(guards) if guard["kind"] == "construct"]
+        return self._compared_triples(case, action, said, makers) if makers and said.exact else None
+
+    def _compared_triples(self, case: Case, action: Action, said: Said, makers: Sequence[int]) -> Disagreement | None:
+        fits = len(said.triples) <= 8 and all(len(line) <= 4096 for line in said.triples)
+        failed = any(i in action.failing for i in makers)
+        if action.verdict == 1 and (action.triples != said.triples or not fits):
+            name = self.under.plan["guards"][makers[0]]["id"]
+            return self._differ(name, self.under.bindings[0].kernel, f"makes {len(action.triples)}", f"makes {len(said.triples)}", case)
+        if failed and fits:
+            name = self.under.plan["guards"][makers[0]]["id"]
+            return self._differ(name, self.under.bindings[0].kernel, "failing", "passing", case)
+        return None
+
+    def _differ(self, guard: str, kernel: str, tables: str, sources: str, case: Case) -> Disagreement:
+        known = next((g for g in self.under.plan["guards"] if g["id"] == guard), None)
+        return Disagreement(guard, place(self.pack, known["source"]) if known else self.pack.name, kernel, tables, sources, case)
+
+
+def _shown(decision: Decision) -> str:
+    return decision.a.hex() if decision.status == OK else f"status {decision.status}"
+
+
+def _tuned(every: Trial, under: Loaded) -> Trial:
+    """The trial with its made bodies changed, one member at a time, as long as fewer guards fail: most cases should differ from a valid one
+    in one place."""
+    return Trial(every.slots, every.attributes, every.regions, every.times_ns, tuple(_tune(every, b, under) for b in every.bases))
+
+
+def _tune(every: Trial, base: Case, under: Loaded) -> Case:
+    best, least = base, _failures(under, base)
+    if not base.name.startswith("made for ") or least == 0:
+        return base
+    for _ in range(2):
+        for edit in edits(every, base.route)[:MAX_TUNES]:
+            try:
+                case = edit.on(best)
+            except ValueError:
+                continue
+            failures = _failures(under, case)
+            if failures < least:
+                best, least = case, failures
+    return best
+
+
+def _failures(under: Loaded, case: Case) -> int:
+    """Guards of the tables that fail; a refused body counts as more than all."""
+    first = under.bindings[0].decide(observation(case, under.data).encode())
+    if first.status != OK:
+        return 0 if first.status == COLD else len(under.plan["guards"])
+    return len(under.plan["guards"]) if 0 in first.failing_guards else len(first.failing_guards)
+
+
+def _minimised(judge: _Judge, found: Disagreement) -> Disagreement:
+    """The same guard, the same difference, a case as small as single steps make it."""
+    left, shrinking = MAX_SHRINKS, True
+    while shrinking and left > 0:
+        shrinking = False
+        for case in smaller(found.case):
+            left -= 1
+            again = judge.case(case).disagreement
+            if again is not None and (again.guard, again.tables, again.sources) == (found.guard, found.tables, found.sources):
+                found, shrinking = again, True
+                break
+            if left == 0:
+                break
+    return found
