@@ -78,14 +78,20 @@ static bool keep(shim_request *request, uint8_t kind, uint8_t verdict) {
   return true;
 }
 
-/* The agent did not know the decision: no pack was asked in the end, so there is one leaf, and no pair for the judge of rollouts. */
-static void refuse(shim_request *request) {
+/* As `keep`, the enforced arm alone: the packs were not compared in the end, so the judge of rollouts gets no pair that a client could
+ * make fail at will. */
+static bool keep_one(shim_request *request, uint8_t kind, uint8_t verdict) {
   shim_record *record = &request->parked.record;
-  const size_t arm = record->enforced;
-  record->arms[0] = record->arms[arm];
+  record->arms[0] = record->arms[record->enforced];
   record->enforced = 0;
   record->narms = 1;
-  bool kept = keep(request, KIND_REFUSED, KNHK_DENY);
+  return keep(request, kind, verdict);
+}
+
+/* The agent did not know the decision. */
+static void refuse(shim_request *request) {
+  const size_t arm = request->parked.record.enforced;
+  bool kept = keep_one(request, KIND_REFUSED, KNHK_DENY);
   reply_problem(request, kept ? REASON_DECISION : REASON_RING_FULL, arm, NULL, 0);
 }
 
@@ -95,7 +101,7 @@ static void leave(shim_request *request) {
   reply_problem(request, kept ? REASON_PARKED : REASON_RING_FULL, request->parked.record.enforced, NULL, 0);
 }
 
-bool park_abandon(shim_request *request) { return keep(request, KIND_UNAVAILABLE, 0); }
+bool park_abandon(shim_request *request) { return keep_one(request, KIND_UNAVAILABLE, 0); }
 
 static shim_flow settle(shim_request *request) {
   size_t arm = request->parked.record.enforced;
