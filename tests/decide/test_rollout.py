@@ -23,7 +23,6 @@ from knhk.decide.rollout import (
     RollBack,
     Stall,
     Start,
-    Supersede,
     Wait,
     deadline_ns,
     decide,
@@ -92,14 +91,12 @@ TABLE: list[tuple[str, Facts, type[Action]]] = [
     ("a bad pack goes back in shadow", facts(pairs=50, denials=25), RollBack),
     ("a bad pack goes back in canary", facts(CANARY1, pairs=50, denials=25), RollBack),
     ("even when suspended", facts(pairs=50, denials=25, spec=replace(ONE, suspend=True)), RollBack),
-    ("even when a newer one waits", facts(pairs=50, denials=25, superseded_by="2.0.0"), RollBack),
     ("even when its documents are late", facts(pairs=50, denials=25, published={}), RollBack),
     ("suspended waits", facts(pairs=500, spec=replace(ONE, suspend=True)), Wait),
     ("suspended can be aborted", facts(spec=replace(ONE, suspend=True), abort="stop"), Abort),
     ("abort is heard in every working phase", facts(None, phase=Phase.COMPILED, abort="stop"), Abort),
     ("a denied digest does not start", facts(None, phase=Phase.SIGNED, deny_list=frozenset({DIGEST})), Stall),
     ("a digest denied meanwhile goes", facts(deny_list=frozenset({DIGEST})), Abort),
-    ("a newer version takes over", facts(superseded_by="2.0.0"), Supersede),
     ("no data aborts", facts(pairs=3, **LATE), Abort),
     ("no data holds", facts(pairs=3, spec=HOLD, **LATE), Stall),
     ("no data goes on when told so", facts(pairs=3, spec=PROMOTE, **LATE), Advance),
@@ -114,7 +111,7 @@ TABLE: list[tuple[str, Facts, type[Action]]] = [
     ("live rests", facts(None, phase=Phase.LIVE), Wait),
     ("live is put right", facts(None, phase=Phase.LIVE, published={}), Publish),
     ("rolled back is put right", facts(None, phase=Phase.ROLLED_BACK, published={}), Publish),
-    ("retired does nothing", facts(None, phase=Phase.RETIRED, published={}, superseded_by="2"), Wait),
+    ("retired does nothing", facts(None, phase=Phase.RETIRED, published={}), Wait),
 ]  # fmt: skip
 
 
@@ -231,7 +228,6 @@ EVENT_OF: dict[type[Action], Event] = {
     Promote: Event.PROMOTED,
     RollBack: Event.ROLLED_BACK,
     Abort: Event.ABORTED,
-    Supersede: Event.SUPERSEDED,
     Stall: Event.STALLED,
     Resume: Event.RESUMED,
 }
@@ -322,13 +318,6 @@ class Wandering(RuleBasedStateMachine):
         self.facts = replace(self.facts, abort="stop")
         self.settle()
         assert self.facts.phase in (Phase.ABORTED, Phase.LIVE, Phase.ROLLED_BACK, Phase.RETIRED)
-
-    @rule()
-    @precondition(lambda self: self.facts.phase is Phase.ROLLING)
-    def a_newer_version_is_signed(self) -> None:
-        self.facts = replace(self.facts, superseded_by="2.0.0")
-        self.settle()
-        assert self.facts.phase in (Phase.RETIRED, Phase.ROLLED_BACK)
 
     @invariant()
     def nothing_is_live_that_the_judge_did_not_pass(self) -> None:

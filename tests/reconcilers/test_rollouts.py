@@ -114,6 +114,28 @@ def test_bytes_that_were_rolled_back_are_refused_for_ever(live: World) -> None:
     assert live.document()["stable"]["version"] == "1.0.0"
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["with its receipt", "before its receipt"])
+def test_what_was_rolled_back_stays_denied_when_the_pack_is_deleted_and_applied_again(live: World, seen: bool) -> None:
+    live.bad = frozenset({"1.1.0"})
+    live.apply(pack("1.1.0", constraint="sh:minCount 2"))
+    live.covers = seen
+    live.until_phase("RolledBack")
+    denied = live.get().status["revision"]["digest"]
+    if seen:
+        live.settle()
+    live.store.delete(PACK)
+    live.run(1)
+    live.apply(pack("1.1.0", constraint="sh:minCount 2"))
+    live.run(8)
+    live.covers = True
+    live.until_phase("Stalled")
+    assert live.ready()["reason"] == "DenyListed"
+    assert denied in live.ready()["message"]
+    live.apply(pack("1.2.0"))
+    live.bad = frozenset()
+    live.until_phase("Live", "1.2.0")
+
+
 def test_going_back_to_the_live_version_needs_no_rollout(live: World) -> None:
     live.bad = frozenset({"1.1.0"})
     live.apply(pack("1.1.0", constraint="sh:minCount 2"))

@@ -48,7 +48,7 @@ class Facts:
     `rolling` is set in phase Rolling, and in Stalled when a rollout is held. `entered_ns`: when the
     phase or step began; `pairs_at_start`: judged pairs of the stage at that moment. `stats`: by point
     (NAMESPACE/NAME). `published`: what the present rollout document of each point says about this
-    revision. `superseded_by`: a newer version that is signed and wants the points; "" when none is.
+    revision.
     """
 
     phase: Phase
@@ -62,7 +62,6 @@ class Facts:
     published: Mapping[str, Order] = field(default_factory=dict)
     deny_list: frozenset[str] = frozenset()
     abort: str = ""
-    superseded_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,13 +110,6 @@ class Abort:
 
 
 @dataclass(frozen=True)
-class Supersede:
-    """Event Superseded: a newer version takes the candidate's place; this one ends Retired."""
-
-    by: str
-
-
-@dataclass(frozen=True)
 class Stall:
     """Event Stalled: a person must edit something; a rollout is held where it is."""
 
@@ -141,7 +133,7 @@ class Wait:
     verdict: Verdict | None = None
 
 
-Action = Publish | Start | Advance | Promote | RollBack | Abort | Supersede | Stall | Resume | Wait
+Action = Publish | Start | Advance | Promote | RollBack | Abort | Stall | Resume | Wait
 
 
 @dataclass(frozen=True)
@@ -252,13 +244,6 @@ def _abort_asked(case: _Case) -> Action | None:
     return Abort("AbortRequested", case.facts.abort, case.verdict)
 
 
-def _superseded(case: _Case) -> Action | None:
-    facts = case.facts
-    if not facts.superseded_by or facts.phase is Phase.RETIRED:
-        return None
-    return Supersede(facts.superseded_by)
-
-
 def _unpublished(case: _Case) -> Action | None:
     """Documents must say what the phase means. A revision that ended may owe points their old pack. One that rolls has its deadline
     for this too."""
@@ -335,10 +320,9 @@ def _no_data(case: _Case) -> Action:
 
 
 CHECKS: tuple[Callable[[_Case], Action | None], ...] = (
-    _failed,  # safety first: neither suspension nor a newer version delays a rollback
+    _failed,  # safety first: suspension delays no rollback
     _abort_asked,
     _denied,
-    _superseded,
     _unpublished,
     _rests,
     _suspended,

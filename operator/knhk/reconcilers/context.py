@@ -79,6 +79,16 @@ class Journal:
 
     ports: Ports
     _delivered: dict[tuple[Key, str], Ordered] = field(default_factory=dict)
+    _orphans: list[Resource] = field(default_factory=list)
+
+    def outlive(self, resource: Resource) -> None:
+        """Takes over the pending events of a deleted object: they get their receipts without it."""
+        if "pending" in resource.status:
+            self._orphans.append(resource)
+
+    def owes(self, key: Key) -> bool:
+        """Whether events of this object, or of a deleted one of its name, are no Receipts yet."""
+        return any(key == of for of, _ in self._delivered) or any(key == orphan.key for orphan in self._orphans)
 
     def pend(self, status: Mapping[str, Any], *events: PolicyEvent) -> dict[str, Any]:
         """The status with these events signed and pending."""
@@ -97,7 +107,11 @@ class Journal:
         return tuple(found)
 
     def settle(self) -> bool:
-        """Makes Receipts of the delivered events that a checkpoint covers by now; true when none is left."""
+        """Delivers what deleted objects left, and makes Receipts of the delivered events that a checkpoint covers by now; true when
+        none is left."""
+        while self._orphans:
+            self.deliver(self._orphans[0])
+            del self._orphans[0]
         done: dict[Key, set[str]] = {}
         for (key, bundle), ordered in sorted(self._delivered.items(), key=lambda item: item[1].index):
             try:
@@ -110,7 +124,7 @@ class Journal:
         return not self._delivered
 
     def _receipt(self, namespace: str, bundle: str, index: int) -> None:
-        document = _statement(bundle)
+        document = statement_of(bundle)
         name = f"{document['predicate']['kind'].lower()}-{index:08d}"
         try:
             self.ports.store.get(Key("Receipt", namespace, name))
@@ -139,13 +153,14 @@ class Journal:
             self._delivered.pop((key, bundle), None)
 
 
-def _statement(bundle: str) -> dict[str, Any]:
+def statement_of(bundle: str) -> dict[str, Any]:
+    """The in-toto statement in a bundle of ours, unverified."""
     document: dict[str, Any] = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
     return document
 
 
 def _ordered(index: int, bundle: str) -> Ordered:
-    document = _statement(bundle)
+    document = statement_of(bundle)
     return Ordered(index, document["predicate"]["time"], document["subject"][0]["digest"]["sha256"])
 
 

@@ -38,7 +38,6 @@ class Controller:
     executor: Executor
     queue: WorkQueue = field(default_factory=WorkQueue)
     _revision: int = -1
-    _orphans: list[Resource] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.ports)
@@ -62,9 +61,6 @@ class Controller:
         while (key := self.queue.take(now_s)) is not None:
             self._converge(key, now_s)
         try:
-            while self._orphans:
-                self.journal.deliver(self._orphans[0])
-                del self._orphans[0]
             self.journal.settle()
         except (KnhkError, OSError) as error:
             _log.warning("receipts wait: %s", error)
@@ -100,9 +96,7 @@ class Controller:
         self._revision = min(listing.revision for listing in listings)
 
     def _deleted(self, resource: Resource) -> None:
-        """Events that the object had pending get their receipts without it."""
-        if "pending" in resource.status:
-            self._orphans.append(resource)
+        self.journal.outlive(resource)
         if resource.kind == "PolicyPack":
             self._packs.gone(resource)
 

@@ -19,7 +19,6 @@ from knhk.decide.rollout import (
     RollBack,
     Stall,
     Start,
-    Supersede,
     Wait,
     deadline_ns,
     decide,
@@ -36,7 +35,18 @@ from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, fault_rows, from
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls
-from knhk.reconcilers.revisions import ABORT, Revision, abort_asked, counted, deny, edited_steps, goes_on, inputs_of, remember
+from knhk.reconcilers.revisions import (
+    ABORT,
+    Revision,
+    abort_asked,
+    counted,
+    denied_before,
+    deny,
+    edited_steps,
+    goes_on,
+    inputs_of,
+    remember,
+)
 
 JUDGE_EVERY_S = 0.1
 WAIT_FOR_DATA_S = 0.5
@@ -73,8 +83,10 @@ class PackReconciler:
         """One step of the present revision. Gives seconds until the next look, None when only a change can matter."""
         self.journal.deliver(pack)
         revision = pack.status.get("revision")
-        if revision is None or revision["generation"] != pack.generation:
-            return self._adopt(pack) if revision is not None and goes_on(pack, revision) else self._begin(pack)
+        if revision is None:
+            return self._meet(pack)
+        if revision["generation"] != pack.generation:
+            return self._adopt(pack) if goes_on(pack, revision) else self._begin(pack, pack.status)
         phase = Phase(revision["phase"])
         if ABORT in pack.annotations and (phase not in (*WORKING, Phase.STALLED) or not abort_asked(pack)):
             return self._answered(pack)
@@ -98,9 +110,18 @@ class PackReconciler:
         self._write(pack, {**pack.status, "revision": revision}, ready, revision["phase"], "goes on with the changed spec")
         return 0.0
 
-    def _begin(self, pack: Resource) -> float:
+    def _meet(self, pack: Resource) -> float:
+        """A new object; under its name there may have been one before, whose rollbacks hold."""
+        if self.journal.owes(pack.key):
+            self._write(pack, pack.status, None, "Waiting", "the receipts of the pack that had this name must be written first")
+            return JUDGE_EVERY_S
+        rollbacks = self.ports.store.list("Receipt", pack.namespace, {"event": Event.ROLLED_BACK.value, "pack": pack.name})
+        rows = denied_before(rollbacks.resources)
+        return self._begin(pack, {**pack.status, "denyList": rows} if rows else pack.status)
+
+    def _begin(self, pack: Resource, before: Mapping[str, Any]) -> float:
         """A new generation of the spec: what rolled is superseded, points go back to what is live, work begins."""
-        status, old = dict(pack.status), pack.status.get("revision")
+        status, old = dict(before), before.get("revision")
         events = []
         if old and Phase(old["phase"]) in (*WORKING, Phase.STALLED):
             reason = f"superseded by {pack.spec['version']}"
@@ -278,8 +299,8 @@ class PackReconciler:
                 self._rest(pack, Event.STALLED, reason, message, pack.status, counted(facts.stats, None))
             case Publish():
                 self._bring(pack)
-            case Supersede() | Wait():
-                raise AssertionError(f"{action}: a newer generation supersedes in _begin")
+            case Wait():
+                raise AssertionError("what only waits is not acted on")
 
     def _start(self, pack: Resource, facts: Facts, rolling: Rolling) -> None:
         """The first step; or none, when these very bytes are live already (a spec went back, or only its targets changed)."""

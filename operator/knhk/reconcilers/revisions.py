@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from knhk.api import to_rollout
@@ -11,6 +11,7 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.phases import WORKING, Arm, Event, Phase, Rolling
 from knhk.model.resource import Resource
 from knhk.model.rollout import PairStats, Verdict
+from knhk.reconcilers.context import statement_of
 from knhk.reconcilers.points import rolls
 
 ABORT = "knhk.dev/abort"
@@ -56,6 +57,21 @@ def deny(pack: Resource, digest: str, event: Event, message: str) -> list[dict[s
     entry = {"digest": digest, "generation": pack.generation, "reason": f"{event.value}: {message}"[:1024]}
     kept = sorted((row for row in rows if row["digest"] != digest), key=lambda row: not is_final(row))  # aborts make room first
     return [entry, *kept][:MAX_DENIED]
+
+
+def denied_before(receipts: Iterable[Resource]) -> list[dict[str, Any]]:
+    """The deny list of a pack whose object is new, out of the Receipts (oldest first) of rollbacks under its name: deleting a pack and
+    applying it again does not bring back what was rolled back."""
+    said = [statement_of(receipt.spec["bundle"])["predicate"] for receipt in receipts]
+    rows = {
+        event["pack"]["digest"]: {
+            "digest": event["pack"]["digest"],
+            "generation": event["evidence"]["generation"],
+            "reason": f"{event['kind']}: {event['reason']}"[:1024],
+        }
+        for event in said
+    }
+    return list(rows.values())[::-1][:MAX_DENIED]
 
 
 def is_final(row: Mapping[str, Any]) -> bool:
