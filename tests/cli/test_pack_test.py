@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from knhk.model.expectations import Edits, edited
+
 SHARED_OBJECTS = True
 GOOD = """defaults: {route: orders}
 require: {coverage: 100, mutation: 100}
@@ -186,3 +188,25 @@ cases:
     write(pack, case)
     answer = knhk("pack", "test", pack, "--no-mutants")
     assert (answer.exit, answer.out["cases"]["wrong"]) == (0, [])
+
+
+def test_edits_keep_the_spelling_of_numbers() -> None:
+    """Exactness depends on how a number is written: an edit of one member must not rewrite another."""
+    body = b'{"a": 1.10, "b": 1E400, "c": [0.1, -0], "d/e": {"~": true}}'
+    edits = Edits(set=(("/f", "2.50"), ("/c/-", "null"), ("/d~1e/~0", '"x"')), remove=("/c/1",))
+    assert edited(body, edits) == b'{"a":1.10,"b":1E400,"c":[0.1,null],"d/e":{"~":"x"},"f":2.50}'
+
+
+def test_below_a_denial_by_the_tables_slower_rules_are_not_covered(knhk: Any, pack: Path) -> None:
+    file = pack / "pack.yaml"
+    file.write_text(file.read_text().replace("sh:minCount 1 ;", 'sh:minCount 1 ; sh:pattern "^[A-Z]{3}$" ;'))
+    denied = """cases:
+  - {name: denied, body: '{"id": "1", "currency": "EUR", "total": 5000}', verdict: DENY}
+"""
+    write(pack, denied)
+    counts = {row["guard"]: row["passed"] for row in knhk("pack", "test", pack, "--no-mutants").out["coverage"]["missing"]}
+    assert counts["shapes.OrderShape.currency.minCount"] == 1
+    assert counts["shapes.OrderShape.currency.pattern"] == 0
+    write(pack, denied + '  - {name: admitted, body: \'{"id": "1", "currency": "EUR"}\', verdict: ADMIT}\n')
+    counts = {row["guard"]: row["passed"] for row in knhk("pack", "test", pack, "--no-mutants").out["coverage"]["missing"]}
+    assert counts["shapes.OrderShape.currency.pattern"] == 1
