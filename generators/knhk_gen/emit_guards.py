@@ -278,8 +278,10 @@ class Guards:
         return program.row("unique", self.strings.id(expr["p"]), focus, ALL, 0, (0, 0, 0))
 
     def _pair(self, program: Program, expr: Mapping[str, Any], focus: int) -> int:
-        p, q = self.strings.id(expr["p"]), self.strings.id(expr["q"])
-        return program.row("pair", p, focus, ALL, RELATIONS[expr["rel"]], (q, 0, 0))
+        p = SELF if expr["p"] is None else self.strings.id(expr["p"])
+        if p == SELF and expr["rel"] not in ("equals", "disjoint"):
+            raise EmitError(f"pair {expr['rel']!r} needs a predicate")
+        return program.row("pair", p, focus, ALL, RELATIONS[expr["rel"]], (self.strings.id(expr["q"]), 0, 0))
 
     def _within(self, program: Program, expr: Mapping[str, Any], focus: int) -> int:
         p, q = self.strings.id(expr["p"]), self.strings.id(expr["q"])

@@ -23,7 +23,7 @@ from knhk_gen.mapping_yaml import read_yaml
 from knhk_gen.names import CALLER, REQUEST, SH
 from knhk_gen.shapes import Shapes
 from knhk_gen.table import CLASSES
-from knhk_gen.turtle import Term, TripleStore, parse
+from knhk_gen.turtle import BASE, Term, TripleStore, parse
 
 TOOL: Final = "knhk_gen 0.1.0"
 MAX_GUARDS: Final = 4096
@@ -68,7 +68,8 @@ def lower(pack: PackSources) -> GuardPlan:
     plan = _Plan()
     plan.guards.append(_payload(plan))
     store = _shapes_store(pack.sources, faults)
-    shapes = _collect(faults, lambda: Shapes(store))
+    classes = None if pack.classes is None else parse(pack.classes, "classes")
+    shapes = _collect(faults, lambda: Shapes(store, classes))
     if shapes is not None:
         _add_shapes(plan, shapes, pack.sources)
     for source in pack.sources:
@@ -86,7 +87,10 @@ def lower(pack: PackSources) -> GuardPlan:
         faults.append(Fault(pack.name, f"{len(plan.guards)} guards", must))
     if faults:
         raise Refused(faults)
-    return GuardPlan(_document(pack, plan, store, mappings))
+    document = _document(pack, plan, store, mappings)
+    if classes is not None:
+        document["cold"]["classes"] = ntriples(classes)
+    return GuardPlan(document)
 
 
 def _collect(faults: list[Fault], step: Any) -> Any:
@@ -112,7 +116,7 @@ def _shapes_store(sources: Sequence[Source], faults: list[Fault]) -> TripleStore
     store = TripleStore()
     for source in sources:
         if source.kind == "shapes":
-            _collect(faults, lambda s=source: parse(s.text, s.path, s.first_line, store))
+            _collect(faults, lambda s=source: parse(s.text, s.path, s.first_line, store, base=s.base or BASE))
     return store
 
 

@@ -16,6 +16,7 @@ from knhk_gen.xpath import parse_xpath
 
 MAX_DEPTH: Final = 64
 UNKNOWN: Final = ("Allow", "Deny")
+FORMATS: Final = ("json", "xml", "rdf")
 ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]*")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
 
@@ -207,7 +208,7 @@ class _Lowering:
 
 def lower_mapping(mapping: Mapping, name: str, where: str) -> dict[str, Any]:
     """MAPPING of the plan; faults are added to `mapping.faults`."""
-    if not mapping.maps and not mapping.faults:
+    if not mapping.maps and mapping.source != "rdf" and not mapping.faults:
         mapping.fault(where, name, "must have at least one map")
     seen: set[str] = set()
     for triples in mapping.maps:

@@ -13,6 +13,7 @@ from knhk.model.faults import Fault, Refused
 from knhk_gen.functions import FUNCTIONS, NAMES, Function, pattern_fault, zone_fault
 from knhk_gen.mapping import (
     ABSOLUTE,
+    FORMATS,
     UNKNOWN,
     Mapping,
     PropertyMap,
@@ -96,10 +97,9 @@ class _Reader:
             if self.mapping.unknown_members not in UNKNOWN:
                 self.fault(node, _value(node), "must be Allow or Deny")
         if "format" in top:
-            node = top["format"][1]
-            self.mapping.source = self.string(node)
-            if self.mapping.source not in ("json", "xml"):
-                self.fault(node, _value(node), "must be json or xml")
+            self.format(top["format"][1], top)
+        if self.mapping.source == "rdf":
+            return
         if "namespaces" in top:
             for name, (key, value) in self.fields(top["namespaces"][1], None).items():
                 self.mapping.namespaces[name] = self.string(value)
@@ -114,6 +114,16 @@ class _Reader:
         for node in self.items(top["maps"][1]):
             if found := self.map(node):
                 self.mapping.maps.append(found)
+
+    def format(self, node: Node, top: dict[str, tuple[Node, Node]]) -> None:
+        word = self.string(node)
+        if word not in FORMATS:
+            self.fault(node, _value(node), f"must be one of {', '.join(FORMATS)}")
+            return
+        self.mapping.source = word
+        for name in ("namespaces", "codeLists", "unknownMembers", "maps") if word == "rdf" else ():
+            if name in top:
+                self.fault(top[name][0], name, "must not be given with format: rdf, whose triples are taken as they are")
 
     def items(self, node: Node) -> list[Node]:
         if isinstance(node, SequenceNode):

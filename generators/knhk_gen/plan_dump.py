@@ -60,5 +60,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _mapping(mapping: Mapping[str, Any]) -> str:
+    if mapping["source"] == "rdf":
+        return f"mapping {mapping['id']}: RDF as it is"
     maps = ", ".join(f"{m['id']} ({len(m['properties'])} properties)" for m in mapping["maps"])
     return f"mapping {mapping['id']}: {maps}; unknown members: {mapping['unknownMembers']}"

@@ -38,7 +38,7 @@ from knhk_gen.shapes import (
     Shapes,
     needs_backtracking,
 )
-from knhk_gen.terms import CHECKED, plan_term, scaled
+from knhk_gen.terms import UNCHECKED, plan_term, scaled
 from knhk_gen.turtle import Term
 
 MAX_RUN = 8
@@ -178,7 +178,7 @@ class Lowering:
         if name == "closed":
             return self._closed(shape)
         if name in ("equals", "disjoint"):
-            return falls("W1", PAIRS)
+            return fits(conj([{"op": "pair", "rel": name, "p": None, "q": str(q)} for q in values]), PAIRS)
         piece = self._test(shape, param)
         if piece.expr is None:
             return piece
@@ -371,7 +371,7 @@ def _cardinality(name: str, n: int, p: str) -> Piece:
 
 
 def _datatype(iri: str) -> Piece:
-    if iri not in CHECKED:
+    if iri in UNCHECKED:
         return falls("C1", "sh:datatype", "lexical forms of this datatype are not checked at R1")
     return fits({"t": "datatype", "iri": iri}, "sh:datatype")
 
@@ -392,9 +392,9 @@ def why(piece: Piece) -> str:
 
 
 def severity(shapes: Shapes, shape: Term) -> str:
-    """Violation, Warning or Info."""
+    """Violation, Warning, Info, or the IRI of another severity."""
     value = shapes.value(shape, "severity")
-    return SEVERITIES[str(value)] if value is not None else "Violation"
+    return SEVERITIES.get(str(value), str(value)) if value is not None else "Violation"
 
 
 def message(shapes: Shapes, guard: ShapeGuard) -> str:

@@ -22,6 +22,7 @@ NODE_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     SH + "IRIOrLiteral": ("iri", "literal"),
 }
 SEVERITIES: Final = {SH + name: name for name in ("Violation", "Warning", "Info")}
+"""What the plan calls SHACL's own; any other IRI is kept as it is, and denies nothing."""
 
 Check = Callable[[TripleStore, Term], str]
 """Empty, or what the value must be."""
@@ -70,6 +71,11 @@ def _kind(_: TripleStore, v: Term) -> str:
 
 def _severity(_: TripleStore, v: Term) -> str:
     return "" if str(v) in SEVERITIES else "must be sh:Violation, sh:Warning or sh:Info"
+
+
+def _any_severity(store: TripleStore, v: Term) -> str:
+    """SHACL's own, or an IRI outside its namespace: a misspelt one would deny nothing."""
+    return _severity(store, v) if str(v).startswith(SH) else _iri(store, v)
 
 
 def _list_of(check: Check) -> Check:
@@ -161,7 +167,7 @@ _OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
     "targetClass": (_iri, False),
     "targetSubjectsOf": (_iri, False),
     "targetObjectsOf": (_iri, False),
-    "severity": (_severity, True),
+    "severity": (_any_severity, True),
     "message": (_text, False),
     "deactivated": (_boolean, True),
     "name": (_text, False),
@@ -200,7 +206,7 @@ _TYPES: Final = frozenset(
     }
 )  # fmt: skip
 TARGETS: Final = ("targetNode", "targetClass", "targetSubjectsOf", "targetObjectsOf")
-_CLASS_TYPES: Final = (URIRef(RDFS + "Class"), URIRef(OWL + "Class"))
+_CLASS_TYPES: Final = (RDFS + "Class", OWL + "Class")
 
 
 def regex_fault(pattern: str) -> str:
@@ -219,6 +225,24 @@ def needs_backtracking(pattern: str) -> bool:
     return re.search(r"\\[1-9]|\(\?[=!<]", pattern) is not None
 
 
+def _subclasses(store: TripleStore) -> dict[str, list[str]]:
+    below: dict[str, list[str]] = {}
+    for s, p, o in store.triples:
+        if str(p) == RDFS + "subClassOf" and isinstance(s, URIRef):
+            below.setdefault(str(o), []).append(str(s))
+    return below
+
+
+def _closed(below: Mapping[str, list[str]], cls: str) -> list[str]:
+    found, todo = {cls}, [cls]
+    while todo:
+        for sub in below.get(todo.pop(), ()):
+            if sub not in found:
+                found.add(sub)
+                todo.append(sub)
+    return sorted(found)
+
+
 @dataclass(frozen=True)
 class Path:
     """A property path: `kind` predicate, inverse, alternative, sequence, zeroOrOne, zeroOrMore,
@@ -234,11 +258,15 @@ class Path:
 
 
 class Shapes:
-    """The shapes of a pack. Raises Refused with every fault when made."""
+    """The shapes of a pack. `classes` holds the rdfs:subClassOf that targets and sh:class are closed over (None: those of the shapes).
+    Raises Refused with every fault when made."""
 
-    def __init__(self, store: TripleStore) -> None:
+    def __init__(self, store: TripleStore, classes: TripleStore | None = None) -> None:
         self.store = store
         self.faults: list[Fault] = []
+        self._below = _subclasses(store if classes is None else classes)
+        own = self._below if classes is None else _subclasses(store)
+        self._class_types = {URIRef(c) for cls in _CLASS_TYPES for c in _closed(own, cls)}
         self._check_terms()
         self._paths = {
             node: path
@@ -272,23 +300,7 @@ class Shapes:
 
     def closure(self, cls: str) -> list[str]:
         """The class and all its subclasses, sorted."""
-        found, todo = {cls}, [cls]
-        below = self._subclasses()
-        while todo:
-            for sub in below.get(todo.pop(), ()):
-                if sub not in found:
-                    found.add(sub)
-                    todo.append(sub)
-        return sorted(found)
-
-    def _subclasses(self) -> dict[str, list[str]]:
-        if not hasattr(self, "_below"):
-            below: dict[str, list[str]] = {}
-            for s, p, o in self.store.triples:
-                if str(p) == RDFS + "subClassOf" and isinstance(s, URIRef):
-                    below.setdefault(str(o), []).append(str(s))
-            self._below = below
-        return self._below
+        return _closed(self._below, cls)
 
     def roots(self) -> list[Subject]:
         """Shapes that have a target of their own, in the order of the text."""
@@ -303,7 +315,7 @@ class Shapes:
         """True when a shape is a class too."""
         types = self.store.values(node, TYPE)
         shape = {URIRef(SH + "NodeShape"), URIRef(SH + "PropertyShape")}
-        return isinstance(node, URIRef) and any(t in _CLASS_TYPES for t in types) and any(t in shape for t in types)
+        return isinstance(node, URIRef) and any(t in self._class_types for t in types) and any(t in shape for t in types)
 
     # faults
 

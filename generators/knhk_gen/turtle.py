@@ -6,9 +6,11 @@ is strict where rdflib is lenient. Blank nodes are named b0, b1, … in the orde
 
 from __future__ import annotations
 
+import logging
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, MutableSequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -176,8 +178,8 @@ class _Sink(RDFSink):
 class _Parser(SinkParser):
     """rdflib's Turtle parser, telling the sink where the objects of a statement begin."""
 
-    def __init__(self, sink: _Sink) -> None:
-        super().__init__(sink, baseURI=BASE, turtle=True)
+    def __init__(self, sink: _Sink, base: str) -> None:
+        super().__init__(sink, baseURI=base, turtle=True)
         self.sink = sink
         self.bindings = self._bindings = _Bindings()
         self.unknown: list[tuple[str, int]] = []
@@ -199,16 +201,28 @@ class _Parser(SinkParser):
         return end
 
 
+@contextmanager
+def _ill_formed_is_no_news() -> Iterator[None]:
+    """Ill-formed literals are kept as they are; rdflib would warn and log of each."""
+    log = logging.getLogger("rdflib.term")
+    before, log.disabled = log.disabled, True
+    warnings.simplefilter("ignore", UserWarning)
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def _first_after(text: str, position: int) -> int:
     while position < len(text) and text[position].isspace():
         position += 1
     return position
 
 
-def _strict(source: Text) -> Fault | None:
+def _strict(source: Text, base: str) -> Fault | None:
     """What pyoxigraph objects to, or None."""
     try:
-        for _ in pyoxigraph.parse(source.text.encode(), format=pyoxigraph.RdfFormat.TURTLE, base_iri=BASE):
+        for _ in pyoxigraph.parse(source.text.encode(), format=pyoxigraph.RdfFormat.TURTLE, base_iri=base):
             pass
     except SyntaxError as error:
         line = error.lineno or 1
@@ -225,21 +239,21 @@ def parse(
     first_line: int = 1,
     into: TripleStore | None = None,
     prefixes: Mapping[str, str] | None = None,
+    base: str = BASE,
 ) -> TripleStore:
     """Reads Turtle into a store (a new one, or `into`). Raises Refused: unknown prefixes all at
-    once, else the first syntax error, each with its line. `prefixes` are declared beforehand."""
+    once, else the first syntax error, each with its line. `prefixes` are declared beforehand; relative IRIs are resolved against `base`."""
     source = Text(text.removeprefix("\ufeff"), path, first_line)
     if len(text) > MAX_SOURCE_CHARS:
         must = f"must have at most {MAX_SOURCE_CHARS} characters"
         raise Refused([Fault(source.at(1), f"{len(text)} characters", must)])
     store = TripleStore() if into is None else into
     found = TripleStore(blank_count=store.blank_count)
-    parser = _Parser(_Sink(found, source))
+    parser = _Parser(_Sink(found, source), base)
     parser.bindings.update(prefixes or {})
     broken = False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # ill-formed literals are kept as they are
+        with warnings.catch_warnings(), _ill_formed_is_no_news():
             parser.loadBuf(source.text)
     except (BadSyntax, IndexError, ValueError, TypeError, AssertionError, RecursionError):
         broken = True  # rdflib shows lack of closing marks as any of these; the strict reader says why
@@ -251,7 +265,7 @@ def parse(
         )
         for prefix, position in parser.unknown
     }
-    if not faults and (fault := _strict(_declared(source, prefixes or {}))):
+    if not faults and (fault := _strict(_declared(source, prefixes or {}), base)):
         faults.add(fault)
     if not faults and broken:
         faults.add(Fault(source.at(1), path, f"must be Turtle nested at most {MAX_NESTING} deep"))

@@ -20,7 +20,7 @@
 
 /* status of decide */
 #define KNHK_OK 0          /* A was written */
-#define KNHK_COLD 1        /* the R1 guards are decided and none denies, but a guard of class W1 or C1 has a focus node: ask the tier below */
+#define KNHK_COLD 1        /* the R1 guards are decided and none denies (A holds their bits so far), but a guard of class W1 or C1 has a focus node: ask the tier below */
 #define KNHK_ESCAPE 2      /* an input broke an assumption of R1 (number out of range, run too long): ask the tier below */
 #define KNHK_E_INPUT (-1)  /* O is not canonical */
 #define KNHK_E_SPACE (-2)  /* output or scratch too small */
@@ -43,7 +43,7 @@ typedef struct {
   uint8_t verdict; /* valid with KNHK_OK */
   uint8_t klass;   /* class that decided (KNHK_OK) or that must decide (KNHK_COLD, KNHK_ESCAPE) */
   uint16_t failing; /* number of failing guards */
-  uint32_t a_len;   /* bytes written to a (KNHK_OK) */
+  uint32_t a_len;   /* bytes written to a (KNHK_OK, KNHK_COLD) */
   uint32_t triples; /* triples of the Δ whose predicate some guard reads */
 } knhk_result;
 
@@ -56,7 +56,7 @@ typedef struct {
   int (*supported)(void); /* 1 when this processor can run it */
 
   /* decide: O → A. o: canonical O. a: room for A, at least a_max of the pack. scratch: scratch_size(o_len) bytes, 64-byte aligned.
-   * binding: from bind. Deterministic: same o, same bundle, same A, whatever the variant. With KNHK_COLD and KNHK_ESCAPE nothing is written to a. */
+   * binding: from bind. Deterministic: same o, same bundle, same A, whatever the variant. With KNHK_ESCAPE nothing is written to a. */
   knhk_result (*decide)(const knhk_binding *binding, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch,
                         size_t scratch_len);
 

@@ -204,7 +204,7 @@ typedef struct {
   uint32_t pad;
 } knhk_map;
 
-enum { KNHK_FORMAT_JSON = 0, KNHK_FORMAT_XML, KNHK_FORMATS };
+enum { KNHK_FORMAT_JSON = 0, KNHK_FORMAT_XML, KNHK_FORMAT_NTRIPLES, KNHK_FORMATS }; /* NTRIPLES has no maps */
 typedef struct {
   uint32_t map, nmap, root; /* root: state of the document */
   uint32_t max_depth, unknown_deny, format;

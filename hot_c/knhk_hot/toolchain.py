@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE if (HERE / "include").is_dir() else HERE.parent  # in a wheel C lies inside the package
 TARGETS = {"amd64": "x86_64-linux-gnu.2.28", "arm64": "aarch64-linux-gnu.2.28"}
 HOST = "arm64" if platform.machine() in {"aarch64", "arm64"} else "amd64"
-ENGINE = ("observe", "terms", "bundle", "delta", "items", "functions", "json", "xml", "extract", "eval", "pack", "report")
+ENGINE = ("observe", "terms", "bundle", "delta", "items", "functions", "json", "xml", "ntriples", "extract", "eval", "pack", "report")
 AVX2 = ("-mavx2", "-mpopcnt", "-mbmi", "-DKNHK_EVAL=knhk_eval_avx2")
 COMPILE = (
     "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-stack-protector",

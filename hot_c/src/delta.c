@@ -201,5 +201,8 @@ void knhk_begin_delta(knhk_delta *d, const knhk_binding *b) {
   d->fault.code = KNHK_FAULT_NONE;
   d->fault.depth = 0;
   d->fault.at = 0;
-  for (uint32_t i = 0; i < T->nfixed; i++) knhk_node_of(d, T->fixed[3 * i], T->fixed[3 * i + 1], T->fixed[3 * i + 2]);
+  for (uint32_t i = 0; i < T->nfixed; i++) {
+    knhk_node_of(d, T->fixed[3 * i], T->fixed[3 * i + 1], T->fixed[3 * i + 2]);
+    d->inexact |= (uint32_t)(T->fixed[3 * i + 1] >> 63);
+  }
 }

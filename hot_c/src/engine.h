@@ -63,12 +63,13 @@ typedef struct {
 enum {
   KNHK_FAULT_NONE = 0, KNHK_FAULT_EMPTY, KNHK_FAULT_BODY, KNHK_FAULT_SYNTAX, KNHK_FAULT_DUPLICATE, KNHK_FAULT_DEPTH, KNHK_FAULT_UNKNOWN,
   KNHK_FAULT_OBJECT, KNHK_FAULT_ARRAY, KNHK_FAULT_SCALAR, KNHK_FAULT_IRI,
-  KNHK_FAULT_XML, KNHK_FAULT_DOCTYPE, KNHK_FAULT_ENCODING, KNHK_FAULT_CHILDREN, KNHK_FAULT_TEXT, KNHK_FAULT_MEMORY, KNHK_FAULT_TWICE, KNHK_FAULT_COUNT,
+  KNHK_FAULT_XML, KNHK_FAULT_DOCTYPE, KNHK_FAULT_ENCODING, KNHK_FAULT_CHILDREN, KNHK_FAULT_TEXT, KNHK_FAULT_MEMORY, KNHK_FAULT_TWICE,
+  KNHK_FAULT_NTRIPLES, KNHK_FAULT_RESERVED, KNHK_FAULT_COUNT,
   KNHK_FAULT_FORM = 64 /* plus KNHK_FN_*: the value has not the form that this function needs */
 };
 typedef struct {
   uint32_t code, depth;
-  uint64_t at;       /* SYNTAX: byte offset */
+  uint64_t at;       /* where there is no path: byte offset */
   knhk_text found;   /* what was found, when it is a short scalar or name */
   struct { knhk_text name; uint32_t index; } path[KNHK_DEPTH_MAX + 2]; /* name.p NULL: an index */
 } knhk_fault;

@@ -228,8 +228,21 @@ static int no_common_term(const knhk_delta *d, const uint64_t *a, uint32_t na, c
   return 1;
 }
 
+/* The focus node itself against the values of q: the pair of a node shape. */
+static int self_holds(const knhk_delta *d, const knhk_row *row, uint32_t focus) {
+  const run r = run_of(d, focus, (uint32_t)row->a);
+  uint32_t n = 0, same = 0;
+  for (uint32_t i = 0; i < r.n; i++) {
+    const uint32_t present = knhk_eq8(r.c[i].key, r.key);
+    n += (uint32_t)__builtin_popcount(present);
+    same |= present & knhk_eq8(r.c[i].obj, d->node[focus].term);
+  }
+  return row->kinds == KNHK_REL_EQUALS ? (n == 1 && same != 0) : same == 0;
+}
+
 static int pair_holds(context *x, const knhk_row *row, uint32_t node) {
   const uint32_t focus = row->focus == 0 ? node : row->focus - 1u;
+  if (row->p == KNHK_P_SELF) return self_holds(x->d, row, focus);
   const knhk_delta *d = x->d;
   uint64_t *a = x->d->gather;
   const uint32_t na = gather_run(d, focus, row->p, a);

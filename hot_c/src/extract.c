@@ -17,9 +17,11 @@ typedef struct {
 static const struct {
   void (*read)(knhk_walk *w);
   size_t (*room)(size_t o_len); /* memory for a body within an O of that size */
+  int may_be_empty;             /* no bytes are a document of that format */
 } READERS[KNHK_FORMATS] = {
-  [KNHK_FORMAT_JSON] = {knhk_read_json, knhk_json_room},
-  [KNHK_FORMAT_XML] = {knhk_read_xml, knhk_xml_room},
+  [KNHK_FORMAT_JSON] = {knhk_read_json, knhk_json_room, 0},
+  [KNHK_FORMAT_XML] = {knhk_read_xml, knhk_xml_room, 0},
+  [KNHK_FORMAT_NTRIPLES] = {knhk_read_ntriples, knhk_ntriples_room, 1},
 };
 
 static size_t room_of(size_t o_len) {
@@ -228,11 +230,11 @@ static void read_body(knhk_walk *w, const knhk_route *route) {
     if (length > 0) knhk_fault_at(w, KNHK_FAULT_BODY, 0, none);
     return;
   }
-  if (length == 0) {
+  w->mapping = &T->mappings[route->mapping];
+  if (length == 0 && !READERS[w->mapping->format].may_be_empty) {
     knhk_fault_at(w, KNHK_FAULT_EMPTY, 0, none);
     return;
   }
-  w->mapping = &T->mappings[route->mapping];
   w->members = (uint32_t *)(void *)w->d->gather;
   w->ncapture = w->nmade = w->njoin = 0;
   memset(w->made_head, 0, 4 * (size_t)T->nmaps);

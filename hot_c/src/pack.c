@@ -64,13 +64,7 @@ static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap
     denies |= fails & T->severity[i];
     cold |= failing[i] & below;
   }
-  if (failing[0] == 0 && denies == 0 && cold != 0) {
-    r.status = KNHK_COLD;
-    r.verdict = 0;
-    r.klass = class_below(failing);
-    r.a_len = 0;
-    return r;
-  }
+  const int below_decides = failing[0] == 0 && denies == 0 && cold != 0;
   size_t room = len;
   for (uint32_t i = 0; i < nline; i++) room += 4 + (size_t)line[i].n;
   if (a_cap < room) {
@@ -85,7 +79,13 @@ static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap
   put16(a + 6, T->nguards);
   for (uint32_t i = 0; i < T->nguards; i++)
     a[8 + i / 8] |= (uint8_t)((failing[i] & (T->klass[i] == KNHK_CLASS_R1)) << (i % 8));
-  if (denies == 0) r.a_len = (uint32_t)(len - 2 + put_lines(a + len - 2, line, nline));
+  if (below_decides) { /* the bits so far; output triples are made where all guards are decided */
+    r.status = KNHK_COLD;
+    r.verdict = 0;
+    r.klass = class_below(failing);
+  } else if (denies == 0) {
+    r.a_len = (uint32_t)(len - 2 + put_lines(a + len - 2, line, nline));
+  }
   return r;
 }
 

@@ -245,6 +245,8 @@ static const char *const MUST[KNHK_FAULT_COUNT] = {
   [KNHK_FAULT_CHILDREN] = "must hold text only, no element", [KNHK_FAULT_TEXT] = "must hold elements only, no text",
   [KNHK_FAULT_MEMORY] = "must have fewer different names, or shorter ones",
   [KNHK_FAULT_TWICE] = "must be there once, for the subject is made of it",
+  [KNHK_FAULT_NTRIPLES] = "must be well-formed N-Triples (RDF 1.1, UTF-8)",
+  [KNHK_FAULT_RESERVED] = "must not describe names of knhk.dev, nor nodes that the data bundle describes",
 };
 
 /* What a value must be for a function of the mapping. */
@@ -263,7 +265,7 @@ static const char *must_of(uint32_t code) { return code >= KNHK_FAULT_FORM ? FOR
 /* JSON Pointer (RFC 6901), of names as they are written for XML, or the byte offset for text that is neither. */
 static void put_place(writer *w, const knhk_fault *f) {
   uint8_t digits[20];
-  if (f->code == KNHK_FAULT_SYNTAX || f->code == KNHK_FAULT_XML) {
+  if (f->code == KNHK_FAULT_SYNTAX || f->code == KNHK_FAULT_XML || f->code == KNHK_FAULT_NTRIPLES || f->code == KNHK_FAULT_RESERVED) {
     PUT(w, "byte ");
     put(w, digits, knhk_decimal(f->at, digits));
     return;

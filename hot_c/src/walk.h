@@ -41,9 +41,11 @@ typedef struct {
 /* ---- readers: each says what is wrong by knhk_fault_at ---- */
 KNHK_HIDDEN void knhk_read_json(knhk_walk *w);
 KNHK_HIDDEN void knhk_read_xml(knhk_walk *w);
+KNHK_HIDDEN void knhk_read_ntriples(knhk_walk *w);
 /* Memory that the reader of any format needs for a body within an O of that size. */
 KNHK_HIDDEN size_t knhk_json_room(size_t o_len);
 KNHK_HIDDEN size_t knhk_xml_room(size_t o_len);
+KNHK_HIDDEN size_t knhk_ntriples_room(size_t o_len);
 
 /* ---- the mapping's machine (items.c) ---- */
 KNHK_HIDDEN void knhk_fault_at(knhk_walk *w, uint32_t code, uint32_t depth, knhk_text found);

@@ -308,11 +308,13 @@ def test_lesser_severity_sets_its_bit_and_admits() -> None:
 
 
 def test_cold_guards_wait_for_the_tier_below_unless_r1_denies() -> None:
-    made = plan([guard("c", klass="C1"), guard("w", klass="W1"), guard("g", {"op": "count", "p": EX + "s", "min": 1, "max": None})], [MAP])
+    lesser = guard("a", FALSE, severity="Warning")
+    some_s = guard("g", {"op": "count", "p": EX + "s", "min": 1, "max": None})
+    made = plan([lesser, guard("c", klass="C1"), guard("w", klass="W1"), some_s], [MAP])
     binding = bindings(made)[0]
     denied, cold = binding.decide(observation(one())), binding.decide(observation(one(s=["x"])))
-    assert (denied.status, denied.verdict, denied.klass, denied.failing_guards) == (0, 2, 1, (2,))
-    assert (cold.status, cold.verdict, cold.klass, cold.a) == (1, 0, 3, b"")
+    assert (denied.status, denied.verdict, denied.klass, denied.failing_guards) == (0, 2, 1, (1, 3))
+    assert (cold.status, cold.verdict, cold.klass, cold.failing_guards) == (1, 0, 3, (1,))  # what R1 found, for the tier below to complete
     assert failing(made, observation(b"{")) == {"payload"}
 
 

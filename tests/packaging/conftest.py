@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from knhk.model.arrows import CText, GuardPlan, PackSources, SharedObject, Source
 from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.oci import ARCHES
 from knhk.packaging.materials import Material
 from knhk_verify.signed import Key, Keys, keyid, pae
 
@@ -126,7 +127,7 @@ class Compiler:
         self._objects = objects
         self.tools = dict(tools)
 
-    def compile(self, text: CText) -> tuple[SharedObject, ...]:
+    def compile(self, text: CText, arches: Sequence[str] = ARCHES) -> tuple[SharedObject, ...]:
         return self._objects
 
     def materials(self) -> tuple[Material, ...]:

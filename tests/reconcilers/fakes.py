@@ -169,7 +169,7 @@ class FakeRegistry:
 class FakeCompiler:
     """Objects that follow from the text alone."""
 
-    def compile(self, text: CText) -> tuple[SharedObject, ...]:
+    def compile(self, text: CText, arches: Sequence[str] = ARCHES) -> tuple[SharedObject, ...]:
         return tuple(SharedObject(arch, f"{arch} {text.plan_digest}".encode()) for arch in ARCHES)
 
     def materials(self) -> tuple[Material, ...]:

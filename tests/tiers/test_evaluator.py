@@ -164,9 +164,9 @@ def test_what_cannot_be_evaluated_is_refused_when_the_plan_is_loaded(cold: str, 
 class Tables:
     """A binding with a fixed answer of the tables."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, a: bytes = b"kept") -> None:
         self.status, self.text = status, text
-        self.verdict, self.klass, self.a = 2, 3, b"kept"
+        self.verdict, self.klass, self.a = 2, 3, a
 
     def decide(self, o: bytes) -> Tables:
         return self
@@ -204,6 +204,13 @@ def test_a_warning_sets_its_bit_and_does_not_deny() -> None:
     plan = pack('ex:s sh:targetClass ex:Doc ; sh:property [ sh:path ex:e ; sh:pattern "^[A-Z]+$" ; sh:severity sh:Warning ] .')
     made = decide(Tables(COLD, BOTH_BAD), Evaluator(plan), b"")
     assert (made.verdict, len(parse_action(made.a).failing)) == (1, 1)
+
+
+def test_what_the_tables_found_stays_when_the_tier_below_completes_it() -> None:
+    lesser = "[ sh:path ex:a ; sh:minCount 2 ; sh:severity sh:Warning ]"
+    plan = pack(f"ex:s sh:targetClass ex:Doc ; sh:property {lesser} , [ sh:path ex:e ; sh:class ex:D ] .")
+    tables = Tables(COLD, BOTH_BAD, action_bytes(plan["guards"], [1]))
+    assert parse_action(decide(tables, Evaluator(plan), b"").a).failing == (1, 2)
 
 
 def test_a_judgement_that_runs_away_is_ended_and_the_next_one_is_made() -> None:

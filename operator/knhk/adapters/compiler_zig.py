@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +28,12 @@ class ZigCompiler:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
 
-    def compile(self, text: CText) -> tuple[SharedObject, ...]:
+    def compile(self, text: CText, arches: Sequence[str] = ARCHES) -> tuple[SharedObject, ...]:
         tools = [[m.name, m.sha256] for m in self.materials()]
         key = sha256_hex(canonical([text.plan_digest, sha256_hex(text.text.encode()), tools]))
-        with ThreadPoolExecutor(len(ARCHES)) as pool:
-            made = list(pool.map(lambda arch: self._one(text, arch, self._cache / f"{key}-{arch}.so"), ARCHES))
-        return tuple(SharedObject(arch, data) for arch, data in zip(ARCHES, made, strict=True))
+        with ThreadPoolExecutor(len(arches)) as pool:
+            made = list(pool.map(lambda arch: self._one(text, arch, self._cache / f"{key}-{arch}.so"), arches))
+        return tuple(SharedObject(arch, data) for arch, data in zip(arches, made, strict=True))
 
     def materials(self) -> tuple[Material, ...]:
         from knhk_hot import toolchain

@@ -222,6 +222,14 @@ class Command:
     exits: Mapping[int, str] = field(default_factory=dict)
     detail: str = ""
     formats: tuple[str, ...] = ()
+    default: str = ""
+    failure: int | None = None
+
+    @property
+    def all_exits(self) -> Mapping[int, str]:
+        """Exit codes and what they mean."""
+        usual = EXITS if self.failure is None else {OK: EXITS[OK], INTERRUPTED: EXITS[INTERRUPTED]}
+        return dict(sorted({**usual, **self.exits}.items()))
 
     @property
     def words(self) -> str:
@@ -236,7 +244,7 @@ class Command:
             "detail": self.detail,
             "arguments": [a.describe() for a in (*self.arguments, *common(self.formats))],
             "output": dict(self.output),
-            "exits": {str(code): text for code, text in ({**EXITS, **self.exits}).items()},
+            "exits": {str(code): text for code, text in self.all_exits.items()},
             "examples": list(self.examples),
         }
 
@@ -271,9 +279,12 @@ def command(
     exits: Mapping[int, str] | None = None,
     detail: str = "",
     formats: Sequence[str] = (),
+    default: str = "",
+    failure: int | None = None,
 ) -> Callable[[Handler], Handler]:
     """Register the function below as a command (see the top of this file); `formats` names outputs of its own, whose text the
-    outcome gives. Raises ValueError when the words are taken."""
+    outcome gives, and `default` the one without -o; `failure` is the exit code of every error, where a standard gives the command
+    codes of its own. Raises ValueError when the words are taken."""
     noun_, verb = ("", words) if isinstance(words, str) else words
 
     def register(handler: Handler) -> Handler:
@@ -288,6 +299,8 @@ def command(
             exits or {},
             detail,
             tuple(formats),
+            default,
+            failure,
         )
         known = COMMANDS.setdefault(made.words, made)
         if known is not made:
@@ -354,7 +367,7 @@ def parser() -> argparse.ArgumentParser:
             made.verb,
             help=made.summary,
             description=made.summary + ".",
-            epilog=_epilog(made.examples, {**EXITS, **made.exits}, made.detail),
+            epilog=_epilog(made.examples, made.all_exits, made.detail),
             formatter_class=form,
             allow_abbrev=False,
         )
@@ -365,18 +378,23 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _chosen(args: argparse.Namespace) -> Command | None:
+    return getattr(args, "_command", None)
+
+
 def run(argv: Sequence[str]) -> int:
     """Parse, call, render; the one exit of `knhk`. Never raises for what a user can cause."""
+    made: Command | None = None
     try:
         args = parser().parse_args(argv)
-        made: Command | None = getattr(args, "_command", None)
+        made = _chosen(args)
         if args.version:
             _print(_version())
             return OK
         if made is None:
             raise Usage("a command is missing; see `knhk --help`")
         outcome = made.handler(Call(args, find_home(args.home).root, _say))
-        show(outcome, args.output)
+        show(outcome, args.output or made.default)
         return outcome.exit
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -386,7 +404,8 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:  # the border: each kind becomes one exit code and clear lines
         if os.environ.get("KNHK_TRACE"):
             raise
-        return _fail(*judge(error))
+        code, headline, faults = judge(error)
+        return _fail(made.failure if made is not None and made.failure is not None else code, headline, faults)
 
 
 def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:

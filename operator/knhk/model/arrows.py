@@ -26,17 +26,20 @@ class Source:
     message: str = ""
     severity: Severity = "Violation"
     first_line: int = 1  # line of `path` at which `text` begins
+    base: str = ""  # what relative IRIs are resolved against; empty: the compiler's own
 
 
 @dataclass(frozen=True)
 class PackSources:
-    """All that the compiler reads of a PolicyPack. `routes`: route name → id of a mapping source, or None for no body."""
+    """All that the compiler reads of a PolicyPack. `routes`: route name → id of a mapping source, or None for no body. `classes`: Turtle
+    whose rdfs:subClassOf alone count as the class hierarchy (None: those of the shapes)."""
 
     namespace: str
     name: str
     version: str
     sources: tuple[Source, ...]
     routes: Mapping[str, str | None]
+    classes: str | None = None
 
 
 @dataclass(frozen=True)

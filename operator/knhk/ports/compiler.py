@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from knhk.model.arrows import CText, SharedObject
+from knhk.model.oci import ARCHES
 from knhk.packaging.materials import Material
 
 
@@ -17,8 +19,8 @@ class Compiler(Protocol):
     ours, with what the compiler said), or when the compiler is not set up.
     """
 
-    def compile(self, text: CText) -> tuple[SharedObject, ...]:
-        """One shared object for each architecture of `knhk.model.oci.ARCHES`, in that order."""
+    def compile(self, text: CText, arches: Sequence[str] = ARCHES) -> tuple[SharedObject, ...]:
+        """One shared object for each of these architectures of `knhk.model.oci.ARCHES`, in that order."""
         ...
 
     def materials(self) -> tuple[Material, ...]:

@@ -21,6 +21,13 @@ def verdict_of(guards: Sequence[Mapping[str, Any]], failing: Collection[int]) ->
     return DENY if any(denies(guards[index]) for index in failing) else ADMIT
 
 
+def failing_bits(a: bytes) -> tuple[int, ...]:
+    """Numbers of the guards whose bit is set."""
+    size = (int.from_bytes(a[6:8], "big") + 7) // 8
+    bits = int.from_bytes(a[8 : 8 + size], "little")
+    return tuple(i for i in range(bits.bit_length()) if bits >> i & 1)
+
+
 def action_bytes(guards: Sequence[Mapping[str, Any]], failing: Collection[int], triples: Sequence[bytes] = ()) -> bytes:
     """Canonical A for these failing guard numbers and output triples (N-Triples lines without the line feed)."""
     if len(triples) > MAX_TRIPLES or any(not 0 <= index < len(guards) for index in failing):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from knhk_runtime.tiers.action import ADMIT, action_bytes, verdict_of
+from knhk_runtime.tiers.action import ADMIT, action_bytes, failing_bits, verdict_of
 from knhk_runtime.tiers.errors import InputRefused
 from knhk_runtime.tiers.judgement import Detail, Judge, cold_guards, denied_by, table_guards
 
@@ -16,7 +16,7 @@ _CLASSES = {"R1": 1, "W1": CLASS_W1, "C1": CLASS_C1}
 
 
 class TableDecision(Protocol):
-    """hot_c's Decision: status by knhk_pack.h; a and verdict count with OK only."""
+    """hot_c's Decision: status by knhk_pack.h; verdict counts with OK only, a with OK and (bits of R1 guards) with COLD."""
 
     @property
     def status(self) -> int: ...
@@ -55,7 +55,7 @@ def decide(binding: Binding, judge: Judge, o: bytes) -> Decided:
         denied = first.verdict == 2
         return Decided(first.verdict, first.klass, first.a, tuple(binding.explain(o, first.a)) if denied else ())
     graph = binding.graph(o)
-    failing: set[int] = set()
+    failing = set(failing_bits(first.a)) if first.status == COLD else set()
     details: list[Detail] = []
     if first.status == ESCAPE:
         tables = judge.judge(graph, table_guards(judge.plan))

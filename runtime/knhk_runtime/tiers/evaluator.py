@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pyoxigraph import BlankNode, NamedNode
@@ -14,7 +14,7 @@ from knhk_runtime.tiers.graph import Graph, Term
 from knhk_runtime.tiers.judgement import Detail, Judgement
 from knhk_runtime.tiers.names import component
 from knhk_runtime.tiers.shacl import Result, Validator
-from knhk_runtime.tiers.shapes import Shapes, load_shapes
+from knhk_runtime.tiers.shapes import load_shapes
 from knhk_runtime.tiers.sparql import ask, check_query
 
 _PROPERTY = component("Property")
@@ -32,8 +32,10 @@ class Evaluator:
         self.guards: Sequence[Mapping[str, Any]] = plan["guards"]
         cold = plan.get("cold") or {}
         self._asks: Mapping[str, str] = cold.get("asks") or {}
-        self._ontology = Graph.parse((cold.get("shapes") or "").encode())
-        self._shapes = load_shapes(self._ontology)
+        shapes, classes = cold.get("shapes") or "", cold.get("classes")
+        self._shapes_graph = Graph.parse(shapes.encode())
+        self._classes = self._shapes_graph if classes is None else Graph.parse(classes.encode())
+        self._shapes = load_shapes(self._shapes_graph)
         self._constructs = Constructs(plan)
         self._by_source = self._index()
         for guard in self.guards:
@@ -69,7 +71,7 @@ class Evaluator:
         """Failing guards among `only` (None: all but guard 0, which the pack decides on the bytes), with details."""
         wanted = set(range(1, len(self.guards)) if only is None else only)
         graph = Graph.parse(graph_ntriples)
-        details = [detail for detail in self._judge_shapes(graph, wanted) if detail.guard in wanted]
+        details = list(self._judge_shapes(graph, wanted))
         details += self._judge_others(graph, wanted)
         triples: tuple[bytes, ...] = ()
         if any(self.guards[index]["kind"] == "construct" for index in wanted):
@@ -81,14 +83,30 @@ class Evaluator:
         return Judgement(failing, tuple(details[:MAX_DETAILS]), triples)
 
     def _judge_shapes(self, graph: Graph, wanted: set[int]) -> Iterable[Detail]:
-        if not any(self._by_shapes(index) for index in wanted):
+        for result, guards in self.results(graph, wanted):
+            for index in guards:
+                yield self._detail(index, result)
+
+    def results(self, graph: Graph, guards: Iterable[int]) -> Iterator[tuple[Result, list[int]]]:
+        """Validation results behind these guards of kind shacl, each once, with those of the guards that it makes fail."""
+        wanted = {index for index in guards if self._by_shapes(index)}
+        if not wanted:
             return
+        only = frozenset(key for index in wanted for key in self._constraints_of(index))
         expressions = Expressions(self.plan["targets"], graph)
-        focus = {index: set(expressions.focus_nodes(index)) for index in range(len(self.plan["targets"]))}
-        for result in Validator(self._shapes, graph, self._ontology).validate():
-            for index in self._guards_of(result):
-                if result.root in focus[self.guards[index]["target"]]:
-                    yield self._detail(index, result)
+        focus = {target: set(expressions.focus_nodes(target)) for target in {self.guards[index]["target"] for index in wanted}}
+        for result in Validator(self._shapes, graph, self._classes).validate(only):
+            hit = [i for i in self._guards_of(result) if i in wanted and result.root in focus[self.guards[i]["target"]]]
+            if hit:
+                yield result, hit
+
+    def _constraints_of(self, index: int) -> Iterator[tuple[Term, str]]:
+        """The shape's node with each component that the guard stands for."""
+        guard = self.guards[index]
+        yield node_of(guard["shape"]), guard["component"]
+        for iri, in_plan in _IN_PLAN.items():
+            if in_plan == guard["component"]:
+                yield node_of(guard["shape"]), iri
 
     def _by_shapes(self, index: int) -> bool:
         guard = self.guards[index]
@@ -124,10 +142,9 @@ class Evaluator:
             return ask(graph, query, focus)
         return expressions.test(guard["expr"], focus, expressions.focus_nodes(guard["target"]))
 
-    @property
-    def shapes(self) -> Shapes:
-        """The shapes of the plan's cold part."""
-        return self._shapes
+    def focus_nodes(self, graph: Graph, index: int) -> list[Term]:
+        """Focus nodes of a guard's target."""
+        return Expressions(self.plan["targets"], graph).focus_nodes(self.guards[index]["target"])
 
 
 def _in_plan(iri: str) -> str:

@@ -119,7 +119,8 @@ def _unique(self: Exprs, e: Expr, focus: Term, nodes: Sequence[Term]) -> bool:
 
 
 def _pair(self: Exprs, e: Expr, focus: Term, nodes: Sequence[Term]) -> bool:
-    left, right = self.objects(focus, e["p"]), self.objects(focus, e["q"])
+    left = [focus] if e["p"] is None else self.objects(focus, e["p"])
+    right = self.objects(focus, e["q"])
     if e["rel"] == "equals":
         return set(left) == set(right)
     if e["rel"] == "disjoint":

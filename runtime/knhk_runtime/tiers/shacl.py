@@ -43,6 +43,10 @@ class Found:
     source: Term | None = None
 
 
+Wanted = frozenset[tuple[Term, str]]
+"""Constraints, as the node of their shape and the IRI of their component."""
+
+
 class Validator:
     """Shapes over one data graph. `ontology` is read for rdfs:subClassOf beside the data graph."""
 
@@ -51,13 +55,13 @@ class Validator:
         self.data = data
         self.classes = Hierarchy(data) if ontology is None else Hierarchy(data, ontology)
 
-    def validate(self) -> list[Result]:
-        """Results of every targeted shape on each of its focus nodes, in a stable order."""
+    def validate(self, only: Wanted | None = None) -> list[Result]:
+        """Results of every targeted shape on each of its focus nodes, in a stable order; `only`: of these constraints alone."""
         out: list[Result] = []
         for node in self.shapes.targeted:
             shape = self.shapes.by_node[node]
             for focus in self.focus_nodes(shape):
-                out.extend(self.check(shape, focus, (), focus))
+                out.extend(self.check(shape, focus, (), focus, only))
         return out
 
     def focus_nodes(self, shape: Shape) -> list[Term]:
@@ -73,16 +77,17 @@ class Validator:
         pairs = self.data.pairs(target.term)
         return [s for s, _ in pairs] if target.kind == "subjectsOf" else [o for _, o in pairs]
 
-    def check(self, shape: Shape, focus: Term, outer: tuple[Term, ...], root: Term) -> Iterator[Result]:
-        """Results of one shape on one focus node."""
+    def check(self, shape: Shape, focus: Term, outer: tuple[Term, ...], root: Term, only: Wanted | None = None) -> Iterator[Result]:
+        """Results of one shape on one focus node. sh:property of a node shape is looked through: `only` names what lies behind it."""
         if shape.deactivated:
             return
-        nodes = [focus] if shape.path is None else values(self.data, shape.path, focus)
-        for constraint in shape.constraints:
+        wanted = [constraint for constraint in shape.constraints if _is_wanted(shape, constraint, only)]
+        nodes = [focus] if shape.path is None else values(self.data, shape.path, focus) if wanted else []
+        for constraint in wanted:
             if constraint.kind == "property":
                 inner = self.shapes.by_node[constraint.shapes[0]]
                 for node in nodes:
-                    yield from self.check(inner, node, (*outer, shape.node), root)
+                    yield from self.check(inner, node, (*outer, shape.node), root, only if shape.path is None else None)
                 continue
             for found in _CHECKERS[constraint.kind](self, shape, constraint, focus, nodes):
                 yield Result(
@@ -102,6 +107,11 @@ class Validator:
     def conforms(self, shape_node: Term, focus: Term) -> bool:
         """No result of any severity."""
         return next(self.check(self.shapes.by_node[shape_node], focus, (), focus), None) is None
+
+
+def _is_wanted(shape: Shape, constraint: Constraint, only: Wanted | None) -> bool:
+    looked_through = shape.path is None and constraint.kind == "property"
+    return only is None or looked_through or (shape.node, constraint.component) in only
 
 
 Checker = Callable[[Validator, Shape, Constraint, Term, list[Term]], Iterable[Found]]

@@ -12,7 +12,7 @@ from pyoxigraph import BlankNode, Literal, NamedNode
 from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.graph import Graph, Hierarchy, Term
 from knhk_runtime.tiers.literals import Value, value_of
-from knhk_runtime.tiers.names import RDF_NIL, RDF_TYPE, RDFS_CLASS, SH, XSD, component, sh
+from knhk_runtime.tiers.names import OWL_CLASS, RDF_NIL, RDF_TYPE, RDFS_CLASS, SH, XSD, component, sh
 from knhk_runtime.tiers.paths import Path, read_path
 from knhk_runtime.tiers.sparql import PREBOUND, check_query
 from knhk_runtime.tiers.xpath_regex import PatternError, compile_pattern
@@ -24,6 +24,7 @@ _TARGETS: tuple[tuple[TargetKind, NamedNode], ...] = (
     ("subjectsOf", sh("targetSubjectsOf")),
     ("objectsOf", sh("targetObjectsOf")),
 )
+_CLASSES = (RDFS_CLASS, OWL_CLASS)
 _SHAPE_TYPES = frozenset({sh("NodeShape"), sh("PropertyShape")})
 _ADVANCED = ("target", "rule", "expression", "sparqlTarget")
 MAX_SHAPES = 100_000
@@ -92,13 +93,17 @@ def _roots(graph: Graph) -> list[Term]:
     found: dict[Term, None] = {}
     for _, predicate in _TARGETS:
         found.update(dict.fromkeys(subject for subject, _ in graph.pairs(predicate)))
-    classes = Hierarchy(graph).instances(graph, RDFS_CLASS)
-    found.update(dict.fromkeys(node for node in classes if _is_shape(graph, node)))
+    hierarchy = Hierarchy(graph)
+    for cls in _CLASSES:
+        found.update(dict.fromkeys(node for node in hierarchy.instances(graph, cls) if _is_implicit(graph, hierarchy, node)))
     return sorted(found, key=str)
 
 
-def _is_shape(graph: Graph, node: Term) -> bool:
-    return any(kind in _SHAPE_TYPES for kind in graph.objects(node, RDF_TYPE))
+def _is_implicit(graph: Graph, hierarchy: Hierarchy, node: Term) -> bool:
+    """A shape that is a class too, and so its own target."""
+    kinds = graph.objects(node, RDF_TYPE)
+    shape = isinstance(node, NamedNode) and any(kind in _SHAPE_TYPES for kind in kinds)
+    return shape and any(hierarchy.is_instance(graph, node, cls) for cls in _CLASSES)
 
 
 def _load(graph: Graph, root: Term, by_node: dict[Term, Shape]) -> None:
@@ -164,7 +169,7 @@ def _read_shape(graph: Graph, node: Term) -> Shape:
 
 def _read_targets(graph: Graph, node: Term) -> tuple[Target, ...]:
     targets = [Target(kind, term) for kind, predicate in _TARGETS for term in graph.objects(node, predicate)]
-    if _is_shape(graph, node) and Hierarchy(graph).is_instance(graph, node, RDFS_CLASS):
+    if _is_implicit(graph, Hierarchy(graph), node):
         targets.append(Target("class", node))
     for target in targets:
         if target.kind != "node" and not isinstance(target.term, NamedNode):

@@ -1,0 +1,34 @@
+"""W3C SHACL core through `knhk shape validate`: the report must be the expected graph, and exit code and JSON must say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import w3c
+from rdflib import Graph
+from rdflib.namespace import RDF
+
+from knhk.cli import main
+
+TESTS = w3c.files()
+
+
+def report_of(text: str, form: str, messages: bool) -> list[str]:
+    graph = Graph().parse(data=text, format=form)
+    (report,) = graph.subjects(RDF.type, w3c.SH.ValidationReport)
+    return w3c.normal(graph, report, messages)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=[str(path.relative_to(w3c.SUITE).with_suffix("")) for path in TESTS])
+def test_report_is_the_expected_graph(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = w3c.read(path)
+    code = main(["shape", "validate", "--shapes", str(case.shapes), "--data", str(case.data)])
+    out = capsys.readouterr()
+    assert out.err == ""
+    assert report_of(out.out, "turtle", case.messages) == case.expected
+    assert code == (0 if "sh:conforms true" in out.out else 1)
+
+
+def test_all_tests_of_the_folder_ran() -> None:
+    assert len(TESTS) == 67
