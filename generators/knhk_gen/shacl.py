@@ -31,7 +31,6 @@ from knhk_gen.exprs import (
 from knhk_gen.names import SH, TYPE, XSD, local
 from knhk_gen.shapes import (
     NODE_KINDS,
-    PARAMS,
     SEVERITIES,
     Param,
     Path,
@@ -121,10 +120,8 @@ class Lowering:
             return
         self.stack.append(shape)
         path = s.path(shape)
-        for param in PARAMS.values():
+        for param in s.params(shape):
             values = s.values(shape, param.name)
-            if not values:
-                continue
             if param.name == "property" and path is None:
                 for inner in values:
                     if inner in self.stack:
@@ -139,7 +136,7 @@ class Lowering:
         self.stack.pop()
 
     def _guard(self, shape: Term, owner: str, param: Param, target: Target, piece: Piece) -> ShapeGuard:
-        where = self.shapes.store.where(shape, SH + param.name)
+        where = self.shapes.store.where(shape, None if param.custom else SH + param.name)
         named = next((str(node) for node in reversed(self.stack) if isinstance(node, URIRef)), "")
         return ShapeGuard(shape, named, owner, param, self.shapes.path(shape), target, piece, where)
 
@@ -155,6 +152,8 @@ class Lowering:
 
     def component(self, shape: Term, param: Param, path: Path | None) -> Piece:
         """The component as E over the focus node of `shape`."""
+        if param.custom:
+            return falls("C1", SPARQL)
         if path is None:
             return self._on_focus(shape, param)
         if path.kind != "predicate":
@@ -220,7 +219,7 @@ class Lowering:
         if shape in self.stack or len(self.stack) > MAX_DEPTH:
             return falls("C1", RECURSIVE)
         self.stack.append(shape)
-        pieces = [lower(p) for p in PARAMS.values() if self.shapes.values(shape, p.name)]
+        pieces = [lower(p) for p in self.shapes.params(shape)]
         self.stack.pop()
         return merge(pieces, LOGIC, lambda args: conj(args, key))
 
@@ -228,6 +227,8 @@ class Lowering:
 
     def _test(self, shape: Term, param: Param) -> Piece:
         s, name = self.shapes, param.name
+        if param.custom:
+            return falls("C1", SPARQL)
         values = s.values(shape, name)
         first = values[0]
         if name == "nodeKind":
@@ -440,6 +441,7 @@ _STANDARD = {
     "qualifiedValueShape": "must have the right number of values that conform to the shape {}",
     "sparql": "must give no result to the shape's query",
 }
+_STANDARD_CUSTOM = "must satisfy {}"
 
 
 def _standard(shapes: Shapes, guard: ShapeGuard) -> str:
@@ -447,6 +449,8 @@ def _standard(shapes: Shapes, guard: ShapeGuard) -> str:
     values = [member for v in shapes.values(guard.shape, name) for member in (shapes.items(v) if name in ("in", "languageIn") else [v])]
     shown = ", ".join(_shown(shapes, v) for v in values[:16]) + (", …" if len(values) > 16 else "")
     subject = path_text(shapes, guard.path) if guard.path else "the node"
+    if guard.param.custom:
+        return f"{subject} {_STANDARD_CUSTOM.format(shapes.store.curie(guard.param.custom))}"
     return f"{subject} {_STANDARD[name].format(shown)}"
 
 

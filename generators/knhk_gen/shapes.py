@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from rdflib import BNode, Literal, URIRef
 
 from knhk.model.faults import Fault, Refused
-from knhk_gen.names import OWL, RDF, RDFS, SH, TYPE, XSD
+from knhk_gen.names import OWL, RDF, RDFS, SH, TYPE, XSD, local
 from knhk_gen.turtle import NIL, Subject, Term, TripleStore, show
 
 NODE_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -49,6 +50,11 @@ def _count(_: TripleStore, v: Term) -> str:
 def _boolean(_: TripleStore, v: Term) -> str:
     fine = isinstance(v, Literal) and v.datatype == URIRef(XSD + "boolean")
     return "" if fine else "must be true or false"
+
+
+def _truth(_: TripleStore, v: Term) -> str:
+    """`1` and `0` are xsd:boolean too, but only `true` turns a parameter on (W3C test uniqueLang-002)."""
+    return _boolean(_, v) or ("" if str(v) in ("true", "false") else "must be true or false, so written")
 
 
 def _string(_: TripleStore, v: Term) -> str:
@@ -118,6 +124,12 @@ class Param:
     single: bool = True
     property_only: bool = False
     node_only: bool = False
+    custom: str = ""  # IRI of a SPARQL-based component of the pack's own
+
+    @property
+    def iri(self) -> str:
+        """IRI of the component."""
+        return self.custom or f"{SH}{self.component}ConstraintComponent"
 
 
 _PARAMS = (
@@ -146,7 +158,7 @@ _PARAMS = (
     Param("node", "Node", _node, single=False),
     Param("property", "Property", _node, single=False),
     Param("qualifiedValueShape", "QualifiedValueShape", _node, single=False, property_only=True),
-    Param("closed", "Closed", _boolean),
+    Param("closed", "Closed", _truth),
     Param("hasValue", "HasValue", _constant, single=False),
     Param("in", "In", _list_of(_constant)),
     Param("sparql", "SPARQL", _node, single=False),
@@ -161,7 +173,7 @@ _OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
     "flags": (_flags, True),
     "qualifiedMinCount": (_count, True),
     "qualifiedMaxCount": (_count, True),
-    "qualifiedValueShapesDisjoint": (_boolean, True),
+    "qualifiedValueShapesDisjoint": (_truth, True),
     "ignoredProperties": (_list_of(_iri), True),
     "targetNode": (_constant, False),
     "targetClass": (_iri, False),
@@ -169,7 +181,7 @@ _OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
     "targetObjectsOf": (_iri, False),
     "severity": (_any_severity, True),
     "message": (_text, False),
-    "deactivated": (_boolean, True),
+    "deactivated": (_truth, True),
     "name": (_text, False),
     "description": (_text, False),
     "order": (_literal, False),
@@ -187,6 +199,14 @@ _OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
     "declare": (_node, False),
     "prefix": (_string, True),
     "namespace": (_literal, True),
+    # SPARQL-based constraint components
+    "parameter": (_node, False),
+    "optional": (_truth, True),
+    "validator": (_node, False),
+    "nodeValidator": (_node, False),
+    "propertyValidator": (_node, False),
+    "ask": (_string, True),
+    "labelTemplate": (_text, False),
     # results, which test files carry beside shapes; they constrain nothing
     **dict.fromkeys(
         (
@@ -203,8 +223,10 @@ _TYPES: Final = frozenset(
     {
         "NodeShape", "PropertyShape", "PropertyGroup", "Shape", "SPARQLConstraint",
         "PrefixDeclaration", "ValidationReport", "ValidationResult",
+        "ConstraintComponent", "Parameter", "SPARQLAskValidator", "SPARQLSelectValidator",
     }
 )  # fmt: skip
+VALIDATORS: Final = ("validator", "nodeValidator", "propertyValidator")
 TARGETS: Final = ("targetNode", "targetClass", "targetSubjectsOf", "targetObjectsOf")
 _CLASS_TYPES: Final = (RDFS + "Class", OWL + "Class")
 
@@ -274,6 +296,7 @@ class Shapes:
             if (path := self._path(store.values(node, SH + "path")[0], store.where(node), 0))
         }
         self._check_shapes()
+        _ = self._custom  # its faults too
         if self.faults:
             raise Refused(self.faults)
 
@@ -292,7 +315,7 @@ class Shapes:
 
     def flag(self, shape: Term, name: str) -> bool:
         """True when `sh:name` is true."""
-        return any(str(v) in ("true", "1") for v in self.values(shape, name))
+        return any(str(v) == "true" for v in self.values(shape, name))
 
     def items(self, head: Term) -> list[Term]:
         """Members of a list that was found well-formed."""
@@ -301,6 +324,34 @@ class Shapes:
     def closure(self, cls: str) -> list[str]:
         """The class and all its subclasses, sorted."""
         return _closed(self._below, cls)
+
+    def params(self, shape: Term) -> list[Param]:
+        """The constraint parameters that a shape has values for: SHACL's own, then the pack's."""
+        own = [param for param in PARAMS.values() if any(not self._is_off(param, value) for value in self.values(shape, param.name))]
+        validators = {"validator", "propertyValidator" if self.path(shape) else "nodeValidator"}
+        return own + [
+            param
+            for param, needed in self._custom
+            if all(self.store.values(shape, p) for p in needed) and any(self.store.values(URIRef(param.custom), SH + v) for v in validators)
+        ]
+
+    def _is_off(self, param: Param, value: Term) -> bool:
+        return param.name == "sparql" and self.flag(value, "deactivated")
+
+    @cached_property
+    def _custom(self) -> list[tuple[Param, list[str]]]:
+        """SPARQL-based components with a validator, each with the predicates that it needs. SHACL's own vocabulary has no validators."""
+        found: list[tuple[Param, list[str]]] = []
+        for node in self.store.subjects(TYPE, URIRef(SH + "ConstraintComponent")):
+            if not any(self.values(node, name) for name in VALIDATORS):
+                continue
+            mandatory = [value for value in self.values(node, "parameter") if not self.flag(value, "optional")]
+            needed = [str(p) for value in mandatory for p in self.values(value, "path")]
+            if isinstance(node, BNode) or not needed:
+                self._fault((node, SH + "parameter", None), show(node), "must be an IRI with a sh:parameter that is not optional")
+            name = local(str(node))
+            found.append((Param(name, name, _any, single=False, custom=str(node)), needed))
+        return sorted(found, key=lambda entry: entry[0].custom)
 
     def roots(self) -> list[Subject]:
         """Shapes that have a target of their own, in the order of the text."""
@@ -382,7 +433,7 @@ class Shapes:
                 self._fault((shape, SH + low, a), f"sh:{low} {a}", must)
         qualified = self.values(shape, "qualifiedValueShape")
         counts = [self.value(shape, f"qualified{m}Count") for m in ("Min", "Max")]
-        if qualified and not any(counts):
+        if qualified and all(count is None for count in counts):
             must = "must come with sh:qualifiedMinCount or sh:qualifiedMaxCount"
             self._fault((shape, SH + "qualifiedValueShape", None), "sh:qualifiedValueShape", must)
         for name, needs in (("flags", "pattern"), ("ignoredProperties", "closed")):

@@ -74,7 +74,8 @@ class Decision:
     @property
     def failing_guards(self) -> tuple[int, ...]:
         """Indexes of the guards whose bit is set in A."""
-        bits = int.from_bytes(self.a[8:-2], "little") if self.a else 0
+        size = (int.from_bytes(self.a[6:8], "big") + 7) // 8
+        bits = int.from_bytes(self.a[8 : 8 + size], "little")
         return tuple(i for i in range(bits.bit_length()) if bits >> i & 1)
 
 

@@ -185,6 +185,12 @@ static lane lane_at(const knhk_delta *d, uint64_t at) {
   return x;
 }
 
+/* Literals of a type that has an order and no scaled form: times, parts of dates, durations. */
+static int ordered_below(lane x) {
+  const uint32_t code = ((uint32_t)(x.meta >> KNHK_M_DT_SHIFT) & (KNHK_ID_LIMIT - 1)) - KNHK_S_XSD + 1;
+  return (code >= KNHK_D_TIME && code <= KNHK_D_GMONTH) || (code >= KNHK_D_DURATION && code <= KNHK_D_YEARMONTH);
+}
+
 /* -1, 0, 1, or 2 when the two cannot be compared: scaled values of one family, or two xsd:string by code point (UTF-8 keeps that order). */
 static int ordered(context *x, lane a, lane b) {
   if (x->d->inexact && ((a.val | b.val) >> 63) != 0) {
@@ -192,6 +198,10 @@ static int ordered(context *x, lane a, lane b) {
     return 2;
   }
   if (a.val != 0 && b.val != 0) return a.val >> 60 != b.val >> 60 ? 2 : (a.val > b.val) - (a.val < b.val);
+  if (ordered_below(a) && ordered_below(b)) {
+    x->escape = 1;
+    return 2;
+  }
   if (!is_string(a) || !is_string(b)) return 2;
   const int c = knhk_order(knhk_string(x->d, (uint32_t)a.obj), knhk_string(x->d, (uint32_t)b.obj));
   return (c > 0) - (c < 0);

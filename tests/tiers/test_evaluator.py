@@ -146,7 +146,7 @@ def test_a_sparql_constraint_binds_this_and_path_and_fills_messages() -> None:
         ("_:b0 <http://www.w3.org/ns/shacl#node> <urn:s> .", "refers to itself"),
         ("_:b0 <http://www.w3.org/ns/shacl#nodeKind> <urn:odd> .", "sh:nodeKind"),
         ("_:b0 <http://www.w3.org/ns/shacl#in> <urn:nolist> .", "RDF list"),
-        ("<urn:c> <http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <http://www.w3.org/ns/shacl#ConstraintComponent> .", "not supported"),
+        ("<urn:c> <http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <http://www.w3.org/ns/shacl#SPARQLTargetType> .", "not supported"),
         ("_:b0 <http://www.w3.org/ns/shacl#expression> _:b9 .", "not supported"),
     ],
 )

@@ -12,7 +12,7 @@ from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.expr import Expressions, check_expr, term_of, test_term
 from knhk_runtime.tiers.graph import Graph, Term
 from knhk_runtime.tiers.names import XSD
-from knhk_runtime.tiers.sparql import check_query, construct
+from knhk_runtime.tiers.sparql import check_rule, construct
 
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 _NOT_IN_IRI = frozenset('<>"{}|^`\\')
@@ -49,7 +49,7 @@ class Constructs:
         for _, guard in self._guards:
             where = str(guard["id"])
             if where in self._queries:
-                check_query(where, self._queries[where], "the query")
+                check_rule(where, self._queries[where])
             elif where not in self._cases:
                 raise ShapeError(where, "must have its cases or its query")
             for case in self._cases.get(where, ()):

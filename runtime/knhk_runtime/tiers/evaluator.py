@@ -15,7 +15,7 @@ from knhk_runtime.tiers.judgement import Detail, Judgement
 from knhk_runtime.tiers.names import component
 from knhk_runtime.tiers.shacl import Result, Validator
 from knhk_runtime.tiers.shapes import load_shapes
-from knhk_runtime.tiers.sparql import ask, check_query
+from knhk_runtime.tiers.sparql import THIS, ask, check_rule
 
 _PROPERTY = component("Property")
 _QUALIFIED = component("QualifiedValueShape")
@@ -53,7 +53,7 @@ class Evaluator:
         if guard.get("expr") is not None:
             check_expr(where, guard["expr"])
         if guard["id"] in self._asks:
-            check_query(where, self._asks[guard["id"]], "the query")
+            check_rule(where, self._asks[guard["id"]])
         elif guard.get("expr") is not None:
             return
         elif guard["kind"] == "ask":
@@ -139,7 +139,7 @@ class Evaluator:
     def _passes(self, guard: Mapping[str, Any], expressions: Expressions, graph: Graph, focus: Term) -> bool:
         query = self._asks.get(guard["id"])
         if query is not None:
-            return ask(graph, query, focus)
+            return ask(graph, query, {THIS: focus})
         return expressions.test(guard["expr"], focus, expressions.focus_nodes(guard["target"]))
 
     def focus_nodes(self, graph: Graph, index: int) -> list[Term]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pyoxigraph import BlankNode, Literal, NamedNode, Quad, RdfFormat, Store, Triple, parse
 
 from knhk_runtime.tiers.errors import ShapeError
-from knhk_runtime.tiers.names import RDF_FIRST, RDF_NIL, RDF_REST, RDF_TYPE, SUBCLASS_OF
+from knhk_runtime.tiers.names import RDF_FIRST, RDF_NIL, RDF_REST, RDF_TYPE, SUBCLASS_OF, XSD
 
 Node = NamedNode | BlankNode
 Term = NamedNode | BlankNode | Literal
@@ -20,6 +20,8 @@ class Graph:
         self._out: dict[Node, dict[NamedNode, dict[Term, None]]] = {}
         self._in: dict[NamedNode, dict[Term, dict[Node, None]]] = {}
         self._store: Store | None = None
+        self._spellings: dict[Literal, Literal] | None = None
+        self.named: dict[NamedNode, Graph] = {}  # graphs that queries may name beside this one
         for s, p, o in triples:
             self._out.setdefault(s, {}).setdefault(p, {})[o] = None
             self._in.setdefault(p, {}).setdefault(o, {})[s] = None
@@ -75,11 +77,34 @@ class Graph:
         return members
 
     def store(self) -> Store:
-        """The same triples as a pyoxigraph store, blank nodes as IRIs (see ask.py); made on first use."""
+        """The same triples as a pyoxigraph store, blank nodes as IRIs (see sparql.py), and those of `named`; made on first use."""
         if self._store is None:
             self._store = Store()
             self._store.extend(Quad(_node_as_iri(s), p, as_iri(o)) for s, p, o in self.triples())
+            for name, graph in self.named.items():
+                self._store.extend(Quad(_node_as_iri(s), p, as_iri(o), name) for s, p, o in graph.triples())
         return self._store
+
+    def spelled(self, term: Term) -> Term:
+        """A term of a solution as this graph spells it: the store keeps numbers and dates by value."""
+        if not isinstance(term, Literal) or term.language is not None or term.datatype.value == XSD + "string":
+            return term
+        if self._spellings is None:
+            self._spellings = {}
+            for literal in dict.fromkeys(o for _, _, o in self.triples() if isinstance(o, Literal)):
+                if literal.language is None and literal.datatype.value != XSD + "string":
+                    self._spellings.setdefault(_by_value(literal), literal)
+            self._spellings.update({own: own for own in self._spellings.values()})
+        return self._spellings.get(term, term)
+
+
+def _by_value(literal: Literal) -> Literal:
+    """The literal as a store gives it back."""
+    store = Store()
+    store.add(Quad(RDF_NIL, RDF_FIRST, literal))
+    kept = next(iter(store)).object
+    assert isinstance(kept, Literal)
+    return kept
 
 
 SKOLEM = "urn:knhk:bnode:"

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from pyoxigraph import BlankNode, Literal, NamedNode
 
+from knhk_runtime.tiers.errors import Undecided
 from knhk_runtime.tiers.graph import Graph, Hierarchy, Term
 from knhk_runtime.tiers.literals import compare, value_of, well_formed
+from knhk_runtime.tiers.names import XSD
 from knhk_runtime.tiers.paths import Path, values
 from knhk_runtime.tiers.shapes import Constraint, Shape, Shapes, Target, node_kinds
-from knhk_runtime.tiers.sparql import select
+from knhk_runtime.tiers.sparql import CURRENT_SHAPE, SHAPES_GRAPH, THIS, VALUE, ask, select, with_path
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Found:
     source: Term | None = None
 
 
+SHAPES = NamedNode("urn:knhk:shapes-graph")
+"""What $shapesGraph is bound to."""
+_TRUE = Literal("true", datatype=NamedNode(XSD + "boolean"))
+
 Wanted = frozenset[tuple[Term, str]]
 """Constraints, as the node of their shape and the IRI of their component."""
 
@@ -54,6 +60,8 @@ class Validator:
         self.shapes = shapes
         self.data = data
         self.classes = Hierarchy(data) if ontology is None else Hierarchy(data, ontology)
+        if shapes.ask_for_graph:
+            data.named = {SHAPES: shapes.graph}
 
     def validate(self, only: Wanted | None = None) -> list[Result]:
         """Results of every targeted shape on each of its focus nodes, in a stable order; `only`: of these constraints alone."""
@@ -267,20 +275,34 @@ def _check_qualified(validator: Validator, shape: Shape, constraint: Constraint,
     return [Found()] if (below if constraint.kind == "qualifiedMin" else above) else []
 
 
-_PATH_TOKEN = re.compile(r"[?$]PATH\b")
+def _prebound(shape: Shape, constraint: Constraint, focus: Term) -> dict[str, Term]:
+    return {THIS: focus, **dict(constraint.parameters), SHAPES_GRAPH: SHAPES, CURRENT_SHAPE: shape.node}
 
 
-def _check_sparql(validator: Validator, shape: Shape, constraint: Constraint, focus: Term, nodes: list[Term]) -> Iterable[Found]:
-    query = _PATH_TOKEN.sub(lambda _: str(shape.path), constraint.query)
-    for row in select(validator.data, query, {"this": focus}):
-        failure = row.get("failure")
-        if failure is not None and isinstance(failure, Literal) and failure.value == "true":
-            raise ValueError(f"{constraint.source}: the query reports a failure")
+def _check_select(validator: Validator, shape: Shape, constraint: Constraint, focus: Term, nodes: list[Term]) -> Iterable[Found]:
+    """One result for each solution (SHACL, section 5.3.2)."""
+    query = constraint.query if shape.path is None else with_path(constraint.query, str(shape.path))
+    bound = _prebound(shape, constraint, focus)
+    for row in select(validator.data, query, bound):
+        if row.get("failure") == _TRUE:
+            raise Undecided(f"{constraint.source or constraint.component}: the query reports a failure")
         value = row.get("value", focus if shape.path is None else None)
         path = row.get("path") if shape.path is None else None
-        messages = tuple(_filled(text, row) for text in constraint.messages or shape.messages)
         told = row.get("message")
-        yield Found(value, path, (told,) if isinstance(told, Literal) else messages, constraint.source)
+        messages = (told,) if isinstance(told, Literal) else _messages(shape, constraint, row)
+        yield Found(value, path if isinstance(path, NamedNode) else None, messages, constraint.source)
+
+
+def _check_ask(validator: Validator, shape: Shape, constraint: Constraint, focus: Term, nodes: list[Term]) -> Iterable[Found]:
+    """One result for each value node for which the query is false."""
+    for node in nodes:
+        bound = {**_prebound(shape, constraint, focus), VALUE: node}
+        if not ask(validator.data, constraint.query, bound):
+            yield Found(node, messages=_messages(shape, constraint, bound), source=constraint.source)
+
+
+def _messages(shape: Shape, constraint: Constraint, row: dict[str, Term]) -> tuple[Literal, ...]:
+    return tuple(_filled(text, row) for text in constraint.messages or shape.messages)
 
 
 _HOLE = re.compile(r"\{[?$](\w+)\}")
@@ -328,5 +350,6 @@ _CHECKERS: dict[str, Checker] = {
     "qualifiedMin": _check_qualified,
     "qualifiedMax": _check_qualified,
     "closed": _check_closed,
-    "sparql": _check_sparql,
+    "select": _check_select,
+    "ask": _check_ask,
 }

@@ -14,7 +14,7 @@ from knhk_runtime.tiers.graph import Graph, Hierarchy, Term
 from knhk_runtime.tiers.literals import Value, value_of
 from knhk_runtime.tiers.names import OWL_CLASS, RDF_NIL, RDF_TYPE, RDFS_CLASS, SH, XSD, component, sh
 from knhk_runtime.tiers.paths import Path, read_path
-from knhk_runtime.tiers.sparql import PREBOUND, check_query
+from knhk_runtime.tiers.sparql import CURRENT_SHAPE, PATH, SHAPES_GRAPH, THIS, VALUE, check_prebound, mentions, with_path
 from knhk_runtime.tiers.xpath_regex import PatternError, compile_pattern
 
 TargetKind = OneOf["node", "class", "subjectsOf", "objectsOf"]
@@ -43,6 +43,7 @@ class Constraint:
     shapes: tuple[Term, ...] = ()
     siblings: tuple[Term, ...] = ()
     query: str = ""
+    parameters: tuple[tuple[str, Term], ...] = ()  # those of a SPARQL-based component, pre-bound in its query
     source: Term | None = None
     messages: tuple[Literal, ...] = ()
 
@@ -68,25 +69,43 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Component:
+    """A SPARQL-based constraint component (SHACL, section 6): parameters as (name, predicate, optional), and its validators."""
+
+    node: NamedNode
+    parameters: tuple[tuple[str, NamedNode, bool], ...]
+    validators: dict[str, Term]  # by validator, nodeValidator, propertyValidator
+
+    def validator(self, is_property: bool) -> Term | None:
+        """The one for this kind of shape, if there is any."""
+        return self.validators.get("propertyValidator" if is_property else "nodeValidator", self.validators.get("validator"))
+
+
+@dataclass(frozen=True)
 class Shapes:
-    """All shapes that are reachable from a target, by node, in a stable order."""
+    """All shapes that are reachable from a target, by node, in a stable order; `graph` is where they were read."""
 
     by_node: dict[Term, Shape]
     targeted: tuple[Term, ...]
+    graph: Graph
+
+    @property
+    def ask_for_graph(self) -> bool:
+        """Whether a query speaks of the shapes graph."""
+        return any(mentions(c.query, SHAPES_GRAPH) for shape in self.by_node.values() for c in shape.constraints if c.query)
 
 
 def load_shapes(graph: Graph) -> Shapes:
     """Raises ShapeError with shape and reason. Recursive shapes are refused: the Recommendation leaves their meaning open."""
-    for name in ("ConstraintComponent", "SPARQLTargetType"):
-        declared = graph.subjects(RDF_TYPE, sh(name))
-        if declared:
-            raise ShapeError(str(declared[0]), f"sh:{name} is not supported")
+    for declared in graph.subjects(RDF_TYPE, sh("SPARQLTargetType")):
+        raise ShapeError(str(declared), "sh:SPARQLTargetType is not supported")
+    components = tuple(_components(graph))
     roots = _roots(graph)
     by_node: dict[Term, Shape] = {}
     for root in roots:
-        _load(graph, root, by_node)
+        _load(graph, root, by_node, components)
     _refuse_recursion(by_node)
-    return Shapes(by_node, tuple(roots))
+    return Shapes(by_node, tuple(roots), graph)
 
 
 def _roots(graph: Graph) -> list[Term]:
@@ -106,7 +125,7 @@ def _is_implicit(graph: Graph, hierarchy: Hierarchy, node: Term) -> bool:
     return shape and any(hierarchy.is_instance(graph, node, cls) for cls in _CLASSES)
 
 
-def _load(graph: Graph, root: Term, by_node: dict[Term, Shape]) -> None:
+def _load(graph: Graph, root: Term, by_node: dict[Term, Shape], components: tuple[Component, ...]) -> None:
     todo = [root]
     while todo:
         node = todo.pop()
@@ -114,7 +133,7 @@ def _load(graph: Graph, root: Term, by_node: dict[Term, Shape]) -> None:
             continue
         if len(by_node) >= MAX_SHAPES:
             raise ShapeError(str(node), f"more than {MAX_SHAPES} shapes")
-        shape = by_node[node] = _read_shape(graph, node)
+        shape = by_node[node] = _read_shape(graph, node, components)
         todo.extend(inner for constraint in shape.constraints for inner in (*constraint.shapes, *constraint.siblings))
 
 
@@ -144,7 +163,7 @@ def _inner(shape: Shape) -> list[Term]:
     return [node for constraint in shape.constraints for node in constraint.shapes]
 
 
-def _read_shape(graph: Graph, node: Term) -> Shape:
+def _read_shape(graph: Graph, node: Term, components: tuple[Component, ...]) -> Shape:
     if isinstance(node, Literal):
         raise ShapeError(str(node), "a shape must be an IRI or a blank node")
     for name in _ADVANCED:
@@ -163,7 +182,7 @@ def _read_shape(graph: Graph, node: Term) -> Shape:
         deactivated=deactivated,
         severity=severity.value if severity is not None else SH + "Violation",
         messages=_texts(graph, node, "message"),
-        constraints=() if deactivated else tuple(_read_constraints(graph, node, path_node is not None)),
+        constraints=() if deactivated else tuple(_read_constraints(graph, node, path_node is not None, components)),
     )
 
 
@@ -190,7 +209,7 @@ def _texts(graph: Graph, node: Term, name: str) -> tuple[Literal, ...]:
 Reader = Callable[[Graph, Term, str, Term], Constraint]
 
 
-def _read_constraints(graph: Graph, node: Term, is_property: bool) -> Iterable[Constraint]:
+def _read_constraints(graph: Graph, node: Term, is_property: bool, components: tuple[Component, ...]) -> Iterable[Constraint]:
     """Constraints in the order of the table, so that results keep one order."""
     for parameter, (name, reader, property_only) in _COMPONENTS.items():
         values = graph.objects(node, sh(parameter))
@@ -208,6 +227,8 @@ def _read_constraints(graph: Graph, node: Term, is_property: bool) -> Iterable[C
         constraint = _read_sparql(graph, node, value, is_property)
         if constraint is not None:
             yield constraint
+    for component_ in components:
+        yield from _read_custom(graph, node, component_, is_property)
 
 
 def _integer(node: Term, name: str, term: Term) -> int:
@@ -364,14 +385,70 @@ def _read_closed(graph: Graph, node: Term) -> Constraint | None:
 def _read_sparql(graph: Graph, node: Term, value: Term, is_property: bool) -> Constraint | None:
     if _flag(graph, value, "deactivated"):
         return None
-    text = graph.one(value, sh("select"))
+    query = _query(graph, value, "select", "sh:sparql")
+    _check_query(node, query, "sh:select", is_property, (THIS, SHAPES_GRAPH, CURRENT_SHAPE))
+    return Constraint(component("SPARQL"), "select", query=query, source=value, messages=_texts(graph, value, "message"))
+
+
+def _query(graph: Graph, holder: Term, form: str, what: str) -> str:
+    text = graph.one(holder, sh(form))
     if not isinstance(text, Literal):
-        raise ShapeError(str(node), "sh:sparql must have one sh:select string")
-    query = _prefixes(graph, value) + text.value
-    if not is_property and re.search(r"[?$]PATH\b", query):
-        raise ShapeError(str(node), "$PATH needs a property shape")
-    check_query(str(node), re.sub(r"[?$]PATH\b", "<urn:knhk:path>", query), "sh:select", PREBOUND)
-    return Constraint(component("SPARQL"), "sparql", query=query, source=value, messages=_texts(graph, value, "message"))
+        raise ShapeError(str(holder), f"{what} must have one sh:{form} string")
+    return _prefixes(graph, holder) + text.value
+
+
+def _check_query(where: Term, query: str, what: str, has_path: bool, variables: tuple[str, ...]) -> None:
+    if not has_path and mentions(query, PATH):
+        raise ShapeError(str(where), f"$PATH needs a property shape and a SELECT: {what}")
+    check_prebound(str(where), with_path(query, "<urn:knhk:path>"), what, variables)
+
+
+def _components(graph: Graph) -> Iterable[Component]:
+    """Components with a validator, in the order of their IRIs. Those of SHACL itself, whose vocabulary may be in the graph, have none."""
+    for node in sorted(graph.subjects(RDF_TYPE, sh("ConstraintComponent")), key=str):
+        validators = {name: graph.objects(node, sh(name)) for name in _VALIDATORS}
+        chosen = {name: found[0] for name, found in validators.items() if found}
+        if not chosen:
+            continue
+        if not isinstance(node, NamedNode):
+            raise ShapeError(str(node), "a constraint component must be an IRI")
+        parameters = sorted((_parameter(graph, node, value) for value in graph.objects(node, sh("parameter"))), key=lambda p: p[0])
+        if all(optional for _, _, optional in parameters):
+            raise ShapeError(str(node), "a constraint component must have a sh:parameter that is not optional")
+        yield Component(node, tuple(parameters), chosen)
+
+
+_VALIDATORS = ("validator", "nodeValidator", "propertyValidator")
+_RESERVED = frozenset({"this", "shapesGraph", "currentShape", "path", "PATH", "value"})
+
+
+def _parameter(graph: Graph, node: NamedNode, parameter: Term) -> tuple[str, NamedNode, bool]:
+    path = graph.one(parameter, sh("path"))
+    if not isinstance(path, NamedNode):
+        raise ShapeError(str(node), "a sh:parameter must have one sh:path, an IRI")
+    name = re.split(r"[#/:]", path.value)[-1]
+    if re.fullmatch(r"\w+", name) is None or name in _RESERVED:
+        raise ShapeError(str(node), f"a parameter cannot be called {name!r}")
+    return name, path, _flag(graph, parameter, "optional")
+
+
+def _read_custom(graph: Graph, node: Term, custom: Component, is_property: bool) -> Iterable[Constraint]:
+    """One constraint for each value of a single parameter; a component of several parameters takes one value of each."""
+    validator = custom.validator(is_property)
+    given = {name: graph.objects(node, path) for name, path, _ in custom.parameters}
+    if validator is None or not all(given[name] or optional for name, _, optional in custom.parameters):
+        return
+    if len(custom.parameters) > 1 and (many := [name for name, values in given.items() if len(values) > 1]):
+        raise ShapeError(str(node), f"{', '.join(many)} of {custom.node} must have one value each")
+    (first, values), *others = sorted(given.items(), key=lambda item: -len(item[1]))
+    rest = tuple((name, found[0]) for name, found in others if found)
+    form = "select" if graph.objects(validator, sh("select")) else "ask"
+    query = _query(graph, validator, form, str(custom.node))
+    names = (THIS, *((VALUE,) if form == "ask" else ()), *given, SHAPES_GRAPH, CURRENT_SHAPE)
+    _check_query(custom.node, query, f"sh:{form}", is_property and form == "select", names)
+    for value in values:
+        bound = ((first, value), *rest)
+        yield Constraint(custom.node.value, form, query=query, parameters=bound, messages=_texts(graph, validator, "message"))
 
 
 def _prefixes(graph: Graph, value: Term) -> str:

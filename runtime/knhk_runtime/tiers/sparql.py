@@ -1,15 +1,16 @@
-"""SPARQL with pre-bound variables, over pyoxigraph.
+"""SPARQL with pre-bound variables (SHACL, Appendix A), over pyoxigraph.
 
-SHACL's pre-binding puts a value for `$this` everywhere in the query, in nested groups and FILTERs too. pyoxigraph's own substitution binds
-at the outermost group only, so the query's tokens are rewritten. Blank nodes have no name in SPARQL text: the store holds them as IRIs
-`urn:knhk:bnode:LABEL`, and isBlank and isIRI are answered accordingly. Known limits: numbers and dates are held by value ("01" reads as
-"1"), as in every Oxigraph store.
+Pre-binding joins the solution {variable: term} with every pattern of the query. Here each group of the text begins with a VALUES block of
+one row, which is that join, nested groups and FILTERs included. Blank nodes have no name in SPARQL text: the store holds them as IRIs
+`urn:knhk:bnode:LABEL`, and isBlank and isIRI are answered accordingly. Oxigraph holds numbers and dates by value ("01" reads as "1"):
+solutions are given back in the spelling of the graph.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from pyoxigraph import BlankNode, Literal, NamedNode, QueryBoolean, QuerySolutions, QueryTriples, Triple
 
@@ -17,17 +18,41 @@ from knhk_runtime.tiers.errors import ShapeError, Undecided
 from knhk_runtime.tiers.graph import SKOLEM, Graph, Term, as_iri, from_iri
 from knhk_runtime.tiers.names import XSD
 
+THIS, VALUE, PATH = "this", "value", "PATH"
+SHAPES_GRAPH, CURRENT_SHAPE = "shapesGraph", "currentShape"
+OPTIONAL = frozenset({SHAPES_GRAPH, CURRENT_SHAPE})
+"""Pre-bound variables that a subquery need not return (section 5.3.1)."""
+REMOTE = frozenset({"service", "load", "insert", "delete"})
+_BLOCKS = frozenset({"values", "construct"})  # what follows in braces is no group
+UNSUPPORTED = REMOTE | {"minus", "values"}
+"""What a query with pre-bound variables must not contain."""
+
 _TOKEN = re.compile(
-    r"""(?P<skip>\#[^\n]*|<[^<>"{}|^`\\\x00-\x20]*>|\"\"\"(?:[^"\\]|\\.|"{1,2}(?!"))*\"\"\"|'''(?:[^'\\]|\\.|'{1,2}(?!'))*'''"""
-    r"""|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
-    r"""|\bbound\s*\(\s*[?$](?P<bound>\w+)\s*\)|[?$](?P<var>\w+)|\b(?P<word>select|where|isblank|isiri|isuri)\b|(?P<brace>[{}])|(?P<any>[\s\S])""",
-    re.IGNORECASE,
+    r"""(?P<space>\s+|\#[^\n]*)|(?P<iri><[^<>"{}|^`\\\x00-\x20]*>)"""
+    r"""|(?P<string>\"\"\"(?:[^"\\]|\\.|"{1,2}(?!"))*\"\"\"|'''(?:[^'\\]|\\.|'{1,2}(?!'))*'''|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
+    r"""|[?$](?P<var>\w+)|(?P<name>[^\W\d_](?:[\w.-]*[\w-])?)?:(?:[\w:%.\\~-]*[\w:%\\~-])?|(?P<word>\w+)|(?P<mark>[\s\S])"""
 )
-REMOTE = re.compile(r"\b(service|load|insert|delete)\b", re.IGNORECASE)
-PREBOUND = re.compile(r"\b(service|minus|values|load|insert|delete)\b", re.IGNORECASE)
 _IS_BLANK = NamedNode("urn:knhk:isBlank")
 _IS_IRI = NamedNode("urn:knhk:isIri")
 _FUNCTIONS = {"isblank": f"<{_IS_BLANK.value}>", "isiri": f"<{_IS_IRI.value}>", "isuri": f"<{_IS_IRI.value}>"}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a query: its text, and as what it counts (`word` in lower case, `var`, `mark`; empty for other tokens)."""
+
+    text: str
+    word: str = ""
+    var: str = ""
+    mark: str = ""
+    blank: bool = False
+
+
+def tokens(text: str) -> list[Token]:
+    """The whole text in tokens, white space and comments included."""
+    return [
+        Token(m.group(), (m["word"] or "").lower(), m["var"] or "", m["mark"] or "", m["space"] is not None) for m in _TOKEN.finditer(text)
+    ]
 
 
 def _boolean(value: bool) -> Literal:
@@ -44,36 +69,98 @@ _CUSTOM: dict[NamedNode, Callable[..., NamedNode | BlankNode | Literal | Triple 
 }
 
 
-def check_query(where: str, text: str, what: str, forbidden: re.Pattern[str] = REMOTE) -> None:
-    """Raises ShapeError for a query with a forbidden clause, or that does not parse."""
-    bare = "".join(match.group() for match in _TOKEN.finditer(text) if not match["skip"])
-    found = forbidden.search(bare)
-    if found:
-        raise ShapeError(where, f"{found[1].upper()} is not allowed in {what}")
+# ---- checks, when shapes and rules are loaded ----
+
+
+def check_rule(where: str, text: str) -> None:
+    """Raises ShapeError for an ASK or CONSTRUCT rule with a remote clause, or that does not parse."""
+    _refuse_words(where, text, "the query", REMOTE)
+    _parses(where, text, "the query", (THIS,))
+
+
+def check_prebound(where: str, text: str, what: str, variables: Collection[str]) -> None:
+    """Raises ShapeError for a query that pre-binding does not allow, with these potentially pre-bound variables, or that does not parse."""
+    _refuse_words(where, text, what, UNSUPPORTED)
+    bare = [token for token in tokens(text) if not token.blank]
+    for at, token in enumerate(bare):
+        if token.word == "as" and bare[at + 1].var in variables:
+            raise ShapeError(where, f"AS ?{bare[at + 1].var} is not allowed in {what}: the variable is pre-bound")
+    wanted = set(variables) - OPTIONAL
+    for returned in _subqueries(bare):
+        if returned is not None and not wanted <= returned:
+            missing = ", ".join(f"${name}" for name in sorted(wanted - returned))
+            raise ShapeError(where, f"a subquery of {what} must return {missing}")
+    _parses(where, text, what, variables)
+
+
+def _refuse_words(where: str, text: str, what: str, words: Collection[str]) -> None:
+    found = next((token.word for token in tokens(text) if token.word in words), None)
+    if found is not None:
+        raise ShapeError(where, f"{found.upper()} is not allowed in {what}")
+
+
+def _subqueries(bare: list[Token]) -> Iterator[set[str] | None]:
+    """What each SELECT behind the first brace returns: its variables, None for *."""
+    inside = False
+    for at, token in enumerate(bare):
+        inside = inside or token.mark == "{"
+        if not (inside and token.word == "select"):
+            continue
+        returned: set[str] = set()
+        depth = 0
+        for told in bare[at + 1 :]:
+            if told.mark == "{" or told.word == "where":
+                break
+            depth += {"(": 1, ")": -1}.get(told.mark, 0)
+            if depth == 0 and told.mark == "*":
+                yield None
+                break
+            if depth == 0 and told.var:
+                returned.add(told.var)
+        else:
+            continue
+        if not (told.mark == "*" and depth == 0):
+            yield returned
+
+
+def _parses(where: str, text: str, what: str, variables: Collection[str]) -> None:
     try:
-        run_query(Graph(), text, {"this": NamedNode("urn:knhk:any")})
+        run_query(Graph(), text, dict.fromkeys(variables, NamedNode("urn:knhk:any")))
     except (SyntaxError, ValueError, RuntimeError) as error:
         raise ShapeError(where, f"{what} does not parse: {error}") from error
 
 
+# ---- evaluation ----
+
+
+def with_path(text: str, path: str) -> str:
+    """The query with $PATH as this property path."""
+    return "".join(path if token.var == PATH else token.text for token in tokens(text))
+
+
+def mentions(text: str, variable: str) -> bool:
+    """Whether the query uses the variable."""
+    return any(token.var == variable for token in tokens(text))
+
+
 def prebind(text: str, bound: Mapping[str, Term]) -> str:
-    """The query with each variable of `bound` replaced by its term; `$PATH` is replaced by the caller."""
+    """The query with the variables of `bound` joined into every group."""
+    found = tokens(text)
+    used = [name for name in bound if any(token.var == name for token in found)]
+    names, terms = " ".join(f"?{name}" for name in used), " ".join(str(as_iri(bound[name])) for name in used)
+    row = f" VALUES ({names}) {{ ({terms}) }} " if used else ""
     out: list[str] = []
-    in_projection = False
-    for match in _TOKEN.finditer(text):
-        word = (match["word"] or "").lower()
-        if match["bound"] and match["bound"] in bound:
-            out.append("true")
-        elif match["var"] and match["var"] in bound:
-            term = str(as_iri(bound[match["var"]]))
-            out.append(f"({term} AS ?{match['var']})" if in_projection else f" {term} ")
-        else:
-            out.append(_FUNCTIONS.get(word, match.group()))
-        if word == "select":
-            in_projection = True
-        elif word == "where" or match["brace"]:
-            in_projection = False
+    data = False  # between VALUES or CONSTRUCT and the end of its block
+    for at, token in enumerate(found):
+        out.append(_FUNCTIONS.get(token.word, token.text))
+        data = token.word in _BLOCKS or (data and token.mark != "}")
+        if token.mark == "{" and not data and _next_word(found, at) != "select":
+            out.append(row)
     return "".join(out)
+
+
+def _next_word(found: list[Token], at: int) -> str:
+    return next((token.word for token in found[at + 1 :] if not token.blank), "")
 
 
 def run_query(graph: Graph, text: str, bound: Mapping[str, Term]) -> QueryBoolean | QuerySolutions | QueryTriples:
@@ -81,14 +168,9 @@ def run_query(graph: Graph, text: str, bound: Mapping[str, Term]) -> QueryBoolea
     return graph.store().query(prebind(text, bound), custom_functions=_CUSTOM)
 
 
-def ask(graph: Graph, text: str, this: Term) -> bool:
-    """ASK with $this bound. A literal cannot be a subject, so a query that needs it there is false for it."""
-    try:
-        result = run_query(graph, text, {"this": this})
-    except SyntaxError:
-        if isinstance(this, Literal):
-            return False
-        raise
+def ask(graph: Graph, text: str, bound: Mapping[str, Term]) -> bool:
+    """ASK with these variables pre-bound."""
+    result = run_query(graph, text, bound)
     if not isinstance(result, QueryBoolean):
         raise Undecided("a rule's query must be ASK")
     return bool(result)
@@ -96,7 +178,7 @@ def ask(graph: Graph, text: str, this: Term) -> bool:
 
 def construct(graph: Graph, text: str, this: Term) -> Iterator[tuple[Term, NamedNode, Term]]:
     """Triples of a CONSTRUCT with $this bound, blank nodes restored."""
-    result = run_query(graph, text, {"this": this})
+    result = run_query(graph, text, {THIS: this})
     if not isinstance(result, QueryTriples):
         raise Undecided("a rule that makes triples must be CONSTRUCT")
     for triple in result:
@@ -106,11 +188,11 @@ def construct(graph: Graph, text: str, this: Term) -> Iterator[tuple[Term, Named
 
 
 def select(graph: Graph, text: str, bound: Mapping[str, Term]) -> Iterator[dict[str, Term]]:
-    """Solutions of a SELECT as {name: term}, blank nodes restored, pre-bound variables included."""
+    """Solutions of a SELECT as {name: term}, blank nodes and spellings restored, pre-bound variables included."""
     result = run_query(graph, text, bound)
     if not isinstance(result, QuerySolutions):
         raise Undecided("sh:select must be a SELECT query")
     names = [variable.value for variable in result.variables]
     for solution in result:
-        row = {name: from_iri(solution[name]) for name in names if solution[name] is not None}
-        yield {**bound, **row}
+        row = {name: graph.spelled(from_iri(solution[name])) for name in names if solution[name] is not None}
+        yield {**row, **bound}
