@@ -20,7 +20,7 @@ from knhk_gen.exprs import TRUE
 from knhk_gen.mapping import ABSOLUTE, Mapping, lower_mapping
 from knhk_gen.mapping_rml import read_rml
 from knhk_gen.mapping_yaml import read_yaml
-from knhk_gen.names import CALLER, REQUEST
+from knhk_gen.names import CALLER, REQUEST, SH
 from knhk_gen.shapes import Shapes
 from knhk_gen.table import CLASSES
 from knhk_gen.turtle import BASE, Term, TripleStore, parse

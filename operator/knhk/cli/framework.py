@@ -222,7 +222,6 @@ class Command:
     exits: Mapping[int, str] = field(default_factory=dict)
     detail: str = ""
     formats: tuple[str, ...] = ()
-    default: str = ""
     failure: int | None = None
 
     @property
@@ -279,11 +278,10 @@ def command(
     exits: Mapping[int, str] | None = None,
     detail: str = "",
     formats: Sequence[str] = (),
-    default: str = "",
     failure: int | None = None,
 ) -> Callable[[Handler], Handler]:
     """Register the function below as a command (see the top of this file); `formats` names outputs of its own, whose text the
-    outcome gives, and `default` the one without -o; `failure` is the exit code of every error, where a standard gives the command
+    outcome gives; `failure` is the exit code of every error, where a standard gives the command
     codes of its own. Raises ValueError when the words are taken."""
     noun_, verb = ("", words) if isinstance(words, str) else words
 
@@ -299,7 +297,6 @@ def command(
             exits or {},
             detail,
             tuple(formats),
-            default,
             failure,
         )
         known = COMMANDS.setdefault(made.words, made)
@@ -394,7 +391,7 @@ def run(argv: Sequence[str]) -> int:
         if made is None:
             raise Usage("a command is missing; see `knhk --help`")
         outcome = made.handler(Call(args, find_home(args.home).root, _say))
-        show(outcome, args.output or made.default)
+        show(outcome, args.output)
         return outcome.exit
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
