@@ -22,11 +22,13 @@ SHELLS = ("bash", "zsh", "fish")
         "knhk completion fish > ~/.config/fish/completions/knhk.fish",
     ),
     detail="Try it at once with `source <(knhk completion bash)`. The script is made from the commands of this version: print it anew\n"
-    "after an upgrade. It is printed as it is unless -o says json or yaml.",
+    "after an upgrade.",
+    formats=("script",),
+    default="script",
 )
 def completion(call: Call) -> Outcome:
     script = {"bash": bash, "zsh": zsh, "fish": fish}[call.args.shell]()
-    return Outcome({"shell": call.args.shell, "script": script}, plain=script)
+    return Outcome({"shell": call.args.shell, "script": script}, texts={"script": script})
 
 
 def commands() -> list[Command]:
@@ -46,7 +48,7 @@ def verbs(noun: str) -> dict[str, str]:
 
 def options(made: Command) -> list[Argument]:
     """Options of a command, those of all commands too."""
-    return [a for a in (*made.arguments, *common(made.formats)) if not a.positional]
+    return [a for a in (*made.arguments, *common(made.formats, made.default)) if not a.positional]
 
 
 def values(argument: Argument) -> str | Sequence[str]:

@@ -187,13 +187,12 @@ class Table:
 @dataclass(frozen=True)
 class Outcome:
     """What a command answers: `data` (JSON values), an exit code, tables for terminals, and `texts`: what the command's own output
-    formats print. `plain` is printed as it is when no format is asked for, for what other programs read. `data` None: nothing to say."""
+    formats print. `data` None: nothing to say."""
 
     data: Any
     exit: int = OK
     tables: tuple[Table, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
-    plain: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +221,7 @@ class Command:
     exits: Mapping[int, str] = field(default_factory=dict)
     detail: str = ""
     formats: tuple[str, ...] = ()
+    default: str = ""
     failure: int | None = None
 
     @property
@@ -241,7 +241,7 @@ class Command:
             "verb": self.verb,
             "summary": self.summary,
             "detail": self.detail,
-            "arguments": [a.describe() for a in (*self.arguments, *common(self.formats))],
+            "arguments": [a.describe() for a in (*self.arguments, *common(self.formats, self.default))],
             "output": dict(self.output),
             "exits": {str(code): text for code, text in self.all_exits.items()},
             "examples": list(self.examples),
@@ -252,11 +252,11 @@ COMMANDS: dict[str, Command] = {}
 NOUNS: dict[str, str] = {}
 
 
-def common(formats: tuple[str, ...] = ()) -> tuple[Argument, ...]:
-    """The options of every command; `formats` are output formats of one command besides those of all."""
+def common(formats: tuple[str, ...] = (), default: str = "") -> tuple[Argument, ...]:
+    """The options of every command; `formats` are output formats of one command besides those of all, `default` the one without -o."""
     names = ", ".join((*OUTPUTS, *formats)[:-1])
     last = (*OUTPUTS, *formats)[-1]
-    told = f"{names} or {last} (default: table on a terminal, else json)"
+    told = f"{names} or {last} (default: {default or 'table on a terminal, else json'})"
     return (
         Argument("--output", "-o", help=told, choices=(*OUTPUTS, *formats)),
         Argument("--home", help=f"home folder (default $KNHK_HOME, else ./{DEFAULT_HOME})", metavar="DIR"),
@@ -278,11 +278,12 @@ def command(
     exits: Mapping[int, str] | None = None,
     detail: str = "",
     formats: Sequence[str] = (),
+    default: str = "",
     failure: int | None = None,
 ) -> Callable[[Handler], Handler]:
     """Register the function below as a command (see the top of this file); `formats` names outputs of its own, whose text the
-    outcome gives; `failure` is the exit code of every error, where a standard gives the command
-    codes of its own. Raises ValueError when the words are taken."""
+    outcome gives, `default` the one without -o, for what other programs read; `failure` is the exit code of every error, where a
+    standard gives the command codes of its own. Raises ValueError when the words are taken."""
     noun_, verb = ("", words) if isinstance(words, str) else words
 
     def register(handler: Handler) -> Handler:
@@ -297,6 +298,7 @@ def command(
             exits or {},
             detail,
             tuple(formats),
+            default,
             failure,
         )
         known = COMMANDS.setdefault(made.words, made)
@@ -326,8 +328,8 @@ def _epilog(lines: Sequence[str], exits: Mapping[int, str], detail: str) -> str:
     return "\n".join(parts)
 
 
-def _add_common(parser: argparse.ArgumentParser, default: Any, formats: tuple[str, ...] = ()) -> None:
-    output, home = common(formats)
+def _add_common(parser: argparse.ArgumentParser, default: Any, made: Command | None = None) -> None:
+    output, home = common() if made is None else common(made.formats, made.default)
     parser.add_argument(*output.names, choices=output.choices, default=default, help=output.help)
     parser.add_argument(*home.names, metavar=home.metavar, default=default, help=home.help)
 
@@ -370,7 +372,7 @@ def parser() -> argparse.ArgumentParser:
         )
         for argument in made.arguments:
             argument.add_to(leaf)
-        _add_common(leaf, argparse.SUPPRESS, made.formats)
+        _add_common(leaf, argparse.SUPPRESS, made)
         leaf.set_defaults(_command=made)
     return root
 
@@ -391,7 +393,7 @@ def run(argv: Sequence[str]) -> int:
         if made is None:
             raise Usage("a command is missing; see `knhk --help`")
         outcome = made.handler(Call(args, find_home(args.home).root, _say))
-        show(outcome, args.output)
+        show(outcome, args.output or made.default)
         return outcome.exit
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -468,9 +470,7 @@ def show(outcome: Outcome, output: str | None) -> None:
     if outcome.data is None:
         return
     form = output or ("table" if sys.stdout.isatty() else "json")
-    if output is None and outcome.plain:
-        _print(outcome.plain.rstrip("\n"))
-    elif form in outcome.texts:
+    if form in outcome.texts:
         _print(outcome.texts[form].rstrip("\n"))
     elif form == "json":
         _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))

@@ -42,6 +42,7 @@ SUFFIXES = ".ttl, .nt, .nq, .trig, .rdf, .jsonld"
         USAGE: "failure: a file, a shape or the command line",
     },
     formats=("turtle",),
+    default="turtle",
     failure=USAGE,
 )
 def validate(call: Call) -> Outcome:
@@ -53,5 +54,4 @@ def validate(call: Call) -> Outcome:
     made = validating.validate(shapes, data, packs.compiler(), packs.host_arch())
     decided = {"plan": made.plan.digest, "guards": dict(made.guards), "evaluations": dict(made.evaluations)}
     document = {**made.report.json_ld(), "decided": decided}
-    turtle = made.report.turtle()
-    return Outcome(document, OK if made.report.conforms else FAULTS, texts={"turtle": turtle}, plain=turtle)
+    return Outcome(document, OK if made.report.conforms else FAULTS, texts={"turtle": made.report.turtle()})
