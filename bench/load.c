@@ -1,4 +1,5 @@
-/* load.c: HTTP/1.1 requests over kept connections, as many as answers come back, until the time is over. Loopback only.
+/* load.c: HTTP/1.1 requests over kept connections, as many as answers come back, until the time is over and each
+ * connection has had an answer (on a busy machine a short time may pass without any), at most a minute longer. Loopback only.
  *
  * load PORT CONNECTIONS MILLISECONDS, the request on stdin; one line on stdout: answers, answers that are not 200, microseconds. */
 #define _GNU_SOURCE
@@ -62,7 +63,7 @@ int main(int argc, char **argv) {
   }
   uint64_t answers = 0, others = 0;
   const uint64_t begun = now_us(), end = begun + (uint64_t)atoi(argv[3]) * 1000u;
-  while (now_us() < end) {
+  while (now_us() < end || (answers < (uint64_t)n && now_us() < end + 60000000u)) {
     if (poll(polled, (nfds_t)n, 100) < 0) return 1;
     for (int i = 0; i < n; i++) {
       connection *c = &connections[i];
