@@ -17,21 +17,22 @@ from knhk.model.arrows import PackSources, Source
 from knhk.reconcilers.oracle_access import Access
 from knhk_gen.lower import ntriples
 from knhk_gen.names import PREFIXES
+from knhk_gen.reference import Reference, read_graph
 from knhk_gen.turtle import BASE, TripleStore
 from knhk_gen.turtle import parse as parse_turtle
 from knhk_runtime.tiers.construct import line
-from knhk_runtime.tiers.graph import Graph, Hierarchy, from_iri
+from knhk_runtime.tiers.graph import Graph, Hierarchy
 from knhk_runtime.tiers.names import component
 from knhk_runtime.tiers.shacl import Result, Validator
 from knhk_runtime.tiers.shapes import load_shapes
-from knhk_runtime.tiers.sparql import ask, construct
+from knhk_runtime.tiers.sparql import THIS, ask, construct
 
 Key = tuple[str, str, str]
 """kind, node, part: what a guard and a failure are matched by."""
 _PROPERTY = component("Property")
 _QUALIFIED = component("QualifiedValueShape")
 _COUNTS = {component("QualifiedMinCount"), component("QualifiedMaxCount")}
-REQUEST, TIME = NamedNode("https://knhk.dev/ns#request"), NamedNode("https://knhk.dev/ns#time")
+REQUEST = NamedNode("https://knhk.dev/ns#request")
 
 
 def key_of(guard: Mapping[str, Any]) -> Key:
@@ -45,12 +46,12 @@ def key_of(guard: Mapping[str, Any]) -> Key:
 
 @dataclass(frozen=True)
 class Said:
-    """What must fail, and what must be made when nothing denies. `exact`: queries saw every literal as it was written, so that their
-    answers count (a SPARQL store keeps numbers and dates by value)."""
+    """What must fail, and what must be made when nothing denies (None: not said). `unsaid`: queries on which the two SPARQL
+    engines differ or may both extend the standard, so that their answers do not count (knhk_gen.reference)."""
 
     failing: frozenset[Key]
-    triples: tuple[bytes, ...]
-    exact: bool
+    triples: tuple[bytes, ...] | None
+    unsaid: frozenset[Key]
 
 
 class Mistaken(AssertionError):
@@ -69,25 +70,34 @@ class Oracle:
         _same_graph([s for s in pack.sources if s.kind == "shapes"], shapes)
         self._ontology = Graph.parse(shapes)
         self._shapes = load_shapes(self._ontology)
-        self._queries = [(s, _declared(s.text)) for s in pack.sources if s.kind in ("ask", "construct")]
+        self._queries = [
+            (s, _declared(s.text), Reference(_declared(s.text), s.target)) for s in pack.sources if s.kind in ("ask", "construct")
+        ]
         self._access = [(_plain(s.name), _access_graph(s)) for s in pack.sources if s.kind == "abac"]
 
     def judge(self, data: bytes) -> Said:
         """What must become of a Δ (N-Triples)."""
         graph = Graph.parse(data)
         failing = {self._key(result) for result in Validator(self._shapes, graph, self._ontology).validate()}
-        exact = not self._queries or _exact(graph)
         made: set[bytes] = set()
-        for source, text in self._queries if exact else ():
-            for focus in _focus(source, graph):
-                if source.kind == "construct":
-                    made |= {line(*triple) for triple in construct(graph, text, focus)}
-                elif not ask(graph, text, focus):
-                    failing.add(("ask", _plain(source.name), ""))
+        unsaid: set[Key] = set()
+        second = read_graph(data if self._queries else b"")
+        for source, text, reference in self._queries:
+            key = (source.kind, _plain(source.name), "")
+            if source.kind == "construct":
+                lines = {line(*triple) for focus in _focus(source, graph) for triple in construct(graph, text, focus)}
+                made |= lines
+                agreed = lines == reference.lines(second)
+            else:
+                fails = any(not ask(graph, text, {THIS: focus}) for focus in _focus(source, graph))
+                failing |= {key} if fails else set()
+                agreed = fails == reference.fails(second)
+            unsaid |= set() if agreed and reference.certain(second) else {key}
         classes = Hierarchy(self._ontology)
         for name, rules in self._access:
             failing |= set(Access(name, rules, graph, classes).failing())
-        return Said(frozenset(failing), tuple(sorted(made)), exact)
+        silent = any(kind == "construct" for kind, _, _ in unsaid)
+        return Said(frozenset(failing), None if silent else tuple(sorted(made)), frozenset(unsaid))
 
     def _key(self, result: Result) -> Key:
         for outer in result.outer:
@@ -121,13 +131,6 @@ def _access_graph(source: Source) -> Graph:
     data = ntriples(parse_turtle(source.text, source.path, source.first_line)).encode()
     _same_graph([source], data)
     return Graph.parse(data)
-
-
-def _exact(graph: Graph) -> bool:
-    """A SPARQL store gives every literal back as it was written; the time of the request aside, whose form is always the same."""
-    own = {o for _, p, o in graph.triples() if isinstance(o, Literal) and p != TIME}
-    kept = {from_iri(quad.object) for quad in graph.store() if isinstance(quad.object, Literal) and quad.predicate != TIME}
-    return own == kept
 
 
 def _same_graph(sources: list[Source], data: bytes) -> None:

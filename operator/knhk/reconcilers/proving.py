@@ -16,7 +16,7 @@ from knhk.reconcilers.oracle import Key, Mistaken, Oracle, Said, key_of
 from knhk.reconcilers.testing import observation
 from knhk_gen.cases import Trial, cases, edits, smaller, trial
 from knhk_hot.pack import COLD, OK, Binding, Decision, Pack, PackError
-from knhk_runtime.tiers.action import denies
+from knhk_runtime.tiers.action import MAX_LINE, MAX_TRIPLES, denies
 from knhk_runtime.tiers.decide import decide
 from knhk_runtime.tiers.errors import InputRefused, Undecided
 from knhk_runtime.tiers.evaluator import Evaluator
@@ -114,7 +114,7 @@ def prove(pack: PackSources, under: Loaded, samples: Sequence[Case], callers: Se
             proof.disagreement = _minimised(judge, outcome.disagreement)
             break
     proof.digest = digest.hexdigest()
-    proof.guards = len(judge.failed & judge.passed)
+    proof.guards = sum(_all_r1(under.plan, keys[key]) for key in judge.failed & judge.passed)
     return proof
 
 
@@ -164,7 +164,7 @@ class _Judge:
         except (PackError, InputRefused, Undecided):
             return _Outcome("not-judged", o, b"")
         said = self.oracle.judge(graph)
-        kind = "escaped" if first.status not in (OK, COLD) else "compared" if said.exact else "queries-skipped"
+        kind = "escaped" if first.status not in (OK, COLD) else "queries-skipped" if said.unsaid else "compared"
         return _Outcome(kind, o, whole.a, self._compared(case, parse_action(whole.a), said))
 
     def _compared(self, case: Case, action: Action, said: Said) -> Disagreement | None:
@@ -175,7 +175,7 @@ class _Judge:
         denied = any(denies(guards[i]) and guards[i]["class"] == "R1" for i in failing)
         for key, numbers in self.keys.items():
             kind = guards[numbers[0]]["kind"]
-            if kind in ("payload", "construct") or (kind == "ask" and not said.exact):
+            if kind in ("payload", "construct") or key in said.unsaid:
                 continue
             if denied and not _all_r1(self.under.plan, numbers):
                 continue
@@ -185,14 +185,14 @@ class _Judge:
                 words = ("passing", "failing")
                 return self._differ(guards[numbers[0]]["id"], self.under.bindings[0].kernel, words[mine], words[theirs], case)
         makers = [i for i, guard in enumerate(guards) if guard["kind"] == "construct"]
-        return self._compared_triples(case, action, said, makers) if makers and said.exact else None
+        return self._compared_triples(case, action, said.triples, makers) if makers and said.triples is not None else None
 
-    def _compared_triples(self, case: Case, action: Action, said: Said, makers: Sequence[int]) -> Disagreement | None:
-        fits = len(said.triples) <= 8 and all(len(line) <= 4096 for line in said.triples)
+    def _compared_triples(self, case: Case, action: Action, lines: Sequence[bytes], makers: Sequence[int]) -> Disagreement | None:
+        fits = len(lines) <= MAX_TRIPLES and all(len(line) <= MAX_LINE for line in lines)
         failed = any(i in action.failing for i in makers)
-        if action.verdict == 1 and (action.triples != said.triples or not fits):
+        if action.verdict == 1 and (action.triples != lines or not fits):
             name = self.under.plan["guards"][makers[0]]["id"]
-            return self._differ(name, self.under.bindings[0].kernel, f"makes {len(action.triples)}", f"makes {len(said.triples)}", case)
+            return self._differ(name, self.under.bindings[0].kernel, f"makes {len(action.triples)}", f"makes {len(lines)}", case)
         if failed and fits:
             name = self.under.plan["guards"][makers[0]]["id"]
             return self._differ(name, self.under.bindings[0].kernel, "failing", "passing", case)

@@ -137,9 +137,8 @@ class Evaluator:
                     break
 
     def _passes(self, guard: Mapping[str, Any], expressions: Expressions, graph: Graph, focus: Term) -> bool:
-        query = self._asks.get(guard["id"])
-        if query is not None:
-            return ask(graph, query, {THIS: focus})
+        if guard.get("expr") is None:
+            return ask(graph, self._asks[guard["id"]], {THIS: focus})
         return expressions.test(guard["expr"], focus, expressions.focus_nodes(guard["target"]))
 
     def focus_nodes(self, graph: Graph, index: int) -> list[Term]:
