@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Mapping
+from itertools import accumulate
 from typing import Final
 
 from rdflib import BNode, Literal, URIRef
 
 from knhk.model.faults import Fault, Refused
+from knhk_gen import perfect
 from knhk_gen.names import ABAC, XSD
+from knhk_gen.perfect import Place
 from knhk_gen.turtle import Subject, Term, TripleStore, parse, show
 
-MAGIC: Final = b"KNHKBND1"
+MAGIC: Final = b"KNHKBND2"
 NONE: Final = 0xFFFFFFFF
 
 Row = tuple[str, str, str, int]
 """Predicate, lexical form, datatype or language, kind (1 IRI, 2 typed, 3 with language)."""
 
 
-def fnv1a64(data: bytes) -> int:
-    """FNV-1a, 64 bits."""
-    value = 0xCBF29CE484222325
-    for byte in data:
-        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return value
-
-
-def build(turtle: str, path: str, caller_template: str) -> bytes:
+def build(turtle: str, path: str, caller_template: str, place: Place = perfect.place) -> bytes:
     """The artifact of reference data and role graphs. `caller_template` holds `{}` once (empty: no
-    caller). Raises Refused with every fault and its line."""
+    caller). `place` makes no difference but in time. Raises Refused with every fault and its line."""
     faults: list[Fault] = []
     if caller_template and (caller_template.count("{}") != 1 or ":" not in caller_template):
         faults.append(Fault(path, caller_template, "must be an IRI with {} once, as caller template"))
@@ -36,7 +32,7 @@ def build(turtle: str, path: str, caller_template: str) -> bytes:
     faults += _faults(store)
     if faults:
         raise Refused(faults)
-    return _pack({s: sorted(rows) for s, rows in closed(store).items()}, caller_template)
+    return pack(closed(store), caller_template, place)
 
 
 def _faults(store: TripleStore) -> list[Fault]:
@@ -98,45 +94,25 @@ def _row(p: str, o: Term) -> Row:
     return (p, str(o), str(datatype or XSD + "string"), 2)
 
 
-def _pack(subjects: dict[str, list[Row]], template: str) -> bytes:
+def pack(subjects: Mapping[str, Collection[Row]], template: str, place: Place = perfect.place) -> bytes:
+    """The file of closed triples: strings at the places that their perfect hash gives, then triples in the order of their subjects."""
     texts = set(subjects) | {template} | {""}
     texts |= {text for rows in subjects.values() for row in rows for text in row[:3]}
-    strings = sorted(text.encode() for text in texts)
+    keys = sorted(text.encode() for text in texts)
+    found = perfect.build(keys, place)
+    strings = [keys[number] for number in found.order]
     index = {text.decode(): i for i, text in enumerate(strings)}
-    names = sorted(subjects, key=lambda s: s.encode())
-    offsets, area = [0], b"".join(strings)
+    first, triples = [0], bytearray()
     for text in strings:
-        offsets.append(offsets[-1] + len(text))
-    hbits = 0
-    while (1 << hbits) < 2 * len(names):
-        hbits += 1
-    triples = [sorted((index[p], index[v], index[d], kind) for p, v, d, kind in subjects[name]) for name in names]
-    header = struct.pack(
-        "<8s6I", MAGIC, len(strings), len(names), sum(map(len, triples)), hbits, len(area),
-        index[template] if template else NONE,
-    )  # fmt: skip
-    out = bytearray(header + struct.pack(f"<{len(offsets)}I", *offsets))
-    for part in (area, _table(names, hbits), _subjects(names, index, triples)):
-        out += b"\0" * (-len(out) % 8) + part
-    out += b"\0" * (-len(out) % 8)
-    out += b"".join(struct.pack("<3IB3x", *t) for rows in triples for t in rows)
-    return bytes(out)
-
-
-def _table(names: list[str], hbits: int) -> bytes:
-    size = 1 << hbits
-    slots = [0] * size
-    for number, name in enumerate(names):
-        slot = fnv1a64(name.encode()) & (size - 1)
-        while slots[slot]:
-            slot = (slot + 1) & (size - 1)
-        slots[slot] = number + 1
-    return struct.pack(f"<{size}I", *slots)
-
-
-def _subjects(names: list[str], index: dict[str, int], triples: list[list[tuple[int, int, int, int]]]) -> bytes:
-    out, first = bytearray(), 0
-    for name, rows in zip(names, triples, strict=True):
-        out += struct.pack("<4I", index[name], first, len(rows), 0)
-        first += len(rows)
-    return bytes(out)
+        rows = subjects.get(text.decode(), ())
+        for triple in sorted((index[p], index[v], index[d], kind) for p, v, d, kind in rows):
+            triples += struct.pack("<3IB3x", *triple)
+        first.append(first[-1] + len(rows))
+    area, offsets = b"".join(strings), [0, *accumulate(map(len, strings))]
+    out = bytearray(
+        struct.pack("<8s4I2Q", MAGIC, len(strings), first[-1], len(area), index[template] if template else NONE, found.seed.r, found.seed.x)
+    )
+    for kind, numbers in (("H", found.pilots), ("I", found.remap), ("I", offsets), ("I", first)):
+        out += struct.pack(f"<{len(numbers)}{kind}", *numbers)
+        out += b"\0" * (-len(out) % 8)
+    return bytes(out + area + b"\0" * (-len(area) % 8) + triples)

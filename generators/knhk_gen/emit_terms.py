@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from knhk_gen.perfect import Seed, hash64
+
 MASK64 = (1 << 64) - 1
 XSD = "http://www.w3.org/2001/XMLSchema#"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -45,29 +47,10 @@ class EmitError(ValueError):
     """A plan that cannot become tables: a fault of the compiler, not of the author."""
 
 
-def hash64(data: bytes, seed: int) -> int:
-    """knhk_hash of terms.c."""
-    mix1, mix2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
-    h = seed ^ (len(data) * mix1 & MASK64)
-    whole = len(data) // 8 * 8
-    for i in range(0, whole, 8):
-        h = (h ^ int.from_bytes(data[i : i + 8], "little")) * mix1 & MASK64
-        h ^= h >> 32
-    h = (h ^ int.from_bytes(data[whole:], "little")) * mix1 & MASK64
-    h ^= h >> 29
-    h = h * mix2 & MASK64
-    return h ^ (h >> 32)
-
-
 def name_bit(name: bytes) -> int:
     """KNHK_NAME_BIT of knhk_tables.h: the bit of a member's name in its state's filter."""
     head = int.from_bytes(name[:8], "little")
     return (head * 0x9E3779B97F4A7C15 + len(name) * 0xBF58476D1CE4E5B9 & MASK64) >> 58
-
-
-def tagged(slots: list[int], keys: list[bytes], seed: int) -> list[int]:
-    """Slots of strings with the top byte of the hash, so that another string is mostly known without a look at its bytes."""
-    return [slot and hash64(keys[slot - 1], seed) >> 56 << 24 | slot for slot in slots]
 
 
 # ---- lexical forms (XSD 1.1 part 2) ----
@@ -291,7 +274,7 @@ class Strings:
         raise EmitError(f"unknown term kind {term['k']!r}")
 
 
-def hash_table(keys: list[bytes], seed: int, bits: int, probes_max: int) -> list[int] | None:
+def hash_table(keys: list[bytes], seed: Seed, bits: int, probes_max: int) -> list[int] | None:
     """Open addressing, linear probing: position + 1 of each key, 0 empty; None when a probe gets too long."""
     mask = (1 << bits) - 1
     slots = [0] * (1 << bits)

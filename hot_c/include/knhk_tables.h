@@ -11,6 +11,7 @@
 #define KNHK_TABLES_H
 
 #include "knhk_pack.h"
+#include "knhk_perfect.h"
 
 /* ---- well-known strings: knhk_gen/emit_terms.py holds the same list ---- */
 enum {
@@ -60,7 +61,7 @@ enum { /* codes of datatypes */
 #define KNHK_M_DT_SHIFT 8 /* 24 bits: datatype string (rdf:langString for language-tagged) */
 #define KNHK_M_LEN_SHIFT 40 /* 24 bits: code points, saturating */
 #define KNHK_ID_LIMIT (1u << 24) /* string ids stay below */
-#define KNHK_SLOT_ID (KNHK_ID_LIMIT - 1) /* part of a slot of strings that is id + 1 */
+#define KNHK_AT_ID (KNHK_ID_LIMIT - 1) /* part of string_at that is the id */
 
 /* ---- guards: rows over one focus node ---- */
 enum { /* kernels, in the order in which their rows lie in a program */
@@ -216,10 +217,14 @@ typedef struct {
 } knhk_route;
 
 typedef struct {
-  uint32_t nguards, nstrings, string_bits, seed;
+  uint32_t nguards, nstrings;
+  knhk_seed seed;           /* of knhk_hash, for strings and members */
+  knhk_perfect strings;
+  const uint64_t *string_filter; /* filter_mask + 1 bits, those at the low bits of each string's hash set: most other strings are told by one load */
+  uint32_t filter_mask;
   const uint8_t *text;      /* bytes of all strings */
   const uint32_t *offset;   /* nstrings + 1 */
-  const uint32_t *string_slots; /* 1 << string_bits: top byte of the hash << 24 | id + 1, 0 empty; linear probing by knhk_hash */
+  const uint32_t *string_at; /* of each place: bits 24 … 31 of the hash, and the id */
   const uint64_t *words;
   const uint8_t *severity;  /* per guard: 1 denies */
   const uint8_t *klass;     /* per guard: KNHK_CLASS_* */

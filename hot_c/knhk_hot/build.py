@@ -93,7 +93,7 @@ EXPAT = Sdist(
         ),
     ),
 )  # fmt: skip
-NATIVE_SOURCES = ("native", "drain")
+NATIVE_SOURCES = ("native", "drain", "perfect")
 ZIG_OBJECT = ("-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check")
 WORKERS = 2
 

@@ -16,11 +16,14 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from knhk_hot import toolchain as t
 from knhk_hot.build import EXPAT_FLAGS, EXPAT_SOURCES
+from knhk_hot.perfect import place
 
 SANITIZERS = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 DRIVERS = ("decide", "xml", "bundle", "ring")
@@ -143,30 +146,29 @@ def _xml_seeds() -> list[bytes]:
     return [observation(body, route) for body in bodies for route in (b"xml", b"loose")]
 
 
+@dataclass(frozen=True)
+class _Seed:
+    r: int = 0x9E3779B97F4A7C1
+    x: int = 0
+
+
 def bundle_seed() -> bytes:
     """A small data bundle (formats/bundle.md)."""
-    strings = sorted(
-        {"http://www.w3.org/2001/XMLSchema#integer", "https://e.x/limit", "https://e.x/u", "https://e.x/{}", "5"}, key=str.encode
-    )
+    keys = [b"", b"5", b"http://www.w3.org/2001/XMLSchema#integer", b"https://e.x/limit", b"https://e.x/u", b"https://e.x/{}"]
+    placed = place(keys, _Seed())
+    if placed is None:
+        raise ValueError("the seed of the fuzzed bundle does not serve")
+    pilots, remap, order = placed
+    strings = [keys[i] for i in order]
     index = {text: i for i, text in enumerate(strings)}
-    blob = "".join(strings).encode()
-    offsets = [0]
-    for text in strings:
-        offsets.append(offsets[-1] + len(text.encode()))
-    out = struct.pack("<8sIIIIII", b"KNHKBND1", len(strings), 1, 1, 1, len(blob), index["https://e.x/{}"])
-    h = 0xCBF29CE484222325
-    for byte in b"https://e.x/u":
-        h = (h ^ byte) * 0x100000001B3 & (1 << 64) - 1
-    slots = [1, 0] if h & 1 == 0 else [0, 1]
-    for part in (
-        struct.pack(f"<{len(offsets)}I", *offsets),
-        blob,
-        struct.pack("<2I", *slots),
-        struct.pack("<4I", index["https://e.x/u"], 0, 1, 0),
-    ):
+    first = [int(i > index[b"https://e.x/u"]) for i in range(len(strings) + 1)]
+    area, offsets = b"".join(strings), [0, *accumulate(map(len, strings))]
+    out = struct.pack("<8s4I2Q", b"KNHKBND2", len(strings), 1, len(area), index[b"https://e.x/{}"], _Seed.r, _Seed.x)
+    triple = struct.pack("<IIIB3x", index[b"https://e.x/limit"], index[b"5"], index[b"http://www.w3.org/2001/XMLSchema#integer"], 2)
+    words = [struct.pack(f"<{len(part)}I", *part) for part in (remap, offsets, first)]
+    for part in (struct.pack(f"<{len(pilots)}H", *pilots), *words, area, triple):
         out += bytes(-len(out) % 8) + part
-    integer = index["http://www.w3.org/2001/XMLSchema#integer"]
-    return out + bytes(-len(out) % 8) + struct.pack("<IIIB3x", index["https://e.x/limit"], index["5"], integer, 2)
+    return out
 
 
 def _ring_seed() -> bytes:
@@ -180,7 +182,7 @@ def _ring_seed() -> bytes:
 
 def corpus(driver: str) -> list[Path]:
     """Seed files of a driver."""
-    every = {"decide": _decide_seeds(), "xml": _xml_seeds(), "bundle": [bundle_seed(), b"KNHKBND1"], "ring": [_ring_seed(), b""]}
+    every = {"decide": _decide_seeds(), "xml": _xml_seeds(), "bundle": [bundle_seed(), b"KNHKBND2"], "ring": [_ring_seed(), b""]}
     place = folder(driver) / "corpus"
     place.mkdir(parents=True, exist_ok=True)
     paths = []

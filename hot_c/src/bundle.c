@@ -4,38 +4,40 @@
 
 static const knhk_tables *const T = &knhk_tables_v1;
 
+#define HEADER 40u
+
 typedef struct {
-  uint32_t nstr, nsub, ntri, hbits, strbytes, caller;
-  size_t offsets, text, slots, subjects, triples;
+  uint32_t nstr, ntri, strbytes, caller;
+  knhk_seed seed;
+  size_t remap, offsets, first, text, triples; /* pilots follow the header */
 } layout;
 
-static uint32_t u32_at(const uint8_t *p) {
-  return (uint32_t)p[0] | ((uint32_t)p[1] << 8) | ((uint32_t)p[2] << 16) | ((uint32_t)p[3] << 24);
-}
+static uint32_t u32_at(const uint8_t *p) { return (uint32_t)knhk_bytes4(p); }
 static size_t align8(size_t x) { return (x + 7) & ~(size_t)7; }
 static size_t align64(size_t x) { return (x + 63) & ~(size_t)63; }
 
 static int read_layout(const uint8_t *b, size_t len, layout *l) {
-  if (len < 32 || memcmp(b, "KNHKBND1", 8) != 0) return 0;
+  if (len < HEADER || memcmp(b, "KNHKBND2", 8) != 0) return 0;
   l->nstr = u32_at(b + 8);
-  l->nsub = u32_at(b + 12);
-  l->ntri = u32_at(b + 16);
-  l->hbits = u32_at(b + 20);
-  l->strbytes = u32_at(b + 24);
-  l->caller = u32_at(b + 28);
-  if (l->nstr >= KNHK_ID_LIMIT / 2 || l->nsub > l->nstr || l->ntri >= 1u << 28 || l->hbits > 28) return 0;
-  if (l->nsub >= (uint64_t)1 << l->hbits) return 0; /* an empty slot must end every probe */
-  l->offsets = 32;
-  l->text = align8(l->offsets + 4 * ((size_t)l->nstr + 1));
-  l->slots = align8(l->text + l->strbytes);
-  l->subjects = align8(l->slots + ((size_t)4 << l->hbits));
-  l->triples = align8(l->subjects + 16 * (size_t)l->nsub);
+  l->ntri = u32_at(b + 12);
+  l->strbytes = u32_at(b + 16);
+  l->caller = u32_at(b + 20);
+  l->seed.r = knhk_bytes8(b + 24);
+  l->seed.x = knhk_bytes8(b + 32);
+  if (l->nstr == 0 || l->nstr >= KNHK_ID_LIMIT / 2 || l->ntri >= 1u << 28 || l->seed.r - 1 >= ((uint64_t)1 << 60) - 1) return 0;
+  const knhk_perfect p = knhk_perfect_of(l->nstr, b, b);
+  l->remap = align8(HEADER + 2 * (size_t)p.nbuckets);
+  l->offsets = align8(l->remap + 4 * (size_t)(p.nslots - p.n));
+  l->first = align8(l->offsets + 4 * ((size_t)l->nstr + 1));
+  l->text = align8(l->first + 4 * ((size_t)l->nstr + 1));
+  l->triples = align8(l->text + l->strbytes);
   return l->triples + 16 * (size_t)l->ntri == len;
 }
 
-static uint32_t table_bits(uint32_t n) {
-  uint32_t bits = 4;
-  while (((uint64_t)1 << bits) < 2 * (uint64_t)n) bits++;
+/* Eight bits for a string, at least a word. */
+static uint32_t filter_bits(uint32_t n) {
+  uint32_t bits = 64;
+  while (bits < 8 * (uint64_t)n) bits *= 2;
   return bits;
 }
 
@@ -45,60 +47,39 @@ knhk_text knhk_bundle_string(const knhk_binding *b, uint32_t i) {
   return t;
 }
 
-uint32_t knhk_bundle_find(const knhk_binding *b, knhk_text s, uint64_t hash) {
+uint32_t knhk_bundle_find(const knhk_binding *b, knhk_text s) {
   if (b->bundle == NULL) return KNHK_NONE;
-  const uint32_t mask = (1u << b->bits) - 1;
-  for (uint32_t i = (uint32_t)(hash >> 32) & mask;; i = (i + 1) & mask) {
-    const uint32_t slot = b->slots[i], string = (slot & KNHK_SLOT_ID) - 1;
-    if (slot == 0) return KNHK_NONE;
-    if (slot >> 24 == (uint32_t)hash >> 24 && knhk_same(knhk_bundle_string(b, string), s)) return string;
-  }
-}
-
-static uint64_t fnv1a(knhk_text s) {
-  uint64_t h = 0xcbf29ce484222325ull;
-  for (uint32_t i = 0; i < s.n; i++) h = (h ^ s.p[i]) * 0x100000001b3ull;
-  return h;
+  const uint32_t i = knhk_place(&b->perfect, knhk_hash(s, b->seed));
+  return knhk_same(knhk_bundle_string(b, i), s) ? i : KNHK_NONE;
 }
 
 uint32_t knhk_bundle_subject(const knhk_binding *b, knhk_text iri) {
-  if (b->bundle == NULL) return KNHK_NONE;
-  const uint32_t mask = (uint32_t)(((uint64_t)1 << b->hbits) - 1);
-  uint32_t i = (uint32_t)fnv1a(iri) & mask;
-  for (uint32_t probes = 0; probes <= mask; probes++, i = (i + 1) & mask) {
-    const uint32_t slot = u32_at(b->subject_slots + 4 * (size_t)i);
-    if (slot == 0) return KNHK_NONE;
-    if (knhk_same(knhk_bundle_string(b, u32_at(b->subjects + 16 * (size_t)(slot - 1))), iri)) return slot - 1;
-  }
-  return KNHK_NONE;
+  const uint32_t i = knhk_bundle_find(b, iri);
+  return i != KNHK_NONE && u32_at(b->first + 4 * (size_t)i) != u32_at(b->first + 4 * (size_t)i + 4) ? i : KNHK_NONE;
 }
 
-/* Strings ascend and are UTF-8; subjects ascend, tile the triples and are all in the hash table; indexes are in range. */
+/* u32[n + 1] from 0 to the end, never descending */
+static int ascends(const uint8_t *at, uint32_t n, uint32_t end) {
+  uint32_t before = 0;
+  if (u32_at(at) != 0 || u32_at(at + 4 * (size_t)n) != end) return 0;
+  for (uint32_t i = 1; i <= n; i++) {
+    const uint32_t here = u32_at(at + 4 * (size_t)i);
+    if (here < before) return 0;
+    before = here;
+  }
+  return 1;
+}
+
+/* Strings are UTF-8 and each is at its place, so that no two are equal and each is found. */
 static int check_strings(const uint8_t *bundle, const layout *l, const knhk_binding *b) {
-  if (u32_at(bundle + l->offsets) != 0 || u32_at(b->offsets + 4 * (size_t)l->nstr) != l->strbytes) return 0;
-  for (uint32_t i = 0; i < l->nstr; i++)
-    if (u32_at(b->offsets + 4 * (size_t)i) > u32_at(b->offsets + 4 * (size_t)i + 4) || u32_at(b->offsets + 4 * (size_t)i + 4) > l->strbytes) return 0;
+  if (!ascends(b->offsets, l->nstr, l->strbytes) || !ascends(b->first, l->nstr, l->ntri)) return 0;
+  for (uint32_t i = 0; i < b->perfect.nslots - b->perfect.n; i++)
+    if (u32_at(bundle + l->remap + 4 * (size_t)i) >= l->nstr) return 0;
   for (uint32_t i = 0; i < l->nstr; i++) {
     const knhk_text s = knhk_bundle_string(b, i);
-    if (!knhk_utf8(s.p, s.n) || (i > 0 && knhk_order(knhk_bundle_string(b, i - 1), s) >= 0)) return 0;
+    if (!knhk_utf8(s.p, s.n) || knhk_place(&b->perfect, knhk_hash(s, b->seed)) != i) return 0;
   }
   return l->caller == KNHK_NONE || l->caller < l->nstr;
-}
-
-static int check_subjects(const layout *l, const knhk_binding *b) {
-  uint32_t next = 0, before = 0;
-  for (uint32_t i = 0; i < l->nsub; i++) {
-    const uint8_t *s = b->subjects + 16 * (size_t)i;
-    const uint32_t iri = u32_at(s), first = u32_at(s + 4), count = u32_at(s + 8);
-    if (iri >= l->nstr || (i > 0 && iri <= before) || first != next || count > l->ntri - next || u32_at(s + 12) != 0) return 0;
-    before = iri;
-    next += count;
-  }
-  for (uint32_t i = 0; i < (uint32_t)1 << l->hbits; i++)
-    if (u32_at(b->subject_slots + 4 * (size_t)i) > l->nsub) return 0;
-  for (uint32_t i = 0; i < l->nsub; i++)
-    if (knhk_bundle_subject(b, knhk_bundle_string(b, u32_at(b->subjects + 16 * (size_t)i))) != i) return 0;
-  return next == l->ntri;
 }
 
 static int check_triples(const uint8_t *t, const layout *l) {
@@ -121,26 +102,41 @@ static knhk_fact read_fact(const knhk_binding *b, const uint8_t *t) {
   return f;
 }
 
-/* Room: binding, id_of, slots, fact_of, facts (at most one for each triple), fixed. */
+/* Room: binding, id_of, filter, fact_of, facts (at most one for each triple), fixed. */
 size_t knhk_bind_size(const uint8_t *bundle, size_t len) {
   layout l;
   if (bundle == NULL || !read_layout(bundle, len, &l)) return align64(sizeof(knhk_binding));
-  return align64(sizeof(knhk_binding)) + align64(4 * (size_t)l.nstr + 4) + align64((size_t)4 << table_bits(l.nstr)) +
-         align64(4 * (size_t)l.nsub + 4) + align64(sizeof(knhk_fact) * (size_t)l.ntri) + align64(4 * (size_t)T->nfixed);
+  return align64(sizeof(knhk_binding)) + align64(4 * (size_t)l.nstr) + align64(filter_bits(l.nstr) / 8) + align64(4 * (size_t)l.nstr + 4) +
+         align64(sizeof(knhk_fact) * (size_t)l.ntri) + align64(4 * (size_t)T->nfixed);
 }
 
-static void index_strings(knhk_binding *b, uint32_t *id_of, uint32_t *slots) {
-  const uint32_t mask = (1u << b->bits) - 1;
-  memset(slots, 0, (size_t)4 << b->bits);
+/* Takes n bytes of the binding's memory on a 64-byte boundary. */
+static void *take(uint8_t **at, size_t n) {
+  void *taken = *at;
+  *at += align64(n);
+  return taken;
+}
+
+static void index_strings(knhk_binding *b, uint32_t *id_of, uint64_t *filter) {
+  memset(filter, 0, filter_bits(b->nstr) / 8);
   for (uint32_t i = 0; i < b->nstr; i++) {
     const knhk_text s = knhk_bundle_string(b, i);
     const uint64_t h = knhk_hash(s, T->seed);
     const uint32_t known = knhk_pack_find(s, h);
     id_of[i] = known != KNHK_NONE ? known : T->nstrings + i;
-    uint32_t at = (uint32_t)(h >> 32) & mask;
-    while (slots[at] != 0) at = (at + 1) & mask;
-    slots[at] = ((uint32_t)h & ~KNHK_SLOT_ID) | (i + 1);
+    filter[(h & b->filter_mask) >> 6] |= (uint64_t)1 << (h & 63);
   }
+}
+
+static void index_facts(knhk_binding *b, const uint8_t *bundle, const layout *l, uint32_t *fact_of, knhk_fact *facts) {
+  const uint8_t *t = bundle + l->triples;
+  for (uint32_t s = 0; s < l->nstr; s++) {
+    const uint8_t *first = b->first + 4 * (size_t)s;
+    fact_of[s] = b->nfact;
+    for (uint32_t k = u32_at(first + 4) - u32_at(first); k > 0; k--, t += 16)
+      if (wanted(b->id_of[u32_at(t)])) facts[b->nfact++] = read_fact(b, t);
+  }
+  fact_of[l->nstr] = b->nfact;
 }
 
 const knhk_binding *knhk_bind(const uint8_t *bundle, size_t len, void *mem, size_t mem_len, int32_t *err) {
@@ -155,39 +151,29 @@ const knhk_binding *knhk_bind(const uint8_t *bundle, size_t len, void *mem, size
   if (!read_layout(bundle, len, &l)) return NULL;
   b->bundle = bundle;
   b->nstr = l.nstr;
-  b->nsub = l.nsub;
-  b->hbits = l.hbits;
-  b->bits = table_bits(l.nstr);
   b->caller = l.caller;
+  b->seed = l.seed;
+  b->perfect = knhk_perfect_of(l.nstr, bundle + HEADER, bundle + l.remap);
+  b->filter_mask = filter_bits(l.nstr) - 1;
   b->offsets = bundle + l.offsets;
+  b->first = bundle + l.first;
   b->text = bundle + l.text;
-  b->subject_slots = bundle + l.slots;
-  b->subjects = bundle + l.subjects;
-  if (!check_strings(bundle, &l, b) || !check_subjects(&l, b) || !check_triples(bundle + l.triples, &l)) return NULL;
+  if (!check_strings(bundle, &l, b) || !check_triples(bundle + l.triples, &l)) return NULL;
   uint8_t *at = (uint8_t *)mem + align64(sizeof *b);
-  uint32_t *id_of = (uint32_t *)(void *)at;
-  at += align64(4 * (size_t)l.nstr + 4);
-  uint32_t *slots = (uint32_t *)(void *)at;
-  at += align64((size_t)4 << b->bits);
-  uint32_t *fact_of = (uint32_t *)(void *)at;
-  at += align64(4 * (size_t)l.nsub + 4);
-  knhk_fact *facts = (knhk_fact *)(void *)at;
+  uint32_t *id_of = take(&at, 4 * (size_t)l.nstr);
+  uint64_t *filter = take(&at, filter_bits(l.nstr) / 8);
+  uint32_t *fact_of = take(&at, 4 * (size_t)l.nstr + 4);
+  knhk_fact *facts = take(&at, sizeof(knhk_fact) * (size_t)l.ntri);
+  uint32_t *fixed = take(&at, 4 * (size_t)T->nfixed);
   b->id_of = id_of;
-  b->slots = slots;
+  b->filter = filter;
   b->fact_of = fact_of;
   b->facts = facts;
-  index_strings(b, id_of, slots);
-  const uint8_t *t = bundle + l.triples;
-  for (uint32_t s = 0; s < l.nsub; s++) {
-    fact_of[s] = b->nfact;
-    for (uint32_t k = u32_at(b->subjects + 16 * (size_t)s + 8); k > 0; k--, t += 16)
-      if (wanted(b->id_of[u32_at(t)])) facts[b->nfact++] = read_fact(b, t);
-  }
-  fact_of[l.nsub] = b->nfact;
-  uint32_t *fixed = (uint32_t *)(void *)((uint8_t *)facts + align64(sizeof(knhk_fact) * (size_t)l.ntri));
+  b->fixed = fixed;
+  index_strings(b, id_of, filter);
+  index_facts(b, bundle, &l, fact_of, facts);
   for (uint32_t i = 0; i < T->nfixed; i++)
     fixed[i] = T->fixed[3 * i] >> 60 == KNHK_K_IRI ? knhk_bundle_subject(b, knhk_pack_string((uint32_t)T->fixed[3 * i])) : KNHK_NONE;
-  b->fixed = fixed;
   *err = KNHK_OK;
   return b;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "knhk_kernels.h"
+#include "knhk_perfect.h"
 
 typedef struct {
   const uint8_t *p;
@@ -47,22 +48,25 @@ KNHK_INLINE int knhk_order(knhk_text a, knhk_text b) {
   return c != 0 ? c : (a.n > b.n) - (a.n < b.n);
 }
 
-#define KNHK_MIX1 0x9e3779b97f4a7c15ull
-#define KNHK_MIX2 0xbf58476d1ce4e5b9ull
+#define KNHK_PRIME (((uint64_t)1 << 61) - 1)
+#define KNHK_CHUNK (((uint64_t)1 << 56) - 1)
 
-/* Not keyed against an adversary: tables of constants have bounded probes by construction, tables of inputs give up after a bound.
- * knhk_gen/emit_terms.py computes the same. */
-KNHK_INLINE uint64_t knhk_hash(knhk_text s, uint64_t seed) {
+/* acc · r + w modulo 2^61 - 1, not wholly reduced: below 2^63 as long as acc is, for r is below 2^60. */
+KNHK_INLINE uint64_t knhk_hash_step(uint64_t acc, uint64_t r, uint64_t w) {
+  const unsigned __int128 x = (unsigned __int128)acc * r + w;
+  return ((uint64_t)x & KNHK_PRIME) + (uint64_t)(x >> 61);
+}
+
+/* The length and the chunks of 7 bytes as a polynomial at r (Carter, Wegman 1979), then mixed by bijections: over all seeds two strings of
+ * n bytes meet with a probability below (n / 7 + 2) / 2^60. The sum is left as the steps give it, which only tells more strings apart. Tables draw their seed from their keys (formats/perfect.md), so nobody
+ * chooses keys, or inputs without having the pack, against it. knhk_gen/perfect.py computes the same. */
+KNHK_INLINE uint64_t knhk_hash(knhk_text s, knhk_seed seed) {
   const uint8_t *p = s.p;
   size_t n = s.n;
-  uint64_t h = seed ^ ((uint64_t)n * KNHK_MIX1);
-  for (; n >= 8; p += 8, n -= 8) {
-    h = (h ^ knhk_bytes8(p)) * KNHK_MIX1;
-    h ^= h >> 32;
-  }
-  h = (h ^ knhk_tail(p, n)) * KNHK_MIX1;
-  h ^= h >> 29;
-  h *= KNHK_MIX2;
+  uint64_t acc = s.n;
+  for (; n > 7; p += 7, n -= 7) acc = knhk_hash_step(acc, seed.r, knhk_bytes8(p) & KNHK_CHUNK);
+  acc = knhk_hash_step(acc, seed.r, knhk_tail(p, n));
+  const uint64_t h = (acc ^ seed.x) * KNHK_MIX2;
   return h ^ (h >> 32);
 }
 

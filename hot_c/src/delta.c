@@ -36,7 +36,7 @@ uint32_t knhk_intern(knhk_delta *d, knhk_text s, int *is_new) {
   *is_new = 0;
   const uint32_t pack = knhk_pack_find(s, h);
   if (pack != KNHK_NONE) return pack;
-  const uint32_t bundle = knhk_bundle_find(d->binding, s, h);
+  const uint32_t bundle = knhk_bundle_may_have(d->binding, h) ? knhk_bundle_find(d->binding, s) : KNHK_NONE;
   if (bundle != KNHK_NONE) return d->binding->id_of[bundle];
   uint32_t mask = (1u << d->local_bits) - 1, at = (uint32_t)h & mask;
   for (uint32_t probes = 0; d->local_slots[at] != 0; at = (at + 1) & mask) {

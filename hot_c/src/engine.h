@@ -31,19 +31,26 @@ typedef struct {
 
 struct knhk_binding {
   const uint8_t *bundle; /* NULL: none */
-  uint32_t nstr, nsub, hbits, bits, nfact, caller;
-  const uint8_t *offsets, *text, *subject_slots, *subjects;
+  uint32_t nstr, nfact, caller, filter_mask;
+  knhk_seed seed;
+  knhk_perfect perfect;     /* string → its number */
+  const uint8_t *offsets, *first, *text;
   const uint32_t *id_of;    /* bundle string → string id */
-  const uint32_t *slots;    /* 1 << bits: bundle string + 1 */
-  const uint32_t *fact_of;  /* nsub + 1 */
+  const uint64_t *filter;   /* bit of each string's hash under the pack's seed: most strings that the bundle lacks are told by one load */
+  const uint32_t *fact_of;  /* nstr + 1: facts of each string as a subject */
   const knhk_fact *facts;
-  const uint32_t *fixed;    /* per fixed node: its subject in the bundle, or KNHK_NONE */
+  const uint32_t *fixed;    /* per fixed node: its string in the bundle, or KNHK_NONE */
 };
 KNHK_HIDDEN knhk_text knhk_bundle_string(const knhk_binding *b, uint32_t i);
 /* The bundle's string equal to s, or KNHK_NONE. */
-KNHK_HIDDEN uint32_t knhk_bundle_find(const knhk_binding *b, knhk_text s, uint64_t hash);
-/* The bundle's subject with that IRI, or KNHK_NONE. */
+KNHK_HIDDEN uint32_t knhk_bundle_find(const knhk_binding *b, knhk_text s);
+/* The same, when the bundle has triples of it. */
 KNHK_HIDDEN uint32_t knhk_bundle_subject(const knhk_binding *b, knhk_text iri);
+KNHK_INLINE int knhk_filter_has(const uint64_t *filter, uint32_t mask, uint64_t hash) { return ((filter[(hash & mask) >> 6] >> (hash & 63)) & 1) != 0; }
+/* 0 when the bundle surely has no string with that hash under the pack's seed. */
+KNHK_INLINE int knhk_bundle_may_have(const knhk_binding *b, uint64_t hash) {
+  return b->bundle != NULL && knhk_filter_has(b->filter, b->filter_mask, hash);
+}
 
 /* ---- Δ ---- */
 typedef struct {
@@ -118,12 +125,9 @@ KNHK_INLINE knhk_text knhk_pack_string(uint32_t id) {
 }
 /* Id of a string of the pack, or KNHK_NONE. */
 KNHK_INLINE uint32_t knhk_pack_find(knhk_text s, uint64_t hash) {
-  const uint32_t mask = (1u << knhk_tables_v1.string_bits) - 1, tag = (uint32_t)(hash >> 56);
-  for (uint32_t i = (uint32_t)hash & mask;; i = (i + 1) & mask) {
-    const uint32_t slot = knhk_tables_v1.string_slots[i], id = (slot & KNHK_SLOT_ID) - 1;
-    if (slot == 0) return KNHK_NONE;
-    if (slot >> 24 == tag && knhk_same(knhk_pack_string(id), s)) return id;
-  }
+  if (!knhk_filter_has(knhk_tables_v1.string_filter, knhk_tables_v1.filter_mask, hash)) return KNHK_NONE;
+  const uint32_t at = knhk_tables_v1.string_at[knhk_place(&knhk_tables_v1.strings, hash)], id = at & KNHK_AT_ID;
+  return at >> 24 == (uint32_t)hash >> 24 && knhk_same(knhk_pack_string(id), s) ? id : KNHK_NONE;
 }
 KNHK_HIDDEN knhk_text knhk_string(const knhk_delta *d, uint32_t id);
 /* Lanes of a term. dt is the id of the datatype (or language) string; code that of the datatype. Returns the identity. */

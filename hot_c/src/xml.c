@@ -324,7 +324,7 @@ static XML_Parser make_parser(knhk_walk *w) {
 
 /* Names that an attacker made to collide must collide under a salt that he did not know: the time of O is part of it. */
 static unsigned long salt_of(const knhk_observation *o) {
-  const uint64_t h = (o->time_ns ^ T->seed) * KNHK_MIX1;
+  const uint64_t h = (o->time_ns ^ T->seed.x) * KNHK_MIX1;
   return (unsigned long)((h ^ (h >> 29)) * KNHK_MIX2) | 1;
 }
 

@@ -32,7 +32,7 @@ from knhk_verify.signed import ROLLOUT
 ORIGIN = "knhk.dev/test"
 HEADERS = Path(__file__).parents[2] / "hot_c" / "include"
 SH = "http://www.w3.org/ns/shacl#"
-BUNDLE = b"KNHKBND1 only its digest matters here"
+BUNDLE = b"KNHKBND2 only its digest matters here"
 SHAPES = f"""<urn:shape> <{SH}targetClass> <urn:Doc> .
 <urn:shape> <{SH}property> _:b0 .
 _:b0 <{SH}path> <urn:body> .

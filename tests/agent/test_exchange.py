@@ -50,7 +50,7 @@ def up(world: World) -> World:
 
 
 def test_a_document_becomes_files_by_digest_and_the_shims_configuration(up: World) -> None:
-    data = hashlib.sha256(b"KNHKBND1 only its digest matters here").hexdigest()
+    data = hashlib.sha256(b"KNHKBND2 only its digest matters here").hexdigest()
     canary = up.rollout(mode="Canary", weight=100, candidate=up.pack("1.1.0"), data={"name": "roles", "digest": up.packs.data})
     up.desire(up.sign(canary))
     stats = up.runs(2)

@@ -8,7 +8,10 @@ from itertools import pairwise
 import pytest
 
 from knhk.model.faults import Refused
-from knhk_gen.bundle import build, fnv1a64
+from knhk_gen import perfect
+from knhk_gen.bundle import build
+from knhk_gen.perfect import Seed, hash64, place_of
+from knhk_hot import perfect as native
 
 HEAD = "@prefix abac: <https://knhk.dev/ns/abac#> . @prefix fin: <https://f.x/> . @prefix u: <https://u.x/> .\n"
 TEXT = (
@@ -24,39 +27,31 @@ ABAC, FIN = "https://knhk.dev/ns/abac#", "https://f.x/"
 
 
 def read(data: bytes) -> tuple[dict[str, set[tuple[str, str, str, int]]], str | None]:
-    """Subjects and the caller template, by the page, through the hash table."""
-    magic, nstr, nsub, ntri, hbits, area_n, template = struct.unpack_from("<8s6I", data)
-    assert magic == b"KNHKBND1"
-    offsets = struct.unpack_from(f"<{nstr + 1}I", data, 32)
-    at = _up(32 + 4 * (nstr + 1))
+    """Subjects and the caller template, by the page, each string looked up by the perfect hash."""
+    magic, nstr, ntri, area_n, template, r, x = struct.unpack_from("<8s4I2Q", data)
+    assert magic == b"KNHKBND2"
+    at, parts = 40, []
+    for kind, count in (("H", nstr // 4 + 1), ("I", nstr // 32 + 2), ("I", nstr + 1), ("I", nstr + 1)):
+        parts.append(struct.unpack_from(f"<{count}{kind}", data, at))
+        at = _up(at + struct.calcsize(f"<{count}{kind}"))
+    pilots, remap, offsets, first = parts
     strings = [data[at + a : at + b].decode() for a, b in pairwise(offsets)]
-    assert [s.encode() for s in strings] == sorted({s.encode() for s in strings})
+    assert [place_of(hash64(s.encode(), Seed(r, x)), nstr, pilots, remap) for s in strings] == list(range(nstr))
     at = _up(at + area_n)
-    slots = struct.unpack_from(f"<{1 << hbits}I", data, at)
-    at = _up(at + 4 * len(slots))
-    rows = [struct.unpack_from("<4I", data, at + 16 * i) for i in range(nsub)]
-    at = _up(at + 16 * nsub)
     assert len(data) == at + 16 * ntri
     triples = [struct.unpack_from("<3IB3x", data, at + 16 * i) for i in range(ntri)]
     found = {}
-    for number, (iri, first, count, zero) in enumerate(rows):
-        assert zero == 0
-        assert _lookup(strings[iri], slots, [strings[r[0]] for r in rows]) == number
-        own = triples[first : first + count]
+    for subject, (begin, end) in zip(strings, pairwise(first), strict=True):
+        own = triples[begin:end]
         assert own == sorted(set(own))
-        found[strings[iri]] = {(strings[p], strings[v], strings[d], k) for p, v, d, k in own}
+        if own:
+            found[subject] = {(strings[p], strings[v], strings[d], k) for p, v, d, k in own}
+    assert first[-1] == ntri
     return found, None if template == 0xFFFFFFFF else strings[template]
 
 
 def _up(n: int) -> int:
     return n + -n % 8
-
-
-def _lookup(iri: str, slots: tuple[int, ...], names: list[str]) -> int:
-    slot = fnv1a64(iri.encode()) % len(slots)
-    while names[slots[slot] - 1] != iri:
-        slot = (slot + 1) % len(slots)
-    return slots[slot] - 1
 
 
 def values(rows: set[tuple[str, str, str, int]], p: str) -> set[str]:
@@ -91,6 +86,5 @@ def test_all_faults_with_their_lines() -> None:
     assert wheres == {"roles.ttl", "roles.ttl:2", "roles.ttl:3", "roles.ttl:4", "roles.ttl:5"}
 
 
-def test_fnv1a64_is_the_published_function() -> None:
-    assert fnv1a64(b"") == 0xCBF29CE484222325
-    assert fnv1a64(b"foobar") == 0x85944171F73967E8
+def test_whoever_places_the_strings_the_bytes_are_the_same() -> None:
+    assert build(TEXT, "a", "", native.place) == build(TEXT, "a", "", perfect.place)

@@ -288,52 +288,54 @@ CLOSED = {
 
 
 def bundles() -> Row:
-    built = bundle(CLOSED, TEMPLATE, hbits=3)
+    built = bundle(CLOSED, TEMPLATE)
     return {"built": [{"name": "closure", "turtle": TURTLE, "caller": TEMPLATE, "bytes": built.hex()}], "refused": _bundles_refused()}
 
 
 def _bundles_refused() -> list[Row]:
-    good = bundle(FACTS, TEMPLATE, hbits=2)
-    nstr, nsub, ntri, hbits, area = struct.unpack_from("<5I", good, 8)
-    text = 32 + 4 * (nstr + 1) + 7 & ~7
-    slots = text + area + 7 & ~7
-    subjects = slots + (4 << hbits) + 7 & ~7
-    triples = subjects + 16 * nsub + 7 & ~7
-    u32 = struct.Struct("<I").pack
-    used = next(at for at in range(slots, subjects, 4) if good[at])
+    good = bundle(FACTS, TEMPLATE)
+    nstr, ntri, area = struct.unpack_from("<3I", good, 8)
+    remap = 40 + 2 * (nstr // 4 + 1) + 7 & ~7
+    offsets = remap + 4 * (nstr // 32 + 2) + 7 & ~7
+    first = offsets + 4 * (nstr + 1) + 7 & ~7
+    text = first + 4 * (nstr + 1) + 7 & ~7
+    triples = text + area + 7 & ~7
+    u32, u64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
+    r, x = struct.unpack_from("<2Q", good, 24)
+    typed = next(at for at in range(triples, len(good), 16) if good[at + 12] != 1)
+    owner = next(i for i in range(nstr) if good[first + 4 * i] < good[first + 4 * i + 4])
 
     def bad(name: str, must: str, at: int, new: bytes) -> Row:
         return row(name, must, patched(good, at, new))
 
-    order, within, table = "strings distinct, ascending, UTF-8", "indexes in range", "every subject found through the table"
+    within, place, tiled = "indexes in range", "every string at its place", "first triples from 0, ascending, to the last"
     return [
-        row("empty", "KNHKBND1", b""),
+        row("empty", "KNHKBND2", b""),
         row("cut", "the length that the header gives", good[:-1]),
         row("trailing byte", "the length that the header gives", good + b"\0"),
-        bad("other magic", "KNHKBND1", 0, b"KNHKBND2"),
+        bad("version 1", "KNHKBND2", 0, b"KNHKBND1"),
         bad("one string more", "the length that the header gives", 8, u32(nstr + 2)),
         bad("more strings than can be", "the length that the header gives", 8, u32(0xFFFFFFFF)),
-        bad("one triple more", "the length that the header gives", 16, u32(ntri + 1)),
-        bad("table of 2⁶³ slots", "the length that the header gives", 20, u32(63)),
-        row("full table", "an empty slot", bundle(FACTS, TEMPLATE, hbits=1)),
-        bad("caller template out of range", within, 28, u32(nstr)),
-        bad("first offset", "offsets from 0, ascending, to the end of the area", 32, u32(1)),
-        bad("descending offsets", "offsets from 0, ascending, to the end of the area", 36, u32(area)),
-        bad("last offset", "offsets from 0, ascending, to the end of the area", 32 + 4 * nstr, u32(area - 1)),
-        bad("strings out of order", order, text, b"z"),
-        bad("string that is no UTF-8", order, text + area - 1, b"\xff"),
-        bad("empty table", table, slots, bytes(4 << hbits)),
-        bad("slot of no subject", within, used, u32(nsub + 1)),
-        bad("slot of another subject", table, used, u32(3 - good[used])),
-        bad("subjects out of order", "subjects ascending", subjects + 16, good[subjects : subjects + 4]),
-        bad("subject out of range", within, subjects, u32(nstr)),
-        bad("first triple of a subject", "triples in order of the subjects", subjects + 4, u32(1)),
-        bad("more triples than there are", "all triples, once", subjects + 24, u32(ntri + 1)),
-        bad("triple of no subject", "all triples, once", subjects + 24, u32(0)),
-        bad("reserved word of a subject", "0", subjects + 12, u32(1)),
+        bad("no strings", "at least one string", 8, u32(0)),
+        bad("one triple more", "the length that the header gives", 12, u32(ntri + 1)),
+        bad("caller template out of range", within, 20, u32(nstr)),
+        bad("r of 0", "r from 1", 24, u64(0)),
+        bad("r of 2⁶⁰", "r below 2⁶⁰", 24, u64(1 << 60)),
+        bad("another r", place, 24, u64(r ^ 2)),
+        bad("another x", place, 32, u64(x ^ 1)),
+        bad("another pilot", place, 40, bytes([good[40] ^ 1])),
+        bad("remap out of range", within, remap, u32(nstr)),
+        bad("first offset", "offsets from 0, ascending, to the end of the area", offsets, u32(1)),
+        bad("descending offsets", "offsets from 0, ascending, to the end of the area", offsets + 4, u32(area)),
+        bad("last offset", "offsets from 0, ascending, to the end of the area", offsets + 4 * nstr, u32(area - 1)),
+        bad("string of another place", place, text + area - 1, b"z"),
+        bad("string that is no UTF-8", "UTF-8", text + area - 1, b"\xff"),
+        bad("first triple of the first string", tiled, first, u32(1)),
+        bad("triple of no subject", tiled, first + 4 * nstr, u32(ntri - 1)),
+        bad("descending first triples", tiled, first + 4 * owner + 4, u32(ntri + 1)),
         bad("predicate out of range", within, triples, u32(nstr)),
         bad("value out of range", within, triples + 4, u32(nstr)),
-        bad("datatype out of range", within, triples + 8, u32(nstr)),
+        bad("datatype out of range", within, typed + 8, u32(nstr)),
         bad("kind 0", "kind 1 to 3", triples + 12, b"\0"),
         bad("kind 4", "kind 1 to 3", triples + 12, b"\4"),
         bad("padding of a triple", "0", triples + 13, b"\1"),

@@ -1,4 +1,4 @@
-"""Vectors of O, A, ring, frame, bundle and GuardPlan: `PYTHONPATH=tests/hot python tests/hot/hot_vectors.py` writes formats/vectors."""
+"""Vectors of the wire formats: `PYTHONPATH=tests/hot python tests/hot/hot_vectors.py` writes those of bytes into formats/vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hot_plans import EX, KNHK, XSD, a_map, guard, iri, item, lit, mapping, path, plan, prop, ref
-from hot_wire import Arm, Record, action, bundle, frame, observation, ring_header, ring_record, tagged
+from hot_wire import Arm, Record, action, bundle, frame, hash64, observation, perfect, ring_header, ring_record, seeds, tagged
 from hot_wire import iri as b_iri
 from hot_wire import literal as b_lit
 
@@ -105,6 +105,25 @@ FACTS = {
 }
 
 
+HASHED = (b"", b"\0", b"a", b"1234567", b"12345678", b"https://e.x/users/anna", b"\xff" * 7, bytes(14), bytes(15))
+KEYS = {
+    "one": [b""],
+    "three, with a NUL and what is no UTF-8": [b"", b"\0", b"\xff\xfe"],
+    "a hundred": [b"https://e.x/%d" % i for i in range(100)],
+}
+
+
+def perfects() -> dict[str, Any]:
+    pairs = ((1, 0), seeds([b"some"])[0], (2**60 - 1, 2**64 - 1))
+    hashes = [{"key": key.hex(), "r": r, "x": x, "hash": hash64(key, r, x)} for key in HASHED for r, x in pairs]
+    placed = []
+    for name, keys in KEYS.items():
+        p, given = perfect(keys), [key.hex() for key in keys]
+        order = [keys.index(key) for key in p.keys]
+        placed.append({"name": name, "keys": given, "r": p.r, "x": p.x, "pilots": p.pilots, "remap": p.remap, "order": order})
+    return {"hashes": hashes, "placed": placed}
+
+
 def bundles() -> dict[str, Any]:
     return {
         "bundles": [
@@ -147,6 +166,7 @@ def guardplans() -> dict[str, Any]:
 
 
 FILES = {"observation": observations, "action": actions, "frame": frames, "ring": ring, "bundle": bundles, "guardplan": guardplans}
+FILES["perfect"] = perfects
 
 
 def text_of(name: str) -> str:

@@ -64,47 +64,79 @@ def tagged(text: str, language: str) -> Term:
     return (3, text, language)
 
 
-def bundle(subjects: Mapping[str, Sequence[tuple[str, Term]]], caller: str | None = None, hbits: int | None = None) -> bytes:
+@dataclass(frozen=True)
+class Perfect:
+    """A perfect hash (formats/perfect.md)."""
+
+    r: int
+    x: int
+    pilots: list[int]
+    remap: list[int]
+    keys: list[bytes]  # at their places
+
+
+def seeds(keys: Sequence[bytes]) -> list[tuple[int, int]]:
+    drawn = hashlib.sha256(b"".join(struct.pack("<Q", len(key)) + key for key in keys)).digest()
+    numbers = [struct.unpack("<2Q", hashlib.sha256(b"knhk perfect hash 1\0%c" % k + drawn).digest()[:16]) for k in range(64)]
+    return [(a >> 4 or 1, b) for a, b in numbers]
+
+
+def hash64(key: bytes, r: int, x: int) -> int:
+    acc = len(key)
+    for at in range(0, max(1, len(key)), 7):
+        acc = sum(reversed(divmod(acc * r + int.from_bytes(key[at : at + 7], "little"), 2**61)))
+    h = (acc ^ x) * 0xBF58476D1CE4E5B9 % 2**64
+    return h ^ h >> 32
+
+
+def slot(h: int, pilot: int, slots: int) -> int:
+    mixed = (h ^ pilot * 0x9E3779B97F4A7C15 % 2**64) * 0xBF58476D1CE4E5B9 % 2**64
+    return (mixed >> 32) * slots // 2**32
+
+
+def perfect(keys: Sequence[bytes]) -> Perfect:
+    """By the page; only the first seed is tried."""
+    (r, x), n = seeds(keys)[0], len(keys)
+    count, slots = n // 4 + 1, n + n // 32 + 2
+    buckets: list[list[bytes]] = [[] for _ in range(count)]
+    for key in keys:
+        buckets[(hash64(key, r, x) >> 32) * count // 2**32].append(key)
+    pilots = [0] * count
+    taken: dict[int, bytes] = {}
+    for i in sorted(range(count), key=lambda i: -len(buckets[i])):
+        hashes = [hash64(key, r, x) for key in buckets[i]]
+        while len({slot(h, pilots[i], slots) for h in hashes} - taken.keys()) < len(hashes):
+            pilots[i] += 1
+        taken |= {slot(h, pilots[i], slots): key for h, key in zip(hashes, buckets[i], strict=True)}
+    free = [at for at in range(n) if at not in taken]
+    remap = [free.pop(0) if at in taken else 0 for at in range(n, slots)]
+    taken |= {to: taken[at] for at, to in zip(range(n, slots), remap, strict=True) if at in taken}
+    return Perfect(r, x, pilots, remap, [taken[at] for at in range(n)])
+
+
+def bundle(subjects: Mapping[str, Sequence[tuple[str, Term]]], caller: str | None = None) -> bytes:
     """A data bundle (formats/bundle.md)."""
     texts = {""} | ({caller} if caller is not None else set())
     for name, facts in subjects.items():
         texts.add(name)
         for p, (_, lexical, second) in facts:
             texts |= {p, lexical, second}
-    strings = sorted(texts, key=str.encode)
-    number = {text: i for i, text in enumerate(strings)}
-    names = sorted(subjects, key=str.encode)
-    hbits = hbits if hbits is not None else len(names).bit_length() + 1
-    slots = [0] * (1 << hbits)
-    triples, rows = b"", b""
-    count = 0
-    for i, name in enumerate(names):
-        at = fnv1a(name.encode()) & (len(slots) - 1)
-        while slots[at]:
-            at = (at + 1) % len(slots)
-        slots[at] = i + 1
-        numbered = sorted((number[p], number[lexical], number[second], kind) for p, (kind, lexical, second) in subjects[name])
-        rows += struct.pack("<4I", number[name], count, len(numbered), 0)
-        count += len(numbered)
-        triples += b"".join(struct.pack("<3IB3x", *fact) for fact in numbered)
-    blob, offsets = b"", [0]
-    for text in strings:
-        blob += text.encode()
-        offsets.append(len(blob))
-    head = struct.pack(
-        "<8sIIIIII", b"KNHKBND1", len(strings), len(names), count, hbits, len(blob), 0xFFFFFFFF if caller is None else number[caller]
-    )
-    out = head + struct.pack(f"<{len(offsets)}I", *offsets)
-    for part in (blob, struct.pack(f"<{len(slots)}I", *slots), rows, triples):
+    found = perfect(sorted(text.encode() for text in texts))
+    number = {key.decode(): i for i, key in enumerate(found.keys)}
+    triples, first, offsets = [], [0], [0]
+    for key in found.keys:
+        offsets.append(offsets[-1] + len(key))
+        triples += sorted(
+            (number[p], number[lexical], number[second], kind) for p, (kind, lexical, second) in subjects.get(key.decode(), ())
+        )
+        first.append(len(triples))
+    head = (len(number), len(triples), offsets[-1], 0xFFFFFFFF if caller is None else number[caller], found.r, found.x)
+    out = struct.pack("<8s4I2Q", b"KNHKBND2", *head)
+    words = [struct.pack(f"<{len(part)}I", *part) for part in (found.remap, offsets, first)]
+    pilots = struct.pack(f"<{len(found.pilots)}H", *found.pilots)
+    for part in (pilots, *words, b"".join(found.keys), b"".join(struct.pack("<3IB3x", *fact) for fact in triples)):
         out += bytes(-len(out) % 8) + part
     return out
-
-
-def fnv1a(data: bytes) -> int:
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 % (1 << 64)
-    return h
 
 
 def caller_iri(template: str, sub: str) -> str:

@@ -158,14 +158,14 @@ def test_an_architecture_that_was_not_built_is_told(publish: Publish, tmp_path: 
 
 def test_a_data_bundle_needs_a_key_of_role_data(tmp_path: Path, signer: Any) -> None:
     good, bad = (
-        bundle_image("erp", "roles", b"KNHKBND1 good"),
-        bundle_image("erp", "roles", b"KNHKBND1 bad"),
+        bundle_image("erp", "roles", b"KNHKBND2 good"),
+        bundle_image("erp", "roles", b"KNHKBND2 bad"),
     )
     registry, store = LayoutRegistry(tmp_path), PackStore(tmp_path)
     for image, role in ((good, "data"), (bad, "build")):
         bundle = signer.bundle(role, signed.signature_statement(image, "data/erp/roles"))
         registry.publish([image, signed.attached(image, bundle, SIGNATURE_PREDICATE)])
-    assert store.fetch_bundle(good.digest, signer.keys()) == b"KNHKBND1 good"
+    assert store.fetch_bundle(good.digest, signer.keys()) == b"KNHKBND2 good"
     assert store.find_bundle(bytes.fromhex(good.blobs[-1].digest[7:])) == good.digest
     with pytest.raises(Refused, match="not a key allowed here"):
         store.fetch_bundle(bad.digest, signer.keys())

@@ -56,7 +56,7 @@ static size_t scratch_size(size_t o_len) { return 2 * o_len + 64; }
 static size_t bind_size(const uint8_t *bundle, size_t len) { return (void)bundle, (void)len, 64; }
 
 static const knhk_binding *bind_bundle(const uint8_t *bundle, size_t len, void *mem, size_t mem_len, int32_t *err) {
-  if (mem_len < 64 || (bundle != NULL && (len < 8 || memcmp(bundle, "KNHKBND1", 8) != 0))) return *err = KNHK_E_BUNDLE, NULL;
+  if (mem_len < 64 || (bundle != NULL && (len < 8 || memcmp(bundle, "KNHKBND2", 8) != 0))) return *err = KNHK_E_BUNDLE, NULL;
   return mem;
 }
 

@@ -110,7 +110,7 @@ BROKEN: dict[str, tuple[Callable[[Rig], dict[str, Any]], str]] = {
     "pack of another ABI": (lambda p: p.settings(build_pack(p.packs, abi=2)), "pack ABI 2"),
     "pack whose A no agent takes": (lambda p: p.settings(build_pack(p.packs, a_max=(128 << 10) + 1)), "out of bounds"),
     "bundle that cannot be bound": (lambda p: _bundle(p, b"no bundle"), "cannot be bound"),
-    "bundle of another digest": (lambda p: _bundle(p, b"KNHKBND1", "0" * 64), "named by its sha256"),
+    "bundle of another digest": (lambda p: _bundle(p, b"KNHKBND2", "0" * 64), "named by its sha256"),
     "ring too small": (_settings(lambda s: s.update(ringBytes=1 << 20)), "ringBytes"),
     "ring of odd size": (_settings(lambda s: s.update(ringBytes=(4 << 20) + 4096)), "power of two"),
     "no ring folder": (_settings(lambda s: s.update(ringDir="/nowhere/rings")), "No such file"),

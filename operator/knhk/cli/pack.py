@@ -397,11 +397,12 @@ def _bundle_data(given: Path | None, found: Found) -> bytes | None:
     from knhk.model.faults import Fault, Refused
     from knhk.reconcilers.admission import bundle_bytes
     from knhk_gen.bundle import build as closure
+    from knhk_hot.perfect import place
 
     if given is None:
         return None if found.bundle is None else bundle_bytes(found.bundle)
     data = given.read_bytes()
-    if data[:8] == b"KNHKBND1":
+    if data.startswith(b"KNHKBND"):
         return data
     if given.suffix in (".yaml", ".yml"):
         return bundle_bytes(data_bundle(given))
@@ -413,4 +414,4 @@ def _bundle_data(given: Path | None, found: Found) -> bytes | None:
         raise Refused(
             [Fault(f"{given} offset {error.start}", wrong, "must be UTF-8: Turtle, DataBundle YAML, or a built bundle")]
         ) from error
-    return closure(text, str(given), template)
+    return closure(text, str(given), template, place)

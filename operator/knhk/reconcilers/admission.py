@@ -20,10 +20,12 @@ def _bundle(resource: Resource) -> None:
 
 def bundle_bytes(resource: Resource) -> bytes:
     """The artifact (formats/bundle.md) of a DataBundle. Raises Refused with all faults."""
+    from knhk_hot.perfect import place  # loads the native library, which only bundles need
+
     where = resource.path or f"{resource.key} spec.source.inline"
     line = resource.lines.get("spec.source.inline", 1)
     try:
-        return build(resource.spec["source"]["inline"], where, resource.spec.get("callerTemplate", ""))
+        return build(resource.spec["source"]["inline"], where, resource.spec.get("callerTemplate", ""), place)
     except Refused as refused:
         raise Refused(_shifted(fault, where, line) for fault in refused.faults) from refused
 
