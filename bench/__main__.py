@@ -23,6 +23,7 @@ BENCHES = {
     "leaf": ("leaf", "drain, leaf and hashes beside the decision"),
     "durable": ("durable", "receipts per second from ring to acknowledged append"),
     "shim": ("shim", "Envoy plain and guarded, in pairs"),
+    "shapes": ("shapes", "SHACL constraints that are not R1, by the tier below the tables"),
     "compile": ("compiling", "packs to both architectures, edit to first decision"),
     "agent": ("agent", "memory, starts, verifier, replay"),
 }

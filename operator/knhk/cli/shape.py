@@ -52,6 +52,6 @@ def validate(call: Call) -> Outcome:
 
     shapes, data = read(call.args.shapes, "s"), read(call.args.data, "d")
     made = validating.validate(shapes, data, packs.compiler(), packs.host_arch())
-    decided = {"plan": made.plan.digest, "guards": dict(made.guards), "evaluations": dict(made.evaluations)}
+    decided = {"plan": made.plan.digest, "guards": made.guards, "evaluations": made.evaluations}
     document = {**made.report.json_ld(), "decided": decided}
     return Outcome(document, OK if made.report.conforms else FAULTS, texts={"turtle": made.report.turtle()})

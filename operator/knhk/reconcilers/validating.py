@@ -6,7 +6,7 @@ value by value, as it does for a denial. A guard that the tables fail and the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -29,17 +29,28 @@ from knhk_runtime.tiers.shacl import Result
 
 ROUTE: Final = "validate"
 BODY_MAX: Final = 1 << 20  # formats/observation.md
+_CLASSES: Final = ("R1", "W1", "C1")
 BELOW_R1: Final = "W1"  # what decides a guard of class R1 that the tables could not
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A report, and for each constraint with a focus node the class that decided it: `evaluations` are pairs of guard and focus node."""
+    """A report, and who decided: for each guard with a focus node its row of the classification table, the class that decided it, and its
+    evaluations (pairs of guard and focus node)."""
 
     plan: GuardPlan
     report: Report
-    guards: Mapping[str, int]
-    evaluations: Mapping[str, int]
+    decided: Sequence[tuple[str, str, int]]
+
+    @property
+    def guards(self) -> dict[str, int]:
+        """Guards with a focus node, by class."""
+        return {klass: sum(c == klass for _, c, _ in self.decided) for klass in _CLASSES}
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """Evaluations, by class."""
+        return {klass: sum(n for _, c, n in self.decided if c == klass) for klass in _CLASSES}
 
 
 class TiersDisagree(KnhkError):
@@ -68,8 +79,7 @@ def validate(shapes: RdfFile, data: RdfFile, compiler: Compiler, arch: str) -> V
     found = list(evaluator.judge.results(graph, {*(failing or ()), *below}))
     _agree(evaluator.plan, failing or (), {guard for _, guards in found for guard in guards})
     results = [_told(result, [evaluator.plan["guards"][i] for i in guards]) for result, guards in found]
-    guards, evaluations = _counts(evaluator, graph, escaped=failing is None)
-    return Validation(plan, Report(results, {**data.tags, **shapes.tags}), guards, evaluations)
+    return Validation(plan, Report(results, {**data.tags, **shapes.tags}), list(_decided(evaluator, graph, escaped=failing is None)))
 
 
 def _tables(evaluator: Evaluator, body: bytes) -> tuple[int, ...] | None:
@@ -97,11 +107,9 @@ def _told(result: Result, guards: Sequence[Mapping[str, Any]]) -> Result:
     return replace(result, messages=(Literal(own[0]["message"]),))
 
 
-def _counts(evaluator: Evaluator, graph: Graph, escaped: bool) -> tuple[dict[str, int], dict[str, int]]:
-    guards, evaluations = dict.fromkeys(("R1", "W1", "C1"), 0), dict.fromkeys(("R1", "W1", "C1"), 0)
+def _decided(evaluator: Evaluator, graph: Graph, escaped: bool) -> Iterator[tuple[str, str, int]]:
     for index, guard in enumerate(evaluator.plan["guards"][1:], start=1):
         focus = len(evaluator.judge.focus_nodes(graph, index))
-        klass = BELOW_R1 if escaped and guard["class"] == "R1" else guard["class"]
-        guards[klass] += focus > 0
-        evaluations[klass] += focus
-    return guards, evaluations
+        klass = str(guard["class"])
+        if focus:
+            yield guard["why"].partition(f": {klass}, ")[0], BELOW_R1 if escaped and klass == "R1" else klass, focus
