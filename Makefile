@@ -77,7 +77,7 @@ bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anch
 fuzz: setup-dev ## long fuzzing and differential cases; FUZZ_SECONDS per harness (600), KNHK_CASES (100000)
 	@$(PY) -m knhk_hot.fuzz --seconds $${FUZZ_SECONDS:-600}
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(PY) -m pytest -n 0 --timeout 0 tests/fuzz $(PYTEST_ARGS)
-	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property $(PYTEST_ARGS)
+	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)
 
 lock: setup-dev ## resolve pyproject.toml into the lock files; LOCK_ARGS="--upgrade" moves pins
 	@tools/lock.sh $(LOCK_ARGS)

@@ -14,7 +14,7 @@ from knhk_gen.functions import FUNCTIONS
 
 NONE = 0xFFFFFFFF
 NATURAL = 0xFFFFFFFF
-SLOT_IRI, SLOT_ONE = 1, 2
+SLOT_IRI, SLOT_ONE, SLOT_STRING = 1, 2, 4
 DEPTH_MAX = 128
 SUBJECTS = {"template": 0, "constant": 1, "blank": 2}
 REF, TEMPLATE, TERM, CHILD, JOIN = 0, 1, 2, 3, 4
@@ -145,6 +145,7 @@ class Mappings:
 
         def slot(ref: Mapping[str, Any], flags: int = 0) -> int:
             path, functions = path_of(ref["ref"]), ref.get("functions", ())
+            flags |= SLOT_STRING if ref.get("string") else 0
             key = (path, flags, repr(functions))
             if key not in known:
                 known[key] = len(self.slots)
@@ -161,6 +162,8 @@ class Mappings:
             _check_template(subject["parts"], subject.get("node", "iri"))
             repeats = any("element" in step for p in subject["parts"] for step in p.get("ref", ()))
             part, npart = self._parts(subject["parts"], slot, SLOT_ONE if repeats else 0, node == terms.IRI)
+            if subject.get("orBlank"):
+                constant = self.strings.id(self._label(m["id"]) + ".")
         elif kind == SUBJECTS["constant"]:
             constant = self.strings.id(subject["iri"])
         else:
@@ -225,7 +228,9 @@ class Mappings:
         made: list[Numbers] = []
         for f in functions:
             text, other, pairs = self.strings.id(f.get("text", "")), self.strings.id(f.get("zone", "")), []
-            if "codes" in f:
+            if f["f"] == "expand":
+                pairs = sorted(self.strings.id(word) << 32 | self.strings.id(iri) for word, iri in f["codes"].items())
+            elif "codes" in f:
                 pairs = sorted(self.strings.id(code) << 32 | self.strings.id(meaning) for code, meaning in f["codes"].items())
                 other = self.strings.id(f["other"]) if "other" in f else NONE
             made.append((FUNCTIONS[f["f"]].number, text, other, self.pool.at(pairs), len(pairs)))

@@ -19,7 +19,8 @@ _ZONE: Final = re.compile(r"Z|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00")
 
 @dataclass(frozen=True)
 class Kind:
-    """`number`: KNHK_FN_* of hot_c/include/knhk_tables.h; `argument`: "", "text", "pattern" or "codes"; `datatype`: that of results."""
+    """`number`: KNHK_FN_* of hot_c/include/knhk_tables.h; `argument`: "", "text", "pattern", "codes" or "context" (JSON-LD only);
+    `datatype`: that of results."""
 
     number: int
     argument: str = ""
@@ -43,8 +44,9 @@ FUNCTIONS: Final[Mapping[str, Kind]] = {
     "codes": Kind(13, "codes"),
     "prefix": Kind(14, "text"),
     "percentEncode": Kind(15),
+    "expand": Kind(16, "context"),
 }
-NAMES: Final = ", ".join(FUNCTIONS)
+NAMES: Final = ", ".join(name for name, kind in FUNCTIONS.items() if kind.argument != "context")
 
 Function = dict[str, Any]
 """FUNCTION of the plan."""

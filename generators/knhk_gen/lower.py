@@ -18,6 +18,7 @@ from knhk_gen.ask import lower_ask
 from knhk_gen.construct import Construct, inputs, lower_construct
 from knhk_gen.exprs import TRUE
 from knhk_gen.mapping import ABSOLUTE, Mapping, lower_mapping
+from knhk_gen.mapping_jsonld import read_jsonld
 from knhk_gen.mapping_rml import read_rml
 from knhk_gen.mapping_yaml import read_yaml
 from knhk_gen.names import CALLER, REQUEST, SH
@@ -28,6 +29,7 @@ from knhk_gen.turtle import BASE, Term, TripleStore, parse
 TOOL: Final = "knhk_gen 0.1.0"
 MAX_GUARDS: Final = 4096
 REQUEST_TARGET: Final[dict[str, Any]] = {"kind": "request"}
+JSON_LD: Final = "application/ld+json"
 YAML: Final = ("application/yaml", "text/yaml", "application/x-yaml")
 
 Doc = dict[str, Any]
@@ -261,6 +263,8 @@ def _add_abac(plan: _Plan, source: Source, shapes: Shapes | None) -> None:
 
 def read_mapping(source: Source) -> Mapping:
     """A mapping source by its media type; faults are inside. Raises Refused when it cannot be read at all."""
+    if source.media == JSON_LD:
+        return read_jsonld(source)
     return (read_yaml if source.media in YAML else read_rml)(source)
 
 

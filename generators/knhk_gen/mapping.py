@@ -33,6 +33,8 @@ class TermMap:
     lang: str = ""
     term: dict[str, Any] | None = None  # of a constant
     functions: tuple[Function, ...] = ()
+    string: bool = False  # only a string will do
+    or_blank: bool = False  # of a subject: a blank node when the value is absent
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class _Lowering:
         made: dict[str, Any] = {"ref": self._path(value.text, value.where)}
         if value.functions:
             made["functions"] = list(value.functions)
+        if value.string:
+            made["string"] = True
         if len(value.functions) > MAX_CHAIN:
             self.mapping.fault(value.where, value.text, f"must go through at most {MAX_CHAIN} functions")
         return made
@@ -143,7 +147,8 @@ class _Lowering:
         if node == "iri" and subject.form == "template":
             self._absolute(parts, subject)
         self._scalar(parts, subject)
-        return {"kind": "template", "parts": parts, "node": "bnode" if node == "bnode" else "iri"}
+        made = {"kind": "template", "parts": parts, "node": "bnode" if node == "bnode" else "iri"}
+        return made | ({"orBlank": True} if subject.or_blank else {})
 
     def _object(self, prop: PropertyMap, triples: TriplesMap) -> dict[str, Any]:
         if prop.keys is not None:
@@ -250,4 +255,4 @@ def constant_literal(text: str, datatype: str, lang: str) -> dict[str, Any]:
 
 def named_function(name: str) -> str:
     """What a name of a function must be, or nothing."""
-    return "" if name in FUNCTIONS else f"must be one of {NAMES}"
+    return "" if name in NAMES.split(", ") else f"must be one of {NAMES}"

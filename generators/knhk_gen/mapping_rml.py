@@ -16,6 +16,7 @@ from knhk_gen.mapping import (
     TriplesMap,
     constant_iri,
     constant_literal,
+    named_function,
 )
 from knhk_gen.names import FN, KNHK, QL, RDFS, RML, RML_CORE, RR, TYPE, local
 from knhk_gen.turtle import Term, TripleStore, parse, show
@@ -289,7 +290,7 @@ class _Reader:
     def function(self, node: Term, inputs: dict[str, Term]) -> tuple[Function, ...]:
         iri = self.one(node, RML + "function")
         name = str(iri or "").removeprefix(FN)
-        if name not in FUNCTIONS or not str(iri).startswith(FN):
+        if named_function(name) or not str(iri).startswith(FN):
             self.fault(node, RML + "function", iri, f"must be a function of <{FN}>: {NAMES}")
             return ()
         wanted: tuple[str, ...] = {"": (), "text": ("text",), "pattern": ("pattern", "zone"), "codes": ("list",)}[FUNCTIONS[name].argument]

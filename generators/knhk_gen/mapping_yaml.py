@@ -21,6 +21,7 @@ from knhk_gen.mapping import (
     TriplesMap,
     constant_iri,
     constant_literal,
+    named_function,
 )
 from knhk_gen.names import PREFIXES, XSD
 from knhk_gen.turtle import Text
@@ -241,7 +242,7 @@ class _Reader:
                 self.fault(node, ", ".join(names), f"must be one function: {NAMES}")
                 return []
             name, argument = names[0], fields[names[0]][1]
-        if name not in FUNCTIONS:
+        if named_function(name):
             self.fault(node, name, f"must be one of {NAMES}")
             return []
         wanted = FUNCTIONS[name].argument

@@ -153,6 +153,7 @@ typedef struct {
 
 #define KNHK_SLOT_IRI 1u /* the value must be an absolute IRI */
 #define KNHK_SLOT_ONE 2u /* at most one value: of a subject */
+#define KNHK_SLOT_STRING 4u /* the value must be a string */
 typedef struct {
   uint32_t map, flags;
   uint32_t function, nfunction; /* what a value goes through before it is captured, in this order */
@@ -161,11 +162,11 @@ typedef struct {
 enum { /* knhk_gen/functions.py holds the same list */
   KNHK_FN_TRIM = 0, KNHK_FN_ABSENT_IF, KNHK_FN_STRIP_ZEROS, KNHK_FN_UPPER, KNHK_FN_LOWER, KNHK_FN_DECIMAL_POINT, KNHK_FN_DECIMAL_COMMA,
   KNHK_FN_DATE, KNHK_FN_DATETIME, KNHK_FN_DOTNET_DATE, KNHK_FN_DOTNET_DATETIME, KNHK_FN_EPOCH_MILLIS, KNHK_FN_EPOCH_SECONDS,
-  KNHK_FN_CODES, KNHK_FN_PREFIX, KNHK_FN_PERCENT, KNHK_FN_COUNT
+  KNHK_FN_CODES, KNHK_FN_PREFIX, KNHK_FN_PERCENT, KNHK_FN_EXPAND, KNHK_FN_COUNT
 };
 typedef struct {
   uint32_t kind;
-  uint32_t text;        /* string: pattern, prefix, what counts as absent */
+  uint32_t text;        /* string: pattern, prefix, vocabulary, what counts as absent */
   uint32_t other;       /* string: zone; of codes: what unknown ones become, 0xffffffff: they are refused */
   uint32_t pair, npair; /* codes: words of code << 32 | meaning, both strings, ascending */
 } knhk_function;
@@ -197,7 +198,7 @@ enum { KNHK_SUBJECT_TEMPLATE = 0, KNHK_SUBJECT_CONSTANT, KNHK_SUBJECT_BLANK };
 typedef struct {
   uint32_t subject, node;   /* node: KNHK_K_IRI or KNHK_K_BNODE */
   uint32_t part, npart;
-  uint32_t constant;        /* string of the IRI; BLANK: string of the label without the number */
+  uint32_t constant;        /* string of the IRI; BLANK: string of the label without the number; TEMPLATE: that too, or 0: absent values make no subject */
   uint32_t cls, ncls;       /* classes: identity, value and meta in words */
   uint32_t property, nproperty; /* ascending by p */
   uint32_t slot, nslot;

@@ -335,32 +335,57 @@ static int fn_dotnet_datetime(call *c) {
 
 /* ---- codes, IRIs ---- */
 
-/* Pairs of strings of the pack, ascending by the first. */
-static int fn_codes(call *c) {
-  const uint32_t code = knhk_pack_find(c->v.s, knhk_hash(c->v.s, T->seed));
-  uint32_t lo = 0, hi = code == KNHK_NONE ? 0 : c->f->npair, found = c->f->other;
+/* Meaning of a code among the pairs of a function, which ascend by the code; or KNHK_NONE. */
+static uint32_t meaning(const knhk_function *f, knhk_text s) {
+  const uint32_t code = knhk_pack_find(s, knhk_hash(s, T->seed));
+  uint32_t lo = 0, hi = code == KNHK_NONE ? 0 : f->npair;
   while (lo < hi) {
     const uint32_t mid = lo + (hi - lo) / 2;
-    const uint64_t pair = T->words[c->f->pair + mid];
-    if (pair >> 32 == code) {
-      found = (uint32_t)pair;
-      break;
-    }
+    const uint64_t pair = T->words[f->pair + mid];
+    if (pair >> 32 == code) return (uint32_t)pair;
     if (pair >> 32 < code) lo = mid + 1;
     else hi = mid;
   }
+  return KNHK_NONE;
+}
+
+static int fn_codes(call *c) {
+  uint32_t found = meaning(c->f, c->v.s);
+  if (found == KNHK_NONE) found = c->f->other;
   if (found == KNHK_NONE) return 0;
   c->v.s = knhk_pack_string(found);
   c->v.kind = KNHK_SCALAR_STRING;
   return 1;
 }
 
-static int fn_prefix(call *c) {
-  const knhk_text prefix = knhk_pack_string(c->f->text);
+static int put_before(call *c, knhk_text prefix) {
   if (!knhk_text_room(c->d, (size_t)prefix.n + c->v.s.n)) return 1;
   memcpy(c->d->text, prefix.p, prefix.n);
   memcpy(c->d->text + prefix.n, c->v.s.p, c->v.s.n);
   return keep(c, prefix.n + c->v.s.n, KNHK_SCALAR_STRING);
+}
+
+static int fn_prefix(call *c) { return put_before(c, knhk_pack_string(c->f->text)); }
+
+/* IRI expansion of JSON-LD 1.1 (5.2): a term, prefix:rest, an absolute IRI, or a word of the vocabulary. */
+static int fn_expand(call *c) {
+  const uint32_t term = meaning(c->f, c->v.s);
+  if (c->v.kind != KNHK_SCALAR_STRING) return 0;
+  if (term != KNHK_NONE) {
+    c->v.s = knhk_pack_string(term);
+    return 1;
+  }
+  uint32_t colon = 0;
+  while (colon < c->v.s.n && c->v.s.p[colon] != ':') colon++;
+  if (colon == c->v.s.n) {
+    const knhk_text vocabulary = knhk_pack_string(c->f->text);
+    return vocabulary.n > 0 && put_before(c, vocabulary);
+  }
+  const knhk_text prefix = {c->v.s.p, colon + 1}, rest = {c->v.s.p + colon + 1, c->v.s.n - colon - 1};
+  const uint32_t namespace = rest.n >= 2 && rest.p[0] == '/' && rest.p[1] == '/' ? KNHK_NONE : meaning(c->f, prefix);
+  if (namespace == KNHK_NONE) return 1;
+  c->v.s = rest;
+  return put_before(c, knhk_pack_string(namespace));
 }
 
 static int fn_percent(call *c) {
@@ -377,7 +402,7 @@ static const function FUNCTIONS[KNHK_FN_COUNT] = {
   [KNHK_FN_DATE] = fn_date, [KNHK_FN_DATETIME] = fn_datetime,
   [KNHK_FN_DOTNET_DATE] = fn_dotnet_date, [KNHK_FN_DOTNET_DATETIME] = fn_dotnet_datetime,
   [KNHK_FN_EPOCH_MILLIS] = fn_epoch_millis, [KNHK_FN_EPOCH_SECONDS] = fn_epoch_seconds,
-  [KNHK_FN_CODES] = fn_codes, [KNHK_FN_PREFIX] = fn_prefix, [KNHK_FN_PERCENT] = fn_percent,
+  [KNHK_FN_CODES] = fn_codes, [KNHK_FN_PREFIX] = fn_prefix, [KNHK_FN_PERCENT] = fn_percent, [KNHK_FN_EXPAND] = fn_expand,
 };
 
 uint32_t knhk_apply(knhk_delta *d, const knhk_slot *slot, knhk_scalar *v, int *absent) {

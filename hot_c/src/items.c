@@ -26,8 +26,10 @@ uint32_t knhk_element_state(const knhk_state *s, uint32_t index) {
   return s->each;
 }
 
-static int fits_slot(const knhk_slot *k, knhk_scalar v) {
-  return (k->flags & KNHK_SLOT_IRI) == 0 || (v.kind == KNHK_SCALAR_STRING && knhk_iri_valid(v.s));
+static uint32_t misfit_slot(const knhk_slot *k, knhk_scalar v) {
+  if ((k->flags & KNHK_SLOT_STRING) != 0 && v.kind != KNHK_SCALAR_STRING) return KNHK_FAULT_STRING;
+  if ((k->flags & KNHK_SLOT_IRI) != 0 && (v.kind != KNHK_SCALAR_STRING || !knhk_iri_valid(v.s))) return KNHK_FAULT_IRI;
+  return KNHK_FAULT_NONE;
 }
 
 /* ---- items ---- */
@@ -48,9 +50,9 @@ static uint32_t capture(knhk_walk *w, uint32_t slot, knhk_scalar v) {
   const knhk_slot *k = &T->slots[slot];
   if (k->nfunction > 0) {
     int absent;
-    const uint32_t code = knhk_apply(w->d, k, &v, &absent);
+    uint32_t code = knhk_apply(w->d, k, &v, &absent);
+    if (code == KNHK_FAULT_NONE && !absent) code = misfit_slot(k, v);
     if (code != KNHK_FAULT_NONE || absent) return code;
-    if (!fits_slot(k, v)) return KNHK_FAULT_IRI;
   }
   if ((k->flags & KNHK_SLOT_ONE) != 0 && w->slot_head[slot] != 0) return KNHK_FAULT_TWICE;
   knhk_capture_plain(w, slot, v);
@@ -162,6 +164,7 @@ static uint32_t subject_of(knhk_walk *w, const knhk_map *m, uint32_t item) {
   } else {
     maker k = {w, T->parts + m->part, m->npart, m->node, subject_made, &t};
     make_from(&k, 0, 0);
+    if (t.node == KNHK_NONE && m->constant != 0) return blank_subject(w, m, item);
   }
   return t.node;
 }
@@ -279,7 +282,8 @@ uint32_t knhk_misfit(const knhk_state *s, uint32_t shape, knhk_scalar v) {
 uint32_t knhk_misfit_refs(const knhk_state *s, knhk_scalar v) {
   for (uint32_t i = 0; i < s->nref; i++) {
     const knhk_slot *k = &T->slots[T->state_refs[s->ref + i]];
-    if (k->nfunction == 0 && !fits_slot(k, v)) return KNHK_FAULT_IRI;
+    const uint32_t code = k->nfunction == 0 ? misfit_slot(k, v) : KNHK_FAULT_NONE;
+    if (code != KNHK_FAULT_NONE) return code;
   }
   return KNHK_FAULT_NONE;
 }

@@ -244,7 +244,7 @@ static const char *const MUST[KNHK_FAULT_COUNT] = {
   [KNHK_FAULT_DOCTYPE] = "must have no document type declaration", [KNHK_FAULT_ENCODING] = "must be in UTF-8",
   [KNHK_FAULT_CHILDREN] = "must hold text only, no element", [KNHK_FAULT_TEXT] = "must hold elements only, no text",
   [KNHK_FAULT_MEMORY] = "must have fewer different names, or shorter ones",
-  [KNHK_FAULT_TWICE] = "must be there once, for the subject is made of it",
+  [KNHK_FAULT_TWICE] = "must be there once, for the subject is made of it", [KNHK_FAULT_STRING] = "must be a string",
   [KNHK_FAULT_NTRIPLES] = "must be well-formed N-Triples (RDF 1.1, UTF-8)",
   [KNHK_FAULT_RESERVED] = "must not describe names of knhk.dev, nor nodes that the data bundle describes",
 };
@@ -257,6 +257,7 @@ static const char *const FORM[KNHK_FN_COUNT] = {
   [KNHK_FN_DATE] = "must be a date in the form that the mapping says", [KNHK_FN_DATETIME] = "must be a date and time in the form that the mapping says",
   [KNHK_FN_DOTNET_DATE] = "must be a date such as /Date(1539993600000)/", [KNHK_FN_DOTNET_DATETIME] = "must be a date such as /Date(1539993600000)/",
   [KNHK_FN_EPOCH_MILLIS] = "must be milliseconds since 1970", [KNHK_FN_EPOCH_SECONDS] = "must be seconds since 1970",
+  [KNHK_FN_EXPAND] = "must be a term of the context, a compact or an absolute IRI",
   [KNHK_FN_CODES] = "must be a code of the mapping's list",
 };
 

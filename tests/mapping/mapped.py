@@ -24,6 +24,13 @@ def source(text: str, media: str = "application/yaml") -> Source:
     return Source("m", "mapping", text, {"application/yaml": "m.yaml", "text/turtle": "m.ttl"}.get(media, "m.jsonld"), media=media)
 
 
+def together(texts: dict[str, str], media: str = "text/turtle") -> Binding:
+    """One pack with a mapping and a route for each name: one link instead of many."""
+    sources = tuple(Source(name, "mapping", text, f"{name}.ttl", media=media) for name, text in texts.items())
+    plan = lower(PackSources("test", "pack", "1.0.0", sources, {name: name for name in texts}))
+    return Pack.load(link_pack(emit(plan), HOST)).bind()
+
+
 @cache
 def _binding(text: str, media: str) -> Binding:
     plan = lower(PackSources("test", "pack", "1.0.0", (source(text, media),), {"create": "m"}))
@@ -55,8 +62,12 @@ class Denied:
 
 def lines(text: str, body: bytes, media: str = "application/yaml") -> Denied | list[str]:
     """The triples of a body as N-Triples, without those of the request, or why it is refused."""
-    bound = binding(text, media)
-    o = observation(body)
+    return lines_of(binding(text, media), body)
+
+
+def lines_of(bound: Binding, body: bytes, route: str = "create") -> Denied | list[str]:
+    """The same by a pack that is there."""
+    o = observation(body, route.encode())
     decision = bound.decide(o)
     if decision.verdict == DENY:
         (told,) = bound.explain(o, decision.a)

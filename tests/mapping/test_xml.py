@@ -185,7 +185,7 @@ WRONG = [
     ("ex:name: Name", "ex:name: '@*'", "must name an attribute"),
     ("ex:name: Name", "ex:name: count(Name)", "must be a path of name"),
     ("{@id}", "{//id}", "must be a path of name"),
-    ("format: xml", "format: csv", "m.yaml:1: csv: must be json or xml"),
+    ("format: xml", "format: csv", "m.yaml:1: csv: must be one of json, xml"),
     ("format: xml", "format: json", "must not be given: only XML has namespaces"),
     ("join: part", "join: nope", "nope: must be the id of a map"),
     (", on: {child: Ref, parent: \"@k\"}", "", "must have on: {child: path in this map"),

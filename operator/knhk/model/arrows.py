@@ -15,7 +15,7 @@ Severity = Literal["Violation", "Warning", "Info"]
 @dataclass(frozen=True)
 class Source:
     """A text that an author wrote. `path` is what faults name (file, or field of the resource); `media` is text/turtle,
-    application/sparql-query, application/yaml (short mapping) or application/json."""
+    application/sparql-query, application/yaml (short mapping), application/ld+json (context) or application/json."""
 
     name: str
     kind: SourceKind

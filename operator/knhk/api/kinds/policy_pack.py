@@ -60,6 +60,7 @@ _SOURCE = Obj(
                     "text/turtle",
                     "application/sparql-query",
                     "application/yaml",
+                    "application/ld+json",
                     "application/json",
                 ),
             ),
