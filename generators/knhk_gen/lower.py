@@ -71,7 +71,7 @@ def lower(pack: PackSources) -> GuardPlan:
     plan.guards.append(_payload(plan))
     store = _shapes_store(pack.sources, faults)
     classes = None if pack.classes is None else parse(pack.classes, "classes")
-    shapes = _collect(faults, lambda: Shapes(store, classes))
+    shapes = _collect(faults, lambda: Shapes(store, classes, pack.open_vocabulary))
     if shapes is not None:
         _add_shapes(plan, shapes, pack.sources)
     for source in pack.sources:

@@ -219,6 +219,13 @@ _OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
 }  # fmt: skip
 
 PATHS: Final = tuple(SH + p for p in ("inversePath", "alternativePath", "zeroOrMorePath", "oneOrMorePath", "zeroOrOnePath"))
+_BEYOND: Final = frozenset(
+    {
+        "target", "expression", "js", "entailment", "reifierShape", "reificationRequired", "memberShape", "minListLength",
+        "maxListLength", "uniqueMembers", "nodeByExpression", "singleLine", "subsetOf", "someValue", "rootClass", "targetWhere",
+    }
+)  # fmt: skip
+"""What would constrain, or change the data, in SHACL beyond the Recommendation: never passed over in silence."""
 _TYPES: Final = frozenset(
     {
         "NodeShape", "PropertyShape", "PropertyGroup", "Shape", "SPARQLConstraint",
@@ -281,10 +288,11 @@ class Path:
 
 class Shapes:
     """The shapes of a pack. `classes` holds the rdfs:subClassOf that targets and sh:class are closed over (None: those of the shapes).
-    Raises Refused with every fault when made."""
+    `open_vocabulary` passes over names of SHACL's namespace that mean nothing. Raises Refused with every fault when made."""
 
-    def __init__(self, store: TripleStore, classes: TripleStore | None = None) -> None:
+    def __init__(self, store: TripleStore, classes: TripleStore | None = None, open_vocabulary: bool = False) -> None:
         self.store = store
+        self.open_vocabulary = open_vocabulary
         self.faults: list[Fault] = []
         self._below = _subclasses(store if classes is None else classes)
         own = self._below if classes is None else _subclasses(store)
@@ -383,6 +391,8 @@ class Shapes:
             param = PARAMS.get(name)
             check, single = (param.check, param.single) if param else _OTHER.get(name.removeprefix(SH), (None, False))
             if check is None:
+                if self.open_vocabulary and name.removeprefix(SH) not in _BEYOND:
+                    continue
                 must = "must be a term of SHACL core that this version compiles"
                 self._fault((s, name, o), self.store.curie(name), must)
             elif must := check(self.store, o):
@@ -391,7 +401,7 @@ class Shapes:
                 self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", "must be given once")
 
     def _check_type(self, s: Term, o: URIRef) -> None:
-        if str(o).removeprefix(SH) not in _TYPES:
+        if str(o).removeprefix(SH) not in _TYPES and not self.open_vocabulary:
             self._fault((s, TYPE, o), show(o), "must be sh:NodeShape or sh:PropertyShape")
 
     def _shapes(self) -> Iterable[Term]:

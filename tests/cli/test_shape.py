@@ -119,6 +119,12 @@ def test_faulty_shapes_are_failures(name: str, text: str, told: str, validate: F
     assert told in f"{fault['where']}: {fault['value']}: {fault['must']}"
 
 
+@pytest.mark.parametrize(("name", "code"), [("shape", 0), ("codeIdentifier", 0), ("target", 2), ("expression", 2), ("entailment", 2)])
+def test_names_that_mean_nothing_are_passed_over_and_those_of_extensions_are_not(name: str, code: int, validate: Files) -> None:
+    shapes = validate.turtle("shapes.ttl", f"{SHAPES} ex:shape sh:{name} ex:x . ex:x a sh:Whatever .")
+    assert validate(shapes, validate.turtle("data.ttl", GOOD))[0] == code
+
+
 def test_broken_data_and_missing_files_are_failures(validate: Files) -> None:
     shapes = validate.turtle("shapes.ttl", SHAPES)
     assert validate(shapes, validate.turtle("data.ttl", "ex:a a"))[0] == 2

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pyshacl
 import pytest
 import rdflib
+from pyoxigraph import NamedNode, QuerySolutions, RdfFormat
 from rdflib import Graph
 from rdflib.collection import Collection
 from rdflib.namespace import RDF
@@ -20,6 +21,8 @@ from w3c import SH
 from knhk.adapters.rdf_files import read
 from knhk.reconcilers import validating
 from knhk.wiring import packs
+from knhk_runtime.tiers.graph import Graph as Triples
+from knhk_runtime.tiers.paths import read_path, values
 from oracle.values import comparing_by_sparql
 
 PREFIXES = """@prefix sh: <http://www.w3.org/ns/shacl#> . @prefix ex: <urn:ex:> . @prefix xsd: <http://www.w3.org/2001/XMLSchema#> .
@@ -179,6 +182,19 @@ def by_pyshacl(shapes_file: Path, data_file: Path) -> Counter[tuple[str, ...]]:
         _, report, _ = pyshacl.validate(graphs[1], shacl_graph=graphs[0], inference="none", advanced=False, inplace=True)
     assert isinstance(report, Graph)
     return results(report)
+
+
+@pytest.mark.parametrize("path", [*PATHS, "[ sh:inversePath ( ex:p ex:q ) ]", "[ sh:inversePath [ sh:zeroOrMorePath ex:p ] ]"])
+def test_value_nodes_are_those_of_the_path_in_sparql(path: str) -> None:
+    graph = Triples.parse(data(7).encode(), RdfFormat.TURTLE)
+    holder = Triples.parse(f"{PREFIXES} ex:s sh:path {path} .".encode(), RdfFormat.TURTLE)
+    ((_, node),) = holder.pairs(NamedNode(SH.path))
+    read_as = read_path(holder, node)
+    for i in range(1, 9):
+        start = NamedNode(f"urn:ex:n{i}")
+        rows = graph.store().query(f"SELECT DISTINCT ?v WHERE {{ {start} {read_as} ?v }}")
+        assert isinstance(rows, QuerySolutions)
+        assert {graph.spelled(row["v"]) for row in rows} == set(values(graph, read_as, start))
 
 
 PARTS = 17  # coprime to the numbers of components: each part has every path and target, and over the parts every pair comes up

@@ -32,7 +32,8 @@ class Source:
 @dataclass(frozen=True)
 class PackSources:
     """All that the compiler reads of a PolicyPack. `routes`: route name → id of a mapping source, or None for no body. `classes`: Turtle
-    whose rdfs:subClassOf alone count as the class hierarchy (None: those of the shapes)."""
+    whose rdfs:subClassOf alone count as the class hierarchy (None: those of the shapes). `open_vocabulary`: names of SHACL's namespace that
+    mean nothing here are passed over, as the Recommendation has it; in a policy they are faults."""
 
     namespace: str
     name: str
@@ -40,6 +41,7 @@ class PackSources:
     sources: tuple[Source, ...]
     routes: Mapping[str, str | None]
     classes: str | None = None
+    open_vocabulary: bool = False
 
 
 @dataclass(frozen=True)

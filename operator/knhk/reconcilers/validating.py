@@ -64,7 +64,7 @@ def plan_for(shapes: RdfFile, data: RdfFile) -> GuardPlan:
         Source("shapes", "shapes", text, str(shapes.path), base=base),
         Source("data", "mapping", "format: rdf\n", str(data.path), media="application/yaml"),
     )
-    return plan_of(PackSources("shape", "validate", "1", sources, {ROUTE: "data"}, "".join(data.classes)))
+    return plan_of(PackSources("shape", "validate", "1", sources, {ROUTE: "data"}, "".join(data.classes), open_vocabulary=True))
 
 
 def validate(shapes: RdfFile, data: RdfFile, compiler: Compiler, arch: str) -> Validation:
