@@ -202,7 +202,7 @@ class _Parser(SinkParser):
 
 
 @contextmanager
-def _ill_formed_is_no_news() -> Iterator[None]:
+def ill_formed_is_no_news() -> Iterator[None]:
     """Ill-formed literals are kept as they are; rdflib would warn and log of each."""
     log = logging.getLogger("rdflib.term")
     before, log.disabled = log.disabled, True
@@ -253,7 +253,7 @@ def parse(
     parser.bindings.update(prefixes or {})
     broken = False
     try:
-        with warnings.catch_warnings(), _ill_formed_is_no_news():
+        with warnings.catch_warnings(), ill_formed_is_no_news():
             parser.loadBuf(source.text)
     except (BadSyntax, IndexError, ValueError, TypeError, AssertionError, RecursionError):
         broken = True  # rdflib shows lack of closing marks as any of these; the strict reader says why

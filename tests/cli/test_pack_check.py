@@ -186,3 +186,9 @@ def test_every_faulty_pack_is_told_at_once(knhk: Any, pack: Path, tmp_path: Path
     answer = knhk("pack", "check", bad, worse, "-o", "json")
     assert answer.exit == 1
     assert {Path(f["where"].rsplit(":", 1)[0]).parent.name for f in answer.out["faults"]} == {"bad", "worse"}
+
+
+def test_literals_that_are_wrong_on_purpose_are_no_news(knhk: Any, caplog: pytest.LogCaptureFixture) -> None:
+    order = Path(__file__).resolve().parents[2] / "examples" / "packs" / "order"
+    assert knhk("pack", "check", order, "--prove", "--cases", 150).exit == 0
+    assert not caplog.records
