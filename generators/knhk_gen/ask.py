@@ -327,7 +327,7 @@ class _Lowering:
         return self._on(e.arg1.arg, test if want else _literal_but(test), alt)
 
     def _relation(self, e: CompValue, want: bool, alt: _Alt) -> list[Atoms]:
-        left, op, right = e.expr, e.op, e.other
+        left, op, right = _folded(e.expr), e.op, _folded(e.other)
         if op in ("IN", "NOT IN"):
             return self._member(left, right, (op == "IN") == want, alt)
         for a, b, flipped in ((left, right, False), (right, left, True)):
@@ -465,6 +465,17 @@ _KINDS: Final[dict[str, Expr]] = {
 }
 _FLIP: Final = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _NOT: Final = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+def _folded(e: Any) -> Any:
+    """A number behind a sign as the constant that it is; members of a list likewise."""
+    if isinstance(e, list):
+        return [_folded(each) for each in e]
+    if isinstance(e, CompValue) and e.name in ("UnaryMinus", "UnaryPlus") and isinstance(e.expr, Literal):
+        text = str(e.expr)
+        if str(e.expr.datatype) in NUMERICS and text[:1] not in "+-":
+            return Literal(("-" if e.name == "UnaryMinus" else "") + text, datatype=e.expr.datatype, normalize=False)
+    return e
 
 
 def _sign(test: Expr, want: bool) -> Expr:

@@ -208,7 +208,8 @@ def trial(plan: Doc, samples: Sequence[Case], callers: Sequence[str], beside: Se
     fine = tuple(r for r in regions if re.fullmatch(r"[a-z0-9-]{0,63}", r))
     times = (BASE_TIME_NS, *(t * 1000 for t in constants.times_us if 0 <= t < 2**63 // 1000))
     known = {case.route for case in samples}
-    made = tuple(_base(route, plan, mappings, attributes) for route in plan["routes"] if route not in known)
+    plain = [_base(route, plan, mappings) for route in plan["routes"] if route not in known]
+    made = [replace(base, attributes={"action": action} if action else {}) for base in plain for action in ("", *attributes["action"][1:9])]
     return Trial(slots, attributes, fine, times, (*samples, *made))
 
 
@@ -230,8 +231,8 @@ def _references(obj: Doc) -> list[Any]:
     return ([obj["ref"]] if "ref" in obj else []) + [part["ref"] for part in obj.get("parts", ()) if "ref" in part]
 
 
-def _base(route: str, plan: Doc, mappings: Mapping[str, Doc], attributes: Mapping[str, tuple[str, ...]]) -> Case:
-    """A body that has every member of the mapping once."""
+def _base(route: str, plan: Doc, mappings: Mapping[str, Doc]) -> Case:
+    """A body that has every member of the mapping once, without attributes."""
     document: Any = None
     mapping = mappings.get(plan["routes"][route] or "")
     if mapping is not None and mapping["source"] == "json":
@@ -298,7 +299,13 @@ def edits(trial_of: Trial, route: str) -> list[Edit]:
     return list(dict.fromkeys(found))
 
 
-def _by_place(every: Iterable[Edit]) -> list[list[Edit]]:
+def several(every: Sequence[Sequence[Edit]], rng: random.Random) -> tuple[Edit, ...]:
+    """Two to four changes, each of another place."""
+    places = rng.sample(every, min(len(every), rng.choice((2, 2, 2, 3, MAX_EDITS))))
+    return tuple(rng.choice(place) for place in places)
+
+
+def by_place(every: Iterable[Edit]) -> list[list[Edit]]:
     """Changes of each place together, values from the plan's own constants first."""
     found: dict[tuple[str, str], list[Edit]] = {}
     for edit in every:
@@ -317,7 +324,7 @@ def cases(trial_of: Trial, seed: int, count: int) -> Iterator[Case]:
         seen.add(key)
         return not known
 
-    every = {case.route: _by_place(edits(trial_of, case.route)) for case in trial_of.bases}
+    every = {case.route: by_place(edits(trial_of, case.route)) for case in trial_of.bases}
     yield from (case for case in trial_of.bases if fresh(case))
     turns = [(i, rng.random(), base, edit) for base in trial_of.bases for places in every[base.route] for i, edit in enumerate(places)]
     singles = [(base, (edit,)) for _, _, base, edit in sorted(turns, key=lambda turn: turn[:2])]
@@ -329,8 +336,7 @@ def cases(trial_of: Trial, seed: int, count: int) -> Iterator[Case]:
             base, changes = next(drawn)
         except StopIteration:
             base = rng.choice(trial_of.bases)
-            places = rng.sample(every[base.route], min(len(every[base.route]), rng.choice((2, 2, 2, 3, MAX_EDITS))))
-            changes = tuple(rng.choice(place) for place in places)
+            changes = several(every[base.route], rng)
         case = base
         try:
             for change in changes:

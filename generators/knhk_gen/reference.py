@@ -8,11 +8,13 @@ on this does not count.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pyoxigraph
-from rdflib import BNode, Graph, Literal, URIRef
+from rdflib import BNode, Graph, Literal, URIRef, Variable
 from rdflib.plugins.sparql import prepareQuery
+from rdflib.plugins.sparql.parserutils import CompValue
 
 from knhk_gen.ask import _walk
 from knhk_gen.lower import _nt
@@ -39,9 +41,34 @@ def _term(term: Any) -> Any:
     return Literal(term.value, lang=term.language or None, datatype=None if term.language else term.datatype.value, normalize=False)
 
 
-def _terms(node: Any) -> Iterable[Any]:
-    """Terms of a node of the algebra; template and patterns hold tuples and lists of them."""
-    return node if isinstance(node, (list, tuple)) else (node,)
+def _is_equality(node: Any) -> bool:
+    return isinstance(node, CompValue) and node.name == "RelationalExpression" and node.op in ("=", "!=", "IN", "NOT IN")
+
+
+@dataclass(frozen=True)
+class _Equality:
+    """Kinds of the constants of one `=`, `!=` or `IN`, and the predicates whose values its variables hold."""
+
+    constants: frozenset[str]
+    predicates: frozenset[Any]
+
+    @classmethod
+    def of(cls, node: CompValue, algebra: CompValue) -> _Equality:
+        found = list(_walk([node.expr, node.other]))
+        variables = {t for t in found if isinstance(t, Variable)}
+        patterns = [triple for each in _walk(algebra) if isinstance(each, CompValue) for triple in _triples(each)]
+        predicates = frozenset(p for _, p, o in patterns if o in variables)
+        return cls(frozenset(_kind(t) for t in found if isinstance(t, Literal)), predicates)
+
+    def kinds(self, graph: Graph) -> frozenset[str]:
+        """Kinds of all literals that it may compare in a graph."""
+        return self.constants | {_kind(o) for _, p, o in graph if p in self.predicates and isinstance(o, Literal)}
+
+
+def _triples(node: CompValue) -> Iterable[tuple[Any, Any, Any]]:
+    """Patterns of a node of the algebra: tuples, or flat lists where a group was not translated."""
+    for triple in node.get("triples") or ():
+        yield from [triple] if isinstance(triple, tuple) else zip(*[iter(triple)] * 3, strict=False)
 
 
 def _kind(literal: Literal) -> str:
@@ -57,14 +84,11 @@ class Reference:
     def __init__(self, text: str, target: str | None) -> None:
         self._query = prepareQuery(text)
         self._target = target
-        terms = [t for node in _walk(self._query.algebra) for t in _terms(node)]
-        self._predicates = {t for t in terms if isinstance(t, URIRef)}
-        self._kinds = {_kind(t) for t in terms if isinstance(t, Literal)}
+        self._equalities = [_Equality.of(node, self._query.algebra) for node in _walk(self._query.algebra) if _is_equality(node)]
 
     def certain(self, graph: Graph) -> bool:
-        """No literal beside a predicate of the query is of another kind than all constants of the query."""
-        values = (o for _, p, o in graph if p in self._predicates and isinstance(o, Literal))
-        return not self._kinds or all(_kind(value) in self._kinds for value in values)
+        """No equality of the query may meet literals of different kinds."""
+        return all(len(equality.kinds(graph)) <= 1 for equality in self._equalities)
 
     def _focus(self, graph: Graph) -> Iterable[Term]:
         return [REQUEST] if self._target is None else list(graph.subjects(URIRef(TYPE), URIRef(self._target)))  # type: ignore[arg-type]

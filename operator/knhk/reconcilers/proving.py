@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from knhk.model.arrows import GuardPlan, PackSources, SharedObject
@@ -14,7 +16,7 @@ from knhk.model.faults import Fault
 from knhk.reconcilers.lowering import place, portable
 from knhk.reconcilers.oracle import Key, Mistaken, Oracle, Said, key_of
 from knhk.reconcilers.testing import observation
-from knhk_gen.cases import Trial, cases, edits, smaller, trial
+from knhk_gen.cases import Trial, by_place, cases, edits, several, smaller, trial
 from knhk_hot.pack import COLD, OK, Binding, Decision, Pack, PackError
 from knhk_runtime.tiers.action import MAX_LINE, MAX_TRIPLES, denies
 from knhk_runtime.tiers.decide import decide
@@ -24,7 +26,8 @@ from knhk_verify.record import Action, parse_action
 
 CASES, SEED = 1000, 1
 MAX_SHRINKS = 600
-MAX_TUNES = 400
+MAX_TUNES = 1500
+MAX_VALUES_TUNED = 12
 
 
 @dataclass(frozen=True)
@@ -214,27 +217,36 @@ def _tuned(every: Trial, under: Loaded) -> Trial:
 
 
 def _tune(every: Trial, base: Case, under: Loaded) -> Case:
-    best, least = base, _failures(under, base)
-    if not base.name.startswith("made for ") or least == 0:
+    if not base.name.startswith("made for "):
         return base
-    for _ in range(2):
-        for edit in edits(every, base.route)[:MAX_TUNES]:
-            try:
-                case = edit.on(best)
-            except ValueError:
-                continue
-            failures = _failures(under, case)
-            if failures < least:
-                best, least = case, failures
+    whole = _decided(under, base).triples
+    best, least = base, _distance(under, base, whole)
+    places = by_place(edit for edit in edits(every, base.route) if (edit.kind, edit.name) != ("attribute", "action"))
+    rng = random.Random(SEED)
+    single = [(edit,) for place in places for edit in place[:MAX_VALUES_TUNED]]
+    for changes in (*single, *(several(places, rng) for _ in range(MAX_TUNES)), *single):
+        if least == 0:
+            break
+        try:
+            case = reduce(lambda made, edit: edit.on(made), changes, best)
+        except ValueError:
+            continue
+        distance = _distance(under, case, whole)
+        if distance < least:
+            best, least = case, distance
     return best
 
 
-def _failures(under: Loaded, case: Case) -> int:
-    """Guards of the tables that fail; a refused body counts as more than all."""
-    first = under.bindings[0].decide(observation(case, under.data).encode())
-    if first.status != OK:
-        return 0 if first.status == COLD else len(under.plan["guards"])
-    return len(under.plan["guards"]) if 0 in first.failing_guards else len(first.failing_guards)
+def _decided(under: Loaded, case: Case) -> Decision:
+    return under.bindings[0].decide(observation(case, under.data).encode())
+
+
+def _distance(under: Loaded, case: Case, whole: int) -> int:
+    """Guards of the tables that fail, and triples fewer than `whole`, as a rule that finds nothing is no aim; a refused body is farther."""
+    first, worst = _decided(under, case), len(under.plan["guards"]) + whole
+    if first.status not in (OK, COLD) or 0 in first.failing_guards:
+        return worst
+    return len(first.failing_guards) + max(0, whole - first.triples)
 
 
 def _minimised(judge: _Judge, found: Disagreement) -> Disagreement:
