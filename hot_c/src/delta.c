@@ -191,6 +191,12 @@ void knhk_end_delta(knhk_delta *d) {
   chunk_triples(d);
 }
 
+int knhk_is_reserved(const knhk_delta *d, uint32_t node) {
+  if (node >= T->nfixed) return 0;
+  if (node < 2) return 1; /* request and caller come first */
+  return d->binding->bundle != NULL && knhk_bundle_subject(d->binding, knhk_string(d, (uint32_t)d->node[node].term)) != KNHK_NONE;
+}
+
 void knhk_begin_delta(knhk_delta *d, const knhk_binding *b) {
   d->binding = b;
   d->base = T->nstrings + b->nstr;

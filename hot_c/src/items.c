@@ -165,6 +165,8 @@ static uint32_t subject_of(knhk_walk *w, const knhk_map *m, uint32_t item) {
     maker k = {w, T->parts + m->part, m->npart, m->node, subject_made, &t};
     make_from(&k, 0, 0);
     if (t.node == KNHK_NONE && m->constant != 0) return blank_subject(w, m, item);
+    if (t.node != KNHK_NONE && !w->d->over && knhk_is_reserved(w->d, t.node))
+      knhk_fault_at(w, KNHK_FAULT_RESERVED, 0, knhk_string(w->d, (uint32_t)w->d->node[t.node].term));
   }
   return t.node;
 }

@@ -194,12 +194,10 @@ static int read_node(reader *r, term *t) { return r->at < r->end && *r->at == '_
 
 /* ---- triples ---- */
 
-/* Names that only the point itself may speak of: a body that describes them would grant itself attributes. */
-static int reserved(const knhk_delta *d, const term *t) {
+/* Names of the engine itself. */
+static int is_own_name(const term *t) {
   static const char prefix[] = "https://knhk.dev/ns";
-  if (t->kind != KNHK_K_IRI) return 0;
-  if (t->s.n >= sizeof prefix - 1 && memcmp(t->s.p, prefix, sizeof prefix - 1) == 0) return 1;
-  return d->binding->bundle != NULL && knhk_bundle_subject(d->binding, t->s) != KNHK_NONE;
+  return t->kind == KNHK_K_IRI && t->s.n >= sizeof prefix - 1 && memcmp(t->s.p, prefix, sizeof prefix - 1) == 0;
 }
 
 static int read_triple(reader *r) {
@@ -207,7 +205,10 @@ static int read_triple(reader *r) {
   term s, p, o;
   uint64_t val, meta;
   if (!read_node(r, &s)) return 0;
-  if (reserved(d, &s)) return failed(r, KNHK_FAULT_RESERVED);
+  const uint64_t subject = knhk_lanes(s.kind, 0, s.string, s.s, &val, &meta);
+  const uint32_t node = knhk_node_of(d, subject, val, meta);
+  if (d->over) return 0; /* not all of it fits: node is none */
+  if (is_own_name(&s) || knhk_is_reserved(d, node)) return failed(r, KNHK_FAULT_RESERVED);
   skip_blanks(r);
   if (!read_iri(r, &p)) return 0;
   skip_blanks(r);
@@ -218,8 +219,6 @@ static int read_triple(reader *r) {
   }
   skip_blanks(r);
   if (!take(r, '.')) return malformed(r);
-  const uint64_t subject = knhk_lanes(s.kind, 0, s.string, s.s, &val, &meta);
-  const uint32_t node = knhk_node_of(d, subject, val, meta);
   knhk_add_term(d, node, p.string, o.kind, o.second, o.string, o.s);
   return 1;
 }

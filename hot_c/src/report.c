@@ -266,7 +266,7 @@ static const char *must_of(uint32_t code) { return code >= KNHK_FAULT_FORM ? FOR
 /* JSON Pointer (RFC 6901), of names as they are written for XML, or the byte offset for text that is neither. */
 static void put_place(writer *w, const knhk_fault *f) {
   uint8_t digits[20];
-  if (f->code == KNHK_FAULT_SYNTAX || f->code == KNHK_FAULT_XML || f->code == KNHK_FAULT_NTRIPLES || f->code == KNHK_FAULT_RESERVED) {
+  if (f->code == KNHK_FAULT_SYNTAX || f->code == KNHK_FAULT_XML || f->code == KNHK_FAULT_NTRIPLES || (f->code == KNHK_FAULT_RESERVED && f->at > 0)) {
     PUT(w, "byte ");
     put(w, digits, knhk_decimal(f->at, digits));
     return;

@@ -99,6 +99,9 @@ KNHK_HIDDEN uint32_t knhk_intern(knhk_delta *d, knhk_text s, int *is_new);
 KNHK_HIDDEN int knhk_text_room(knhk_delta *d, size_t n);
 KNHK_HIDDEN uint32_t knhk_node_of(knhk_delta *d, uint64_t term, uint64_t val, uint64_t meta);
 KNHK_HIDDEN void knhk_sort_rows(knhk_triple **rows, knhk_triple **spare, uint32_t n);
+/* 1 when only the point may speak of this node: the request, the caller, a node that the data bundle describes. A body that named it as a
+ * subject would grant itself attributes. */
+KNHK_HIDDEN int knhk_is_reserved(const knhk_delta *d, uint32_t node);
 /* Sorts, drops what is there twice, cuts into chunks. */
 KNHK_HIDDEN void knhk_end_delta(knhk_delta *d);
 

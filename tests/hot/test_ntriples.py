@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import pytest
-from hot_plans import EX, bindings, guard, lit, plan
-from hot_wire import observation
+from hot_plans import EX, a_map, bindings, guard, iri, lit, mapping, path, plan, prop, ref
+from hot_wire import bundle, literal, observation
 from hypothesis import given
 from hypothesis import strategies as st
 from pyoxigraph import BlankNode, Literal, NamedNode, Quad, RdfFormat, Triple, parse, serialize
@@ -104,6 +105,37 @@ def test_a_body_cannot_grant_itself_attributes(subject: str) -> None:
     (told,) = binding.explain(observation(body=body.encode()), decided.a)
     assert "must not describe names of knhk.dev" in told["message"]
     assert told["path"].startswith("byte ")
+
+
+LIMITS = EX + "limits"
+TRUSTED = {LIMITS: [(EX + "max", literal("100", XSD + "integer"))]}
+WITHIN = guard("in-limit", {"op": "within", "p": EX + "n", "rel": "le", "focus": iri(LIMITS), "q": EX + "max"})
+
+
+@pytest.mark.parametrize("form", ["json", "rdf"])
+def test_a_body_cannot_speak_of_what_the_data_bundle_describes(form: str) -> None:
+    """Else a caller could raise the limit that it is held to."""
+    by_reference = {"kind": "template", "parts": [{"ref": path("id")}], "node": "iri"}
+    fields = [prop("n", ref("n", datatype="integer")), prop("max", ref("max", datatype="integer"))]
+    maps = mapping(a_map("m", path("things", "*"), by_reference, *fields, classes=("Thing",)))
+    made = plan([WITHIN], [maps if form == "json" else RDF_MAPPING], predicates=(EX + "max",), subjects=(LIMITS,))
+
+    def body(*things: dict[str, str]) -> bytes:
+        if form == "json":
+            return json.dumps({"things": things}).encode()
+        number = f"^^<{XSD}integer> ."
+        lines = [f"<{t['id']}> <http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <{EX}Thing> ." for t in things]
+        return "\n".join([*lines, *(f'<{t["id"]}> <{EX}{k}> "{t[k]}"{number}' for t in things for k in ("n", "max") if k in t)]).encode()
+
+    data = bundle(TRUSTED)
+    order = {"id": "urn:order", "n": "5000"}
+    for binding in bindings(made, data):
+        forged = ([order, {"id": subject, "n": "1", "max": "9000"}] for subject in (LIMITS, "urn:other"))
+        asked = [[{"id": "urn:order", "n": "50"}], [order], *forged]
+        seen = [binding.decide(observation(body=body(*things))).failing_guards for things in asked]
+        assert seen == [(), (1,), (0,), (1,)]
+        for own in ("https://knhk.dev/ns#request", "https://knhk.dev/ns#caller"):
+            assert binding.decide(observation(body=body({"id": own, "n": "1"}))).failing_guards == (0,)
 
 
 def test_guards_judge_the_triples() -> None:
