@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from knhk.model.arrows import CText, GuardPlan
 from knhk_gen.emit_guards import (
@@ -14,6 +14,7 @@ from knhk_gen.emit_guards import (
     KERNELS,
     MAKE_VALUES,
     PROGRAM_CONSTRUCT,
+    PROGRAM_FORALL,
     PROGRAM_GUARDS,
     PROGRAM_UNIQUE,
     SELF,
@@ -26,6 +27,7 @@ from knhk_gen.emit_guards import (
     Row,
 )
 from knhk_gen.emit_mapping import NONE, Mappings
+from knhk_gen.emit_rows import Layout, constants_of, holds_with, lay_out
 from knhk_gen.emit_terms import ATTRIBUTE, RDF, EmitError, Strings, hash_table, name_bit
 from knhk_gen.perfect import TRIES, Perfect, Seed, hash64, place, seeds
 
@@ -43,17 +45,32 @@ def emit(plan: GuardPlan) -> CText:
     return CText(text=_Emitter(plan).text(), plan_digest=plan.digest)
 
 
-def _numbers(values: Iterable[int]) -> str:
-    return ",".join(str(v) if v < 1 << 31 else f"{v:#x}{'ull' if v > NONE else 'u'}" for v in values)
+def _number(v: int) -> str:
+    return str(v) if v < 1 << 31 else f"{v:#x}{'ull' if v > NONE else 'u'}"
 
 
-def _array(kind: str, name: str, values: Sequence[int]) -> str:
-    return f"static const {kind} {name}[] = {{{_numbers(values or (0,))}}};\n"
+def _numbers(values: Iterable[int | list[int]]) -> str:
+    """Numbers, and arrays of them within a row."""
+    return ",".join(f"{{{_numbers(v)}}}" if isinstance(v, list) else _number(v) for v in values)
 
 
-def _rows(kind: str, name: str, rows: Sequence[Sequence[int]], width: int) -> str:
+def _array(kind: str, name: str, values: Sequence[int], align: int = 0) -> str:
+    aligned = f" __attribute__((aligned({align})))" if align else ""
+    return f"static const {kind} {name}[]{aligned} = {{{_numbers(values or (0,))}}};\n"
+
+
+def _rows(kind: str, name: str, rows: Sequence[Sequence[int | list[int]]], width: int) -> str:
     body = ",\n".join("{" + _numbers(row) + "}" for row in rows or ((0,) * width,))
     return f"static const {kind} {name}[] = {{\n{body}\n}};\n"
+
+
+def _whole(n: int) -> int:
+    """The next multiple of eight."""
+    return -(-n // 8) * 8
+
+
+def _eight(numbers: Sequence[int]) -> list[int]:
+    return [*numbers, *[0] * (8 - len(numbers))]
 
 
 class _Emitter:
@@ -79,6 +96,13 @@ class _Emitter:
         self.makes: list[Numbers] = []
         self.programs: list[str] = []
         self.row_of: dict[tuple[int, int, int], int] = {}
+        self.lanes: list[int] = []
+        self.blocks: list[tuple[int | list[int], ...]] = []
+        self.values: list[Numbers] = []
+        self.value_rows: list[int] = []
+        self.failing: dict[int, list[int]] = {}  # bit: guards
+        self.nfail = 0
+        self.most = (0, 0)  # values and bytes of one program
         self.names = ""
         self.bundle = [self.strings.id(iri) for iri in self.plan["bundle"]["predicates"]]
 
@@ -172,39 +196,95 @@ class _Emitter:
         return starts
 
     def _flatten(self, programs: Sequence[Program]) -> None:
-        """All rows, folds and outputs one after the other; registers of globals come first."""
-        nglobals = len(self.guards.globals)
+        """All rows, blocks, folds and outputs one after the other; registers of globals come first."""
         target_of = {target: i for i, target in enumerate(sorted(self.guards.targets))}
         closed = self._closed_words()
-
-        def reg(number: int) -> int:
-            return -1 - number if number < 0 else nglobals + number
-
+        nglobals = _whole(len(self.guards.globals))
+        failing, makers = 0, dict[int, int]()
         for program in programs:
-            starts = []
+            laid = lay_out(program)
+            starts, places = [], {}
             for kernel, made in enumerate(program.rows):
                 starts.append(len(self.rows))
-                for i, (p, focus, mode, kinds, out, _, a, b, c) in enumerate(made):
-                    self.row_of[id(program), kernel, i] = len(self.rows)
+                for i in laid.order[kernel]:
+                    p, focus, mode, kinds, out, _, a, b, c = made[i]
+                    self.row_of[id(program), kernel, i] = places[kernel, i] = len(self.rows)
                     a = closed[a] if KERNELS[kernel] == "closed" else a
-                    self.rows.append((p, focus, mode, kinds, reg(out), kernel, a, b, c))
+                    c = laid.value_of[p, focus] if KERNELS[kernel] == "in" else c
+                    self.rows.append((p, focus, mode, kinds, laid.bit_of[out], kernel, a, b, c))
             starts.append(len(self.rows))
-            unique = program.kind == PROGRAM_UNIQUE
-            output = program.result if unique else reg(program.result)
+            blocks = self._blocks(program, laid)
+            first_value = self._values(laid, places)
+
+            def reg(number: int, bit_of: Mapping[int, int] = laid.bit_of) -> int:
+                return -1 - number if number < 0 else nglobals + bit_of[number]
+
+            output = program.result if program.kind == PROGRAM_UNIQUE else 0
+            if program.kind == PROGRAM_FORALL:
+                output = reg(program.result)
             if program.kind == PROGRAM_GUARDS:
                 output = len(self.outputs)
-            told = (output, len(program.outputs), program.minimum, program.result_global)
-            if program.kind == PROGRAM_CONSTRUCT:
-                told = (len(self.makes), len(program.makes), program.guard, reg(program.result))
+            told = (output, len(program.outputs), failing, program.minimum, program.result_global)
+            if program.kind == PROGRAM_CONSTRUCT:  # they come last: a bit for each guard
+                bit = makers.setdefault(program.guard, 8 * failing + len(makers))
+                self.failing[bit] = [program.guard]
+                told = (len(self.makes), len(program.makes), bit, 0, reg(program.result))
                 self.makes.extend(program.makes)
             self.programs.append(
-                f"{{{program.kind},{target_of[program.target]},{{{_numbers(starts)}}},{len(self.folds)},"
-                f"{len(program.folds)},{_numbers(told)}}}"
+                f"{{{program.kind},{target_of[program.target]},{{{_numbers(starts)}}},{{{_numbers(blocks)}}},"
+                f"{first_value},{len(laid.values)},{laid.nown},{len(self.folds)},{len(program.folds)},{laid.fold_byte},{laid.nbyte},"
+                f"{_numbers(told)}}}"
             )
             for op, dst, x, y in program.folds:
                 const = FOLDS[op] == "const"
                 self.folds.append((op, reg(dst), x if const else reg(x), 0 if const else reg(y)))
-            self.outputs.extend((guard, reg(register)) for guard, register in program.outputs)
+            made_outputs = [(guard, laid.bit_of[register]) for guard, register in program.outputs]
+            self.outputs.extend(made_outputs)
+            if program.kind == PROGRAM_GUARDS:
+                for guard, bit in made_outputs:
+                    self.failing.setdefault(8 * failing + bit, []).append(guard)
+                failing += _whole(laid.nbyte)
+            self.most = (max(self.most[0], len(laid.values)), max(self.most[1], _whole(laid.nbyte)))
+        self.nfail = failing + _whole(-(-len(makers) // 8))
+
+    def _blocks(self, program: Program, laid: Layout) -> list[int]:
+        """Starts of the blocks of each kernel."""
+        starts = []
+        for kernel, made in enumerate(laid.blocks):
+            starts.append(len(self.blocks))
+            for base, members in made:
+                rows = [program.rows[kernel][i] for i in members]
+                numbers = [laid.value_of[row[0], row[1]] - base for row in rows]
+                absent = sum(1 << i for i, row in enumerate(rows) if holds_with(row, 0))
+                single = sum(1 << i for i, row in enumerate(rows) if holds_with(row, 1))
+                self.blocks.append((base, len(self.lanes), _eight(numbers), absent, single, 0))
+                for constants in zip(*(constants_of(row, self.pool.words) for row in rows), strict=True):
+                    self.lanes.extend(_eight(constants))
+        return [*starts, len(self.blocks)]
+
+    def _values(self, laid: Layout, places: Mapping[tuple[int, int], int]) -> int:
+        """Index of the first value of a program."""
+        first = len(self.values)
+        for value in laid.values:
+            rows = [places[at] for at in laid.rows_of[value]]
+            self.values.append((*value, len(self.value_rows), len(rows)))
+            self.value_rows.extend(rows)
+        return first
+
+    def _failing(self) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+        """Outputs, denying and cold bits as bytes; where the guards of each bit begin, and the guards."""
+        outs, denies, cold = ([0] * max(8, self.nfail) for _ in range(3))
+        starts, guards = [0], []
+        for bit in range(8 * self.nfail):
+            for number in self.failing.get(bit, ()):
+                guard = self.plan["guards"][number]
+                r1 = guard["class"] == "R1"
+                outs[bit // 8] |= 1 << bit % 8
+                denies[bit // 8] |= int(r1 and guard["severity"] == "Violation") << bit % 8
+                cold[bit // 8] |= int(not r1) << bit % 8
+                guards.append(number)
+            starts.append(len(guards))
+        return outs, denies, cold, starts, guards
 
     def _witnesses(self) -> tuple[list[int], list[int]]:
         """Rows that may name a failing value, guard by guard."""
@@ -263,6 +343,7 @@ class _Emitter:
             return set(self.strings.ids.values())
         found = {row[0] for row in self.rows} - {SELF}
         found |= {row[6] for row, kernel in zip(self.rows, kernels, strict=True) if kernel in ("pair", "within")}
+        found |= {make[3] for make in self.makes}  # 0, which is no predicate, but of values
         found |= {program.result for program in self.guards.globals if program.kind == PROGRAM_UNIQUE}
         found |= {make[3] for make in self.makes if make[2] == MAKE_VALUES}
         for kind, predicate, _, _ in self.guards.targets.values():
@@ -291,6 +372,7 @@ class _Emitter:
         perfect, member_slots, states = self._hash()
         string_filter = self._string_filter(perfect)
         witness, witness_of = self._witnesses()
+        outs, denies, cold, guard_at, guards_of = self._failing()
         fixed = [x for lanes in g.fixed for x in (lanes.term, lanes.value, lanes.meta)]
         parts = [
             BANNER,
@@ -300,10 +382,19 @@ class _Emitter:
             _array("uint32_t", "remap", perfect.remap),
             _array("uint64_t", "string_filter", string_filter),
             _array("uint32_t", "string_at", self._string_at(perfect)),
-            _array("uint64_t", "words", self.pool.words),
+            _array("uint64_t", "words", [*self.pool.words, *[0] * 8]),
             _array("uint8_t", "severity", [int(x["severity"] == "Violation") for x in guards]),
             _array("uint8_t", "klass", [CLASSES[x["class"]] for x in guards]),
             _rows("knhk_row", "rows", self.rows, 9),
+            _array("uint64_t", "lanes", self.lanes, 64),
+            _rows("knhk_block", "blocks", self.blocks, 2),
+            _rows("knhk_value", "values", self.values, 4),
+            _array("uint32_t", "value_rows", self.value_rows),
+            _array("uint8_t", "outs", outs),
+            _array("uint8_t", "denies", denies),
+            _array("uint8_t", "cold", cold),
+            _array("uint32_t", "guard_at", guard_at),
+            _array("uint32_t", "guards_of", guards_of),
             _rows("knhk_test", "tests", g.tests, 8),
             _rows("knhk_fold", "folds", self.folds, 4),
             _rows("knhk_output", "outputs", self.outputs, 2),
@@ -331,10 +422,9 @@ class _Emitter:
             _array("uint32_t", "attributes", attributes),
             self._info_text(),
         ]
-        nregs = len(g.globals) + max((p.nregs for p in programs), default=0) + 1
-        return "".join(parts) + self._tables_text(perfect, 64 * len(string_filter) - 1, nregs, len(attributes) // 2) + self._pack_text()
+        return "".join(parts) + self._tables_text(perfect, 64 * len(string_filter) - 1, len(attributes) // 2) + self._pack_text()
 
-    def _tables_text(self, perfect: Perfect, filter_mask: int, nregs: int, nattributes: int) -> str:
+    def _tables_text(self, perfect: Perfect, filter_mask: int, nattributes: int) -> str:
         g, m = self.guards, self.mappings
         members = {
             "nguards": len(self.plan["guards"]), "nstrings": len(self.strings.ids),
@@ -343,7 +433,10 @@ class _Emitter:
             "string_filter": "string_filter", "filter_mask": filter_mask, "text": "text", "offset": "offsets", "string_at": "string_at",
             "words": "words", "severity": "severity", "klass": "klass", "rows": "rows", "tests": "tests",
             "folds": "folds", "outputs": "outputs", "makes": "makes", "programs": "programs",
-            "nprograms": len(self.programs), "nregs": nregs, "targets": "targets",
+            "lanes": "lanes", "blocks": "blocks", "values": "values", "value_rows": "value_rows", "outs": "outs",
+            "denies": "denies", "cold": "cold", "guard_at": "guard_at", "guards_of": "guards_of",
+            "nfail": self.nfail, "nvalues": self.most[0], "nbytes": self.most[1], "nglobals": _whole(len(g.globals)),
+            "nprograms": len(self.programs), "targets": "targets",
             "ntargets": len(g.targets), "nfixed": len(g.fixed), "fixed": "fixed", "witness": "witness",
             "witness_of": "witness_of", "routes": "routes", "nroutes": len(self.routes),
             "nmappings": len(m.mappings), "mappings": "mappings", "maps": "maps", "nmaps": len(m.maps),

@@ -11,13 +11,14 @@ from knhk_gen import emit_terms as terms
 from knhk_gen.emit_terms import EmitError, Lanes, Strings
 
 # order of kernels, tests, folds and relations as in hot_c/include/knhk_tables.h
-KERNELS = ("ask_sp", "ask_spo", "count", "compare", "validate", "unique", "test", "pair", "closed", "within")
+KERNELS = ("ask_sp", "ask_spo", "count", "compare", "validate", "few", "unique", "in", "test", "pair", "closed", "within")
 TESTS = ("validate", "range", "in", "eq", "ne", "lang", "const", "and", "or", "andnot", "not", "clock")
 FOLDS = ("and", "or", "andnot", "not", "const")
 RELATIONS = {
     "equals": 0, "disjoint": 1, "lessThan": 2, "lt": 2, "lessThanOrEquals": 3, "le": 3, "gt": 4, "ge": 5, "eq": 6, "ne": 7,
 }  # fmt: skip
 ALL, SOME = 0, 1
+FEW = 4  # terms of a list that a block compares with
 SELF = 0xFFFFFFFF
 MASKS_MAX = 256
 SECOND = 10**6  # in units of the dateTime family
@@ -182,10 +183,12 @@ class Guards:
         program = self.programs.setdefault(target, Program(PROGRAM_GUARDS, target))
         first = {kernel: len(rows) for kernel, rows in zip(KERNELS, program.rows, strict=True)}
         register = self.expr(program, guard["expr"], 0)
+        if register < 0:  # of a global: an output has a register of its program
+            register = program.fold("and", register, register)
         program.outputs.append((number, register))
         witnesses = [
             (program, KERNELS.index(kernel), i)
-            for kernel in ("compare", "validate", "ask_spo", "test", "closed", "pair", "within")
+            for kernel in ("compare", "validate", "ask_spo", "few", "in", "test", "closed", "pair", "within")
             for i in range(first[kernel], len(program.rows[KERNELS.index(kernel)]))
         ]
         self.regs_of[number] = witnesses or self._shared_witness(program, register)
@@ -262,6 +265,9 @@ class Guards:
                 return "compare", 0, (*range_words(test), 0)
             case "in" if len(test["terms"]) == 1:
                 return "ask_spo", 0, (self.strings.term(test["terms"][0]).term, 0, 0)
+            case "in":
+                ids = sorted({self.strings.term(term).term for term in test["terms"]})
+                return "few" if 1 <= len(ids) <= FEW else "in", 0, (self.pool.at(ids), len(ids), 0)
             case "value" if test["op"] == "eq" and (lanes := self.constant(test["term"])).value == 0:
                 return "ask_spo", 0, (lanes.term, 0, 0)
         first, count, mask = self.test_program(test)

@@ -70,7 +70,9 @@ enum { /* kernels, in the order in which their rows lie in a program */
   KNHK_R_COUNT,      /* a ≤ values ≤ b */
   KNHK_R_COMPARE,    /* a ≤ value lane ≤ b */
   KNHK_R_VALIDATE,   /* (meta & a) == b, kinds & meta, length in [c low 32, c high 32] */
+  KNHK_R_FEW,        /* one of the 1 to 4 terms in words a … a+b-1 */
   KNHK_R_UNIQUE,     /* no two values share a language */
+  KNHK_R_IN,         /* one of the terms in words a … a+b-1, ascending */
   KNHK_R_TEST,       /* program of tests a … a+b-1, result in mask c */
   KNHK_R_PAIR,       /* kinds: relation, a: q */
   KNHK_R_CLOSED,     /* a: first word of the bit set of allowed predicates in words */
@@ -86,7 +88,7 @@ typedef struct {
   uint16_t focus; /* 0: the focus node; n: node n-1 (fixed nodes) */
   uint8_t mode;   /* KNHK_ALL, KNHK_SOME */
   uint8_t kinds;
-  uint32_t out;   /* register */
+  uint32_t out;   /* bit of the program */
   uint32_t kernel;
   uint64_t a, b, c;
 } knhk_row;
@@ -99,13 +101,31 @@ typedef struct { /* one test over 8 lanes; and, or, andnot, not work on masks x 
   uint64_t a, b, c; /* IN: words a … a+b-1, ascending; EQ, NE: a term, b value, c meta; LANG: words a … a+b-1 hold string ids; CLOCK: knhk_clock8 */
 } knhk_test;
 
+/* Rows of the first six kernels are judged eight at a time: `lanes` holds their constants side by side, and the values that they look at are
+ * picked from those of the program. A value that occurs more than once on a focus node is judged row by row, over its chunks. */
+#define KNHK_BLOCK_KERNELS 6u
+typedef struct {
+  uint32_t base;    /* value of the program from which `number` counts */
+  uint32_t at;      /* in lanes: 8 words for each constant that the kernel takes */
+  uint8_t number[8]; /* below 16 */
+  uint8_t absent;   /* bits of rows that hold where there is no value */
+  uint8_t single;   /* ASK_SP, COUNT: bits of rows that hold where there is one value */
+  uint16_t pad;
+} knhk_block;
+
+typedef struct { /* a value that rows of blocks and IN look at */
+  uint32_t p;
+  uint32_t focus;       /* as in rows */
+  uint32_t row, nrow;   /* these rows, in value_rows */
+} knhk_value;
+
 enum { KNHK_B_AND = 0, KNHK_B_OR, KNHK_B_ANDNOT, KNHK_B_NOT, KNHK_B_CONST };
 typedef struct {
   uint32_t op, dst, x, y; /* registers; CONST: x is 0 or 1 */
 } knhk_fold;
 
 typedef struct {
-  uint32_t guard, reg;
+  uint32_t guard, bit;
 } knhk_output;
 
 enum { KNHK_MAKE_TERM = 0, KNHK_MAKE_THIS, KNHK_MAKE_VALUES };
@@ -117,13 +137,18 @@ typedef struct { /* a triple of a CONSTRUCT template */
   uint64_t term;                   /* TERM */
 } knhk_make;
 
+/* The bits of a program: those of its blocks, a byte each; of its other rows; of its folds. Each part begins a byte. Registers are bytes of 0 or
+ * 1: those of globals, then one for each bit of the program that runs. */
 enum { KNHK_PROGRAM_GUARDS = 0, KNHK_PROGRAM_FORALL, KNHK_PROGRAM_UNIQUE, KNHK_PROGRAM_CONSTRUCT };
 typedef struct {
   uint32_t kind, target;
   uint32_t rows[KNHK_R_KINDS + 1]; /* rows of kernel k: rows[k] … rows[k+1]-1 */
-  uint32_t fold, nfold;
+  uint32_t blocks[KNHK_BLOCK_KERNELS + 1]; /* the same of blocks; block b makes byte b - blocks[0] */
+  uint32_t value, nvalue, nown;    /* nown: of the focus node, ascending by p; then those of fixed nodes */
+  uint32_t fold, nfold, fold_byte, nbyte; /* byte where the bits of folds begin; bytes in all */
   uint32_t output, noutput;        /* GUARDS: outputs; FORALL: output is the register of the argument; UNIQUE: output is the predicate; CONSTRUCT: makes */
-  uint32_t min, global;            /* FORALL, UNIQUE: result register; CONSTRUCT: guard, register of the condition */
+  uint32_t fail;                   /* GUARDS: first byte in outs, denies, cold and the failing bits; CONSTRUCT: bit among them */
+  uint32_t min, global;            /* FORALL, UNIQUE: result register; CONSTRUCT: register of the condition */
 } knhk_program;
 
 enum { KNHK_T_CLASS = 0, KNHK_T_NODE, KNHK_T_SUBJECTS_OF };
@@ -226,16 +251,29 @@ typedef struct {
   const uint8_t *text;      /* bytes of all strings */
   const uint32_t *offset;   /* nstrings + 1 */
   const uint32_t *string_at; /* of each place: bits 24 … 31 of the hash, and the id */
-  const uint64_t *words;
+  const uint64_t *words; /* 8 more than are used: lists are compared eight at a time */
   const uint8_t *severity;  /* per guard: 1 denies */
   const uint8_t *klass;     /* per guard: KNHK_CLASS_* */
   const knhk_row *rows;
+  const uint64_t *lanes;    /* 64-byte aligned */
+  const knhk_block *blocks;
+  const knhk_value *values;
+  const uint32_t *value_rows;
+  const uint8_t *outs;      /* nfail: bits that are outputs */
+  const uint8_t *denies;    /* those of a guard of class R1 that denies */
+  const uint8_t *cold;      /* those of a guard of class W1 or C1 */
+  const uint32_t *guard_at; /* guards of bit i of the failing bits: guards_of[guard_at[i]] … guards_of[guard_at[i+1]-1] */
+  const uint32_t *guards_of;
+  uint32_t nfail;           /* bytes, a multiple of 8 */
+  uint32_t nvalues;         /* most values of one program */
+  uint32_t nbytes;          /* most bytes of one program */
+  uint32_t nglobals;        /* registers of globals, a multiple of 8 */
   const knhk_test *tests;
   const knhk_fold *folds;
   const knhk_output *outputs;
   const knhk_make *makes;
   const knhk_program *programs; /* globals first */
-  uint32_t nprograms, nregs;
+  uint32_t nprograms;
   const knhk_target *targets;
   uint32_t ntargets;
   uint32_t nfixed;          /* fixed nodes: 0 request, 1 caller, then constants */
@@ -268,6 +306,8 @@ typedef struct {
 extern KNHK_HIDDEN const knhk_tables knhk_tables_v1;
 extern KNHK_HIDDEN const knhk_variant knhk_variants[];
 #if defined(__x86_64__)
+#define KNHK_NVARIANTS 3u
+#elif defined(__aarch64__)
 #define KNHK_NVARIANTS 2u
 #else
 #define KNHK_NVARIANTS 1u

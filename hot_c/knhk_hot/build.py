@@ -198,8 +198,8 @@ def engine_jobs(folder: Path, yyjson_folder: Path, expat_folder: Path, arch: str
         yield (compile_object, arch, f"src/{name}.c", out / f"{name}.o", *parsers)
     for name in EXPAT_SOURCES:
         yield (compile_expat, arch, expat_folder, name, out / f"expat_{name}.o")
-    if arch == "amd64":
-        yield (compile_object, arch, "src/eval.c", out / "eval_avx2.o", *t.AVX2)
+    for isa, flags in t.ISAS[arch].items():
+        yield (compile_object, arch, "src/eval.c", out / f"eval_{isa}.o", *flags, f"-DKNHK_EVAL=knhk_eval_{isa}")
     no_libc = str(t.SOURCE / "src" / "yyjson_nolibc.h")
     yield (compile_yyjson, arch, yyjson_folder, out / "yyjson.o", "-include", no_libc)
 
@@ -224,13 +224,11 @@ def build_native(folder: Path) -> None:
 
 def build_kernels(folder: Path) -> None:
     """The kernels as a library of their own, for tests and benchmarks."""
-    target = ["cc", "-target", t.TARGETS[t.HOST], *t.COMPILE, "-Iinclude"]
-    objects = [str(folder / "kernels_scalar.o")]
-    t.run_zig([*target, "-c", "src/kernels.c", "-o", objects[0]], t.SOURCE)
-    if t.HOST == "amd64":
-        objects.append(str(folder / "kernels_avx2.o"))
-        t.run_zig([*target, "-mavx2", "-mpopcnt", "-mbmi", "-c", "src/kernels.c", "-o", objects[1]], t.SOURCE)
-    t.run_zig(["cc", "-target", t.TARGETS[t.HOST], "-shared", *objects, "-o", str(folder / "knhk_kernels.so")], folder)
+    objects = []
+    for isa, flags in {"scalar": (), **t.ISAS[t.HOST]}.items():
+        objects.append(str(folder / f"kernels_{isa}.o"))
+        t.run_zig(["cc", "-target", t.TARGETS[t.HOST], *t.COMPILE, "-Iinclude", *flags, "-c", "src/kernels.c", "-o", objects[-1]], t.SOURCE)
+    t.run_zig(["cc", "-target", t.TARGETS[t.HOST], "-shared", *objects, "-o", str(folder / "knhk_kernels.so")], t.SOURCE)
 
 
 def zig_material() -> dict[str, str]:
@@ -339,7 +337,7 @@ def check_warnings() -> None:
             flags = ["-D_GNU_SOURCE", "-Iinclude", "-Isrc", "-Ienvoy", *parsers, *STRICT, "-o", f"{place}/out.o"]
             variants: list[tuple[str, tuple[str, ...]]] = [("amd64", ()), ("arm64", ())]
             if path.name in {"eval.c", "kernels.c"}:
-                variants.append(("amd64", t.AVX2 if path.name == "eval.c" else t.AVX2[:3]))
+                variants += [(arch, flags) for arch, isas in t.ISAS.items() for flags in isas.values()]
             for arch, more in variants:
                 t.run_zig(["cc", "-target", t.TARGETS[arch], *t.COMPILE, *flags, *more, "-c", f"{path.parent.name}/{path.name}"], t.SOURCE)
     say(f"no warnings in {len(files)} files")

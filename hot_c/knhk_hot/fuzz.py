@@ -84,8 +84,8 @@ def _objects(driver: str) -> list[Path]:
     if driver == "ring":
         return [*made, _compile(common / "drain.o", "src/drain.c", *flags)]
     made += [_compile(common / f"{part}.o", f"src/{part}.c", *flags) for part in t.ENGINE]
-    if t.HOST == "amd64":
-        made.append(_compile(common / "eval_avx2.o", "src/eval.c", *flags, *t.AVX2))
+    for isa, more in t.ISAS[t.HOST].items():
+        made.append(_compile(common / f"eval_{isa}.o", "src/eval.c", *flags, *more, f"-DKNHK_EVAL=knhk_eval_{isa}"))
     made.append(_compile(common / "pack_tables.o", "fuzz/pack.c", *flags))
     made += [_compile(common / f"expat_{name}.o", str(expat / f"{name}.c"), *EXPAT_FLAGS, *NOT_OURS) for name in EXPAT_SOURCES]
     return [*made, _compile(common / "yyjson.o", str(yyjson / "yyjson.c"), *NOT_OURS)]

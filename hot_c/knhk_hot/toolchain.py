@@ -28,7 +28,13 @@ SOURCE = HERE if (HERE / "include").is_dir() else HERE.parent  # in a wheel C li
 TARGETS = {"amd64": "x86_64-linux-gnu.2.28", "arm64": "aarch64-linux-gnu.2.28"}
 HOST = "arm64" if platform.machine() in {"aarch64", "arm64"} else "amd64"
 ENGINE = ("observe", "terms", "bundle", "delta", "items", "functions", "json", "xml", "ntriples", "extract", "eval", "pack", "report")
-AVX2 = ("-mavx2", "-mpopcnt", "-mbmi", "-DKNHK_EVAL=knhk_eval_avx2")
+ISAS: dict[str, dict[str, tuple[str, ...]]] = {  # beside plain C: flags of the instruction set, and the macro that picks it
+    "amd64": {
+        "avx2": ("-mavx2", "-mpopcnt", "-mbmi"),
+        "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mpopcnt", "-mbmi", "-mbmi2"),
+    },
+    "arm64": {"neon": ("-DKNHK_NEON",)},
+}
 COMPILE = (
     "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-stack-protector",
     "-ffunction-sections", "-fdata-sections", "-fno-sanitize=all", "-g0", "-Wall", "-Wextra",

@@ -95,7 +95,8 @@ uint32_t knhk_node_of(knhk_delta *d, uint64_t term, uint64_t val, uint64_t meta)
   n->term = term;
   n->val = val;
   n->meta = meta;
-  n->chunk = n->nchunk = 0;
+  n->first = n->count = n->nchunk = 0;
+  n->chunk = KNHK_NONE;
   d->node_slots[at] = ++d->nnode;
   if (2 * d->nnode >= mask && d->node_bits < d->node_bits_max) grow_nodes(d);
   return d->nnode - 1;
@@ -154,24 +155,20 @@ static knhk_chunk *new_chunk(knhk_delta *d) {
 }
 
 /* A run of up to 8 stays in one chunk; a longer one begins a chunk. chunks ≤ triples, for each chunk begins with a triple of its own. */
-static void chunk_triples(knhk_delta *d) {
-  uint32_t lane = 8, node = KNHK_NONE;
+void knhk_cut_chunks(knhk_delta *d, uint32_t node) {
+  knhk_node *n = &d->node[node];
+  const uint32_t end = n->first + n->count;
+  uint32_t lane = 8;
   knhk_chunk *c = NULL;
-  for (uint32_t i = 0; i < d->ntriple;) {
-    const uint64_t key = d->triple[i].key;
+  n->chunk = d->nchunk;
+  for (uint32_t i = n->first; i < end;) {
     uint32_t run = 1;
-    while (i + run < d->ntriple && d->triple[i + run].key == key) run++;
-    const uint32_t subject = (uint32_t)(key >> 32);
-    if (subject != node) {
-      node = subject;
-      d->node[node].chunk = d->nchunk;
-      lane = 8;
-    }
+    while (i + run < end && d->triple[i + run].key == d->triple[i].key) run++;
     if (lane + run > 8) lane = 8;
     for (; run > 0; run--, i++) {
       if (lane == 8) {
         c = new_chunk(d);
-        d->node[node].nchunk++;
+        n->nchunk++;
         lane = 0;
       }
       c->key[lane] = d->triple[i].key;
@@ -183,12 +180,21 @@ static void chunk_triples(knhk_delta *d) {
   }
 }
 
+static void find_nodes(knhk_delta *d) {
+  for (uint32_t i = 0; i < d->ntriple;) {
+    const uint32_t subject = (uint32_t)(d->triple[i].key >> 32), first = i;
+    while (i < d->ntriple && d->triple[i].key >> 32 == subject) i++;
+    d->node[subject].first = first;
+    d->node[subject].count = i - first;
+  }
+}
+
 void knhk_end_delta(knhk_delta *d) {
   if (d->unordered) {
     knhk_sort_rows(&d->triple, &d->spare, d->ntriple);
     drop_equal(d);
   }
-  chunk_triples(d);
+  find_nodes(d);
 }
 
 int knhk_is_reserved(const knhk_delta *d, uint32_t node) {

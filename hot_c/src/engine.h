@@ -59,7 +59,8 @@ typedef struct {
 
 typedef struct {
   uint64_t term, val, meta;
-  uint32_t chunk, nchunk;
+  uint32_t first, count;  /* its triples */
+  uint32_t chunk, nchunk; /* its chunks, cut when something asks for them; KNHK_NONE: not yet */
 } knhk_node;
 
 typedef struct {
@@ -83,7 +84,6 @@ typedef struct {
 
 #define KNHK_MADE_MAX 8u      /* output triples of an A */
 #define KNHK_MADE_LINE 4096u  /* bytes of one of them */
-#define KNHK_MAKES 2u         /* bit of failing[guard] while guards are evaluated: the guard made a triple */
 typedef struct {
   uint64_t s, o;
   uint32_t p, pad;
@@ -111,8 +111,12 @@ typedef struct {
   uint32_t inexact; /* some value has no exact scaled form */
   uint32_t unordered; /* triples did not come in order, or some came twice */
   uint64_t *gather; /* triple_cap words */
-  uint8_t *regs;    /* nregs */
-  uint8_t *failing; /* nguards */
+  uint64_t *obj, *val, *meta; /* values of a program over one focus node, 64-byte aligned; obj 0: none */
+  uint32_t *many;   /* values that occur more than once */
+  uint8_t *bits;    /* nbytes: bits of a program over one focus node */
+  uint8_t *regs;    /* nglobals and 8 × nbytes */
+  uint8_t *fail;    /* nfail: bits of outputs that were false on some focus node */
+  uint8_t *makers;  /* nfail: bits of guards that made a triple */
   knhk_output_triple made[KNHK_MADE_MAX]; /* distinct */
   uint32_t nmade;   /* KNHK_MADE_MAX + 1: more than fit */
   knhk_fault fault;
@@ -150,10 +154,16 @@ typedef struct knhk_recorder {
   void (*failed)(struct knhk_recorder *r, const knhk_delta *d, uint32_t guard, uint32_t node);
 } knhk_recorder;
 
-/* Evaluates all R1 guards into d->failing. KNHK_OK or KNHK_ESCAPE. */
+/* Cuts the triples of a node into chunks. */
+KNHK_HIDDEN void knhk_cut_chunks(knhk_delta *d, uint32_t node);
+
+/* Evaluates all R1 guards into d->fail. KNHK_OK or KNHK_ESCAPE. */
 KNHK_HIDDEN int32_t knhk_eval_scalar(knhk_delta *d, knhk_recorder *recorder);
 #if defined(__x86_64__)
 KNHK_HIDDEN int32_t knhk_eval_avx2(knhk_delta *d, knhk_recorder *recorder);
+KNHK_HIDDEN int32_t knhk_eval_avx512(knhk_delta *d, knhk_recorder *recorder);
+#elif defined(__aarch64__)
+KNHK_HIDDEN int32_t knhk_eval_neon(knhk_delta *d, knhk_recorder *recorder);
 #endif
 /* Term of a value for which `row` is false at node, or 0. */
 KNHK_HIDDEN uint64_t knhk_witness(const knhk_delta *d, const knhk_row *row, uint32_t node);

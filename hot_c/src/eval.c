@@ -1,5 +1,6 @@
-/* eval.c: the guards over a Δ. Rows of tables, one loop for each kernel kind; folds are passes over registers of 0 and 1. Compiled once
- * for each instruction set (KNHK_EVAL names the function); all give the same registers. */
+/* eval.c: the guards over a Δ. Values of a focus node are looked up once; rows are judged eight at a time over them (blocks), row by row over
+ * chunks where a value occurs more than once; folds are passes over registers of 0 and 1. Compiled once for each instruction set (KNHK_EVAL
+ * names the function); all give the same bits. */
 #define KNHK_BUILDING_PACK
 #include "engine.h"
 
@@ -15,7 +16,7 @@ static const knhk_tables *const T = &knhk_tables_v1;
 typedef struct {
   knhk_chunk self; /* the focus node as the one value of KNHK_P_SELF */
   knhk_delta *d;
-  uint32_t escape;
+  uint32_t escape, nmany; /* nmany: values of d->many */
 } context __attribute__((aligned(64)));
 
 typedef struct {
@@ -27,6 +28,7 @@ typedef struct {
 /* The chunks that may hold (node, p). Keys ascend; a run of up to 8 lies in one chunk, a longer one begins a chunk. */
 static run run_of(const knhk_delta *d, uint32_t node, uint32_t p) {
   const knhk_node *n = &d->node[node];
+  if (n->chunk == KNHK_NONE) knhk_cut_chunks((knhk_delta *)(uintptr_t)d, node); /* the Δ lies in writable scratch */
   run r = {d->chunk + n->chunk, n->nchunk, ((uint64_t)node << 32) | p};
   if (n->nchunk <= 2) return r;
   uint32_t lo = 0, hi = n->nchunk;
@@ -327,33 +329,145 @@ static int languages_differ(context *x, const knhk_row *row, uint32_t node) {
   return distinct(x, tags, n);
 }
 
-/* ---- rows ---- */
+/* ---- one row over the chunks of its values ---- */
 
-/* One loop over the rows of a kernel. GOOD is a mask over the chunk c; `some` and `bad` join the chunks of a run. */
-#define ROWS(kernel, GOOD)                                                                                          \
-  for (uint32_t i = program->rows[kernel]; i < program->rows[(kernel) + 1]; i++) {                                  \
-    const knhk_row *row = &T->rows[i];                                                                              \
-    const run r = run_of_row(x, row, node);                                                                         \
-    uint32_t some = 0, bad = 0;                                                                                     \
-    for (uint32_t k = 0; k < r.n; k++) {                                                                            \
-      const knhk_chunk *c = &r.c[k];                                                                                \
-      const uint32_t present = knhk_eq8(c->key, r.key), good = (GOOD) & present;                                    \
-      some |= good;                                                                                                 \
-      bad |= present & ~good;                                                                                       \
-    }                                                                                                               \
-    regs[row->out] = (uint8_t)(row->mode == KNHK_SOME ? some != 0 : bad == 0);                                      \
+static uint32_t good8(context *x, const knhk_row *row, const knhk_chunk *c, uint32_t present) {
+  switch (row->kernel) {
+    case KNHK_R_ASK_SPO: return knhk_eq8(c->obj, row->a);
+    case KNHK_R_COMPARE: return knhk_range8(c->val, row->a, row->b);
+    case KNHK_R_VALIDATE: return knhk_meta8(c->meta, row->a, row->b, row->kinds, row->c & 0xffffffffu, row->c >> 32);
+    case KNHK_R_FEW: case KNHK_R_IN: return in8(c, T->words + row->a, row->b);
+    case KNHK_R_TEST: return test8(x, row, c, present);
+    default: return present; /* ASK_SP */
   }
-#define EACH(kernel, HOLDS)                                                                                         \
-  for (uint32_t i = program->rows[kernel]; i < program->rows[(kernel) + 1]; i++) {                                  \
-    const knhk_row *row = &T->rows[i];                                                                              \
-    regs[row->out] = (uint8_t)(HOLDS);                                                                              \
+}
+
+/* `some` and `bad` join the chunks of a run. */
+static int run_holds(context *x, const knhk_row *row, uint32_t node) {
+  const run r = run_of_row(x, row, node);
+  uint32_t some = 0, bad = 0;
+  for (uint32_t k = 0; k < r.n; k++) {
+    const knhk_chunk *c = &r.c[k];
+    const uint32_t present = knhk_eq8(c->key, r.key), good = good8(x, row, c, present) & present;
+    some |= good;
+    bad |= present & ~good;
   }
+  return row->mode == KNHK_SOME ? some != 0 : bad == 0;
+}
 
 static int count_holds(context *x, const knhk_row *row, uint32_t node) {
   const run r = run_of_row(x, row, node);
   uint64_t n = 0;
   for (uint32_t k = 0; k < r.n; k++) n += (uint64_t)__builtin_popcount(knhk_eq8(r.c[k].key, r.key));
   return n >= row->a && n <= row->b;
+}
+
+static int one_of(const uint64_t *terms, uint64_t n, uint64_t term) {
+  if (n > 32) {
+    uint64_t lo = 0;
+    while (n > 1) {
+      const uint64_t half = n / 2;
+      lo += terms[lo + half] <= term ? half : 0;
+      n -= half;
+    }
+    return terms[lo] == term;
+  }
+  const knhk_v8 t = knhk_splat(term);
+  uint32_t found = 0;
+  for (uint64_t i = 0; i < n; i += 8) found |= knhk_eq(knhk_load_any(terms + i), t) & ((1u << (n - i < 8 ? n - i : 8)) - 1);
+  return found != 0;
+}
+
+static int in_holds(context *x, const knhk_row *row) {
+  const uint64_t term = x->d->obj[row->c];
+  if (term == 0) return row->mode == KNHK_ALL;
+  return row->b > 0 && one_of(T->words + row->a, row->b, term);
+}
+
+static int row_holds(context *x, const knhk_row *row, uint32_t node) {
+  switch (row->kernel) {
+    case KNHK_R_COUNT: return count_holds(x, row, node);
+    case KNHK_R_UNIQUE: return languages_differ(x, row, node);
+    case KNHK_R_PAIR: return pair_holds(x, row, node);
+    case KNHK_R_CLOSED: return closed_holds(x, row, node);
+    case KNHK_R_WITHIN: return within_holds(x, row, node);
+    default: return run_holds(x, row, node);
+  }
+}
+
+/* ---- the values of a focus node: one each where it has no more, and which have more ---- */
+
+/* The triples from t on whose predicate is p, of those that end at `end`: the first is value i. Returns what comes after them. */
+static const knhk_triple *take_value(context *x, uint32_t i, uint32_t p, const knhk_triple *t, const knhk_triple *end) {
+  knhk_delta *d = x->d;
+  if (t == end || (uint32_t)t->key != p) {
+    d->obj[i] = 0;
+    return t;
+  }
+  d->obj[i] = t->obj;
+  d->val[i] = t->val;
+  d->meta[i] = t->meta;
+  if (++t == end || (uint32_t)t->key != p) return t;
+  d->many[x->nmany++] = i;
+  while (t < end && (uint32_t)t->key == p) t++;
+  return t;
+}
+
+static void take_self(const knhk_delta *d, uint32_t i, uint32_t node) {
+  const knhk_node *n = &d->node[node];
+  d->obj[i] = n->term;
+  d->val[i] = n->val;
+  d->meta[i] = n->meta;
+}
+
+/* Values ascend by predicate, as triples do; the focus node itself comes last. */
+static void take_values(context *x, const knhk_program *program, uint32_t node) {
+  const knhk_delta *d = x->d;
+  const knhk_value *v = T->values + program->value;
+  const knhk_triple *t = d->triple + d->node[node].first, *end = t + d->node[node].count;
+  x->nmany = 0;
+  for (uint32_t i = 0; i < program->nown; i++) {
+    while (t < end && (uint32_t)t->key < v[i].p) t++;
+    t = take_value(x, i, v[i].p, t, end);
+    if (v[i].p == KNHK_P_SELF) take_self(d, i, node);
+  }
+  for (uint32_t i = program->nown; i < program->nvalue; i++) {
+    const knhk_node *n = &d->node[v[i].focus - 1];
+    t = d->triple + n->first;
+    end = t + n->count;
+    while (t < end && (uint32_t)t->key < v[i].p) t++;
+    take_value(x, i, v[i].p, t, end);
+    if (v[i].p == KNHK_P_SELF) take_self(d, i, v[i].focus - 1);
+  }
+}
+
+/* ---- rows ---- */
+
+/* One loop over the blocks of a kernel: HOLDS over eight values at once. */
+#define BLOCKS(kernel, HOLDS)                                                                                    \
+  for (uint32_t i = program->blocks[kernel]; i < program->blocks[(kernel) + 1]; i++) {                           \
+    const knhk_block *b = &T->blocks[i];                                                                         \
+    const uint64_t *k = T->lanes + b->at;                                                                        \
+    const knhk_v8 term = PICK(obj);                                                                              \
+    const uint32_t present = knhk_meet(term, term);                                                              \
+    (void)k;                                                                                                     \
+    *bits++ = (uint8_t)((present & (HOLDS)) | (b->absent & ~present));                                           \
+  }
+#define PICK(lane) knhk_pick(lane + b->base, b->number)
+#define K(i) knhk_load(k + 8 * (i))
+
+static void run_blocks(const knhk_delta *d, const knhk_program *program, uint8_t *restrict bits) {
+  const uint64_t *const obj = d->obj, *const val = d->val, *const meta = d->meta;
+  BLOCKS(KNHK_R_ASK_SP, b->single)
+  BLOCKS(KNHK_R_ASK_SPO, knhk_eq(term, K(0)))
+  BLOCKS(KNHK_R_COUNT, b->single)
+  BLOCKS(KNHK_R_COMPARE, knhk_within(PICK(val), K(0), K(1)))
+  BLOCKS(KNHK_R_VALIDATE, knhk_eq(knhk_and(PICK(meta), K(0)), K(1)) & knhk_meet(PICK(meta), K(2)) & knhk_within(knhk_lengths(PICK(meta)), K(3), K(4)))
+  BLOCKS(KNHK_R_FEW, knhk_eq(term, K(0)) | knhk_eq(term, K(1)) | knhk_eq(term, K(2)) | knhk_eq(term, K(3)))
+}
+
+static void put_bit(uint8_t *bits, uint32_t at, int holds) {
+  bits[at / 8] = (uint8_t)((bits[at / 8] & ~(1u << (at % 8))) | ((uint32_t)(holds != 0) << (at % 8)));
 }
 
 /* Inexact values under a comparison: only looked for when the Δ has any. */
@@ -364,43 +478,61 @@ static void find_inexact(context *x, const knhk_program *program, uint32_t node)
   }
 }
 
+/* Bits of all rows, over one focus node. */
 static void run_rows(context *x, const knhk_program *program, uint32_t node) {
-  uint8_t *regs = x->d->regs;
-  ROWS(KNHK_R_ASK_SP, present)
-  ROWS(KNHK_R_ASK_SPO, knhk_eq8(c->obj, row->a))
-  EACH(KNHK_R_COUNT, count_holds(x, row, node))
-  ROWS(KNHK_R_COMPARE, knhk_range8(c->val, row->a, row->b))
-  ROWS(KNHK_R_VALIDATE, knhk_meta8(c->meta, row->a, row->b, row->kinds, row->c & 0xffffffffu, row->c >> 32))
-  EACH(KNHK_R_UNIQUE, languages_differ(x, row, node))
-  ROWS(KNHK_R_TEST, test8(x, row, c, present))
-  EACH(KNHK_R_PAIR, pair_holds(x, row, node))
-  EACH(KNHK_R_CLOSED, closed_holds(x, row, node))
-  EACH(KNHK_R_WITHIN, within_holds(x, row, node))
-  if (x->d->inexact) find_inexact(x, program, node);
+  knhk_delta *d = x->d;
+  take_values(x, program, node);
+  run_blocks(d, program, d->bits);
+  for (uint32_t i = program->rows[KNHK_R_UNIQUE]; i < program->rows[KNHK_R_KINDS]; i++) {
+    const knhk_row *row = &T->rows[i];
+    put_bit(d->bits, row->out, row->kernel == KNHK_R_IN ? in_holds(x, row) : row_holds(x, row, node));
+  }
+  for (uint32_t m = 0; m < x->nmany; m++) {
+    const knhk_value *v = &T->values[program->value + d->many[m]];
+    for (uint32_t i = v->row; i < v->row + v->nrow; i++) {
+      const knhk_row *row = &T->rows[T->value_rows[i]];
+      put_bit(d->bits, row->out, row_holds(x, row, node));
+    }
+  }
+  if (d->inexact) find_inexact(x, program, node);
 }
 
-static void run_folds(uint8_t *regs, const knhk_program *program) {
+static uint64_t spread(uint8_t bits) { /* bit i to byte i */
+  return (((uint64_t)(bits & 0x7f) * 0x02040810204081ull) & 0x0101010101010101ull) | ((uint64_t)(bits >> 7) << 56);
+}
+
+/* Registers from bits, folds over them, and the bits of folds. */
+static void run_folds(knhk_delta *d, const knhk_program *program) {
+  uint8_t *local = d->regs + T->nglobals;
+  for (uint32_t i = 0; i < program->fold_byte; i++) {
+    const uint64_t eight = spread(d->bits[i]);
+    memcpy(local + 8 * i, &eight, 8);
+  }
   for (uint32_t i = program->fold; i < program->fold + program->nfold; i++) {
     const knhk_fold *f = &T->folds[i];
-    const uint8_t a = f->op == KNHK_B_CONST ? (uint8_t)f->x : regs[f->x], b = f->op < KNHK_B_NOT ? regs[f->y] : 0;
+    const uint8_t a = f->op == KNHK_B_CONST ? (uint8_t)f->x : d->regs[f->x], b = f->op < KNHK_B_NOT ? d->regs[f->y] : 0;
     const uint8_t made[5] = {a & b, a | b, (uint8_t)(a & (b ^ 1)), a ^ 1, a};
-    regs[f->dst] = made[f->op];
+    d->regs[f->dst] = made[f->op];
+  }
+  for (uint32_t i = program->fold_byte; i < program->nbyte; i++) {
+    uint64_t eight;
+    memcpy(&eight, local + 8 * i, 8);
+    d->bits[i] = (uint8_t)(((eight & 0x0101010101010101ull) * 0x0102040810204080ull) >> 56);
   }
 }
 
 /* ---- targets ---- */
 
 static int is_focus(const knhk_delta *d, const knhk_target *t, uint32_t node) {
+  const knhk_node *n = &d->node[node];
   const uint32_t p = t->kind == KNHK_T_CLASS ? KNHK_S_RDF_TYPE : t->node;
-  const run r = run_of(d, node, p);
-  uint32_t found = 0;
-  for (uint32_t k = 0; k < r.n; k++) {
-    const uint32_t present = knhk_ask_sp(&r.c[k], r.key);
-    if (t->kind == KNHK_T_SUBJECTS_OF) found |= present;
-    else
-      for (uint32_t i = 0; i < t->count && present != 0; i++) found |= knhk_ask_spo(&r.c[k], r.key, T->words[t->first + i]);
+  for (const knhk_triple *x = d->triple + n->first, *end = x + n->count; x < end && (uint32_t)x->key <= p; x++) {
+    if ((uint32_t)x->key != p) continue;
+    if (t->kind == KNHK_T_SUBJECTS_OF) return 1;
+    for (uint32_t i = 0; i < t->count; i++)
+      if (x->obj == T->words[t->first + i]) return 1;
   }
-  return found != 0;
+  return 0;
 }
 
 static uint32_t next_focus(const knhk_delta *d, const knhk_target *t, uint32_t node) {
@@ -409,18 +541,30 @@ static uint32_t next_focus(const knhk_delta *d, const knhk_target *t, uint32_t n
   return node;
 }
 
+static void record(const knhk_delta *d, const knhk_program *program, uint32_t node, knhk_recorder *recorder) {
+  for (uint32_t i = program->output; i < program->output + program->noutput; i++) {
+    const knhk_output *o = &T->outputs[i];
+    if (((d->bits[o->bit / 8] >> (o->bit % 8)) & 1) == 0 && T->klass[o->guard] == KNHK_CLASS_R1) recorder->failed(recorder, d, o->guard, node);
+  }
+}
+
 static void run_guards(context *x, const knhk_program *program, knhk_recorder *recorder) {
   knhk_delta *d = x->d;
   const knhk_target *t = &T->targets[program->target];
+  const uint8_t *outs = T->outs + program->fail;
+  uint8_t *fail = d->fail + program->fail;
   for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
     run_rows(x, program, node);
-    run_folds(d->regs, program);
-    for (uint32_t i = program->output; i < program->output + program->noutput; i++) {
-      const knhk_output *o = &T->outputs[i];
-      const uint8_t failed = d->regs[o->reg] ^ 1;
-      d->failing[o->guard] |= failed;
-      if (recorder != NULL && failed && T->klass[o->guard] == KNHK_CLASS_R1) recorder->failed(recorder, d, o->guard, node);
+    if (program->nfold > 0) run_folds(d, program);
+    for (uint32_t i = 0; i < program->nbyte; i += 8) {
+      uint64_t f, o, b;
+      memcpy(&f, fail + i, 8);
+      memcpy(&o, outs + i, 8);
+      memcpy(&b, d->bits + i, 8);
+      f |= o & ~b;
+      memcpy(fail + i, &f, 8);
     }
+    if (recorder != NULL) record(d, program, node, recorder);
   }
 }
 
@@ -431,7 +575,7 @@ static void run_forall(context *x, const knhk_program *program) {
   uint8_t good = 1;
   for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1), n++) {
     run_rows(x, program, node);
-    run_folds(d->regs, program);
+    run_folds(d, program);
     good &= d->regs[program->output];
   }
   d->regs[program->global] = good & (uint8_t)(n >= program->min);
@@ -450,23 +594,23 @@ static void run_unique(context *x, const knhk_program *program) {
   d->regs[program->global] = (uint8_t)distinct(x, d->gather, n);
 }
 
-static void make(context *x, uint32_t guard, uint32_t subject, uint32_t p, uint64_t object) {
+static void make(context *x, uint32_t maker, uint32_t subject, uint32_t p, uint64_t object) {
   knhk_delta *d = x->d;
   const knhk_output_triple t = {d->node[subject].term, object, p, 0};
-  d->failing[guard] |= KNHK_MAKES;
+  d->makers[maker / 8] |= (uint8_t)(1u << (maker % 8));
   for (uint32_t i = 0; i < d->nmade && i < KNHK_MADE_MAX; i++)
     if (d->made[i].s == t.s && d->made[i].p == t.p && d->made[i].o == t.o) return;
   if (d->nmade < KNHK_MADE_MAX) d->made[d->nmade] = t;
   d->nmade = knhk_umin(d->nmade + 1, KNHK_MADE_MAX + 1);
 }
 
-static void make_values(context *x, uint32_t guard, const knhk_make *m, uint32_t subject, uint32_t node) {
+static void make_values(context *x, uint32_t maker, const knhk_make *m, uint32_t subject, uint32_t node) {
   const knhk_row row = {.p = m->value_p, .focus = (uint16_t)m->value_of, .a = m->test, .b = m->ntest, .c = m->mask};
   const run r = run_of_row(x, &row, node);
   for (uint32_t i = 0; i < r.n; i++) {
     const uint32_t present = knhk_eq8(r.c[i].key, r.key), good = present & test8(x, &row, &r.c[i], present);
     for (uint32_t k = 0; k < 8; k++)
-      if ((good >> k & 1) != 0) make(x, guard, subject, m->p, r.c[i].obj[k]);
+      if ((good >> k & 1) != 0) make(x, maker, subject, m->p, r.c[i].obj[k]);
   }
 }
 
@@ -475,13 +619,13 @@ static void run_construct(context *x, const knhk_program *program) {
   const knhk_target *t = &T->targets[program->target];
   for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
     run_rows(x, program, node);
-    run_folds(d->regs, program);
+    run_folds(d, program);
     if (d->regs[program->global] == 0) continue;
     for (uint32_t i = program->output; i < program->output + program->noutput; i++) {
       const knhk_make *m = &T->makes[i];
       const uint32_t subject = m->subject == 0 ? node : m->subject - 1u;
-      if (m->kind == KNHK_MAKE_VALUES) make_values(x, program->min, m, subject, node);
-      else make(x, program->min, subject, m->p, m->kind == KNHK_MAKE_THIS ? d->node[node].term : m->term);
+      if (m->kind == KNHK_MAKE_VALUES) make_values(x, program->fail, m, subject, node);
+      else make(x, program->fail, subject, m->p, m->kind == KNHK_MAKE_THIS ? d->node[node].term : m->term);
     }
   }
 }
@@ -491,7 +635,8 @@ int32_t KNHK_EVAL(knhk_delta *d, knhk_recorder *recorder) {
   memset(&x, 0, sizeof x);
   x.d = d;
   d->nmade = 0;
-  memset(d->failing, 0, T->nguards);
+  memset(d->fail, 0, T->nfail);
+  memset(d->makers, 0, T->nfail);
   for (uint32_t i = 0; i < T->nprograms; i++) {
     const knhk_program *p = &T->programs[i];
     switch (p->kind) {
@@ -527,7 +672,7 @@ static uint64_t bad_value(context *x, const knhk_row *row, const knhk_chunk *c, 
     case KNHK_R_ASK_SPO: return first_of(c, present & ~knhk_eq8(c->obj, row->a));
     case KNHK_R_COMPARE: return first_of(c, present & ~knhk_range8(c->val, row->a, row->b));
     case KNHK_R_VALIDATE: return first_of(c, present & ~knhk_meta8(c->meta, row->a, row->b, row->kinds, row->c & 0xffffffffu, row->c >> 32));
-    case KNHK_R_TEST: return first_of(c, present & ~test8(x, row, c, present));
+    case KNHK_R_FEW: case KNHK_R_IN: case KNHK_R_TEST: return first_of(c, present & ~good8(x, row, c, present));
     case KNHK_R_PAIR: case KNHK_R_WITHIN: return first_of(c, present);
     default: return 0;
   }

@@ -60,8 +60,14 @@ static size_t lay_out(uint8_t *base, size_t o_len, knhk_walk *w) {
   knhk_delta *d = room(&used, base, sizeof(knhk_delta));
   knhk_delta unused;
   if (d == NULL) d = &unused;
-  d->regs = room(&used, base, T->nregs);
-  d->failing = room(&used, base, T->nguards);
+  d->obj = room(&used, base, 8 * (size_t)(T->nvalues + 16)); /* blocks pick from 16 at once */
+  d->val = room(&used, base, 8 * (size_t)(T->nvalues + 16));
+  d->meta = room(&used, base, 8 * (size_t)(T->nvalues + 16));
+  d->many = room(&used, base, 4 * (size_t)T->nvalues);
+  d->bits = room(&used, base, T->nbytes);
+  d->regs = room(&used, base, T->nglobals + 8 * (size_t)T->nbytes);
+  d->fail = room(&used, base, T->nfail);
+  d->makers = room(&used, base, T->nfail);
   w->slot_head = room(&used, base, 4 * (size_t)T->nslots);
   w->slot_tail = room(&used, base, 4 * (size_t)T->nslots);
   w->made_head = room(&used, base, 4 * (size_t)T->nmaps);

@@ -1,11 +1,9 @@
 /* kernels.c: the six kernels as functions, for tests and benchmarks (not part of packs). Compiled once for each instruction set. */
 #include "kernels.h"
 
-#if defined(__AVX2__)
-#define NAME(name) knhk_##name##_avx2
-#else
-#define NAME(name) knhk_##name##_scalar
-#endif
+#define JOINED(name, isa) knhk_##name##_##isa
+#define JOIN(name, isa) JOINED(name, isa)
+#define NAME(name) JOIN(name, KNHK_ISA)
 #define EXPORT __attribute__((visibility("default")))
 
 EXPORT uint32_t NAME(ask_sp)(const knhk_chunk *c, uint64_t key) { return knhk_ask_sp(c, key); }

@@ -13,7 +13,7 @@
   uint32_t knhk_unique_##isa(const knhk_chunk *c, uint64_t key);                                    \
   uint64_t knhk_many_##isa(uint32_t kernel, const knhk_chunk *c, uint32_t n, uint32_t rounds, const uint64_t x[6]);
 
-KNHK_DECLARE(scalar)
-KNHK_DECLARE(avx2)
+#define KNHK_DECLARE_FOR(isa) KNHK_DECLARE(isa)
+KNHK_DECLARE_FOR(KNHK_ISA)
 
 #endif

@@ -11,12 +11,21 @@ static void put16(uint8_t *at, uint32_t x) {
   at[1] = (uint8_t)x;
 }
 
-/* The class below R1 that must decide: the highest among guards of class W1 and C1 (those of `failing`, or all when it is NULL), at least W1. */
-static uint8_t class_below(const uint8_t *failing) {
+/* The class below R1 that must decide: the highest among guards of class W1 and C1 (those with a bit in d->fail, or all when d is NULL), at
+ * least W1. */
+static uint8_t class_below(const knhk_delta *d) {
   uint8_t klass = KNHK_CLASS_W1;
-  for (uint32_t i = 0; i < T->nguards; i++)
-    if (T->klass[i] > klass && (failing == NULL || failing[i] != 0)) klass = T->klass[i];
+  for (uint32_t bit = 0; bit < 8 * T->nfail; bit++) {
+    if (d != NULL && ((d->fail[bit / 8] >> (bit % 8)) & 1) == 0) continue;
+    for (uint32_t i = T->guard_at[bit]; i < T->guard_at[bit + 1]; i++)
+      if (T->klass[T->guards_of[i]] > klass) klass = T->klass[T->guards_of[i]];
+  }
   return klass;
+}
+
+static knhk_result bare(int32_t status, uint8_t klass) {
+  const knhk_result r = {status, 0, klass, 0, 0, 0};
+  return r;
 }
 
 /* Lines of the triples that the guards made, in the room of d->gather, ascending: their places and lengths. Returns how many fit an A,
@@ -35,12 +44,6 @@ static uint32_t write_lines(const knhk_delta *d, knhk_text *line) {
   return d->nmade;
 }
 
-/* Guards that made a triple fail when not all that were made fit. */
-static void settle(uint8_t *failing, uint32_t nmade) {
-  const uint8_t over = nmade > KNHK_MADE_MAX;
-  for (uint32_t i = 0; i < T->nguards; i++) failing[i] = (uint8_t)((failing[i] & 1) | (over & (uint8_t)(failing[i] >> 1)));
-}
-
 static size_t put_lines(uint8_t *at, const knhk_text *line, uint32_t n) {
   uint8_t *const start = at;
   put16(at, n);
@@ -53,67 +56,89 @@ static size_t put_lines(uint8_t *at, const knhk_text *line, uint32_t n) {
   return (size_t)(at - start);
 }
 
-/* failing of a guard of class W1 or C1 says that its target has a focus node, so that a lower tier must decide it; its bit in A is 0 here. */
-static knhk_result write_action(const uint8_t *failing, uint8_t *a, size_t a_cap, uint32_t triples, const knhk_text *line, uint32_t nline) {
-  const uint32_t bytes = (T->nguards + 7) / 8, len = 8 + bytes + 2;
-  knhk_result r = {KNHK_OK, KNHK_ADMIT, KNHK_CLASS_R1, 0, len, triples};
-  uint32_t cold = 0, denies = 0;
-  for (uint32_t i = 0; i < T->nguards; i++) {
-    const uint8_t below = T->klass[i] != KNHK_CLASS_R1, fails = failing[i] & (uint8_t)!below;
-    r.failing = (uint16_t)(r.failing + fails);
-    denies |= fails & T->severity[i];
-    cold |= failing[i] & below;
+static uint64_t word_at(const uint8_t *bytes, uint32_t i) {
+  uint64_t w;
+  memcpy(&w, bytes + i, 8);
+  return w;
+}
+
+/* Sets the bits of the R1 guards that failed; returns their number. */
+static uint32_t put_guards(const knhk_delta *d, uint8_t *bits) {
+  uint32_t n = 0;
+  for (uint32_t at = 0; at < T->nfail; at += 8) {
+    for (uint64_t w = word_at(d->fail, at); w != 0; w &= w - 1) {
+      const uint32_t bit = 8 * at + (uint32_t)__builtin_ctzll(w);
+      for (uint32_t i = T->guard_at[bit]; i < T->guard_at[bit + 1]; i++) {
+        const uint32_t guard = T->guards_of[i];
+        if (T->klass[guard] != KNHK_CLASS_R1) continue;
+        bits[guard / 8] |= (uint8_t)(1u << (guard % 8));
+        n++;
+      }
+    }
   }
-  const int below_decides = failing[0] == 0 && denies == 0 && cold != 0;
-  size_t room = len;
-  for (uint32_t i = 0; i < nline; i++) room += 4 + (size_t)line[i].n;
-  if (a_cap < room) {
-    r.status = KNHK_E_SPACE;
-    r.a_len = 0;
-    return r;
-  }
-  r.verdict = denies != 0 ? KNHK_DENY : KNHK_ADMIT;
-  memset(a, 0, len);
+  return n;
+}
+
+/* A without output triples, and no failing guard yet; 0 when there is no room for it and `more` bytes. */
+static int begin_action(uint8_t *a, size_t a_cap, uint8_t verdict, size_t more, uint32_t *len) {
+  *len = 8 + (T->nguards + 7) / 8 + 2;
+  if (a_cap < *len + more) return 0;
+  memset(a, 0, *len);
   memcpy(a, "KNA1", 4);
-  a[4] = r.verdict;
+  a[4] = verdict;
   put16(a + 6, T->nguards);
-  for (uint32_t i = 0; i < T->nguards; i++)
-    a[8 + i / 8] |= (uint8_t)((failing[i] & (T->klass[i] == KNHK_CLASS_R1)) << (i % 8));
-  if (below_decides) { /* the bits so far; output triples are made where all guards are decided */
-    r.status = KNHK_COLD;
-    r.verdict = 0;
-    r.klass = class_below(failing);
-  } else if (denies == 0) {
-    r.a_len = (uint32_t)(len - 2 + put_lines(a + len - 2, line, nline));
-  }
+  return 1;
+}
+
+/* Guard 0 alone. */
+static knhk_result refuse(uint8_t *a, size_t a_cap) {
+  knhk_result r = {KNHK_OK, KNHK_DENY, KNHK_CLASS_R1, 1, 0, 0};
+  if (T->severity[0] == 0) r.verdict = KNHK_ADMIT;
+  if (!begin_action(a, a_cap, r.verdict, 0, &r.a_len)) return bare(KNHK_E_SPACE, KNHK_CLASS_NONE);
+  a[8] = 1;
   return r;
 }
 
-static knhk_result bare(int32_t status) {
-  knhk_result r = {status, 0, KNHK_CLASS_NONE, 0, 0, 0};
-  if (status == KNHK_ESCAPE) r.klass = class_below(NULL);
+/* A cold bit says that the target of a guard of class W1 or C1 has a focus node, so that a lower tier must decide it; its bit in A is 0 here. */
+static knhk_result write_action(const knhk_delta *d, uint8_t *a, size_t a_cap, const knhk_text *line, uint32_t nline) {
+  uint64_t denies = 0, cold = 0, any = 0;
+  for (uint32_t at = 0; at < T->nfail; at += 8) {
+    const uint64_t w = word_at(d->fail, at);
+    any |= w;
+    denies |= w & word_at(T->denies, at);
+    cold |= w & word_at(T->cold, at);
+  }
+  knhk_result r = {KNHK_OK, denies != 0 ? KNHK_DENY : KNHK_ADMIT, KNHK_CLASS_R1, 0, 0, d->ntriple};
+  size_t more = 0;
+  for (uint32_t i = 0; i < nline; i++) more += 4 + (size_t)line[i].n;
+  if (!begin_action(a, a_cap, r.verdict, more, &r.a_len)) return bare(KNHK_E_SPACE, KNHK_CLASS_NONE);
+  if (any != 0) r.failing = (uint16_t)put_guards(d, a + 8);
+  if (denies == 0 && cold != 0) { /* the bits so far; output triples are made where all guards are decided */
+    r.status = KNHK_COLD;
+    r.verdict = 0;
+    r.klass = class_below(d);
+  } else if (denies == 0 && nline > 0) {
+    r.a_len += (uint32_t)(put_lines(a + r.a_len - 2, line, nline) - 2);
+  }
   return r;
 }
 
 static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, eval_fn eval) {
-  if (d->fault.code != KNHK_FAULT_NONE) {
-    memset(d->failing, 0, T->nguards);
-    d->failing[0] = 1;
-    return write_action(d->failing, a, a_cap, 0, NULL, 0);
-  }
-  if (d->over || eval(d, NULL) != KNHK_OK) return bare(KNHK_ESCAPE);
-  if (d->nmade == 0) return write_action(d->failing, a, a_cap, d->ntriple, NULL, 0);
+  if (d->fault.code != KNHK_FAULT_NONE) return refuse(a, a_cap);
+  if (d->over || eval(d, NULL) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
+  if (d->nmade == 0) return write_action(d, a, a_cap, NULL, 0);
   knhk_text line[KNHK_MADE_MAX];
   const uint32_t nline = write_lines(d, line);
-  settle(d->failing, nline);
-  return write_action(d->failing, a, a_cap, d->ntriple, line, nline > KNHK_MADE_MAX ? 0 : nline);
+  if (nline <= KNHK_MADE_MAX) return write_action(d, a, a_cap, line, nline);
+  for (uint32_t i = 0; i < T->nfail; i++) d->fail[i] |= d->makers[i]; /* guards that made a triple fail when not all that were made fit */
+  return write_action(d, a, a_cap, NULL, 0);
 }
 
 static knhk_result decide(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len,
                           eval_fn eval) {
   knhk_delta *d;
   const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
-  if (status < 0) return bare(status);
+  if (status < 0) return bare(status, KNHK_CLASS_NONE);
   return judge(d, a, a_cap, eval);
 }
 
@@ -155,21 +180,31 @@ static int always(void) { return 1; }
 #if defined(__x86_64__)
 #include <cpuid.h>
 VARIANT(avx2, knhk_eval_avx2)
+VARIANT(avx512, knhk_eval_avx512)
 
-/* AVX2 in the processor, and YMM state saved by the system (XCR0 bits 1 and 2). */
-static int has_avx2(void) {
+/* Features of leaf 7 (EBX) in the processor, and registers that the system saves (bits of XCR0). */
+static int has(unsigned features, unsigned saved) {
   unsigned a, b, c, d, lo, hi;
   if (!__get_cpuid(1, &a, &b, &c, &d) || (c & (1u << 27)) == 0 || (c & (1u << 23)) == 0) return 0;
   __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
   (void)hi;
-  if ((lo & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-  return (b & (1u << 5)) != 0;
+  if ((lo & saved) != saved || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+  return (b & features) == features;
 }
+#define BMI1_AVX2 ((1u << 3) | (1u << 5))
+static int has_avx2(void) { return has(BMI1_AVX2, 6); }
+/* BMI2, F, DQ, BW, VL */
+static int has_avx512(void) { return has(BMI1_AVX2 | (1u << 8) | (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31), 0xe6); }
+#elif defined(__aarch64__)
+VARIANT(neon, knhk_eval_neon)
 #endif
 
 const knhk_variant knhk_variants[] = {
 #if defined(__x86_64__)
+  {"avx512", has_avx512, decide_avx512, decide_lanes_avx512, decide_batch_avx512},
   {"avx2", has_avx2, decide_avx2, decide_lanes_avx2, decide_batch_avx2},
+#elif defined(__aarch64__)
+  {"neon", always, decide_neon, decide_lanes_neon, decide_batch_neon},
 #endif
   {"scalar", always, decide_scalar, decide_lanes_scalar, decide_batch_scalar},
 };

@@ -309,6 +309,13 @@ static int is_action(const uint8_t *a, size_t a_len) {
   return a_len == 8 + (size_t)(T->nguards + 7) / 8 + 2 && memcmp(a, "KNA1", 4) == 0 && (uint32_t)(a[6] << 8 | a[7]) == T->nguards;
 }
 
+static int failed(const knhk_delta *d, uint32_t guard) {
+  for (uint32_t at = 0; at < 8 * T->nfail; at++)
+    for (uint32_t i = T->guard_at[at]; i < T->guard_at[at + 1]; i++)
+      if (T->guards_of[i] == guard) return bit(d->fail, at);
+  return 0;
+}
+
 int64_t knhk_explain(const knhk_binding *b, const uint8_t *o, size_t o_len, const uint8_t *a, size_t a_len, char *out, size_t cap,
                      void *scratch, size_t scratch_len) {
   knhk_delta *d;
@@ -321,10 +328,10 @@ int64_t knhk_explain(const knhk_binding *b, const uint8_t *o, size_t o_len, cons
     put_fault(&x, d);
   } else {
     if (d->fault.code == KNHK_FAULT_NONE && !d->over) knhk_eval_scalar(d, &x.recorder);
-    else memset(d->failing, 0, T->nguards);
+    else memset(d->fail, 0, T->nfail);
     /* guards that a tier below decided, those whose triples do not fit, and those of an input that this tier does not hold whole */
     for (uint32_t i = 1; i < T->nguards && x.entries < ENTRIES_MAX; i++)
-      if (bit(x.bits, i) && (T->klass[i] != KNHK_CLASS_R1 || (d->failing[i] & 1) == 0)) put_entry(&x, d, i, 0, 0);
+      if (bit(x.bits, i) && (T->klass[i] != KNHK_CLASS_R1 || !failed(d, i))) put_entry(&x, d, i, 0, 0);
   }
   PUT(&x.w, "]");
   return x.w.full ? KNHK_E_SPACE : x.w.at - out;

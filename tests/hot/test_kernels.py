@@ -12,8 +12,9 @@ import cffi
 import pytest
 
 from knhk_hot.toolchain import HOST, artifacts
+from knhk_hot.toolchain import ISAS as ISAS_OF
 
-ISAS = ("scalar", "avx2") if HOST == "amd64" else ("scalar",)
+ISAS = ("scalar", *ISAS_OF[HOST])
 KERNELS = ("ask_sp", "ask_spo", "count", "compare", "validate", "unique")
 KEYS = [node << 32 | p for node in (0, 1, 7) for p in (1, 9, 0xFFFFFFFF)]
 OBJECTS = [1 << 60 | 5, 3 << 60 | 8 << 32 | 5, 3 << 60 | 8 << 32 | 6, 4 << 60 | 9 << 32 | 5]
