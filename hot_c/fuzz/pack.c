@@ -192,6 +192,9 @@ static const knhk_output outputs[] = {
 static const knhk_make makes[] = {
 {0,0,0,0,0,0,0,0,0}
 };
+static const knhk_make makes[] = {
+{0,0,0,0,0,0,0,0,0}
+};
 static const knhk_program programs[] = {
 {2,0,{0,0,0,0,0,0,0,0,0,0,0},0,0,46,0,0,0},
 {1,1,{0,0,0,0,1,1,1,1,1,1,1},0,0,2,0,1,1},
