@@ -120,10 +120,10 @@ KNHK_INLINE uint32_t knhk_bits(const uint64x2_t m[4]) {
 }
 #define KNHK_EACH2(made, expr)                                          \
   knhk_v8 made;                                                         \
-  for (int i = 0; i < 4; i++) made.two[i] = (expr)
+  _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) made.two[i] = (expr)
 #define KNHK_MASK2(expr)                                                \
   uint64x2_t mask[4];                                                   \
-  for (int i = 0; i < 4; i++) mask[i] = (expr);                         \
+  _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) mask[i] = (expr);                         \
   return knhk_bits(mask)
 
 KNHK_INLINE knhk_v8 knhk_load_any(const uint64_t *at) { KNHK_EACH2(v, vld1q_u64(at + 2 * i)); return v; }
@@ -161,10 +161,10 @@ typedef struct {
 
 #define KNHK_EACH1(made, expr)                                          \
   knhk_v8 made;                                                         \
-  for (int i = 0; i < 8; i++) made.one[i] = (expr)
+  _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) made.one[i] = (expr)
 #define KNHK_MASK1(expr)                                                \
   uint32_t mask = 0;                                                    \
-  for (int i = 0; i < 8; i++) mask |= (uint32_t)(expr) << i;            \
+  _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) mask |= (uint32_t)(expr) << i;            \
   return mask
 
 KNHK_INLINE knhk_v8 knhk_load_any(const uint64_t *at) { KNHK_EACH1(v, at[i]); return v; }

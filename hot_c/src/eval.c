@@ -299,8 +299,7 @@ static int closed_holds(context *x, const knhk_row *row, uint32_t node) {
   const knhk_node *n = &x->d->node[row->focus == 0 ? node : row->focus - 1u];
   const uint64_t *words = T->words + row->a;
   int good = 1;
-  for (uint32_t i = n->chunk; i < n->chunk + n->nchunk; i++)
-    for (uint32_t k = 0; k < 8; k++) good &= x->d->chunk[i].key[k] == 0 || allowed(words, (uint32_t)x->d->chunk[i].key[k]);
+  for (uint32_t i = n->first; i < n->first + n->count; i++) good &= allowed(words, (uint32_t)x->d->triple[i].key);
   return good;
 }
 
@@ -681,10 +680,10 @@ static uint64_t bad_value(context *x, const knhk_row *row, const knhk_chunk *c, 
 /* The first predicate that is not allowed, as an IRI. */
 static uint64_t bad_predicate(context *x, const knhk_row *row, uint32_t node) {
   const knhk_node *n = &x->d->node[node];
-  for (uint32_t i = n->chunk; i < n->chunk + n->nchunk; i++)
-    for (uint32_t k = 0; k < 8; k++)
-      if (x->d->chunk[i].key[k] != 0 && !allowed(T->words + row->a, (uint32_t)x->d->chunk[i].key[k]))
-        return KNHK_TERM(KNHK_K_IRI, 0, (uint32_t)x->d->chunk[i].key[k]);
+  for (uint32_t i = n->first; i < n->first + n->count; i++) {
+    const uint32_t p = (uint32_t)x->d->triple[i].key;
+    if (!allowed(T->words + row->a, p)) return KNHK_TERM(KNHK_K_IRI, 0, p);
+  }
   return 0;
 }
 

@@ -304,7 +304,7 @@ def test_a_node_target_sees_the_values_of_a_subject_of_the_payload() -> None:
 def test_lesser_severity_sets_its_bit_and_admits() -> None:
     made = plan([guard("g", FALSE, severity="Warning"), guard("h", TRUE)], [MAP])
     assert failing(made, observation(one())) == {"g"}
-    assert [b.decide(observation(one())).verdict for b in bindings(made)] == [1, 1]
+    assert {b.decide(observation(one())).verdict for b in bindings(made)} == {1}
 
 
 def test_cold_guards_wait_for_the_tier_below_unless_r1_denies() -> None:
