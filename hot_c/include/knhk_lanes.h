@@ -10,6 +10,7 @@
 #if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #include <immintrin.h>
 #define KNHK_ISA avx512
+#define KNHK_SIMD 1
 typedef __m512i knhk_v8;
 
 /* gcc 12 spills such a mask as 8 bits and reads it back as 32 where it goes into a wider variable at once */
@@ -48,6 +49,7 @@ KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) { return KNHK_ROTATED_EQ(x, 4);
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define KNHK_ISA avx2
+#define KNHK_SIMD 1
 typedef struct {
   __m256i lo, hi;
 } knhk_v8;
@@ -109,6 +111,7 @@ KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) {
 #if defined(KNHK_NEON)
 #include <arm_neon.h>
 #define KNHK_ISA neon
+#define KNHK_SIMD 1
 typedef struct {
   uint64x2_t two[4];
 } knhk_v8;
@@ -159,12 +162,17 @@ typedef struct {
   uint64_t one[8];
 } knhk_v8;
 
+/* by hand, for a loop that stays a loop ends in a branch */
+#define KNHK_STEP(number, what) { enum { i = number }; what; }
+#define KNHK_EIGHT(what)                                                                                           \
+  KNHK_STEP(0, what) KNHK_STEP(1, what) KNHK_STEP(2, what) KNHK_STEP(3, what) KNHK_STEP(4, what) KNHK_STEP(5, what) \
+  KNHK_STEP(6, what) KNHK_STEP(7, what)
 #define KNHK_EACH1(made, expr)                                          \
   knhk_v8 made;                                                         \
-  _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) made.one[i] = (expr)
+  KNHK_EIGHT(made.one[i] = (expr))
 #define KNHK_MASK1(expr)                                                \
   uint32_t mask = 0;                                                    \
-  _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) mask |= (uint32_t)(expr) << i;            \
+  KNHK_EIGHT(mask |= (uint32_t)(expr) << i)                             \
   return mask
 
 KNHK_INLINE knhk_v8 knhk_load_any(const uint64_t *at) { KNHK_EACH1(v, at[i]); return v; }
@@ -178,26 +186,32 @@ KNHK_INLINE uint32_t knhk_within(knhk_v8 x, knhk_v8 lo, knhk_v8 hi) {
   KNHK_MASK1((uint32_t)(x.one[i] >= lo.one[i]) & (uint32_t)(x.one[i] <= hi.one[i]));
 }
 KNHK_INLINE knhk_v8 knhk_pick(const uint64_t *base, const uint8_t n[8]) { KNHK_EACH1(v, base[n[i]]); return v; }
-KNHK_INLINE knhk_v8 knhk_only(knhk_v8 x, uint32_t among) {
-  KNHK_EACH1(v, ((x.one[i] ^ (uint64_t)i) & (0 - (uint64_t)((among >> i) & 1))) ^ (uint64_t)i);
-  return v;
-}
 KNHK_INLINE uint32_t knhk_eq_rotated1(knhk_v8 x) { KNHK_MASK1(x.one[i] == x.one[(i + 1) & 7]); }
 KNHK_INLINE uint32_t knhk_eq_rotated2(knhk_v8 x) { KNHK_MASK1(x.one[i] == x.one[(i + 2) & 7]); }
 KNHK_INLINE uint32_t knhk_eq_rotated3(knhk_v8 x) { KNHK_MASK1(x.one[i] == x.one[(i + 3) & 7]); }
 KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) { KNHK_MASK1(x.one[i] == x.one[(i + 4) & 7]); }
 #undef KNHK_EACH1
 #undef KNHK_MASK1
+#undef KNHK_EIGHT
+#undef KNHK_STEP
 #endif
 #endif
 
-/* Lanes of `among` whose value occurs in another lane of `among`. The others become 0 … 7, which are no terms and differ from one another. Each
- * lane is compared with those 1 to 4 places on; who is met on the way is met by both. */
+/* Lanes of `among` whose value occurs in another lane of `among`. Each lane is compared with those 1 to 4 places on; who is met on the way is met
+ * by both. The other lanes become 0 … 7, which are no terms and differ from one another; in plain C their bits are taken away, for a choice
+ * between two numbers may become a branch. */
 KNHK_INLINE uint32_t knhk_twice(knhk_v8 x, uint32_t among) {
-  const knhk_v8 v = knhk_only(x, among);
-  const uint32_t one = knhk_eq_rotated1(v), two = knhk_eq_rotated2(v), three = knhk_eq_rotated3(v), four = knhk_eq_rotated4(v);
 #define KNHK_BACK(m, by) ((uint32_t)(uint8_t)((m) << (by) | (m) >> (8 - (by))))
-  return one | two | three | four | KNHK_BACK(one, 1) | KNHK_BACK(two, 2) | KNHK_BACK(three, 3);
+#if defined(KNHK_SIMD)
+#define KNHK_BOTH(m, by) (m)
+  const knhk_v8 v = knhk_only(x, among);
+#else
+#define KNHK_BOTH(m, by) ((m) & among & KNHK_BACK(among, 8 - (by)))
+  const knhk_v8 v = x;
+#endif
+  const uint32_t one = KNHK_BOTH(knhk_eq_rotated1(v), 1), two = KNHK_BOTH(knhk_eq_rotated2(v), 2), three = KNHK_BOTH(knhk_eq_rotated3(v), 3);
+  return one | two | three | KNHK_BOTH(knhk_eq_rotated4(v), 4) | KNHK_BACK(one, 1) | KNHK_BACK(two, 2) | KNHK_BACK(three, 3);
+#undef KNHK_BOTH
 #undef KNHK_BACK
 }
 
