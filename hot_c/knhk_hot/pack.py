@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 from knhk_hot.native import ffi, lib
 
@@ -32,9 +33,15 @@ REASONS = {
     E_LIMIT: "the Δ exceeds the limits of this tier",
 }
 ALIGN = 64
+SCRATCH_O_MIN = 4096
 EXPLAIN_BYTES = 1 << 20
 GRAPH_BYTES = 1 << 18
 GRAPH_BYTES_MAX = 1 << 29
+
+
+_RESULT = struct.Struct("@iBBHII")  # knhk_result: status, verdict, class, failing, length of A, triples
+_RESULT_SIZE = _RESULT.size
+_unpack_result = _RESULT.unpack_from
 
 
 class PackError(RuntimeError):
@@ -60,8 +67,7 @@ class GuardInfo:
     severity: str
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """Result of decide: `a` holds the canonical A when `status` is OK, else b"". Negative statuses are refusals of the input."""
 
     status: int
@@ -212,6 +218,26 @@ def _dlopen(data: bytes, digest: str, what: str) -> Any:
     return native
 
 
+class _Scratch(threading.local):
+    """Memory of one thread: scratch for an O of up to `o_max` bytes; room for a result with its A behind it, and that as a buffer."""
+
+    o_max = -1
+    at: Any
+    size: int
+    out: Any
+    size_out: int
+    view: Any
+
+    def grow(self, native: Any, o_len: int, a_max: int) -> None:
+        o_max = max(SCRATCH_O_MIN, 1 << (o_len - 1).bit_length())
+        self.size = int(native.scratch_size(o_max))
+        self._memory, self.at = _aligned(self.size)
+        self.size_out = _RESULT_SIZE + a_max
+        self._out, self.out = _aligned(self.size_out)
+        self.view = ffi.buffer(self.out, self.size_out)
+        self.o_max = o_max
+
+
 class Binding:
     """A pack with its data. Safe for threads: each has scratch memory of its own."""
 
@@ -228,23 +254,24 @@ class Binding:
         self._binding = self._native.bind(self._bundle, size, at, needed, status)
         if self._binding == ffi.NULL:
             raise PackError(REASONS[status[0]], status[0])
-        self._local = threading.local()
+        self._local = _Scratch()
 
     def _scratch(self, o_len: int) -> tuple[Any, int]:
         """Pointer and size of this thread's scratch, grown when `o_len` needs more."""
-        size = int(self._native.scratch_size(o_len))
-        if getattr(self._local, "size", 0) < size:
-            self._local.memory, self._local.at = _aligned(size)
-            self._local.size = size
-            self._local.a = ffi.new("uint8_t[]", self.pack.a_max)
+        if o_len > self._local.o_max:
+            self._local.grow(self._native, o_len, self.pack.a_max)
         return self._local.at, self._local.size
 
     def decide(self, o: bytes) -> Decision:
         """O → A."""
-        scratch, size = self._scratch(len(o))
-        a = self._local.a
-        r = lib.knhk_decide(self._variant, self._binding, ffi.from_buffer("uint8_t[]", o), len(o), a, self.pack.a_max, scratch, size)
-        return Decision(r.status, r.verdict, r.klass, ffi.buffer(a, r.a_len)[:], r.triples, r.failing)
+        local = self._local
+        n = len(o)
+        if n > local.o_max:
+            local.grow(self._native, n, self.pack.a_max)
+        lib.knhk_decide_into(self._variant, self._binding, o, n, local.out, local.size_out, local.at, local.size)
+        view = local.view
+        status, verdict, klass, failing, a_len, triples = _unpack_result(view)
+        return Decision(status, verdict, klass, view[_RESULT_SIZE : _RESULT_SIZE + a_len], triples, failing)
 
     def decide_batch(self, observations: Sequence[bytes]) -> list[Decision]:
         """O → A for many, in order; one crossing into C."""

@@ -9,9 +9,9 @@
 const knhk_pack *knhk_open(const char *path, void **handle, char *error, size_t error_len);
 void knhk_close(void *handle);
 
-/* Calls through the variant, which cffi cannot do without a wrapper per call. */
-knhk_result knhk_decide(const knhk_variant *v, const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch,
-                        size_t scratch_len);
+/* Calls through the variant, which cffi cannot do without a wrapper per call. The result comes to out, its A behind it; out_cap is room for both. */
+void knhk_decide_into(const knhk_variant *v, const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *out, size_t out_cap, void *scratch,
+                      size_t scratch_len);
 
 /* decide_batch over n observations that lie one after the other in o. */
 void knhk_decide_many(const knhk_variant *v, const knhk_binding *b, size_t n, const uint8_t *o, const size_t *o_len, uint8_t *a, size_t a_stride,
