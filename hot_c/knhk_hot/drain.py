@@ -315,5 +315,15 @@ def encode_record(receipt: bytes, region: int, cluster: int, o: bytes, arms: Seq
     return Encoded(bytes(ffi.buffer(frame, size)), _cut(leaves, n, lib.KNHK_LEAF_SIZE), _cut(keys, n, lib.KNHK_KEY_SIZE))
 
 
+def hash_rows(prefix: int, rows: bytes, size: int) -> bytes:
+    """SHA-256 of the byte `prefix` before each of the rows of `size` bytes that fill `rows`, 32 bytes each, one after another."""
+    count, rest = divmod(len(rows), size)
+    if rest:
+        raise ValueError(f"{len(rows)} bytes are no rows of {size}")
+    out = ffi.new("uint8_t[]", 32 * count)
+    lib.knhk_hash_rows(prefix, ffi.from_buffer("uint8_t[]", rows), size, count, out)
+    return bytes(ffi.buffer(out, 32 * count))
+
+
 def _cut(memory: Any, count: int, size: int) -> tuple[bytes, ...]:
     return tuple(bytes(ffi.buffer(memory + i * size, size)) for i in range(count))

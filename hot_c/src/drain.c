@@ -54,6 +54,10 @@ void knhk_sha256(const uint8_t *head, size_t head_len, const uint8_t *body, size
   chosen(head, head_len, body, body_len, digest);
 }
 
+void knhk_hash_rows(uint8_t prefix, const uint8_t *rows, size_t row_len, size_t n, uint8_t *out) {
+  for (size_t i = 0; i < n; i++) knhk_sha256(&prefix, 1, rows + i * row_len, row_len, out + 32 * i);
+}
+
 /* ---- CRC-32 (IEEE 802.3), eight bytes a step ---- */
 
 static uint32_t crc_table[8][256];

@@ -78,6 +78,9 @@ typedef struct {
   knhk_drained_latency latencies[KNHK_LATENCIES_MAX];
 } knhk_drained;
 
+/* SHA-256 of prefix ‖ row for n rows of row_len bytes each, into out + 32 i. */
+void knhk_hash_rows(uint8_t prefix, const uint8_t *rows, size_t row_len, size_t n, uint8_t *out);
+
 /* Bytes that wait in the ring, or a negative KNHK_RING_BAD_HEAD. */
 int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len);
 

@@ -10,19 +10,19 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from knhk.model.faults import Corrupt
+from knhk_hot.drain import hash_rows
 from knhk_runtime.sequencer.edge import Edge
-from knhk_runtime.sequencer.files import Files, put
+from knhk_runtime.sequencer.files import Files, put, put_all
 from knhk_runtime.sequencer.wal import Wal, payload
 from knhk_runtime.sequencer.wire import Append, item
 from knhk_verify.errors import Bad
 from knhk_verify.note import Checkpoint, Verifier, format_proof, open_checkpoint, sign_note
-from knhk_verify.record import entry_key
+from knhk_verify.record import LEAF_SIZE, entry_key
 from knhk_verify.signed import parse_json
-from knhk_verify.tree import HASH, TILE, Tiles, inclusion_proof, parse_bundle_of_entries, tile_path
+from knhk_verify.tree import HASH, TILE, Tiles, inclusion_proof, leaf_hash, parse_bundle_of_entries, tile_path
 
 MAX_TAIL = 1 << 20  # entries acknowledged and not yet integrated
 KEPT_CHECKPOINTS = 1024
@@ -53,7 +53,9 @@ def _bundle(entries: Sequence[bytes]) -> bytes:
 
 
 def _leaf_hashes(entries: Sequence[bytes]) -> bytes:
-    return b"".join([sha256(b"\0" + entry).digest() for entry in entries])
+    if set(map(len, entries)) == {LEAF_SIZE}:
+        return hash_rows(0, b"".join(entries), LEAF_SIZE)
+    return b"".join([leaf_hash(entry) for entry in entries])
 
 
 class Log:
@@ -240,15 +242,15 @@ class Log:
 
     def _write(self, tiles: Sequence[tuple[str, bytes]]) -> None:
         folders = OrderedDict[Path, None]()
-        for path, data in tiles:
+        for path, _ in tiles:
             target = self.folder / path
             if target.parent not in folders:
                 self._files.mkdir(target.parent)
-            put(self._files, target, data)
             for folder in (target.parent, *target.parent.parents):
                 folders[folder] = None
                 if folder == self.folder:
                     break
+        put_all(self._files, [(self.folder / path, data) for path, data in tiles])
         for folder in folders:
             self._files.sync_dir(folder)
 

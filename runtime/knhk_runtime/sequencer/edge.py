@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from knhk_hot.drain import hash_rows
 from knhk_verify.tree import HASH, TILE, fold, subtree_hash, subtrees
 
 FULL = TILE * HASH
+
+
+def roots_of_tiles(tiles: bytes) -> bytes:
+    """Roots of full tiles, one after another: all their nodes level by level, RFC 6962 §2.1."""
+    hashes = tiles
+    while len(hashes) > len(tiles) // TILE:
+        hashes = hash_rows(1, hashes, 2 * HASH)
+    return hashes
 
 
 @dataclass
@@ -33,17 +42,16 @@ class Edge:
             if level == len(self.full):
                 self.full.append(0)
                 self.rests.append(b"")
-            data, up = self.rests[level] + hashes, []
+            data = self.rests[level] + hashes
             whole = len(data) // FULL * FULL
             for start in range(0, whole, FULL):
                 tile = data[start : start + FULL]
                 changed.append((level, self.full[level], TILE, tile))
-                up.append(subtree_hash(tile))
                 self.full[level] += 1
             self.rests[level] = data[whole:]
             if rest := data[whole:]:
                 changed.append((level, self.full[level], len(rest) // HASH, rest))
-            hashes, level = b"".join(up), level + 1
+            hashes, level = roots_of_tiles(data[:whole]), level + 1
         return changed
 
     def root(self) -> bytes:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+
+OPEN_MAX = 128  # files that are open at once
 
 
 class Files(Protocol):
@@ -101,11 +104,25 @@ class Disk:
 
 def put(files: Files, path: Path, data: bytes) -> None:
     """Write a whole file by temporary name, fdatasync and rename. The name is durable after `sync_dir` of its folder."""
-    temporary = path.with_name(path.name + ".tmp")
-    fd = files.create(temporary)
-    try:
-        files.write(fd, data)
-        files.sync(fd)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
+    put_all(files, [(path, data)])
+
+
+def put_all(files: Files, items: Sequence[tuple[Path, bytes]]) -> None:
+    """`put` for many: all are written before the first is synced, so that a file system with a journal commits them together."""
+    for start in range(0, len(items), OPEN_MAX):
+        group, open_files = items[start : start + OPEN_MAX], list[int]()
+        try:
+            for path, data in group:
+                open_files.append(files.create(_temporary(path)))
+                files.write(open_files[-1], data)
+            for fd in open_files:
+                files.sync(fd)
+        finally:
+            for fd in open_files:
+                files.close(fd)
+        for path, _ in group:
+            files.rename(_temporary(path), path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
