@@ -184,7 +184,8 @@ class _Emitter:
         if state == 0 or nedge or each or nindex or nitem or nref != 1:
             return 0
         slot = self.mappings.state_refs[ref]
-        return 0 if any(self.mappings.slots[slot][1:]) else 1 + slot
+        _, flags, _, nfunction = self.mappings.slots[slot]
+        return 0 if flags or nfunction else 1 + slot
 
     def _closed_words(self) -> list[int]:
         """Where the bit set of each `closed` list begins in the pool."""
