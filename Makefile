@@ -18,7 +18,7 @@ AROUND     := $(foreach d,examples bench tests tools,$(if $(shell find $(d) -nam
 
 # Debian packages that only tests need, for example: clang for libFuzzer. Installed by `make test`
 # when run as root, else named in a message. Empty it to skip: make test APT_TEST_PACKAGES=
-APT_TEST_PACKAGES ?= gcc libc6-dev
+APT_TEST_PACKAGES ?= gcc libc6-dev qemu-user
 
 # What writes committed files: scripts first, then modules, in order; and the paths they write.
 # `make verify` runs them again and fails if a byte changes.

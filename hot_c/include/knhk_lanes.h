@@ -7,10 +7,10 @@
 
 #define KNHK_INLINE static inline __attribute__((always_inline, unused))
 
-#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512CD__)
 #include <immintrin.h>
 #define KNHK_ISA avx512
-#define KNHK_SIMD 1
+#define KNHK_TWICE 1
 typedef __m512i knhk_v8;
 
 /* gcc 12 spills such a mask as 8 bits and reads it back as 32 where it goes into a wider variable at once */
@@ -39,12 +39,15 @@ KNHK_INLINE knhk_v8 knhk_pick(const uint64_t *base, const uint8_t number[8]) {
 KNHK_INLINE knhk_v8 knhk_only(knhk_v8 x, uint32_t among) {
   return _mm512_mask_mov_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), (__mmask8)among, x);
 }
-#define KNHK_ROTATED_EQ(x, by) knhk_eq(x, _mm512_alignr_epi64(x, x, by))
-KNHK_INLINE uint32_t knhk_eq_rotated1(knhk_v8 x) { return KNHK_ROTATED_EQ(x, 1); }
-KNHK_INLINE uint32_t knhk_eq_rotated2(knhk_v8 x) { return KNHK_ROTATED_EQ(x, 2); }
-KNHK_INLINE uint32_t knhk_eq_rotated3(knhk_v8 x) { return KNHK_ROTATED_EQ(x, 3); }
-KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) { return KNHK_ROTATED_EQ(x, 4); }
-#undef KNHK_ROTATED_EQ
+/* Each lane's conflicts are bits of the equal lanes before it: who has any, and whoever is one. One instruction that is quick on AMD's cores; others may
+ * take longer for it than for rotations. */
+KNHK_INLINE uint32_t knhk_twice(knhk_v8 x, uint32_t among) {
+  const __m512i before = _mm512_conflict_epi64(knhk_only(x, among));
+  const __m256i four = _mm256_or_si256(_mm512_castsi512_si256(before), _mm512_extracti64x4_epi64(before, 1));
+  const __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+  const __m128i one = _mm_or_si128(two, _mm_unpackhi_epi64(two, two));
+  return knhk_meet(before, before) | (uint32_t)_mm_cvtsi128_si32(one);
+}
 
 #elif defined(__AVX2__)
 #include <immintrin.h>
@@ -197,6 +200,7 @@ KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) { KNHK_MASK1(x.one[i] == x.one[
 #endif
 #endif
 
+#if !defined(KNHK_TWICE)
 /* Lanes of `among` whose value occurs in another lane of `among`. Each lane is compared with those 1 to 4 places on; who is met on the way is met
  * by both. The other lanes become 0 … 7, which are no terms and differ from one another; in plain C their bits are taken away, for a choice
  * between two numbers may become a branch. */
@@ -214,5 +218,6 @@ KNHK_INLINE uint32_t knhk_twice(knhk_v8 x, uint32_t among) {
 #undef KNHK_BOTH
 #undef KNHK_BACK
 }
+#endif
 
 #endif /* KNHK_LANES_H */

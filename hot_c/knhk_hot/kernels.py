@@ -20,7 +20,7 @@ from knhk_hot.toolchain import HERE, artifacts
 LANES = 8
 KERNELS = ("ASK_SP", "ASK_SPO", "COUNT", "COMPARE", "VALIDATE", "UNIQUE")
 ISAS = {
-    "avx512": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "bmi2"}),
+    "avx512": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "bmi2"}),
     "avx2": frozenset({"avx2", "bmi1", "popcnt"}),
     "neon": frozenset({"asimd"}),
     "scalar": frozenset[str](),

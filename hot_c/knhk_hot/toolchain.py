@@ -31,7 +31,7 @@ ENGINE = ("observe", "terms", "bundle", "delta", "items", "functions", "json", "
 ISAS: dict[str, dict[str, tuple[str, ...]]] = {  # beside plain C: flags of the instruction set, and the macro that picks it
     "amd64": {
         "avx2": ("-mavx2", "-mpopcnt", "-mbmi"),
-        "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mpopcnt", "-mbmi", "-mbmi2"),
+        "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx512cd", "-mavx2", "-mpopcnt", "-mbmi", "-mbmi2"),
     },
     "arm64": {"neon": ("-DKNHK_NEON",)},
 }

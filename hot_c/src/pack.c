@@ -193,8 +193,8 @@ static int has(unsigned features, unsigned saved) {
 }
 #define BMI1_AVX2 ((1u << 3) | (1u << 5))
 static int has_avx2(void) { return has(BMI1_AVX2, 6); }
-/* BMI2, F, DQ, BW, VL */
-static int has_avx512(void) { return has(BMI1_AVX2 | (1u << 8) | (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31), 0xe6); }
+/* BMI2, F, DQ, CD, BW, VL */
+static int has_avx512(void) { return has(BMI1_AVX2 | (1u << 8) | (1u << 16) | (1u << 17) | (1u << 28) | (1u << 30) | (1u << 31), 0xe6); }
 #elif defined(__aarch64__)
 VARIANT(neon, knhk_eval_neon)
 #endif
