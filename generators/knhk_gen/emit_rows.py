@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from knhk_gen import table
 from knhk_gen.emit_guards import ALL, FEW, KERNELS, Numbers, Program, Row
+from knhk_gen.emit_terms import EmitError
 
 BLOCK_KERNELS = KERNELS[:6]
 VALUE_KERNELS = (*BLOCK_KERNELS, "in")  # rows that look at one value of the focus node where it has no more
 LANES, WINDOW = 8, 16
+BUDGET_CYCLES = 8  # of one evaluation of a kernel: what R1 may cost
+COSTED_AS = {"few": "ask_spo"}  # rows that are another kernel, several times over registers
 Value = tuple[int, int]  # predicate, focus
 
 
@@ -31,8 +35,18 @@ class Layout:
         return {value: i for i, value in enumerate(self.values)}
 
 
+def within_budget(kernel: str) -> None:
+    """Raises EmitError when the committed cost table has no figure for a kernel, or one above what R1 may cost."""
+    cycles = table.kernel_cycles().get(COSTED_AS.get(kernel, kernel))
+    if cycles is None or cycles > BUDGET_CYCLES:
+        raise EmitError(f"kernel {kernel}: kernel-cost.tsv says {cycles} cycles, must be at most {BUDGET_CYCLES}")
+
+
 def lay_out(program: Program) -> Layout:
     """Blocks first, then the other rows, then folds; each part begins a byte."""
+    for name, rows in zip(KERNELS, program.rows, strict=True):
+        if rows and name in (*BLOCK_KERNELS, "unique"):
+            within_budget(name)
     seen = {(row[0], row[1]) for name in VALUE_KERNELS for row in program.rows[KERNELS.index(name)]}
     values = sorted(seen, key=lambda value: (value[1], value[0]))
     laid = Layout(values, sum(focus == 0 for _, focus in values))

@@ -51,6 +51,12 @@ def limits() -> frozenset[tuple[str, str, str]]:
     return frozenset((r[0], r[1], r[2]) for r in _read("limits.tsv"))
 
 
+@cache
+def kernel_cycles() -> Mapping[str, float]:
+    """kernel-cost.tsv: cycles of one evaluation over a chunk, p99 of batch means, on the core that the table names."""
+    return MappingProxyType({r[0]: float(r[1]) for r in _read("kernel-cost.tsv")})
+
+
 class BelowTable(AssertionError):
     """A bug of the compiler: a guard got a lower class than its row, and no reason is recorded."""
 

@@ -13,11 +13,13 @@ from hot_plans import BLANK, EX, a_map, failing, guard, lit, mapping, pack, path
 from hot_wire import observation
 
 from knhk.model.arrows import CText
+from knhk_gen import table
 from knhk_gen.emit import emit
 from knhk_gen.emit_terms import EmitError
 from knhk_hot import toolchain
 
 MAPS = mapping(a_map("m", [], BLANK, prop("p", ref("p")), classes=("Thing",)))
+KERNEL_CYCLES = table.kernel_cycles()
 PLAN = plan([guard("g", {"op": "count", "p": EX + "p", "min": 1, "max": None})], [MAPS])
 
 
@@ -122,6 +124,14 @@ def test_materials_name_compiler_yyjson_and_engine() -> None:
 def test_mappings_that_have_no_tables_are_refused(maps: dict[str, object], word: str) -> None:
     with pytest.raises(EmitError, match=word):
         emit(plan([], [maps]))
+
+
+def test_a_kernel_above_its_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert emit(PLAN)
+    monkeypatch.setattr(table, "kernel_cycles", lambda: {**KERNEL_CYCLES, "ask_sp": 8.5})
+    with pytest.raises(EmitError, match=r"kernel ask_sp: kernel-cost\.tsv says 8\.5 cycles, must be at most 8"):
+        emit(PLAN)
+    assert set(KERNEL_CYCLES) == {"ask_sp", "ask_spo", "count", "compare", "validate", "unique"}
 
 
 def test_a_constant_that_is_not_exact_is_no_r1_guard() -> None:
