@@ -14,6 +14,7 @@ import shutil
 import struct
 import tempfile
 import threading
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -282,8 +283,9 @@ class Binding:
         n, stride = len(observations), self.pack.a_max
         a, results = ffi.new("uint8_t[]", n * stride + 1), ffi.new("knhk_result[]", n)
         if n > 0:
-            scratch, size = self._scratch(max(map(len, observations)))
-            lengths = ffi.new("size_t[]", list(map(len, observations)))
+            sizes = array("L", map(len, observations))
+            scratch, size = self._scratch(max(sizes))
+            lengths = ffi.from_buffer("size_t[]", sizes)
             joined = ffi.from_buffer("uint8_t[]", b"".join(observations))
             lib.knhk_decide_many(self._variant, self._binding, n, joined, lengths, a, stride, results, scratch, size)
         return Decided(results, a, stride)
