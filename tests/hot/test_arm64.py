@@ -32,9 +32,10 @@ def by_arm64(made: GuardPlan, inputs: list[bytes], folder: Path) -> list[dict[st
     assert qemu, "qemu-aarch64 is needed (Debian: apt-get install qemu-user)"
     (folder / "pack.c").write_text(emit(made).text)
     program, host = folder / "host", Path(__file__).parent / "arm64_host.c"
-    engine = [str(path) for path in artifacts().engine["arm64"]]
-    flags = [*COMPILE, "-Wno-unused", f"-I{SOURCE / 'include'}", "-ffreestanding", "-nostdlib", "-static", "-Wl,--gc-sections"]
-    run_zig(["cc", "-target", TARGETS["arm64"], *flags, str(host), "pack.c", *engine, "-o", str(program)], folder)
+    target, engine = ["cc", "-target", TARGETS["arm64"]], [str(path) for path in artifacts().engine["arm64"]]
+    for source, out in ((str(host), "host.o"), ("pack.c", "pack.o")):
+        run_zig([*target, *COMPILE, "-Wno-unused", "-fno-builtin", f"-I{SOURCE / 'include'}", "-c", source, "-o", out], folder)
+    run_zig([*target, "-nostdlib", "-static", "-Wl,--gc-sections", "host.o", "pack.o", *engine, "-o", str(program)], folder)
     given = b"".join(struct.pack("<I", len(o)) + o for o in inputs)
     lines = subprocess.run([qemu, str(program)], input=given, capture_output=True, check=True).stdout.decode().splitlines()
     found: list[dict[str, tuple[int, str]]] = [{} for _ in inputs]
