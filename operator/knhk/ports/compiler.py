@@ -24,5 +24,5 @@ class Compiler(Protocol):
         ...
 
     def materials(self) -> tuple[Material, ...]:
-        """What goes into every pack: compiler, yyjson sdist, engine sources; in order of name."""
+        """What goes into every pack: compiler, sdists of parsers, engine sources; in order of name."""
         ...
