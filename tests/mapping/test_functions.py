@@ -13,7 +13,7 @@ from mapped import Denied, faults, objects
 XSD = "http://www.w3.org/2001/XMLSchema#"
 HEAD = 'prefixes: {ex: "https://e.x/"}\n'
 AMOUNTS = ["", "1.23,4", "1,2,3", "1.2345,0", "12,", ",5", "--1", "1-+", "1e3", "x", "1.234.56,0", ".123,0"]
-DAYS = ["20230229", "20241301", "20240100", "2024010", "202401011", "00000101", "2024O101", ""]
+DAYS = ["20230229", "19000229", "20250431", "20241301", "20240100", "2024010", "202401011", "00000101", "2024O101", ""]
 MOMENTS = ["20240101240000Z", "20240101006000Z", "20240101000000+1401", "20240101000000", "20240101000000z"]
 DOTNET = ["/Date()/", "/Date(1)", "Date(1)/", "/Date(1+00:00)/", "/Date(1+00)/", "/Date(99999999999999999)/", "/Date(1)//"]
 LISTS = 'codeLists:\n  iri: {A: ex:Open}\n  st: {A: "ex:Open", B: "ex:Paid", "é/\\"": "x"}\n  or: {T: "true", "*": "false"}\n'
@@ -59,6 +59,7 @@ CASES = [
     ("decimalPoint", 12.50, typed("12.5", "decimal")),
     ("decimalPoint", "100", typed("100", "decimal")),
     ("{date: YYYYMMDD}", "20240229", typed("2024-02-29", "date")),
+    ("{date: YYYYMMDD}", "20000229", typed("2000-02-29", "date")),
     ("{date: M/D/YYYY}", "2/9/2024", typed("2024-02-09", "date")),
     ("{date: 'YYYY-MM-DD*'}", "2017-05-07 0:00:00", typed("2017-05-07", "date")),
     ("{date: DD.MM.YYYY}", "31.12.1999", typed("1999-12-31", "date")),
