@@ -99,7 +99,7 @@ def test_the_tables_make_what_sparql_makes(query: str) -> None:
     assert guard["class"] == "R1", guard["why"]
     bindings, cold = bound(made)
     sizes = set()
-    for body in payloads(3, 70):
+    for body in payloads(3, 40):
         o = observation(body, {"sub": "ann"})
         first = bindings[0].decide(o)
         if first.status == OK and 0 in first.failing_guards:

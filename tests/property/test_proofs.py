@@ -22,7 +22,7 @@ from oracle.strategies import MAPPING
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "access")]
 from domains import DOMAINS, TEMPLATE, Domain  # noqa: E402
 
-CASES = int(os.environ.get("KNHK_CASES", "10000")) // 50
+CASES = int(os.environ.get("KNHK_CASES", "10000")) // 80
 EX = "PREFIX ex: <https://e.x/>\n"
 FORMS = (
     "$this ex:int 1",
