@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from knhk_gen import table
 from knhk_gen.emit_guards import KERNELS, Guards, Pool, Program
+from knhk_gen.emit_rows import COSTED_AS
 from knhk_gen.emit_terms import Strings
 from knhk_gen.plan_dump import target_text
 
@@ -35,7 +37,15 @@ class Explained:
         if not self.kernels and not self.folds:
             return ""
         parts = [_many(sum(self.kernels.values()), "row"), _many(self.folds, "fold"), _many(self.tests, "test")]
-        return ", ".join(part for part in parts if part)
+        cycles = "" if self.cycles is None else f"{self.cycles:g} cycles"
+        return ", ".join(part for part in (*parts, cycles) if part)
+
+    @property
+    def cycles(self) -> float | None:
+        """Cycles of its kernels over one chunk each, by the committed cost table; None where a kernel has no figure there."""
+        known = table.kernel_cycles()
+        costs = [known.get(COSTED_AS.get(kernel, kernel)) for kernel in self.kernels for _ in range(self.kernels[kernel])]
+        return round(sum(cost for cost in costs if cost is not None), 1) if costs and None not in costs else None
 
 
 def explain(plan: Doc) -> tuple[Explained, ...]:

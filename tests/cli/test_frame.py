@@ -158,7 +158,7 @@ def _conforms(value: Any, schema: Any, where: str) -> None:
         if value is not None:
             _conforms(value, schema["anyOf"][0], where)
         return
-    kinds = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
+    kinds: dict[str, Any] = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
     if "type" in schema:
         assert isinstance(value, kinds[schema["type"]]), f"{where}: {json.dumps(value)[:80]} is no {schema['type']}"
     assert value in schema.get("enum", [value]), where

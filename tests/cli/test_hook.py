@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from knhk_gen.table import kernel_cycles
+
 EX = "http://example.org/"
 DELTA = (
     "@prefix ex: <http://example.org/> .\n"
@@ -19,7 +21,12 @@ def test_the_command_of_the_blueprint(knhk: Any) -> None:
     answer = knhk("hook", "execute", "ASK_SP", "--predicate", "http://example.org/hasPermission")
     assert answer.exit == 0
     told = answer.out
-    assert (told["verdict"], told["masks"], told["class"], told["cost"]) == ("ADMIT", ["00000001"], "R1", {"lanes": 3, "chunks": 1})
+    assert (told["verdict"], told["masks"], told["class"], told["cost"]) == (
+        "ADMIT",
+        ["00000001"],
+        "R1",
+        {"lanes": 3, "chunks": 1, "cycles": kernel_cycles()["ask_sp"]},
+    )
     assert told["time"]["best_ns"] > 0
     assert told["kernel"]
     assert len(told["delta"]) == 3

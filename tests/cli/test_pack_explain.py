@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from knhk_gen.table import kernel_cycles
+
 RULES = """    - name: pairs
       kind: ask
       target: https://example.com/ns#Order
@@ -22,7 +24,11 @@ def explained(knhk: Any, pack: Path) -> dict[str, dict[str, Any]]:
 def test_each_guard_says_line_class_reason_kernel_cost_and_terms(knhk: Any, pack: Path) -> None:
     row = explained(knhk, pack)["shapes.OrderShape.total.maxInclusive"]
     line = next(n for n, text in enumerate((pack / "pack.yaml").read_text().splitlines(), 1) if "sh:maxInclusive" in text)
-    assert (row["class"], row["kernels"], row["cost"]) == ("R1", {"compare": 1}, {"rows": 1, "folds": 0, "tests": 0})
+    assert (row["class"], row["kernels"], row["cost"]) == (
+        "R1",
+        {"compare": 1},
+        {"rows": 1, "folds": 0, "tests": 0, "cycles": kernel_cycles()["compare"]},
+    )
     assert row["source"] == f"{pack}/pack.yaml:{line}"
     assert row["terms"] == ["https://example.com/ns#Order", "https://example.com/ns#total"]
     assert row["target"] == "class https://example.com/ns#Order"

@@ -108,7 +108,7 @@ def _hooks(path: Path) -> list[dict[str, Any]]:
         masks=array(string()),
         **{"class": string("R1", "W1")},
         why=string(),
-        cost=obj(lanes=integer(), chunks=integer()),
+        cost=obj(lanes=integer(), chunks=integer(), cycles=NUMBER),
         time=obj(best_ns=NUMBER, median_ns=NUMBER, samples=integer()),
         kernel=string(),
         delta=array(string()),
@@ -119,12 +119,14 @@ def _hooks(path: Path) -> list[dict[str, Any]]:
         'knhk hook execute ASK_SPO -p "http://example.org/hasRole" --object "http://example.org/manager" --data delta.ttl',
     ),
     detail="The verdict is ADMIT when the answer to the question is yes. A mask has one bit for each lane, lane 0 at the right; a Δ\n"
-    "of more lanes is taken in chunks of eight and the verdicts are joined. Cost and time are of the whole Δ of the subject; time is\n"
-    "the mean of a batch on this machine, with whatever else runs on it. Both verdicts end with exit 0. Without --data the Δ is:\n"
+    "of more lanes is taken in chunks of eight and the verdicts are joined. Cost and time are of the whole Δ of the subject: cycles\n"
+    "by knhk_gen/tables/kernel-cost.tsv, for the core named there; time as the mean of a batch on this machine, here and now. Both\n"
+    "verdicts end with exit 0. Without --data the Δ is:\n"
     "  ex:alice ex:hasPermission ex:approveInvoice ; ex:hasRole ex:manager ; ex:limit 5000 .   (ex: is http://example.org/)",
 )
 def execute(call: Call) -> Outcome:
     from knhk_gen import hooks as asking
+    from knhk_gen.table import kernel_cycles
     from knhk_hot import kernels as native
 
     args = call.args
@@ -147,7 +149,11 @@ def execute(call: Call) -> Outcome:
         "masks": [f"{mask:08b}" for mask in masks],
         "class": "W1" if asked.inexact else "R1",
         "why": f"{asked.inexact} has no exact scaled value: the class below decides" if asked.inexact else _why(asked, chunks.count),
-        "cost": {"lanes": len(asked.lanes), "chunks": chunks.count},
+        "cost": {
+            "lanes": len(asked.lanes),
+            "chunks": chunks.count,
+            "cycles": round(kernel_cycles()[args.hook.lower()] * chunks.count, 1),
+        },
         "time": {
             "best_ns": round(timing.best_ns * chunks.count, 3),
             "median_ns": round(timing.median_ns * chunks.count, 3),
@@ -203,10 +209,15 @@ def _answer(told: dict[str, Any], question: Question, asked: Asked) -> tuple[Tab
         ("predicate", told["predicate"]),
         ("lane mask", " ".join(told["masks"])),
         ("class", f"{told['class']}: {told['why']}"),
-        ("cost", f"{told['cost']['lanes']} lanes in {told['cost']['chunks']} chunk{'s' if told['cost']['chunks'] > 1 else ''}"),
+        ("cost", _cost(told["cost"])),
         ("time", f"{told['time']['median_ns']:.2f} ns (best {told['time']['best_ns']:.2f}), {told['kernel']}"),
     )
     return Table("", ("", ""), rows), Table("lanes", ("lane", "bit", "triple", ""), tuple(lanes))
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    chunks = "1 chunk" if cost["chunks"] == 1 else f"{cost['chunks']} chunks"
+    return f"{cost['lanes']} lanes in {chunks}, {cost['cycles']:g} cycles by the committed table"
 
 
 @command(

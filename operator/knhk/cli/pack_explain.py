@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.cli.framework import Argument, Call, Outcome, Table, command
-from knhk.cli.schema import array, integer, mapping, obj, string
+from knhk.cli.schema import array, integer, mapping, nullable, obj, string
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
                 severity=string(),
                 message=string(),
                 kernels=mapping(integer()),
-                cost=obj(rows=integer(), folds=integer(), tests=integer()),
+                cost=obj(rows=integer(), folds=integer(), tests=integer(), cycles=nullable({"type": "number"})),
                 terms=array(string()),
             )
         ),
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
         "knhk pack explain pack.yaml -o json | jq '.guards[] | select(.class != \"R1\") | {id, why}'",
     ),
     detail="Classes: R1 is decided by tables and kernels, W1 needs one more hop or a scan of text, C1 a query engine. Cost is for one\n"
-    "focus node: rows of kernels over chunks of 8 lanes, folds of registers, tests of masks; guards that say the same share rows.",
+    "focus node: rows of kernels over chunks of 8 lanes, folds of registers, tests of masks; guards that say the same share rows.\n"
+    "Cycles are those of its kernels in knhk_gen/tables/kernel-cost.tsv, for the core that is named there; null where one is not in it.",
     formats=("dot",),
 )
 def explain(call: Call) -> Outcome:
@@ -69,7 +70,7 @@ def explain(call: Call) -> Outcome:
             "source": source,
             "target": target_text(document["targets"][guard["target"]]),
             "kernels": dict(each.kernels),
-            "cost": {"rows": sum(each.kernels.values()), "folds": each.folds, "tests": each.tests},
+            "cost": {"rows": sum(each.kernels.values()), "folds": each.folds, "tests": each.tests, "cycles": each.cycles},
             "terms": list(each.terms),
         }
         for guard, each, source in zip(document["guards"], told, sources, strict=True)
