@@ -20,6 +20,8 @@ RESULTS = Path(__file__).parent / "results"
 BENCHES = {
     "kernels": ("guards", "the six kernels, packs of 64 and 1,024 guards"),
     "verdict": ("verdict", "JSON to verdict, beside OPA, Cedar, msgspec and others"),
+    "dictionary": ("dictionary", "look-ups by perfect hash at 4,096 and a million keys, beside open addressing"),
+    "memory": ("memory", "pages with prefault, mlock and neither; streams with non-temporal loads"),
     "leaf": ("leaf", "drain, leaf and hashes beside the decision"),
     "durable": ("durable", "receipts per second from ring to acknowledged append"),
     "shim": ("shim", "Envoy plain and guarded, in pairs"),

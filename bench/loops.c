@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "knhk_kernels.h"
+#include "bytes.h"
 #include "knhk_pack.h"
 
 #define API __attribute__((visibility("default")))
@@ -87,6 +87,70 @@ API uint64_t bench_part(bench_pack *p, const uint8_t *o, size_t len, uint32_t ro
     for (uint32_t r = 0; r < rounds; r++) p->pack->extract(p->binding, o, len, p->scratch, p->scratch_len, &lanes);
   else
     for (uint32_t r = 0; r < rounds; r++) p->variant->decide_lanes(p->binding, lanes, p->a, p->pack->a_max, p->scratch, p->scratch_len);
+  return now(CLOCK_THREAD_CPUTIME_ID) - begun;
+}
+
+/* ---- dictionaries: m look-ups of strings among n keys that lie at their places (formats/perfect.md), `rounds` times ---- */
+typedef struct {
+  const uint8_t *text;
+  const uint64_t *offset;
+  knhk_seed seed;
+  knhk_perfect perfect;
+  const uint64_t *hash;   /* of each place */
+  uint32_t *slots, mask;  /* an open-addressing table of the same keys: place + 1 */
+} bench_keys;
+enum { ASK_HASH, ASK_PLACE, ASK_MEMBER, ASK_TEXT, ASK_DEPENDENT, ASK_OPEN };
+
+static knhk_text key_at(const uint8_t *text, const uint64_t *offset, uint32_t i) {
+  const knhk_text t = {text + offset[i], (uint32_t)(offset[i + 1] - offset[i])};
+  return t;
+}
+
+/* Freed with the process. */
+API bench_keys *bench_keys_of(const uint8_t *text, const uint64_t *offset, uint32_t n, uint64_t r, uint64_t x, const uint16_t *pilots, const uint32_t *remap) {
+  bench_keys *k = calloc(1, sizeof *k);
+  uint64_t *hash = malloc(8 * (size_t)n);
+  uint32_t size = 1;
+  while (size < 2 * n) size *= 2;
+  *k = (bench_keys){text, offset, {r, x}, knhk_perfect_of(n, pilots, remap), hash, calloc(size, 4), size - 1};
+  for (uint32_t i = 0; i < n; i++) {
+    hash[i] = knhk_hash(key_at(text, offset, i), k->seed);
+    uint32_t at = (uint32_t)hash[i] & k->mask;
+    while (k->slots[at] != 0) at = (at + 1) & k->mask;
+    k->slots[at] = i + 1;
+  }
+  return k;
+}
+
+static uint32_t find(const bench_keys *k, knhk_text s) {
+  const uint32_t i = knhk_place(&k->perfect, knhk_hash(s, k->seed));
+  return knhk_same(key_at(k->text, k->offset, i), s) ? i : 0xffffffffu;
+}
+
+static uint32_t find_open(const bench_keys *k, knhk_text s) {
+  for (uint32_t at = (uint32_t)knhk_hash(s, k->seed) & k->mask;; at = (at + 1) & k->mask) {
+    if (k->slots[at] == 0) return 0xffffffffu;
+    if (knhk_same(key_at(k->text, k->offset, k->slots[at] - 1), s)) return k->slots[at] - 1;
+  }
+}
+
+/* what: ASK_*; asked_hash: hashes of the m strings. found: strings that are keys (all, for ASK_HASH). Wall time, for these are batches of microseconds. */
+API uint64_t bench_keys_ask(const bench_keys *k, const uint8_t *asked, const uint64_t *offset, const uint64_t *asked_hash, uint32_t m, uint32_t what,
+                            uint64_t *found) {
+  uint64_t sum = 0;
+  uint32_t last = 0;
+  const uint64_t begun = now(CLOCK_THREAD_CPUTIME_ID);
+  for (uint32_t i = 0; i < m; i++) {
+    switch (what) {
+      case ASK_HASH: sum += knhk_hash(key_at(asked, offset, i), k->seed) & 1; break;
+      case ASK_PLACE: sum += knhk_place(&k->perfect, asked_hash[i]) & 1; break;
+      case ASK_MEMBER: sum += k->hash[knhk_place(&k->perfect, asked_hash[i])] == asked_hash[i]; break;
+      case ASK_TEXT: sum += find(k, key_at(asked, offset, i)) != 0xffffffffu; break;
+      case ASK_DEPENDENT: last = find(k, key_at(asked, offset, i + (last >> 31))); sum += last != 0xffffffffu; break;
+      default: sum += find_open(k, key_at(asked, offset, i)) != 0xffffffffu;
+    }
+  }
+  *found = sum;
   return now(CLOCK_THREAD_CPUTIME_ID) - begun;
 }
 

@@ -19,6 +19,10 @@ uint64_t bench_many(uintptr_t many, uint32_t kernel, const void *c, uint32_t n, 
 void *bench_open(const char *path, const char *variant, const uint8_t *bundle, size_t len, size_t o_max);
 uint64_t bench_decide(void *p, const uint8_t *o, const size_t *len, size_t m, uint32_t rounds, uint8_t *verdicts);
 uint64_t bench_part(void *p, const uint8_t *o, size_t len, uint32_t rounds, uint32_t what);
+void *bench_keys_of(const uint8_t *text, const uint64_t *offset, uint32_t n, uint64_t r, uint64_t x, const uint16_t *pilots,
+  const uint32_t *remap);
+uint64_t bench_keys_ask(void *k, const uint8_t *asked, const uint64_t *offset, const uint64_t *asked_hash, uint32_t m, uint32_t what,
+  uint64_t *found);
 uint64_t bench_leaf(uintptr_t sha256, uint32_t rounds, uint8_t *digest);
 uint64_t bench_produce(uint8_t *ring, uint64_t capacity, const uint8_t *record, uint32_t length, uint64_t most, uint64_t *sequence);
 """
@@ -34,8 +38,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def compile_c(name: str, *flags: str) -> Path:
     """bench/NAME.c, built for this machine; `flags` say whether it becomes a library or a program."""
     out = Path(_folder().name) / name
-    include = f"-I{artifacts().include}"
-    run_zig(["cc", "-target", TARGETS[HOST], *COMPILE, include, *flags, f"{name}.c", "-o", str(out)], HERE)
+    include = [f"-I{folder}" for folder in (artifacts().include, artifacts().include.parent / "src")]
+    run_zig(["cc", "-target", TARGETS[HOST], *COMPILE, *include, *flags, f"{name}.c", "-o", str(out)], HERE)
     return out
 
 

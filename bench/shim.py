@@ -111,6 +111,7 @@ def _settings(folder: Path, rings: Path) -> dict[str, Any]:
         "generation": 1, "baseline": "Deny", "mode": "Stable", "weight": 0, "salt": "00" * 16, "stale": False, "stable": stable,
         "candidate": None, "bundle": None, "evaluator": "00" * 32, "stickyAttribute": "", "attributes": [], "agentCluster": "knhk_agent",
         "parkTimeoutMs": 5000, "agentGraceSeconds": 600, "failure": "Closed", "problemBase": "https://knhk.dev/problems/", "notAfterNs": 0,
+        "residency": {"bytes": 0, "absent": "Decide", "preload": ["stable", "bundle", "candidate"]},
     }  # fmt: skip
 
 

@@ -339,9 +339,20 @@ class _Emitter:
 
     def _reads(self) -> set[int]:
         """Predicates that some guard or target reads; with a `closed` guard, all."""
+        return set(self.strings.ids.values()) if self._is_closed() else self._named()
+
+    def _is_closed(self) -> bool:
+        return any(KERNELS[row[5]] == "closed" for row in self.rows)
+
+    def _heat(self) -> list[int]:
+        """Predicates whose triples are counted, bytewise: those that guards name, and with a `closed` guard those of mappings."""
+        found = self._named() | ({row[0] for row in self.mappings.properties} if self._is_closed() else set())
+        texts = {number: text.encode() for text, number in self.strings.ids.items()}
+        return sorted(found, key=lambda number: texts[number])
+
+    def _named(self) -> set[int]:
+        """Predicates that guards and targets name."""
         kernels = [KERNELS[row[5]] for row in self.rows]
-        if "closed" in kernels:
-            return set(self.strings.ids.values())
         found = {row[0] for row in self.rows} - {SELF}
         found |= {row[6] for row, kernel in zip(self.rows, kernels, strict=True) if kernel in ("pair", "within")}
         found |= {make[3] for make in self.makes}  # 0, which is no predicate, but of values
@@ -370,6 +381,7 @@ class _Emitter:
         self._flatten(programs)
         reads = self._reads()
         attributes = self._attributes(reads)
+        heat = self._heat()
         perfect, member_slots, states = self._hash()
         string_filter = self._string_filter(perfect)
         witness, witness_of = self._witnesses()
@@ -420,10 +432,12 @@ class _Emitter:
             _array("uint32_t", "state_refs", m.state_refs),
             _array("uint32_t", "bundle_predicates", self._bits(self.bundle)),
             _array("uint32_t", "reads", self._bits(reads)),
+            _array("uint32_t", "heat_ids", heat),
+            _array("uint16_t", "heat_of", [heat.index(number) + 1 if number in heat else 0 for number in range(len(self.strings.ids))]),
             _array("uint32_t", "attributes", attributes),
             self._info_text(),
         ]
-        return "".join(parts) + self._tables_text(perfect, 64 * len(string_filter) - 1, len(attributes) // 2) + self._pack_text()
+        return "".join(parts) + self._tables_text(perfect, 64 * len(string_filter) - 1, len(attributes) // 2) + self._pack_text(len(heat))
 
     def _tables_text(self, perfect: Perfect, filter_mask: int, nattributes: int) -> str:
         g, m = self.guards, self.mappings
@@ -446,12 +460,12 @@ class _Emitter:
             "states": "states", "edges": "edges", "edge_slots": "edge_slots",
             "state_items": "state_items", "state_refs": "state_refs",
             "bundle_predicates": "bundle_predicates", "reads": "reads",
-            "attributes": "attributes", "nattributes": nattributes, "info": "info",
+            "heat_ids": "heat_ids", "heat_of": "heat_of", "attributes": "attributes", "nattributes": nattributes, "info": "info",
         }  # fmt: skip
         body = ",\n".join(f".{name}={value}" for name, value in members.items())
         return f"KNHK_HIDDEN const knhk_tables knhk_tables_v1 = {{\n{body}\n}};\n"
 
-    def _pack_text(self) -> str:
+    def _pack_text(self, npredicates: int) -> str:
         guards = self.plan["guards"]
         ncold = sum(guard["class"] != "R1" for guard in guards)
         a_max = 8 + (len(guards) + 7) // 8 + 2 + (MADE_BYTES if self.makes else 0)
@@ -459,4 +473,5 @@ class _Emitter:
             f"const knhk_pack knhk_pack_v1 = {{\nKNHK_ABI_VERSION,{len(guards)},KNHK_NVARIANTS,{a_max},{ncold},\n"
             f"{self.names},\n{{{','.join(map(str, self.digest))}}},\ninfo,knhk_variants,"
             "knhk_scratch_size,knhk_bind_size,knhk_bind,knhk_extract,knhk_graph,knhk_explain\n};\n"
+            f"const knhk_heat knhk_heat_v1 = {{{npredicates},knhk_heat_predicate,knhk_count_heat}};\n"
         )

@@ -31,6 +31,7 @@ static bool make_workers(shim_config *config, const uint8_t boot[16], uint32_t w
   for (; config->nworkers < workers; config->nworkers++) {
     shim_worker *worker = &config->workers[config->nworkers];
     if (!ring_create(&worker->ring, config->ring_dir, boot, generation, config->nworkers, config->ring_bytes, err)) return false;
+    ring_name_packs(&worker->ring, config->arms[ARM_STABLE].digest, config->arms[ARM_CANDIDATE].digest);
     if (!give_memory(config, worker, err)) {
       ring_close(&worker->ring, true);
       return false;

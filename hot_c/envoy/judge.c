@@ -5,7 +5,7 @@
 
 #include "shim.h"
 
-enum { SCRATCH_KEPT = 4 << 20 };
+enum { SCRATCH_KEPT = 4 << 20, HEAT_EVERY = 64 };
 
 static const uint8_t A_ADMIT_ALL[] = {'K', 'N', 'A', '1', KNHK_ADMIT, 0, 0, 0, 0, 0}; /* zero guards, zero triples */
 
@@ -52,12 +52,19 @@ static bool is_sound(const knhk_result *r, const uint8_t *a, uint32_t a_max) {
 /* As the ring has it: at least 1, for 0 means that no pack was asked. */
 static uint32_t duration(uint64_t ns) { return ns == 0 ? 1 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns; }
 
-static void judge_pack(const shim_arm *arm, shim_worker *worker, const uint8_t *o, size_t o_len, uint8_t *a, shim_leaf *leaf) {
+/* heat: count what this decision touches. */
+static void judge_pack(const shim_config *config, int number, shim_worker *worker, const uint8_t *o, size_t o_len, uint8_t *a, bool heat, shim_leaf *leaf) {
+  const shim_arm *arm = &config->arms[number];
   const knhk_pack *api = arm->pack->api;
   size_t scratch = api->scratch_size(o_len);
   const uint64_t began_ns = shim_now_ns(CLOCK_MONOTONIC);
+  if (!residency_here(config, worker, number, began_ns) && config->park_absent) {
+    set(leaf, KIND_PARK, KNHK_CLASS_W1, 0);
+    return;
+  }
   knhk_result r = arm->pack->variant->decide(arm->binding, o, o_len, a, api->a_max, worker->scratch, scratch);
   leaf->duration_ns = duration(shim_now_ns(CLOCK_MONOTONIC) - began_ns);
+  if (heat && r.status >= 0) heat_sample(config, worker, number);
   if (scratch > SCRATCH_KEPT) madvise(worker->scratch + SCRATCH_KEPT, (scratch - SCRATCH_KEPT) & ~(size_t)4095, MADV_DONTNEED);
   if (r.status == KNHK_OK && is_sound(&r, a, api->a_max)) {
     set(leaf, KIND_DECISION, r.klass, r.verdict);
@@ -78,6 +85,7 @@ void judge(const shim_config *config, shim_worker *worker, uint8_t *slot, knhk_b
   record->cluster = sticky.n == 0 ? 0 : hash64(config, sticky);
   record->enforced = (uint8_t)choose_arm(config, record, candidate);
   record->narms = candidate ? 2 : 1;
+  const bool heat = worker->judged++ % HEAT_EVERY == 0;
   for (int i = 0; i < record->narms; i++) {
     shim_leaf *leaf = &record->arms[i];
     memcpy(leaf->pack, config->arms[i].digest, sizeof leaf->pack);
@@ -87,7 +95,7 @@ void judge(const shim_config *config, shim_worker *worker, uint8_t *slot, knhk_b
     if (config->arms[i].pack == NULL) {
       judge_baseline(config, a, leaf);
     } else {
-      judge_pack(&config->arms[i], worker, record->o, record->o_len, a, leaf);
+      judge_pack(config, i, worker, record->o, record->o_len, a, heat, leaf);
     }
     a += leaf->a_len;
   }

@@ -53,7 +53,7 @@ static const uint8_t *map_file(int fd, const char *path, size_t *len, char *err)
     shim_fail(err, "%s: size must be 1 … %d bytes", path, FILE_MAX);
     return NULL;
   }
-  void *map = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+  void *map = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
   if (map == MAP_FAILED) {
     shim_fail(err, "%s: mmap: %s", path, strerror(errno));
     return NULL;
@@ -110,6 +110,8 @@ static bool load(shim_pack *pack, const char *path, char *err) {
   if (!is_sound(pack->api)) return shim_fail(err, "%s: knhk_pack_v1 is out of bounds", path);
   pack->variant = choose(pack->api);
   if (pack->variant == NULL || pack->variant->decide == NULL) return shim_fail(err, "%s: no kernel variant for this processor or KNHK_KERNEL", path);
+  pack->heat = dlsym(pack->library, "knhk_heat_v1");
+  residency_find(pack);
   return true;
 }
 

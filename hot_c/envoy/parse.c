@@ -11,9 +11,11 @@ enum { MEMORY_MAX = 1 << 30, RING_MIN = 4 << 20, RING_MAX = 1 << 30, SALT_MIN = 
 
 static const char *const KEYS[] = {"version", "point", "epoch", "region", "regionIndex", "ringDir", "ringBytes", "generation", "baseline",
     "mode", "weight", "salt", "stale", "stable", "candidate", "bundle", "evaluator", "stickyAttribute", "attributes", "agentCluster",
-    "parkTimeoutMs", "agentGraceSeconds", "failure", "problemBase", "notAfterNs", NULL};
+    "parkTimeoutMs", "agentGraceSeconds", "failure", "problemBase", "notAfterNs", "residency",
+    NULL};
 static const char *const PACK_KEYS[] = {"path", "sha256", "digest", "name", "version", NULL};
 static const char *const BUNDLE_KEYS[] = {"path", "sha256", NULL};
+static const char *const RESIDENCY_KEYS[] = {"bytes", "absent", "preload", NULL};
 static const char *const ATTRIBUTE_KEYS[] = {"name", "filterState", NULL};
 
 static bool known(const char *const *keys, const char *key) {
@@ -173,6 +175,33 @@ static bool read_pack(shim_config *config, yyjson_val *root, const char *key, sh
   return arm->pack != NULL && bind_pack(config, arm, err);
 }
 
+static bool read_preload(shim_config *config, yyjson_val *list, char *err) {
+  static const char *const PARTS[] = {"stable", "candidate", "bundle"};
+  bool seen[SHIM_PARTS] = {false};
+  size_t i, n;
+  yyjson_val *item;
+  if (!yyjson_is_arr(list) || yyjson_arr_size(list) != SHIM_PARTS) return shim_fail(err, "residency preload: must be stable, candidate and bundle in some order");
+  yyjson_arr_foreach(list, i, n, item) {
+    int part = SHIM_PARTS - 1;
+    while (part >= 0 && !yyjson_equals_str(item, PARTS[part])) part--;
+    if (part < 0 || seen[part]) return shim_fail(err, "residency preload: must be stable, candidate and bundle in some order");
+    seen[part] = true;
+    config->preload[i] = (uint8_t)part;
+  }
+  return true;
+}
+
+static bool read_residency(shim_config *config, yyjson_val *root, char *err) {
+  static const char *const ABSENT[] = {"Decide", "Park", NULL};
+  yyjson_val *residency = yyjson_obj_get(root, "residency");
+  int absent;
+  if (!has_keys(residency, RESIDENCY_KEYS, "residency", err) || !read_number(residency, "bytes", 0, 1ull << 40, &config->resident_bytes, err) ||
+      !read_choice(residency, "absent", ABSENT, &absent, err) || !read_preload(config, yyjson_obj_get(residency, "preload"), err))
+    return false;
+  config->park_absent = absent == 1;
+  return true;
+}
+
 static bool read_flag(yyjson_val *root, const char *key, bool *out, char *err) {
   yyjson_val *value = yyjson_obj_get(root, key);
   *out = yyjson_is_true(value);
@@ -220,12 +249,13 @@ static bool read_choices(shim_config *config, yyjson_val *root, char *err) {
 static bool read_root(shim_config *config, yyjson_val *root, char *err) {
   bool read = has_keys(root, KEYS, "filter_config", err) && read_texts(config, root, err) && read_numbers(config, root, err) &&
               read_choices(config, root, err) && read_salt(config, root, err) && read_digest(root, "evaluator", config->evaluator, 32, true, err) &&
-              read_attributes(config, root, err) && read_sticky(config, root, err) && read_bundle(config, root, err) &&
+              read_attributes(config, root, err) && read_sticky(config, root, err) && read_residency(config, root, err) && read_bundle(config, root, err) &&
               read_pack(config, root, "stable", &config->arms[ARM_STABLE], err) &&
               read_pack(config, root, "candidate", &config->arms[ARM_CANDIDATE], err);
   if (read && strspn(config->region, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(config->region))
     return shim_fail(err, "region: must match ^[a-z0-9-]{1,63}$");
   config->judge_candidate = config->judge_candidate && config->arms[ARM_CANDIDATE].pack != NULL;
+  if (read) residency_load(config);
   return read;
 }
 

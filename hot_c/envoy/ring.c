@@ -24,8 +24,13 @@ enum {
   AT_TAIL = 192,
   AT_FULL = 256,
   AT_HEARTBEAT = 320,
-  AT_CLOSED = 384
+  AT_CLOSED = 384,
+  AT_ABSENT = 448,
+  AT_PACKS = 512,
+  AT_SAMPLES = 576,
+  AT_HEAT = 640
 };
+_Static_assert(AT_HEAT + 2 * 8 * RING_HEAT_MAX == RING_HEADER, "heat fills the header");
 enum { TYPE_DECISION = 1, TYPE_PAD = 2 };
 
 static void put32(uint8_t *at, uint32_t value) { memcpy(at, &value, sizeof value); }
@@ -117,6 +122,19 @@ bool ring_drained(const shim_ring *ring, uint32_t grace_s) {
   uint64_t seen = load(ring->map + AT_HEARTBEAT), now = shim_now_ns(CLOCK_MONOTONIC);
   if (seen < ring->born_ns) seen = ring->born_ns;
   return seen >= now || now - seen <= (uint64_t)grace_s * 1000000000u;
+}
+
+void ring_count_absent(shim_ring *ring) { store(ring->map + AT_ABSENT, load(ring->map + AT_ABSENT) + 1); }
+
+void ring_name_packs(shim_ring *ring, const uint8_t stable[20], const uint8_t candidate[20]) {
+  memcpy(ring->map + AT_PACKS, stable, 20);
+  memcpy(ring->map + AT_PACKS + 20, candidate, 20);
+}
+
+uint64_t *ring_heat(shim_ring *ring, int arm) {
+  uint8_t *samples = ring->map + AT_SAMPLES + 8 * arm;
+  store(samples, load(samples) + 1);
+  return (uint64_t *)(void *)(ring->map + AT_HEAT + 8 * RING_HEAT_MAX * arm);
 }
 
 void ring_next_receipt(shim_ring *ring, uint8_t receipt[16]) {

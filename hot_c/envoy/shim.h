@@ -2,6 +2,7 @@
  *
  * config.c   filter_config JSON -> shim_config (packs, bundle, rings)
  * packs.c    shared objects by digest, opened once, counted
+ * residency.c  what is kept in memory, and which predicates are hot
  * ring.c     producer side of formats/ring.md
  * observe.c  verified attributes and body -> O (formats/observation.md)
  * judge.c    O -> leaves of both arms
@@ -30,6 +31,7 @@ enum {
   SHIM_A_MAX = 128 << 10,                            /* A_MAX of src/drain.c: a larger one would break the ring for its reader */
   SHIM_RECORD_HEADER = 128,
   SHIM_ARMS = 2,
+  SHIM_RANGES_MAX = 8,
   SHIM_ERROR_MAX = 512
 };
 
@@ -37,6 +39,7 @@ enum { KIND_DECISION = 1, KIND_PARK = 2, KIND_UNAVAILABLE = 3, KIND_REFUSED = 4 
 enum { MODE_ENFORCED = 1, MODE_OBSERVED = 2 };
 enum { FLAG_CANDIDATE = 1, FLAG_STALE = 2, FLAG_FAIL_OPEN = 16 };
 enum { ARM_STABLE = 0, ARM_CANDIDATE = 1 };
+enum { PART_BUNDLE = SHIM_ARMS, SHIM_PARTS }; /* the parts before are the packs of the arms */
 
 /* sha256.zig */
 void knhk_sha256(const uint8_t *data, size_t len, uint8_t *out);
@@ -57,12 +60,20 @@ uint64_t shim_now_ns(int clock);
 
 /* ---- packs ------------------------------------------------------------------------------------- */
 
+typedef struct {
+  void *at; /* on a page boundary */
+  size_t len;
+} shim_range;
+
 typedef struct shim_pack shim_pack; /* one open shared object, counted */
 struct shim_pack {
   char sha256[65];
   void *library;
   const knhk_pack *api;
   const knhk_variant *variant;
+  const knhk_heat *heat; /* NULL: it counts none */
+  shim_range ranges[SHIM_RANGES_MAX]; /* its segments */
+  size_t nranges;
   unsigned references;
   shim_pack *next;
 };
@@ -94,6 +105,13 @@ void ring_commit(shim_ring *ring, uint8_t *record, size_t len);
 /* True when the agent drained within grace_s seconds, or since the ring was made. */
 bool ring_drained(const shim_ring *ring, uint32_t grace_s);
 void ring_next_receipt(shim_ring *ring, uint8_t receipt[16]);
+/* Counts a judgement whose pack was not resident. */
+void ring_count_absent(shim_ring *ring);
+enum { RING_HEAT_MAX = 216 };
+/* Names the packs whose heat the header holds; zeros: none. */
+void ring_name_packs(shim_ring *ring, const uint8_t stable[20], const uint8_t candidate[20]);
+/* Counts one more sample of the arm and gives its counters, RING_HEAT_MAX of them, of which only this thread writes. */
+uint64_t *ring_heat(shim_ring *ring, int arm);
 /* Marks the ring closed and unmaps it; the agent removes the file. unlink: nobody has seen it, remove it here. */
 void ring_close(shim_ring *ring, bool remove_file);
 
@@ -117,6 +135,9 @@ typedef struct {
   uint8_t *memory; /* scratch, then text, then out */
   uint8_t *scratch;
   char *text, *out;
+  uint64_t look_ns;        /* when to look again what is resident */
+  bool here[SHIM_ARMS];    /* as of the last look */
+  uint32_t judged;
 } shim_worker;
 
 enum { SHIM_ADMITTED, SHIM_DENIED, SHIM_PARKED, SHIM_REFUSED, SHIM_UNAVAILABLE, SHIM_RING_FULL, SHIM_COUNTERS };
@@ -136,6 +157,11 @@ typedef struct {
   shim_source sources[SHIM_ATTRS_MAX];
   const uint8_t *bundle;
   size_t bundle_len;
+  shim_range bundle_range;
+  uint64_t resident_bytes;     /* budget; 0: none */
+  bool park_absent;            /* what a pack that is not resident must decide is parked */
+  uint8_t preload[SHIM_PARTS]; /* parts, the first to be read first */
+  bool kept[SHIM_PARTS];       /* within the budget and read */
   size_t scratch_bytes;
   size_t counters[SHIM_COUNTERS];
   uint32_t nworkers;
@@ -148,6 +174,17 @@ shim_config *config_make(const char *json, size_t len, const uint8_t boot[16], u
 /* config_read (parse.c): the JSON alone, packs and bundle opened; config_make adds rings. */
 bool config_read(shim_config *config, const char *json, size_t len, char *err);
 void config_free(shim_config *config, bool unseen);
+
+/* ---- residency ----------------------------------------------------------------------------------- */
+
+/* Finds the segments of a pack that was opened. */
+void residency_find(shim_pack *pack);
+/* Reads what the configuration keeps, in its order and within its budget, so that no request waits for a page. */
+void residency_load(shim_config *config);
+/* Whether the arm's pack and the bundle are in memory, as of a look at most a second ago; counts when they are not. */
+bool residency_here(const shim_config *config, shim_worker *worker, int arm, uint64_t now_ns);
+/* Counts what the decision of that arm, the last on this worker's scratch, has touched. */
+void heat_sample(const shim_config *config, shim_worker *worker, int arm);
 
 /* ---- observation --------------------------------------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /* knhk_pack.h: the pack ABI, version 1.
  *
- * A pack is a shared object that exports one symbol, `knhk_pack_v1`, of type `const knhk_pack`. It holds constant
+ * A pack is a shared object that exports `knhk_pack_v1`, of type `const knhk_pack`, and may export `knhk_heat_v1`, of type `const knhk_heat`. It holds constant
  * tables and the prebuilt engine; it allocates nothing, has no writable globals, takes no locks and calls nothing of libc but mem*.
  * Hosts: the Envoy shim, the cffi binding (agent, replay, CLI), connectors, tests.
  *
@@ -99,9 +99,19 @@ typedef struct {
                      void *scratch, size_t scratch_len);
 } knhk_pack;
 
+/* Which predicates decisions touch. A pack holds no counters: the host gives them, and says which decisions count. */
+typedef struct {
+  uint32_t npredicates; /* that some guard reads */
+  /* IRI of predicate i, UTF-8 of *len bytes without NUL; ascending bytewise. */
+  const char *(*predicate)(uint32_t i, size_t *len);
+  /* Adds, for each predicate below n, the triples that the Δ has of it. scratch: as the last decide left it, with status KNHK_OK, KNHK_COLD or KNHK_ESCAPE. */
+  void (*count)(const void *scratch, uint64_t *counts, uint32_t n);
+} knhk_heat;
+
 #if defined(KNHK_BUILDING_PACK)
 #define KNHK_EXPORT __attribute__((visibility("default")))
 extern KNHK_EXPORT const knhk_pack knhk_pack_v1;
+extern KNHK_EXPORT const knhk_heat knhk_heat_v1;
 #endif
 
 #endif /* KNHK_PACK_H */

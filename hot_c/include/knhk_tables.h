@@ -296,6 +296,8 @@ typedef struct {
   const uint32_t *edge_slots, *state_items, *state_refs;
   const uint32_t *bundle_predicates; /* bit set over strings of the pack */
   const uint32_t *reads;             /* the same: predicates that some guard reads */
+  const uint32_t *heat_ids;          /* predicates of knhk_heat as strings */
+  const uint16_t *heat_of;           /* of each string: 1 + its number among the predicates of knhk_heat, 0: it is none of them */
   const uint32_t *attributes;        /* pairs of strings: name of an attribute that some guard reads, its predicate */
   uint32_t nattributes;
   const knhk_guard_info *info;
@@ -312,6 +314,8 @@ extern KNHK_HIDDEN const knhk_variant knhk_variants[];
 #else
 #define KNHK_NVARIANTS 1u
 #endif
+KNHK_HIDDEN const char *knhk_heat_predicate(uint32_t i, size_t *len);
+KNHK_HIDDEN void knhk_count_heat(const void *scratch, uint64_t *counts, uint32_t n);
 KNHK_HIDDEN size_t knhk_scratch_size(size_t o_len);
 KNHK_HIDDEN size_t knhk_bind_size(const uint8_t *bundle, size_t len);
 KNHK_HIDDEN const knhk_binding *knhk_bind(const uint8_t *bundle, size_t len, void *mem, size_t mem_len, int32_t *err);

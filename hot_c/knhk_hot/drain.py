@@ -15,7 +15,8 @@ from knhk_hot.native import ffi, lib
 
 MAGIC = b"KNHKRNG1"
 VERSION = 1
-HEAD, TAIL, FULL, HEARTBEAT, CLOSED = 128, 192, 256, 320, 384
+HEAD, TAIL, FULL, HEARTBEAT, CLOSED, ABSENT, PACKS, SAMPLES, HEAT = 128, 192, 256, 320, 384, 448, 512, 576, 640
+HEAT_MAX = 216
 CAPACITY_MIN = 1 << 22
 RECORDS_MAX = 16384
 RECORD_BYTES_MAX = 4 << 20
@@ -244,6 +245,22 @@ class Ring:
     def full(self) -> int:
         """Records that were refused because the ring was full."""
         return int(lib.knhk_ring_load(self._at, FULL))
+
+    @property
+    def absent(self) -> int:
+        """Judgements whose pack was not resident."""
+        return int(lib.knhk_ring_load(self._at, ABSENT))
+
+    def heat(self) -> dict[bytes, tuple[int, list[int]]]:
+        """Of each pack (20 bytes): sampled decisions, and triples of its predicates in them by number."""
+        found = {}
+        for arm in range(2):
+            pack = bytes(self._map[PACKS + 20 * arm : PACKS + 20 * (arm + 1)])
+            samples = int(lib.knhk_ring_load(self._at, SAMPLES + 8 * arm))
+            if samples:
+                start = HEAT + 8 * HEAT_MAX * arm
+                found[pack] = samples, list(struct.unpack_from(f"={HEAT_MAX}Q", self._map, start))
+        return found
 
     @property
     def closed(self) -> bool:

@@ -145,8 +145,9 @@ class Pack:
     _open: ClassVar[dict[str, Pack]] = {}
     _lock = threading.Lock()
 
-    def __init__(self, native: Any, sha256: str) -> None:
+    def __init__(self, native: Any, heat: Any, sha256: str) -> None:
         self._native = native
+        self._heat = heat
         self.sha256 = sha256
         self.name = _text(native.name)
         self.version = _text(native.version)
@@ -172,7 +173,7 @@ class Pack:
             raise PackError(f"{what}: SHA-256 is {digest}, must be {sha256}")
         with cls._lock:
             if digest not in cls._open:
-                cls._open[digest] = cls(_dlopen(data, digest, what), digest)
+                cls._open[digest] = cls(*_dlopen(data, digest, what), digest)
             return cls._open[digest]
 
     @cached_property
@@ -180,6 +181,17 @@ class Pack:
         fields = ("id", "kind", "klass", "source", "shape", "component", "path", "message", "severity")
         rows = (self._native.guards[i] for i in range(self._native.nguards))
         return tuple(GuardInfo(*(_text(getattr(row, name)) for name in fields)) for row in rows)
+
+    @cached_property
+    def predicates(self) -> tuple[str, ...]:
+        """IRIs of the predicates that guards name, in the order in which heat is counted; none of a pack that counts no heat."""
+        if self._heat == ffi.NULL:
+            return ()
+        length, found = ffi.new("size_t *"), []
+        for i in range(self._heat.npredicates):
+            text = self._heat.predicate(i, length)
+            found.append(bytes(ffi.buffer(text, length[0])).decode())
+        return tuple(found)
 
     @cached_property
     def variants(self) -> tuple[str, ...]:
@@ -206,7 +218,7 @@ def _text(pointer: Any) -> str:
     return bytes(ffi.string(pointer)).decode()
 
 
-def _dlopen(data: bytes, digest: str, what: str) -> Any:
+def _dlopen(data: bytes, digest: str, what: str) -> tuple[Any, Any]:
     path = _Private.folder() / f"{digest}.so"
     if not path.exists():
         temporary = path.with_suffix(".new")
@@ -216,7 +228,7 @@ def _dlopen(data: bytes, digest: str, what: str) -> Any:
     native = lib.knhk_open(os.fsencode(path), handle, error, len(error))
     if native == ffi.NULL:
         raise PackError(f"{what} is not a pack: {bytes(ffi.string(error)).decode(errors='replace')}")
-    return native
+    return native, lib.knhk_heat_of(handle[0])
 
 
 class _Scratch(threading.local):
@@ -273,6 +285,18 @@ class Binding:
         view = local.view
         status, verdict, klass, failing, a_len, triples = _unpack_result(view)
         return Decision(status, verdict, klass, view[_RESULT_SIZE : _RESULT_SIZE + a_len], triples, failing)
+
+    @property
+    def predicates(self) -> tuple[str, ...]:
+        """Those of the pack."""
+        return self.pack.predicates
+
+    def heat(self, o: bytes) -> dict[str, int]:
+        """Triples of each predicate that guards name in the Δ of one observation; empty when O is refused."""
+        counts = ffi.new("uint64_t[]", max(1, len(self.pack.predicates)))
+        if self.decide(o).status >= OK and self.pack.predicates:
+            self.pack._heat.count(self._local.at, counts, len(self.pack.predicates))
+        return {name: n for name, n in zip(self.pack.predicates, counts, strict=False) if n}
 
     def decide_batch(self, observations: Sequence[bytes]) -> list[Decision]:
         """O → A for many, in order; one crossing into C."""

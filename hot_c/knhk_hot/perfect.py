@@ -36,6 +36,14 @@ def place(keys: Sequence[bytes], seed: Seed) -> tuple[array[int], array[int], ar
     return (pilots, remap, order) if done else None
 
 
+class Asked:
+    """Strings to look up, laid out for C."""
+
+    def __init__(self, values: Sequence[bytes]) -> None:
+        self.count = len(values)
+        self.text, self.offsets = _laid_out(values)
+
+
 class Dictionary:
     """Keys at their places, and their numbers by look-up with byte compare."""
 
@@ -47,9 +55,11 @@ class Dictionary:
 
     def find(self, asked: Sequence[bytes]) -> array[int]:
         """The place of each string, ABSENT for one that is no key."""
-        text, offsets = _laid_out(asked)
-        found = array("I", bytes(4 * len(asked)))
-        out = ffi.from_buffer("uint32_t[]", found)
+        return self.ask(Asked(asked))
+
+    def ask(self, asked: Asked) -> array[int]:
+        """`find` of strings that were laid out before."""
+        found = array("I", bytes(4 * asked.count))
         keys = (self._text, self._offsets, self._n, self._seed, self._pilots, self._remap)
-        lib.knhk_perfect_find(*keys, text, offsets, len(asked), out)
+        lib.knhk_perfect_find(*keys, asked.text, asked.offsets, asked.count, ffi.from_buffer("uint32_t[]", found))
         return found

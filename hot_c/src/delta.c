@@ -218,3 +218,20 @@ void knhk_begin_delta(knhk_delta *d, const knhk_binding *b) {
     d->inexact |= (uint32_t)(T->fixed[3 * i + 1] >> 63);
   }
 }
+
+/* ---- heat ---- */
+
+const char *knhk_heat_predicate(uint32_t i, size_t *len) {
+  const knhk_text t = knhk_pack_string(T->heat_ids[i]);
+  *len = t.n;
+  return (const char *)t.p;
+}
+
+/* Counters belong to one writer; relaxed stores let others read them meanwhile. */
+void knhk_count_heat(const void *scratch, uint64_t *counts, uint32_t n) {
+  const knhk_delta *d = scratch;
+  for (uint32_t i = 0; i < d->ntriple; i++) {
+    const uint32_t p = (uint32_t)d->triple[i].key, number = p < T->nstrings ? T->heat_of[p] : 0u;
+    if (number - 1 < n) __atomic_store_n(&counts[number - 1], counts[number - 1] + 1, __ATOMIC_RELAXED);
+  }
+}

@@ -27,6 +27,8 @@ const knhk_pack *knhk_open(const char *path, void **handle, char *error, size_t 
 
 void knhk_close(void *handle) { dlclose(handle); }
 
+const knhk_heat *knhk_heat_of(void *handle) { return dlsym(handle, "knhk_heat_v1"); }
+
 void knhk_decide_into(const knhk_variant *v, const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *out, size_t out_cap, void *scratch,
                       size_t scratch_len) {
   const knhk_result r = v->decide(b, o, o_len, out + sizeof r, out_cap - sizeof r, scratch, scratch_len);

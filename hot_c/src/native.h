@@ -8,6 +8,8 @@
  * `error` holds the reason. `handle` is for knhk_close, after which nothing of the pack may be used. */
 const knhk_pack *knhk_open(const char *path, void **handle, char *error, size_t error_len);
 void knhk_close(void *handle);
+/* knhk_heat_v1 of an opened pack, or NULL. */
+const knhk_heat *knhk_heat_of(void *handle);
 
 /* Calls through the variant, which cffi cannot do without a wrapper per call. The result comes to out, its A behind it; out_cap is room for both. */
 void knhk_decide_into(const knhk_variant *v, const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *out, size_t out_cap, void *scratch,

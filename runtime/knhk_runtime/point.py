@@ -16,6 +16,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,
 _REGION = re.compile(r"[a-z0-9-]{0,63}")
 _ATTRIBUTE = re.compile(r"[a-z0-9_.-]{1,63}")
 MIN_RING_BYTES, MAX_RING_BYTES = 4 << 20, 1 << 30
+MAX_RESIDENT_BYTES = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class PointConfig:
     park_timeout_ms: int
     ring_bytes: int
     digest: str
+    resident_bytes: int = 0
+    absent: str = "Decide"
 
 
 def parse_point(data: bytes, where: str) -> PointConfig:
@@ -53,6 +56,8 @@ def parse_point(data: bytes, where: str) -> PointConfig:
         agent_grace_s=document["agentGraceSeconds"],
         park_timeout_ms=document["parkTimeoutMs"],
         ring_bytes=document["ringBytes"],
+        resident_bytes=document["residency"]["bytes"],
+        absent=document["residency"]["absent"],
         digest=hashlib.sha256(data).hexdigest(),
     )
 
@@ -73,6 +78,12 @@ def _checks(document: object) -> list[tuple[str, object, bool, str]]:
         ("agentGraceSeconds", get("agentGraceSeconds"), _between(get("agentGraceSeconds"), 1, 86400), "must be 1 to 86400"),
         ("parkTimeoutMs", get("parkTimeoutMs"), _between(get("parkTimeoutMs"), 1, 600_000), "must be 1 to 600000"),
         ("ringBytes", get("ringBytes"), _is_ring_size(get("ringBytes")), "must be a power of two, 4 MiB to 1 GiB"),
+        (
+            "residency",
+            get("residency"),
+            _is_residency(get("residency")),
+            f"must be bytes, 0 to {MAX_RESIDENT_BYTES}, and absent, Decide or Park",
+        ),
     ]
 
 
@@ -86,6 +97,15 @@ def _between(value: object, low: int, high: int) -> bool:
 
 def _is_ring_size(value: object) -> bool:
     return isinstance(value, int) and _between(value, MIN_RING_BYTES, MAX_RING_BYTES) and value & (value - 1) == 0
+
+
+def _is_residency(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and set(value) == {"bytes", "absent"}
+        and _between(value["bytes"], 0, MAX_RESIDENT_BYTES)
+        and value["absent"] in ("Decide", "Park")
+    )
 
 
 def _is_attribute(item: object) -> bool:

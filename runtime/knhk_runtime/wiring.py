@@ -23,7 +23,7 @@ from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.documents import read_keys, read_rollout
 from knhk_runtime.exchange.install import fetch
-from knhk_runtime.exchange.loaded import LoadedPacks
+from knhk_runtime.exchange.loaded import CountedBinding, LoadedPacks
 from knhk_runtime.exchange.loaded import Opener as PackOpener
 from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted
 from knhk_runtime.log import log
@@ -39,10 +39,11 @@ from knhk_runtime.point import parse_point
 from knhk_runtime.ring.drain import DrainLoop
 from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.entries import Drained, RingRecord
+from knhk_runtime.ring.heat import preload
 from knhk_runtime.ring.observed import ObservedQueue
 from knhk_runtime.sequencer_client import SequencerClient
 from knhk_runtime.statistics import Counters, receipt_at
-from knhk_runtime.tiers.decide import Binding, TableDecision
+from knhk_runtime.tiers.decide import TableDecision
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tiers.errors import Undecided
 from knhk_runtime.tiers.pool import WarmEvaluator
@@ -110,7 +111,7 @@ def hot_library() -> Hot:
     if module is None:
         raise Stalled("Shim", "the Envoy shim is not built: run `make setup`")
 
-    def open_pack(path: Path, sha256: str, bundle: bytes | None) -> Binding:
+    def open_pack(path: Path, sha256: str, bundle: bytes | None) -> CountedBinding:
         try:
             return Checked(Pack.open(path, sha256).bind(bundle), PackError)
         except PackError as error:
@@ -123,8 +124,12 @@ def hot_library() -> Hot:
 class Checked:
     """A binding whose own errors are Undecided: the request stays parked."""
 
-    binding: Binding
+    binding: CountedBinding
     error: type[Exception]
+
+    @property
+    def predicates(self) -> tuple[str, ...]:
+        return self.binding.predicates
 
     def decide(self, o: bytes) -> TableDecision:
         return self.binding.decide(o)
@@ -196,6 +201,7 @@ class Agent:
             options.ring_dir,
             hot.module,
             self._outbox_end,
+            self._preload,
         )
         self._adopt: Callable[[Parked], None] = lambda parked: None
         self._boot = secrets.token_hex(8)
@@ -224,6 +230,17 @@ class Agent:
     def _point(self) -> Point | None:
         running = self._exchange.running
         return Point(running.point.region_index, running.point.park_timeout_ms) if running else None
+
+    def _preload(self, stable: bytes, candidate: bytes, from_bundle: Sequence[str]) -> tuple[str, ...]:
+        return preload(self._drain.heat, stable, candidate, from_bundle, self._loaded.predicates(stable))
+
+    def _heat(self) -> dict[str, Any]:
+        """`heat` of stats.json."""
+        found = self._drain.heat
+        return {
+            pack.hex(): {"samples": samples, "predicates": found.named(pack, self._loaded.predicates(pack))}
+            for pack, (samples, _) in found.packs.items()
+        }
 
     def _outbox_end(self) -> tuple[int, int]:
         end = self._outbox.segments.durable
@@ -317,6 +334,8 @@ class Agent:
             "ringFull": self._drain.ring_full,
             "pairs": pairs,
             "decisions": decisions,
+            "absent": self._drain.heat.absent,
+            "heat": self._heat(),
         }
 
     def _count_again(self, end: Position, acked: Position) -> None:

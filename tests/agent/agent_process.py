@@ -33,6 +33,8 @@ class Decision:
 class Binding:
     """Stands for hot_c's binding."""
 
+    predicates: tuple[str, ...] = ("https://e.x/amount",)
+
     def decide(self, o: bytes) -> Decision:
         body = parse_observation(o).body
         if body.startswith(b"cold"):

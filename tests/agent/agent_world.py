@@ -164,6 +164,7 @@ class World:
             "version": 1, "point": "erp/orders", "region": "local", "regionIndex": 0,
             "attributes": [{"name": "sub", "filterState": "knhk.sub"}], "stickyAttribute": "sub",
             "failure": "Closed", "agentGraceSeconds": 30, "parkTimeoutMs": self.park_timeout_ms, "ringBytes": 4 << 20,
+            "residency": {"bytes": 0, "absent": "Decide"},
         }  # fmt: skip
         return canonical({**document, **changes})
 

@@ -17,6 +17,11 @@
 #define FAKE_ABI KNHK_ABI_VERSION
 #endif
 
+#ifdef FAKE_FILLER /* bytes of constants that nothing reads */
+extern KNHK_EXPORT const uint8_t fake_filler[FAKE_FILLER];
+const uint8_t fake_filler[FAKE_FILLER] = {1};
+#endif
+
 #ifndef FAKE_A_MAX
 #define FAKE_A_MAX 11
 #endif
@@ -73,3 +78,15 @@ static int always(void) { return 1; }
 static const knhk_variant VARIANTS[] = {{"scalar", always, decide, NULL, NULL}};
 static const knhk_guard_info GUARDS[] = {{"payload", "payload", "R1", "", "", "", "", "", "Violation"}, {"word", "shacl", "R1", "", "", "", "", "", "Violation"}};
 KNHK_EXPORT const knhk_pack knhk_pack_v1 = {FAKE_ABI, 2, 1, FAKE_A_MAX, 0, "fake", TEXT(FAKE_REVISION), "fakepack", {0}, GUARDS, VARIANTS, scratch_size, bind_size, bind_bundle, NULL, NULL, explain};
+
+static const char *predicate(uint32_t i, size_t *len) {
+  static const char *const NAMES[] = {"https://e.x/other", "https://e.x/word"};
+  return *len = strlen(NAMES[i]), NAMES[i];
+}
+
+/* Two triples of one predicate for each decision, whatever it was. */
+static void count(const void *scratch, uint64_t *counts, uint32_t n) {
+  (void)scratch;
+  if (n > 1) counts[1] += 2;
+}
+KNHK_EXPORT const knhk_heat knhk_heat_v1 = {2, predicate, count};

@@ -463,8 +463,8 @@ static size_t config_json(char *out, size_t cap, char *const packs[2]) {
       "{\"version\":1,\"point\":\"a/b\",\"epoch\":1,\"region\":\"r\",\"regionIndex\":0,\"ringDir\":\"%s\",\"ringBytes\":4194304,\"generation\":1,\"baseline\":\"%s\","
       "\"mode\":\"%s\",\"weight\":%d,\"salt\":\"0011223344556677\",\"stale\":%s,\"stable\":%s,\"candidate\":%s,\"bundle\":null,\"evaluator\":null,\"stickyAttribute\":%s,"
       "\"attributes\":[{\"name\":\"sub\",\"filterState\":\"k\"},{\"name\":\"peer\",\"filterState\":\"k\"}],\"agentCluster\":\"agent\",\"parkTimeoutMs\":10,\"agentGraceSeconds\":9,"
-      "\"failure\":\"%s\",\"problemBase\":\"https://x/\",\"notAfterNs\":0}",
-      folder, chance(2) ? "Deny" : "Admit", MODES[chance(3)], (int)chance(1001), chance(6) ? "false" : "true", stable, candidate, chance(3) ? "\"sub\"" : "null", chance(2) ? "Open" : "Closed");
+      "\"failure\":\"%s\",\"problemBase\":\"https://x/\",\"notAfterNs\":0,\"residency\":{\"bytes\":%d,\"absent\":\"%s\",\"preload\":[\"stable\",\"bundle\",\"candidate\"]}}",
+      folder, chance(2) ? "Deny" : "Admit", MODES[chance(3)], (int)chance(1001), chance(6) ? "false" : "true", stable, candidate, chance(3) ? "\"sub\"" : "null", chance(2) ? "Open" : "Closed", (int)chance(3) << 13, chance(2) ? "Park" : "Decide");
 }
 
 static void swap_config(slot *c, char *const packs[2]) {

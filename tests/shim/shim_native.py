@@ -40,13 +40,15 @@ def shim_module() -> Path:
     return shim
 
 
-def build_pack(folder: Path, deny: str = "bad", abi: int | None = None, revision: int = 0, a_max: int | None = None) -> Path:
+def build_pack(
+    folder: Path, deny: str = "bad", abi: int | None = None, revision: int = 0, a_max: int | None = None, filler: int | None = None
+) -> Path:
     """A pack that denies bodies with one of the words; its file is named by its sha256 in `folder`."""
-    cached = CACHE / f"pack-{deny.replace(',', '_')}-{abi}-{revision}-{a_max}.so"
+    cached = CACHE / f"pack-{deny.replace(',', '_')}-{abi}-{revision}-{a_max}-{filler}.so"
     source = HERE / "fakepack.c"
     if not _fresh(cached, source, ROOT / "hot_c" / "include" / "knhk_pack.h"):
         CACHE.mkdir(parents=True, exist_ok=True)
-        optional = {"ABI": abi, "A_MAX": a_max}
+        optional = {"ABI": abi, "A_MAX": a_max, "FILLER": filler}
         defines = [f'-DFAKE_DENY="{deny}"', f"-DFAKE_REVISION={revision}"]
         defines += [f"-DFAKE_{name}={value}" for name, value in optional.items() if value is not None]
         made = f"{cached}.{os.getpid()}.tmp"  # other workers build it too

@@ -287,6 +287,7 @@ class Rig:
             "failure": "Closed",
             "problemBase": "https://knhk.dev/problems/",
             "notAfterNs": 0,
+            "residency": {"bytes": 0, "absent": "Decide", "preload": ["stable", "bundle", "candidate"]},
             **more,
         }
 

@@ -277,8 +277,11 @@ def materials(call: Call) -> Outcome:
         version=string(),
         phase=string(),
         status=mapping(anything()),
+        heat=mapping(array(obj(predicate=string(), percent=integer()))),
     ),
     examples=("knhk pack status erp/invoice-controls",),
+    detail="heat: of each point that enforces the pack, the predicates that its sampled decisions touch, hottest first, in triples of 100\n"
+    "decisions. What is hot is read into memory first (spec.residency of the point).",
 )
 def status(call: Call) -> Outcome:
     from knhk.wiring import packs
@@ -286,6 +289,8 @@ def status(call: Call) -> Outcome:
     key = _key(call.args.name)
     with packs.resources(Home(call.home)) as store:
         pack = store.get(key)
+        points = store.list("EnforcementPoint", key.namespace).resources
+    live = (pack.status.get("live") or {}).get("points", ())
     revision = pack.status.get("revision", {})
     data: dict[str, Any] = {
         "name": call.args.name,
@@ -293,6 +298,7 @@ def status(call: Call) -> Outcome:
         "version": pack.spec["version"],
         "phase": revision.get("phase", "Pending"),
         "status": dict(pack.status),
+        "heat": {point.name: point.status["heat"] for point in points if point.name in live and "heat" in point.status},
     }
     return Outcome(data)
 

@@ -18,6 +18,7 @@ from knhk_templates.envoy import attribute_sources
 LOOK_AGAIN_S = 0.5
 SILENT_AFTER_S = 10  # an agent tells its statistics every second
 RING_BYTES = 32 << 20
+HOTTEST = 16
 REGION_INDEX = 0  # the one region of an embedded log; regions get their indexes from the log's configuration
 
 
@@ -38,8 +39,17 @@ def point_config(resource: Resource) -> bytes:
             "agentGraceSeconds": spec["agentGraceSeconds"],
             "parkTimeoutMs": spec["parkTimeoutMs"],
             "ringBytes": RING_BYTES,
+            "residency": {"bytes": spec["residency"]["maxMiB"] << 20, "absent": spec["residency"]["absent"]},
         }
     )
+
+
+def heat_of(stats: Mapping[str, Any], digest: str) -> list[dict[str, Any]]:
+    """`heat` of the status: the hottest predicates of the pack with that digest, as the agent tells them."""
+    told = stats.get("heat", {}).get(digest.removeprefix("sha256:")[:40], {})
+    samples = int(told.get("samples", 0))
+    hottest = list(told.get("predicates", {}).items())[:HOTTEST]
+    return [{"predicate": name[:2048], "percent": round(100 * int(n) / samples)} for name, n in hottest if samples]
 
 
 def holds(pack: Resource, point: str) -> bool:
@@ -181,6 +191,11 @@ class PointReconciler:
         decided = stats.get("decisions", {}).get((wanted.stable or {}).get("digest", "").removeprefix("sha256:")[:40])
         if decided:
             status["decisions"] = {k: int(decided.get(k, 0)) for k in ("admit", "deny", "park", "refused")}
+        heat = heat_of(stats, (wanted.stable or {}).get("digest", ""))
+        if heat:
+            status["heat"] = heat
+        if stats.get("absent"):
+            status["absent"] = int(stats["absent"])
         outliers = [{"name": wanted.point, "reason": line[:512]} for line in (*trouble, *self._drift(stats, document))]
         if outliers:
             status["outliers"] = outliers[:20]

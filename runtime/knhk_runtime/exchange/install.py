@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,8 +130,9 @@ def shim_config(
     bundle: tuple[Path, str] | None,
     ring_dir: Path,
     evaluator: bytes,
+    preload: Sequence[str],
 ) -> dict[str, Any]:
-    """The configuration of formats/agent.md."""
+    """The configuration of formats/agent.md. `preload`: stable, candidate and bundle, what is to be read first first."""
     return {
         "version": 1,
         "point": point.point,
@@ -158,6 +159,7 @@ def shim_config(
         "failure": point.failure,
         "problemBase": PROBLEM_BASE,
         "notAfterNs": rollout.not_after_ns,
+        "residency": {"bytes": point.resident_bytes, "absent": point.absent, "preload": list(preload)},
     }
 
 

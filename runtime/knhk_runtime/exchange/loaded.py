@@ -7,13 +7,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from knhk_runtime.tiers.decide import Binding
 from knhk_runtime.tiers.pool import WarmEvaluator
 
 KEPT = 8
-Opener = Callable[[Path, str, bytes | None], Binding]
+
+
+class CountedBinding(Binding, Protocol):
+    """A binding that names what its pack counts."""
+
+    @property
+    def predicates(self) -> tuple[str, ...]: ...
+
+
+Opener = Callable[[Path, str, bytes | None], CountedBinding]
 NO_BUNDLE = bytes(32)
 
 
@@ -24,7 +33,7 @@ class LoadedPack:
     pack: bytes
     bundle: bytes
     label: str
-    binding: Binding
+    binding: CountedBinding
     plan: Mapping[str, Any]
     plan_digest: str
 
@@ -70,3 +79,8 @@ class LoadedPacks:
         """Names of the guards of a pack, whatever its bundle; empty when it is not loaded."""
         with self._lock:
             return next((loaded.guard_names for loaded in self._packs.values() if loaded.pack == pack), ())
+
+    def predicates(self, pack: bytes) -> tuple[str, ...]:
+        """Predicates of a pack in the order of its heat; empty when it is not loaded."""
+        with self._lock:
+            return next((loaded.binding.predicates for loaded in self._packs.values() if loaded.pack == pack), ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,9 @@ FILES = ("keys.json", "point.json", "rollout.json")
 MAX_FILE_BYTES = 1 << 20
 MAX_REFUSALS = 32
 SETTLE_S = 0.3
+Preload = Callable[
+    [bytes, bytes, Sequence[str]], tuple[str, ...]
+]  # packs of stable and candidate, predicates of the bundle → parts in order
 RETRY_S = 2.0
 
 
@@ -87,6 +90,7 @@ class Exchange:
         ring_dir: Path,
         module_path: Path,
         outbox_end: Callable[[], tuple[int, int]],
+        preload: Preload,
     ) -> None:
         """Takes up the state of the run before. Raises Corrupt when it was altered."""
         self._folders = folders
@@ -97,6 +101,7 @@ class Exchange:
         self._ring_dir = ring_dir
         self._module_path = module_path
         self._outbox_end = outbox_end
+        self._preload = preload
         self._private = Private(folders.private)
         folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._refused: OrderedDict[Fault, None] = OrderedDict()
@@ -170,12 +175,17 @@ class Exchange:
                 self._load(arm, bytes_of_bundle)
         running = self._next_running(rollout, point)
         self._keep(running, arms, bundle)
-        config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest())
+        config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest(), self._order(arms))
         self._private.put_discovery(discovery_text(discovery_version(config), self._module_path, config))
         self.running = running
         self._clean(arms, bundle)
         self._private.seal(self._in_use[-1])
         log("applied", epoch=rollout.epoch, mode=rollout.mode, weight=rollout.weight, stable=running.stable, candidate=running.candidate)
+
+    def _order(self, arms: Sequence[Installed | None]) -> tuple[str, ...]:
+        """What the shim is to read into memory first."""
+        stable, candidate = (bytes.fromhex(arm.ref.digest.removeprefix("sha256:"))[:20] if arm else b"" for arm in arms)
+        return self._preload(stable, candidate, arms[0].plan["bundle"]["predicates"] if arms[0] else ())
 
     def _load(self, arm: Installed, bundle: tuple[bytes, bytes] | None) -> None:
         label = f"{arm.ref.namespace}/{arm.ref.name}@{arm.ref.version}"

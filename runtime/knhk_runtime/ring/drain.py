@@ -16,6 +16,7 @@ from knhk.model.faults import Corrupt
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import Entries
 from knhk_runtime.ring.entries import Drained, Ring, RingRecord, entries_of
+from knhk_runtime.ring.heat import Heat
 
 BATCH_BYTES = 1 << 20
 IDLE_S = 0.005
@@ -43,6 +44,7 @@ class Totals:
     """Since start: records refused because a ring was full, and faults of rings (file → what)."""
 
     gone_full: int = 0
+    gone_heat: Heat = field(default_factory=Heat)
     faults: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,6 +64,7 @@ class DrainLoop:
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self.storage_fault = ""  # why the last batch could not be written; the ring keeps it and it is tried again
         self.totals = Totals()
+        self.heat = Heat()  # as of the last look at the folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def start(self) -> None:
@@ -78,6 +81,9 @@ class DrainLoop:
     def ring_full(self) -> int:
         """Requests refused for want of room, over all rings seen."""
         return self.totals.gone_full + sum(opened.full for opened in list(self._rings.values()))
+
+    def _see_heat(self) -> None:
+        self.heat = self.totals.gone_heat.with_rings(opened.ring for opened in self._rings.values())
 
     def _run(self) -> None:
         while not self._end.is_set():
@@ -131,6 +137,7 @@ class DrainLoop:
     def _remove(self, opened: _Open) -> None:
         """Drained after its producer had ended: nothing can follow."""
         self.totals.gone_full += opened.full
+        self.totals.gone_heat.add(opened.ring)
         del self._rings[opened.path.name]
         opened.ring.close()
         opened.path.unlink(missing_ok=True)
@@ -149,6 +156,7 @@ class DrainLoop:
         if now_s < self._next_look_s and not at_once:
             return False
         self._next_look_s = now_s + LOOK_EVERY_S
+        self._see_heat()
         for path in self._folder.iterdir():
             if path.name in self._rings or not _NAME.fullmatch(path.name):
                 continue

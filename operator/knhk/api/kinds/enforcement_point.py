@@ -251,6 +251,20 @@ SPEC = Obj(
             max=60_000,
             default=500,
         ),
+        "residency": Obj(
+            "What is kept in memory: packs and their data are read before the first request, the hottest first.",
+            {
+                "maxMiB": Int("Budget in MiB; 0: none. Default: 0.", min=0, max=1_048_576, default=0),
+                "absent": choice(
+                    "What happens to a request whose pack is not in memory: Decide (it waits for the disk) or Park (the agent decides).",
+                    "Decide",
+                    "Park",
+                    max=8,
+                    default="Decide",
+                ),
+            },
+            default={},
+        ),
         "brownout": Obj(
             "What to shed under overload.",
             {
@@ -286,6 +300,19 @@ STATUS = Obj(
         "decisions": Obj(
             "Decisions of the enforced pack.",
             {k: _count(f"Requests: {k}.") for k in ("admit", "deny", "park", "refused")},
+        ),
+        "absent": _count("Judgements whose pack was not in memory."),
+        "heat": List(
+            "Predicates that sampled decisions of the enforced pack touch, the hottest first.",
+            Obj(
+                "One predicate.",
+                {
+                    "predicate": Str("IRI.", max=2048),
+                    "percent": _count("Its triples in 100 decisions."),
+                },
+                required=("predicate", "percent"),
+            ),
+            max=16,
         ),
         "outliers": List(
             "Instances that run something else than they should.",
