@@ -113,3 +113,20 @@ def test_what_a_failed_sync_took_away_is_never_uploaded(tmp_path: Path, monkeypa
     disk.fails = False
     end = outbox.commit(Entries(frame(b"kept"), b"E3", 1))
     assert outbox.next_entries(outbox.segments.start()) == (b"E1E3", 2, end)
+
+
+@pytest.mark.failure("disk", "receipts")
+def test_what_a_failed_sync_took_away_is_never_uploaded_when_a_new_segment_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, outbox = Disk(monkeypatch), Outbox(Segments(tmp_path, segment_bytes=96))
+    outbox.commit(Entries(frame(b"first"), b"E1", 1))
+    disk.fails = True
+    with pytest.raises(OSError, match="Input/output"):
+        outbox.commit(Entries(frame(b"gone"), b"E2", 1))
+    disk.fails = False
+    end = outbox.commit(Entries(frame(b"n" * 80), b"E3", 1))
+    assert end.segment == 1 and payloads(tmp_path) == [b"first", b"n" * 80]
+    told, at = b"", outbox.segments.start()
+    while at < end:
+        entries, _, at = outbox.next_entries(at)
+        told += entries
+    assert told == b"E1E3"

@@ -27,8 +27,10 @@ class Position:
 
 
 class Written(NamedTuple):
-    """Frames that were appended, and how often what was not durable had been given up by then: a sync that comes later must know."""
+    """Frames that were appended, where those before them end (in the segment before, if these began a new one), and how often what was not
+    durable had been given up by then: a sync that comes later must know."""
 
+    before: Position
     start: Position
     end: Position
     failures: int
@@ -101,16 +103,17 @@ class Segments:
         """Writes whole frames. Not durable before `sync` of what this returns. On OSError nothing was added."""
         with self._write_lock:
             if self._has_room(frames):
-                return self._write(frames)
+                return self._write(frames, self._end)
         with self._sync_lock, self._write_lock:  # a new segment needs both, in the order in which `sync` takes them
+            before = self._end
             if not self._has_room(frames):
                 self._rotate()
-            return self._write(frames)
+            return self._write(frames, before)
 
     def _has_room(self, frames: bytes) -> bool:
         return self._end.offset + len(frames) <= self._segment_bytes or self._end.offset == SEGMENT_HEAD
 
-    def _write(self, frames: bytes) -> Written:
+    def _write(self, frames: bytes, before: Position) -> Written:
         start = self._end
         try:
             _write_all(self._file, frames)
@@ -118,7 +121,7 @@ class Segments:
             self._cut(start)
             raise
         self._end = Position(start.segment, start.offset + len(frames))
-        return Written(start, self._end, self._failures)
+        return Written(before, start, self._end, self._failures)
 
     def _rotate(self) -> None:
         try:
@@ -173,7 +176,7 @@ class Segments:
             at = Position(at.segment + 1, SEGMENT_HEAD)
 
     def close(self) -> None:
-        with self._write_lock, self._sync_lock:
+        with self._sync_lock, self._write_lock:
             os.close(self._file)
 
 

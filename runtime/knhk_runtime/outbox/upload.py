@@ -49,13 +49,13 @@ class Outbox:
         """Writes frames and returns their end when they are durable. Raises OSError; then they are not there."""
         with self._lock:
             written = self.segments.append(made.frames)
-            self._hold(_Held(written.start, written.end, made.entries, made.count))
+            self._hold(_Held(written.start, written.end, made.entries, made.count), written.before)
         self.segments.sync(written)
         self.on_durable()
         return written.end
 
-    def _hold(self, held: _Held) -> None:
-        while self._held and self._held[-1].end > held.start:  # a failed sync took them away, and their place is written anew
+    def _hold(self, held: _Held, before: Position) -> None:
+        while self._held and self._held[-1].end > before:  # a failed sync took them away
             self._held_bytes -= len(self._held.pop().entries)
         if self._held_bytes + len(held.entries) > HELD_BYTES:
             self._held.clear()  # the uploader reads them back from the segments
