@@ -95,10 +95,13 @@ static void refuse(shim_request *request) {
   reply_problem(request, kept ? REASON_DECISION : REASON_RING_FULL, arm, NULL, 0);
 }
 
-/* No word from the agent: its leaves may be missing, so ours go to the ring; the first of the two that reaches the log wins. */
+/* No word from the agent: its leaves may be missing, so ours go to the ring; the first of the two that reaches the log wins. A pack that
+ * has decided, and waited for a decision id only, is not counted as one that could not. */
 static void leave(shim_request *request) {
-  bool kept = keep(request, KIND_PARK, 0);
-  reply_problem(request, kept ? REASON_PARKED : REASON_RING_FULL, request->parked.record.enforced, NULL, 0);
+  const size_t arm = request->parked.record.enforced;
+  bool decided = request->parked.record.arms[arm].kind == KIND_DECISION;
+  bool kept = (decided ? keep_one : keep)(request, KIND_PARK, 0);
+  reply_problem(request, kept ? REASON_PARKED : REASON_RING_FULL, arm, NULL, 0);
 }
 
 bool park_abandon(shim_request *request) { return keep_one(request, KIND_UNAVAILABLE, 0); }

@@ -124,7 +124,8 @@ def test_what_a_failed_sync_took_away_is_never_uploaded_when_a_new_segment_follo
         outbox.commit(Entries(frame(b"gone"), b"E2", 1))
     disk.fails = False
     end = outbox.commit(Entries(frame(b"n" * 80), b"E3", 1))
-    assert end.segment == 1 and payloads(tmp_path) == [b"first", b"n" * 80]
+    assert end.segment == 1
+    assert payloads(tmp_path) == [b"first", b"n" * 80]
     told, at = b"", outbox.segments.start()
     while at < end:
         entries, _, at = outbox.next_entries(at)

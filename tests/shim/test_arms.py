@@ -113,3 +113,16 @@ def test_an_unknown_decision_makes_no_pair_for_the_judge(point: Rig) -> None:
     assert (answer.status, answer.reason) == (403, "decision-invalid")
     (leaf,) = all_records(point.rings)[str(answer.receipt)].leaves
     assert (leaf.kind, leaf.pack, leaf.flags, leaf.enforced) == ("REFUSED", pack_id(candidate), 1, True)
+
+
+def test_a_decision_id_on_what_the_candidate_decides_counts_nothing_as_parked(point: Rig) -> None:
+    """Any id makes the agent be asked, and a client may keep it busy: that the candidate could not decide would not be true."""
+    stable, candidate = packs(point)
+    point.configure(stable, candidate, weight=1000)
+    point.agent.verdict = lambda _: (503, 1, b"")
+    answer = point.post(b"fine", headers={"knhk-decision": "0" * 32})
+    assert (answer.status, answer.reason) == (202, "parked")
+    (leaf,) = all_records(point.rings)[str(answer.receipt)].leaves
+    assert (leaf.kind, leaf.pack, leaf.flags, leaf.enforced) == ("PARK", pack_id(candidate), 1, True)
+    cold = point.post(b"cold")
+    assert [leaf.enforced for leaf in all_records(point.rings)[str(cold.receipt)].leaves] == [False, True]
