@@ -12,11 +12,13 @@
 static const knhk_tables *const T = &knhk_tables_v1;
 
 #define PAIRS_MAX 65536u /* comparisons of one property pair on one focus node; beyond, the tier below decides */
+#define PAIRS_ALL (1u << 22) /* of all property pairs on all focus nodes */
 
 typedef struct {
   knhk_chunk self; /* the focus node as the one value of KNHK_P_SELF */
   knhk_delta *d;
   uint32_t escape, nmany; /* nmany: values of d->many */
+  uint64_t pairs;         /* values gathered and compared so far by rows of pairs */
 } context __attribute__((aligned(64)));
 
 typedef struct {
@@ -252,6 +254,14 @@ static int self_holds(const knhk_delta *d, const knhk_row *row, uint32_t focus) 
   return row->kinds == KNHK_REL_EQUALS ? (n == 1 && same != 0) : same == 0;
 }
 
+static int too_many(context *x, uint32_t na, uint32_t nb) {
+  const uint64_t pairs = (uint64_t)na * nb;
+  x->pairs += pairs + na + nb;
+  if (pairs <= PAIRS_MAX && x->pairs <= PAIRS_ALL) return 0;
+  x->escape = 1;
+  return 1;
+}
+
 static int pair_holds(context *x, const knhk_row *row, uint32_t node) {
   const uint32_t focus = row->focus == 0 ? node : row->focus - 1u;
   if (row->p == KNHK_P_SELF) return self_holds(x->d, row, focus);
@@ -262,10 +272,7 @@ static int pair_holds(context *x, const knhk_row *row, uint32_t node) {
   const uint32_t nb = gather_run(d, focus, (uint32_t)row->a, b);
   if (row->kinds == KNHK_REL_EQUALS) return same_terms(d, a, na, b, nb);
   if (row->kinds == KNHK_REL_DISJOINT) return no_common_term(d, a, na, b, nb);
-  if ((uint64_t)na * nb > PAIRS_MAX) {
-    x->escape = 1;
-    return 0;
-  }
+  if (too_many(x, na, nb)) return 0;
   int good = 1;
   for (uint32_t i = 0; i < na; i++)
     for (uint32_t j = 0; j < nb; j++) good &= related(x, row->kinds, lane_at(d, a[i]), lane_at(d, b[j]));
@@ -275,14 +282,12 @@ static int pair_holds(context *x, const knhk_row *row, uint32_t node) {
 static int within_holds(context *x, const knhk_row *row, uint32_t node) {
   const uint32_t focus = row->focus == 0 ? node : row->focus - 1u, other = row->b == 0 ? node : (uint32_t)row->b - 1;
   const knhk_delta *d = x->d;
+  if (x->pairs > PAIRS_ALL) return 0;
   uint64_t *a = x->d->gather;
   const uint32_t na = gather_run(d, focus, row->p, a);
   uint64_t *b = a + na;
   const uint32_t nb = gather_run(d, other, (uint32_t)row->a, b);
-  if ((uint64_t)na * nb > PAIRS_MAX) {
-    x->escape = 1;
-    return 0;
-  }
+  if (too_many(x, na, nb)) return 0;
   const uint32_t every = row->kinds == KNHK_REL_NE;
   int good = na > 0 && nb > 0;
   for (uint32_t i = 0; i < na; i++) {

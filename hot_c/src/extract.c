@@ -243,6 +243,7 @@ static void read_body(knhk_walk *w, const knhk_route *route) {
   }
   w->members = (uint32_t *)(void *)w->d->gather;
   w->ncapture = w->nmade = w->njoin = 0;
+  w->work = 0;
   memset(w->made_head, 0, 4 * (size_t)T->nmaps);
   memset(w->items, 0, 4 * (size_t)T->nmaps);
   READERS[w->mapping->format].read(w);

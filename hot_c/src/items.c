@@ -127,7 +127,9 @@ static void make_from(maker *m, uint32_t part, uint32_t length) {
   }
   for (uint32_t c = m->w->slot_head[p->slot]; c != 0; c = m->w->captures[c - 1].next) {
     const knhk_text s = m->w->captures[c - 1].value.s;
-    if (s.n > 0) make_part(m, part, length, (int)p->text, s);
+    m->w->work += sizeof(knhk_capture) + length + s.n;
+    if (m->w->work > KNHK_WORK_MAX) d->over = 1;
+    else if (s.n > 0) make_part(m, part, length, (int)p->text, s);
     if (d->over) return;
   }
 }

@@ -6,6 +6,7 @@
 #include "engine.h"
 
 #define KNHK_PROBES_MAX 256u /* beyond: an adversary, or a table that is not worth its time; the tier below decides */
+#define KNHK_WORK_MAX ((uint64_t)1 << 26) /* bytes of templates, whose values multiply; beyond, the tier below decides */
 
 /* ---- values of a body ---- */
 enum { KNHK_SCALAR_STRING = 0, KNHK_SCALAR_BOOLEAN, KNHK_SCALAR_NUMBER, KNHK_SCALAR_DECIMAL, KNHK_SCALAR_DATE, KNHK_SCALAR_DATETIME };
@@ -36,6 +37,7 @@ typedef struct {
   uint32_t *counts;              /* per edge: how often it was taken below the present parent (XML) */
   knhk_triple *joins, *joins_spare; /* key: join and key string; obj: side and node */
   uint32_t ncapture, capture_cap, nmade, made_cap, njoin, join_cap;
+  uint64_t work; /* of templates: values looked at and bytes written */
 } knhk_walk;
 
 /* ---- readers: each says what is wrong by knhk_fault_at ---- */

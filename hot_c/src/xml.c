@@ -9,6 +9,7 @@
 static const knhk_tables *const T = &knhk_tables_v1;
 
 #define SEPARATOR ' ' /* between namespace and local name: expat refuses a namespace that holds it */
+#define NAMESPACE_MAX 512u /* bytes: expat copies and hashes a namespace for each name in it, which may be four bytes of the body */
 #define XSI "http://www.w3.org/2001/XMLSchema-instance "
 
 /* ---- the parser's memory: blocks of powers of two, each given back to the list of its size ---- */
@@ -305,6 +306,11 @@ static void XMLCALL declaration(void *user, const XML_Char *version, const XML_C
   if (!same) stop(r, KNHK_FAULT_ENCODING, 0, text_of(""));
 }
 
+static void XMLCALL namespace(void *user, const XML_Char *prefix, const XML_Char *name) {
+  (void)prefix;
+  if (name != NULL && text_of(name).n > NAMESPACE_MAX) stop(user, KNHK_FAULT_MEMORY, 0, text_of(""));
+}
+
 static void XMLCALL doctype(void *user, const XML_Char *name, const XML_Char *system, const XML_Char *public, int internal) {
   (void)name, (void)system, (void)public, (void)internal;
   stop(user, KNHK_FAULT_DOCTYPE, 0, text_of(""));
@@ -353,6 +359,7 @@ void knhk_read_xml(knhk_walk *w) {
   XML_SetCharacterDataHandler(r.parser, characters);
   XML_SetXmlDeclHandler(r.parser, declaration);
   XML_SetStartDoctypeDeclHandler(r.parser, doctype);
+  XML_SetStartNamespaceDeclHandler(r.parser, namespace);
   knhk_begin_items(w, s);
   if (XML_Parse(r.parser, (const char *)body.p, (int)body.n, 1) != XML_STATUS_OK && !is_over(&r)) {
     const int memory = XML_GetErrorCode(r.parser) == XML_ERROR_NO_MEMORY;

@@ -6,7 +6,27 @@ import json
 from typing import Any
 
 import pytest
-from hot_plans import ATTR, BLANK, EX, KNHK, XSD, Json, a_map, bindings, iri, item, lit, mapping, pack, path, plan, prop, ref, template
+from hot_plans import (
+    ATTR,
+    BLANK,
+    EX,
+    KNHK,
+    XSD,
+    Json,
+    a_map,
+    bindings,
+    guard,
+    iri,
+    item,
+    lit,
+    mapping,
+    pack,
+    path,
+    plan,
+    prop,
+    ref,
+    template,
+)
 from hot_wire import bundle, caller_iri, observation, tagged
 from hot_wire import iri as b_iri
 from hot_wire import literal as b_lit
@@ -330,3 +350,14 @@ def test_limits_give_the_input_to_the_tier_below_and_lose_nothing_in_silence() -
     assert binding.decide(observation(body)).status == 2
     with pytest.raises(PackError):
         binding.graph(observation(body))
+
+
+def test_values_of_a_template_that_multiply_are_given_to_the_tier_below() -> None:
+    """Whatever they make: nothing, or one long text again and again."""
+    made = {"parts": template(path("a", "*"), "-", path("b", "*")), "node": "literal"}
+    count = guard("count", {"op": "count", "p": EX + "v", "min": 0, "max": 5})
+    rules = plan([count], [mapping(a_map("m", [], BLANK, prop("v", made), classes=("Thing",)))])
+    few, many, long = ["1"] * 300, ["1"] * 4000, ["1" * 100_000]
+    for a, b, status in ((few, [""] * 300, 0), (few, ["2"], 0), (many, [""] * 4000, 2), (long, ["2"] * 300, 0), (long, ["2"] * 4000, 2)):
+        body = json.dumps({"a": a, "b": b}).encode()
+        assert {x.decide(observation(body)).status for x in bindings(rules)} == {status}

@@ -138,6 +138,17 @@ def test_a_body_cannot_speak_of_what_the_data_bundle_describes(form: str) -> Non
             assert binding.decide(observation(body=body({"id": own, "n": "1"}))).failing_guards == (0,)
 
 
+def test_comparisons_of_all_focus_nodes_together_are_bounded() -> None:
+    """A few on each of many nodes are many."""
+    fields = [prop("n", ref("n", datatype="integer"))]
+    maps = mapping(a_map("m", path("things", "*"), {"kind": "blank"}, *fields, classes=("Thing",)))
+    made = plan([WITHIN], [maps], predicates=(EX + "max",), subjects=(LIMITS,))
+    data = bundle({LIMITS: [(EX + "max", literal(str(100 + i), XSD + "integer")) for i in range(500)]})
+    for things, status in ((1000, 0), (10_000, 2)):
+        body = json.dumps({"things": [{"n": 7}] * things}).encode()
+        assert {b.decide(observation(body=body)).status for b in bindings(made, data)} == {status}
+
+
 def test_guards_judge_the_triples() -> None:
     thing = f"<urn:a> <http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <{EX}Thing> ."
     assert failing(thing.encode()) == {1}

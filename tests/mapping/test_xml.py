@@ -137,6 +137,15 @@ def test_long_texts_and_many_names_are_bounded(size: int) -> None:
     assert found == [] or (isinstance(found, Denied) and found.must == "must have fewer different names, or shorter ones")
 
 
+def test_a_namespace_has_512_bytes_at_most() -> None:
+    """Expat copies it for each name in it: names of four bytes in a namespace of half a body would keep the tier for minutes."""
+    for attack in ("<Nope xmlns='{}'/>", "<b:Amt xmlns:b='{}' b:x=''>1</b:Amt>"):
+        assert not isinstance(objects(LOOSE, body(attack.format("u" * 512))), Denied)
+        found = objects(LOOSE, body(attack.format("u" * 513)))
+        assert isinstance(found, Denied)
+        assert found.must == "must have fewer different names, or shorter ones"
+
+
 def test_a_body_beyond_the_limit_of_o_is_no_observation() -> None:
     o = observation(body(f"<Name>{'x' * (10 << 20)}</Name>"))
     assert binding(LOOSE).decide(o).status < 0
