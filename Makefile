@@ -19,6 +19,8 @@ AROUND     := $(foreach d,examples bench tests tools,$(if $(shell find $(d) -nam
 # Debian packages that only tests need, for example: clang for libFuzzer. Installed by `make test`
 # when run as root, else named in a message. Empty it to skip: make test APT_TEST_PACKAGES=
 APT_TEST_PACKAGES ?= gcc libc6-dev qemu-user
+# And those of `make fuzz`: libFuzzer is clang's.
+APT_FUZZ_PACKAGES ?= clang libclang-rt-dev
 
 # What writes committed files: scripts first, then modules, in order; and the paths they write.
 # `make verify` runs them again and fails if a byte changes.
@@ -74,8 +76,10 @@ verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated fi
 bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anchors beside
 	@$(PY) -m bench $(BENCH_ARGS)
 
-fuzz: setup-dev ## long fuzzing and differential cases; FUZZ_SECONDS per harness (600), KNHK_CASES (100000)
+fuzz: setup-dev $(STAMPS)/apt-fuzz ## long fuzzing and differential cases; FUZZ_SECONDS per harness (600), KNHK_CASES (100000)
 	@$(PY) -m knhk_hot.fuzz --seconds $${FUZZ_SECONDS:-600}
+	@$(PY) tests/fuzz/tables.py --seconds $${FUZZ_SECONDS:-600}
+	@$(PY) tests/fuzz/search.py --seconds $${FUZZ_SECONDS:-600}
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(PY) -m pytest -n 0 --timeout 0 tests/fuzz $(PYTEST_ARGS)
 	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)
 
@@ -104,4 +108,8 @@ $(STAMPS)/native: $(STAMPS)/user $(NATIVE_SOURCES)
 
 $(STAMPS)/apt: Makefile
 	@tools/apt_packages.sh $(APT_TEST_PACKAGES)
+	@mkdir -p $(STAMPS); touch $@
+
+$(STAMPS)/apt-fuzz: Makefile
+	@tools/apt_packages.sh $(APT_FUZZ_PACKAGES)
 	@mkdir -p $(STAMPS); touch $@

@@ -82,6 +82,7 @@ def lower(pack: PackSources) -> GuardPlan:
         elif source.kind == "construct":
             _collect(faults, lambda s=source: _add_construct(plan, s))
     faults += _output_faults(plan, store)
+    faults += _text_faults(plan)
     mappings = _mappings(pack.sources, faults)
     faults += _route_faults(pack)
     if len(plan.guards) > MAX_GUARDS:
@@ -203,6 +204,12 @@ def _output_faults(plan: _Plan, store: TripleStore) -> list[Fault]:
                 must = "must not be a predicate that a rule reads: what a pack makes is no input of it"
                 found.append(Fault(f"{source.path}:{source.first_line}", p, must))
     return found
+
+
+def _text_faults(plan: _Plan) -> list[Fault]:
+    """Texts of guards end with U+0000 in a pack, so none may hold it."""
+    told = [(str(guard["source"]), value) for guard in plan.guards for value in guard.values() if isinstance(value, str)]
+    return [Fault(where, repr(text)[:120], "must hold no U+0000") for where, text in told if "\0" in text]
 
 
 def _constructs(plan: _Plan) -> tuple[dict[str, list[Doc]], dict[str, str]]:

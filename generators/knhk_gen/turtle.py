@@ -255,7 +255,7 @@ def parse(
     try:
         with warnings.catch_warnings(), ill_formed_is_no_news():
             parser.loadBuf(source.text)
-    except (BadSyntax, IndexError, ValueError, TypeError, AssertionError, RecursionError):
+    except (BadSyntax, IndexError, ValueError, TypeError, AttributeError, AssertionError, RecursionError):
         broken = True  # rdflib shows lack of closing marks as any of these; the strict reader says why
     faults = {
         Fault(

@@ -1,7 +1,8 @@
-"""Fuzzing of the C parts under ASan and UBSan: ``python -m knhk_hot.fuzz [--seconds N] [--seed N]``.
+"""Fuzzing of the C parts under ASan and UBSan: ``python -m knhk_hot.fuzz [--seconds N] [--minimise] [--coverage] [DRIVER …]``.
 
-Drivers are in hot_c/fuzz, each with its invariant. They are built with gcc or clang, which bring the sanitizers' runtimes (zig does not),
-and run over a corpus that grows by mutation. A failure leaves the input in ``last-input`` of the driver's folder.
+Drivers are in hot_c/fuzz, each with its invariant, and their inputs in hot_c/fuzz/corpus. A driver is built in three ways: ``replay`` by
+gcc or clang, to run the corpus and a fixed number of mutants of it (the tests do); ``guided`` by clang with libFuzzer, to search (this
+command does); ``coverage`` by clang, to see which lines the corpus reaches. zig brings no runtime for any of them.
 """
 
 from __future__ import annotations
@@ -10,215 +11,307 @@ import argparse
 import hashlib
 import json
 import os
-import random
+import re
 import secrets
 import shutil
-import struct
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 
 from knhk_hot import toolchain as t
 from knhk_hot.build import EXPAT_FLAGS, EXPAT_SOURCES
-from knhk_hot.perfect import place
+from knhk_hot.fuzz_seeds import SEEDS
 
-SANITIZERS = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-DRIVERS = ("decide", "xml", "bundle", "ring")
-SAME_DRIVER = {"xml": "decide"}  # other seeds for the same harness
-NOT_OURS = ("-fno-sanitize=undefined", "-w")
-LINES = [{"qty": 1, "price": "9.99", "day": "20240229", "ref": "k1"}, {"qty": "2", "ref": "k2", "day": "00000000"}]
-EXAMPLE = {
-    "id": "INV 1",
-    "currency": "EUR",
-    "total": 12.5,
-    "issued": "2026-01-31",
-    "paid": True,
-    "lines": LINES,
-    "peers": [{"k": "k1"}, {"k": "k2"}],
-}
+BASE = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+NOT_OURS = ("-fno-sanitize=undefined", "-w")  # the parsers; yyjson is slow under UBSan
+PROFILE = ("-fprofile-instr-generate", "-fcoverage-mapping")
+CORPUS = t.SOURCE / "fuzz" / "corpus"
+INPUT_MAX = 1 << 16  # of fuzz_main.c
+KEPT_MAX = 4096  # bytes of an input that is kept in the repository
+MEMORY_MIB, INPUT_SECONDS = 2048, 20
 
 
 class NoSanitizer(RuntimeError):
-    """Neither gcc nor clang is here."""
+    """A compiler that brings the runtime is not here; the message says which."""
 
 
-def compiler() -> str:
-    """A compiler that brings the runtime of ASan and UBSan."""
-    found = shutil.which("gcc") or shutil.which("clang")
-    if found is None:
-        raise NoSanitizer("sanitizer builds need gcc or clang (Debian: apt-get install gcc)")
-    return found
+@dataclass(frozen=True)
+class Driver:
+    """hot_c/fuzz/fuzz_SOURCE.c, the parts of the engine it is linked with, and a dictionary for libFuzzer."""
+
+    source: str
+    parts: tuple[str, ...] = t.ENGINE
+    parsers: bool = True
+    words: str = ""
+
+
+DRIVERS = {
+    "decide": Driver("decide", words="json"),
+    "xml": Driver("decide", words="xml"),
+    "ntriples": Driver("decide", words="ntriples"),
+    "bundle": Driver("bundle"),
+    "ring": Driver("ring", ("drain",), parsers=False),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a driver is built: compiler, flags of each object and of the link. `main`: with fuzz_main.c."""
+
+    name: str
+    compilers: tuple[str, ...]
+    objects: tuple[str, ...]
+    link: tuple[str, ...]
+    main: bool
+
+
+REPLAY = Way("replay", ("gcc", "clang"), SANITIZERS, SANITIZERS, main=True)
+GUIDED = Way("guided", ("clang",), (*SANITIZERS, "-fsanitize=fuzzer-no-link"), (*SANITIZERS, "-fsanitize=fuzzer"), main=False)
+COVERED = Way("coverage", ("clang",), PROFILE, PROFILE, main=True)
+
+
+def compiler(way: Way) -> str:
+    """Path of a compiler that can build this way. Raises NoSanitizer."""
+    path = next(filter(None, map(shutil.which, way.compilers)), None)
+    if path is None:
+        raise NoSanitizer(
+            f"{way.name} builds need {' or '.join(way.compilers)} (Debian: apt-get install {way.compilers[0]} libclang-rt-dev)"
+        )
+    return path
 
 
 @cache
 def _key() -> str:
     parts = [p.read_bytes() for p in sorted((t.SOURCE / "fuzz").glob("*.[ch]"))]
-    return hashlib.sha256(b"\0".join([t.source_digest("engine").encode(), *parts])).hexdigest()[:24]
+    return hashlib.sha256(
+        b"\0".join([t.source_digest("engine").encode(), repr((BASE, SANITIZERS, NOT_OURS)).encode(), *parts])
+    ).hexdigest()[:24]
 
 
-def folder(driver: str) -> Path:
-    return t.cache_root() / f"fuzz-{_key()}" / driver
+def folder(way: Way, driver: str) -> Path:
+    return t.cache_root() / f"fuzz-{_key()}" / way.name / driver
 
 
-def _compile(out: Path, source: str, *flags: str) -> Path:
-    """One sanitized object, made when it is not there."""
+def found(name: str) -> Path:
+    """Folder of what searches found, of all versions of the sources."""
+    return t.cache_root() / "fuzz-found" / name
+
+
+def _compile(way: Way, out: Path, source: str, *flags: str) -> Path:
+    """One object, made when it is not there."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         made = out.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler(), *SANITIZERS, *flags, "-c", source, "-o", str(made)], cwd=t.SOURCE, check=True)
+        subprocess.run([compiler(way), *BASE, *way.objects, *flags, "-c", source, "-o", str(made)], cwd=t.SOURCE, check=True)
         made.rename(out)
     return out
 
 
-def _objects(driver: str) -> list[Path]:
-    """Objects of a driver; those of the engine are shared. The parsers are not ours and go without UBSan, which yyjson is slow under."""
-    yyjson, expat = t.artifacts().yyjson_include, t.artifacts().expat_include
-    common, flags = folder("common"), ("-Iinclude", "-Isrc", f"-isystem{yyjson}", f"-isystem{expat}")
-    made = [
-        _compile(common / "main.o", "fuzz/fuzz_main.c", *flags),
-        _compile(folder(driver) / "fuzz.o", f"fuzz/fuzz_{SAME_DRIVER.get(driver, driver)}.c", *flags),
-    ]
-    if driver == "ring":
-        return [*made, _compile(common / "drain.o", "src/drain.c", *flags)]
-    made += [_compile(common / f"{part}.o", f"src/{part}.c", *flags) for part in t.ENGINE]
-    for isa, more in t.ISAS[t.HOST].items():
-        made.append(_compile(common / f"eval_{isa}.o", "src/eval.c", *flags, *more, f"-DKNHK_EVAL=knhk_eval_{isa}"))
-    made.append(_compile(common / "pack_tables.o", "fuzz/pack.c", *flags))
-    made += [_compile(common / f"expat_{name}.o", str(expat / f"{name}.c"), *EXPAT_FLAGS, *NOT_OURS) for name in EXPAT_SOURCES]
-    return [*made, _compile(common / "yyjson.o", str(yyjson / "yyjson.c"), *NOT_OURS)]
+def _includes() -> tuple[str, ...]:
+    made = t.artifacts()
+    return ("-Iinclude", "-Isrc", f"-isystem{made.yyjson_include}", f"-isystem{made.expat_include}")
 
 
-def build_driver(driver: str) -> Path:
-    """The sanitized driver."""
-    out = folder(driver) / "driver"
-    objects = _objects(driver)
+def _parser_objects(way: Way) -> list[Path]:
+    made, common = t.artifacts(), folder(way, "common")
+    objects = [_compile(way, common / f"expat_{n}.o", str(made.expat_include / f"{n}.c"), *EXPAT_FLAGS, *NOT_OURS) for n in EXPAT_SOURCES]
+    return [*objects, _compile(way, common / "yyjson.o", str(made.yyjson_include / "yyjson.c"), *NOT_OURS)]
+
+
+def engine_objects(way: Way, driver: Driver) -> list[Path]:
+    """The parts of the engine, without a pack's tables; drivers share them."""
+    common, flags = folder(way, "common"), _includes()
+    made = [_compile(way, common / f"{part}.o", f"src/{part}.c", *flags) for part in driver.parts]
+    for isa, more in t.ISAS[t.HOST].items() if "eval" in driver.parts else ():
+        made.append(_compile(way, common / f"eval_{isa}.o", "src/eval.c", *flags, *more, f"-DKNHK_EVAL=knhk_eval_{isa}"))
+    return [*made, *(_parser_objects(way) if driver.parsers else [])]
+
+
+def link(way: Way, objects: list[Path], out: Path) -> Path:
+    """An executable, made when it is not there."""
     if not out.exists():
-        subprocess.run([compiler(), *SANITIZERS, *map(str, objects), "-ldl", "-o", f"{out}.{os.getpid()}"], check=True)
-        Path(f"{out}.{os.getpid()}").rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = f"{out}.{os.getpid()}"
+        subprocess.run([compiler(way), *way.link, *map(str, objects), "-ldl", "-o", made], check=True)
+        Path(made).rename(out)
     return out
+
+
+def build_driver(way: Way, name: str, tables: Path | None = None, place: Path | None = None) -> Path:
+    """The driver; `tables`: C of another pack than hot_c/fuzz/pack.c, built in the folder `place`."""
+    driver, common = DRIVERS[name], folder(way, "common")
+    here = place or folder(way, name)
+    objects = [
+        _compile(way, common / f"fuzz_{driver.source}.o", f"fuzz/fuzz_{driver.source}.c", *_includes()),
+        *engine_objects(way, driver),
+    ]
+    if way.main:
+        objects.append(_compile(way, common / "main.o", "fuzz/fuzz_main.c", *_includes()))
+    if driver.parsers:
+        objects.append(_compile(way, (here if tables else common) / "tables.o", str(tables or "fuzz/pack.c"), *_includes(), "-w"))
+    return link(way, objects, here / "driver")
 
 
 def build_drivers() -> tuple[Path, ...]:
-    """All sanitized drivers, built when they are not there."""
-    return tuple(build_driver(driver) for driver in DRIVERS)
+    """All drivers that the tests run, built when they are not there."""
+    return tuple(build_driver(REPLAY, name) for name in DRIVERS)
 
 
-def observation(body: bytes, route: bytes = b"create") -> bytes:
-    """A canonical O with two attributes."""
-    attributes = {b"action": b"create", b"sub": b"anna"}
-    parts = [b"KNO1", (1_790_000_000 * 10**9).to_bytes(8, "big"), b"\0\5local", len(route).to_bytes(2, "big"), route, bytes(64)]
-    parts.append(len(attributes).to_bytes(2, "big"))
-    for name, value in attributes.items():
-        parts += [len(name).to_bytes(2, "big"), name, len(value).to_bytes(4, "big"), value]
-    return b"".join([*parts, len(body).to_bytes(4, "big"), body])
+def kept(name: str) -> list[Path]:
+    """Inputs of a driver that the repository keeps."""
+    return sorted((CORPUS / name).iterdir())
 
 
-def _decide_seeds() -> list[bytes]:
-    bodies = [json.dumps(EXAMPLE).encode(), b"{}", b"[]", b"", b'{"a":1,"a":2}', b'{"id":"' + b"\\u00e9" * 40 + b'"}', b"[" * 200]
-    bodies.append(json.dumps({f"m{i}": i for i in range(40)}).encode())
-    return [observation(body) for body in bodies] + [observation(b"", b"bare"), observation(b"{}", b"other")]
+def _there(*folders: Path) -> list[Path]:
+    return [folder for folder in folders if folder.is_dir()]
 
 
-XML_HEAD = b'<?xml version="1.0" encoding="UTF-8"?><Doc xmlns="urn:a" xmlns:b="urn:b">'
-XML_ITEM = (
-    b'<Item id="1" k="k1"><Name>a&amp;&#x42;<![CDATA[<c>]]></Name><Day>20240229</Day>'
-    b'<b:Amt Ccy="EUR">1.234,50-</b:Amt><Ref>k1</Ref><Any/></Item>'
-)
+def seeded(way: Way, name: str) -> Path:
+    """Folder with the seeds of a driver, written anew."""
+    place = folder(way, name) / "seeds"
+    place.mkdir(parents=True, exist_ok=True)
+    for i, seed in enumerate(SEEDS[name]()):
+        (place / f"{i:03}").write_bytes(seed)
+    return place
 
 
-def _xml_seeds() -> list[bytes]:
-    bomb = b"<!DOCTYPE Doc [" + b"".join(b"<!ENTITY a%d '&a%d;&a%d;'>" % (i + 1, i, i) for i in range(8)) + b"]>"
-    bodies = [
-        XML_HEAD + 3 * XML_ITEM + b"</Doc>",
-        b"\xef\xbb\xbf" + XML_HEAD + XML_ITEM.replace(b"a&amp;", b"<!-- c --><?pi x?>\xf0\x9f\x98\x80\r\n") + b"</Doc>",
-        bomb + XML_HEAD[38:] + b"<Item>&a8;</Item></Doc>",
-        (XML_HEAD + b"</Doc>").decode().encode("utf-16"),
-        XML_HEAD + b"<Item>" * 200,
-        XML_HEAD + b"<Item " + b" ".join(b"a%d='%d'" % (i, i) for i in range(300)) + b"/></Doc>",
-        XML_HEAD + b"".join(b"<n%d xmlns:p%d='u%d'/>" % (i, i, i) for i in range(300)) + b"</Doc>",
-        XML_HEAD + b"<Item><Name>" + b"x" * 20000 + b"&#xD800;\xed\xa0\x80</Name></Item></Doc>",
-        XML_HEAD + b"<Item id='1' id='2'/></Doc>",
-        b"",
-    ]
-    return [observation(body, route) for body in bodies for route in (b"xml", b"loose")]
+def replay(name: str, mutants: int = 0, seed: int = 1, driver: Path | None = None, inputs: list[Path] | None = None) -> int:
+    """Runs every seed, every kept input and a number of mutants of them; returns how many runs there were. Raises CalledProcessError with
+    the sanitizer's report when the invariant breaks; the input is then `last-input` of the driver's folder."""
+    here = folder(REPLAY, name)
+    here.mkdir(parents=True, exist_ok=True)
+    paths = inputs if inputs is not None else [*sorted(seeded(REPLAY, name).iterdir()), *kept(name)]
+    with tempfile.NamedTemporaryFile("w", suffix=".list") as listed:
+        listed.write("\n".join(map(str, paths)))
+        listed.flush()
+        command = [str(driver or build_driver(REPLAY, name)), str(seed), str(mutants), listed.name]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+    return int(done.stdout.split()[0])
 
 
 @dataclass(frozen=True)
-class _Seed:
-    r: int = 0x9E3779B97F4A7C1
-    x: int = 0
+class Search:
+    """What libFuzzer counted: inputs run, edges and features reached, inputs kept in its working corpus, seconds."""
+
+    runs: int
+    edges: int
+    features: int
+    inputs: int
+    seconds: int
 
 
-def bundle_seed() -> bytes:
-    """A small data bundle (formats/bundle.md)."""
-    keys = [b"", b"5", b"http://www.w3.org/2001/XMLSchema#integer", b"https://e.x/limit", b"https://e.x/u", b"https://e.x/{}"]
-    placed = place(keys, _Seed())
-    if placed is None:
-        raise ValueError("the seed of the fuzzed bundle does not serve")
-    pilots, remap, order = placed
-    strings = [keys[i] for i in order]
-    index = {text: i for i, text in enumerate(strings)}
-    first = [int(i > index[b"https://e.x/u"]) for i in range(len(strings) + 1)]
-    area, offsets = b"".join(strings), [0, *accumulate(map(len, strings))]
-    out = struct.pack("<8s4I2Q", b"KNHKBND2", len(strings), 1, len(area), index[b"https://e.x/{}"], _Seed.r, _Seed.x)
-    triple = struct.pack("<IIIB3x", index[b"https://e.x/limit"], index[b"5"], index[b"http://www.w3.org/2001/XMLSchema#integer"], 2)
-    words = [struct.pack(f"<{len(part)}I", *part) for part in (remap, offsets, first)]
-    for part in (struct.pack(f"<{len(pilots)}H", *pilots), *words, area, triple):
-        out += bytes(-len(out) % 8) + part
-    return out
-
-
-def _ring_seed() -> bytes:
-    o = b"KNO1" + bytes(20)
-    record = struct.pack("<QII16sQQIHBB", 1, 256, 1, bytes(16), 5, 7, len(o), 0, 1, 0)
-    record += struct.pack("<20sBBBBB3xII", bytes(20), 1, 1, 1, 1, 0, 11, 0)
-    record = (record.ljust(128, b"\0") + o + b"KNA1" + bytes(7)).ljust(256, b"\0")
-    second = struct.pack("<QII", 257, 64, 2).ljust(64, b"\0")
-    return struct.pack("<HH", 320, 0) + record + second
-
-
-def corpus(driver: str) -> list[Path]:
-    """Seed files of a driver."""
-    every = {"decide": _decide_seeds(), "xml": _xml_seeds(), "bundle": [bundle_seed(), b"KNHKBND2"], "ring": [_ring_seed(), b""]}
-    place = folder(driver) / "corpus"
-    place.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for i, seed in enumerate(every[driver]):
-        path = place / f"{i:03}"
-        path.write_bytes(seed)
-        paths.append(path)
-    return paths
-
-
-def fuzz(driver: str, seconds: int, seed: int) -> str:
-    """Runs a driver; returns what it says. Raises CalledProcessError, with the sanitizer's report, when the invariant breaks."""
-    command = [str(build_driver(driver)), str(seed), str(seconds), *map(str, corpus(driver))]
-    done = subprocess.run(command, cwd=folder(driver), capture_output=True, text=True, check=False)
+def search(name: str, seconds: int, seed: int, driver: Path | None = None, inputs: Path | None = None) -> Search:
+    """Searches with libFuzzer, from the kept inputs and what earlier searches found. Raises CalledProcessError with the sanitizer's report;
+    the input is then a file `crash-…`, `timeout-…` or `oom-…` in the driver's folder."""
+    here = folder(GUIDED, name)
+    work = inputs or found(name)
+    work.mkdir(parents=True, exist_ok=True)
+    here.mkdir(parents=True, exist_ok=True)
+    begins = [work, *([] if inputs else [seeded(GUIDED, name), *_there(CORPUS / name)])]
+    words = DRIVERS[name].words
+    options = [f"-max_total_time={seconds}", f"-seed={seed}", f"-max_len={INPUT_MAX}", f"-timeout={INPUT_SECONDS}", "-print_final_stats=1"]
+    options += [f"-rss_limit_mb={MEMORY_MIB}", f"-artifact_prefix={here}/", "-reload=0"]
+    options += [f"-dict={t.SOURCE}/fuzz/{words}.dict"] if words else []
+    command = [str(driver or build_driver(GUIDED, name)), *options, *map(str, begins)]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
-    return done.stdout.strip()
+    return search_of(done.stderr)
+
+
+def search_of(said: str) -> Search:
+    runs, seconds = re.findall(r"Done (\d+) runs in (\d+) second", said)[-1]
+    edges, features, inputs = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)/", said)[-1]
+    return Search(int(runs), int(edges), int(features), int(inputs), int(seconds))
+
+
+def minimise(name: str) -> int:
+    """Makes the kept corpus anew: the fewest and shortest of all inputs that together reach all that was reached. Returns their number."""
+    own = CORPUS / name
+    own.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CORPUS) as place:
+        begins = [own, seeded(GUIDED, name), found(name)]
+        options = ["-set_cover_merge=1", "-use_counters=0", f"-max_len={KEPT_MAX}", f"-timeout={INPUT_SECONDS}"]
+        subprocess.run([str(build_driver(GUIDED, name)), *options, place, *map(str, _there(*begins))], check=True, capture_output=True)
+        crashes = {p.name: p.read_bytes() for p in own.iterdir() if p.name.startswith("was-")}
+        shutil.rmtree(own)
+        own.mkdir()
+        for path in sorted(Path(place).iterdir()):
+            shutil.copyfile(path, own / path.name[:16])
+        for crash, data in crashes.items():  # inputs that once broke something stay by their name
+            (own / crash).write_bytes(data)
+    return len(kept(name))
+
+
+def coverage(name: str) -> dict[str, tuple[int, int, int, int]]:
+    """Of each source file that the kept inputs of a driver reach: lines and branches, reached and all."""
+    driver, here = build_driver(COVERED, name), folder(COVERED, name)
+    raw, made = here / "raw", here / "profile"
+    with tempfile.NamedTemporaryFile("w", suffix=".list") as listed:
+        listed.write("\n".join(map(str, [*sorted(seeded(COVERED, name).iterdir()), *kept(name)])))
+        listed.flush()
+        subprocess.run(
+            [driver, "1", "0", listed.name], cwd=here, env={**os.environ, "LLVM_PROFILE_FILE": str(raw)}, check=True, capture_output=True
+        )
+    subprocess.run(["llvm-profdata", "merge", "-sparse", str(raw), "-o", str(made)], check=True)
+    shown = subprocess.run(
+        ["llvm-cov", "export", "-summary-only", str(driver), f"-instr-profile={made}"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=t.SOURCE,
+    )
+    files = json.loads(shown.stdout)["data"][0]["files"]
+    ours = {Path(f["filename"]).name: f["summary"] for f in files if Path(f["filename"]).parent.name in ("src", "include", "envoy")}
+    return {
+        file: (s["lines"]["covered"], s["lines"]["count"], s["branches"]["covered"], s["branches"]["count"])
+        for file, s in sorted(ours.items())
+    }
+
+
+def _say(text: str) -> None:
+    print(f"fuzz: {text}", flush=True)
+
+
+def _show_coverage(name: str) -> None:
+    for file, (lines, all_lines, branches, all_branches) in coverage(name).items():
+        _say(f"{name}: {file}: {lines} of {all_lines} lines, {branches} of {all_branches} branches")
+
+
+def _run(name: str, seconds: int, seed: int) -> None:
+    _say(f"{name}, seed {seed}, {seconds} s")
+    s = search(name, seconds, seed)
+    _say(f"{name}: {s.runs} runs in {s.seconds} s, {s.edges} edges, {s.features} features, {s.inputs} inputs")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m knhk_hot.fuzz", description="Fuzzes the C parts under ASan and UBSan.")
+    parser.add_argument("drivers", nargs="*", choices=[[], *DRIVERS], help="all when none is named")
     parser.add_argument("--seconds", type=int, default=60, help="for each driver")
-    parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="the same seed gives the same inputs")
+    parser.add_argument("--seed", type=int, default=secrets.randbits(31), help="of libFuzzer")
+    parser.add_argument("--minimise", action="store_true", help="make the kept corpus anew from what searches found")
+    parser.add_argument("--coverage", action="store_true", help="lines that the kept corpus reaches")
     options = parser.parse_args()
-    order = list(DRIVERS)
-    random.Random(options.seed).shuffle(order)
-    for driver in order:
-        print(f"fuzz: {driver}, seed {options.seed}, {options.seconds} s", flush=True)
+    for name in options.drivers or DRIVERS:
         try:
-            print(f"fuzz: {driver}: {fuzz(driver, options.seconds, options.seed)}", flush=True)
+            if options.minimise:
+                _say(f"{name}: {minimise(name)} inputs kept")
+            elif options.coverage:
+                _show_coverage(name)
+            else:
+                _run(name, options.seconds, options.seed)
         except subprocess.CalledProcessError as error:
             print(error.stderr, file=sys.stderr)
-            print(f"fuzz: {driver} failed; its input is {folder(driver) / 'last-input'}", file=sys.stderr)
+            _say(f"{name} failed; its input is in {folder(GUIDED, name)}")
             return 1
         except NoSanitizer as error:
-            print(f"fuzz: {error}", file=sys.stderr)
+            _say(str(error))
             return 1
     return 0
 

@@ -304,9 +304,9 @@ static void put_fault(explainer *x, const knhk_delta *d) {
   PUT(&x->w, "\"}");
 }
 
-/* A denial of this pack: magic, number of guards, length; a denial has no output triples. */
+/* An A of this pack: magic, number of guards, their bits; output triples may follow. */
 static int is_action(const uint8_t *a, size_t a_len) {
-  return a_len == 8 + (size_t)(T->nguards + 7) / 8 + 2 && memcmp(a, "KNA1", 4) == 0 && (uint32_t)(a[6] << 8 | a[7]) == T->nguards;
+  return a_len >= 8 + (size_t)(T->nguards + 7) / 8 + 2 && memcmp(a, "KNA1", 4) == 0 && (uint32_t)(a[6] << 8 | a[7]) == T->nguards;
 }
 
 static int failed(const knhk_delta *d, uint32_t guard) {

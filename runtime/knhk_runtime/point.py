@@ -65,7 +65,8 @@ def parse_point(data: bytes, where: str) -> PointConfig:
 def _checks(document: object) -> list[tuple[str, object, bool, str]]:
     if not isinstance(document, dict):
         return [("file", document, False, "must be an object")]
-    names = [item["name"] for item in document.get("attributes", ()) if _is_attribute(item)]
+    attributes = document.get("attributes")
+    names = [item["name"] for item in attributes if _is_attribute(item)] if isinstance(attributes, list) else []
     get = document.get
     return [
         ("version", get("version"), get("version") == 1, "must be 1"),

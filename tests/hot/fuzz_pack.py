@@ -7,6 +7,7 @@ from pathlib import Path
 from hot_plans import BLANK, EX, KNHK, Json, a_map, guard, iri, item, mapping, path, plan, prop, ref, template
 from test_guards import CASES
 
+from knhk.model.arrows import GuardPlan
 from knhk_gen.emit import emit
 
 CODES: Json = {"f": "codes", "codes": {"EUR": "Euro", "USD": "Dollar"}, "other": "Other"}
@@ -95,18 +96,31 @@ XML_MAPS = (
 )
 XML = mapping(*XML_MAPS, name="xml") | {"source": "xml"}
 LOOSE = mapping(*XML_MAPS, name="loose", unknown="Allow") | {"source": "xml"}
-PLAN = plan(
-    [guard(f"g{i:03}", case.values[0]) for i, case in enumerate(CASES)],  # type: ignore[arg-type]
-    [CREATE, LOOSE, OTHER, XML],
+RDF = mapping(name="rdf", unknown="Deny") | {"source": "rdf"}
+MADE: Json = {
+    "k000": [{"when": {"op": "count", "p": EX + "s", "min": 1, "max": None}, "triples": [
+        {"s": {"this": True}, "p": "https://out.x/s", "o": {"of": {"this": True}, "p": EX + "s", "test": {"t": "const", "value": True}}},
+        {"s": iri("https://out.x/all"), "p": "https://out.x/has", "o": {"this": True}},
+    ]}],
+    "k001": [{"when": {"op": "count", "p": EX + "i", "min": 1, "max": 2}, "triples": [
+        {"s": {"this": True}, "p": "https://out.x/i",
+         "o": {"of": {"this": True}, "p": EX + "any", "test": {"t": "kind", "kinds": ["literal"]}}},
+    ]}],
+}  # fmt: skip
+RULES = plan(
+    [guard(f"g{i:03}", case.values[0]) for i, case in enumerate(CASES)]  # type: ignore[arg-type]
+    + [guard(name, kind="construct", target=i) for i, name in enumerate(MADE)],
+    [CREATE, LOOSE, OTHER, RDF, XML],
     [
         {"kind": "class", "classes": [EX + "Thing"]},
         {"kind": "class", "classes": [EX + "Part"]},
         {"kind": "node", "node": iri(KNHK + "caller")},
     ],
-    {"create": "create", "other": "other", "bare": None, "loose": "loose", "xml": "xml"},
+    {"create": "create", "other": "other", "bare": None, "loose": "loose", "rdf": "rdf", "xml": "xml"},
     predicates=("https://e.x/limit",),
     subjects=("https://e.x/u",),
 )
+PLAN = GuardPlan(dict(RULES.document) | {"constructs": MADE})
 
 if __name__ == "__main__":
     (Path(__file__).parents[2] / "hot_c" / "fuzz" / "pack.c").write_text(emit(PLAN).text)

@@ -11,7 +11,7 @@ from knhk.model.arrows import PackSources, Source
 from knhk.model.faults import Refused
 from knhk_gen.emit import emit
 from knhk_gen.lower import lower
-from knhk_hot.fuzz import observation
+from knhk_hot.fuzz_seeds import observation
 from knhk_hot.pack import Binding, Pack
 from knhk_hot.toolchain import HOST, link_pack
 

@@ -13,7 +13,7 @@ from knhk.adapters.pack_folder import find
 from knhk.api import to_sources
 from knhk_gen.emit import emit
 from knhk_gen.lower import lower
-from knhk_hot.fuzz import observation
+from knhk_hot.fuzz_seeds import observation
 from knhk_hot.pack import Binding, Pack
 from knhk_hot.toolchain import HOST, link_pack
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mapped import Denied, binding, extract, faults, objects
 
-from knhk_hot.fuzz import observation
+from knhk_hot.fuzz_seeds import observation
 
 TEXT = """format: xml
 namespaces: {"": "urn:a", b: "urn:b"}

@@ -54,8 +54,8 @@ def parse_canonical(data: bytes, where: str) -> Any:
     value = parse_json(data, where)
     try:
         same = canonical(value) == data
-    except ValueError as error:
-        raise Bad(where, "holds text that is not Unicode") from error
+    except (ValueError, RecursionError) as error:
+        raise Bad(where, "holds text that is not Unicode, or is nested too deeply") from error
     if not same:
         raise Bad(where, "is not canonical JSON")
     return value
@@ -97,7 +97,7 @@ def verify_envelope(envelope: object, payload_type: str, keys: Mapping[str, byte
         raise Bad(f"{where} payloadType", f"{found!r}: must be {payload_type!r}")
     payload = unb64(member(envelope, "payload", str, where), f"{where} payload")
     signatures = member(envelope, "signatures", list, where)[:16]
-    known = [s for s in signatures if isinstance(s, dict) and s.get("keyid") in keys]
+    known = [s for s in signatures if isinstance(s, dict) and isinstance(s.get("keyid"), str) and s["keyid"] in keys]
     if not known:
         ids = ", ".join(str(s.get("keyid")) for s in signatures if isinstance(s, dict)) or "none"
         raise Bad(f"{where} signatures", f"by keyid {ids}: none is a key allowed here")

@@ -1,0 +1,122 @@
+"""Inputs that the fuzz drivers begin with: right ones in each format, and the wrong ones that a grammar would not come upon."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+
+from knhk_hot.perfect import place
+
+LINES = [{"qty": 1, "price": "9.99", "day": "20240229", "ref": "k1"}, {"qty": "2", "ref": "k2", "day": "00000000"}]
+EXAMPLE = {
+    "id": "INV 1",
+    "currency": "EUR",
+    "total": 12.5,
+    "issued": "2026-01-31",
+    "paid": True,
+    "lines": LINES,
+    "peers": [{"k": "k1"}, {"k": "k2"}],
+}
+
+
+def observation(body: bytes, route: bytes = b"create") -> bytes:
+    """A canonical O with two attributes."""
+    attributes = {b"action": b"create", b"sub": b"anna"}
+    parts = [b"KNO1", (1_790_000_000 * 10**9).to_bytes(8, "big"), b"\0\5local", len(route).to_bytes(2, "big"), route, bytes(64)]
+    parts.append(len(attributes).to_bytes(2, "big"))
+    for name, value in attributes.items():
+        parts += [len(name).to_bytes(2, "big"), name, len(value).to_bytes(4, "big"), value]
+    return b"".join([*parts, len(body).to_bytes(4, "big"), body])
+
+
+def _decide_seeds() -> list[bytes]:
+    bodies = [json.dumps(EXAMPLE).encode(), b"{}", b"[]", b"", b'{"a":1,"a":2}', b'{"id":"' + b"\\u00e9" * 40 + b'"}', b"[" * 200]
+    bodies.append(json.dumps({f"m{i}": i for i in range(40)}).encode())
+    return [observation(body) for body in bodies] + [observation(b"", b"bare"), observation(b"{}", b"other")]
+
+
+XML_HEAD = b'<?xml version="1.0" encoding="UTF-8"?><Doc xmlns="urn:a" xmlns:b="urn:b">'
+XML_ITEM = (
+    b'<Item id="1" k="k1"><Name>a&amp;&#x42;<![CDATA[<c>]]></Name><Day>20240229</Day>'
+    b'<b:Amt Ccy="EUR">1.234,50-</b:Amt><Ref>k1</Ref><Any/></Item>'
+)
+
+
+def _xml_seeds() -> list[bytes]:
+    bomb = b"<!DOCTYPE Doc [" + b"".join(b"<!ENTITY a%d '&a%d;&a%d;'>" % (i + 1, i, i) for i in range(8)) + b"]>"
+    bodies = [
+        XML_HEAD + 3 * XML_ITEM + b"</Doc>",
+        b"\xef\xbb\xbf" + XML_HEAD + XML_ITEM.replace(b"a&amp;", b"<!-- c --><?pi x?>\xf0\x9f\x98\x80\r\n") + b"</Doc>",
+        bomb + XML_HEAD[38:] + b"<Item>&a8;</Item></Doc>",
+        (XML_HEAD + b"</Doc>").decode().encode("utf-16"),
+        XML_HEAD + b"<Item>" * 200,
+        XML_HEAD + b"<Item " + b" ".join(b"a%d='%d'" % (i, i) for i in range(300)) + b"/></Doc>",
+        XML_HEAD + b"".join(b"<n%d xmlns:p%d='u%d'/>" % (i, i, i) for i in range(300)) + b"</Doc>",
+        XML_HEAD + b"<Item><Name>" + b"x" * 20000 + b"&#xD800;\xed\xa0\x80</Name></Item></Doc>",
+        XML_HEAD + b"<Item id='1' id='2'/></Doc>",
+        b"",
+    ]
+    return [observation(body, route) for body in bodies for route in (b"xml", b"loose")]
+
+
+def _ntriples_seeds() -> list[bytes]:
+    thing = b"<https://e.x/i/1> <http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <https://e.x/Thing> .\n"
+    xsd = b"^^<http://www.w3.org/2001/XMLSchema#"
+    lines = [
+        thing,
+        b'_:b0\t<https://e.x/s> "a\\u00E9\\U0001F600\\n\\"" . # a comment\n',
+        b'<https://e.x/i/1> <https://e.x/d> "1.50"' + xsd + b"decimal> .\r\n<https://e.x/i/1> <https://e.x/part> _:b.0 .\n",
+        b'<https://e.x/i/1> <https://e.x/any> "x"@en-GB .\n<https://e.x/i/1> <https://e.x/t> "2024-02-29T24:00:00Z"'
+        + xsd
+        + b"dateTime> .\n",
+        b"<https://e.x/\\u0020> <p> <> .\n",
+        b'<https://e.x/a> <https://e.x/b> "\\uD800" .\n',
+    ]
+    bodies = [*lines, b"".join(lines[:4]), thing * 40, b"".join(thing.replace(b"/1", b"/%d" % i) for i in range(40))]
+    return [observation(body, b"rdf") for body in bodies]
+
+
+@dataclass(frozen=True)
+class _Seed:
+    r: int = 0x9E3779B97F4A7C1
+    x: int = 0
+
+
+def bundle_seed() -> bytes:
+    """A small data bundle (formats/bundle.md)."""
+    keys = [b"", b"5", b"http://www.w3.org/2001/XMLSchema#integer", b"https://e.x/limit", b"https://e.x/u", b"https://e.x/{}"]
+    placed = place(keys, _Seed())
+    if placed is None:
+        raise ValueError("the seed of the fuzzed bundle does not serve")
+    pilots, remap, order = placed
+    strings = [keys[i] for i in order]
+    index = {text: i for i, text in enumerate(strings)}
+    first = [int(i > index[b"https://e.x/u"]) for i in range(len(strings) + 1)]
+    area, offsets = b"".join(strings), [0, *accumulate(map(len, strings))]
+    out = struct.pack("<8s4I2Q", b"KNHKBND2", len(strings), 1, len(area), index[b"https://e.x/{}"], _Seed.r, _Seed.x)
+    triple = struct.pack("<IIIB3x", index[b"https://e.x/limit"], index[b"5"], index[b"http://www.w3.org/2001/XMLSchema#integer"], 2)
+    words = [struct.pack(f"<{len(part)}I", *part) for part in (remap, offsets, first)]
+    for part in (struct.pack(f"<{len(pilots)}H", *pilots), *words, area, triple):
+        out += bytes(-len(out) % 8) + part
+    return out
+
+
+def _ring_seed() -> bytes:
+    o = b"KNO1" + bytes(20)
+    record = struct.pack("<QII16sQQIHBB", 1, 256, 1, bytes(16), 5, 7, len(o), 0, 1, 0)
+    record += struct.pack("<20sBBBBB3xII", bytes(20), 1, 1, 1, 1, 0, 11, 0)
+    record = (record.ljust(128, b"\0") + o + b"KNA1" + bytes(7)).ljust(256, b"\0")
+    second = struct.pack("<QII", 257, 64, 2).ljust(64, b"\0")
+    return struct.pack("<HH", 320, 0) + record + second
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "decide": _decide_seeds,
+    "xml": _xml_seeds,
+    "ntriples": _ntriples_seeds,
+    "bundle": lambda: [bundle_seed(), b"KNHKBND2"],
+    "ring": lambda: [_ring_seed(), b""],
+}
