@@ -57,11 +57,11 @@ static void judge_pack(const shim_config *config, int number, shim_worker *worke
   const shim_arm *arm = &config->arms[number];
   const knhk_pack *api = arm->pack->api;
   size_t scratch = api->scratch_size(o_len);
-  const uint64_t began_ns = shim_now_ns(CLOCK_MONOTONIC);
-  if (!residency_here(config, worker, number, began_ns) && config->park_absent) {
+  if (!residency_here(config, worker, number, shim_now_ns(CLOCK_MONOTONIC)) && config->park_absent) {
     set(leaf, KIND_PARK, KNHK_CLASS_W1, 0);
     return;
   }
+  const uint64_t began_ns = shim_now_ns(CLOCK_MONOTONIC); /* what the look costs is no pack's time */
   knhk_result r = arm->pack->variant->decide(arm->binding, o, o_len, a, api->a_max, worker->scratch, scratch);
   leaf->duration_ns = duration(shim_now_ns(CLOCK_MONOTONIC) - began_ns);
   if (heat && r.status >= 0) heat_sample(config, worker, number);

@@ -364,9 +364,12 @@ def last_receipts(segments: Segments) -> frozenset[bytes]:
     before = [number for number in segments.numbers() if number < end.segment]
     at = Position(before[-1] if before and end.offset < REBUILD_BYTES * LAST_CHUNKS else end.segment, SEGMENT_HEAD)
     chunks: deque[bytes] = deque(maxlen=LAST_CHUNKS)
-    while at < end:
-        frames, at = segments.read(at, REBUILD_BYTES)
-        chunks.append(frames)
+    try:
+        while at < end:
+            frames, at = segments.read(at, REBUILD_BYTES)
+            chunks.append(frames)
+    except Corrupt as error:  # a batch may then count twice, which is no reason to stop the point; verify and replay report the place
+        log("count", fault=str(error))
     return frozenset(receipt_at(frames, start) for frames in chunks for start, _ in payloads(frames))
 
 

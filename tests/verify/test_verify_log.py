@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from knhk_verify import frame, leaf_hash, log_entries, verify_log
+from knhk_verify.errors import Bad
+from knhk_verify.log import log_records
 from knhk_verify.record import SEGMENT_MAGIC
 
 
@@ -71,6 +73,14 @@ def test_an_altered_entry_is_told_from_an_altered_tile(folder: Any) -> None:
     tile.write_bytes(hashes[:64] + bytes(32) + hashes[96:])
     report = verify_log(folder.path, folder.vkey, folder.root_public)
     assert [bad["where"] for bad in report.bad] == ["tile/0/001 hash 2 (offset 64)"]
+
+
+def test_a_segment_that_is_not_named_as_one_is_refused_with_its_name(folder: Any) -> None:
+    stray = folder.path / "observations/agent/old.seg"
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(bytes(64))
+    with pytest.raises(Bad, match=r"observations/agent/old\.seg: is not named as a segment"):
+        list(log_records(folder.path))
 
 
 def test_a_folder_of_partial_tiles_may_go_while_it_is_listed(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

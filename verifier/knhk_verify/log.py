@@ -296,7 +296,7 @@ class _Audit:
         if found is None or (outbox and len(data) < SEGMENT_HEAD):
             return [], 0, len(data)
         try:
-            frames, end = scan_frames(data, max(0, self.segment_number(segment)), name)
+            frames, end = scan_frames(data, max(0, _segment_number(segment)), name)
         except Bad as error:
             self.bad(error.where, error.what)
             return [], len(data), len(data)
@@ -307,8 +307,8 @@ class _Audit:
         for source, acked in self.sources.items():
             matched, segments, reached = set[bytes](), sorted(source.glob("*.seg")), (0, SEGMENT_HEAD)
             for position, segment in enumerate(segments):
-                name, number = self.name(segment), self.segment_number(segment)
-                if number < 0 or number != self.segment_number(segments[0]) + position:
+                name, number = self.name(segment), _segment_number(segment)
+                if number < 0 or number != _segment_number(segments[0]) + position:
                     self.bad(name, "is not named as the segment that follows the one before")
                     continue
                 frames, end, size = self.frames(segment, outbox=True)
@@ -324,16 +324,12 @@ class _Audit:
                 )
                 self.bad(self.name(segments[-1] if segments else source), what)
 
-    def segment_number(self, segment: Path) -> int:
-        """Number in the name of a segment, -1 when it has none."""
-        return int(segment.stem, 16) if re.fullmatch("[0-9a-f]{16}", segment.stem) else -1
-
     def acked(self, source: Path) -> tuple[int, int]:
         """(segment, offset) up to which the log has acknowledged; all that is there when the file, older than any record, is lost."""
         mark = (0, 0)
         for segment in sorted(source.glob("*.seg")):
             with suppress(FileNotFoundError):  # an empty one is made anew after a crash
-                mark = (self.segment_number(segment), segment.stat().st_size)
+                mark = (_segment_number(segment), segment.stat().st_size)
         if found := self.folder.read(name := self.name(source / "acked"), needed=False):
             text = re.fullmatch(rb"([0-9a-f]{16}) (0|[1-9][0-9]{0,18})\n?", found[1])
             mark = (int(text[1], 16), int(text[2])) if text else mark
@@ -398,12 +394,20 @@ def log_entries(log_dir: str | Path) -> Iterator[bytes]:
         yield from islice((entry for _, entry in parse_bundle_of_entries(data, path)), width)
 
 
+def _segment_number(segment: Path) -> int:
+    """Number in the name of a segment, -1 when it has none."""
+    return int(segment.stem, 16) if re.fullmatch("[0-9a-f]{16}", segment.stem) else -1
+
+
 def log_records(log_dir: str | Path) -> Iterator[tuple[str, bytes]]:
-    """(file and offset, payload) of all records that agents keep beside a log, unverified; raises Bad for a segment that was altered."""
+    """(file and offset, payload) of all records that agents keep beside a log, unverified; raises Bad for a segment that was altered or
+    that is not named as one."""
     for segment in sorted(Path(log_dir).glob("observations/*/*.seg")):
-        name, data = segment.relative_to(log_dir).as_posix(), segment.read_bytes()
+        name, data, number = segment.relative_to(log_dir).as_posix(), segment.read_bytes(), _segment_number(segment)
+        if number < 0:
+            raise Bad(name, "is not named as a segment: must be 16 hexadecimal digits")
         if len(data) >= SEGMENT_HEAD:  # else it has just begun
-            yield from ((f"{name} offset {at}", payload) for at, payload in scan_frames(data, int(segment.stem, 16), name)[0])
+            yield from ((f"{name} offset {at}", payload) for at, payload in scan_frames(data, number, name)[0])
 
 
 def log_tile(log_dir: str | Path, path: str) -> bytes:
