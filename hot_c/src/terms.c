@@ -221,7 +221,8 @@ static year_form read_year(knhk_text s, uint32_t *i) {
   const int negative = accept(s, i, '-');
   const uint32_t first = *i;
   while (*i < s.n && digit(s.p[*i])) {
-    if (*i - first < 9) y.year = y.year * 10 + (s.p[*i] - '0');
+    y.year = y.year * 10 + (s.p[*i] - '0');
+    if (y.year > 9999) y.year %= 400; /* all that leap years ask of more than four digits */
     *i += 1;
   }
   const uint32_t n = *i - first;
