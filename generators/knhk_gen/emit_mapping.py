@@ -11,6 +11,7 @@ from knhk_gen import emit_terms as terms
 from knhk_gen.emit_guards import Numbers, Pool
 from knhk_gen.emit_terms import EmitError, Strings
 from knhk_gen.functions import FUNCTIONS
+from knhk_gen.names import NOT_IRI
 
 NONE = 0xFFFFFFFF
 NATURAL = 0xFFFFFFFF
@@ -21,7 +22,6 @@ REF, TEMPLATE, TERM, CHILD, JOIN = 0, 1, 2, 3, 4
 FORMATS = {"json": 0, "xml": 1, "rdf": 2}  # source of a mapping: its reader, KNHK_FORMAT_* of hot_c/include/knhk_tables.h
 NODES = {"iri": terms.IRI, "bnode": terms.BNODE, "literal": terms.LITERAL}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_NOT_IRI = re.compile(r'[\x00-\x20<>"{}|^`\\\x7f]')
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 Step = tuple[str, str | int]
@@ -58,7 +58,7 @@ def _check_template(parts: Sequence[Mapping[str, Any]], node: str) -> None:
     if node != "iri" or _is_reference(parts):
         return
     text = "".join(part.get("text", "\0") for part in parts)
-    if _SCHEME.match(text) is None or any(_NOT_IRI.search(part.get("text", "")) for part in parts):
+    if _SCHEME.match(text) is None or any(NOT_IRI.search(part.get("text", "")) for part in parts):
         raise EmitError("an IRI template must begin with a scheme and hold no character that IRIs exclude")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from knhk.model.faults import Fault
 from knhk_gen.functions import FUNCTIONS, MAX_CHAIN, NAMES, Function
 from knhk_gen.jsonpath import BadPath, Step, parse_path, parse_template, starts_with
-from knhk_gen.names import LANG_STRING, TYPE, XSD
+from knhk_gen.names import LANG_STRING, NOT_IRI, TYPE, XSD
 from knhk_gen.terms import iri_term
 from knhk_gen.xpath import parse_xpath
 
@@ -189,6 +189,8 @@ class _Lowering:
                 value.text,
                 "must begin with an absolute IRI such as https://example.com/",
             )
+        if any(NOT_IRI.search(part.get("text", "")) for part in parts):
+            self.mapping.fault(value.where, value.text, 'must hold no character that IRIs exclude: controls, space and <>"{}|^`\\')
 
     def _scalar(self, parts: Sequence[dict[str, Any]], value: TermMap) -> None:
         if any({"each": True} in part.get("ref", ()) for part in parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 SH: Final = "http://www.w3.org/ns/shacl#"
@@ -33,6 +34,9 @@ PREFIXES: Final = {
     "abac": ABAC,
 }
 """Prefixes that queries and short mappings may use without declaring them."""
+
+NOT_IRI = re.compile(r'[\x00-\x20<>"{}|^`\\\x7f]')
+"""Characters that IRIs exclude."""
 
 
 def local(iri: str) -> str:
