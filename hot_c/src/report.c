@@ -304,9 +304,20 @@ static void put_fault(explainer *x, const knhk_delta *d) {
   PUT(&x->w, "\"}");
 }
 
-/* An A of this pack: magic, number of guards, their bits; output triples may follow. */
+/* An A of this pack (formats/action.md), whole and no longer: magic, number of guards, their bits, output triples. */
 static int is_action(const uint8_t *a, size_t a_len) {
-  return a_len >= 8 + (size_t)(T->nguards + 7) / 8 + 2 && memcmp(a, "KNA1", 4) == 0 && (uint32_t)(a[6] << 8 | a[7]) == T->nguards;
+  size_t at = 8 + (size_t)(T->nguards + 7) / 8;
+  if (a_len < at + 2 || memcmp(a, "KNA1", 4) != 0 || (uint32_t)(a[6] << 8 | a[7]) != T->nguards) return 0;
+  uint32_t lines = (uint32_t)(a[at] << 8 | a[at + 1]);
+  if (lines > KNHK_MADE_MAX) return 0;
+  for (at += 2; lines > 0; lines--) {
+    if (a_len - at < 4) return 0;
+    const uint32_t n = (uint32_t)a[at] << 24 | (uint32_t)a[at + 1] << 16 | (uint32_t)a[at + 2] << 8 | a[at + 3];
+    at += 4;
+    if (n > KNHK_MADE_LINE || a_len - at < n) return 0;
+    at += n;
+  }
+  return at == a_len;
 }
 
 static int failed(const knhk_delta *d, uint32_t guard) {

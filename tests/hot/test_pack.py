@@ -105,7 +105,9 @@ def test_explain_names_rule_shape_path_focus_value_and_message() -> None:
         {"guard": "g", "rule": "sh:X", "shape": EX + "S", "path": "ex:p", "focus": EX + "i/1", "value": "b", "message": "g failed"}
     ]
     assert binding.explain(body("a"), action(1, 2, ())) == []
-    for a in (b"", b"KNA1", action(2, 3, (1,)), action(2, 2, (1,)) + b"\0"):
+    whole = action(2, 2, (1,))
+    cut_line, nine = whole[:-1] + b"\1\0\0\0\2x", whole[:-1] + b"\x09" + 9 * b"\0\0\0\1x"
+    for a in (b"", b"KNA1", action(2, 3, (1,)), whole + b"\0", cut_line, nine):
         with pytest.raises(PackError):
             binding.explain(o, a)
 
