@@ -222,7 +222,8 @@ class Counters:
         routed = key[0] != NO_PACK and kinds in ((DECISION, REFUSED), (REFUSED, DECISION))
         if not routed and not (judged and kinds[1] == DECISION):
             pair.errors += int(judged and kinds[1] in (UNAVAILABLE, REFUSED))
-            pair.parked += int(judged and kinds[1] == PARK)
+            # What stable leaves to the same tier parks when that tier is away, whichever version is enforced: no fault of the candidate.
+            pair.parked += int(judged and kinds[1] == PARK and data[stable + 2] != data[candidate + 2])
             return
         pair.pairs += 1
         classes = [None if routed else _CLASSES.get(data[leaf + 2]) for leaf in (stable, candidate)]

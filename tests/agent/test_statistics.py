@@ -17,7 +17,7 @@ NONE = bytes(20)
 
 def leaf(number: int, kind: int, verdict: int, pack: bytes, flags: int = 0, mode: int = 1, klass: int = 1) -> bytes:
     h_a = bytes(32) if kind != DECISION else bytes([9]) * 32
-    klass = klass if kind == DECISION else 0
+    klass = klass if kind in (DECISION, PARK) else 0
     receipt = number.to_bytes(16, "big")
     return Leaf(kind, klass, verdict, mode, flags, 0, bytes([8]) * 32, h_a, pack, 1, receipt).encode()
 
@@ -73,9 +73,18 @@ def test_pairs_are_covered_when_the_log_acknowledged_them_and_not_before() -> No
 
 def test_a_candidate_that_parks_is_told_and_is_no_error() -> None:
     counters = Counters(lambda pack: ("payload",))
-    counters.take(record(1, (DECISION, 1, STABLE_PACK), (PARK, 0, CANDIDATE_PACK)))
+    counters.take(record(1, (DECISION, 1, STABLE_PACK), (PARK, 0, CANDIDATE_PACK), classes=(1, 2)))
+    counters.take(record(2, (DECISION, 1, STABLE_PACK), (PARK, 0, CANDIDATE_PACK), classes=(2, 3)))
     pair = told(counters)
-    assert (pair["pairs"], pair["parked"], pair["errors"]) == (0, 1, 0)
+    assert (pair["pairs"], pair["parked"], pair["errors"]) == (0, 2, 0)
+
+
+def test_what_both_leave_to_a_tier_that_is_away_is_no_fault_of_the_candidate() -> None:
+    """The agent is killed in canary: the enforced arm is parked for good, the observed one is decided when the agent is back."""
+    counters = Counters(lambda pack: ("payload",))
+    counters.take(record(1, (DECISION, 1, STABLE_PACK), (PARK, 0, CANDIDATE_PACK), classes=(2, 2)))
+    pair = told(counters)
+    assert (pair["pairs"], pair["parked"], pair["errors"]) == (0, 0, 0)
 
 
 def test_a_route_that_one_pack_does_not_know_is_a_difference() -> None:
