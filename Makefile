@@ -48,8 +48,8 @@ setup-dev: $(STAMPS)/dev $(STAMPS)/native ## set-up plus what tests and checks n
 demo: setup ## play the story from a policy to verified receipts; writes demo.json
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
-test: setup-dev $(STAMPS)/apt ## all tests; three workers on two cores, for many wait for servers
-	@$(PY) -m pytest -n 3 --dist loadgroup $(PYTEST_ARGS)
+test: setup-dev $(STAMPS)/apt ## all tests
+	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: setup-dev ## tests that need no server and take no time
 	@$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not server" $(PYTEST_ARGS)
