@@ -1,4 +1,4 @@
-"""`make bench`: runs the benches one after the other, prints their tables, writes bench/results/latest.json and latest.md."""
+"""`make bench`: runs the benches one after the other, prints their tables, writes bench/results/latest.json, latest.md and latest.svg."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.figures import Figures
 from bench.machine import describe
+from bench.plot import draw
 
 RESULTS = Path(__file__).parent / "results"
 BENCHES = {
@@ -46,7 +47,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, figures mean little")
     parser.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="what goes to stdout (default: text)")
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, metavar="DIR", help="where latest.json and latest.md go (default: bench/results)"
+        "--results",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="where latest.json, latest.md and latest.svg go (default: bench/results)",
     )
     return parser.parse_args(argv)
 
@@ -70,6 +75,13 @@ def text(head: dict[str, Any], tables: Sequence[Figures]) -> str:
     return "\n".join(["# Figures", "", *lines, "", *(table.markdown() for table in tables)])
 
 
+def _draw(folder: Path, head: dict[str, Any], tables: Sequence[Figures]) -> None:
+    try:
+        draw(tables, f"{head['date']}, {head['processor']}: {head['command']}", folder / "latest.svg")
+    except ImportError as error:
+        print(f"bench: no plot: {error} (`make bench` installs it)", file=sys.stderr)
+
+
 def _write(folder: Path, document: dict[str, Any], page: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latest.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -87,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     document = {"run": head, "benches": [table.document() for table in tables]}
     page = text(head, tables)
     _write(args.results, document, page)
+    _draw(args.results, head, tables)
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n" if args.output == "json" else page)
     return 0 if len(tables) == len(names) else 1
 

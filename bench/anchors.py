@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.inputs import LIMITS, SHAPES
+from bench.rego import regorus
 from knhk_hot.toolchain import cache_root
 
 Decide = Callable[[bytes], bool]
@@ -241,6 +242,7 @@ ANCHORS = (
     Anchor("jsonschema-rs", _json_schema),
     Anchor("Cedar (cedarpy)", _cedar),
     Anchor("OPA (Go engine in process)", _opa),
+    Anchor("regorus", lambda: regorus(REGO, "data.access.allow")),
     Anchor("rego-cpp (regopy)", _rego_cpp),
     Anchor("Oxigraph ASK", _oxigraph),
     Anchor("rdflib ASK", _rdflib),

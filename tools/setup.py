@@ -178,6 +178,8 @@ def stage_bench() -> None:
     install_locked(ROOT / "requirements-bench.lock")
     if not run(PYTHON, "-m", "bench.anchors"):
         say("OPA's engine is not there (see above); `make bench` will say so in its table")
+    if not run(PYTHON, "-m", "bench.rego"):
+        say("regorus is not there (see above); `make bench` will say so in its table")
 
 
 def stage_native() -> None:
