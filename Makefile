@@ -36,7 +36,7 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev demo test test-fast gen verify bench fuzz lock clean
+.PHONY: help setup setup-dev demo test test-fast gen verify bench fuzz cases lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -76,11 +76,10 @@ verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated fi
 bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anchors beside
 	@$(PY) -m bench $(BENCH_ARGS)
 
-fuzz: setup-dev $(STAMPS)/apt-fuzz ## long fuzzing and differential cases; FUZZ_SECONDS per harness (600), KNHK_CASES (100000)
-	@$(PY) -m knhk_hot.fuzz --seconds $${FUZZ_SECONDS:-600}
-	@$(PY) tests/fuzz/tables.py --seconds $${FUZZ_SECONDS:-600}
-	@$(PY) tests/fuzz/search.py --seconds $${FUZZ_SECONDS:-600}
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(PY) -m pytest -n 0 --timeout 0 tests/fuzz $(PYTEST_ARGS)
+fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES of wall time (60), as many at a time as there are cores
+	@$(PY) tests/fuzz/campaign.py --minutes $${FUZZ_MINUTES:-60}
+
+cases: setup-dev ## differential cases and laws with KNHK_CASES examples (100000)
 	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)
 
 lock: setup-dev ## resolve pyproject.toml into the lock files; LOCK_ARGS="--upgrade" moves pins

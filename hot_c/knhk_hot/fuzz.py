@@ -205,30 +205,52 @@ class Search:
     inputs: int
     seconds: int
 
+    def __str__(self) -> str:
+        return f"{self.runs} runs in {self.seconds} s, {self.edges} edges, {self.features} features, {self.inputs} inputs"
 
-def search(name: str, seconds: int, seed: int, driver: Path | None = None, inputs: Path | None = None) -> Search:
-    """Searches with libFuzzer, from the kept inputs and what earlier searches found. Raises CalledProcessError with the sanitizer's report;
-    the input is then a file `crash-…`, `timeout-…` or `oom-…` in the driver's folder."""
-    here = folder(GUIDED, name)
+    @staticmethod
+    def read(text: str) -> Search | None:
+        """The last one that a text names as `str` does."""
+        found = re.findall(r"(\d+) runs in (\d+) s, (\d+) edges, (\d+) features, (\d+) inputs", text)
+        if not found:
+            return None
+        runs, seconds, edges, features, inputs = map(int, found[-1])
+        return Search(runs, edges, features, inputs, seconds)
+
+
+def libfuzzer_options(seconds: int, seed: int, artifacts: Path) -> list[str]:
+    """Options of every search; what breaks something is written to `artifacts` as `crash-…`, `timeout-…` or `oom-…`."""
+    bounds = [f"-max_total_time={seconds}", f"-max_len={INPUT_MAX}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MIB}"]
+    return [*bounds, f"-seed={seed}", f"-artifact_prefix={artifacts}/", "-reload=0", "-print_final_stats=1"]
+
+
+def command(name: str, seconds: int, seed: int, artifacts: Path, driver: Path | None = None, inputs: Path | None = None) -> list[str]:
+    """A search with libFuzzer, from the kept inputs and what earlier searches found, or from the folder `inputs` alone."""
     work = inputs or found(name)
     work.mkdir(parents=True, exist_ok=True)
-    here.mkdir(parents=True, exist_ok=True)
+    artifacts.mkdir(parents=True, exist_ok=True)
     begins = [work, *([] if inputs else [seeded(GUIDED, name), *_there(CORPUS / name)])]
-    words = DRIVERS[name].words
-    options = [f"-max_total_time={seconds}", f"-seed={seed}", f"-max_len={INPUT_MAX}", f"-timeout={INPUT_SECONDS}", "-print_final_stats=1"]
-    options += [f"-rss_limit_mb={MEMORY_MIB}", f"-artifact_prefix={here}/", "-reload=0"]
-    options += [f"-dict={t.SOURCE}/fuzz/{words}.dict"] if words else []
-    command = [str(driver or build_driver(GUIDED, name)), *options, *map(str, begins)]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, errors="replace", check=False)
+    words = [f"-dict={t.SOURCE}/fuzz/{DRIVERS[name].words}.dict"] if DRIVERS[name].words else []
+    made = driver or build_driver(GUIDED, name)
+    return [str(made), *libfuzzer_options(seconds, seed, artifacts), *words, *map(str, begins)]
+
+
+def search(name: str, seconds: int, seed: int, driver: Path | None = None, inputs: Path | None = None) -> Search:
+    """Runs `command`. Raises CalledProcessError with the sanitizer's report; the input is then in the driver's folder."""
+    here = folder(GUIDED, name)
+    line = command(name, seconds, seed, here, driver, inputs)
+    done = subprocess.run(line, cwd=here, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
-        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+        raise subprocess.CalledProcessError(done.returncode, line, done.stdout, done.stderr)
     return search_of(done.stderr)
 
 
 def search_of(said: str) -> Search:
-    runs, seconds = re.findall(r"Done (\d+) runs in (\d+) second", said)[-1]
-    edges, features, inputs = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)/", said)[-1]
-    return Search(int(runs), int(edges), int(features), int(inputs), int(seconds))
+    """What libFuzzer said last of a search, be it that it ended early."""
+    progress = re.findall(r"^#(\d+)\s.*?cov: (\d+) ft: (\d+)(?: corp: (\d+)/)?", said, re.MULTILINE)
+    runs, edges, features, inputs = map(int, (n or 0 for n in progress[-1])) if progress else (0, 0, 0, 0)
+    done = re.findall(r"Done (\d+) runs in (\d+) second", said)
+    return Search(int(done[-1][0]) if done else runs, edges, features, inputs, int(done[-1][1]) if done else 0)
 
 
 def minimise(name: str) -> int:
@@ -286,8 +308,7 @@ def _show_coverage(name: str) -> None:
 
 def _run(name: str, seconds: int, seed: int) -> None:
     _say(f"{name}, seed {seed}, {seconds} s")
-    s = search(name, seconds, seed)
-    _say(f"{name}: {s.runs} runs in {s.seconds} s, {s.edges} edges, {s.features} features, {s.inputs} inputs")
+    _say(f"{name}: {search(name, seconds, seed)}")
 
 
 def main() -> int:

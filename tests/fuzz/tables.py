@@ -6,11 +6,13 @@ Random packs of tests/oracle, and the example packs with all their mutants as gu
 from __future__ import annotations
 
 import argparse
+import random
+import shutil
+import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -80,31 +82,53 @@ def written(tables: Tables, folder: Path) -> tuple[Path, list[Path]]:
     return folder / "tables.c", paths
 
 
-def every() -> Iterator[Tables]:
-    yield from map(of_example, EXAMPLES)
+def every(seed: int) -> Iterator[Tables]:
+    """The example packs in another order for each seed, then random packs."""
+    yield from map(of_example, random.Random(seed).sample(EXAMPLES, len(EXAMPLES)))
     yield from of_random_packs(RANDOM)
 
 
-def search(seconds: float) -> None:
-    """Says what was run. Raises CalledProcessError with the sanitizer's report."""
-    begun, runs, packs = time.monotonic(), 0, 0
-    for tables in every():
-        if time.monotonic() - begun > seconds:
-            break
-        with tempfile.TemporaryDirectory(prefix="tables-") as place:
-            text, _ = written(tables, Path(place) / "pack")
-            driver = fuzz.build_driver(fuzz.GUIDED, "decide", text, text.parent)
-            found = fuzz.search("decide", SEARCH_SECONDS, 1, driver, text.parent / "seeds")
-        runs, packs = runs + found.runs, packs + 1
-        print(f"fuzz: tables: {tables.name}: {found.runs} runs, {found.edges} edges, {found.features} features", flush=True)
-    print(f"fuzz: tables: {packs} packs, {runs} runs in {time.monotonic() - begun:.0f} s", flush=True)
+def search(seconds: float, seed: int, artifacts: Path) -> Iterator[tuple[str, fuzz.Search]]:
+    """Each pack and what its search counted. Raises CalledProcessError with the sanitizer's report; tables, seeds and the input are then in
+    a folder of `artifacts`."""
+    deadline = time.monotonic() + seconds
+    for tables in every(seed):
+        place = artifacts / tables.name
+        shutil.rmtree(place, ignore_errors=True)
+        text, _ = written(tables, place)
+        driver = fuzz.build_driver(fuzz.GUIDED, "decide", text, place)
+        left = min(SEARCH_SECONDS, int(deadline - time.monotonic()))
+        if left < 1:
+            shutil.rmtree(place)
+            return
+        line = fuzz.command("decide", left, seed, place, driver, place / "seeds")
+        done = subprocess.run(line, cwd=place, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            raise subprocess.CalledProcessError(done.returncode, line, done.stdout, done.stderr)
+        shutil.rmtree(place)
+        yield tables.name, fuzz.search_of(done.stderr)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzzes the engine with the tables of many packs.")
     parser.add_argument("--seconds", type=float, default=600)
-    search(parser.parse_args().seconds)
+    parser.add_argument("--seed", type=int, default=1, help="of libFuzzer, and of the order of packs")
+    parser.add_argument("--artifacts", type=Path, default=fuzz.t.cache_root() / "fuzz-broken" / "tables")
+    options = parser.parse_args()
+    begun, made = time.monotonic(), list[fuzz.Search]()
+    try:
+        for name, found in search(options.seconds, options.seed, options.artifacts):
+            made.append(found)
+            print(f"fuzz: tables: {name}: {found}", flush=True)
+    except subprocess.CalledProcessError as error:
+        print(f"{error.stderr[-8000:]}\nfuzz: tables failed; pack and input are in {options.artifacts}", flush=True)
+        return 1
+    if made:
+        most = fuzz.Search(*(max(column) for column in zip(*map(astuple, made), strict=True)))
+        whole = replace(most, runs=sum(one.runs for one in made), seconds=round(time.monotonic() - begun))
+        print(f"fuzz: tables: {len(made)} packs: {whole}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -45,7 +45,7 @@ def compare(jobs: list[Job], folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_everything_in_a_payload(tmp_path: Path) -> None:
-    """Of every twelfth payload; of all of them in long runs (`make fuzz`)."""
+    """Of every twelfth payload; of all of them in long runs (`make cases`)."""
     jobs = []
     for i, path in enumerate(PAYLOADS[::STEP]):
         body, xml = path.read_bytes(), path.suffix == ".xml"

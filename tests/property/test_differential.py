@@ -1,7 +1,7 @@
 """C scalar = C AVX2 = oracle: random shapes of class R1 over random payloads.
 
 The oracle starts from the mapping's and shapes' text and from the payload; it knows no plan. Set
-KNHK_CASES for more than the 10,000 cases of `make test`; `make fuzz` runs 100,000.
+KNHK_CASES for more than the 10,000 cases of `make test`; `make cases` runs 100,000.
 """
 
 from __future__ import annotations
