@@ -37,6 +37,7 @@ class Pair:
     """Counts of one (stable, candidate). Sets hold clusters: the sticky key's hash, or the receipt id of a request without one."""
 
     pairs: int = 0
+    routed: int = 0
     covered: int = 0
     parked: int = 0
     errors: int = 0
@@ -65,6 +66,7 @@ class Pair:
             "stable": stable.hex(),
             "candidate": candidate.hex(),
             "pairs": self.pairs,
+            "routed": self.routed,
             "covered": self.covered,
             "parked": self.parked,
             "clusters": len(self.clusters) + self.lone,
@@ -226,6 +228,7 @@ class Counters:
             pair.parked += int(judged and kinds[1] == PARK and data[stable + 2] != data[candidate + 2])
             return
         pair.pairs += 1
+        pair.routed += int(routed)
         classes = [None if routed else _CLASSES.get(data[leaf + 2]) for leaf in (stable, candidate)]
         for seen, name in zip(pair.classes, classes, strict=True):
             if name:

@@ -96,7 +96,7 @@ def test_a_route_that_one_pack_does_not_know_is_a_difference() -> None:
     counters.take(record(4, (DECISION, 2, STABLE_PACK), (REFUSED, 2, CANDIDATE_PACK)))
     counters.take(record(5, (REFUSED, 2, STABLE_PACK), (REFUSED, 2, CANDIDATE_PACK)))
     pair = told(counters)
-    assert (pair["pairs"], pair["errors"], pair["any"]) == (4, 0, {"newDenials": 1, "newAdmits": 1})
+    assert (pair["pairs"], pair["routed"], pair["errors"], pair["any"]) == (4, 4, 0, {"newDenials": 1, "newAdmits": 1})
     assert pair["guards"] == {"route": {"newDenials": 1, "newAdmits": 1}}
     assert pair["samples"] == {"newAdmits": [(1).to_bytes(16, "big").hex()], "newDenials": [(2).to_bytes(16, "big").hex()]}
 

@@ -212,6 +212,7 @@ def document(**row: object) -> dict[str, object]:
         "stable": "a" * 40,
         "candidate": "b" * 40,
         "pairs": 10,
+        "routed": 4,
         "covered": 9,
         "parked": 2,
         "clusters": 7,
@@ -232,7 +233,7 @@ def document(**row: object) -> dict[str, object]:
 
 def test_statistics_of_an_agent_are_read_for_the_pair_asked_for() -> None:
     found = pair_stats(document(), STABLE, CANDIDATE)
-    assert (found.pairs, found.clusters, found.errors, found.covered, found.parked) == (10, 7, 1, 9, 2)
+    assert (found.pairs, found.clusters, found.errors, found.covered, found.routed, found.parked) == (10, 7, 1, 9, 4, 2)
     assert found.guards == {"currency": Counts(2, 1)}
     assert (found.samples["newDenials"], found.last_candidate_enforced_ns) == (("01", "02"), 99)
     assert pair_stats(document(), CANDIDATE, STABLE).pairs == 0
@@ -333,6 +334,14 @@ def test_a_pack_that_leaves_r1_fails_and_one_that_comes_to_it_passes() -> None:
     assert judge(stats(1_000, r1=(100, 1_000, 100)), ANALYSIS).outcome is Outcome.PASS
     assert judge(timed({QUICK: 1_000}, {QUICK: 1_000}, r1=(1_000, 980, 980)), ANALYSIS).outcome is Outcome.PASS
     assert judge(stats(1_000, r1=(1_000, 0, 0)), replace(ANALYSIS, max_r1_drop=Decimal(1))).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("beside", [{"r1": (200, 0, 0)}, {"parked": 16}])
+def test_requests_that_one_pack_does_not_know_hide_nothing(beside: dict[str, object]) -> None:
+    """Nine of ten requests go to a route of one pack alone: of the others all leave R1, or one in twelve is parked."""
+    verdict = judge(stats(2_000, routed=1_800, **beside), ANALYSIS)
+    assert verdict.outcome is Outcome.FAIL
+    assert judge(stats(2_000, **beside), ANALYSIS).outcome is not Outcome.FAIL, "as few of all are tolerated"
 
 
 def test_a_pack_that_parks_fails_also_when_it_is_the_first_one() -> None:

@@ -44,7 +44,7 @@ def watches(stats: PairStats, analysis: Analysis) -> list[Watch]:
 def _parked(stats: PairStats, analysis: Analysis) -> Watch | None:
     if analysis.max_parked >= 1:
         return None
-    asked = stats.pairs + stats.parked
+    asked = stats.both + stats.parked
     excess = Excess(asked, stats.parked, 0)
     return _share_watch(PARKED, analysis.max_parked, excess)
 
@@ -53,7 +53,7 @@ def _r1(stats: PairStats, analysis: Analysis) -> Watch | None:
     if analysis.max_r1_drop >= 1 or stats.stable is None or stats.r1 is None:
         return None
     stable, candidate, both = stats.r1
-    return _share_watch(R1_DROP, analysis.max_r1_drop, Excess(stats.pairs, max(0, stable - both), max(0, candidate - both)))
+    return _share_watch(R1_DROP, analysis.max_r1_drop, Excess(stats.both, max(0, stable - both), max(0, candidate - both)))
 
 
 def _share_watch(tolerance: str, allowed: Decimal, excess: Excess) -> Watch:
@@ -69,7 +69,7 @@ def _latency(stats: PairStats, analysis: Analysis) -> Watch | None:
     ratio, first = float(analysis.max_latency_ratio), _first_bucket(analysis.latency_floor_us * NS_PER_US)
     stable, candidate = stats.latency
     samples = min(stable.total, candidate.total)
-    unmeasured = max(0, stats.pairs - max(samples, stats.r1[2] if stats.r1 else 0))  # decided by the agent: neither slow nor fast
+    unmeasured = max(0, stats.both - max(samples, stats.r1[2] if stats.r1 else 0))  # decided by the agent: neither slow nor fast
     levels = [Level(Excess(samples, 0, 0), Excess(samples + unmeasured, 0, 0), _ratio(stats, -(-samples // 100)))]
     for bucket in sorted(b for b in candidate.buckets if b >= first):
         slow, base_ns = candidate.surely_reaching(bucket_start_ns(bucket)), bucket_start_ns(bucket) / ratio

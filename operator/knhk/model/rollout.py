@@ -87,7 +87,7 @@ class PairStats:
 
     `stable` is None for a first version: there is nothing to differ from, and `pairs` then counts
     decisions of the candidate. Digests are the first 20 bytes in hexadecimal. `clusters` are the
-    independent units. `covered` counts pairs whose leaves
+    independent units. `routed` counts pairs of which only one pack knows the route. `covered` counts pairs whose leaves
     the log has acknowledged, `parked` requests that the candidate could not decide in time. `r1`: pairs that stable,
     candidate, and both decided by R1. `latency`: of stable and candidate, over pairs that both decided without the agent.
     """
@@ -101,11 +101,17 @@ class PairStats:
     any: Counts = Counts()
     samples: Mapping[Direction, tuple[str, ...]] = field(default_factory=dict)
     covered: int = 0
+    routed: int = 0
     parked: int = 0
     enforced_denials: int = 0
     last_candidate_enforced_ns: int = 0
     r1: tuple[int, int, int] | None = None
     latency: tuple[Histogram, Histogram] = (Histogram(), Histogram())
+
+    @property
+    def both(self) -> int:
+        """Pairs that both packs decided: what classes, durations and parks are shares of."""
+        return max(0, self.pairs - self.routed)
 
 
 @dataclass(frozen=True)
@@ -281,7 +287,7 @@ def _pair(row: Mapping[str, Any], stable: str | None, candidate: str, where: str
         guards = {}
     numbers = {
         key: _count(row.get(key, 0), f"{where}.{key}", faults)
-        for key in ("pairs", "covered", "parked", "clusters", "errors", "enforcedDenials", "lastCandidateEnforcedNs")
+        for key in ("pairs", "covered", "routed", "parked", "clusters", "errors", "enforcedDenials", "lastCandidateEnforcedNs")
     }
     stats = PairStats(
         stable=stable,
@@ -293,6 +299,7 @@ def _pair(row: Mapping[str, Any], stable: str | None, candidate: str, where: str
         any=_counts(row.get("any", {}), f"{where}.any", faults),
         samples=_samples(row.get("samples")),
         covered=numbers["covered"],
+        routed=numbers["routed"],
         parked=numbers["parked"],
         enforced_denials=numbers["enforcedDenials"],
         last_candidate_enforced_ns=numbers["lastCandidateEnforcedNs"],
@@ -349,6 +356,7 @@ def combine(stats: Iterable[PairStats]) -> PairStats:
         any=total,
         samples=samples,
         covered=sum(r.covered for r in rows),
+        routed=sum(r.routed for r in rows),
         parked=sum(r.parked for r in rows),
         enforced_denials=sum(r.enforced_denials for r in rows),
         last_candidate_enforced_ns=max(r.last_candidate_enforced_ns for r in rows),
