@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from bench.judge_sim import BAD, GOOD, GUARDS, Truth, rollout, summary, svg, table
@@ -337,7 +338,7 @@ def test_a_pack_that_leaves_r1_fails_and_one_that_comes_to_it_passes() -> None:
 
 
 @pytest.mark.parametrize("beside", [{"r1": (200, 0, 0)}, {"parked": 16}])
-def test_requests_that_one_pack_does_not_know_hide_nothing(beside: dict[str, object]) -> None:
+def test_requests_that_one_pack_does_not_know_hide_nothing(beside: dict[str, Any]) -> None:
     """Nine of ten requests go to a route of one pack alone: of the others all leave R1, or one in twelve is parked."""
     verdict = judge(stats(2_000, routed=1_800, **beside), ANALYSIS)
     assert verdict.outcome is Outcome.FAIL
