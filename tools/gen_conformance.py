@@ -36,7 +36,12 @@ HEAD = """# Conformance to SHACL
 W3C SHACL core tests at hand: {passed} of {tests} pass, as report graphs, by the path of `knhk shape validate`: shapes, guard plan,
 tables, kernels; the cold tier for what is W1 or C1. They are 67 of the 98 of that suite, so this is no statement about the whole.
 SHACL-SPARQL is tried by tests of our own (`tests/conformance/test_sparql.py`), and every component on every form of path against
-pySHACL (`tests/conformance/test_core_semantics.py`).
+pySHACL (`tests/conformance/test_core_semantics.py`). Cases out of the Recommendation's text, section by section, with results reasoned by
+hand are in `tests/conformance/test_recommendation.py`.
+
+What the Recommendation leaves open, or asks of a processor, is answered so: recursive shapes, `sh:entailment`, and a shapes graph that is
+ill-formed are failures (exit 2) that say where and why; `owl:imports` and `sh:shapesGraph` are not followed: the two files are all;
+blank nodes of the shapes are no nodes of the data, in one file too; `sh:detail` is not given; the class hierarchy is that of the data.
 """
 TIERS = """
 A test's class is the lowest that had to decide a constraint of it. An evaluation is a pair of constraint and focus node.

@@ -24,7 +24,7 @@ from knhk_gen.mapping_yaml import read_yaml
 from knhk_gen.names import CALLER, REQUEST, SH
 from knhk_gen.shapes import Shapes
 from knhk_gen.table import CLASSES
-from knhk_gen.turtle import BASE, Term, TripleStore, parse
+from knhk_gen.turtle import BASE, Term, TripleStore, parse, read_ntriples
 
 TOOL: Final = "knhk_gen 0.1.0"
 MAX_GUARDS: Final = 4096
@@ -70,7 +70,7 @@ def lower(pack: PackSources) -> GuardPlan:
     plan = _Plan()
     plan.guards.append(_payload(plan))
     store = _shapes_store(pack.sources, faults)
-    classes = None if pack.classes is None else parse(pack.classes, "classes")
+    classes = None if pack.classes is None else read_ntriples(pack.classes, "classes")
     shapes = _collect(faults, lambda: Shapes(store, classes, pack.open_vocabulary))
     if shapes is not None:
         _add_shapes(plan, shapes, pack.sources)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyoxigraph
-from rdflib import BNode, Graph, Literal, URIRef, Variable
+from rdflib import Graph, Literal, URIRef, Variable
 from rdflib.plugins.sparql import prepareQuery
 from rdflib.plugins.sparql.parserutils import CompValue
 
@@ -20,7 +20,7 @@ from knhk_gen.ask import _walk
 from knhk_gen.lower import _nt
 from knhk_gen.names import TYPE, XSD
 from knhk_gen.terms import NUMERICS
-from knhk_gen.turtle import Term
+from knhk_gen.turtle import Term, from_pyoxigraph
 
 REQUEST = URIRef("https://knhk.dev/ns#request")
 
@@ -29,16 +29,8 @@ def read_graph(ntriples: bytes) -> Graph:
     """The graph of N-Triples."""
     graph = Graph()
     for quad in pyoxigraph.parse(ntriples, format=pyoxigraph.RdfFormat.N_TRIPLES):
-        graph.add((_term(quad.subject), _term(quad.predicate), _term(quad.object)))
+        graph.add((from_pyoxigraph(quad.subject), from_pyoxigraph(quad.predicate), from_pyoxigraph(quad.object)))
     return graph
-
-
-def _term(term: Any) -> Any:
-    if isinstance(term, pyoxigraph.NamedNode):
-        return URIRef(term.value)
-    if isinstance(term, pyoxigraph.BlankNode):
-        return BNode(term.value)
-    return Literal(term.value, lang=term.language or None, datatype=None if term.language else term.datatype.value, normalize=False)
 
 
 def _is_equality(node: Any) -> bool:

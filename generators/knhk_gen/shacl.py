@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rdflib import Literal, URIRef
+from rdflib import BNode, Literal, URIRef
 
 from knhk_gen import table
 from knhk_gen.exprs import (
@@ -30,6 +30,7 @@ from knhk_gen.exprs import (
 )
 from knhk_gen.names import SH, TYPE, XSD, local
 from knhk_gen.shapes import (
+    BLANK,
     NODE_KINDS,
     SEVERITIES,
     Param,
@@ -55,6 +56,7 @@ PATTERN = "sh:pattern (+ sh:flags)"
 CLOSED = "sh:closed (+ sh:ignoredProperties)"
 NESTED = "sh:property nested under a value node"
 RECURSIVE = "recursive shapes"
+BLANK_CLASS = "a subclass is a blank node"
 SPARQL = "sh:sparql, sh:select and sh:ask validators, custom components"
 
 PATH_ROWS = {
@@ -143,6 +145,8 @@ class Lowering:
     def _cap(self, piece: Piece, target: Target) -> Piece:
         if target["kind"] == "objectsOf" and piece.klass != "C1":
             return falls("W1", "sh:targetObjectsOf")
+        if any(name.startswith(BLANK) for name in target.get("classes", ())):
+            return falls("C1", "sh:targetClass / implicit class target", BLANK_CLASS)
         return piece
 
     def _off(self, shape: Term) -> bool:
@@ -165,8 +169,10 @@ class Lowering:
         values = s.values(shape, name)
         if name == "class":
             row = "sh:class on the focus node"
-            tests = [is_in(self._classes(v)) for v in values]
-            return fits(conj([some(TYPE, t) for t in tests]), row)
+            closures = [s.closure(str(v)) for v in values]
+            if any(name.startswith(BLANK) for names in closures for name in names):
+                return falls("W1", row, BLANK_CLASS)
+            return fits(conj([some(TYPE, is_in([plan_term(URIRef(c)) for c in names])) for names in closures]), row)
         if name in ("and", "or", "not", "xone"):
             return self._logic(shape, name, self.on_focus, "op")
         if name == "node":
@@ -189,7 +195,7 @@ class Lowering:
         if name in ("minCount", "maxCount"):
             return _cardinality(name, int(str(values[0])), p)
         if name == "hasValue":
-            return fits(conj([some(p, is_in([plan_term(v)])) for v in values]), "sh:hasValue")
+            return fits(conj([some(p, _one_of([v])) for v in values]), "sh:hasValue")
         if name == "uniqueLang":
             on = str(values[0]) == "true"
             return fits({"op": "uniqueLang", "p": p} if on else TRUE, "sh:uniqueLang")
@@ -248,9 +254,9 @@ class Lowering:
             ranges = [str(v).lower() for v in s.items(first)]
             return fits({"t": "lang", "ranges": list(dict.fromkeys(ranges))}, "sh:languageIn")
         if name == "in":
-            return fits(is_in([plan_term(v) for v in s.items(first)]), "sh:in")
+            return fits(_one_of(s.items(first)), "sh:in")
         if name == "hasValue":
-            return fits(conj([is_in([plan_term(v)]) for v in values], "t"), "sh:hasValue")
+            return fits(conj([_one_of([v]) for v in values], "t"), "sh:hasValue")
         if name in ("and", "or", "not", "xone"):
             return self._logic(shape, name, self.on_value, "t")
         if name == "node":
@@ -298,9 +304,6 @@ class Lowering:
             parts.append(merge(pieces, LOGIC, _FOLDS[name](key)))
         return merge(parts, LOGIC, lambda args: conj(args, key))
 
-    def _classes(self, cls: Term) -> list[dict[str, Any]]:
-        return [plan_term(URIRef(c)) for c in self.shapes.closure(str(cls))]
-
     def _closed(self, shape: Term) -> Piece:
         s = self.shapes
         if not s.flag(shape, "closed"):
@@ -328,12 +331,17 @@ class Lowering:
         return fits(conj(parts), QUALIFIED)
 
 
+def _one_of(terms: Sequence[Term]) -> Expr:
+    """The value is one of these. A blank node of the shapes is no node of the data."""
+    return is_in([plan_term(term) for term in terms if not isinstance(term, BNode)])
+
+
 def _one(args: list[Expr]) -> Expr:
     return args[0]
 
 
 def _xone(key: str) -> Callable[[list[Expr]], Expr]:
-    return lambda args: args[0] if len(args) == 1 else {key: "xone", "args": args}
+    return lambda args: {key: "xone", "args": args} if len(args) > 1 else disj(args, key)
 
 
 _FOLDS: dict[str, Callable[[str], Callable[[list[Expr]], Expr]]] = {

@@ -12,6 +12,7 @@ from rdflib import BNode, Literal, URIRef
 
 from knhk.model.faults import Fault, Refused
 from knhk_gen.names import OWL, RDF, RDFS, SH, TYPE, XSD, local
+from knhk_gen.terms import NUMERICS
 from knhk_gen.turtle import NIL, Subject, Term, TripleStore, show
 
 NODE_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -52,6 +53,21 @@ def _boolean(_: TripleStore, v: Term) -> str:
     return "" if fine else "must be true or false"
 
 
+_COMPARABLE: Final = frozenset(
+    (
+        *NUMERICS,
+        *(XSD + name for name in ("string", "boolean", "dateTime", "dateTimeStamp", "date", "time", "gYearMonth", "gYear", "gMonthDay")),
+        *(XSD + name for name in ("gDay", "gMonth", "duration", "yearMonthDuration", "dayTimeDuration")),
+    )
+)
+
+
+def _comparable(_: TripleStore, v: Term) -> str:
+    datatype = str(v.datatype or XSD + "string") if isinstance(v, Literal) and not v.language else ""
+    broken = datatype in NUMERICS and v.ill_typed  # type: ignore[union-attr]
+    return "" if datatype in _COMPARABLE and not broken else "must be a literal that values compare with: a number, string, date or time"
+
+
 def _truth(_: TripleStore, v: Term) -> str:
     """`1` and `0` are xsd:boolean too, but only `true` turns a parameter on (W3C test uniqueLang-002)."""
     return _boolean(_, v) or ("" if str(v) in ("true", "false") else "must be true or false, so written")
@@ -79,9 +95,9 @@ def _severity(_: TripleStore, v: Term) -> str:
     return "" if str(v) in SEVERITIES else "must be sh:Violation, sh:Warning or sh:Info"
 
 
-def _any_severity(store: TripleStore, v: Term) -> str:
+def _own_severity(store: TripleStore, v: Term) -> str:
     """SHACL's own, or an IRI outside its namespace: a misspelt one would deny nothing."""
-    return _severity(store, v) if str(v).startswith(SH) else _iri(store, v)
+    return _severity(store, v) if str(v).startswith(SH) else ""
 
 
 def _list_of(check: Check) -> Check:
@@ -152,18 +168,27 @@ _PARAMS = (
     Param("lessThan", "LessThan", _iri, single=False, property_only=True),
     Param("lessThanOrEquals", "LessThanOrEquals", _iri, single=False, property_only=True),
     Param("not", "Not", _node, single=False),
-    Param("and", "And", _members, single=False),
-    Param("or", "Or", _members, single=False),
-    Param("xone", "Xone", _members, single=False),
+    Param("and", "And", _list_of(_node), single=False),
+    Param("or", "Or", _list_of(_node), single=False),
+    Param("xone", "Xone", _list_of(_node), single=False),
     Param("node", "Node", _node, single=False),
     Param("property", "Property", _node, single=False),
     Param("qualifiedValueShape", "QualifiedValueShape", _node, single=False, property_only=True),
     Param("closed", "Closed", _truth),
-    Param("hasValue", "HasValue", _constant, single=False),
-    Param("in", "In", _list_of(_constant)),
+    Param("hasValue", "HasValue", _any, single=False),
+    Param("in", "In", _list_of(_any)),
     Param("sparql", "SPARQL", _node, single=False),
 )
 PARAMS: Final[Mapping[str, Param]] = {SH + p.name: p for p in _PARAMS}
+
+_OF_AUTHORS: Final[Mapping[str, Check]] = {
+    SH + "hasValue": _constant,
+    SH + "in": _list_of(_constant),
+    SH + "severity": _own_severity,
+    **{SH + name: _members for name in ("and", "or", "xone")},
+    **{SH + name: _comparable for name in ("minExclusive", "minInclusive", "maxExclusive", "maxInclusive")},
+}
+"""What the Recommendation allows and no author means: a value that nothing equals, a bound that nothing reaches, a list of no shapes."""
 
 SHAPE_VALUES: Final = (SH + "not", SH + "node", SH + "property", SH + "qualifiedValueShape")
 SHAPE_LISTS: Final = (SH + "and", SH + "or", SH + "xone")
@@ -179,7 +204,7 @@ _OTHER: Final[Mapping[str, tuple[Check, bool]]] = {
     "targetClass": (_iri, False),
     "targetSubjectsOf": (_iri, False),
     "targetObjectsOf": (_iri, False),
-    "severity": (_any_severity, True),
+    "severity": (_iri, True),
     "message": (_text, False),
     "deactivated": (_truth, True),
     "name": (_text, False),
@@ -226,6 +251,10 @@ _BEYOND: Final = frozenset(
     }
 )  # fmt: skip
 """What would constrain, or change the data, in SHACL beyond the Recommendation: never passed over in silence."""
+_NO_TERM: Final[Mapping[str, str]] = {
+    "": "must be a term of SHACL core that this version compiles",
+    "entailment": "must not be there: no entailment regime is supported",
+}
 _TYPES: Final = frozenset(
     {
         "NodeShape", "PropertyShape", "PropertyGroup", "Shape", "SPARQLConstraint",
@@ -236,6 +265,8 @@ _TYPES: Final = frozenset(
 VALIDATORS: Final = ("validator", "nodeValidator", "propertyValidator")
 TARGETS: Final = ("targetNode", "targetClass", "targetSubjectsOf", "targetObjectsOf")
 _CLASS_TYPES: Final = (RDFS + "Class", OWL + "Class")
+BLANK: Final = "_:"
+"""How the name of a class begins that is a blank node."""
 
 
 def regex_fault(pattern: str) -> str:
@@ -254,11 +285,15 @@ def needs_backtracking(pattern: str) -> bool:
     return re.search(r"\\[1-9]|\(\?[=!<]", pattern) is not None
 
 
+def _class_name(node: Term) -> str:
+    return BLANK + node if isinstance(node, BNode) else str(node)
+
+
 def _subclasses(store: TripleStore) -> dict[str, list[str]]:
     below: dict[str, list[str]] = {}
     for s, p, o in store.triples:
-        if str(p) == RDFS + "subClassOf" and isinstance(s, URIRef):
-            below.setdefault(str(o), []).append(str(s))
+        if str(p) == RDFS + "subClassOf":
+            below.setdefault(_class_name(o), []).append(_class_name(s))
     return below
 
 
@@ -295,6 +330,7 @@ class Shapes:
         self.open_vocabulary = open_vocabulary
         self.faults: list[Fault] = []
         self._below = _subclasses(store if classes is None else classes)
+        self._blank_classes = classes is not None  # those of the shapes are no nodes of the data
         own = self._below if classes is None else _subclasses(store)
         self._class_types = {URIRef(c) for cls in _CLASS_TYPES for c in _closed(own, cls)}
         self._check_terms()
@@ -330,12 +366,12 @@ class Shapes:
         return self.store.items(head, "")
 
     def closure(self, cls: str) -> list[str]:
-        """The class and all its subclasses, sorted."""
-        return _closed(self._below, cls)
+        """The class and all its subclasses, sorted; `_:label` for blank nodes of the data."""
+        return [name for name in _closed(self._below, cls) if self._blank_classes or not name.startswith(BLANK)]
 
     def params(self, shape: Term) -> list[Param]:
         """The constraint parameters that a shape has values for: SHACL's own, then the pack's."""
-        own = [param for param in PARAMS.values() if any(not self._is_off(param, value) for value in self.values(shape, param.name))]
+        own = [param for param in PARAMS.values() if any(not self._is_off(shape, param, value) for value in self.values(shape, param.name))]
         validators = {"validator", "propertyValidator" if self.path(shape) else "nodeValidator"}
         return own + [
             param
@@ -343,8 +379,10 @@ class Shapes:
             if all(self.store.values(shape, p) for p in needed) and any(self.store.values(URIRef(param.custom), SH + v) for v in validators)
         ]
 
-    def _is_off(self, param: Param, value: Term) -> bool:
-        return param.name == "sparql" and self.flag(value, "deactivated")
+    def _is_off(self, shape: Term, param: Param, value: Term) -> bool:
+        """A query that is deactivated, or a value shape whose number nobody limits."""
+        uncounted = param.name == "qualifiedValueShape" and not any(self.values(shape, f"qualified{m}Count") for m in ("Min", "Max"))
+        return uncounted or (param.name == "sparql" and self.flag(value, "deactivated"))
 
     @cached_property
     def _custom(self) -> list[tuple[Param, list[str]]]:
@@ -371,10 +409,11 @@ class Shapes:
         return list(found)
 
     def is_implicit_class(self, node: Term) -> bool:
-        """True when a shape is a class too."""
+        """True when a class is a shape too: what makes it one is its type or a constraint (section 2.1)."""
         types = self.store.values(node, TYPE)
-        shape = {URIRef(SH + "NodeShape"), URIRef(SH + "PropertyShape")}
-        return isinstance(node, URIRef) and any(t in self._class_types for t in types) and any(t in shape for t in types)
+        if not isinstance(node, URIRef) or not any(t in self._class_types for t in types):
+            return False
+        return any(str(t) in (SH + "NodeShape", SH + "PropertyShape") for t in types) or bool(self.params(node))
 
     # faults
 
@@ -393,12 +432,15 @@ class Shapes:
             if check is None:
                 if self.open_vocabulary and name.removeprefix(SH) not in _BEYOND:
                     continue
-                must = "must be a term of SHACL core that this version compiles"
-                self._fault((s, name, o), self.store.curie(name), must)
-            elif must := check(self.store, o):
+                self._fault((s, name, o), self.store.curie(name), _NO_TERM.get(name.removeprefix(SH), _NO_TERM[""]))
+            elif must := check(self.store, o) or self._of_authors(name, o):
                 self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", must)
             elif single and self.store.values(s, name)[0] != o:
                 self._fault((s, name, o), f"{self.store.curie(name)} {show(o)}", "must be given once")
+
+    def _of_authors(self, name: str, o: Term) -> str:
+        """Empty, or what the value must be in a pack."""
+        return "" if self.open_vocabulary or name not in _OF_AUTHORS else _OF_AUTHORS[name](self.store, o)
 
     def _check_type(self, s: Term, o: URIRef) -> None:
         if str(o).removeprefix(SH) not in _TYPES and not self.open_vocabulary:
@@ -426,8 +468,22 @@ class Shapes:
                 if not self.values(value, "path"):
                     must = "must be a property shape (one with sh:path)"
                     self._fault((shape, SH + "property", value), show(value), must)
-            self._check_pairs(shape)
+            if not self.open_vocabulary:
+                self._check_pairs(shape)
+            self._check_kind(shape)
             self._check_sparql(shape)
+
+    def _check_kind(self, shape: Term) -> None:
+        """Node shapes have no path, property shapes have one (sections 2.2, 2.3); sh:node takes node shapes."""
+        is_property = bool(self.values(shape, "path"))
+        for kind, wrong in (("NodeShape", is_property), ("PropertyShape", not is_property)):
+            if wrong and URIRef(SH + kind) in self.store.values(shape, TYPE):
+                self._fault(
+                    (shape, TYPE, URIRef(SH + kind)), f"{show(shape)} a sh:{kind}", f"must have {'no' if is_property else 'a'} sh:path"
+                )
+        for value in self.values(shape, "node"):
+            if self.values(value, "path"):
+                self._fault((shape, SH + "node", value), show(value), "must be a node shape (one without sh:path)")
 
     def _check_pairs(self, shape: Term) -> None:
         for low, high in (

@@ -279,6 +279,23 @@ def parse(
     return store
 
 
+def from_pyoxigraph(term: Any) -> Term:
+    """A term of pyoxigraph, blank nodes with their labels."""
+    if isinstance(term, pyoxigraph.NamedNode):
+        return URIRef(term.value)
+    if isinstance(term, pyoxigraph.BlankNode):
+        return BNode(term.value)
+    return Literal(term.value, lang=term.language or None, datatype=None if term.language else term.datatype.value, normalize=False)
+
+
+def read_ntriples(text: str, where: str) -> TripleStore:
+    """N-Triples as a store; blank nodes keep their labels, for they are nodes of a graph that is told elsewhere."""
+    store = TripleStore()
+    for quad in pyoxigraph.parse(text.encode(), format=pyoxigraph.RdfFormat.N_TRIPLES):
+        store.add(cast(Triple, tuple(from_pyoxigraph(term) for term in (quad.subject, quad.predicate, quad.object))), where)
+    return store
+
+
 def _declared(source: Text, prefixes: Mapping[str, str]) -> Text:
     """The text with predeclared prefixes put before its first line (same line numbers)."""
     if not prefixes:

@@ -227,3 +227,13 @@ def test_a_judgement_that_runs_away_is_ended_and_the_next_one_is_made() -> None:
         assert made.verdict == 1
     finally:
         warm.close()
+
+
+def test_a_body_does_not_widen_a_class_of_the_pack() -> None:
+    """The hierarchy is that of the pack's shapes, in the tables and below them: else a caller could make anything a vendor."""
+    plan = pack("ex:s sh:targetClass ex:Doc ; sh:class ex:Fine ; sh:property [ sh:path ex:by ; sh:class ex:Vendor ] .")
+    body = f"<urn:ex:d> <{TYPE}> <urn:ex:Doc> .\n<urn:ex:d> <{TYPE}> <urn:ex:Own> .\n<urn:ex:d> <urn:ex:by> <urn:ex:d> .\n"
+    axioms = "".join(f"<urn:ex:Own> <http://www.w3.org/2000/01/rdf-schema#subClassOf> <urn:ex:{cls}> .\n" for cls in ("Fine", "Vendor"))
+    tier = Evaluator(plan)
+    failing = tier.judge((body + axioms).encode()).failing
+    assert sorted(plan["guards"][i]["class"] for i in failing) == ["R1", "W1"]

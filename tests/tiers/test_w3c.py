@@ -82,8 +82,6 @@ def _actual(results: Iterable[Result], messages: bool) -> Report:
             report.add(subject, predicate, value)
         if result.path is not None:
             report.add(subject, sh("resultPath"), report.path(result.path))
-        elif result.path_node is not None:
-            report.add(subject, sh("resultPath"), result.path_node)
         for message in result.messages if messages else ():
             report.add(subject, sh("resultMessage"), message)
     return report

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pyoxigraph import BlankNode, NamedNode
+from pyoxigraph import BlankNode
 
 from knhk_runtime.tiers.construct import Constructs
 from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.expr import Expressions, check_expr
-from knhk_runtime.tiers.graph import Graph, Term
+from knhk_runtime.tiers.graph import Graph, Term, node_of
 from knhk_runtime.tiers.judgement import Detail, Judgement
 from knhk_runtime.tiers.names import component
 from knhk_runtime.tiers.shacl import Result, Validator
@@ -149,11 +149,6 @@ class Evaluator:
 def _in_plan(iri: str) -> str:
     """The component as the plan names it: one for both counts of a qualified value shape."""
     return _IN_PLAN.get(iri, iri)
-
-
-def node_of(text: str) -> Term:
-    """A guard's `shape`: an IRI, or `_:b3`."""
-    return BlankNode(text[2:]) if text.startswith("_:") else NamedNode(text.strip("<>"))
 
 
 def _plain(term: Term) -> str:

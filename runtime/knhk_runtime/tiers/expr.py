@@ -10,7 +10,7 @@ from typing import Any
 from pyoxigraph import BlankNode, Literal, NamedNode
 
 from knhk_runtime.tiers.errors import ShapeError
-from knhk_runtime.tiers.graph import Graph, Term
+from knhk_runtime.tiers.graph import Graph, Term, node_of
 from knhk_runtime.tiers.literals import Order, Value, compare, value_of, well_formed
 from knhk_runtime.tiers.names import KNHK, RDF_TYPE, XSD
 from knhk_runtime.tiers.shacl import lang_matches, term_kind
@@ -75,7 +75,7 @@ Exprs = Expressions
 
 
 def _class(self: Exprs, target: Expr) -> Iterable[Term]:
-    return [node for iri in target["classes"] for node in self.graph.subjects(RDF_TYPE, NamedNode(iri))]
+    return [node for name in target["classes"] for node in self.graph.subjects(RDF_TYPE, node_of(name))]
 
 
 def _subjects_of(self: Exprs, target: Expr) -> Iterable[Term]:

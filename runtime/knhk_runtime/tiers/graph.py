@@ -107,6 +107,11 @@ def _by_value(literal: Literal) -> Literal:
     return kept
 
 
+def node_of(text: str) -> Node:
+    """A node as the plan names it: an IRI, or `_:b3`."""
+    return BlankNode(text[2:]) if text.startswith("_:") else NamedNode(text.strip("<>"))
+
+
 SKOLEM = "urn:knhk:bnode:"
 
 

@@ -64,8 +64,6 @@ class Report:
         yield sh("focusNode"), result.focus
         if result.path is not None:
             yield sh("resultPath"), paths.node(result.path)
-        elif result.path_node is not None:
-            yield sh("resultPath"), result.path_node
         if result.value is not None:
             yield sh("value"), result.value
         yield sh("sourceShape"), result.shape
@@ -91,8 +89,6 @@ class Report:
         made: dict[str, Any] = {"@type": "sh:ValidationResult", "focusNode": self._json(result.focus)}
         if result.path is not None:
             made["resultPath"] = _json_path(result.path)
-        elif result.path_node is not None:
-            made["resultPath"] = self._json(result.path_node)
         if result.value is not None:
             made["value"] = self._json(result.value)
         made["sourceShape"] = _id(result.shape)

@@ -24,7 +24,6 @@ class Result:
 
     focus: Term
     path: Path | None
-    path_node: Term | None
     value: Term | None
     shape: Term
     component: str
@@ -40,7 +39,7 @@ class Found:
     """What a checker reports: the offending value node (None: the focus as a whole), and what sh:sparql adds."""
 
     value: Term | None = None
-    path: Term | None = None
+    path: NamedNode | None = None
     messages: tuple[Literal, ...] = ()
     source: Term | None = None
 
@@ -54,12 +53,12 @@ Wanted = frozenset[tuple[Term, str]]
 
 
 class Validator:
-    """Shapes over one data graph. `ontology` is read for rdfs:subClassOf beside the data graph."""
+    """Shapes over one data graph. `classes`: the graph whose rdfs:subClassOf counts, None for the data graph's own."""
 
-    def __init__(self, shapes: Shapes, data: Graph, ontology: Graph | None = None) -> None:
+    def __init__(self, shapes: Shapes, data: Graph, classes: Graph | None = None) -> None:
         self.shapes = shapes
         self.data = data
-        self.classes = Hierarchy(data) if ontology is None else Hierarchy(data, ontology)
+        self.classes = Hierarchy(data if classes is None else classes)
         if shapes.ask_for_graph:
             data.named = {SHAPES: shapes.graph}
 
@@ -100,8 +99,7 @@ class Validator:
             for found in _CHECKERS[constraint.kind](self, shape, constraint, focus, nodes):
                 yield Result(
                     focus,
-                    shape.path,
-                    found.path or shape.path_node,
+                    shape.path if found.path is None else Path("predicate", found.path),
                     found.value,
                     shape.node,
                     constraint.component,
@@ -164,8 +162,9 @@ _ALLOWED_ORDERS = {
 
 def _test_range(validator: Validator, constraint: Constraint, node: Term) -> bool:
     value = value_of(node) if isinstance(node, Literal) else None
-    assert constraint.bound is not None
-    return value is not None and compare(value, constraint.bound) in _ALLOWED_ORDERS[constraint.kind]
+    if value is None or constraint.bound is None:
+        return False
+    return compare(value, constraint.bound) in _ALLOWED_ORDERS[constraint.kind]
 
 
 def _test_length(validator: Validator, constraint: Constraint, node: Term) -> bool:
@@ -193,7 +192,12 @@ def _test_language(validator: Validator, constraint: Constraint, node: Term) -> 
 
 
 def _test_in(validator: Validator, constraint: Constraint, node: Term) -> bool:
-    return node in constraint.terms
+    return _is_constant(node) and node in constraint.terms
+
+
+def _is_constant(node: Term) -> bool:
+    """A blank node of the data is none of the shapes, whatever their labels."""
+    return not isinstance(node, BlankNode)
 
 
 def _test_node(validator: Validator, constraint: Constraint, node: Term) -> bool:
@@ -262,7 +266,8 @@ def _check_closed(validator: Validator, shape: Shape, constraint: Constraint, fo
 
 
 def _check_has_value(validator: Validator, shape: Shape, constraint: Constraint, focus: Term, nodes: list[Term]) -> Iterable[Found]:
-    return [] if constraint.terms[0] in nodes else [Found()]
+    wanted = constraint.terms[0]
+    return [] if _is_constant(wanted) and wanted in nodes else [Found()]
 
 
 def _check_qualified(validator: Validator, shape: Shape, constraint: Constraint, focus: Term, nodes: list[Term]) -> Iterable[Found]:

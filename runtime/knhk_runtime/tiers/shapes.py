@@ -60,7 +60,6 @@ class Shape:
 
     node: Term
     path: Path | None
-    path_node: Term | None
     targets: tuple[Target, ...]
     deactivated: bool
     severity: str
@@ -119,10 +118,18 @@ def _roots(graph: Graph) -> list[Term]:
 
 
 def _is_implicit(graph: Graph, hierarchy: Hierarchy, node: Term) -> bool:
-    """A shape that is a class too, and so its own target."""
-    kinds = graph.objects(node, RDF_TYPE)
-    shape = isinstance(node, NamedNode) and any(kind in _SHAPE_TYPES for kind in kinds)
-    return shape and any(hierarchy.is_instance(graph, node, cls) for cls in _CLASSES)
+    """A class that is a shape too, by its type or a constraint (section 2.1), and so its own target."""
+    if not isinstance(node, NamedNode) or not any(hierarchy.is_instance(graph, node, cls) for cls in _CLASSES):
+        return False
+    typed = any(kind in _SHAPE_TYPES for kind in graph.objects(node, RDF_TYPE))
+    return typed or any(predicate in _PARAMETERS for predicate in graph.predicates(node)) or _has_custom(graph, node)
+
+
+def _has_custom(graph: Graph, node: NamedNode) -> bool:
+    """Whether a node has a parameter of a constraint component of its own."""
+    parameters = [p for custom in graph.subjects(RDF_TYPE, sh("ConstraintComponent")) for p in graph.objects(custom, sh("parameter"))]
+    predicates = graph.predicates(node)
+    return any(graph.has(parameter, sh("path"), predicate) for parameter in parameters for predicate in predicates)
 
 
 def _load(graph: Graph, root: Term, by_node: dict[Term, Shape], components: tuple[Component, ...]) -> None:
@@ -160,7 +167,7 @@ def _refuse_recursion(by_node: dict[Term, Shape]) -> None:
 
 
 def _inner(shape: Shape) -> list[Term]:
-    return [node for constraint in shape.constraints for node in constraint.shapes]
+    return [node for constraint in shape.constraints for node in (*constraint.shapes, *constraint.siblings)]
 
 
 def _read_shape(graph: Graph, node: Term, components: tuple[Component, ...]) -> Shape:
@@ -177,7 +184,6 @@ def _read_shape(graph: Graph, node: Term, components: tuple[Component, ...]) -> 
     return Shape(
         node=node,
         path=None if path_node is None or deactivated else read_path(graph, path_node),
-        path_node=path_node,
         targets=_read_targets(graph, node),
         deactivated=deactivated,
         severity=severity.value if severity is not None else SH + "Violation",
@@ -290,10 +296,9 @@ def _node_kind(graph: Graph, node: Term, iri: str, term: Term) -> Constraint:
 
 def _range(kind: str) -> Reader:
     def read(graph: Graph, node: Term, iri: str, term: Term) -> Constraint:
-        bound = value_of(term) if isinstance(term, Literal) else None
-        if bound is None:
-            raise ShapeError(str(node), f"sh:{kind} must be a comparable literal, not {term}")
-        return Constraint(iri, kind, (term,), bound=bound)
+        if not isinstance(term, Literal):
+            raise ShapeError(str(node), f"sh:{kind} must be a literal, not {term}")
+        return Constraint(iri, kind, (term,), bound=value_of(term))
 
     return read
 
@@ -499,6 +504,7 @@ _COMPONENTS: dict[str, tuple[str, Reader, bool]] = {
     "hasValue": ("HasValue", _with_term("hasValue"), False),
     "in": ("In", _with_list("in"), False),
 }
+_PARAMETERS = frozenset(sh(name) for name in (*_COMPONENTS, "qualifiedValueShape", "closed", "sparql"))
 _MANY_VALUES = frozenset(
     {"class", "pattern", "equals", "disjoint", "lessThan", "lessThanOrEquals", "not", "and", "or", "xone", "node", "property", "hasValue"}
 )
