@@ -326,8 +326,7 @@ def cases(trial_of: Trial, seed: int, count: int) -> Iterator[Case]:
 
     every = {case.route: by_place(edits(trial_of, case.route)) for case in trial_of.bases}
     yield from (case for case in trial_of.bases if fresh(case))
-    turns = [(i, rng.random(), base, edit) for base in trial_of.bases for places in every[base.route] for i, edit in enumerate(places)]
-    singles = [(base, (edit,)) for _, _, base, edit in sorted(turns, key=lambda turn: turn[:2])]
+    singles = _singles(trial_of.bases, every, rng)
     drawn: Iterator[tuple[Case, tuple[Edit, ...]]] = iter(singles[: max(1, count // 2)])
     for _ in range(count * 8):
         if len(seen) >= count:
@@ -345,6 +344,19 @@ def cases(trial_of: Trial, seed: int, count: int) -> Iterator[Case]:
             continue
         if fresh(case):
             yield case
+
+
+def _singles(
+    bases: Sequence[Case], every: Mapping[str, Sequence[Sequence[Edit]]], rng: random.Random
+) -> list[tuple[Case, tuple[Edit, ...]]]:
+    """Every single change of every base. First each change once, on one base or another, so that few cases try all constants; of each place
+    its first values first."""
+    turns = []
+    for route, places in every.items():
+        own = [base for base in bases if base.route == route]
+        for number, (i, edit) in enumerate((i, edit) for place in places for i, edit in enumerate(place)):
+            turns += [(turn, i, rng.random(), own[(number + turn) % len(own)], edit) for turn in range(len(own))]
+    return [(base, (edit,)) for _, _, _, base, edit in sorted(turns, key=lambda each: each[:3])]
 
 
 def smaller(case: Case) -> Iterator[Case]:

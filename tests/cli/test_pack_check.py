@@ -31,6 +31,18 @@ RULES = """
       kind: mapping"""
 
 
+DATA = """apiVersion: knhk.dev/v1alpha1
+kind: DataBundle
+metadata: {name: roles, namespace: erp}
+spec:
+  version: 1.0.0
+  source:
+    inline: |
+      @prefix ex: <https://example.com/ns#> .
+      ex:ada ex:limit 1 .
+"""
+
+
 @pytest.fixture
 def rules(pack: Path) -> Path:
     """The small pack with a query and an access rule."""
@@ -121,22 +133,35 @@ def test_a_bug_refuses_the_build_and_a_proof_is_in_the_provenance(
 ) -> None:
     registry = tmp_path / "registry"
     words = ("pack", "build", rules, "--registry", registry, "-o", "json")
+    with_data(rules)
     with monkeypatch.context() as planted:
         _range_off_by_one(planted)
-        refused = knhk(*words, "--prove")
+        refused = knhk(*words)
         assert refused.exit == 1
-        assert "this is a bug of the compiler" in refused.text + refused.error_text
-    assert not list(registry.rglob("blobs/sha256/*")), "nothing was published"
+        (fault,) = refused.err["faults"]
+        assert " kernels, passing by the sources, on {" in fault["value"]
+        assert '"total":500' in fault["value"] or '"total":1000' in fault["value"]
+        assert "this is a bug of the compiler" in fault["must"]
+    assert not [path for path in registry.rglob("*") if path.is_file()], "nothing was published, no data bundle either"
     from knhk.reconcilers import building
 
-    built = knhk(*words, "--prove", "--cases", 200)
+    built = knhk(*words, "--cases", 200)
     assert built.exit == 0, built.error_text
     told = building.provenance_of(packs.store(registry), built.out["digest"], packs.keys(Home(tmp_path / "home").keys))
     assert told.proof == built.out["proof"]
     assert told.proof is not None
     assert told.proof["cases"] == 200
-    plain = knhk(*words)
-    assert (plain.out["digest"], plain.out["proof"]) == (built.out["digest"], None), "a proof does not change what is built"
+    assert told.proof["bundle"] == built.out["bundle"]["file"].removeprefix("sha256:")
+    short, long = knhk(*words), knhk(*words, "--prove")
+    assert short.out["digest"] == long.out["digest"] == built.out["digest"], "a proof does not change what is built"
+    assert [answer.out["proof"]["asked"] for answer in (short, long)] == [packs.PROOF.cases, 1000]
+
+
+def with_data(pack: Path) -> None:
+    """The pack reads a data bundle that lies beside it."""
+    file = pack / "pack.yaml"
+    file.write_text(file.read_text().replace("\n  targets:", "\n  dataBundles: [{name: roles}]\n  targets:"))
+    (pack / "roles.yaml").write_text(DATA)
 
 
 def edited(pack: Path, tmp_path: Path, name: str, *changes: tuple[str, str]) -> Path:

@@ -15,9 +15,9 @@ from memory import MemoryStore
 
 from knhk.api import check_status
 from knhk.lockchain import assemble
-from knhk.model.arrows import CText, SharedObject
+from knhk.model.arrows import CText, GuardPlan, PackSources, SharedObject
 from knhk.model.canonical import canonical, sha256_hex
-from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
+from knhk.model.faults import Corrupt, Fault, NotFound, Refuted, Stalled, Waiting
 from knhk.model.oci import ARCHES, Artifact, Descriptor
 from knhk.model.resource import Resource
 from knhk.packaging.materials import Material
@@ -174,6 +174,20 @@ class FakeCompiler:
 
     def materials(self) -> tuple[Material, ...]:
         return (Material("compiler", sha256_hex(b"zig"), "knhk:compiler", "1"),)
+
+
+@dataclass
+class FakeProver:
+    """Finds no difference, but in packs of these versions; remembers by version which data bundle it was given."""
+
+    wrong: frozenset[str] = frozenset()
+    given: dict[str, Resource | None] = field(default_factory=dict)
+
+    def prove(self, pack: PackSources, plan: GuardPlan, objects: tuple[SharedObject, ...], bundle: Resource | None) -> Mapping[str, Any]:
+        self.given[pack.version] = bundle
+        if pack.version in self.wrong:
+            raise Refuted([Fault("body:3", "limits: passing by the scalar kernels, failing by the sources, on {}", "is a bug")])
+        return {"cases": 7, "asked": 7, "seed": 1, "digest": sha256_hex(plan.canonical())}
 
 
 @dataclass

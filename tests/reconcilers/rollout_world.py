@@ -17,6 +17,7 @@ from fakes import (
     FakeFleet,
     FakeLog,
     FakePlacement,
+    FakeProver,
     FakeRegistry,
     FakeSigner,
     Fate,
@@ -27,7 +28,9 @@ from fakes import (
 from knhk.api import parse
 from knhk.model.canonical import sha256_hex
 from knhk.model.resource import Key, Resource
+from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Statistics
+from knhk.ports.prover import Prover
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
 
@@ -134,6 +137,8 @@ class World:
     registry: FakeRegistry = field(default_factory=FakeRegistry)
     fleet: FakeFleet = field(default_factory=FakeFleet)
     placement: FakePlacement = field(default_factory=FakePlacement)
+    compiler: Compiler = field(default_factory=FakeCompiler)
+    prover: Prover = field(default_factory=FakeProver)
     executor: InlineExecutor = field(default_factory=InlineExecutor)
     fate: Fate = field(default_factory=Fate)
     bad: frozenset[str] = frozenset()
@@ -153,7 +158,8 @@ class World:
     def start(self) -> None:
         """A fresh controller over what is stored, as after a crash."""
         mortal: dict[str, Any] = {name: Mortal(getattr(self, name), self.fate, writes) for name, writes in WRITES.items()}
-        ports = Ports(**mortal, signer=self.signer, compiler=FakeCompiler(), clock=self.clock, origin="knhk.dev/test", actor="test")
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "compiler", "prover", "clock")}
+        ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
         self.executor = InlineExecutor()
         self.controller = Controller(ports, self.executor)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from knhk.cli.framework import FAULTS, Argument, Call, Outcome, Table, command, noun
-from knhk.cli.pack_check import PROOF, PROVING, proven
+from knhk.cli.pack_check import BUILDING, PROOF, proven
 from knhk.cli.schema import anything, array, boolean, integer, mapping, nullable, obj, string
 from knhk.wiring.home import Home
 
@@ -44,8 +44,8 @@ DIGEST = Argument(
 
 @command(
     ("pack", "build"),
-    summary="Compile, link, sign and publish a pack, and the data bundle that it reads",
-    arguments=(WHERE, REGISTRY, *PROVING),
+    summary="Compile, link, prove, sign and publish a pack, and the data bundle that it reads",
+    arguments=(WHERE, REGISTRY, *BUILDING),
     output=obj(
         name=string(),
         version=string(),
@@ -55,15 +55,16 @@ DIGEST = Argument(
         tag=string(),
         registry=string(),
         bundle=nullable(obj(name=string(), digest=string(), file=string())),
-        proof=nullable(PROOF),
+        proof=PROOF,
     ),
     examples=(
         "knhk pack build examples/packs/invoice-controls/1.0.0",
         "knhk pack build pack.yaml --registry ./registry -o json | jq -r .digest",
+        "knhk pack build pack.yaml --cases 20000",
     ),
-    detail="Same sources and same tools give the same digest, in any folder and on any machine. With --prove nothing is published before\n"
-    "the compiled pack agrees with its sources on generated cases; their count, seed and digest are in the signed provenance.",
-    exits={FAULTS: "the pack is faulty, or --prove found a difference: a bug of the compiler"},
+    detail="Same sources and same tools give the same digest, in any folder and on any machine. Nothing is published or signed before the\n"
+    "compiled pack agrees with its sources on generated cases; their count, seed and digest are in the signed provenance.",
+    exits={FAULTS: "the pack is faulty, or tables and sources differ: a bug of the compiler"},
 )
 def build(call: Call) -> Outcome:
     from knhk.adapters.pack_folder import find
@@ -76,20 +77,16 @@ def build(call: Call) -> Outcome:
     found = find(call.args.path)
     registry_dir = _registry_dir(call)
     registry, signer = packs.registry(registry_dir), packs.signer(Home(call.home))
-    bundle = None
+    data = bundle = None
     if found.bundle is not None:
-        data = bundle_bytes(found.bundle)
-        image = building.publish_bundle(found.bundle.namespace, found.bundle.name, data, registry, signer)
-        bundle = {"name": found.bundle.name, "digest": image.digest, "file": image.blobs[-1].digest}
-    proofs: list[Mapping[str, Any]] = []
-    prove = None
-    if call.args.prove:
+        data = building.Data(found.bundle.namespace, found.bundle.name, bundle_bytes(found.bundle))
+        image = data.image
+        bundle = {"name": data.name, "digest": image.digest, "file": image.blobs[-1].digest}
 
-        def prove(made: building.Made) -> Mapping[str, Any]:
-            proofs.append(proven(call, found, made.plan, made.objects))
-            return proofs[0]
+    def prove(made: building.Made) -> Mapping[str, Any]:
+        return proven(call, found, made.plan, made.objects)
 
-    signed = _finish(call, building.build(to_sources(found.pack), packs.compiler(), registry, signer, prove))
+    signed = _finish(call, building.build(to_sources(found.pack), packs.compiler(), registry, signer, prove, data))
     made = signed.image
     return Outcome(
         {
@@ -101,7 +98,7 @@ def build(call: Call) -> Outcome:
             "tag": tag_of(made.namespace, made.name, made.version),
             "registry": str(registry_dir),
             "bundle": bundle,
-            "proof": proofs[0] if proofs else None,
+            "proof": dict(signed.proof),
         }
     )
 

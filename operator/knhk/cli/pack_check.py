@@ -15,22 +15,39 @@ if TYPE_CHECKING:
     from knhk.adapters.pack_folder import Found
     from knhk.model.arrows import GuardPlan, PackSources, SharedObject
     from knhk.model.expectations import Case
-    from knhk.model.resource import Resource
     from knhk.reconcilers.conflicts import Conflict
 
 GUARD = obj(id=string(), kind=string(), **{"class": string("R1", "W1", "C1")}, shape=string(), path=string(), source=string())
 PROOF = obj(
     cases=integer(),
+    asked=integer(),
+    bundle=nullable(string()),
     seed=integer(),
     digest=string(),
     kernels=array(string()),
     judged=mapping(integer()),
     guards=obj(both=integer(), all=integer()),
 )
+CASES = 1000
+
+
+def _count(text: str) -> int:
+    """A number of cases. Raises ValueError."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise ValueError("must be a number from 1 to 1000000")
+    return int(text)
+
+
+SEED = Argument("--seed", help="seed of the cases (default 1)", kind=int, default=1, metavar="N")
 PROVING = (
     Argument("--prove", help="compare the compiled pack with its sources on generated cases", flag=True),
-    Argument("--cases", help="how many cases (default 1000)", kind=int, default=1000, metavar="N"),
-    Argument("--seed", help="seed of the cases (default 1)", kind=int, default=1, metavar="N"),
+    Argument("--cases", help=f"how many cases (default {CASES})", kind=_count, metavar="N"),
+    SEED,
+)
+BUILDING = (
+    Argument("--prove", help=f"prove on {CASES} cases, not on the fewer of every build", flag=True),
+    Argument("--cases", help=f"how many cases (default KNHK_PROOF_CASES, else 200; with --prove {CASES})", kind=_count, metavar="N"),
+    SEED,
 )
 WITNESS = obj(shows=string(), route=string(), attributes=mapping(string()), region=string(), time_ns=integer(), body=string())
 
@@ -115,38 +132,21 @@ def check(call: Call) -> Outcome:
 
 def proven(call: Call, found: Found, plan: GuardPlan, objects: Sequence[SharedObject]) -> Mapping[str, Any]:
     """What the proof of a pack did. Raises Refused with the bug that it found."""
-    import warnings
-
     from knhk.api import to_sources
-    from knhk.model.faults import Refused
+    from knhk.model.faults import Refuted
     from knhk.reconcilers import proving
     from knhk.reconcilers.admission import bundle_bytes
     from knhk.wiring import packs
-    from knhk_gen.turtle import ill_formed_is_no_news
 
     data = None if found.bundle is None else bundle_bytes(found.bundle)
     under = proving.loaded(plan, objects, packs.host_arch(), data)
     samples = _samples(found, plan)
-    call.say(f"proving on {call.args.cases} cases from {len(samples)} samples, by {', '.join(b.kernel for b in under.bindings)}")
-    with warnings.catch_warnings(), ill_formed_is_no_news():
-        proof = proving.prove(to_sources(found.pack), under, samples, callers(found.bundle), call.args.cases, call.args.seed)
+    count = call.args.cases or (CASES if call.args.prove else packs.proof_budget().cases)
+    call.say(f"proving on {count} cases from {len(samples)} samples, by {', '.join(b.kernel for b in under.bindings)}")
+    proof = proving.prove(to_sources(found.pack), under, samples, proving.callers(found.bundle), count, call.args.seed)
     if proof.disagreement is not None:
-        raise Refused([proof.disagreement.fault()])
+        raise Refuted([proof.disagreement.fault()])
     return proof.document()
-
-
-def callers(bundle: Resource | None) -> list[str]:
-    """Values of `sub` that a data bundle knows."""
-    from knhk_gen.turtle import parse
-
-    template = "" if bundle is None else bundle.spec.get("callerTemplate", "")
-    if bundle is None or template.count("{}") != 1:
-        return []
-    before, after = template.split("{}")
-    names = (str(s) for s in parse(bundle.spec["source"]["inline"], bundle.path or "bundle").by_subject)
-    return sorted(
-        n[len(before) : len(n) - len(after)] for n in names if n.startswith(before) and n.endswith(after) and len(n) > len(template) - 2
-    )
 
 
 def _objects(plan: GuardPlan) -> Sequence[SharedObject]:
@@ -192,7 +192,7 @@ def _proof_table(label: str, proof: Mapping[str, Any]) -> Table:
 def _conflicts(call: Call, found: Sequence[tuple[Found, PackSources, GuardPlan]]) -> tuple[Conflict, ...]:
     from knhk.reconcilers.admission import bundle_bytes
     from knhk.reconcilers.conflicts import conflicts
-    from knhk.reconcilers.proving import loaded
+    from knhk.reconcilers.proving import callers, loaded
     from knhk.wiring import packs
 
     under: dict[str, Any] = {}
@@ -203,7 +203,7 @@ def _conflicts(call: Call, found: Sequence[tuple[Found, PackSources, GuardPlan]]
         under[_label(plan, path, under)] = loaded(plan, _objects(plan), packs.host_arch(), data)
         samples += _samples(one, plan)
         known += callers(one.bundle)
-    made, judged = conflicts(under, samples, list(dict.fromkeys(known)), call.args.cases, call.args.seed)
+    made, judged = conflicts(under, samples, list(dict.fromkeys(known)), call.args.cases or CASES, call.args.seed)
     call.say(f"{len(made)} conflicts on {judged} cases")
     return made
 

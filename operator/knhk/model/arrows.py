@@ -88,7 +88,8 @@ class PackImage:
 
 @dataclass(frozen=True)
 class SignedPack:
-    """An image whose signature by a key of role build lies beside it as a referrer."""
+    """An image whose signature by a key of role build lies beside it as a referrer; `proof`: what translation validation did."""
 
     image: PackImage
     keyid: str
+    proof: Mapping[str, Any]

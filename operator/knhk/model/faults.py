@@ -31,11 +31,19 @@ class KnhkError(Exception):
 
 
 class Refused(KnhkError):
-    """Input is refused with all its faults at once; nothing was changed."""
+    """Input is refused with all its faults at once; nothing was changed. `reason`: what conditions say."""
+
+    reason = "Refused"
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults: tuple[Fault, ...] = tuple(sorted(set(faults), key=reading_order))
         super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class Refuted(Refused):
+    """A compiled pack does not decide as its sources say: a bug of the compiler, whatever the author does."""
+
+    reason = "CompilerBug"
 
 
 class Stalled(KnhkError):

@@ -59,16 +59,34 @@ def assemble(pack: PackSources, compiler: Compiler) -> Generator[Step, None, Mad
 
 
 Prove = Callable[[Made], Mapping[str, Any]]
-"""Compares what was made with its sources and says what it did, for the provenance. Raises Refused when they differ."""
+"""Compares what was made with its sources and says what it did, for the provenance. Raises Refuted when they differ."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data bundle that is to be published, by itself or with a pack."""
+
+    namespace: str
+    name: str
+    data: bytes
+
+    @property
+    def image(self) -> Artifact:
+        """The artifact, whose layer digest O carries."""
+        return bundle_image(self.namespace, self.name, self.data)
 
 
 def build(
-    pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer, prove: Prove | None = None
+    pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer, prove: Prove, data: Data | None = None
 ) -> Generator[Step, None, SignedPack]:
-    """Build, sign and publish in one commit; repeating it gives the same digests. Raises as `assemble`, `prove`, signer and `publish`."""
+    """Build, prove, then sign and publish in one commit, after `data`; repeating it gives the same digests. What is refuted leaves nothing.
+    Raises as `assemble`, `prove`, signer and `publish`."""
     made = yield from assemble(pack, compiler)
-    proof = None if prove is None else prove(made)
+    proof = prove(made)
     pack = portable(pack)
+    yield Step("Proven", f"{proof['cases']} of {proof['asked']} cases")
+    if data is not None:
+        yield Step("Data", publish_data(data, registry, signer).digest)
     yield Step("Built", made.image.digest)
     name = f"pack/{pack.namespace}/{pack.name}@{pack.version}"
     statement = provenance.statement(made.image, pack, made.materials, proof)
@@ -85,14 +103,15 @@ def build(
     return SignedPack(
         PackImage(pack.name, pack.namespace, pack.version, made.image.digest, made.plan.digest),
         keyid,
+        proof,
     )
 
 
-def publish_bundle(namespace: str, name: str, data: bytes, registry: Registry, signer: Signer) -> Artifact:
-    """Sign a data bundle with the key of role data and publish it; returns the artifact, whose layer digest O carries."""
-    image = bundle_image(namespace, name, data)
-    signature = signer.bundle("data", signed.signature_statement(image, f"data/{namespace}/{name}"))
-    registry.publish((image, signed.attached(image, signature, SIGNATURE_PREDICATE)), f"{namespace}/{name}:data")
+def publish_data(data: Data, registry: Registry, signer: Signer) -> Artifact:
+    """Sign a data bundle with the key of role data and publish it; returns the artifact."""
+    image = data.image
+    signature = signer.bundle("data", signed.signature_statement(image, f"data/{data.namespace}/{data.name}"))
+    registry.publish((image, signed.attached(image, signature, SIGNATURE_PREDICATE)), f"{data.namespace}/{data.name}:data")
     return image
 
 

@@ -10,7 +10,7 @@ from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Refused
 from knhk.model.resource import Resource
 from knhk.reconcilers.admission import bundle_bytes
-from knhk.reconcilers.building import publish_bundle
+from knhk.reconcilers.building import Data, publish_data
 from knhk.reconcilers.context import Journal, Ports, fault_rows, rfc3339, say, write_status
 
 TRY_AGAIN_S = 1.0
@@ -42,7 +42,7 @@ class BundleReconciler:
     def _publish(self, resource: Resource, data: bytes) -> None:
         ports = self.ports
         now = rfc3339(ports.clock.now_ns())
-        image = publish_bundle(resource.namespace, resource.name, data, ports.registry, ports.signer)
+        image = publish_data(Data(resource.namespace, resource.name, data), ports.registry, ports.signer)
         digest = sha256_hex(data)
         version = resource.spec["version"]
         name = f"data/{resource.namespace}/{resource.name}@{version}"

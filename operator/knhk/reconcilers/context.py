@@ -18,6 +18,7 @@ from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Fleet
 from knhk.ports.log import Log
 from knhk.ports.placement import Placement
+from knhk.ports.prover import Prover
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
@@ -34,6 +35,7 @@ class Ports:
     signer: Signer
     registry: Registry
     compiler: Compiler
+    prover: Prover
     fleet: Fleet
     placement: Placement
     clock: Clock

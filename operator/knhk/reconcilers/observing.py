@@ -54,6 +54,13 @@ class Observer:
                 return f"EnforcementPoint {pack.namespace}/{row['point']} must be free: PolicyPack {owner.name} has it"
         return ""
 
+    def bundle(self, pack: Resource) -> Resource | None:
+        """The DataBundle that a pack reads, when it is there."""
+        try:
+            return next((self.ports.store.get(Key("DataBundle", pack.namespace, row["name"])) for row in pack.spec["dataBundles"]), None)
+        except NotFound:
+            return None
+
     def _is_mine(self, pack: Resource, name: str) -> bool:
         """Whether the point is there and no other pack has it."""
         point = point_of(self.ports, pack.namespace, name)

@@ -30,7 +30,7 @@ from knhk.model.faults import KnhkError, Refused, Waiting
 from knhk.model.phases import DEADLINES_S, WORKING, Arm, Event, Phase, Rolling, move
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Finding, Verdict
-from knhk.reconcilers.building import build
+from knhk.reconcilers.building import Made, build
 from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, fault_rows, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
@@ -154,7 +154,7 @@ class PackReconciler:
         running = self._builds.get(key)
         now_s = self.ports.clock.monotonic_ns() / 1e9
         if running is None:
-            running = self._builds[key] = _Build(self.executor.submit(self._made, pack), now_s + BUILD_WITHIN_S)
+            running = self._builds[key] = _Build(self.executor.submit(self._made, pack, self.observer.bundle(pack)), now_s + BUILD_WITHIN_S)
         if not running.future.done():
             if now_s < running.until_s:
                 return JUDGE_EVERY_S / 2
@@ -183,8 +183,13 @@ class PackReconciler:
         for key in [key for key in self._builds if key[0] == pack.key]:
             self._builds.pop(key).future.cancel()
 
-    def _made(self, pack: Resource) -> SignedPack:
-        steps = build(to_sources(pack), self.ports.compiler, self.ports.registry, self.ports.signer)
+    def _made(self, pack: Resource, bundle: Resource | None) -> SignedPack:
+        sources = to_sources(pack)
+
+        def prove(made: Made) -> Mapping[str, Any]:
+            return self.ports.prover.prove(sources, made.plan, made.objects, bundle)
+
+        steps = build(sources, self.ports.compiler, self.ports.registry, self.ports.signer, prove)
         while True:
             try:
                 next(steps)
@@ -199,7 +204,7 @@ class PackReconciler:
         revision |= {"digest": image.digest, "planDigest": image.plan_digest, "guards": len(self.observer.guard_ids(image.digest))}
         evidence: dict[Event, dict[str, Any]] = {
             Event.COMPILED: {"plan": image.plan_digest, "guards": revision["guards"]},
-            Event.BUILT: {"image": image.digest},
+            Event.BUILT: {"image": image.digest, "proof": {name: signed.proof[name] for name in ("cases", "seed", "digest")}},
             Event.SIGNED: {"keyid": signed.keyid},
         }
         events = []
@@ -207,12 +212,13 @@ class PackReconciler:
             events.append(self._event(pack, revision, event, evidence=facts))
             revision = self._moved(revision, event)
         status = self.journal.pend({**pack.status, "revision": revision}, *events)
-        self._write(pack, status, None, "Signed", f"{image.version} is signed, {image.digest[:19]}…")
+        message = f"{image.version} is proven on {signed.proof['cases']} cases and signed, {image.digest[:19]}…"
+        self._write(pack, status, None, "Signed", message)
         return 0.0
 
     def _refused(self, pack: Resource, refused: Refused) -> float:
         rows, message = fault_rows(refused)
-        return self._rest(pack, Event.REFUSED, "Refused", message, {**pack.status, "faults": rows})
+        return self._rest(pack, Event.REFUSED, refused.reason, message, {**pack.status, "faults": rows})
 
     def _stalled(self, pack: Resource, reason: str, message: str) -> float:
         return self._rest(pack, Event.STALLED, reason, message, pack.status)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import random
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
 from knhk.model.arrows import GuardPlan, PackSources, SharedObject
+from knhk.model.canonical import sha256_hex
 from knhk.model.expectations import Case
 from knhk.model.faults import Fault
+from knhk.model.resource import Resource
 from knhk.reconcilers.lowering import place, portable
 from knhk.reconcilers.oracle import Key, Mistaken, Oracle, Said, key_of
 from knhk.reconcilers.testing import observation
 from knhk_gen.cases import Trial, by_place, cases, edits, several, smaller, trial
+from knhk_gen.turtle import ill_formed_is_no_news, parse
 from knhk_hot.pack import COLD, OK, Binding, Decision, Pack, PackError
 from knhk_runtime.tiers.action import MAX_LINE, MAX_TRIPLES, denies
 from knhk_runtime.tiers.decide import decide
@@ -26,7 +30,7 @@ from knhk_verify.record import Action, parse_action
 
 CASES, SEED = 1000, 1
 MAX_SHRINKS = 600
-MAX_TUNES = 1500
+TUNES_A_CASE, MAX_TUNES = 3, 1500
 MAX_VALUES_TUNED = 12
 
 
@@ -53,10 +57,13 @@ class Disagreement:
 
 @dataclass
 class Proof:
-    """What one run did. `digest` covers every O and A in order; `judged` counts cases by what came of them; `guards` those that both failed
-    and passed, of `all_guards` in class R1."""
+    """What one run did. `asked`: the cases that were wanted, which with seed, sources and `bundle` (SHA-256 of the data, hexadecimal)
+    makes them; `cases` fewer when time ended or no more differ. `digest` covers every O and A in order; `judged` counts cases by what
+    came of them; `guards` those that both failed and passed, of `all_guards` in class R1."""
 
     seed: int
+    asked: int
+    bundle: str | None
     cases: int = 0
     digest: str = ""
     kernels: tuple[str, ...] = ()
@@ -69,7 +76,8 @@ class Proof:
         """For provenance and output."""
         judged = {name: self.judged[name] for name in ("compared", "queries-skipped", "refused", "escaped", "not-judged")}
         return {
-            "cases": self.cases, "seed": self.seed, "digest": self.digest, "kernels": list(self.kernels), "judged": judged,
+            "cases": self.cases, "asked": self.asked, "seed": self.seed, "digest": self.digest, "bundle": self.bundle,
+            "kernels": list(self.kernels), "judged": judged,
             "guards": {"both": self.guards, "all": self.all_guards},
         }  # fmt: skip
 
@@ -94,9 +102,35 @@ def loaded(plan: GuardPlan, objects: Sequence[SharedObject], arch: str, data: by
     return Loaded(plan.document, bindings, Evaluator(plan.document), data)
 
 
-def prove(pack: PackSources, under: Loaded, samples: Sequence[Case], callers: Sequence[str], count: int = CASES, seed: int = SEED) -> Proof:
-    """Run the cases; stop at the first disagreement and make its case small."""
-    proof = Proof(seed, kernels=tuple(b.kernel for b in under.bindings))
+def callers(bundle: Resource | None) -> list[str]:
+    """Values of `sub` that a data bundle knows."""
+    template = "" if bundle is None else bundle.spec.get("callerTemplate", "")
+    if bundle is None or template.count("{}") != 1:
+        return []
+    before, after = template.split("{}")
+    names = (str(s) for s in parse(bundle.spec["source"]["inline"], bundle.path or "bundle").by_subject)
+    return sorted(
+        n[len(before) : len(n) - len(after)] for n in names if n.startswith(before) and n.endswith(after) and len(n) > len(template) - 2
+    )
+
+
+def prove(
+    pack: PackSources,
+    under: Loaded,
+    samples: Sequence[Case],
+    callers: Sequence[str],
+    count: int = CASES,
+    seed: int = SEED,
+    ended: Callable[[], bool] = lambda: False,
+) -> Proof:
+    """Run the cases until `ended`; stop at the first disagreement and make its case small."""
+    with warnings.catch_warnings(), ill_formed_is_no_news():
+        return _prove(pack, under, trial(under.plan, samples, callers), count, seed, ended)
+
+
+def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int, ended: Callable[[], bool]) -> Proof:
+    data = None if under.data is None else sha256_hex(under.data)
+    proof = Proof(seed, count, data, kernels=tuple(b.kernel for b in under.bindings))
     keys = _keys(under.plan)
     proof.all_guards = sum(guards[0] != 0 and _all_r1(under.plan, guards) for guards in keys.values())
     try:
@@ -107,8 +141,9 @@ def prove(pack: PackSources, under: Loaded, samples: Sequence[Case], callers: Se
         return proof
     judge = _Judge(pack, under, oracle, keys)
     digest = hashlib.sha256()
-    tuned = _tuned(trial(under.plan, samples, callers), under)
-    for case in cases(tuned, seed, count):
+    for case in cases(_tuned(every, under, count), seed, count):
+        if ended():
+            break
         proof.cases += 1
         outcome = judge.case(case)
         proof.judged[outcome.kind] += 1
@@ -210,13 +245,14 @@ def _shown(decision: Decision) -> str:
     return decision.a.hex() if decision.status == OK else f"status {decision.status}"
 
 
-def _tuned(every: Trial, under: Loaded) -> Trial:
+def _tuned(every: Trial, under: Loaded, count: int) -> Trial:
     """The trial with its made bodies changed, one member at a time, as long as fewer guards fail: most cases should differ from a valid one
     in one place."""
-    return Trial(every.slots, every.attributes, every.regions, every.times_ns, tuple(_tune(every, b, under) for b in every.bases))
+    tunes = min(MAX_TUNES, TUNES_A_CASE * count)
+    return replace(every, bases=tuple(_tune(every, base, under, tunes) for base in every.bases))
 
 
-def _tune(every: Trial, base: Case, under: Loaded) -> Case:
+def _tune(every: Trial, base: Case, under: Loaded, tunes: int) -> Case:
     if not base.name.startswith("made for "):
         return base
     whole = _decided(under, base).triples
@@ -224,7 +260,7 @@ def _tune(every: Trial, base: Case, under: Loaded) -> Case:
     places = by_place(edit for edit in edits(every, base.route) if (edit.kind, edit.name) != ("attribute", "action"))
     rng = random.Random(SEED)
     single = [(edit,) for place in places for edit in place[:MAX_VALUES_TUNED]]
-    for changes in (*single, *(several(places, rng) for _ in range(MAX_TUNES)), *single):
+    for changes in (*single, *(several(places, rng) for _ in range(tunes)), *single):
         if least == 0:
             break
         try:

@@ -26,9 +26,11 @@ from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.model.faults import Stalled, Waiting
+from knhk.ports.prover import Prover
 from knhk.ports.store import Store
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
+from knhk.wiring import packs
 from knhk.wiring.home import LOG_ORIGIN, Home
 
 READY_WITHIN_S = 20.0
@@ -92,27 +94,31 @@ def serve(home: Home, stop: Event, ready_file: Path) -> None:
     clock = SystemClock()
     supervisor = Supervisor()
     store = SqliteStore(home.store, clock, SystemRandom())
+    prover = packs.prover()
     executor = ThreadPoolExecutor(2, thread_name_prefix="build")
     try:
         supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
-        ports = _ports(home, store, signer, supervisor, clock)
+        ports = _ports(home, store, signer, supervisor, clock, prover)
         if _wait_for_log(home, ports, supervisor, stop):
+            prover.warm()
             _turn(home, Controller(ports, executor), supervisor, stop, ready_file)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+        prover.close()
         supervisor.stop_all()
         home.children_file.unlink(missing_ok=True)
         store.close()
 
 
-def _ports(home: Home, store: Store, signer: LocalSigner, supervisor: Supervisor, clock: SystemClock) -> Ports:
+def _ports(home: Home, store: Store, signer: LocalSigner, supervisor: Supervisor, clock: SystemClock, prover: Prover) -> Ports:
     return Ports(
         store=store,
         log=SequencerLog(home.sequencer_socket),
         signer=signer,
         registry=LayoutRegistry(home.registry),
         compiler=ZigCompiler(home.run / "compiled"),
+        prover=prover,
         fleet=FolderFleet(home.root / "points"),
         placement=ProcessPlacement(
             supervisor,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from knhk.adapters.compiler_zig import ZigCompiler
+from knhk.adapters.prover_process import ProcessProver
 from knhk.adapters.registry_layout import LayoutRegistry
 from knhk.model.faults import Corrupt, Stalled
 from knhk.ports.compiler import Compiler
+from knhk.ports.prover import Budget
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.ports.store import Store
@@ -20,6 +24,7 @@ from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk_runtime.packstore import PackStore
 from knhk_verify.signed import Keys
 
+PROOF = Budget(cases=200, seconds=10.0)
 _ARCHES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
@@ -34,6 +39,20 @@ def host_arch() -> str:
     return _ARCHES[machine]
 
 
+def proof_budget() -> Budget:
+    """What the proof of each build may cost: KNHK_PROOF_CASES, KNHK_PROOF_SECONDS. It belongs to who runs the compiler, not to the
+    author of a pack. Raises Stalled for what is no such number."""
+    return Budget(int(_setting("KNHK_PROOF_CASES", PROOF.cases, 1, 1_000_000)), _setting("KNHK_PROOF_SECONDS", PROOF.seconds, 1, 3600))
+
+
+def _setting(name: str, default: float, least: int, most: int) -> float:
+    text = os.environ.get(name) or str(default)
+    number = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text) else -1.0
+    if not least <= number <= most:
+        raise Stalled("Settings", f"{name}={text}: must be a number from {least} to {most}")
+    return number
+
+
 def cache_folder() -> Path:
     """Where finished objects are kept, for all homes of this user."""
     base = os.environ.get("KNHK_CACHE")
@@ -43,6 +62,11 @@ def cache_folder() -> Path:
 def compiler() -> Compiler:
     """The compiler of this machine."""
     return ZigCompiler(cache_folder())
+
+
+def prover() -> ProcessProver:
+    """What proves builds, within the budget of this machine."""
+    return ProcessProver((sys.executable, "-m", "knhk.wiring.prover"), host_arch(), proof_budget())
 
 
 def registry(folder: Path) -> Registry:

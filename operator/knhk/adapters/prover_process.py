@@ -1,0 +1,114 @@
+"""Prover in a warm process of its own: each request one line of JSON on its standard input, each answer one on its standard output.
+
+The kernel ends it by an alarm when a proof takes too long: native code may not give way, and a parent that was killed cannot. A proof that
+went well is remembered by the SHA-256 of its request, so that publishing once more proves nothing twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from knhk.model.arrows import GuardPlan, PackSources, SharedObject
+from knhk.model.canonical import sha256_hex
+from knhk.model.faults import Fault, Refuted, Stalled
+from knhk.model.resource import Resource
+from knhk.ports.prover import Budget
+
+KEPT = 64
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+ENDS_WITHIN_S = 5.0
+
+
+class ProcessProver:
+    """knhk.ports.prover.Prover. `argv`: what runs knhk.wiring.prover; `arch`: that of this machine. Threads take turns."""
+
+    def __init__(self, argv: tuple[str, ...], arch: str, budget: Budget) -> None:
+        self._argv, self._arch, self._budget = argv, arch, budget
+        self._known: dict[str, Mapping[str, Any]] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def prove(self, pack: PackSources, plan: GuardPlan, objects: tuple[SharedObject, ...], bundle: Resource | None) -> Mapping[str, Any]:
+        (data,) = (made.data for made in objects if made.arch == self._arch)
+        request = {
+            "pack": asdict(pack),
+            "plan": plan.document,
+            "object": base64.b64encode(data).decode(),
+            "bundle": None if bundle is None else {"name": bundle.name, "namespace": bundle.namespace, "spec": bundle.spec},
+            "budget": asdict(self._budget),
+        }
+        text = json.dumps(request, sort_keys=True).encode()
+        key = sha256_hex(text)
+        with self._lock:
+            if key not in self._known:
+                answer = self._asked(f"{pack.namespace}/{pack.name}@{pack.version}", text)
+                while len(self._known) >= KEPT:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = answer
+            return self._known[key]
+
+    def warm(self) -> None:
+        """Starts the process, so that the first proof finds it ready."""
+        with self._lock:
+            self._started()
+
+    def close(self) -> None:
+        """Ends the process for good, whatever it does."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
+            _gone(process)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._closed:
+            raise Stalled("ProofFailed", "the control plane ends")
+        if self._process is None or self._process.poll() is not None:
+            if self._process is not None:
+                _gone(self._process)
+            self._process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        return self._process
+
+    def _asked(self, name: str, request: bytes) -> Mapping[str, Any]:
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(request + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise _ended(name, _gone(process))
+        answer = json.loads(line)
+        if "faults" in answer:
+            raise Refuted(Fault(*fault) for fault in answer["faults"])
+        if "failed" in answer:
+            raise Stalled("ProofFailed", f"{name}: the proof could not be made: {answer['failed']}")
+        proof: Mapping[str, Any] = answer["proof"]
+        return proof
+
+
+def _gone(process: subprocess.Popen[bytes]) -> int:
+    """Waits for the end of a process that ends; its exit code."""
+    with process:
+        return process.wait(ENDS_WITHIN_S)
+
+
+def _ended(name: str, code: int) -> Refuted | Stalled:
+    """What it means that the process ended in the middle of a proof."""
+    if -code in CRASHES:
+        must = "must decide every request and go on: this is a bug of the compiler, please report it with the pack"
+        return Refuted([Fault(name, f"the compiled pack ended its process by {signal.Signals(-code).name}", must)])
+    if -code == signal.SIGALRM:
+        return Stalled("ProofUnfinished", f"{name}: the proof did not end in its time")
+    return Stalled("ProofFailed", f"{name}: the process that proves ended with {code}")
