@@ -36,10 +36,10 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev demo test test-fast gen verify bench fuzz cases lock clean
+.PHONY: help setup setup-dev demo test test-fast test-cluster cluster cluster-down gen verify bench fuzz cases lock clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMPS)/native ## everything a user needs, into .venv (no root needed)
 
@@ -48,11 +48,21 @@ setup-dev: $(STAMPS)/dev $(STAMPS)/native ## set-up plus what tests and checks n
 demo: setup ## play the story from a policy to verified receipts; writes demo.json
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
-test: setup-dev $(STAMPS)/apt ## all tests
-	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+test: setup-dev $(STAMPS)/apt ## all tests but those of `make test-cluster`
+	@$(PY) -m pytest -n 2 --dist loadgroup -m "not cluster" $(PYTEST_ARGS)
 
 test-fast: setup-dev ## tests that need no server and take no time
-	@$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not server" $(PYTEST_ARGS)
+	@$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not server and not cluster" $(PYTEST_ARGS)
+
+test-cluster: setup-dev ## tests on a real Kubernetes API server, built once (about 10 minutes) from Go modules
+	@$(PY) tests/cluster/cluster.py build
+	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)
+
+cluster: setup-dev ## a real Kubernetes control plane on loopback; prints where its kubeconfig is
+	@$(PY) tests/cluster/cluster.py up .cluster
+
+cluster-down: setup-dev ## end what `make cluster` started, and remove it
+	@$(PY) tests/cluster/cluster.py down .cluster
 
 gen: setup-dev ## write all generated files again
 	@for g in $(GENERATORS); do echo "gen: $$g"; $(PY) $$g; done

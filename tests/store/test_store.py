@@ -126,7 +126,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     pages = store._connection().execute("PRAGMA page_count").fetchone()[0]
     store._connection().execute(f"PRAGMA max_page_count = {pages + 4}")
     with pytest.raises(Waiting, match="disk is full") as caught:
-        store.create(pack("large", text="x" * 90_000))
+        store.create(pack("large", sources=[{"name": "shapes", "kind": "shapes", "inline": "x" * 90_000}]))
     assert caught.value.reason == "StoreFull"
     assert store.get(made.key) == made
     store.close()

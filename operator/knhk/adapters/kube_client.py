@@ -1,0 +1,152 @@
+"""Requests to a Kubernetes API server, in plain JSON; its errors in the words of the ports.
+
+The pinned `kubernetes` client finds the server, the credentials (kubeconfig, service account, exec plug-ins) and renews tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import ApiException
+
+from knhk.model.faults import AlreadyExists, Conflict, Fault, Gap, KnhkError, NotFound, Refused, Stalled, Waiting
+
+ANSWERS_WITHIN_S = 30.0
+RETRY_AFTER_S = 1.0
+APPLY = "application/apply-patch+yaml"  # JSON is YAML
+MERGE = "application/merge-patch+json"
+_VALUE = re.compile(r'^(?:Invalid value|Unsupported value|Duplicate value): ("(?:[^"\\]|\\.)*"|[^:]*): (.*)$', re.DOTALL)
+_UNKNOWN = re.compile(r'unknown field "([^"]*)"|\.(\S+): field not declared in schema')
+
+
+def api_client(kubeconfig: Path | None) -> ApiClient:
+    """A client for the cluster that a kubeconfig names; None: the one that this pod runs in. Raises Stalled."""
+    found = Configuration()
+    load: Any = config  # its functions are not typed
+    try:
+        if kubeconfig is None:
+            load.load_incluster_config(client_configuration=found)
+        else:
+            load.load_kube_config(str(kubeconfig), client_configuration=found, persist_config=False)
+    except config.ConfigException as error:
+        raise Stalled("NoCluster", f"{kubeconfig or 'service account'}: must lead to a cluster: {error}") from error
+    found.retries = urllib3.Retry(total=1, connect=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
+    found.connection_pool_maxsize = 32
+    return ApiClient(found)
+
+
+class KubeClient:
+    """Any thread. Errors of every request: NotFound, AlreadyExists, Conflict, Refused (all faults), Gap (410), Waiting when trying
+    again may help (unreachable, too many requests, 5xx), Stalled when a person must act (no permission, no such kind)."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+        self._streams: set[urllib3.HTTPResponse] = set()
+
+    def call(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None, media: str = "application/json"
+    ) -> dict[str, Any]:
+        """The JSON document that answers."""
+        with _reached(path):
+            data = self._send(method, path, query or {}, body, media, (5.0, ANSWERS_WITHIN_S)).data
+            answer: dict[str, Any] = json.loads(data)
+            return answer
+
+    def lines(self, path: str, query: Mapping[str, str], quiet_s: float) -> Iterator[dict[str, Any]]:
+        """The documents of a stream, as they come, until the server ends it; quiet for `quiet_s` means Waiting."""
+        with _reached(path):
+            response = self._send("GET", path, query, None, "application/json", (5.0, quiet_s))
+            rest = b""
+            self._streams.add(response)
+            try:
+                for part in response.stream(amt=1 << 16, decode_content=True):
+                    *whole, rest = (rest + part).split(b"\n")
+                    yield from (json.loads(line) for line in whole if line.strip())
+            finally:
+                self._streams.discard(response)
+                response.close()
+
+    def hang_up(self) -> None:
+        """Ends every stream; who reads one gets Waiting or its end."""
+        for response in tuple(self._streams):
+            with suppress(ValueError, OSError):  # it has ended by itself
+                response.shutdown()
+
+    def _send(
+        self, method: str, path: str, query: Mapping[str, str], body: Any, media: str, timeout: tuple[float, float]
+    ) -> urllib3.HTTPResponse:
+        headers = {"Accept": "application/json", "Content-Type": media, "User-Agent": "knhk"}
+        self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = f"{self._api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        rest: Any = self._api.rest_client  # not typed either
+        response: urllib3.HTTPResponse = rest.request(method, url, headers=headers, body=body, _request_timeout=timeout).response
+        if response.status >= 400:
+            raise meaning(response.status, path, _document(response.data))
+        return response
+
+
+@contextmanager
+def _reached(path: str) -> Iterator[None]:
+    """What goes wrong on the way to the server and back, in our words."""
+    try:
+        yield
+    except (urllib3.exceptions.HTTPError, ApiException, OSError, ValueError) as error:
+        raise Waiting("ApiServerUnreachable", f"the API server does not answer ({path}): {error}", RETRY_AFTER_S) from error
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"message": data[:500].decode(errors="replace")}
+
+
+def meaning(status: int, path: str, document: Mapping[str, Any]) -> KnhkError:
+    """The error that an answer of the API server (HTTP status and Status document) stands for."""
+    reason, message = str(document.get("reason", "")), str(document.get("message", "")).strip()
+    details: Mapping[str, Any] = document.get("details") or {}
+    said = f"{path}: {message or status}"
+    if status == 500 and _UNKNOWN.search(message):  # how server-side apply says it
+        return Refused(faults(document))
+    match status:
+        case 409:
+            return AlreadyExists(said) if reason == "AlreadyExists" else Conflict(f"{said}; read again")
+        case 404 if not details.get("name"):
+            return Stalled("NoSuchKind", f"{said}: the cluster must have the CustomResourceDefinitions of knhk.dev")
+        case 404:
+            return NotFound(f"{details.get('kind', '')} {details['name']} was not found")
+        case 410:
+            return Gap(f"{said}; list again")
+        case 400 | 422:
+            return Refused(faults(document))
+        case 401 | 403:
+            return Stalled(reason or "Forbidden", f"{said}: the user of this process must be allowed to do this")
+        case 429 | 500 | 502 | 503 | 504:
+            return Waiting(reason or "ApiServerBusy", said, float(details.get("retryAfterSeconds") or RETRY_AFTER_S))
+    return Stalled(reason or "ApiServerRefused", said)
+
+
+def faults(document: Mapping[str, Any]) -> tuple[Fault, ...]:
+    """The faults of a Status document: where, the value, and what it must be."""
+    message = str(document.get("message", ""))
+    causes = (document.get("details") or {}).get("causes") or ()
+    found = [_fault(cause) for cause in causes]
+    unknown = (named[1] or named[2] for named in _UNKNOWN.finditer(message))
+    found += [Fault(field, "a value", "must not be there: unknown field") for field in unknown]
+    return tuple(found) or (Fault("", str(document.get("reason", "")), message),)
+
+
+def _fault(cause: Mapping[str, Any]) -> Fault:
+    where, message = str(cause.get("field", "")), str(cause.get("message", ""))
+    parts = _VALUE.match(message)
+    return Fault(where, parts[1].strip('"'), parts[2]) if parts else Fault(where, "", message)

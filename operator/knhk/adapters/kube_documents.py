@@ -1,0 +1,64 @@
+"""Resources as the API server spells them, and where they lie there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from knhk.api import KINDS, to_document
+from knhk.model.resource import API_VERSION, Key, Resource
+
+BASE = f"/apis/{API_VERSION}"
+
+
+def collection(kind: str, namespace: str | None = None) -> str:
+    """Path of the objects of a kind, in one namespace or in all."""
+    plural = KINDS[kind].plural
+    return f"{BASE}/{plural}" if namespace is None else f"{BASE}/namespaces/{namespace}/{plural}"
+
+
+def place(key: Key) -> str:
+    """Path of an object."""
+    return f"{collection(key.kind, key.namespace)}/{key.name}"
+
+
+def resource_of(document: Mapping[str, Any]) -> Resource:
+    """The resource in an answer. The API server has judged it and filled in its defaults; it is not judged again."""
+    metadata: Mapping[str, Any] = document["metadata"]
+    return Resource(
+        kind=document["kind"],
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        spec=document.get("spec") or {},
+        status=document.get("status") or {},
+        labels=metadata.get("labels") or {},
+        annotations=metadata.get("annotations") or {},
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=int(metadata.get("generation", 0)),
+        created=metadata["creationTimestamp"],
+    )
+
+
+def new_document(resource: Resource) -> dict[str, Any]:
+    """What creates a resource."""
+    document = to_document(resource)
+    kept = {name: document["metadata"][name] for name in ("name", "namespace", "labels", "annotations") if name in document["metadata"]}
+    return {"apiVersion": API_VERSION, "kind": resource.kind, "metadata": kept, "spec": document["spec"]}
+
+
+def changed_document(before: Mapping[str, Any], resource: Resource) -> dict[str, Any]:
+    """What stands there, with spec, labels and annotations of `resource` in place of its own; owners and finalizers stay."""
+    own = {"labels": dict(resource.labels), "annotations": dict(resource.annotations)}
+    metadata = {**before["metadata"], **own}
+    if resource.resource_version:
+        metadata["resourceVersion"] = resource.resource_version
+    return {**before, "metadata": metadata, "spec": dict(resource.spec)}
+
+
+def status_document(resource: Resource) -> dict[str, Any]:
+    """What applies the status of a resource, checked against its version when it has one."""
+    metadata = {"name": resource.name, "namespace": resource.namespace}
+    if resource.resource_version:
+        metadata["resourceVersion"] = resource.resource_version
+    return {"apiVersion": API_VERSION, "kind": resource.kind, "metadata": metadata, "status": dict(resource.status)}

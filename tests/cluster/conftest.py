@@ -1,0 +1,59 @@
+"""This tier needs the servers of Kubernetes, which `make test-cluster` builds; without them each test says that it was not run."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from knhk.adapters.kube_client import KubeClient, api_client
+from knhk.adapters.kube_documents import collection
+from knhk.api import KINDS
+from knhk.model.faults import AlreadyExists
+
+sys.path.insert(0, str(Path(__file__).parent))
+from control_plane import Cluster, shared
+from definitions import install
+from server_binaries import CannotBuild, binaries
+
+NAMESPACES = ("erp", "a", "b")
+
+
+@pytest.fixture(scope="session")
+def servers() -> dict[str, Path]:
+    """Name → binary."""
+    try:
+        return binaries(build=False)
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
+
+
+@pytest.fixture(scope="session")
+def cluster(servers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Cluster]:
+    """The control plane that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    with shared((base if worker_id == "master" else base.parent) / "cluster") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def client(cluster: Cluster) -> KubeClient:
+    """Requests as the cluster's admin; the CustomResourceDefinitions of crds/ are there and served."""
+    found = KubeClient(api_client(cluster.kubeconfig))
+    install(found)
+    return found
+
+
+@pytest.fixture
+def clean(client: KubeClient) -> KubeClient:
+    """No object of ours is left of the test before."""
+    for kind in KINDS:
+        for document in client.call("GET", collection(kind))["items"]:
+            client.call("DELETE", f"{collection(kind, document['metadata']['namespace'])}/{document['metadata']['name']}")
+    for namespace in NAMESPACES:
+        with contextlib.suppress(AlreadyExists):
+            client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    return client
