@@ -338,7 +338,7 @@ class _Lowering:
                 if a in {v for v, _, _ in alt.counts}:
                     return self._counted(a, effective, b, want, alt)
                 self.features.add(COMPARE)
-                return self._on(a, _comparison(effective if want else _NOT[effective], b), alt)
+                return self._on(a, _comparison(effective, b) if want else _failed(effective, b), alt)
         raise _Fall("W1", COMPARE)
 
     def _member(self, left: Any, right: Any, want: bool, alt: _Alt) -> list[Atoms]:
@@ -464,6 +464,7 @@ _KINDS: Final[dict[str, Expr]] = {
     "Builtin_isNUMERIC": disj([{"t": "datatype", "iri": d} for d in NUMERICS], "t"),
 }
 _FLIP: Final = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_NOT_A_NUMBER: Final = [plan_term(Literal("NaN", datatype=URIRef(XSD + name), normalize=False)) for name in ("double", "float")]
 _NOT: Final = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -500,6 +501,12 @@ def _comparison(op: str, constant: Constant) -> Expr:
     low = {">=": n, ">": n + 1}.get(op)
     high = {"<=": n, "<": n - 1}.get(op)
     return {"t": "range", "family": family, "min": low, "max": high}
+
+
+def _failed(op: str, constant: Constant) -> Expr:
+    """V: the term is known not to stand in relation `op` to the constant. NaN is neither above nor below anything."""
+    test = _comparison(_NOT[op], constant)
+    return disj([test, is_in(_NOT_A_NUMBER)], "t") if test["t"] == "range" and test["family"] == "numeric" else test
 
 
 def _equality(op: str, constant: Constant) -> Expr:

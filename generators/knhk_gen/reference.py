@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyoxigraph
@@ -70,6 +71,11 @@ def _kind(literal: Literal) -> str:
     return "numeric" if datatype in NUMERICS else datatype
 
 
+def _beyond(graph: Graph) -> bool:
+    """rdflib reads "NaN" as an xsd:decimal, and raises when it is compared."""
+    return any(isinstance(o, Literal) and isinstance(o.value, Decimal) and not o.value.is_finite() for o in graph.objects())
+
+
 class Reference:
     """One query, prepared. `target`: IRI of the class that $this ranges over, None for the request alone."""
 
@@ -89,10 +95,12 @@ class Reference:
         for focus in self._focus(graph):
             yield graph.query(self._query, initBindings={} if self._target is None else {"this": focus})
 
-    def fails(self, graph: Graph) -> bool:
-        """An ASK is false for some focus node."""
-        return any(not result.askAnswer for result in self._results(graph))
+    def fails(self, graph: Graph) -> bool | None:
+        """An ASK is false for some focus node; None where rdflib has no opinion."""
+        return None if _beyond(graph) else any(not result.askAnswer for result in self._results(graph))
 
-    def lines(self, graph: Graph) -> set[bytes]:
-        """What a CONSTRUCT makes, as canonical N-Triples."""
-        return {f"{_nt(s)} {_nt(p)} {_nt(o)} .".encode() for result in self._results(graph) for s, p, o in result}
+    def lines(self, graph: Graph) -> set[bytes] | None:
+        """What a CONSTRUCT makes, as canonical N-Triples; None where rdflib has no opinion."""
+        return (
+            None if _beyond(graph) else {f"{_nt(s)} {_nt(p)} {_nt(o)} .".encode() for result in self._results(graph) for s, p, o in result}
+        )

@@ -13,6 +13,7 @@ from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.graph import Graph, Term, node_of
 from knhk_runtime.tiers.literals import Order, Value, compare, value_of, well_formed
 from knhk_runtime.tiers.names import KNHK, RDF_TYPE, XSD
+from knhk_runtime.tiers.relations import equal
 from knhk_runtime.tiers.shacl import lang_matches, term_kind
 
 Expr = Mapping[str, Any]
@@ -144,7 +145,7 @@ def _within(self: Exprs, e: Expr, focus: Term, nodes: Sequence[Term]) -> bool:
     if e["rel"] == "ne":
         return bool(left) and bool(right) and all(_unequal(x, y) for x in left for y in right)
     if e["rel"] == "eq":
-        return bool(left) and all(any(_same(x, y) is True for y in right) for x in left)
+        return bool(left) and all(any(equal(x, y) is True for y in right) for x in left)
     allowed = _WITHIN[e["rel"]]
     return bool(left) and all(any(_related(x, y, allowed) for y in right) for x in left)
 
@@ -217,7 +218,7 @@ def _range(v: Expr, term: Term) -> bool:
         return False
     above = v["min"] is None or compare(value, _bound(v["family"], v["min"])) in (0, 1)
     below = v["max"] is None or compare(value, _bound(v["family"], v["max"])) in (-1, 0)
-    return above and below and not _is_nan(value)
+    return above and below and not value.not_a_number
 
 
 def _clock(v: Expr, term: Term) -> bool:
@@ -228,10 +229,6 @@ def _clock(v: Expr, term: Term) -> bool:
     local = value.exact - _UNIX_DAYS * _DAY_S + v["zone_s"]
     day, second = divmod(local, _DAY_S)
     return (day + 3) % 7 + 1 in v["days"] and v["from_s"] <= second < v["until_s"]
-
-
-def _is_nan(value: Value) -> bool:
-    return value.double is not None and value.double != value.double
 
 
 def _length(v: Expr, term: Term) -> bool:
@@ -246,25 +243,9 @@ def _lang(v: Expr, term: Term) -> bool:
 
 
 def _value(v: Expr, term: Term) -> bool:
-    """SPARQL `=` and `!=`; comparing literals of unknown datatypes that are not the same term is an error, which is false."""
-    same = _same(term, term_of(v["term"]))
+    """SPARQL `=` and `!=`; an error is false."""
+    same = equal(term, term_of(v["term"]))
     return same is not None and same == (v["op"] == "eq")
-
-
-def _same(left: Term, right: Term) -> bool | None:
-    if left == right:
-        return True
-    return _equal_literals(left, right) if isinstance(left, Literal) and isinstance(right, Literal) else False
-
-
-def _equal_literals(left: Literal, right: Literal) -> bool | None:
-    a, b = value_of(left), value_of(right)
-    if a is not None and b is not None:
-        order = compare(a, b)
-        return None if order is None and a.family == b.family else order == 0
-    if left.language is not None and right.language is not None:
-        return False
-    return None
 
 
 def _fold_v(word: str) -> Callable[[Expr, Term], bool]:

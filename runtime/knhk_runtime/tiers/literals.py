@@ -160,6 +160,11 @@ class Value:
     double: float | None = None
     zoned: bool = True
 
+    @property
+    def not_a_number(self) -> bool:
+        """NaN, which is neither equal to, nor less than, anything."""
+        return self.double is not None and math.isnan(self.double)
+
 
 def value_of(literal: Literal) -> Value | None:
     """The value of a well-formed literal of a comparable datatype, else None."""

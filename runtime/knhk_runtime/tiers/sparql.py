@@ -2,21 +2,23 @@
 
 Pre-binding joins the solution {variable: term} with every pattern of the query. Here each group of the text begins with a VALUES block of
 one row, which is that join, nested groups and FILTERs included. Blank nodes have no name in SPARQL text: the store holds them as IRIs
-`urn:knhk:bnode:LABEL`, and isBlank and isIRI are answered accordingly. Oxigraph holds numbers and dates by value ("01" reads as "1"):
+`urn:knhk:bnode:LABEL`, and isBlank and isIRI are answered accordingly. `=`, `!=`, `<`, `>`, `<=`, `>=`, IN and NOT IN are functions of ours
+(relations.py), for Oxigraph extends them. Oxigraph holds numbers and dates by value ("01" reads as "1"):
 solutions are given back in the spelling of the graph.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from pyoxigraph import BlankNode, Literal, NamedNode, QueryBoolean, QuerySolutions, QueryTriples, Triple
 
 from knhk_runtime.tiers.errors import ShapeError, Undecided
 from knhk_runtime.tiers.graph import SKOLEM, Graph, Term, as_iri, from_iri
 from knhk_runtime.tiers.names import XSD
+from knhk_runtime.tiers.relations import FUNCTIONS, by_functions
+from knhk_runtime.tiers.sparql_text import Token, tokens
 
 THIS, VALUE, PATH = "this", "value", "PATH"
 SHAPES_GRAPH, CURRENT_SHAPE = "shapesGraph", "currentShape"
@@ -27,32 +29,9 @@ _BLOCKS = frozenset({"values", "construct"})  # what follows in braces is no gro
 UNSUPPORTED = REMOTE | {"minus", "values"}
 """What a query with pre-bound variables must not contain."""
 
-_TOKEN = re.compile(
-    r"""(?P<space>\s+|\#[^\n]*)|(?P<iri><[^<>"{}|^`\\\x00-\x20]*>)"""
-    r"""|(?P<string>\"\"\"(?:[^"\\]|\\.|"{1,2}(?!"))*\"\"\"|'''(?:[^'\\]|\\.|'{1,2}(?!'))*'''|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
-    r"""|[?$](?P<var>\w+)|(?P<name>[^\W\d_](?:[\w.-]*[\w-])?)?:(?:[\w:%.\\~-]*[\w:%\\~-])?|(?P<word>\w+)|(?P<mark>[\s\S])"""
-)
 _IS_BLANK = NamedNode("urn:knhk:isBlank")
 _IS_IRI = NamedNode("urn:knhk:isIri")
 _FUNCTIONS = {"isblank": f"<{_IS_BLANK.value}>", "isiri": f"<{_IS_IRI.value}>", "isuri": f"<{_IS_IRI.value}>"}
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token of a query: its text, and as what it counts (`word` in lower case, `var`, `mark`; empty for other tokens)."""
-
-    text: str
-    word: str = ""
-    var: str = ""
-    mark: str = ""
-    blank: bool = False
-
-
-def tokens(text: str) -> list[Token]:
-    """The whole text in tokens, white space and comments included."""
-    return [
-        Token(m.group(), (m["word"] or "").lower(), m["var"] or "", m["mark"] or "", m["space"] is not None) for m in _TOKEN.finditer(text)
-    ]
 
 
 def _boolean(value: bool) -> Literal:
@@ -66,6 +45,7 @@ def _is_skolem(term: Term) -> bool:
 _CUSTOM: dict[NamedNode, Callable[..., NamedNode | BlankNode | Literal | Triple | None]] = {
     _IS_BLANK: lambda term: _boolean(_is_skolem(term)),
     _IS_IRI: lambda term: _boolean(isinstance(term, NamedNode) and not _is_skolem(term)),
+    **FUNCTIONS,
 }
 
 
@@ -143,9 +123,15 @@ def mentions(text: str, variable: str) -> bool:
     return any(token.var == variable for token in tokens(text))
 
 
+@lru_cache(maxsize=1024)
+def _by_the_standard(text: str) -> tuple[Token, ...]:
+    """The query's tokens, relational operators as the functions that decide them."""
+    return tuple(by_functions(tokens(text)))
+
+
 def prebind(text: str, bound: Mapping[str, Term]) -> str:
     """The query with the variables of `bound` joined into every group."""
-    found = tokens(text)
+    found = _by_the_standard(text)
     used = [name for name in bound if any(token.var == name for token in found)]
     names, terms = " ".join(f"?{name}" for name in used), " ".join(str(as_iri(bound[name])) for name in used)
     row = f" VALUES ({names}) {{ ({terms}) }} " if used else ""
@@ -159,7 +145,7 @@ def prebind(text: str, bound: Mapping[str, Term]) -> str:
     return "".join(out)
 
 
-def _next_word(found: list[Token], at: int) -> str:
+def _next_word(found: Sequence[Token], at: int) -> str:
     return next((token.word for token in found[at + 1 :] if not token.blank), "")
 
 
