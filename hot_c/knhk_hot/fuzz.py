@@ -25,7 +25,7 @@ from knhk_hot import toolchain as t
 from knhk_hot.build import EXPAT_FLAGS, EXPAT_SOURCES
 from knhk_hot.fuzz_seeds import SEEDS
 
-BASE = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer")
+BASE = ("-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-fno-omit-frame-pointer")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 NOT_OURS = ("-fno-sanitize=undefined", "-w")  # the parsers; yyjson is slow under UBSan
 PROFILE = ("-fprofile-instr-generate", "-fcoverage-mapping")
@@ -41,20 +41,25 @@ class NoSanitizer(RuntimeError):
 
 @dataclass(frozen=True)
 class Driver:
-    """hot_c/fuzz/fuzz_SOURCE.c, the parts of the engine it is linked with, and a dictionary for libFuzzer."""
+    """hot_c/fuzz/fuzz_SOURCE.c, the parts it is linked with, a dictionary for libFuzzer, the bytes of its longest input, and flags
+    of the link. `tables`: with those of a pack."""
 
     source: str
-    parts: tuple[str, ...] = t.ENGINE
-    parsers: bool = True
+    parts: tuple[str, ...] = tuple(f"src/{part}" for part in t.ENGINE)
+    tables: bool = True
     words: str = ""
+    longest: int = INPUT_MAX
+    link: tuple[str, ...] = ()
 
 
+SHIM = tuple(f"envoy/{path.stem}" for path in sorted((t.SOURCE / "envoy").glob("*.c")))
 DRIVERS = {
     "decide": Driver("decide", words="json"),
     "xml": Driver("decide", words="xml"),
     "ntriples": Driver("decide", words="ntriples"),
     "bundle": Driver("bundle"),
-    "ring": Driver("ring", ("drain",), parsers=False),
+    "ring": Driver("ring", ("src/drain",), tables=False),
+    "host": Driver("host", SHIM, tables=False, longest=4096, link=("-Wl,--wrap=mmap,--wrap=posix_fallocate",)),
 }
 
 
@@ -87,9 +92,8 @@ def compiler(way: Way) -> str:
 @cache
 def _key() -> str:
     parts = [p.read_bytes() for p in sorted((t.SOURCE / "fuzz").glob("*.[ch]"))]
-    return hashlib.sha256(
-        b"\0".join([t.source_digest("engine").encode(), repr((BASE, SANITIZERS, NOT_OURS)).encode(), *parts])
-    ).hexdigest()[:24]
+    made_of = (t.source_digest("engine"), t.source_digest("shim"), repr((BASE, SANITIZERS, NOT_OURS)))
+    return hashlib.sha256(b"\0".join([*(part.encode() for part in made_of), *parts])).hexdigest()[:24]
 
 
 def folder(way: Way, driver: str) -> Path:
@@ -113,30 +117,66 @@ def _compile(way: Way, out: Path, source: str, *flags: str) -> Path:
 
 def _includes() -> tuple[str, ...]:
     made = t.artifacts()
-    return ("-Iinclude", "-Isrc", f"-isystem{made.yyjson_include}", f"-isystem{made.expat_include}")
+    return ("-Iinclude", "-Isrc", "-Ienvoy", f"-isystem{made.yyjson_include}", f"-isystem{made.expat_include}")
 
 
-def _parser_objects(way: Way) -> list[Path]:
-    made, common = t.artifacts(), folder(way, "common")
-    objects = [_compile(way, common / f"expat_{n}.o", str(made.expat_include / f"{n}.c"), *EXPAT_FLAGS, *NOT_OURS) for n in EXPAT_SOURCES]
-    return [*objects, _compile(way, common / "yyjson.o", str(made.yyjson_include / "yyjson.c"), *NOT_OURS)]
+def _yyjson(way: Way) -> Path:
+    return _compile(way, folder(way, "common") / "yyjson.o", str(t.artifacts().yyjson_include / "yyjson.c"), *NOT_OURS)
 
 
-def engine_objects(way: Way, driver: Driver) -> list[Path]:
-    """The parts of the engine, without a pack's tables; drivers share them."""
+def _expat(way: Way) -> list[Path]:
+    common, sources = folder(way, "common"), t.artifacts().expat_include
+    return [_compile(way, common / f"expat_{n}.o", str(sources / f"{n}.c"), *EXPAT_FLAGS, *NOT_OURS) for n in EXPAT_SOURCES]
+
+
+def _sha256(way: Way) -> Path:
+    out = folder(way, "common") / "sha256.o"
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        t.run_zig(["build-obj", "envoy/sha256.zig", "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={out}"], t.SOURCE)
+    return out
+
+
+def part_objects(way: Way, driver: Driver) -> list[Path]:
+    """What a driver is linked with, but for a pack's tables; drivers share them."""
     common, flags = folder(way, "common"), _includes()
-    made = [_compile(way, common / f"{part}.o", f"src/{part}.c", *flags) for part in driver.parts]
-    for isa, more in t.ISAS[t.HOST].items() if "eval" in driver.parts else ():
+    made = [_compile(way, common / f"{Path(part).name}-{Path(part).parent}.o", f"{part}.c", *flags) for part in driver.parts]
+    for isa, more in t.ISAS[t.HOST].items() if driver.tables else ():
         made.append(_compile(way, common / f"eval_{isa}.o", "src/eval.c", *flags, *more, f"-DKNHK_EVAL=knhk_eval_{isa}"))
-    return [*made, *(_parser_objects(way) if driver.parsers else [])]
+    if driver.tables:
+        return [*made, _yyjson(way), *_expat(way)]
+    return [*made, _yyjson(way), _sha256(way)] if driver.parts == SHIM else made
 
 
-def link(way: Way, objects: list[Path], out: Path) -> Path:
+def _host_files(way: Way, place: Path) -> None:
+    """The packs and the bundle that the host's configurations name, each named by its digest in a folder that others may not write."""
+    packs = place / "packs"
+    packs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if len(list(packs.iterdir())) == 3:
+        return
+    bodies = {".bnd": [b"KNHKBND2"], ".so": [_host_pack(way, place, deny) for deny in ("bad", "bad,foreign")]}
+    for suffix, data in ((suffix, data) for suffix, every in bodies.items() for data in every):
+        path = packs / f"{hashlib.sha256(data).hexdigest()}{suffix}"
+        if not path.exists():
+            path.write_bytes(data)
+            path.chmod(0o500)
+
+
+def _host_pack(way: Way, place: Path, deny: str) -> bytes:
+    out = place / f"pack-{os.getpid()}.so"
+    flags = ("-shared", "-fPIC", "-Iinclude", f'-DFAKE_DENY="{deny}"', *(() if way is COVERED else SANITIZERS))
+    subprocess.run([compiler(way), *BASE, *flags, "fuzz/fakepack.c", "-o", str(out)], cwd=t.SOURCE, check=True)
+    data = out.read_bytes()
+    out.unlink()
+    return data
+
+
+def link(way: Way, objects: list[Path], out: Path, *flags: str) -> Path:
     """An executable, made when it is not there."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         made = f"{out}.{os.getpid()}"
-        subprocess.run([compiler(way), *way.link, *map(str, objects), "-ldl", "-o", made], check=True)
+        subprocess.run([compiler(way), *way.link, *flags, *map(str, objects), "-ldl", "-lpthread", "-o", made], check=True)
         Path(made).rename(out)
     return out
 
@@ -147,13 +187,15 @@ def build_driver(way: Way, name: str, tables: Path | None = None, place: Path | 
     here = place or folder(way, name)
     objects = [
         _compile(way, common / f"fuzz_{driver.source}.o", f"fuzz/fuzz_{driver.source}.c", *_includes()),
-        *engine_objects(way, driver),
+        *part_objects(way, driver),
     ]
     if way.main:
         objects.append(_compile(way, common / "main.o", "fuzz/fuzz_main.c", *_includes()))
-    if driver.parsers:
+    if driver.parts == SHIM:
+        _host_files(way, here)
+    if driver.tables:
         objects.append(_compile(way, (here if tables else common) / "tables.o", str(tables or "fuzz/pack.c"), *_includes(), "-w"))
-    return link(way, objects, here / "driver")
+    return link(way, objects, here / "driver", *driver.link)
 
 
 def build_drivers() -> tuple[Path, ...]:
@@ -218,9 +260,9 @@ class Search:
         return Search(runs, edges, features, inputs, seconds)
 
 
-def libfuzzer_options(seconds: int, seed: int, artifacts: Path) -> list[str]:
+def libfuzzer_options(seconds: int, seed: int, artifacts: Path, longest: int = INPUT_MAX) -> list[str]:
     """Options of every search; what breaks something is written to `artifacts` as `crash-…`, `timeout-…` or `oom-…`."""
-    bounds = [f"-max_total_time={seconds}", f"-max_len={INPUT_MAX}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MIB}"]
+    bounds = [f"-max_total_time={seconds}", f"-max_len={longest}", f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MIB}"]
     return [*bounds, f"-seed={seed}", f"-artifact_prefix={artifacts}/", "-reload=0", "-print_final_stats=1"]
 
 
@@ -232,7 +274,7 @@ def command(name: str, seconds: int, seed: int, artifacts: Path, driver: Path | 
     begins = [work, *([] if inputs else [seeded(GUIDED, name), *_there(CORPUS / name)])]
     words = [f"-dict={t.SOURCE}/fuzz/{DRIVERS[name].words}.dict"] if DRIVERS[name].words else []
     made = driver or build_driver(GUIDED, name)
-    return [str(made), *libfuzzer_options(seconds, seed, artifacts), *words, *map(str, begins)]
+    return [str(made), *libfuzzer_options(seconds, seed, artifacts, DRIVERS[name].longest), *words, *map(str, begins)]
 
 
 def search(name: str, seconds: int, seed: int, driver: Path | None = None, inputs: Path | None = None) -> Search:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,4 +120,5 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "ntriples": _ntriples_seeds,
     "bundle": lambda: [bundle_seed(), b"KNHKBND2"],
     "ring": lambda: [_ring_seed(), b""],
+    "host": lambda: [random.Random(seed).randbytes(1000) for seed in range(8)],  # any bytes are choices
 }

