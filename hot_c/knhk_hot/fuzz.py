@@ -17,7 +17,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -313,39 +314,59 @@ def minimise(name: str) -> int:
     return len(kept(name))
 
 
-def coverage(name: str) -> dict[str, tuple[int, int, int, int]]:
-    """Of each source file that the kept inputs of a driver reach: lines and branches, reached and all."""
+@dataclass(frozen=True)
+class Reached:
+    """Of a source file: lines and branches, reached and all."""
+
+    lines: int
+    all_lines: int
+    branches: int
+    all_branches: int
+
+
+def _profile(name: str) -> tuple[Path, Path]:
+    """The driver and what its seeds and kept inputs run through."""
     driver, here = build_driver(COVERED, name), folder(COVERED, name)
-    raw, made = here / "raw", here / "profile"
     with tempfile.NamedTemporaryFile("w", suffix=".list") as listed:
         listed.write("\n".join(map(str, [*sorted(seeded(COVERED, name).iterdir()), *kept(name)])))
         listed.flush()
-        subprocess.run(
-            [driver, "1", "0", listed.name], cwd=here, env={**os.environ, "LLVM_PROFILE_FILE": str(raw)}, check=True, capture_output=True
-        )
-    subprocess.run(["llvm-profdata", "merge", "-sparse", str(raw), "-o", str(made)], check=True)
-    shown = subprocess.run(
-        ["llvm-cov", "export", "-summary-only", str(driver), f"-instr-profile={made}"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=t.SOURCE,
-    )
-    files = json.loads(shown.stdout)["data"][0]["files"]
-    ours = {Path(f["filename"]).name: f["summary"] for f in files if Path(f["filename"]).parent.name in ("src", "include", "envoy")}
-    return {
-        file: (s["lines"]["covered"], s["lines"]["count"], s["branches"]["covered"], s["branches"]["count"])
+        env = {**os.environ, "LLVM_PROFILE_FILE": str(here / "raw")}
+        subprocess.run([driver, "1", "0", listed.name], cwd=here, env=env, check=True, capture_output=True)
+    return driver, here / "raw"
+
+
+def coverage(names: Iterable[str]) -> dict[str, Reached]:
+    """Of each of our source files, what the seeds and kept inputs of these drivers reach together. `llvm-cov show` reads what this leaves
+    in the folder of the first for a look at lines."""
+    drivers, raws = zip(*map(_profile, names), strict=True)
+    made = drivers[0].with_name("profile")
+    subprocess.run(["llvm-profdata", "merge", "-sparse", *map(str, raws), "-o", str(made)], check=True)
+    objects = [flag for driver in drivers[1:] for flag in ("-object", str(driver))]
+    line = ["llvm-cov", "export", "-summary-only", str(drivers[0]), *objects, f"-instr-profile={made}"]
+    shown = subprocess.run(line, check=True, capture_output=True, text=True, cwd=t.SOURCE)
+    found = {Path(f["filename"]): f["summary"] for f in json.loads(shown.stdout)["data"][0]["files"]}
+    ours = {f"{path.parent.name}/{path.name}": s for path, s in found.items() if path.parent.name in ("src", "include", "envoy")}
+    counted = {
+        file: Reached(s["lines"]["covered"], s["lines"]["count"], s["branches"]["covered"], s["branches"]["count"])
         for file, s in sorted(ours.items())
     }
+    return {file: reached for file, reached in counted.items() if reached.all_lines}
 
 
 def _say(text: str) -> None:
     print(f"fuzz: {text}", flush=True)
 
 
-def _show_coverage(name: str) -> None:
-    for file, (lines, all_lines, branches, all_branches) in coverage(name).items():
-        _say(f"{name}: {file}: {lines} of {all_lines} lines, {branches} of {all_branches} branches")
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({100 * part / whole:.0f} %)" if whole else "–"
+
+
+def _show_coverage(names: Iterable[str]) -> None:
+    print("| file | lines reached | branches reached |\n|---|---|---|")
+    counted = coverage(names)
+    whole = Reached(*map(sum, zip(*map(astuple, counted.values()), strict=True)))
+    for file, r in (*counted.items(), ("**all**", whole)):
+        print(f"| {file} | {_share(r.lines, r.all_lines)} | {_share(r.branches, r.all_branches)} |", flush=True)
 
 
 def _run(name: str, seconds: int, seed: int) -> None:
@@ -359,14 +380,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for each driver")
     parser.add_argument("--seed", type=int, default=secrets.randbits(31), help="of libFuzzer")
     parser.add_argument("--minimise", action="store_true", help="make the kept corpus anew from what searches found")
-    parser.add_argument("--coverage", action="store_true", help="lines that the kept corpus reaches")
+    parser.add_argument("--coverage", action="store_true", help="lines and branches that the kept inputs reach, as Markdown")
     options = parser.parse_args()
+    if options.coverage:
+        _show_coverage(options.drivers or DRIVERS)
+        return 0
     for name in options.drivers or DRIVERS:
         try:
             if options.minimise:
                 _say(f"{name}: {minimise(name)} inputs kept")
-            elif options.coverage:
-                _show_coverage(name)
             else:
                 _run(name, options.seconds, options.seed)
         except subprocess.CalledProcessError as error:

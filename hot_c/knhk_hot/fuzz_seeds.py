@@ -33,10 +33,48 @@ def observation(body: bytes, route: bytes = b"create") -> bytes:
     return b"".join([*parts, len(body).to_bytes(4, "big"), body])
 
 
+FORMS: dict[str, list[object]] = {  # values of each function and datatype of the route "forms": right ones, the limits, wrong ones
+    "trim": [" a\t", "", 7], "absentIf": ["-", "x"], "stripZeros": ["000120", "0", ""], "upper": ["a\u00e9z"], "lower": ["A\u00c9Z"],
+    "decimalPoint": ["1,234.50", "-.5", "1.2.3", "9" * 40], "decimalComma": ["1.234,50-", "1,5"],
+    "date": ["2024-2-9x", "2023-2-29", "0000-1-1", "9999-12-31"],
+    "dateTime": ["29.02.2024 24:00:00.0Z", "01.01.2024 23:59:59.120+05:30", "31.12.1999 00:00:00.5-1400", "1.1.1 1:1:1.Z"],
+    "local": ["2024-02-29T12:30:00", "2024-02-29T24:00:01"],
+    "dotNetDate": ["/Date(1700000000000+0230)/", "/Date(-1)/", "/Date(253402300799999-1400)/", "/Date(x)/"],
+    "dotNetDateTime": ["/Date(1700000000123)/", "/Date(-62135596800001)/"], "epochMillis": [1700000000123, "-1", "1e3", "253402300800000"],
+    "epochSeconds": [1700000000, "-62135596800", "1.5"], "codes": ["EUR", "XXX"], "prefix": ["a:b", ""], "percentEncode": ["a b/\u00e9%~"],
+    "expand": ["name", "ex:a", "http://e.x/a", "other", "no:a", "ex://x"], "string": ["", "\u0000"],
+    "boolean": ["true", "0", "1", "false", "yes"],
+    "decimal": ["1.", ".5", "-0.0", "+1", "9" * 30, "1e2"],
+    "integer": ["-0", "9223372036854775807", "-9223372036854775808", "1" + "0" * 40],
+    "double": ["INF", "-INF", "NaN", "1e308", "1e400", "4.9e-324", "1e", "+INF"], "float": ["1e38", "3.5e38", "1e-46", "-0", "NaN"],
+    "time": ["23:59:59.999999Z", "24:00:00", "24:00:01", "12:00:00+14:00", "12:00:00.", "12:00"],
+    "gYear": ["2024", "-0001", "12345", "0000", "2024Z"], "gYearMonth": ["2024-02", "2024-13"], "gMonthDay": ["--02-29", "--02-30"],
+    "gDay": ["---31", "---32"], "gMonth": ["--12", "--13", "--12-05:00"], "anyURI": ["https://e.x/\u00e9", "a b"],
+    "nonNegativeInteger": ["-0", "-1"], "positiveInteger": ["0", "1"], "nonPositiveInteger": ["0", "1"], "negativeInteger": ["-1", "0"],
+    "long": ["9223372036854775807", "9223372036854775808"], "int": ["2147483648"], "short": ["-32769"], "byte": ["127", "128"],
+    "unsignedLong": ["18446744073709551615", "18446744073709551616"], "unsignedInt": ["4294967296"], "unsignedShort": ["65536"],
+    "unsignedByte": ["255", "256"], "normalizedString": ["a  b", "a\tb"], "token": ["a b", "a  b", " a"],
+    "language": ["en-GB", "e1", "abcdefghi", "en-", "de-1996"],
+    "duration": ["P1Y2M3DT4H5M6.7S", "-P1D", "P", "PT", "P1M2Y", "PT1.S"], "dayTimeDuration": ["P1DT2H", "P1Y"],
+    "yearMonthDuration": ["P1Y2M", "P1D"], "hexBinary": ["0aFF", "0", "zz"],
+    "base64Binary": ["YQ==", "YWI=", "Y Q = =", "YR==", "YWJj", "Y"],
+    "dateTimeStamp": ["2024-02-29T23:59:60Z", "2024-02-29T00:00:00"],
+}  # fmt: skip
+FORMS["date"] += ["2024-02-29+01:00", "-0001-01-01", "2023-02-29", "12024-01-01"]
+FORMS["dateTime"] += ["2024-02-29T23:59:59.1234567-13:59", "2024-02-30T00:00:00", "2024-02-29T24:00:00.000"]
+
+
+def _form_seeds() -> list[bytes]:
+    """One body for each form, and one with all of them."""
+    whole: dict[str, object] = {"id": "f", **FORMS}
+    bodies = [whole, *({"id": name, name: values} for name, values in FORMS.items())]
+    return [observation(json.dumps(body).encode(), b"forms") for body in bodies]
+
+
 def _decide_seeds() -> list[bytes]:
     bodies = [json.dumps(EXAMPLE).encode(), b"{}", b"[]", b"", b'{"a":1,"a":2}', b'{"id":"' + b"\\u00e9" * 40 + b'"}', b"[" * 200]
     bodies.append(json.dumps({f"m{i}": i for i in range(40)}).encode())
-    return [observation(body) for body in bodies] + [observation(b"", b"bare"), observation(b"{}", b"other")]
+    return [observation(body) for body in bodies] + [observation(b"", b"bare"), observation(b"{}", b"other"), *_form_seeds()]
 
 
 XML_HEAD = b'<?xml version="1.0" encoding="UTF-8"?><Doc xmlns="urn:a" xmlns:b="urn:b">'

@@ -52,13 +52,13 @@ def _symbol_address(data: bytes) -> int:
         *struct.unpack_from("<HH", data, 58),
     )
     headers = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * size) for i in range(count)]
-    for header in headers:
-        if header[1] == SHT_DYNSYM:
-            names = headers[header[6]][4]
-            for at in range(header[4], header[4] + header[5], 24):
-                name, _info, _other, _section, value, _size = struct.unpack_from("<IBBHQQ", data, at)
-                if data[names + name : names + name + len(SYMBOL) + 1] == SYMBOL + b"\0":
-                    return int(value)
+    dynamic = next((header for header in headers if header[1] == SHT_DYNSYM), None)  # ELF has at most one: work stays linear
+    if dynamic is not None:
+        names = headers[dynamic[6]][4]
+        for at in range(dynamic[4], dynamic[4] + dynamic[5], 24):
+            name, _info, _other, _section, value, _size = struct.unpack_from("<IBBHQQ", data, at)
+            if data[names + name : names + name + len(SYMBOL) + 1] == SYMBOL + b"\0":
+                return int(value)
     raise ValueError(f"no symbol {SYMBOL.decode()}")
 
 

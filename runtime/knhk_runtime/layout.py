@@ -15,6 +15,7 @@ SUBJECT = "dev.knhk.subject"
 REF_NAME = "org.opencontainers.image.ref.name"
 MAX_BLOB_BYTES = 256 << 20
 MAX_INDEX_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 4 << 20  # what the distribution specification expects registries to take
 
 
 class Layout:
@@ -32,12 +33,12 @@ class Layout:
             )
         return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
-    def read(self, digest: str) -> bytes:
-        """The blob's bytes. Raises Corrupt, naming the file and both digests, when they differ, or when it is missing."""
+    def read(self, digest: str, most: int = MAX_BLOB_BYTES) -> bytes:
+        """The blob's bytes, `most` at most. Raises Corrupt, naming the file and both digests, when they differ, or when it is missing."""
         path = self.blob_path(digest)
         try:
-            if path.stat().st_size > MAX_BLOB_BYTES:
-                raise Corrupt(str(path), f"must be at most {MAX_BLOB_BYTES} bytes")
+            if path.stat().st_size > most:
+                raise Corrupt(str(path), f"must be at most {most} bytes")
             data = path.read_bytes()
         except FileNotFoundError:
             raise Corrupt(str(path), f"blob {digest} is missing") from None
@@ -48,7 +49,7 @@ class Layout:
 
     def read_json(self, digest: str) -> dict[str, Any]:
         """A manifest or index. Raises Corrupt."""
-        return parse_object(self.read(digest), str(self.blob_path(digest)))
+        return parse_object(self.read(digest, MAX_MANIFEST_BYTES), str(self.blob_path(digest)))
 
     def entries(self) -> tuple[Descriptor, ...]:
         """What `index.json` lists, tags as annotations. A folder without `index.json` lists nothing. Raises Corrupt."""

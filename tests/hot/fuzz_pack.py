@@ -9,6 +9,8 @@ from test_guards import CASES
 
 from knhk.model.arrows import GuardPlan
 from knhk_gen.emit import emit
+from knhk_gen.emit_terms import DATATYPES
+from knhk_gen.functions import FUNCTIONS
 
 CODES: Json = {"f": "codes", "codes": {"EUR": "Euro", "USD": "Dollar"}, "other": "Other"}
 
@@ -67,6 +69,26 @@ OTHER = mapping(
     depth=3,
     name="other",
 )
+CHAINS: dict[str, Json] = {
+    "absentIf": {"text": "-"},
+    "date": {"text": "YYYY-M-D*"},
+    "dateTime": {"text": "DD.MM.YYYY hh:mm:ss.fZ", "zone": ""},
+    "codes": {"codes": CODES["codes"]},
+    "prefix": {"text": "urn:x:"},
+    "expand": {"codes": {"ex:": EX, "name": EX + "name"}, "text": "https://vocab.x/"},
+}
+FORMS = mapping(  # every function over the member of its name, and every datatype
+    a_map(
+        "forms",
+        [],
+        item("id"),
+        *(prop("any", ref(name, "*") | {"functions": [{"f": "trim"}, {"f": name, **CHAINS.get(name, {})}]}) for name in FUNCTIONS),
+        prop("any", ref("local", "*") | {"functions": [{"f": "dateTime", "text": "YYYY-MM-DDThh:mm:ss", "zone": "+02:00"}]}),
+        *(prop(at, ref(name, "*", datatype=name)) for name in DATATYPES for at in ("any", "t")),
+        classes=("Thing",),
+    ),
+    name="forms",
+)
 XML_MAPS = (
     a_map(
         "item",
@@ -110,13 +132,13 @@ MADE: Json = {
 RULES = plan(
     [guard(f"g{i:03}", case.values[0]) for i, case in enumerate(CASES)]  # type: ignore[arg-type]
     + [guard(name, kind="construct", target=i) for i, name in enumerate(MADE)],
-    [CREATE, LOOSE, OTHER, RDF, XML],
+    [CREATE, FORMS, LOOSE, OTHER, RDF, XML],
     [
         {"kind": "class", "classes": [EX + "Thing"]},
         {"kind": "class", "classes": [EX + "Part"]},
         {"kind": "node", "node": iri(KNHK + "caller")},
     ],
-    {"create": "create", "other": "other", "bare": None, "loose": "loose", "rdf": "rdf", "xml": "xml"},
+    {"create": "create", "forms": "forms", "other": "other", "bare": None, "loose": "loose", "rdf": "rdf", "xml": "xml"},
     predicates=("https://e.x/limit",),
     subjects=("https://e.x/u",),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from knhk.model.oci import PROVENANCE_PREDICATE, SBOM, SIGNATURE_PREDICATE, Arti
 from knhk.packaging import materials, provenance, sbom, signed
 from knhk.packaging.image import bundle_image, pack_image
 from knhk_runtime.elf import stated
+from knhk_runtime.layout import MAX_MANIFEST_BYTES
 from knhk_runtime.packstore import PackStore
 
 Publish = Callable[[Path], Artifact]
@@ -226,6 +229,28 @@ def _needed(folder: Path, digest: str) -> set[str]:
 def test_what_is_no_pack_is_told_as_such(data: bytes) -> None:
     with pytest.raises(Corrupt, match="must be a shared object of a pack"):
         stated(data, "x.so")
+
+
+def test_a_second_table_of_symbols_is_not_read(objects: Any) -> None:
+    """So an object cannot make its reader walk the same symbols 65,535 times."""
+    data = bytearray(objects[0].data)
+    sections, (size, count) = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<HH", data, 58)
+    kinds = [struct.unpack_from("<I", data, sections + i * size + 4)[0] for i in range(count)]
+    empty = struct.pack("<IIQQQQIIQQ", 0, 11, 0, 0, 0, 0, 0, 0, 0, 0)
+    data[sections : sections + size] = empty  # in the place of the section before all
+    assert kinds[0] == 0
+    assert 11 in kinds
+    with pytest.raises(Corrupt, match="no symbol"):
+        stated(bytes(data), "x.so")
+
+
+def test_a_manifest_that_no_registry_need_take_is_not_read(tmp_path: Path) -> None:
+    data = b" " * (MAX_MANIFEST_BYTES - 1) + b"{}"
+    digest = hashlib.sha256(data).hexdigest()
+    (tmp_path / "blobs" / "sha256").mkdir(parents=True)
+    (tmp_path / "blobs" / "sha256" / digest).write_bytes(data)
+    with pytest.raises(Corrupt, match=f"at most {MAX_MANIFEST_BYTES} bytes"):
+        PackStore(tmp_path).fetch_pack(f"sha256:{digest}", "amd64", None)
 
 
 def test_damaged_objects_never_crash_the_reader(objects: Any) -> None:
