@@ -24,7 +24,9 @@ ANSWERS_WITHIN_S = 30.0
 RETRY_AFTER_S = 1.0
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 MERGE = "application/merge-patch+json"
-_VALUE = re.compile(r'^(?:Invalid value|Unsupported value|Duplicate value): ("(?:[^"\\]|\\.)*"|[^:]*): (.*)$', re.DOTALL)
+_VALUE = re.compile(r'^Invalid value: (?:("(?:[^"\\]|\\.)*"|-?[0-9.]+|null|true|false): )?(.*)$', re.DOTALL)
+_OF_THE_WHOLE = re.compile(r"^(metadata\.name) (must .*)$", re.DOTALL)  # a rule over the object names the field in its words
+_UNCHECKED = "some validation rules were not checked"  # no fault: it says that others hide more
 _UNKNOWN = re.compile(r'unknown field "([^"]*)"|\.(\S+): field not declared in schema')
 
 
@@ -140,13 +142,15 @@ def faults(document: Mapping[str, Any]) -> tuple[Fault, ...]:
     """The faults of a Status document: where, the value, and what it must be."""
     message = str(document.get("message", ""))
     causes = (document.get("details") or {}).get("causes") or ()
-    found = [_fault(cause) for cause in causes]
+    found = [_fault(cause) for cause in causes if _UNCHECKED not in str(cause.get("message", ""))]
     unknown = (named[1] or named[2] for named in _UNKNOWN.finditer(message))
     found += [Fault(field, "a value", "must not be there: unknown field") for field in unknown]
     return tuple(found) or (Fault("", str(document.get("reason", "")), message),)
 
 
 def _fault(cause: Mapping[str, Any]) -> Fault:
-    where, message = str(cause.get("field", "")), str(cause.get("message", ""))
+    where, message = str(cause.get("field", "")).replace("<nil>", ""), str(cause.get("message", ""))
     parts = _VALUE.match(message)
-    return Fault(where, parts[1].strip('"'), parts[2]) if parts else Fault(where, "", message)
+    value, must = ((parts[1] or "").strip('"'), parts[2]) if parts else ("", message)
+    named = None if where else _OF_THE_WHOLE.match(must)
+    return Fault(named[1], value, named[2]) if named else Fault(where, value, must)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knhk.api.document import Node, plain_text, shown, to_value
+from knhk.api.rules import least
 from knhk.api.shape import JSON_TYPE, NO_DEFAULT, Bool, Int, List, Map, Obj, Rule, Shape, Str
 from knhk.model.faults import Fault
 
@@ -66,27 +67,27 @@ class Checker:
         text: str = node.value
         if len(text) > shape.max:
             self.fault(node, at, f"{len(text)} characters", f"must be at most {shape.max} characters long")
-        if len(text) < shape.min:
-            must = "must not be empty" if shape.min == 1 else f"must be at least {shape.min} characters long"
-            self.fault(node, at, json.dumps(text), must)
+        self._bounds(shape, node, at, text, json.dumps(text))
         if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
             self.fault(node, at, excerpt(node), "must be text without NUL and without surrogates")
         return text
 
     def _integer(self, shape: Int, node: Node, at: str) -> int:
         value: int = node.value
-        if not shape.min <= value <= shape.max:
-            self.fault(node, at, str(value), f"must be from {shape.min} to {shape.max}")
+        self._bounds(shape, node, at, value, str(value))
         return value
+
+    def _bounds(self, shape: Shape, node: Node, at: str, value: Any, shown_as: str) -> None:
+        for rule in least(shape):
+            if not rule.holds(value):
+                self.fault(node, at, shown_as, rule.message)
 
     def _list(self, shape: List, node: Node, at: str, defaults: bool) -> list[Any]:
         items: tuple[Node, ...] = node.value
         if len(items) > shape.max:
             self.fault(node, at, f"{len(items)} items", f"must have at most {shape.max} items")
             items = items[: shape.max]
-        if len(items) < shape.min:
-            must = f"must have at least {shape.min} item{'s' if shape.min > 1 else ''}"
-            self.fault(node, at, f"{len(items)} items", must)
+        self._bounds(shape, node, at, items, f"{len(items)} items")
         values = [self.check(shape.item, item, f"{at}[{i}]", defaults) for i, item in enumerate(items)]
         if shape.key:
             self._distinct(shape.key, items, values, at)

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import Any
 
-from knhk.api.shape import Rule
+from knhk.api.shape import Bool, Int, List, Map, Obj, Rule, Shape, Str
 
 DECIMAL = r"^(0|0\.[0-9]{1,6}|1|1\.0{1,6})$"
 
@@ -124,3 +124,20 @@ def forbids_unless(name: str, values: Sequence[str], other: str, message: str) -
 def immutable(message: str) -> Rule:
     """The value stays what it was when the object was made."""
     return Rule("self == oldSelf", message, lambda _: True, on_update=True)
+
+
+def least(shape: Shape) -> tuple[Rule, ...]:
+    """The bounds of a value as rules, in the words of the parser. (Those that an API server needs to price the other rules, the
+    longest text and list, stay in the schema, which says them in its own words.)"""
+    match shape:
+        case Int(min=low, max=high):
+            must = f"must be from {low} to {high}"
+            return (Rule(f"self >= {low} && self <= {high}", must, lambda v: low <= v <= high),)
+        case Str(min=low) if low:
+            must = "must not be empty" if low == 1 else f"must be at least {low} characters long"
+            return (Rule(f"size(self) >= {low}", must, lambda v: len(v) >= low),)
+        case List(min=low) if low:
+            must = f"must have at least {low} item{'s' if low > 1 else ''}"
+            return (Rule(f"size(self) >= {low}", must, lambda v: len(v) >= low),)
+        case Str() | List() | Bool() | Map() | Obj():
+            return ()
