@@ -175,12 +175,12 @@ def python_flags() -> list[str]:
 
 def compile_object(arch: str, source: str, out: Path, *flags: str) -> None:
     """One C file below the source folder (relative, so that no path of this machine gets into the object)."""
-    arguments = ["cc", "-target", t.TARGETS[arch], *t.COMPILE, "-Iinclude", "-Isrc", *flags, "-c", source, "-o", str(out)]
-    t.run_zig(arguments, t.SOURCE)
+    flags = (*t.COMPILE, *t.BASELINE[arch], "-Iinclude", "-Isrc", *flags)
+    t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, "-c", source, "-o", str(out)], t.SOURCE)
 
 
 def compile_yyjson(arch: str, folder: Path, out: Path, *flags: str) -> None:
-    flags = (*t.COMPILE, *YYJSON_OFF, *flags)
+    flags = (*t.COMPILE, *t.BASELINE[arch], *YYJSON_OFF, *flags)
     t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, "-c", "yyjson.c", "-o", str(out)], folder)
 
 
@@ -339,7 +339,8 @@ def check_warnings() -> None:
             if path.name in {"eval.c", "kernels.c"}:
                 variants += [(arch, flags) for arch, isas in t.ISAS.items() for flags in isas.values()]
             for arch, more in variants:
-                t.run_zig(["cc", "-target", t.TARGETS[arch], *t.COMPILE, *flags, *more, "-c", f"{path.parent.name}/{path.name}"], t.SOURCE)
+                every = (*t.COMPILE, *t.BASELINE[arch], *flags, *more)
+                t.run_zig(["cc", "-target", t.TARGETS[arch], *every, "-c", f"{path.parent.name}/{path.name}"], t.SOURCE)
     say(f"no warnings in {len(files)} files")
 
 

@@ -27,7 +27,9 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE if (HERE / "include").is_dir() else HERE.parent  # in a wheel C lies inside the package
 TARGETS = {"amd64": "x86_64-linux-gnu.2.28", "arm64": "aarch64-linux-gnu.2.28"}
 HOST = "arm64" if platform.machine() in {"aarch64", "arm64"} else "amd64"
-ENGINE = ("observe", "terms", "bundle", "delta", "items", "functions", "json", "xml", "ntriples", "extract", "eval", "pack", "report")
+ENGINE = (
+    "observe", "terms", "bundle", "delta", "items", "functions", "plain", "json", "xml", "ntriples", "extract", "eval", "pack", "report",
+)  # fmt: skip
 ISAS: dict[str, dict[str, tuple[str, ...]]] = {  # beside plain C: flags of the instruction set, and the macro that picks it
     "amd64": {
         "avx2": ("-mavx2", "-mpopcnt", "-mbmi"),
@@ -35,6 +37,7 @@ ISAS: dict[str, dict[str, tuple[str, ...]]] = {  # beside plain C: flags of the 
     },
     "arm64": {"neon": ("-DKNHK_NEON",)},
 }
+BASELINE = {"amd64": ("-march=x86_64_v2",), "arm64": ()}  # what the engine may use without asking the processor
 COMPILE = (
     "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-stack-protector",
     "-ffunction-sections", "-fdata-sections", "-fno-sanitize=all", "-g0", "-Wall", "-Wextra",

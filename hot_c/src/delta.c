@@ -203,9 +203,9 @@ int knhk_is_reserved(const knhk_delta *d, uint32_t node) {
   return d->binding->bundle != NULL && knhk_bundle_subject(d->binding, knhk_string(d, (uint32_t)d->node[node].term)) != KNHK_NONE;
 }
 
-void knhk_begin_delta(knhk_delta *d, const knhk_binding *b) {
-  d->binding = b;
-  d->base = T->nstrings + b->nstr;
+void knhk_begin_delta(knhk_delta *d) {
+  d->base = T->nstrings + d->binding->nstr;
+  d->text = d->texts;
   d->nlocal = d->nnode = d->ntriple = d->nchunk = d->over = d->inexact = d->unordered = 0;
   d->local_bits = d->node_bits = 6;
   memset(d->local_slots, 0, (size_t)4 << 6);

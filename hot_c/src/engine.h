@@ -97,7 +97,7 @@ typedef struct {
   knhk_local *local;
   uint32_t *local_slots;
   uint32_t nlocal, local_cap, local_bits, local_bits_max, base; /* base: first local id */
-  uint8_t *text, *text_end; /* room for strings that are made */
+  uint8_t *texts, *text, *text_end; /* room for strings that are made: its begin, what is free, its end */
   /* nodes */
   knhk_node *node;
   uint32_t *node_slots;

@@ -14,14 +14,16 @@ typedef struct {
 
 /* ---- readers of bodies ---- */
 
-static const struct {
+typedef struct {
   void (*read)(knhk_walk *w);
+  int (*read_plain)(knhk_walk *w); /* NULL: there is none */
   size_t (*room)(size_t o_len); /* memory for a body within an O of that size */
   int may_be_empty;             /* no bytes are a document of that format */
-} READERS[KNHK_FORMATS] = {
-  [KNHK_FORMAT_JSON] = {knhk_read_json, knhk_json_room, 0},
-  [KNHK_FORMAT_XML] = {knhk_read_xml, knhk_xml_room, 0},
-  [KNHK_FORMAT_NTRIPLES] = {knhk_read_ntriples, knhk_ntriples_room, 1},
+} format;
+static const format READERS[KNHK_FORMATS] = {
+  [KNHK_FORMAT_JSON] = {knhk_read_json, knhk_read_plain, knhk_json_room, 0},
+  [KNHK_FORMAT_XML] = {knhk_read_xml, NULL, knhk_xml_room, 0},
+  [KNHK_FORMAT_NTRIPLES] = {knhk_read_ntriples, NULL, knhk_ntriples_room, 1},
 };
 
 static size_t room_of(size_t o_len) {
@@ -84,12 +86,12 @@ static size_t lay_out(uint8_t *base, size_t o_len, knhk_walk *w) {
   d->local_slots = room(&used, base, (size_t)4 << l.local_bits);
   w->captures = room(&used, base, sizeof(knhk_capture) * (size_t)l.triples);
   w->mades = room(&used, base, sizeof(knhk_made) * (size_t)l.nodes);
-  d->text = room(&used, base, l.text);
+  d->texts = room(&used, base, l.text);
   w->room = room(&used, base, l.room);
   d->chunk = room(&used, base, sizeof(knhk_chunk) * (size_t)l.triples);
   d->spare = room(&used, base, sizeof(knhk_triple) * (size_t)l.triples);
   d->gather = room(&used, base, 16 * l.gather); /* two halves: values and the sorter's spare */
-  d->text_end = base == NULL ? NULL : d->text + l.text;
+  d->text_end = base == NULL ? NULL : d->texts + l.text;
   d->node_cap = l.nodes;
   d->node_bits_max = l.node_bits;
   d->local_cap = l.locals;
@@ -229,6 +231,26 @@ static const knhk_route *find_route(knhk_text route) {
   return NULL;
 }
 
+/* The Δ before the body. */
+static void begin(knhk_walk *w) {
+  knhk_delta *d = w->d;
+  knhk_begin_delta(d);
+  add_request(d);
+  add_bundle(d);
+  w->members = (uint32_t *)(void *)d->gather;
+  w->ncapture = w->nmade = w->njoin = 0;
+  w->work = 0;
+  memset(w->made_head, 0, 4 * (size_t)T->nmaps);
+  memset(w->items, 0, 4 * (size_t)T->nmaps);
+}
+
+static void read_mapped(knhk_walk *w) {
+  const format *f = &READERS[w->mapping->format];
+  if (f->read_plain != NULL && f->read_plain(w)) return;
+  if (f->read_plain != NULL) begin(w);
+  f->read(w);
+}
+
 static void read_body(knhk_walk *w, const knhk_route *route) {
   const knhk_text none = {(const uint8_t *)"", 0};
   const uint32_t length = w->d->obs.body.n;
@@ -241,12 +263,7 @@ static void read_body(knhk_walk *w, const knhk_route *route) {
     knhk_fault_at(w, KNHK_FAULT_EMPTY, 0, none);
     return;
   }
-  w->members = (uint32_t *)(void *)w->d->gather;
-  w->ncapture = w->nmade = w->njoin = 0;
-  w->work = 0;
-  memset(w->made_head, 0, 4 * (size_t)T->nmaps);
-  memset(w->items, 0, 4 * (size_t)T->nmaps);
-  READERS[w->mapping->format].read(w);
+  read_mapped(w);
   if (w->njoin > 0 && w->d->fault.code == KNHK_FAULT_NONE && !w->d->over) knhk_link_joins(w);
 }
 
@@ -260,9 +277,8 @@ int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *
   const knhk_route *route = find_route(d->obs.route);
   if (route == NULL) return KNHK_E_ROUTE;
   d->whole = whole;
-  knhk_begin_delta(d, b);
-  add_request(d);
-  add_bundle(d);
+  d->binding = b;
+  begin(&w);
   read_body(&w, route);
   *out = d;
   if (d->fault.code != KNHK_FAULT_NONE) return KNHK_OK;

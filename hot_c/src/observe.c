@@ -40,7 +40,8 @@ int knhk_utf8(const uint8_t *p, size_t n) {
   while (i < n) {
     const uint8_t a = p[i];
     if (a < 0x80) {
-      i += 1;
+      do i += n - i >= 8 && (knhk_bytes8(p + i) & 0x8080808080808080ull) == 0 ? 8 : 1;
+      while (i < n && p[i] < 0x80);
       continue;
     }
     const size_t more = a >= 0xc2 && a <= 0xdf ? 1 : a >= 0xe0 && a <= 0xef ? 2 : a >= 0xf0 && a <= 0xf4 ? 3 : 0;

@@ -42,6 +42,8 @@ typedef struct {
 
 /* ---- readers: each says what is wrong by knhk_fault_at ---- */
 KNHK_HIDDEN void knhk_read_json(knhk_walk *w);
+/* 1 when the body was read; 0 when another reader must begin anew, with the Δ as it was before. */
+KNHK_HIDDEN int knhk_read_plain(knhk_walk *w);
 KNHK_HIDDEN void knhk_read_xml(knhk_walk *w);
 KNHK_HIDDEN void knhk_read_ntriples(knhk_walk *w);
 /* Memory that the reader of any format needs for a body within an O of that size. */
@@ -94,7 +96,7 @@ KNHK_INLINE void knhk_capture_plain(knhk_walk *w, uint32_t slot, knhk_scalar v) 
 
 /* ---- the Δ (delta.c) ---- */
 KNHK_HIDDEN uint32_t knhk_bits_for(uint32_t n);
-KNHK_HIDDEN void knhk_begin_delta(knhk_delta *d, const knhk_binding *b);
+KNHK_HIDDEN void knhk_begin_delta(knhk_delta *d); /* of d->binding */
 /* Id of a string; a new one is kept by reference. */
 KNHK_HIDDEN uint32_t knhk_intern(knhk_delta *d, knhk_text s, int *is_new);
 /* 1 when n bytes fit at d->text, and some to spare; else the Δ is over. */
