@@ -577,6 +577,11 @@ def _nested(path: Path) -> bool:
     return deep or (isinstance(path, SequencePath) and len(parts) > 2)
 
 
+def mentioned_iris(query: str) -> frozenset[str]:
+    """IRIs that a query speaks of; its prefixes are declared in it."""
+    return frozenset(str(term) for term in _walk(translateQuery(parseQuery(query)).algebra) if isinstance(term, URIRef))
+
+
 def _walk(node: Any) -> Iterator[Any]:
     yield node
     if isinstance(node, CompValue):

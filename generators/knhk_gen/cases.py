@@ -18,7 +18,8 @@ from typing import Any, Final
 from rdflib import Literal, URIRef
 
 from knhk.model.expectations import Case, EditError, Edits, edited
-from knhk_gen.names import ATTR, KNHK, XSD
+from knhk_gen.examples import matching
+from knhk_gen.names import ATTR, KNHK, SH, XSD
 from knhk_gen.terms import INTEGERS, scaled
 
 Doc = Mapping[str, Any]
@@ -40,6 +41,7 @@ TYPED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 IRIS: Final = ('"https://example.com/a"', '"urn:x:y"', '"https://example.com/b"', '"no iri"')
 
+_PATTERNS: Final = re.compile(rf'<{SH}pattern> "((?:[^"\\]|\\[^U])*)" \.$', re.MULTILINE)
 _QUERY_CONSTANTS: Final = re.compile(r"""\"([^"\\\n]*)\"|'([^'\\\n]*)'|(?<![\w.:<])(-?\d+(?:\.\d+)?)(?![\w.:>])""")
 
 
@@ -109,6 +111,9 @@ class _Constants:
         """Literals of the shapes graph, and their neighbours, for every predicate."""
         for text, datatype in re.findall(r'> "((?:[^"\\]|\\.)*)"(?:\^\^<([^>]*)>)? \.$', ntriples, re.MULTILINE):
             self._term("", {"k": "lit", "v": text[:200], "dt": datatype or XSD + "string"})
+        for text in _PATTERNS.findall(ntriples):
+            for made in matching(json.loads(f'"{text}"')):
+                self.add("", json.dumps(made), json.dumps(made + "!"))
 
     def plan(self, plan: Doc) -> None:
         """All constants of a plan."""

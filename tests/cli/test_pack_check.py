@@ -205,6 +205,65 @@ def test_a_rule_behind_a_stricter_one_and_one_that_cannot_fail_are_named(knhk: A
     assert list(never_firing) == [("erp/extra@1.0.0: shapes.OrderShape.currency.maxCount",)]
 
 
+def ruled(pack: Path, tmp_path: Path, name: str, shapes: str, rule: str = "") -> Path:
+    """The pack with other shapes on an order, and a rule as a query."""
+    text = (pack / "pack.yaml").read_text()
+    old = text[text.index("ex:OrderShape") : text.index("    - name: order")]
+    query = (
+        f"    - name: rule\n      kind: ask\n      target: https://example.com/ns#Order\n      inline: |\n        {rule}\n" if rule else ""
+    )
+    return edited(pack, tmp_path, name, (old, f"ex:S a sh:NodeShape ; sh:targetClass {shapes} .\n{query}"))
+
+
+MIN, NONE = (
+    "ex:Order ; sh:property [ sh:path ex:currency ; sh:minCount 1 ]",
+    "ex:Order ; sh:property [ sh:path ex:currency ; sh:maxCount 0 ]",
+)
+A, AB = (f'ex:Order ; sh:property [ sh:path ex:currency ; sh:pattern "^{text}[0-9]+$" ]' for text in ("(A|C)", "A"))
+IN_B = 'ex:Order ; sh:property [ sh:path ex:currency ; sh:in ( "B" "C" ) ]'
+ZERO = "ex:Order ; sh:property [ sh:path ex:total ; sh:minCount 1 ]"
+STARTS = "PREFIX ex: <https://example.com/ns#> ASK { $this ex:currency ?x FILTER(strstarts(?x, 'Z')) }"
+TOLD = [
+    pytest.param((MIN, ""), (NONE, ""), "contradictory", ("S.currency.minCount", "S.currency.maxCount"), id="absence"),
+    pytest.param((A, ""), (IN_B, ""), "contradictory", ("S.currency.pattern", "S.currency.in"), id="W1 and R1"),
+    pytest.param((A, ""), (ZERO, STARTS), "contradictory", ("S.currency.pattern", "rule"), id="shapes and query"),
+    pytest.param((A, ""), (AB, ""), "shadowed", ("S.currency.pattern", "S.currency.pattern"), id="patterns"),
+    pytest.param((MIN.replace("Order", "Nothing"), ""), (ZERO, ""), "never-firing", ("S.currency.minCount",), id="unreached"),
+]
+
+
+@pytest.mark.parametrize(("one", "two", "kind", "guards"), TOLD)
+def test_each_witness_is_one_by_the_word_of_the_packs(
+    knhk: Any, pack: Path, tmp_path: Path, one: tuple[str, str], two: tuple[str, str], kind: str, guards: tuple[str, ...]
+) -> None:
+    folders = [ruled(pack, tmp_path, name, *rules) for name, rules in (("one", one), ("two", two))]
+    found = by_kind(knhk("pack", "check", *folders, "--cases", 200, "-o", "json"), kind)
+    (name,) = [name for name in found if [part.removeprefix("shapes.") for part in _parts(name)] == list(guards)] or [()]
+    assert name, found
+    witnesses = found[name]
+    assert len(witnesses) == (1 if kind == "never-firing" else 2)
+    for witness in witnesses:
+        body = tmp_path / "body.json"
+        body.write_text(witness["body"])
+        failing = {
+            f"erp/{folder.name}@1.0.0: {each['guard']}"
+            for folder in folders
+            for each in knhk("pack", "decide", folder, "--payload", body, "-o", "json").out["failing"]
+        }
+        assert failing & set(name) == _failing(witness["shows"], name)
+
+
+def _parts(name: tuple[str, ...]) -> list[str]:
+    return [each.split(": ", 1)[1] for each in name]
+
+
+def _failing(shows: str, name: tuple[str, ...]) -> set[str]:
+    """Which of the guards must fail on a witness."""
+    if shows == "fails both":
+        return set(name)
+    return {each for each in name if f"fails {each}" in shows}
+
+
 def test_every_faulty_pack_is_told_at_once(knhk: Any, pack: Path, tmp_path: Path) -> None:
     bad = edited(pack, tmp_path, "bad", ("sh:minCount 1", "sh:minCnt 1"))
     worse = edited(pack, tmp_path, "worse", ("sh:minCount 1", 'sh:minCount "x"'))

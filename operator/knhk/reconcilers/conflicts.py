@@ -2,8 +2,8 @@
 
 What is told was seen on every case: a guard that was never seen to fail, a guard that fails only where another does, two guards of which
 one failed on every payload that both judged, even after a search for a payload that passes both. A case that nobody made could show
-otherwise. Contradiction is about values: payloads that lack every predicate that both guards read do not count, for absence often satisfies
-both.
+otherwise. Where absence satisfies both, contradiction is about values: payloads that lack every predicate that both guards read do not
+count then.
 """
 
 from __future__ import annotations
@@ -13,10 +13,17 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from rdflib import BNode, URIRef
+
 from knhk.model.expectations import Case
 from knhk.reconcilers.proving import Loaded
 from knhk.reconcilers.testing import observation
+from knhk_gen.ask import mentioned_iris
 from knhk_gen.cases import Trial, cases, edits, trial
+from knhk_gen.names import TYPE
+from knhk_gen.shacl import predicates
+from knhk_gen.shapes import BLANK, Shapes
+from knhk_gen.turtle import read_ntriples
 from knhk_hot.pack import COLD, OK, PackError
 from knhk_runtime.tiers.action import denies
 from knhk_runtime.tiers.expr import Expressions
@@ -46,12 +53,14 @@ class Conflict:
 
 @dataclass
 class _Guard:
-    """A guard and the numbers of the cases in which it was judged on some focus node, had values by predicate, and failed."""
+    """A guard and the numbers of the cases that its pack judged, in which it was judged on some focus node, had values by predicate, and
+    failed."""
 
     name: str
     plan: Mapping[str, Any]
     document: Mapping[str, Any]
     reads: frozenset[str]
+    met: set[int] = field(default_factory=set)
     reached: set[int] = field(default_factory=set)
     given: dict[str, set[int]] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
@@ -129,6 +138,8 @@ def conflicts(
 
 
 def _note(pack: _Seen, number: int, judged: _Judged) -> None:
+    for guard in pack.guards:
+        guard.met.add(number)
     for i in judged.reached:
         guard = pack.guards[i]
         guard.reached.add(number)
@@ -148,11 +159,23 @@ def _fresh(every: Iterable[Case]) -> Iterator[Case]:
 
 
 def _guards(label: str, plan: Mapping[str, Any]) -> list[_Guard]:
-    return [_Guard(f"{label}: {guard['id']}", plan, guard, frozenset(_reads(guard))) for guard in plan["guards"]]
+    cold = plan["cold"]
+    shapes = Shapes(read_ntriples(cold["shapes"], label), open_vocabulary=True)
+
+    def reads(guard: Mapping[str, Any]) -> frozenset[str]:
+        if "expr" in guard:
+            return frozenset(_predicates(guard["expr"]))
+        if guard["id"] in cold["asks"]:
+            return mentioned_iris(cold["asks"][guard["id"]]) - {TYPE}
+        shape = str(guard["shape"])
+        node = BNode(shape.removeprefix(BLANK)) if shape.startswith(BLANK) else URIRef(shape)
+        return frozenset(predicates(shapes, node))
+
+    return [_Guard(f"{label}: {guard['id']}", plan, guard, reads(guard)) for guard in plan["guards"]]
 
 
-def _reads(guard: Mapping[str, Any]) -> Iterator[str]:
-    todo: list[Any] = [guard.get("expr")]
+def _predicates(expr: Mapping[str, Any]) -> Iterator[str]:
+    todo: list[Any] = [expr]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
@@ -160,8 +183,6 @@ def _reads(guard: Mapping[str, Any]) -> Iterator[str]:
             todo += node.values()
         elif isinstance(node, list):
             todo += node
-    if guard.get("path") and "expr" not in guard:
-        yield guard["path"]
 
 
 def _never(guards: Sequence[_Guard], made: Sequence[Case]) -> Iterator[Conflict]:
@@ -169,8 +190,9 @@ def _never(guards: Sequence[_Guard], made: Sequence[Case]) -> Iterator[Conflict]
         if guard.failed:
             continue
         told = f"reached by {len(guard.reached)} of {len(made)} cases, failed in none" if guard.reached else "no case reached its target"
-        witness = (Witness("passes", made[min(guard.reached)]),) if guard.reached else ()
-        yield Conflict("never-firing", (guard.name,), told, witness)
+        shows, among = ("passes", guard.reached) if guard.reached else ("does not reach it", guard.met)
+        shown = [Witness(shows, made[min(among)])] if among else []
+        yield Conflict("never-firing", (guard.name,), told, tuple(shown))
 
 
 def _related(guards: Sequence[_Guard]) -> Iterator[tuple[_Guard, _Guard]]:
@@ -182,21 +204,21 @@ def _related(guards: Sequence[_Guard]) -> Iterator[tuple[_Guard, _Guard]]:
 def _contradictions(guards: Sequence[_Guard], made: Sequence[Case], seen: Sequence[_Seen], trials: Sequence[Trial]) -> Iterator[Conflict]:
     for a, b in _related(guards):
         shared = a.reads & b.reads
-        both = a.with_value(shared) & b.with_value(shared)
-        if a.passed & b.passed & both or len(a.passed & both) < LEAST or len(b.passed & both) < LEAST:
-            continue
-        if _search(a, b, made, seen, trials):
-            continue
-        told = f"on each of {len(both)} payloads with a value that both judge, one of them fails"
-        shown = [Witness(f"passes {x.name}, fails {y.name}", made[min(x.passed & y.failed & both)]) for x, y in ((a, b), (b, a))]
-        yield Conflict("contradictory", (a.name, b.name), told, tuple(shown))
+        for both, among in ((a.reached & b.reached, ""), (a.with_value(shared) & b.with_value(shared), "with a value ")):
+            if a.passed & b.passed & both or len(a.passed & both) < LEAST or len(b.passed & both) < LEAST:
+                continue
+            if _search(a, b, shared if among else frozenset(), made, seen, trials):
+                continue
+            told = f"on each of {len(both)} payloads {among}that both judge, one of them fails"
+            shown = [Witness(f"passes {x.name}, fails {y.name}", made[min(x.passed & y.failed & both)]) for x, y in ((a, b), (b, a))]
+            yield Conflict("contradictory", (a.name, b.name), told, tuple(shown))
+            break
 
 
-def _search(a: _Guard, b: _Guard, made: Sequence[Case], seen: Sequence[_Seen], trials: Sequence[Trial]) -> bool:
-    """Whether some change of a case that passes `a` passes both."""
+def _search(a: _Guard, b: _Guard, shared: frozenset[str], made: Sequence[Case], seen: Sequence[_Seen], trials: Sequence[Trial]) -> bool:
+    """Whether some change of a case that passes `a` passes both, with a value of one of the `shared` predicates if there are any."""
     of = {id(guard): (pack, i) for pack in seen for i, guard in enumerate(pack.guards)}
     (pack_a, i), (pack_b, k) = of[id(a)], of[id(b)]
-    shared = a.reads & b.reads
     start = made[min(a.passed & b.failed)]
     steps = [edit for each in trials for edit in edits(each, start.route) if start.route in each.slots][:SEARCH_STEPS]
     for edit in steps:
@@ -205,7 +227,7 @@ def _search(a: _Guard, b: _Guard, made: Sequence[Case], seen: Sequence[_Seen], t
         except ValueError:
             continue
         left, right = pack_a.judge(case), pack_b.judge(case)
-        if left is None or right is None or not shared & left.predicates & right.predicates:
+        if left is None or right is None or (shared and not shared & left.predicates & right.predicates):
             continue
         if i in left.reached - left.failed and k in right.reached - right.failed:
             return True
