@@ -78,6 +78,22 @@ API uint64_t bench_decide(bench_pack *p, const uint8_t *o, const size_t *len, si
   return now(CLOCK_THREAD_CPUTIME_ID) - begun;
 }
 
+/* The same by decide_batch. */
+API uint64_t bench_batch(bench_pack *p, const uint8_t *o, const size_t *len, size_t m, uint32_t rounds, uint8_t *verdicts) {
+  const uint8_t **at = malloc(m * sizeof *at);
+  knhk_result *got = malloc(m * sizeof *got);
+  uint8_t *a = malloc(m * p->pack->a_max);
+  for (size_t i = 0; i < m; o += len[i++]) at[i] = o;
+  const uint64_t begun = now(CLOCK_THREAD_CPUTIME_ID);
+  for (uint32_t r = 0; r < rounds; r++) p->variant->decide_batch(p->binding, m, at, len, a, p->pack->a_max, got, p->scratch, p->scratch_len);
+  const uint64_t took = now(CLOCK_THREAD_CPUTIME_ID) - begun;
+  for (size_t i = 0; i < m; i++) verdicts[i] = got[i].status == KNHK_OK ? got[i].verdict : 0;
+  free(at);
+  free(got);
+  free(a);
+  return took;
+}
+
 /* The Δ of one observation again and again: reading it (what = 0), its guards alone (what = 1). 0 when it cannot be read. */
 API uint64_t bench_part(bench_pack *p, const uint8_t *o, size_t len, uint32_t rounds, uint32_t what) {
   const void *lanes = NULL;

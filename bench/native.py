@@ -18,6 +18,7 @@ uint64_t bench_many(uintptr_t many, uint32_t kernel, const void *c, uint32_t n, 
   uint64_t *out, uint32_t samples);
 void *bench_open(const char *path, const char *variant, const uint8_t *bundle, size_t len, size_t o_max);
 uint64_t bench_decide(void *p, const uint8_t *o, const size_t *len, size_t m, uint32_t rounds, uint8_t *verdicts);
+uint64_t bench_batch(void *p, const uint8_t *o, const size_t *len, size_t m, uint32_t rounds, uint8_t *verdicts);
 uint64_t bench_part(void *p, const uint8_t *o, size_t len, uint32_t rounds, uint32_t what);
 void *bench_keys_of(const uint8_t *text, const uint64_t *offset, uint32_t n, uint64_t r, uint64_t x, const uint16_t *pilots,
   const uint32_t *remap);
@@ -76,8 +77,13 @@ class NativePack:
         taken = loops().bench_decide(self._pack, self._joined, self._lengths, self._count, rounds, self._verdicts)
         return float(taken) / (rounds * self._count)
 
+    def batch(self, rounds: int) -> float:
+        """Nanoseconds of CPU for a decision, all inputs in one batch, `rounds` times."""
+        taken = loops().bench_batch(self._pack, self._joined, self._lengths, self._count, rounds, self._verdicts)
+        return float(taken) / (rounds * self._count)
+
     def verdicts(self) -> list[int]:
-        """Verdicts of the last `decide`: 1 admit, 2 deny, 0 not decided by R1."""
+        """Verdicts of the last `decide` or `batch`: 1 admit, 2 deny, 0 not decided by R1."""
         return list(self._verdicts)
 
     def extract(self, rounds: int) -> float:

@@ -62,9 +62,11 @@ def _invoice_rows(samples: int) -> list[Row]:
     native = NativePack(inputs.invoice_pack(), given, binding.kernel, inputs.finance_roles())
     rounds = 200 if samples > 5 else 10
     in_c = spread([native.decide(rounds) for _ in range(samples)])
+    batched = spread([native.batch(rounds) for _ in range(samples)])
     note = f"{len(binding.pack.guards)} guards, bodies of {size:,.0f} bytes on average, a data bundle"
     return [
         Row("invoice pack, in C", "ns", in_c, note),
+        Row(f"invoice pack, in C, batches of {len(given)}", "ns", batched),
         Row("invoice pack, single through cffi", "ns", _timed(_over(binding.decide, given), len(given), samples)),
         Row("invoice pack, in C, per body byte", "ns", single(in_c.median / size)),
     ]
@@ -84,13 +86,20 @@ def run(quick: bool = False) -> Figures:
     native = NativePack(inputs.access_pack(), o, binding.kernel)
     rounds = 20 if quick else 500
     in_c = spread([native.decide(rounds) for _ in range(samples)])
+    batched = spread([native.batch(rounds) for _ in range(samples)])
     ours_single = _timed(_over(binding.decide, o), len(o), samples)
     ours_batch = _timed(lambda: binding.decide_many(many).verdicts, BATCH, samples)
     objects = _timed(lambda: binding.decide_batch(many), BATCH, samples)
     rows = [
         Row("access pack, in C", "ns", in_c, f"{len(binding.pack.guards)} guards, {len(cases[0].body)} bytes of JSON, {binding.kernel}"),
-        Row("of that: reading O and JSON to lanes", "ns", spread([native.extract(rounds * 20) for _ in range(samples)]), "first input"),
-        Row("of that: guards", "ns", spread([native.guards(rounds * 20) for _ in range(samples)]), "first input"),
+        Row(f"access pack, in C, batches of {len(o)}", "ns", batched),
+        Row(
+            "of a single one: reading O and JSON to lanes",
+            "ns",
+            spread([native.extract(rounds * 20) for _ in range(samples)]),
+            "first input",
+        ),
+        Row("of a single one: guards", "ns", spread([native.guards(rounds * 20) for _ in range(samples)]), "first input"),
         Row("access pack, single through cffi", "ns", ours_single),
         Row(f"access pack, batch of {BATCH} through cffi", "ns", ours_batch, "verdicts as one array"),
         Row(f"access pack, batch of {BATCH} through cffi, as objects", "ns", objects, "a Decision with its A for each"),

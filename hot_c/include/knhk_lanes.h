@@ -161,6 +161,7 @@ KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) { KNHK_MASK2(vceqq_u64(x.two[i]
 
 #else
 #define KNHK_ISA scalar
+#define KNHK_PLAIN 1
 typedef struct {
   uint64_t one[8];
 } knhk_v8;

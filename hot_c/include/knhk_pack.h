@@ -60,10 +60,13 @@ typedef struct {
   knhk_result (*decide)(const knhk_binding *binding, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch,
                         size_t scratch_len);
 
-  /* decide_lanes: the guards alone over a Δ that `extract` left in scratch; for benchmarks and batch replay. */
+  /* decide_lanes: the guards alone over a Δ that `extract` left in scratch; for benchmarks. */
   knhk_result (*decide_lanes)(const knhk_binding *binding, const void *lanes, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len);
 
-  /* decide_batch: n observations o[i] of o_len[i]; A of i at a + i*a_stride, result at r[i]; results in input order. */
+  /* decide_batch: n observations o[i] of o_len[i]; A of i at a + i*a_stride (room a_stride), result at r[i]. Results, A and what explain says are byte for
+   * byte those of n single calls, in any order and split; an input that is refused or parked changes nothing for the others. scratch: scratch_size of the
+   * longest o, whatever n is: inputs go in windows of 64, in which focus nodes of one target are judged eight at a time (docs/adr/0018). A pack that
+   * makes triples (CONSTRUCT), and an input with an inexact value, is decided one by one. What lies in scratch afterwards is not for `count`. */
   void (*decide_batch)(const knhk_binding *binding, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a, size_t a_stride,
                        knhk_result *r, void *scratch, size_t scratch_len);
 } knhk_variant;
@@ -78,7 +81,7 @@ typedef struct {
   const knhk_guard_info *guards; /* nguards */
   const knhk_variant *variants;  /* nvariants, best first; the last is "scalar" and always supported */
 
-  /* Bytes of scratch that decide, extract, explain and graph need for an O of o_len bytes. */
+  /* Bytes of scratch that decide, decide_batch, extract, explain and graph need for an O of o_len bytes; of a batch for its longest. */
   size_t (*scratch_size)(size_t o_len);
 
   /* bind: ties the pack to a data bundle (formats/bundle.md). bundle may be NULL (no bundle). bind_size says how much memory mem needs (64-byte aligned). Returns the binding (== mem) or NULL with *err. */

@@ -199,7 +199,7 @@ def engine_jobs(folder: Path, yyjson_folder: Path, expat_folder: Path, arch: str
     for name in EXPAT_SOURCES:
         yield (compile_expat, arch, expat_folder, name, out / f"expat_{name}.o")
     for isa, flags in t.ISAS[arch].items():
-        yield (compile_object, arch, "src/eval.c", out / f"eval_{isa}.o", *flags, f"-DKNHK_EVAL=knhk_eval_{isa}")
+        yield (compile_object, arch, "src/eval.c", out / f"eval_{isa}.o", *flags)
     no_libc = str(t.SOURCE / "src" / "yyjson_nolibc.h")
     yield (compile_yyjson, arch, yyjson_folder, out / "yyjson.o", "-include", no_libc)
 

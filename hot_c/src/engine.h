@@ -157,13 +157,46 @@ typedef struct knhk_recorder {
 /* Cuts the triples of a node into chunks. */
 KNHK_HIDDEN void knhk_cut_chunks(knhk_delta *d, uint32_t node);
 
-/* Evaluates all R1 guards into d->fail. KNHK_OK or KNHK_ESCAPE. */
-KNHK_HIDDEN int32_t knhk_eval_scalar(knhk_delta *d, knhk_recorder *recorder);
+/* ---- batches ---- */
+#define KNHK_WINDOW 64u /* inputs whose A is written when all of them are judged */
+
+typedef struct {
+  uint32_t bit;
+  uint16_t lane, holds;
+} knhk_known; /* a row whose value occurs more than once */
+
+/* Up to eight focus nodes of one program, of whatever inputs of the window. */
+typedef struct {
+  uint64_t *obj, *val, *meta; /* 8 words for each value of the program, 64-byte aligned; obj 0: none */
+  uint8_t *regs;              /* nglobals and 8 × nbyte of the program; bit i is that of lane i */
+  knhk_known *known;
+  uint32_t nknown, n, input[8]; /* of each lane: its input */
+} knhk_shard;
+
+typedef struct {
+  knhk_shard *shard;        /* of each program */
+  uint8_t *fail, *globals;  /* for each input of the window: nfail bytes as knhk_delta has them; nglobals bytes of 0 and 1 */
+} knhk_batch;
+/* Bytes that a batch takes, laid out at `base` unless that is NULL. */
+KNHK_HIDDEN size_t knhk_lay_batch(uint8_t *base, knhk_batch *b);
+
+typedef struct { /* the guards, for one instruction set */
+  /* All R1 guards of a Δ into d->fail. KNHK_OK or KNHK_ESCAPE. */
+  int32_t (*eval)(knhk_delta *d, knhk_recorder *recorder);
+  /* The same of input i, whose bits are there after `flush`. Nothing of the Δ is needed afterwards. Not for an inexact Δ, nor a pack that makes triples. */
+  int32_t (*gather)(knhk_batch *b, knhk_delta *d, uint32_t i);
+  void (*flush)(knhk_batch *b);
+} knhk_guards;
+#define KNHK_DECLARE_GUARDS(isa)                                                      \
+  KNHK_HIDDEN int32_t knhk_eval_##isa(knhk_delta *d, knhk_recorder *recorder);        \
+  KNHK_HIDDEN int32_t knhk_gather_##isa(knhk_batch *b, knhk_delta *d, uint32_t i);    \
+  KNHK_HIDDEN void knhk_flush_##isa(knhk_batch *b);
+KNHK_DECLARE_GUARDS(scalar)
 #if defined(__x86_64__)
-KNHK_HIDDEN int32_t knhk_eval_avx2(knhk_delta *d, knhk_recorder *recorder);
-KNHK_HIDDEN int32_t knhk_eval_avx512(knhk_delta *d, knhk_recorder *recorder);
+KNHK_DECLARE_GUARDS(avx2)
+KNHK_DECLARE_GUARDS(avx512)
 #elif defined(__aarch64__)
-KNHK_HIDDEN int32_t knhk_eval_neon(knhk_delta *d, knhk_recorder *recorder);
+KNHK_DECLARE_GUARDS(neon)
 #endif
 /* Term of a value for which `row` is false at node, or 0. */
 KNHK_HIDDEN uint64_t knhk_witness(const knhk_delta *d, const knhk_row *row, uint32_t node);

@@ -1,13 +1,12 @@
 /* eval.c: the guards over a Δ. Values of a focus node are looked up once; rows are judged eight at a time over them (blocks), row by row over
- * chunks where a value occurs more than once; folds are passes over registers of 0 and 1. Compiled once for each instruction set (KNHK_EVAL
- * names the function); all give the same bits. */
+ * chunks where a value occurs more than once; folds are passes over registers of 0 and 1. shards.h judges many Δs at once. Compiled once for each
+ * instruction set, which names the functions; all give the same bits. */
 #define KNHK_BUILDING_PACK
 #include "engine.h"
 
-#ifndef KNHK_EVAL
-#define KNHK_EVAL knhk_eval_scalar
-#define KNHK_EVAL_SCALAR
-#endif
+#define JOINED(name, isa) knhk_##name##_##isa
+#define JOIN(name, isa) JOINED(name, isa)
+#define NAME(name) JOIN(name, KNHK_ISA)
 
 static const knhk_tables *const T = &knhk_tables_v1;
 
@@ -382,8 +381,7 @@ static int one_of(const uint64_t *terms, uint64_t n, uint64_t term) {
   return found != 0;
 }
 
-static int in_holds(context *x, const knhk_row *row) {
-  const uint64_t term = x->d->obj[row->c];
+static int in_holds(const knhk_row *row, uint64_t term) {
   if (term == 0) return row->mode == KNHK_ALL;
   return row->b > 0 && one_of(T->words + row->a, row->b, term);
 }
@@ -401,47 +399,50 @@ static int row_holds(context *x, const knhk_row *row, uint32_t node) {
 
 /* ---- the values of a focus node: one each where it has no more, and which have more ---- */
 
+typedef struct { /* where values go: the next is `step` words on */
+  uint64_t *obj, *val, *meta;
+} lanes;
+
 /* The triples from t on whose predicate is p, of those that end at `end`: the first is value i. Returns what comes after them. */
-static const knhk_triple *take_value(context *x, uint32_t i, uint32_t p, const knhk_triple *t, const knhk_triple *end) {
-  knhk_delta *d = x->d;
+KNHK_INLINE const knhk_triple *take_value(context *x, lanes to, uint32_t step, uint32_t i, uint32_t p, const knhk_triple *t, const knhk_triple *end) {
+  while (t < end && (uint32_t)t->key < p) t++;
   if (t == end || (uint32_t)t->key != p) {
-    d->obj[i] = 0;
+    to.obj[i * step] = 0;
     return t;
   }
-  d->obj[i] = t->obj;
-  d->val[i] = t->val;
-  d->meta[i] = t->meta;
+  to.obj[i * step] = t->obj;
+  to.val[i * step] = t->val;
+  to.meta[i * step] = t->meta;
   if (++t == end || (uint32_t)t->key != p) return t;
-  d->many[x->nmany++] = i;
+  x->d->many[x->nmany++] = i;
   while (t < end && (uint32_t)t->key == p) t++;
   return t;
 }
 
-static void take_self(const knhk_delta *d, uint32_t i, uint32_t node) {
-  const knhk_node *n = &d->node[node];
-  d->obj[i] = n->term;
-  d->val[i] = n->val;
-  d->meta[i] = n->meta;
+KNHK_INLINE void take_self(const knhk_node *n, lanes to, uint32_t at) {
+  to.obj[at] = n->term;
+  to.val[at] = n->val;
+  to.meta[at] = n->meta;
 }
 
-/* Values ascend by predicate, as triples do; the focus node itself comes last. */
-static void take_values(context *x, const knhk_program *program, uint32_t node) {
-  const knhk_delta *d = x->d;
-  const knhk_value *v = T->values + program->value;
-  const knhk_triple *t = d->triple + d->node[node].first, *end = t + d->node[node].count;
-  x->nmany = 0;
-  for (uint32_t i = 0; i < program->nown; i++) {
-    while (t < end && (uint32_t)t->key < v[i].p) t++;
-    t = take_value(x, i, v[i].p, t, end);
-    if (v[i].p == KNHK_P_SELF) take_self(d, i, node);
+/* Values first … last - 1 of a program, which are of one node and ascend by predicate, as triples do; the node itself comes last. */
+KNHK_INLINE void take_of(context *x, const knhk_value *v, uint32_t first, uint32_t last, uint32_t node, lanes to, uint32_t step) {
+  const knhk_node *n = &x->d->node[node];
+  const knhk_triple *t = x->d->triple + n->first, *end = t + n->count;
+  for (uint32_t i = first; i < last; i++) {
+    t = take_value(x, to, step, i, v[i].p, t, end);
+    if (v[i].p == KNHK_P_SELF) take_self(n, to, i * step);
   }
-  for (uint32_t i = program->nown; i < program->nvalue; i++) {
-    const knhk_node *n = &d->node[v[i].focus - 1];
-    t = d->triple + n->first;
-    end = t + n->count;
-    while (t < end && (uint32_t)t->key < v[i].p) t++;
-    take_value(x, i, v[i].p, t, end);
-    if (v[i].p == KNHK_P_SELF) take_self(d, i, v[i].focus - 1);
+}
+
+/* Those of the focus node, then those of fixed nodes, node by node. */
+KNHK_INLINE void take_values(context *x, const knhk_program *program, uint32_t node, lanes to, uint32_t step) {
+  const knhk_value *v = T->values + program->value;
+  x->nmany = 0;
+  take_of(x, v, 0, program->nown, node, to, step);
+  for (uint32_t i = program->nown, first = i; i < program->nvalue; first = i) {
+    while (i < program->nvalue && v[i].focus == v[first].focus) i++;
+    take_of(x, v, first, i, v[first].focus - 1, to, step);
   }
 }
 
@@ -485,11 +486,12 @@ static void find_inexact(context *x, const knhk_program *program, uint32_t node)
 /* Bits of all rows, over one focus node. */
 static void run_rows(context *x, const knhk_program *program, uint32_t node) {
   knhk_delta *d = x->d;
-  take_values(x, program, node);
+  const lanes values = {d->obj, d->val, d->meta};
+  take_values(x, program, node, values, 1);
   run_blocks(d, program, d->bits);
   for (uint32_t i = program->rows[KNHK_R_UNIQUE]; i < program->rows[KNHK_R_KINDS]; i++) {
     const knhk_row *row = &T->rows[i];
-    put_bit(d->bits, row->out, row->kernel == KNHK_R_IN ? in_holds(x, row) : row_holds(x, row, node));
+    put_bit(d->bits, row->out, row->kernel == KNHK_R_IN ? in_holds(row, d->obj[row->c]) : row_holds(x, row, node));
   }
   for (uint32_t m = 0; m < x->nmany; m++) {
     const knhk_value *v = &T->values[program->value + d->many[m]];
@@ -552,22 +554,26 @@ static void record(const knhk_delta *d, const knhk_program *program, uint32_t no
   }
 }
 
+static void fail_outputs(knhk_delta *d, const knhk_program *program) {
+  const uint8_t *outs = T->outs + program->fail;
+  uint8_t *fail = d->fail + program->fail;
+  for (uint32_t i = 0; i < program->nbyte; i += 8) {
+    uint64_t f, o, b;
+    memcpy(&f, fail + i, 8);
+    memcpy(&o, outs + i, 8);
+    memcpy(&b, d->bits + i, 8);
+    f |= o & ~b;
+    memcpy(fail + i, &f, 8);
+  }
+}
+
 static void run_guards(context *x, const knhk_program *program, knhk_recorder *recorder) {
   knhk_delta *d = x->d;
   const knhk_target *t = &T->targets[program->target];
-  const uint8_t *outs = T->outs + program->fail;
-  uint8_t *fail = d->fail + program->fail;
   for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
     run_rows(x, program, node);
     if (program->nfold > 0) run_folds(d, program);
-    for (uint32_t i = 0; i < program->nbyte; i += 8) {
-      uint64_t f, o, b;
-      memcpy(&f, fail + i, 8);
-      memcpy(&o, outs + i, 8);
-      memcpy(&b, d->bits + i, 8);
-      f |= o & ~b;
-      memcpy(fail + i, &f, 8);
-    }
+    fail_outputs(d, program);
     if (recorder != NULL) record(d, program, node, recorder);
   }
 }
@@ -634,7 +640,7 @@ static void run_construct(context *x, const knhk_program *program) {
   }
 }
 
-int32_t KNHK_EVAL(knhk_delta *d, knhk_recorder *recorder) {
+int32_t NAME(eval)(knhk_delta *d, knhk_recorder *recorder) {
   context x;
   memset(&x, 0, sizeof x);
   x.d = d;
@@ -653,7 +659,9 @@ int32_t KNHK_EVAL(knhk_delta *d, knhk_recorder *recorder) {
   return x.escape != 0 ? KNHK_ESCAPE : KNHK_OK;
 }
 
-#if defined(KNHK_EVAL_SCALAR)
+#include "shards.h"
+
+#if defined(KNHK_PLAIN)
 
 /* Least significant byte first, eight passes. */
 void knhk_sort64(uint64_t *a, uint64_t *spare, uint32_t n) {

@@ -4,19 +4,17 @@
 
 static const knhk_tables *const T = &knhk_tables_v1;
 
-typedef int32_t (*eval_fn)(knhk_delta *d, knhk_recorder *recorder);
-
 static void put16(uint8_t *at, uint32_t x) {
   at[0] = (uint8_t)(x >> 8);
   at[1] = (uint8_t)x;
 }
 
-/* The class below R1 that must decide: the highest among guards of class W1 and C1 (those with a bit in d->fail, or all when d is NULL), at
+/* The class below R1 that must decide: the highest among guards of class W1 and C1 (those with a bit in `fail`, or all when that is NULL), at
  * least W1. */
-static uint8_t class_below(const knhk_delta *d) {
+static uint8_t class_below(const uint8_t *fail) {
   uint8_t klass = KNHK_CLASS_W1;
   for (uint32_t bit = 0; bit < 8 * T->nfail; bit++) {
-    if (d != NULL && ((d->fail[bit / 8] >> (bit % 8)) & 1) == 0) continue;
+    if (fail != NULL && ((fail[bit / 8] >> (bit % 8)) & 1) == 0) continue;
     for (uint32_t i = T->guard_at[bit]; i < T->guard_at[bit + 1]; i++)
       if (T->klass[T->guards_of[i]] > klass) klass = T->klass[T->guards_of[i]];
   }
@@ -63,10 +61,10 @@ static uint64_t word_at(const uint8_t *bytes, uint32_t i) {
 }
 
 /* Sets the bits of the R1 guards that failed; returns their number. */
-static uint32_t put_guards(const knhk_delta *d, uint8_t *bits) {
+static uint32_t put_guards(const uint8_t *fail, uint8_t *bits) {
   uint32_t n = 0;
   for (uint32_t at = 0; at < T->nfail; at += 8) {
-    for (uint64_t w = word_at(d->fail, at); w != 0; w &= w - 1) {
+    for (uint64_t w = word_at(fail, at); w != 0; w &= w - 1) {
       const uint32_t bit = 8 * at + (uint32_t)__builtin_ctzll(w);
       for (uint32_t i = T->guard_at[bit]; i < T->guard_at[bit + 1]; i++) {
         const uint32_t guard = T->guards_of[i];
@@ -100,56 +98,130 @@ static knhk_result refuse(uint8_t *a, size_t a_cap) {
 }
 
 /* A cold bit says that the target of a guard of class W1 or C1 has a focus node, so that a lower tier must decide it; its bit in A is 0 here. */
-static knhk_result write_action(const knhk_delta *d, uint8_t *a, size_t a_cap, const knhk_text *line, uint32_t nline) {
+static knhk_result write_action(const uint8_t *fail, uint32_t triples, uint8_t *a, size_t a_cap, const knhk_text *line, uint32_t nline) {
   uint64_t denies = 0, cold = 0, any = 0;
   for (uint32_t at = 0; at < T->nfail; at += 8) {
-    const uint64_t w = word_at(d->fail, at);
+    const uint64_t w = word_at(fail, at);
     any |= w;
     denies |= w & word_at(T->denies, at);
     cold |= w & word_at(T->cold, at);
   }
-  knhk_result r = {KNHK_OK, denies != 0 ? KNHK_DENY : KNHK_ADMIT, KNHK_CLASS_R1, 0, 0, d->ntriple};
+  knhk_result r = {KNHK_OK, denies != 0 ? KNHK_DENY : KNHK_ADMIT, KNHK_CLASS_R1, 0, 0, triples};
   size_t more = 0;
   for (uint32_t i = 0; i < nline; i++) more += 4 + (size_t)line[i].n;
   if (!begin_action(a, a_cap, r.verdict, more, &r.a_len)) return bare(KNHK_E_SPACE, KNHK_CLASS_NONE);
-  if (any != 0) r.failing = (uint16_t)put_guards(d, a + 8);
+  if (any != 0) r.failing = (uint16_t)put_guards(fail, a + 8);
   if (denies == 0 && cold != 0) { /* the bits so far; output triples are made where all guards are decided */
     r.status = KNHK_COLD;
     r.verdict = 0;
-    r.klass = class_below(d);
+    r.klass = class_below(fail);
   } else if (denies == 0 && nline > 0) {
     r.a_len += (uint32_t)(put_lines(a + r.a_len - 2, line, nline) - 2);
   }
   return r;
 }
 
-static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, eval_fn eval) {
+static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, const knhk_guards *guards) {
   if (d->fault.code != KNHK_FAULT_NONE) return refuse(a, a_cap);
-  if (d->over || eval(d, NULL) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
-  if (d->nmade == 0) return write_action(d, a, a_cap, NULL, 0);
+  if (d->over || guards->eval(d, NULL) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
+  if (d->nmade == 0) return write_action(d->fail, d->ntriple, a, a_cap, NULL, 0);
   knhk_text line[KNHK_MADE_MAX];
   const uint32_t nline = write_lines(d, line);
-  if (nline <= KNHK_MADE_MAX) return write_action(d, a, a_cap, line, nline);
+  if (nline <= KNHK_MADE_MAX) return write_action(d->fail, d->ntriple, a, a_cap, line, nline);
   for (uint32_t i = 0; i < T->nfail; i++) d->fail[i] |= d->makers[i]; /* guards that made a triple fail when not all that were made fit */
-  return write_action(d, a, a_cap, NULL, 0);
+  return write_action(d->fail, d->ntriple, a, a_cap, NULL, 0);
 }
 
 static knhk_result decide(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len,
-                          eval_fn eval) {
+                          const knhk_guards *guards) {
   knhk_delta *d;
   const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
   if (status < 0) return bare(status, KNHK_CLASS_NONE);
-  return judge(d, a, a_cap, eval);
+  return judge(d, a, a_cap, guards);
 }
 
-static knhk_result decide_lanes(const void *lanes, uint8_t *a, size_t a_cap, eval_fn eval) {
+static knhk_result decide_lanes(const void *lanes, uint8_t *a, size_t a_cap, const knhk_guards *guards) {
   /* lanes lie in the caller's scratch, which is writable */
-  return judge((knhk_delta *)(uintptr_t)lanes, a, a_cap, eval);
+  return judge((knhk_delta *)(uintptr_t)lanes, a, a_cap, guards);
 }
 
+/* ---- batches ---- */
+
+/* Takes n bytes on a 64-byte boundary; counts when there is no base. */
+static void *take(size_t *used, uint8_t *base, size_t n) {
+  void *taken = base == NULL ? NULL : base + *used;
+  *used += (n + 63) & ~(size_t)63;
+  return taken;
+}
+
+/* Rows that look at values of the program. */
+static size_t value_rows(const knhk_program *p) {
+  return p->rows[KNHK_BLOCK_KERNELS] - p->rows[0] + p->rows[KNHK_R_IN + 1] - p->rows[KNHK_R_IN];
+}
+
+size_t knhk_lay_batch(uint8_t *base, knhk_batch *b) {
+  size_t used = 0;
+  b->shard = take(&used, base, T->nprograms * sizeof(knhk_shard));
+  b->fail = take(&used, base, (size_t)KNHK_WINDOW * T->nfail);
+  b->globals = take(&used, base, (size_t)KNHK_WINDOW * T->nglobals);
+  for (uint32_t i = 0; i < T->nprograms; i++) {
+    const knhk_program *p = &T->programs[i];
+    knhk_shard unused, *s = base == NULL ? &unused : &b->shard[i];
+    s->obj = take(&used, base, (size_t)64 * p->nvalue);
+    s->val = take(&used, base, (size_t)64 * p->nvalue);
+    s->meta = take(&used, base, (size_t)64 * p->nvalue);
+    s->regs = take(&used, base, T->nglobals + (size_t)8 * p->nbyte);
+    s->known = take(&used, base, 8 * sizeof(knhk_known) * value_rows(p));
+    s->n = s->nknown = 0;
+  }
+  return used;
+}
+
+static int makes_triples(void) { return T->nprograms > 0 && T->programs[T->nprograms - 1].kind == KNHK_PROGRAM_CONSTRUCT; } /* they come last */
+
+#define FETCH 4096u /* bytes of an input that are asked for ahead */
+#define PENDING 1000 /* a status: judged, and A is written at the window's end */
+
+/* One input, as far as it can be judged before the window is full. */
+static knhk_result take_input(knhk_batch *batch, uint32_t i, const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap,
+                              void *scratch, size_t scratch_len, const knhk_guards *guards) {
+  knhk_delta *d;
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
+  if (status < 0) return bare(status, KNHK_CLASS_NONE);
+  if (d->fault.code != KNHK_FAULT_NONE || d->over || d->inexact) return judge(d, a, a_cap, guards);
+  if (guards->gather(batch, d, i) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
+  const knhk_result r = {PENDING, 0, 0, 0, 0, d->ntriple};
+  return r;
+}
+
+/* Asks for an input while the one before it is decided. */
+static void fetch(const uint8_t *o, size_t o_len) {
+  const size_t n = o_len < FETCH ? o_len : FETCH;
+  for (size_t at = 0; at < n; at += 64) __builtin_prefetch(o + at);
+}
+
+/* Windows of inputs: each is read and gathered into shards, what is left in shards is judged, and A is written in the order of the inputs. */
 static void decide_batch(const knhk_binding *b, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a, size_t a_stride,
-                         knhk_result *r, void *scratch, size_t scratch_len, eval_fn eval) {
-  for (size_t i = 0; i < n; i++) r[i] = decide(b, o[i], o_len[i], a + i * a_stride, a_stride, scratch, scratch_len, eval);
+                         knhk_result *r, void *scratch, size_t scratch_len, const knhk_guards *guards) {
+  knhk_batch batch;
+  const size_t room = knhk_lay_batch(NULL, &batch);
+  if (n < 2 || makes_triples() || ((uintptr_t)scratch & 63) != 0 || scratch_len < room) {
+    for (size_t i = 0; i < n; i++) r[i] = decide(b, o[i], o_len[i], a + i * a_stride, a_stride, scratch, scratch_len, guards);
+    return;
+  }
+  const size_t left = (scratch_len - room) & ~(size_t)63;
+  knhk_lay_batch((uint8_t *)scratch + left, &batch);
+  for (size_t first = 0; first < n; first += KNHK_WINDOW) {
+    const uint32_t count = n - first < KNHK_WINDOW ? (uint32_t)(n - first) : KNHK_WINDOW;
+    for (uint32_t i = 0; i < count; i++) {
+      if (first + i + 1 < n) fetch(o[first + i + 1], o_len[first + i + 1]);
+      r[first + i] = take_input(&batch, i, b, o[first + i], o_len[first + i], a + (first + i) * a_stride, a_stride, scratch, left, guards);
+    }
+    guards->flush(&batch);
+    for (uint32_t i = 0; i < count; i++)
+      if (r[first + i].status == PENDING)
+        r[first + i] = write_action(batch.fail + (size_t)i * T->nfail, r[first + i].triples, a + (first + i) * a_stride, a_stride, NULL, 0);
+  }
 }
 
 int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, const void **lanes) {
@@ -159,28 +231,29 @@ int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void
   return status;
 }
 
-#define VARIANT(name, eval)                                                                                                         \
-  static knhk_result decide_##name(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch,   \
+#define VARIANT(name)                                                                                                               \
+  static const knhk_guards guards_##name = {knhk_eval_##name, knhk_gather_##name, knhk_flush_##name};                               \
+  static knhk_result decide_##name(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch,  \
                                    size_t scratch_len) {                                                                            \
-    return decide(b, o, o_len, a, a_cap, scratch, scratch_len, eval);                                                               \
+    return decide(b, o, o_len, a, a_cap, scratch, scratch_len, &guards_##name);                                                     \
   }                                                                                                                                 \
-  static knhk_result decide_lanes_##name(const knhk_binding *b, const void *lanes, uint8_t *a, size_t a_cap, void *scratch,          \
+  static knhk_result decide_lanes_##name(const knhk_binding *b, const void *lanes, uint8_t *a, size_t a_cap, void *scratch,         \
                                          size_t scratch_len) {                                                                      \
     (void)b, (void)scratch, (void)scratch_len;                                                                                      \
-    return decide_lanes(lanes, a, a_cap, eval);                                                                                     \
+    return decide_lanes(lanes, a, a_cap, &guards_##name);                                                                           \
   }                                                                                                                                 \
-  static void decide_batch_##name(const knhk_binding *b, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a,         \
+  static void decide_batch_##name(const knhk_binding *b, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a,        \
                                   size_t a_stride, knhk_result *r, void *scratch, size_t scratch_len) {                             \
-    decide_batch(b, n, o, o_len, a, a_stride, r, scratch, scratch_len, eval);                                                       \
+    decide_batch(b, n, o, o_len, a, a_stride, r, scratch, scratch_len, &guards_##name);                                             \
   }
 
-VARIANT(scalar, knhk_eval_scalar)
+VARIANT(scalar)
 static int always(void) { return 1; }
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-VARIANT(avx2, knhk_eval_avx2)
-VARIANT(avx512, knhk_eval_avx512)
+VARIANT(avx2)
+VARIANT(avx512)
 
 /* Features of leaf 7 (EBX) in the processor, and registers that the system saves (bits of XCR0). */
 static int has(unsigned features, unsigned saved) {
@@ -196,7 +269,7 @@ static int has_avx2(void) { return has(BMI1_AVX2, 6); }
 /* BMI2, F, DQ, CD, BW, VL */
 static int has_avx512(void) { return has(BMI1_AVX2 | (1u << 8) | (1u << 16) | (1u << 17) | (1u << 28) | (1u << 30) | (1u << 31), 0xe6); }
 #elif defined(__aarch64__)
-VARIANT(neon, knhk_eval_neon)
+VARIANT(neon)
 #endif
 
 const knhk_variant knhk_variants[] = {

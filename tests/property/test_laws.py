@@ -130,12 +130,15 @@ def check(case: Drawn, seen: Counter[str]) -> None:
 
 
 def same_for_every_reader(bindings: list[Binding], inputs: list[bytes], recorded: list[tuple[int, bytes]], seed: int) -> None:
-    """Replay = record: in any order, one by one or in a batch, by every kernel."""
-    order = list(range(len(inputs)))
-    random.Random(seed).shuffle(order)
+    """Replay = record: in any order, one by one or in batches cut anywhere, by every kernel."""
+    chance, order = random.Random(seed), list(range(len(inputs)))
+    chance.shuffle(order)
+    cut = chance.randrange(len(order) + 1)
     for binding in bindings:
         assert [(d.status, d.a) for d in binding.decide_many(inputs)] == recorded
         assert [(d.status, d.a) for d in (binding.decide(inputs[i]) for i in order)] == [recorded[i] for i in order]
+        for some in (order[:cut], order[cut:]):
+            assert [(d.status, d.a) for d in binding.decide_many([inputs[i] for i in some])] == [recorded[i] for i in some]
 
 
 def shards(plan: GuardPlan, binding: Binding, good: list[tuple[bytes, Decision]], seen: Counter[str]) -> None:

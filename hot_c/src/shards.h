@@ -1,0 +1,174 @@
+/* shards.h: part of eval.c: the guards of many Δs at once. A shard is a program, that is the predicates that the guards of one target read. The
+ * focus nodes of all inputs go to the shards whose target they are, eight of them make a chunk, and a row is judged over a chunk in one go: a
+ * register of a fold holds a bit for each. Rows that look at the Δ, and those of a value that occurs more than once, are judged when the input is
+ * read; the bits of the latter replace those of their blocks. */
+
+/* ---- a chunk of a shard ---- */
+
+static void put_lane(const knhk_shard *s, uint32_t bit, uint32_t lane, uint32_t holds) {
+  uint8_t *reg = s->regs + T->nglobals + bit;
+  *reg = (uint8_t)((*reg & ~(1u << lane)) | (holds << lane));
+}
+
+/* Rows of a block over eight focus nodes: HOLDS of one row. */
+#define ROWS(kernel, HOLDS)                                                                             \
+  for (uint32_t i = program->blocks[kernel]; i < program->blocks[(kernel) + 1]; i++) {                  \
+    const knhk_block *b = &T->blocks[i];                                                                \
+    const uint64_t *k = T->lanes + b->at;                                                               \
+    (void)k;                                                                                            \
+    for (uint32_t row = 0; row < 8; row++) {                                                            \
+      const uint32_t at = 8 * (b->base + b->number[row]);                                               \
+      const knhk_v8 term = knhk_load(s->obj + at);                                                      \
+      const uint32_t present = knhk_meet(term, term);                                                   \
+      *regs++ = (uint8_t)((present & (HOLDS)) | (all_if(b->absent, row) & ~present));                   \
+    }                                                                                                   \
+  }
+#define EACH(i) knhk_splat(k[8 * (i) + row])
+#define LANE(lane) knhk_load(s->lane + at)
+
+static uint32_t all_if(uint32_t bits, uint32_t i) { return 0u - ((bits >> i) & 1); }
+
+static void judge_blocks(const knhk_shard *s, const knhk_program *program, uint8_t *restrict regs) {
+  ROWS(KNHK_R_ASK_SP, all_if(b->single, row))
+  ROWS(KNHK_R_ASK_SPO, knhk_eq(term, EACH(0)))
+  ROWS(KNHK_R_COUNT, all_if(b->single, row))
+  ROWS(KNHK_R_COMPARE, knhk_within(LANE(val), EACH(0), EACH(1)))
+  ROWS(KNHK_R_VALIDATE, knhk_eq(knhk_and(LANE(meta), EACH(0)), EACH(1)) & knhk_meet(LANE(meta), EACH(2)) & knhk_within(knhk_lengths(LANE(meta)), EACH(3), EACH(4)))
+  ROWS(KNHK_R_FEW, knhk_eq(term, EACH(0)) | knhk_eq(term, EACH(1)) | knhk_eq(term, EACH(2)) | knhk_eq(term, EACH(3)))
+}
+
+static void judge_folds(const knhk_batch *b, const knhk_shard *s, const knhk_program *program) {
+  memset(s->regs, 0, T->nglobals);
+  for (uint32_t lane = 0; lane < s->n; lane++) {
+    const uint8_t *globals = b->globals + (size_t)s->input[lane] * T->nglobals;
+    for (uint32_t i = 0; i < T->nglobals; i++) s->regs[i] |= (uint8_t)(globals[i] << lane);
+  }
+  for (uint32_t i = program->fold; i < program->fold + program->nfold; i++) {
+    const knhk_fold *f = &T->folds[i];
+    const uint32_t a = f->op == KNHK_B_CONST ? 0u - f->x : s->regs[f->x], c = f->op < KNHK_B_NOT ? s->regs[f->y] : 0;
+    const uint32_t made[5] = {a & c, a | c, a & ~c, ~a, a};
+    s->regs[f->dst] = (uint8_t)made[f->op];
+  }
+}
+
+/* Bit l of byte r becomes bit r of byte l. */
+static uint64_t turned(uint64_t x) {
+  uint64_t t = (x ^ (x >> 7)) & 0x00aa00aa00aa00aaull;
+  x ^= t ^ (t << 7);
+  t = (x ^ (x >> 14)) & 0x0000cccc0000ccccull;
+  x ^= t ^ (t << 14);
+  t = (x ^ (x >> 28)) & 0x00000000f0f0f0f0ull;
+  return x ^ t ^ (t << 28);
+}
+
+/* Outputs that are false become bits of their input. */
+static void judge_outputs(const knhk_batch *b, const knhk_shard *s, const knhk_program *program) {
+  const uint8_t *regs = s->regs + T->nglobals, *outs = T->outs + program->fail;
+  const uint64_t lanes_in_use = ((1u << s->n) - 1) * 0x0101010101010101ull;
+  for (uint32_t i = 0; i < program->nbyte; i++) {
+    uint64_t eight;
+    memcpy(&eight, regs + 8 * i, 8);
+    eight = ~eight & lanes_in_use & (spread(outs[i]) * 0xff);
+    if (eight == 0) continue;
+    eight = turned(eight);
+    for (uint32_t lane = 0; lane < s->n; lane++) b->fail[(size_t)s->input[lane] * T->nfail + program->fail + i] |= (uint8_t)(eight >> (8 * lane));
+  }
+}
+
+static uint8_t *global_of(const knhk_batch *b, uint32_t input, const knhk_program *program) {
+  return b->globals + (size_t)input * T->nglobals + program->global;
+}
+
+static int has_folds(const knhk_program *program) { return program->nfold > 0 || program->kind != KNHK_PROGRAM_GUARDS; }
+
+static void judge_shard(const knhk_batch *b, uint32_t number) {
+  knhk_shard *s = &b->shard[number];
+  const knhk_program *program = &T->programs[number];
+  if (s->n == 0) return;
+  judge_blocks(s, program, s->regs + T->nglobals);
+  for (uint32_t i = 0; i < s->nknown; i++) put_lane(s, s->known[i].bit, s->known[i].lane, s->known[i].holds);
+  if (has_folds(program)) judge_folds(b, s, program);
+  if (program->kind == KNHK_PROGRAM_GUARDS) judge_outputs(b, s, program);
+  else
+    for (uint32_t lane = 0; lane < s->n; lane++) *global_of(b, s->input[lane], program) &= (s->regs[program->output] >> lane) & 1;
+  s->n = s->nknown = 0;
+}
+
+/* What a program reads of other programs: globals come first. */
+static void judge_globals(const knhk_batch *b, uint32_t end) {
+  if (T->nglobals == 0) return;
+  for (uint32_t i = 0; i < end && T->programs[i].kind != KNHK_PROGRAM_GUARDS; i++) judge_shard(b, i);
+}
+
+/* ---- an input ---- */
+
+static void gather_many(context *x, knhk_shard *s, const knhk_program *program, uint32_t node) {
+  for (uint32_t m = 0; m < x->nmany; m++) {
+    const knhk_value *v = &T->values[program->value + x->d->many[m]];
+    for (uint32_t i = v->row; i < v->row + v->nrow; i++) {
+      const knhk_row *row = &T->rows[T->value_rows[i]];
+      const knhk_known known = {row->out, (uint16_t)s->n, (uint16_t)(row_holds(x, row, node) != 0)};
+      s->known[s->nknown++] = known;
+    }
+  }
+}
+
+static void gather_node(context *x, const knhk_batch *b, uint32_t number, uint32_t input, uint32_t node) {
+  knhk_shard *s = &b->shard[number];
+  const knhk_program *program = &T->programs[number];
+  const lanes to = {s->obj + s->n, s->val + s->n, s->meta + s->n};
+  take_values(x, program, node, to, 8);
+  for (uint32_t i = program->rows[KNHK_R_UNIQUE]; i < program->rows[KNHK_R_KINDS]; i++) {
+    const knhk_row *row = &T->rows[i];
+    put_lane(s, row->out, s->n, (row->kernel == KNHK_R_IN ? in_holds(row, to.obj[8 * row->c]) : row_holds(x, row, node)) != 0);
+  }
+  if (x->nmany > 0) gather_many(x, s, program, node);
+  s->input[s->n++] = input;
+  if (s->n < 8) return;
+  judge_globals(b, number);
+  judge_shard(b, number);
+}
+
+static uint32_t gather_focus(context *x, const knhk_batch *b, uint32_t number, uint32_t input) {
+  const knhk_target *t = &T->targets[T->programs[number].target];
+  uint32_t n = 0;
+  for (uint32_t node = next_focus(x->d, t, 0); node < x->d->nnode; node = next_focus(x->d, t, node + 1), n++) gather_node(x, b, number, input, node);
+  return n;
+}
+
+static void gather_forall(context *x, const knhk_batch *b, uint32_t number, uint32_t input) {
+  uint8_t *global = global_of(b, input, &T->programs[number]);
+  *global = 1;
+  const uint32_t n = gather_focus(x, b, number, input);
+  *global &= (uint8_t)(n >= T->programs[number].min);
+}
+
+int32_t NAME(gather)(knhk_batch *b, knhk_delta *d, uint32_t i) {
+  context x;
+  memset(&x, 0, sizeof x);
+  x.d = d;
+  d->fail = b->fail + (size_t)i * T->nfail;
+  memset(d->fail, 0, T->nfail);
+  for (uint32_t number = 0; number < T->nprograms; number++) {
+    const knhk_program *program = &T->programs[number];
+    switch (program->kind) {
+      case KNHK_PROGRAM_FORALL:
+        gather_forall(&x, b, number, i);
+        break;
+      case KNHK_PROGRAM_UNIQUE:
+        run_unique(&x, program);
+        *global_of(b, i, program) = d->regs[program->global];
+        break;
+      default: gather_focus(&x, b, number, i);
+    }
+  }
+  return x.escape != 0 ? KNHK_ESCAPE : KNHK_OK;
+}
+
+void NAME(flush)(knhk_batch *b) {
+  for (uint32_t i = 0; i < T->nprograms; i++) judge_shard(b, i);
+}
+
+#undef ROWS
+#undef EACH
+#undef LANE
