@@ -272,7 +272,7 @@ class _Reader:
         at, value = fields["@container"]
         names = [one.value for one in value.value] if isinstance(value.value, list) else [value.value]
         if names not in (["@set"], [None]):
-            self.fault(at, str(names[0]), "must be @set: this version compiles no other container")
+            self.fault(at, ", ".join(map(str, names)), "must be @set: this version compiles no other container")
         return names == ["@set"]
 
     # -- maps --

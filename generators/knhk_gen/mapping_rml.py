@@ -24,7 +24,7 @@ from knhk_gen.turtle import Term, TripleStore, parse, show
 _NODES: Final = {RR + "IRI": "iri", RR + "BlankNode": "bnode", RR + "Literal": "literal"}
 _R2RML: Final = (
     "subjectMap", "subject", "predicateObjectMap", "predicate", "predicateMap", "object", "objectMap", "template", "constant",
-    "class", "termType", "datatype", "language", "parentTriplesMap", "joinCondition", "child", "parent",
+    "class", "termType", "datatype", "language", "datatypeMap", "languageMap", "parentTriplesMap", "joinCondition", "child", "parent",
 )  # fmt: skip
 _RML: Final = (
     "logicalSource", "source", "referenceFormulation", "iterator", "reference", "path", "root",
@@ -35,14 +35,26 @@ _OWN: Final = ("unknownMembers", "entry", "code", "means", "otherwise")
 _KNOWN: Final = frozenset({RR + t for t in _R2RML} | {RML + t for t in _RML} | {KNHK + t for t in _OWN})
 _NOTES: Final = (RDFS, "http://purl.org/dc/terms/", "http://www.w3.org/2004/02/skos/core#", "https://schema.org/")
 """Vocabularies of remarks, which say nothing to the compiler."""
+_ONE_GRAPH = "must not be there: a request is one graph"
+_LISTS = "must not be there: lists and containers are not made"
+_SOURCE = "must be rml:logicalSource: the source is the body, JSON or XML"
+_BEYOND: Final = {
+    "graph": _ONE_GRAPH, "graphMap": _ONE_GRAPH, "logicalTable": _SOURCE, "tableName": _SOURCE, "sqlQuery": _SOURCE, "sqlVersion": _SOURCE,
+    "gather": _LISTS, "gatherAs": _LISTS, "allowEmptyListAndContainer": _LISTS, "strategy": _LISTS,
+    "logicalTarget": "must not be there: the triples go to the decision",
+    "inverseExpression": "must not be there: nothing is mapped back",
+}  # fmt: skip
+"""Terms of R2RML and of RML's modules that no pack can mean, and why."""
+_TWICE: Final = {"joinCondition": "must be given once: a join is by one key; map a member that holds both values"}
 _SINGLE: Final = (
-    "subjectMap", "subject", "template", "constant", "termType", "datatype", "language", "parentTriplesMap", "joinCondition",
-    "logicalSource", "referenceFormulation", "iterator", "reference", "functionExecution", "function", "parameter", "inputValue",
-    "inputValueMap", "child", "parent", "code", "means", "otherwise",
+    "subjectMap", "subject", "template", "constant", "termType", "datatype", "language", "datatypeMap", "languageMap",
+    "parentTriplesMap", "joinCondition", "logicalSource", "referenceFormulation", "iterator", "reference", "functionExecution",
+    "function", "parameter", "inputValue", "inputValueMap", "child", "parent", "code", "means", "otherwise",
 )  # fmt: skip
 _CORE_TERMS: Final = {RML_CORE + t: URIRef(RR + t) for t in (*_R2RML, "IRI", "BlankNode", "Literal", "TriplesMap", "SubjectMap")} | {
     RML_CORE + "JSONPath": URIRef(QL + "JSONPath"),
     RML_CORE + "XPath": URIRef(QL + "XPath"),
+    **{RML + t: URIRef(RR + t) for t in ("languageMap", "datatypeMap")},
 }
 _FORMATS: Final = {QL + "JSONPath": "json", QL + "XPath": "xml"}
 
@@ -51,9 +63,10 @@ def _classic(store: TripleStore) -> TripleStore:
     """The same triples with the terms of RML-Core as those of the classic vocabulary that mean the same."""
 
     def term(t: Term) -> Term:
-        if not isinstance(t, URIRef) or not t.startswith(RML_CORE):
+        if not isinstance(t, URIRef):
             return t
-        return _CORE_TERMS.get(str(t), URIRef(RML + str(t)[len(RML_CORE) :]))
+        same = _CORE_TERMS.get(str(t))
+        return same or (URIRef(RML + str(t)[len(RML_CORE) :]) if t.startswith(RML_CORE) else t)
 
     made = TripleStore(prefixes=store.prefixes, blank_count=store.blank_count)
     for (s, p, o), where in store.triples.items():
@@ -90,9 +103,10 @@ class _Reader:
             if name == TYPE or name.startswith(_NOTES):
                 continue
             if name not in _KNOWN:
-                self.fault(s, name, o, "must be a term of R2RML or RML that this version compiles")
+                beyond = _BEYOND.get(local(name)) if name.startswith((RR, RML)) else None
+                self.fault(s, name, o, beyond or "must be a term of R2RML or RML that this version compiles")
             elif local(name) in _SINGLE and self.store.values(s, name)[0] != o:
-                self.fault(s, name, o, "must be given once")
+                self.fault(s, name, o, _TWICE.get(local(name), "must be given once"))
 
     def _unread(self) -> None:
         """What stands where nothing reads it would be dropped in silence."""
@@ -237,8 +251,7 @@ class _Reader:
         assert value is not None
         if given[0] == RR + "constant":
             return self._constant(value, where)
-        datatype, lang = self.one(node, RR + "datatype"), self.one(node, RR + "language")
-        rest = (str(datatype or ""), str(lang or ""))
+        rest = (self.fixed(node, "datatype"), self.fixed(node, "language"))
         if given[0] == RML + "functionExecution":
             text, functions = self.execution(node, value)
             return TermMap("reference", text, where, name, *rest, functions=functions)
@@ -248,6 +261,18 @@ class _Reader:
         if form == "template" and role == RR + "objectMap" and any(rest) and not name:
             name = "literal"
         return TermMap(form, str(value), where, name, *rest)
+
+    def fixed(self, node: Term, name: str) -> str:
+        """The datatype or language of a term map, given or as the constant of a map of its own; "" without."""
+        given, inner = self.one(node, RR + name), self.one(node, RR + name + "Map")
+        if inner is None:
+            return str(given or "")
+        constant = self.one(inner, RR + "constant")
+        if constant is None or given is not None:
+            self.fault(
+                node, RR + name + "Map", inner, f"must have an rr:constant, and no rr:{name} beside it: the {name} is fixed in a pack"
+            )
+        return str(constant or "")
 
     def _constant(self, value: Term, where: str) -> TermMap:
         if isinstance(value, URIRef):

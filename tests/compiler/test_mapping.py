@@ -105,7 +105,19 @@ RML_FAULTS = [
     ("ql:JSONPath", "ql:CSV", "m.ttl:5: rml:referenceFormulation"),
     ("ql:JSONPath", "ql:XPath", "must be the same for all maps"),
     ("rr:class", "rr:klass", "m.ttl:6: rr:klass"),
-    ("rr:language", "rr:languageMap", "must be a term of R2RML or RML"),
+    ("rr:language", "rr:languageMap", "must have an rr:constant"),
+    (
+        "rr:class ex:Order",
+        "rr:class ex:Order ; rr:graph ex:g",
+        "must not be there: a request is one graph",
+    ),
+    ("rr:class ex:Order", "rr:class ex:Order ; rr:graphMap [ rr:constant ex:g ]", "m.ttl:6: rr:graphMap"),
+    ("rr:predicate ex:kind ;", "rr:predicate ex:kind ; rr:sqlQuery 'x' ;", "m.ttl:11: rr:sqlQuery"),
+    (
+        "[ rr:parentTriplesMap ex:line ]",
+        '[ rr:parentTriplesMap ex:line; rr:joinCondition [ rr:child "id"; rr:parent "a" ], [ rr:child "b"; rr:parent "c" ] ]',
+        "must be given once: a join is by one key",
+    ),
     ("rr:language", "rr:lang", "m.ttl:8: rr:lang"),
     ("rr:class ex:Order", "rr:class ex:Order ; ex:note 1", "m.ttl:6: ex:note"),
     ('rr:objectMap [ rml:reference "title"', 'rr:objectMap [ rr:class ex:X; rml:reference "title"', "nothing reads it here"),
@@ -131,3 +143,17 @@ def test_a_fault_of_rml(old: str, new: str, fault: str) -> None:
     assert old in RML
     found = faults(rml(RML.replace(old, new, 1)))
     assert any(fault in f for f in found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "mapped"),
+    [
+        ("rr:language", 'rr:languageMap [ rr:constant "en" ]'),
+        ("rr:language", 'rml:languageMap [ rr:constant "en" ]'),
+        ("rr:datatype", "rr:datatypeMap [ rr:constant xsd:decimal ]"),
+    ],
+)
+def test_a_language_or_datatype_may_be_the_constant_of_a_map(name: str, mapped: str) -> None:
+    given = {"rr:language": 'rr:language "en"', "rr:datatype": "rr:datatype xsd:decimal"}[name]
+    assert given in RML
+    assert plan(rml(RML.replace(given, mapped, 1))).document["mappings"] == plan(rml(RML)).document["mappings"]

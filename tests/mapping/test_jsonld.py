@@ -125,3 +125,62 @@ def test_a_fault_names_its_line(old: str, new: str, fault: str) -> None:
     assert old in CONTEXT
     found = faults(CONTEXT.replace(old, new, 1), MEDIA)
     assert any(fault in f for f in found), found
+
+
+# Every entry of the JSON-LD 1.1 grammar's context definitions (9.15) and expanded term definitions (9.15.1): compiled, or refused by name.
+CONTEXT_ENTRIES = {
+    "@version": ("1.1", True),
+    "@vocab": ('"https://v.x/"', True),
+    "@language": ('"en"', True),
+    "@protected": ("true", True),
+    "@base": ('"https://b.x/"', False),
+    "@direction": ('"ltr"', False),
+    "@import": ('"https://b.x/c.jsonld"', False),
+    "@propagate": ("false", False),
+    "@type": ('{"@container": "@set"}', False),
+}
+TERM_ENTRIES = {
+    "@id": ('"ex:p"', True),
+    "@type": ('"xsd:date"', True),
+    "@language": ('"de"', True),
+    "@context": ('{"q": "ex:q"}', True),
+    "@prefix": ("false", True),
+    "@protected": ("true", True),
+    "@direction": ('"rtl"', False),
+    "@index": ('"ex:i"', False),
+    "@nest": ('"@nest"', False),
+    "@reverse": ('"ex:r"', False),
+}
+CONTAINERS = {
+    '"@set"': True,
+    '["@set"]': True,
+    "null": True,
+    **{f'"{name}"': False for name in ("@list", "@language", "@index", "@id", "@type", "@graph")},
+    '["@set", "@index"]': False,
+    '["@graph", "@id", "@set"]': False,
+}
+ALIASES = {name: name in ("@id", "@type") for name in (
+    "@id", "@type", "@value", "@list", "@set", "@graph", "@included", "@index", "@json", "@language", "@nest", "@none", "@reverse",
+    "@direction",
+)}  # fmt: skip
+TYPES = {"@id": True, "@vocab": True, "@none": True, "@json": False}
+GRAMMAR = [
+    *((f'"{name}": {value},', "", known, name) for name, (value, known) in CONTEXT_ENTRIES.items()),
+    *(("", f'"t": {{"@id": "ex:t", "{name}": {value}}},', known, name) for name, (value, known) in TERM_ENTRIES.items() if name != "@id"),
+    *(
+        ("", f'"t": {{"@id": "ex:t", "@container": {value}}},', known, value.strip('[]"').split('"')[0])
+        for value, known in CONTAINERS.items()
+    ),
+    *(("", f'"t": "{name}",', known, name) for name, known in ALIASES.items()),
+    *(("", f'"t": {{"@id": "ex:t", "@type": "{name}"}},', known, name) for name, known in TYPES.items()),
+]
+
+
+@pytest.mark.parametrize(("entry", "term", "known", "name"), GRAMMAR)
+def test_each_keyword_of_the_grammar_is_compiled_or_refused_by_name_and_line(entry: str, term: str, known: bool, name: str) -> None:
+    context = f'{{"@context": {{"ex": "https://e.x/", "xsd": "http://www.w3.org/2001/XMLSchema#",\n {entry}{term}\n "z": "ex:z"}}}}'
+    found = faults(context, MEDIA) if not known else []
+    if known:
+        assert not isinstance(extract(context, b'{"z": "a"}', MEDIA), Denied)
+    else:
+        assert any(fault.startswith(f"m.jsonld:2: {name}") for fault in found), found
