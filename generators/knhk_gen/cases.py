@@ -18,6 +18,7 @@ from typing import Any, Final
 from rdflib import Literal, URIRef
 
 from knhk.model.expectations import Case, EditError, Edits, edited
+from knhk_gen import cases_xml
 from knhk_gen.examples import matching
 from knhk_gen.names import ATTR, KNHK, SH, XSD
 from knhk_gen.terms import INTEGERS, scaled
@@ -39,6 +40,7 @@ TYPED: Final[Mapping[str, tuple[str, ...]]] = {
     XSD + "boolean": ('"true"', '"false"', '"1"', '"0"', "true", "false"),
     **dict.fromkeys(INTEGERS, WHOLE),
 }
+BODY_EDITS: Final = frozenset({"set", "remove", "xml-set", "xml-remove", "xml-repeat"})
 IRIS: Final = ('"https://example.com/a"', '"urn:x:y"', '"https://example.com/b"', '"no iri"')
 
 _PATTERNS: Final = re.compile(rf'<{SH}pattern> "((?:[^"\\]|\\[^U])*)" \.$', re.MULTILINE)
@@ -47,11 +49,13 @@ _QUERY_CONSTANTS: Final = re.compile(r"""\"([^"\\\n]*)\"|'([^'\\\n]*)'|(?<![\w.:
 
 @dataclass(frozen=True)
 class Slot:
-    """A member that the mapping reads: JSON Pointer of its first occurrence, values to try (JSON texts), and the pointer of its list."""
+    """A member that the mapping reads: JSON Pointer of its first occurrence, values to try (JSON texts), and the pointer of its list; or
+    its place in a body of XML (knhk_gen.cases_xml)."""
 
     pointer: str
     values: tuple[str, ...]
     list_pointer: str = ""
+    xml: bool = False
 
 
 @dataclass
@@ -220,35 +224,106 @@ def trial(plan: Doc, samples: Sequence[Case], callers: Sequence[str], beside: Se
 
 def _slots(constants: _Constants, mapping: Doc) -> tuple[Slot, ...]:
     found: dict[str, Slot] = {}
-    if mapping["source"] != "json":
-        return ()
+    xml = mapping["source"] == "xml"
     for each in mapping["maps"]:
+        found |= _unlisted(each["iterator"], xml)
         references = [(prop["p"], prop["object"], part) for prop in each["properties"] for part in _references(prop["object"])]
         references += [("", {"datatype": XSD + "string"}, part) for part in _references(each["subject"])]
-        for p, obj, ref in references:
-            pointer, inner = _pointer([*each["iterator"], *ref])
+        references += [("", {"datatype": XSD + "string"}, part) for part in _parent_keys(mapping, each["id"])]
+        for p, obj, part in references:
+            steps = [*each["iterator"], *part["ref"]]
+            pointer, inner = (cases_xml.place(steps), "") if xml else _pointer(steps)
             if pointer and pointer not in found:
-                found[pointer] = Slot(pointer, _values(constants, p, obj), inner)
+                values = [form for text in _values(constants, p, obj) for form in _before(part.get("functions", ()), text)]
+                found[pointer] = Slot(pointer, tuple(dict.fromkeys((*_examples(part), *values))), inner, xml)
     return tuple(found.values())
 
 
-def _references(obj: Doc) -> list[Any]:
-    return ([obj["ref"]] if "ref" in obj else []) + [part["ref"] for part in obj.get("parts", ()) if "ref" in part]
+def _unlisted(iterator: Sequence[Doc], xml: bool) -> dict[str, Slot]:
+    """A member, or an attribute, that no mapping names."""
+    if not xml:
+        pointer = _pointer([*iterator, {"key": "unlisted"}])[0]
+    elif iterator:
+        pointer = cases_xml.place([*iterator, {"attribute": "unlisted"}])
+    else:
+        return {}
+    return {pointer: Slot(pointer, ("1",), xml=xml)}
+
+
+def _references(obj: Doc) -> list[Doc]:
+    """REFs of a subject or an object; of a join that in its own map."""
+    return [part for part in (obj, obj.get("key", {}), *obj.get("parts", ())) if "ref" in part]
+
+
+def _parent_keys(mapping: Doc, name: str) -> list[Doc]:
+    """REFs by which other maps find this one."""
+    return [prop["object"]["parentKey"] for each in mapping["maps"] for prop in each["properties"] if prop["object"].get("join") == name]
+
+
+def _before(functions: Sequence[Doc], text: str) -> tuple[str, ...]:
+    """JSON texts that become this one by functions, where that is easily said; and itself."""
+    name, dated = functions[-1]["f"] if functions else "", re.fullmatch(r'"(\d{4})-(\d\d)-(\d\d)"', text)
+    if name == "decimalComma":
+        return (text.replace(".", ","), text)
+    if name == "date" and dated:
+        return (_by_pattern(functions[-1]["text"], dated.groups()), text)
+    if name == "codes":
+        codes = [code for code, meaning in functions[-1]["codes"].items() if json.dumps(meaning) == text]
+        return (*(json.dumps(code) for code in codes), text)
+    return (text,)
+
+
+def _by_pattern(pattern: str, day: Sequence[str]) -> str:
+    parts = {"YYYY": day[0], "MM": day[1], "M": day[1].lstrip("0"), "DD": day[2], "D": day[2].lstrip("0"), "f": "0", "Z": "Z", "*": ""}
+    return json.dumps(re.sub(r"YYYY|MM?|DD?|hh?|mm|ss|f|Z|\*", lambda token: parts.get(token[0], "10"), pattern))
+
+
+_WRITTEN: Final[Mapping[str, str]] = {
+    "dotNetDate": '"/Date(1772445600000+0100)/"',
+    "dotNetDateTime": '"/Date(1772445600000+0100)/"',
+    "epochMillis": '"1772445600123"',
+    "epochSeconds": '"1772445600"',
+}
+
+
+def _examples(part: Doc) -> tuple[str, ...]:
+    """JSON texts that the functions of a REF take, the first of them all."""
+    for function in part.get("functions", ()):
+        name = function["f"]
+        if name in ("date", "dateTime"):
+            return (_by_pattern(function["text"], ("2026", "03", "02")),)
+        if name in ("codes", "expand"):
+            return tuple(json.dumps(code) for code in list(function["codes"])[:8])
+        if name in _WRITTEN:
+            return (_WRITTEN[name],)
+    return ()
 
 
 def _base(route: str, plan: Doc, mappings: Mapping[str, Doc]) -> Case:
     """A body that has every member of the mapping once, without attributes."""
-    document: Any = None
     mapping = mappings.get(plan["routes"][route] or "")
-    if mapping is not None and mapping["source"] == "json":
-        for each in mapping["maps"]:
-            document = _grown(document, each["iterator"], None)
-            for obj in [*(prop["object"] for prop in each["properties"]), each["subject"]]:
-                for ref in _references(obj):
-                    leaf = "https://example.com/a" if obj.get("node") == "iri" and "ref" in obj else "1"
-                    document = _grown(document, [*each["iterator"], *ref], leaf)
-    body = b"" if document is None else json.dumps(document).encode()
+    body = b"" if mapping is None else cases_xml.grown(_leaves(mapping)) if mapping["source"] == "xml" else _json_base(mapping)
     return Case(f"made for {route}", {"": route}, route, body, False, {}, BASE_TIME_NS, "local", "ADMIT", None)
+
+
+def _leaves(mapping: Doc) -> Iterator[tuple[list[Doc], str]]:
+    """Every place that a mapping reads, with a value for it."""
+    for each in mapping["maps"]:
+        for obj in [*(prop["object"] for prop in each["properties"]), each["subject"]]:
+            plain = "https://example.com/a" if obj.get("node") == "iri" and "ref" in obj else "1"
+            for part in _references(obj):
+                yield [*each["iterator"], *part["ref"]], json.loads(next(iter(_examples(part)), json.dumps(plain)))
+        for part in _parent_keys(mapping, each["id"]):
+            yield [*each["iterator"], *part["ref"]], "1"
+
+
+def _json_base(mapping: Doc) -> bytes:
+    document: Any = None
+    for each in mapping["maps"]:
+        document = _grown(document, each["iterator"], None)
+    for steps, leaf in _leaves(mapping):
+        document = _grown(document, steps, leaf)
+    return b"" if document is None else json.dumps(document).encode()
 
 
 def _grown(document: Any, steps: Sequence[Doc], leaf: Any) -> Any:
@@ -282,6 +357,12 @@ class Edit:
                 return replace(case, body=edited(case.body, Edits(set=((self.name, self.value),))))
             case "remove":
                 return replace(case, body=edited(case.body, Edits(remove=(self.name,))))
+            case "xml-set":
+                return replace(case, body=cases_xml.text_set(case.body, self.name, self.value))
+            case "xml-remove":
+                return replace(case, body=cases_xml.removed(case.body, self.name))
+            case "xml-repeat":
+                return replace(case, body=cases_xml.repeated(case.body, self.name, self.value))
             case "attribute":
                 rest = {k: v for k, v in case.attributes.items() if k != self.name}
                 return replace(case, attributes=rest if self.value is None else {**rest, self.name: self.value})
@@ -295,6 +376,9 @@ def edits(trial_of: Trial, route: str) -> list[Edit]:
     found = [Edit("attribute", name, value) for name, values in trial_of.attributes.items() for value in (*values, None)]
     found += [Edit("region", "", region) for region in trial_of.regions] + [Edit("time", "", at) for at in trial_of.times_ns]
     for slot in trial_of.slots.get(route, ()):
+        if slot.xml:
+            found += _xml_edits(slot)
+            continue
         found += [Edit("set", slot.pointer, value) for value in slot.values]
         found.append(Edit("remove", slot.pointer, None))
         if slot.list_pointer and slot.pointer == slot.list_pointer + "/0":
@@ -302,6 +386,12 @@ def edits(trial_of: Trial, route: str) -> list[Edit]:
         elif slot.list_pointer:
             found.append(Edit("remove", slot.list_pointer + "/0", None))
     return list(dict.fromkeys(found))
+
+
+def _xml_edits(slot: Slot) -> list[Edit]:
+    texts = [json.loads(value) if value.startswith('"') else value for value in slot.values]
+    found = [Edit("xml-set", slot.pointer, text) for text in texts]
+    return [*found, Edit("xml-remove", slot.pointer, None), *(Edit("xml-repeat", slot.pointer, text) for text in texts[:8])]
 
 
 def several(every: Sequence[Sequence[Edit]], rng: random.Random) -> tuple[Edit, ...]:
@@ -314,7 +404,7 @@ def by_place(every: Iterable[Edit]) -> list[list[Edit]]:
     """Changes of each place together, values from the plan's own constants first."""
     found: dict[tuple[str, str], list[Edit]] = {}
     for edit in every:
-        found.setdefault(("body" if edit.kind in ("set", "remove") else edit.kind, edit.name.removesuffix("/-")), []).append(edit)
+        found.setdefault(("body" if edit.kind in BODY_EDITS else edit.kind, edit.name.removesuffix("/-")), []).append(edit)
     return list(found.values())
 
 
@@ -371,6 +461,7 @@ def smaller(case: Case) -> Iterator[Case]:
     try:
         document = json.loads(case.body)
     except ValueError:
+        yield from (replace(case, body=body) for body in cases_xml.smaller(case.body))
         return
     for pointer, value in _places(document, ""):
         for edit in (Edits(remove=(pointer,)), *(Edits(set=((pointer, text),)) for text in _simpler(value))):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import pyoxigraph
 from rdflib import Graph
 
 from knhk.model.arrows import PackSources, Source
 from knhk.model.faults import Refused
+from knhk.reconcilers.oracle import canonical_lines
+from knhk.reconcilers.oracle_mapping import Malformed, MappingOracle, Unsaid
 from knhk_gen.emit import emit
 from knhk_gen.lower import lower
 from knhk_hot.fuzz_seeds import observation
@@ -61,8 +64,27 @@ class Denied:
 
 
 def lines(text: str, body: bytes, media: str = "application/yaml") -> Denied | list[str]:
-    """The triples of a body as N-Triples, without those of the request, or why it is refused."""
-    return lines_of(binding(text, media), body)
+    """The triples of a body as N-Triples, without those of the request, or why it is refused. The reading that proofs compare with says
+    the same."""
+    found = lines_of(binding(text, media), body)
+    try:
+        read = canonical_lines(MappingOracle(source(text, media)).triples(body))
+    except Malformed:
+        assert isinstance(found, Denied), found
+    except Unsaid:
+        pass
+    else:
+        assert not isinstance(found, Denied), found
+        assert canonical(found) == read
+    return found
+
+
+def canonical(found: list[str]) -> set[str]:
+    """The lines of a graph with canonical names of blank nodes."""
+    parsed = pyoxigraph.parse("\n".join(found).encode(), pyoxigraph.RdfFormat.N_TRIPLES)
+    dataset = pyoxigraph.Dataset(pyoxigraph.Quad(q.subject, q.predicate, q.object) for q in parsed)
+    dataset.canonicalize(pyoxigraph.CanonicalizationAlgorithm.UNSTABLE)
+    return {str(quad) for quad in dataset}
 
 
 def lines_of(bound: Binding, body: bytes, route: str = "create") -> Denied | list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pyoxigraph
 import pytest
-from mapped import Denied, lines_of, together
+from mapped import Denied, canonical, lines_of, together
 from morph import Job, run
 from structural import of_json, of_xml
 
@@ -16,14 +15,6 @@ PAYLOADS = sorted(p for p in (HERE / "payloads").glob("*/*") if p.suffix in (".j
 
 
 STEP = 1 if int(os.environ.get("KNHK_CASES", "0")) >= 100_000 else 12
-
-
-def canonical(found: list[str]) -> set[str]:
-    """The lines of a graph with canonical names of blank nodes."""
-    parsed = pyoxigraph.parse("\n".join(found).encode(), pyoxigraph.RdfFormat.N_TRIPLES)
-    dataset = pyoxigraph.Dataset(pyoxigraph.Quad(q.subject, q.predicate, q.object) for q in parsed)
-    dataset.canonicalize(pyoxigraph.CanonicalizationAlgorithm.UNSTABLE)
-    return {str(quad) for quad in dataset}
 
 
 def compare(jobs: list[Job], folder: Path) -> int:

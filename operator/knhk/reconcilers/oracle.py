@@ -15,6 +15,7 @@ from pyoxigraph import CanonicalizationAlgorithm, Dataset, Literal, NamedNode, Q
 
 from knhk.model.arrows import PackSources, Source
 from knhk.reconcilers.oracle_access import Access
+from knhk.reconcilers.oracle_mapping import Malformed, MappingOracle, Triple
 from knhk_gen.lower import ntriples
 from knhk_gen.names import PREFIXES
 from knhk_gen.reference import Reference, read_graph
@@ -73,7 +74,18 @@ class Oracle:
         self._queries = [
             (s, _declared(s.text), Reference(_declared(s.text), s.target)) for s in pack.sources if s.kind in ("ask", "construct")
         ]
+        self._mappings = {s.name: MappingOracle(s) for s in pack.sources if s.kind == "mapping"}
+        self._routes = pack.routes
         self._access = [(_plain(s.name), _access_graph(s)) for s in pack.sources if s.kind == "abac"]
+
+    def extracted(self, route: str, body: bytes) -> set[Triple]:
+        """What the mapping of a route makes of a body. Raises Malformed when it must be refused, Unsaid when that is not known."""
+        name = self._routes[route]
+        if name is not None:
+            return self._mappings[name].triples(body)
+        if body:
+            raise Malformed("the route has no body")
+        return set()
 
     def judge(self, data: bytes) -> Said:
         """What must become of a Δ (N-Triples)."""
@@ -141,6 +153,11 @@ def _same_graph(sources: list[Source], data: bytes) -> None:
     ours = list(parse(data, format=RdfFormat.N_TRIPLES))
     if _canonical(ours) != _canonical(theirs):
         raise Mistaken(f"{', '.join(s.name for s in sources)}: the compiler reads another graph than pyoxigraph")
+
+
+def canonical_lines(triples: Iterable[Triple]) -> set[str]:
+    """A graph as text, blank nodes by canonical names."""
+    return _canonical(Quad(*triple) for triple in triples)
 
 
 def _canonical(quads: Iterable[Quad]) -> set[str]:

@@ -6,10 +6,13 @@ import hashlib
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any
+from itertools import chain
+from typing import Any, cast
+
+from pyoxigraph import NamedNode, RdfFormat, parse
 
 from knhk.model.arrows import GuardPlan, PackSources, SharedObject
 from knhk.model.canonical import sha256_hex
@@ -17,10 +20,13 @@ from knhk.model.expectations import Case
 from knhk.model.faults import Fault
 from knhk.model.resource import Resource
 from knhk.reconcilers.lowering import place, portable
-from knhk.reconcilers.oracle import Key, Mistaken, Oracle, Said, key_of
+from knhk.reconcilers.oracle import Key, Mistaken, Oracle, Said, canonical_lines, key_of
+from knhk.reconcilers.oracle_mapping import Malformed, Triple, Unsaid
 from knhk.reconcilers.testing import observation
 from knhk_gen.cases import Trial, by_place, cases, edits, several, smaller, trial
-from knhk_gen.turtle import ill_formed_is_no_news, parse
+from knhk_gen.names import KNHK
+from knhk_gen.turtle import ill_formed_is_no_news
+from knhk_gen.turtle import parse as parse_turtle
 from knhk_hot.pack import COLD, OK, Binding, Decision, Pack, PackError
 from knhk_runtime.tiers.action import MAX_LINE, MAX_TRIPLES, denies
 from knhk_runtime.tiers.decide import decide
@@ -44,12 +50,15 @@ class Disagreement:
     tables: str
     sources: str
     case: Case
+    detail: str = ""
 
     def fault(self) -> Fault:
         """For people."""
         body = self.case.body.decode(errors="replace")
         attributes = " ".join(f"{k}={v}" for k, v in sorted(self.case.attributes.items()))
-        shown = f"{self.guard}: {self.tables} by the {self.kernel} kernels, {self.sources} by the sources, on {body} {attributes}".rstrip()
+        detail = f" ({self.detail})" if self.detail else ""
+        answers = f"{self.tables} by the {self.kernel} kernels, {self.sources} by the sources{detail}"
+        shown = f"{self.guard}: {answers}, on {body} {attributes}".rstrip()
         return Fault(
             self.where, shown, "must be decided as the sources say: this is a bug of the compiler, please report it with this case"
         )
@@ -108,7 +117,7 @@ def callers(bundle: Resource | None) -> list[str]:
     if bundle is None or template.count("{}") != 1:
         return []
     before, after = template.split("{}")
-    names = (str(s) for s in parse(bundle.spec["source"]["inline"], bundle.path or "bundle").by_subject)
+    names = (str(s) for s in parse_turtle(bundle.spec["source"]["inline"], bundle.path or "bundle").by_subject)
     return sorted(
         n[len(before) : len(n) - len(after)] for n in names if n.startswith(before) and n.endswith(after) and len(n) > len(template) - 2
     )
@@ -141,7 +150,9 @@ def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int
         return proof
     judge = _Judge(pack, under, oracle, keys)
     digest = hashlib.sha256()
-    for case in cases(_tuned(every, under, count), seed, count):
+    tuned = _tuned(every, under, count)
+    untuned = [base for base in every.bases if base not in tuned.bases][:count]
+    for case in chain(untuned, cases(tuned, seed, count - len(untuned))):
         if ended():
             break
         proof.cases += 1
@@ -180,6 +191,8 @@ class _Judge:
 
     def __init__(self, pack: PackSources, under: Loaded, oracle: Oracle, keys: Mapping[Key, list[int]]) -> None:
         self.pack, self.under, self.oracle, self.keys = pack, under, oracle, keys
+        targets = {target["node"]["v"] for target in under.plan["targets"] if target["kind"] == "node"}
+        self._described = targets | set(under.plan["bundle"]["subjects"])
         self.failed: set[Key] = set()
         self.passed: set[Key] = set()
 
@@ -194,16 +207,51 @@ class _Judge:
             return _Outcome("compared", o, first.a, self._differ("kernels", kernel, _shown(made[odd]), _shown(first), case))
         if first.status < 0:
             return _Outcome("not-judged", o, b"")
-        if first.status == OK and 0 in first.failing_guards:
-            return _Outcome("refused", o, first.a)
+        refused = first.status == OK and 0 in first.failing_guards
+        mapped = self._mapped(case, refused)
+        if isinstance(mapped, Disagreement) or refused:
+            return _Outcome("refused", o, first.a, mapped if isinstance(mapped, Disagreement) else None)
         try:
             graph = self.under.bindings[0].graph(o)
             whole = decide(self.under.bindings[0], self.under.cold, o)
         except (PackError, InputRefused, Undecided):
             return _Outcome("not-judged", o, b"")
+        if mapped is not None and (found := self._extracted(case, graph, mapped)) is not None:
+            return _Outcome("compared", o, first.a, found)
         said = self.oracle.judge(graph)
         kind = "escaped" if first.status not in (OK, COLD) else "queries-skipped" if said.unsaid else "compared"
         return _Outcome(kind, o, whole.a, self._compared(case, parse_action(whole.a), said))
+
+    def _mapped(self, case: Case, refused: bool) -> set[Triple] | Disagreement | None:
+        """What the mapping makes of the body, None when its reading says nothing; a difference in what is refused."""
+        try:
+            triples = self.oracle.extracted(case.route, case.body)
+        except Unsaid:
+            return None
+        except Malformed as error:
+            return None if refused else self._unlike(case, "taken", "refused", str(error))
+        if not refused:
+            return triples
+        return None if self._reserved(triples) else self._unlike(case, "refused", "taken", f"{len(triples)} triples")
+
+    def _reserved(self, triples: Iterable[Triple]) -> bool:
+        """Whether a body describes a node that it may not, or perhaps may not."""
+        return any(isinstance(s, NamedNode) and (s.value.startswith(KNHK) or s.value in self._described) for s, _, _ in triples)
+
+    def _extracted(self, case: Case, graph: bytes, mapped: set[Triple]) -> Disagreement | None:
+        """A difference between the graph that the tables extracted and that of the mapping, what is no part of the body apart."""
+        own = {cast(Triple, (q.subject, q.predicate, q.object)) for q in parse(graph, format=RdfFormat.N_TRIPLES)}
+        ours, theirs = (canonical_lines(t for t in triples if not self._reserved((t,))) for triples in (own, mapped))
+        if ours == theirs:
+            return None
+        told = [f"only the tables have {line}" for line in sorted(ours - theirs)[:1]]
+        told += [f"only the sources have {line}" for line in sorted(theirs - ours)[:1]]
+        return self._unlike(case, "extracted otherwise", "extracted as written", "; ".join(told))
+
+    def _unlike(self, case: Case, tables: str, sources: str, detail: str) -> Disagreement:
+        name = self.pack.routes[case.route]
+        where = next((f"{s.path}:{s.first_line}" for s in self.pack.sources if s.name == name), self.pack.name)
+        return Disagreement(f"mapping {name}", where, self.under.bindings[0].kernel, tables, sources, case, detail)
 
     def _compared(self, case: Case, action: Action, said: Said) -> Disagreement | None:
         guards, failing = self.under.plan["guards"], set(action.failing)
