@@ -26,7 +26,7 @@ BENCHES = {
     "leaf": ("leaf", "drain, leaf and hashes beside the decision"),
     "durable": ("durable", "receipts per second from ring to acknowledged append"),
     "shim": ("shim", "Envoy plain and guarded, in pairs"),
-    "shapes": ("shapes", "SHACL constraints that are not R1, by the tier below the tables"),
+    "shapes": ("shapes", "rows of the SHACL classification table: guards by the tables, the rest by the tier below"),
     "compile": ("compiling", "packs to both architectures, edit to first decision"),
     "agent": ("agent", "memory, starts, verifier, replay"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,13 @@ def test_report_is_the_expected_graph(path: Path, capsys: pytest.CaptureFixture[
 
 def test_all_tests_of_the_folder_ran() -> None:
     assert len(TESTS) == 67
+
+
+def test_a_row_above_its_budget_counts_in_the_next_class() -> None:
+    page = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "gen_conformance.py"))
+    counted = page["counted_class"]
+    measured = {("a", "R1"): 1.9, ("b", "R1"): 2.1, ("c", "R1"): 1.1e6, ("d", "W1"): 0.9e6, ("e", "W1"): 1.1e6, ("f", "C1"): 9e9}
+    assert {row: counted(row, klass, measured) for row, klass in measured} == {
+        "a": "R1", "b": "W1", "c": "C1", "d": "W1", "e": "C1", "f": "C1",
+    }  # fmt: skip
+    assert counted("not measured", "R1", measured) == "R1"
