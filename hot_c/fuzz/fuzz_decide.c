@@ -10,7 +10,7 @@
 
 #define NEIGHBOURS 20u /* of every route, most of them with the whole body, so that shards fill up */
 
-static fuzz_room observation, escaped_memory, binding_memory, scratch_memory, text_memory, actions[2], neighbours, batch_actions;
+static fuzz_room observation, escaped_memory, binding_memory, scratch_memory, text_memory, actions[2], neighbours, batch_actions, heat_memory;
 
 static const knhk_binding *bind_nothing(const knhk_pack *pack) {
   static const knhk_binding *binding;
@@ -102,6 +102,13 @@ static size_t escape_one(const uint8_t *o, size_t size, uint8_t *to) {
   return size + 5;
 }
 
+/* What the shim does for a sample of decisions. */
+static void count(const void *scratch) {
+  uint64_t *counts = (uint64_t *)(void *)fuzz_take(&heat_memory, knhk_heat_v1.npredicates * sizeof *counts);
+  memset(counts, 0, knhk_heat_v1.npredicates * sizeof *counts);
+  knhk_heat_v1.count(scratch, counts, knhk_heat_v1.npredicates);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   const knhk_pack *pack = &knhk_pack_v1;
   const size_t room = pack->scratch_size(size);
@@ -112,6 +119,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   memcpy(o, data, size);
   soil(scratch, room, 0xa5);
   const knhk_result first = pack->variants[pack->nvariants - 1].decide(binding, o, size, a, pack->a_max, scratch, room);
+  if (first.status >= KNHK_OK) count(scratch);
   for (uint32_t i = 0; i < pack->nvariants; i++) {
     const knhk_variant *v = &pack->variants[i];
     if (!v->supported()) continue;

@@ -1,7 +1,8 @@
 /* fuzz_host.c: a host in Envoy's place. Invariant: whatever the configuration, headers, bodies, order of hooks and answers of the agent, a
  * request goes on only when its ADMIT leaf with exactly its body is in a ring, or when the agent admitted this very receipt; it is
- * answered once, and closed rings are drained and gone. The input is the choices that this host makes, one after another, and the bytes
- * that it sends. Packs are the two files of the folder `packs` beside the driver (fakepack.c). */
+ * answered once; closed rings are drained and gone; a configuration that names a file that is not what its digest says, or no pack, is
+ * refused. The input is the choices that this host makes, one after another, and the bytes that it sends. Packs and the bundle are in the
+ * folder `packs` beside the driver (fakepack.c), files that must be refused in `broken`. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -129,8 +130,13 @@ static void drain_file(const char *path) {
   if (closed) unlink(path);
 }
 
+static uint64_t ahead_ns; /* of the clocks */
+
 /* The memory of a ring comes with use: to fill 4 MiB for each configuration would take most of a search's time. The linker puts these in
  * the places of the calls (--wrap). */
+uint64_t __real_shim_now_ns(int clock);
+uint64_t __wrap_shim_now_ns(int clock);
+uint64_t __wrap_shim_now_ns(int clock) { return __real_shim_now_ns(clock) + ahead_ns; }
 void *__real_mmap(void *at, size_t n, int prot, int flags, int fd, off_t from);
 void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t from);
 int __wrap_posix_fallocate(int fd, off_t from, off_t n);
@@ -179,7 +185,7 @@ void cb_log(int level, knhk_buf message) {
 }
 bool cb_is_validation_mode(void) { return validating; }
 uint32_t cb_get_concurrency(void) { return 1; }
-uint32_t cb_http_filter_get_worker_index(void *f) { return (void)f, 0; }
+uint32_t cb_http_filter_get_worker_index(void *f) { return (void)f, chance(60) == 1 ? 1 : 0; }
 int cb_http_filter_config_define_counter(void *env, knhk_buf name, knhk_buf *labels, size_t n, size_t *id) {
   (void)env;
   MUST(name.n > 0 && n == 1 && labels->n > 0);
@@ -485,13 +491,16 @@ static int pack_json(char *out, size_t cap, const char *path) {
   return snprintf(out, cap, "{\"path\":\"%s\",\"sha256\":\"%.64s\",\"digest\":\"%.64s\",\"name\":\"erp/x\",\"version\":\"1\"}", path, name, name);
 }
 
-static char *packs[2], *bundle;
+static char *packs[2], *bundle, *broken[8];
+static size_t nbroken;
+static bool names_broken; /* the last configuration */
 
 static size_t config_json(char *out, size_t cap) {
   static const char *const MODES[] = {"Stable", "Shadow", "Canary"};
   char stable[1024], candidate[1024], data[1024];
   pack_json(stable, sizeof stable, chance(6) ? packs[0] : NULL);
-  pack_json(candidate, sizeof candidate, chance(3) ? packs[1] : NULL);
+  names_broken = chance(8) == 1;
+  pack_json(candidate, sizeof candidate, names_broken ? broken[chance(nbroken)] : chance(3) ? packs[1] : NULL);
   if (chance(3) == 1) snprintf(data, sizeof data, "{\"path\":\"%s\",\"sha256\":\"%.64s\"}", bundle, strrchr(bundle, '/') + 1);
   else snprintf(data, sizeof data, "null");
   return (size_t)snprintf(out, cap,
@@ -518,12 +527,15 @@ static size_t spoil(char *json, size_t n, size_t cap) {
 static void swap_config(slot *c) {
   char json[8192];
   size_t n = config_json(json, sizeof json);
-  for (uint64_t spoils = chance(3) == 1 ? 1 + chance(4) : 0; spoils > 0 && n > 0; spoils--) n = spoil(json, n, sizeof json);
+  uint64_t spoils = chance(3) == 1 ? 1 + chance(4) : 0;
+  bool whole = spoils == 0;
+  for (; spoils > 0 && n > 0; spoils--) n = spoil(json, n, sizeof json);
   if (chance(16) == 1) n = chance(n + 1);
   text t = copy(json, n);
   validating = chance(10) == 1;
   const void *made = on_http_filter_config_new(NULL, (knhk_buf){"knhk", 4}, (knhk_buf){t.p, t.n});
   free(t.p);
+  MUST(made == NULL || !whole || !names_broken);
   if (made != NULL && validating) on_http_filter_config_destroy(made);
   if (made == NULL || validating) return;
   if (c->config != NULL) on_http_filter_config_destroy(c->config);
@@ -534,22 +546,38 @@ static void swap_config(slot *c) {
 
 static void leave(void) { rmdir(folder); }
 
-static void find_packs(void) {
+/* Calls `each` with the path of every file of a folder beside the driver, in order of their names. */
+static void beside(const char *name, void (*each)(char *path)) {
   char place[512];
-  ssize_t n = readlink("/proc/self/exe", place, sizeof place - 8);
+  ssize_t n = readlink("/proc/self/exe", place, sizeof place - 32);
   MUST(n > 0);
   place[n] = 0;
-  strcpy(strrchr(place, '/'), "/packs");
+  strcpy(strrchr(place, '/') + 1, name);
   struct dirent **names;
   int found = scandir(place, &names, NULL, alphasort);
-  for (int i = 0, pack = 0; i < found; i++) {
-    const char *name = names[i]->d_name, *suffix = strrchr(name, '.');
-    char **at = suffix == NULL ? NULL : strcmp(suffix, ".bnd") == 0 ? &bundle : strcmp(suffix, ".so") == 0 && pack < 2 ? &packs[pack++] : NULL;
-    if (at != NULL) MUST(asprintf(at, "%s/%s", place, name) > 0);
+  for (int i = 0; i < found; i++) {
+    char *path;
+    if (names[i]->d_name[0] != '.' && asprintf(&path, "%s/%s", place, names[i]->d_name) > 0) each(path);
     free(names[i]);
   }
-  free(names);
-  MUST(packs[1] != NULL && bundle != NULL);
+  if (found >= 0) free(names);
+}
+
+static void keep_pack(char *path) {
+  char **at = strstr(path, ".bnd") != NULL ? &bundle : packs[0] == NULL ? &packs[0] : &packs[1];
+  MUST(*at == NULL);
+  *at = path;
+}
+
+static void keep_broken(char *path) {
+  MUST(nbroken < sizeof broken / sizeof *broken);
+  broken[nbroken++] = path;
+}
+
+static void find_packs(void) {
+  beside("packs", keep_pack);
+  beside("broken", keep_broken);
+  MUST(packs[1] != NULL && bundle != NULL && nbroken > 0);
 }
 
 static void prepare(void) {
@@ -572,6 +600,7 @@ static void act(void) {
   }
   if (deed == 1) drain();
   if (deed == 2) rings(silence_file);
+  if (deed == 3) ahead_ns += (uint64_t)20 << (30 + chance(4));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -579,6 +608,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   input = data;
   left = size;
   nkept = 0;
+  ahead_ns = 0;
   while (left > 0) act();
   for (int i = 0; i < STREAMS; i++) {
     if (streams[i] != NULL) free_stream(streams[i]);

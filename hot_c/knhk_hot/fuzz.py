@@ -60,7 +60,7 @@ DRIVERS = {
     "ntriples": Driver("decide", words="ntriples"),
     "bundle": Driver("bundle"),
     "ring": Driver("ring", ("src/drain",), tables=False),
-    "host": Driver("host", SHIM, tables=False, longest=4096, link=("-Wl,--wrap=mmap,--wrap=posix_fallocate",)),
+    "host": Driver("host", SHIM, tables=False, longest=4096, link=("-Wl,--wrap=mmap,--wrap=posix_fallocate,--wrap=shim_now_ns",)),
 }
 
 
@@ -150,22 +150,40 @@ def part_objects(way: Way, driver: Driver) -> list[Path]:
 
 
 def _host_files(way: Way, place: Path) -> None:
-    """The packs and the bundle that the host's configurations name, each named by its digest in a folder that others may not write."""
-    packs = place / "packs"
-    packs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if len(list(packs.iterdir())) == 3:
+    """What the host's configurations name: packs and a bundle, and files that must be refused: altered, empty, no shared object, no pack, a
+    link, one that others may write."""
+    if (place / "broken").exists():
         return
-    bodies = {".bnd": [b"KNHKBND2"], ".so": [_host_pack(way, place, deny) for deny in ("bad", "bad,foreign")]}
-    for suffix, data in ((suffix, data) for suffix, every in bodies.items() for data in every):
-        path = packs / f"{hashlib.sha256(data).hexdigest()}{suffix}"
-        if not path.exists():
-            path.write_bytes(data)
-            path.chmod(0o500)
+    packs, broken = (place / f"{name}.{os.getpid()}" for name in ("packs", "broken"))
+    for made in (packs, broken):
+        made.mkdir(mode=0o700, parents=True)
+    good = [_host_pack(way, place, deny) for deny in ("bad", "bad,foreign")]
+    for data in good:
+        _named(packs, data, ".so")
+    _named(packs, b"KNHKBND2", ".bnd")
+    _named(broken, good[0][:-1], ".so", of=good[0])
+    for data in (b"", b"no object", _host_pack(way, place, "", "-DFAKE_ABI=9")):
+        _named(broken, data, ".so")
+    _named(broken, good[0] + b"1", ".so").chmod(0o722)
+    linked = _named(broken, good[0] + b"2", ".so")
+    linked.rename(broken / ".linked")
+    linked.symlink_to(".linked")
+    for made in (packs, broken):
+        if not (place / made.stem).exists():
+            made.rename(place / made.stem)
 
 
-def _host_pack(way: Way, place: Path, deny: str) -> bytes:
+def _named(where: Path, data: bytes, suffix: str, of: bytes | None = None) -> Path:
+    """A file named by the digest of its bytes, or of others."""
+    path = where / f"{hashlib.sha256(data if of is None else of).hexdigest()}{suffix}"
+    path.write_bytes(data)
+    path.chmod(0o500)
+    return path
+
+
+def _host_pack(way: Way, place: Path, deny: str, *more: str) -> bytes:
     out = place / f"pack-{os.getpid()}.so"
-    flags = ("-shared", "-fPIC", "-Iinclude", f'-DFAKE_DENY="{deny}"', *(() if way is COVERED else SANITIZERS))
+    flags = ("-shared", "-fPIC", "-Iinclude", f'-DFAKE_DENY="{deny}"', *more, *(() if way is COVERED else SANITIZERS))
     subprocess.run([compiler(way), *BASE, *flags, "fuzz/fakepack.c", "-o", str(out)], cwd=t.SOURCE, check=True)
     data = out.read_bytes()
     out.unlink()

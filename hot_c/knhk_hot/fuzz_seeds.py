@@ -20,6 +20,10 @@ EXAMPLE = {
     "paid": True,
     "lines": LINES,
     "peers": [{"k": "k1"}, {"k": "k2"}],
+    "tags": ["a b", "\u00e9", ""],
+    "link": "https://e.x/a?b",
+    "when": "/Date(1700000000000+0230)/",
+    "at": " 2024-02-29T24:00:00.5Z",
 }
 
 
@@ -71,10 +75,33 @@ def _form_seeds() -> list[bytes]:
     return [observation(json.dumps(body).encode(), b"forms") for body in bodies]
 
 
+THING: dict[str, list[object]] = {
+    "s": ["a", "ab", "", "A", "\u00e9", "a1"], "i": [0, 1, 5, -9, "x", 7], "d": ["0", "10", "9.999999", "-0", "1.0000001"],
+    "t": ["2024-01-01T00:00:00Z", "2024-01-06T12:30:00+01:00", "2024-01-01T00:00:00"], "day": ["1970-01-01", "1970-01-01Z"],
+    "f": ["1.5", "INF", "1e0"], "b": ["true", "false"], "en": ["a", "b"], "en2": ["a"], "de": ["a"], "link": ["https://e.x/a", "https://e.x/i/1"],
+    "any": ["a", 1, True, "b"], "other": ["a", "c"],
+}  # fmt: skip
+
+
+def _thing_seeds() -> list[bytes]:
+    """Things with none, one, some, many and repeated values of each property."""
+    of = [lambda v: [], lambda v: v[:1], lambda v: v[1:3], lambda v: v, lambda v: [v[0], v[0]], lambda v: [f"{i}" for i in range(40)]]
+    things = [{"id": f"{i}", **{name: pick(values) for name, values in THING.items()}} for i, pick in enumerate(of)]
+    things += [{"id": "1", name: pick(values)} for name, values in THING.items() for pick in of]
+    parts = [{"id": "1", "parts": [{"n": n} for n in range(k)]} for k in (0, 1, 9)]
+    return [observation(json.dumps({"things": one}).encode(), b"things") for one in (things[:6], parts, *([thing] for thing in things))]
+
+
 def _decide_seeds() -> list[bytes]:
     bodies = [json.dumps(EXAMPLE).encode(), b"{}", b"[]", b"", b'{"a":1,"a":2}', b'{"id":"' + b"\\u00e9" * 40 + b'"}', b"[" * 200]
     bodies.append(json.dumps({f"m{i}": i for i in range(40)}).encode())
-    return [observation(body) for body in bodies] + [observation(b"", b"bare"), observation(b"{}", b"other"), *_form_seeds()]
+    return [observation(body) for body in bodies] + [
+        observation(b"", b"bare"),
+        observation(b'{"a":[{"k":1,"v":[1,2],"w":["x"]}]}', b"other"),
+        observation(b"{}", b"other"),
+        *_form_seeds(),
+        *_thing_seeds(),
+    ]
 
 
 XML_HEAD = b'<?xml version="1.0" encoding="UTF-8"?><Doc xmlns="urn:a" xmlns:b="urn:b">'
@@ -96,6 +123,13 @@ def _xml_seeds() -> list[bytes]:
         XML_HEAD + b"".join(b"<n%d xmlns:p%d='u%d'/>" % (i, i, i) for i in range(300)) + b"</Doc>",
         XML_HEAD + b"<Item><Name>" + b"x" * 20000 + b"&#xD800;\xed\xa0\x80</Name></Item></Doc>",
         XML_HEAD + b"<Item id='1' id='2'/></Doc>",
+        XML_HEAD[:-1]
+        + b" xmlns:i='http://www.w3.org/2001/XMLSchema-instance' i:schemaLocation='a b'>\n "
+        + XML_ITEM[:-12]
+        + b"<Part x='1'/></Item>\n</Doc>",
+        XML_HEAD + b"<Item i='1'/></Doc>",
+        XML_HEAD + b"<Item>text</Item></Doc>",
+        XML_HEAD + b"<Item><Name><b/></Name></Item></Doc>",
         b"",
     ]
     return [observation(body, route) for body in bodies for route in (b"xml", b"loose")]

@@ -36,6 +36,7 @@ TABLES_SHARE = 6
 PATIENCE_S = fuzz.INPUT_SECONDS + 10  # after its time: libFuzzer looks at the clock between inputs only
 BROKEN = ("crash-", "timeout-", "oom-", "leak-")  # how libFuzzer names an input
 Command = Callable[[int, int, Path], list[str]]
+_running: set[int] = set()  # process groups
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def run(harness: Harness, seconds: int, seed: int, folder: Path) -> Outcome:
     log, begun = place.with_suffix(".log"), time.monotonic()
     place.mkdir(parents=True)
     with log.open("wb") as said:
-        status = _ended(harness.command(seconds, seed, place), place, said, seconds + PATIENCE_S)
+        try:
+            status = _ended(harness.command(seconds, seed, place), place, said, seconds + PATIENCE_S)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # it could not be built or started: the others go on
+            return Outcome(harness, place, None, (f"no start: {error}"[:200].replace("\n", " "),))
     text = log.read_text(errors="replace")
     counted = fuzz.Search.read(text) or fuzz.search_of(text)
     return Outcome(harness, place, replace(counted, seconds=round(time.monotonic() - begun)), _faults(place, status))
@@ -90,11 +94,13 @@ def run(harness: Harness, seconds: int, seed: int, folder: Path) -> Outcome:
 def _ended(line: list[str], place: Path, said: BinaryIO, seconds: float) -> int | None:
     """Exit status of a process group of its own; None when it had to be ended."""
     child = subprocess.Popen(line, cwd=place, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
+    _running.add(child.pid)
     try:
         return child.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
     finally:
+        _running.discard(child.pid)
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
@@ -128,6 +134,13 @@ class Campaign:
             turn = min(left * harness.share / shares, self._deadline - now)
             self._busy_until[worker] = now + turn
             return harness, max(1, int(turn - self._start_s)) if turn > 0 else 0
+
+    def stop(self) -> None:
+        """No harness begins any more, and those that run end now."""
+        with self._lock:
+            self._todo.clear()
+        for group in list(_running):
+            os.killpg(group, signal.SIGKILL)
 
     def _end(self, outcome: Outcome, asked: int) -> None:
         with self._lock:
@@ -198,8 +211,13 @@ def main() -> int:
         say(str(error))
         return 1
     campaign = Campaign(todo, clock + 60 * options.minutes, options.jobs, options.seed, folder)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(campaign.work, range(options.jobs)))
+        try:
+            list(pool.map(campaign.work, range(options.jobs)))
+        except KeyboardInterrupt:
+            campaign.stop()
+            raise
     text = f"{circumstances(begun, time.monotonic() - clock, options.jobs, options.seed)}\n\n{table(campaign.outcomes)}\n"
     (folder / "table.md").write_text(text)
     print(f"\n{text}")

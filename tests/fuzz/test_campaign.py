@@ -21,15 +21,17 @@ def python(text: str) -> list[str]:
 FINE = Harness("fine", 1, lambda seconds, seed, place: python(f'print("{SAID}")'))
 BREAKS = Harness("breaks", 1, lambda seconds, seed, place: python(f'print("{SAID}"); open("crash-1", "w"); exit(77)'))
 HANGS = Harness("hangs", 1, lambda seconds, seed, place: python('open("timeout-1", "w"); exit(70)'))
+ABSENT = Harness("absent", 1, lambda seconds, seed, place: ["/no/such/driver"])
 DIES = Harness("dies", 1, lambda seconds, seed, place: python("import os; os.abort()"))
 
 
 def test_every_harness_has_its_outcome_whatever_the_others_meet(tmp_path: Path) -> None:
-    campaign = Campaign([BREAKS, HANGS, DIES, FINE], time.monotonic() + 60, 2, 1, tmp_path)
+    campaign = Campaign([BREAKS, HANGS, DIES, ABSENT, FINE], time.monotonic() + 60, 2, 1, tmp_path)
     campaign.work(0)
     outcomes = {outcome.harness.name: outcome for outcome in campaign.outcomes}
     assert {name: outcome.faults for name, outcome in outcomes.items()} == {
-        "fine": (), "breaks": ("crash",), "hangs": ("timeout",), "dies": ("exit -6",)
+        "fine": (), "breaks": ("crash",), "hangs": ("timeout",), "dies": ("exit -6",),
+        "absent": ("no start: [Errno 2] No such file or directory: '/no/such/driver'",),
     }  # fmt: skip
     assert (outcomes["breaks"].folder / "crash-1").exists()
     counted = outcomes["fine"].counted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hot_plans import BLANK, EX, KNHK, Json, a_map, guard, iri, item, mapping, path, plan, prop, ref, template
-from test_guards import CASES
+from test_guards import CASES, MAP
 
 from knhk.model.arrows import GuardPlan
 from knhk_gen.emit import emit
@@ -116,9 +116,10 @@ XML_MAPS = (
         prop("s", {"ref": xpath("@x"), "datatype": None, "lang": "", "node": "literal"}),
     ),
 )
-XML = mapping(*XML_MAPS, name="xml") | {"source": "xml"}
+XML = mapping(*XML_MAPS, name="xml", unknown="Deny") | {"source": "xml"}
 LOOSE = mapping(*XML_MAPS, name="loose", unknown="Allow") | {"source": "xml"}
 RDF = mapping(name="rdf", unknown="Deny") | {"source": "rdf"}
+THINGS = MAP | {"id": "things"}
 MADE: Json = {
     "k000": [{"when": {"op": "count", "p": EX + "s", "min": 1, "max": None}, "triples": [
         {"s": {"this": True}, "p": "https://out.x/s", "o": {"of": {"this": True}, "p": EX + "s", "test": {"t": "const", "value": True}}},
@@ -132,13 +133,22 @@ MADE: Json = {
 RULES = plan(
     [guard(f"g{i:03}", case.values[0]) for i, case in enumerate(CASES)]  # type: ignore[arg-type]
     + [guard(name, kind="construct", target=i) for i, name in enumerate(MADE)],
-    [CREATE, FORMS, LOOSE, OTHER, RDF, XML],
+    [CREATE, FORMS, LOOSE, OTHER, RDF, THINGS, XML],
     [
         {"kind": "class", "classes": [EX + "Thing"]},
         {"kind": "class", "classes": [EX + "Part"]},
         {"kind": "node", "node": iri(KNHK + "caller")},
     ],
-    {"create": "create", "forms": "forms", "other": "other", "bare": None, "loose": "loose", "rdf": "rdf", "xml": "xml"},
+    {
+        "create": "create",
+        "forms": "forms",
+        "other": "other",
+        "bare": None,
+        "loose": "loose",
+        "rdf": "rdf",
+        "things": "things",
+        "xml": "xml",
+    },
     predicates=("https://e.x/limit",),
     subjects=("https://e.x/u",),
 )
