@@ -85,7 +85,14 @@ THING: dict[str, list[object]] = {
 
 def _thing_seeds() -> list[bytes]:
     """Things with none, one, some, many and repeated values of each property."""
-    of = [lambda v: [], lambda v: v[:1], lambda v: v[1:3], lambda v: v, lambda v: [v[0], v[0]], lambda v: [f"{i}" for i in range(40)]]
+    of: list[Callable[[list[object]], list[object]]] = [
+        lambda v: [],
+        lambda v: v[:1],
+        lambda v: v[1:3],
+        lambda v: v,
+        lambda v: [v[0], v[0]],
+        lambda v: [f"{i}" for i in range(40)],
+    ]
     things = [{"id": f"{i}", **{name: pick(values) for name, values in THING.items()}} for i, pick in enumerate(of)]
     things += [{"id": "1", name: pick(values)} for name, values in THING.items() for pick in of]
     parts = [{"id": "1", "parts": [{"n": n} for n in range(k)]} for k in (0, 1, 9)]
