@@ -381,7 +381,7 @@ def _cardinality(name: str, n: int, p: str) -> Piece:
 
 def _datatype(iri: str) -> Piece:
     if iri in UNCHECKED:
-        return falls("C1", "sh:datatype", "lexical forms of this datatype are not checked at R1")
+        return falls("W1", "sh:datatype", "lexical forms of this datatype are not checked at R1")
     return fits({"t": "datatype", "iri": iri}, "sh:datatype")
 
 

@@ -27,7 +27,7 @@ CLASSES = [
     ("sh:property [ sh:path ex:p ; sh:datatype xsd:date ]", "R1"),
     ("sh:property [ sh:path ex:p ; sh:datatype xsd:duration ]", "R1"),
     ("sh:property [ sh:path ex:p ; sh:datatype ex:own ]", "R1"),
-    ("sh:property [ sh:path ex:p ; sh:datatype xsd:NMTOKEN ]", "C1"),
+    ("sh:property [ sh:path ex:p ; sh:datatype xsd:NMTOKEN ]", "W1"),
     ("sh:property [ sh:path ex:p ; sh:minInclusive 0.000001 ]", "R1"),
     ("sh:property [ sh:path ex:p ; sh:minInclusive 0.0000001 ]", "W1"),
     ("sh:property [ sh:path ex:p ; sh:maxInclusive 1234567890123456 ]", "W1"),
