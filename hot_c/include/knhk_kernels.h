@@ -48,6 +48,8 @@ KNHK_INLINE uint32_t knhk_compare(const knhk_chunk *c, uint64_t key, uint64_t lo
 KNHK_INLINE uint32_t knhk_validate(const knhk_chunk *c, uint64_t key, uint64_t mask, uint64_t want, uint64_t kinds, uint64_t min, uint64_t max) {
   return knhk_eq8(c->key, key) & knhk_meta8(c->meta, mask, want, kinds, min, max);
 }
-KNHK_INLINE uint32_t knhk_unique(const knhk_chunk *c, uint64_t key) { return knhk_twice8(c->obj, knhk_eq8(c->key, key)); }
+KNHK_INLINE uint32_t knhk_unique(const knhk_chunk *c, uint64_t key) {
+  return knhk_twice_of(knhk_load(c->obj), knhk_load(c->key), knhk_splat(key));
+}
 
 #endif /* KNHK_KERNELS_H */

@@ -52,7 +52,7 @@ KNHK_INLINE uint32_t knhk_twice(knhk_v8 x, uint32_t among) {
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define KNHK_ISA avx2
-#define KNHK_SIMD 1
+#define KNHK_TWICE 2
 typedef struct {
   __m256i lo, hi;
 } knhk_v8;
@@ -89,24 +89,33 @@ KNHK_INLINE knhk_v8 knhk_pick(const uint64_t *base, const uint8_t n[8]) {
   return knhk_pair(_mm256_set_epi64x(KNHK_AT(3), KNHK_AT(2), KNHK_AT(1), KNHK_AT(0)), _mm256_set_epi64x(KNHK_AT(7), KNHK_AT(6), KNHK_AT(5), KNHK_AT(4)));
 #undef KNHK_AT
 }
-KNHK_INLINE knhk_v8 knhk_only(knhk_v8 x, uint32_t among) {
-  const __m256i low = _mm256_set_epi64x(8, 4, 2, 1), high = _mm256_set_epi64x(128, 64, 32, 16), set = _mm256_set1_epi64x((long long)among);
-  const __m256i in_lo = _mm256_cmpeq_epi64(_mm256_and_si256(set, low), low), in_hi = _mm256_cmpeq_epi64(_mm256_and_si256(set, high), high);
+/* Lanes whose value occurs in another lane. Seven comparisons of four lanes meet each of the 28 pairs once; who is met is read from a table. */
+KNHK_INLINE uint32_t knhk_met(knhk_v8 x) {
+  static const uint8_t met[6][16] = {
+    {0, 33, 18, 51, 132, 165, 150, 183, 72, 105, 90, 123, 204, 237, 222, 255},
+    {0, 65, 130, 195, 20, 85, 150, 215, 40, 105, 170, 235, 60, 125, 190, 255},
+    {0, 129, 66, 195, 36, 165, 102, 231, 24, 153, 90, 219, 60, 189, 126, 255},
+    {0, 3, 48, 51, 12, 15, 60, 63, 192, 195, 240, 243, 204, 207, 252, 255},
+    {0, 5, 10, 15, 80, 85, 90, 95, 160, 165, 170, 175, 240, 245, 250, 255},
+    {0, 9, 6, 15, 144, 153, 150, 159, 96, 105, 102, 111, 240, 249, 246, 255},
+  };
+#define KNHK_MET(a, b) ((uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(a, b))))
+  const __m256i a = _mm256_permute2x128_si256(x.lo, x.hi, 0x20), b = _mm256_permute2x128_si256(x.lo, x.hi, 0x31); /* 0 1 4 5, 2 3 6 7 */
+  const uint32_t across = KNHK_MET(x.lo, x.hi) * 0x11u | met[0][KNHK_MET(x.lo, _mm256_shuffle_epi32(x.hi, 0x4e))] |
+                          met[1][KNHK_MET(x.lo, _mm256_permute4x64_epi64(x.hi, 0x4e))] | met[2][KNHK_MET(x.lo, _mm256_permute4x64_epi64(x.hi, 0x1b))];
+  return across | met[3][KNHK_MET(_mm256_unpacklo_epi64(x.lo, x.hi), _mm256_unpackhi_epi64(x.lo, x.hi))] | met[4][KNHK_MET(a, b)] |
+         met[5][KNHK_MET(a, _mm256_shuffle_epi32(b, 0x4e))];
+#undef KNHK_MET
+}
+KNHK_INLINE knhk_v8 knhk_chosen(knhk_v8 x, __m256i in_lo, __m256i in_hi) {
   return knhk_pair(_mm256_blendv_epi8(_mm256_set_epi64x(3, 2, 1, 0), x.lo, in_lo), _mm256_blendv_epi8(_mm256_set_epi64x(7, 6, 5, 4), x.hi, in_hi));
 }
-KNHK_INLINE uint32_t knhk_eq_rotated1(knhk_v8 x) {
-  const __m256i a = _mm256_permute4x64_epi64(x.lo, 0x39), b = _mm256_permute4x64_epi64(x.hi, 0x39);
-  return knhk_eq(x, knhk_pair(_mm256_blend_epi32(a, b, 0xc0), _mm256_blend_epi32(b, a, 0xc0)));
+KNHK_INLINE uint32_t knhk_twice(knhk_v8 x, uint32_t among) {
+  const __m256i low = _mm256_set_epi64x(8, 4, 2, 1), high = _mm256_set_epi64x(128, 64, 32, 16), set = _mm256_set1_epi64x((long long)among);
+  return knhk_met(knhk_chosen(x, _mm256_cmpeq_epi64(_mm256_and_si256(set, low), low), _mm256_cmpeq_epi64(_mm256_and_si256(set, high), high)));
 }
-KNHK_INLINE uint32_t knhk_eq_rotated2(knhk_v8 x) {
-  return knhk_eq(x, knhk_pair(_mm256_permute2x128_si256(x.lo, x.hi, 0x21), _mm256_permute2x128_si256(x.hi, x.lo, 0x21)));
-}
-KNHK_INLINE uint32_t knhk_eq_rotated3(knhk_v8 x) {
-  const __m256i a = _mm256_permute4x64_epi64(x.lo, 0x93), b = _mm256_permute4x64_epi64(x.hi, 0x93);
-  return knhk_eq(x, knhk_pair(_mm256_blend_epi32(b, a, 0x03), _mm256_blend_epi32(a, b, 0x03)));
-}
-KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) {
-  return (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(x.lo, x.hi))) * 0x11u;
+KNHK_INLINE uint32_t knhk_twice_of(knhk_v8 x, knhk_v8 key, knhk_v8 want) {
+  return knhk_met(knhk_chosen(x, _mm256_cmpeq_epi64(key.lo, want.lo), _mm256_cmpeq_epi64(key.hi, want.hi)));
 }
 
 #else /* NEON and plain C: vectors of two lanes by the compiler's own extension, or numbers */
@@ -202,6 +211,7 @@ KNHK_INLINE uint32_t knhk_eq_rotated4(knhk_v8 x) { KNHK_MASK1(x.one[i] == x.one[
 #endif
 
 #if !defined(KNHK_TWICE)
+#define KNHK_TWICE 0
 /* Lanes of `among` whose value occurs in another lane of `among`. Each lane is compared with those 1 to 4 places on; who is met on the way is met
  * by both. The other lanes become 0 … 7, which are no terms and differ from one another; in plain C their bits are taken away, for a choice
  * between two numbers may become a branch. */
@@ -219,6 +229,11 @@ KNHK_INLINE uint32_t knhk_twice(knhk_v8 x, uint32_t among) {
 #undef KNHK_BOTH
 #undef KNHK_BACK
 }
+#endif
+
+/* The same among lanes whose key is as wanted. */
+#if KNHK_TWICE != 2
+KNHK_INLINE uint32_t knhk_twice_of(knhk_v8 x, knhk_v8 key, knhk_v8 want) { return knhk_twice(x, knhk_eq(key, want)); }
 #endif
 
 #endif /* KNHK_LANES_H */

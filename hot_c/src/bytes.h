@@ -24,6 +24,22 @@ KNHK_INLINE uint64_t knhk_bytes4(const uint8_t *p) {
   return w;
 }
 
+/* Zeros, without a call where they are few. */
+KNHK_INLINE void knhk_clear(uint8_t *p, size_t n) {
+  if (n > 64) {
+    memset(p, 0, n);
+    return;
+  }
+  for (; n >= 8; p += 8, n -= 8) {
+    memset(p, 0, 8);
+    __asm__("" : "+r"(p)); /* else it becomes the call again */
+  }
+  for (; n > 0; p++, n--) {
+    *p = 0;
+    __asm__("" : "+r"(p));
+  }
+}
+
 /* The n < 8 bytes at p as a little-endian number. */
 KNHK_INLINE uint64_t knhk_tail(const uint8_t *p, size_t n) {
   if (n >= 4) return knhk_bytes4(p) | (knhk_bytes4(p + n - 4) << (8 * (n - 4)));

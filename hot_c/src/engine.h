@@ -168,6 +168,7 @@ typedef struct {
 /* Up to eight focus nodes of one program, of whatever inputs of the window. */
 typedef struct {
   uint64_t *obj, *val, *meta; /* 8 words for each value of the program, 64-byte aligned; obj 0: none */
+  uint8_t *absent;            /* of each value: lanes that have none */
   uint8_t *regs;              /* nglobals and 8 × nbyte of the program; bit i is that of lane i */
   knhk_known *known;
   uint32_t nknown, n, input[8]; /* of each lane: its input */

@@ -456,12 +456,16 @@ KNHK_INLINE void take_values(context *x, const knhk_program *program, uint32_t n
     const knhk_v8 term = PICK(obj);                                                                              \
     const uint32_t present = knhk_meet(term, term);                                                              \
     (void)k;                                                                                                     \
-    *bits++ = (uint8_t)((present & (HOLDS)) | (b->absent & ~present));                                           \
+    const uint32_t holds = (present & (HOLDS)) | (b->absent & ~present);                                         \
+    bad |= *outs++ & ~holds;                                                                                     \
+    *bits++ = (uint8_t)holds;                                                                                    \
   }
 #define PICK(lane) knhk_pick(lane + b->base, b->number)
 #define K(i) knhk_load(k + 8 * (i))
 
-static void run_blocks(const knhk_delta *d, const knhk_program *program, uint8_t *restrict bits) {
+/* 0 when all outputs of blocks are true. outs: of their bytes; programs without outputs give any bytes and do not ask. */
+static uint32_t run_blocks(const knhk_delta *d, const knhk_program *program, const uint8_t *outs, uint8_t *restrict bits) {
+  uint32_t bad = 0;
   const uint64_t *const obj = d->obj, *const val = d->val, *const meta = d->meta;
   BLOCKS(KNHK_R_ASK_SP, b->single)
   BLOCKS(KNHK_R_ASK_SPO, knhk_eq(term, K(0)))
@@ -469,6 +473,7 @@ static void run_blocks(const knhk_delta *d, const knhk_program *program, uint8_t
   BLOCKS(KNHK_R_COMPARE, knhk_within(PICK(val), K(0), K(1)))
   BLOCKS(KNHK_R_VALIDATE, knhk_eq(knhk_and(PICK(meta), K(0)), K(1)) & knhk_meet(PICK(meta), K(2)) & knhk_within(knhk_lengths(PICK(meta)), K(3), K(4)))
   BLOCKS(KNHK_R_FEW, knhk_eq(term, K(0)) | knhk_eq(term, K(1)) | knhk_eq(term, K(2)) | knhk_eq(term, K(3)))
+  return bad;
 }
 
 static void put_bit(uint8_t *bits, uint32_t at, int holds) {
@@ -483,12 +488,13 @@ static void find_inexact(context *x, const knhk_program *program, uint32_t node)
   }
 }
 
-/* Bits of all rows, over one focus node. */
-static void run_rows(context *x, const knhk_program *program, uint32_t node) {
+/* Bits of all rows, over one focus node. 0 when all outputs are known to be true. */
+static uint32_t run_rows(context *x, const knhk_program *program, uint32_t node) {
   knhk_delta *d = x->d;
   const lanes values = {d->obj, d->val, d->meta};
   take_values(x, program, node, values, 1);
-  run_blocks(d, program, d->bits);
+  const uint8_t *outs = program->kind == KNHK_PROGRAM_GUARDS ? T->outs + program->fail : d->regs;
+  const uint32_t bad = run_blocks(d, program, outs, d->bits);
   for (uint32_t i = program->rows[KNHK_R_UNIQUE]; i < program->rows[KNHK_R_KINDS]; i++) {
     const knhk_row *row = &T->rows[i];
     put_bit(d->bits, row->out, row->kernel == KNHK_R_IN ? in_holds(row, d->obj[row->c]) : row_holds(x, row, node));
@@ -501,6 +507,7 @@ static void run_rows(context *x, const knhk_program *program, uint32_t node) {
     }
   }
   if (d->inexact) find_inexact(x, program, node);
+  return bad | x->nmany | (program->rows[KNHK_R_KINDS] - program->rows[KNHK_R_UNIQUE]) | program->nfold;
 }
 
 static uint64_t spread(uint8_t bits) { /* bit i to byte i */
@@ -571,7 +578,7 @@ static void run_guards(context *x, const knhk_program *program, knhk_recorder *r
   knhk_delta *d = x->d;
   const knhk_target *t = &T->targets[program->target];
   for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
-    run_rows(x, program, node);
+    if (run_rows(x, program, node) == 0) continue;
     if (program->nfold > 0) run_folds(d, program);
     fail_outputs(d, program);
     if (recorder != NULL) record(d, program, node, recorder);
@@ -626,6 +633,7 @@ static void make_values(context *x, uint32_t maker, const knhk_make *m, uint32_t
 
 static void run_construct(context *x, const knhk_program *program) {
   knhk_delta *d = x->d;
+  if (d->nmade == 0) memset(d->makers, 0, T->nfail);
   const knhk_target *t = &T->targets[program->target];
   for (uint32_t node = next_focus(d, t, 0); node < d->nnode; node = next_focus(d, t, node + 1)) {
     run_rows(x, program, node);
@@ -645,8 +653,7 @@ int32_t NAME(eval)(knhk_delta *d, knhk_recorder *recorder) {
   memset(&x, 0, sizeof x);
   x.d = d;
   d->nmade = 0;
-  memset(d->fail, 0, T->nfail);
-  memset(d->makers, 0, T->nfail);
+  knhk_clear(d->fail, T->nfail);
   for (uint32_t i = 0; i < T->nprograms; i++) {
     const knhk_program *p = &T->programs[i];
     switch (p->kind) {

@@ -81,7 +81,7 @@ static uint32_t put_guards(const uint8_t *fail, uint8_t *bits) {
 static int begin_action(uint8_t *a, size_t a_cap, uint8_t verdict, size_t more, uint32_t *len) {
   *len = 8 + (T->nguards + 7) / 8 + 2;
   if (a_cap < *len + more) return 0;
-  memset(a, 0, *len);
+  knhk_clear(a, *len);
   memcpy(a, "KNA1", 4);
   a[4] = verdict;
   put16(a + 6, T->nguards);
@@ -171,6 +171,7 @@ size_t knhk_lay_batch(uint8_t *base, knhk_batch *b) {
     s->val = take(&used, base, (size_t)64 * p->nvalue);
     s->meta = take(&used, base, (size_t)64 * p->nvalue);
     s->regs = take(&used, base, T->nglobals + (size_t)8 * p->nbyte);
+    s->absent = take(&used, base, p->nvalue);
     s->known = take(&used, base, 8 * sizeof(knhk_known) * value_rows(p));
     s->n = s->nknown = 0;
   }

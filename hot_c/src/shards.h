@@ -17,10 +17,9 @@ static void put_lane(const knhk_shard *s, uint32_t bit, uint32_t lane, uint32_t 
     const uint64_t *k = T->lanes + b->at;                                                               \
     (void)k;                                                                                            \
     for (uint32_t row = 0; row < 8; row++) {                                                            \
-      const uint32_t at = 8 * (b->base + b->number[row]);                                               \
-      const knhk_v8 term = knhk_load(s->obj + at);                                                      \
-      const uint32_t present = knhk_meet(term, term);                                                   \
-      *regs++ = (uint8_t)((present & (HOLDS)) | (all_if(b->absent, row) & ~present));                   \
+      const uint32_t value = b->base + b->number[row], at = 8 * value, absent = s->absent[value];       \
+      (void)at;                                                                                         \
+      *regs++ = (uint8_t)(((HOLDS) & ~absent) | (all_if(b->absent, row) & absent));                     \
     }                                                                                                   \
   }
 #define EACH(i) knhk_splat(k[8 * (i) + row])
@@ -29,16 +28,17 @@ static void put_lane(const knhk_shard *s, uint32_t bit, uint32_t lane, uint32_t 
 static uint32_t all_if(uint32_t bits, uint32_t i) { return 0u - ((bits >> i) & 1); }
 
 static void judge_blocks(const knhk_shard *s, const knhk_program *program, uint8_t *restrict regs) {
+  for (uint32_t i = 0; i < program->nvalue; i++) s->absent[i] = (uint8_t)~knhk_meet(knhk_load(s->obj + 8 * i), knhk_load(s->obj + 8 * i));
   ROWS(KNHK_R_ASK_SP, all_if(b->single, row))
-  ROWS(KNHK_R_ASK_SPO, knhk_eq(term, EACH(0)))
+  ROWS(KNHK_R_ASK_SPO, knhk_eq(LANE(obj), EACH(0)))
   ROWS(KNHK_R_COUNT, all_if(b->single, row))
   ROWS(KNHK_R_COMPARE, knhk_within(LANE(val), EACH(0), EACH(1)))
   ROWS(KNHK_R_VALIDATE, knhk_eq(knhk_and(LANE(meta), EACH(0)), EACH(1)) & knhk_meet(LANE(meta), EACH(2)) & knhk_within(knhk_lengths(LANE(meta)), EACH(3), EACH(4)))
-  ROWS(KNHK_R_FEW, knhk_eq(term, EACH(0)) | knhk_eq(term, EACH(1)) | knhk_eq(term, EACH(2)) | knhk_eq(term, EACH(3)))
+  ROWS(KNHK_R_FEW, knhk_eq(LANE(obj), EACH(0)) | knhk_eq(LANE(obj), EACH(1)) | knhk_eq(LANE(obj), EACH(2)) | knhk_eq(LANE(obj), EACH(3)))
 }
 
 static void judge_folds(const knhk_batch *b, const knhk_shard *s, const knhk_program *program) {
-  memset(s->regs, 0, T->nglobals);
+  knhk_clear(s->regs, T->nglobals);
   for (uint32_t lane = 0; lane < s->n; lane++) {
     const uint8_t *globals = b->globals + (size_t)s->input[lane] * T->nglobals;
     for (uint32_t i = 0; i < T->nglobals; i++) s->regs[i] |= (uint8_t)(globals[i] << lane);
@@ -148,7 +148,7 @@ int32_t NAME(gather)(knhk_batch *b, knhk_delta *d, uint32_t i) {
   memset(&x, 0, sizeof x);
   x.d = d;
   d->fail = b->fail + (size_t)i * T->nfail;
-  memset(d->fail, 0, T->nfail);
+  knhk_clear(d->fail, T->nfail);
   for (uint32_t number = 0; number < T->nprograms; number++) {
     const knhk_program *program = &T->programs[number];
     switch (program->kind) {
