@@ -53,6 +53,10 @@ class Cluster:
     keeper: Identity
     started_s: float
 
+    def pid(self, server: str) -> int:
+        """Process id of one of the servers, as it runs now. Raises KeyError while it is down."""
+        return int(json.loads((self.folder / "ready.json").read_text())["servers"][server])
+
     def user(self, name: str, groups: tuple[str, ...] = ()) -> Path:
         """The kubeconfig of somebody whom the cluster's authority vouches for; made at the first call."""
         file = f"user-{name.replace(':', '-')}"
@@ -77,10 +81,13 @@ def keep(folder: Path, *, until_unused: bool) -> None:
         server = _start(folder, supervisor)
         me = identity(os.getpid())
         assert me is not None
-        ready = {"server": server, "keeper": asdict(me), "started_s": round(time.monotonic() - start_s, 1), "servers": supervisor.pids()}
-        _replace(folder / "ready.json", json.dumps(ready, indent=1))
+        ready = {"server": server, "keeper": asdict(me), "started_s": round(time.monotonic() - start_s, 1)}
+        told: Mapping[str, int] = {}
         while not halted and not (until_unused and _unused(folder)):
             supervisor.tick()
+            if (pids := supervisor.pids()) != told:
+                _replace(folder / "ready.json", json.dumps({**ready, "servers": pids}, indent=1))
+                told = pids
             time.sleep(LOOK_EVERY_S)
     finally:
         (folder / "ready.json").unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -79,8 +78,7 @@ class TestKube(StoreContract):
         watches.stop()
 
     def test_a_watch_outlives_the_death_of_the_api_server(self, store: KubeStore, cluster: Cluster) -> None:
-        servers = json.loads((cluster.folder / "ready.json").read_text())["servers"]
-        os.kill(servers["kube-apiserver"], signal.SIGKILL)
+        os.kill(cluster.pid("kube-apiserver"), signal.SIGKILL)
         made = written_at_last(store)
         assert made in store.list("PolicyPack").resources
         position = now(store)

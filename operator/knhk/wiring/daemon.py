@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,7 @@ from knhk.wiring.home import Home, is_own
 
 LOOK_EVERY_S = 0.05
 ENDS_WITHIN_S = 10.0
+Serve = Callable[[Home, threading.Event, Path], None]
 PROBED_FOR_S = 2.0  # others who look whether the home is in use hold its lock for a moment
 
 
@@ -138,19 +139,20 @@ def _holder(home: Home) -> Identity | None:
     return named if identity(named.pid) == named else None
 
 
-def run_in_front(home: Home) -> None:
-    """Runs until SIGINT, SIGTERM or SIGHUP. Raises Stalled when the home is in use."""
+def run_in_front(home: Home, serve: Serve | None = None) -> None:
+    """Runs until SIGINT, SIGTERM or SIGHUP. `serve` runs the control plane, by default the embedded one. Raises Stalled when the home is
+    in use."""
     home.prepare()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     halt = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: halt.set())
-    from knhk.wiring.embedded import serve
+    from knhk.wiring import embedded
 
     with _held(home):
         end_leftovers(home)
         try:
-            serve(home, halt, ready_file(home))
+            (serve or embedded.serve)(home, halt, ready_file(home))
         finally:
             ready_file(home).unlink(missing_ok=True)
 

@@ -87,13 +87,14 @@ def folders_of(home: Home, point: str) -> PointFolders:
     )
 
 
-def serve(home: Home, stop: Event, ready_file: Path) -> None:
-    """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it."""
+def serve(home: Home, stop: Event, ready_file: Path, store: Store | None = None) -> None:
+    """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
+    live in `store`, by default that of the home; it is closed at the end."""
     home.prepare_to_run()
     signer = signer_of(home)
     clock = SystemClock()
     supervisor = Supervisor()
-    store = SqliteStore(home.store, clock, SystemRandom())
+    store = store or SqliteStore(home.store, clock, SystemRandom())
     prover = packs.prover()
     executor = ThreadPoolExecutor(2, thread_name_prefix="build")
     try:

@@ -1,0 +1,33 @@
+"""Entry point; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from knhk.handlers.seeing import watched
+from knhk.model.faults import KnhkError
+from knhk.wiring.cluster import serve
+from knhk.wiring.daemon import run_in_front
+from knhk.wiring.home import find_home
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs until SIGTERM, SIGINT or SIGHUP; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m knhk.handlers", description="Reflex Enterprise's operator on a Kubernetes cluster")
+    parser.add_argument("--home", help="folder of keys, log, registry and points; default: KNHK_HOME or .knhk")
+    parser.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
+    args = parser.parse_args(argv)
+    try:
+        run_in_front(find_home(args.home), partial(serve, kubeconfig=args.kubeconfig, watch=watched))
+    except (KnhkError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
