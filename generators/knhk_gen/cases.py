@@ -40,7 +40,7 @@ TYPED: Final[Mapping[str, tuple[str, ...]]] = {
     XSD + "boolean": ('"true"', '"false"', '"1"', '"0"', "true", "false"),
     **dict.fromkeys(INTEGERS, WHOLE),
 }
-BODY_EDITS: Final = frozenset({"set", "remove", "xml-set", "xml-remove", "xml-repeat"})
+BODY_EDITS: Final = frozenset({"set", "remove", "copy", "xml-set", "xml-remove", "xml-repeat", "xml-copy"})
 IRIS: Final = ('"https://example.com/a"', '"urn:x:y"', '"https://example.com/b"', '"no iri"')
 
 _PATTERNS: Final = re.compile(rf'<{SH}pattern> "((?:[^"\\]|\\[^U])*)" \.$', re.MULTILINE)
@@ -232,7 +232,7 @@ def _slots(constants: _Constants, mapping: Doc) -> tuple[Slot, ...]:
         references += [("", {"datatype": XSD + "string"}, part) for part in _parent_keys(mapping, each["id"])]
         for p, obj, part in references:
             steps = [*each["iterator"], *part["ref"]]
-            pointer, inner = (cases_xml.place(steps), "") if xml else _pointer(steps)
+            pointer, inner = (cases_xml.place(steps), cases_xml.place(steps[:-1])) if xml else _pointer(steps)
             if pointer and pointer not in found:
                 values = [form for text in _values(constants, p, obj) for form in _before(part.get("functions", ()), text)]
                 found[pointer] = Slot(pointer, tuple(dict.fromkeys((*_examples(part), *values))), inner, xml)
@@ -357,6 +357,10 @@ class Edit:
                 return replace(case, body=edited(case.body, Edits(set=((self.name, self.value),))))
             case "remove":
                 return replace(case, body=edited(case.body, Edits(remove=(self.name,))))
+            case "copy":
+                return replace(case, body=edited(case.body, Edits(copy=(self.name,))))
+            case "xml-copy":
+                return replace(case, body=cases_xml.copied(case.body, self.name))
             case "xml-set":
                 return replace(case, body=cases_xml.text_set(case.body, self.name, self.value))
             case "xml-remove":
@@ -384,13 +388,15 @@ def edits(trial_of: Trial, route: str) -> list[Edit]:
         if slot.list_pointer and slot.pointer == slot.list_pointer + "/0":
             found += [Edit("set", slot.list_pointer + "/-", value) for value in slot.values[:8]]
         elif slot.list_pointer:
-            found.append(Edit("remove", slot.list_pointer + "/0", None))
+            found += [Edit("remove", slot.list_pointer + "/0", None), Edit("copy", slot.list_pointer, None)]
     return list(dict.fromkeys(found))
 
 
 def _xml_edits(slot: Slot) -> list[Edit]:
     texts = [json.loads(value) if value.startswith('"') else value for value in slot.values]
     found = [Edit("xml-set", slot.pointer, text) for text in texts]
+    if slot.list_pointer:
+        found.append(Edit("xml-copy", slot.list_pointer, None))
     return [*found, Edit("xml-remove", slot.pointer, None), *(Edit("xml-repeat", slot.pointer, text) for text in texts[:8])]
 
 

@@ -56,14 +56,28 @@ def repeated(body: bytes, at: str, text: str) -> bytes:
     """The body with one more element of that place behind the first, with this text. Raises EditError."""
 
     def change(parent: Element, name: str) -> None:
-        if name.startswith("@"):
-            raise EditError("an attribute cannot be repeated")
-        first = _child(parent, name)
-        another = copy.deepcopy(first)
-        another.text = text
-        parent.insert(list(parent).index(first) + 1, another)
+        _again(parent, name).text = text
 
     return _edited(body, at, change, text)
+
+
+def copied(body: bytes, at: str) -> bytes:
+    """The body with the first element of that place twice. Raises EditError."""
+
+    def change(parent: Element, name: str) -> None:
+        _again(parent, name)
+
+    return _edited(body, at, change)
+
+
+def _again(parent: Element, name: str) -> Element:
+    """A copy of a child behind it."""
+    if name.startswith("@"):
+        raise EditError("an attribute cannot be repeated")
+    first = _child(parent, name)
+    another = copy.deepcopy(first)
+    parent.insert(list(parent).index(first) + 1, another)
+    return another
 
 
 def _edited(body: bytes, at: str, change: Callable[[Element, str], None], text: str = "") -> bytes:

@@ -142,7 +142,7 @@ PLANTED = [
     (JSON, _a_datatype_is_lost, (OTHERWISE,), '"day"'),
     (JSON, _unknown_members_pass, (TAKEN,), '"unlisted"'),
     (JSON, _a_join_takes_the_first_key, (OTHERWISE,), '"main"'),
-    (XML, _every_element_is_counted, (OTHERWISE,), "Name>"),
+    (XML, _every_element_is_counted, (OTHERWISE,), "Name"),
     (XML, _any_namespace_is_none, (REFUSED,), "Any"),
     (XML, _attributes_are_lost, (REFUSED, TAKEN), "Curr"),
     (XML, _unknown_members_pass, (TAKEN,), "unlisted"),

@@ -27,6 +27,7 @@ PROOF = obj(
     kernels=array(string()),
     judged=mapping(integer()),
     guards=obj(both=integer(), all=integer()),
+    slow=obj(both=integer(), all=integer()),
 )
 CASES = 1000
 
@@ -46,7 +47,7 @@ PROVING = (
 )
 BUILDING = (
     Argument("--prove", help=f"prove on {CASES} cases, not on the fewer of every build", flag=True),
-    Argument("--cases", help=f"how many cases (default KNHK_PROOF_CASES, else 200; with --prove {CASES})", kind=_count, metavar="N"),
+    Argument("--cases", help=f"how many cases (default KNHK_PROOF_CASES, else 150; with --prove {CASES})", kind=_count, metavar="N"),
     SEED,
 )
 WITNESS = obj(shows=string(), route=string(), attributes=mapping(string()), region=string(), time_ns=integer(), body=string())
@@ -185,6 +186,7 @@ def _proof_table(label: str, proof: Mapping[str, Any]) -> Table:
         ("seed, digest", f"{proof['seed']}, {proof['digest']}"),
         ("kernels", ", ".join(proof["kernels"])),
         ("guards of class R1 seen to fail and to pass", f"{proof['guards']['both']} of {proof['guards']['all']}"),
+        ("guards of W1 and C1, where a second engine spoke", f"{proof['slow']['both']} of {proof['slow']['all']}"),
     )
     return Table(f"proof of {label}: tables and sources agree", ("", ""), rows)
 

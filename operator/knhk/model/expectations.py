@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -11,11 +12,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Edits:
-    """Changes of a payload: `set` (JSON Pointer, JSON text) and `remove` for JSON, `replace` (old, new) for any text."""
+    """Changes of a payload: `set` (JSON Pointer, JSON text), `remove` and `copy` (of a list: its first item once more) for JSON, `replace`
+    (old, new) for any text."""
 
     set: tuple[tuple[str, str], ...] = ()
     remove: tuple[str, ...] = ()
     replace: tuple[tuple[str, str], ...] = ()
+    copy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ def edited(body: bytes, edits: Edits) -> bytes:
         if body.count(old.encode()) != 1:
             raise EditError(f"{old!r} occurs {body.count(old.encode())} times in the payload, must occur once")
         body = body.replace(old.encode(), new.encode())
-    if not edits.set and not edits.remove:
+    if not edits.set and not edits.remove and not edits.copy:
         return body
     document = _read(body)
+    for pointer in edits.copy:
+        _copy(document, pointer)
     for pointer in edits.remove:
         _remove(document, pointer)
     for pointer, text in edits.set:
@@ -128,6 +133,15 @@ def _remove(document: Any, pointer: str) -> None:
     parent, last = _parent(document, pointer)
     _child(parent, last, pointer)
     del parent[_index(parent, last, pointer) if isinstance(parent, list) else last]
+
+
+def _copy(document: Any, pointer: str) -> None:
+    items = document
+    for step in _steps(pointer):
+        items = _child(items, step, pointer)
+    if not isinstance(items, list) or not items:
+        raise EditError(f"{pointer!r} leads nowhere: it is no list with an item")
+    items.append(copy.deepcopy(items[0]))
 
 
 def _set(document: Any, pointer: str, value: Any) -> Any:

@@ -16,6 +16,7 @@ from pyoxigraph import CanonicalizationAlgorithm, Dataset, Literal, NamedNode, Q
 from knhk.model.arrows import PackSources, Source
 from knhk.reconcilers.oracle_access import Access
 from knhk.reconcilers.oracle_mapping import Malformed, MappingOracle, Triple
+from knhk.reconcilers.oracle_shacl import Shacl
 from knhk_gen.lower import ntriples
 from knhk_gen.names import PREFIXES
 from knhk_gen.reference import Reference, read_graph
@@ -48,11 +49,13 @@ def key_of(guard: Mapping[str, Any]) -> Key:
 @dataclass(frozen=True)
 class Said:
     """What must fail, and what must be made when nothing denies (None: not said). `unsaid`: queries on which the two SPARQL
-    engines differ or may both extend the standard, so that their answers do not count (knhk_gen.reference)."""
+    engines differ or may both extend the standard, so that their answers do not count (knhk_gen.reference). `second`: guards
+    on which a second engine spoke: rdflib, or SHACL's SPARQL definitions for those of slower tiers (oracle_shacl)."""
 
     failing: frozenset[Key]
     triples: tuple[bytes, ...] | None
     unsaid: frozenset[Key]
+    second: frozenset[Key]
 
 
 class Mistaken(AssertionError):
@@ -60,9 +63,10 @@ class Mistaken(AssertionError):
 
 
 class Oracle:
-    """The sources of one pack, read. Raises Mistaken, and ShapeError for what this oracle cannot evaluate."""
+    """The sources of one pack, read. `slow`: guards that the tables do not decide, of which SHACL's SPARQL definitions have the word.
+    Raises Mistaken, and ShapeError for what this oracle cannot evaluate."""
 
-    def __init__(self, pack: PackSources) -> None:
+    def __init__(self, pack: PackSources, slow: Iterable[Key] = ()) -> None:
         store = TripleStore()
         for source in pack.sources:
             if source.kind == "shapes":
@@ -71,6 +75,7 @@ class Oracle:
         _same_graph([s for s in pack.sources if s.kind == "shapes"], shapes)
         self._ontology = Graph.parse(shapes)
         self._shapes = load_shapes(self._ontology)
+        self._second = Shacl(shapes, {(shape, part) for kind, shape, part in slow if kind == "shacl"})
         self._queries = [
             (s, _declared(s.text), Reference(_declared(s.text), s.target)) for s in pack.sources if s.kind in ("ask", "construct")
         ]
@@ -87,29 +92,32 @@ class Oracle:
             raise Malformed("the route has no body")
         return set()
 
-    def judge(self, data: bytes) -> Said:
-        """What must become of a Δ (N-Triples)."""
+    def judge(self, data: bytes, slow: bool) -> Said:
+        """What must become of a Δ (N-Triples). `slow`: guards of the slower tiers count, and so the second engine is asked of them."""
         graph = Graph.parse(data)
         failing = {self._key(result) for result in Validator(self._shapes, graph, self._ontology).validate()}
+        told = {("shacl", *key): fails for key, fails in (self._second.judge(data) if slow else {}).items()}
+        failing = (failing - told.keys()) | {key for key, fails in told.items() if fails}
         made: set[bytes] = set()
         unsaid: set[Key] = set()
-        second = read_graph(data if self._queries else b"")
+        by_rdflib = read_graph(data if self._queries else b"")
         for source, text, reference in self._queries:
             key = (source.kind, _plain(source.name), "")
             if source.kind == "construct":
                 lines = {line(*triple) for focus in _focus(source, graph) for triple in construct(graph, text, focus)}
                 made |= lines
-                agreed = lines == reference.lines(second)
+                agreed = lines == reference.lines(by_rdflib)
             else:
                 fails = any(not ask(graph, text, {THIS: focus}) for focus in _focus(source, graph))
                 failing |= {key} if fails else set()
-                agreed = fails == reference.fails(second)
-            unsaid |= set() if agreed and reference.certain(second) else {key}
+                agreed = fails == reference.fails(by_rdflib)
+            unsaid |= set() if agreed and reference.certain(by_rdflib) else {key}
         classes = Hierarchy(self._ontology)
         for name, rules in self._access:
             failing |= set(Access(name, rules, graph, classes).failing())
+        certain = {(source.kind, _plain(source.name), "") for source, _, _ in self._queries} - unsaid
         silent = any(kind == "construct" for kind, _, _ in unsaid)
-        return Said(frozenset(failing), None if silent else tuple(sorted(made)), frozenset(unsaid))
+        return Said(frozenset(failing), None if silent else tuple(sorted(made)), frozenset(unsaid), frozenset(told.keys() | certain))
 
     def _key(self, result: Result) -> Key:
         for outer in result.outer:

@@ -36,7 +36,7 @@ from knhk_verify.record import Action, parse_action
 
 CASES, SEED = 1000, 1
 MAX_SHRINKS = 600
-TUNES_A_CASE, MAX_TUNES = 3, 1500
+TUNES_A_CASE, MAX_TUNES = 1, 1500
 MAX_VALUES_TUNED = 12
 
 
@@ -68,7 +68,8 @@ class Disagreement:
 class Proof:
     """What one run did. `asked`: the cases that were wanted, which with seed, sources and `bundle` (SHA-256 of the data, hexadecimal)
     makes them; `cases` fewer when time ended or no more differ. `digest` covers every O and A in order; `judged` counts cases by what
-    came of them; `guards` those that both failed and passed, of `all_guards` in class R1."""
+    came of them; `guards` those that both failed and passed, of `all_guards` in class R1; `slow` the same of `all_slow` below R1, where
+    another engine than the tier's had the word."""
 
     seed: int
     asked: int
@@ -79,6 +80,8 @@ class Proof:
     judged: Counter[str] = field(default_factory=Counter)
     guards: int = 0
     all_guards: int = 0
+    slow: int = 0
+    all_slow: int = 0
     disagreement: Disagreement | None = None
 
     def document(self) -> dict[str, Any]:
@@ -88,6 +91,7 @@ class Proof:
             "cases": self.cases, "asked": self.asked, "seed": self.seed, "digest": self.digest, "bundle": self.bundle,
             "kernels": list(self.kernels), "judged": judged,
             "guards": {"both": self.guards, "all": self.all_guards},
+            "slow": {"both": self.slow, "all": self.all_slow},
         }  # fmt: skip
 
 
@@ -143,7 +147,9 @@ def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int
     keys = _keys(under.plan)
     proof.all_guards = sum(guards[0] != 0 and _all_r1(under.plan, guards) for guards in keys.values())
     try:
-        oracle = Oracle(portable(pack))
+        slow = [key for key, guards in keys.items() if guards[0] != 0 and not _all_r1(under.plan, guards)]
+        proof.all_slow = len(slow)
+        oracle = Oracle(portable(pack), slow)
     except Mistaken as error:
         nothing = Case("", {"": ""}, "", b"", False, {}, 0, "", "", None)
         proof.disagreement = Disagreement("reading", pack.name, "all", str(error), "another graph", nothing)
@@ -164,6 +170,7 @@ def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int
             break
     proof.digest = digest.hexdigest()
     proof.guards = sum(_all_r1(under.plan, keys[key]) for key in judge.failed & judge.passed)
+    proof.slow = len(judge.slow_failed & judge.slow_passed)
     return proof
 
 
@@ -195,6 +202,8 @@ class _Judge:
         self._described = targets | set(under.plan["bundle"]["subjects"])
         self.failed: set[Key] = set()
         self.passed: set[Key] = set()
+        self.slow_failed: set[Key] = set()
+        self.slow_passed: set[Key] = set()
 
     def case(self, case: Case) -> _Outcome:
         """All variants, then all tiers, against the oracle."""
@@ -218,9 +227,10 @@ class _Judge:
             return _Outcome("not-judged", o, b"")
         if mapped is not None and (found := self._extracted(case, graph, mapped)) is not None:
             return _Outcome("compared", o, first.a, found)
-        said = self.oracle.judge(graph)
+        action = parse_action(whole.a)
+        said = self.oracle.judge(graph, not self._denied(action))
         kind = "escaped" if first.status not in (OK, COLD) else "queries-skipped" if said.unsaid else "compared"
-        return _Outcome(kind, o, whole.a, self._compared(case, parse_action(whole.a), said))
+        return _Outcome(kind, o, whole.a, self._compared(case, action, said))
 
     def _mapped(self, case: Case, refused: bool) -> set[Triple] | Disagreement | None:
         """What the mapping makes of the body, None when its reading says nothing; a difference in what is refused."""
@@ -253,12 +263,17 @@ class _Judge:
         where = next((f"{s.path}:{s.first_line}" for s in self.pack.sources if s.name == name), self.pack.name)
         return Disagreement(f"mapping {name}", where, self.under.bindings[0].kernel, tables, sources, case, detail)
 
+    def _denied(self, action: Action) -> bool:
+        """Whether the tables deny, so that no slower tier was asked."""
+        guards = self.under.plan["guards"]
+        return any(denies(guards[i]) and guards[i]["class"] == "R1" for i in action.failing)
+
     def _compared(self, case: Case, action: Action, said: Said) -> Disagreement | None:
         guards, failing = self.under.plan["guards"], set(action.failing)
         unknown = said.failing - self.keys.keys()
         if unknown:
             return self._differ(" ".join(sorted(unknown)[0]), "all", "no guard", "failing", case)
-        denied = any(denies(guards[i]) and guards[i]["class"] == "R1" for i in failing)
+        denied = self._denied(action)
         for key, numbers in self.keys.items():
             kind = guards[numbers[0]]["kind"]
             if kind in ("payload", "construct") or key in said.unsaid:
@@ -267,6 +282,8 @@ class _Judge:
                 continue
             mine, theirs = bool(failing & set(numbers)), key in said.failing
             (self.failed if theirs else self.passed).add(key)
+            if key in said.second and not _all_r1(self.under.plan, numbers):
+                (self.slow_failed if theirs else self.slow_passed).add(key)
             if mine != theirs:
                 words = ("passing", "failing")
                 return self._differ(guards[numbers[0]]["id"], self.under.bindings[0].kernel, words[mine], words[theirs], case)

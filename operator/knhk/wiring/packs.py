@@ -24,7 +24,7 @@ from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk_runtime.packstore import PackStore
 from knhk_verify.signed import Keys
 
-PROOF = Budget(cases=200, seconds=10.0)
+PROOF = Budget(cases=150, seconds=10.0)
 _ARCHES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
