@@ -36,6 +36,7 @@ def test_both_fail_the_same_constraints() -> None:
     for file in (*W3C, *sorted(CASES.rglob("*.ttl"))):
         quads = parse(file.read_bytes(), format=RdfFormat.TURTLE, base_iri="https://x.example/")
         data = serialize((Triple(q.subject, q.predicate, q.object) for q in quads), format=RdfFormat.N_TRIPLES)
+        assert data is not None
         graph = Graph.parse(data)
         try:
             shapes = load_shapes(graph)

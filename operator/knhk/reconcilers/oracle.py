@@ -92,7 +92,7 @@ class Oracle:
             raise Malformed("the route has no body")
         return set()
 
-    def judge(self, data: bytes, slow: bool) -> Said:
+    def judge(self, data: bytes, slow: bool = True) -> Said:
         """What must become of a Δ (N-Triples). `slow`: guards of the slower tiers count, and so the second engine is asked of them."""
         graph = Graph.parse(data)
         failing = {self._key(result) for result in Validator(self._shapes, graph, self._ontology).validate()}
