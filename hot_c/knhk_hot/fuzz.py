@@ -43,11 +43,11 @@ class NoSanitizer(RuntimeError):
 @dataclass(frozen=True)
 class Driver:
     """hot_c/fuzz/fuzz_SOURCE.c, the parts it is linked with, a dictionary for libFuzzer, the bytes of its longest input, and flags
-    of the link. `tables`: with those of a pack."""
+    of the link. `tables`: hot_c/fuzz/TABLES.c, those of a pack."""
 
     source: str
     parts: tuple[str, ...] = tuple(f"src/{part}" for part in t.ENGINE)
-    tables: bool = True
+    tables: str = "pack"
     words: str = ""
     longest: int = INPUT_MAX
     link: tuple[str, ...] = ()
@@ -56,11 +56,12 @@ class Driver:
 SHIM = tuple(f"envoy/{path.stem}" for path in sorted((t.SOURCE / "envoy").glob("*.c")))
 DRIVERS = {
     "decide": Driver("decide", words="json"),
+    "batch": Driver("decide", tables="batch", words="json"),
     "xml": Driver("decide", words="xml"),
     "ntriples": Driver("decide", words="ntriples"),
     "bundle": Driver("bundle"),
-    "ring": Driver("ring", ("src/drain",), tables=False),
-    "host": Driver("host", SHIM, tables=False, longest=4096, link=("-Wl,--wrap=mmap,--wrap=posix_fallocate,--wrap=shim_now_ns",)),
+    "ring": Driver("ring", ("src/drain",), tables=""),
+    "host": Driver("host", SHIM, tables="", longest=4096, link=("-Wl,--wrap=mmap,--wrap=posix_fallocate,--wrap=shim_now_ns",)),
 }
 
 
@@ -213,7 +214,9 @@ def build_driver(way: Way, name: str, tables: Path | None = None, place: Path | 
     if driver.parts == SHIM:
         _host_files(way, here)
     if driver.tables:
-        objects.append(_compile(way, (here if tables else common) / "tables.o", str(tables or "fuzz/pack.c"), *_includes(), "-w"))
+        objects.append(
+            _compile(way, (here if tables else common) / f"{driver.tables}.o", str(tables or f"fuzz/{driver.tables}.c"), *_includes(), "-w")
+        )
     return link(way, objects, here / "driver", *driver.link)
 
 

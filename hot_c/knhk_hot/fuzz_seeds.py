@@ -195,6 +195,7 @@ def _ring_seed() -> bytes:
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "decide": _decide_seeds,
+    "batch": lambda: [*_decide_seeds(), *_xml_seeds(), *_ntriples_seeds()],
     "xml": _xml_seeds,
     "ntriples": _ntriples_seeds,
     "bundle": lambda: [bundle_seed(), b"KNHKBND2"],

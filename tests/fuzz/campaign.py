@@ -30,7 +30,14 @@ from knhk_hot import fuzz
 from knhk_hot.toolchain import cache_root
 
 HERE = Path(__file__).resolve().parent
-LONG = {"decide": 6, "xml": 5, "host": 4, "ntriples": 3, "bundle": 2}  # shares of time; a parser of authors' texts has 2, the others 1
+LONG = {
+    "decide": 6,
+    "batch": 6,
+    "xml": 5,
+    "host": 4,
+    "ntriples": 3,
+    "bundle": 2,
+}  # shares of time; a parser of authors' texts has 2, the others 1
 COMPILED = {"shapes", "abac", "ask", "construct", "mapping", "rml", "jsonld", "resources", "image"}
 TABLES_SHARE = 6
 PATIENCE_S = fuzz.INPUT_SECONDS + 10  # after its time: libFuzzer looks at the clock between inputs only
