@@ -242,6 +242,11 @@ typedef struct {
   uint32_t mapping; /* 0xffffffff: no body */
 } knhk_route;
 
+typedef struct { /* a string of at most 8 bytes; length 0xffffffff: none */
+  uint64_t head; /* its bytes, little-endian, zeros after its end */
+  uint32_t length, string;
+} knhk_short;
+
 typedef struct {
   uint32_t nguards, nstrings;
   knhk_seed seed;           /* of knhk_hash, for strings and members */
@@ -251,6 +256,8 @@ typedef struct {
   const uint8_t *text;      /* bytes of all strings */
   const uint32_t *offset;   /* nstrings + 1 */
   const uint32_t *string_at; /* of each place: bits 24 … 31 of the hash, and the id */
+  const knhk_short *shorts; /* most strings of at most 8 bytes, at the high bits of head * (seed.r | 1): `string_at` has them all */
+  uint32_t short_shift;     /* 64 less the number of those bits */
   const uint64_t *words; /* 8 more than are used: lists are compared eight at a time */
   const uint8_t *severity;  /* per guard: 1 denies */
   const uint8_t *klass;     /* per guard: KNHK_CLASS_* */

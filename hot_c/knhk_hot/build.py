@@ -199,7 +199,8 @@ def engine_jobs(folder: Path, yyjson_folder: Path, expat_folder: Path, arch: str
     for name in EXPAT_SOURCES:
         yield (compile_expat, arch, expat_folder, name, out / f"expat_{name}.o")
     for isa, flags in t.ISAS[arch].items():
-        yield (compile_object, arch, "src/eval.c", out / f"eval_{isa}.o", *flags)
+        for name in t.PER_ISA:
+            yield (compile_object, arch, f"src/{name}.c", out / f"{name}_{isa}.o", *flags)
     no_libc = str(t.SOURCE / "src" / "yyjson_nolibc.h")
     yield (compile_yyjson, arch, yyjson_folder, out / "yyjson.o", "-include", no_libc)
 
@@ -336,7 +337,7 @@ def check_warnings() -> None:
         for path in files:
             flags = ["-D_GNU_SOURCE", "-Iinclude", "-Isrc", "-Ienvoy", *parsers, *STRICT, "-o", f"{place}/out.o"]
             variants: list[tuple[str, tuple[str, ...]]] = [("amd64", ()), ("arm64", ())]
-            if path.name in {"eval.c", "kernels.c"}:
+            if path.stem in {"kernels", *t.PER_ISA}:
                 variants += [(arch, flags) for arch, isas in t.ISAS.items() for flags in isas.values()]
             for arch, more in variants:
                 every = (*t.COMPILE, *t.BASELINE[arch], *flags, *more)

@@ -144,7 +144,7 @@ def part_objects(way: Way, driver: Driver) -> list[Path]:
     common, flags = folder(way, "common"), _includes()
     made = [_compile(way, common / f"{Path(part).name}-{Path(part).parent}.o", f"{part}.c", *flags) for part in driver.parts]
     for isa, more in t.ISAS[t.HOST].items() if driver.tables else ():
-        made.append(_compile(way, common / f"eval_{isa}.o", "src/eval.c", *flags, *more))
+        made += [_compile(way, common / f"{name}_{isa}.o", f"src/{name}.c", *flags, *more) for name in t.PER_ISA]
     if driver.tables:
         return [*made, _yyjson(way), *_expat(way)]
     return [*made, _yyjson(way), _sha256(way)] if driver.parts == SHIM else made

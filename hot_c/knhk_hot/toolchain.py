@@ -30,6 +30,7 @@ HOST = "arm64" if platform.machine() in {"aarch64", "arm64"} else "amd64"
 ENGINE = (
     "observe", "terms", "bundle", "delta", "items", "functions", "plain", "json", "xml", "ntriples", "extract", "eval", "pack", "report",
 )  # fmt: skip
+PER_ISA = ("eval", "plain")  # of these, compiled once more for each instruction set
 ISAS: dict[str, dict[str, tuple[str, ...]]] = {  # beside plain C: flags of the instruction set, and the macro that picks it
     "amd64": {
         "avx2": ("-mavx2", "-mpopcnt", "-mbmi"),

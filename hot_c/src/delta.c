@@ -7,9 +7,7 @@ static const knhk_tables *const T = &knhk_tables_v1;
 /* ---- strings and nodes ---- */
 
 uint32_t knhk_bits_for(uint32_t n) {
-  uint32_t bits = 6;
-  while (((uint64_t)1 << bits) < 2 * (uint64_t)n) bits++;
-  return bits;
+  return n <= 32 ? 6 : 64 - (uint32_t)__builtin_clzll(2 * (uint64_t)n - 1);
 }
 
 static uint32_t mix32(uint64_t x) {

@@ -6,6 +6,9 @@
 #include "knhk_tables.h"
 
 #define KNHK_NONE 0xffffffffu
+#define KNHK_JOINED(name, isa) knhk_##name##_##isa
+#define KNHK_JOIN(name, isa) KNHK_JOINED(name, isa)
+#define KNHK_NAME(name) KNHK_JOIN(name, KNHK_ISA) /* of a function that is compiled once for each instruction set */
 #define KNHK_BODY_MAX (1u << 20)
 #define KNHK_DEPTH_MAX 128u
 #define KNHK_ATTRS_MAX 64u
@@ -133,6 +136,11 @@ KNHK_INLINE uint32_t knhk_pack_find(knhk_text s, uint64_t hash) {
   const uint32_t at = knhk_tables_v1.string_at[knhk_place(&knhk_tables_v1.strings, hash)], id = at & KNHK_AT_ID;
   return at >> 24 == (uint32_t)hash >> 24 && knhk_same(knhk_pack_string(id), s) ? id : KNHK_NONE;
 }
+/* Id of a string of n ≤ 8 bytes, or KNHK_NONE: then knhk_pack_find knows. */
+KNHK_INLINE uint32_t knhk_short_find(uint64_t head, uint32_t n) {
+  const knhk_short *s = &knhk_tables_v1.shorts[(head * (knhk_tables_v1.seed.r | 1)) >> knhk_tables_v1.short_shift];
+  return s->head == head && s->length == n ? s->string : KNHK_NONE;
+}
 KNHK_HIDDEN knhk_text knhk_string(const knhk_delta *d, uint32_t id);
 /* Lanes of a term. dt is the id of the datatype (or language) string; code that of the datatype. Returns the identity. */
 KNHK_HIDDEN uint64_t knhk_lanes(uint32_t kind, uint32_t second, uint32_t string, knhk_text s, uint64_t *val, uint64_t *meta);
@@ -141,9 +149,13 @@ KNHK_HIDDEN int knhk_iri_valid(knhk_text s);
 KNHK_HIDDEN uint32_t knhk_percent(knhk_text s, uint8_t *out);
 KNHK_HIDDEN uint32_t knhk_decimal(uint64_t n, uint8_t *out);
 
+/* A reader of JSON bodies (plain.c). 1 when the body was read; 0 when another reader must begin anew, with the Δ as it was before. */
+struct knhk_walk;
+typedef int knhk_read_plain(struct knhk_walk *w);
+
 /* Lays out scratch, reads O and builds the Δ, whole or what guards read of it. KNHK_OK (guard 0's fault in d->fault), KNHK_ESCAPE or an error. */
 KNHK_HIDDEN int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, uint32_t whole,
-                               knhk_delta **out);
+                               knhk_read_plain *read_plain, knhk_delta **out);
 KNHK_HIDDEN void knhk_sort64(uint64_t *a, uint64_t *spare, uint32_t n);
 
 /* Canonical N-Triples of a triple without line feed. Returns its length, or cap + 1 when it is longer than cap. */
@@ -181,23 +193,25 @@ typedef struct {
 /* Bytes that a batch takes, laid out at `base` unless that is NULL. */
 KNHK_HIDDEN size_t knhk_lay_batch(uint8_t *base, knhk_batch *b);
 
-typedef struct { /* the guards, for one instruction set */
+typedef struct { /* what is compiled for one instruction set */
+  knhk_read_plain *read_plain;
   /* All R1 guards of a Δ into d->fail. KNHK_OK or KNHK_ESCAPE. */
   int32_t (*eval)(knhk_delta *d, knhk_recorder *recorder);
   /* The same of input i, whose bits are there after `flush`. Nothing of the Δ is needed afterwards. Not for an inexact Δ, nor a pack that makes triples. */
   int32_t (*gather)(knhk_batch *b, knhk_delta *d, uint32_t i);
   void (*flush)(knhk_batch *b);
-} knhk_guards;
-#define KNHK_DECLARE_GUARDS(isa)                                                      \
+} knhk_isa;
+#define KNHK_DECLARE_ISA(isa)                                                      \
+  KNHK_HIDDEN knhk_read_plain knhk_read_plain_##isa;                                  \
   KNHK_HIDDEN int32_t knhk_eval_##isa(knhk_delta *d, knhk_recorder *recorder);        \
   KNHK_HIDDEN int32_t knhk_gather_##isa(knhk_batch *b, knhk_delta *d, uint32_t i);    \
   KNHK_HIDDEN void knhk_flush_##isa(knhk_batch *b);
-KNHK_DECLARE_GUARDS(scalar)
+KNHK_DECLARE_ISA(scalar)
 #if defined(__x86_64__)
-KNHK_DECLARE_GUARDS(avx2)
-KNHK_DECLARE_GUARDS(avx512)
+KNHK_DECLARE_ISA(avx2)
+KNHK_DECLARE_ISA(avx512)
 #elif defined(__aarch64__)
-KNHK_DECLARE_GUARDS(neon)
+KNHK_DECLARE_ISA(neon)
 #endif
 /* Term of a value for which `row` is false at node, or 0. */
 KNHK_HIDDEN uint64_t knhk_witness(const knhk_delta *d, const knhk_row *row, uint32_t node);

@@ -4,10 +4,6 @@
 #define KNHK_BUILDING_PACK
 #include "engine.h"
 
-#define JOINED(name, isa) knhk_##name##_##isa
-#define JOIN(name, isa) JOINED(name, isa)
-#define NAME(name) JOIN(name, KNHK_ISA)
-
 static const knhk_tables *const T = &knhk_tables_v1;
 
 #define PAIRS_MAX 65536u /* comparisons of one property pair on one focus node; beyond, the tier below decides */
@@ -648,7 +644,7 @@ static void run_construct(context *x, const knhk_program *program) {
   }
 }
 
-int32_t NAME(eval)(knhk_delta *d, knhk_recorder *recorder) {
+int32_t KNHK_NAME(eval)(knhk_delta *d, knhk_recorder *recorder) {
   context x;
   memset(&x, 0, sizeof x);
   x.d = d;

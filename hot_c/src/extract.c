@@ -16,14 +16,14 @@ typedef struct {
 
 typedef struct {
   void (*read)(knhk_walk *w);
-  int (*read_plain)(knhk_walk *w); /* NULL: there is none */
   size_t (*room)(size_t o_len); /* memory for a body within an O of that size */
   int may_be_empty;             /* no bytes are a document of that format */
+  int may_be_plain;             /* w->read_plain may read it */
 } format;
 static const format READERS[KNHK_FORMATS] = {
-  [KNHK_FORMAT_JSON] = {knhk_read_json, knhk_read_plain, knhk_json_room, 0},
-  [KNHK_FORMAT_XML] = {knhk_read_xml, NULL, knhk_xml_room, 0},
-  [KNHK_FORMAT_NTRIPLES] = {knhk_read_ntriples, NULL, knhk_ntriples_room, 1},
+  [KNHK_FORMAT_JSON] = {knhk_read_json, knhk_json_room, 0, 1},
+  [KNHK_FORMAT_XML] = {knhk_read_xml, knhk_xml_room, 0, 0},
+  [KNHK_FORMAT_NTRIPLES] = {knhk_read_ntriples, knhk_ntriples_room, 1, 0},
 };
 
 static size_t room_of(size_t o_len) {
@@ -241,14 +241,15 @@ static void begin(knhk_walk *w) {
   w->members = (uint32_t *)(void *)d->gather;
   w->ncapture = w->nmade = w->njoin = 0;
   w->work = 0;
+  w->ascii = w->padded = 0;
   memset(w->made_head, 0, 4 * (size_t)T->nmaps);
   memset(w->items, 0, 4 * (size_t)T->nmaps);
 }
 
 static void read_mapped(knhk_walk *w) {
   const format *f = &READERS[w->mapping->format];
-  if (f->read_plain != NULL && f->read_plain(w)) return;
-  if (f->read_plain != NULL) begin(w);
+  if (f->may_be_plain && w->read_plain(w)) return;
+  if (f->may_be_plain) begin(w);
   f->read(w);
 }
 
@@ -269,7 +270,7 @@ static void read_body(knhk_walk *w, const knhk_route *route) {
 }
 
 int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, uint32_t whole,
-                   knhk_delta **out) {
+                   knhk_read_plain *read_plain, knhk_delta **out) {
   knhk_walk w;
   if (((uintptr_t)scratch & 63) != 0 || scratch_len < sizeof(knhk_delta) || scratch_len < lay_out(scratch, o_len, &w)) return KNHK_E_SPACE;
   knhk_delta *d = w.d;
@@ -277,6 +278,7 @@ int32_t knhk_build(const knhk_binding *b, const uint8_t *o, size_t o_len, void *
   if (status != KNHK_OK) return status;
   const knhk_route *route = find_route(d->obs.route);
   if (route == NULL) return KNHK_E_ROUTE;
+  w.read_plain = read_plain;
   d->whole = whole;
   d->binding = b;
   begin(&w);

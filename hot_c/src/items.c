@@ -103,12 +103,9 @@ static void make_from(maker *m, uint32_t part, uint32_t length);
 /* Writes one value of a part after the first `length` bytes at d->text, then the rest. */
 static void make_part(maker *m, uint32_t part, uint32_t length, int fixed, knhk_text s) {
   knhk_delta *d = m->w->d;
-  const uint8_t *prefix = d->text;
   if (!knhk_text_room(d, length + 3 * (size_t)s.n + 1)) return;
   const uint32_t n = part_bytes(m->node, fixed, s, d->text + length);
   make_from(m, part + 1, length + n);
-  if (d->text == prefix) return;
-  if (knhk_text_room(d, length)) memcpy(d->text, prefix, length); /* the made string was kept: the next value needs the prefix again */
 }
 
 /* All strings of a template; a reference with several values gives several. An absent or empty one gives none. */
@@ -125,8 +122,10 @@ static void make_from(maker *m, uint32_t part, uint32_t length) {
     make_part(m, part, length, 1, knhk_pack_string(p->text));
     return;
   }
+  const uint8_t *prefix = d->text;
   for (uint32_t c = m->w->slot_head[p->slot]; c != 0; c = m->w->captures[c - 1].next) {
     const knhk_text s = m->w->captures[c - 1].value.s;
+    if (d->text != prefix && knhk_text_room(d, length)) memcpy(d->text, prefix, length); /* a made string was kept: this value needs the prefix again */
     m->w->work += sizeof(knhk_capture) + length + s.n;
     if (m->w->work > KNHK_WORK_MAX) d->over = 1;
     else if (s.n > 0) make_part(m, part, length, (int)p->text, s);
@@ -193,11 +192,25 @@ static uint32_t natural_type(knhk_scalar v) {
   return KNHK_S_XSD + code[v.kind] - 1;
 }
 
+#define XSD_STRING (KNHK_S_XSD + KNHK_D_STRING - 1)
+
+/* The id of what the reader captured as it is. */
+static uint32_t captured_id(const knhk_walk *w, knhk_text s) {
+  const uint32_t id = w->padded && s.n <= 8 ? knhk_short_find(knhk_padded_head(s), s.n) : KNHK_NONE;
+  return id != KNHK_NONE ? id : knhk_intern_kept(w->d, s);
+}
+
 static void add_references(knhk_walk *w, uint32_t node, const knhk_property *p) {
+  const int as_it_is = T->slots[p->slot].nfunction == 0;
   for (uint32_t c = w->slot_head[p->slot]; c != 0; c = w->captures[c - 1].next) {
     const knhk_scalar v = w->captures[c - 1].value;
     const uint32_t second = p->node == KNHK_K_IRI ? 0 : p->second == KNHK_NATURAL ? natural_type(v) : p->second;
-    knhk_add_term(w->d, node, p->p, p->node, second, knhk_intern_kept(w->d, v.s), v.s);
+    const uint32_t id = as_it_is ? captured_id(w, v.s) : knhk_intern_kept(w->d, v.s);
+    if (as_it_is && w->ascii && p->node == KNHK_K_LITERAL && second == XSD_STRING)
+      knhk_add(w->d, node, p->p, KNHK_TERM(KNHK_K_LITERAL, XSD_STRING, id), 0,
+               KNHK_M_LITERAL | KNHK_M_VALID | ((uint64_t)XSD_STRING << KNHK_M_DT_SHIFT) | ((uint64_t)v.s.n << KNHK_M_LEN_SHIFT));
+    else
+      knhk_add_term(w->d, node, p->p, p->node, second, id, v.s);
   }
 }
 
@@ -235,11 +248,10 @@ void knhk_link_joins(knhk_walk *w) {
   }
 }
 
-static void add_property(knhk_walk *w, uint32_t node, const knhk_property *p) {
+static void add_other(knhk_walk *w, uint32_t node, const knhk_property *p) {
   object_target t = {w->d, p, node};
   maker k = {w, T->parts + p->part, p->npart, p->node, object_made, &t};
   switch (p->kind) {
-    case KNHK_O_REF: add_references(w, node, p); return;
     case KNHK_O_TEMPLATE: make_from(&k, 0, 0); return;
     case KNHK_O_JOIN: add_keys(w, p->slot, p->child, 1, node); return;
     case KNHK_O_TERM: knhk_add(w->d, node, p->p, T->words[p->term], T->words[p->term + 1], T->words[p->term + 2]); return;
@@ -249,6 +261,11 @@ static void add_property(knhk_walk *w, uint32_t node, const knhk_property *p) {
         knhk_add(w->d, node, p->p, child->term, child->val, child->meta);
       }
   }
+}
+
+static void add_property(knhk_walk *w, uint32_t node, const knhk_property *p) {
+  if (p->kind == KNHK_O_REF) add_references(w, node, p);
+  else add_other(w, node, p);
 }
 
 /* Subjects of all maps of an item first, so that maps over the same item may be one another's children. */

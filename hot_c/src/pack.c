@@ -121,9 +121,9 @@ static knhk_result write_action(const uint8_t *fail, uint32_t triples, uint8_t *
   return r;
 }
 
-static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, const knhk_guards *guards) {
+static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, const knhk_isa *isa) {
   if (d->fault.code != KNHK_FAULT_NONE) return refuse(a, a_cap);
-  if (d->over || guards->eval(d, NULL) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
+  if (d->over || isa->eval(d, NULL) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
   if (d->nmade == 0) return write_action(d->fail, d->ntriple, a, a_cap, NULL, 0);
   knhk_text line[KNHK_MADE_MAX];
   const uint32_t nline = write_lines(d, line);
@@ -133,16 +133,16 @@ static knhk_result judge(knhk_delta *d, uint8_t *a, size_t a_cap, const knhk_gua
 }
 
 static knhk_result decide(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len,
-                          const knhk_guards *guards) {
+                          const knhk_isa *isa) {
   knhk_delta *d;
-  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, isa->read_plain, &d);
   if (status < 0) return bare(status, KNHK_CLASS_NONE);
-  return judge(d, a, a_cap, guards);
+  return judge(d, a, a_cap, isa);
 }
 
-static knhk_result decide_lanes(const void *lanes, uint8_t *a, size_t a_cap, const knhk_guards *guards) {
+static knhk_result decide_lanes(const void *lanes, uint8_t *a, size_t a_cap, const knhk_isa *isa) {
   /* lanes lie in the caller's scratch, which is writable */
-  return judge((knhk_delta *)(uintptr_t)lanes, a, a_cap, guards);
+  return judge((knhk_delta *)(uintptr_t)lanes, a, a_cap, isa);
 }
 
 /* ---- batches ---- */
@@ -185,12 +185,12 @@ static int makes_triples(void) { return T->nprograms > 0 && T->programs[T->nprog
 
 /* One input, as far as it can be judged before the window is full. */
 static knhk_result take_input(knhk_batch *batch, uint32_t i, const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap,
-                              void *scratch, size_t scratch_len, const knhk_guards *guards) {
+                              void *scratch, size_t scratch_len, const knhk_isa *isa) {
   knhk_delta *d;
-  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, isa->read_plain, &d);
   if (status < 0) return bare(status, KNHK_CLASS_NONE);
-  if (d->fault.code != KNHK_FAULT_NONE || d->over || d->inexact) return judge(d, a, a_cap, guards);
-  if (guards->gather(batch, d, i) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
+  if (d->fault.code != KNHK_FAULT_NONE || d->over || d->inexact) return judge(d, a, a_cap, isa);
+  if (isa->gather(batch, d, i) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
   const knhk_result r = {PENDING, 0, 0, 0, 0, d->ntriple};
   return r;
 }
@@ -203,11 +203,11 @@ static void fetch(const uint8_t *o, size_t o_len) {
 
 /* Windows of inputs: each is read and gathered into shards, what is left in shards is judged, and A is written in the order of the inputs. */
 static void decide_batch(const knhk_binding *b, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a, size_t a_stride,
-                         knhk_result *r, void *scratch, size_t scratch_len, const knhk_guards *guards) {
+                         knhk_result *r, void *scratch, size_t scratch_len, const knhk_isa *isa) {
   knhk_batch batch;
   const size_t room = knhk_lay_batch(NULL, &batch);
   if (n < 2 || makes_triples() || ((uintptr_t)scratch & 63) != 0 || scratch_len < room) {
-    for (size_t i = 0; i < n; i++) r[i] = decide(b, o[i], o_len[i], a + i * a_stride, a_stride, scratch, scratch_len, guards);
+    for (size_t i = 0; i < n; i++) r[i] = decide(b, o[i], o_len[i], a + i * a_stride, a_stride, scratch, scratch_len, isa);
     return;
   }
   const size_t left = (scratch_len - room) & ~(size_t)63;
@@ -216,9 +216,9 @@ static void decide_batch(const knhk_binding *b, size_t n, const uint8_t *const *
     const uint32_t count = n - first < KNHK_WINDOW ? (uint32_t)(n - first) : KNHK_WINDOW;
     for (uint32_t i = 0; i < count; i++) {
       if (first + i + 1 < n) fetch(o[first + i + 1], o_len[first + i + 1]);
-      r[first + i] = take_input(&batch, i, b, o[first + i], o_len[first + i], a + (first + i) * a_stride, a_stride, scratch, left, guards);
+      r[first + i] = take_input(&batch, i, b, o[first + i], o_len[first + i], a + (first + i) * a_stride, a_stride, scratch, left, isa);
     }
-    guards->flush(&batch);
+    isa->flush(&batch);
     for (uint32_t i = 0; i < count; i++)
       if (r[first + i].status == PENDING)
         r[first + i] = write_action(batch.fail + (size_t)i * T->nfail, r[first + i].triples, a + (first + i) * a_stride, a_stride, NULL, 0);
@@ -227,25 +227,25 @@ static void decide_batch(const knhk_binding *b, size_t n, const uint8_t *const *
 
 int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, const void **lanes) {
   knhk_delta *d;
-  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, knhk_read_plain_scalar, &d);
   if (status >= 0) *lanes = d;
   return status;
 }
 
 #define VARIANT(name)                                                                                                               \
-  static const knhk_guards guards_##name = {knhk_eval_##name, knhk_gather_##name, knhk_flush_##name};                               \
+  static const knhk_isa isa_##name = {knhk_read_plain_##name, knhk_eval_##name, knhk_gather_##name, knhk_flush_##name};             \
   static knhk_result decide_##name(const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap, void *scratch,  \
                                    size_t scratch_len) {                                                                            \
-    return decide(b, o, o_len, a, a_cap, scratch, scratch_len, &guards_##name);                                                     \
+    return decide(b, o, o_len, a, a_cap, scratch, scratch_len, &isa_##name);                                                        \
   }                                                                                                                                 \
   static knhk_result decide_lanes_##name(const knhk_binding *b, const void *lanes, uint8_t *a, size_t a_cap, void *scratch,         \
                                          size_t scratch_len) {                                                                      \
     (void)b, (void)scratch, (void)scratch_len;                                                                                      \
-    return decide_lanes(lanes, a, a_cap, &guards_##name);                                                                           \
+    return decide_lanes(lanes, a, a_cap, &isa_##name);                                                                              \
   }                                                                                                                                 \
   static void decide_batch_##name(const knhk_binding *b, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a,        \
                                   size_t a_stride, knhk_result *r, void *scratch, size_t scratch_len) {                             \
-    decide_batch(b, n, o, o_len, a, a_stride, r, scratch, scratch_len, &guards_##name);                                             \
+    decide_batch(b, n, o, o_len, a, a_stride, r, scratch, scratch_len, &isa_##name);                                                \
   }
 
 VARIANT(scalar)

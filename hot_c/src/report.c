@@ -131,7 +131,7 @@ static void sort_lines(const char *out, line *lines, uint32_t n) {
 /* Writes the lines unsorted into the upper part of out, then in order into the lower: out must hold the graph twice. */
 int64_t knhk_graph(const knhk_binding *b, const uint8_t *o, size_t o_len, char *out, size_t cap, void *scratch, size_t scratch_len) {
   knhk_delta *d;
-  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 1, &d);
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 1, knhk_read_plain_scalar, &d);
   if (status < 0) return status;
   if (d->fault.code != KNHK_FAULT_NONE) return KNHK_E_INPUT;
   if (d->over) return KNHK_E_LIMIT;
@@ -331,7 +331,7 @@ int64_t knhk_explain(const knhk_binding *b, const uint8_t *o, size_t o_len, cons
                      void *scratch, size_t scratch_len) {
   knhk_delta *d;
   if (!is_action(a, a_len)) return KNHK_E_INPUT;
-  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, &d);
+  const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, knhk_read_plain_scalar, &d);
   if (status < 0) return status;
   explainer x = {{guard_failed}, {out, out + cap, 0}, a + 8, 0};
   PUT(&x.w, "[");

@@ -143,7 +143,7 @@ static void gather_forall(context *x, const knhk_batch *b, uint32_t number, uint
   *global &= (uint8_t)(n >= T->programs[number].min);
 }
 
-int32_t NAME(gather)(knhk_batch *b, knhk_delta *d, uint32_t i) {
+int32_t KNHK_NAME(gather)(knhk_batch *b, knhk_delta *d, uint32_t i) {
   context x;
   memset(&x, 0, sizeof x);
   x.d = d;
@@ -165,7 +165,7 @@ int32_t NAME(gather)(knhk_batch *b, knhk_delta *d, uint32_t i) {
   return x.escape != 0 ? KNHK_ESCAPE : KNHK_OK;
 }
 
-void NAME(flush)(knhk_batch *b) {
+void KNHK_NAME(flush)(knhk_batch *b) {
   for (uint32_t i = 0; i < T->nprograms; i++) judge_shard(b, i);
 }
 

@@ -480,23 +480,43 @@ static uint64_t code_points(knhk_text s) {
     const uint64_t w = knhk_bytes8(s.p + i);
     if ((w & 0x8080808080808080ull) != 0) n -= continued(w);
   }
-  n -= continued(knhk_tail(s.p + i, s.n - i));
+  const uint64_t w = knhk_tail(s.p + i, s.n - i);
+  if ((w & 0x8080808080808080ull) != 0) n -= continued(w);
   return n < 0xffffff ? n : 0xffffff;
 }
 
-uint64_t knhk_lanes(uint32_t kind, uint32_t second, uint32_t string, knhk_text s, uint64_t *val, uint64_t *meta) {
-  static const uint64_t bit[5] = {0, KNHK_M_IRI, KNHK_M_BNODE, KNHK_M_LITERAL, KNHK_M_LITERAL};
-  const uint64_t length = kind == KNHK_K_BNODE ? 0 : code_points(s);
-  value v = PLAIN;
-  uint64_t dt = 0;
-  if (kind == KNHK_K_LITERAL) {
-    dt = second;
-    const uint32_t code = second - KNHK_S_XSD + 1;
-    if (code - KNHK_D_BOOLEAN < KNHK_D_COUNT - KNHK_D_BOOLEAN) v = read_value(code, s);
-  } else if (kind == KNHK_K_LANG) {
-    dt = KNHK_S_RDF_LANGSTRING;
-  }
-  *meta = bit[kind] | (v.valid ? KNHK_M_VALID : 0) | (dt << KNHK_M_DT_SHIFT) | (length << KNHK_M_LEN_SHIFT);
+#define META(kinds, datatype, points) ((uint64_t)(kinds) | ((uint64_t)(datatype) << KNHK_M_DT_SHIFT) | ((uint64_t)(points) << KNHK_M_LEN_SHIFT))
+
+/* Any literal that is no string and no integer of a few digits. */
+static __attribute__((noinline)) void other_literal(uint32_t second, knhk_text s, uint64_t *val, uint64_t *meta) {
+  const uint32_t code = second - KNHK_S_XSD + 1;
+  const value v = code - KNHK_D_BOOLEAN < KNHK_D_COUNT - KNHK_D_BOOLEAN ? read_value(code, s) : PLAIN;
+  *meta = META(KNHK_M_LITERAL | (v.valid ? KNHK_M_VALID : 0), second, code_points(s));
   *val = v.family == 0 ? 0 : ((uint64_t)v.family << 60) | (v.family & KNHK_F_INEXACT ? 0 : (uint64_t)(v.scaled + KNHK_BIAS));
+}
+
+static void literal(uint32_t second, knhk_text s, uint64_t *val, uint64_t *meta) {
+  if (second == KNHK_S_XSD + KNHK_D_STRING - 1) {
+    *val = 0;
+    *meta = META(KNHK_M_LITERAL | KNHK_M_VALID, second, code_points(s));
+    return;
+  }
+  const uint64_t few = second == KNHK_S_XSD + KNHK_D_INTEGER - 1 ? few_digits(s) : 0;
+  if (few == 0) {
+    other_literal(second, s, val, meta);
+    return;
+  }
+  *val = ((uint64_t)KNHK_F_NUMERIC << 60) | (few * SCALE + (uint64_t)KNHK_BIAS);
+  *meta = META(KNHK_M_LITERAL | KNHK_M_VALID, second, s.n);
+}
+
+uint64_t knhk_lanes(uint32_t kind, uint32_t second, uint32_t string, knhk_text s, uint64_t *val, uint64_t *meta) {
+  *val = 0;
+  switch (kind) {
+    case KNHK_K_LITERAL: literal(second, s, val, meta); break;
+    case KNHK_K_LANG: *meta = META(KNHK_M_LITERAL | KNHK_M_VALID, KNHK_S_RDF_LANGSTRING, code_points(s)); break;
+    case KNHK_K_BNODE: *meta = META(KNHK_M_BNODE | KNHK_M_VALID, 0, 0); break;
+    default: *meta = META(KNHK_M_IRI | KNHK_M_VALID, 0, code_points(s)); break;
+  }
   return KNHK_TERM(kind, second, string);
 }

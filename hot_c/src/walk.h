@@ -24,9 +24,10 @@ typedef struct {
   uint32_t node, next;
 } knhk_made;
 
-typedef struct {
+typedef struct knhk_walk {
   knhk_delta *d;
   const knhk_mapping *mapping;
+  knhk_read_plain *read_plain;
   uint8_t *room; /* the reader's memory, 64-byte aligned */
   size_t room_len;
   uint32_t *members; /* hash table for names within one object; the memory of gather */
@@ -37,13 +38,13 @@ typedef struct {
   uint32_t *counts;              /* per edge: how often it was taken below the present parent (XML) */
   knhk_triple *joins, *joins_spare; /* key: join and key string; obj: side and node */
   uint32_t ncapture, capture_cap, nmade, made_cap, njoin, join_cap;
+  uint32_t ascii;  /* 1: what the reader captures has a byte for each character */
+  uint32_t padded; /* 1: what the reader captures has 8 bytes of memory behind it */
   uint64_t work; /* of templates: values looked at and bytes written */
 } knhk_walk;
 
 /* ---- readers: each says what is wrong by knhk_fault_at ---- */
 KNHK_HIDDEN void knhk_read_json(knhk_walk *w);
-/* 1 when the body was read; 0 when another reader must begin anew, with the Δ as it was before. */
-KNHK_HIDDEN int knhk_read_plain(knhk_walk *w);
 KNHK_HIDDEN void knhk_read_xml(knhk_walk *w);
 KNHK_HIDDEN void knhk_read_ntriples(knhk_walk *w);
 /* Memory that the reader of any format needs for a body within an O of that size. */
@@ -87,7 +88,9 @@ KNHK_INLINE void knhk_capture_plain(knhk_walk *w, uint32_t slot, knhk_scalar v) 
     return;
   }
   knhk_capture *c = &w->captures[w->ncapture++];
-  c->value = v;
+  c->value.s.p = v.s.p; /* one by one: a copy of the whole would wait for its parts to be stored */
+  c->value.s.n = v.s.n;
+  c->value.kind = v.kind;
   c->next = 0;
   if (w->slot_head[slot] == 0) w->slot_head[slot] = w->ncapture;
   else w->captures[w->slot_tail[slot] - 1].next = w->ncapture;
@@ -124,6 +127,12 @@ KNHK_INLINE uint32_t knhk_intern_made(knhk_delta *d, uint32_t n) {
 }
 
 KNHK_INLINE int knhk_before(const knhk_triple *a, const knhk_triple *b) { return a->key != b->key ? a->key < b->key : a->obj < b->obj; }
+
+/* The first 8 bytes of a string with 8 bytes of memory behind it, zeros after its end. */
+KNHK_INLINE uint64_t knhk_padded_head(knhk_text s) {
+  static const uint64_t kept[9] = {0, 0xff, 0xffff, 0xffffff, 0xffffffffu, 0xffffffffffull, 0xffffffffffffull, 0xffffffffffffffull, ~0ull};
+  return knhk_bytes8(s.p) & kept[s.n < 8 ? s.n : 8];
+}
 
 KNHK_INLINE void knhk_add(knhk_delta *d, uint32_t node, uint32_t p, uint64_t obj, uint64_t val, uint64_t meta) {
   if (d->ntriple == d->triple_cap) {
