@@ -136,8 +136,9 @@ static int zone_of(knhk_text *s, knhk_text *zone) {
     return 1;
   }
   if ((sign != '+' && sign != '-') || !digits(s, 2, 2, &hours)) return 0;
-  if (s->n > 0 && s->p[0] == ':') s->p++, s->n--;
-  if (s->n > 0 && is_digit(s->p[0]) && !digits(s, 2, 2, &minutes)) return 0;
+  const int colon = s->n > 0 && s->p[0] == ':';
+  s->p += colon, s->n -= (uint32_t)colon;
+  if ((colon || (s->n > 0 && is_digit(s->p[0]))) && !digits(s, 2, 2, &minutes)) return 0;
   zone->n = (uint32_t)(s->p - zone->p);
   return hours < 14 ? minutes < 60 : hours == 14 && minutes == 0;
 }
