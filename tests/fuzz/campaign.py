@@ -138,7 +138,8 @@ class Campaign:
             now = self._busy_until[worker] = time.monotonic()
             left = sum(max(0.0, self._deadline - max(now, until)) for until in self._busy_until.values())
             shares, harness = sum(harness.share for harness in self._todo), self._todo.pop(0)
-            turn = min(left * harness.share / shares, self._deadline - now)
+            beyond = self._start_s * (len(self._todo) + 1)
+            turn = min(max(0.0, left - beyond) * harness.share / shares + self._start_s, self._deadline - now)
             self._busy_until[worker] = now + turn
             return harness, max(1, int(turn - self._start_s)) if turn > 0 else 0
 

@@ -171,7 +171,7 @@ POINT = canonical(
     {
         "version": 1, "point": "default/orders", "region": "r1", "regionIndex": 0, "stickyAttribute": "sub", "failure": "Closed",
         "attributes": [{"name": "sub", "filterState": "knhk.sub"}], "agentGraceSeconds": 30, "parkTimeoutMs": 800, "ringBytes": 4 << 20,
-        "baseline": "Deny", "schemas": {}, "spiffe": None,
+        "baseline": "Deny", "schemas": {}, "spiffe": None, "residency": {"bytes": 0, "absent": "Decide"},
     }
 )  # fmt: skip
 VKEY = f"log.example+{sha256(b'log.example' + bytes([10, 1]) + SIGNER.public).digest()[:4].hex()}+{b64(bytes([1]) + SIGNER.public)}"

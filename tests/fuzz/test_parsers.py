@@ -68,6 +68,19 @@ def test_kept_inputs_and_mutants_are_parsed_or_refused(name: str) -> None:
             raise
 
 
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_search_begins_with_an_input_that_is_accepted(name: str) -> None:
+    """A seed that became wrong would leave all behind the first check unsearched."""
+    refused = []
+    for seed in PARSERS[name].seeds():
+        try:
+            PARSERS[name].parse(seed)
+            return
+        except PARSERS[name].errors as error:
+            refused.append(error)
+    pytest.fail(f"{refused}")
+
+
 @pytest.mark.parametrize("name", ["keys", "rollout", "event", "unsigned", "point"])
 def test_every_single_edit_of_a_document_is_parsed_or_refused(name: str) -> None:
     for seed in PARSERS[name].seeds():
