@@ -27,7 +27,7 @@ from knhk_gen.emit_guards import (
     Row,
 )
 from knhk_gen.emit_mapping import NONE, Mappings
-from knhk_gen.emit_rows import Layout, constants_of, holds_with, lay_out
+from knhk_gen.emit_rows import Layout, constants_of, holds_with, lay_out, values_of
 from knhk_gen.emit_terms import ATTRIBUTE, MASK64, RDF, EmitError, Strings, hash_table, name_bit
 from knhk_gen.perfect import TRIES, Perfect, Seed, hash64, place, seeds
 
@@ -63,6 +63,19 @@ def _array(kind: str, name: str, values: Sequence[int], align: int = 0) -> str:
 def _rows(kind: str, name: str, rows: Sequence[Sequence[int | list[int]]], width: int) -> str:
     body = ",\n".join("{" + _numbers(row) + "}" for row in rows or ((0,) * width,))
     return f"static const {kind} {name}[] = {{\n{body}\n}};\n"
+
+
+def _with_values(c: int, row: Row, laid: Layout) -> int:
+    """Constant c of a row, with the values of the program that rows outside of blocks look at."""
+    if KERNELS[row[5]] not in ("in", "test", "pair"):
+        return c
+    first, *second = (laid.value_of[value] for value in values_of(row))
+    match KERNELS[row[5]]:
+        case "in":
+            return first
+        case "test":
+            return c | first << 32
+    return first | second[0] << 32
 
 
 def _whole(n: int) -> int:
@@ -223,7 +236,7 @@ class _Emitter:
                     p, focus, mode, kinds, out, _, a, b, c = made[i]
                     self.row_of[id(program), kernel, i] = places[kernel, i] = len(self.rows)
                     a = closed[a] if KERNELS[kernel] == "closed" else a
-                    c = laid.value_of[p, focus] if KERNELS[kernel] == "in" else c
+                    c = _with_values(c, made[i], laid)
                     self.rows.append((p, focus, mode, kinds, laid.bit_of[out], kernel, a, b, c))
             starts.append(len(self.rows))
             blocks = self._blocks(program, laid)

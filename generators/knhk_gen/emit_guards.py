@@ -271,7 +271,8 @@ class Guards:
             case "value" if test["op"] == "eq" and (lanes := self.constant(test["term"])).value == 0:
                 return "ask_spo", 0, (lanes.term, 0, 0)
         first, count, mask = self.test_program(test)
-        return "test", 0, (first, count, mask)
+        reads_text = any(made[0] == TESTS.index("lang") for made in self.tests[first : first + count])
+        return "test", int(reads_text), (first, count, mask)
 
     def constant(self, term: Mapping[str, Any]) -> Lanes:
         """A constant that values are compared with: it must be exact."""

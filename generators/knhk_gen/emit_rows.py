@@ -10,7 +10,7 @@ from knhk_gen.emit_guards import ALL, FEW, KERNELS, Numbers, Program, Row
 from knhk_gen.emit_terms import EmitError
 
 BLOCK_KERNELS = KERNELS[:6]
-VALUE_KERNELS = (*BLOCK_KERNELS, "in")  # rows that look at one value of the focus node where it has no more
+VALUE_KERNELS = (*BLOCK_KERNELS, "in", "test", "pair")  # rows that look at one value of the focus node where it has no more
 LANES, WINDOW = 8, 16
 BUDGET_CYCLES = 8  # of one evaluation of a kernel: what R1 may cost
 COSTED_AS = {"few": "ask_spo"}  # rows that are another kernel, several times over registers
@@ -35,6 +35,12 @@ class Layout:
         return {value: i for i, value in enumerate(self.values)}
 
 
+def values_of(row: Row) -> tuple[Value, ...]:
+    """The values that a row looks at: a pair has two."""
+    p, focus, _, _, _, kernel, a, _, _ = row
+    return ((p, focus), (a, focus)) if KERNELS[kernel] == "pair" else ((p, focus),)
+
+
 def within_budget(kernel: str) -> None:
     """Raises EmitError when the committed cost table has no figure for a kernel, or one above what R1 may cost."""
     cycles = table.kernel_cycles().get(COSTED_AS.get(kernel, kernel))
@@ -47,7 +53,7 @@ def lay_out(program: Program) -> Layout:
     for name, rows in zip(KERNELS, program.rows, strict=True):
         if rows and name in (*BLOCK_KERNELS, "unique"):
             within_budget(name)
-    seen = {(row[0], row[1]) for name in VALUE_KERNELS for row in program.rows[KERNELS.index(name)]}
+    seen = {value for name in VALUE_KERNELS for row in program.rows[KERNELS.index(name)] for value in values_of(row)}
     values = sorted(seen, key=lambda value: (value[1], value[0]))
     laid = Layout(values, sum(focus == 0 for _, focus in values))
     number_of = laid.value_of
@@ -57,7 +63,8 @@ def lay_out(program: Program) -> Layout:
         laid.order.append(order)
         if KERNELS[kernel] in VALUE_KERNELS:
             for i in order:
-                laid.rows_of.setdefault((rows[i][0], rows[i][1]), []).append((kernel, i))
+                for value in values_of(rows[i]):
+                    laid.rows_of.setdefault(value, []).append((kernel, i))
         if KERNELS[kernel] in BLOCK_KERNELS:
             laid.blocks.append(_blocks(order, numbers))
     _place(program, laid)

@@ -72,14 +72,15 @@ enum { /* kernels, in the order in which their rows lie in a program */
   KNHK_R_VALIDATE,   /* (meta & a) == b, kinds & meta, length in [c low 32, c high 32] */
   KNHK_R_FEW,        /* one of the 1 to 4 terms in words a … a+b-1 */
   KNHK_R_UNIQUE,     /* no two values share a language */
-  KNHK_R_IN,         /* one of the terms in words a … a+b-1, ascending */
-  KNHK_R_TEST,       /* program of tests a … a+b-1, result in mask c */
-  KNHK_R_PAIR,       /* kinds: relation, a: q */
+  KNHK_R_IN,         /* one of the terms in words a … a+b-1, ascending; c: value of the program */
+  KNHK_R_TEST,       /* program of tests a … a+b-1, result in the mask of c's low 32 bits; c high 32: value of the program; kinds: KNHK_TEXT */
+  KNHK_R_PAIR,       /* kinds: relation, a: q; c low 32, high 32: the two values of the program */
   KNHK_R_CLOSED,     /* a: first word of the bit set of allowed predicates in words */
   KNHK_R_WITHIN,     /* kinds: relation, a: q, b: other focus selector */
   KNHK_R_KINDS
 };
 enum { KNHK_ALL = 0, KNHK_SOME = 1 };
+#define KNHK_TEXT 1u /* a test reads strings of the input */
 enum { KNHK_REL_EQUALS = 0, KNHK_REL_DISJOINT, KNHK_REL_LT, KNHK_REL_LE, KNHK_REL_GT, KNHK_REL_GE, KNHK_REL_EQ, KNHK_REL_NE };
 #define KNHK_P_SELF 0xffffffffu /* predicate of rows that test the focus node itself */
 
@@ -113,7 +114,7 @@ typedef struct {
   uint16_t pad;
 } knhk_block;
 
-typedef struct { /* a value that rows of blocks and IN look at */
+typedef struct { /* a value that rows of blocks, IN, TEST and PAIR look at */
   uint32_t p;
   uint32_t focus;       /* as in rows */
   uint32_t row, nrow;   /* these rows, in value_rows */

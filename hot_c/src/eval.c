@@ -11,6 +11,7 @@ static const knhk_tables *const T = &knhk_tables_v1;
 
 typedef struct {
   knhk_chunk self; /* the focus node as the one value of KNHK_P_SELF */
+  knhk_chunk one;  /* lane 0: a value that a row of TEST looks at; the others are 0 */
   knhk_delta *d;
   uint32_t escape, nmany; /* nmany: values of d->many */
   uint64_t pairs;         /* values gathered and compared so far by rows of pairs */
@@ -141,6 +142,7 @@ static uint32_t clock8(const knhk_chunk *c, const knhk_test *t) {
   return mask;
 }
 
+/* x->d may be NULL for values that are exact and a row without KNHK_TEXT. */
 static uint32_t test8(context *x, const knhk_row *row, const knhk_chunk *c, uint32_t present) {
   uint8_t mask[KNHK_MASKS];
   for (uint64_t i = row->a; i < row->a + row->b; i++) {
@@ -160,10 +162,10 @@ static uint32_t test8(context *x, const knhk_row *row, const knhk_chunk *c, uint
       default: m = ~(uint32_t)mask[t->x]; break;
     }
     const int by_value = t->op == KNHK_V_RANGE || t->op == KNHK_V_CLOCK || ((t->op == KNHK_V_EQ || t->op == KNHK_V_NE) && t->b != 0);
-    if (x->d->inexact && by_value) x->escape |= inexact8(c->val) & present;
+    if (x->d != NULL && x->d->inexact && by_value) x->escape |= inexact8(c->val) & present;
     mask[t->dst] = (uint8_t)m;
   }
-  return mask[row->c];
+  return mask[(uint32_t)row->c];
 }
 
 /* ---- relations between runs ---- */
@@ -444,6 +446,43 @@ KNHK_INLINE void take_values(context *x, const knhk_program *program, uint32_t n
 
 /* ---- rows ---- */
 
+/* A row of TEST over eight values, each the only one or absent. */
+static uint32_t test_holds(context *x, const knhk_row *row, const knhk_chunk *c) {
+  const knhk_v8 terms = knhk_load(c->obj);
+  const uint32_t present = knhk_meet(terms, terms), all = 0u - (row->mode == KNHK_ALL);
+  return (test8(x, row, c, present) & present) | (~present & all);
+}
+
+static int one_test_holds(context *x, const knhk_row *row, lane v) {
+  x->one.obj[0] = v.obj;
+  x->one.val[0] = v.val;
+  x->one.meta[0] = v.meta;
+  return (int)(test_holds(x, row, &x->one) & 1);
+}
+
+/* A pair of values, each the only one or absent. */
+static int one_pair_holds(context *x, const knhk_row *row, lane a, lane b) {
+  if (row->kinds == KNHK_REL_EQUALS) return a.obj == b.obj;
+  if (a.obj == 0 || b.obj == 0) return 1;
+  return row->kinds == KNHK_REL_DISJOINT ? a.obj != b.obj : related(x, row->kinds, a, b);
+}
+
+KNHK_INLINE lane taken(lanes from, uint32_t step, uint64_t value) {
+  const size_t at = (size_t)(uint32_t)value * step;
+  const lane v = {from.obj[at], from.val[at], from.meta[at]};
+  return v;
+}
+
+/* A row outside of blocks, as if each of its values were the only one: what occurs more than once is judged again. */
+static int once_holds(context *x, const knhk_row *row, lanes from, uint32_t step, uint32_t node) {
+  switch (row->kernel) {
+    case KNHK_R_IN: return in_holds(row, from.obj[row->c * step]);
+    case KNHK_R_TEST: return one_test_holds(x, row, taken(from, step, row->c >> 32));
+    case KNHK_R_PAIR: return one_pair_holds(x, row, taken(from, step, row->c), taken(from, step, row->c >> 32));
+    default: return row_holds(x, row, node);
+  }
+}
+
 /* One loop over the blocks of a kernel: HOLDS over eight values at once. */
 #define BLOCKS(kernel, HOLDS)                                                                                    \
   for (uint32_t i = program->blocks[kernel]; i < program->blocks[(kernel) + 1]; i++) {                           \
@@ -493,7 +532,7 @@ static uint32_t run_rows(context *x, const knhk_program *program, uint32_t node)
   const uint32_t bad = run_blocks(d, program, outs, d->bits);
   for (uint32_t i = program->rows[KNHK_R_UNIQUE]; i < program->rows[KNHK_R_KINDS]; i++) {
     const knhk_row *row = &T->rows[i];
-    put_bit(d->bits, row->out, row->kernel == KNHK_R_IN ? in_holds(row, d->obj[row->c]) : row_holds(x, row, node));
+    put_bit(d->bits, row->out, once_holds(x, row, values, 1, node));
   }
   for (uint32_t m = 0; m < x->nmany; m++) {
     const knhk_value *v = &T->values[program->value + d->many[m]];

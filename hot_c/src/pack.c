@@ -154,9 +154,10 @@ static void *take(size_t *used, uint8_t *base, size_t n) {
   return taken;
 }
 
-/* Rows that look at values of the program. */
+/* Rows of values of the program: those of PAIR have two. */
 static size_t value_rows(const knhk_program *p) {
-  return p->rows[KNHK_BLOCK_KERNELS] - p->rows[0] + p->rows[KNHK_R_IN + 1] - p->rows[KNHK_R_IN];
+  const uint32_t *rows = p->rows;
+  return rows[KNHK_BLOCK_KERNELS] - rows[0] + rows[KNHK_R_PAIR + 1] - rows[KNHK_R_IN] + rows[KNHK_R_PAIR + 1] - rows[KNHK_R_PAIR];
 }
 
 size_t knhk_lay_batch(uint8_t *base, knhk_batch *b) {

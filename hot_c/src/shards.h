@@ -37,6 +37,23 @@ static void judge_blocks(const knhk_shard *s, const knhk_program *program, uint8
   ROWS(KNHK_R_FEW, knhk_eq(LANE(obj), EACH(0)) | knhk_eq(LANE(obj), EACH(1)) | knhk_eq(LANE(obj), EACH(2)) | knhk_eq(LANE(obj), EACH(3)))
 }
 
+/* Whether a row outside of blocks is judged over the chunk: it looks at nothing but its value. */
+static int waits(const knhk_row *row) { return row->kernel == KNHK_R_TEST && (row->kinds & KNHK_TEXT) == 0; }
+
+static void judge_tests(const knhk_shard *s, const knhk_program *program) {
+  context x;
+  x.d = NULL; /* inputs whose values are not all exact are no part of shards */
+  for (uint32_t i = program->rows[KNHK_R_TEST]; i < program->rows[KNHK_R_TEST + 1]; i++) {
+    const knhk_row *row = &T->rows[i];
+    const size_t at = 8 * (size_t)(row->c >> 32);
+    if (!waits(row)) continue;
+    memcpy(x.one.obj, s->obj + at, 64);
+    memcpy(x.one.val, s->val + at, 64);
+    memcpy(x.one.meta, s->meta + at, 64);
+    s->regs[T->nglobals + row->out] = (uint8_t)test_holds(&x, row, &x.one);
+  }
+}
+
 static void judge_folds(const knhk_batch *b, const knhk_shard *s, const knhk_program *program) {
   knhk_clear(s->regs, T->nglobals);
   for (uint32_t lane = 0; lane < s->n; lane++) {
@@ -86,6 +103,7 @@ static void judge_shard(const knhk_batch *b, uint32_t number) {
   const knhk_program *program = &T->programs[number];
   if (s->n == 0) return;
   judge_blocks(s, program, s->regs + T->nglobals);
+  judge_tests(s, program);
   for (uint32_t i = 0; i < s->nknown; i++) put_lane(s, s->known[i].bit, s->known[i].lane, s->known[i].holds);
   if (has_folds(program)) judge_folds(b, s, program);
   if (program->kind == KNHK_PROGRAM_GUARDS) judge_outputs(b, s, program);
@@ -120,7 +138,7 @@ static void gather_node(context *x, const knhk_batch *b, uint32_t number, uint32
   take_values(x, program, node, to, 8);
   for (uint32_t i = program->rows[KNHK_R_UNIQUE]; i < program->rows[KNHK_R_KINDS]; i++) {
     const knhk_row *row = &T->rows[i];
-    put_lane(s, row->out, s->n, (row->kernel == KNHK_R_IN ? in_holds(row, to.obj[8 * row->c]) : row_holds(x, row, node)) != 0);
+    if (!waits(row)) put_lane(s, row->out, s->n, once_holds(x, row, to, 8, node) != 0);
   }
   if (x->nmany > 0) gather_many(x, s, program, node);
   s->input[s->n++] = input;
