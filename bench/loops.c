@@ -106,6 +106,26 @@ API uint64_t bench_part(bench_pack *p, const uint8_t *o, size_t len, uint32_t ro
   return now(CLOCK_THREAD_CPUTIME_ID) - begun;
 }
 
+#define TOGETHER 64u
+
+/* The guards of one observation, read TOGETHER times, by decide_lanes_batch. 0 when it cannot be read. */
+API uint64_t bench_lanes_batch(bench_pack *p, const uint8_t *o, size_t len, uint32_t rounds) {
+  const size_t room = (p->pack->scratch_size(len) + 63) & ~(size_t)63;
+  uint8_t *scratch = aligned_alloc(64, TOGETHER * room), *a = malloc(TOGETHER * (size_t)p->pack->a_max);
+  const void *lanes[TOGETHER];
+  knhk_result got[TOGETHER];
+  uint64_t took = 0;
+  for (uint32_t i = 0; i < TOGETHER; i++)
+    if (p->pack->extract(p->binding, o, len, scratch + i * room, room, &lanes[i]) != KNHK_OK) goto done;
+  const uint64_t begun = now(CLOCK_THREAD_CPUTIME_ID);
+  for (uint32_t r = 0; r < rounds; r++) p->variant->decide_lanes_batch(TOGETHER, lanes, a, p->pack->a_max, got, p->scratch, p->scratch_len);
+  took = now(CLOCK_THREAD_CPUTIME_ID) - begun;
+done:
+  free(scratch);
+  free(a);
+  return took;
+}
+
 /* ---- dictionaries: m look-ups of strings among n keys that lie at their places (formats/perfect.md), `rounds` times ---- */
 typedef struct {
   const uint8_t *text;

@@ -19,6 +19,7 @@ uint64_t bench_many(uintptr_t many, uint32_t kernel, const void *c, uint32_t n, 
 void *bench_open(const char *path, const char *variant, const uint8_t *bundle, size_t len, size_t o_max);
 uint64_t bench_decide(void *p, const uint8_t *o, const size_t *len, size_t m, uint32_t rounds, uint8_t *verdicts);
 uint64_t bench_batch(void *p, const uint8_t *o, const size_t *len, size_t m, uint32_t rounds, uint8_t *verdicts);
+uint64_t bench_lanes_batch(void *p, const uint8_t *o, size_t len, uint32_t rounds);
 uint64_t bench_part(void *p, const uint8_t *o, size_t len, uint32_t rounds, uint32_t what);
 void *bench_keys_of(const uint8_t *text, const uint64_t *offset, uint32_t n, uint64_t r, uint64_t x, const uint16_t *pilots,
   const uint32_t *remap);
@@ -93,6 +94,10 @@ class NativePack:
     def guards(self, rounds: int) -> float:
         """Nanoseconds of CPU for all guards over the first input, read already."""
         return float(loops().bench_part(self._pack, self._joined, self._lengths[0], rounds, 1)) / rounds
+
+    def guards_batched(self, rounds: int) -> float:
+        """Nanoseconds of CPU for all guards over the first input, read already, of one in a batch of 64."""
+        return float(loops().bench_lanes_batch(self._pack, self._joined, self._lengths[0], rounds)) / (64 * rounds)
 
 
 def address(owner: Any, library: Any, name: str) -> int:

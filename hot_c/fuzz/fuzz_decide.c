@@ -10,7 +10,8 @@
 
 #define NEIGHBOURS 20u /* of every route, most of them with the whole body, so that shards fill up */
 
-static fuzz_room observation, escaped_memory, binding_memory, scratch_memory, text_memory, actions[2], neighbours, batch_actions, heat_memory;
+static fuzz_room observation, escaped_memory, binding_memory, scratch_memory, text_memory, actions[2], neighbours, batch_actions, heat_memory,
+  lanes_memory, lanes_actions;
 
 static const knhk_binding *bind_nothing(const knhk_pack *pack) {
   static const knhk_binding *binding;
@@ -109,6 +110,15 @@ static void count(const void *scratch) {
   knhk_heat_v1.count(scratch, counts, knhk_heat_v1.npredicates);
 }
 
+/* One Δ three times in a batch. */
+static void judge_lanes_together(const knhk_pack *pack, const knhk_variant *v, const void *lanes, const knhk_result *first, const uint8_t *a, size_t room) {
+  const void *const three[3] = {lanes, lanes, lanes};
+  knhk_result r[3];
+  uint8_t *actions_of = fuzz_take(&lanes_actions, 3 * (size_t)pack->a_max), *scratch = fuzz_take(&lanes_memory, room);
+  v->decide_lanes_batch(3, three, actions_of, pack->a_max, r, scratch, room);
+  for (uint32_t i = 0; i < 3; i++) same(&r[i], first, a, actions_of + i * (size_t)pack->a_max);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   const knhk_pack *pack = &knhk_pack_v1;
   const size_t room = pack->scratch_size(size);
@@ -130,6 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (pack->extract(binding, o, size, scratch, room, &lanes) != KNHK_OK) continue;
     const knhk_result judged = v->decide_lanes(binding, lanes, b, pack->a_max, scratch, room);
     same(&judged, &first, a, b);
+    judge_lanes_together(pack, v, lanes, &first, a, room);
   }
   uint8_t *escaped = fuzz_take(&escaped_memory, size + 5);
   const size_t escaped_size = escape_one(o, size, escaped);

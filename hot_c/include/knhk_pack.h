@@ -69,6 +69,9 @@ typedef struct {
    * makes triples (CONSTRUCT), and an input with an inexact value, is decided one by one. What lies in scratch afterwards is not for `count`. */
   void (*decide_batch)(const knhk_binding *binding, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a, size_t a_stride,
                        knhk_result *r, void *scratch, size_t scratch_len);
+
+  /* decide_lanes_batch: the same over n Δs that `extract` left, each in a scratch of its own; for benchmarks. scratch: another one. */
+  void (*decide_lanes_batch)(size_t n, const void *const *lanes, uint8_t *a, size_t a_stride, knhk_result *r, void *scratch, size_t scratch_len);
 } knhk_variant;
 
 typedef struct {

@@ -175,7 +175,7 @@ KNHK_HIDDEN void knhk_cut_chunks(knhk_delta *d, uint32_t node);
 typedef struct {
   uint32_t bit;
   uint16_t lane, holds;
-} knhk_known; /* a row whose value occurs more than once */
+} knhk_known; /* a row whose value occurs more than once, or has no scaled form */
 
 /* Up to eight focus nodes of one program, of whatever inputs of the window. */
 typedef struct {

@@ -154,10 +154,10 @@ static void *take(size_t *used, uint8_t *base, size_t n) {
   return taken;
 }
 
-/* Rows of values of the program: those of PAIR have two. */
+/* Rows of values of the program: those of PAIR have two, and may be told apart from them. */
 static size_t value_rows(const knhk_program *p) {
   const uint32_t *rows = p->rows;
-  return rows[KNHK_BLOCK_KERNELS] - rows[0] + rows[KNHK_R_PAIR + 1] - rows[KNHK_R_IN] + rows[KNHK_R_PAIR + 1] - rows[KNHK_R_PAIR];
+  return rows[KNHK_BLOCK_KERNELS] - rows[0] + rows[KNHK_R_PAIR + 1] - rows[KNHK_R_IN] + 2 * (rows[KNHK_R_PAIR + 1] - rows[KNHK_R_PAIR]);
 }
 
 size_t knhk_lay_batch(uint8_t *base, knhk_batch *b) {
@@ -184,22 +184,34 @@ static int makes_triples(void) { return T->nprograms > 0 && T->programs[T->nprog
 #define FETCH 4096u /* bytes of an input that are asked for ahead */
 #define PENDING 1000 /* a status: judged, and A is written at the window's end */
 
-/* One input, as far as it can be judged before the window is full. */
+/* One input that is read, as far as it can be judged before the window is full. */
+static knhk_result take_delta(knhk_batch *batch, uint32_t i, knhk_delta *d, uint8_t *a, size_t a_cap, const knhk_isa *isa) {
+  if (d->fault.code != KNHK_FAULT_NONE || d->over || d->inexact) return judge(d, a, a_cap, isa);
+  uint8_t *const own = d->fail;
+  const int32_t status = isa->gather(batch, d, i);
+  d->fail = own;
+  if (status != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
+  const knhk_result r = {PENDING, 0, 0, 0, 0, d->ntriple};
+  return r;
+}
+
 static knhk_result take_input(knhk_batch *batch, uint32_t i, const knhk_binding *b, const uint8_t *o, size_t o_len, uint8_t *a, size_t a_cap,
                               void *scratch, size_t scratch_len, const knhk_isa *isa) {
   knhk_delta *d;
   const int32_t status = knhk_build(b, o, o_len, scratch, scratch_len, 0, isa->read_plain, &d);
-  if (status < 0) return bare(status, KNHK_CLASS_NONE);
-  if (d->fault.code != KNHK_FAULT_NONE || d->over || d->inexact) return judge(d, a, a_cap, isa);
-  if (isa->gather(batch, d, i) != KNHK_OK) return bare(KNHK_ESCAPE, class_below(NULL));
-  const knhk_result r = {PENDING, 0, 0, 0, 0, d->ntriple};
-  return r;
+  return status < 0 ? bare(status, KNHK_CLASS_NONE) : take_delta(batch, i, d, a, a_cap, isa);
 }
 
 /* Asks for an input while the one before it is decided. */
 static void fetch(const uint8_t *o, size_t o_len) {
   const size_t n = o_len < FETCH ? o_len : FETCH;
   for (size_t at = 0; at < n; at += 64) __builtin_prefetch(o + at);
+}
+
+static void end_window(knhk_batch *batch, uint32_t count, uint8_t *a, size_t a_stride, knhk_result *r, const knhk_isa *isa) {
+  isa->flush(batch);
+  for (uint32_t i = 0; i < count; i++)
+    if (r[i].status == PENDING) r[i] = write_action(batch->fail + (size_t)i * T->nfail, r[i].triples, a + i * a_stride, a_stride, NULL, 0);
 }
 
 /* Windows of inputs: each is read and gathered into shards, what is left in shards is judged, and A is written in the order of the inputs. */
@@ -219,10 +231,24 @@ static void decide_batch(const knhk_binding *b, size_t n, const uint8_t *const *
       if (first + i + 1 < n) fetch(o[first + i + 1], o_len[first + i + 1]);
       r[first + i] = take_input(&batch, i, b, o[first + i], o_len[first + i], a + (first + i) * a_stride, a_stride, scratch, left, isa);
     }
-    isa->flush(&batch);
-    for (uint32_t i = 0; i < count; i++)
-      if (r[first + i].status == PENDING)
-        r[first + i] = write_action(batch.fail + (size_t)i * T->nfail, r[first + i].triples, a + (first + i) * a_stride, a_stride, NULL, 0);
+    end_window(&batch, count, a + first * a_stride, a_stride, r + first, isa);
+  }
+}
+
+/* The same of inputs that are read. */
+static void decide_lanes_batch(size_t n, const void *const *lanes, uint8_t *a, size_t a_stride, knhk_result *r, void *scratch, size_t scratch_len,
+                               const knhk_isa *isa) {
+  knhk_batch batch;
+  if (makes_triples() || ((uintptr_t)scratch & 63) != 0 || scratch_len < knhk_lay_batch(NULL, &batch)) {
+    for (size_t i = 0; i < n; i++) r[i] = decide_lanes(lanes[i], a + i * a_stride, a_stride, isa);
+    return;
+  }
+  knhk_lay_batch(scratch, &batch);
+  for (size_t first = 0; first < n; first += KNHK_WINDOW) {
+    const uint32_t count = n - first < KNHK_WINDOW ? (uint32_t)(n - first) : KNHK_WINDOW;
+    for (uint32_t i = 0; i < count; i++) /* lanes lie in the caller's memory, which is writable */
+      r[first + i] = take_delta(&batch, i, (knhk_delta *)(uintptr_t)lanes[first + i], a + (first + i) * a_stride, a_stride, isa);
+    end_window(&batch, count, a + first * a_stride, a_stride, r + first, isa);
   }
 }
 
@@ -247,6 +273,10 @@ int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void
   static void decide_batch_##name(const knhk_binding *b, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a,        \
                                   size_t a_stride, knhk_result *r, void *scratch, size_t scratch_len) {                             \
     decide_batch(b, n, o, o_len, a, a_stride, r, scratch, scratch_len, &isa_##name);                                                \
+  }                                                                                                                                 \
+  static void decide_lanes_batch_##name(size_t n, const void *const *lanes, uint8_t *a, size_t a_stride, knhk_result *r,            \
+                                        void *scratch, size_t scratch_len) {                                                        \
+    decide_lanes_batch(n, lanes, a, a_stride, r, scratch, scratch_len, &isa_##name);                                                \
   }
 
 VARIANT(scalar)
@@ -276,10 +306,10 @@ VARIANT(neon)
 
 const knhk_variant knhk_variants[] = {
 #if defined(__x86_64__)
-  {"avx512", has_avx512, decide_avx512, decide_lanes_avx512, decide_batch_avx512},
-  {"avx2", has_avx2, decide_avx2, decide_lanes_avx2, decide_batch_avx2},
+  {"avx512", has_avx512, decide_avx512, decide_lanes_avx512, decide_batch_avx512, decide_lanes_batch_avx512},
+  {"avx2", has_avx2, decide_avx2, decide_lanes_avx2, decide_batch_avx2, decide_lanes_batch_avx2},
 #elif defined(__aarch64__)
-  {"neon", always, decide_neon, decide_lanes_neon, decide_batch_neon},
+  {"neon", always, decide_neon, decide_lanes_neon, decide_batch_neon, decide_lanes_batch_neon},
 #endif
-  {"scalar", always, decide_scalar, decide_lanes_scalar, decide_batch_scalar},
+  {"scalar", always, decide_scalar, decide_lanes_scalar, decide_batch_scalar, decide_lanes_batch_scalar},
 };

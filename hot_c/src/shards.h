@@ -37,8 +37,38 @@ static void judge_blocks(const knhk_shard *s, const knhk_program *program, uint8
   ROWS(KNHK_R_FEW, knhk_eq(LANE(obj), EACH(0)) | knhk_eq(LANE(obj), EACH(1)) | knhk_eq(LANE(obj), EACH(2)) | knhk_eq(LANE(obj), EACH(3)))
 }
 
-/* Whether a row outside of blocks is judged over the chunk: it looks at nothing but its value. */
-static int waits(const knhk_row *row) { return row->kernel == KNHK_R_TEST && (row->kinds & KNHK_TEXT) == 0; }
+/* Whether a row outside of blocks is judged over the chunk: it looks at nothing but its values. Of an order the values have to be scaled ones. */
+static int waits(const knhk_row *row) {
+  if (row->kernel == KNHK_R_TEST) return (row->kinds & KNHK_TEXT) == 0;
+  return row->kernel == KNHK_R_PAIR && row->kinds < KNHK_REL_EQ;
+}
+
+static knhk_v8 lanes_of(const uint64_t *words, uint64_t value) { return knhk_load(words + 8 * (size_t)(uint32_t)value); }
+
+/* Lanes in which a < b, or a ≤ b, of scaled values: family and value in one number. */
+static uint32_t below8(knhk_v8 a, knhk_v8 b, uint32_t equal_too) {
+  const uint32_t within = knhk_within(a, knhk_and(b, knhk_splat((uint64_t)15 << 60)), b);
+  return equal_too ? within : within & ~knhk_eq(a, b);
+}
+
+static uint32_t pair8(const knhk_shard *s, const knhk_row *row) {
+  const knhk_v8 p = lanes_of(s->obj, row->c), q = lanes_of(s->obj, row->c >> 32);
+  if (row->kinds == KNHK_REL_EQUALS) return knhk_eq(p, q);
+  const uint32_t absent = ~(knhk_meet(p, p) & knhk_meet(q, q));
+  if (row->kinds == KNHK_REL_DISJOINT) return absent | ~knhk_eq(p, q);
+  const knhk_v8 a = lanes_of(s->val, row->c), b = lanes_of(s->val, row->c >> 32);
+  const uint32_t equal_too = row->kinds == KNHK_REL_LE || row->kinds == KNHK_REL_GE;
+  return absent | (row->kinds <= KNHK_REL_LE ? below8(a, b, equal_too) : below8(b, a, equal_too));
+}
+
+static void judge_pairs(const knhk_shard *s, const knhk_program *program) {
+  for (uint32_t i = program->rows[KNHK_R_PAIR]; i < program->rows[KNHK_R_PAIR + 1]; i++) {
+    const knhk_row *row = &T->rows[i];
+    if (waits(row)) s->regs[T->nglobals + row->out] = (uint8_t)pair8(s, row);
+  }
+}
+
+static int scaled(lane a, lane b) { return a.obj == 0 || b.obj == 0 || (a.val != 0 && b.val != 0); }
 
 static void judge_tests(const knhk_shard *s, const knhk_program *program) {
   context x;
@@ -104,6 +134,7 @@ static void judge_shard(const knhk_batch *b, uint32_t number) {
   if (s->n == 0) return;
   judge_blocks(s, program, s->regs + T->nglobals);
   judge_tests(s, program);
+  judge_pairs(s, program);
   for (uint32_t i = 0; i < s->nknown; i++) put_lane(s, s->known[i].bit, s->known[i].lane, s->known[i].holds);
   if (has_folds(program)) judge_folds(b, s, program);
   if (program->kind == KNHK_PROGRAM_GUARDS) judge_outputs(b, s, program);
@@ -131,6 +162,14 @@ static void gather_many(context *x, knhk_shard *s, const knhk_program *program, 
   }
 }
 
+/* Values that have an order but no scaled form are compared now. */
+static void gather_order(context *x, knhk_shard *s, const knhk_row *row, lanes to) {
+  const lane a = taken(to, 8, row->c), b = taken(to, 8, row->c >> 32);
+  if (scaled(a, b)) return;
+  const knhk_known known = {row->out, (uint16_t)s->n, (uint16_t)(related(x, row->kinds, a, b) != 0)};
+  s->known[s->nknown++] = known;
+}
+
 static void gather_node(context *x, const knhk_batch *b, uint32_t number, uint32_t input, uint32_t node) {
   knhk_shard *s = &b->shard[number];
   const knhk_program *program = &T->programs[number];
@@ -139,6 +178,7 @@ static void gather_node(context *x, const knhk_batch *b, uint32_t number, uint32
   for (uint32_t i = program->rows[KNHK_R_UNIQUE]; i < program->rows[KNHK_R_KINDS]; i++) {
     const knhk_row *row = &T->rows[i];
     if (!waits(row)) put_lane(s, row->out, s->n, once_holds(x, row, to, 8, node) != 0);
+    else if (row->kernel == KNHK_R_PAIR && row->kinds >= KNHK_REL_LT) gather_order(x, s, row, to);
   }
   if (x->nmany > 0) gather_many(x, s, program, node);
   s->input[s->n++] = input;
