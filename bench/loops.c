@@ -106,7 +106,7 @@ API uint64_t bench_part(bench_pack *p, const uint8_t *o, size_t len, uint32_t ro
   return now(CLOCK_THREAD_CPUTIME_ID) - begun;
 }
 
-#define TOGETHER 64u
+#define TOGETHER 16u
 
 /* The guards of one observation, read TOGETHER times, by decide_lanes_batch. 0 when it cannot be read. */
 API uint64_t bench_lanes_batch(bench_pack *p, const uint8_t *o, size_t len, uint32_t rounds) {

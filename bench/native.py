@@ -96,8 +96,8 @@ class NativePack:
         return float(loops().bench_part(self._pack, self._joined, self._lengths[0], rounds, 1)) / rounds
 
     def guards_batched(self, rounds: int) -> float:
-        """Nanoseconds of CPU for all guards over the first input, read already, of one in a batch of 64."""
-        return float(loops().bench_lanes_batch(self._pack, self._joined, self._lengths[0], rounds)) / (64 * rounds)
+        """Nanoseconds of CPU for all guards over the first input, read already, of one in a batch of 16."""
+        return float(loops().bench_lanes_batch(self._pack, self._joined, self._lengths[0], rounds)) / (16 * rounds)
 
 
 def address(owner: Any, library: Any, name: str) -> int:

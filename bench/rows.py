@@ -69,7 +69,7 @@ def pack(row: str) -> PackSources:
 
 
 def _timed(row: str, samples: int) -> tuple[list[float], int, str]:
-    """Nanoseconds of a decision's guards, in batches of 64, as means of 1,000 and more; how many guards, and by which kernels."""
+    """Nanoseconds of a decision's guards, in batches of 16, as means of 1,000 and more; how many guards, and by which kernels."""
     plan = lower(pack(row))
     guards = plan.document["guards"][1:]
     assert {(g["class"], g["why"].partition(": R1, ")[0]) for g in guards} <= {("R1", row), ("R1", shacl.LENGTHS)}, row
@@ -81,7 +81,7 @@ def _timed(row: str, samples: int) -> tuple[list[float], int, str]:
     native.decide(1)
     assert native.verdicts() == [1], f"{row}: every guard must hold"
     decisions = DECISIONS * GUARDS // max(1, min(GUARDS, len(guards) - GUARDS))
-    rounds = -(-decisions // 64)
+    rounds = -(-decisions // 16)
     native.guards_batched(rounds)
     return [native.guards_batched(rounds) for _ in range(samples)], len(guards), variant
 

@@ -89,7 +89,7 @@ def run(quick: bool) -> Figures:
         klass = class_of(tier)
         rows.append(Row(form, "µs CPU", spread(measure(tier, 50 if quick else 2000)), f"class {klass}", GOALS[klass]))
     notes = (
-        "R1: what a guard adds to a decision of 63 others whose Δ is read, all holding, in batches of 64, as means of 1,000 decisions and more.",
+        "R1: what a guard adds to a decision of 63 others whose Δ is read, all holding, in batches of 16; means of 1,000 and more.",
         "W1, C1: one judgement: 37 lines of N-Triples parsed, one constraint, one focus node. A row above its budget counts in the next.",
     )
     return Figures("shapes", TITLE, tuple(rows), notes)

@@ -75,7 +75,7 @@ static int64_t explain(const knhk_binding *binding, const uint8_t *o, size_t o_l
 
 static int always(void) { return 1; }
 
-static const knhk_variant VARIANTS[] = {{"scalar", always, decide, NULL, NULL}};
+static const knhk_variant VARIANTS[] = {{"scalar", always, decide, NULL, NULL, NULL}};
 static const knhk_guard_info GUARDS[] = {{"payload", "payload", "R1", "", "", "", "", "", "Violation"}, {"word", "shacl", "R1", "", "", "", "", "", "Violation"}};
 KNHK_EXPORT const knhk_pack knhk_pack_v1 = {FAKE_ABI, 2, 1, FAKE_A_MAX, 0, "fake", TEXT(FAKE_REVISION), "fakepack", {0}, GUARDS, VARIANTS, scratch_size, bind_size, bind_bundle, NULL, NULL, explain};
 

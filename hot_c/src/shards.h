@@ -68,8 +68,6 @@ static void judge_pairs(const knhk_shard *s, const knhk_program *program) {
   }
 }
 
-static int scaled(lane a, lane b) { return a.obj == 0 || b.obj == 0 || (a.val != 0 && b.val != 0); }
-
 static void judge_tests(const knhk_shard *s, const knhk_program *program) {
   context x;
   x.d = NULL; /* inputs whose values are not all exact are no part of shards */
@@ -164,8 +162,9 @@ static void gather_many(context *x, knhk_shard *s, const knhk_program *program, 
 
 /* Values that have an order but no scaled form are compared now. */
 static void gather_order(context *x, knhk_shard *s, const knhk_row *row, lanes to) {
+  if (to.val[8 * (size_t)(uint32_t)row->c] != 0 && to.val[8 * (size_t)(row->c >> 32)] != 0) return; /* so it is of an absent one, whatever it holds */
   const lane a = taken(to, 8, row->c), b = taken(to, 8, row->c >> 32);
-  if (scaled(a, b)) return;
+  if (a.obj == 0 || b.obj == 0) return;
   const knhk_known known = {row->out, (uint16_t)s->n, (uint16_t)(related(x, row->kinds, a, b) != 0)};
   s->known[s->nknown++] = known;
 }
