@@ -265,7 +265,7 @@ class _Lowering:
         if isinstance(e, Literal):
             if e.datatype != URIRef(XSD + "boolean"):
                 raise _Fall("W1", COMPARE)
-            return [[]] if (str(e) == "true") == want else []
+            return [[]] if (str(e) in ("true", "1")) == want else []  # ill-formed is false (section 17.2.2)
         if not isinstance(e, CompValue):
             raise _Fall("W1", COMPARE)
         name = e.name

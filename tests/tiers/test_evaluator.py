@@ -120,6 +120,16 @@ def test_a_result_belongs_to_the_guard_of_the_target_that_led_to_it() -> None:
     assert [plan["targets"][plan["guards"][i]["target"]]["classes"] for i in judged.failing] == [["urn:ex:Thing"]]
 
 
+@pytest.mark.parametrize("value", ['"maybe"^^xsd:boolean', '"abc"^^xsd:integer', '"false"^^xsd:boolean', '"0"^^xsd:byte'])
+def test_a_rule_that_asks_for_the_absence_of_what_is_not_true_denies_what_is_ill_formed(value: str) -> None:
+    query = "ASK { $this <urn:ex:id> ?i FILTER NOT EXISTS { $this <urn:ex:won> ?d FILTER(!?d) } }"
+    plan = pack("", Source("rule", "ask", query, "rule.rq", media="application/sparql-query", target="urn:ex:Doc"))
+    fact = f'<urn:ex:n> <{TYPE}> <urn:ex:Doc> .\n<urn:ex:n> <urn:ex:id> "1" .\n<urn:ex:n> <urn:ex:won> {{}} .\n'
+    spelled = value.replace("xsd:", "<http://www.w3.org/2001/XMLSchema#") + ">"
+    assert failing(plan, fact.format(spelled)) == {"rule"}
+    assert failing(plan, fact.format('"true"^^<http://www.w3.org/2001/XMLSchema#boolean>')) == set()
+
+
 def test_queries_see_this_everywhere_blank_nodes_too() -> None:
     query = "ASK { $this <urn:ex:a> ?v . { SELECT ?v { ?x <urn:ex:a> ?v FILTER(?x = $this) } } FILTER NOT EXISTS { $this <urn:ex:b> ?v } }"
     plan = pack("", Source("rule", "ask", query, "rule.rq", media="application/sparql-query", target="urn:ex:Doc"))

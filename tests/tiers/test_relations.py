@@ -17,7 +17,7 @@ from knhk_runtime.tiers.action import failing_bits
 from knhk_runtime.tiers.decide import OK
 from knhk_runtime.tiers.expr import Expressions
 from knhk_runtime.tiers.graph import Graph
-from knhk_runtime.tiers.relations import by_functions
+from knhk_runtime.tiers.relations import by_functions, truth
 from knhk_runtime.tiers.sparql import THIS, ask
 from knhk_runtime.tiers.sparql_text import tokens
 
@@ -59,6 +59,38 @@ EXPRESSIONS = {
     "if(1 < 2, 2 = 3, 'x')": False,
     "exists { FILTER(1 = 'a') } || 1 = 2": False,
     "coalesce(1 = 'a', 3 = 3)": True,
+    "'maybe'^^xsd:boolean": False,
+    "'abc'^^xsd:integer": False,
+    "!'maybe'^^xsd:boolean": True,
+    "!('abc'^^xsd:integer)": True,
+    "! 'x'^^<urn:t>": None,
+    "!!'a'": True,
+    "''": False,
+    "'a'@en": True,
+    "<urn:a>": None,
+    "0.0": False,
+    "!0.0e0": True,
+    "!1e-3": False,
+    "!1 + 1": None,
+    "'0.1'^^xsd:float = '0.1'^^xsd:double": True,  # ADR 25 says why
+    "!'300'^^xsd:byte": False,  # likewise
+    "'NaN'^^xsd:double": False,
+    "'P1D'^^xsd:duration || 'maybe'^^xsd:boolean": None,
+    "'P1D'^^xsd:duration && 'maybe'^^xsd:boolean": False,
+    "'abc'^^xsd:decimal || 1 = 1": True,
+    "1 = 1 && !('abc'^^xsd:decimal && 1 = 'a')": True,
+    "if('maybe'^^xsd:boolean, 1 = 1, 1 = 2)": False,
+    "IF (!'maybe'^^xsd:boolean && 1, 'a', '')": True,
+    "if('x'^^<urn:t>, true, true)": None,
+    "!'maybe'^^xsd:boolean = true": True,
+    "true IN (!'maybe'^^xsd:boolean)": True,
+    "coalesce('maybe'^^xsd:boolean, true)": False,
+    "!coalesce('maybe'^^xsd:boolean, true)": True,
+    "xsd:boolean('maybe')": None,
+    "!xsd:boolean('0')": True,
+    "(('abc'^^xsd:int))": False,
+    "!regex('a', 'b') && !bound(?y)": True,
+    "not exists { FILTER('maybe'^^xsd:boolean) }": True,
 }
 
 
@@ -66,6 +98,50 @@ EXPRESSIONS = {
 def test_an_expression_has_the_value_that_the_standard_says(text: str, value: bool | None) -> None:
     holds, fails = (ask(Graph(), f"{XSD}ASK {{ FILTER({sign}({text})) }}", {}) for sign in ("", "!"))
     assert (holds, fails) == (value is True, value is False)
+
+
+TRUE_TERMS = frozenset(
+    {'"1"', '"a"', '"b"', '"a"@en', '"b"@de'}
+    | {f'"{text}"^^<http://www.w3.org/2001/XMLSchema#{kind}>' for text, kind in (
+        ("1", "integer"), ("01", "integer"), ("2", "integer"), ("1.0", "decimal"), ("1e0", "double"), ("true", "boolean"), ("1", "boolean"),
+    )}
+)  # fmt: skip
+FALSE_TERMS = frozenset(
+    f'"{text}"^^<http://www.w3.org/2001/XMLSchema#{kind}>'
+    for text, kind in (
+        ("x", "integer"),
+        ("NaN", "double"),
+        ("false", "boolean"),
+        ("maybe", "boolean"),
+        ("0", "integer"),
+        ("-0.0", "decimal"),
+    )
+)
+JUDGED = {
+    "?x": "{t}",
+    "!?x": "{f}",
+    "!(!?x)": "{t}",
+    "?x && 1 = 1": "{t}",
+    "?x || false": "{t}",
+    "!(?x || false)": "{f}",
+    "if(?x, true, false)": "{t}",
+    "if(?x, false, true)": "{f}",
+    "coalesce(!?x, true)": "{f} {e}",
+}
+
+
+def test_every_term_has_one_effective_boolean_value() -> None:
+    """The term itself in the text of a rule, the term of a graph, and ours agree; ill-formed booleans and numbers are false."""
+    for term in TERMS:
+        value = "{t}" if term in TRUE_TERMS else "{f}" if term in FALSE_TERMS else "{e}"
+        graph = Graph.parse(f"<urn:f> <urn:p> {term} .\n".encode())
+        (held,) = graph.objects(NamedNode("urn:f"), NamedNode("urn:p"))
+        assert truth(held) is {"{t}": True, "{f}": False, "{e}": None}[value], term
+        for rule, holds in JUDGED.items():
+            asked = ask(graph, f"ASK {{ $this <urn:p> ?x FILTER({rule}) }}", {THIS: NamedNode("urn:f")})
+            assert asked == (value in holds), (rule, term)
+            if not term.startswith("_"):
+                assert ask(graph, f"ASK {{ FILTER({rule.replace('?x', term)}) }}", {}) == asked, (rule, term)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +154,15 @@ def test_an_expression_has_the_value_that_the_standard_says(text: str, value: bo
         ("ASK { ?s ?p ?o FILTER NOT EXISTS { ?s ?p ?q FILTER(?q != ?o) } }", True),
         ("ASK { ?s (<urn:p>|!(<urn:q>|^<urn:r>)) ?o FILTER(?o IN (1, 2)) }", True),
         ("ASK { ?s ?p ?o FILTER(regex(?o, '(=|<)') || ?o = 1) } # 1 = 'a'", True),
+        ("ASK { ?s (!(<urn:q>|^<urn:r>)) ?o FILTER(!!?o) FILTER NOT EXISTS { ?s ?p 2 } }", True),
+        ("ASK { ?s <urn:no>*/(<urn:p>|!<urn:p>) ?o FILTER coalesce(?o) }", True),
+        ("ASK { ?s ?p ?o BIND(!?o AS ?b) BIND(if(?o, 1, 2) AS ?c) FILTER(!?b && ?c = 1) }", True),
+        ("ASK { { SELECT ?s WHERE { ?s ?p ?o } GROUP BY ?s (!?s) HAVING (COUNT(?o)) (!(COUNT(?o) = 3)) coalesce(!0) LIMIT 1 } }", True),
+        (
+            "ASK { { SELECT ?s WHERE { ?s ?p ?o } ORDER BY (!?o) ASC(?o=1) } VALUES (?s) { (<urn:s>) } OPTIONAL { ?s ?p ?q FILTER(?q) }}",
+            True,
+        ),
+        ("ASK { ?s ?p ?o\nFILTER # here\n(?o # there\n) }", True),
     ],
 )
 def test_operators_are_found_wherever_they_stand(query: str, answer: bool) -> None:
@@ -108,13 +193,17 @@ RULES = [
     "?x != <urn:a>",
     "?x = 1 || ?x != 'b'",
     "!(?x = 1 || ?x = 'b')",
+    "?x = 1 || '1'^^xsd:boolean",
+    "?x = 1 && !'0'^^xsd:boolean",
+    "?x = 1 || 'maybe'^^xsd:boolean",
+    "?x = 1 && !'maybe'^^xsd:boolean",
 ]
 TERMS = (
     '"1"', '"a"', '"b"', '"a"@en', '"b"@de', "<urn:a>", "<urn:b>", "_:b", '"x"^^<urn:t>',
     *(f'"{text}"^^<http://www.w3.org/2001/XMLSchema#{kind}>' for text, kind in (
         ("1", "integer"), ("01", "integer"), ("2", "integer"), ("1.0", "decimal"), ("x", "integer"), ("1e0", "double"), ("NaN", "double"),
         ("true", "boolean"), ("1", "boolean"), ("false", "boolean"), ("2024-05-01", "date"), ("2024-05-02", "date"),
-        ("2024-05-01T00:00:00Z", "dateTime"), ("a", "token"),
+        ("2024-05-01T00:00:00Z", "dateTime"), ("a", "token"), ("maybe", "boolean"), ("0", "integer"), ("-0.0", "decimal"),
     )),
 )  # fmt: skip
 

@@ -65,6 +65,7 @@ _INTEGER_BOUNDS: dict[str, tuple[int | None, int | None]] = {
     "unsignedByte": (0, 255),
 }
 _FLOATS = frozenset({"double", "float"})
+BOOLEAN_OR_NUMERIC = frozenset(XSD + name for name in ("boolean", "decimal", *_FLOATS, *_INTEGER_BOUNDS))
 _DURATIONS = frozenset({"duration", "yearMonthDuration", "dayTimeDuration"})
 
 _PATTERNS = {
