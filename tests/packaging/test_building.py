@@ -11,7 +11,7 @@ import pytest
 
 from knhk.adapters.registry_layout import LayoutRegistry
 from knhk.model.arrows import PackSources, SignedPack, Source
-from knhk.model.faults import Refused
+from knhk.model.faults import Refused, Stalled
 from knhk.model.oci import PROVENANCE_PREDICATE
 from knhk.packaging import provenance, signed
 from knhk.reconcilers.building import assemble, build, provenance_of, rebuild
@@ -43,8 +43,8 @@ def finish(steps: Generator[Any, None, T]) -> T:
 
 
 def proof(_made: Any) -> dict[str, Any]:
-    """Nothing is compared here."""
-    return {"cases": 0, "asked": 0}
+    """Of a prover that found no difference."""
+    return {"cases": 1, "asked": 1}
 
 
 def pack_at(path: str, first_line: int) -> PackSources:
@@ -64,6 +64,13 @@ def test_the_same_pack_from_two_places_has_one_digest(built: SignedPack, tmp_pat
     assert other == built
     one, two = (LayoutRegistry(tmp_path / name) for name in ("registry", "other"))
     assert [d.digest for d in one.listed()] == [d.digest for d in two.listed()]
+
+
+def test_a_proof_of_no_case_is_none_and_nothing_is_published(tmp_path: Path, compiler: Any, signer: Any) -> None:
+    registry = LayoutRegistry(tmp_path / "registry")
+    with pytest.raises(Stalled, match="no case was compared"):
+        finish(build(pack_at("p", 1), compiler, registry, signer, lambda _made: {"cases": 0, "asked": 150}))
+    assert list(registry.listed()) == []
 
 
 def test_order_of_sources_does_not_matter(built: SignedPack, tmp_path: Path, compiler: Any, signer: Any) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Never
 
 import pytest
 from rollout_world import World, point
@@ -17,10 +17,12 @@ from knhk.adapters.prover_process import ProcessProver
 from knhk.model.arrows import GuardPlan, PackSources, SharedObject, Source
 from knhk.model.faults import Refuted, Stalled
 from knhk.ports.prover import Budget
+from knhk.reconcilers import proving
 from knhk.reconcilers.lowering import plan_of
 from knhk.wiring import packs
 from knhk_gen import emit_guards
 from knhk_gen.emit import emit
+from knhk_runtime.tiers.errors import Undecided
 
 SHAPES = """@prefix sh: <http://www.w3.org/ns/shacl#> .
 @prefix ex: <https://example.com/ns#> .
@@ -89,9 +91,23 @@ def test_a_right_pack_is_proven_and_a_wrong_one_refuted_by_the_same_process(
     assert prover.prove(pack(), *right, None) is proof, "what is proven is not proven again"
 
 
-def test_time_that_ends_early_is_told_by_the_count(compiler: ZigCompiler, provers: Any) -> None:
-    proof = provers(budget=Budget(cases=1_000_000, seconds=0.001)).prove(pack(), *compiled(pack(), compiler), None)
-    assert proof["cases"] < proof["asked"] == 1_000_000
+def test_time_that_ends_early_is_told_by_the_count_and_leaves_a_least_of_cases(compiler: ZigCompiler, provers: Any) -> None:
+    proof = provers(budget=Budget(cases=1000, seconds=0)).prove(pack(), *compiled(pack(), compiler), None)
+    assert proof["cases"] < proof["asked"] == 1000
+    assert proof["cases"] - proof["judged"]["not-judged"] >= proving.LEAST
+
+
+def test_a_proof_that_compares_nothing_is_none(compiler: ZigCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, objects = compiled(pack(), compiler)
+    under = proving.loaded(plan, objects, packs.host_arch(), None)
+
+    def undecided(*_: object) -> Never:
+        raise Undecided("no time")
+
+    monkeypatch.setattr(proving, "decide", undecided)
+    with pytest.raises(Stalled, match=r"0 of \d cases could be compared") as told:
+        proving.prove(pack(), under, (), (), 1)
+    assert told.value.reason == "ProofUnfinished"
 
 
 ENDS = {

@@ -92,6 +92,9 @@ class ProcessProver:
         answer = json.loads(line)
         if "faults" in answer:
             raise Refuted(Fault(*fault) for fault in answer["faults"])
+        if "stalled" in answer:
+            reason, message = answer["stalled"]
+            raise Stalled(reason, f"{name}: {message}")
         if "failed" in answer:
             raise Stalled("ProofFailed", f"{name}: the proof could not be made: {answer['failed']}")
         proof: Mapping[str, Any] = answer["proof"]

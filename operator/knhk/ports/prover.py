@@ -12,7 +12,8 @@ from knhk.model.resource import Resource
 
 @dataclass(frozen=True)
 class Budget:
-    """What one proof may cost: cases, and seconds after which it ends with those that it has."""
+    """What one proof may cost: cases, and seconds, from when the sources are read, after which it ends with those that it has; a least
+    of cases is always compared."""
 
     cases: int
     seconds: float

@@ -9,7 +9,7 @@ from typing import Any
 
 from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SharedObject, SignedPack
 from knhk.model.canonical import sha256_hex
-from knhk.model.faults import Corrupt, Fault, Refused
+from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk.model.oci import PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, Artifact
 from knhk.packaging import materials, provenance, sbom, signed
 from knhk.packaging.image import bundle_image, pack_image, tag_of
@@ -79,10 +79,12 @@ class Data:
 def build(
     pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer, prove: Prove, data: Data | None = None
 ) -> Generator[Step, None, SignedPack]:
-    """Build, prove, then sign and publish in one commit, after `data`; repeating it gives the same digests. What is refuted leaves nothing.
-    Raises as `assemble`, `prove`, signer and `publish`."""
+    """Build, prove, then sign and publish in one commit, after `data`; repeating it gives the same digests. What is refuted, or not
+    proven on one case at least, leaves nothing. Raises Stalled and as `assemble`, `prove`, signer and `publish`."""
     made = yield from assemble(pack, compiler)
     proof = prove(made)
+    if proof["cases"] < 1:
+        raise Stalled("ProofUnfinished", f"{pack.namespace}/{pack.name}@{pack.version}: no case was compared, so nothing is published")
     pack = portable(pack)
     yield Step("Proven", f"{proof['cases']} of {proof['asked']} cases")
     if data is not None:

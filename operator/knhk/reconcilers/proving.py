@@ -17,7 +17,7 @@ from pyoxigraph import NamedNode, RdfFormat, parse
 from knhk.model.arrows import GuardPlan, PackSources, SharedObject
 from knhk.model.canonical import sha256_hex
 from knhk.model.expectations import Case
-from knhk.model.faults import Fault
+from knhk.model.faults import Fault, Stalled
 from knhk.model.resource import Resource
 from knhk.reconcilers.lowering import place, portable
 from knhk.reconcilers.oracle import Key, Mistaken, Oracle, Said, canonical_lines, key_of
@@ -35,9 +35,15 @@ from knhk_runtime.tiers.evaluator import Evaluator
 from knhk_verify.record import Action, parse_action
 
 CASES, SEED = 1000, 1
+LEAST = 20
+"""Cases that are compared whatever the time, and fewer of which are no proof, where there are as many."""
 MAX_SHRINKS = 600
 TUNES_A_CASE, MAX_TUNES = 1, 1500
 MAX_VALUES_TUNED = 12
+
+
+Ended = Callable[[], bool]
+"""Whether the time of a proof is over."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ class Proof:
     slow: int = 0
     all_slow: int = 0
     disagreement: Disagreement | None = None
+
+    @property
+    def compared(self) -> int:
+        """Cases of which the sources said something."""
+        return self.judged.total() - self.judged["not-judged"]
 
     def document(self) -> dict[str, Any]:
         """For provenance and output."""
@@ -134,14 +145,15 @@ def prove(
     callers: Sequence[str],
     count: int = CASES,
     seed: int = SEED,
-    ended: Callable[[], bool] = lambda: False,
+    begun: Callable[[], Ended] = lambda: lambda: False,
 ) -> Proof:
-    """Run the cases until `ended`; stop at the first disagreement and make its case small."""
+    """Run the cases until time has ended, of which `begun`, called when the sources are read, gives what says so; stop at the first
+    disagreement and make its case small. Raises Stalled when too few cases could be compared."""
     with warnings.catch_warnings(), ill_formed_is_no_news():
-        return _prove(pack, under, trial(under.plan, samples, callers), count, seed, ended)
+        return _prove(pack, under, trial(under.plan, samples, callers), count, seed, begun)
 
 
-def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int, ended: Callable[[], bool]) -> Proof:
+def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int, begun: Callable[[], Ended]) -> Proof:
     data = None if under.data is None else sha256_hex(under.data)
     proof = Proof(seed, count, data, kernels=tuple(b.kernel for b in under.bindings))
     keys = _keys(under.plan)
@@ -158,8 +170,9 @@ def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int
     digest = hashlib.sha256()
     tuned = _tuned(every, under, count)
     untuned = [base for base in every.bases if base not in tuned.bases][:count]
+    least, ended = max(LEAST, len(every.bases)), begun()
     for case in chain(untuned, cases(tuned, seed, count - len(untuned))):
-        if ended():
+        if proof.compared >= least and ended():
             break
         proof.cases += 1
         outcome = judge.case(case)
@@ -168,10 +181,19 @@ def _prove(pack: PackSources, under: Loaded, every: Trial, count: int, seed: int
         if outcome.disagreement is not None:
             proof.disagreement = _minimised(judge, outcome.disagreement)
             break
+    _demand_cases(proof)
     proof.digest = digest.hexdigest()
     proof.guards = sum(_all_r1(under.plan, keys[key]) for key in judge.failed & judge.passed)
     proof.slow = len(judge.slow_failed & judge.slow_passed)
     return proof
+
+
+def _demand_cases(proof: Proof) -> None:
+    """Raises Stalled unless enough cases were compared, or a difference was found."""
+    least = max(1, min(LEAST, proof.cases // 2))
+    if proof.compared < least and proof.disagreement is None:
+        told = f"{proof.compared} of {proof.cases} cases could be compared, must be {least} at least"
+        raise Stalled("ProofUnfinished", f"{told}: too little is known of the pack, so nothing is published")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from knhk.model.arrows import GuardPlan, PackSources, SharedObject, Source
-from knhk.model.faults import Refused
+from knhk.model.faults import Stalled
 from knhk.model.resource import Resource
 from knhk.ports.prover import Budget
 from knhk.reconcilers import proving
@@ -20,7 +20,7 @@ from knhk.reconcilers.admission import bundle_bytes
 from knhk.wiring.packs import host_arch
 
 BEYOND_S = 30
-"""Beyond the seconds of the budget: for the case that it is at, and for making a found case small."""
+"""Beyond the seconds of the budget: for reading the sources, the least of cases, and making a found case small."""
 
 
 def serve() -> None:
@@ -32,6 +32,8 @@ def serve() -> None:
         signal.alarm(int(request["budget"]["seconds"]) + BEYOND_S)
         try:
             told = answer(request)
+        except Stalled as stalled:
+            told = {"stalled": [stalled.reason, str(stalled)]}
         except Exception as error:  # the parent tells it; nothing was proven
             told = {"failed": f"{type(error).__name__}: {error}"[:500]}
         signal.alarm(0)
@@ -46,21 +48,22 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     bundle = None if request["bundle"] is None else Resource("DataBundle", **request["bundle"])
     arch, budget = host_arch(), Budget(**request["budget"])
     shared = SharedObject(arch, base64.b64decode(request["object"]))
-    under = proving.loaded(GuardPlan(request["plan"]), [shared], arch, _data(bundle))
-    end = time.monotonic() + budget.seconds
-    proof = proving.prove(pack, under, (), proving.callers(bundle), budget.cases, budget.seed, lambda: time.monotonic() > end)
+    under = proving.loaded(GuardPlan(request["plan"]), [shared], arch, None if bundle is None else bundle_bytes(bundle))
+    proof = proving.prove(pack, under, (), proving.callers(bundle), budget.cases, budget.seed, _lasting(budget.seconds))
     if proof.disagreement is not None:
         fault = proof.disagreement.fault()
         return {"faults": [[fault.where, fault.value, fault.must]]}
     return {"proof": proof.document()}
 
 
-def _data(bundle: Resource | None) -> bytes | None:
-    """The artifact of the data. A faulty bundle is told by its own status and never published: the pack is proven without."""
-    try:
-        return None if bundle is None else bundle_bytes(bundle)
-    except Refused:
-        return None
+def _lasting(seconds: float) -> Callable[[], proving.Ended]:
+    """Begins a time of so many seconds."""
+
+    def begun() -> proving.Ended:
+        end = time.monotonic() + seconds
+        return lambda: time.monotonic() > end
+
+    return begun
 
 
 if __name__ == "__main__":
