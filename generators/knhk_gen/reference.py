@@ -7,10 +7,10 @@ on this does not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import pyoxigraph
 from rdflib import Graph, Literal, URIRef, Variable
@@ -24,6 +24,7 @@ from knhk_gen.terms import NUMERICS
 from knhk_gen.turtle import Term, from_pyoxigraph
 
 REQUEST = URIRef("https://knhk.dev/ns#request")
+T = TypeVar("T")
 
 
 def read_graph(ntriples: bytes) -> Graph:
@@ -58,6 +59,10 @@ class _Equality:
         return self.constants | {_kind(o) for _, p, o in graph if p in self.predicates and isinstance(o, Literal)}
 
 
+def _equalities(algebra: CompValue) -> list[_Equality]:
+    return [_Equality.of(node, algebra) for node in _walk(algebra) if _is_equality(node)]
+
+
 def _triples(node: CompValue) -> Iterable[tuple[Any, Any, Any]]:
     """Patterns of a node of the algebra: tuples, or flat lists where a group was not translated."""
     for triple in node.get("triples") or ():
@@ -76,31 +81,43 @@ def _beyond(graph: Graph) -> bool:
     return any(isinstance(o, Literal) and isinstance(o.value, Decimal) and not o.value.is_finite() for o in graph.objects())
 
 
+def _opinion(ask: Callable[[], T]) -> T | None:
+    """What rdflib says; None when it raises, as it does on ill-formed literals in many functions: errors of SPARQL it should have caught.
+    Which exceptions is not told by it, and a second opinion that is none must not keep a pack from being built."""
+    try:
+        return ask()
+    except Exception:
+        return None
+
+
 class Reference:
     """One query, prepared. `target`: IRI of the class that $this ranges over, None for the request alone."""
 
     def __init__(self, text: str, target: str | None) -> None:
-        self._query = prepareQuery(text)
+        self._query = _opinion(lambda: prepareQuery(text))
         self._target = target
-        self._equalities = [_Equality.of(node, self._query.algebra) for node in _walk(self._query.algebra) if _is_equality(node)]
+        self._equalities = [] if self._query is None else _equalities(self._query.algebra)
 
     def certain(self, graph: Graph) -> bool:
         """No equality of the query may meet literals of different kinds."""
-        return all(len(equality.kinds(graph)) <= 1 for equality in self._equalities)
+        return self._query is not None and all(len(equality.kinds(graph)) <= 1 for equality in self._equalities)
 
     def _focus(self, graph: Graph) -> Iterable[Term]:
         return [REQUEST] if self._target is None else list(graph.subjects(URIRef(TYPE), URIRef(self._target)))  # type: ignore[arg-type]
 
     def _results(self, graph: Graph) -> Iterable[Any]:
+        assert self._query is not None
         for focus in self._focus(graph):
             yield graph.query(self._query, initBindings={} if self._target is None else {"this": focus})
 
     def fails(self, graph: Graph) -> bool | None:
         """An ASK is false for some focus node; None where rdflib has no opinion."""
-        return None if _beyond(graph) else any(not result.askAnswer for result in self._results(graph))
+        if self._query is None or _beyond(graph):
+            return None
+        return _opinion(lambda: any(not result.askAnswer for result in self._results(graph)))
 
     def lines(self, graph: Graph) -> set[bytes] | None:
         """What a CONSTRUCT makes, as canonical N-Triples; None where rdflib has no opinion."""
-        return (
-            None if _beyond(graph) else {f"{_nt(s)} {_nt(p)} {_nt(o)} .".encode() for result in self._results(graph) for s, p, o in result}
-        )
+        if self._query is None or _beyond(graph):
+            return None
+        return _opinion(lambda: {f"{_nt(s)} {_nt(p)} {_nt(o)} .".encode() for result in self._results(graph) for s, p, o in result})

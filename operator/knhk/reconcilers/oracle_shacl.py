@@ -1,7 +1,8 @@
 """SHACL once more, for guards of the slower tiers: each constraint component by its SPARQL definition in the Recommendation.
 
 It shares no code with the tiers' validator: paths, targets and comparisons are asked of a store. Where engines may differ for good reasons
-(regular expressions beyond their common part, well-formed literals) and of SPARQL-based constraints it says nothing.
+(regular expressions beyond their common part, well-formed literals, values beyond what the store holds) and of SPARQL-based constraints
+it says nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from pyoxigraph import BlankNode, Literal, NamedNode, Quad, QuerySolutions, RdfF
 SH: Final = "http://www.w3.org/ns/shacl#"
 RDF: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 RDFS: Final = "http://www.w3.org/2000/01/rdf-schema#"
-PREFIXES: Final = f"PREFIX rdf: <{RDF}> PREFIX rdfs: <{RDFS}> PREFIX sh: <{SH}> "
-TEXTS: Final = frozenset({"http://www.w3.org/2001/XMLSchema#string", RDF + "langString"})
+SUBCLASS_OF: Final = RDFS + "subClassOf"
+PREFIXES: Final = f"PREFIX rdf: <{RDF}> PREFIX rdfs: <{RDFS}> PREFIX sh: <{SH}> PREFIX owl: <http://www.w3.org/2002/07/owl#> "
+XSD: Final = "http://www.w3.org/2001/XMLSchema#"
+TEXTS: Final = frozenset({XSD + "string", RDF + "langString"})
+_NUMBERS: Final = frozenset(XSD + name for name in ("integer", "decimal", "double", "float"))
+_DURATIONS: Final = frozenset(XSD + name for name in ("duration", "dayTimeDuration", "yearMonthDuration"))
+_MOMENTS: Final = frozenset(
+    XSD + name for name in ("boolean", "date", "dateTime", "time", "gYear", "gYearMonth", "gMonth", "gMonthDay", "gDay")
+)
+"""Datatypes of which the store knows values; derived ones (xsd:byte) it does not check."""
 _COMMON_PATTERN: Final = re.compile(
     r"(?:[\w ,:;/@#%&=<>~\"'-]|\\d|\\[.^$|?*+()\[\]{}/-]|\[\^?(?:[\w ,:;/@.]|\w-\w|\\d|-(?=\]))+\]|[\^$?*+()|]|\{\d+(?:,\d*)?\})*", re.ASCII
 )
@@ -38,7 +47,7 @@ class Shacl:
     def __init__(self, shapes: bytes, wanted: Collection[Key]) -> None:
         self._wanted = frozenset(wanted)
         self._shapes = _Shapes(list(parse(shapes, format=RdfFormat.N_TRIPLES)))
-        self._subclasses = [quad for quad in self._shapes.store if quad.predicate.value == RDFS + "subClassOf"]
+        self._subclasses = [quad for quad in self._shapes.store if quad.predicate.value == SUBCLASS_OF]
         self._roots = _rows(self._shapes.store, _TARGETED) if wanted else []
 
     def judge(self, data: bytes) -> Mapping[Key, bool]:
@@ -51,7 +60,7 @@ class Shacl:
         if any(quad not in kept for quad in quads if quad.predicate != TIME):
             return {}
         own = Store()
-        own.extend([*store, *self._subclasses])
+        own.extend([*(quad for quad in store if quad.predicate.value != SUBCLASS_OF), *self._subclasses])
         run = _Run(self._shapes, store, own, self._wanted)
         for root in self._roots if self._wanted else ():
             for focus in run.focus_nodes(root):
@@ -59,11 +68,11 @@ class Shacl:
         return {key: key in run.failing for key in self._wanted - (run.uncertain - run.failing)}
 
 
-_TARGETED: Final = """{ ?x sh:targetNode|sh:targetClass|sh:targetSubjectsOf|sh:targetObjectsOf ?t }
-  UNION {
-    ?x rdf:type/rdfs:subClassOf* rdfs:Class ; ?p ?o
-    FILTER(STRSTARTS(STR(?p), STR(sh:)) || ?o IN (sh:NodeShape, sh:PropertyShape))
+_CLASS: Final = """{ VALUES ?meta { rdfs:Class owl:Class } ?x rdf:type/rdfs:subClassOf* ?meta ; ?p ?o
+    FILTER(isIRI(?x) && (STRSTARTS(STR(?p), STR(sh:)) || ?o IN (sh:NodeShape, sh:PropertyShape)))
   }"""
+"""Shapes that are classes, and so target their instances (section 2.1.3.3); a class of OWL is one of RDFS."""
+_TARGETED: Final = f"{{ ?x sh:targetNode|sh:targetClass|sh:targetSubjectsOf|sh:targetObjectsOf ?t }} UNION {_CLASS}"
 
 
 def _rows(store: Store, text: str, **bound: Term) -> list[Any]:
@@ -91,6 +100,7 @@ class _Shapes:
         for quad in quads:
             self.store.add(quad)
             self._objects.setdefault((quad.subject, quad.predicate.value), []).append(cast(Term, quad.object))
+        self.classes = frozenset(_rows(self.store, _CLASS))
 
     def of(self, node: Term, predicate: str) -> list[Term]:
         return self._objects.get((node, predicate), [])
@@ -130,7 +140,7 @@ class _Run:
 
     def focus_nodes(self, shape: Term) -> list[Term]:
         found: dict[Term, None] = dict.fromkeys(self.of(shape, "targetNode"))
-        for cls in (*self.of(shape, "targetClass"), shape):
+        for cls in (*self.of(shape, "targetClass"), *([shape] if shape in self.shapes.classes else [])):
             found |= dict.fromkeys(_rows(self.typed, "?x rdf:type/rdfs:subClassOf* ?cls", cls=cls))
         for p in self.of(shape, "targetSubjectsOf"):
             found |= dict.fromkeys(q.subject for q in self.data.quads_for_pattern(None, cast(NamedNode, p), None))  # type: ignore[misc]
@@ -161,7 +171,7 @@ class _Run:
             try:
                 if check(self, shape, focus, self.values(shape, focus)):
                     self.failing.add(key)
-            except Uncertain:
+            except Exception:  # Uncertain, or what the store raises: a second opinion that is none keeps no pack from being built
                 self.uncertain.add(key)
         self.uncertain |= {key for key in self.wanted if key[0] == name and key[1] not in _KNOWN}
         for inner in self.of(shape, "property") if through else ():
@@ -214,8 +224,60 @@ def _count(name: str, fails: Callable[[int, int], bool]) -> Check:
     return lambda run, shape, focus, values: any(fails(len(values), int(p.value)) for p in run.of(shape, name))
 
 
-def _length(name: str, sign: str) -> Check:
-    return _each(name, f"FILTER(!isBlank(?v) && STRLEN(STR(?v)) {sign} ?p)")
+def _length(name: str, fails: Callable[[int, int], bool]) -> Check:
+    """By the length as the store counts it, and the parameter however large."""
+
+    def check(run: _Run, shape: Term, _focus: Term, values: list[Term]) -> bool:
+        limits = [int(p.value) for p in run.of(shape, name)]
+        return any(isinstance(v, BlankNode) or fails(_strlen(run, v), limit) for limit in limits for v in values)
+
+    return check
+
+
+def _strlen(run: _Run, v: Term) -> int:
+    (length,) = _rows(run.data, "BIND(STRLEN(STR(?v)) AS ?x)", v=v)
+    return int(length.value)
+
+
+def _bound(name: str, sign: str) -> Check:
+    return lambda run, shape, _focus, values: any(not _ordered(run, v, sign, p) for p in run.of(shape, name) for v in values)
+
+
+def _ordered(run: _Run, v: Term, sign: str, p: Term) -> bool:
+    """`?v sign ?p` by SPARQL's operators (section 17.3), which the store extends: to strings with a language, and to whatever is the same
+    term, NaN too. Raises Uncertain where one of both has no value in the store."""
+    if not isinstance(v, Literal) or not isinstance(p, Literal):
+        return False
+    families = [_family(literal) for literal in (v, p)]
+    if families[0] != families[1] or families[0] == "":
+        return False
+    if not (_has_store_value(run, v) and _has_store_value(run, p)):
+        raise Uncertain
+    return "NaN" not in (v.value, p.value) and _holds(run.data, f"FILTER(?v {sign} ?p)", v=v, p=p)
+
+
+def _family(literal: Literal) -> str:
+    """What is compared with each other; empty for what no operator orders. Raises Uncertain for datatypes that the store does not check."""
+    datatype = literal.datatype.value
+    if datatype in _NUMBERS:
+        return "numeric"
+    if datatype in _DURATIONS:
+        return "duration"
+    if datatype in _MOMENTS or datatype == XSD + "string":
+        return datatype
+    if datatype.startswith(XSD):
+        raise Uncertain
+    return ""
+
+
+def _has_store_value(run: _Run, literal: Literal) -> bool:
+    """The store reads integers of 64 bits, decimals of 38 digits, years of a few, and respells 24:00:00; the rest it keeps as text."""
+    datatype = literal.datatype.value
+    if datatype == XSD + "string":
+        return True
+    if datatype in _NUMBERS:
+        return _holds(run.data, "FILTER(isNumeric(?v))", v=literal)
+    return _rows(run.data, f"BIND(<{datatype}>(STR(?v)) AS ?x)", v=literal) == [literal]
 
 
 def _pattern(run: _Run, shape: Term, _focus: Term, values: list[Term]) -> bool:
@@ -249,7 +311,7 @@ def _pairs(name: str, fails: Callable[[_Run, list[Term], list[Term]], bool]) -> 
 
 
 def _order(sign: str) -> Callable[[_Run, list[Term], list[Term]], bool]:
-    return lambda run, values, others: any(not _holds(run.data, f"FILTER(?v {sign} ?p)", v=v, p=p) for v in values for p in others)
+    return lambda run, values, others: any(not _ordered(run, v, sign, p) for v in values for p in others)
 
 
 def _not(run: _Run, shape: Term, _focus: Term, values: list[Term]) -> bool:
@@ -314,12 +376,12 @@ _COMPONENTS: Final[Mapping[str, Check]] = {
     "NodeKind": _kind,
     "MinCount": _count("minCount", lambda n, least: n < least),
     "MaxCount": _count("maxCount", lambda n, most: n > most),
-    "MinExclusive": _each("minExclusive", "FILTER(?v > ?p)"),
-    "MinInclusive": _each("minInclusive", "FILTER(?v >= ?p)"),
-    "MaxExclusive": _each("maxExclusive", "FILTER(?v < ?p)"),
-    "MaxInclusive": _each("maxInclusive", "FILTER(?v <= ?p)"),
-    "MinLength": _length("minLength", ">="),
-    "MaxLength": _length("maxLength", "<="),
+    "MinExclusive": _bound("minExclusive", ">"),
+    "MinInclusive": _bound("minInclusive", ">="),
+    "MaxExclusive": _bound("maxExclusive", "<"),
+    "MaxInclusive": _bound("maxInclusive", "<="),
+    "MinLength": _length("minLength", lambda n, least: n < least),
+    "MaxLength": _length("maxLength", lambda n, most: n > most),
     "Pattern": _pattern,
     "LanguageIn": _language,
     "UniqueLang": _unique_language,
