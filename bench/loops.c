@@ -58,7 +58,7 @@ API bench_pack *bench_open(const char *path, const char *variant, const uint8_t 
   int32_t error = 0;
   const size_t size = pack->bind_size(bundle, len);
   p->binding = pack->bind(bundle, len, aligned(size), size, &error);
-  p->scratch_len = pack->scratch_size(o_max);
+  p->scratch_len = pack->batch_size(o_max);
   p->scratch = aligned(p->scratch_len);
   p->a = aligned(pack->a_max);
   memset(p->scratch, 0, p->scratch_len);

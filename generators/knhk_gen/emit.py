@@ -500,6 +500,6 @@ class _Emitter:
         return (
             f"const knhk_pack knhk_pack_v1 = {{\nKNHK_ABI_VERSION,{len(guards)},KNHK_NVARIANTS,{a_max},{ncold},\n"
             f"{self.names},\n{{{','.join(map(str, self.digest))}}},\ninfo,knhk_variants,"
-            "knhk_scratch_size,knhk_bind_size,knhk_bind,knhk_extract,knhk_graph,knhk_explain\n};\n"
+            "knhk_scratch_size,knhk_batch_size,knhk_bind_size,knhk_bind,knhk_extract,knhk_graph,knhk_explain\n};\n"
             f"const knhk_heat knhk_heat_v1 = {{{npredicates},knhk_heat_predicate,knhk_count_heat}};\n"
         )

@@ -63,7 +63,7 @@ def lay_out(program: Program) -> Layout:
         laid.order.append(order)
         if KERNELS[kernel] in VALUE_KERNELS:
             for i in order:
-                for value in values_of(rows[i]):
+                for value in dict.fromkeys(values_of(rows[i])):
                     laid.rows_of.setdefault(value, []).append((kernel, i))
         if KERNELS[kernel] in BLOCK_KERNELS:
             laid.blocks.append(_blocks(order, numbers))

@@ -56,11 +56,11 @@ static uint32_t duration(uint64_t ns) { return ns == 0 ? 1 : ns > UINT32_MAX ? U
 static void judge_pack(const shim_config *config, int number, shim_worker *worker, const uint8_t *o, size_t o_len, uint8_t *a, bool heat, shim_leaf *leaf) {
   const shim_arm *arm = &config->arms[number];
   const knhk_pack *api = arm->pack->api;
-  size_t scratch = api->scratch_size(o_len);
   if (!residency_here(config, worker, number, shim_now_ns(CLOCK_MONOTONIC)) && config->park_absent) {
     set(leaf, KIND_PARK, KNHK_CLASS_W1, 0);
     return;
   }
+  const size_t scratch = api->scratch_size(o_len); /* reads tables of the pack, which are resident by now */
   const uint64_t began_ns = shim_now_ns(CLOCK_MONOTONIC); /* what the look costs is no pack's time */
   knhk_result r = arm->pack->variant->decide(arm->binding, o, o_len, a, api->a_max, worker->scratch, scratch);
   leaf->duration_ns = duration(shim_now_ns(CLOCK_MONOTONIC) - began_ns);

@@ -77,7 +77,7 @@ static int always(void) { return 1; }
 
 static const knhk_variant VARIANTS[] = {{"scalar", always, decide, NULL, NULL, NULL}};
 static const knhk_guard_info GUARDS[] = {{"payload", "payload", "R1", "", "", "", "", "", "Violation"}, {"word", "shacl", "R1", "", "", "", "", "", "Violation"}};
-KNHK_EXPORT const knhk_pack knhk_pack_v1 = {FAKE_ABI, 2, 1, FAKE_A_MAX, 0, "fake", TEXT(FAKE_REVISION), "fakepack", {0}, GUARDS, VARIANTS, scratch_size, bind_size, bind_bundle, NULL, NULL, explain};
+KNHK_EXPORT const knhk_pack knhk_pack_v1 = {FAKE_ABI, 2, 1, FAKE_A_MAX, 0, "fake", TEXT(FAKE_REVISION), "fakepack", {0}, GUARDS, VARIANTS, scratch_size, scratch_size, bind_size, bind_bundle, NULL, NULL, explain};
 
 static const char *predicate(uint32_t i, size_t *len) {
   static const char *const NAMES[] = {"https://e.x/other", "https://e.x/word"};

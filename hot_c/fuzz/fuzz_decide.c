@@ -68,7 +68,7 @@ static void decide_together(const knhk_pack *pack, const knhk_variant *v, const 
       memcpy(at, data, sizes[i]);
     }
   }
-  const size_t room = pack->scratch_size(longest);
+  const size_t room = pack->batch_size(longest);
   uint8_t *scratch = fuzz_take(&scratch_memory, room), *a = fuzz_take(&batch_actions, NEIGHBOURS * (size_t)pack->a_max);
   knhk_result r[NEIGHBOURS];
   soil(scratch, room, 0x5a);
@@ -140,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (pack->extract(binding, o, size, scratch, room, &lanes) != KNHK_OK) continue;
     const knhk_result judged = v->decide_lanes(binding, lanes, b, pack->a_max, scratch, room);
     same(&judged, &first, a, b);
-    judge_lanes_together(pack, v, lanes, &first, a, room);
+    judge_lanes_together(pack, v, lanes, &first, a, pack->batch_size(size));
   }
   uint8_t *escaped = fuzz_take(&escaped_memory, size + 5);
   const size_t escaped_size = escape_one(o, size, escaped);

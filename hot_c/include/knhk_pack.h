@@ -1,4 +1,4 @@
-/* knhk_pack.h: the pack ABI, version 1.
+/* knhk_pack.h: the pack ABI, version 2.
  *
  * A pack is a shared object that exports `knhk_pack_v1`, of type `const knhk_pack`, and may export `knhk_heat_v1`, of type `const knhk_heat`. It holds constant
  * tables and the prebuilt engine; it allocates nothing, has no writable globals, takes no locks and calls nothing of libc but mem*.
@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KNHK_ABI_VERSION 1u
+#define KNHK_ABI_VERSION 2u /* a change of any layout below needs another number */
 
 /* status of decide */
 #define KNHK_OK 0          /* A was written */
@@ -64,13 +64,14 @@ typedef struct {
   knhk_result (*decide_lanes)(const knhk_binding *binding, const void *lanes, uint8_t *a, size_t a_cap, void *scratch, size_t scratch_len);
 
   /* decide_batch: n observations o[i] of o_len[i]; A of i at a + i*a_stride (room a_stride), result at r[i]. Results, A and what explain says are byte for
-   * byte those of n single calls, in any order and split; an input that is refused or parked changes nothing for the others. scratch: scratch_size of the
+   * byte those of n single calls, in any order and split; an input that is refused or parked changes nothing for the others. scratch: batch_size of the
    * longest o, whatever n is: inputs go in windows of 64, in which focus nodes of one target are judged eight at a time (docs/adr/0018). A pack that
    * makes triples (CONSTRUCT), and an input with an inexact value, is decided one by one. What lies in scratch afterwards is not for `count`. */
   void (*decide_batch)(const knhk_binding *binding, size_t n, const uint8_t *const *o, const size_t *o_len, uint8_t *a, size_t a_stride,
                        knhk_result *r, void *scratch, size_t scratch_len);
 
-  /* decide_lanes_batch: the same over n Δs that `extract` left, each in a scratch of its own; for benchmarks. scratch: another one. */
+  /* decide_lanes_batch: the same over n Δs that `extract` left, each in a scratch of its own; for benchmarks. scratch: another one, of
+   * batch_size. */
   void (*decide_lanes_batch)(size_t n, const void *const *lanes, uint8_t *a, size_t a_stride, knhk_result *r, void *scratch, size_t scratch_len);
 } knhk_variant;
 
@@ -82,10 +83,11 @@ typedef struct {
   const char *name, *version, *tool;
   uint8_t plan_sha256[32];
   const knhk_guard_info *guards; /* nguards */
-  const knhk_variant *variants;  /* nvariants, best first; the last is "scalar" and always supported */
+  const knhk_variant *variants;  /* nvariants, best first; the last is "scalar": every variant asks at least x86-64-v2 of amd64 */
 
-  /* Bytes of scratch that decide, decide_batch, extract, explain and graph need for an O of o_len bytes; of a batch for its longest. */
+  /* Bytes of scratch that decide, extract, explain and graph need for an O of o_len bytes, and that a batch needs whose longest O it is (more). */
   size_t (*scratch_size)(size_t o_len);
+  size_t (*batch_size)(size_t o_len);
 
   /* bind: ties the pack to a data bundle (formats/bundle.md). bundle may be NULL (no bundle). bind_size says how much memory mem needs (64-byte aligned). Returns the binding (== mem) or NULL with *err. */
   size_t (*bind_size)(const uint8_t *bundle, size_t len);
@@ -104,6 +106,10 @@ typedef struct {
   int64_t (*explain)(const knhk_binding *binding, const uint8_t *o, size_t o_len, const uint8_t *a, size_t a_len, char *out, size_t cap,
                      void *scratch, size_t scratch_len);
 } knhk_pack;
+
+#if UINTPTR_MAX == UINT64_MAX
+_Static_assert(sizeof(knhk_variant) == 48 && sizeof(knhk_pack) == 152, "another layout needs another KNHK_ABI_VERSION");
+#endif
 
 /* Which predicates decisions touch. A pack holds no counters: the host gives them, and says which decisions count. */
 typedef struct {

@@ -325,6 +325,7 @@ extern KNHK_HIDDEN const knhk_variant knhk_variants[];
 KNHK_HIDDEN const char *knhk_heat_predicate(uint32_t i, size_t *len);
 KNHK_HIDDEN void knhk_count_heat(const void *scratch, uint64_t *counts, uint32_t n);
 KNHK_HIDDEN size_t knhk_scratch_size(size_t o_len);
+KNHK_HIDDEN size_t knhk_batch_size(size_t o_len);
 KNHK_HIDDEN size_t knhk_bind_size(const uint8_t *bundle, size_t len);
 KNHK_HIDDEN const knhk_binding *knhk_bind(const uint8_t *bundle, size_t len, void *mem, size_t mem_len, int32_t *err);
 KNHK_HIDDEN int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void *scratch, size_t scratch_len, const void **lanes);

@@ -243,7 +243,7 @@ class _Scratch(threading.local):
 
     def grow(self, native: Any, o_len: int, a_max: int) -> None:
         o_max = max(SCRATCH_O_MIN, 1 << (o_len - 1).bit_length())
-        self.size = int(native.scratch_size(o_max))
+        self.size = int(native.batch_size(o_max))
         self._memory, self.at = _aligned(self.size)
         self.size_out = _RESULT_SIZE + a_max
         self._out, self.out = _aligned(self.size_out)

@@ -483,6 +483,15 @@ static int once_holds(context *x, const knhk_row *row, lanes from, uint32_t step
   }
 }
 
+/* Whether a row that is reached by a value that occurs more than once was reached by another one already: a pair has two. */
+static int again(const context *x, const knhk_row *row, uint32_t value) {
+  const uint32_t first = (uint32_t)row->c;
+  if (row->kernel != KNHK_R_PAIR || first == value) return 0;
+  for (uint32_t m = 0; m < x->nmany; m++)
+    if (x->d->many[m] == first) return 1;
+  return 0;
+}
+
 /* One loop over the blocks of a kernel: HOLDS over eight values at once. */
 #define BLOCKS(kernel, HOLDS)                                                                                    \
   for (uint32_t i = program->blocks[kernel]; i < program->blocks[(kernel) + 1]; i++) {                           \
@@ -538,7 +547,7 @@ static uint32_t run_rows(context *x, const knhk_program *program, uint32_t node)
     const knhk_value *v = &T->values[program->value + d->many[m]];
     for (uint32_t i = v->row; i < v->row + v->nrow; i++) {
       const knhk_row *row = &T->rows[T->value_rows[i]];
-      put_bit(d->bits, row->out, row_holds(x, row, node));
+      if (!again(x, row, d->many[m])) put_bit(d->bits, row->out, row_holds(x, row, node));
     }
   }
   if (d->inexact) find_inexact(x, program, node);

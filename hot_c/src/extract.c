@@ -107,8 +107,12 @@ static size_t lay_out(uint8_t *base, size_t o_len, knhk_walk *w) {
 
 size_t knhk_scratch_size(size_t o_len) {
   knhk_walk w;
+  return lay_out(NULL, o_len, &w);
+}
+
+size_t knhk_batch_size(size_t o_len) {
   knhk_batch b;
-  return lay_out(NULL, o_len, &w) + knhk_lay_batch(NULL, &b);
+  return ((knhk_scratch_size(o_len) + 63) & ~(size_t)63) + knhk_lay_batch(NULL, &b);
 }
 
 /* ---- triples of request and bundle ---- */

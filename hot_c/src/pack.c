@@ -280,7 +280,6 @@ int32_t knhk_extract(const knhk_binding *b, const uint8_t *o, size_t o_len, void
   }
 
 VARIANT(scalar)
-static int always(void) { return 1; }
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -296,12 +295,24 @@ static int has(unsigned features, unsigned saved) {
   if ((lo & saved) != saved || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   return (b & features) == features;
 }
+/* x86-64-v2, for which all of a pack is built: SSE3, SSSE3, CX16, SSE4.1, SSE4.2, POPCNT; LAHF. */
+static int has_v2(void) {
+  const unsigned features = 1u | (1u << 9) | (1u << 13) | (1u << 19) | (1u << 20) | (1u << 23);
+  unsigned a, b, c, d, more;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & features) == features && __get_cpuid(0x80000001, &a, &b, &more, &d) && (more & 1) != 0;
+}
+
 #define BMI1_AVX2 ((1u << 3) | (1u << 5))
 static int has_avx2(void) { return has(BMI1_AVX2, 6); }
 /* BMI2, F, DQ, CD, BW, VL */
 static int has_avx512(void) { return has(BMI1_AVX2 | (1u << 8) | (1u << 16) | (1u << 17) | (1u << 28) | (1u << 30) | (1u << 31), 0xe6); }
-#elif defined(__aarch64__)
+#define ANY has_v2
+#else
+static int always(void) { return 1; }
+#define ANY always
+#if defined(__aarch64__)
 VARIANT(neon)
+#endif
 #endif
 
 const knhk_variant knhk_variants[] = {
@@ -309,7 +320,7 @@ const knhk_variant knhk_variants[] = {
   {"avx512", has_avx512, decide_avx512, decide_lanes_avx512, decide_batch_avx512, decide_lanes_batch_avx512},
   {"avx2", has_avx2, decide_avx2, decide_lanes_avx2, decide_batch_avx2, decide_lanes_batch_avx2},
 #elif defined(__aarch64__)
-  {"neon", always, decide_neon, decide_lanes_neon, decide_batch_neon, decide_lanes_batch_neon},
+  {"neon", ANY, decide_neon, decide_lanes_neon, decide_batch_neon, decide_lanes_batch_neon},
 #endif
-  {"scalar", always, decide_scalar, decide_lanes_scalar, decide_batch_scalar, decide_lanes_batch_scalar},
+  {"scalar", ANY, decide_scalar, decide_lanes_scalar, decide_batch_scalar, decide_lanes_batch_scalar},
 };

@@ -154,6 +154,7 @@ static void gather_many(context *x, knhk_shard *s, const knhk_program *program, 
     const knhk_value *v = &T->values[program->value + x->d->many[m]];
     for (uint32_t i = v->row; i < v->row + v->nrow; i++) {
       const knhk_row *row = &T->rows[T->value_rows[i]];
+      if (again(x, row, x->d->many[m])) continue;
       const knhk_known known = {row->out, (uint16_t)s->n, (uint16_t)(row_holds(x, row, node) != 0)};
       s->known[s->nknown++] = known;
     }

@@ -27,7 +27,7 @@ from knhk_runtime.layout import Layout, children, parse_object
 from knhk_verify.errors import Bad
 from knhk_verify.signed import Keys, verify_signature_of
 
-ABI = 1
+ABI = 2
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ BROKEN: dict[str, tuple[Callable[[Rig], dict[str, Any]], str]] = {
     "pack behind a link": (_link, "Too many levels of symbolic links"),
     "text instead of a pack": (lambda p: p.settings(store(p.packs, b"text", ".so")), "dlopen"),
     "library that is no pack": (lambda p: p.settings(store(p.packs, shim_module().read_bytes(), ".so")), "knhk_pack_v1"),
-    "pack of another ABI": (lambda p: p.settings(build_pack(p.packs, abi=2)), "pack ABI 2"),
+    "pack of another ABI": (lambda p: p.settings(build_pack(p.packs, abi=1)), "pack ABI 1, must be 2"),
     "pack whose A no agent takes": (lambda p: p.settings(build_pack(p.packs, a_max=(128 << 10) + 1)), "out of bounds"),
     "bundle that cannot be bound": (lambda p: _bundle(p, b"no bundle"), "cannot be bound"),
     "bundle of another digest": (lambda p: _bundle(p, b"KNHKBND2", "0" * 64), "named by its sha256"),

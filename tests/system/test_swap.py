@@ -59,7 +59,7 @@ def swaps_ns(world: World) -> list[int]:
 def test_swaps_while_requests_are_parked(world: World, tmp_path: Path) -> None:
     """Requests that wait for the cold tier while packs are swapped, aborted and swapped back get the verdict of the pack that they met."""
     world.apply(admitting("1.0.0"))
-    with Traffic(world.callers, world.sent, slow_requests(world), rate_s=30):
+    with Traffic(world.callers, world.sent, slow_requests(world), rate_s=200):
         verdicts = {world.until_phase("1.0.0", "Live")["digest"]: ADMIT}
         world.apply(denying("1.0.1", step=1_000_000))
         canary = until(lambda: (lambda r: r if r.get("arm") == "Canary" else {})(world.revision()), "1.0.1 is in its canary")
