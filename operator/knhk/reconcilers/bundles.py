@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +57,24 @@ class BundleReconciler:
 
 def _done(resource: Resource) -> bool:
     """Whether this generation is published, or refused."""
-    ready = next((c for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), None)
-    return ready is not None and ready["observedGeneration"] == resource.generation and ready["status"] != "Unknown"
+    return _ready(resource)["status"] != "Unknown"
+
+
+def is_published(resource: Resource) -> bool:
+    """Whether what a bundle says now is published."""
+    return _ready(resource)["status"] == "True"
+
+
+def refusal(resource: Resource) -> str:
+    """Why what a bundle says now is refused; empty when it is not."""
+    ready = _ready(resource)
+    return ready["message"] if ready["status"] == "False" else ""
+
+
+def _ready(resource: Resource) -> Mapping[str, str]:
+    """The condition Ready of this generation."""
+    found = (c for c in resource.status.get("conditions", ()) if c["type"] == "Ready")
+    return next((c for c in found if c["observedGeneration"] == resource.generation), {"status": "Unknown"})
 
 
 def _before(resource: Resource) -> dict[str, Any]:

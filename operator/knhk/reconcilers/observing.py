@@ -14,6 +14,7 @@ from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import PairStats, RolloutSpec, pair_stats
 from knhk.ports.fleet import Statistics
+from knhk.reconcilers.bundles import is_published, refusal
 from knhk.reconcilers.context import Ports, from_rfc3339_ns
 from knhk.reconcilers.documents import order_of, published
 from knhk.reconcilers.points import owner_of
@@ -36,6 +37,22 @@ class Observer:
     ports: Ports
     _guards: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def bundles(self, pack: Resource) -> tuple[tuple[Resource, ...], str]:
+        """The DataBundles that a pack reads, and why it cannot be proven with them yet: what they say now must be published. Empty when it
+        can."""
+        found: list[Resource] = []
+        for row in pack.spec["dataBundles"]:
+            name = f"DataBundle {pack.namespace}/{row['name']}"
+            try:
+                bundle = self.ports.store.get(Key("DataBundle", pack.namespace, row["name"]))
+            except NotFound:
+                return (), f"{name} must be there; apply it"
+            refused = refusal(bundle)
+            if refused or not is_published(bundle):
+                return (), f"{name} must be mended: {refused}" if refused else f"{name} must be published first"
+            found.append(bundle)
+        return tuple(found), ""
+
     def blocked(self, pack: Resource) -> str:
         """Why a signed pack cannot start yet; empty when it can."""
         for row in pack.spec["dataBundles"]:
@@ -53,13 +70,6 @@ class Observer:
             if owner is not None and owner.name != pack.name:
                 return f"EnforcementPoint {pack.namespace}/{row['point']} must be free: PolicyPack {owner.name} has it"
         return ""
-
-    def bundle(self, pack: Resource) -> Resource | None:
-        """The DataBundle that a pack reads, when it is there."""
-        try:
-            return next((self.ports.store.get(Key("DataBundle", pack.namespace, row["name"])) for row in pack.spec["dataBundles"]), None)
-        except NotFound:
-            return None
 
     def _is_mine(self, pack: Resource, name: str) -> bool:
         """Whether the point is there and no other pack has it."""

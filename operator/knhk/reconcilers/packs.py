@@ -56,10 +56,12 @@ BUILD_WITHIN_S = sum(DEADLINES_S[phase] or 0.0 for phase in BUILDING)
 _STEP = ("arm", "step", "weight", "deadline")  # members of a revision that rolls
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Build:
+    """`until_s`: when it must be done, from when work on it began: other builds before it are not its fault."""
+
     future: Future[SignedPack]
-    until_s: float
+    until_s: float | None = None
 
 
 @dataclass
@@ -154,9 +156,15 @@ class PackReconciler:
         running = self._builds.get(key)
         now_s = self.ports.clock.monotonic_ns() / 1e9
         if running is None:
-            running = self._builds[key] = _Build(self.executor.submit(self._made, pack, self.observer.bundle(pack)), now_s + BUILD_WITHIN_S)
+            bundles, waits = self.observer.bundles(pack)
+            if waits:
+                self._write(pack, pack.status, None, "Waiting", waits)
+                return WAIT_FOR_DATA_S
+            running = self._builds[key] = _Build(self.executor.submit(self._made, pack, next(iter(bundles), None)))
+        if running.until_s is None and running.future.running():
+            running.until_s = now_s + BUILD_WITHIN_S
         if not running.future.done():
-            if now_s < running.until_s:
+            if running.until_s is None or now_s < running.until_s:
                 return JUDGE_EVERY_S / 2
             self._forget_builds(pack)
             return self._stalled(pack, "DeadlineExceeded", f"the build took longer than {BUILD_WITHIN_S:g} s")
