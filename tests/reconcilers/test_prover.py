@@ -4,6 +4,7 @@ plane makes of it with the real compiler."""
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from typing import Any, Never
@@ -15,11 +16,12 @@ from rollout_world import pack as pack_yaml
 from knhk.adapters.compiler_zig import ZigCompiler
 from knhk.adapters.prover_process import ProcessProver
 from knhk.model.arrows import GuardPlan, PackSources, SharedObject, Source
-from knhk.model.faults import Refuted, Stalled
+from knhk.model.faults import Refuted, Stalled, Waiting
 from knhk.ports.prover import Budget
 from knhk.reconcilers import proving
 from knhk.reconcilers.lowering import plan_of
 from knhk.wiring import packs
+from knhk.wiring.prover import MEMORY_BYTES
 from knhk_gen import emit_guards
 from knhk_gen.emit import emit
 from knhk_runtime.tiers.errors import Undecided
@@ -32,7 +34,7 @@ MAPPING = """prefixes: {ex: "https://example.com/ns#"}
 maps:
   - {id: order, iterator: "$", subject: {blank: true}, class: ex:Order, properties: {ex:total: total}}
 """
-CHILD = (sys.executable, "-m", "knhk.wiring.prover")
+CHILD = packs.prover()._argv
 
 
 def pack(limit: int = 1000) -> PackSources:
@@ -112,15 +114,19 @@ def test_a_proof_that_compares_nothing_is_none(compiler: ZigCompiler, monkeypatc
 
 ENDS = {
     "a pack that crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", Refuted, "the compiled pack ended its process by SIGSEGV"),
-    "a pack that does not end": ("signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()", Stalled, "did not end in its time"),
-    "a process that is killed": ("os.kill(os.getpid(), signal.SIGKILL)", Stalled, "ended with -9"),
+    "a process that ends": ("sys.exit(3)", Stalled, "ended with 3"),
+    "a pack that does not end": ("signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()", Waiting, "did not end in its time"),
+    "a process that is killed": ("os.kill(os.getpid(), signal.SIGKILL)", Waiting, "SIGKILL, for want of memory"),
+    "a process that aborts": ("os.kill(os.getpid(), signal.SIGABRT)", Waiting, "SIGABRT, for want of memory"),
+    "an environment that is left": ("sys.exit(4 if 'SECRET' in os.environ else 3)", Stalled, "ended with 3"),
     "a proof that cannot be made": ('print(\'{"failed": "ShapeError: no"}\', flush=True)', Stalled, "could not be made: ShapeError: no"),
 }
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_what_happens_to_the_process_is_told(name: str, compiler: ZigCompiler, provers: Any) -> None:
+def test_what_happens_to_the_process_is_told(name: str, compiler: ZigCompiler, provers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     does, kind, told = ENDS[name]
+    monkeypatch.setenv("SECRET", "of the parent")
     prover = provers((sys.executable, "-c", f"import os, signal, sys\nfor _ in sys.stdin: {does}"))
     made = compiled(pack(), compiler)
     for _ in range(2):  # each finds a process of its own
@@ -128,12 +134,32 @@ def test_what_happens_to_the_process_is_told(name: str, compiler: ZigCompiler, p
             prover.prove(pack(), *made, None)
 
 
+@pytest.mark.parametrize(("ending", "must"), [("SIGALRM", "KNHK_PROOF_SECONDS must be more"), ("SIGKILL", "must have more memory")])
+def test_what_passes_is_tried_again_and_what_stays_is_told(ending: str, must: str, compiler: ZigCompiler, provers: Any) -> None:
+    ends = f"import os, signal, sys\nfor _ in sys.stdin: os.kill(os.getpid(), signal.{ending})"
+    world = World(compiler=compiler, prover=provers((sys.executable, "-c", ends)))
+    world.apply(point(), pack_yaml("1.0.0"))
+    world.step()
+    world.until(lambda: "tried again" in world.ready()["message"])
+    assert (world.ready()["status"], world.ready()["reason"]) == ("Unknown", "ProofUnfinished")
+    world.until_phase("Stalled")
+    assert world.ready()["reason"] == "ProofUnfinished"
+    assert must in world.ready()["message"]
+    assert (world.registry.blobs, world.registry.named) == ({}, {})
+
+
+def test_a_proof_has_so_much_memory_and_no_more(compiler: ZigCompiler, provers: Any) -> None:
+    prover = provers()
+    prover.prove(pack(), *compiled(pack(), compiler), None)
+    assert resource.prlimit(prover._process.pid, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
+
+
 def test_a_closed_prover_starts_nothing(compiler: ZigCompiler, provers: Any) -> None:
     prover = provers()
     prover.warm()
     pid = prover._process.pid
     prover.close()
-    with pytest.raises(Stalled):
+    with pytest.raises(Waiting):
         prover.prove(pack(), *compiled(pack(), compiler), None)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -25,8 +25,8 @@ class Prover(Protocol):
 
     The object of this machine's architecture is loaded and asked in a process of its own, whose time is bounded: a pack that crashes
     or does not end takes nothing else with it. Same arguments and budget, same outcome, unless time ends first.
-    Concurrency: may be called from several threads. Errors: Refuted when tables and sources differ, or the pack ends its process; Stalled
-    when the proof itself does not end or cannot be made.
+    Concurrency: may be called from several threads. Errors: Refuted when tables and sources differ, or the pack ends its process; Waiting
+    when its process was ended from without, for time or memory, the first times; Stalled when that stays so, or no proof can be made.
     """
 
     def prove(self, pack: PackSources, plan: GuardPlan, objects: tuple[SharedObject, ...], bundle: Resource | None) -> Mapping[str, Any]:

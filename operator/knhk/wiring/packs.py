@@ -66,7 +66,7 @@ def compiler() -> Compiler:
 
 def prover() -> ProcessProver:
     """What proves builds, within the budget of this machine."""
-    return ProcessProver((sys.executable, "-m", "knhk.wiring.prover"), host_arch(), proof_budget())
+    return ProcessProver((sys.executable, "-P", "-m", "knhk.wiring.prover"), host_arch(), proof_budget())
 
 
 def registry(folder: Path) -> Registry:

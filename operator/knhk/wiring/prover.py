@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -19,12 +20,14 @@ from knhk.reconcilers import proving
 from knhk.reconcilers.admission import bundle_bytes
 from knhk.wiring.packs import host_arch
 
+MEMORY_BYTES = 2 << 30
 BEYOND_S = 30
 """Beyond the seconds of the budget: for reading the sources, the least of cases, and making a found case small."""
 
 
 def serve() -> None:
     """Answers until its input ends. What a pack writes to standard output is no answer."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
@@ -34,6 +37,8 @@ def serve() -> None:
             told = answer(request)
         except Stalled as stalled:
             told = {"stalled": [stalled.reason, str(stalled)]}
+        except MemoryError:
+            told = {"stalled": ["ProofUnfinished", f"it needs more than {MEMORY_BYTES >> 20} MiB of memory: the pack must be smaller"]}
         except Exception as error:  # the parent tells it; nothing was proven
             told = {"failed": f"{type(error).__name__}: {error}"[:500]}
         signal.alarm(0)
