@@ -54,6 +54,10 @@ class CheckedStore(MemoryStore):
         plain = json.loads(canonical(resource.status))
         return super().update_status(replace(resource, status=plain))
 
+    def forget(self) -> None:
+        """Keeps none of its changes any longer: who has not read them must list."""
+        self._changes.clear()
+
 
 @dataclass
 class FakeLog:

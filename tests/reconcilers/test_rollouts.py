@@ -466,6 +466,26 @@ def test_two_points_roll_together_and_back_together(live: World) -> None:
         assert live.document(name)["candidate"] is None
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "applied again"])
+def test_events_of_a_pack_whose_deletion_nobody_saw_are_told(live: World, again: bool) -> None:
+    live.settle()
+    live.log.away = True
+    live.apply(pack("1.1.0"))
+    live.until(lambda: bool(live.get().status.get("pending")))
+    live.run(1)
+    owed = [row["bundle"].encode() for row in live.get().status["pending"]]
+    live.store.delete(PACK)
+    if again:
+        live.apply(pack("1.2.0"))
+    live.store.forget()
+    live.run(2)
+    live.log.away = False
+    live.run(20)
+    assert all(live.log.entries.count(bundle) == 1 for bundle in owed)
+    indexes = {live.log.entries.index(bundle) for bundle in owed}
+    assert indexes <= {int(receipt.name.rpartition("-")[2]) for receipt in live.store.list("Receipt").resources}
+
+
 @pytest.mark.failure("sequencer", "rollout")
 def test_without_the_log_nothing_is_published_and_nothing_is_lost(live: World) -> None:
     live.log.away = True

@@ -69,3 +69,39 @@ def test_what_was_lost_is_a_gap_for_whoever_has_read_all_before() -> None:
     with pytest.raises(Gap):
         feed.after(position, (), 0.0)
     assert feed.after(feed.position(), (), 0.0) == ((), feed.position())
+
+
+def test_what_was_not_read_before_a_loss_is_still_told_and_then_the_gap() -> None:
+    feed = ChangeFeed()
+    start = feed.position()
+    feed.add("Added", Resource("PolicyPack", "erp", "x", {}))
+    feed.add("Deleted", Resource("PolicyPack", "erp", "x", {}))
+    feed.lost()
+    feed.add("Added", Resource("PolicyPack", "erp", "y", {}))
+    changes, position = feed.after(start, ("PolicyPack",), 0.0)
+    assert [(change.type, change.resource.name) for change in changes] == [("Added", "x"), ("Deleted", "x")]
+    with pytest.raises(Gap):
+        feed.after(position, (), 0.0)
+    with pytest.raises(Gap):
+        feed.after(start, ("DataBundle",), 5.0)  # what came before the loss is of no interest
+    assert feed.after(feed.position(), (), 0.0) == ((), feed.position())
+
+
+def test_whoever_lists_after_a_loss_reads_on_from_there() -> None:
+    feed = ChangeFeed()
+    feed.lost()
+    listed = feed.position()
+    feed.add("Added", Resource("PolicyPack", "erp", "y", {}))
+    changes, position = feed.after(listed, (), 0.0)
+    assert ([change.resource.name for change in changes], position) == (["y"], feed.position())
+
+
+def test_a_refusal_is_told_in_the_words_of_the_server() -> None:
+    quota = 'policypacks.knhk.dev "x" is forbidden: exceeded quota: few, requested: count/policypacks.knhk.dev=1'
+    said = str(meaning(403, "/path", {"reason": "Forbidden", "message": quota}))
+    assert quota in said
+    assert "user of this process must be allowed" not in said
+    nobody = 'policypacks.knhk.dev is forbidden: User "nobody" cannot list resource "policypacks" in API group "knhk.dev"'
+    said = str(meaning(403, "/path", {"reason": "Forbidden", "message": nobody}))
+    assert nobody in said
+    assert "the user of this process must be allowed to do this" in said

@@ -27,6 +27,7 @@ MERGE = "application/merge-patch+json"
 _VALUE = re.compile(r'^Invalid value: (?:("(?:[^"\\]|\\.)*"|-?[0-9.]+|null|true|false): )?(.*)$', re.DOTALL)
 _OF_THE_WHOLE = re.compile(r"^(metadata\.name) (must .*)$", re.DOTALL)  # a rule over the object names the field in its words
 _UNCHECKED = "some validation rules were not checked"  # no fault: it says that others hide more
+_NOT_ALLOWED = re.compile(r'[Uu]ser "[^"]*" cannot ')  # by RBAC; quotas, policies and ending namespaces are told in words of their own
 _UNKNOWN = re.compile(r'unknown field "([^"]*)"|\.(\S+): field not declared in schema')
 
 
@@ -131,7 +132,9 @@ def meaning(status: int, path: str, document: Mapping[str, Any]) -> KnhkError:
             return Gap(f"{said}; list again")
         case 400 | 422:
             return Refused(faults(document))
-        case 401 | 403:
+        case 401:
+            return Stalled(reason or "Unauthorized", f"{said}: the API server must know the user of this process")
+        case 403 if _NOT_ALLOWED.search(message):
             return Stalled(reason or "Forbidden", f"{said}: the user of this process must be allowed to do this")
         case 429 | 500 | 502 | 503 | 504:
             return Waiting(reason or "ApiServerBusy", said, float(details.get("retryAfterSeconds") or RETRY_AFTER_S))

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import collection, resource_of
@@ -23,11 +24,19 @@ TYPES: Mapping[str, ChangeType] = {"ADDED": "Added", "MODIFIED": "Modified", "DE
 _log = logging.getLogger("knhk.kube")
 
 
+@dataclass(frozen=True)
+class _Hole:
+    """Where changes were lost."""
+
+    revision: int
+
+
 class ChangeFeed:
-    """The last `kept` changes, numbered here; any thread. What fell out, or was lost before it came, is a Gap."""
+    """The last `kept` changes, numbered here; any thread. What fell out, or was lost before it came, is a Gap; what came before it is
+    read first."""
 
     def __init__(self, kept: int = KEPT_CHANGES) -> None:
-        self._changes: deque[Change] = deque(maxlen=kept)
+        self._changes: deque[Change | _Hole] = deque(maxlen=kept)
         self._last = 0
         self._seen = threading.Condition()
 
@@ -39,10 +48,10 @@ class ChangeFeed:
             self._seen.notify_all()
 
     def lost(self) -> None:
-        """Changes were missed: every reader must list again."""
+        """Changes were missed here: every reader must list again when it has read what came before."""
         with self._seen:
-            self._changes.clear()
-            self._last += 2  # one is missing for who has read all before
+            self._last += 1
+            self._changes.append(_Hole(self._last))
             self._seen.notify_all()
 
     def position(self) -> int:
@@ -59,14 +68,25 @@ class ChangeFeed:
                 left_s = deadline_s - time.monotonic()
                 if found or left_s <= 0:
                     return found, since
-                self._seen.wait(left_s)
+                if since == self._last:
+                    self._seen.wait(left_s)
 
     def _after(self, since: int, kinds: Collection[str]) -> tuple[tuple[Change, ...], int]:
+        """Up to the next hole."""
         oldest = self._changes[0].revision if self._changes else self._last + 1
-        if since > self._last or (since < self._last and since < oldest - 1):
+        if since > self._last or since < oldest - 1:
             raise Gap(f"changes from {since} on are not kept (kept: {oldest} to {self._last}); list again")
-        newer = (change for change in self._changes if change.revision > since)
-        return tuple(change for change in newer if not kinds or change.resource.kind in kinds), self._last
+        found: list[Change] = []
+        for change in self._changes:
+            if change.revision <= since:
+                continue
+            if isinstance(change, _Hole):
+                if change.revision == since + 1:
+                    raise Gap(f"changes behind {since} were not seen; list again")
+                return tuple(found), change.revision - 1
+            if not kinds or change.resource.kind in kinds:
+                found.append(change)
+        return tuple(found), self._last
 
 
 class Watches:

@@ -135,7 +135,9 @@ class KubeStore:
         try:
             return self._client.call(method, path, query, body, media)
         except NotFound as error:
-            raise NotFound(f"{key} was not found") if key is not None else error from error
+            if key is None:
+                raise
+            raise NotFound(f"{key} was not found") from error
 
     def _document(self, key: Key) -> dict[str, Any]:
         return self._call("GET", place(key), {}, key=key)

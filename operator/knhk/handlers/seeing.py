@@ -15,6 +15,7 @@ import kopf
 from knhk.adapters.kube_documents import resource_of
 from knhk.adapters.kube_feed import TYPES, ChangeFeed
 from knhk.api import GROUP, KINDS, VERSION
+from knhk.model.faults import Stalled
 from knhk.wiring.cluster import Access
 
 BATCH_WINDOW_S = 0.01  # several changes of one object within it are seen as the last one
@@ -26,12 +27,13 @@ _log = logging.getLogger("knhk.seeing")
 
 @contextmanager
 def watched(access: Access, feed: ChangeFeed, halt: threading.Event) -> Iterator[None]:
-    """Fills the feed while the context lasts. When kopf ends by itself `halt` is set: whoever started this process starts it again."""
-    stop = threading.Event()
+    """Fills the feed while the context lasts. When kopf ends by itself `halt` is set, and Stalled raised at the end: this process must
+    fail, so that whoever started it starts it again."""
+    stop, blind = threading.Event(), threading.Event()
 
     def run() -> None:
         try:
-            asyncio.run(_see(access, feed, stop))
+            asyncio.run(_see(access, feed, stop, blind))
         except Exception:  # whatever it is, a control plane that sees nothing must not go on as if nothing changed
             _log.exception("kopf ended")
         finally:
@@ -44,14 +46,19 @@ def watched(access: Access, feed: ChangeFeed, halt: threading.Event) -> Iterator
     finally:
         stop.set()
         thread.join(STOPS_WITHIN_S)
+    if blind.is_set():
+        raise Stalled("KopfEnded", "kopf must go on as long as this process: it ended by itself, and no change would be seen any more")
 
 
-async def _see(access: Access, feed: ChangeFeed, stop: threading.Event) -> None:
+async def _see(access: Access, feed: ChangeFeed, stop: threading.Event, blind: threading.Event) -> None:
     resync = asyncio.create_task(_resync(feed))
     try:
         await kopf.operator(registry=registry(access, feed), clusterwide=True, standalone=True, stop_flag=stop)
     finally:
         resync.cancel()
+        if not stop.is_set():
+            blind.set()
+            stop.set()  # a thread of the loop waits for it, and the loop for the thread
 
 
 async def _resync(feed: ChangeFeed) -> None:

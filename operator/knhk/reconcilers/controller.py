@@ -38,6 +38,7 @@ class Controller:
     executor: Executor
     queue: WorkQueue = field(default_factory=WorkQueue)
     _revision: int = -1
+    _known: dict[Key, Resource] = field(default_factory=dict)  # as last seen: what a deletion that nobody saw leaves behind
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.ports)
@@ -80,22 +81,37 @@ class Controller:
         for change in changes:
             if change.type == "Deleted":
                 self._deleted(change.resource)
+            else:
+                self._know(change.resource)
             self._enqueue(change.resource)
         self._revision = revision
 
     def _list(self) -> None:
         """The whole truth, at the start and after a gap."""
         listings = [self.ports.store.list(kind) for kind in KINDS]
-        for listing in listings:
-            for resource in listing.resources:
-                self._enqueue(resource)
+        listed = {resource.key: resource for listing in listings for resource in listing.resources}
+        for missing in self._known.keys() - listed.keys():
+            self._deleted(self._known[missing])
+        for resource in listed.values():
+            self._know(resource)
+            self._enqueue(resource)
         names = {f"{key.namespace}/{key.name}" for key in (r.key for r in listings[KINDS.index("EnforcementPoint")].resources)}
         for point in self.ports.placement.placed() - names:
             namespace, _, name = point.partition("/")
             self.queue.put(Key("EnforcementPoint", namespace, name), self._now_s())
         self._revision = min(listing.revision for listing in listings)
 
+    def _know(self, resource: Resource) -> None:
+        """Remembers an object; one of its name that had another uid is gone."""
+        before = self._known.get(resource.key)
+        if before is not None and before.uid != resource.uid:
+            self._deleted(before)
+        self._known[resource.key] = resource
+
     def _deleted(self, resource: Resource) -> None:
+        known = self._known.get(resource.key)
+        if known is not None and known.uid == resource.uid:
+            del self._known[resource.key]
         self.journal.outlive(resource)
         if resource.kind == "PolicyPack":
             self._packs.gone(resource)
@@ -111,6 +127,7 @@ class Controller:
         lane = Lane.NORMAL
         try:
             resource = self.ports.store.get(key)
+            self._know(resource)
             lane = _lane(resource)
             again_s = self._reconcilers[key.kind].converge(resource)
         except NotFound:
