@@ -94,7 +94,7 @@ def events(receipts: dict[str, Any]) -> set[str]:
 
 
 def test_a_pack_that_kubectl_applies_is_built_and_signed(clean: KubeClient, operator: Operator, kubectl: Callable[..., str]) -> None:
-    kubectl("apply", "-f", str(EXAMPLES / "1.0.0" / "pack.yaml"))
+    kubectl("apply", "-f", str(EXAMPLES / "finance-roles.yaml"), "-f", str(EXAMPLES / "1.0.0" / "pack.yaml"))
     pack = seen(clean, operator, place(PACK), lambda found: phase(found) == "Signed")
     conditions = {row["type"]: row for row in pack["status"]["conditions"]}
     assert set(conditions) == {"Ready", "Reconciling"}
@@ -156,7 +156,7 @@ def test_a_build_outlives_the_death_of_the_api_server(
     clean: KubeClient, operator: Operator, kubectl: Callable[..., str], cluster: Cluster
 ) -> None:
     """The operator waits for it, and goes on where it was; nothing is told twice."""
-    kubectl("apply", "-f", str(EXAMPLES / "1.0.0" / "pack.yaml"))
+    kubectl("apply", "-f", str(EXAMPLES / "finance-roles.yaml"), "-f", str(EXAMPLES / "1.0.0" / "pack.yaml"))
     seen(clean, operator, place(PACK), lambda found: phase(found) == "Pending")
     os.kill(cluster.pid("kube-apiserver"), signal.SIGKILL)
     seen(clean, operator, place(PACK), lambda found: phase(found) == "Signed")
@@ -169,7 +169,7 @@ def test_an_operator_that_is_killed_while_it_builds_goes_on_where_it_was(
     clean: KubeClient, operator: Operator, kubectl: Callable[..., str]
 ) -> None:
     """On a cluster: nothing is told twice, and the next operator finishes."""
-    kubectl("apply", "-f", str(EXAMPLES / "1.0.0" / "pack.yaml"))
+    kubectl("apply", "-f", str(EXAMPLES / "finance-roles.yaml"), "-f", str(EXAMPLES / "1.0.0" / "pack.yaml"))
     seen(clean, operator, place(PACK), lambda found: phase(found) == "Pending")
     operator.end(signal.SIGKILL)
     operator.start()
