@@ -17,7 +17,7 @@ from knhk_gen.emit import emit
 from knhk_gen.lower import lower
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "5"))
+SECONDS = 5.0
 JSON_LD = """{"@context": {"@vocab": "https://e.x/", "ex": "https://e.x/", "id": "@id", "type": "@type",
   "total": {"@id": "ex:total", "@type": "ex:decimal"}, "tags": {"@container": "@set"}, "web": {"@type": "@id"},
   "lines": {"@container": "@set", "@context": {"qty": {"@language": "en"}, "x": null}}}, "unknownMembers": "Allow"}
