@@ -48,14 +48,16 @@ setup-dev: $(STAMPS)/dev $(STAMPS)/native ## set-up plus what tests and checks n
 demo: setup ## play the story from a policy to verified receipts; writes demo.json
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
-test: setup-dev $(STAMPS)/apt ## all tests but those of `make test-cluster`
-	@$(PY) -m pytest -n 2 --dist loadgroup -m "not cluster" $(PYTEST_ARGS)
+# Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
+test: setup-dev $(STAMPS)/apt ## all tests; builds the servers of Kubernetes once (about 12 minutes, needs Go)
+	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
+	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: setup-dev ## tests that need no server and take no time
 	@$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not server and not cluster" $(PYTEST_ARGS)
 
-test-cluster: setup-dev ## tests on a real Kubernetes API server, built once (about 10 minutes) from Go modules
-	@$(PY) tests/cluster/cluster.py build
+test-cluster: setup-dev $(STAMPS)/apt ## the tests on a real Kubernetes alone
+	@$(PY) tests/cluster/cluster.py build --quiet
 	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)
 
 cluster: setup-dev ## a real Kubernetes control plane on loopback; prints where its kubeconfig is

@@ -42,11 +42,14 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A misspelt `failure` mark would drop a cell of docs/failure-modes.md: refuse it here."""
+    """A misspelt `failure` mark would drop a cell of docs/failure-modes.md, one of `cluster` start a cluster for each worker."""
     for item in items:
         for mark in item.iter_markers("failure"):
             if len(mark.args) != 2 or not all(isinstance(arg, str) for arg in mark.args):
                 raise pytest.UsageError(f"{item.nodeid}: must be failure(row, column), two strings")
+        groups = [mark.args for mark in item.iter_markers("xdist_group")]
+        if "cluster" in item.keywords and (("cluster",) not in groups or item.get_closest_marker("cluster") is None):
+            raise pytest.UsageError(f"{item.nodeid}: must be marked cluster and xdist_group('cluster'): all workers share one machine")
 
 
 def _tier(nodeid: str) -> str | None:

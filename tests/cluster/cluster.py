@@ -15,7 +15,8 @@ def main(argv: list[str]) -> int:
     """The exit code; why there is no cluster goes to stderr."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build or find the servers")
+    build = commands.add_parser("build", help="build or find the servers")
+    build.add_argument("--quiet", action="store_true", help="do not tell where they are")
     for name, text in (("up", "start it and wait until it is ready"), ("down", "end it and remove its folder"), ("keep", "run it here")):
         command = commands.add_parser(name, help=text)
         command.add_argument("folder", type=Path)
@@ -32,7 +33,8 @@ def main(argv: list[str]) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.command == "build":
         for name, path in binaries(build=True).items():
-            print(f"{name}: {path}")
+            if not args.quiet:
+                print(f"{name}: {path}")
     elif args.command == "up":
         binaries(build=True)
         cluster = up(args.folder.resolve())

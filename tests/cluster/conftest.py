@@ -1,4 +1,4 @@
-"""This tier needs the servers of Kubernetes, which `make test-cluster` builds; without them each test says that it was not run."""
+"""This tier needs the servers of Kubernetes, which `make test` builds; without them each test says that it was not run."""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ PACKAGES: Mapping[str, str] = {
     "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
     "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+    "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+    "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
 }
 TELL_EVERY_S = 15.0
 # auto: a Go that is too old for go.mod fetches the right toolchain through the module proxy.
@@ -53,7 +55,7 @@ def binaries(names: Iterable[str] = tuple(PACKAGES), *, build: bool) -> dict[str
     folder = cache_folder()
     absent = [name for name in missing if not (folder / name).exists()]
     if absent and not build:
-        raise CannotBuild(f"not built yet: {', '.join(absent)}; run: make test-cluster, or let KNHK_ASSETS name a folder that has them")
+        raise CannotBuild(f"not built yet: {', '.join(absent)}; run: make test, or let KNHK_ASSETS name a folder that has them")
     if absent:
         _build_all(folder, absent)
     return installed | {name: folder / name for name in missing}

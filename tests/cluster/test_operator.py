@@ -115,7 +115,7 @@ def test_a_bundle_becomes_ready_and_kubectl_wait_sees_it(clean: KubeClient, oper
 def test_a_faulty_pack_is_stalled_with_all_its_faults_and_mending_it_goes_on(
     clean: KubeClient, operator: Operator, kubectl: Callable[..., str]
 ) -> None:
-    kubectl("apply", "-f", str(EXAMPLES / "faulty" / "pack.yaml"))
+    kubectl("apply", "-f", str(EXAMPLES / "finance-roles.yaml"), "-f", str(EXAMPLES / "faulty" / "pack.yaml"))
     (row,) = clean.call("GET", collection("PolicyPack", "erp"))["items"]
     path = f"{collection('PolicyPack', 'erp')}/{row['metadata']['name']}"
     pack = seen(clean, operator, path, lambda found: phase(found) == "Stalled")
