@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,9 @@ def beside(pack_file: Path) -> Path:
     return above if above.is_file() and not own.is_file() else own
 
 
-def expectations(file: Path, plan: Mapping[str, Any]) -> Expectations:
-    """The expectations of a file, for a pack with this plan. Raises Refused with every fault, each with its line."""
+def expectations(file: Path, plan: Mapping[str, Any], root: Path | None = None) -> Expectations:
+    """The expectations of a file, for a pack with this plan. Payloads must lie inside `root` when it is given: files of strangers must not
+    say what is read. Raises Refused with every fault, each with its line."""
     try:
         with file.open("rb") as opened:
             text = opened.read(MAX_FILE_BYTES)
@@ -31,10 +33,19 @@ def expectations(file: Path, plan: Mapping[str, Any]) -> Expectations:
         raise Refused([Fault(str(file), "no such file", "must hold what the pack is expected to decide: docs/pack-tests.md")]) from None
     sheet = read_sheet(text, str(file))
     faults: list[Fault] = []
-    cases = tuple(_case(draft, file.parent, plan, faults) for draft in sheet.drafts)
+    cases = tuple(_case(draft, file.parent, plan, faults, root) for draft in sheet.drafts)
     if faults:
         raise Refused(faults)
     return Expectations(cases, sheet.coverage, sheet.mutation)
+
+
+def files_of(file: Path) -> frozenset[Path]:
+    """A file of expectations and the payloads that it names, whether these are there or not; empty without the file. Raises Refused."""
+    if not file.is_file():
+        return frozenset()
+    drafts = read_sheet(file.read_bytes()[: MAX_FILE_BYTES + 1], str(file)).drafts
+    named = [draft.fields["payload"] for draft in drafts if "payload" in draft.fields]
+    return frozenset({file, *(Path(os.path.normpath(file.parent / name)) for name in named)})
 
 
 def samples(folder: Path, like: Case) -> tuple[Case, ...]:
@@ -50,7 +61,7 @@ def sample(file: Path, like: Case, name: str = "") -> Case:
     return replace(like, name=name or str(file), places={"": str(file)}, body=_read(file, str(file), str(file)))
 
 
-def _case(draft: Draft, folder: Path, plan: Mapping[str, Any], faults: list[Fault]) -> Case:
+def _case(draft: Draft, folder: Path, plan: Mapping[str, Any], faults: list[Fault], root: Path | None) -> Case:
     fields = draft.fields
     case = Case(
         fields["name"], draft.places, fields.get("route") or first_route(plan), b"",
@@ -61,7 +72,7 @@ def _case(draft: Draft, folder: Path, plan: Mapping[str, Any], faults: list[Faul
     )  # fmt: skip
     faults += _unknown(case, plan)
     try:
-        body = edited(_body(fields, folder, case), draft.edits)
+        body = edited(_body(fields, folder, case, root), draft.edits)
     except Refused as refused:
         faults += refused.faults
         return case
@@ -77,9 +88,11 @@ def first_route(plan: Mapping[str, Any]) -> str:
     return next((name for name, mapping in routes.items() if mapping), next(iter(routes)))
 
 
-def _body(fields: Mapping[str, Any], folder: Path, case: Case) -> bytes:
+def _body(fields: Mapping[str, Any], folder: Path, case: Case, root: Path | None) -> bytes:
     if "payload" not in fields:
         return str(fields.get("body", "")).encode()
+    if root is not None and not Path(os.path.normpath(folder / fields["payload"])).is_relative_to(root):
+        raise Refused([Fault(case.place("payload"), fields["payload"], "must be a file inside the repository")])
     return _read(folder / fields["payload"], case.place("payload"), fields["payload"])
 
 

@@ -36,6 +36,11 @@ def find(path: Path) -> Found:
     return Found(packs[0], file, _bundle(packs[0], resources, file))
 
 
+def bundle_name(pack: Resource) -> str | None:
+    """The DataBundle that a pack reads, of its own namespace."""
+    return next((str(row["name"]) for row in pack.spec.get("dataBundles", ())), None)
+
+
 def _pack_file(path: Path) -> Path:
     """The file itself; of a folder its pack.yaml, or the one YAML file in it that speaks of a PolicyPack."""
     if path.is_file():
@@ -66,10 +71,9 @@ def _read(file: Path) -> list[Resource]:
 
 
 def _bundle(pack: Resource, beside: Iterable[Resource], file: Path) -> Resource | None:
-    names = [row["name"] for row in pack.spec.get("dataBundles", ())]
-    if not names:
+    name = bundle_name(pack)
+    if name is None:
         return None
-    (name,) = names
     folder = file.parent
     others = sorted(
         {*_yaml_files(folder), *_yaml_files(folder.parent)} - {file},

@@ -92,7 +92,7 @@ class Argument:
     """One argument: a positional ("path") or an option ("--registry", "-r").
 
     `kind` turns the text into a value and raises ValueError with what it must be; `flag` options take no value; `repeat` gives a
-    list (a positional: one or more); `optional` lets a positional be left out."""
+    list (a positional: one or more); `optional` lets a positional be left out (one that repeats: an empty list)."""
 
     names: tuple[str, ...]
     help: str
@@ -143,7 +143,7 @@ class Argument:
         elif self.repeat:
             rest |= {"action": "append", "default": []}
         if self.positional and self.optional:
-            rest["nargs"] = "?"
+            rest["nargs"] = "*" if self.repeat else "?"
         if not self.positional:
             rest["required"] = self.required
         parser.add_argument(*self.names, **rest)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, command
+from knhk.cli.pack_review import CHANGES, REVIEWING, refuse_without_git, reviewed
 from knhk.cli.schema import FAULTS as FAULT_LIST
 from knhk.cli.schema import array, integer, mapping, nullable, obj, string
 
@@ -57,7 +58,10 @@ WITNESS = obj(shows=string(), route=string(), attributes=mapping(string()), regi
     ("pack", "check"),
     summary="Compile packs and list their guards, or every fault; prove the translation; find conflicts among several packs",
     arguments=(
-        Argument("path", help="PolicyPack files, or folders that hold pack.yaml", kind=Path, metavar="DIR_OR_FILE", repeat=True),
+        Argument(
+            "path", help="PolicyPack files, or folders that hold pack.yaml", kind=Path, metavar="DIR_OR_FILE", repeat=True, optional=True
+        ),
+        *REVIEWING,
         *PROVING,
     ),
     output=obj(
@@ -68,18 +72,24 @@ WITNESS = obj(shows=string(), route=string(), attributes=mapping(string()), regi
         conflicts=array(
             obj(kind=string("contradictory", "shadowed", "never-firing"), guards=array(string()), told=string(), witnesses=array(WITNESS))
         ),
+        changes=nullable(CHANGES),
     ),
     examples=(
         "knhk pack check examples/packs/invoice-controls/1.0.0",
         "knhk pack check pack.yaml -o json | jq .faults",
         "knhk pack check examples/packs/candidate --prove",
         "knhk pack check base/pack.yaml region/pack.yaml --cases 2000",
+        "knhk pack check --git main...HEAD policies -o markdown",
+        "knhk pack check --git origin/main..HEAD -o sarif > policy.sarif",
     ),
     detail="The digest is that of the first GuardPlan: it depends on what the sources say, not on where they lie. --prove decides\n"
     "generated payloads (boundary values, single violations, pairs, changes of the samples beside the pack) by every kernel variant of\n"
     "this machine and from the sources alone; a difference is a bug of the compiler and is shown with a small case. Several packs: rules\n"
-    "that contradict each other, that fail only where another does, or that never fail, each with a payload; the first ends with exit 1.",
-    exits={FAULTS: "a pack is faulty, --prove found a difference, or rules contradict each other"},
+    "that contradict each other, that fail only where another does, or that never fail, each with a payload; the first ends with exit 1.\n"
+    "--git: every resource of the later commit is parsed; packs that the range touches are compiled, held to their expectations, and\n"
+    "compared with what they were before, on the samples of both (docs/gitops.md).",
+    exits={FAULTS: "a pack is faulty or misses its expectations, --prove found a difference, or rules contradict each other"},
+    formats=("markdown", "sarif"),
 )
 def check(call: Call) -> Outcome:
     from knhk.adapters.pack_folder import find
@@ -88,6 +98,9 @@ def check(call: Call) -> Outcome:
     from knhk.reconcilers.lowering import plan_of
 
     args = call.args
+    if args.git is not None:
+        return _reviewed(call)
+    refuse_without_git(call)
     found: list[tuple[Found, PackSources, GuardPlan]] = []
     faults: list[dict[str, str]] = []
     proofs: dict[str, Mapping[str, Any]] = {}
@@ -103,7 +116,7 @@ def check(call: Call) -> Outcome:
             faults += [{"where": f.where, "value": f.value, "must": f.must} for f in refused.faults]
     if faults:
         rows = tuple((f["where"], f["value"], f["must"]) for f in faults)
-        data = {"digest": None, "guards": [], "faults": faults, "proofs": proofs, "conflicts": []}
+        data = {"digest": None, "guards": [], "faults": faults, "proofs": proofs, "conflicts": [], "changes": None}
         return Outcome(data, FAULTS, (Table("faults", ("where", "value", "must"), rows),))
     guards = [_guard_row(sources, guard) for _, sources, plan in found for guard in plan.document["guards"]]
     tables = [
@@ -127,12 +140,23 @@ def check(call: Call) -> Outcome:
             {"kind": c.kind, "guards": list(c.guards), "told": c.told, "witnesses": [_witness(w.shows, w.case) for w in c.witnesses]}
             for c in conflicts
         ],
+        "changes": None,
     }
     return Outcome(told, FAULTS if any(c.kind == "contradictory" for c in conflicts) else OK, tuple(tables))
 
 
-def proven(call: Call, found: Found, plan: GuardPlan, objects: Sequence[SharedObject]) -> Mapping[str, Any]:
-    """What the proof of a pack did. Raises Refused with the bug that it found."""
+def _reviewed(call: Call) -> Outcome:
+    from knhk.reconcilers.reviewing import Reviewer
+    from knhk.wiring import packs
+
+    def prove(found: Found, plan: GuardPlan) -> Mapping[str, Any]:
+        return proven(call, found, plan, _objects(plan), found.file.parents[len(Path(found.pack.path).parts) - 1])
+
+    return reviewed(call, Reviewer(packs.compiler(), packs.host_arch(), prove if call.args.prove else None, call.args.mutants))
+
+
+def proven(call: Call, found: Found, plan: GuardPlan, objects: Sequence[SharedObject], root: Path | None = None) -> Mapping[str, Any]:
+    """What the proof of a pack did; samples lie inside `root`, if given. Raises Refused with the bug that it found."""
     from knhk.api import to_sources
     from knhk.model.faults import Refuted
     from knhk.reconcilers import proving
@@ -141,7 +165,7 @@ def proven(call: Call, found: Found, plan: GuardPlan, objects: Sequence[SharedOb
 
     data = None if found.bundle is None else bundle_bytes(found.bundle)
     under = proving.loaded(plan, objects, packs.host_arch(), data)
-    samples = _samples(found, plan)
+    samples = _samples(found, plan, root)
     count = call.args.cases or (CASES if call.args.prove else packs.proof_budget().cases)
     call.say(f"proving on {count} cases from {len(samples)} samples, by {', '.join(b.kernel for b in under.bindings)}")
     proof = proving.prove(to_sources(found.pack), under, samples, proving.callers(found.bundle), count, call.args.seed)
@@ -157,12 +181,12 @@ def _objects(plan: GuardPlan) -> Sequence[SharedObject]:
     return packs.compiler().compile(emit(plan))
 
 
-def _samples(found: Found, plan: GuardPlan) -> Sequence[Case]:
+def _samples(found: Found, plan: GuardPlan, root: Path | None = None) -> Sequence[Case]:
     """The cases of the expectations beside a pack."""
     from knhk.adapters.expectation_files import beside, expectations
 
     file = beside(found.file)
-    return expectations(file, plan.document).cases if file.is_file() else ()
+    return expectations(file, plan.document, root).cases if file.is_file() else ()
 
 
 def _label(plan: GuardPlan, path: Path, labels: Collection[str] = ()) -> str:

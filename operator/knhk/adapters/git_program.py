@@ -1,0 +1,106 @@
+"""The git program, started so that neither the repository nor the user's own settings decide what runs.
+
+Of a repository only its objects and references are read, by plumbing commands that know no filters, hooks or external programs. git
+2.39 or newer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from knhk.model.faults import Fault, Refused, Stalled
+
+TIMEOUT_S = 60.0
+MAX_OUTPUT = 96 << 20
+MAX_WRITTEN = 512 << 20  # a file that git writes, such as the pack of a fetch
+NO_PROTOCOL = "none"
+
+_LIMITED = 'ulimit -c 0 && ulimit -f "$0" && exec "$@"'
+_SETTINGS = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.attributesFile": "/dev/null",
+    "core.commitGraph": "false",
+    "credential.helper": "",
+    "diff.external": "",
+    "gc.auto": "0",
+    "gpg.program": "/bin/false",
+    "gpg.x509.program": "/bin/false",
+    "http.followRedirects": "false",
+    "log.showSignature": "false",
+    "maintenance.auto": "false",
+    "safe.directory": "*",  # whoever owns the folder: nothing that its configuration names is started
+    "submodule.recurse": "false",
+    "transfer.fsckObjects": "true",
+    "transfer.bundleURI": "false",
+}
+
+
+@dataclass(frozen=True)
+class GitProgram:
+    """git on one repository: `folder` is its git directory or a checkout. `protocols`: what a fetch may use."""
+
+    folder: Path
+    protocols: tuple[str, ...] = (NO_PROTOCOL,)
+    secret: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def run(
+        self,
+        *words: str,
+        given: bytes = b"",
+        settings: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        allowed: Sequence[int] = (0,),
+    ) -> subprocess.CompletedProcess[bytes]:
+        """git with these words. `settings` are handed over in the environment, never in the command line: they may be secret. Raises
+        Refused when it fails, takes too long, or says too much; Stalled when there is no git."""
+        command = ["/bin/sh", "-c", _LIMITED, str(MAX_WRITTEN >> 9), *_program(), "-C", str(self.folder), *words]
+        try:
+            done = subprocess.run(command, input=given, env=self._environment(settings or {}), capture_output=True, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must be done within {timeout_s:g} s")]) from None
+        if done.returncode not in allowed:
+            raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must not fail: {_said(done)}")])
+        if len(done.stdout) > MAX_OUTPUT:
+            raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must say at most {MAX_OUTPUT >> 20} MiB")])
+        return done
+
+    def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
+        pairs = {**_SETTINGS, **self.secret, **settings}
+        numbered = {f"GIT_CONFIG_{kind}_{i}": pair[j] for i, pair in enumerate(pairs.items()) for j, kind in enumerate(("KEY", "VALUE"))}
+        return {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": "/nonexistent",
+            "LC_ALL": "C.UTF-8",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_ALLOW_PROTOCOL": ":".join(self.protocols),
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ASKPASS": "/bin/false",
+            "GIT_LITERAL_PATHSPECS": "1",
+            "GIT_CONFIG_COUNT": str(len(pairs)),
+            **numbered,
+        }
+
+
+@cache
+def _program() -> tuple[str, ...]:
+    found = shutil.which("git", path="/usr/local/bin:/usr/bin:/bin")
+    if found is None:
+        raise Stalled("NoGit", "git: must be installed (2.39 or newer)")
+    return (found,)
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The last line of what git complained about, for people."""
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    told = lines[-1] if lines else f"exit code {done.returncode}"
+    return "".join(c if c.isprintable() else " " for c in told)[:400]

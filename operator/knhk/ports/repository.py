@@ -1,0 +1,48 @@
+"""A Git repository, read only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from knhk.model.commits import Commit, Entry, Signature
+
+
+class Repository(Protocol):
+    """Promises:
+
+    - Nothing that a repository holds runs: no hooks, filters, attributes, external programs or configuration of its own.
+    - Nothing is written to it, and no call reaches for the network.
+    - Every call is bounded in time and in what it reads. Raises Refused for what is not there or is beyond the bounds, with what it must
+      be, and Stalled when the git program is absent or refuses the folder.
+    - A commit is named by its whole id in every answer: branches move, commits do not.
+    """
+
+    def resolve(self, revision: str) -> str:
+        """The id of the commit that a revision (branch, tag, id, HEAD~1 …) names."""
+        ...
+
+    def merge_base(self, one: str, other: str) -> str:
+        """The best common ancestor of two commits."""
+        ...
+
+    def commit(self, commit: str) -> Commit:
+        """What a commit says of itself."""
+        ...
+
+    def signature(self, commit: str, allowed_signers: str) -> Signature:
+        """Whether a key that `allowed_signers` (ssh-keygen's format) names signed the commit."""
+        ...
+
+    def entries(self, commit: str, paths: Sequence[str] = (), *, deep: bool = True) -> tuple[Entry, ...]:
+        """Files, symbolic links and submodules of the commit's tree at and below the paths (none: all), in order of path. Not `deep`: those
+        that lie directly in the folders that `paths` names."""
+        ...
+
+    def changed(self, before: str, after: str, paths: Sequence[str] = ()) -> tuple[str, ...]:
+        """Paths that the two trees say otherwise, at and below `paths` (none: all), in order."""
+        ...
+
+    def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+        """The bytes of files, in the order asked for."""
+        ...
