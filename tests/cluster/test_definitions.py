@@ -112,7 +112,7 @@ def said_by_schema(must: str) -> str:
 
 
 def meets(fault: Fault, where: str, words: str) -> bool:
-    return fault.where.startswith(where.removesuffix(".name")) and re.search(words, fault.must) is not None
+    return fault.where.startswith(where.removesuffix(".name").removesuffix(".from")) and re.search(words, fault.must) is not None
 
 
 def kind_of(document: dict[str, Any]) -> str:

@@ -130,8 +130,11 @@ def check_update(old: Resource, new: Resource) -> tuple[Fault, ...]:
     """Faults of a change, such as a new spec of something immutable."""
     faults = []
     for rule in KINDS[new.kind].spec.rules:
-        if rule.on_update and old.spec != new.spec:
-            faults.append(Fault(f"{new.key} spec", "a changed spec", rule.message))
+        if not rule.on_update:
+            continue
+        changed = [name for name in sorted({*old.spec, *new.spec}) if old.spec.get(name) != new.spec.get(name)]
+        if changed := [name for name in changed if not rule.reads or name in rule.reads]:
+            faults.append(Fault(f"{new.key} spec", f"a changed {', '.join(changed)}", rule.message))
     return tuple(faults)
 
 

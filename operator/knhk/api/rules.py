@@ -126,6 +126,24 @@ def immutable(message: str) -> Rule:
     return Rule("self == oldSelf", message, lambda _: True, on_update=True)
 
 
+def unchanged(names: tuple[str, ...], message: str) -> Rule:
+    """These fields of an object stay what they were when it was made."""
+    cel = " && ".join(f"self.{name} == oldSelf.{name}" for name in names)
+    return Rule(cel, message, lambda _: True, names, on_update=True)
+
+
+def known_to(mapping: str, name: str, message: str) -> Rule:
+    """Field `name` is a key of the map in field `mapping`, when that has any."""
+    cel = f"size(self.{mapping}) == 0 || self.{name} in self.{mapping}"
+    return Rule(cel, message, lambda v: not v[mapping] or v[name] in v[mapping], (mapping, name), name)
+
+
+def named_in(mapping: str, items: str, name: str, message: str) -> Rule:
+    """Field `name` of each item of the list `items` is a key of the map in field `mapping`, when that has any."""
+    cel = f"size(self.{mapping}) == 0 || self.{items}.all(i, i.{name} in self.{mapping})"
+    return Rule(cel, message, lambda v: not v[mapping] or all(i[name] in v[mapping] for i in v[items]), (mapping, items), items)
+
+
 def least(shape: Shape) -> tuple[Rule, ...]:
     """The bounds of a value as rules, in the words of the parser. (Those that an API server needs to price the other rules, the
     longest text and list, stay in the schema, which says them in its own words.)"""

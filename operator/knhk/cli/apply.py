@@ -116,7 +116,7 @@ def _write(store: Store, before: Resource | None, resource: Resource) -> str:
     "delete",
     summary="Remove a resource; what runs because of it is stopped",
     arguments=(
-        Argument("kind", help="PolicyPack, DataBundle, EnforcementPoint"),
+        Argument("kind", help="any kind but Receipt, such as policypack, or a short name"),
         Argument("name", help="NAMESPACE/NAME"),
     ),
     output=_RESULT,

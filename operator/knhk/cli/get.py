@@ -60,7 +60,7 @@ def _cell(resource: Resource, path: str) -> str:
     "get",
     summary="Show resources and their status",
     arguments=(
-        Argument("kind", help="policypacks, databundles, enforcementpoints, receipts, or a short name"),
+        Argument("kind", help="a kind such as policypacks, or a short name"),
         Argument("name", help="NAMESPACE/NAME; all when left out", optional=True),
         Argument("--namespace", "-n", help="only this namespace"),
     ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from knhk.api.rules import matches, one_of, refused, share
-from knhk.api.shape import Int, List, Obj, Rule, Shape, Str
+from knhk.api.shape import Bool, Int, List, Obj, Rule, Shape, Str
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_MUST = "must be lower-case letters, digits and inner hyphens, at most 63 characters, such as invoice-controls"
@@ -52,6 +52,22 @@ def reference(doc: str) -> Obj:
     return Obj(doc, {"name": name("Name of the object in the same namespace.")}, required=("name",))
 
 
+def suspend(doc: str) -> Bool:
+    """Whether work on the object rests; `doc` says what goes on."""
+    return Bool(f"{doc} Default: false.", default=False)
+
+
+def absolute_iri(doc: str) -> Str:
+    """An IRI with its scheme."""
+    return Str(doc, max=512, min=1, rules=(matches(IRI, "must be an absolute IRI such as https://example.com/ns#Invoice"),))
+
+
+def turtle(doc: str) -> Obj:
+    """A text of Turtle."""
+    inline = Str("Turtle text. Other forms (ConfigMap, OCI artifact, Git) come later.", max=MAX_INLINE, min=1)
+    return Obj(doc, {"inline": inline}, required=("inline",), later=LATER_FORMS)
+
+
 NAME_RULE = Rule(
     f"self.metadata.name.matches('{NAME}')",
     f"metadata.name {NAME_MUST}",
@@ -84,7 +100,7 @@ CONDITION = Obj(
 STATUS_FIELDS: dict[str, Shape] = {
     "conditions": List("Ready always; Reconciling and Stalled while they are True.", CONDITION, max=16, key="type"),
     "observedGeneration": Int("Generation of the spec that was last worked on.", min=0, max=2**53),
-    "lastHandledReconcileAt": Str("Value of the requestedAt annotation that was last acted on.", max=64),
+    "lastHandledRequestedAt": Str("Value of the annotation knhk.dev/requestedAt that was last acted on.", max=64),
     "faults": List("All faults of the present spec.", FAULT, max=64),
     "pending": List(
         "Policy events that belong to this status and have no Receipt yet, oldest first.",
@@ -96,6 +112,21 @@ STATUS_FIELDS: dict[str, Shape] = {
         max=64,
     ),
 }
+
+HISTORY = List(
+    "What it was before and is now, newest first.",
+    Obj(
+        "One state that it came to.",
+        {
+            "digest": Str("Digest of what it came to.", max=71),
+            "outcome": Str("What it came to, one CamelCase word.", max=64),
+            "time": Str("When, RFC 3339.", max=40),
+            "reason": Str("Why, for people.", max=1024),
+        },
+        required=("digest", "outcome", "time"),
+    ),
+    max=16,
+)
 
 COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', 0),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from knhk.api.kinds.common import (
     COLUMNS,
-    LATER_FORMS,
-    MAX_INLINE,
+    HISTORY,
     NAME_RULE,
     STATUS_FIELDS,
     digest,
+    suspend,
+    turtle,
     version,
 )
 from knhk.api.rules import matches
@@ -18,18 +19,7 @@ SPEC = Obj(
     "What the data is.",
     {
         "version": version("Semantic version of the data."),
-        "source": Obj(
-            "Where the triples come from.",
-            {
-                "inline": Str(
-                    "Turtle text. Other forms (ConfigMap, OCI artifact, Git) come later.",
-                    max=MAX_INLINE,
-                    min=1,
-                )
-            },
-            required=("inline",),
-            later=LATER_FORMS,
-        ),
+        "source": turtle("Where the triples come from."),
         "callerTemplate": Str(
             "IRI of the caller, {} being the percent-encoded attribute sub.",
             max=512,
@@ -42,6 +32,7 @@ SPEC = Obj(
             ),
         ),
         "maxStalenessSeconds": Int("Age beyond which points may no longer decide with the data.", min=1, max=31_536_000),
+        "suspend": suspend("Publish nothing new; what is published stays."),
     },
     required=("version", "source"),
 )
@@ -56,6 +47,7 @@ STATUS = Obj(
         "triples": Int("Triples after closure.", min=0, max=2**31),
         "subjects": Int("Subjects after closure.", min=0, max=2**31),
         "built": Str("When it was built, RFC 3339.", max=40),
+        "history": HISTORY,
     },
 )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, NAME_RULE, STATUS_FIELDS, choice, name
+from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, choice, name, suspend
 from knhk.api.rules import exactly_one, matches, one_of, refused
-from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Str
+from knhk.api.shape import Bool, Int, Kind, List, Map, Obj, Rule, Str
 
 _ATTRIBUTE = r"^[a-z0-9_.-]{1,63}$"
 _ATTRIBUTE_MUST = "must be lower-case letters, digits, dots, hyphens and underscores, at most 63"
@@ -277,6 +277,7 @@ SPEC = Obj(
                 ),
             },
         ),
+        "suspend": suspend("Leave its instances as they run; rollouts and rollbacks of packs still reach them."),
     },
     required=("mode", "upstream", "match"),
 )
@@ -297,6 +298,7 @@ STATUS = Obj(
         "stable": Str("Digest of the enforced pack.", max=71),
         "candidate": Str("Digest of the candidate.", max=71),
         "data": Str("Digest of the data bundle.", max=71),
+        "flags": Map("Variants of the FeatureFlags that its document carries.", Str("Name of the variant.", max=63), max=64),
         "decisions": Obj(
             "Decisions of the enforced pack.",
             {k: _count(f"Requests: {k}.") for k in ("admit", "deny", "park", "refused")},
@@ -323,6 +325,7 @@ STATUS = Obj(
             ),
             max=20,
         ),
+        "history": HISTORY,
     },
 )
 

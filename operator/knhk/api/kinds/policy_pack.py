@@ -21,6 +21,23 @@ from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Shape, Str
 
 _GUARD_GLOB = r"^[A-Za-z0-9_.*?:/#-]{1,256}$"
 
+TARGET = Str(
+    "IRI of the class that $this ranges over; only for kinds ask and construct.",
+    max=512,
+    rules=(matches(IRI, "must be an absolute IRI such as https://example.com/ns#Invoice"),),
+)
+MESSAGE = Str("What a denied caller reads; only for kinds ask and construct.", max=512)
+SEVERITY = choice("Violation denies, Warning and Info only mark.", "Violation", "Warning", "Info", max=16, default="Violation")
+TARGET_RULES = (
+    forbids_unless("kind", ("ask", "construct"), "target", "must be left out unless kind is ask or construct"),
+    forbids_unless(
+        "kind",
+        ("ask", "construct"),
+        "message",
+        "must be left out unless kind is ask or construct (shapes carry sh:message)",
+    ),
+)
+
 _SOURCE = Obj(
     "One text of rules or of a mapping.",
     {
@@ -45,13 +62,9 @@ _SOURCE = Obj(
             max=MAX_INLINE,
             min=1,
         ),
-        "target": Str(
-            "IRI of the class that $this ranges over; only for kinds ask and construct.",
-            max=512,
-            rules=(matches(IRI, "must be an absolute IRI such as https://example.com/ns#Invoice"),),
-        ),
-        "message": Str("What a denied caller reads; only for kinds ask and construct.", max=512),
-        "severity": choice("Violation denies, Warning and Info only mark.", "Violation", "Warning", "Info", max=16, default="Violation"),
+        "target": TARGET,
+        "message": MESSAGE,
+        "severity": SEVERITY,
         "media": Str(
             "Media type of the text; by default what the kind is usually written in.",
             max=64,
@@ -68,15 +81,7 @@ _SOURCE = Obj(
     },
     required=("name", "kind", "inline"),
     later=LATER_FORMS,
-    rules=(
-        forbids_unless("kind", ("ask", "construct"), "target", "must be left out unless kind is ask or construct"),
-        forbids_unless(
-            "kind",
-            ("ask", "construct"),
-            "message",
-            "must be left out unless kind is ask or construct (shapes carry sh:message)",
-        ),
-    ),
+    rules=TARGET_RULES,
 )
 
 _ROUTE = Obj(
@@ -86,6 +91,23 @@ _ROUTE = Obj(
         "mapping": Str("Name of a source of kind mapping; left out when the route has no body.", max=63, min=1),
     },
     required=("name",),
+)
+
+
+def _some_of(doc: str, item: Str) -> List:
+    return List(f"{doc}; empty: all.", item, max=64, default=())
+
+
+_HOOKS = Obj(
+    "Which hooks of one registry: those that meet every list that is not empty.",
+    {
+        "registry": name("Name of a HookRegistry in the same namespace."),
+        "names": _some_of("Names of hooks", name("Name of a hook.")),
+        "domains": _some_of("Domains", Str("A domain.", max=63, min=1)),
+        "owners": _some_of("Owners", Str("An owner.", max=253, min=1)),
+        "classes": _some_of("Classes", Str("R1, W1 or C1.", max=2, rules=(one_of("R1", "W1", "C1"),))),
+    },
+    required=("registry",),
 )
 
 _TOLERANCES = Obj(
@@ -145,6 +167,27 @@ def _min_pairs(doc: str, default: int) -> Int:
     return Int(f"{doc} Default: {default}.", min=1, max=1_000_000_000, default=default)
 
 
+_APPROVALS = Obj(
+    "Whom a stage waits for before anything of it is enforced; its shadow needs nobody.",
+    {
+        "stage": Str("Name of the stage: production.", max=63, min=1, rules=(one_of("production"),)),
+        "count": Int("Approvals by different people. Default: 1.", min=1, max=16, default=1),
+        "approvers": List(
+            "Users whose approval counts; empty: all who may create Approvals.",
+            Str("User name, as the API server knows it.", max=253, min=1),
+            max=64,
+            default=(),
+        ),
+        "notAuthor": Bool(
+            "The author's own approval does not count, and while the author is not known none does. Default: true.", default=True
+        ),
+        "deadlineSeconds": Int(
+            "Time to approve, after shadow has passed. Default: 604800 (a week).", min=1, max=31_536_000, default=604_800
+        ),
+    },
+    required=("stage",),
+)
+
 _ROLLOUT = Obj(
     "How a new version reaches its points: shadow, canary steps, then promotion; or back by itself.",
     {
@@ -177,6 +220,13 @@ _ROLLOUT = Obj(
             min=1,
             max=2_592_000,
             default=3600,
+        ),
+        "approvals": List(
+            "Stages whose step from shadow to enforcement waits for people.",
+            _APPROVALS,
+            max=8,
+            key="stage",
+            default=(),
         ),
         "onNoData": choice(
             "What to do when the deadline passes with too few pairs: Abort, Hold or Promote.",
@@ -227,6 +277,20 @@ SPEC = Obj(
                     lambda v: len(v) <= 1,
                 ),
             ),
+            default=(),
+        ),
+        "schemas": List(
+            "SchemaVersions that must be accepted before the pack is built.",
+            reference("A SchemaVersion."),
+            max=16,
+            key="name",
+            default=(),
+        ),
+        "hooks": List(
+            "Guard templates that the pack takes from HookRegistries, beside its own sources.",
+            _HOOKS,
+            max=8,
+            key="registry",
             default=(),
         ),
         "targets": List(
@@ -304,6 +368,18 @@ _REVISION: dict[str, Shape] = {
     "inputs": Str("SHA-256 of what the revision is made of, hexadecimal.", max=64),
     "points": List("Enforcement points it is meant for.", name("An EnforcementPoint."), max=64),
     "data": Str("DataBundle that it reads.", max=63),
+    "hooks": List("Hooks that it was built with, REGISTRY/HOOK.", Str("A hook.", max=127), max=1024),
+    "schemas": List(
+        "SchemaVersions that were accepted when it was built.",
+        Obj(
+            "One schema.",
+            {"name": name("A SchemaVersion."), "digest": digest("Its digest.")},
+            required=("name", "digest"),
+        ),
+        max=16,
+    ),
+    "approvedBy": List("Users whose approval let it be enforced.", Str("User name.", max=253), max=64),
+    "unreviewed": Bool("Nobody but this machine's user approved it: the embedded home knows no other."),
     "digest": digest("Digest of the pack image."),
     "planDigest": Str("Digest of the GuardPlan, hexadecimal.", max=71),
     "phase": Str("Phase of this revision.", max=16),
