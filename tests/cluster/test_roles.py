@@ -38,7 +38,8 @@ PLURALS = {
 }
 # What each role may write; all four read every kind of ours, and none writes a status or a receipt.
 MAY_WRITE: Mapping[str, Mapping[str, frozenset[str]]] = {
-    "policy-engineering": dict.fromkeys(("policypacks", "hookregistries", "policyrepositories"), WRITE) | {"approvals": frozenset({"create"})},
+    "policy-engineering": dict.fromkeys(("policypacks", "hookregistries", "policyrepositories"), WRITE)
+    | {"approvals": frozenset({"create"})},
     "ontology-ops": dict.fromkeys(("schemaversions", "databundles", "hookregistries"), WRITE) | {"approvals": frozenset({"create"})},
     "sre": dict.fromkeys(("enforcementpoints", "featureflags"), WRITE) | {"approvals": frozenset({"create"})},
     "risk": {"approvals": frozenset({"create"})},
@@ -79,7 +80,9 @@ def applied(client: KubeClient, cluster: Cluster, servers: dict[str, Path]) -> K
         client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "erp"}})
     for role in MAY_WRITE:
         bound = f"--clusterrole=knhk-{role}"
-        binding = kubectl(cluster, servers, "create", "rolebinding", role, "-n", "erp", bound, f"--user={role}", "--dry-run=client", "-o=yaml")
+        binding = kubectl(
+            cluster, servers, "create", "rolebinding", role, "-n", "erp", bound, f"--user={role}", "--dry-run=client", "-o=yaml"
+        )
         kubectl(cluster, servers, "apply", "-f", "-", text=binding)
     return client
 
@@ -99,7 +102,9 @@ def allowed(client: KubeClient, user: Mapping[str, Any], namespace: str, group: 
     return bool(client.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body=review)["status"]["allowed"])
 
 
-def granted(client: KubeClient, user: Mapping[str, Any], namespace: str, of: Iterable[tuple[str, str]]) -> dict[tuple[str, str], frozenset[str]]:
+def granted(
+    client: KubeClient, user: Mapping[str, Any], namespace: str, of: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], frozenset[str]]:
     """(group, resource) → verbs that are allowed; nothing is left out that is."""
     found = {(g, r): frozenset(v for v in VERBS if allowed(client, user, namespace, g, r, v)) for g, r in of}
     return {asked: verbs for asked, verbs in found.items() if verbs}
