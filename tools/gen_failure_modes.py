@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "failure-modes.md"
 ROWS = (
-    "Envoy", "agent", "sequencer", "registry", "signer", "API server", "operator", "witness", "region",
+    "Envoy", "agent", "sequencer", "registry", "signer", "API server", "operator", "admission", "witness", "region",
     "clock", "disk", "memory", "upstream", "Kafka",
 )  # fmt: skip
 COLUMNS = {

@@ -154,6 +154,14 @@ def faults(document: Mapping[str, Any]) -> tuple[Fault, ...]:
 def _fault(cause: Mapping[str, Any]) -> Fault:
     where, message = str(cause.get("field", "")).replace("<nil>", ""), str(cause.get("message", ""))
     parts = _VALUE.match(message)
-    value, must = ((parts[1] or "").strip('"'), parts[2]) if parts else ("", message)
+    value, must = (_unquoted(parts[1] or ""), parts[2]) if parts else ("", message)
     named = None if where else _OF_THE_WHOLE.match(must)
     return Fault(named[1], value, named[2]) if named else Fault(where, value, must)
+
+
+def _unquoted(value: str) -> str:
+    """Without the quotes and escapes that an API server puts around a string."""
+    try:
+        return str(json.loads(value)) if value.startswith('"') else value
+    except ValueError:
+        return value.strip('"')
