@@ -1,4 +1,4 @@
-"""Private keys in files that only their owner may read."""
+"""Private keys in files that only their owner may read, or that root put there for a group of this process (mounted Secrets)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from knhk.model.faults import Stalled
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Key of an unencrypted PEM file (PKCS#8), mode 0600. Raises Stalled; no message ever holds key bytes."""
+    """Key of an unencrypted PEM file (PKCS#8), mode 0600; of a file of root's, 0440 at most. Raises Stalled; no message ever holds key
+    bytes."""
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
+            found = os.fstat(file.fileno())
+            mode = stat.S_IMODE(found.st_mode)
+            if mode & (0o037 if found.st_uid == 0 != os.geteuid() else 0o077):
                 raise Stalled("KeyMode", f"{path}: mode {mode:04o}: must be 0600; run: chmod 600 {path}")
             key = load_pem_private_key(file.read(), None)
     except OSError as error:

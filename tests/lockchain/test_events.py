@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +166,18 @@ def test_an_aging_keys_file_is_signed_again(tmp_path: Path, signer: LocalSigner)
 def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, signer: LocalSigner, mode: int) -> None:
     (tmp_path / "keys/build.key").chmod(mode)
     with pytest.raises(Stalled, match=f"{mode:04o}: must be 0600"):
+        signer.sign("build", "t", b"")
+
+
+@pytest.mark.parametrize(("owner", "mode", "taken"), [(0, 0o440, True), (0, 0o444, False), (0, 0o460, False), (65_533, 0o440, False)])
+def test_a_mounted_secret_is_of_root_and_read_by_our_group(
+    tmp_path: Path, signer: LocalSigner, monkeypatch: pytest.MonkeyPatch, owner: int, mode: int, taken: bool
+) -> None:
+    fields = list(os.stat(tmp_path / "keys/build.key"))
+    fields[0], fields[4] = 0o100000 | mode, owner
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result(fields))
+    monkeypatch.setattr(os, "geteuid", lambda: 65_532)
+    with contextlib.nullcontext() if taken else pytest.raises(Stalled, match=f"{mode:04o}: must be"):
         signer.sign("build", "t", b"")
 
 

@@ -1,0 +1,41 @@
+"""Role keys of a folder as Kubernetes Secrets: each process gets the keys of its roles and no other; the root's private key none."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from knhk_runtime.durable import replace_file
+
+# Secret → files. Agents and verifiers need keys.json and root.pub only; both are public.
+SECRETS: Mapping[str, tuple[str, ...]] = {
+    "knhk-keys-rollout": ("rollout.key", "keys.json", "root.pub"),
+    "knhk-keys-build": ("build.key", "data.key", "keys.json", "root.pub"),
+    "knhk-keys-log": ("log.key", "keys.json", "root.pub"),
+}
+LABELS = {"app.kubernetes.io/part-of": "knhk"}
+
+
+def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
+    """A Secret for each process, from the folder of `knhk.adapters.signer_local.establish`. Raises OSError for a missing file."""
+    return tuple(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": namespace, "labels": dict(LABELS)},
+            "type": "Opaque",
+            "data": {file: base64.b64encode((keys / file).read_bytes()).decode() for file in files},
+        }
+        for name, files in SECRETS.items()
+    )
+
+
+def write_secrets(keys: Path, namespace: str) -> Path:
+    """`secrets.yaml` beside the keys, readable by this user only."""
+    path = keys / "secrets.yaml"
+    replace_file(path, yaml.safe_dump_all(secrets_of(keys, namespace), sort_keys=False).encode(), 0o600)
+    return path

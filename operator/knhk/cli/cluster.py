@@ -1,0 +1,57 @@
+"""`knhk cluster …`: what a person does before a cluster runs the control plane."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from knhk.cli.framework import Argument, Call, Outcome, command, noun
+from knhk.cli.schema import array, mapping, obj, string
+
+noun("cluster", "What a Kubernetes cluster needs from a person")
+
+_ORIGIN = re.compile(r"[a-z0-9.-]{1,253}(/[A-Za-z0-9._-]{1,64}){0,4}")
+
+
+def _origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError("must be a name without a scheme, such as log.example.com/eu")
+    return text
+
+
+@command(
+    ("cluster", "keys"),
+    summary="Make the keys of a control plane, and the Secrets that give each process its own",
+    arguments=(
+        Argument("folder", help="where the keys lie; made when missing", kind=Path, metavar="DIR"),
+        Argument("--origin", help="name of the log, for life: a domain of yours and a path", kind=_origin, required=True),
+        Argument("--namespace", "-n", help="of the control plane (default: knhk-system)", default="knhk-system"),
+    ),
+    output=obj(folder=string(), secrets=string(), root=string(), keyids=mapping(string()), next=array(string())),
+    examples=("knhk cluster keys ./keys --origin log.example.com/eu",),
+    detail="The root signs keys.json and is needed again for renewal within a year, and for new role keys: run the same\n"
+    "command with root.key back in DIR, then apply the Secrets. Repeating it changes nothing before half of a year has passed.",
+)
+def keys(call: Call) -> Outcome:
+    from datetime import UTC, datetime
+
+    from knhk.adapters.key_secrets import write_secrets
+    from knhk.adapters.signer_local import establish
+    from knhk_verify.signed import ROLES
+
+    folder: Path = call.args.folder
+    signer = establish(folder, call.args.origin, datetime.now(UTC))
+    secrets = write_secrets(folder, call.args.namespace)
+    return Outcome(
+        {
+            "folder": str(folder),
+            "secrets": str(secrets),
+            "root": (folder / "root.pub").read_text().strip(),
+            "keyids": {role: signer.keyid(role) for role in ROLES},
+            "next": [
+                f"kubectl apply -f {secrets}",
+                f"move {folder / 'root.key'} to a safe place that no cluster reaches",
+                f"delete {secrets} and the role keys here, or keep them where only you can read them",
+            ],
+        }
+    )
