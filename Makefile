@@ -18,7 +18,7 @@ AROUND     := $(foreach d,examples bench tests tools,$(if $(shell find $(d) -nam
 
 # Debian packages that only tests need, for example: clang for libFuzzer. Installed by `make test`
 # when run as root, else named in a message. Empty it to skip: make test APT_TEST_PACKAGES=
-APT_TEST_PACKAGES ?= gcc libc6-dev qemu-user
+APT_TEST_PACKAGES ?= gcc libc6-dev qemu-user docker-registry
 # And those of `make fuzz`: libFuzzer is clang's.
 APT_FUZZ_PACKAGES ?= clang libclang-rt-dev
 

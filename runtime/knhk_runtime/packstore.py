@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knhk.model.faults import Corrupt, Fault, Refused
+from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk.model.oci import (
     BUNDLE,
     BUNDLE_FILE,
@@ -28,6 +29,15 @@ from knhk_verify.errors import Bad
 from knhk_verify.signed import Keys, verify_signature_of
 
 ABI = 2
+_ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def architecture() -> str:
+    """Architecture of this machine as images name it. Raises Stalled for one that packs are not built for."""
+    machine = platform.machine()
+    if machine not in _ARCHES:
+        raise Stalled("Architecture", f"{machine}: must be one of {', '.join(_ARCHES)}")
+    return _ARCHES[machine]
 
 
 @dataclass(frozen=True)

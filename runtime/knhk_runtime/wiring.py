@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import secrets
 import signal
 import threading
@@ -30,7 +29,7 @@ from knhk_runtime.log import log
 from knhk_runtime.outbox.records import PARK, Entries, entries_of, payloads
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.outbox.upload import Outbox, Uploader
-from knhk_runtime.packstore import PackStore
+from knhk_runtime.packstore import PackStore, architecture
 from knhk_runtime.parking.decisions import Decisions
 from knhk_runtime.parking.judge import ArmJudge
 from knhk_runtime.parking.message import Parked, left_aside, left_parked
@@ -57,7 +56,6 @@ STATS_AT_LEAST_EVERY_S = 1.0
 FLUSH_S = 5.0
 REBUILD_BYTES = 1 << 20
 LAST_CHUNKS = 5  # of REBUILD_BYTES; the frames of a batch have less than three
-_ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,6 @@ def root_key(path: Path) -> bytes:
     if len(key) != 32:
         raise Refused([Fault(str(path), f"{len(key)} bytes", "must be a file with the root's public key, base64 of 32 bytes")])
     return key
-
-
-def architecture() -> str:
-    """Architecture of this machine as images name it. Raises Stalled for one that packs are not built for."""
-    machine = platform.machine()
-    if machine not in _ARCHES:
-        raise Stalled("Architecture", f"{machine}: must be one of {', '.join(_ARCHES)}")
-    return _ARCHES[machine]
 
 
 @dataclass(frozen=True)

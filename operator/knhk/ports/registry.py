@@ -11,11 +11,15 @@ from knhk.model.oci import Artifact, Descriptor
 class Registry(Protocol):
     """Promises of every adapter.
 
+    Listed: what `listed` tells; an artifact that was published, or a referrer of one.
     Durability: what `publish` returned from is there after a crash. Before that, either all of its artifacts are listed or
-    none is; blobs may be left over, and `collect_garbage` removes them. Repeating a call changes nothing.
-    Concurrency: any number of processes may publish at the same time; each sees the others' entries.
+    none is, when they are one artifact and referrers of it; a tag never names what is not listed. Where the artifact was listed before, its
+    new referrers may come one by one, in their order. Blobs may be left over, and `collect_garbage` removes them. Repeating a call changes
+    nothing.
+    Concurrency: any thread, and any number of processes may publish at the same time; each sees the others' entries.
     Integrity: `read` never returns bytes that do not have the digest.
-    Errors: Corrupt (which blob, the digest found and the digest wanted, or that it is missing), OSError as it comes.
+    Errors: Corrupt (which blob, the digest found and the digest wanted, or that it is missing), OSError as it comes; of a registry that is
+    reached by network Waiting (away, busy: try again) and Stalled (address, credentials, rights: a person must act).
     """
 
     def publish(self, artifacts: Sequence[Artifact], tag: str | None = None) -> None:
@@ -47,6 +51,6 @@ class Registry(Protocol):
         ...
 
     def collect_garbage(self) -> tuple[str, ...]:
-        """Delete blobs that no listed artifact reaches; returns their digests. Raises Corrupt, and deletes nothing, when a
-        listed manifest cannot be read."""
+        """Delete what no listed artifact reaches; returns the digests. Raises Corrupt, and deletes nothing, when a listed manifest cannot
+        be read. A registry with its own collector leaves the blobs of manifests that are gone to it."""
         ...
