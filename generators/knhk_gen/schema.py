@@ -98,9 +98,9 @@ class Schema:
     """IRIs that shapes speak of."""
 
 
-def read(text: str, path: str, renames: Mapping[str, str] | None = None) -> Schema:
+def read(text: str, path: str, renames: Mapping[str, str] | None = None, first_line: int = 1) -> Schema:
     """The schema of a Turtle text; `renames`: old IRI → new IRI, put in place first. Raises Refused with every fault."""
-    store = parse(text, path)
+    store = parse(text, path, first_line)
     if renames:
         store = _renamed(store, renames)
     nodes = _Nodes(store, path)

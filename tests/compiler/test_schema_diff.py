@@ -112,8 +112,18 @@ OTHERS = [
     ("shape on a class that was there", "", form("sh:minCount 1"), NARROWS),
     ("shape on a class that is new", "", ":New a owl:Class . :F a sh:NodeShape ; sh:targetClass :New .", NEITHER),
     ("target added", form("sh:minCount 1"), form("sh:minCount 1", ", :Other"), NARROWS),
-    ("a second property shape", form("sh:minCount 1"), form("sh:minCount 1") + ":Form sh:property [ sh:path :due ; sh:minCount 1 ] .", NARROWS),
-    ("one that asks nothing", form("sh:minCount 1"), form("sh:minCount 1") + ':Form sh:property [ sh:path :due ; sh:name "due" ] .', NEITHER),
+    (
+        "a second property shape",
+        form("sh:minCount 1"),
+        form("sh:minCount 1") + ":Form sh:property [ sh:path :due ; sh:minCount 1 ] .",
+        NARROWS,
+    ),
+    (
+        "one that asks nothing",
+        form("sh:minCount 1"),
+        form("sh:minCount 1") + ':Form sh:property [ sh:path :due ; sh:name "due" ] .',
+        NEITHER,
+    ),
     (
         "the path of a shape with a name",
         ":P a sh:PropertyShape ; sh:path :total ; sh:minCount 1 .",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from knhk.api import parse
+from knhk.api import is_selected, parse, with_hooks
 from knhk.model.faults import Fault, Refused
 from knhk.model.resource import Resource
 
@@ -16,7 +16,7 @@ MAX_FILE_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Found:
-    """A PolicyPack and the DataBundle that it reads, if it names one; with the files that hold them."""
+    """A PolicyPack, with the hooks that it selects as further sources, and the DataBundle that it reads, if it names one."""
 
     pack: Resource
     file: Path
@@ -24,7 +24,7 @@ class Found:
 
 
 def find(path: Path) -> Found:
-    """The PolicyPack in a file or folder, and its DataBundle from the same file, that folder or the one above.
+    """The PolicyPack in a file or folder; its DataBundle and HookRegistries from the same file, that folder or the one above.
 
     Faults name files as the caller would: relative to `path` when it is a folder. Raises Refused with every fault.
     """
@@ -33,7 +33,8 @@ def find(path: Path) -> Found:
     packs = [r for r in resources if r.kind == "PolicyPack"]
     if len(packs) != 1:
         raise Refused([Fault(str(file), f"{len(packs)} resources of kind PolicyPack", "must hold exactly one")])
-    return Found(packs[0], file, _bundle(packs[0], resources, file))
+    whole, _ = with_hooks(packs[0], _registries(packs[0], resources, file))
+    return Found(whole, file, _bundle(packs[0], resources, file))
 
 
 def bundle_name(pack: Resource) -> str | None:
@@ -71,24 +72,34 @@ def _read(file: Path) -> list[Resource]:
 
 
 def _bundle(pack: Resource, beside: Iterable[Resource], file: Path) -> Resource | None:
-    name = bundle_name(pack)
-    if name is None:
+    names = [row["name"] for row in pack.spec.get("dataBundles", ())]
+    if not names:
         return None
+    return _named("DataBundle", names[0], pack, beside, file, "spec.dataBundles")
+
+
+def _registries(pack: Resource, beside: Iterable[Resource], file: Path) -> dict[str, Resource]:
+    """HookRegistries that the pack takes hooks of. Raises Refused for one that gives none."""
+    found, faults = {}, []
+    for i, selector in enumerate(pack.spec["hooks"]):
+        at = f"spec.hooks[{i}]"
+        registry = _named("HookRegistry", selector["registry"], pack, beside, file, at)
+        if not any(is_selected(hook, selector) for hook in registry.spec["hooks"]):
+            faults.append(Fault(f"{file}:{pack.lines.get(at, 1)} {at}", registry.name, "must select at least one hook"))
+        found[registry.name] = registry
+    if faults:
+        raise Refused(faults)
+    return found
+
+
+def _named(kind: str, name: str, pack: Resource, beside: Iterable[Resource], file: Path, at: str) -> Resource:
     folder = file.parent
-    others = sorted(
-        {*_yaml_files(folder), *_yaml_files(folder.parent)} - {file},
-        key=lambda f: (f.parent != folder, f),
-    )
-    for resource in (*beside, *(r for other in others for r in _bundles_of(other))):
-        if (resource.kind, resource.namespace, resource.name) == (
-            "DataBundle",
-            pack.namespace,
-            name,
-        ):
+    others = sorted({*_yaml_files(folder), *_yaml_files(folder.parent)} - {file}, key=lambda f: (f.parent != folder, f))
+    for resource in (*beside, *(r for other in others for r in _of_kind(kind, other))):
+        if (resource.kind, resource.namespace, resource.name) == (kind, pack.namespace, name):
             return resource
-    where = f"{file}:{pack.lines.get('spec.dataBundles', 1)}"
-    must = f"must name a DataBundle of namespace {pack.namespace} in {folder} or the folder above"
-    raise Refused([Fault(where, name, must)])
+    must = f"must name a {kind} of namespace {pack.namespace} in {folder} or the folder above"
+    raise Refused([Fault(f"{file}:{pack.lines.get(at, 1)}", name, must)])
 
 
 def data_bundle(file: Path) -> Resource:
@@ -103,8 +114,6 @@ def _yaml_files(folder: Path) -> list[Path]:
     return [*folder.glob("*.yaml"), *folder.glob("*.yml")]
 
 
-def _bundles_of(file: Path) -> list[Resource]:
-    """Resources of a file that speaks of DataBundles; files about something else are nobody's business here."""
-    if not _speaks_of(file, b"DataBundle"):
-        return []
-    return _read(file)
+def _of_kind(kind: str, file: Path) -> list[Resource]:
+    """Resources of a file that speaks of this kind; files about something else are nobody's business here."""
+    return _read(file) if _speaks_of(file, kind.encode()) else []

@@ -33,13 +33,48 @@ def with_origin(resource: Resource) -> Resource:
     return replace(resource, annotations={**resource.annotations, ORIGIN: origin})
 
 
+def with_hooks(pack: Resource, registries: Mapping[str, Resource]) -> tuple[Resource, tuple[str, ...]]:
+    """The pack with the hooks that it selects as further sources, named REGISTRY/HOOK; and their names. A registry that is not there
+    gives none."""
+    rows, names = list(pack.spec["sources"]), []
+    for selector in pack.spec.get("hooks", ()):
+        registry = registries.get(selector["registry"])
+        for hook in registry.spec["hooks"] if registry is not None else ():
+            if is_selected(hook, selector):
+                name = f"{selector['registry']}/{hook['name']}"
+                names.append(name)
+                kept = ("kind", "inline", "target", "message", "severity")
+                rows.append({"name": name} | {key: hook[key] for key in kept if key in hook})
+    return replace(pack, spec={**pack.spec, "sources": rows}), tuple(names)
+
+
+def is_selected(hook: Mapping[str, Any], selector: Mapping[str, Any]) -> bool:
+    """Whether a hook meets every list of a selector that is not empty."""
+    asked = (("names", "name"), ("domains", "domain"), ("owners", "owner"), ("classes", "class"))
+    return all(not selector[many] or hook[one] in selector[many] for many, one in asked)
+
+
+def hook_sources(registry: Resource) -> tuple[Source, ...]:
+    """Each hook of a HookRegistry as a source; faults name its field."""
+    where = f"{registry.key} spec.hooks[{{}}].inline"
+    return tuple(
+        _source({**hook, "name": f"{registry.name}/{hook['name']}"}, registry.path or where.format(i), _hook_line(registry, i))
+        for i, hook in enumerate(registry.spec["hooks"])
+    )
+
+
+def _hook_line(registry: Resource, i: int) -> int:
+    return registry.lines.get(f"spec.hooks[{i}].inline", 1)
+
+
 def to_sources(pack: Resource, path: str | None = None) -> PackSources:
     """What the compiler reads of a PolicyPack. Faults of it will name `path` (by default the file that the
     resource came from, else its field) and lines of that file."""
     known, lines = _origin(pack)
     sources = []
     for i, row in enumerate(pack.spec["sources"]):
-        where = path or known or f"{pack.key} spec.sources[{i}].inline"
+        own = "/" not in row["name"]  # else a hook's, of another file
+        where = (path or known or f"{pack.key} spec.sources[{i}].inline") if own else f"hook {row['name']}"
         sources.append(_source(row, where, lines[i] if i < len(lines) else 1))
     routes: dict[str, str | None] = {row["name"]: row.get("mapping") for row in pack.spec["routes"]}
     return PackSources(pack.namespace, pack.name, pack.spec["version"], tuple(sources), routes)

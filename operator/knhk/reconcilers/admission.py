@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 from knhk.api import Resource, to_sources
 from knhk.model.faults import Fault, Refused
+from knhk.reconcilers.hooks import index_of
 from knhk.reconcilers.lowering import plan_of
+from knhk.reconcilers.schemas import schema_of
 from knhk_gen.bundle import build
 
 
@@ -37,7 +39,12 @@ def _shifted(fault: Fault, where: str, first_line: int) -> Fault:
     return Fault(f"{where}:{int(line) + first_line - 1}", fault.value, fault.must)
 
 
-_CHECKS: Mapping[str, Callable[[Resource], None]] = {"PolicyPack": _pack, "DataBundle": _bundle}
+_CHECKS: Mapping[str, Callable[[Resource], object]] = {
+    "PolicyPack": _pack,
+    "DataBundle": _bundle,
+    "SchemaVersion": schema_of,
+    "HookRegistry": index_of,
+}
 
 
 def admit(resource: Resource) -> tuple[Fault, ...]:

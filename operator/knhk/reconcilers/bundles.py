@@ -12,7 +12,7 @@ from knhk.model.faults import Refused
 from knhk.model.resource import Resource
 from knhk.reconcilers.admission import bundle_bytes
 from knhk.reconcilers.building import Data, publish_data
-from knhk.reconcilers.context import Journal, Ports, fault_rows, rfc3339, say, write_status
+from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, rfc3339, say, write_status
 
 TRY_AGAIN_S = 1.0
 
@@ -26,6 +26,9 @@ class BundleReconciler:
         """Builds, signs and publishes the data; nothing to do when this generation is built. Gives seconds until it is tried again."""
         self.journal.deliver(resource)
         if _done(resource):
+            return None
+        if resource.spec.get("suspend"):
+            write_status(self.ports, resource, _before(resource), None, "Suspended", "what is published stays, nothing new is")
             return None
         try:
             data = bundle_bytes(resource)
@@ -48,7 +51,8 @@ class BundleReconciler:
         version = resource.spec["version"]
         name = f"data/{resource.namespace}/{resource.name}@{version}"
         event = PolicyEvent("DataPublished", (name, digest), ports.actor, now, evidence={"image": image.digest})
-        status = {"digest": f"sha256:{digest}", "image": image.digest, "version": version, "built": now}
+        history = remembered(resource.status, f"sha256:{digest}", "Published", now, version)
+        status: dict[str, Any] = {"digest": f"sha256:{digest}", "image": image.digest, "version": version, "built": now, "history": history}
         status = self.journal.pend({**_kept(resource), **status}, event)
         resource = write_status(ports, resource, status, True, "Published", f"{version} is published")
         say(ports, resource.key, "Published", f"data bundle {version}, sha256:{digest[:12]}")

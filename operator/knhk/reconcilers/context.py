@@ -24,6 +24,8 @@ from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
 
 NO_DIGEST = "0" * 64
+MAX_HISTORY = 16
+_STAYS = ("pending", "history", "lastHandledRequestedAt")
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,20 @@ def say(ports: Ports, key: Key, reason: str, message: str, *, warning: bool = Fa
     ports.store.record(Event(key, "Warning" if warning else "Normal", reason, message))
 
 
+def remembered(status: Mapping[str, Any], digest: str, outcome: str, time: str, reason: str) -> list[dict[str, str]]:
+    """The history in a status with what the object came to now, if that is new."""
+    rows: list[dict[str, str]] = [dict(row) for row in status.get("history", ())]
+    if rows and (rows[0]["digest"], rows[0]["outcome"]) == (digest, outcome):
+        return rows
+    return [{"digest": digest, "outcome": outcome, "time": time, "reason": reason[:1024]}, *rows][:MAX_HISTORY]
+
+
 def write_status(ports: Ports, resource: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str) -> Resource:
     """Status with its conditions by kstatus: Ready always, Reconciling while it is Unknown, Stalled when it is False.
 
-    Events that are pending stay. Nothing is written when nothing changed."""
-    if "pending" in resource.status:
-        status = {"pending": resource.status["pending"], **status}
+    Events that are pending, the history and the last request that was handled stay unless `status` names them. Nothing is written when
+    nothing changed."""
+    status = {**{name: resource.status[name] for name in _STAYS if name in resource.status}, **status}
     now = rfc3339(ports.clock.now_ns())
     conditions = list(resource.status.get("conditions", []))
     for kind, value in (("Ready", ready), ("Reconciling", ready is None), ("Stalled", ready is False)):

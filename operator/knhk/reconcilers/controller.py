@@ -12,11 +12,14 @@ from knhk.model.faults import Conflict, Gap, KnhkError, NotFound, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.reconcilers.bundles import BundleReconciler
 from knhk.reconcilers.context import Journal, Ports
+from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.packs import PackReconciler
+from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, rolls
 from knhk.reconcilers.queue import Lane, WorkQueue
+from knhk.reconcilers.schemas import SchemaReconciler
 
-KINDS = ("DataBundle", "EnforcementPoint", "PolicyPack")
+KINDS = ("SchemaVersion", "HookRegistry", "DataBundle", "EnforcementPoint", "PolicyPack")
 FAULT_RETRY_S = 1.0
 LEAST_S = 1e-3
 TICK_S = 0.05
@@ -43,11 +46,14 @@ class Controller:
     def __post_init__(self) -> None:
         self.journal = Journal(self.ports)
         points = PointReconciler(self.ports, self.journal)
-        self._packs = PackReconciler(self.ports, self.journal, points, self.executor)
+        plans = Plans(self.ports.registry)
+        self._packs = PackReconciler(self.ports, self.journal, points, plans, self.executor)
         self._reconcilers: Mapping[str, Reconciler] = {
             "DataBundle": BundleReconciler(self.ports, self.journal),
             "EnforcementPoint": points,
             "PolicyPack": self._packs,
+            "SchemaVersion": SchemaReconciler(self.ports, self.journal, plans),
+            "HookRegistry": HookReconciler(self.ports, self.journal, plans),
         }
 
     def tick(self) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from knhk.api import to_rollout
+from knhk.api import is_selected, to_rollout, with_hooks
 from knhk.decide.rollout import Facts, orders
 from knhk.model.faults import Corrupt, NotFound, Refused
-from knhk.model.oci import PACK_PLAN
 from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import PairStats, RolloutSpec, pair_stats
@@ -17,9 +16,11 @@ from knhk.ports.fleet import Statistics
 from knhk.reconcilers.bundles import is_published, refusal
 from knhk.reconcilers.context import Ports, from_rfc3339_ns
 from knhk.reconcilers.documents import order_of, published
+from knhk.reconcilers.hooks import is_indexed
+from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import owner_of
 from knhk.reconcilers.revisions import abort_asked, denied
-from knhk_runtime.layout import children, parse_object
+from knhk.reconcilers.schemas import is_accepted
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Observer:
     """Gathers facts; remembers only what never changes."""
 
     ports: Ports
-    _guards: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    plans: Plans
 
     def bundles(self, pack: Resource) -> tuple[tuple[Resource, ...], str]:
         """The DataBundles that a pack reads, and why it cannot be proven with them yet: what they say now must be published. Empty when it
@@ -52,6 +53,41 @@ class Observer:
                 return (), f"{name} must be mended: {refused}" if refused else f"{name} must be published first"
             found.append(bundle)
         return tuple(found), ""
+
+    def schemas(self, pack: Resource) -> tuple[tuple[dict[str, str], ...], str]:
+        """Name and digest of the SchemaVersions that a pack names, and why it cannot be built with them yet."""
+        found = []
+        for row in pack.spec.get("schemas", ()):
+            name = f"SchemaVersion {pack.namespace}/{row['name']}"
+            schema = self._get("SchemaVersion", pack.namespace, row["name"])
+            if schema is None:
+                return (), f"{name} must be there; apply it"
+            if not is_accepted(schema):
+                return (), f"{name} must be accepted first{_because(schema)}"
+            found.append({"name": row["name"], "digest": schema.status["digest"]})
+        return tuple(found), ""
+
+    def hooked(self, pack: Resource) -> tuple[Resource, tuple[str, ...], str]:
+        """The pack with the sources of its hooks, their names, and why it cannot be built with them yet."""
+        registries = {}
+        for selector in pack.spec.get("hooks", ()):
+            name = f"HookRegistry {pack.namespace}/{selector['registry']}"
+            registry = self._get("HookRegistry", pack.namespace, selector["registry"])
+            if registry is None:
+                return pack, (), f"{name} must be there; apply it"
+            if not is_indexed(registry):
+                return pack, (), f"{name} must be indexed first{_because(registry)}"
+            if not any(is_selected(hook, selector) for hook in registry.spec["hooks"]):
+                return pack, (), f"{name} must have a hook that the pack selects"
+            registries[selector["registry"]] = registry
+        whole, names = with_hooks(pack, registries)
+        return whole, names, ""
+
+    def _get(self, kind: str, namespace: str, name: str) -> Resource | None:
+        try:
+            return self.ports.store.get(Key(kind, namespace, name))
+        except NotFound:
+            return None
 
     def blocked(self, pack: Resource) -> str:
         """Why a signed pack cannot start yet; empty when it can."""
@@ -113,10 +149,8 @@ class Observer:
         return Seen(replace(facts, stats=stats, published=documents), unread)
 
     def guard_ids(self, digest: str | None) -> tuple[str, ...]:
-        """`guard_ids`, remembered: what a digest names never changes."""
-        if digest and digest not in self._guards:
-            self._guards[digest] = _guard_ids(self.ports, digest)
-        return self._guards[digest] if digest else ()
+        """Ids of the guards of a published pack; none for no pack."""
+        return tuple(self.plans.of(digest).guards) if digest else ()
 
     def _spec(self, pack: Resource, live: str | None, digest: str) -> RolloutSpec:
         return to_rollout(pack, (*self.guard_ids(live), *self.guard_ids(digest)))
@@ -130,15 +164,10 @@ def point_of(ports: Ports, namespace: str, name: str) -> Resource | None:
         return None
 
 
-def _guard_ids(ports: Ports, digest: str | None) -> tuple[str, ...]:
-    """Ids of the guards of a published pack, out of its plan; none for no pack."""
-    if digest is None:
-        return ()
-    index = parse_object(ports.registry.read(digest), digest)
-    manifest = parse_object(ports.registry.read(next(iter(children(index, digest))).digest), digest)
-    plan = next(layer for layer in children(manifest, digest) if layer.media_type == PACK_PLAN)
-    document = parse_object(ports.registry.read(plan.digest), plan.digest)
-    return tuple(guard["id"] for guard in document["guards"])
+def _because(resource: Resource) -> str:
+    """Why an object is not ready; nothing while it is worked on."""
+    ready = next((c for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), {"status": "Unknown"})
+    return f": {ready['message']}" if ready["status"] == "False" else ""
 
 
 def behind(point: str, rolling: bool, document: Mapping[str, Any] | None, told: Statistics | None) -> str:

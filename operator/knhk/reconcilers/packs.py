@@ -34,6 +34,7 @@ from knhk.reconcilers.building import Made, build
 from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, fault_rows, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
+from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls
 from knhk.reconcilers.revisions import (
     ABORT,
@@ -61,6 +62,7 @@ class _Build:
     """`until_s`: when it must be done, from when work on it began: other builds before it are not its fault."""
 
     future: Future[SignedPack]
+    members: Mapping[str, Any]  # of the revision: what it is built with
     until_s: float | None = None
 
 
@@ -74,12 +76,13 @@ class PackReconciler:
     ports: Ports
     journal: Journal
     points: PointReconciler
+    plans: Plans
     executor: Executor
     _builds: dict[tuple[Key, str], _Build] = field(default_factory=dict)
     observer: Observer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.observer = Observer(self.ports)
+        self.observer = Observer(self.ports, self.plans)
 
     def converge(self, pack: Resource) -> float | None:
         """One step of the present revision. Gives seconds until the next look, None when only a change can matter."""
@@ -156,11 +159,18 @@ class PackReconciler:
         running = self._builds.get(key)
         now_s = self.ports.clock.monotonic_ns() / 1e9
         if running is None:
+            schemas, waits = self.observer.schemas(pack)
+            if waits:
+                return self._waits(pack, "SchemaNotAccepted", waits)
+            whole, hooks, waits = self.observer.hooked(pack)
+            if waits:
+                return self._waits(pack, "HooksNotIndexed", waits)
             bundles, waits = self.observer.bundles(pack)
             if waits:
-                self._write(pack, pack.status, None, "Waiting", waits)
-                return WAIT_FOR_DATA_S
-            running = self._builds[key] = _Build(self.executor.submit(self._made, pack, next(iter(bundles), None)))
+                return self._waits(pack, "Waiting", waits)
+            members = {"schemas": list(schemas), "hooks": list(hooks)}
+            future = self.executor.submit(self._made, whole, next(iter(bundles), None))
+            running = self._builds[key] = _Build(future, {name: found for name, found in members.items() if found})
         if running.until_s is None and running.future.running():
             running.until_s = now_s + BUILD_WITHIN_S
         if not running.future.done():
@@ -169,11 +179,15 @@ class PackReconciler:
             self._forget_builds(pack)
             return self._stalled(pack, "DeadlineExceeded", f"the build took longer than {BUILD_WITHIN_S:g} s")
         del self._builds[key]
-        return self._finished(pack, running.future)
+        return self._finished(pack, running)
 
-    def _finished(self, pack: Resource, future: Future[SignedPack]) -> float | None:
+    def _waits(self, pack: Resource, reason: str, message: str) -> float:
+        self._write(pack, pack.status, None, reason, message)
+        return WAIT_FOR_DATA_S
+
+    def _finished(self, pack: Resource, running: _Build) -> float | None:
         try:
-            signed = future.result()
+            signed = running.future.result()
         except Refused as refused:
             return self._refused(pack, refused)
         except Waiting as waiting:
@@ -184,7 +198,7 @@ class PackReconciler:
             return LOOK_AT_REST_S
         except KnhkError as error:
             return self._stalled(pack, getattr(error, "reason", type(error).__name__), str(error))
-        return self._built(pack, signed)
+        return self._built(pack, signed, running.members)
 
     def _forget_builds(self, pack: Resource) -> None:
         """A build that runs already ends by itself; what it publishes is signed and unused."""
@@ -205,14 +219,19 @@ class PackReconciler:
                 signed: SignedPack = stop.value
                 return signed
 
-    def _built(self, pack: Resource, signed: SignedPack) -> float:
+    def _built(self, pack: Resource, signed: SignedPack, members: Mapping[str, Any]) -> float:
         """The three events of a finished build and phase Signed, in one write."""
         image = signed.image
         revision = dict(pack.status["revision"])
-        revision |= {"digest": image.digest, "planDigest": image.plan_digest, "guards": len(self.observer.guard_ids(image.digest))}
+        revision |= {
+            "digest": image.digest,
+            "planDigest": image.plan_digest,
+            "guards": len(self.observer.guard_ids(image.digest)),
+            **members,
+        }
         evidence: dict[Event, dict[str, Any]] = {
             Event.COMPILED: {"plan": image.plan_digest, "guards": revision["guards"]},
-            Event.BUILT: {"image": image.digest, "proof": {name: signed.proof[name] for name in ("cases", "seed", "digest")}},
+            Event.BUILT: {"image": image.digest, "proof": {name: signed.proof[name] for name in ("cases", "seed", "digest")}, **members},
             Event.SIGNED: {"keyid": signed.keyid},
         }
         events = []

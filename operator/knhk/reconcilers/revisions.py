@@ -11,18 +11,19 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.phases import WORKING, Arm, Event, Phase, Rolling
 from knhk.model.resource import Resource
 from knhk.model.rollout import PairStats, Verdict
-from knhk.reconcilers.context import statement_of
+from knhk.reconcilers.context import MAX_HISTORY, statement_of
 from knhk.reconcilers.points import rolls
 
 ABORT = "knhk.dev/abort"
-MAX_HISTORY, MAX_DENIED = 16, 32
+MAX_DENIED = 32
 
 Revision = dict[str, Any]
 
 
 def inputs_of(pack: Resource) -> str:
     """SHA-256 over what a revision is made of; the rest of the spec says only how it is rolled out."""
-    return sha256_hex(canonical({name: pack.spec[name] for name in ("version", "sources", "routes", "targets", "dataBundles")}))
+    always = {name: pack.spec[name] for name in ("version", "sources", "routes", "targets", "dataBundles")}
+    return sha256_hex(canonical(always | {name: pack.spec[name] for name in ("schemas", "hooks") if pack.spec.get(name)}))
 
 
 def goes_on(pack: Resource, revision: Mapping[str, Any]) -> bool:

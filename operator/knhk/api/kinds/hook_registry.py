@@ -52,7 +52,7 @@ SPEC = Obj(
                 ),
             ),
         ),
-        "suspend": suspend("Index nothing anew; packs take the hooks as they were indexed last."),
+        "suspend": suspend("Index nothing anew; packs wait for hooks that are not indexed."),
     },
     required=("hooks",),
 )
