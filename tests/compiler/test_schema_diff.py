@@ -74,11 +74,12 @@ def test_a_component_breaks_one_direction_and_its_reverse_the_other(before: str,
     assert breaks(SUB + form(after), SUB + form(before)) == MIRROR[broken]
 
 
+FORM = form("sh:minCount 1")
 OTHERS = [
     ("nothing but labels", "", ':total rdfs:label "Total"@en .', NEITHER),
     ("another order", ":a a owl:Class . :b a owl:Class .", ":b a owl:Class . :a a owl:Class .", NEITHER),
     ("class added", "", ":New a owl:Class .", NEITHER),
-    ("property added to an open shape", form("sh:minCount 1"), form("sh:minCount 1") + ":new a owl:DatatypeProperty .", NEITHER),
+    ("property added to an open shape", FORM, FORM + ":new a owl:DatatypeProperty .", NEITHER),
     (
         "property added where a shape is closed",
         form("sh:minCount 1", "; sh:closed true"),
@@ -90,7 +91,7 @@ OTHERS = [
     ("deprecated", ":Old a owl:Class .", ":Old a owl:Class ; owl:deprecated true .", NEITHER),
     ("object property to annotation property", ":p a owl:ObjectProperty .", ":p a owl:AnnotationProperty .", UNKNOWN),
     ("sub class added", "", ":Other rdfs:subClassOf :Document .", "FORWARD"),
-    ("sub class added under a target", form("sh:minCount 1"), form("sh:minCount 1") + ":Other rdfs:subClassOf :Invoice .", "FULL"),
+    ("sub class added under a target", FORM, FORM + ":Other rdfs:subClassOf :Invoice .", "FULL"),
     ("a new sub class", "", ":New a owl:Class ; rdfs:subClassOf :Document .", NEITHER),
     ("sub class removed", ":Other rdfs:subClassOf :Document .", "", "BACKWARD"),
     (
@@ -109,7 +110,7 @@ OTHERS = [
     ),
     ("domain includes one more", ":due schema:domainIncludes :Invoice .", ":due schema:domainIncludes :Invoice, :Other .", WIDENS),
     ("a second domain", ":due rdfs:domain :Invoice .", ":due rdfs:domain :Invoice, :Document .", NARROWS),
-    ("shape on a class that was there", "", form("sh:minCount 1"), NARROWS),
+    ("shape on a class that was there", "", FORM, NARROWS),
     ("shape on a class that is new", "", ":New a owl:Class . :F a sh:NodeShape ; sh:targetClass :New .", NEITHER),
     ("target added", form("sh:minCount 1"), form("sh:minCount 1", ", :Other"), NARROWS),
     (
