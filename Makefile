@@ -19,6 +19,8 @@ AROUND     := $(foreach d,examples bench tests tools,$(if $(shell find $(d) -nam
 # Debian packages that only tests need, for example: clang for libFuzzer. Installed by `make test`
 # when run as root, else named in a message. Empty it to skip: make test APT_TEST_PACKAGES=
 APT_TEST_PACKAGES ?= gcc libc6-dev qemu-user docker-registry
+# Those of a Kubernetes node, which only root can run: `make test` and `make cluster` install them when run as root.
+APT_NODE_PACKAGES ?= containerd containernetworking-plugins docker-registry gcc iproute2 libc6-dev nftables runc
 # And those of `make fuzz`: libFuzzer is clang's.
 APT_FUZZ_PACKAGES ?= clang libclang-rt-dev
 
@@ -49,18 +51,18 @@ demo: setup ## play the story from a policy to verified receipts; writes demo.js
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
 # Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
-test: setup-dev $(STAMPS)/apt ## all tests; builds the servers of Kubernetes once (about 12 minutes, needs Go)
+test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes once (about 12 minutes, needs Go)
 	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
 	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: setup-dev ## tests that need no server and take no time
 	@$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not server and not cluster" $(PYTEST_ARGS)
 
-test-cluster: setup-dev $(STAMPS)/apt ## the tests on a real Kubernetes alone
+test-cluster: setup-dev $(STAMPS)/apt-node ## the tests on a real Kubernetes alone
 	@$(PY) tests/cluster/cluster.py build --quiet
 	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)
 
-cluster: setup-dev ## a real Kubernetes control plane on loopback; prints where its kubeconfig is
+cluster: setup-dev $(STAMPS)/apt-node ## a real Kubernetes, with a node where this machine can (KNHK_NODE=0: without); prints where its kubeconfig is
 	@$(PY) tests/cluster/cluster.py up .cluster
 
 cluster-down: setup-dev ## end what `make cluster` started, and remove it
@@ -119,6 +121,12 @@ $(STAMPS)/native: $(STAMPS)/user $(NATIVE_SOURCES)
 
 $(STAMPS)/apt: Makefile
 	@tools/apt_packages.sh $(APT_TEST_PACKAGES)
+	@mkdir -p $(STAMPS); touch $@
+
+# Not an error where they cannot be had: the tests that need a node say what is missing, and in CI they fail.
+$(STAMPS)/apt-node: Makefile
+	@if [ "$$(id -u)" -ne 0 ]; then echo "no Kubernetes node here, for only root can run one"; \
+	  else tools/apt_packages.sh $(APT_NODE_PACKAGES) || echo "no Kubernetes node here (see above)" >&2; fi
 	@mkdir -p $(STAMPS); touch $@
 
 $(STAMPS)/apt-fuzz: Makefile

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the named Debian packages that are missing. Needs root; says what to run if it is not.
+# Install the named Debian packages that are missing, and remove none for them. Needs root; says what to run if it is not.
 set -euo pipefail
 missing=()
 for package in "$@"; do
@@ -15,4 +15,4 @@ fi
 echo "setup: Debian packages ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >/dev/null

@@ -1,4 +1,4 @@
-"""A real Kubernetes control plane for developers and tests: `cluster.py build | up FOLDER | down FOLDER | keep FOLDER`."""
+"""A real Kubernetes for developers and tests: `cluster.py build | up FOLDER | down FOLDER | keep FOLDER`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import node_machine as machine
 from control_plane import NotStarted, down, keep, up
 from server_binaries import CannotBuild, binaries
 
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> int:
         command.add_argument("folder", type=Path)
         if name == "keep":
             command.add_argument("--until-unused", action="store_true", help="end when nobody holds a lock on FOLDER/users")
+            command.add_argument("--node", action="store_true", help="with a node, on which pods run")
     args = parser.parse_args(argv)
     try:
         return _run(args)
@@ -37,12 +39,16 @@ def _run(args: argparse.Namespace) -> int:
                 print(f"{name}: {path}")
     elif args.command == "up":
         binaries(build=True)
-        cluster = up(args.folder.resolve())
+        if why_not := machine.lacks():
+            print(f"no pods will run: {why_not}")
+        cluster = up(args.folder.resolve(), node=not why_not)
+        if cluster.node:
+            print(f"pods pull {machine.REGISTRY}/NAME:TAG from what you push to {cluster.registry}")
         print(f"ready after {cluster.started_s} s; export KUBECONFIG={cluster.kubeconfig}")
     elif args.command == "down":
         print("ended" if down(args.folder.resolve()) else "nothing ran")
     else:
-        keep(args.folder.resolve(), until_unused=args.until_unused)
+        keep(args.folder.resolve(), until_unused=args.until_unused, node=args.node)
     return 0
 
 

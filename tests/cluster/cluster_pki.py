@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+sys.path.insert(0, str(Path(__file__).parent))
+import node_machine as machine
+
 FIRST_SERVICE_IP = "10.96.0.1"
 LIFE = timedelta(days=30)
 SERVING_NAMES = (
     "127.0.0.1",
+    machine.HOST,
     FIRST_SERVICE_IP,
     "localhost",
     "kubernetes",
@@ -45,6 +50,10 @@ SUBJECTS: Mapping[str, Subject] = {
     "scheduler": Subject("system:kube-scheduler"),
     "kubelet-client": Subject("kube-apiserver-kubelet-client", ("system:masters",)),
     "front-proxy-client": Subject("front-proxy-client", authority="front-proxy-ca"),
+    "kubelet": Subject(f"system:node:{machine.NAME}", ("system:nodes",)),
+    "kubelet-serving": Subject(f"system:node:{machine.NAME}", ("system:nodes",), serves=(machine.NAME, machine.ADDRESS)),
+    "kube-proxy": Subject("system:kube-proxy"),
+    "registry": Subject(machine.REGISTRY, serves=(machine.REGISTRY, machine.ADDRESS)),
 }
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 

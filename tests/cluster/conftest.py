@@ -15,8 +15,10 @@ from knhk.api import KINDS
 from knhk.model.faults import AlreadyExists
 
 sys.path.insert(0, str(Path(__file__).parent))
+import node_machine as machine
 from control_plane import Cluster, shared
 from definitions import install
+from node_pods import Node
 from server_binaries import CannotBuild, binaries
 
 NAMESPACES = ("erp", "a", "b")
@@ -37,6 +39,18 @@ def cluster(servers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, 
     base = tmp_path_factory.getbasetemp()
     with shared((base if worker_id == "master" else base.parent) / "cluster") as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def node(servers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Node]:
+    """A cluster of its own with a node, on which pods run; one at a time on a machine, so this may wait for another run's."""
+    if why_not := machine.lacks():
+        pytest.skip(f"not run: {why_not}")
+    base = tmp_path_factory.getbasetemp()
+    with shared((base if worker_id == "master" else base.parent) / "node", node=True) as found:
+        client = KubeClient(api_client(found.kubeconfig))
+        install(client)
+        yield Node(found, client, servers["kubectl"])
 
 
 @pytest.fixture(scope="session")

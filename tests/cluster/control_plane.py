@@ -1,4 +1,4 @@
-"""A real Kubernetes control plane on loopback: etcd, kube-apiserver, kube-controller-manager, kube-scheduler; no node, so no pods run.
+"""A real Kubernetes: etcd, kube-apiserver, kube-controller-manager, kube-scheduler on loopback; or, with a node, where its pods reach them.
 
 One process, the keeper (`cluster.py keep`), has the servers as its children and starts again what ends; it ends them when it is told
 to, when it dies, or, if asked, when nobody holds a lock on `FOLDER/users` any more. Everything lies in FOLDER.
@@ -19,13 +19,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cluster_pki as pki
-from server_binaries import binaries
+import node_machine as machine
+from node_images import pause, push
+from server_binaries import CONTROL_PLANE, NODE, binaries
 
 from knhk.adapters.processes import Command, Identity, Supervisor, end_all, identity
 
@@ -33,7 +35,8 @@ READY_WITHIN_S = 180.0
 ENDS_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.1
 ISSUER = "https://kubernetes.default.svc.cluster.local"
-SERVICES = "10.96.0.0/16"
+LOOPBACK = "127.0.0.1"
+NODE_WAITS_S = 480.0  # for the node of another cluster on this machine
 # Below the range from which the kernel takes ports of outgoing connections, so that none is taken while a server restarts.
 PORTS = range(20_000, 32_000)
 _DIRECT = urllib.request.ProxyHandler({})
@@ -52,6 +55,22 @@ class Cluster:
     kubeconfig: Path
     keeper: Identity
     started_s: float
+    node: bool = False
+
+    @property
+    def registry(self) -> str:
+        """URL of the registry that the node pulls from, where its images are called `registry.test/…`."""
+        return machine.PLAIN_REGISTRY
+
+    @property
+    def registry_tls(self) -> str:
+        """The same registry by HTTPS, for pods too; trust `authority`."""
+        return f"https://{machine.REGISTRY}:{machine.TLS_PORT}"
+
+    @property
+    def authority(self) -> Path:
+        """Certificate of who signed what the API server and the registry serve."""
+        return self.folder / "pki" / "ca.crt"
 
     def pid(self, server: str) -> int:
         """Process id of one of the servers, as it runs now. Raises KeyError while it is down."""
@@ -70,18 +89,20 @@ class Cluster:
 # ---- the keeper's side ---------------------------------------------------------------------------
 
 
-def keep(folder: Path, *, until_unused: bool) -> None:
-    """Runs a control plane in `folder` until SIGTERM or SIGINT or, if asked, until nobody uses it. Raises NotStarted."""
+def keep(folder: Path, *, until_unused: bool, node: bool) -> None:
+    """Runs a cluster in `folder`, with a node if asked, until SIGTERM or SIGINT or, if asked, until nobody uses it. Raises NotStarted."""
     halted: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: halted.append(got))
     supervisor = Supervisor()
     start_s = time.monotonic()
     try:
-        server = _start(folder, supervisor)
+        server = _start(folder, supervisor, machine.HOST if node else LOOPBACK)
+        if node:
+            _join(folder, supervisor, server)
         me = identity(os.getpid())
         assert me is not None
-        ready = {"server": server, "keeper": asdict(me), "started_s": round(time.monotonic() - start_s, 1)}
+        ready = {"server": server, "keeper": asdict(me), "started_s": round(time.monotonic() - start_s, 1), "node": node}
         told: Mapping[str, int] = {}
         while not halted and not (until_unused and _unused(folder)):
             supervisor.tick()
@@ -91,21 +112,23 @@ def keep(folder: Path, *, until_unused: bool) -> None:
             time.sleep(LOOK_EVERY_S)
     finally:
         (folder / "ready.json").unlink(missing_ok=True)
-        supervisor.stop_all()
+        supervisor.stop_all(ENDS_WITHIN_S / 2)
 
 
-def _start(folder: Path, supervisor: Supervisor) -> str:
+def _start(folder: Path, supervisor: Supervisor, host: str) -> str:
     pki.establish(folder / "pki")
-    files = binaries(("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"), build=False)
+    files = binaries(CONTROL_PLANE, build=False)
+    if host == machine.HOST:
+        _begin_node(folder, supervisor)
     ports = dict(zip(("etcd", "peer", "api", "controllers", "scheduler"), _free_ports(5), strict=True))
-    server = f"https://127.0.0.1:{ports['api']}"
-    for who in ("admin", "controller-manager", "scheduler"):
+    server = f"https://{host}:{ports['api']}"
+    for who in ("admin", "controller-manager", "scheduler", "kubelet", "kube-proxy"):
         pki.kubeconfig(folder / f"{who}.kubeconfig", folder / "pki", who, server)
     context = _trust(folder)
     account = f"{server}/api/v1/namespaces/default/serviceaccounts/default"
     stages: tuple[tuple[Mapping[str, list[str]], tuple[str, ...]], ...] = (
         ({"etcd": _etcd(folder, ports)}, (f"http://127.0.0.1:{ports['etcd']}/health",)),
-        ({"kube-apiserver": _apiserver(folder, ports)}, (f"{server}/readyz",)),
+        ({"kube-apiserver": _apiserver(folder, ports, host)}, (f"{server}/readyz",)),
         (
             {"kube-controller-manager": _controllers(folder, ports), "kube-scheduler": _scheduler(folder, ports)},
             (f"https://127.0.0.1:{ports['controllers']}/healthz", f"https://127.0.0.1:{ports['scheduler']}/readyz", account),
@@ -117,6 +140,38 @@ def _start(folder: Path, supervisor: Supervisor) -> str:
         for url in answers:
             _wait(folder, supervisor, url, context)
     return server
+
+
+# ---- the node ------------------------------------------------------------------------------------
+
+
+def _begin_node(folder: Path, supervisor: Supervisor) -> None:
+    """Its network and its registry; the rest of the node waits for `_join`. Waits for its turn on this machine."""
+    kubelet = binaries(NODE, build=False)["kubelet"]
+    program = (sys.executable, str(Path(__file__).with_name("node.py")), str(folder), str(kubelet.parent))
+    supervisor.ensure(Command("node", program, folder / "log" / "node.log", rank=9))
+    deadline_s = time.monotonic() + NODE_WAITS_S
+    while not (folder / "node.json").exists():
+        _tick(folder, supervisor)
+        if time.monotonic() > deadline_s:
+            raise NotStarted(f"another cluster on this machine has had its node for {NODE_WAITS_S:g} s: {machine.LOCK} is locked")
+        time.sleep(LOOK_EVERY_S)
+    _wait(folder, supervisor, f"{machine.PLAIN_REGISTRY}/v2/", _trust(folder))
+    push(machine.PLAIN_REGISTRY, *machine.PAUSE.removeprefix(f"{machine.REGISTRY}/").split(":"), pause())
+
+
+def _join(folder: Path, supervisor: Supervisor, server: str) -> None:
+    """Lets the node join, and waits until it is Ready."""
+    (folder / "node-may-join").touch()
+    _wait(folder, supervisor, f"{server}/api/v1/nodes/{machine.NAME}", _trust(folder), _is_ready)
+
+
+def _is_ready(node: bytes) -> bool:
+    conditions = json.loads(node)["status"].get("conditions") or ()
+    return any(row["type"] == "Ready" and row["status"] == "True" for row in conditions)
+
+
+# ---- how the servers are called ------------------------------------------------------------------
 
 
 def _etcd(folder: Path, ports: Mapping[str, int]) -> list[str]:
@@ -133,14 +188,14 @@ def _etcd(folder: Path, ports: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _apiserver(folder: Path, ports: Mapping[str, int]) -> list[str]:
+def _apiserver(folder: Path, ports: Mapping[str, int], host: str) -> list[str]:
     keys = folder / "pki"
     return [
         f"--etcd-servers=http://127.0.0.1:{ports['etcd']}",
-        "--bind-address=127.0.0.1",
+        f"--bind-address={host}",
         f"--secure-port={ports['api']}",
-        "--advertise-address=127.0.0.1",
-        "--endpoint-reconciler-type=none",  # a loopback address is no endpoint
+        f"--advertise-address={host}",
+        *(["--endpoint-reconciler-type=none"] if host == LOOPBACK else []),  # a loopback address is no endpoint
         f"--tls-cert-file={keys / 'serving.crt'}",
         f"--tls-private-key-file={keys / 'serving.key'}",
         f"--client-ca-file={keys / 'ca.crt'}",
@@ -159,7 +214,9 @@ def _apiserver(folder: Path, ports: Mapping[str, int]) -> list[str]:
         f"--proxy-client-key-file={keys / 'front-proxy-client.key'}",
         f"--kubelet-client-certificate={keys / 'kubelet-client.crt'}",
         f"--kubelet-client-key={keys / 'kubelet-client.key'}",
-        f"--service-cluster-ip-range={SERVICES}",
+        f"--kubelet-certificate-authority={keys / 'ca.crt'}",
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--service-cluster-ip-range={machine.SERVICES}",
         "--allow-privileged=true",
         "--profiling=false",
     ]
@@ -209,20 +266,29 @@ def _trust(folder: Path) -> ssl.SSLContext:
     return context
 
 
-def _wait(folder: Path, supervisor: Supervisor, url: str, context: ssl.SSLContext) -> None:
+def _tick(folder: Path, supervisor: Supervisor) -> None:
+    for ended in supervisor.tick():
+        if ended.restarts > 2:
+            raise NotStarted(f"{ended.name} ended with {ended.returncode}: {_last_words(folder, ended.name)}")
+
+
+def _wait(
+    folder: Path, supervisor: Supervisor, url: str, context: ssl.SSLContext, holds: Callable[[bytes], bool] = lambda answer: True
+) -> None:
+    """Until `url` answers, and its answer is so."""
     opener = urllib.request.build_opener(_DIRECT, urllib.request.HTTPSHandler(context=context))
     deadline_s = time.monotonic() + READY_WITHIN_S
     why = ""
     while time.monotonic() < deadline_s:
-        for ended in supervisor.tick():
-            if ended.restarts > 2:
-                raise NotStarted(f"{ended.name} ended with {ended.returncode}: {_last_words(folder, ended.name)}")
+        _tick(folder, supervisor)
         try:
-            with opener.open(url, timeout=5):
-                return
+            with opener.open(url, timeout=5) as answer:
+                if holds(told := answer.read()):
+                    return
+                why = f"it is not so yet: {told[-500:]!r}"
         except OSError as error:
             why = str(error)
-            time.sleep(LOOK_EVERY_S / 2)
+        time.sleep(LOOK_EVERY_S / 2)
     raise NotStarted(f"{url} did not answer within {READY_WITHIN_S:g} s: {why}; see {folder / 'log'}")
 
 
@@ -257,34 +323,36 @@ def running(folder: Path) -> Cluster | None:
     keeper = Identity(**row["keeper"])
     if identity(keeper.pid) != keeper:
         return None
-    return Cluster(folder, row["server"], folder / "admin.kubeconfig", keeper, row["started_s"])
+    return Cluster(folder, row["server"], folder / "admin.kubeconfig", keeper, row["started_s"], row["node"])
 
 
-def up(folder: Path, *, until_unused: bool = False) -> Cluster:
+def up(folder: Path, *, until_unused: bool = False, node: bool = False) -> Cluster:
     """The cluster in `folder`, started unless it runs; returns when it is ready. Raises NotStarted."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starting").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = running(folder)
-        return found if found is not None else _spawn(folder, until_unused=until_unused)
+        return found if found is not None else _spawn(folder, until_unused=until_unused, node=node)
 
 
-def _spawn(folder: Path, *, until_unused: bool) -> Cluster:
+def _spawn(folder: Path, *, until_unused: bool, node: bool) -> Cluster:
     for name in ("pki", "etcd", "log"):  # what a cluster that was killed here left
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "ready.json").unlink(missing_ok=True)
+    for name in ("ready.json", "node.json", "node-may-join"):
+        (folder / name).unlink(missing_ok=True)
     program = [
         sys.executable,
         str(Path(__file__).with_name("cluster.py")),
         "keep",
         str(folder),
         *(["--until-unused"] if until_unused else []),
+        *(["--node"] if node else []),
     ]
     log = folder / "keeper.log"
     with log.open("wb") as out:
         process = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     _replace(folder / "keeper.json", json.dumps(asdict(identity(process.pid) or Identity(process.pid, 0))))
-    deadline_s = time.monotonic() + 2 * READY_WITHIN_S
+    deadline_s = time.monotonic() + 2 * READY_WITHIN_S + (NODE_WAITS_S if node else 0.0)
     while time.monotonic() < deadline_s:
         found = running(folder)
         if found is not None:
@@ -309,9 +377,9 @@ def down(folder: Path) -> bool:
 
 
 @contextmanager
-def shared(folder: Path) -> Iterator[Cluster]:
+def shared(folder: Path, *, node: bool = False) -> Iterator[Cluster]:
     """The cluster that all users of `folder` share: the first starts it, and it ends by itself after the last, however that one ended."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "users").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield up(folder, until_unused=True)
+        yield up(folder, until_unused=True, node=node)

@@ -29,6 +29,8 @@ PACKAGES: Mapping[str, str] = {
     "kubelet": "k8s.io/kubernetes/cmd/kubelet",
     "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
 }
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+NODE = ("kubelet", "kube-proxy")
 TELL_EVERY_S = 15.0
 # auto: a Go that is too old for go.mod fetches the right toolchain through the module proxy.
 _GO = {**os.environ, "GOTOOLCHAIN": "auto", "GOFLAGS": "-mod=readonly -buildvcs=false", "CGO_ENABLED": "0", "GOWORK": "off"}
@@ -98,7 +100,7 @@ def _build_all(folder: Path, names: list[str]) -> None:
     with _locked(folder / ".lock"):
         left = [name for name in names if not (folder / name).exists()]
         if left:
-            _tell(f"building {', '.join(left)} of Kubernetes {version()} once, into {folder} (about 10 minutes on two free cores)")
+            _tell(f"building {', '.join(left)} of Kubernetes {version()} once, into {folder} (about 12 minutes on two free cores)")
         for name in left:
             _build(folder, name)
 
