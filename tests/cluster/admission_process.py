@@ -29,6 +29,7 @@ from knhk.model.faults import NotFound
 
 READY_WITHIN_S = 60.0
 OWN_NAMESPACE = "knhk-system"
+IMAGE = "registry.test/knhk-agent@sha256:" + "0" * 64
 
 
 def certificate(folder: Path) -> None:
@@ -56,14 +57,15 @@ def certificate(folder: Path) -> None:
 
 
 class Admission:
-    """One replica."""
+    """One replica, with the certificate in `folder` if there is one, else with one of the cluster's own authority."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, kubeconfig: Path) -> None:
         self.folder = folder
         self._log = (folder / "log").open("wb")
         files = [f"--{name}={folder / file}" for name, file in (("certificate", "tls.crt"), ("key", "tls.key"), ("authority", "ca.crt"))]
-        command = [sys.executable, "-m", "knhk.admission", "serve", "--address=127.0.0.1", "--port=0", f"--kubeconfig={kubeconfig}", *files]
-        self.process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=self._log, text=True)
+        given = files if (folder / "tls.crt").exists() else []
+        command = [sys.executable, "-m", "knhk.admission", "serve", "--address=127.0.0.1", "--port=0", f"--kubeconfig={kubeconfig}"]
+        self.process = subprocess.Popen([*command, f"--image={IMAGE}", *given], stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url, self.said()
@@ -98,13 +100,31 @@ class Admission:
 
 def manifests(url: str, *arguments: str) -> list[dict[str, Any]]:
     """What the process prints for `kubectl apply`."""
-    command = [sys.executable, "-m", "knhk.admission", "manifests", f"--url={url}", f"--namespace={OWN_NAMESPACE}", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "knhk.admission",
+        "manifests",
+        f"--url={url}",
+        f"--image={IMAGE}",
+        f"--namespace={OWN_NAMESPACE}",
+        *arguments,
+    ]
     text = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout
     return list(yaml.safe_load_all(text))
 
 
+def hooks(url: str) -> list[dict[str, Any]]:
+    """The webhook configurations alone."""
+    return [document for document in manifests(url) if document["kind"] in PLURALS]
+
+
 def path_of(document: dict[str, Any]) -> str:
-    plurals = {**PLURALS}
+    plurals = {
+        **PLURALS,
+        "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+        "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+    }
     return f"{BASE}/{plurals[document['kind']]}/{document['metadata']['name']}"
 
 

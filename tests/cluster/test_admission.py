@@ -22,7 +22,7 @@ from knhk.api import from_document
 from knhk.model.faults import Fault, Refused
 
 sys.path.insert(0, str(Path(__file__).parent))
-from admission_process import OWN_NAMESPACE, Admission, applied, certificate, manifests, path_of
+from admission_process import OWN_NAMESPACE, Admission, applied, certificate, hooks, path_of
 from control_plane import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
@@ -50,7 +50,7 @@ def admission(cluster: Cluster, client: KubeClient, tmp_path_factory: pytest.Tem
 def asked(admission: Admission, client: KubeClient) -> Iterator[KubeClient]:
     """The API server asks the process, and trusts it: the process has put its authority into the configurations. All that is created is
     a dry run."""
-    with asking(client, manifests(admission.url), admission):
+    with asking(client, hooks(admission.url), admission):
         yield client
 
 
@@ -63,7 +63,7 @@ def asking(client: KubeClient, documents: list[dict[str, Any]], admission: Admis
 
 
 def authorities(client: KubeClient, admission: Admission) -> set[str]:
-    paths = [path_of(document) for document in manifests(admission.url)]
+    paths = [path_of(document) for document in hooks(admission.url)]
     return {hook["clientConfig"]["caBundle"] for path in paths for hook in client.call("GET", path)["webhooks"]}
 
 
@@ -109,7 +109,7 @@ def test_what_is_stored_already_can_be_labelled_and_deleted_whatever_it_is(clean
     """The faulty pack came before the webhooks."""
     path = f"{collection('PolicyPack', 'erp')}/{pack('faulty')['metadata']['name']}"
     clean.call("POST", collection("PolicyPack", "erp"), {}, pack("faulty"))
-    with asking(clean, manifests(admission.url), admission):
+    with asking(clean, hooks(admission.url), admission):
         clean.call("PATCH", path, {}, {"metadata": {"labels": {"a": "b"}}}, MERGE)
         with pytest.raises(Refused):
             clean.call("PATCH", path, {}, {"spec": {"version": "9.0.0"}}, MERGE)
@@ -117,7 +117,7 @@ def test_what_is_stored_already_can_be_labelled_and_deleted_whatever_it_is(clean
 
 
 def test_what_cert_manager_serves_is_left_alone(clean: KubeClient, admission: Admission) -> None:
-    documents = manifests(admission.url)
+    documents = hooks(admission.url)
     documents[0]["metadata"]["annotations"] = {"cert-manager.io/inject-ca-from": "knhk-system/knhk-admission"}
     with applied(clean, documents):
         until(lambda: trusted(clean, documents[1]), admission)
@@ -163,8 +163,8 @@ def test_good_objects_pass(asked: KubeClient) -> None:
 
 
 def test_the_namespaces_of_the_system_and_its_own_are_never_asked_about(asked: KubeClient) -> None:
-    for hooks in (document["webhooks"] for document in manifests("https://127.0.0.1:1")):
-        for hook in hooks:
+    for rows in (document["webhooks"] for document in hooks("https://127.0.0.1:1")):
+        for hook in rows:
             (row,) = [r for r in hook["namespaceSelector"]["matchExpressions"] if r["key"] == "kubernetes.io/metadata.name"]
             assert row["operator"] == "NotIn"
             assert {"kube-system", OWN_NAMESPACE} <= set(row["values"])

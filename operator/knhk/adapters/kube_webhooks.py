@@ -8,6 +8,7 @@ from typing import Any
 
 from knhk.adapters.kube_client import APPLY, KubeClient
 from knhk.api import KINDS
+from knhk.decide.injection import ENFORCE
 from knhk.model.faults import NotFound
 from knhk_templates.kubernetes import render
 
@@ -19,7 +20,7 @@ PLURALS = {
     "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
 }
 CERT_MANAGER = ("cert-manager.io/inject-ca-from", "cert-manager.io/inject-ca-from-secret", "cert-manager.io/inject-apiserver-ca")
-PATHS = ("/parse", "/validate")
+PATHS = ("/parse", "/validate", "/mutate-pods", "/validate-pods")
 TIMEOUT_S = 5
 LABELS = {
     "app.kubernetes.io/name": "knhk-admission",
@@ -29,20 +30,26 @@ LABELS = {
 }
 NEVER_ASKED = ("kube-system", "kube-public", "kube-node-lease")
 SPEC_CHANGES = "request.operation != 'UPDATE' || !has(object.spec) || !has(oldObject.spec) || object.spec != oldObject.spec"
+POD_UNGUARDED = "object.metadata.?labels[?'knhk.dev/unguarded'].orValue('') == 'true'"
 WRITTEN_BY_US = ("Receipt",)  # by nobody else: an admission that does not answer must not make receipts slow
 
 
-def configurations(client: Mapping[str, Any], own_namespace: str) -> list[dict[str, Any]]:
-    """The configurations. `client`: {"service": {"namespace", "name", "port"}} or {"url": "https://…"}."""
-    return render(
+def configurations(client: Mapping[str, Any], own_namespace: str, image: str) -> list[dict[str, Any]]:
+    """The webhook configurations, and the policies that stand without them. `client`: {"service": {"namespace", "name", "port"}} or
+    {"url": "https://…"}; `image`: that of the guard."""
+    other = _not_in("kubernetes.io/metadata.name", (*NEVER_ASKED, own_namespace))
+    enforced = {"matchExpressions": [{"key": ENFORCE, "operator": "In", "values": ["true"]}, other]}
+    hooks = render(
         "webhooks",
         clients={path: _client(client, path) for path in PATHS},
         labels=LABELS,
+        enforced=enforced,
         plurals=sorted(kind.plural for kind in KINDS.values() if kind.kind not in WRITTEN_BY_US),
-        elsewhere={"matchExpressions": [_not_in("kubernetes.io/metadata.name", (*NEVER_ASKED, own_namespace))]},
+        elsewhere={"matchExpressions": [other]},
         spec_changes=SPEC_CHANGES,
         timeout_s=TIMEOUT_S,
     )
+    return hooks + render("enforced", labels=LABELS, enforced=enforced, image=image, pod_unguarded=POD_UNGUARDED)
 
 
 def _not_in(key: str, values: tuple[str, ...]) -> dict[str, Any]:

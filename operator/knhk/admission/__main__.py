@@ -6,22 +6,21 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
 from aiohttp import web
 
-from knhk.adapters.certificate_files import CertificateFiles
 from knhk.adapters.kube_webhooks import configurations
-from knhk.adapters.lowering_process import BoundedLowering
-from knhk.admission.judges import Kinds
+from knhk.adapters.shown_certificates import CertificateFiles
+from knhk.admission.judges import Kinds, Pods
 from knhk.admission.metrics import Metrics
 from knhk.admission.server import application
 from knhk.model.faults import KnhkError
-from knhk.wiring.admission import Options, serve
-
-CERTIFICATES = Path("/etc/knhk/serving")
+from knhk.wiring.admission import Options, Parts, serve
+from knhk_templates.kubernetes.guard import Surroundings
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,12 +31,16 @@ def main(argv: Sequence[str]) -> int:
     served.add_argument("--address", default="0.0.0.0", help="IP address; default: all")
     served.add_argument("--port", type=int, default=9443, help="TCP port; 0: a free one, which is printed")
     served.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
-    served.add_argument("--certificate", type=Path, default=CERTIFICATES / "tls.crt", help="certificate chain, PEM; looked at every 5 s")
-    served.add_argument("--key", type=Path, default=CERTIFICATES / "tls.key", help="its private key, PEM")
-    served.add_argument("--authority", type=Path, default=CERTIFICATES / "ca.crt", help="the authorities that signed it, PEM")
+    served.add_argument("--certificate", type=Path, help="certificate chain, PEM; looked at every 5 s (default: one of our own authority)")
+    served.add_argument("--key", type=Path, help="its private key, PEM")
+    served.add_argument("--authority", type=Path, help="the authorities that signed it, PEM")
+    for name in ("exchange", "registry", "log"):
+        served.add_argument(f"--{name}", default=getattr(Surroundings, name), help=f"URL of the {name}, for agents in pods")
     printed = commands.add_parser("manifests", help="print the webhook configurations, to be applied")
-    printed.add_argument("--namespace", default="knhk-system", help="namespace of this process")
-    printed.add_argument("--service", default="knhk-admission", help="its Service")
+    for command in (served, printed):
+        command.add_argument("--namespace", default="knhk-system", help="namespace of this process")
+        command.add_argument("--service", default="knhk-admission", help="its Service")
+        command.add_argument("--image", required=True, help="image of the guard (knhk-agent), by digest; the same for both commands")
     printed.add_argument("--port", type=int, default=443, help="port of the Service")
     printed.add_argument("--url", help="instead of a Service: where it answers, https://HOST:PORT")
     args = parser.parse_args(argv)
@@ -47,24 +50,31 @@ def main(argv: Sequence[str]) -> int:
 def _print(args: argparse.Namespace) -> int:
     service = {"namespace": args.namespace, "name": args.service, "port": args.port}
     client = {"url": args.url} if args.url else {"service": service}
-    sys.stdout.write(yaml.safe_dump_all(configurations(client, args.namespace), sort_keys=False, width=140))
+    sys.stdout.write(yaml.safe_dump_all(configurations(client, args.namespace, args.image), sort_keys=False, width=140))
     return 0
 
 
 def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    options = Options(args.address, args.port, args.kubeconfig, CertificateFiles(args.certificate, args.key, args.authority))
+    given = (args.certificate, args.key, args.authority)
+    if any(given) and not all(given):
+        print("--certificate, --key and --authority must be given together", file=sys.stderr)
+        return 2
+    files = CertificateFiles(*given) if all(given) else None
+    around = Surroundings(args.image, args.exchange, args.registry, args.log)
+    options = Options(args.address, args.port, args.kubeconfig, args.namespace, args.service, files)
     try:
-        asyncio.run(serve(options, _application, lambda address: print(address, flush=True)))
+        asyncio.run(serve(options, partial(_application, around), lambda address: print(address, flush=True)))
     except (KnhkError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _application(lowering: BoundedLowering, ready: Callable[[], str]) -> web.Application:
-    kinds = Kinds(lowering)
-    return application({"/parse": kinds.parsed, "/validate": kinds.lowered}, ready, Metrics())
+def _application(around: Surroundings, parts: Parts) -> web.Application:
+    kinds, pods = Kinds(parts.lowering), Pods(parts.points, around)
+    judges = {"/parse": kinds.parsed, "/validate": kinds.lowered, "/mutate-pods": pods.injected, "/validate-pods": pods.validated}
+    return application(judges, parts.unready, Metrics())
 
 
 if __name__ == "__main__":

@@ -9,18 +9,24 @@ import signal
 import ssl
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
-from knhk.adapters.certificate_files import CertificateFiles, Served
 from knhk.adapters.kube_client import KubeClient, api_client
+from knhk.adapters.kube_documents import collection, resource_of
 from knhk.adapters.kube_webhooks import refresh
 from knhk.adapters.lowering_process import BoundedLowering
-from knhk.model.faults import KnhkError, Stalled
+from knhk.adapters.serving_certificates import ServingCertificates
+from knhk.adapters.shown_certificates import CertificateFiles, Certificates, OwnCertificates, Served
+from knhk.adapters.system import SystemClock
+from knhk.model.faults import KnhkError, Stalled, Waiting
+from knhk.model.resource import Resource
 
 LOWERERS = 2
 LOWERED_WITHIN_S = 3.0
@@ -32,12 +38,14 @@ _log = logging.getLogger("knhk.admission")
 
 @dataclass(frozen=True)
 class Options:
-    """Where it listens, which cluster, and its certificate."""
+    """Where it listens, which cluster, its own namespace and Service, and its certificate: in files, else of our own authority."""
 
     address: str
     port: int
     kubeconfig: Path | None
-    certificates: CertificateFiles
+    namespace: str
+    service: str
+    files: CertificateFiles | None
 
 
 def lowering() -> BoundedLowering:
@@ -48,16 +56,21 @@ def lowering() -> BoundedLowering:
 class Renewal:
     """The certificate that is served and the authority in the webhook configurations, both looked at again and again."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, certificates: Certificates, api: KubeClient) -> None:
+        self._certificates = certificates
         self._served: Served | None = None
-        self._api = KubeClient(api_client(options.kubeconfig))
+        self._api = api
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
 
+    @property
+    def shows(self) -> bool:
+        """Whether there is a certificate."""
+        return self._served is not None
+
     def look(self) -> None:
         """Serves what is there now; new connections get it. Raises Stalled for what is no certificate, and as KubeClient.call."""
-        found = self._options.certificates.current()
+        found = self._certificates.current()
         if found != self._served:
             _load(self.context, found)
             self._served = found
@@ -88,7 +101,22 @@ def _load(context: ssl.SSLContext, served: Served) -> None:
             raise Stalled("NoCertificate", f"the certificate and its key must be PEM and belong together: {error}") from error
 
 
-Build = Callable[[BoundedLowering, Callable[[], str]], web.Application]
+@dataclass(frozen=True)
+class Parts:
+    """What the judges need: lowering, the points of a namespace (blocking), and why requests should not come (nothing: they should)."""
+
+    lowering: BoundedLowering
+    points: Callable[[str], Sequence[Resource]]
+    unready: Callable[[], str]
+
+
+def points_of(api: KubeClient, namespace: str) -> tuple[Resource, ...]:
+    """EnforcementPoints of a namespace, as they are now: a pod that comes right after its point must find it."""
+    rows = api.call("GET", collection("EnforcementPoint", namespace))["items"]
+    return tuple(resource_of({**row, "kind": "EnforcementPoint"}) for row in rows)
+
+
+Build = Callable[[Parts], web.Application]
 
 
 async def serve(options: Options, build: Build, told: Callable[[str], None]) -> None:
@@ -97,12 +125,13 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     halt, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, halt.set)
-    renewal = Renewal(options)
+    api = KubeClient(api_client(options.kubeconfig))
+    renewal = Renewal(options.files or own_certificates(options, api), api)
     await asyncio.to_thread(_first, renewal)
     lowerers = lowering()
     async with _kept(lowerers, renewal):
-        app = build(lowerers, lambda: "ending" if halt.is_set() else "" if lowerers.warm else "lowering is not warm yet")
-        runner = web.AppRunner(app, access_log=None)
+        unready = partial(_unready, halt, lowerers)
+        runner = web.AppRunner(build(Parts(lowerers, partial(points_of, api), unready)), access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, options.address, options.port, ssl_context=renewal.context, shutdown_timeout=GONE_AFTER_S)
@@ -114,14 +143,27 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
             await runner.cleanup()
 
 
+def own_certificates(options: Options, api: KubeClient) -> OwnCertificates:
+    """Of our own authority, for the Service and, when it is one of this machine's alone, the address."""
+    clock = SystemClock()
+    also = () if options.address in ("0.0.0.0", "::") else (options.address,)
+    return OwnCertificates(ServingCertificates(api, options.namespace, clock), options.service, also, clock)
+
+
+def _unready(halt: asyncio.Event, lowerers: BoundedLowering) -> str:
+    if halt.is_set():
+        return "ending"
+    return "" if lowerers.warm else "lowering is not warm yet"
+
+
 def _first(renewal: Renewal) -> None:
-    """A certificate must be there; an API server may be away."""
-    try:
-        renewal.look()
-    except Stalled:
-        raise
-    except KnhkError as error:
-        _log.warning("%s", error)
+    """A certificate must be there before anything is answered; it is waited for."""
+    while not renewal.shows:
+        try:
+            renewal.look()
+        except Waiting as waiting:
+            _log.warning("%s", waiting)
+            time.sleep(waiting.retry_after_s)
 
 
 @asynccontextmanager

