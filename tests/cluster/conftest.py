@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_documents import collection
 from knhk.api import KINDS
-from knhk.model.faults import AlreadyExists
+from knhk.model.faults import AlreadyExists, Waiting
 
 sys.path.insert(0, str(Path(__file__).parent))
 import node_machine as machine
@@ -22,6 +25,7 @@ from node_pods import Node
 from server_binaries import CannotBuild, binaries
 
 NAMESPACES = ("erp", "a", "b")
+ANSWERS_WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +67,23 @@ def client(cluster: Cluster) -> KubeClient:
 
 @pytest.fixture
 def clean(client: KubeClient) -> KubeClient:
-    """No object of ours is left of the test before."""
+    """No object of ours is left of the test before; a server that it ended has come back."""
     for kind in KINDS:
-        for document in client.call("GET", collection(kind))["items"]:
+        for document in patiently(partial(client.call, "GET", collection(kind)))["items"]:
             client.call("DELETE", f"{collection(kind, document['metadata']['namespace'])}/{document['metadata']['name']}")
     for namespace in NAMESPACES:
         with contextlib.suppress(AlreadyExists):
             client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     return client
+
+
+def patiently(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer, as soon as the API server has one."""
+    deadline_s = time.monotonic() + ANSWERS_WITHIN_S
+    while True:
+        try:
+            return call()
+        except Waiting as waiting:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(min(waiting.retry_after_s, 0.2))

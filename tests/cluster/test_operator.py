@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,9 @@ class Operator:
 
     def __init__(self, home: Path, kubeconfig: Path) -> None:
         self.home = home
-        self._command = [sys.executable, "-m", "knhk.handlers", "--home", str(home), "--kubeconfig", str(kubeconfig)]
+        self._health = f"127.0.0.1:{free_port()}"
+        options = ["--home", str(home), "--kubeconfig", str(kubeconfig), "--health", self._health]
+        self._command = [sys.executable, "-m", "knhk.handlers", *options]
         self._log = home.parent / "operator.log"
         self.start()
 
@@ -46,8 +51,29 @@ class Operator:
         self.process.send_signal(number)
         return self.process.wait(60)
 
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text; 0 while nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://{self._health}/{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def counted(self, metric: str) -> float:
+        """The sum over all labels of a metric."""
+        rows = [line for line in self.get("metrics")[1].splitlines() if re.match(rf"{metric}[{{ ]", line)]
+        return sum(float(row.rpartition(" ")[2]) for row in rows)
+
     def said(self) -> str:
         return self._log.read_text(errors="replace")[-4000:]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -134,6 +160,30 @@ def test_a_point_runs_until_it_is_deleted(clean: KubeClient, operator: Operator,
     until(lambda: listens(host, int(port)), operator)
     kubectl("delete", "enforcementpoint", "orders")
     until(lambda: not listens(host, int(port)), operator)
+
+
+def test_what_does_not_change_is_looked_at_without_a_request(clean: KubeClient, operator: Operator, kubectl: Callable[..., str]) -> None:
+    """A signed pack that waits for its point is looked at every second. Health and metrics say how it fares."""
+    kubectl("apply", "-f", str(EXAMPLES / "finance-roles.yaml"), "-f", str(EXAMPLES / "1.0.0" / "pack.yaml"))
+    told = seen(clean, operator, place(PACK), lambda found: phase(found) == "Signed" and "pending" not in found["status"])
+    before, looked = operator.counted("rest_client_requests_total"), operator.counted("controller_runtime_reconcile_total")
+    until(lambda: operator.counted("controller_runtime_reconcile_total") >= looked + 3, operator)
+    assert (operator.counted("rest_client_requests_total"), before > 0) == (before, True)
+    assert clean.call("GET", place(PACK))["metadata"]["resourceVersion"] == told["metadata"]["resourceVersion"]
+    assert [operator.get(path) for path in ("healthz", "readyz")] == [(200, "ok\n")] * 2
+    assert operator.get("elsewhere")[0] == 404
+    names = ("workqueue_adds_total", "knhk_builds_total", "knhk_policy_events_total", "process_resident_memory_bytes")
+    assert all(operator.counted(name) > 0 for name in names)
+
+
+def test_an_operator_whose_credentials_are_refused_fails(cluster: Cluster, client: KubeClient, tmp_path: Path) -> None:
+    """It must not go on blind."""
+    found = json.loads(cluster.kubeconfig.read_text())
+    found["users"][0]["user"] = {"token": "nobody"}
+    (tmp_path / "nobody").write_text(json.dumps(found))
+    operator = Operator(tmp_path / "home", tmp_path / "nobody")
+    assert operator.process.wait(WITHIN_S) == 1
+    assert "refused the credentials of this process" in operator.said()
 
 
 def until(holds: Callable[[], bool], operator: Operator) -> None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_documents import place
-from knhk.adapters.kube_feed import ChangeFeed, Watches
+from knhk.adapters.kube_feed import ChangeFeed
+from knhk.adapters.kube_mirror import Mirror
 from knhk.adapters.store_kube import KubeStore
 from knhk.adapters.system import SystemClock
-from knhk.api import KINDS
-from knhk.model.faults import Gap, NotFound, Refused, Stalled, Waiting
+from knhk.handlers.seeing import watched
+from knhk.model.faults import NotFound, Refused, Stalled, Waiting
 from knhk.model.resource import Resource
+from knhk.wiring.cluster import WATCHED, access_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,18 +34,30 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.ma
 KEPT = 60
 
 
+@pytest.fixture(scope="module")
+def feed() -> ChangeFeed:
+    return ChangeFeed(KEPT)
+
+
+@pytest.fixture(scope="module")
+def mirror(client: KubeClient, cluster: Cluster, feed: ChangeFeed) -> Iterator[Mirror]:
+    found, broken = Mirror(feed, WATCHED), threading.Event()
+    with watched(access_of(api_client(cluster.kubeconfig)), found, broken):
+        yield found
+        assert not broken.is_set()
+
+
 class TestKube(StoreContract):
+    """The store as the operator has it: what kopf sees is in memory, and read from there."""
+
     kept = KEPT
 
     @pytest.fixture
-    def store(self, clean: KubeClient, cluster: Cluster) -> Iterator[KubeStore]:
-        feed = ChangeFeed(KEPT)
-        watches = Watches(KubeClient(api_client(cluster.kubeconfig)), KINDS, feed)
-        watches.start()
-        store = KubeStore(clean, feed, SystemClock())
+    def store(self, clean: KubeClient, feed: ChangeFeed, mirror: Mirror) -> Iterator[KubeStore]:
+        store = KubeStore(clean, feed, SystemClock(), mirror)
+        until_empty(store)
         yield store
         store.close()
-        watches.stop()
 
     def test_owners_and_finalizers_that_others_set_stay(self, store: KubeStore, client: KubeClient) -> None:
         made = store.create(pack())
@@ -66,17 +80,6 @@ class TestKube(StoreContract):
             store.update_status(replace(made, status={"smuggled": 1}))
         assert store.get(made.key) == made
 
-    def test_a_watch_that_the_server_has_outrun_begins_again_with_a_gap(self, clean: KubeClient, cluster: Cluster) -> None:
-        feed = ChangeFeed(KEPT)
-        watches = Watches(Stale(api_client(cluster.kubeconfig)), ("PolicyPack",), feed)
-        watches.start()
-        store = KubeStore(clean, feed, SystemClock())
-        with pytest.raises(Gap):
-            store.changes(0, timeout_s=TOLD_WITHIN_S)
-        made = store.create(pack())
-        assert made in store.list("PolicyPack").resources or now(store)
-        watches.stop()
-
     def test_a_watch_outlives_the_death_of_the_api_server(self, store: KubeStore, cluster: Cluster) -> None:
         os.kill(cluster.pid("kube-apiserver"), signal.SIGKILL)
         made = written_at_last(store)
@@ -87,17 +90,15 @@ class TestKube(StoreContract):
         assert [change.resource for change in changes] == [later]
 
 
-class Stale(KubeClient):
-    """Begins its watches at a version that the API server no longer has."""
-
-    _asked = False
-
-    def call(self, method: str, path: str, query: Any = None, body: Any = None, media: str = "application/json") -> dict[str, Any]:
-        found = super().call(method, path, query, body, media)
-        if not self._asked:
-            found["metadata"]["resourceVersion"] = "1"
-        self._asked = True
-        return found
+def until_empty(store: KubeStore) -> None:
+    """The watches have begun, and brought what the test before left behind to its end."""
+    while True:
+        try:
+            if not store.list("PolicyPack").resources:
+                return
+        except Waiting:
+            pass
+        time.sleep(0.05)
 
 
 def written_at_last(store: KubeStore) -> Resource:

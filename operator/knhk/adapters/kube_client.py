@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -21,6 +21,7 @@ from kubernetes.client.exceptions import ApiException
 from knhk.model.faults import AlreadyExists, Conflict, Fault, Gap, KnhkError, NotFound, Refused, Stalled, Waiting
 
 ANSWERS_WITHIN_S = 30.0
+CONNECTS_WITHIN_S = 5.0
 RETRY_AFTER_S = 1.0
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 MERGE = "application/merge-patch+json"
@@ -47,42 +48,32 @@ def api_client(kubeconfig: Path | None) -> ApiClient:
     return ApiClient(found)
 
 
+Answered = Callable[[str, str, int], None]
+
+
 class KubeClient:
     """Any thread. Errors of every request: NotFound, AlreadyExists, Conflict, Refused (all faults), Gap (410), Waiting when trying
     again may help (unreachable, too many requests, 5xx), Stalled when a person must act (no permission, no such kind)."""
 
-    def __init__(self, api: ApiClient) -> None:
+    def __init__(self, api: ApiClient, answered: Answered = lambda method, host, status: None) -> None:
+        """`answered` is told of every request: its method, the server, and the status of the answer, 0 when there was none."""
         self._api = api
-        self._streams: set[urllib3.HTTPResponse] = set()
+        self._answered = answered
 
     def call(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None, media: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        media: str = "application/json",
+        within_s: float = ANSWERS_WITHIN_S,
     ) -> dict[str, Any]:
-        """The JSON document that answers."""
+        """The JSON document that answers, after at most `within_s` of silence."""
         with _reached(path):
-            data = self._send(method, path, query or {}, body, media, (5.0, ANSWERS_WITHIN_S)).data
+            data = self._send(method, path, query or {}, body, media, (min(CONNECTS_WITHIN_S, within_s), within_s)).data
             answer: dict[str, Any] = json.loads(data)
             return answer
-
-    def lines(self, path: str, query: Mapping[str, str], quiet_s: float) -> Iterator[dict[str, Any]]:
-        """The documents of a stream, as they come, until the server ends it; quiet for `quiet_s` means Waiting."""
-        with _reached(path):
-            response = self._send("GET", path, query, None, "application/json", (5.0, quiet_s))
-            rest = b""
-            self._streams.add(response)
-            try:
-                for part in response.stream(amt=1 << 16, decode_content=True):
-                    *whole, rest = (rest + part).split(b"\n")
-                    yield from (json.loads(line) for line in whole if line.strip())
-            finally:
-                self._streams.discard(response)
-                response.close()
-
-    def hang_up(self) -> None:
-        """Ends every stream; who reads one gets Waiting or its end."""
-        for response in tuple(self._streams):
-            with suppress(ValueError, OSError):  # it has ended by itself
-                response.shutdown()
 
     def _send(
         self, method: str, path: str, query: Mapping[str, str], body: Any, media: str, timeout: tuple[float, float]
@@ -91,7 +82,12 @@ class KubeClient:
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self._api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         rest: Any = self._api.rest_client  # not typed either
-        response: urllib3.HTTPResponse = rest.request(method, url, headers=headers, body=body, _request_timeout=timeout).response
+        host, status = self._api.configuration.host.rpartition("/")[2], 0
+        try:
+            response: urllib3.HTTPResponse = rest.request(method, url, headers=headers, body=body, _request_timeout=timeout).response
+            status = response.status
+        finally:
+            self._answered(method, host, status)
         if response.status >= 400:
             raise meaning(response.status, path, _document(response.data))
         return response

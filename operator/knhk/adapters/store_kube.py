@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 from knhk.adapters.kube_client import APPLY, MERGE, KubeClient
 from knhk.adapters.kube_documents import changed_document, collection, new_document, place, resource_of, status_document
 from knhk.adapters.kube_feed import ChangeFeed
-from knhk.model.faults import AlreadyExists, Conflict, Gap, NotFound, Stalled, Waiting
+from knhk.adapters.kube_mirror import Mirror
+from knhk.model.faults import AlreadyExists, Conflict, Gap, KnhkError, NotFound, Stalled, Waiting
 from knhk.model.resource import API_VERSION, Key, Resource
 from knhk.ports.clock import Clock
 from knhk.ports.store import Change, Event, Listing
 
 MANAGER = "knhk"
-PAGE = 500
+PAGE = 100
 KEPT_EVENTS = 1_000
 REMEMBERED_EVENTS = 1_000  # of the last event of so many objects it is known whether it comes again
 MAX_EVENT_TEXT = 1_024
@@ -30,11 +32,13 @@ class KubeStore:
     live as long as the API server keeps them (an hour by default).
 
     Spec, labels and annotations are replaced by PUT, the status by server-side apply with field manager `knhk`; each carries the
-    version that was read. Any thread."""
+    version that was read. Objects of the kinds that `mirror` holds are read from it, all others from the API server. What a write was
+    told is in the mirror when it returns, and so is what it found in its way. Any thread."""
 
-    def __init__(self, client: KubeClient, feed: ChangeFeed, clock: Clock) -> None:
+    def __init__(self, client: KubeClient, feed: ChangeFeed, clock: Clock, mirror: Mirror | None = None) -> None:
         self._client = client
         self._feed = feed
+        self._mirror = mirror or Mirror(feed, ())
         self._clock = clock
         self._closed = False
         self._said: dict[Key, tuple[Event, str]] = {}
@@ -42,29 +46,39 @@ class KubeStore:
 
     def create(self, resource: Resource) -> Resource:
         """See Store.create."""
-        document = self._call("POST", collection(resource.kind, resource.namespace), _WRITE, new_document(resource))
-        return resource_of(document)
+        with self._told(resource.key):
+            document = self._call("POST", collection(resource.kind, resource.namespace), _WRITE, new_document(resource))
+        return self._seen(document)
 
     def get(self, key: Key) -> Resource:
         """See Store.get."""
-        return resource_of(self._document(key))
+        if not self._mirror.holds(key.kind):
+            return resource_of(self._document(key))
+        self._fill(key.kind)
+        found = self._mirror.get(key)
+        if found is None:
+            raise NotFound(f"{key} was not found")
+        return found
 
     def list(self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Listing:
         """See Store.list."""
+        wanted = (labels or {}).items()
+        if self._mirror.holds(kind):
+            self._fill(kind)
+            listing = self._mirror.list(kind, namespace)
+            return replace(listing, resources=tuple(r for r in listing.resources if wanted <= r.labels.items())) if wanted else listing
         revision = self._feed.position()
-        query = {"limit": str(PAGE)}
-        if labels:
-            query["labelSelector"] = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
-        documents = self._pages(collection(kind, namespace), query)
-        kinded = (resource_of({**document, "kind": kind}) for document in documents)
-        return Listing(tuple(sorted(kinded, key=lambda found: (found.namespace, found.name))), revision)
+        selector = ",".join(f"{name}={value}" for name, value in sorted(wanted))
+        resources, _ = self._resources(kind, namespace, {"labelSelector": selector} if selector else {})
+        return Listing(tuple(sorted(resources, key=lambda found: (found.namespace, found.name))), revision)
 
     def update(self, resource: Resource) -> Resource:
         """See Store.update."""
         while True:
-            before = self._document(resource.key)
             try:
-                return resource_of(self._call("PUT", place(resource.key), _WRITE, changed_document(before, resource)))
+                with self._told(resource.key):
+                    before = self._document(resource.key)
+                    return self._seen(self._call("PUT", place(resource.key), _WRITE, changed_document(before, resource)))
             except Conflict:
                 if resource.resource_version:
                     raise
@@ -74,7 +88,8 @@ class KubeStore:
         if not resource.status and not (before := self.get(resource.key)).status:
             return before  # to apply nothing for the first time would still note who applied it
         path, query = f"{place(resource.key)}/status", {**_WRITE, "force": "true"}
-        return resource_of(self._call("PATCH", path, query, status_document(resource), APPLY, key=resource.key))
+        with self._told(resource.key):
+            return self._seen(self._call("PATCH", path, query, status_document(resource), APPLY, key=resource.key))
 
     def apply(self, resource: Resource) -> Resource:
         """See Store.apply."""
@@ -92,7 +107,9 @@ class KubeStore:
     def delete(self, key: Key, resource_version: str = "") -> None:
         """See Store.delete."""
         options = {"preconditions": {"resourceVersion": resource_version}} if resource_version else {}
-        self._call("DELETE", place(key), {}, {"apiVersion": "v1", "kind": "DeleteOptions", **options}, key=key)
+        with self._told(key):
+            answer = self._call("DELETE", place(key), {}, {"apiVersion": "v1", "kind": "DeleteOptions", **options}, key=key)
+        self._mirror.gone(key, answer.get("details", {}).get("uid", ""))
 
     def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         """See Store.changes."""
@@ -118,7 +135,8 @@ class KubeStore:
             uid = self.get(key).uid
         except NotFound:
             return ()
-        documents = self._pages(_events(key.namespace), {"limit": str(PAGE), "fieldSelector": f"involvedObject.uid={uid}"})
+        pages = self._pages(_events(key.namespace), {"fieldSelector": f"involvedObject.uid={uid}"})
+        documents = (document for page in pages for document in page["items"])
         ordered = sorted(documents, key=lambda document: str(document["metadata"]["name"].rpartition(".")[2]))
         return tuple(_event(key, document) for document in ordered[-KEPT_EVENTS:])
 
@@ -142,18 +160,59 @@ class KubeStore:
     def _document(self, key: Key) -> dict[str, Any]:
         return self._call("GET", place(key), {}, key=key)
 
-    def _pages(self, path: str, query: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-        found: tuple[dict[str, Any], ...] = ()
+    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """A list in pages, all of one moment."""
+        query = {**query, "limit": str(PAGE)}
         further = ""
         while True:
             try:
                 page = self._call("GET", path, {**query, "continue": further} if further else query)
-            except Gap as error:  # the pages are of one moment, which is no longer kept
+            except Gap as error:
                 raise Waiting("ListExpired", f"{path}: the list took too long", 0.0) from error
-            found = (*found, *page["items"])
+            yield page
             further = page["metadata"].get("continue", "")
             if not further:
-                return found
+                return
+
+    # ---- memory ------------------------------------------------------------------------------
+
+    def _resources(self, kind: str, namespace: str | None, query: Mapping[str, str]) -> tuple[Collection[Resource], str]:
+        found: list[Resource] = []
+        version = ""
+        for page in self._pages(collection(kind, namespace), query):
+            found += [resource_of({**document, "kind": kind}) for document in page["items"]]
+            version = page["metadata"]["resourceVersion"]
+        return found, version
+
+    def _fill(self, kind: str) -> None:
+        """Lists a kind whose watch had to begin (again), before it is read."""
+        self._check_open()
+        if ticket := self._mirror.owed(kind):
+            self._mirror.fill(kind, ticket, *self._resources(kind, None, {}))
+
+    def _seen(self, document: Mapping[str, Any]) -> Resource:
+        """The object that a write was answered with."""
+        found = resource_of(document)
+        if self._mirror.holds(found.kind):
+            self._mirror.see("Modified", found)
+        return found
+
+    @contextmanager
+    def _told(self, key: Key) -> Iterator[None]:
+        """A write of an object that is otherwise than it was read: what there is now is read before anybody decides again."""
+        try:
+            yield
+        except (Conflict, NotFound):
+            if self._mirror.holds(key.kind):
+                with suppress(KnhkError):  # the watch will tell
+                    self._read_anew(key)
+            raise
+
+    def _read_anew(self, key: Key) -> None:
+        try:
+            self._seen(self._document(key))
+        except NotFound:
+            self._mirror.gone(key)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from knhk.handlers.seeing import watched
 from knhk.model.faults import KnhkError
-from knhk.wiring.cluster import serve
+from knhk.wiring.cluster import Options, serve
 from knhk.wiring.daemon import run_in_front
 from knhk.wiring.home import find_home
 
@@ -20,9 +20,12 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m knhk.handlers", description="Reflex Enterprise's operator on a Kubernetes cluster")
     parser.add_argument("--home", help="folder of keys, log, registry and points; default: KNHK_HOME or .knhk")
     parser.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
+    parser.add_argument("--health", default="", metavar="HOST:PORT", help="where to serve /healthz, /readyz and /metrics; default: nowhere")
+    parser.add_argument("--lease", default="", metavar="NAMESPACE/NAME", help="lead while holding this Lease; default: alone")
     args = parser.parse_args(argv)
     try:
-        run_in_front(find_home(args.home), partial(serve, kubeconfig=args.kubeconfig, watch=watched))
+        options = Options(args.kubeconfig, args.health, args.lease)
+        run_in_front(find_home(args.home), partial(serve, options=options, watch=watched))
     except (KnhkError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -84,5 +84,9 @@ class AlreadyExists(Conflict):
     """An object of this kind, namespace and name is there already."""
 
 
+class Deposed(KnhkError):
+    """This process leads no longer: whatever it was about to do, another does."""
+
+
 class Gap(KnhkError):
     """Changes since the asked revision are no longer kept: list again, then go on from there."""

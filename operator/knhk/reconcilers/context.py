@@ -22,10 +22,13 @@ from knhk.ports.prover import Prover
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
+from knhk.ports.telemetry import Silent, Telemetry
+from knhk.reconcilers.claims import Claims
 
 NO_DIGEST = "0" * 64
 MAX_HISTORY = 16
 _STAYS = ("pending", "history", "lastHandledRequestedAt")
+RECEIPTS_AT_ONCE = 8  # what is urgent waits no longer than for so many
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Ports:
     clock: Clock
     origin: str
     actor: str
+    telemetry: Telemetry = field(default_factory=Silent)
+    claims: Claims = field(default_factory=Claims)
 
 
 def rfc3339(ns: int) -> str:
@@ -96,6 +101,8 @@ class Journal:
 
     def pend(self, status: Mapping[str, Any], *events: PolicyEvent) -> dict[str, Any]:
         """The status with these events signed and pending."""
+        if not events:
+            return dict(status)
         rows = [{"bundle": self.ports.signer.bundle("rollout", statement(event)).decode()} for event in events]
         return {**status, "pending": [*status.get("pending", ()), *rows]}
 
@@ -107,17 +114,18 @@ class Journal:
             if slot not in self._delivered:
                 index = self.ports.log.append_event(row["bundle"].encode())
                 self._delivered[slot] = _ordered(index, row["bundle"])
+                self.ports.telemetry.moved(statement_of(row["bundle"])["predicate"]["kind"])
             found.append(self._delivered[slot])
         return tuple(found)
 
     def settle(self) -> bool:
-        """Delivers what deleted objects left, and makes Receipts of the delivered events that a checkpoint covers by now; true when
-        none is left."""
+        """Delivers what deleted objects left, and makes Receipts of delivered events that a checkpoint covers by now, a few at a time;
+        true when none is left."""
         while self._orphans:
             self.deliver(self._orphans[0])
             del self._orphans[0]
         done: dict[Key, set[str]] = {}
-        for (key, bundle), ordered in sorted(self._delivered.items(), key=lambda item: item[1].index):
+        for (key, bundle), ordered in sorted(self._delivered.items(), key=lambda item: item[1].index)[:RECEIPTS_AT_ONCE]:
             try:
                 self._receipt(key.namespace, bundle, ordered.index)
             except Waiting:

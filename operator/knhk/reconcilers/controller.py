@@ -10,7 +10,9 @@ from typing import Protocol
 
 from knhk.model.faults import Conflict, Gap, KnhkError, NotFound, Waiting
 from knhk.model.resource import Key, Resource
+from knhk.ports.telemetry import Result
 from knhk.reconcilers.bundles import BundleReconciler
+from knhk.reconcilers.claims import data_named, points_named
 from knhk.reconcilers.context import Journal, Ports
 from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.packs import PackReconciler
@@ -23,6 +25,9 @@ KINDS = ("SchemaVersion", "HookRegistry", "DataBundle", "EnforcementPoint", "Pol
 FAULT_RETRY_S = 1.0
 LEAST_S = 1e-3
 TICK_S = 0.05
+TURN_S = 0.25  # then changes are looked at again, whatever is due
+
+_FAILED: Result = "error"
 
 _log = logging.getLogger("knhk.controller")
 
@@ -41,6 +46,7 @@ class Controller:
     executor: Executor
     queue: WorkQueue = field(default_factory=WorkQueue)
     _revision: int = -1
+    _said: str = ""
     _known: dict[Key, Resource] = field(default_factory=dict)  # as last seen: what a deletion that nobody saw leaves behind
 
     def __post_init__(self) -> None:
@@ -61,16 +67,24 @@ class Controller:
         outside are logged and met again at the next turn; nothing is raised."""
         try:
             self._observe()
+            self._said = ""
         except (KnhkError, OSError) as error:
-            _log.warning("changes cannot be read: %s", error)
+            self._say(f"changes cannot be read: {error}")
             self.ports.clock.sleep(TICK_S)
-        now_s = self._now_s()
-        while (key := self.queue.take(now_s)) is not None:
-            self._converge(key, now_s)
+        until_s = self._now_s() + TURN_S
+        while (now_s := self._now_s()) < until_s and (taken := self.queue.take(now_s)) is not None:
+            self._converge(*taken)
         try:
             self.journal.settle()
         except (KnhkError, OSError) as error:
             _log.warning("receipts wait: %s", error)
+        self.ports.telemetry.turned(len(self.queue), self.queue.late_s(self._now_s()))
+
+    def _say(self, message: str) -> None:
+        """Each message once, as long as nothing else is to be said."""
+        if message != self._said:
+            _log.warning("%s", message)
+        self._said = message
 
     def _now_s(self) -> float:
         return self.ports.clock.monotonic_ns() / 1e9
@@ -85,26 +99,27 @@ class Controller:
             self._list()
             return
         for change in changes:
+            self._enqueue(change.resource)
             if change.type == "Deleted":
                 self._deleted(change.resource)
             else:
                 self._know(change.resource)
-            self._enqueue(change.resource)
         self._revision = revision
 
     def _list(self) -> None:
         """The whole truth, at the start and after a gap."""
         listings = [self.ports.store.list(kind) for kind in KINDS]
         listed = {resource.key: resource for listing in listings for resource in listing.resources}
-        for missing in self._known.keys() - listed.keys():
-            self._deleted(self._known[missing])
+        for missing in [known for key, known in self._known.items() if key not in listed]:
+            self._enqueue(missing)
+            self._deleted(missing)
         for resource in listed.values():
-            self._know(resource)
             self._enqueue(resource)
+            self._know(resource)
         names = {f"{key.namespace}/{key.name}" for key in (r.key for r in listings[KINDS.index("EnforcementPoint")].resources)}
         for point in self.ports.placement.placed() - names:
             namespace, _, name = point.partition("/")
-            self.queue.put(Key("EnforcementPoint", namespace, name), self._now_s())
+            self._put(Key("EnforcementPoint", namespace, name), self._now_s())
         self._revision = min(listing.revision for listing in listings)
 
     def _know(self, resource: Resource) -> None:
@@ -123,14 +138,27 @@ class Controller:
             self._packs.gone(resource)
 
     def _enqueue(self, resource: Resource) -> None:
+        """The object, and the points that it speaks of, as it was known and as it is."""
         now_s = self._now_s()
-        self.queue.put(resource.key, now_s, _lane(resource))
-        if resource.kind != "EnforcementPoint":
-            for point in self.ports.store.list("EnforcementPoint", resource.namespace).resources:
-                self.queue.put(point.key, now_s)
+        self._put(resource.key, now_s, _lane(resource))
+        for seen in (resource, self._known.get(resource.key)):
+            for name in self._concerned(seen) if seen is not None else ():
+                point = Key("EnforcementPoint", resource.namespace, name)
+                if point in self._known:
+                    self._put(point, now_s)
 
-    def _converge(self, key: Key, now_s: float) -> None:
-        lane = Lane.NORMAL
+    def _concerned(self, resource: Resource) -> frozenset[str]:
+        """Names of the points that a change of this object may change."""
+        if resource.kind == "PolicyPack":
+            return points_named(resource)
+        if resource.kind == "DataBundle":
+            packs = self.ports.store.list("PolicyPack", resource.namespace).resources
+            return frozenset().union(*(points_named(pack) for pack in packs if resource.name in data_named(pack)))
+        return frozenset()
+
+    def _converge(self, key: Key, due_s: float) -> None:
+        begun_s = self._now_s()
+        lane, result = Lane.NORMAL, None
         try:
             resource = self.ports.store.get(key)
             self._know(resource)
@@ -145,12 +173,18 @@ class Controller:
             again_s = waiting.retry_after_s
         except (KnhkError, OSError) as error:
             _log.warning("%s: %s", key, error)
-            again_s = FAULT_RETRY_S
+            again_s, result = FAULT_RETRY_S, _FAILED
         except Exception:  # a bug of ours must not stop the other objects; it is logged whole and tried again
             _log.exception("%s: converge failed", key)
-            again_s = FAULT_RETRY_S
+            again_s, result = FAULT_RETRY_S, _FAILED
+        ended_s = self._now_s()
+        self.ports.telemetry.reconciled(key.kind, result or _result(again_s), begun_s - due_s, ended_s - begun_s)
         if again_s is not None:
-            self.queue.put(key, now_s + max(again_s, LEAST_S), lane)
+            self._put(key, ended_s + max(again_s, LEAST_S), lane)
+
+    def _put(self, key: Key, due_s: float, lane: Lane = Lane.NORMAL) -> None:
+        self.queue.put(key, due_s, lane)
+        self.ports.telemetry.queued()
 
     def _gone(self, key: Key) -> float | None:
         """Ends what ran for an object that is not there (any more)."""
@@ -170,6 +204,12 @@ class Controller:
             _log.warning("%s is not ended yet: %s", key, error)
             return FAULT_RETRY_S
         return None
+
+
+def _result(again_s: float | None) -> Result:
+    if again_s is None:
+        return "success"
+    return "requeue" if again_s <= 0 else "requeue_after"
 
 
 def _lane(resource: Resource) -> Lane:

@@ -29,7 +29,7 @@ from knhk.model.arrows import SignedPack
 from knhk.model.faults import KnhkError, Refused, Waiting
 from knhk.model.phases import DEADLINES_S, WORKING, Arm, Event, Phase, Rolling, move
 from knhk.model.resource import Key, Resource
-from knhk.model.rollout import Finding, Verdict
+from knhk.model.rollout import Finding, Outcome, Verdict
 from knhk.reconcilers.building import Made, build
 from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, fault_rows, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
 from knhk.reconcilers.documents import pack_reference
@@ -54,6 +54,7 @@ WAIT_FOR_DATA_S = 0.5
 LOOK_AT_REST_S = 1.0
 BUILDING = (Phase.PENDING, Phase.COMPILED, Phase.BUILT)
 BUILD_WITHIN_S = sum(DEADLINES_S[phase] or 0.0 for phase in BUILDING)
+VERDICTS: Mapping[type, str] = {Advance: Outcome.PASS.value, Promote: Outcome.PASS.value, RollBack: Outcome.FAIL.value}
 _STEP = ("arm", "step", "weight", "deadline")  # members of a revision that rolls
 
 
@@ -64,6 +65,11 @@ class _Build:
     future: Future[SignedPack]
     members: Mapping[str, Any]  # of the revision: what it is built with
     until_s: float | None = None
+
+
+def _outcome(future: Future[SignedPack]) -> str:
+    error = future.exception()
+    return "signed" if error is None else getattr(error, "reason", type(error).__name__)
 
 
 @dataclass
@@ -179,6 +185,8 @@ class PackReconciler:
             self._forget_builds(pack)
             return self._stalled(pack, "DeadlineExceeded", f"the build took longer than {BUILD_WITHIN_S:g} s")
         del self._builds[key]
+        begun_s = now_s if running.until_s is None else running.until_s - BUILD_WITHIN_S
+        self.ports.telemetry.built(_outcome(running.future), now_s - begun_s)
         return self._finished(pack, running)
 
     def _waits(self, pack: Resource, reason: str, message: str) -> float:
@@ -281,6 +289,8 @@ class PackReconciler:
             return WAIT_FOR_DATA_S
         if isinstance(action, Wait):
             return self._wait(pack, seen.facts, action)
+        if (verdict := VERDICTS.get(type(action))) is not None:
+            self.ports.telemetry.judged(verdict)
         self._act(pack, seen.facts, action)
         return JUDGE_EVERY_S if isinstance(action, Publish) else 0.0
 
@@ -397,6 +407,8 @@ class PackReconciler:
         status = remember(status, revision, Phase(revision["phase"]), message, rfc3339(now_ns))
         pack = self._write(pack, self.journal.pend(status, made), False, reason, message)
         self._bring(pack)
+        if event is Event.ROLLED_BACK:
+            self.ports.telemetry.rolled_back((self.ports.clock.now_ns() - now_ns) / 1e9)
         say(self.ports, pack.key, event.value, message, warning=True)
 
     def _answered(self, pack: Resource) -> float:

@@ -65,7 +65,7 @@ def rolls(revision: Mapping[str, Any]) -> bool:
 
 def owner_of(ports: Ports, resource: Resource) -> Resource | None:
     """The one PolicyPack that decides what the point runs: the one that is there already, else the oldest that is on its way."""
-    packs = ports.store.list("PolicyPack", resource.namespace).resources
+    packs = ports.claims.naming(resource.name, resource.namespace, ports.store.list("PolicyPack", resource.namespace).resources)
     there = [pack for pack in packs if holds(pack, resource.name)]
     return min(there or [pack for pack in packs if _comes(pack, resource.name)], key=lambda p: (p.created, p.name), default=None)
 

@@ -3,18 +3,35 @@ this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 
+from kubernetes.client import ApiClient
+
+from knhk.adapters.health_http import Check, served
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_feed import ChangeFeed
+from knhk.adapters.kube_lease import Lease
+from knhk.adapters.kube_mirror import Mirror
 from knhk.adapters.store_kube import KubeStore
 from knhk.adapters.system import SystemClock
+from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
+from knhk.api import KINDS
+from knhk.model.faults import Stalled, Waiting
+from knhk.reconcilers.context import Ports
 from knhk.wiring import embedded
+from knhk.wiring.embedded import Adapt
 from knhk.wiring.home import Home
+from knhk.wiring.leading import fenced
+
+TURNS_WITHIN_S = 90.0  # one act may wait for a server that does not answer
+LATE_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -28,21 +45,99 @@ class Access:
     token: Callable[[], str | None]
 
 
-Watch = Callable[[Access, ChangeFeed, Event], AbstractContextManager[None]]
-"""Fills the feed with the changes of all kinds while its context lasts; sets the event when it cannot go on."""
+Watch = Callable[[Access, Mirror, Event], AbstractContextManager[None]]
+"""Keeps the mirror as the API server is while its context lasts; sets the event when it cannot go on."""
+
+WATCHED = tuple(kind for kind in KINDS if kind != "Receipt")  # of Receipts there are many, and they never change
 
 
-def serve(home: Home, stop: Event, ready_file: Path, *, kubeconfig: Path | None, watch: Watch) -> None:
-    """Runs the control plane until `stop` is set. Raises Stalled when there is no cluster."""
-    api = api_client(kubeconfig)
+def access_of(api: ApiClient) -> Access:
+    """The way to the API server that a client has."""
     found = api.configuration
 
     def token() -> str | None:
         header: str | None = found.get_api_key_with_prefix("BearerToken")
         return header.removeprefix("Bearer ") if header else None
 
-    access = Access(found.host, found.ssl_ca_cert, found.cert_file, found.key_file, token)
+    return Access(found.host, found.ssl_ca_cert, found.cert_file, found.key_file, token)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which cluster (None: the one that this pod runs in), where health and metrics are served (HOST:PORT; "": nowhere), and the Lease
+    (NAMESPACE/NAME) that makes one of several processes the leader ("": this one is alone)."""
+
+    kubeconfig: Path | None = None
+    health: str = ""
+    lease: str = ""
+
+
+def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch: Watch) -> None:
+    """Runs the control plane until `stop` is set; with a lease, as a warm standby until it leads. Raises Stalled when there is no cluster,
+    and when the lease is lost: this process must end then, and may come back as a standby."""
+    api = api_client(options.kubeconfig)
+    clock = SystemClock()
+    telemetry = PrometheusTelemetry(clock)
+    client = KubeClient(api, telemetry.requested)
     feed = ChangeFeed()
-    store = KubeStore(KubeClient(api), feed, SystemClock())
-    with watch(access, feed, stop):
-        embedded.serve(home, stop, ready_file, store)
+    mirror = Mirror(feed, WATCHED)
+    store = KubeStore(client, feed, clock, mirror)
+    with ExitStack() as stack:
+        if options.health:
+            stack.enter_context(served(options.health, health_checks(mirror, telemetry), telemetry.text))
+        stack.enter_context(watch(access_of(api), mirror, stop))
+        adapt: Adapt = partial(replace, telemetry=telemetry)
+        if options.lease:
+            lease = stack.enter_context(_led(client, options.lease, telemetry, stop))
+            if not lease.wait(stop, partial(_warm, store)):
+                return
+            adapt = partial(_led_ports, check=lease.check, telemetry=telemetry)
+        embedded.serve(home, stop, ready_file, store, adapt)
+
+
+def _warm(store: KubeStore) -> None:
+    """Reads what a leader will need, so that it is in memory when this process is one."""
+    with suppress(Waiting):
+        for kind in WATCHED:
+            store.list(kind)
+
+
+def health_checks(mirror: Mirror, telemetry: PrometheusTelemetry) -> Mapping[str, Check]:
+    """`healthz`: the loop turns and its queue moves, once it has begun. `readyz`: what is in memory is what the API server has."""
+
+    def healthz() -> str:
+        silent_s, late_s = telemetry.silent_s(), telemetry.late_s()
+        if silent_s is not None and silent_s > TURNS_WITHIN_S:
+            return f"the loop has not turned for {silent_s:.0f} s"
+        return f"the work queue is {late_s:.0f} s late" if late_s > LATE_S else ""
+
+    def readyz() -> str:
+        return healthz() or ("" if mirror.synced() else "not every kind is watched and listed yet")
+
+    return {"healthz": healthz, "readyz": readyz}
+
+
+@contextmanager
+def _led(client: KubeClient, name: str, telemetry: PrometheusTelemetry, stop: Event) -> Iterator[Lease]:
+    """The lease while the context lasts; given up at its end. Raises Stalled there when it was lost."""
+    namespace, slash, named = name.partition("/")
+    if not (namespace and slash and named):
+        raise Stalled("NoLease", f"--lease {name}: must be NAMESPACE/NAME")
+    lost = Event()
+
+    def end() -> None:
+        lost.set()
+        stop.set()
+
+    lease = Lease(client, namespace, named, f"{socket.gethostname()}_{secrets.token_hex(4)}", end)
+    telemetry.leads(named, lease.leads)
+    try:
+        yield lease
+    finally:
+        lease.release()
+    if lost.is_set():
+        raise Stalled("Deposed", f"{lease} was lost: this process must end, and may start anew as a standby")
+
+
+def _led_ports(ports: Ports, check: Callable[[], None], telemetry: PrometheusTelemetry) -> Ports:
+    return replace(fenced(ports, check), telemetry=telemetry)

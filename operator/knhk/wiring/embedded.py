@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -87,9 +87,12 @@ def folders_of(home: Home, point: str) -> PointFolders:
     )
 
 
-def serve(home: Home, stop: Event, ready_file: Path, store: Store | None = None) -> None:
+Adapt = Callable[[Ports], Ports]
+
+
+def serve(home: Home, stop: Event, ready_file: Path, store: Store | None = None, adapt: Adapt = lambda ports: ports) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
-    live in `store`, by default that of the home; it is closed at the end."""
+    live in `store`, by default that of the home; it is closed at the end. `adapt` puts other adapters in place of the home's."""
     home.prepare_to_run()
     signer = signer_of(home)
     clock = SystemClock()
@@ -100,7 +103,7 @@ def serve(home: Home, stop: Event, ready_file: Path, store: Store | None = None)
     try:
         supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
-        ports = _ports(home, store, signer, supervisor, clock, prover)
+        ports = adapt(_ports(home, store, signer, supervisor, clock, prover))
         if _wait_for_log(home, ports, supervisor, stop):
             prover.warm()
             _turn(home, Controller(ports, executor), supervisor, stop, ready_file)

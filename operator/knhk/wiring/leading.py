@@ -1,0 +1,41 @@
+"""What only a leader may do: every call that changes something outside is preceded by a look at the lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from knhk.reconcilers.context import Ports
+
+ACTS: Mapping[str, frozenset[str]] = {
+    "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
+    "log": frozenset({"append_event", "append_leaves"}),
+    "registry": frozenset({"publish", "remove", "collect_garbage"}),
+    "fleet": frozenset({"publish_document", "publish_keys", "publish_config"}),
+    "placement": frozenset({"ensure", "remove"}),
+}
+
+
+def fenced(ports: Ports, check: Callable[[], None]) -> Ports:
+    """The same ports; each act calls `check` first, which raises Deposed."""
+    fences: dict[str, Any] = {name: _Fence(getattr(ports, name), acts, check) for name, acts in ACTS.items()}
+    return replace(ports, **fences)
+
+
+class _Fence:
+    """A port with a guard before its acts."""
+
+    def __init__(self, inner: object, acts: frozenset[str], check: Callable[[], None]) -> None:
+        self._inner, self._acts, self._check = inner, acts, check
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in self._acts:
+            return found
+
+        def act(*args: Any, **kwargs: Any) -> Any:
+            self._check()
+            return found(*args, **kwargs)
+
+        return act
