@@ -77,15 +77,14 @@ class Mirror:
 
     # ---- filling -------------------------------------------------------------------------------
 
-    def owed(self, kind: str) -> int:
-        """A ticket for `fill` when the kind must be listed first, 0 when it is as it should be. Raises Waiting until every kind is
-        watched: a list from before would miss what is deleted in between."""
+    def owed(self) -> dict[str, int]:
+        """Kinds that must be listed before anything is read, with a ticket for `fill`. Raises Waiting until every kind is watched: a list
+        from before would miss what is deleted in between."""
         with self._lock:
-            if not all(self._listed.values()):
-                missing = ", ".join(kind for kind, lists in self._listed.items() if not lists)
-                why = f"must be watched first: {missing}; their CustomResourceDefinitions must be there"
+            if missing := [kind for kind, lists in self._listed.items() if not lists]:
+                why = f"must be watched first: {', '.join(missing)}; their CustomResourceDefinitions must be there"
                 raise Waiting("NotWatched", why, LISTED_WITHIN_S)
-            return self._listed[kind] if self._filled[kind] != self._listed[kind] else 0
+            return {kind: lists for kind, lists in self._listed.items() if self._filled[kind] != lists}
 
     def fill(self, kind: str, ticket: int, resources: Iterable[Resource], version: str) -> None:
         """A list that was asked for with `ticket`, and its resourceVersion: what it lacks is gone, unless it is newer."""

@@ -54,7 +54,7 @@ class KubeStore:
         """See Store.get."""
         if not self._mirror.holds(key.kind):
             return resource_of(self._document(key))
-        self._fill(key.kind)
+        self._fill()
         found = self._mirror.get(key)
         if found is None:
             raise NotFound(f"{key} was not found")
@@ -64,7 +64,7 @@ class KubeStore:
         """See Store.list."""
         wanted = (labels or {}).items()
         if self._mirror.holds(kind):
-            self._fill(kind)
+            self._fill()
             listing = self._mirror.list(kind, namespace)
             return replace(listing, resources=tuple(r for r in listing.resources if wanted <= r.labels.items())) if wanted else listing
         revision = self._feed.position()
@@ -184,10 +184,10 @@ class KubeStore:
             version = page["metadata"]["resourceVersion"]
         return found, version
 
-    def _fill(self, kind: str) -> None:
-        """Lists a kind whose watch had to begin (again), before it is read."""
+    def _fill(self) -> None:
+        """Lists the kinds whose watch had to begin (again), before anything is read."""
         self._check_open()
-        if ticket := self._mirror.owed(kind):
+        for kind, ticket in self._mirror.owed().items():
             self._mirror.fill(kind, ticket, *self._resources(kind, None, {}))
 
     def _seen(self, document: Mapping[str, Any]) -> Resource:

@@ -98,8 +98,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
 def _warm(store: KubeStore) -> None:
     """Reads what a leader will need, so that it is in memory when this process is one."""
     with suppress(Waiting):
-        for kind in WATCHED:
-            store.list(kind)
+        store.list(WATCHED[0])
 
 
 def health_checks(mirror: Mirror, telemetry: PrometheusTelemetry) -> Mapping[str, Check]:
