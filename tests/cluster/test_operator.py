@@ -144,7 +144,7 @@ def test_a_faulty_pack_is_stalled_with_all_its_faults_and_mending_it_goes_on(
     kubectl("apply", "-f", str(EXAMPLES / "finance-roles.yaml"), "-f", str(EXAMPLES / "faulty" / "pack.yaml"))
     (row,) = clean.call("GET", collection("PolicyPack", "erp"))["items"]
     path = f"{collection('PolicyPack', 'erp')}/{row['metadata']['name']}"
-    pack = seen(clean, operator, path, lambda found: phase(found) == "Stalled")
+    pack = seen(clean, operator, path, lambda found: phase(found) == "Stalled" and "pending" not in found["status"])
     assert len(pack["status"]["faults"]) > 1
     assert all("must" in fault["must"] for fault in pack["status"]["faults"])
     assert {row["type"]: row["status"] for row in pack["status"]["conditions"]} == {"Ready": "False", "Stalled": "True"}
