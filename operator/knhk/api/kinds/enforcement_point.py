@@ -188,6 +188,21 @@ SPEC = Obj(
             },
             required=("matchLabels",),
         ),
+        "gateway": Obj(
+            "On a cluster, how many pods a point of mode Gateway has.",
+            {
+                "minReplicas": Int("The least. Default: 2.", min=1, max=1000, default=2),
+                "maxReplicas": Int("The most, by load. Default: 10.", min=1, max=1000, default=10),
+            },
+            rules=(
+                Rule(
+                    "self.minReplicas <= self.maxReplicas",
+                    "must have minReplicas not above maxReplicas",
+                    lambda v: v["minReplicas"] <= v["maxReplicas"],
+                    ("minReplicas", "maxReplicas"),
+                ),
+            ),
+        ),
         "upstream": Obj(
             "The application: a Unix socket in a folder that only Envoy's user may enter, or host and port. Who can reach host and port "
             "can go round the point.",
