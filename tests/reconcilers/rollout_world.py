@@ -33,6 +33,7 @@ from knhk.ports.fleet import Statistics
 from knhk.ports.prover import Prover
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
+from knhk.reconcilers.pulling import Git
 
 POINT, PACK, BUNDLE = "erp/p1", Key("PolicyPack", "erp", "orders"), Key("DataBundle", "erp", "roles")
 STEP_S = 0.25
@@ -140,6 +141,7 @@ class World:
     compiler: Compiler = field(default_factory=FakeCompiler)
     prover: Prover = field(default_factory=FakeProver)
     executor: InlineExecutor = field(default_factory=InlineExecutor)
+    git: Git | None = None
     fate: Fate = field(default_factory=Fate)
     bad: frozenset[str] = frozenset()
     slow: frozenset[str] = frozenset()
@@ -161,7 +163,7 @@ class World:
         own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "compiler", "prover", "clock")}
         ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
         self.executor = InlineExecutor()
-        self.controller = Controller(ports, self.executor)
+        self.controller = Controller(ports, self.executor, self.git)
 
     # ---- what people do ------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ Of a repository only its objects and references are read, by plumbing commands t
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ MAX_OUTPUT = 96 << 20
 MAX_WRITTEN = 512 << 20  # a file that git writes, such as the pack of a fetch
 NO_PROTOCOL = "none"
 
-_LIMITED = 'ulimit -c 0 && ulimit -f "$0" && exec "$@"'
+# `timeout` bounds it, too, when nobody is left who waits.
+_LIMITED = 'ulimit -c 0 && ulimit -f "$0" && exec timeout -s KILL "$@"'
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
     "core.fsmonitor": "false",
@@ -43,11 +46,13 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class GitProgram:
-    """git on one repository: `folder` is its git directory or a checkout. `protocols`: what a fetch may use."""
+    """git on one repository: `folder` is its git directory or a checkout. `protocols`: what a fetch may use; `settings`, which may be
+    secret, and `ssh`, the command for ssh, are for a fetch, too."""
 
     folder: Path
     protocols: tuple[str, ...] = (NO_PROTOCOL,)
-    secret: Mapping[str, str] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ssh: str = "/bin/false"
 
     def run(
         self,
@@ -58,20 +63,25 @@ class GitProgram:
         allowed: Sequence[int] = (0,),
     ) -> subprocess.CompletedProcess[bytes]:
         """git with these words. `settings` are handed over in the environment, never in the command line: they may be secret. Raises
-        Refused when it fails, takes too long, or says too much; Stalled when there is no git."""
-        command = ["/bin/sh", "-c", _LIMITED, str(MAX_WRITTEN >> 9), *_program(), "-C", str(self.folder), *words]
-        try:
-            done = subprocess.run(command, input=given, env=self._environment(settings or {}), capture_output=True, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must be done within {timeout_s:g} s")]) from None
-        if done.returncode not in allowed:
-            raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must not fail: {_said(done)}")])
+        Refused when it ends with a code that is not `allowed` (none: all are), takes too long, or says too much; Stalled without git."""
+        command = ["/bin/sh", "-c", _LIMITED, str(MAX_WRITTEN >> 9), f"{timeout_s:g}", *_program(), "-C", str(self.folder), *words]
+        environment = self._environment(settings or {})
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+            try:
+                out, err = process.communicate(given, timeout_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # its helpers, too
+                raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must be done within {timeout_s:g} s")]) from None
+        done = subprocess.CompletedProcess(words, process.returncode, out, err)
+        if allowed and done.returncode not in allowed:
+            raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must not fail: {said(done)}")])
         if len(done.stdout) > MAX_OUTPUT:
             raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must say at most {MAX_OUTPUT >> 20} MiB")])
         return done
 
     def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
-        pairs = {**_SETTINGS, **self.secret, **settings}
+        pairs = {**_SETTINGS, **self.settings, **settings}
         numbered = {f"GIT_CONFIG_{kind}_{i}": pair[j] for i, pair in enumerate(pairs.items()) for j, kind in enumerate(("KEY", "VALUE"))}
         return {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -85,6 +95,7 @@ class GitProgram:
             "GIT_OPTIONAL_LOCKS": "0",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "/bin/false",
+            "GIT_SSH_COMMAND": self.ssh,
             "GIT_LITERAL_PATHSPECS": "1",
             "GIT_CONFIG_COUNT": str(len(pairs)),
             **numbered,
@@ -99,7 +110,7 @@ def _program() -> tuple[str, ...]:
     return (found,)
 
 
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+def said(done: subprocess.CompletedProcess[bytes]) -> str:
     """The last line of what git complained about, for people."""
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     told = lines[-1] if lines else f"exit code {done.returncode}"

@@ -85,6 +85,11 @@ class GitRepository:
         done = self._git.run(*words, *_paths(paths))
         return tuple(sorted(name.decode("utf-8", "surrogateescape") for name in done.stdout.split(b"\0")[:-1]))
 
+    def last_change(self, commit: str, path: str) -> str:
+        words = ("log", "-1", "--first-parent", "--diff-merges=first-parent", "--format=tformat:%H", "--no-patch", "--no-notes")
+        found = self._git.run(*words, _id(commit), "--", *_paths([path])).stdout.decode().strip()
+        return found or commit
+
     def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
         wanted = tuple(entries)
         size = sum(entry.size for entry in wanted)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 MAX_PATH = 512
 _RESERVED = frozenset({"", ".", "..", ".git"})
@@ -56,3 +58,61 @@ def is_plain_path(path: str) -> bool:
     short. Trees are made by strangers, and Git itself checks them at some doors only."""
     parts = path.split("/")
     return len(path) <= MAX_PATH and path.isprintable() and "\\" not in path and not any(part.lower() in _RESERVED for part in parts)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a resource comes from: the commit that brought it as it is, and who stands behind that. `repository` as NAMESPACE/NAME of its
+    PolicyRepository; `user` is the user that the signature policy maps the signer to. What is not known is empty."""
+
+    repository: str
+    commit: str
+    author: str = ""
+    signer: str = ""
+    user: str = ""
+    pull_request: str = ""
+    pull_author: str = ""
+    approvers: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, object]:
+        """As status and policy events carry it; what is empty is left out."""
+        texts = {"repository": self.repository, "commit": self.commit, "author": self.author, "signer": self.signer, "user": self.user}
+        texts |= {"pullRequest": self.pull_request, "pullRequestAuthor": self.pull_author}
+        return {name: text for name, text in texts.items() if text} | ({"approvers": list(self.approvers)} if self.approvers else {})
+
+
+def source_of_document(document: Mapping[str, Any]) -> Source:
+    """What `Source.document` wrote."""
+    return Source(
+        document["repository"],
+        document["commit"],
+        document.get("author", ""),
+        document.get("signer", ""),
+        document.get("user", ""),
+        document.get("pullRequest", ""),
+        document.get("pullRequestAuthor", ""),
+        tuple(document.get("approvers", ())),
+    )
+
+
+def globbed(pattern: str) -> re.Pattern[str]:
+    """Paths that a glob pattern names: ** is any number of folders, * and ? stay inside of one name."""
+    parts = [_part(part) for part in pattern.split("/")]
+    joined = "".join(part if part == _FOLDERS else f"{part}/" for part in parts[:-1])
+    return re.compile(joined + (".*" if parts[-1] == _FOLDERS else parts[-1]))
+
+
+_FOLDERS = "(?:[^/]+/)*"
+
+
+def _part(part: str) -> str:
+    if part == "**":
+        return _FOLDERS
+    return "".join({"*": "[^/]*", "?": "[^/]"}.get(c, re.escape(c)) for c in part)
+
+
+def stem(pattern: str) -> str:
+    """The folder or file below which everything lies that a glob pattern names; empty for the root."""
+    parts = pattern.split("/")
+    plain = next((i for i, part in enumerate(parts) if "*" in part or "?" in part), len(parts))
+    return "/".join(parts[:plain])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from knhk.model.commits import Commit, Entry, Signature
@@ -43,6 +44,29 @@ class Repository(Protocol):
         """Paths that the two trees say otherwise, at and below `paths` (none: all), in order."""
         ...
 
+    def last_change(self, commit: str, path: str) -> str:
+        """The commit, on the line of first parents, that brought the path as it is: of a merged change its merge."""
+        ...
+
     def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
         """The bytes of files, in the order asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository elsewhere. `secret`: username and password, or identity and known_hosts for ssh; ca.crt for a private authority."""
+
+    url: str
+    secret: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
+class Mirrors(Protocol):
+    """Copies of remote repositories. Promises: what a server sends is checked before it is kept, bounded in bytes and time; credentials go
+    to that server only, and are in no argument, log or error; only protocols that the wiring allows are used. Calls may take a minute:
+    never on the controller's loop. Several threads may call; what a Repository gave is still there after a later fetch."""
+
+    def fetch(self, remote: Remote, branch: str, pulls: Collection[int] = ()) -> Repository:
+        """The copy, with the newest state of the branch and of the heads of these pull requests (`refs/pull/N/head`). Raises Waiting when
+        trying again may help, Stalled when a person must act (no such branch, no access, a protocol that is not allowed)."""
         ...

@@ -18,10 +18,12 @@ from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.packs import PackReconciler
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, rolls
+from knhk.reconcilers.pulling import Git
 from knhk.reconcilers.queue import Lane, WorkQueue
+from knhk.reconcilers.repositories import NoGit, RepositoryReconciler, rolled_back
 from knhk.reconcilers.schemas import SchemaReconciler
 
-KINDS = ("SchemaVersion", "HookRegistry", "DataBundle", "EnforcementPoint", "PolicyPack")
+KINDS = ("SchemaVersion", "HookRegistry", "DataBundle", "EnforcementPoint", "PolicyPack", "PolicyRepository")
 FAULT_RETRY_S = 1.0
 LEAST_S = 1e-3
 TICK_S = 0.05
@@ -44,6 +46,7 @@ class Controller:
 
     ports: Ports
     executor: Executor
+    git: Git | None = None
     queue: WorkQueue = field(default_factory=WorkQueue)
     _revision: int = -1
     _said: str = ""
@@ -60,6 +63,7 @@ class Controller:
             "PolicyPack": self._packs,
             "SchemaVersion": SchemaReconciler(self.ports, self.journal, plans),
             "HookRegistry": HookReconciler(self.ports, self.journal, plans),
+            "PolicyRepository": NoGit(self.ports) if self.git is None else RepositoryReconciler(self.ports, self.journal, self.git),
         }
 
     def tick(self) -> None:
@@ -141,6 +145,8 @@ class Controller:
         """The object, and the points that it speaks of, as it was known and as it is."""
         now_s = self._now_s()
         self._put(resource.key, now_s, _lane(resource))
+        if (source := rolled_back(resource)) is not None:
+            self._put(source, now_s)
         for seen in (resource, self._known.get(resource.key)):
             for name in self._concerned(seen) if seen is not None else ():
                 point = Key("EnforcementPoint", resource.namespace, name)
@@ -215,5 +221,5 @@ def _result(again_s: float | None) -> Result:
 def _lane(resource: Resource) -> Lane:
     """A pack that rolls, or that has an event to deliver, goes first: a rollback may hang on it."""
     status = resource.status
-    urgent = rolls(status.get("revision", {})) or "pending" in status
-    return Lane.URGENT if urgent and resource.kind == "PolicyPack" else Lane.NORMAL
+    urgent = resource.kind == "PolicyPack" and (rolls(status.get("revision", {})) or "pending" in status)
+    return Lane.URGENT if urgent else Lane.NORMAL

@@ -36,6 +36,7 @@ from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls
+from knhk.reconcilers.provenance import source_of
 from knhk.reconcilers.revisions import (
     ABORT,
     Revision,
@@ -149,6 +150,8 @@ class PackReconciler:
         }
         for row in pack.spec["dataBundles"][:1]:
             status["revision"]["data"] = row["name"]
+        if source := source_of(self.ports.store, pack):
+            status["revision"]["source"] = source.document()
         status.pop("faults", None)
         self._forget_builds(pack)
         pack = self._write(pack, self.journal.pend(status, *events), None, "Pending", f"{pack.spec['version']} is to be compiled")
@@ -461,8 +464,13 @@ class PackReconciler:
             step=revision.get("step"),
             weight=revision.get("weight"),
             reason=reason,
-            evidence={**(evidence or {}), "generation": pack.generation},
+            evidence={**(evidence or {}), "generation": pack.generation, **_source(revision)},
         )
 
     def _write(self, pack: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str) -> Resource:
         return write_status(self.ports, pack, status, ready, reason, message)
+
+
+def _source(revision: Mapping[str, Any]) -> dict[str, Any]:
+    """The commit that brought the revision, for its events; nothing for what was applied by hand."""
+    return {"source": revision["source"]} if "source" in revision else {}

@@ -191,10 +191,15 @@ def snapshot(tree: Tree) -> Snapshot:
     return Snapshot(tree, found, beside, tuple(faults))
 
 
+def speaks_of_ours(data: bytes) -> bool:
+    """Whether a YAML file holds resources of ours; files about something else are nobody's business here."""
+    return _OURS.search(data) is not None
+
+
 def _parsed(tree: Tree, paths: Iterable[str], faults: list[Fault]) -> Iterator[Resource]:
     for path in paths:
         data = (tree.folder / path).read_bytes()
-        if not _OURS.search(data):
+        if not speaks_of_ours(data):
             continue
         try:
             yield from parse(data, path)

@@ -19,13 +19,14 @@ from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_feed import ChangeFeed
 from knhk.adapters.kube_lease import Lease
 from knhk.adapters.kube_mirror import Mirror
+from knhk.adapters.secrets_kube import KubeSecrets
 from knhk.adapters.store_kube import KubeStore
 from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
 from knhk.api import KINDS
 from knhk.model.faults import Stalled, Waiting
 from knhk.reconcilers.context import Ports
-from knhk.wiring import embedded
+from knhk.wiring import embedded, git
 from knhk.wiring.embedded import Adapt
 from knhk.wiring.home import Home
 from knhk.wiring.leading import fenced
@@ -92,7 +93,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
             if not lease.wait(stop, partial(_warm, store)):
                 return
             adapt = partial(_led_ports, check=lease.check, telemetry=telemetry)
-        embedded.serve(home, stop, ready_file, store, adapt)
+        embedded.serve(home, stop, ready_file, store, adapt, git.Access(KubeSecrets(client), git.CLUSTER))
 
 
 def _warm(store: KubeStore) -> None:

@@ -22,6 +22,7 @@ from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.placement_processes import PointFolders, ProcessPlacement
 from knhk.adapters.processes import Command, Supervisor, identity
 from knhk.adapters.registry_layout import LayoutRegistry
+from knhk.adapters.secrets_folder import FolderSecrets
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
@@ -31,6 +32,7 @@ from knhk.ports.store import Store
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
 from knhk.wiring import packs
+from knhk.wiring.git import EMBEDDED, Access, git, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 
 READY_WITHIN_S = 20.0
@@ -90,14 +92,23 @@ def folders_of(home: Home, point: str) -> PointFolders:
 Adapt = Callable[[Ports], Ports]
 
 
-def serve(home: Home, stop: Event, ready_file: Path, store: Store | None = None, adapt: Adapt = lambda ports: ports) -> None:
+def serve(
+    home: Home,
+    stop: Event,
+    ready_file: Path,
+    store: Store | None = None,
+    adapt: Adapt = lambda ports: ports,
+    access: Access | None = None,
+) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
-    live in `store`, by default that of the home; it is closed at the end. `adapt` puts other adapters in place of the home's."""
+    live in `store`, by default that of the home; it is closed at the end. `adapt` puts other adapters in place of the home's; `access`:
+    secrets and protocols for Git."""
     home.prepare_to_run()
     signer = signer_of(home)
     clock = SystemClock()
     supervisor = Supervisor()
     store = store or SqliteStore(home.store, clock, SystemRandom())
+    access = access or Access(FolderSecrets(home.secrets), EMBEDDED)
     prover = packs.prover()
     executor = ThreadPoolExecutor(2, thread_name_prefix="build")
     try:
@@ -106,7 +117,8 @@ def serve(home: Home, stop: Event, ready_file: Path, store: Store | None = None,
         ports = adapt(_ports(home, store, signer, supervisor, clock, prover))
         if _wait_for_log(home, ports, supervisor, stop):
             prover.warm()
-            _turn(home, Controller(ports, executor), supervisor, stop, ready_file)
+            with git(home.git, access) as found, webhooks(store, access, clock):
+                _turn(home, Controller(ports, executor, found), supervisor, stop, ready_file)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
         prover.close()

@@ -52,6 +52,16 @@ class Home:
         return self.root / "registry"
 
     @property
+    def git(self) -> Path:
+        """Copies of repositories, and what checks of their pull requests build."""
+        return self.root / "git"
+
+    @property
+    def secrets(self) -> Path:
+        """NAMESPACE/NAME/KEY: what resources name by secretRef."""
+        return self.root / "secrets"
+
+    @property
     def log(self) -> Path:
         return self.root / "log"
 

@@ -11,6 +11,7 @@ from knhk.api.shape import Bool, Int, List, Obj, Rule, Shape, Str
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_MUST = "must be lower-case letters, digits and inner hyphens, at most 63 characters, such as invoice-controls"
 DIGEST = r"^sha256:[0-9a-f]{64}$"
+COMMIT = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
 SEMVER = r"^(0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})(-[0-9A-Za-z.-]{1,64})?$"
 SEMVER_MUST = "must be a semantic version such as 1.0.0 or 1.1.0-rc.1"
 IRI = r"^[A-Za-z][A-Za-z0-9+.-]*:[^ <>\"{}|^`\\\\]*$"
@@ -68,6 +69,11 @@ def turtle(doc: str) -> Obj:
     return Obj(doc, {"inline": inline}, required=("inline",), later=LATER_FORMS)
 
 
+def commit(doc: str) -> Str:
+    """The id of a Git commit."""
+    return Str(doc, max=64, rules=(matches(COMMIT, "must be the hexadecimal digits of a commit"),))
+
+
 NAME_RULE = Rule(
     f"self.metadata.name.matches('{NAME}')",
     f"metadata.name {NAME_MUST}",
@@ -112,6 +118,21 @@ STATUS_FIELDS: dict[str, Shape] = {
         max=64,
     ),
 }
+
+SOURCE = Obj(
+    "The commit that brought a resource as it is, and who stands behind it.",
+    {
+        "repository": Str("PolicyRepository, NAMESPACE/NAME.", max=127),
+        "commit": commit("The commit."),
+        "author": Str("Author that the commit names.", max=253),
+        "signer": Str("Who signed it.", max=253),
+        "user": Str("The user that the signature policy maps the signer to.", max=253),
+        "pullRequest": Str("Address of the pull request that was merged by it.", max=1024),
+        "pullRequestAuthor": Str("User who opened the pull request.", max=253),
+        "approvers": List("Users who approved it.", Str("User name.", max=253), max=64),
+    },
+    required=("repository", "commit"),
+)
 
 HISTORY = List(
     "What it was before and is now, newest first.",

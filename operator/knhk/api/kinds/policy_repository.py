@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, choice, name, reference, suspend
+from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, SOURCE, STATUS_FIELDS, choice, commit, name, reference, suspend
 from knhk.api.rules import matches
 from knhk.api.shape import Int, Kind, List, Obj, Rule, Str
-
-COMMIT = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
 
 
 def _url(doc: str) -> Str:
@@ -28,10 +26,6 @@ def _url(doc: str) -> Str:
     )
 
 
-def _commit(doc: str) -> Str:
-    return Str(doc, max=64, rules=(matches(COMMIT, "must be the hexadecimal digits of a commit"),))
-
-
 _SIGNER = Obj(
     "Whose signature counts, and which user that is.",
     {
@@ -45,6 +39,10 @@ _SIGNER = Obj(
     },
     required=("name", "key"),
 )
+
+LATER_FORGES = {
+    kind: f"must be Gitea for now; the API of {kind} is not spoken yet: run knhk pack check --git in its CI" for kind in ("GitHub", "GitLab")
+}
 
 SPEC = Obj(
     "Where the resources come from, and who may write them.",
@@ -107,7 +105,7 @@ SPEC = Obj(
         "forge": Obj(
             "Where a rollback opens its revert, and pull requests get their status.",
             {
-                "kind": choice("None, Gitea, GitHub or GitLab.", "None", "Gitea", "GitHub", "GitLab", max=8, default="None"),
+                "kind": choice("None or Gitea.", "None", "Gitea", "GitHub", "GitLab", max=8, default="None", later=LATER_FORGES),
                 "url": _url("Address of its API."),
                 "secretRef": reference("A Secret with token."),
             },
@@ -136,7 +134,7 @@ STATUS = Obj(
     "What is.",
     {
         **STATUS_FIELDS,
-        "commit": _commit("Commit that is applied."),
+        "commit": commit("Commit that is applied."),
         "revision": Str("Branch and commit, as BRANCH@sha1:COMMIT.", max=384),
         "signer": Str("Signer of the commit.", max=253),
         "lastPull": Str("When the repository was last read, RFC 3339.", max=40),
@@ -149,9 +147,23 @@ STATUS = Obj(
                     "namespace": name("Its namespace."),
                     "name": name("Its name."),
                     "path": Str("File in the repository.", max=1024),
-                    "commit": _commit("Commit that changed it last."),
+                    "commit": commit("Commit that changed it last."),
+                    "digest": Str("SHA-256 of its spec, hexadecimal.", max=64),
                 },
                 required=("kind", "namespace", "name"),
+            ),
+            max=512,
+        ),
+        "commits": List("Commits that the resources come from, and who stands behind them.", SOURCE, max=512, key="commit"),
+        "conflicts": List(
+            "Resources that are left as they are, because a person, or another repository, wrote them.",
+            Obj(
+                "One resource.",
+                {
+                    "object": Str("Kind, namespace and name.", max=192),
+                    "reason": Str("Why it is left.", max=1024),
+                },
+                required=("object", "reason"),
             ),
             max=512,
         ),
@@ -160,10 +172,10 @@ STATUS = Obj(
             Obj(
                 "One commit.",
                 {
-                    "commit": _commit("The commit."),
+                    "commit": commit("The commit."),
                     "reason": Str("Why.", max=1024),
                     "time": Str("Since when, RFC 3339.", max=40),
-                    "revert": Str("Address of the pull request that reverts it.", max=1024),
+                    "revert": Str("Address of the pull request that reverts it, or why people must do it.", max=1024),
                 },
                 required=("commit", "reason", "time"),
             ),

@@ -1,0 +1,75 @@
+"""Which adapters work on PolicyRepositories."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from knhk.adapters.forge_gitea import GiteaForge
+from knhk.adapters.mirrors_git import GitMirrors
+from knhk.adapters.review_process import ReviewProcess
+from knhk.adapters.webhook_server import Hooks, serving
+from knhk.model.faults import Stalled
+from knhk.ports.clock import Clock
+from knhk.ports.forge import Forge
+from knhk.ports.secrets import Secrets
+from knhk.ports.store import Store
+from knhk.reconcilers.context import rfc3339_ns
+from knhk.reconcilers.pulling import Git
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where secrets are, and which protocols may be fetched by."""
+
+    secrets: Secrets
+    protocols: tuple[str, ...]
+
+
+EMBEDDED = ("https", "http", "ssh", "file")
+CLUSTER = ("https", "http", "ssh")  # a path of the operator's own disk is nobody's repository
+WORKERS = 3
+
+
+@contextmanager
+def git(folder: Path, access: Access) -> Iterator[Git]:
+    """Mirrors and checks in `folder`, which is private; what runs when the context ends is waited for, bounded as it is."""
+    mirrors = GitMirrors(folder / "mirrors", access.protocols)
+    checks = ReviewProcess(mirrors, folder / "checks")
+    executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="git")
+    try:
+        yield Git(mirrors, access.secrets, forge, checks, executor)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        checks.close()
+
+
+@contextmanager
+def webhooks(store: Store, access: Access, clock: Clock) -> Iterator[int | None]:
+    """Takes signed webhooks at the address that KNHK_WEBHOOK names, HOST:PORT; without it there are none. Gives the port. Raises Stalled
+    for what is no address."""
+    address = os.environ.get("KNHK_WEBHOOK", "")
+    if not address:
+        yield None
+        return
+    found = re.fullmatch(r"\[?([^\]]+)\]?:([0-9]{1,5})", address)
+    if found is None:
+        raise Stalled("Settings", f"KNHK_WEBHOOK={address}: must be HOST:PORT, such as 127.0.0.1:8090")
+    with serving(Hooks(store, access.secrets, lambda: rfc3339_ns(clock.now_ns())), found[1], int(found[2])) as port:
+        yield port
+
+
+def forge(kind: str, url: str, repository: str, secret: Mapping[str, bytes]) -> Forge:
+    """The adapter of a kind of forge. Raises Stalled for one that there is none for yet."""
+    if kind != "Gitea":
+        raise Stalled("NoForge", f"{kind}: must be Gitea: the API of {kind} is not spoken yet; status by `knhk pack check --git` in its CI")
+    token = secret.get("token", b"").decode().strip()
+    if not token:
+        raise Stalled("NoSecret", "the secret of the forge must have the key token")
+    authority = secret.get("ca.crt")
+    return GiteaForge(url, repository, token, None if authority is None else authority.decode())

@@ -1,0 +1,187 @@
+"""Port Repository over git: what a commit says, who signed it, and fetches that stay within bounds and give no secret away."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from git_repo import Person, Repo, person
+
+from knhk.adapters import git_program
+from knhk.adapters.mirrors_git import GitMirrors
+from knhk.adapters.repository_git import checkout
+from knhk.model.commits import Signed, globbed, stem
+from knhk.model.faults import Refused, Stalled, Waiting
+from knhk.ports.repository import Remote
+
+ALL = ("file", "http")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    return Repo(tmp_path / "repo")
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Person:
+    return person("alice", tmp_path)
+
+
+@pytest.fixture
+def mirrors(tmp_path: Path) -> GitMirrors:
+    return GitMirrors(tmp_path / "mirrors", ALL)
+
+
+def allowed(*people: Person) -> str:
+    return "".join(f'{who.email} namespaces="git" {who.public}\n' for who in people)
+
+
+def test_a_commit_is_told_as_it_is(repo: Repo, alice: Person) -> None:
+    first = repo.commit({"a.yaml": "a"})
+    second = repo.commit({"b.yaml": "b"}, alice, "a subject\n\nand more")
+    found = checkout(repo.folder).commit(second)
+    assert (found.id, found.parents, found.author, found.subject) == (second, (first,), "alice <alice@example.com>", "a subject")
+
+
+def test_signatures_by_allowed_keys_only_are_good(repo: Repo, alice: Person, tmp_path: Path) -> None:
+    bob = person("bob", tmp_path)
+    by_alice, by_nobody = repo.commit({"a": "1"}, alice), repo.commit({"a": "2"})
+    seen = checkout(repo.folder)
+    good = seen.signature(by_alice, allowed(alice, bob))
+    assert (good.status, good.signer) == (Signed.GOOD, "alice@example.com")
+    assert seen.signature(by_alice, allowed(bob)).status is Signed.UNKNOWN
+    assert seen.signature(by_alice, "").status is Signed.UNKNOWN
+    assert seen.signature(by_nobody, allowed(alice)).status is Signed.NONE
+
+
+def test_a_signature_of_another_commit_is_bad(repo: Repo, alice: Person) -> None:
+    signed = repo.git("cat-file", "commit", repo.commit({"a": "1"}, alice))
+    forged = repo.git("hash-object", "-t", "commit", "-w", "--stdin", given=signed.replace("a change", "another").encode() + b"\n")
+    assert checkout(repo.folder).signature(forged, allowed(alice)).status in (Signed.BAD, Signed.UNKNOWN)
+
+
+def test_a_key_that_may_sign_other_things_only_is_not_good(repo: Repo, alice: Person) -> None:
+    commit = repo.commit({"a": "1"}, alice)
+    other = allowed(alice).replace('namespaces="git"', 'namespaces="file"')
+    assert checkout(repo.folder).signature(commit, other).status is not Signed.GOOD
+
+
+def test_the_last_change_of_a_merged_file_is_its_merge(repo: Repo) -> None:
+    first = repo.commit({"a.yaml": "1", "b.yaml": "1"})
+    repo.git("checkout", "-q", "-b", "side")
+    repo.commit({"b.yaml": "2"})
+    repo.git("checkout", "-q", "main")
+    merged = repo.merge("side")
+    after = repo.commit({"c.yaml": "1"})
+    seen = checkout(repo.folder)
+    assert seen.last_change(after, "a.yaml") == first
+    assert seen.last_change(after, "b.yaml") == merged
+
+
+def test_a_mirror_follows_the_branch(repo: Repo, mirrors: GitMirrors) -> None:
+    first = repo.commit({"a.yaml": "1"})
+    assert mirrors.fetch(Remote(repo.url), "main").resolve("refs/heads/main") == first
+    repo.git("commit", "-q", "--amend", "-m", "rewritten")
+    assert mirrors.fetch(Remote(repo.url), "main").resolve("refs/heads/main") == repo.head() != first
+
+
+@pytest.mark.parametrize(
+    ("url", "branch", "reason"),
+    [("file:///nowhere/at/all", "main", "NoRepository"), ("{repo}", "other", "NoBranch"), ("ssh://host/x", "main", "NoAccess"),
+     ("ext::sh -c touch%20pwned", "main", "Protocol"), ("git://127.0.0.1/x", "main", "Protocol")],
+)  # fmt: skip
+def test_what_cannot_be_fetched_says_who_must_act(repo: Repo, mirrors: GitMirrors, url: str, branch: str, reason: str) -> None:
+    repo.commit({"a.yaml": "1"})
+    with pytest.raises((Stalled, Waiting)) as caught:
+        mirrors.fetch(Remote(url.format(repo=repo.url)), branch)
+    assert caught.value.reason == reason
+
+
+def test_a_path_is_no_repository_where_file_is_not_allowed(repo: Repo, tmp_path: Path) -> None:
+    repo.commit({"a.yaml": "1"})
+    with pytest.raises(Stalled, match="protocol"):
+        GitMirrors(tmp_path / "m", ("https",)).fetch(Remote(repo.url), "main")
+
+
+def test_a_repository_beyond_the_bound_is_not_kept(repo: Repo, mirrors: GitMirrors, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.git("config", "core.compression", "0")
+    repo.commit({"large": base64.b64encode(bytes(range(256)) * 4000).decode()})
+    monkeypatch.setattr(git_program, "MAX_WRITTEN", 64 << 10)
+    with pytest.raises((Waiting, Stalled)):
+        mirrors.fetch(Remote(repo.url), "main")
+    assert sum(f.stat().st_size for f in mirrors.place(Remote(repo.url)).rglob("*") if f.is_file()) < 256 << 10
+
+
+class Listener:
+    """An HTTP server that refuses and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        seen = self.told
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen.append(self.headers.get("Authorization", ""))
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="x"')
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/erp/policies.git"
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_credentials_reach_their_server_and_nothing_else(listener: Listener, mirrors: GitMirrors, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[object] = []
+    popen = git_program.subprocess.Popen
+    monkeypatch.setattr(git_program.subprocess, "Popen", lambda command, **rest: (commands.append(command), popen(command, **rest))[1])
+    secret = {"username": b"reader", "password": b"s3cr3t-t0ken\n"}
+    with pytest.raises(Stalled) as caught:
+        mirrors.fetch(Remote(listener.url, secret), "main")
+    assert caught.value.reason == "NoAccess"
+    wanted = "Basic " + base64.b64encode(b"reader:s3cr3t-t0ken").decode()
+    assert wanted in listener.told
+    kept = "".join(f.read_text(errors="replace") for f in mirrors.place(Remote(listener.url)).rglob("*") if f.is_file())
+    for text in (str(caught.value), repr(Remote(listener.url, secret)), str(commands), kept):
+        assert "s3cr3t" not in text
+        assert wanted[6:] not in text
+
+
+def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="must be a checkout"):
+        checkout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "others", "root"),
+    [
+        ("**/*.yaml", ("a.yaml", "x/y/a.yaml"), ("a.yml", "a.yaml/b"), ""),
+        ("policies/*.yaml", ("policies/a.yaml",), ("policies/x/a.yaml", "a.yaml"), "policies"),
+        ("policies/**", ("policies/a.yaml", "policies/x/y"), ("policies2/a",), "policies"),
+        ("a/**/b/?.yaml", ("a/b/1.yaml", "a/x/y/b/1.yaml"), ("a/b/12.yaml", "b/1.yaml"), "a"),
+        ("a/pack.yaml", ("a/pack.yaml",), ("a/packxyaml", "x/a/pack.yaml"), "a/pack.yaml"),
+    ],
+)
+def test_globs_name_paths(pattern: str, names: tuple[str, ...], others: tuple[str, ...], root: str) -> None:
+    glob = globbed(pattern)
+    assert [path for path in names if not glob.fullmatch(path)] == []
+    assert [path for path in others if glob.fullmatch(path)] == []
+    assert stem(pattern) == root
