@@ -41,7 +41,8 @@ _SIGNER = Obj(
 )
 
 LATER_FORGES = {
-    kind: f"must be Gitea for now; the API of {kind} is not spoken yet: run knhk pack check --git in its CI" for kind in ("GitHub", "GitLab")
+    kind: f"must be Gitea for now; the API of {kind} is not spoken yet: run knhk pack check --git in its CI"
+    for kind in ("GitHub", "GitLab")
 }
 
 SPEC = Obj(
