@@ -7,12 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _EXAMPLES = """
 examples:
   knhk-agent --point-dir .knhk/points/erp.orders --registry .knhk/registry \\
              --sequencer-socket /run/user/1000/knhk/sequencer.sock --outbox .knhk/log/observations/erp.orders \\
              --ring-dir /dev/shm/knhk/erp.orders --root-pub .knhk/keys/root.pub
+  knhk-agent … --exchange https://knhk-exchange.knhk-system.svc:8443 --log https://knhk-log.knhk-system.svc:8445 \\
+             --pull https://REGISTRY --token-file /var/run/secrets/knhk/token \\
+             --ca-file /etc/knhk/trust/ca.crt   in a pod, without --sequencer-socket
   knhk-agent … --once-check      verify what is desired, write nothing, say what and where is wrong
 
 exit: 0 after SIGTERM or a check without faults, 1 when something must be mended first (said on stderr), 2 wrong arguments
@@ -26,7 +30,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("point-dir", "folder of the enforcement point: desired/, private/, state/, run/, stats.json"),
         ("registry", "OCI layout that holds packs and data bundles"),
-        ("sequencer-socket", "Unix socket of the region's sequencer"),
         ("outbox", "folder for the segments of this agent"),
         ("ring-dir", "folder of the rings, in a tmpfs shared with Envoy"),
         ("root-pub", "file with the pinned root's public key, base64"),
@@ -35,6 +38,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--socket", type=Path, metavar="PATH", help="Unix socket to serve parked requests on (default: POINT_DIR/run/agent.sock)"
     )
+    parser.add_argument("--sequencer-socket", type=Path, metavar="PATH", help="Unix socket of the region's sequencer; or --log")
+    parser.add_argument("--envoy-admin", type=Path, metavar="PATH", help="Unix socket of Envoy's admin interface, asked whether it listens")
+    parser.add_argument("--exchange", metavar="URL", help="https://HOST:PORT of the operator's exchange: POINT_DIR/desired mirrors it")
+    parser.add_argument("--log", metavar="URL", help="https://HOST:PORT of the region's sequencer, in place of its socket")
+    parser.add_argument("--pull", metavar="URL", help="https://HOST[:PORT][/REPOSITORY] that --registry is filled from, by digest")
+    parser.add_argument("--pull-auth", type=Path, metavar="PATH", help="docker config.json with the registry's credentials")
+    parser.add_argument("--token-file", type=Path, metavar="PATH", help="service account token of audience exchange.knhk.dev; may rotate")
+    parser.add_argument("--ca-file", type=Path, metavar="PATH", help="authorities that exchange and log are trusted by (PEM); may rotate")
+    parser.add_argument("--listen-address", metavar="IP", help="where Envoy is to listen (default: where the exchange is asked from)")
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")
     return parser
 
@@ -46,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from knhk.model.faults import KnhkError, Refused
     from knhk_runtime.wiring import Options, check_once, run
 
-    options = Options(**{name: path.absolute() for name, path in arguments.items() if path is not None})
+    given: dict[str, Any] = {
+        name: value.absolute() if isinstance(value, Path) else value for name, value in arguments.items() if value is not None
+    }
+    options = Options(**given)
     try:
         if once_check:
             print(json.dumps(check_once(options)))

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import secrets
 import signal
 import threading
@@ -15,16 +16,19 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk_runtime.durable import replace_file
+from knhk_runtime.envoy import listens
 from knhk_runtime.exchange.documents import read_keys, read_rollout
 from knhk_runtime.exchange.install import fetch
 from knhk_runtime.exchange.loaded import CountedBinding, LoadedPacks
 from knhk_runtime.exchange.loaded import Opener as PackOpener
 from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted
+from knhk_runtime.http1 import Https
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import PARK, Entries, entries_of, payloads
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
@@ -50,10 +54,14 @@ from knhk_verify.errors import Bad
 from knhk_verify.note import unb64
 from knhk_verify.record import SEGMENT_HEAD
 
+if TYPE_CHECKING:
+    from knhk_runtime.courier.courier import Courier
+
 LOOK_EVERY_S = 0.05
 STATS_EVERY_S = 0.2
 STATS_AT_LEAST_EVERY_S = 1.0
 FLUSH_S = 5.0
+LAST_WORD_S = 2.0
 REBUILD_BYTES = 1 << 20
 LAST_CHUNKS = 5  # of REBUILD_BYTES; the frames of a batch have less than three
 
@@ -64,11 +72,19 @@ class Options:
 
     point_dir: Path
     registry: Path
-    sequencer_socket: Path
     outbox: Path
     ring_dir: Path
     root_pub: Path
+    sequencer_socket: Path | None = None  # or `log`
     socket: Path | None = None  # by default POINT_DIR/run/agent.sock; the path of a Unix socket must be short
+    envoy_admin: Path | None = None
+    exchange: str | None = None
+    log: str | None = None
+    pull: str | None = None
+    pull_auth: Path | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    listen_address: str | None = None
 
 
 def root_key(path: Path) -> bytes:
@@ -137,6 +153,34 @@ class Checked:
             raise Undecided(f"explain: {error}") from error
 
 
+def courier_of(options: Options) -> Courier | None:
+    """Who mirrors the exchange; None for an agent whose folders somebody else keeps. Raises Stalled."""
+    if options.exchange is None:
+        return None
+    if options.token_file is None or options.ca_file is None:
+        raise Stalled("Options", "--exchange: must have --token-file and --ca-file beside it")
+    from knhk_runtime.courier.courier import Courier
+    from knhk_runtime.courier.identity import Identity
+    from knhk_runtime.courier.mirror import Mirror
+    from knhk_runtime.pull import pull
+
+    folders = Folders(options.point_dir)
+    identity = Identity(options.token_file, options.ca_file, folders.state)
+    taken = partial(pull, layout=options.registry, auth=options.pull_auth, tls=options.ca_file)
+    pulls = partial(taken, options.pull) if options.pull is not None else None
+    mirror = Mirror(folders, root_key(options.root_pub), options.registry, architecture(), pulls)
+    return Courier(Https.of(options.exchange, identity.trusting), identity, mirror, random.SystemRandom().random, options.listen_address)
+
+
+def sequencer_of(options: Options, courier: Courier | None) -> Path | Https:
+    """Where leaves go. Raises Stalled."""
+    if options.log is not None and courier is not None:
+        return Https.of(options.log, courier.identity.known)
+    if options.sequencer_socket is None or options.log is not None:
+        raise Stalled("Options", "must have --sequencer-socket, or --log with --exchange, whose certificates it asks for")
+    return options.sequencer_socket
+
+
 def check_once(options: Options) -> dict[str, Any]:
     """Verifies what is desired and fetches it, writing nothing. Raises Refused and Corrupt."""
     folders, now = Folders(options.point_dir), datetime.now(UTC)
@@ -175,7 +219,12 @@ class Agent:
         self._evaluator = WarmEvaluator()
         self._loaded = LoadedPacks(self._evaluator, hot.open_pack)
         self._counters = Counters(self._loaded.guard_names, last_receipts(segments))
-        self._client = SequencerClient(options.sequencer_socket)
+        self._courier = courier_of(options)
+        self._client = SequencerClient(sequencer_of(options, self._courier))
+        beside = self._socket.with_name("envoy-admin.sock") if self._courier is not None else None  # as guards of pods have it
+        self._envoy_admin = options.envoy_admin or beside
+        self._envoy_listens = self._envoy_admin is None
+        self._ending = False
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
         judge = ArmJudge(self._loaded, self._evaluator)
         self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
@@ -252,6 +301,8 @@ class Agent:
         await self._parking.start(self._socket)
         self._listening = True
         tasks = [asyncio.create_task(self._uploader.run()), asyncio.create_task(self._follow()), asyncio.create_task(self._tell())]
+        if self._courier is not None:
+            tasks.append(asyncio.create_task(self._courier.run()))
         stopped = asyncio.create_task(ended.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         await self._stop(tasks)
@@ -270,7 +321,10 @@ class Agent:
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
+        self._ending = True
         self._write_stats(time.monotonic())
+        if self._courier is not None:
+            await self._courier.last_word(LAST_WORD_S)
         self._evaluator.close()
         self._decisions.close()
         self._outbox.segments.close()
@@ -286,6 +340,8 @@ class Agent:
     async def _tell(self) -> None:
         """stats.json, when it changed or once a second."""
         while True:
+            if self._envoy_admin is not None:
+                self._envoy_listens = await listens(self._envoy_admin)
             try:
                 await asyncio.to_thread(self._write_stats, time.monotonic())
             except OSError as error:
@@ -308,6 +364,7 @@ class Agent:
         if self._drain.storage_fault:
             faults.append({"what": self._drain.storage_fault, "where": str(self._outbox.segments.folder), "must": "must have room"})
         upload = [{"what": self._uploader.fault, "where": "sequencer", "must": "must acknowledge"}] if self._uploader.fault else []
+        courier = self._courier.faults if self._courier else []
         return {
             "version": 1,
             "point": running.point.point if running else "",
@@ -315,9 +372,11 @@ class Agent:
             "epoch": running.epoch if running else 0,
             "evaluator": evaluator_digest().hex(),
             "ready": self._listening and running is not None,
+            "listening": self._envoy_listens,
             "counted": self._counted,
+            "ending": self._ending,
             "running": {name: getattr(running, name, None) for name in ("stable", "candidate", "data")},
-            "refused": [*self._exchange.refused, *faults, *upload],
+            "refused": [*self._exchange.refused, *faults, *upload, *courier],
             "drained": leaves,
             "durable": leaves,
             "acked": min(leaves, self._acked_before + self._uploader.uploaded),

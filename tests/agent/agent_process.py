@@ -59,6 +59,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("point-dir", "registry", "sequencer-socket", "outbox", "ring-dir", "root-pub"):
         parser.add_argument(f"--{name}", type=Path)
+    for name in ("token-file", "ca-file"):
+        parser.add_argument(f"--{name}", type=Path)
+    for name in ("exchange", "log"):
+        parser.add_argument(f"--{name}")
     options = Options(**vars(parser.parse_args()))
     hot = Hot(Ring.open, lambda path, sha256, bundle: Binding(), MODULE)
     asyncio.run(Agent(options, hot).run())

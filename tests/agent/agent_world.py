@@ -194,9 +194,9 @@ class World:
 
     # processes
 
-    def start_sequencer(self) -> subprocess.Popen[str]:
+    def start_sequencer(self, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "knhk_runtime.sequencer", "--dir", str(self.log), "--socket", str(self.socket)]
-        command += ["--origin", ORIGIN, "--key", str(self.packs.signer.key_file("log"))]
+        command += ["--origin", ORIGIN, "--key", str(self.packs.signer.key_file("log")), *more]
         return self._start(command, "sequencer.err")
 
     def _start(self, command: list[str], said: str) -> subprocess.Popen[str]:
@@ -205,11 +205,13 @@ class World:
         self.running.append(process)
         return process
 
-    def start_agent(self) -> subprocess.Popen[str]:
+    def start_agent(self, **more: Any) -> subprocess.Popen[str]:
+        """`more`: further options; by default the sequencer is reached by its socket."""
         script = Path(__file__).with_name("agent_process.py")
         options = {
-            "point-dir": self.point, "registry": self.registry, "sequencer-socket": self.socket,
-            "outbox": self.outbox, "ring-dir": self.rings, "root-pub": self.root_pub,
+            "point-dir": self.point, "registry": self.registry, "outbox": self.outbox, "ring-dir": self.rings, "root-pub": self.root_pub,
+            **({} if "log" in more else {"sequencer-socket": self.socket}),
+            **{name.replace("_", "-"): value for name, value in more.items()},
         }  # fmt: skip
         words = [word for name, path in options.items() for word in (f"--{name}", str(path))]
         return self._start([sys.executable, str(script), *words], "agent.err")

@@ -122,7 +122,7 @@ def test_the_point_runs_what_the_last_of_its_pods_runs() -> None:
     assert found["instances"]["stable"] == {f"sha256:{STABLE}": 2, late["stable"]: 1}
 
 
-@pytest.mark.parametrize("name", ["ready", "counted"])
+@pytest.mark.parametrize("name", ["ready", "listening", "counted"])
 def test_one_that_is_not_yet_so_keeps_the_point_from_it(name: str) -> None:
     found = together(POINT, [], [instance("a"), instance("b", **{name: False})], (), settled=True)
     assert found[name] is False

@@ -214,6 +214,9 @@ class FakeFleet:
     def publish_keys(self, point: str, envelope: bytes) -> None:
         pass
 
+    def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
+        pass
+
     def publish_config(self, point: str, config: bytes) -> None:
         self.configs[point] = config
 

@@ -14,36 +14,68 @@ from pathlib import Path
 
 from knhk.model.faults import Corrupt
 from knhk.ports.fleet import Statistics
+from knhk.ports.shelf import BOOTSTRAP, CONFIG, DOCUMENT, KEYS
 from knhk_runtime.durable import replace_file
 
-KEYS, CONFIG, DOCUMENT = "desired/keys.json", "desired/point.json", "desired/rollout.json"
 STATISTICS = "stats.json"
 LOOK_EVERY_S = 0.05
+
+
+class FolderShelf:
+    """`knhk.ports.shelf.Shelf` over `folder` (HOME/points): FOLDER/NS.NAME/desired."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def of(self, point: str) -> Path:
+        """The point's folder."""
+        namespace, _, name = point.partition("/")
+        return self._folder / f"{namespace}.{name}"
+
+    def files(self, point: str) -> Mapping[str, bytes]:
+        """See the port."""
+        found = ((name, self.read(point, name)) for name in (KEYS, CONFIG, DOCUMENT, BOOTSTRAP))
+        return {name: data for name, data in found if data is not None}
+
+    def read(self, point: str, name: str) -> bytes | None:
+        """One file; None when it is not there."""
+        try:
+            return (self.of(point) / "desired" / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, point: str, name: str, data: bytes) -> None:
+        """See the port."""
+        path = self.of(point) / "desired" / name
+        if path.exists() and path.read_bytes() == data:
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(path, data)
 
 
 class FolderFleet:
     """knhk.ports.fleet.Fleet over `folder` (HOME/points)."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._shelf = FolderShelf(folder)
 
     def publish_document(self, point: str, envelope: bytes) -> None:
-        _replace(self._of(point) / DOCUMENT, envelope)
+        self._shelf.put(point, DOCUMENT, envelope)
 
     def publish_keys(self, point: str, envelope: bytes) -> None:
-        _replace(self._of(point) / KEYS, envelope)
+        self._shelf.put(point, KEYS, envelope)
 
     def publish_config(self, point: str, config: bytes) -> None:
-        _replace(self._of(point) / CONFIG, config)
+        self._shelf.put(point, CONFIG, config)
+
+    def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
+        self._shelf.put(point, BOOTSTRAP, bootstrap)
 
     def document(self, point: str) -> bytes | None:
-        try:
-            return (self._of(point) / DOCUMENT).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._shelf.read(point, DOCUMENT)
 
     def statistics(self, point: str) -> Statistics | None:
-        path = self._of(point) / STATISTICS
+        path = self._shelf.of(point) / STATISTICS
         try:
             with path.open("rb") as file:
                 written_ns, data = os.fstat(file.fileno()).st_mtime_ns, file.read()
@@ -68,17 +100,6 @@ class FolderFleet:
 
     def _written_ns(self, point: str) -> int:
         try:
-            return (self._of(point) / STATISTICS).stat().st_mtime_ns
+            return (self._shelf.of(point) / STATISTICS).stat().st_mtime_ns
         except FileNotFoundError:
             return 0
-
-    def _of(self, point: str) -> Path:
-        namespace, _, name = point.partition("/")
-        return self._folder / f"{namespace}.{name}"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    if path.exists() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_file(path, data)

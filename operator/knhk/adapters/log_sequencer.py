@@ -1,4 +1,4 @@
-"""Log by the sequencer process, HTTP/1.1 over its Unix socket (formats/log.md)."""
+"""Log by the sequencer process, HTTP/1.1 over its Unix socket or TLS (formats/log.md)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knhk.model.faults import Fault, NotFound, Refused, Waiting
+from knhk_runtime.http1 import Https
 from knhk_verify.record import entry_key
 
 BATCH = 32_768  # leaves of one request, below both bounds of the sequencer
 RETRY_AFTER_S = 0.5
+TOO_MANY = 429
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -30,8 +32,8 @@ class _UnixConnection(http.client.HTTPConnection):
 class SequencerLog:
     """`knhk.ports.log.Log`; one connection for each call, so that threads share nothing."""
 
-    def __init__(self, path: str | Path, timeout_s: float = 10.0) -> None:
-        self._path, self._timeout_s = str(path), timeout_s
+    def __init__(self, server: str | Path | Https, timeout_s: float = 10.0) -> None:
+        self._server, self._timeout_s = server, timeout_s
 
     def append_event(self, bundle: bytes) -> int:
         """See the port."""
@@ -63,14 +65,21 @@ class SequencerLog:
         """See the port."""
         return self._request("GET", "/checkpoint").decode()
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if not isinstance(self._server, Https):
+            return _UnixConnection(str(self._server), self._timeout_s)
+        context = self._server.context()
+        return http.client.HTTPSConnection(self._server.host, self._server.port, timeout=self._timeout_s, context=context)
+
     def _request(self, method: str, target: str, body: bytes | None = None) -> bytes:
-        connection = _UnixConnection(self._path, self._timeout_s)
+        connection = self._connection()
         try:
             connection.request(method, target, body)
             answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            message = f"{self._path}: {type(error).__name__}: {error}; is the sequencer running? (knhk up)"
+            hint = "" if isinstance(self._server, Https) else "; is the sequencer running? (knhk up)"
+            message = f"{self._server}: {type(error).__name__}: {error}{hint}"
             raise Waiting("LogUnreachable", message, RETRY_AFTER_S) from error
         finally:
             connection.close()
@@ -86,6 +95,6 @@ class SequencerLog:
             where, what = target, data[:200].decode(errors="replace")
         if status == 404:
             return NotFound(f"{where}: {what}")
-        if 400 <= status < 500:
+        if 400 <= status < 500 and status != TOO_MANY:
             return Refused([Fault(where, what, "must be as in formats/log.md")])
         return Waiting("LogStorage", f"{where}: {what}", RETRY_AFTER_S)

@@ -128,6 +128,8 @@ class ProcessPlacement:
             str(self.root_pub),
             "--socket",
             str(folders.sockets / "agent.sock"),
+            "--envoy-admin",
+            str(folders.sockets / "envoy-admin.sock"),
         )
         return Command(f"agent {point}", argv, folders.folder / "agent.log", rank=AGENT_RANK)
 

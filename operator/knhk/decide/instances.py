@@ -55,6 +55,7 @@ class Word:
     boot: str
     epoch: int
     ready: bool
+    listening: bool
     counted: bool
     ending: bool
     evaluator: str
@@ -134,6 +135,7 @@ def together(point: str, heard: Iterable[Instance], live: Iterable[Instance], si
         "epoch": least.last.epoch if least else 0,
         "evaluator": least.last.evaluator if least else "",
         "ready": bool(lively) and all(one.last.ready for one in lively),
+        "listening": all(one.last.listening for one in lively),
         "counted": settled and all(one.last.counted for one in lively),
         "running": dict(least.last.running) if least else {},
         "refused": refused[:MAX_OUTLIERS],
@@ -191,6 +193,7 @@ def word_of(document: Mapping[str, Any], point: str, pair: Pair | None = None) -
         ("boot", isinstance(get("boot"), str) and _BOOT.fullmatch(get("boot", "")) is not None, "must be 16 hexadecimal digits"),
         ("epoch", _is_count(get("epoch"), 2**63), "must be 0 or more"),
         ("ready", isinstance(get("ready"), bool), "must be true or false"),
+        ("listening", isinstance(get("listening", True), bool), "must be true or false"),
         ("counted", isinstance(get("counted"), bool), "must be true or false"),
         ("ending", isinstance(get("ending", False), bool), "must be true or false"),
         ("evaluator", _is_text(get("evaluator")), f"must be a text of at most {MAX_TEXT} characters"),
@@ -216,6 +219,7 @@ def word_of(document: Mapping[str, Any], point: str, pair: Pair | None = None) -
         boot=document["boot"],
         epoch=document["epoch"],
         ready=document["ready"],
+        listening=document.get("listening", True),
         counted=document["counted"],
         ending=document.get("ending", False),
         evaluator=document["evaluator"],

@@ -13,6 +13,7 @@ from knhk.model.faults import KnhkError
 from knhk.wiring.cluster import Options, serve
 from knhk.wiring.daemon import run_in_front
 from knhk.wiring.home import find_home
+from knhk.wiring.pods import PodOptions
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,9 +23,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
     parser.add_argument("--health", default="", metavar="HOST:PORT", help="where to serve /healthz, /readyz and /metrics; default: nowhere")
     parser.add_argument("--lease", default="", metavar="NAMESPACE/NAME", help="lead while holding this Lease; default: alone")
+    parser.add_argument(
+        "--exchange", default="", metavar="HOST:PORT", help="serve agents of pods there; default: points are processes here"
+    )
+    parser.add_argument("--log", default="", metavar="URL", help="https://HOST:PORT of the sequencer; default: a child of this process")
+    parser.add_argument("--namespace", default="knhk-system", help="of our components; default: %(default)s")
     args = parser.parse_args(argv)
+    pod_options = PodOptions(args.exchange, args.log, args.namespace)
     try:
-        options = Options(args.kubeconfig, args.health, args.lease)
+        options = Options(args.kubeconfig, args.health, args.lease, pod_options)
         run_in_front(find_home(args.home), partial(serve, options=options, watch=watched))
     except (KnhkError, OSError) as error:
         print(error, file=sys.stderr)

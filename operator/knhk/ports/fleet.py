@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+SILENT_AFTER_S = 10  # an agent tells its statistics every second, a pod every three
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """What an agent said last (formats/agent.md): the document and when it was written, nanoseconds since 1970."""
+    """What the agent of a point said last (formats/agent.md), or the agents of its pods together (formats/exchange.md): the document and
+    when it was written, nanoseconds since 1970."""
 
     document: Mapping[str, Any]
     written_ns: int
@@ -31,6 +34,10 @@ class Fleet(Protocol):
 
     def publish_keys(self, point: str, envelope: bytes) -> None:
         """Hand the signed keys.json to the agent of `point`."""
+        ...
+
+    def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
+        """Hand Envoy's bootstrap (envoy.json, formats/exchange.md) to the pods of `point`; for a placement that has pods."""
         ...
 
     def publish_config(self, point: str, config: bytes) -> None:

@@ -11,14 +11,15 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
 from knhk.model.phases import WORKING, Arm, Phase
 from knhk.model.resource import Key, Resource
+from knhk.ports.fleet import SILENT_AFTER_S
 from knhk.reconcilers.context import Journal, Ordered, Ports, rfc3339, say, write_status
 from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says
 from knhk_templates.envoy import attribute_sources
 
 LOOK_AGAIN_S = 0.5
-SILENT_AFTER_S = 10  # an agent tells its statistics every second
 RING_BYTES = 32 << 20
 HOTTEST = 16
+MAX_REVISIONS = 8
 REGION_INDEX = 0  # the one region of an embedded log; regions get their indexes from the log's configuration
 
 
@@ -50,6 +51,27 @@ def heat_of(stats: Mapping[str, Any], digest: str) -> list[dict[str, Any]]:
     samples = int(told.get("samples", 0))
     hottest = list(told.get("predicates", {}).items())[:HOTTEST]
     return [{"predicate": name[:2048], "percent": round(100 * int(n) / samples)} for name, n in hottest if samples]
+
+
+def instances_of(stats: Mapping[str, Any], epoch: int | None) -> dict[str, Any]:
+    """`instances` and `revisions` of the status, for a point that has pods: how many run, how many of them what is published."""
+    told = stats.get("instances")
+    if not told:
+        return {}
+    current = int(told["epochs"].get(str(epoch), 0))
+    counts = {"live": int(told["live"]), "current": current, "silent": int(told["silentCount"])}
+    most = sorted(told["stable"].items(), key=lambda item: (-item[1], item[0]))[:MAX_REVISIONS]
+    return {"instances": counts, "revisions": [{"digest": digest, "instances": int(n)} for digest, n in most]}
+
+
+def _progress(stats: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    counts = instances_of(stats, document.get("epoch")).get("instances")
+    share = f"; {counts['current']} of {counts['live']} pods run it" if counts else ""
+    return f"epoch {stats.get('epoch')} runs, {document.get('epoch')} is published{share}"
+
+
+def _silence(since_ns: int) -> str:
+    return f"the agent has told nothing since {rfc3339(since_ns)}" if since_ns else "the agent has told nothing yet"
 
 
 def holds(pack: Resource, point: str) -> bool:
@@ -196,7 +218,8 @@ class PointReconciler:
             status["heat"] = heat
         if stats.get("absent"):
             status["absent"] = int(stats["absent"])
-        outliers = [{"name": wanted.point, "reason": line[:512]} for line in (*trouble, *self._drift(stats, document))]
+        status |= instances_of(stats, document.get("epoch"))
+        outliers = [{"name": wanted.point, "reason": line[:512]} for line in trouble] + self._drift(wanted.point, stats)
         if outliers:
             status["outliers"] = outliers[:20]
         ready, reason, message = self._readiness(stats, document, outliers)
@@ -220,19 +243,21 @@ class PointReconciler:
         if before.get("reason") != reason:
             say(self.ports, resource.key, reason, message, warning=reason == "Drifted")
 
-    def _drift(self, stats: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
-        """What the agent refused: it goes on with what it had."""
-        if not stats:
-            return []
-        return [f"{row.get('what')}: {row.get('where')}: {row.get('must')}" for row in stats.get("refused", [])]
+    def _drift(self, point: str, stats: Mapping[str, Any]) -> list[dict[str, str]]:
+        """What agents refused: they go on with what they had. And pods that run and tell nothing, each by its name."""
+        refused = [(row.get("pod", point), f"{row.get('what')}: {row.get('where')}: {row.get('must')}") for row in stats.get("refused", [])]
+        silent = [(row["pod"], _silence(row["sinceNs"])) for row in stats.get("instances", {}).get("silent", ())]
+        return [{"name": name[:253], "reason": reason[:512]} for name, reason in (*refused, *silent)]
 
     def _readiness(
         self, stats: Mapping[str, Any], document: Mapping[str, Any], outliers: list[dict[str, str]]
     ) -> tuple[bool | None, str, str]:
         if not stats.get("ready"):
             return None, "Starting", outliers[0]["reason"] if outliers else "the agent is not ready yet"
+        if stats.get("listening") is False:
+            return None, "Starting", outliers[0]["reason"] if outliers else "Envoy does not listen yet"
         if outliers:
             return None, "Drifted", outliers[0]["reason"]
         if stats.get("epoch") != document.get("epoch"):
-            return None, "Rolling", f"epoch {stats.get('epoch')} runs, {document.get('epoch')} is published"
+            return None, "Rolling", _progress(stats, document)
         return True, "Running", f"epoch {document.get('epoch')} runs"

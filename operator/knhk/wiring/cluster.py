@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -30,6 +30,7 @@ from knhk.wiring import embedded, git
 from knhk.wiring.embedded import Adapt
 from knhk.wiring.home import Home
 from knhk.wiring.leading import fenced
+from knhk.wiring.pods import PodOptions, pods
 
 TURNS_WITHIN_S = 90.0  # one act may wait for a server that does not answer
 LATE_S = 180.0
@@ -66,11 +67,13 @@ def access_of(api: ApiClient) -> Access:
 @dataclass(frozen=True)
 class Options:
     """Which cluster (None: the one that this pod runs in), where health and metrics are served (HOST:PORT; "": nowhere), and the Lease
-    (NAMESPACE/NAME) that makes one of several processes the leader ("": this one is alone)."""
+    (NAMESPACE/NAME) that makes one of several processes the leader ("": this one is alone).
+    `pods`: where points and the log are."""
 
     kubeconfig: Path | None = None
     health: str = ""
     lease: str = ""
+    pods: PodOptions = field(default_factory=PodOptions)
 
 
 def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch: Watch) -> None:
@@ -93,7 +96,9 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
             if not lease.wait(stop, partial(_warm, store)):
                 return
             adapt = partial(_led_ports, check=lease.check, telemetry=telemetry)
-        embedded.serve(home, stop, ready_file, store, adapt, git.Access(KubeSecrets(client), git.CLUSTER))
+        in_pods = stack.enter_context(pods(client, options.pods, clock, home.root_pub.read_bytes))
+        access = git.Access(KubeSecrets(client), git.CLUSTER)
+        embedded.serve(home, stop, ready_file, store, lambda ports: adapt(in_pods(ports)), access, own_log=not options.pods.log)
 
 
 def _warm(store: KubeStore) -> None:

@@ -99,10 +99,12 @@ def serve(
     store: Store | None = None,
     adapt: Adapt = lambda ports: ports,
     access: Access | None = None,
+    *,
+    own_log: bool = True,
 ) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
     live in `store`, by default that of the home; it is closed at the end. `adapt` puts other adapters in place of the home's; `access`:
-    secrets and protocols for Git."""
+    secrets and protocols for Git; `own_log`: the sequencer is a child of this process."""
     home.prepare_to_run()
     signer = signer_of(home)
     clock = SystemClock()
@@ -112,7 +114,8 @@ def serve(
     prover = packs.prover()
     executor = ThreadPoolExecutor(2, thread_name_prefix="build")
     try:
-        supervisor.ensure(sequencer_command(home, signer))
+        if own_log:
+            supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
         ports = adapt(_ports(home, store, signer, supervisor, clock, prover))
         if _wait_for_log(home, ports, supervisor, stop):

@@ -12,7 +12,7 @@ ACTS: Mapping[str, frozenset[str]] = {
     "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
     "log": frozenset({"append_event", "append_leaves"}),
     "registry": frozenset({"publish", "remove", "collect_garbage"}),
-    "fleet": frozenset({"publish_document", "publish_keys", "publish_config"}),
+    "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap"}),
     "placement": frozenset({"ensure", "remove"}),
 }
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 
 from aiohttp import web
@@ -19,12 +20,14 @@ from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, Sequencer, Surface, application, tell
+from knhk_runtime.sequencer.tls import Guard, TlsFiles
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, parse_vkey
 
 EXAMPLES = """examples:
   openssl genpkey -algorithm ed25519 -out log.key && chmod 600 log.key
   python -m knhk_runtime.sequencer --dir ./log --socket ./run/sequencer.sock --origin knhk.dev/local --key log.key
+  python -m knhk_runtime.sequencer … --listen 0.0.0.0:8445 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt
   curl --unix-socket ./run/sequencer.sock http://localhost/checkpoint
   python -m knhk_verify ./log
 
@@ -44,6 +47,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--origin", required=True, help="name of the log, first line of its checkpoints")
     parser.add_argument("--key", type=Path, required=True, help="Ed25519 private key of role log, PEM (PKCS#8), mode 0600")
     parser.add_argument("--read-port", type=int, metavar="N", help="also serve reading, without appends, on 127.0.0.1:N")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="also serve HTTPS there, for clients with a certificate")
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="what HTTPS shows; may rotate")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
+    parser.add_argument("--client-ca", type=Path, metavar="PEM", help="authorities that sign clients; may rotate")
     parser.add_argument("--region", action="append", metavar="NAME", help="a region of leaf.region, in order (default: local)")
     parser.add_argument("--checkpoint-interval-s", type=float, default=CHECKPOINT_INTERVAL_S, metavar="S", help="default: %(default)s")
     return parser.parse_args(argv)
@@ -78,6 +85,22 @@ def _listen(path: Path) -> socket.socket:
     return server
 
 
+async def _serve_tls(args: argparse.Namespace, surface: Surface, runners: list[web.AppRunner]) -> Coroutine[None, None, None]:
+    """Starts HTTPS; gives what follows its files. Raises Stalled."""
+    host, _, port = args.listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535 or None in (args.tls_cert, args.tls_key, args.client_ca):
+        raise Stalled("Listen", "--listen: must be HOST:PORT, with --tls-cert, --tls-key and --client-ca beside it")
+    files = TlsFiles(args.tls_cert, args.tls_key, args.client_ca)
+    context = files.context()
+    runners.append(web.AppRunner(application(surface.writing() + surface.reading(), Guard().watch), access_log=None))
+    await runners[-1].setup()
+    try:
+        await web.TCPSite(runners[-1], host.strip("[]"), int(port), ssl_context=context).start()
+    except OSError as error:
+        raise Stalled("Port", f"--listen {args.listen}: {error.strerror}: choose an address of this machine and a free port") from error
+    return files.follow(context)
+
+
 async def _serve(args: argparse.Namespace, log: Log) -> None:
     sequencer = Sequencer(log, args.checkpoint_interval_s)
     surface = Surface(sequencer)
@@ -94,14 +117,15 @@ async def _serve(args: argparse.Namespace, log: Log) -> None:
             await web.TCPSite(runners[1], "127.0.0.1", args.read_port).start()
         except OSError as error:
             raise Stalled("Port", f"--read-port {args.read_port}: {error.strerror}: choose a free port") from error
-    tell(f"{log.durable} entries, serving on {args.socket}")
+    tasks = [asyncio.create_task(await _serve_tls(args, surface, runners))] if args.listen else []
+    tell(f"{log.durable} entries, serving on {args.socket}{f' and {args.listen}' if args.listen else ''}")
     running, stopping = asyncio.create_task(sequencer.run()), asyncio.create_task(stop.wait())
     await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
         for runner in runners:
             await runner.cleanup()
-    running.cancel()
-    stopping.cancel()
+    for task in (running, stopping, *tasks):
+        task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
     await sequencer.finish()

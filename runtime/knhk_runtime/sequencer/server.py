@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.wire import KEY_BYTES, MAX_BODY_BYTES, Append, TooMany, parse_append, parse_event
@@ -130,7 +131,8 @@ class Sequencer:
             tell(f"{what} works again")
 
 
-def _fault(status: HTTPStatus, where: str, what: str) -> web.Response:
+def fault(status: HTTPStatus, where: str, what: str) -> web.Response:
+    """An error of formats/log.md."""
     return web.json_response({"error": f"{where}: {what}", "where": where, "what": what}, status=status)
 
 
@@ -168,13 +170,13 @@ class Surface:
         try:
             return await self._sequencer.append(parse(await request.read()))
         except web.HTTPRequestEntityTooLarge:
-            return _fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
+            return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
         except TooMany as error:
-            return _fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.where, error.what)
+            return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.where, error.what)
         except Bad as error:
-            return _fault(HTTPStatus.BAD_REQUEST, error.where, error.what)
+            return fault(HTTPStatus.BAD_REQUEST, error.where, error.what)
         except Unavailable as error:
-            return _fault(HTTPStatus.SERVICE_UNAVAILABLE, "storage", str(error))
+            return fault(HTTPStatus.SERVICE_UNAVAILABLE, "storage", str(error))
 
     async def checkpoint(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._log.checkpoint(), content_type=_TEXT)
@@ -185,27 +187,27 @@ class Surface:
             parse_tile_path(path)
             data = await asyncio.to_thread(self._log.tile, path)
         except (Bad, FileNotFoundError):
-            return _fault(HTTPStatus.NOT_FOUND, path, "there is no such tile")
+            return fault(HTTPStatus.NOT_FOUND, path, "there is no such tile")
         return web.Response(body=data, content_type=_OCTETS)
 
     async def index(self, request: web.Request) -> web.Response:
         text = request.match_info["key"]
         if len(text) != 2 * KEY_BYTES or not set(text) <= set("0123456789abcdef"):
-            return _fault(HTTPStatus.BAD_REQUEST, "key", f"must be {2 * KEY_BYTES} lower-case hexadecimal digits")
+            return fault(HTTPStatus.BAD_REQUEST, "key", f"must be {2 * KEY_BYTES} lower-case hexadecimal digits")
         index = self._log.index_of(bytes.fromhex(text))
         if index is None:
-            return _fault(HTTPStatus.NOT_FOUND, "key", f"{text}: no entry has this key")
+            return fault(HTTPStatus.NOT_FOUND, "key", f"{text}: no entry has this key")
         return web.json_response({"index": index})
 
     async def proof(self, request: web.Request) -> web.Response:
         numbers = (request.match_info["index"], request.query.get("size", "0"))
         if not all(number.isascii() and number.isdecimal() and len(number) <= 19 for number in numbers):
-            return _fault(HTTPStatus.BAD_REQUEST, "index, size", "must be decimal numbers")
+            return fault(HTTPStatus.BAD_REQUEST, "index, size", "must be decimal numbers")
         size = int(numbers[1]) if "size" in request.query else None
         text = await asyncio.to_thread(self._log.proof, int(numbers[0]), size)
         if text is None:
             what = f"no checkpoint at hand{'' if size is None else f' of size {size}'} covers it; the newest has {self._log.integrated}"
-            return _fault(HTTPStatus.NOT_FOUND, f"entry {numbers[0]}", what)
+            return fault(HTTPStatus.NOT_FOUND, f"entry {numbers[0]}", what)
         return web.Response(text=text, content_type=_TEXT)
 
     async def health(self, _request: web.Request) -> web.Response:
@@ -215,8 +217,8 @@ class Surface:
         return web.json_response({"ready": not failure, **sizes, "failure": failure}, status=status)
 
 
-def application(routes: list[web.RouteDef]) -> web.Application:
+def application(routes: list[web.RouteDef], *middlewares: Middleware) -> web.Application:
     """An application of these routes; bodies above the bound are refused."""
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
     app.add_routes(routes)
     return app

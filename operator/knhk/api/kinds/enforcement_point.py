@@ -343,6 +343,23 @@ STATUS = Obj(
             ),
             max=16,
         ),
+        "instances": Obj(
+            "Pods of the point.",
+            {
+                "live": _count("Those that run and tell so."),
+                "current": _count("Those of them that run what is published."),
+                "silent": _count("Those that run and tell nothing."),
+            },
+        ),
+        "revisions": List(
+            "Live pods by the pack that they enforce, the most first.",
+            Obj(
+                "One pack.",
+                {"digest": Str("Digest.", max=71), "instances": _count("Pods.")},
+                required=("digest", "instances"),
+            ),
+            max=8,
+        ),
         "outliers": List(
             "Instances that run something else than they should.",
             Obj(

@@ -1,0 +1,105 @@
+"""Authenticator by the API server: TokenReview, and the pod that the token is bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from knhk.adapters.kube_client import KubeClient
+from knhk.model.faults import NotFound, Refused
+from knhk.ports.caller import AUDIENCE, POINT_LABEL, Caller, Denied
+from knhk.ports.clock import Clock
+
+BELIEVED_S, DENIED_S, LISTED_S = 60.0, 10.0, 5.0
+REMEMBERED = 20_000
+MAX_TOKEN = 8192
+_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+_EXTRA = "authentication.kubernetes.io/"
+_ACCOUNT = "system:serviceaccount:"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    found: Caller | str  # or why not
+    until_ns: int
+
+
+class KubeAuthenticator:
+    """`knhk.ports.caller.Authenticator`. Remembers digests of tokens, never tokens."""
+
+    def __init__(self, client: KubeClient, clock: Clock) -> None:
+        self._client, self._clock = client, clock
+        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._listed: dict[str, tuple[Mapping[str, str], int]] = {}
+        self._lock = threading.Lock()
+
+    def caller(self, token: str) -> Caller:
+        """See the port."""
+        if not token or len(token) > MAX_TOKEN:
+            raise Denied("the token must be one of a service account")
+        name, now = hashlib.sha256(token.encode()).digest(), self._clock.monotonic_ns()
+        with self._lock:
+            answer = self._answers.get(name)
+        if answer is None or answer.until_ns <= now:
+            answer = self._ask(token, now)
+            with self._lock:
+                self._answers[name] = answer
+                self._answers.move_to_end(name)
+                while len(self._answers) > REMEMBERED:
+                    self._answers.popitem(last=False)
+        if isinstance(answer.found, str):
+            raise Denied(answer.found)
+        return answer.found
+
+    def pods(self, point: str) -> Mapping[str, str]:
+        """See the port."""
+        now = self._clock.monotonic_ns()
+        found, until_ns = self._listed.get(point, ({}, 0))
+        if until_ns <= now:
+            namespace, _, name = point.partition("/")
+            query = {"labelSelector": f"{POINT_LABEL}={name}"}
+            rows = self._client.call("GET", f"/api/v1/namespaces/{namespace}/pods", query)["items"]
+            found = {row["metadata"]["uid"]: row["metadata"]["name"] for row in rows if _runs(row)}
+            self._listed[point] = found, now + int(LISTED_S * 1e9)
+        return found
+
+    def _ask(self, token: str, now: int) -> _Answer:
+        try:
+            return _Answer(self._bound_pod(self._review(token)), now + int(BELIEVED_S * 1e9))
+        except (Denied, Refused) as denied:
+            return _Answer(str(denied), now + int(DENIED_S * 1e9))
+
+    def _review(self, token: str) -> Mapping[str, Any]:
+        """The user of a token that is good for us."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": [AUDIENCE]}}
+        status: Mapping[str, Any] = self._client.call("POST", _REVIEWS, body=review).get("status") or {}
+        if status.get("authenticated") is not True or AUDIENCE not in (status.get("audiences") or ()):
+            raise Denied(f"the token must be a valid one of audience {AUDIENCE}")
+        user: Mapping[str, Any] = status.get("user") or {}
+        return user
+
+    def _bound_pod(self, user: Mapping[str, Any]) -> Caller:
+        account, extra = str(user.get("username", "")), user.get("extra") or {}
+        named: list[list[str]] = [extra.get(f"{_EXTRA}{what}") or [] for what in ("pod-name", "pod-uid")]
+        if not account.startswith(_ACCOUNT) or not all(len(rows) == 1 for rows in named):
+            raise Denied("the token must be of a service account, bound to a pod")
+        namespace, (pod, uid) = account.removeprefix(_ACCOUNT).partition(":")[0], (rows[0] for rows in named)
+        try:
+            document = self._client.call("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}")
+        except NotFound:
+            raise Denied(f"the pod {namespace}/{pod} must be there") from None
+        metadata: Mapping[str, Any] = document["metadata"]
+        point = (metadata.get("labels") or {}).get(POINT_LABEL)
+        if metadata["uid"] != uid:
+            raise Denied(f"the pod {namespace}/{pod} must be the one that the token was given to")
+        if not point:
+            raise Denied(f"the pod {namespace}/{pod} must have label {POINT_LABEL}")
+        return Caller(namespace, pod, uid, str(point))
+
+
+def _runs(pod: Mapping[str, Any]) -> bool:
+    return (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]

@@ -1,0 +1,182 @@
+"""Fleet of pods: what they are to run lies on a shelf and is handed out by the exchange's server; what they tell is kept per pod and
+given as one sum (formats/exchange.md)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from knhk.decide.instances import NO_PACK, Instance, Pair, Silent, together, word_of
+from knhk.model.faults import KnhkError, Waiting
+from knhk.model.rollout import short_digest
+from knhk.ports.clock import Clock
+from knhk.ports.fleet import SILENT_AFTER_S, Statistics
+from knhk.ports.shelf import BOOTSTRAP, CONFIG, DOCUMENT, KEYS, Shelf
+
+NS = 1_000_000_000
+SETTLES_WITHIN_S = 15.0
+MAX_PODS = 4096  # of a point, those that are gone included
+Roster = Callable[[str], Mapping[str, str]]  # knhk.ports.caller.Authenticator.pods
+
+
+class TooManyPods(KnhkError):
+    """A point has more pods than are kept."""
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What a point is to run: whole files, and a name that changes with any of them."""
+
+    etag: str
+    files: Mapping[str, bytes]
+
+
+@dataclass
+class _Point:
+    pods: dict[str, Instance] = field(default_factory=dict)
+    pair: Pair | None = None
+    written_ns: int = 0
+
+
+class ExchangeFleet:
+    """`knhk.ports.fleet.Fleet`, and what the exchange's server asks. Safe from any thread."""
+
+    def __init__(self, shelf: Shelf, roster: Roster, clock: Clock) -> None:
+        """`roster`: the pods of a point that run, by uid."""
+        self._shelf, self._roster, self._clock = shelf, roster, clock
+        self._began_ns = clock.monotonic_ns()
+        self._points: dict[str, _Point] = {}
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[str], None]] = []
+
+    # for the control plane
+
+    def publish_document(self, point: str, envelope: bytes) -> None:
+        """See the port. A document of another pair of packs begins its counts at nothing."""
+        self._put(point, DOCUMENT, envelope)
+        with self._changed:
+            self._begin(self._of(point), pair_of(envelope))
+
+    def publish_keys(self, point: str, envelope: bytes) -> None:
+        self._put(point, KEYS, envelope)
+
+    def publish_config(self, point: str, config: bytes) -> None:
+        self._put(point, CONFIG, config)
+
+    def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
+        self._put(point, BOOTSTRAP, bootstrap)
+
+    def document(self, point: str) -> bytes | None:
+        return self._shelf.files(point).get(DOCUMENT)
+
+    def statistics(self, point: str) -> Statistics | None:
+        """See the port; None before the first word of any pod."""
+        roster = self._listed(point)
+        with self._changed:
+            if point not in self._points or not self._points[point].pods:
+                return None
+            found = self._points[point]
+            live = {uid: one for uid, one in found.pods.items() if self._is_live(one)}
+            silent = [Silent(name, self._heard_ns(found, uid)) for uid, name in roster.items() if uid not in live]
+            silent = [one for one in silent if not self._has_ended(found, one.pod)]
+            waited_for = any(uid not in found.pods for uid in roster) and not self._has_settled()
+            document = together(point, found.pods.values(), live.values(), silent, settled=not waited_for)
+            return Statistics(document, found.written_ns)
+
+    def wait(self, known_ns: Mapping[str, int], timeout_s: float) -> frozenset[str]:
+        def changed() -> frozenset[str]:
+            return frozenset(point for point, known in known_ns.items() if point in self._points and self._points[point].written_ns > known)
+
+        with self._changed:
+            self._changed.wait_for(lambda: bool(changed()), timeout_s)
+            return changed()
+
+    # for the server
+
+    def desired(self, point: str) -> Desired | None:
+        """None while it is not whole. Errors: as Shelf."""
+        files = self._shelf.files(point)
+        if not {KEYS, CONFIG, DOCUMENT} <= set(files):
+            return None
+        digest = hashlib.sha256()
+        for name, data in sorted(files.items()):
+            digest.update(f"{name} {len(data)}\n".encode() + data)
+        return Desired(digest.hexdigest(), files)
+
+    def tell(self, point: str, uid: str, pod: str, document: Mapping[str, Any]) -> None:
+        """What a pod says. Raises Refused for what is no word, and TooManyPods; errors as Shelf."""
+        with self._changed:
+            known = self._points.get(point)
+        pair = known.pair if known else None
+        if pair is None:
+            envelope = self.document(point)
+            pair = pair_of(envelope) if envelope is not None else None
+        word, now_ns = word_of(document, point, pair), self._clock.now_ns()
+        with self._changed:
+            found = self._of(point)
+            if found.pair is None:
+                found.pair = pair
+            if found.pair not in (None, pair):
+                raise Waiting("Published", "another document was published meanwhile; tell it again", 0.0)
+            if uid not in found.pods and len(found.pods) >= MAX_PODS:
+                raise TooManyPods(f"{point} must have at most {MAX_PODS} pods while a pair of packs runs")
+            found.pods.setdefault(uid, Instance(pod, word, now_ns)).hear(word, now_ns)
+            found.written_ns = max(now_ns, found.written_ns + 1)
+            self._changed.notify_all()
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """`listener` is called, from any thread, with each point whose desired files changed."""
+        self._listeners.append(listener)
+
+    def _put(self, point: str, name: str, data: bytes) -> None:
+        before = self._shelf.files(point).get(name)
+        self._shelf.put(point, name, data)
+        if before != data:
+            for listener in self._listeners:
+                listener(point)
+
+    def _of(self, point: str) -> _Point:
+        return self._points.setdefault(point, _Point())
+
+    def _begin(self, found: _Point, pair: Pair | None) -> None:
+        if pair == found.pair:
+            return
+        found.pair = pair
+        found.pods = {uid: one for uid, one in found.pods.items() if self._is_live(one)}
+        if pair is not None:
+            for one in found.pods.values():
+                one.keep(pair)
+
+    def _is_live(self, one: Instance) -> bool:
+        return not one.last.ending and self._clock.now_ns() - one.heard_ns <= SILENT_AFTER_S * NS
+
+    def _heard_ns(self, found: _Point, uid: str) -> int:
+        return found.pods[uid].heard_ns if uid in found.pods else 0
+
+    def _has_ended(self, found: _Point, pod: str) -> bool:
+        return any(one.pod == pod and one.last.ending for one in found.pods.values())
+
+    def _has_settled(self) -> bool:
+        return self._clock.monotonic_ns() - self._began_ns > SETTLES_WITHIN_S * NS
+
+    def _listed(self, point: str) -> Mapping[str, str]:
+        """Nobody while the API server does not answer: that says nothing about pods."""
+        with suppress(Waiting):
+            return self._roster(point)
+        return {}
+
+
+def pair_of(envelope: bytes) -> Pair | None:
+    """The packs that a rollout document names, as statistics name them. None for one that nobody can read, or without a pack."""
+    try:
+        payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+        named = [payload[arm] and short_digest(payload[arm]["digest"]) for arm in ("stable", "candidate")]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return (named[0] or NO_PACK, named[1] or NO_PACK)

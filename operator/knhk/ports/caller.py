@@ -1,0 +1,49 @@
+"""Authenticator: which pod sent a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from knhk.model.faults import KnhkError
+
+AUDIENCE = "exchange.knhk.dev"
+POINT_LABEL = "knhk.dev/point"
+
+
+class Denied(KnhkError):
+    """The credentials are none, or of nobody who may ask."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A pod, and the point that it was injected for; both in `namespace`."""
+
+    namespace: str
+    pod: str
+    uid: str
+    name: str
+
+    @property
+    def point(self) -> str:
+        """NAMESPACE/NAME."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def uri(self) -> str:
+        """Who it is in a client's certificate (formats/exchange.md)."""
+        return f"spiffe://knhk.dev/ns/{self.namespace}/point/{self.name}/pod/{self.pod}"
+
+
+class Authenticator(Protocol):
+    """Promises of every adapter. Default deny; safe from any thread; may block for an answer of the API server.
+    Errors: Denied for what is nobody's, Waiting when it cannot be told now."""
+
+    def caller(self, token: str) -> Caller:
+        """The pod that a service account token of audience `exchange.knhk.dev` is bound to."""
+        ...
+
+    def pods(self, point: str) -> Mapping[str, str]:
+        """uid → name of the pods of a point that run and do not end."""
+        ...

@@ -1,0 +1,83 @@
+"""Points in pods: the exchange that they ask, and the log that they write to beyond this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+from knhk.adapters.callers_kube import KubeAuthenticator
+from knhk.adapters.certificates import Pair, client_certificate
+from knhk.adapters.client_context import ClientContext
+from knhk.adapters.exchange_server import Exchange, serving
+from knhk.adapters.fleet_exchange import ExchangeFleet
+from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.log_sequencer import SequencerLog
+from knhk.adapters.placement_pods import PodPlacement
+from knhk.adapters.serving_certificates import CLIENT_LIFE, ServingCertificates
+from knhk.adapters.shelf_kube import KubeShelf
+from knhk.model.faults import Stalled
+from knhk.ports.clock import Clock
+from knhk.reconcilers.context import Ports
+from knhk_runtime.http1 import Https
+
+SERVICE, LOG_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-operator"
+Adapt = Callable[[Ports], Ports]
+
+
+@dataclass(frozen=True)
+class PodOptions:
+    """`exchange`: HOST:PORT to serve pods on; "": points are processes of this machine. `log`: https://HOST:PORT of the sequencer; "": a
+    child of this process. `namespace`: that of our components, their Secrets and ConfigMaps."""
+
+    exchange: str = ""
+    log: str = ""
+    namespace: str = "knhk-system"
+
+
+@contextmanager
+def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callable[[], bytes]) -> Iterator[Adapt]:
+    """Serves the exchange while the context lasts, where it is wanted; gives what puts fleet, placement and log of pods in place of the
+    home's. Raises Stalled for options that are none, and as ServingCertificates."""
+    certificates = ServingCertificates(client, options.namespace, clock)
+    context = ClientContext(certificates, COMPONENT, clock)
+    log = SequencerLog(Https.of(options.log, context)) if options.log else None
+    if log is not None:
+        certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
+    if not options.exchange:
+        yield lambda ports: replace(ports, log=log or ports.log)
+        return
+    host, port = _address(options.exchange)
+    authenticator = KubeAuthenticator(client, clock)
+    fleet = ExchangeFleet(KubeShelf(client, options.namespace), authenticator.pods, clock)
+    placement = PodPlacement(fleet, lambda namespace: certificates.publish_trust(root_pub(), namespace), clock)
+
+    def issue(request: bytes, uri: str) -> bytes:
+        now = datetime.fromtimestamp(clock.now_ns() / 1e9, UTC)
+        return client_certificate(certificates.authority().pair, request, uri, now, CLIENT_LIFE)
+
+    def shown() -> Pair:
+        """Asked for every hour, so the log's certificate is renewed here too, whoever mounts it."""
+        if options.log:
+            certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
+        return certificates.leaf(SERVICE, _addresses(host))
+
+    with serving(Exchange(fleet, authenticator, issue, clock), host, port, shown):
+        yield lambda ports: replace(ports, fleet=fleet, placement=placement, log=log or ports.log)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Stalled("NoAddress", f"--exchange {text}: must be HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _addresses(host: str) -> tuple[str, ...]:
+    """An address of its own belongs into a certificate; names of the Service are there anyway, and "any address" is none."""
+    try:
+        return () if ip_address(host).is_unspecified else (host,)
+    except ValueError:
+        return ()

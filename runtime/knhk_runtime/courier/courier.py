@@ -1,0 +1,147 @@
+"""The courier: three loops that never end by themselves. What fails is told in `faults` and tried again; the point goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from knhk.model.faults import Corrupt, KnhkError
+from knhk_runtime.courier.identity import Identity
+from knhk_runtime.courier.mirror import Mirror, read_desired
+from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
+from knhk_runtime.layout import parse_object
+from knhk_runtime.log import log
+
+LONG_POLL_S = 35.0  # the exchange answers after 25
+LOOK_EVERY_S, PUSH_EVERY_S, PUSH_AT_LEAST_EVERY_S, CERTIFY_EVERY_S = 0.2, 1.0, 3.0, 60.0
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 5.0
+MAX_SPREAD = 0.5
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+class Unwilling(KnhkError):
+    """The exchange answered, and not with what was asked for."""
+
+
+@dataclass
+class Courier:
+    """`chance`: 0 ≤ x < 1, for the length of pauses. `address`: where Envoy is to listen; by default where the exchange sees us."""
+
+    server: Https
+    identity: Identity
+    mirror: Mirror
+    chance: Callable[[], float]
+    address: str | None = None
+    _faults: dict[str, str] = field(default_factory=dict)
+    _self: tuple[str, str] = ("", "")
+    _etag: str = "none"
+    _pushed: tuple[bytes, float] = (b"", float("-inf"))
+
+    def __post_init__(self) -> None:
+        self._asking, self._telling = HttpClient(self.server), HttpClient(self.server)
+
+    @property
+    def faults(self) -> list[dict[str, str]]:
+        """`refused` of the statistics: what does not work now."""
+        return [{"what": what, "where": f"exchange: {where}", "must": "must work"} for where, what in sorted(self._faults.items())]
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for where, step in (("desired", self._fetch), ("statistics", self._tell), ("certificate", self._certify)):
+                    group.create_task(self._always(where, step))
+        finally:
+            await self._asking.close()
+
+    async def last_word(self, limit_s: float) -> None:
+        """Tells the statistics as they lie there, after `run` has ended; gives up after `limit_s`."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._push(self._statistics())
+        except (Unreachable, KnhkError, OSError) as error:  # of a time-out too
+            log("courier", fault=f"the last statistics were not told: {error}")
+        finally:
+            await self._telling.close()
+
+    async def _always(self, where: str, step: Callable[[], Awaitable[float]]) -> None:
+        """A step gives the seconds until the next one."""
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                wait_s, pause = await step(), FIRST_PAUSE_S
+                self._faults.pop(where, None)
+            except (Unreachable, KnhkError, OSError) as error:
+                if self._faults.get(where) != str(error):
+                    log("courier", where=where, fault=str(error))
+                self._faults[where] = str(error)
+                wait_s = pause * (1 - MAX_SPREAD + 2 * MAX_SPREAD * self.chance())
+                pause = min(pause * 2, LAST_PAUSE_S)
+            await asyncio.sleep(wait_s)
+
+    async def _fetch(self) -> float:
+        point, _ = await self._who()
+        answer = await self._ask(self._asking, "GET", f"/v1/points/{point}/desired?after={self._etag}", timeout_s=LONG_POLL_S)
+        if answer.status == 204:
+            return LOOK_EVERY_S
+        etag, files = read_desired(answer.body, str(self.server))
+        await asyncio.to_thread(self.mirror.take, files, self.address or answer.here)
+        self._etag = etag
+        return LOOK_EVERY_S
+
+    async def _tell(self) -> float:
+        body = await asyncio.to_thread(self._statistics)
+        now_s = asyncio.get_running_loop().time()
+        told, at_s = self._pushed
+        if not body or now_s - at_s < (PUSH_EVERY_S if body != told else PUSH_AT_LEAST_EVERY_S):
+            return LOOK_EVERY_S
+        await self._push(body)
+        self._pushed = body, now_s
+        return LOOK_EVERY_S
+
+    async def _certify(self) -> float:
+        if not self.identity.is_due(datetime.now(UTC)):
+            return CERTIFY_EVERY_S
+        point, pod = await self._who()
+        key, request = self.identity.request()
+        answer = await self._ask(self._telling, "POST", f"/v1/points/{point}/pods/{pod}/certificate", request)
+        certificate = parse_object(answer.body, str(self.server)).get("certificate")
+        if not isinstance(certificate, str):
+            raise Corrupt(str(self.server), "must answer with a certificate")
+        self.identity.take(key, certificate.encode())
+        return CERTIFY_EVERY_S
+
+    async def _push(self, body: bytes) -> None:
+        point, pod = await self._who()
+        if body:
+            await self._ask(self._telling, "POST", f"/v1/points/{point}/pods/{pod}/statistics", body)
+
+    def _statistics(self) -> bytes:
+        path: Path = self.mirror.folders.stats
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    async def _who(self) -> tuple[str, str]:
+        """(NAMESPACE/NAME, pod), as the exchange knows us."""
+        if not self._self[0]:
+            answer = await self._ask(self._telling, "GET", "/v1/self")
+            told = parse_object(answer.body, str(self.server))
+            names = [told.get(name) for name in ("namespace", "point", "pod")]
+            if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
+                raise Corrupt(str(self.server), f"must tell namespace, point and pod; told {json.dumps(names)[:200]}")
+            self._self = f"{names[0]}/{names[1]}", str(names[2])
+        return self._self
+
+    async def _ask(self, client: HttpClient, method: str, target: str, body: bytes = b"", timeout_s: float = 10.0) -> Answer:
+        """Raises Unreachable, Unwilling, OSError."""
+        answer = await client.request(method, target, body, self.identity.authorization(), timeout_s)
+        if answer.status not in (200, 204):
+            raise Unwilling(f"{answer.status}: {answer.body[:500].decode(errors='replace')}")
+        return answer

@@ -1,0 +1,123 @@
+"""POINT_DIR/desired as the exchange has it. What it sends is checked for form only: the agent judges what lies there."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from knhk.model.faults import Corrupt, KnhkError, Refused
+from knhk_runtime.durable import replace_file
+from knhk_runtime.exchange.documents import Rollout, read_keys, read_rollout
+from knhk_runtime.exchange.install import fetch
+from knhk_runtime.exchange.watch import MAX_FILE_BYTES, Folders, load_accepted
+from knhk_runtime.layout import parse_object
+from knhk_runtime.packstore import PackStore
+from knhk_runtime.point import parse_point
+from knhk_verify.signed import Keys
+
+BOOTSTRAP = "envoy.json"
+NEEDED = ("keys.json", "point.json", "rollout.json")
+IN_ORDER = ("keys.json", "point.json", BOOTSTRAP, "rollout.json")
+Pull = Callable[[str], None]
+"""Puts the image of a digest into the agent's layout; blocks; raises KnhkError and OSError."""
+
+
+def read_desired(body: bytes, where: str) -> tuple[str, dict[str, bytes]]:
+    """Etag and files of an answer. Raises Corrupt."""
+    document = parse_object(body, where)
+    etag, rows = document.get("etag"), document.get("files")
+    if not isinstance(etag, str) or not etag.isalnum() or len(etag) > 128 or not isinstance(rows, dict):
+        raise Corrupt(where, "must have etag, letters and digits, and files")
+    if not set(NEEDED) <= set(rows):
+        raise Corrupt(where, f"must have {', '.join(NEEDED)}")
+    return etag, {name: _data(rows[name], f"{where}: {name}") for name in IN_ORDER if name in rows}
+
+
+def _data(row: object, where: str) -> bytes:
+    try:
+        data = base64.b64decode(row["data"], validate=True) if isinstance(row, dict) else b""
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(where, "must have data, base64, and sha256") from error
+    if not isinstance(row, dict) or hashlib.sha256(data).hexdigest() != row.get("sha256"):
+        raise Corrupt(where, "must have the SHA-256 that it says")
+    if len(data) > MAX_FILE_BYTES:
+        raise Corrupt(where, f"must have at most {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def localized(bootstrap: bytes, address: str) -> bytes:
+    """Envoy's bootstrap with `address` in place of the unspecified address of its listeners. Raises Corrupt."""
+    document = parse_object(bootstrap, BOOTSTRAP)
+    try:
+        for listener in document["static_resources"]["listeners"]:
+            socket: dict[str, Any] = listener["address"]["socket_address"]
+            if ipaddress.ip_address(socket["address"]).is_unspecified:
+                socket["address"] = str(ipaddress.ip_address(address))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(BOOTSTRAP, f"must have listeners with an IP address: {error}") from error
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """`registry`: the agent's layout, filled by `pull` before a document that names an image is written; None: by somebody else."""
+
+    folders: Folders
+    root_public: bytes
+    registry: Path
+    arch: str
+    pull: Pull | None
+
+    def take(self, files: Mapping[str, bytes], address: str) -> None:
+        """Writes what differs, images first, the rollout document last. Raises KnhkError and OSError; then the document is not written."""
+        changed = dict(files)
+        if BOOTSTRAP in changed:
+            changed[BOOTSTRAP] = localized(changed[BOOTSTRAP], address)
+        self._pull(files)
+        desired = self.folders.desired
+        desired.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in IN_ORDER:
+            if name in changed and not _is(desired / name, changed[name]):
+                replace_file(desired / name, changed[name])
+
+    def _pull(self, files: Mapping[str, bytes]) -> None:
+        """Only what a document names that the agent would take is worth room on the disk."""
+        if self.pull is None:
+            return
+        try:
+            rollout, keys = self._read(files)
+        except Refused:
+            return  # the agent refuses it too, and says why
+        if self._is_there(rollout, keys):
+            return
+        named = [arm.digest for arm in (rollout.stable, rollout.candidate) if arm is not None]
+        for digest in [*named, *([rollout.data] if rollout.data else [])]:
+            self.pull(digest)
+
+    def _read(self, files: Mapping[str, bytes]) -> tuple[Rollout, Keys]:
+        now, accepted = datetime.now(UTC), load_accepted(self.folders)
+        keys = read_keys(files["keys.json"], self.root_public, now, accepted, "keys.json")
+        point = parse_point(files["point.json"], "point.json")
+        return read_rollout(files["rollout.json"], keys, now, point, accepted, "rollout.json"), keys
+
+    def _is_there(self, rollout: Rollout, keys: Keys) -> bool:
+        """A rollback needs no registry: what runs lies here."""
+        try:
+            fetch(rollout, PackStore(self.registry), self.arch, keys)
+        except (KnhkError, OSError):
+            return False
+        return True
+
+
+def _is(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except FileNotFoundError:
+        return False

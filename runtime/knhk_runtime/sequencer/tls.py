@@ -1,0 +1,108 @@
+"""The sequencer beyond its socket: HTTPS for clients with a certificate of our own authority (formats/log.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+
+from knhk.model.faults import Stalled
+from knhk_runtime.buckets import Buckets
+from knhk_runtime.sequencer.server import fault, tell
+
+RELOAD_EVERY_S = 30.0
+AT_ONCE = 4
+BYTES_PER_S, BYTES_AT_ONCE = 16 << 20, 32 << 20
+_POD = re.compile(r"spiffe://knhk\.dev/ns/[a-z0-9.-]+/point/[a-z0-9.-]+/pod/[a-z0-9.-]+")
+_OPERATOR = "spiffe://knhk.dev/component/knhk-operator"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files; all of them may be replaced while the sequencer runs. `client_ca`: who signs clients."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+    def stamps(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_mtime_ns for path in (self.certificate, self.key, self.client_ca))
+
+    def context(self) -> ssl.SSLContext:
+        """Refuses clients without a certificate. Raises Stalled."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.verify_mode = ssl.CERT_REQUIRED
+        try:
+            self.load(made)
+        except OSError as error:  # of ssl too
+            raise Stalled("Tls", f"--tls-cert, --tls-key, --client-ca: must be readable PEM files: {error}") from error
+        return made
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """For new connections. An authority that is no longer in the file is trusted until the next start."""
+        context.load_cert_chain(self.certificate, self.key)
+        context.load_verify_locations(self.client_ca)
+
+    async def follow(self, context: ssl.SSLContext) -> None:
+        """Until cancelled."""
+        seen = self.stamps()
+        while True:
+            await asyncio.sleep(RELOAD_EVERY_S)
+            try:
+                if self.stamps() != seen:
+                    self.load(context)
+                    seen = self.stamps()
+            except OSError as error:  # files are replaced one by one: the next look has them all
+                tell(f"tls: {error}; the certificate of before stays")
+
+
+def client_of(request: web.Request) -> str | None:
+    """The one URI of the client's certificate; None when it is over, or names none or several."""
+    found = request.transport.get_extra_info("peercert") if request.transport is not None else None
+    if not found or ssl.cert_time_to_seconds(found["notAfter"]) <= time.time():
+        return None
+    names = [value for kind, value in found.get("subjectAltName", ()) if kind == "URI"]
+    return names[0] if len(names) == 1 else None
+
+
+def may(client: str, method: str, path: str) -> bool:
+    """Whoever has a certificate reads; pods append leaves; the operator appends leaves and events."""
+    if method != "POST":
+        return True
+    return client == _OPERATOR or (path == "/append" and _POD.fullmatch(client) is not None)
+
+
+class Guard:
+    """`watch` is a middleware of the HTTPS application: who may do what, and how much of it."""
+
+    def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._bytes = Buckets(now_ns, BYTES_PER_S, BYTES_AT_ONCE)
+        self._now: Counter[str] = Counter()
+
+    @web.middleware
+    async def watch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        client = client_of(request)
+        if client is None:
+            return fault(HTTPStatus.UNAUTHORIZED, "certificate", "must be valid and name one URI")
+        if not may(client, request.method, request.path):
+            return fault(HTTPStatus.FORBIDDEN, "certificate", f"{client}: must be one that may {request.method} {request.path}")
+        if self._now[client] >= AT_ONCE or not self._bytes.take(client, float(request.content_length or BYTES_AT_ONCE // 4)):
+            must = f"must be at most {AT_ONCE} requests at once and {BYTES_PER_S >> 20} MiB a second"
+            return fault(HTTPStatus.TOO_MANY_REQUESTS, "client", must)
+        self._now[client] += 1
+        try:
+            return await handler(request)
+        finally:
+            self._now[client] -= 1
+            if not self._now[client]:
+                del self._now[client]

@@ -1,0 +1,122 @@
+"""Pods that no node runs: real objects of the API server with real tokens, whose guards are processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from knhk.adapters.kube_client import MERGE, KubeClient
+from knhk.adapters.placement_processes import envoy_binary
+from knhk.ports.caller import AUDIENCE, POINT_LABEL
+
+NAMESPACE = "erp"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+TOKENS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default/token"
+
+
+def make_pod(client: KubeClient, name: str, point: str | None = "orders", phase: str = "Running") -> str:
+    """Its uid. A kubelet would tell the phase."""
+    labels = {POINT_LABEL: point} if point is not None else {}
+    spec = {"containers": [{"name": "app", "image": "registry.test/app"}]}
+    document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+    uid: str = client.call("POST", PODS, body=document)["metadata"]["uid"]
+    client.call("PATCH", f"{PODS}/{name}/status", body={"status": {"phase": phase}}, media=MERGE)
+    return uid
+
+
+def end_pod(client: KubeClient, name: str) -> None:
+    """At once: there is no kubelet that would say when."""
+    client.call("DELETE", f"{PODS}/{name}", {"gracePeriodSeconds": "0"})
+
+
+def token_of(client: KubeClient, pod: str | None, uid: str = "", audience: str = AUDIENCE) -> str:
+    """A service account token, bound to a pod as a kubelet asks for it; None: bound to nothing."""
+    bound = {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}} if pod is not None else {}
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"audiences": [audience], "expirationSeconds": 3600, **bound},
+    }
+    token: str = client.call("POST", TOKENS, body=body)["status"]["token"]
+    return token
+
+
+@dataclass
+class GuardedPod:
+    """The agent and the Envoy of one pod, with folders of their own where containers would have mounts."""
+
+    client: KubeClient
+    name: str
+    address: str
+    exchange: str
+    log: str
+    registry: Path
+    trust: dict[str, str]
+    base: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="knhk-pod-")))
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_agent(self) -> None:
+        uid = make_pod(self.client, self.name)
+        for folder in ("point", "outbox", "run/rings"):
+            (self.base / folder).mkdir(parents=True)
+        for name, text in (("token", token_of(self.client, self.name, uid)), *self.trust.items()):
+            (self.base / name).write_text(text)
+        options = {
+            "point-dir": self.base / "point", "registry": self.registry, "outbox": self.base / "outbox",
+            "ring-dir": self.base / "run" / "rings", "root-pub": self.base / "root.pub", "socket": self.base / "run" / "agent.sock",
+            "exchange": self.exchange, "log": self.log, "token-file": self.base / "token", "ca-file": self.base / "ca.crt",
+            "listen-address": self.address,
+        }  # fmt: skip
+        self._start("agent", sys.executable, "-m", "knhk_runtime.main", *(f"--{name}={value}" for name, value in options.items()))
+
+    @property
+    def has_configuration(self) -> bool:
+        """Whether Envoy can start."""
+        return all((self.base / "point" / name).exists() for name in ("desired/envoy.json", "private/ecds.json"))
+
+    def start_envoy(self) -> None:
+        """With the paths of this machine in place of those of containers."""
+        text = (self.base / "point" / "desired" / "envoy.json").read_text()
+        text = text.replace("/var/lib/knhk/point", str(self.base / "point")).replace("/run/knhk", str(self.base / "run"))
+        (self.base / "envoy.json").write_text(text)
+        self._start(
+            "envoy",
+            str(envoy_binary()),
+            "-c",
+            str(self.base / "envoy.json"),
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "warning",
+        )
+
+    def _start(self, name: str, *argv: str) -> None:
+        with (self.base / f"{name}.log").open("ab") as out:
+            self.running.append(subprocess.Popen(argv, stdout=out, stderr=out))
+
+    def statistics(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.base / "point" / "stats.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def said(self) -> str:
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(self.base.glob("*.log")))
+
+    def die(self) -> None:
+        """Of a sudden, and its node with it."""
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+    def remove(self) -> None:
+        self.die()
+        shutil.rmtree(self.base)

@@ -1,0 +1,145 @@
+"""An agent whose only way to the control plane is the exchange: it gets what is desired, tells what it does, and outlives the operator."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_process import GUARDS
+from agent_rings import Request
+from agent_world import Packs, World, make_packs, observation, until
+from exchange_world import Callers, Served, exchange
+
+from knhk.adapters.certificates import Pair, new_authority
+from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
+from knhk_runtime.tiers.action import action_bytes
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+POINT = "erp/orders"
+
+
+@dataclass
+class Pod:
+    """An agent in a pod, as far as it can tell. What it is told to run comes from `served`."""
+
+    world: World
+    callers: Callers
+    authority: Pair
+    base: Path
+    port: int = 0
+
+    @property
+    def token(self) -> Path:
+        return self.base / "token"
+
+    def start(self, served: Served) -> Any:
+        self.port = served.port
+        (self.base / "ca.crt").write_bytes(self.authority.certificate)
+        return self.world.start_agent(exchange=served.url, token_file=self.token, ca_file=self.base / "ca.crt")
+
+    def serving(self) -> Any:
+        """An operator's exchange; the second one takes the port of the first."""
+        return exchange(self.base / "points", self.authority, self.callers, self.port)
+
+    def publish(self, served: Served, rollout: bytes, point: bytes | None = None) -> None:
+        served.fleet.publish_keys(POINT, self.world.packs.signer.keys_json())
+        served.fleet.publish_config(POINT, point or self.world.point_json())
+        served.fleet.publish_document(POINT, rollout)
+
+
+@pytest.fixture(scope="session")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Packs:
+    return make_packs(tmp_path_factory.mktemp("packs"))
+
+
+@pytest.fixture
+def pod(packs: Packs, tmp_path: Path) -> Iterator[Pod]:
+    world = World.make(tmp_path, packs)
+    world.start_sequencer()
+    found = Pod(world, Callers(), new_authority(datetime.now(UTC)), tmp_path)
+    found.token.write_text(found.callers.add(POINT, "one") + "\n")
+    yield found
+    world.close()
+
+
+def decide_one(pod: Pod) -> None:
+    """As the shim leaves an admitted request."""
+    ring, pack = pod.world.ring(), bytes.fromhex(pod.world.packs.digests["1.0.0"].removeprefix("sha256:"))[:20]
+    assert ring.put(
+        Request(ring.next_receipt(), 0, 7, observation(b"fine"), (Arm(pack, DECISION, 1, 1, ENFORCED, 0, action_bytes(GUARDS, [])),))
+    )
+
+
+def told(served: Served, name: str) -> Any:
+    statistics = served.fleet.statistics(POINT)
+    return statistics.document[name] if statistics is not None else None
+
+
+def test_what_is_published_runs_and_what_runs_is_told(pod: Pod) -> None:
+    with pod.serving() as served:
+        agent = pod.start(served)
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 1 and told(served, "ready"), "epoch 1 is told")
+        decide_one(pod)
+        until(lambda: told(served, "acked") == 1, "a decision is counted")
+        pod.callers.tokens["token-new"] = pod.callers.tokens.pop(pod.token.read_text().strip())
+        pod.token.write_text("token-new")
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 2, "epoch 2 is told under the new token")
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(60) == 0
+        assert told(served, "instances")["live"] == 0
+        assert told(served, "drained") == 1
+
+
+@pytest.mark.failure("operator", "traffic")
+def test_a_point_goes_on_while_the_operator_is_away_and_finds_it_again(pod: Pod) -> None:
+    """In a pod: parked requests are decided, and the next operator's document arrives."""
+    with pod.serving() as served:
+        pod.start(served)
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 1, "epoch 1 is told")
+    decide_one(pod)
+    until(lambda: pod.world.stats()["acked"] == 1, "decisions are recorded meanwhile")
+    with pod.serving() as served:
+        until(lambda: told(served, "acked") == 1, "it tells the new operator")
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 2, "it runs what the new operator wants")
+
+
+def test_a_lying_exchange_is_a_lying_folder(pod: Pod) -> None:
+    """Signatures, epochs and points are judged by the agent: it says what it refuses, and goes on with what it had."""
+    with pod.serving() as served:
+        pod.start(served)
+        old = pod.world.sign(pod.world.rollout())
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 2, "epoch 2 is told")
+        lies = {
+            "rollout.json: epoch": (old, None),
+            "must be a rollout document in canonical form, signed by a key of role rollout": (
+                pod.world.sign(pod.world.rollout(), role="build"),
+                None,
+            ),
+            "rollout.json: point": (pod.world.sign(pod.world.rollout(point="erp/others")), None),
+            "rollout.json: pointConfig": (pod.world.sign(pod.world.rollout()), pod.world.point_json(failure="Open")),
+        }
+        for what, (rollout, point) in lies.items():
+            pod.publish(served, rollout, point)
+            until(lambda what=what: what in str(told(served, "refused")), what)
+            assert told(served, "epoch") == 2
+            assert told(served, "refused")[0]["pod"] == "one"
+
+
+def test_an_agent_that_nobody_knows_says_so_and_starts_when_it_is_known(pod: Pod) -> None:
+    caller = pod.callers.tokens.pop("token-one")
+    with pod.serving() as served:
+        pod.start(served)
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: "unauthenticated" in str(pod.world.stats().get("refused")), "it says that it is not known")
+        pod.callers.tokens["token-one"] = caller
+        until(lambda: told(served, "epoch") == 1, "epoch 1 is told")

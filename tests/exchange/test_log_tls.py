@@ -1,0 +1,190 @@
+"""The log beyond its socket: who has no certificate is not heard, who has one may do its own things, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from agent_process import GUARDS
+from agent_rings import Request
+from agent_world import Packs, World, make_packs, observation, until
+from exchange_world import Callers, exchange
+
+from knhk.adapters.certificates import Pair, client_pair, new_authority, server_pair
+from knhk.adapters.log_sequencer import SequencerLog
+from knhk.model.faults import NotFound, Refused, Waiting
+from knhk_runtime.http1 import Https
+from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
+from knhk_runtime.sequencer.tls import BYTES_AT_ONCE, may
+from knhk_runtime.tiers.action import action_bytes
+from knhk_verify.log import log_entries
+from knhk_verify.record import parse_leaf
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+POD, OPERATOR = "spiffe://knhk.dev/ns/erp/point/orders/pod/one", "spiffe://knhk.dev/component/knhk-operator"
+DAY = timedelta(days=1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Log:
+    """A sequencer that listens on TLS, and the authority of its clients."""
+
+    world: World
+    authority: Pair
+    base: Path
+    port: int
+
+    def start(self) -> None:
+        names = ("tls.crt", "tls.key", "ca.crt")
+        options = [
+            word
+            for name, file in zip(("tls-cert", "tls-key", "client-ca"), names, strict=True)
+            for word in (f"--{name}", str(self.base / file))
+        ]
+        self.running = self.world.start_sequencer("--listen", f"127.0.0.1:{self.port}", *options)
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def as_client(self, pair: Pair | None) -> SequencerLog:
+        return SequencerLog(Https.of(self.url, lambda: self.context(pair)))
+
+    def context(self, pair: Pair | None) -> ssl.SSLContext:
+        made = ssl.create_default_context(cadata=self.authority.certificate.decode())
+        if pair is not None:
+            (self.base / "client.pem").write_bytes(pair.certificate + pair.key)
+            made.load_cert_chain(self.base / "client.pem")
+        return made
+
+    def client(self, uri: str, now: datetime | None = None) -> SequencerLog:
+        return self.as_client(client_pair(self.authority, uri, now or datetime.now(UTC), DAY))
+
+
+@pytest.fixture(scope="session")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Packs:
+    return make_packs(tmp_path_factory.mktemp("packs"))
+
+
+@pytest.fixture
+def log(packs: Packs, tmp_path: Path) -> Iterator[Log]:
+    authority = new_authority(datetime.now(UTC))
+    shown = server_pair(authority, ["127.0.0.1"], datetime.now(UTC), DAY)
+    for name, data in (("tls.crt", shown.certificate), ("tls.key", shown.key), ("ca.crt", authority.certificate)):
+        (tmp_path / name).write_bytes(data)
+    found = Log(World.make(tmp_path, packs), authority, tmp_path, free_port())
+    found.start()
+    until(lambda: answers(found.client(POD)), "the log answers")
+    yield found
+    found.world.close()
+
+
+def answers(client: SequencerLog) -> bool:
+    try:
+        client.checkpoint()
+    except Waiting:
+        return False
+    return True
+
+
+EVENT = b'{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"}'
+
+
+def test_a_pod_reads_and_appends_leaves_and_no_events(log: Log) -> None:
+    pod = log.client(POD)
+    assert pod.append_leaves([]) == []
+    with pytest.raises(Refused, match="must be one that may POST /event"):
+        pod.append_event(EVENT)
+    with pytest.raises(NotFound):
+        pod.index_of(bytes(17))
+
+
+def test_who_is_none_of_ours_is_not_heard(log: Log) -> None:
+    other = new_authority(datetime.now(UTC))
+    server = server_pair(log.authority, ["knhk-log"], datetime.now(UTC), DAY)
+    strangers = {
+        "without a certificate": log.as_client(None),
+        "of another authority": log.as_client(client_pair(other, POD, datetime.now(UTC), DAY)),
+        "a server's": log.as_client(server),
+        "over": log.client(POD, datetime.now(UTC) - 2 * DAY),
+    }
+    for who, client in strangers.items():
+        with pytest.raises(Waiting):
+            print(who, client.checkpoint())
+
+
+@pytest.mark.parametrize(
+    ("client", "path", "allowed"),
+    [
+        (OPERATOR, "/append", True),
+        (OPERATOR, "/event", True),
+        (POD, "/append", True),
+        (POD, "/event", False),
+        (f"{POD}/../../../component/knhk-operator", "/append", False),
+        ("spiffe://knhk.dev/component/knhk-admission", "/append", False),
+        ("spiffe://example.com/ns/erp/point/orders/pod/one", "/append", False),
+    ],
+)
+def test_who_may_append_what(client: str, path: str, allowed: bool) -> None:
+    assert may(client, "POST", path) is allowed
+    assert may(client, "GET", "/checkpoint")
+
+
+def test_one_that_sends_without_end_is_told_to_wait_and_others_are_heard(log: Log) -> None:
+    greedy, modest = log.client(POD), log.client(POD.replace("one", "two"))
+    body = b"\0" * (7 << 20)  # no batch, but that is looked at only after its size
+
+    def outcome() -> type[Exception]:
+        try:
+            greedy._request("POST", "/append", body)
+        except (Refused, Waiting) as error:
+            return type(error)
+        raise AssertionError("zeros are no batch")
+
+    outcomes = [outcome() for _ in range(2 * BYTES_AT_ONCE // len(body))]
+    assert outcomes[0] is Refused
+    assert modest.append_leaves([]) == []
+
+
+@pytest.mark.failure("sequencer", "receipts")
+def test_a_sequencer_killed_while_pods_upload_over_tls_loses_nothing_acknowledged(log: Log) -> None:
+    """Over TLS too: batches that were not acknowledged are sent again, and each leaf is in the log once."""
+    world, callers = log.world, Callers()
+    (log.base / "token").write_text(callers.add("erp/orders", "one"))
+    with exchange(log.base / "points", log.authority, callers) as served:
+        world.start_agent(exchange=served.url, log=log.url, token_file=log.base / "token", ca_file=log.base / "ca.crt")
+        served.fleet.publish_keys("erp/orders", world.packs.signer.keys_json())
+        served.fleet.publish_config("erp/orders", world.point_json())
+        served.fleet.publish_document("erp/orders", world.sign(world.rollout()))
+        world.runs(1)
+        ring = world.ring()
+        sent: list[bytes] = []
+        for _ in range(3):
+            sent += [decide_one(world, ring.next_receipt, ring.put) for _ in range(400)]
+            until(lambda: world.stats()["acked"] > 0, "some are acknowledged")
+            log.running.kill()
+            log.running.wait()
+            log.start()
+        until(lambda: world.stats()["acked"] == len(sent), "all are acknowledged")
+    log.running.terminate()
+    assert log.running.wait(60) == 0
+    found = [parse_leaf(entry).receipt_id for entry in log_entries(world.log)]
+    assert sorted(found) == sorted(sent)
+
+
+def decide_one(world: World, next_receipt: Callable[[], bytes], put: Callable[[Request], bool]) -> bytes:
+    receipt, pack = next_receipt(), bytes.fromhex(world.packs.digests["1.0.0"].removeprefix("sha256:"))[:20]
+    assert put(Request(receipt, 0, 7, observation(b"fine"), (Arm(pack, DECISION, 1, 1, ENFORCED, 0, action_bytes(GUARDS, [])),)))
+    return receipt

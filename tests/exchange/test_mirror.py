@@ -1,0 +1,137 @@
+"""What the courier does with an answer of the exchange, true or not."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_world import Packs, World, make_packs
+
+from knhk.model.faults import Corrupt, Waiting
+from knhk_runtime.courier.mirror import Mirror, localized, read_desired
+from knhk_runtime.exchange.watch import Folders
+from knhk_runtime.wiring import architecture, root_key
+from knhk_templates.envoy import render_bootstrap
+
+SPEC: dict[str, Any] = {
+    "name": "erp/orders",
+    "upstream": {"host": "127.0.0.1", "port": 8081},
+    "match": [{"name": "create", "method": "POST", "path": "/orders", "action": "create"}],
+    "local": {"ecds": "/var/lib/knhk/point/private/ecds.json", "agentSocket": "/run/knhk/agent.sock", "adminSocket": None},
+}
+
+
+@pytest.fixture(scope="session")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Packs:
+    return make_packs(tmp_path_factory.mktemp("packs"))
+
+
+@pytest.fixture
+def world(packs: Packs, tmp_path: Path) -> Iterator[World]:
+    found = World.make(tmp_path, packs)
+    yield found
+    found.close()
+
+
+def files_of(world: World, **changes: bytes) -> dict[str, bytes]:
+    files = {"keys.json": world.packs.signer.keys_json(), "point.json": world.point_json(), "rollout.json": world.sign(world.rollout())}
+    return files | {name.replace("_", "."): data for name, data in changes.items()}
+
+
+def answer(files: dict[str, bytes], **changes: Any) -> bytes:
+    rows = {name: {"sha256": hashlib.sha256(data).hexdigest(), "data": base64.b64encode(data).decode()} for name, data in files.items()}
+    return json.dumps({"etag": "a1", "files": rows, **changes}).encode()
+
+
+def desired(world: World) -> set[str]:
+    return {path.name for path in (world.point / "desired").iterdir()}
+
+
+def mirror(world: World, registry: Path, pulled: list[str], fails: bool = False) -> Mirror:
+    def pull(digest: str) -> None:
+        pulled.append(digest)
+        assert "rollout.json" not in desired(world), "images come before the document that names them"
+        if fails:
+            raise Waiting("RegistryAway", "the registry does not answer", 1.0)
+
+    return Mirror(Folders(world.point), root_key(world.root_pub), registry, architecture(), pull)
+
+
+def test_images_are_pulled_before_the_document_that_names_them_is_written(world: World, tmp_path: Path) -> None:
+    pulled: list[str] = []
+    mirror(world, tmp_path / "empty", pulled).take(files_of(world), "127.0.0.1")
+    assert pulled == [world.packs.digests["1.0.0"]]
+    assert desired(world) == {"keys.json", "point.json", "rollout.json"}
+
+
+def test_without_its_images_a_document_is_not_written(world: World, tmp_path: Path) -> None:
+    with pytest.raises(Waiting):
+        mirror(world, tmp_path / "empty", [], fails=True).take(files_of(world), "127.0.0.1")
+    assert "rollout.json" not in desired(world)
+
+
+@pytest.mark.failure("registry", "rollout")
+def test_a_rollback_to_what_lies_here_needs_no_registry(world: World) -> None:
+    """In a pod: what the layout holds whole is not asked for again."""
+    pulled: list[str] = []
+    mirror(world, world.registry, pulled, fails=True).take(files_of(world), "127.0.0.1")
+    assert (pulled, "rollout.json" in desired(world)) == ([], True)
+
+
+def test_what_is_not_signed_for_this_point_makes_no_room_be_taken(world: World, tmp_path: Path) -> None:
+    """A lying exchange cannot fill a pod's disk with images; the agent says why it refuses."""
+    forged = [
+        world.sign(world.rollout(), role="build"),
+        world.sign(world.rollout(point="erp/others")),
+        b"{}",
+    ]
+    for rollout in forged:
+        pulled: list[str] = []
+        mirror(world, tmp_path / "empty", pulled).take(files_of(world, rollout_json=rollout), "127.0.0.1")
+        assert pulled == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        json.dumps({"etag": "a1", "files": {}}).encode(),
+        answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r"}, etag="a b\r\nX: y"),
+        answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r" * (2 << 20)}),
+        answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r"}).replace(hashlib.sha256(b"r").hexdigest().encode(), b"0" * 64),
+        answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r"}).replace(base64.b64encode(b"r"), b"*"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_none(body: bytes) -> None:
+    with pytest.raises(Corrupt):
+        read_desired(body, "https://exchange")
+
+
+def test_other_files_than_the_four_are_left_out() -> None:
+    files = {"keys.json": b"k", "point.json": b"p", "rollout.json": b"r", "../private/ecds.json": b"x"}
+    assert set(read_desired(answer(files), "https://exchange")[1]) == {"keys.json", "point.json", "rollout.json"}
+
+
+@pytest.mark.parametrize(("listens", "address"), [("0.0.0.0", "10.1.2.3"), ("::", "fd00::7")])
+def test_envoy_listens_where_the_pod_is(listens: str, address: str) -> None:
+    bootstrap = render_bootstrap({**SPEC, "listen": {"address": listens, "port": 8080}}).encode()
+    found = json.loads(localized(bootstrap, address))
+    assert found["static_resources"]["listeners"][0]["address"]["socket_address"] == {"address": address, "port_value": 8080}
+
+
+def test_an_address_that_is_given_stays() -> None:
+    bootstrap = render_bootstrap({**SPEC, "listen": {"address": "127.0.0.1", "port": 8080}}).encode()
+    assert json.loads(localized(bootstrap, "10.1.2.3")) == json.loads(bootstrap)
+
+
+@pytest.mark.parametrize("bootstrap", [b"", b"{}", b'{"static_resources":{"listeners":[{"address":{}}]}}'])
+def test_a_bootstrap_that_is_none_is_not_written(world: World, bootstrap: bytes) -> None:
+    with pytest.raises(Corrupt):
+        mirror(world, world.registry, []).take(files_of(world, envoy_json=bootstrap), "127.0.0.1")
+    assert desired(world) == set()

@@ -1,0 +1,147 @@
+"""The exchange's server as a pod meets it: who may ask what, and what becomes of too much."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from exchange_world import Answered, Served, SetClock, exchange, word
+
+from knhk.adapters.exchange_server import AT_ONCE, MAX_BODY_BYTES, PER_SECOND
+from knhk_runtime.buckets import Buckets
+from knhk_runtime.courier.identity import Identity
+
+POINT, DESIRED = "erp/orders", "/v1/points/erp/orders/desired"
+STATISTICS = "/v1/points/erp/orders/pods/one/statistics"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with exchange(tmp_path / "points") as found:
+        found.callers.add(POINT, "one")
+        found.callers.add("erp/invoices", "other")
+        yield found
+
+
+def publish(served: Served, document: bytes = b"document") -> None:
+    served.fleet.publish_keys(POINT, b"keys")
+    served.fleet.publish_config(POINT, b"point")
+    served.fleet.publish_document(POINT, document)
+
+
+def is_problem(answer: Answered, status: int, kind: str) -> bool:
+    told = answer.document
+    return (answer.status, answer.media, told["status"], told["type"]) == (
+        status, "application/problem+json", status, f"https://knhk.dev/problems/exchange/{kind}",
+    )  # fmt: skip
+
+
+def test_a_pod_learns_who_it_is(served: Served) -> None:
+    answer = served.ask("GET", "/v1/self", "token-one")
+    assert answer.document == {"namespace": "erp", "point": "orders", "pod": "one", "uid": "uid-one"}
+
+
+def test_what_is_published_is_handed_out_with_its_digests(served: Served) -> None:
+    assert served.ask("GET", DESIRED, "token-one").status == 204
+    publish(served)
+    files = served.ask("GET", DESIRED, "token-one").document["files"]
+    assert {name: base64.b64decode(row["data"]) for name, row in files.items()} == {
+        "keys.json": b"keys", "point.json": b"point", "rollout.json": b"document",
+    }  # fmt: skip
+    assert files["keys.json"]["sha256"] == hashlib.sha256(b"keys").hexdigest()
+
+
+def test_who_has_the_newest_waits_until_there_is_news(served: Served) -> None:
+    publish(served)
+    etag = served.ask("GET", DESIRED, "token-one").document["etag"]
+    later = threading.Timer(0.5, publish, (served, b"newer"))
+    later.start()
+    answer = served.ask("GET", f"{DESIRED}?after={etag}", "token-one")
+    later.join()
+    assert base64.b64decode(answer.document["files"]["rollout.json"]["data"]) == b"newer"
+
+
+@pytest.mark.parametrize("token", [None, "", "token-of-nobody"])
+@pytest.mark.parametrize(("method", "target"), [("GET", "/v1/self"), ("GET", DESIRED), ("POST", STATISTICS)])
+def test_who_is_nobody_gets_nothing(served: Served, token: str | None, method: str, target: str) -> None:
+    publish(served)
+    assert is_problem(served.ask(method, target, token, b"{}" if method == "POST" else None), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/v1/points/erp/invoices/desired"),
+        ("GET", "/v1/points/hr/orders/desired"),
+        ("POST", "/v1/points/erp/orders/pods/two/statistics"),
+        ("POST", "/v1/points/erp/invoices/pods/one/certificate"),
+    ],
+)
+def test_a_pod_speaks_for_itself_and_its_point_alone(served: Served, method: str, target: str) -> None:
+    assert is_problem(served.ask(method, target, "token-one", b"{}" if method == "POST" else None), 403, "another-point")
+
+
+def test_what_a_pod_tells_is_heard(served: Served) -> None:
+    assert served.ask("POST", STATISTICS, "token-one", json.dumps(word(drained=3)).encode()).status == 204
+    told = served.fleet.statistics(POINT)
+    assert told is not None
+    assert (told.document["drained"], told.document["instances"]["live"]) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"[" * 100_000, json.dumps(word(epoch=-1)).encode(), json.dumps(word(point="a/b")).encode()]
+)
+def test_what_is_no_word_is_refused_and_changes_nothing(served: Served, body: bytes) -> None:
+    assert is_problem(served.ask("POST", STATISTICS, "token-one", body), 400, "malformed")
+    assert served.fleet.statistics(POINT) is None
+
+
+def test_too_much_is_refused(served: Served) -> None:
+    assert is_problem(served.ask("POST", STATISTICS, "token-one", b" " * (MAX_BODY_BYTES + 1)), 413, "too-large")
+
+
+def test_a_pod_that_asks_without_end_is_slowed_down_and_others_are_not(served: Served) -> None:
+    answers = served.ask_until("/v1/self", "token-one", lambda answer: answer.status != 200)
+    assert is_problem(answers[-1], 429, "too-many")
+    assert len(answers) > AT_ONCE
+    assert served.ask("GET", "/v1/self", "token-other").status == 200
+
+
+def test_a_pod_may_ask_so_often_a_second() -> None:
+    clock = SetClock()
+    buckets = Buckets(clock.monotonic_ns, PER_SECOND, AT_ONCE)
+    assert [buckets.take("one") for _ in range(int(AT_ONCE) + 1)] == [True] * int(AT_ONCE) + [False]
+    clock.sleep(1)
+    assert [buckets.take("one") for _ in range(int(PER_SECOND) + 1)] == [True] * int(PER_SECOND) + [False]
+
+
+def test_a_path_that_is_none_is_a_problem_too(served: Served) -> None:
+    assert is_problem(served.ask("GET", "/v2"), 404, "not-found")
+    assert served.ask("GET", "/health").status == 200
+
+
+def test_a_pod_gets_a_certificate_that_names_it_and_nothing_that_it_asked_for(served: Served, tmp_path: Path) -> None:
+    _, request = Identity(tmp_path / "token", tmp_path / "ca", tmp_path).request()
+    answer = served.ask("POST", "/v1/points/erp/orders/pods/one/certificate", "token-one", request)
+    found = x509.load_pem_x509_certificate(answer.document["certificate"].encode())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == ["spiffe://knhk.dev/ns/erp/point/orders/pod/one"]
+    assert list(found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
+    assert is_problem(served.ask("POST", "/v1/points/erp/orders/pods/one/certificate", "token-one", b"no request"), 400, "malformed")
+
+
+def test_who_does_not_trust_our_authority_hears_nothing(served: Served) -> None:
+    import http.client
+
+    connection = http.client.HTTPSConnection("127.0.0.1", served.port, timeout=30, context=ssl.create_default_context())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connection.request("GET", "/v1/self", headers={"Authorization": "Bearer token-one"})
