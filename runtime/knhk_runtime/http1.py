@@ -21,12 +21,11 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """`fields`: headers, names in lower case. `here`: our own address on this connection, empty on a Unix socket."""
+    """`fields`: headers, names in lower case."""
 
     status: int
     fields: Mapping[str, str]
     body: bytes
-    here: str
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,6 @@ class HttpClient:
         if not 0 <= size <= self._most_bytes:
             raise ValueError("the answer states no usable Content-Length")
         answer = await reader.readexactly(size)
-        name = writer.get_extra_info("sockname")
         if fields.get("connection", "").lower() == "close":
             self._drop()
-        return Answer(status, fields, answer, name[0] if isinstance(name, tuple) else "")
+        return Answer(status, fields, answer)

@@ -46,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pull-auth", type=Path, metavar="PATH", help="docker config.json with the registry's credentials")
     parser.add_argument("--token-file", type=Path, metavar="PATH", help="service account token of audience exchange.knhk.dev; may rotate")
     parser.add_argument("--ca-file", type=Path, metavar="PATH", help="authorities that exchange and log are trusted by (PEM); may rotate")
-    parser.add_argument("--listen-address", metavar="IP", help="where Envoy is to listen (default: where the exchange is asked from)")
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")
     return parser
 

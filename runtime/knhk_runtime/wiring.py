@@ -84,7 +84,6 @@ class Options:
     pull_auth: Path | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
-    listen_address: str | None = None
 
 
 def root_key(path: Path) -> bytes:
@@ -169,7 +168,7 @@ def courier_of(options: Options) -> Courier | None:
     taken = partial(pull, layout=options.registry, auth=options.pull_auth, tls=options.ca_file)
     pulls = partial(taken, options.pull) if options.pull is not None else None
     mirror = Mirror(folders, root_key(options.root_pub), options.registry, architecture(), pulls)
-    return Courier(Https.of(options.exchange, identity.trusting), identity, mirror, random.SystemRandom().random, options.listen_address)
+    return Courier(Https.of(options.exchange, identity.trusting), identity, mirror, random.SystemRandom().random)
 
 
 def sequencer_of(options: Options, courier: Courier | None) -> Path | Https:

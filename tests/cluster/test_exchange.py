@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "examples" / "order_to_cash"))
 from control_plane import Cluster
-from pods import PODS, GuardedPod, end_pod, make_pod, token_of
+from guarded_pods import PODS, GuardedPod, end_pod, make_pod, token_of
 from system_world import PACKS, PAYLOADS, Application, fast_pack, free_port
 
 from identity import AUDIENCE, ISSUER, IdentityProvider

@@ -13,17 +13,9 @@ import pytest
 from agent_world import Packs, World, make_packs
 
 from knhk.model.faults import Corrupt, Waiting
-from knhk_runtime.courier.mirror import Mirror, localized, read_desired
+from knhk_runtime.courier.mirror import Mirror, read_desired
 from knhk_runtime.exchange.watch import Folders
 from knhk_runtime.wiring import architecture, root_key
-from knhk_templates.envoy import render_bootstrap
-
-SPEC: dict[str, Any] = {
-    "name": "erp/orders",
-    "upstream": {"host": "127.0.0.1", "port": 8081},
-    "match": [{"name": "create", "method": "POST", "path": "/orders", "action": "create"}],
-    "local": {"ecds": "/var/lib/knhk/point/private/ecds.json", "agentSocket": "/run/knhk/agent.sock", "adminSocket": None},
-}
 
 
 @pytest.fixture(scope="session")
@@ -64,14 +56,14 @@ def mirror(world: World, registry: Path, pulled: list[str], fails: bool = False)
 
 def test_images_are_pulled_before_the_document_that_names_them_is_written(world: World, tmp_path: Path) -> None:
     pulled: list[str] = []
-    mirror(world, tmp_path / "empty", pulled).take(files_of(world), "127.0.0.1")
+    mirror(world, tmp_path / "empty", pulled).take(files_of(world))
     assert pulled == [world.packs.digests["1.0.0"]]
     assert desired(world) == {"keys.json", "point.json", "rollout.json"}
 
 
 def test_without_its_images_a_document_is_not_written(world: World, tmp_path: Path) -> None:
     with pytest.raises(Waiting):
-        mirror(world, tmp_path / "empty", [], fails=True).take(files_of(world), "127.0.0.1")
+        mirror(world, tmp_path / "empty", [], fails=True).take(files_of(world))
     assert "rollout.json" not in desired(world)
 
 
@@ -79,7 +71,7 @@ def test_without_its_images_a_document_is_not_written(world: World, tmp_path: Pa
 def test_a_rollback_to_what_lies_here_needs_no_registry(world: World) -> None:
     """In a pod: what the layout holds whole is not asked for again."""
     pulled: list[str] = []
-    mirror(world, world.registry, pulled, fails=True).take(files_of(world), "127.0.0.1")
+    mirror(world, world.registry, pulled, fails=True).take(files_of(world))
     assert (pulled, "rollout.json" in desired(world)) == ([], True)
 
 
@@ -92,7 +84,7 @@ def test_what_is_not_signed_for_this_point_makes_no_room_be_taken(world: World, 
     ]
     for rollout in forged:
         pulled: list[str] = []
-        mirror(world, tmp_path / "empty", pulled).take(files_of(world, rollout_json=rollout), "127.0.0.1")
+        mirror(world, tmp_path / "empty", pulled).take(files_of(world, rollout_json=rollout))
         assert pulled == []
 
 
@@ -116,22 +108,3 @@ def test_an_answer_that_is_not_whole_is_none(body: bytes) -> None:
 def test_other_files_than_the_four_are_left_out() -> None:
     files = {"keys.json": b"k", "point.json": b"p", "rollout.json": b"r", "../private/ecds.json": b"x"}
     assert set(read_desired(answer(files), "https://exchange")[1]) == {"keys.json", "point.json", "rollout.json"}
-
-
-@pytest.mark.parametrize(("listens", "address"), [("0.0.0.0", "10.1.2.3"), ("::", "fd00::7")])
-def test_envoy_listens_where_the_pod_is(listens: str, address: str) -> None:
-    bootstrap = render_bootstrap({**SPEC, "listen": {"address": listens, "port": 8080}}).encode()
-    found = json.loads(localized(bootstrap, address))
-    assert found["static_resources"]["listeners"][0]["address"]["socket_address"] == {"address": address, "port_value": 8080}
-
-
-def test_an_address_that_is_given_stays() -> None:
-    bootstrap = render_bootstrap({**SPEC, "listen": {"address": "127.0.0.1", "port": 8080}}).encode()
-    assert json.loads(localized(bootstrap, "10.1.2.3")) == json.loads(bootstrap)
-
-
-@pytest.mark.parametrize("bootstrap", [b"", b"{}", b'{"static_resources":{"listeners":[{"address":{}}]}}'])
-def test_a_bootstrap_that_is_none_is_not_written(world: World, bootstrap: bytes) -> None:
-    with pytest.raises(Corrupt):
-        mirror(world, world.registry, []).take(files_of(world, envoy_json=bootstrap), "127.0.0.1")
-    assert desired(world) == set()

@@ -13,7 +13,7 @@ from knhk.ports.fleet import Fleet
 from knhk.ports.placement import Placed
 from knhk_templates.envoy import render_bootstrap
 
-ANYWHERE = "0.0.0.0"  # the courier puts the pod's own address in its place
+ANYWHERE = "0.0.0.0"  # knhk-proxy puts the pod's own address in its place
 TRUST_EVERY_NS = 600 * 10**9
 # Where a guard's containers keep things.
 LOCAL: Mapping[str, str] = {

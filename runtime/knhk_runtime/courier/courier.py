@@ -30,13 +30,12 @@ class Unwilling(KnhkError):
 
 @dataclass
 class Courier:
-    """`chance`: 0 ≤ x < 1, for the length of pauses. `address`: where Envoy is to listen; by default where the exchange sees us."""
+    """`chance`: 0 ≤ x < 1, for the length of pauses."""
 
     server: Https
     identity: Identity
     mirror: Mirror
     chance: Callable[[], float]
-    address: str | None = None
     _faults: dict[str, str] = field(default_factory=dict)
     _self: tuple[str, str] = ("", "")
     _etag: str = "none"
@@ -90,7 +89,7 @@ class Courier:
         if answer.status == 204:
             return LOOK_EVERY_S
         etag, files = read_desired(answer.body, str(self.server))
-        await asyncio.to_thread(self.mirror.take, files, self.address or answer.here)
+        await asyncio.to_thread(self.mirror.take, files)
         self._etag = etag
         return LOOK_EVERY_S
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from knhk.model.faults import Corrupt, KnhkError, Refused
 from knhk_runtime.durable import replace_file
@@ -22,9 +19,8 @@ from knhk_runtime.packstore import PackStore
 from knhk_runtime.point import parse_point
 from knhk_verify.signed import Keys
 
-BOOTSTRAP = "envoy.json"
 NEEDED = ("keys.json", "point.json", "rollout.json")
-IN_ORDER = ("keys.json", "point.json", BOOTSTRAP, "rollout.json")
+IN_ORDER = ("keys.json", "point.json", "envoy.json", "rollout.json")
 Pull = Callable[[str], None]
 """Puts the image of a digest into the agent's layout; blocks; raises KnhkError and OSError."""
 
@@ -52,19 +48,6 @@ def _data(row: object, where: str) -> bytes:
     return data
 
 
-def localized(bootstrap: bytes, address: str) -> bytes:
-    """Envoy's bootstrap with `address` in place of the unspecified address of its listeners. Raises Corrupt."""
-    document = parse_object(bootstrap, BOOTSTRAP)
-    try:
-        for listener in document["static_resources"]["listeners"]:
-            socket: dict[str, Any] = listener["address"]["socket_address"]
-            if ipaddress.ip_address(socket["address"]).is_unspecified:
-                socket["address"] = str(ipaddress.ip_address(address))
-    except (KeyError, TypeError, ValueError) as error:
-        raise Corrupt(BOOTSTRAP, f"must have listeners with an IP address: {error}") from error
-    return json.dumps(document, indent=1).encode() + b"\n"
-
-
 @dataclass(frozen=True)
 class Mirror:
     """`registry`: the agent's layout, filled by `pull` before a document that names an image is written; None: by somebody else."""
@@ -75,17 +58,14 @@ class Mirror:
     arch: str
     pull: Pull | None
 
-    def take(self, files: Mapping[str, bytes], address: str) -> None:
+    def take(self, files: Mapping[str, bytes]) -> None:
         """Writes what differs, images first, the rollout document last. Raises KnhkError and OSError; then the document is not written."""
-        changed = dict(files)
-        if BOOTSTRAP in changed:
-            changed[BOOTSTRAP] = localized(changed[BOOTSTRAP], address)
         self._pull(files)
         desired = self.folders.desired
         desired.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in IN_ORDER:
-            if name in changed and not _is(desired / name, changed[name]):
-                replace_file(desired / name, changed[name])
+            if name in files and not _is(desired / name, files[name]):
+                replace_file(desired / name, files[name])
 
     def _pull(self, files: Mapping[str, bytes]) -> None:
         """Only what a document names that the agent would take is worth room on the disk."""

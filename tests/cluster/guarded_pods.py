@@ -14,6 +14,7 @@ from typing import Any
 from knhk.adapters.kube_client import MERGE, KubeClient
 from knhk.adapters.placement_processes import envoy_binary
 from knhk.ports.caller import AUDIENCE, POINT_LABEL
+from knhk_runtime.proxy import placed
 
 NAMESPACE = "erp"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -71,7 +72,6 @@ class GuardedPod:
             "point-dir": self.base / "point", "registry": self.registry, "outbox": self.base / "outbox",
             "ring-dir": self.base / "run" / "rings", "root-pub": self.base / "root.pub", "socket": self.base / "run" / "agent.sock",
             "exchange": self.exchange, "log": self.log, "token-file": self.base / "token", "ca-file": self.base / "ca.crt",
-            "listen-address": self.address,
         }  # fmt: skip
         self._start("agent", sys.executable, "-m", "knhk_runtime.main", *(f"--{name}={value}" for name, value in options.items()))
 
@@ -81,10 +81,10 @@ class GuardedPod:
         return all((self.base / "point" / name).exists() for name in ("desired/envoy.json", "private/ecds.json"))
 
     def start_envoy(self) -> None:
-        """With the paths of this machine in place of those of containers."""
+        """As knhk-proxy does, with the paths of this machine in place of those of containers."""
         text = (self.base / "point" / "desired" / "envoy.json").read_text()
         text = text.replace("/var/lib/knhk/point", str(self.base / "point")).replace("/run/knhk", str(self.base / "run"))
-        (self.base / "envoy.json").write_text(text)
+        (self.base / "envoy.json").write_bytes(placed(text.encode(), self.address, "envoy.json"))
         self._start(
             "envoy",
             str(envoy_binary()),
