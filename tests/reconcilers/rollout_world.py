@@ -295,14 +295,14 @@ class World:
             assert document["epoch"] >= epoch, f"{name}: epoch {document['epoch']} after {epoch}"
             assert document["epoch"] > epoch or sha256_hex(envelope) == digest, f"{name}: two documents of epoch {epoch}"
             self.newest[name] = document["epoch"], sha256_hex(envelope)
-            _check_allowed(document, statements[: document["epoch"] + 1])
+            check_allowed(document, statements[: document["epoch"] + 1])
         self.checked = len(self.fleet.handed)
         promoted = [s["subject"][0]["digest"]["sha256"] for s in statements if s["predicate"]["kind"] == "Promoted"]
         assert len(promoted) == len(set(promoted)), "a pack was promoted twice"
 
 
-def _check_allowed(document: dict[str, Any], history: list[dict[str, Any]]) -> None:
-    """`history`: the log up to the document's epoch."""
+def check_allowed(document: dict[str, Any], history: list[dict[str, Any]]) -> None:
+    """What a document enforces was ordered by then. `history`: the log up to the document's epoch."""
     if document["stable"]:
         digest = document["stable"]["digest"].removeprefix("sha256:")
         kinds = [s["predicate"]["kind"] for s in history if s["subject"][0]["digest"]["sha256"] == digest]

@@ -11,6 +11,7 @@ from typing import Any
 
 from knhk.decide.rollout import Enforced, Order
 from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.faults import Conflict
 from knhk.reconcilers.context import Ordered, Ports, from_rfc3339_ns, rfc3339
 
 ROLLOUT = "application/vnd.knhk.rollout.v1+json"
@@ -124,7 +125,11 @@ def order_of(document: Mapping[str, Any] | None, point: str, digest: str) -> Ord
 
 def publish(ports: Ports, assignment: Assignment, ordered: Ordered) -> None:
     """Signs and hands over the document that an event ordered. All of it follows from assignment and event: repeating it after a
-    crash gives the same bytes, so that no epoch ever has two documents."""
+    crash gives the same bytes, so that no epoch ever has two documents. Raises Conflict when a newer one is out by now: whoever comes
+    with an older one was asleep, or was deposed."""
+    before = published(ports, assignment.point)
+    if before is not None and before["epoch"] > ordered.index:
+        raise Conflict(f"{assignment.point}: epoch {before['epoch']} is published, {ordered.index} is older")
     payload = assignment.document(ports.origin) | {
         "epoch": ordered.index,
         "issued": ordered.time,

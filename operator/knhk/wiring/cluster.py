@@ -79,6 +79,19 @@ class Options:
 def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch: Watch) -> None:
     """Runs the control plane until `stop` is set; with a lease, as a warm standby until it leads. Raises Stalled when there is no cluster,
     and when the lease is lost: this process must end then, and may come back as a standby."""
+    with led(options, watch, stop) as found:
+        if found is None:
+            return
+        client, store, adapt = found
+        with pods(client, options.pods, SystemClock(), home.root_pub.read_bytes) as in_pods:
+            access = git.Access(KubeSecrets(client), git.CLUSTER)
+            embedded.serve(home, stop, ready_file, store, lambda ports: adapt(in_pods(ports)), access, own_log=not options.pods.log)
+
+
+@contextmanager
+def led(options: Options, watch: Watch, stop: Event) -> Iterator[tuple[KubeClient, KubeStore, Adapt] | None]:
+    """Requests, the store and what else a cluster has in place of the home's, once this process may act; None when `stop` came first.
+    Health is served and what changes is watched from the beginning."""
     api = api_client(options.kubeconfig)
     clock = SystemClock()
     telemetry = PrometheusTelemetry(clock)
@@ -92,13 +105,12 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
         stack.enter_context(watch(access_of(api), mirror, stop))
         adapt: Adapt = partial(replace, telemetry=telemetry)
         if options.lease:
-            lease = stack.enter_context(_led(client, options.lease, telemetry, stop))
+            lease = stack.enter_context(_held(client, options.lease, telemetry, stop))
             if not lease.wait(stop, partial(_warm, store)):
+                yield None
                 return
             adapt = partial(_led_ports, check=lease.check, telemetry=telemetry)
-        in_pods = stack.enter_context(pods(client, options.pods, clock, home.root_pub.read_bytes))
-        access = git.Access(KubeSecrets(client), git.CLUSTER)
-        embedded.serve(home, stop, ready_file, store, lambda ports: adapt(in_pods(ports)), access, own_log=not options.pods.log)
+        yield client, store, adapt
 
 
 def _warm(store: KubeStore) -> None:
@@ -123,7 +135,7 @@ def health_checks(mirror: Mirror, telemetry: PrometheusTelemetry) -> Mapping[str
 
 
 @contextmanager
-def _led(client: KubeClient, name: str, telemetry: PrometheusTelemetry, stop: Event) -> Iterator[Lease]:
+def _held(client: KubeClient, name: str, telemetry: PrometheusTelemetry, stop: Event) -> Iterator[Lease]:
     """The lease while the context lasts; given up at its end. Raises Stalled there when it was lost."""
     namespace, slash, named = name.partition("/")
     if not (namespace and slash and named):
