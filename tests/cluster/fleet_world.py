@@ -48,6 +48,7 @@ from knhk.ports.placement import Placed
 from knhk.reconcilers.context import Ports, statement_of
 from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.receipts import entries
+from knhk.reconcilers.workshop import Bench, Workshop
 from knhk.wiring.cluster import Options, led
 
 ORIGIN = "knhk.dev/test"
@@ -89,21 +90,21 @@ def operate(folder: Path, options: Options) -> None:
 
 
 def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Callable[[Ports], Ports]) -> None:
-    ports = Ports(
-        store=store,
-        log=SequencerLog(folder / "log.sock", timeout_s=2.0),
-        signer=establish(folder / "keys", ORIGIN, datetime.now(UTC)),
-        registry=LayoutRegistry(folder / "registry"),
-        compiler=FakeCompiler(),
-        prover=FakeProver(),
-        fleet=FolderFleet(folder / "points"),
-        placement=Elsewhere(),
-        clock=SystemClock(),
-        origin=ORIGIN,
-        actor="test",
-    )
+    registry, signer = LayoutRegistry(folder / "registry"), establish(folder / "keys", ORIGIN, datetime.now(UTC))
     with ThreadPoolExecutor(1) as executor:
-        controller = Controller(adapt(ports), executor)
+        ports = Ports(
+            store=store,
+            log=SequencerLog(folder / "log.sock", timeout_s=2.0),
+            signer=signer,
+            registry=registry,
+            builder=Workshop(Bench(FakeCompiler(), FakeProver(), registry, signer, "generator"), executor),
+            fleet=FolderFleet(folder / "points"),
+            placement=Elsewhere(),
+            clock=SystemClock(),
+            origin=ORIGIN,
+            actor="test",
+        )
+        controller = Controller(adapt(ports))
         while not stop.is_set():
             controller.tick()
 

@@ -35,10 +35,10 @@ PACK = Key("PolicyPack", "erp", "invoice-controls")
 class Operator:
     """The process, as its Deployment will start it."""
 
-    def __init__(self, home: Path, kubeconfig: Path) -> None:
+    def __init__(self, home: Path, kubeconfig: Path, *more: str) -> None:
         self.home = home
         self._health = f"127.0.0.1:{free_port()}"
-        options = ["--home", str(home), "--kubeconfig", str(kubeconfig), "--health", self._health]
+        options = ["--home", str(home), "--kubeconfig", str(kubeconfig), "--health", self._health, *more]
         self._command = [sys.executable, "-m", "knhk.handlers", *options]
         self._log = home.parent / "operator.log"
         self.start()

@@ -12,10 +12,12 @@ import pytest
 from knhk.adapters.registry_layout import LayoutRegistry
 from knhk.model.arrows import PackSources, SignedPack, Source
 from knhk.model.faults import Refused, Stalled
-from knhk.model.oci import PROVENANCE_PREDICATE
+from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE
 from knhk.packaging import provenance, signed
-from knhk.reconcilers.building import assemble, build, provenance_of, rebuild
+from knhk.packaging.builds import PackOrder, Step
+from knhk.reconcilers.building import assemble, build, known, provenance_of, rebuild
 from knhk.reconcilers.lowering import portable
+from knhk.reconcilers.workshop import Bench
 from knhk_runtime.packstore import PackStore
 
 T = TypeVar("T")
@@ -174,3 +176,52 @@ def test_a_faulty_pack_publishes_nothing(tmp_path: Path, compiler: Any, signer: 
     with pytest.raises(Refused):
         finish(build(wrong, compiler, LayoutRegistry(tmp_path / "registry"), signer, proof))
     assert not (tmp_path / "registry").exists()
+
+
+class _Unused:
+    """A compiler and prover of which nothing is asked but what tools they are."""
+
+    def __init__(self, compiler: Any) -> None:
+        self.materials = compiler.materials
+
+    def compile(self, *_: Any) -> Any:
+        raise AssertionError("what the registry has must not be compiled again")
+
+    def prove(self, *_: Any) -> Any:
+        raise AssertionError("what the registry has must not be proven again")
+
+
+class _Proves:
+    def prove(self, *_: Any) -> dict[str, Any]:
+        return {"cases": 1, "asked": 1, "bundle": None}
+
+
+def test_what_the_registry_has_is_not_built_again(tmp_path: Path, compiler: Any, signer: Any) -> None:
+    registry, told = LayoutRegistry(tmp_path), list[Step]()
+    order = PackOrder(pack_at("one/pack.yaml", 9))
+    made = Bench(compiler, _Proves(), registry, signer, "g1").pack(order, told.append)
+    assert [step.name for step in told] == ["Compiled", "Linked", "Proven", "Built", "Signed"]
+    idle: Any = _Unused(compiler)
+    again = Bench(idle, idle, registry, signer, "g1").pack(PackOrder(pack_at("elsewhere.yaml", 1)), told.append)
+    assert again == made
+    assert told[-1].name == "Known"
+
+
+@pytest.mark.parametrize("change", ["sources", "generator", "tool", "signer", "damage", "signature"])
+def test_what_was_made_of_other_things_or_is_damaged_is_built_again(
+    tmp_path: Path, compiler: Any, signer: Any, stranger: Any, change: str
+) -> None:
+    registry, pack = LayoutRegistry(tmp_path), pack_at("p", 1)
+    made = Bench(compiler, _Proves(), registry, signer, "g1").pack(PackOrder(pack), lambda _: None)
+    changed = replace(pack.sources[0], text=pack.sources[0].text + "# more\n")
+    pack = replace(pack, sources=(changed, *pack.sources[1:])) if change == "sources" else pack
+    if change == "tool":
+        compiler.tools["yyjson"] = b"another"
+    if change == "damage":
+        registry.layout.blob_path(made.image.digest).write_bytes(b"{}")
+    if change == "signature":
+        (found,) = (e for e in registry.referrers(made.image.digest) if e.annotations.get(PREDICATE) == SIGNATURE_PREDICATE)
+        registry.remove(found.digest)
+    tools, who = compiler.materials(), stranger if change == "signer" else signer
+    assert known(pack, tools, registry, who, "g2" if change == "generator" else "g1", None) is None
+    assert known(pack_at("p", 1), tools, registry, signer, "g1", "0" * 64) is None

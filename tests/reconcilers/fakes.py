@@ -126,6 +126,9 @@ class FakeSigner:
     def keyid(self, role: str) -> str:
         return keyid(self._keys[role].public_key().public_bytes_raw())
 
+    def public(self, role: str) -> bytes:
+        return self._keys[role].public_key().public_bytes_raw()
+
     def keys_json(self) -> bytes:
         return canonical({"keys": {role: self.keyid(role) for role in self._keys}})
 

@@ -34,6 +34,7 @@ from knhk.ports.prover import Prover
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.pulling import Git
+from knhk.reconcilers.workshop import Bench, Workshop
 
 POINT, PACK, BUNDLE = "erp/p1", Key("PolicyPack", "erp", "orders"), Key("DataBundle", "erp", "roles")
 STEP_S = 0.25
@@ -160,10 +161,11 @@ class World:
     def start(self) -> None:
         """A fresh controller over what is stored, as after a crash."""
         mortal: dict[str, Any] = {name: Mortal(getattr(self, name), self.fate, writes) for name, writes in WRITES.items()}
-        own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "compiler", "prover", "clock")}
-        ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "clock")}
         self.executor = InlineExecutor()
-        self.controller = Controller(ports, self.executor, self.git)
+        bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator")
+        ports = Ports(**mortal, **own, builder=Workshop(bench, self.executor), origin="knhk.dev/test", actor="test")
+        self.controller = Controller(ports, self.git)
 
     # ---- what people do ------------------------------------------------------------------------
 

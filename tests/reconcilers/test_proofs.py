@@ -97,8 +97,8 @@ def test_a_build_that_waits_for_another_has_its_whole_time() -> None:
     world.clock.ns += int(2 * BUILD_WITHIN_S) * NS
     world.run(4)
     assert world.get().status["revision"]["phase"] == "Pending"
-    (future, _) = world.executor.kept[0]
-    future.set_running_or_notify_cancel()
+    (running,) = world.controller._packs._builds.values()
+    running.future.set_running_or_notify_cancel()
     world.run(4)
     assert world.get().status["revision"]["phase"] == "Pending"
     world.clock.ns += int(2 * BUILD_WITHIN_S) * NS

@@ -1,14 +1,15 @@
 """Prover in a warm process of its own: each request one line of JSON on its standard input, each answer one on its standard output.
 
-It gets nothing of the environment of its parent. The kernel ends it by an alarm when a proof takes too long: native code may not give
-way, and a parent that was killed cannot. A proof that went well is remembered by the SHA-256 of its request, so that publishing once more
-proves nothing twice.
+It gets nothing of the environment of its parent but where native parts lie. The kernel ends it by an alarm when a proof takes too long:
+native code may not give way, and a parent that was killed cannot. A proof that went well is remembered by the SHA-256 of its request, so
+that publishing once more proves nothing twice.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -24,6 +25,7 @@ from knhk.ports.prover import Budget
 
 T = TypeVar("T")
 KEPT = 64
+GIVEN = ("KNHK_CACHE",)
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 _MEMORY = "for want of memory, it seems", "the control plane must have more memory, or the pack be smaller"
 PASSING = {
@@ -84,7 +86,8 @@ class ProcessProver:
         if self._process is None or self._process.poll() is not None:
             if self._process is not None:
                 _gone(self._process)
-            self._process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, start_new_session=True)
+            given = {name: os.environ[name] for name in GIVEN if name in os.environ}
+            self._process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=given, start_new_session=True)
         return self._process
 
     def _asked(self, name: str, key: str, request: bytes) -> Mapping[str, Any]:

@@ -83,7 +83,11 @@ class LocalSigner:
 
     def keyid(self, role: str) -> str:
         """See the port."""
-        return keyid(raw_public(self._key(role)))
+        return keyid(self.public(role))
+
+    def public(self, role: str) -> bytes:
+        """See the port."""
+        return raw_public(self._key(role))
 
     def key_file(self, role: str) -> Path:
         """File of the private key of `role`, for a process that signs by itself (the sequencer: role log)."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 from aiohttp import web
 
+from knhk.adapters.certificate_files import CertificateFiles
 from knhk.adapters.kube_webhooks import configurations
-from knhk.adapters.shown_certificates import CertificateFiles
 from knhk.admission.judges import Kinds, Pods
 from knhk.admission.metrics import Metrics
 from knhk.admission.server import application

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from knhk.adapters.pack_folder import Found
     from knhk.model.resource import Key
-    from knhk.reconcilers.building import Step
+    from knhk.packaging.builds import Step
 
 T = TypeVar("T")
 MAX_BODY_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from knhk.handlers.seeing import watched
 from knhk.model.faults import KnhkError
-from knhk.wiring.cluster import Options, serve
+from knhk.wiring.cluster import Elsewhere, Options, serve
 from knhk.wiring.daemon import run_in_front
 from knhk.wiring.home import find_home
 from knhk.wiring.pods import PodOptions
@@ -28,10 +28,16 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--log", default="", metavar="URL", help="https://HOST:PORT of the sequencer; default: a child of this process")
     parser.add_argument("--namespace", default="knhk-system", help="of our components; default: %(default)s")
+    parser.add_argument("--registry", help="where packs are: https://HOST[:PORT]/REPOSITORY; default: in the home")
+    parser.add_argument("--registry-auth", type=Path, help="docker config.json with credentials for it")
+    parser.add_argument("--registry-ca", type=Path, help="authorities of the registry beside the system's, PEM")
+    parser.add_argument("--builder", help="who builds: https://HOST:PORT of knhk.builder; default: this process")
+    parser.add_argument("--keys", type=Path, help="folder with rollout.key, keys.json and root.pub; default: made in the home")
     args = parser.parse_args(argv)
     pod_options = PodOptions(args.exchange, args.log, args.namespace)
+    elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)
     try:
-        options = Options(args.kubeconfig, args.health, args.lease, pod_options)
+        options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere)
         run_in_front(find_home(args.home), partial(serve, options=options, watch=watched))
     except (KnhkError, OSError) as error:
         print(error, file=sys.stderr)

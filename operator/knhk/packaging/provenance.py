@@ -26,6 +26,7 @@ class Provenance:
     parameters: Mapping[str, Any]
     materials: tuple[Material, ...]
     proof: Mapping[str, Any] | None = None
+    generator: str = ""
 
     def sources(self, text: Callable[[Material], str]) -> PackSources:
         """The pack again, its texts from `text`. Raises Refused when a source is not among the materials, and what `text` raises."""
@@ -38,8 +39,11 @@ class Provenance:
         return PackSources(sources=sources, routes=given["routes"], **given["pack"])
 
 
-def statement(image: Artifact, pack: PackSources, materials: Iterable[Material], proof: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The in-toto statement; it names no time and no machine, so equal builds state the same. `proof`: what translation validation did."""
+def statement(
+    image: Artifact, pack: PackSources, materials: Iterable[Material], proof: Mapping[str, Any] | None = None, generator: str = ""
+) -> dict[str, Any]:
+    """The in-toto statement; it names no time and no machine, so equal builds state the same. `proof`: what translation validation did;
+    `generator`: SHA-256 of the compiler's sources."""
     name = f"{pack.namespace}/{pack.name}@{pack.version}"
     return {
         "_type": STATEMENT,
@@ -49,7 +53,7 @@ def statement(image: Artifact, pack: PackSources, materials: Iterable[Material],
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": parameters(pack),
-                "internalParameters": {} if proof is None else {"proof": dict(proof)},
+                "internalParameters": _given({"proof": proof, "generator": generator}),
                 "resolvedDependencies": [_dependency(m) for m in sorted(materials)],
             },
             "runDetails": {"builder": {"id": BUILDER}, "metadata": {}},
@@ -76,11 +80,15 @@ def read(document: Mapping[str, Any], where: str) -> Provenance:
         if build["buildType"] != BUILD_TYPE:
             raise ValueError(f"buildType must be {BUILD_TYPE}")
         materials = tuple(_material(item) for item in build["resolvedDependencies"])
-        return Provenance(
-            f"sha256:{subject['digest']['sha256']}", build["externalParameters"], materials, build["internalParameters"].get("proof")
-        )
+        internal = build["internalParameters"]
+        digest = f"sha256:{subject['digest']['sha256']}"
+        return Provenance(digest, build["externalParameters"], materials, internal.get("proof"), internal.get("generator", ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(where, f"must be a provenance of a pack: {error}") from error
+
+
+def _given(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value}
 
 
 def _dependency(material: Material) -> dict[str, Any]:

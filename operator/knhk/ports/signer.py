@@ -25,6 +25,10 @@ class Signer(Protocol):
         """keyid that signatures of this role carry now: SHA-256 of the raw public key, hexadecimal."""
         ...
 
+    def public(self, role: str) -> bytes:
+        """The raw public key (32 bytes) that verifies what this role signs now."""
+        ...
+
     def keys_json(self) -> bytes:
         """keys.json as the root signed it (formats/signed.md)."""
         ...

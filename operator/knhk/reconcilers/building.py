@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SharedObject, SignedPack
 from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
-from knhk.model.oci import PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, Artifact
+from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact
 from knhk.packaging import materials, provenance, sbom, signed
+from knhk.packaging.builds import Step
 from knhk.packaging.image import bundle_image, pack_image, tag_of
 from knhk.packaging.materials import Material
 from knhk.ports.compiler import Compiler
@@ -19,17 +20,10 @@ from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.reconcilers.lowering import plan_of, portable
 from knhk_gen.emit import emit
+from knhk_runtime.layout import children, parse_object
 from knhk_runtime.packstore import PackStore
 from knhk_verify.errors import Bad
-from knhk_verify.signed import Keys, verify_bundle
-
-
-@dataclass(frozen=True)
-class Step:
-    """One finished step of a build and what it made."""
-
-    name: str
-    made: str
+from knhk_verify.signed import Keys, verify_bundle, verify_signature_of
 
 
 @dataclass(frozen=True)
@@ -77,10 +71,17 @@ class Data:
 
 
 def build(
-    pack: PackSources, compiler: Compiler, registry: Registry, signer: Signer, prove: Prove, data: Data | None = None
+    pack: PackSources,
+    compiler: Compiler,
+    registry: Registry,
+    signer: Signer,
+    prove: Prove,
+    data: Data | None = None,
+    generator: str = "",
 ) -> Generator[Step, None, SignedPack]:
     """Build, prove, then sign and publish in one commit, after `data`; repeating it gives the same digests. What is refuted, or not
-    proven on one case at least, leaves nothing. Raises Stalled and as `assemble`, `prove`, signer and `publish`."""
+    proven on one case at least, leaves nothing. `generator`: SHA-256 of the compiler's sources, for `known`. Raises Stalled and as
+    `assemble`, `prove`, signer and `publish`."""
     made = yield from assemble(pack, compiler)
     proof = prove(made)
     if proof["cases"] < 1:
@@ -91,7 +92,7 @@ def build(
         yield Step("Data", publish_data(data, registry, signer).digest)
     yield Step("Built", made.image.digest)
     name = f"pack/{pack.namespace}/{pack.name}@{pack.version}"
-    statement = provenance.statement(made.image, pack, made.materials, proof)
+    statement = provenance.statement(made.image, pack, made.materials, proof, generator)
     signature = signer.bundle("build", signed.signature_statement(made.image, name))
     referrers = (
         materials.kept(made.image, pack),
@@ -107,6 +108,41 @@ def build(
         keyid,
         proof,
     )
+
+
+def known(
+    pack: PackSources, tools: Iterable[Material], registry: Registry, signer: Signer, generator: str, data: str | None
+) -> SignedPack | None:
+    """The pack as the registry has it, when it was made of the same sources by the same tools and generator, proven with the same data
+    (SHA-256 of the bundle's file), and signed by the keys of `signer`. None when there is none such, or when what is there is damaged."""
+    pack, name = portable(pack), f"{pack.namespace}/{pack.name}"
+    digest = registry.resolve(tag_of(pack.namespace, pack.name, pack.version))
+    if digest is None:
+        return None
+    keys = {signer.keyid("build"): signer.public("build")}
+    wanted = {(m.name, m.sha256) for m in (*_texts(pack), *tools)}
+    try:
+        registry.read(digest)
+        if not any(verify_signature_of(bundle, digest, keys) for bundle in _statements(registry, digest, SIGNATURE_PREDICATE)):
+            return None
+        for bundle in _statements(registry, digest, PROVENANCE_PREDICATE):
+            told = provenance.read(verify_bundle(bundle, keys), name)
+            (plan,) = (m.sha256 for m in told.materials if m.name == materials.PLAN)
+            made_of = {(m.name, m.sha256) for m in told.materials if m.name != materials.PLAN}
+            same = (told.subject, told.parameters, told.generator, made_of) == (digest, provenance.parameters(pack), generator, wanted)
+            if same and told.proof is not None and told.proof.get("bundle") == data:
+                return SignedPack(PackImage(pack.name, pack.namespace, pack.version, digest, plan), next(iter(keys)), told.proof)
+    except (Corrupt, Bad, ValueError):
+        return None  # it is built again, which mends it
+    return None
+
+
+def _statements(registry: Registry, digest: str, predicate: str) -> Iterator[bytes]:
+    """sigstore bundles that refer to `digest`; nothing about them is verified."""
+    for told in registry.referrers(digest, SIGNED):
+        if told.annotations.get(PREDICATE) == predicate:
+            (layer,) = (c for c in children(parse_object(registry.read(told.digest), told.digest), told.digest) if c.media_type == SIGNED)
+            yield registry.read(layer.digest)
 
 
 def publish_data(data: Data, registry: Registry, signer: Signer) -> Artifact:

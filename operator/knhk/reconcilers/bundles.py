@@ -3,59 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from knhk.lockchain import PolicyEvent
-from knhk.model.canonical import sha256_hex
-from knhk.model.faults import Refused
-from knhk.model.resource import Resource
-from knhk.reconcilers.admission import bundle_bytes
-from knhk.reconcilers.building import Data, publish_data
+from knhk.model.faults import Refused, Stalled, Waiting
+from knhk.model.resource import Key, Resource
+from knhk.packaging.builds import DataOrder, PublishedData
+from knhk.ports.builder import Build
 from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, rfc3339, say, write_status
 
+LOOK_S = 0.05
 TRY_AGAIN_S = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class BundleReconciler:
     ports: Ports
     journal: Journal
+    _builds: dict[Key, tuple[Mapping[str, Any], Build[PublishedData]]] = field(default_factory=dict)
 
     def converge(self, resource: Resource) -> float | None:
-        """Builds, signs and publishes the data; nothing to do when this generation is built. Gives seconds until it is tried again."""
+        """Has the data built, signed and published; nothing to do when this generation is. Gives seconds until it is looked at again."""
         self.journal.deliver(resource)
         if _done(resource):
             return None
         if resource.spec.get("suspend"):
+            self.gone(resource)
             write_status(self.ports, resource, _before(resource), None, "Suspended", "what is published stays, nothing new is")
             return None
+        spec, build = self._builds.get(resource.key) or ({}, None)
+        if build is None or spec != resource.spec:
+            build = self.ports.builder.data(DataOrder(resource))
+            self._builds[resource.key] = (resource.spec, build)
+        if not build.done():
+            return LOOK_S
+        del self._builds[resource.key]
+        return self._finished(resource, build)
+
+    def gone(self, resource: Resource) -> None:
+        """Forgets the build of a deleted bundle."""
+        if resource.key in self._builds:
+            self._builds.pop(resource.key)[1].cancel()
+
+    def _finished(self, resource: Resource, build: Build[PublishedData]) -> float | None:
         try:
-            data = bundle_bytes(resource)
+            self._published(resource, build.result())
         except Refused as refused:
             rows, message = fault_rows(refused)
             write_status(self.ports, resource, {**_before(resource), "faults": rows}, False, "Refused", message)
-            return None
-        try:
-            self._publish(resource, data)
+        except (Waiting, Stalled) as error:
+            write_status(self.ports, resource, _before(resource), None, error.reason, f"{error}; it is tried again")
+            return max(TRY_AGAIN_S, getattr(error, "retry_after_s", 0.0))
         except OSError as error:
             write_status(self.ports, resource, _before(resource), None, "PublishFailed", f"{error}; it is tried again")
             return TRY_AGAIN_S
         return None
 
-    def _publish(self, resource: Resource, data: bytes) -> None:
+    def _published(self, resource: Resource, made: PublishedData) -> None:
         ports = self.ports
         now = rfc3339(ports.clock.now_ns())
-        image = publish_data(Data(resource.namespace, resource.name, data), ports.registry, ports.signer)
-        digest = sha256_hex(data)
         version = resource.spec["version"]
         name = f"data/{resource.namespace}/{resource.name}@{version}"
-        event = PolicyEvent("DataPublished", (name, digest), ports.actor, now, evidence={"image": image.digest})
-        history = remembered(resource.status, f"sha256:{digest}", "Published", now, version)
-        status: dict[str, Any] = {"digest": f"sha256:{digest}", "image": image.digest, "version": version, "built": now, "history": history}
+        event = PolicyEvent("DataPublished", (name, made.digest), ports.actor, now, evidence={"image": made.image})
+        history = remembered(resource.status, f"sha256:{made.digest}", "Published", now, version)
+        status: dict[str, Any] = {"digest": f"sha256:{made.digest}", "image": made.image, "version": version, "built": now}
+        status["history"] = history
         status = self.journal.pend({**_kept(resource), **status}, event)
         resource = write_status(ports, resource, status, True, "Published", f"{version} is published")
-        say(ports, resource.key, "Published", f"data bundle {version}, sha256:{digest[:12]}")
+        say(ports, resource.key, "Published", f"data bundle {version}, sha256:{made.digest[:12]}")
         self.journal.deliver(resource)
 
 

@@ -13,12 +13,11 @@ from knhk.api import condition, with_condition
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import AlreadyExists, Conflict, NotFound, Refused, Waiting
 from knhk.model.resource import Key, Resource
+from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
-from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Fleet
 from knhk.ports.log import Log
 from knhk.ports.placement import Placement
-from knhk.ports.prover import Prover
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
@@ -39,8 +38,7 @@ class Ports:
     log: Log
     signer: Signer
     registry: Registry
-    compiler: Compiler
-    prover: Prover
+    builder: Builder
     fleet: Fleet
     placement: Placement
     clock: Clock

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,7 +44,6 @@ class Controller:
     """Single-threaded but for builds. Errors of one object never stop the others."""
 
     ports: Ports
-    executor: Executor
     git: Git | None = None
     queue: WorkQueue = field(default_factory=WorkQueue)
     _revision: int = -1
@@ -56,9 +54,10 @@ class Controller:
         self.journal = Journal(self.ports)
         points = PointReconciler(self.ports, self.journal)
         plans = Plans(self.ports.registry)
-        self._packs = PackReconciler(self.ports, self.journal, points, plans, self.executor)
+        self._packs = PackReconciler(self.ports, self.journal, points, plans)
+        self._bundles = BundleReconciler(self.ports, self.journal)
         self._reconcilers: Mapping[str, Reconciler] = {
-            "DataBundle": BundleReconciler(self.ports, self.journal),
+            "DataBundle": self._bundles,
             "EnforcementPoint": points,
             "PolicyPack": self._packs,
             "SchemaVersion": SchemaReconciler(self.ports, self.journal, plans),
@@ -140,6 +139,8 @@ class Controller:
         self.journal.outlive(resource)
         if resource.kind == "PolicyPack":
             self._packs.gone(resource)
+        if resource.kind == "DataBundle":
+            self._bundles.gone(resource)
 
     def _enqueue(self, resource: Resource) -> None:
         """The object, and the points that it speaks of, as it was known and as it is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +29,8 @@ from knhk.model.faults import KnhkError, Refused, Waiting
 from knhk.model.phases import DEADLINES_S, WORKING, Arm, Event, Phase, Rolling, move
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Finding, Outcome, Verdict
-from knhk.reconcilers.building import Made, build
+from knhk.packaging.builds import PackOrder
+from knhk.ports.builder import Build
 from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, fault_rows, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
@@ -53,6 +53,7 @@ from knhk.reconcilers.revisions import (
 JUDGE_EVERY_S = 0.1
 WAIT_FOR_DATA_S = 0.5
 LOOK_AT_REST_S = 1.0
+TELLS_STEPS_AFTER_S = 2.0
 BUILDING = (Phase.PENDING, Phase.COMPILED, Phase.BUILT)
 BUILD_WITHIN_S = sum(DEADLINES_S[phase] or 0.0 for phase in BUILDING)
 VERDICTS: Mapping[type, str] = {Advance: Outcome.PASS.value, Promote: Outcome.PASS.value, RollBack: Outcome.FAIL.value}
@@ -63,19 +64,20 @@ _STEP = ("arm", "step", "weight", "deadline")  # members of a revision that roll
 class _Build:
     """`until_s`: when it must be done, from when work on it began: other builds before it are not its fault."""
 
-    future: Future[SignedPack]
+    future: Build[SignedPack]
     members: Mapping[str, Any]  # of the revision: what it is built with
     until_s: float | None = None
+    told: str = ""
 
 
-def _outcome(future: Future[SignedPack]) -> str:
+def _outcome(future: Build[SignedPack]) -> str:
     error = future.exception()
     return "signed" if error is None else getattr(error, "reason", type(error).__name__)
 
 
 @dataclass
 class PackReconciler:
-    """`executor` runs builds, so that a long one never delays a rollback.
+    """Builds go on beside, so that a long one never delays a rollback.
 
     Every move is one write of the status together with its policy event; log and documents follow from that status, now or after
     a crash."""
@@ -84,7 +86,6 @@ class PackReconciler:
     journal: Journal
     points: PointReconciler
     plans: Plans
-    executor: Executor
     _builds: dict[tuple[Key, str], _Build] = field(default_factory=dict)
     observer: Observer = field(init=False)
 
@@ -178,12 +179,14 @@ class PackReconciler:
             if waits:
                 return self._waits(pack, "Waiting", waits)
             members = {"schemas": list(schemas), "hooks": list(hooks)}
-            future = self.executor.submit(self._made, whole, next(iter(bundles), None))
-            running = self._builds[key] = _Build(future, {name: found for name, found in members.items() if found})
+            order = PackOrder(to_sources(whole), next(iter(bundles), None), urgent="live" in pack.status)
+            build = self.ports.builder.pack(order)
+            running = self._builds[key] = _Build(build, {name: found for name, found in members.items() if found})
         if running.until_s is None and running.future.running():
             running.until_s = now_s + BUILD_WITHIN_S
         if not running.future.done():
             if running.until_s is None or now_s < running.until_s:
+                self._tell_step(pack, running, now_s)
                 return JUDGE_EVERY_S / 2
             self._forget_builds(pack)
             return self._stalled(pack, "DeadlineExceeded", f"the build took longer than {BUILD_WITHIN_S:g} s")
@@ -195,6 +198,13 @@ class PackReconciler:
     def _waits(self, pack: Resource, reason: str, message: str) -> float:
         self._write(pack, pack.status, None, reason, message)
         return WAIT_FOR_DATA_S
+
+    def _tell_step(self, pack: Resource, running: _Build, now_s: float) -> None:
+        """A build that takes its time says how far it is."""
+        begun = running.until_s is not None and now_s >= running.until_s - BUILD_WITHIN_S + TELLS_STEPS_AFTER_S
+        if begun and running.future.step != running.told:
+            running.told = running.future.step
+            self._write(pack, pack.status, None, "Building", running.told)
 
     def _finished(self, pack: Resource, running: _Build) -> float | None:
         try:
@@ -215,20 +225,6 @@ class PackReconciler:
         """A build that runs already ends by itself; what it publishes is signed and unused."""
         for key in [key for key in self._builds if key[0] == pack.key]:
             self._builds.pop(key).future.cancel()
-
-    def _made(self, pack: Resource, bundle: Resource | None) -> SignedPack:
-        sources = to_sources(pack)
-
-        def prove(made: Made) -> Mapping[str, Any]:
-            return self.ports.prover.prove(sources, made.plan, made.objects, bundle)
-
-        steps = build(sources, self.ports.compiler, self.ports.registry, self.ports.signer, prove)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                signed: SignedPack = stop.value
-                return signed
 
     def _built(self, pack: Resource, signed: SignedPack, members: Mapping[str, Any]) -> float:
         """The three events of a finished build and phase Signed, in one write."""

@@ -8,7 +8,6 @@ import logging
 import signal
 import ssl
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,14 +17,15 @@ from pathlib import Path
 
 from aiohttp import web
 
+from knhk.adapters.certificate_files import CertificateFiles, Served, load
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_documents import collection, resource_of
 from knhk.adapters.kube_webhooks import refresh
 from knhk.adapters.lowering_process import BoundedLowering
 from knhk.adapters.serving_certificates import ServingCertificates
-from knhk.adapters.shown_certificates import CertificateFiles, Certificates, OwnCertificates, Served
+from knhk.adapters.shown_certificates import Certificates, OwnCertificates
 from knhk.adapters.system import SystemClock
-from knhk.model.faults import KnhkError, Stalled, Waiting
+from knhk.model.faults import KnhkError, Waiting
 from knhk.model.resource import Resource
 
 LOWERERS = 2
@@ -72,7 +72,7 @@ class Renewal:
         """Serves what is there now; new connections get it. Raises Stalled for what is no certificate, and as KubeClient.call."""
         found = self._certificates.current()
         if found != self._served:
-            _load(self.context, found)
+            load(self.context, found)
             self._served = found
             _log.info("a certificate is served")
         for name in refresh(self._api, found.authority):
@@ -86,19 +86,6 @@ class Renewal:
                 await asyncio.to_thread(self.look)
             except KnhkError as error:
                 _log.warning("%s", error)
-
-
-def _load(context: ssl.SSLContext, served: Served) -> None:
-    """ssl reads files only; the key is in one that this user alone can read, for a moment."""
-    with tempfile.TemporaryDirectory() as folder:
-        chain, key = Path(folder) / "chain.pem", Path(folder) / "key.pem"
-        key.touch(mode=0o600)
-        chain.write_bytes(served.chain)
-        key.write_bytes(served.key)
-        try:
-            context.load_cert_chain(chain, key)
-        except (ssl.SSLError, ValueError) as error:
-            raise Stalled("NoCertificate", f"the certificate and its key must be PEM and belong together: {error}") from error
 
 
 @dataclass(frozen=True)

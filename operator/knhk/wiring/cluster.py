@@ -5,35 +5,46 @@ from __future__ import annotations
 
 import secrets
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from urllib.parse import urlsplit
 
 from kubernetes.client import ApiClient
 
+from knhk.adapters.builder_remote import RemoteBuilder
+from knhk.adapters.client_context import ClientContext
 from knhk.adapters.health_http import Check, served
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_feed import ChangeFeed
 from knhk.adapters.kube_lease import Lease
 from knhk.adapters.kube_mirror import Mirror
+from knhk.adapters.registry_oci import OciRegistry
 from knhk.adapters.secrets_kube import KubeSecrets
+from knhk.adapters.serving_certificates import ServingCertificates
 from knhk.adapters.store_kube import KubeStore
 from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
 from knhk.api import KINDS
 from knhk.model.faults import Stalled, Waiting
+from knhk.ports.builder import Builder
+from knhk.ports.clock import Clock
+from knhk.ports.registry import Registry
 from knhk.reconcilers.context import Ports
 from knhk.wiring import embedded, git
 from knhk.wiring.embedded import Adapt
 from knhk.wiring.home import Home
 from knhk.wiring.leading import fenced
-from knhk.wiring.pods import PodOptions, pods
+from knhk.wiring.pods import COMPONENT, PodOptions, pods
+from knhk_runtime.distribution import Repository
 
 TURNS_WITHIN_S = 90.0  # one act may wait for a server that does not answer
 LATE_S = 180.0
+BUILDER = "knhk-builder"
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,18 @@ def access_of(api: ApiClient) -> Access:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What is not this process's own; None: as in the embedded home. `registry`: URL, with a docker config.json and authorities (PEM);
+    `builder`: URL; `keys`: folder with rollout.key, keys.json and root.pub, in which nothing is made."""
+
+    registry: str | None = None
+    registry_auth: Path | None = None
+    registry_ca: Path | None = None
+    builder: str | None = None
+    keys: Path | None = None
+
+
+@dataclass(frozen=True)
 class Options:
     """Which cluster (None: the one that this pod runs in), where health and metrics are served (HOST:PORT; "": nowhere), and the Lease
     (NAMESPACE/NAME) that makes one of several processes the leader ("": this one is alone).
@@ -74,6 +97,7 @@ class Options:
     health: str = ""
     lease: str = ""
     pods: PodOptions = field(default_factory=PodOptions)
+    elsewhere: Elsewhere = Elsewhere()
 
 
 def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch: Watch) -> None:
@@ -83,9 +107,58 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
         if found is None:
             return
         client, store, adapt = found
-        with pods(client, options.pods, SystemClock(), home.root_pub.read_bytes) as in_pods:
+        elsewhere, clock = options.elsewhere, SystemClock()
+        certificates = ServingCertificates(client, options.pods.namespace, clock)
+        root_pub = (elsewhere.keys / "root.pub" if elsewhere.keys else home.root_pub).read_bytes
+        with (
+            pods(client, options.pods, clock, root_pub) as in_pods,
+            _registry(elsewhere) as registry,
+            _builder(elsewhere, certificates, clock) as builder,
+        ):
             access = git.Access(KubeSecrets(client), git.CLUSTER)
-            embedded.serve(home, stop, ready_file, store, lambda ports: adapt(in_pods(ports)), access, own_log=not options.pods.log)
+            embedded.serve(
+                home,
+                stop,
+                ready_file,
+                store,
+                lambda ports: adapt(in_pods(ports)),
+                access,
+                own_log=not options.pods.log,
+                registry=registry,
+                builder=builder,
+                keys=elsewhere.keys,
+            )
+
+
+@contextmanager
+def _registry(elsewhere: Elsewhere) -> Iterator[Registry | None]:
+    if elsewhere.registry is None:
+        yield None
+        return
+    repository = Repository(elsewhere.registry, elsewhere.registry_auth, elsewhere.registry_ca)
+    try:
+        yield OciRegistry(repository)
+    finally:
+        repository.close()
+
+
+@contextmanager
+def _builder(elsewhere: Elsewhere, certificates: ServingCertificates, clock: Clock) -> Iterator[Builder | None]:
+    """It is spoken to as `knhk-operator`; what it shows itself is in the Secret `knhk-builder-tls`, which is renewed here."""
+    if elsewhere.builder is None:
+        yield None
+        return
+    host, context = urlsplit(elsewhere.builder).hostname or BUILDER, ClientContext(certificates, COMPONENT, clock)
+
+    def identity() -> ssl.SSLContext:
+        certificates.leaf(BUILDER, (host,))
+        return context()
+
+    builder = RemoteBuilder(elsewhere.builder, identity)
+    try:
+        yield builder
+    finally:
+        builder.close()
 
 
 @contextmanager

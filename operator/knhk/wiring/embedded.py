@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -27,10 +27,13 @@ from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.model.faults import Stalled, Waiting
-from knhk.ports.prover import Prover
+from knhk.ports.builder import Builder
+from knhk.ports.registry import Registry
+from knhk.ports.signer import Signer
 from knhk.ports.store import Store
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
+from knhk.reconcilers.workshop import Bench, Workshop
 from knhk.wiring import packs
 from knhk.wiring.git import EMBEDDED, Access, git, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
@@ -53,12 +56,14 @@ def open_store(home: Home, *, must_exist: bool) -> Iterator[Store]:
         store.close()
 
 
-def signer_of(home: Home) -> LocalSigner:
-    """The signer of a home, its keys made when missing; what a verifier needs lies in the log's folder too."""
-    signer = establish(home.keys, LOG_ORIGIN, datetime.now(UTC))
-    for name in ("keys.json", "root.pub"):
-        shutil.copyfile(home.keys / name, home.log / f"{name}.tmp")
-        (home.log / f"{name}.tmp").rename(home.log / name)
+def signer_of(home: Home, keys: Path | None = None) -> LocalSigner:
+    """The signer of a home, its keys made when missing, or that of a folder that others fill. What a verifier needs lies in the log's
+    folder and, for agents, in the home's too."""
+    signer = establish(home.keys, LOG_ORIGIN, datetime.now(UTC)) if keys is None else LocalSigner(keys)
+    for folder in (home.log,) if keys is None else (home.log, home.keys):
+        for name in ("keys.json", "root.pub"):
+            shutil.copyfile((keys or home.keys) / name, folder / f"{name}.tmp")
+            (folder / f"{name}.tmp").rename(folder / name)
     return signer
 
 
@@ -92,6 +97,19 @@ def folders_of(home: Home, point: str) -> PointFolders:
 Adapt = Callable[[Ports], Ports]
 
 
+@contextmanager
+def workshop(registry: Registry, signer: Signer, compiled: Path) -> Iterator[Builder]:
+    """Builds by this process; finished objects are kept in `compiled`."""
+    prover = packs.prover()
+    executor = ThreadPoolExecutor(2, thread_name_prefix="build")
+    try:
+        prover.warm()
+        yield Workshop(Bench(ZigCompiler(compiled), prover, registry, signer, packs.generator()), executor)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        prover.close()
+
+
 def serve(
     home: Home,
     stop: Event,
@@ -101,43 +119,45 @@ def serve(
     access: Access | None = None,
     *,
     own_log: bool = True,
+    registry: Registry | None = None,
+    builder: Builder | None = None,
+    keys: Path | None = None,
 ) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
-    live in `store`, by default that of the home; it is closed at the end. `adapt` puts other adapters in place of the home's; `access`:
-    secrets and protocols for Git; `own_log`: the sequencer is a child of this process."""
+    live in `store`, packs in `registry`, both by default those of the home; `builder` builds, by default this process; `keys`
+    is a folder of keys that others fill. `adapt` puts other adapters in place of the home's; `access`: secrets and protocols for Git;
+    `own_log`: the sequencer is a child of this process. The store is closed at the end."""
     home.prepare_to_run()
-    signer = signer_of(home)
+    signer = signer_of(home, keys)
     clock = SystemClock()
     supervisor = Supervisor()
     store = store or SqliteStore(home.store, clock, SystemRandom())
+    registry = registry or LayoutRegistry(home.registry)
     access = access or Access(FolderSecrets(home.secrets), EMBEDDED)
-    prover = packs.prover()
-    executor = ThreadPoolExecutor(2, thread_name_prefix="build")
     try:
         if own_log:
             supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
-        ports = adapt(_ports(home, store, signer, supervisor, clock, prover))
-        if _wait_for_log(home, ports, supervisor, stop):
-            prover.warm()
-            with git(home.git, access) as found, webhooks(store, access, clock):
-                _turn(home, Controller(ports, executor, found), supervisor, stop, ready_file)
+        with nullcontext(builder) if builder else workshop(registry, signer, home.run / "compiled") as building:
+            ports = adapt(_ports(home, store, signer, supervisor, clock, registry, building))
+            if _wait_for_log(home, ports, supervisor, stop):
+                with git(home.git, access) as found, webhooks(store, access, clock):
+                    _turn(home, Controller(ports, found), supervisor, stop, ready_file)
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-        prover.close()
         supervisor.stop_all()
         home.children_file.unlink(missing_ok=True)
         store.close()
 
 
-def _ports(home: Home, store: Store, signer: LocalSigner, supervisor: Supervisor, clock: SystemClock, prover: Prover) -> Ports:
+def _ports(
+    home: Home, store: Store, signer: LocalSigner, supervisor: Supervisor, clock: SystemClock, registry: Registry, builder: Builder
+) -> Ports:
     return Ports(
         store=store,
         log=SequencerLog(home.sequencer_socket),
         signer=signer,
-        registry=LayoutRegistry(home.registry),
-        compiler=ZigCompiler(home.run / "compiled"),
-        prover=prover,
+        registry=registry,
+        builder=builder,
         fleet=FolderFleet(home.root / "points"),
         placement=ProcessPlacement(
             supervisor,

@@ -12,6 +12,7 @@ ACTS: Mapping[str, frozenset[str]] = {
     "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
     "log": frozenset({"append_event", "append_leaves"}),
     "registry": frozenset({"publish", "remove", "collect_garbage"}),
+    "builder": frozenset({"pack", "data", "retire"}),
     "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap"}),
     "placement": frozenset({"ensure", "remove"}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import knhk_gen
 from knhk.adapters.compiler_zig import ZigCompiler
 from knhk.adapters.prover_process import ProcessProver
 from knhk.adapters.registry_layout import LayoutRegistry
@@ -67,6 +69,15 @@ def compiler() -> Compiler:
 def prover() -> ProcessProver:
     """What proves builds, within the budget of this machine."""
     return ProcessProver((sys.executable, "-P", "-m", "knhk.wiring.prover"), host_arch(), proof_budget())
+
+
+def generator() -> str:
+    """SHA-256 of the compiler's sources: what was built by another is built again."""
+    found = hashlib.sha256()
+    for path in sorted(Path(knhk_gen.__file__).parent.rglob("*")):
+        if path.suffix in (".py", ".tsv"):
+            found.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def registry(folder: Path) -> Registry:
