@@ -14,6 +14,7 @@ from knhk.wiring.cluster import Elsewhere, Options, serve
 from knhk.wiring.daemon import run_in_front
 from knhk.wiring.home import find_home
 from knhk.wiring.pods import PodOptions
+from knhk_templates.kubernetes.guard import Surroundings
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,8 +34,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--registry-ca", type=Path, help="authorities of the registry beside the system's, PEM")
     parser.add_argument("--builder", help="who builds: https://HOST:PORT of knhk.builder; default: this process")
     parser.add_argument("--keys", type=Path, help="folder with rollout.key, keys.json and root.pub; default: made in the home")
+    parser.add_argument(
+        "--guard-image", default="", metavar="IMAGE", help="with --exchange: run points as pods of it (knhk-agent, by digest)"
+    )
+    for name in ("exchange", "registry", "log"):
+        default = getattr(Surroundings, name)
+        parser.add_argument(
+            f"--guard-{name}", default=default, metavar="URL", help="what guards are told; the same as admission tells them"
+        )
     args = parser.parse_args(argv)
-    pod_options = PodOptions(args.exchange, args.log, args.namespace)
+    around = Surroundings(args.guard_image, args.guard_exchange, args.guard_registry, args.guard_log)
+    pod_options = PodOptions(args.exchange, args.log, args.namespace, around if args.guard_image else None)
     elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)
     try:
         options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere)

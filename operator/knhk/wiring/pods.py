@@ -15,6 +15,7 @@ from knhk.adapters.exchange_server import Exchange, serving
 from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.log_sequencer import SequencerLog
+from knhk.adapters.placement_kube import KubePlacement
 from knhk.adapters.placement_pods import PodPlacement
 from knhk.adapters.serving_certificates import CLIENT_LIFE, ServingCertificates
 from knhk.adapters.shelf_kube import KubeShelf
@@ -22,6 +23,7 @@ from knhk.model.faults import Stalled
 from knhk.ports.clock import Clock
 from knhk.reconcilers.context import Ports
 from knhk_runtime.http1 import Https
+from knhk_templates.kubernetes.guard import Surroundings
 
 SERVICE, LOG_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-operator"
 Adapt = Callable[[Ports], Ports]
@@ -30,11 +32,13 @@ Adapt = Callable[[Ports], Ports]
 @dataclass(frozen=True)
 class PodOptions:
     """`exchange`: HOST:PORT to serve pods on; "": points are processes of this machine. `log`: https://HOST:PORT of the sequencer; "": a
-    child of this process. `namespace`: that of our components, their Secrets and ConfigMaps."""
+    child of this process. `namespace`: that of our components, their Secrets and ConfigMaps. `guard`: what the pods of points are made of;
+    None: somebody else makes them."""
 
     exchange: str = ""
     log: str = ""
     namespace: str = "knhk-system"
+    guard: Surroundings | None = None
 
 
 @contextmanager
@@ -52,7 +56,8 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
     host, port = _address(options.exchange)
     authenticator = KubeAuthenticator(client, clock)
     fleet = ExchangeFleet(KubeShelf(client, options.namespace), authenticator.pods, clock)
-    placement = PodPlacement(fleet, lambda namespace: certificates.publish_trust(root_pub(), namespace), clock)
+    documents = PodPlacement(fleet, lambda namespace: certificates.publish_trust(root_pub(), namespace), clock)
+    placement = documents if options.guard is None else KubePlacement(documents, client, options.guard, clock)
 
     def issue(request: bytes, uri: str) -> bytes:
         now = datetime.fromtimestamp(clock.now_ns() / 1e9, UTC)
