@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from knhk.adapters.kube_client import KubeClient, api_client
+from knhk.adapters.kube_client import MERGE, KubeClient, api_client
 from knhk.adapters.kube_documents import collection
 from knhk.api import KINDS
-from knhk.model.faults import AlreadyExists, Waiting
+from knhk.model.faults import AlreadyExists, NotFound, Waiting
 
 sys.path.insert(0, str(Path(__file__).parent))
 import node_machine as machine
@@ -70,7 +70,10 @@ def clean(client: KubeClient) -> KubeClient:
     """No object of ours is left of the test before; a server that it ended has come back."""
     for kind in KINDS:
         for document in patiently(partial(client.call, "GET", collection(kind)))["items"]:
-            client.call("DELETE", f"{collection(kind, document['metadata']['namespace'])}/{document['metadata']['name']}")
+            path = f"{collection(kind, document['metadata']['namespace'])}/{document['metadata']['name']}"
+            with contextlib.suppress(NotFound):
+                client.call("PATCH", path, {}, {"metadata": {"finalizers": None}}, MERGE)
+                client.call("DELETE", path)
     for namespace in NAMESPACES:
         with contextlib.suppress(AlreadyExists):
             client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})

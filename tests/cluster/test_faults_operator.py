@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.kube_client import MERGE, KubeClient
+from knhk.adapters.kube_documents import collection, place
+from knhk.model.faults import NotFound
 from knhk.model.resource import Key
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -130,3 +132,49 @@ def test_an_operator_that_is_killed_at_random_moments(world: World) -> None:
     live = world.get(PACK).status["live"]
     world.until(lambda: world.get(Key("EnforcementPoint", "erp", "p1")).status.get("stable") == live["digest"], "the point says what runs")
     world.check()
+
+
+@pytest.mark.failure("operator", "receipts")
+def test_what_is_deleted_while_no_operator_runs_loses_no_event(world: World) -> None:
+    """Events are pending, for the log is down; the operator dies, the pack is deleted, and the next operator tells them all."""
+    operator = world.operator()
+    world.until(lambda: operator.get("readyz")[0] == 200, "it is ready")
+    world.log_down()
+    world.apply(pack(GOOD.format(0)))
+    world.until(lambda: len(world.get().status.get("pending", ())) == 3, "three events wait for the log")
+    operator.signal(signal.SIGKILL)
+    operator.ended()
+    world.client.call("DELETE", place(PACK))
+    kept = world.client.call("GET", place(PACK))["metadata"]
+    assert (kept["finalizers"], "deletionTimestamp" in kept) == (["knhk.dev/receipts"], True)
+    world.start()
+    world.operator()
+    world.until(lambda: not is_there(world), "it is gone when all is told")
+    receipts = world.client.call("GET", collection("Receipt", "erp"))["items"]
+    assert {row["spec"]["event"] for row in receipts} == {"Compiled", "Built", "Signed"}
+    world.check()
+
+
+def test_an_uninstalled_operator_holds_nothing_that_owes_nothing_and_the_rest_is_released_by_hand(world: World) -> None:
+    operator = world.operator()
+    world.apply(point(), pack(GOOD.format(0)))
+    world.until_phase("Live", GOOD.format(0))
+    world.until_settled()
+    world.until(lambda: not world.client.call("GET", place(PACK))["metadata"].get("finalizers"), "nothing is held")
+    world.log_down()
+    world.apply(pack(GOOD.format(1), constraint="sh:minCount 3"))
+    world.until(lambda: bool(world.get().status.get("pending")), "events wait for the log")
+    operator.signal(signal.SIGKILL)
+    operator.ended()
+    world.client.call("DELETE", place(PACK))
+    assert is_there(world)
+    world.client.call("PATCH", place(PACK), {}, {"metadata": {"finalizers": None}}, MERGE)
+    assert not is_there(world)
+
+
+def is_there(world: World) -> bool:
+    try:
+        world.client.call("GET", place(PACK))
+    except NotFound:
+        return False
+    return True

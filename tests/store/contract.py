@@ -174,6 +174,30 @@ class StoreContract:
         assert (again.generation, again.uid != made.uid) == (1, True)
         assert store.events(again.key) == ()
 
+    def test_what_is_deleted_while_it_owes_events_is_told_until_it_is_released(self, store: Store) -> None:
+        made = store.create(pack())
+        owing = store.update_status(replace(made, status={"pending": [{"bundle": "{}"}]}))
+        store.delete(owing.key)
+        with pytest.raises(NotFound):
+            store.get(owing.key)
+        assert store.list("PolicyPack").resources == ()
+        departed = {resource.uid: resource.status for resource in store.departed()}
+        assert departed[made.uid] == {"pending": [{"bundle": "{}"}]}
+        store.release(owing)
+        store.release(owing)
+        again = store.create(pack())
+        assert again.uid != made.uid
+        store.delete(again.key)
+        assert again.uid not in {resource.uid for resource in store.departed()}
+
+    def test_what_owes_nothing_any_more_is_deleted_and_forgotten(self, store: Store) -> None:
+        made = store.create(pack())
+        owing = store.update_status(replace(made, status={"pending": [{"bundle": "{}"}]}))
+        settled = store.update_status(replace(owing, status={"observedGeneration": 1}))
+        store.delete(settled.key)
+        assert made.uid not in {resource.uid for resource in store.departed()}
+        store.create(pack())
+
     def test_changes_give_every_write_once_in_order(self, store: Store) -> None:
         start = now(store)
         made = store.create(pack())

@@ -72,6 +72,13 @@ class MemoryStore:
         self._events.pop(key, None)
         self._note("Deleted", old)
 
+    def departed(self) -> tuple[Resource, ...]:
+        self._check_open()
+        return tuple(c.resource for c in self._changes if c.type == "Deleted" and c.resource.status.get("pending"))
+
+    def release(self, resource: Resource) -> None:
+        self._check_open()
+
     def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         self._check_open()
         oldest = self._changes[0].revision if self._changes else self._revision + 1

@@ -130,11 +130,18 @@ def meaning(status: int, path: str, document: Mapping[str, Any]) -> KnhkError:
             return Refused(faults(document))
         case 401:
             return Stalled(reason or "Unauthorized", f"{said}: the API server must know the user of this process")
+        case 403 if _ending(details):
+            return NotFound(said)
         case 403 if _NOT_ALLOWED.search(message):
             return Stalled(reason or "Forbidden", f"{said}: the user of this process must be allowed to do this")
         case 429 | 500 | 502 | 503 | 504:
             return Waiting(reason or "ApiServerBusy", said, float(details.get("retryAfterSeconds") or RETRY_AFTER_S))
     return Stalled(reason or "ApiServerRefused", said)
+
+
+def _ending(details: Mapping[str, Any]) -> bool:
+    """Whether a namespace is being deleted: nothing can be made in it any more."""
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in details.get("causes") or ())
 
 
 def faults(document: Mapping[str, Any]) -> tuple[Fault, ...]:

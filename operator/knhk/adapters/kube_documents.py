@@ -9,6 +9,7 @@ from knhk.api import KINDS, to_document
 from knhk.model.resource import API_VERSION, Key, Resource
 
 BASE = f"/apis/{API_VERSION}"
+HOLD = "knhk.dev/receipts"  # the finalizer of what still owes receipts
 
 
 def collection(kind: str, namespace: str | None = None) -> str:
@@ -37,7 +38,23 @@ def resource_of(document: Mapping[str, Any]) -> Resource:
         resource_version=metadata["resourceVersion"],
         generation=int(metadata.get("generation", 0)),
         created=metadata["creationTimestamp"],
+        held=HOLD in metadata.get("finalizers", ()),
     )
+
+
+def leaves(document: Mapping[str, Any]) -> bool:
+    """Whether the object is deleted, and only waits for finalizers."""
+    return "deletionTimestamp" in document["metadata"]
+
+
+def hold_document(resource: Resource, *, hold: bool) -> dict[str, Any]:
+    """What applies our finalizer, or no longer, to this very object; checked against its version when it has one."""
+    metadata: dict[str, Any] = {"name": resource.name, "namespace": resource.namespace, "uid": resource.uid}
+    if resource.resource_version:
+        metadata["resourceVersion"] = resource.resource_version
+    if hold:
+        metadata["finalizers"] = [HOLD]
+    return {"apiVersion": API_VERSION, "kind": resource.kind, "metadata": metadata}
 
 
 def new_document(resource: Resource) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Mirror:
         self._listed = dict.fromkeys(kinds, 0)
         self._filled = dict.fromkeys(self._listed, 0)
         self._dead: OrderedDict[str, None] = OrderedDict()
+        self._held: dict[str, Resource] = {}
 
     def holds(self, kind: str) -> bool:
         """Whether objects of the kind are here, and not only at the API server."""
@@ -50,6 +51,7 @@ class Mirror:
         with self._lock:
             known = self._find(resource.key)
             if type == "Deleted":
+                self._held.pop(resource.uid, None)
                 self._end(known, resource)
             elif resource.uid not in self._dead and (known is None or _version(resource) > _version(known)):
                 self._put(resource)
@@ -74,6 +76,23 @@ class Mirror:
         for kind in self._listed:
             if self._listed[kind]:
                 self.listed(kind)
+
+    def leaves(self, resource: Resource) -> None:
+        """An object is deleted, and kept by the API server until its finalizers are gone: it is as good as gone for everybody else."""
+        with self._lock:
+            if resource.held:
+                self._held[resource.uid] = resource
+            self._end(self._find(resource.key), resource)
+
+    def held(self) -> tuple[Resource, ...]:
+        """What has left and is held by us."""
+        with self._lock:
+            return tuple(self._held.values())
+
+    def released(self, uid: str) -> None:
+        """It is held no longer."""
+        with self._lock:
+            self._held.pop(uid, None)
 
     # ---- filling -------------------------------------------------------------------------------
 

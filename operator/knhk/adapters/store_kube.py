@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from knhk.adapters.kube_client import APPLY, MERGE, KubeClient
-from knhk.adapters.kube_documents import changed_document, collection, new_document, place, resource_of, status_document
+from knhk.adapters.kube_documents import (
+    changed_document,
+    collection,
+    hold_document,
+    leaves,
+    new_document,
+    place,
+    resource_of,
+    status_document,
+)
 from knhk.adapters.kube_feed import ChangeFeed
 from knhk.adapters.kube_mirror import Mirror
 from knhk.model.faults import AlreadyExists, Conflict, Gap, KnhkError, NotFound, Stalled, Waiting
@@ -19,6 +28,7 @@ from knhk.ports.clock import Clock
 from knhk.ports.store import Change, Event, Listing
 
 MANAGER = "knhk"
+HOLDER = "knhk-hold"  # field manager of the finalizer alone
 PAGE = 100
 KEPT_EVENTS = 1_000
 REMEMBERED_EVENTS = 1_000  # of the last event of so many objects it is known whether it comes again
@@ -53,7 +63,10 @@ class KubeStore:
     def get(self, key: Key) -> Resource:
         """See Store.get."""
         if not self._mirror.holds(key.kind):
-            return resource_of(self._document(key))
+            document = self._document(key)
+            if leaves(document):
+                raise NotFound(f"{key} was not found: it is deleted")
+            return resource_of(document)
         self._fill()
         found = self._mirror.get(key)
         if found is None:
@@ -87,9 +100,13 @@ class KubeStore:
         """See Store.update_status."""
         if not resource.status and not (before := self.get(resource.key)).status:
             return before  # to apply nothing for the first time would still note who applied it
+        owes = bool(resource.status.get("pending"))
         path, query = f"{place(resource.key)}/status", {**_WRITE, "force": "true"}
         with self._told(resource.key):
-            return self._seen(self._call("PATCH", path, query, status_document(resource), APPLY, key=resource.key))
+            if owes and not resource.held and resource.uid:
+                resource = replace(resource, resource_version=self._hold(resource, hold=True).resource_version)
+            told = self._seen(self._call("PATCH", path, query, status_document(resource), APPLY, key=resource.key))
+        return told if owes or not told.held else self._let_go(told)
 
     def apply(self, resource: Resource) -> Resource:
         """See Store.apply."""
@@ -109,7 +126,23 @@ class KubeStore:
         options = {"preconditions": {"resourceVersion": resource_version}} if resource_version else {}
         with self._told(key):
             answer = self._call("DELETE", place(key), {}, {"apiVersion": "v1", "kind": "DeleteOptions", **options}, key=key)
-        self._mirror.gone(key, answer.get("details", {}).get("uid", ""))
+        if answer["kind"] == key.kind:  # its finalizers are to go first
+            self._seen(answer)
+        else:
+            self._mirror.gone(key, answer.get("details", {}).get("uid", ""))
+
+    def departed(self) -> tuple[Resource, ...]:
+        """See Store.departed: what a finalizer of ours keeps at the API server."""
+        self._fill()
+        return self._mirror.held()
+
+    def release(self, resource: Resource) -> None:
+        """See Store.release."""
+        if resource.uid not in {held.uid for held in self._mirror.held()}:
+            return
+        with suppress(NotFound, Conflict):  # it is gone already
+            self._hold(replace(resource, resource_version=""), hold=False)
+        self._mirror.released(resource.uid)
 
     def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         """See Store.changes."""
@@ -180,7 +213,12 @@ class KubeStore:
         found: list[Resource] = []
         version = ""
         for page in self._pages(collection(kind, namespace), query):
-            found += [resource_of({**document, "kind": kind}) for document in page["items"]]
+            for document in page["items"]:
+                resource = resource_of({**document, "kind": kind})
+                if not leaves(document):
+                    found.append(resource)
+                elif self._mirror.holds(kind):
+                    self._mirror.leaves(resource)
             version = page["metadata"]["resourceVersion"]
         return found, version
 
@@ -194,8 +232,25 @@ class KubeStore:
         """The object that a write was answered with."""
         found = resource_of(document)
         if self._mirror.holds(found.kind):
-            self._mirror.see("Modified", found)
+            if leaves(document):
+                self._mirror.leaves(found)
+            else:
+                self._mirror.see("Modified", found)
         return found
+
+    def _hold(self, resource: Resource, *, hold: bool) -> Resource:
+        """The finalizer that keeps an object until its pending events are told, set or taken away."""
+        query = {"fieldManager": HOLDER, "force": "true"}
+        return self._seen(self._call("PATCH", place(resource.key), query, hold_document(resource, hold=hold), APPLY, key=resource.key))
+
+    def _let_go(self, resource: Resource) -> Resource:
+        """Nothing is pending any more. Who changed the object meanwhile has written nothing that is: only this process does."""
+        while not resource.status.get("pending"):
+            try:
+                return self._hold(resource, hold=False)
+            except Conflict:
+                resource = self._seen(self._document(resource.key))
+        return resource
 
     @contextmanager
     def _told(self, key: Key) -> Iterator[None]:

@@ -142,6 +142,15 @@ class SqliteStore:
             db.execute(f"DELETE FROM event WHERE {_WHERE}", (key.kind, key.namespace, key.name))
             self._log(db, "Deleted", old)
 
+    def departed(self) -> tuple[Resource, ...]:
+        """See Store.departed: those among the last KEPT_CHANGES changes. They are told again after each start, which does no harm."""
+        with self._translated() as db:
+            rows = db.execute("SELECT revision, type, kind, object FROM change WHERE type = 'Deleted' ORDER BY revision").fetchall()
+        return tuple(change.resource for change in map(_change, rows) if change.resource.status.get("pending"))
+
+    def release(self, resource: Resource) -> None:
+        """See Store.release: nothing is held here."""
+
     def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         """See Store.changes."""
         end_ns = self._clock.monotonic_ns() + int(timeout_s * 1e9)

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import kopf
 
-from knhk.adapters.kube_documents import collection, resource_of
+from knhk.adapters.kube_documents import collection, leaves, resource_of
 from knhk.adapters.kube_mirror import Mirror
 from knhk.api import GROUP, KINDS, VERSION
 from knhk.model.faults import Stalled
@@ -112,7 +112,11 @@ class Eyes:
         return found
 
     async def _event(self, event: Mapping[str, Any], **_: Any) -> None:
-        self._mirror.see(TYPES[event["type"]], resource_of(event["object"]))
+        resource, type = resource_of(event["object"]), TYPES[event["type"]]
+        if leaves(event["object"]) and type != "Deleted":
+            self._mirror.leaves(resource)
+        else:
+            self._mirror.see(type, resource)
 
     async def _session(self) -> kopf.AiohttpSession:
         """Requests as our own credentials, which are asked for anew after each 401."""

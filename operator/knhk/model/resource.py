@@ -29,7 +29,7 @@ class Resource:
 
     `resource_version` is opaque, "" before the first write. `generation` counts changes of the spec.
     `created` is RFC 3339 UTC. `path` and `lines` (field path → line) say where a file spelled it; both
-    are empty for what a store gives back.
+    are empty for what a store gives back. `held`: a cluster keeps the object after its deletion until it is released.
     """
 
     kind: str
@@ -43,6 +43,7 @@ class Resource:
     resource_version: str = ""
     generation: int = 0
     created: str = ""
+    held: bool = field(default=False, compare=False, repr=False)
     path: str = field(default="", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 

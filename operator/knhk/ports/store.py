@@ -51,6 +51,7 @@ class Store(Protocol):
     - Writes of spec and metadata never touch status, and `update_status` touches nothing else.
     - A write with a stale resource_version raises Conflict; with "" it is last-writer-wins.
     - A write that changes nothing makes no new version and no change event.
+    - Of what is deleted while its status has pending events `departed` tells, across the death of every process, until it is released.
     - Several threads and processes may write at once; each write is atomic.
     - Revisions order all writes. `changes` gives every write after a revision once, in order, or raises Gap.
     - Raises Waiting when trying again may help (busy, disk full) and Stalled when a person must act
@@ -83,6 +84,14 @@ class Store(Protocol):
 
     def delete(self, key: Key, resource_version: str = "") -> None:
         """Remove the object. Raises NotFound, Conflict."""
+        ...
+
+    def departed(self) -> tuple[Resource, ...]:
+        """Deleted objects as they were at the end, those whose status had pending events among them; at least until they are released."""
+        ...
+
+    def release(self, resource: Resource) -> None:
+        """What a deleted object owed is done. Any other, or one that was released, is no error."""
         ...
 
     def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from knhk.ports.telemetry import Silent, Telemetry
 from knhk.reconcilers.claims import Claims
 
 NO_DIGEST = "0" * 64
+_log = logging.getLogger("knhk.journal")
 MAX_HISTORY = 16
 _STAYS = ("pending", "history", "lastHandledRequestedAt")
 RECEIPTS_AT_ONCE = 8  # what is urgent waits no longer than for so many
@@ -87,10 +89,14 @@ class Journal:
     ports: Ports
     _delivered: dict[tuple[Key, str], Ordered] = field(default_factory=dict)
     _orphans: list[Resource] = field(default_factory=list)
+    _departed: dict[str, Resource] = field(default_factory=dict)
 
     def outlive(self, resource: Resource) -> None:
-        """Takes over the pending events of a deleted object: they get their receipts without it."""
-        if "pending" in resource.status:
+        """Takes over the pending events of a deleted object: they get their receipts without it, and then the store may forget it."""
+        if resource.uid in self._departed:
+            return
+        self._departed[resource.uid] = resource
+        if resource.status.get("pending"):
             self._orphans.append(resource)
 
     def owes(self, key: Key) -> bool:
@@ -131,7 +137,16 @@ class Journal:
             done.setdefault(key, set()).add(bundle)
         for key, bundles in done.items():
             self._clear(key, bundles)
+        self._release()
         return not self._delivered
+
+    def _release(self) -> None:
+        """Deleted objects whose events all have receipts."""
+        for resource in list(self._departed.values()):
+            slots = {(resource.key, row["bundle"]) for row in resource.status.get("pending", ())}
+            if not slots & self._delivered.keys():
+                self.ports.store.release(resource)
+                del self._departed[resource.uid]
 
     def _receipt(self, namespace: str, bundle: str, index: int) -> None:
         document = statement_of(bundle)
@@ -147,6 +162,8 @@ class Journal:
             self.ports.store.create(Resource("Receipt", namespace, name, spec, labels=labels))
         except AlreadyExists:
             return
+        except NotFound as error:  # the namespace is gone, or going: the log alone keeps the event
+            _log.warning("%s/%s is only in the log: %s", namespace, name, error)
 
     def _clear(self, key: Key, bundles: set[str]) -> None:
         """Takes settled events out of their status; an object that changed meanwhile is met again at the next turn."""

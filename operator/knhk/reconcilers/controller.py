@@ -116,6 +116,8 @@ class Controller:
         for missing in [known for key, known in self._known.items() if key not in listed]:
             self._enqueue(missing)
             self._deleted(missing)
+        for departed in self.ports.store.departed():
+            self.journal.outlive(departed)
         for resource in listed.values():
             self._enqueue(resource)
             self._know(resource)

@@ -9,7 +9,7 @@ from typing import Any
 from knhk.reconcilers.context import Ports
 
 ACTS: Mapping[str, frozenset[str]] = {
-    "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
+    "store": frozenset({"create", "update", "update_status", "apply", "delete", "release", "record"}),
     "log": frozenset({"append_event", "append_leaves"}),
     "registry": frozenset({"publish", "remove", "collect_garbage"}),
     "builder": frozenset({"pack", "data", "retire"}),
