@@ -161,13 +161,15 @@ def courier_of(options: Options) -> Courier | None:
     from knhk_runtime.courier.courier import Courier
     from knhk_runtime.courier.identity import Identity
     from knhk_runtime.courier.mirror import Mirror
-    from knhk_runtime.pull import pull
+    from knhk_runtime.pull import prune, pull
 
     folders = Folders(options.point_dir)
     identity = Identity(options.token_file, options.ca_file, folders.state)
     taken = partial(pull, layout=options.registry, auth=options.pull_auth, tls=options.ca_file)
     pulls = partial(taken, options.pull) if options.pull is not None else None
-    mirror = Mirror(folders, root_key(options.root_pub), options.registry, architecture(), pulls)
+    mirror = Mirror(
+        folders, root_key(options.root_pub), options.registry, architecture(), pulls, partial(prune, options.registry) if pulls else None
+    )
     return Courier(Https.of(options.exchange, identity.trusting), identity, mirror, random.SystemRandom().random)
 
 

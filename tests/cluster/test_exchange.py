@@ -185,7 +185,8 @@ class World:
     def start_operator(self, cluster: Cluster) -> subprocess.Popen[bytes]:
         exchange, log, _ = self.ports
         options = ("--exchange", f"127.0.0.1:{exchange}", "--log", f"https://127.0.0.1:{log}", "--namespace", NAMESPACE)
-        return self.start("operator", "knhk.handlers", "--home", str(self.home), "--kubeconfig", str(cluster.kubeconfig), *options)
+        guard = ("--guard-image", "registry.test/knhk-agent")
+        return self.start("operator", "knhk.handlers", "--home", str(self.home), "--kubeconfig", str(cluster.kubeconfig), *options, *guard)
 
     def start_log(self) -> None:
         """As its pod will: with the certificate that the operator keeps for it, and the key of the log."""
@@ -299,7 +300,11 @@ def test_a_pack_is_rolled_out_over_two_pods_of_which_one_dies(world: World, clus
     operator = world.start_operator(cluster)
     world.start_log()
     point: dict[str, Any] = yaml.safe_load((PACKS / "orders.yaml").read_text())
-    point["spec"] |= {"upstream": {"host": "127.0.0.1", "port": world.app.port}, "listen": {"port": world.ports[2]}}
+    point["spec"] |= {
+        "upstream": {"host": "127.0.0.1", "port": world.app.port},
+        "listen": {"port": world.ports[2]},
+        "selector": {"matchLabels": {"app": "orders"}},
+    }
     point["spec"]["attributes"]["jwt"] |= {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": world.provider.jwks()}}
     world.apply(yaml.safe_load((PACKS / "finance-roles.yaml").read_text()))
     world.apply(point)

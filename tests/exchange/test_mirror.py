@@ -75,6 +75,20 @@ def test_a_rollback_to_what_lies_here_needs_no_registry(world: World) -> None:
     assert (pulled, "rollout.json" in desired(world)) == ([], True)
 
 
+def test_images_of_the_last_three_documents_stay(world: World) -> None:
+    kept: list[frozenset[str]] = []
+    found = Mirror(Folders(world.point), root_key(world.root_pub), world.registry, architecture(), lambda digest: None, kept.append)
+    one, two = (world.packs.digests[version] for version in ("1.0.0", "1.1.0"))
+    arms = [("1.0.0", None), ("1.0.0", "1.1.0"), ("1.0.0", "1.1.0"), ("1.1.0", None)]
+    for stable, candidate in arms:
+        rollout = world.rollout(stable=world.pack(stable), candidate=candidate and world.pack(candidate))
+        found.take(files_of(world, rollout_json=world.sign(rollout)))
+    assert kept == [{one, two}]
+    for _ in range(2):
+        found.take(files_of(world, rollout_json=world.sign(world.rollout(stable=world.pack("1.1.0"), data=None))))
+    assert kept == [{one, two}]
+
+
 def test_what_is_not_signed_for_this_point_makes_no_room_be_taken(world: World, tmp_path: Path) -> None:
     """A lying exchange cannot fill a pod's disk with images; the agent says why it refuses."""
     forged = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,9 @@ NEEDED = ("keys.json", "point.json", "rollout.json")
 IN_ORDER = ("keys.json", "point.json", "envoy.json", "rollout.json")
 Pull = Callable[[str], None]
 """Puts the image of a digest into the agent's layout; blocks; raises KnhkError and OSError."""
+Prune = Callable[[Collection[str]], None]
+"""Takes every other image out of it."""
+KEPT = 3
 
 
 def read_desired(body: bytes, where: str) -> tuple[str, dict[str, bytes]]:
@@ -50,36 +54,49 @@ def _data(row: object, where: str) -> bytes:
 
 @dataclass(frozen=True)
 class Mirror:
-    """`registry`: the agent's layout, filled by `pull` before a document that names an image is written; None: by somebody else."""
+    """`registry`: the agent's layout, filled by `pull` before a document that names an image is written; None: by somebody else. What the
+    last KEPT documents do not name is taken out of it by `prune`."""
 
     folders: Folders
     root_public: bytes
     registry: Path
     arch: str
     pull: Pull | None
+    prune: Prune | None = None
+    _named: deque[frozenset[str]] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def take(self, files: Mapping[str, bytes]) -> None:
         """Writes what differs, images first, the rollout document last. Raises KnhkError and OSError; then the document is not written."""
-        self._pull(files)
+        named = self._pull(files)
         desired = self.folders.desired
         desired.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in IN_ORDER:
             if name in files and not _is(desired / name, files[name]):
                 replace_file(desired / name, files[name])
+        self._forget(named)
 
-    def _pull(self, files: Mapping[str, bytes]) -> None:
-        """Only what a document names that the agent would take is worth room on the disk."""
-        if self.pull is None:
+    def _forget(self, named: frozenset[str]) -> None:
+        """A document that goes on with the images of the one before is none of its own here."""
+        if self.prune is None or not named or (self._named and self._named[-1] == named):
             return
+        self._named.append(named)
+        if len(self._named) == KEPT:
+            self.prune(frozenset().union(*self._named))
+
+    def _pull(self, files: Mapping[str, bytes]) -> frozenset[str]:
+        """Gives what the document names. Only what a document names that the agent would take is worth room on the disk."""
+        if self.pull is None:
+            return frozenset()
         try:
             rollout, keys = self._read(files)
         except Refused:
-            return  # the agent refuses it too, and says why
-        if self._is_there(rollout, keys):
-            return
-        named = [arm.digest for arm in (rollout.stable, rollout.candidate) if arm is not None]
-        for digest in [*named, *([rollout.data] if rollout.data else [])]:
-            self.pull(digest)
+            return frozenset()  # the agent refuses it too, and says why
+        packs = [arm.digest for arm in (rollout.stable, rollout.candidate) if arm is not None]
+        named = [*packs, *([rollout.data] if rollout.data else [])]
+        if not self._is_there(rollout, keys):
+            for digest in named:
+                self.pull(digest)
+        return frozenset(named)
 
     def _read(self, files: Mapping[str, bytes]) -> tuple[Rollout, Keys]:
         now, accepted = datetime.now(UTC), load_accepted(self.folders)
