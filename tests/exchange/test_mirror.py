@@ -76,8 +76,15 @@ def test_a_rollback_to_what_lies_here_needs_no_registry(world: World) -> None:
 
 
 def test_images_of_the_last_three_documents_stay(world: World) -> None:
-    kept: list[frozenset[str]] = []
-    found = Mirror(Folders(world.point), root_key(world.root_pub), world.registry, architecture(), lambda digest: None, kept.append)
+    kept: list[set[str]] = []
+    found = Mirror(
+        Folders(world.point),
+        root_key(world.root_pub),
+        world.registry,
+        architecture(),
+        lambda digest: None,
+        lambda keep: kept.append(set(keep)),
+    )
     one, two = (world.packs.digests[version] for version in ("1.0.0", "1.1.0"))
     arms = [("1.0.0", None), ("1.0.0", "1.1.0"), ("1.0.0", "1.1.0"), ("1.1.0", None)]
     for stable, candidate in arms:
