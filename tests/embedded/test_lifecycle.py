@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 
 from knhk.adapters.processes import Identity, identity
+from knhk.model.resource import Key
+from knhk.wiring.embedded import open_store
 from knhk.wiring.home import Home
 
 pytestmark = pytest.mark.server
 
+EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
 POINT = """apiVersion: knhk.dev/v1alpha1
 kind: EnforcementPoint
 metadata: {name: p1, namespace: erp}
@@ -331,3 +334,42 @@ def test_apply_get_and_delete_say_what_they_did(cli: Cli, tmp_path: Path) -> Non
     assert "erp/roles" in cli.fails("delete", "databundle", "erp/roles")
     assert "must stay" in cli.fails("delete", "receipt", "erp/datapublished-00000000")
     assert "must be one of" in cli.fails("get", "teapots")
+
+
+def stored(cli: Cli, kind: str, name: str) -> dict[str, Any]:
+    """Status of an object of namespace erp; its conditions are there."""
+    with open_store(cli.home, must_exist=True) as store:
+        return {"conditions": [{"reason": ""}], "revision": {"phase": ""}, **store.get(Key(kind, "erp", name)).status}
+
+
+def receipts(cli: Cli) -> set[str]:
+    with open_store(cli.home, must_exist=True) as store:
+        return {receipt.spec["event"] for receipt in store.list("Receipt").resources}
+
+
+@pytest.mark.timeout(300)
+def test_a_pack_waits_for_its_schema_takes_hooks_and_is_approved(cli: Cli, tmp_path: Path) -> None:
+    pack = tmp_path / "pack.yaml"
+    more = "  schemas: [{name: invoice-1-1}]\n  hooks: [{registry: finance-hooks, names: [total-is-not-negative]}]\n  routes:\n"
+    pack.write_text((EXAMPLES / "invoice-controls.yaml").read_text().replace("  routes:\n", more))
+    cli.ok("up")
+    cli.ok("apply", "-f", str(pack), "-f", str(EXAMPLES / "finance-roles.yaml"))
+    eventually(lambda: stored(cli, "PolicyPack", "invoice-controls")["conditions"][0]["reason"] == "SchemaNotAccepted")
+    assert "must be built first" in cli.fails("approve", "erp/invoice-controls", "--stage", "production")
+    cli.ok("apply", "-f", str(EXAMPLES / "invoice-schema.yaml"), "-f", str(EXAMPLES / "finance-hooks.yaml"))
+
+    eventually(lambda: stored(cli, "PolicyPack", "invoice-controls")["revision"]["phase"] == "Signed")
+    revision = stored(cli, "PolicyPack", "invoice-controls")["revision"]
+    assert revision["hooks"] == ["finance-hooks/total-is-not-negative"]
+    versions = cli.ok("get", "schemaversions")["items"]
+    assert [row["status"]["verdict"] for row in versions] == ["First", "Compatible"]
+    made = cli.ok("approve", "erp/invoice-controls", "--stage", "production", "--comment", "looked at it")
+    assert (made["revision"], made["unreviewed"]) == (revision["digest"], True)
+    assert "must be production" in cli.fails("approve", "erp/invoice-controls", "--stage", "moon")
+    name = made["approval"].partition("/")[2]
+    eventually(lambda: stored(cli, "Approval", name)["conditions"][0]["reason"] == "Recorded")
+    told = cli.ok("describe", "approval", made["approval"])
+    assert [event["reason"] for event in told["events"]] == ["Approved"]
+    wanted = {"SchemaAccepted", "HooksIndexed", "Approved", "Signed"}
+    eventually(lambda: wanted <= receipts(cli))
+    assert cli.ok("log", "verify", str(cli.home.log))["bad"] == []

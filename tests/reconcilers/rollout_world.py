@@ -130,7 +130,8 @@ def pack(
 @dataclass
 class World:
     """`bad`: versions that deny a third of what was admitted; `slow`: take 16 ms instead of 12 µs; `cold`: leave R1. `traffic`:
-    requests of each point and step. `covers`: whether the log makes checkpoints."""
+    requests of each point and step. `covers`: whether the log makes checkpoints. `reviews`: whether the store knows people. `runs`: what
+    agents say they run, when that is something else than they are told."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     store: CheckedStore = field(default_factory=CheckedStore)
@@ -149,6 +150,8 @@ class World:
     cold: frozenset[str] = frozenset()
     traffic: int = 12
     covers: bool = True
+    reviews: bool = False
+    runs: dict[str, Any] | None = None
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     checked: int = 0
@@ -164,7 +167,8 @@ class World:
         own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "clock")}
         self.executor = InlineExecutor()
         bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator")
-        ports = Ports(**mortal, **own, builder=Workshop(bench, self.executor), origin="knhk.dev/test", actor="test")
+        builder = Workshop(bench, self.executor)
+        ports = Ports(**mortal, **own, builder=builder, origin="knhk.dev/test", actor="test", reviews=self.reviews)
         self.controller = Controller(ports, self.git)
 
     # ---- what people do ------------------------------------------------------------------------
@@ -249,7 +253,9 @@ class World:
             row[0] += self.traffic
             self.versions[candidate] = document["candidate"]["version"]
             row[1] += self.traffic // 3 if stable and document["candidate"]["version"] in self.bad else 0
-        self.fleet.told[name] = Statistics(self._statistics(name, document["epoch"]), self.clock.ns)
+        told = {arm: (document[arm] or {}).get("digest") for arm in ("stable", "candidate", "data")}
+        statistics = self._statistics(name, document["epoch"]) | {"running": self.runs or told}
+        self.fleet.told[name] = Statistics(statistics, self.clock.ns)
 
     def _statistics(self, name: str, epoch: int) -> dict[str, Any]:
         rows = [(pair, n) for (where, *pair), n in self.counts.items() if where == name]

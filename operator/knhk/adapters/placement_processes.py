@@ -51,6 +51,7 @@ class ProcessPlacement:
     root_pub: Path
     workers: int = 1
     _ports: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _rendered: dict[str, str] = field(default_factory=dict)
 
     def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
         """See the port. Envoy is started anew only when its bootstrap changed; packs and rollouts reach it without that."""
@@ -59,22 +60,29 @@ class ProcessPlacement:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         address, port = self._listen(point, spec, folders)
         bootstrap = self._bootstrap(point, spec, folders, address, port)
-        path = folders.folder / "envoy.json"
-        if not path.exists() or path.read_text() != bootstrap:
-            path.write_text(bootstrap)
+        trouble = self._written(point, folders.folder / "envoy.json", bootstrap)
         self.supervisor.ensure(self._agent(point, folders))
-        trouble = []
         if (folders.folder / "private" / "ecds.json").exists():
             self.supervisor.ensure(self._envoy(point, folders, bootstrap))
         else:
             trouble.append("Envoy waits for the agent's first verified configuration")
         return Placed(f"{address}:{port}", tuple(trouble))
 
+    def _written(self, point: str, path: Path, bootstrap: str) -> list[str]:
+        """Writes what Envoy starts with, unless it lies there. That somebody else changed it is told once, and it is put back."""
+        found = path.read_text() if path.exists() else ""
+        before, self._rendered[point] = self._rendered.get(point), bootstrap
+        if found == bootstrap:
+            return []
+        path.write_text(bootstrap)
+        return [f"{path.name} was not as it was rendered: it is put back"] if before is not None and found != before else []
+
     def remove(self, point: str) -> None:
         """See the port. The outbox stays: it is the record of what was decided; and so do rings that are not emptied."""
         self.supervisor.stop(f"envoy {point}")
         self.supervisor.stop(f"agent {point}")
         self._ports.pop(point, None)
+        self._rendered.pop(point, None)
         sweep(self.folders_of(point).rings)
 
     def placed(self) -> frozenset[str]:

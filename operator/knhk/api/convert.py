@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import Any
 
 from knhk.model.arrows import PackSources, Source
+from knhk.model.flags import Flag, Rule
 from knhk.model.resource import Resource
-from knhk.model.rollout import Analysis, OnNoData, RolloutSpec, Stage, Step
+from knhk.model.rollout import Analysis, Approvals, OnNoData, RolloutSpec, Stage, Step
 
 # Where a file spelled the inline texts, so that the control plane can name its lines: {"path", "lines": [n…]}.
 ORIGIN = "knhk.dev/origin"
@@ -111,13 +112,27 @@ def to_rollout(pack: Resource, guards: Sequence[str] = ()) -> RolloutSpec:
     rollout = pack.spec["rollout"]
     steps = tuple(Step(row["weight"], row["minPairs"]) for row in rollout["steps"])
     points = tuple(f"{pack.namespace}/{row['point']}" for row in pack.spec["targets"])
-    stage = Stage(PRODUCTION, points, rollout["shadow"]["minPairs"], steps, rollout["deadlineSeconds"])
+    asked = next((to_approvals(row) for row in rollout.get("approvals", ()) if row["stage"] == PRODUCTION), None)
+    stage = Stage(PRODUCTION, points, rollout["shadow"]["minPairs"], steps, rollout["deadlineSeconds"], asked)
     return RolloutSpec(
         stages=(stage,),
         analysis=to_analysis(rollout["analysis"], guards),
         on_no_data=OnNoData(rollout["onNoData"]),
         suspend=pack.spec["suspend"],
     )
+
+
+def to_approvals(row: Mapping[str, Any]) -> Approvals:
+    """A row of spec.rollout.approvals."""
+    return Approvals(row["count"], frozenset(row["approvers"]), row["notAuthor"], row["deadlineSeconds"])
+
+
+def to_flag(resource: Resource) -> Flag:
+    """A FeatureFlag as it is evaluated; while it is suspended each point keeps the variant that its status tells."""
+    spec = resource.spec
+    rules = tuple(Rule(row["var"], row["op"], tuple(row["values"]), row["variant"]) for row in spec["targeting"])
+    pinned = {row["name"]: row.get("variant", "") for row in resource.status.get("points", ())} if spec["suspend"] else None
+    return Flag(resource.name, spec["state"] == "ENABLED", spec["variants"], spec["defaultVariant"], rules, pinned)
 
 
 def to_analysis(analysis: Mapping[str, Any], guards: Sequence[str] = ()) -> Analysis:

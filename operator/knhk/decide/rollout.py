@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from knhk.decide.approvals import missing
 from knhk.decide.judge import judge
 from knhk.model.phases import DEADLINES_S, WORKING, Arm, Phase, Rolling
 from knhk.model.rollout import (
+    Approved,
     Finding,
     OnNoData,
     Outcome,
@@ -48,7 +50,8 @@ class Facts:
     `rolling` is set in phase Rolling, and in Stalled when a rollout is held. `entered_ns`: when the
     phase or step began; `pairs_at_start`: judged pairs of the stage at that moment. `stats`: by point
     (NAMESPACE/NAME). `published`: what the present rollout document of each point says about this
-    revision.
+    revision. `held`: points where flags say that a canary is not enforced, and why. `author`: the user who wrote the revision, empty
+    when nobody knows; `approved`: recorded approvals of it.
     """
 
     phase: Phase
@@ -62,6 +65,9 @@ class Facts:
     published: Mapping[str, Order] = field(default_factory=dict)
     deny_list: frozenset[str] = frozenset()
     abort: str = ""
+    held: Mapping[str, str] = field(default_factory=dict)
+    author: str = ""
+    approved: tuple[Approved, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,11 +132,12 @@ class Resume:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do. Look again when facts change, and at `until_ns` at the latest (None: no deadline)."""
+    """Nothing to do. Look again when facts change, and at `until_ns` at the latest (None: no deadline). `message`: what is missing."""
 
     until_ns: int | None
     reason: str
     verdict: Verdict | None = None
+    message: str = ""
 
 
 Action = Publish | Start | Advance | Promote | RollBack | Abort | Stall | Resume | Wait
@@ -206,6 +213,8 @@ def _order(facts: Facts, index: int, stage: Stage, point: str) -> Order:
         return Order(point, "Stable", "candidate")
     if now.arm is Arm.SHADOW:
         return Order(point, "Shadow")
+    if point in facts.held:
+        return Order(point, "Shadow")
     return Order(point, "Canary", weight=weight_of(facts.spec, now) * 10)
 
 
@@ -254,7 +263,7 @@ def _unpublished(case: _Case) -> Action | None:
         return None
     wanted = orders(facts)
     late = tuple(order for order in wanted if facts.published.get(order.point) != order)
-    if late and case.stage and not facts.spec.suspend and _is_overdue(case):
+    if late and case.stage and not facts.spec.suspend and not facts.held and _is_overdue(case):
         return Abort("NotPublished", f"{late[0].point} could not be told before the deadline", case.verdict)
     return Publish(late) if late else None
 
@@ -271,6 +280,16 @@ def _suspended(case: _Case) -> Action | None:
     return Wait(None, "suspended", case.verdict)
 
 
+def _held(case: _Case) -> Action | None:
+    """While flags keep a canary from being enforced nothing is learnt of its enforcement, and no time runs."""
+    facts = case.facts
+    if not facts.held or case.stage is None or facts.rolling is None:
+        return None
+    if facts.rolling.arm is Arm.SHADOW and case.stage.steps:
+        return None
+    return Wait(None, "held", case.verdict, "; ".join(facts.held[point] for point in sorted(facts.held)))
+
+
 def _start(case: _Case) -> Action | None:
     return Start(Rolling()) if case.facts.phase is Phase.SIGNED else None
 
@@ -285,9 +304,21 @@ def _passed(case: _Case) -> Action | None:
 
 
 def _forward(case: _Case, verdict: Verdict) -> Action:
-    now = case.facts.rolling or Rolling()
-    after = next_rolling(case.facts.spec, now)
+    facts, now = case.facts, case.facts.rolling or Rolling()
+    stage = facts.spec.stages[now.stage]
+    if lacking := missing(stage, facts.author, facts.approved):
+        return _unapproved(case, stage, verdict, lacking)
+    after = next_rolling(facts.spec, now)
     return Promote(verdict) if after is None else Advance(after, verdict)
+
+
+def _unapproved(case: _Case, stage: Stage, verdict: Verdict, lacking: str) -> Action:
+    """A stage that passed waits for people before anything of it is enforced, and may wait longer than a step."""
+    assert stage.approvals is not None
+    until_ns = case.facts.entered_ns + (stage.deadline_s + stage.approvals.within_s) * NS
+    if case.facts.now_ns >= until_ns:
+        return Abort("NotApproved", lacking, verdict)
+    return Wait(until_ns, "unapproved", verdict, lacking)
 
 
 def _is_overdue(case: _Case) -> bool:
@@ -326,6 +357,7 @@ CHECKS: tuple[Callable[[_Case], Action | None], ...] = (
     _unpublished,
     _rests,
     _suspended,
+    _held,
     _start,
     _passed,
     _overdue,

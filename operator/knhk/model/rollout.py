@@ -199,14 +199,34 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Approvals:
+    """Whom a stage waits for: `count` people of `approvers` (empty: of all), `not_author` among them, `within_s` after its shadow."""
+
+    count: int = 1
+    approvers: frozenset[str] = frozenset()
+    not_author: bool = True
+    within_s: int = 604_800
+
+
+@dataclass(frozen=True)
+class Approved:
+    """A recorded approval of a revision. `unreviewed`: given in an embedded home, which knows no other user."""
+
+    stage: str
+    approver: str
+    unreviewed: bool = False
+
+
+@dataclass(frozen=True)
 class Stage:
-    """A group of enforcement points (NAMESPACE/NAME) that a candidate reaches together."""
+    """A group of enforcement points (NAMESPACE/NAME) that a candidate reaches together. `approvals`: None, nobody is waited for."""
 
     name: str
     points: tuple[str, ...]
     shadow_min_pairs: int
     steps: tuple[Step, ...]
     deadline_s: int
+    approvals: Approvals | None = None
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,15 @@ from knhk.reconcilers.claims import Claims
 NO_DIGEST = "0" * 64
 _log = logging.getLogger("knhk.journal")
 MAX_HISTORY = 16
+REQUESTED = "knhk.dev/requestedAt"  # annotation: look at the object again, and begin anew what waits for a person
 _STAYS = ("pending", "history", "lastHandledRequestedAt")
 RECEIPTS_AT_ONCE = 8  # what is urgent waits no longer than for so many
 
 
 @dataclass(frozen=True)
 class Ports:
-    """One adapter for each port; `origin` names the log, `actor` who acts in policy events."""
+    """One adapter for each port; `origin` names the log, `actor` who acts in policy events. `reviews`: the store knows who wrote what, as
+    an API server does; else approvals and promotions are marked unreviewed."""
 
     store: Store
     log: Log
@@ -48,6 +50,7 @@ class Ports:
     actor: str
     telemetry: Telemetry = field(default_factory=Silent)
     claims: Claims = field(default_factory=Claims)
+    reviews: bool = False
 
 
 def rfc3339(ns: int) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from knhk.model.faults import Conflict, Gap, KnhkError, NotFound, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.ports.telemetry import Result
+from knhk.reconcilers.approvals import ApprovalReconciler
 from knhk.reconcilers.bundles import BundleReconciler
 from knhk.reconcilers.claims import data_named, points_named
-from knhk.reconcilers.context import Journal, Ports
+from knhk.reconcilers.context import REQUESTED, Journal, Ports
+from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.packs import PackReconciler
 from knhk.reconcilers.plans import Plans
@@ -22,11 +24,12 @@ from knhk.reconcilers.queue import Lane, WorkQueue
 from knhk.reconcilers.repositories import NoGit, RepositoryReconciler, rolled_back
 from knhk.reconcilers.schemas import SchemaReconciler
 
-KINDS = ("SchemaVersion", "HookRegistry", "DataBundle", "EnforcementPoint", "PolicyPack", "PolicyRepository")
+KINDS = ("SchemaVersion", "HookRegistry", "FeatureFlag", "Approval", "DataBundle", "EnforcementPoint", "PolicyPack", "PolicyRepository")
 FAULT_RETRY_S = 1.0
 LEAST_S = 1e-3
 TICK_S = 0.05
 TURN_S = 0.25  # then changes are looked at again, whatever is due
+MAX_REQUEST = 64
 
 _FAILED: Result = "error"
 
@@ -63,6 +66,8 @@ class Controller:
             "SchemaVersion": SchemaReconciler(self.ports, self.journal, plans),
             "HookRegistry": HookReconciler(self.ports, self.journal, plans),
             "PolicyRepository": NoGit(self.ports) if self.git is None else RepositoryReconciler(self.ports, self.journal, self.git),
+            "FeatureFlag": FlagReconciler(self.ports, self.journal),
+            "Approval": ApprovalReconciler(self.ports, self.journal),
         }
 
     def tick(self) -> None:
@@ -163,6 +168,9 @@ class Controller:
         if resource.kind == "DataBundle":
             packs = self.ports.store.list("PolicyPack", resource.namespace).resources
             return frozenset().union(*(points_named(pack) for pack in packs if resource.name in data_named(pack)))
+        if resource.kind == "FeatureFlag":
+            packs = self.ports.store.list("PolicyPack", resource.namespace).resources
+            return frozenset().union(*(points_named(pack) for pack in packs if pack.name == resource.spec["pack"]))
         return frozenset()
 
     def _converge(self, key: Key, due_s: float) -> None:
@@ -173,6 +181,7 @@ class Controller:
             self._know(resource)
             lane = _lane(resource)
             again_s = self._reconcilers[key.kind].converge(resource)
+            self._handled(resource)
         except NotFound:
             again_s = self._gone(key)
         except Conflict:
@@ -194,6 +203,15 @@ class Controller:
     def _put(self, key: Key, due_s: float, lane: Lane = Lane.NORMAL) -> None:
         self.queue.put(key, due_s, lane)
         self.ports.telemetry.queued()
+
+    def _handled(self, resource: Resource) -> None:
+        """Tells that a request to look at the object was met."""
+        asked = resource.annotations.get(REQUESTED, "")[:MAX_REQUEST]
+        if not asked or resource.status.get("lastHandledRequestedAt") == asked:
+            return
+        now = self.ports.store.get(resource.key)
+        if now.status.get("lastHandledRequestedAt") != asked:
+            self.ports.store.update_status(replace(now, status={**now.status, "lastHandledRequestedAt": asked}))
 
     def _gone(self, key: Key) -> float | None:
         """Ends what ran for an object that is not there (any more)."""

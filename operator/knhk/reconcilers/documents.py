@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from knhk.decide.rollout import Enforced, Order
@@ -22,12 +22,13 @@ _READ: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("issued", "notAfter", "mode"), str),
     **dict.fromkeys(("epoch", "weight"), int),
     **dict.fromkeys(("stable", "candidate", "data"), (dict, type(None))),
+    "flags": dict,
 }
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one point must run: packs and data as in formats/signed.md, `config` the SHA-256 of its point.json."""
+    """What one point must run: packs, data and flags as in formats/signed.md, `config` the SHA-256 of its point.json."""
 
     point: str
     baseline: str
@@ -37,6 +38,7 @@ class Assignment:
     stable: Mapping[str, Any] | None = None
     candidate: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self, origin: str) -> str:
         """SHA-256 of what the document says, hexadecimal: the subject of the event that orders it."""
@@ -58,7 +60,7 @@ class Assignment:
             "stable": self.stable,
             "candidate": self.candidate,
             "data": self.data,
-            "flags": {},
+            "flags": dict(self.flags),
         }
 
 

@@ -13,9 +13,11 @@ from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import PairStats, RolloutSpec, pair_stats
 from knhk.ports.fleet import Statistics
+from knhk.reconcilers.approvals import approvals_of
 from knhk.reconcilers.bundles import is_published, refusal
 from knhk.reconcilers.context import Ports, from_rfc3339_ns
 from knhk.reconcilers.documents import order_of, published
+from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.hooks import is_indexed
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import owner_of
@@ -107,11 +109,11 @@ class Observer:
                 return f"EnforcementPoint {pack.namespace}/{row['point']} must be free: PolicyPack {owner.name} has it"
         return ""
 
-    def _is_mine(self, pack: Resource, name: str) -> bool:
-        """Whether the point is there and no other pack has it."""
-        point = point_of(self.ports, pack.namespace, name)
-        owner = None if point is None else owner_of(self.ports, point)
-        return point is not None and (owner is None or owner.name == pack.name)
+    def _mine(self, pack: Resource) -> list[Resource]:
+        """Points that the spec targets, that are there and that no other pack has."""
+        found = (point_of(self.ports, pack.namespace, row["point"]) for row in pack.spec["targets"])
+        owned = ((point, owner_of(self.ports, point)) for point in found if point is not None)
+        return [point for point, owner in owned if owner is None or owner.name == pack.name]
 
     def look(self, pack: Resource, phase: Phase) -> Seen:
         """Gathers the facts. A point that is gone, or that another pack has, is as it should be and tells nothing."""
@@ -119,6 +121,8 @@ class Observer:
         live = (pack.status.get("live") or {}).get("digest")
         digest = revision.get("digest", "")
         rolling = Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]) if "arm" in revision else None
+        mine = self._mine(pack)
+        held = {f"{one.namespace}/{one.name}": switched_at(self.ports, one, pack.name).held for one in mine}
         facts = Facts(
             phase=phase,
             digest=digest,
@@ -129,11 +133,13 @@ class Observer:
             pairs_at_start=revision.get("pairsAtStart", 0),
             deny_list=denied(pack.status, pack.generation),
             abort=abort_asked(pack),
+            held={point: why for point, why in held.items() if why},
+            author=revision.get("source", {}).get("user", ""),
+            approved=approvals_of(self.ports, pack, digest) if pack.spec["rollout"].get("approvals") else (),
         )
         documents = {order.point: order for order in orders(facts)}
         stats, unread = dict[str, PairStats](), ""
-        for name in (row["point"] for row in pack.spec["targets"] if self._is_mine(pack, row["point"])):
-            point = f"{pack.namespace}/{name}"
+        for point in held:
             document = published(self.ports, point)
             order = order_of(document, point, digest)
             documents.pop(point, None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from knhk.api import to_sources
+from knhk.decide.approvals import counted as given
 from knhk.decide.rollout import (
     Abort,
     Action,
@@ -31,7 +32,18 @@ from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Finding, Outcome, Verdict
 from knhk.packaging.builds import PackOrder
 from knhk.ports.builder import Build
-from knhk.reconcilers.context import NO_DIGEST, Journal, Ports, fault_rows, from_rfc3339_ns, rfc3339, rfc3339_ns, say, write_status
+from knhk.reconcilers.context import (
+    NO_DIGEST,
+    REQUESTED,
+    Journal,
+    Ports,
+    fault_rows,
+    from_rfc3339_ns,
+    rfc3339,
+    rfc3339_ns,
+    say,
+    write_status,
+)
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
@@ -57,7 +69,8 @@ TELLS_STEPS_AFTER_S = 2.0
 BUILDING = (Phase.PENDING, Phase.COMPILED, Phase.BUILT)
 BUILD_WITHIN_S = sum(DEADLINES_S[phase] or 0.0 for phase in BUILDING)
 VERDICTS: Mapping[type, str] = {Advance: Outcome.PASS.value, Promote: Outcome.PASS.value, RollBack: Outcome.FAIL.value}
-_STEP = ("arm", "step", "weight", "deadline")  # members of a revision that rolls
+MAX_APPROVERS = 64
+_STEP = ("arm", "step", "weight", "deadline", "held")  # members of a revision that rolls
 
 
 @dataclass
@@ -101,6 +114,8 @@ class PackReconciler:
         if revision["generation"] != pack.generation:
             return self._adopt(pack) if goes_on(pack, revision) else self._begin(pack, pack.status)
         phase = Phase(revision["phase"])
+        if phase is Phase.STALLED and "arm" not in revision and _asks(pack):
+            return self._begin(pack, pack.status)
         if ABORT in pack.annotations and (phase not in (*WORKING, Phase.STALLED) or not abort_asked(pack)):
             return self._answered(pack)
         if phase in BUILDING:
@@ -278,6 +293,8 @@ class PackReconciler:
 
     def _judge(self, pack: Resource, phase: Phase) -> float | None:
         seen = self.observer.look(pack, phase)
+        if "held" in pack.status["revision"] and not seen.facts.held:
+            return self._released(pack, seen.facts)
         action = decide(seen.facts)
         waits = self._waits_for(pack, seen, action)
         until = deadline_ns(seen.facts)
@@ -293,6 +310,16 @@ class PackReconciler:
         self._act(pack, seen.facts, action)
         return JUDGE_EVERY_S if isinstance(action, Publish) else 0.0
 
+    def _released(self, pack: Resource, facts: Facts) -> float:
+        """Flags let the canary be enforced again: its step begins anew, for nothing was learnt of it meanwhile."""
+        revision = {k: v for k, v in pack.status["revision"].items() if k not in ("held", "deadline")}
+        revision["phaseSince"] = rfc3339_ns(facts.now_ns)
+        if "pairsAtStart" in revision:
+            revision["pairsAtStart"] = sum(s.pairs for s in facts.stats.values())
+        ready = {Phase.LIVE: True, Phase.ROLLING: None, Phase.SIGNED: None}.get(facts.phase, False)
+        self._write(pack, {**pack.status, "revision": revision}, ready, revision["phase"], "goes on: no flag holds it any more")
+        return 0.0
+
     def _waits_for(self, pack: Resource, seen: Seen, action: Action) -> str:
         """Why a step forward cannot be made yet; empty when it can."""
         if isinstance(action, Start):
@@ -303,12 +330,16 @@ class PackReconciler:
         if facts.rolling is not None and facts.phase in (Phase.ROLLING, Phase.STALLED):
             revision = dict(pack.status["revision"])
             revision["pairs"] = sum(s.pairs for s in facts.stats.values())
-            until = deadline_ns(facts)
+            until = action.until_ns if action.message else deadline_ns(facts)
+            revision.pop("deadline", None)
             if until is not None:
                 revision["deadline"] = rfc3339(until)
+            if action.reason == "held":
+                revision["held"] = action.message[:1024]
             ready = None if facts.phase is Phase.ROLLING else False
             reason = action.reason.capitalize() if facts.phase is Phase.ROLLING else "NoData"
-            self._write(pack, {**pack.status, "revision": revision}, ready, reason, self._progress(revision, facts))
+            message = action.message or self._progress(revision, facts)
+            self._write(pack, {**pack.status, "revision": revision}, ready, reason, message)
             return JUDGE_EVERY_S
         if facts.phase is Phase.SIGNED:
             self._write(pack, pack.status, None, action.reason.capitalize(), f"{pack.spec['version']} is signed and {action.reason}")
@@ -360,7 +391,8 @@ class PackReconciler:
         pairs = sum(s.pairs for s in facts.stats.values())
         revision = self._moved(dict(pack.status["revision"]), event)
         revision |= {"stage": rolling.stage, "arm": rolling.arm.value, "step": rolling.step}
-        revision |= {"weight": weight_of(facts.spec, rolling), "pairs": pairs}
+        approvals = self._approvals(facts, rolling) if rolling.arm is Arm.CANARY else {}
+        revision |= {"weight": weight_of(facts.spec, rolling), "pairs": pairs, **approvals}
         if event is not Event.RESUMED:
             revision["pairsAtStart"] = pairs
         revision.pop("reason", None)
@@ -368,7 +400,7 @@ class PackReconciler:
         until = deadline_ns(after)
         if until is not None:
             revision["deadline"] = rfc3339(until)
-        made = self._event(pack, revision, event, stage=stage.name, evidence=counted(facts.stats, verdict))
+        made = self._event(pack, revision, event, stage=stage.name, evidence=counted(facts.stats, verdict) | approvals)
         progress = self._progress(revision, after)
         pack = self._write(pack, self.journal.pend({**pack.status, "revision": revision}, made), None, "Rolling", progress)
         self._bring(pack)
@@ -376,7 +408,9 @@ class PackReconciler:
 
     def _promote(self, pack: Resource, facts: Facts, verdict: Verdict) -> None:
         revision = self._moved(dict(pack.status["revision"]), Event.PROMOTED)
-        made = self._event(pack, revision, Event.PROMOTED, evidence=counted(facts.stats, verdict))
+        approvals = self._approvals(facts, facts.rolling or Rolling())
+        revision |= approvals
+        made = self._event(pack, revision, Event.PROMOTED, evidence=counted(facts.stats, verdict) | approvals)
         for name in ("stage", *_STEP):
             revision.pop(name, None)
         status, live = dict(pack.status), pack.status.get("live")
@@ -387,6 +421,12 @@ class PackReconciler:
         pack = self._write(pack, self.journal.pend(status, made), True, "Live", message)
         self._bring(pack, live["points"] if live else ())
         say(self.ports, pack.key, "Promoted", message)
+
+    def _approvals(self, facts: Facts, rolling: Rolling) -> dict[str, Any]:
+        """Who let the stage be enforced; in an embedded home that is marked as reviewed by nobody."""
+        found = given(facts.spec.stages[rolling.stage], facts.author, facts.approved)
+        named: dict[str, Any] = {"approvedBy": [one.approver for one in found][:MAX_APPROVERS]} if found else {}
+        return named if self.ports.reviews else named | {"unreviewed": True}
 
     def _end(self, pack: Resource, event: Event, reason: str, message: str, finding: Finding | None = None) -> None:
         """Rollback or abort: previous packs everywhere, the digest denied. The judge's time is in the evidence."""
@@ -470,3 +510,8 @@ class PackReconciler:
 def _source(revision: Mapping[str, Any]) -> dict[str, Any]:
     """The commit that brought the revision, for its events; nothing for what was applied by hand."""
     return {"source": revision["source"]} if "source" in revision else {}
+
+
+def _asks(pack: Resource) -> bool:
+    """Whether a person asked to try again what has stalled."""
+    return pack.annotations.get(REQUESTED, "")[:64] not in ("", pack.status.get("lastHandledRequestedAt"))

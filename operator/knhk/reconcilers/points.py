@@ -12,14 +12,17 @@ from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
 from knhk.model.phases import WORKING, Arm, Phase
 from knhk.model.resource import Key, Resource
 from knhk.ports.fleet import SILENT_AFTER_S
-from knhk.reconcilers.context import Journal, Ordered, Ports, rfc3339, say, write_status
+from knhk.ports.placement import Placed
+from knhk.reconcilers.context import Journal, Ordered, Ports, remembered, rfc3339, say, write_status
 from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says
+from knhk.reconcilers.flags import switched_at
 from knhk_templates.envoy import attribute_sources
 
 LOOK_AGAIN_S = 0.5
 RING_BYTES = 32 << 20
 HOTTEST = 16
 MAX_REVISIONS = 8
+DRIFTED = "Drifted"
 REGION_INDEX = 0  # the one region of an embedded log; regions get their indexes from the log's configuration
 
 
@@ -117,15 +120,18 @@ def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> As
     if pack is None:
         return base
     live, revision = pack.status.get("live") or {}, pack.status.get("revision", {})
+    switch = switched_at(ports, resource, pack.name)
+    base = replace(base, flags=switch.variants)
     if resource.name not in live.get("points", ()):
         live = {}
     stable = _reference(pack, live) if live else None
     if not rolls(revision) or resource.name not in revision["points"]:
         return replace(base, stable=stable, data=data_of(ports, point, live.get("data", "")))
+    enforced = revision["arm"] == Arm.CANARY and not switch.held
     return replace(
         base,
-        mode=revision["arm"],
-        weight=revision["weight"] * 10 if revision["arm"] == Arm.CANARY else 0,
+        mode=Arm.CANARY.value if enforced else Arm.SHADOW.value,
+        weight=revision["weight"] * 10 if enforced else 0,
         stable=stable,
         candidate=_reference(pack, revision),
         data=data_of(ports, point, revision.get("data") or live.get("data", "")),
@@ -134,6 +140,13 @@ def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> As
 
 def _reference(pack: Resource, revision: Mapping[str, Any]) -> dict[str, Any]:
     return pack_reference(pack.namespace, pack.name, revision["version"], revision["digest"])
+
+
+def _kind(current: bool, reason: str, wanted: Assignment, before: Mapping[str, Any] | None) -> str:
+    """Of the event that orders a document: it is renewed, other flags are set, or `reason`."""
+    if current:
+        return "DocumentRenewed"
+    return "FlagChanged" if before is not None and before["flags"] != wanted.flags else reason
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ class PointReconciler:
         ports.fleet.publish_config(point, point_config(resource))
         resource = self.bring(resource, wanted, "PointChanged")
         try:
-            placed = ports.placement.ensure(point, resource.spec)
+            placed = self._placed(resource)
         except Stalled as stalled:
             write_status(ports, resource, self._kept(resource), False, stalled.reason, str(stalled))
             return LOOK_AGAIN_S * 10
@@ -163,6 +176,13 @@ class PointReconciler:
             return waiting.retry_after_s
         self._tell(resource, wanted, placed.address, placed.trouble)
         return LOOK_AGAIN_S
+
+    def _placed(self, resource: Resource) -> Placed:
+        """Lets the point run as its spec says; one that is suspended, and runs, runs on as it was."""
+        placement, point = self.ports.placement, f"{resource.namespace}/{resource.name}"
+        if resource.spec.get("suspend") and "address" in resource.status and point in placement.placed():
+            return Placed(resource.status["address"])
+        return placement.ensure(point, resource.spec)
 
     def bring(self, resource: Resource, wanted: Assignment, reason: str, by: Ordered | None = None) -> Resource:
         """Publishes `wanted` unless the published document says it and is good. `by`: an event in the log that ordered it already;
@@ -176,7 +196,7 @@ class PointReconciler:
         own = next((order for order in pending[-1:] if order.subject == wanted.digest(ports.origin)), None)
         usable = [order for order in (by, own) if order is not None and may_carry(ports, order, document)]
         if not usable:
-            event = self._event(wanted, "DocumentRenewed" if current else reason, document)
+            event = self._event(wanted, _kind(current, reason, wanted, document), document)
             resource = self._order(resource, event)
             usable = [self.journal.deliver(resource)[-1]]
         publish(ports, wanted, usable[0])
@@ -196,6 +216,7 @@ class PointReconciler:
             rfc3339(self.ports.clock.now_ns()),
             point=wanted.point,
             evidence={"mode": wanted.mode, "after": before["epoch"] if before else -1}
+            | ({"flags": dict(wanted.flags)} if wanted.flags or (before or {}).get("flags") else {})
             | {name: item["digest"] for name, item in named if item is not None},
         )
 
@@ -216,15 +237,45 @@ class PointReconciler:
         heat = heat_of(stats, (wanted.stable or {}).get("digest", ""))
         if heat:
             status["heat"] = heat
+        if wanted.flags:
+            status["flags"] = dict(wanted.flags)
         if stats.get("absent"):
             status["absent"] = int(stats["absent"])
         status |= instances_of(stats, document.get("epoch"))
-        outliers = [{"name": wanted.point, "reason": line[:512]} for line in trouble] + self._drift(wanted.point, stats)
+        outliers = [{"name": wanted.point, "reason": line[:512]} for line in trouble] + self._drift(wanted.point, stats, document)
         if outliers:
             status["outliers"] = outliers[:20]
         ready, reason, message = self._readiness(stats, document, outliers)
-        self._note_drift(resource, reason, message)
-        write_status(self.ports, resource, status, ready, reason, message)
+        was = _reason(resource)
+        drifted = reason == DRIFTED != was
+        if drifted:
+            event = self._drifted(wanted, document, outliers)
+            status = self.journal.pend({**{k: v for k, v in resource.status.items() if k == "pending"}, **status}, event)
+        if was != reason:
+            say(self.ports, resource.key, reason, message, warning=reason == DRIFTED)
+        if ready:
+            status["history"] = self._history(resource, wanted, document)
+        resource = write_status(self.ports, resource, status, ready, reason, message)
+        if drifted:
+            self.journal.deliver(resource)
+
+    def _drifted(self, wanted: Assignment, document: Mapping[str, Any], outliers: list[dict[str, str]]) -> PolicyEvent:
+        """The receipt of what runs and should not; `document` is what should."""
+        reasons = [row["reason"][:256] for row in outliers]
+        return PolicyEvent(
+            DRIFTED,
+            (f"point/{wanted.point}", wanted.digest(self.ports.origin)),
+            self.ports.actor,
+            rfc3339(self.ports.clock.now_ns()),
+            point=wanted.point,
+            reason=reasons[0],
+            evidence={"epoch": document.get("epoch", 0), "outliers": reasons},
+        )
+
+    def _history(self, resource: Resource, wanted: Assignment, document: Mapping[str, Any]) -> list[dict[str, str]]:
+        """What the point came to run, by the digest of what its document says."""
+        what = f"sha256:{wanted.digest(self.ports.origin)}"
+        return remembered(resource.status, what, wanted.mode, rfc3339(self.ports.clock.now_ns()), f"epoch {document.get('epoch')}")
 
     def _heard(self, point: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         """What the agent tells now, and why that is nothing. What one told that is gone says nothing of the present."""
@@ -238,16 +289,13 @@ class PointReconciler:
             return {}, (f"the agent has told nothing since {rfc3339(statistics.written_ns)}",)
         return statistics.document, ()
 
-    def _note_drift(self, resource: Resource, reason: str, message: str) -> None:
-        before: Mapping[str, Any] = next((c for c in resource.status.get("conditions", []) if c["type"] == "Ready"), {})
-        if before.get("reason") != reason:
-            say(self.ports, resource.key, reason, message, warning=reason == "Drifted")
-
-    def _drift(self, point: str, stats: Mapping[str, Any]) -> list[dict[str, str]]:
-        """What agents refused: they go on with what they had. And pods that run and tell nothing, each by its name."""
+    def _drift(self, point: str, stats: Mapping[str, Any], document: Mapping[str, Any]) -> list[dict[str, str]]:
+        """What agents refused: they go on with what they had. Pods that run and tell nothing, each by its name. And what runs that the
+        document of its epoch does not say."""
         refused = [(row.get("pod", point), f"{row.get('what')}: {row.get('where')}: {row.get('must')}") for row in stats.get("refused", [])]
         silent = [(row["pod"], _silence(row["sinceNs"])) for row in stats.get("instances", {}).get("silent", ())]
-        return [{"name": name[:253], "reason": reason[:512]} for name, reason in (*refused, *silent)]
+        other = [(point, reason) for reason in _foreign(stats, document)]
+        return [{"name": name[:253], "reason": reason[:512]} for name, reason in (*refused, *silent, *other)]
 
     def _readiness(
         self, stats: Mapping[str, Any], document: Mapping[str, Any], outliers: list[dict[str, str]]
@@ -257,7 +305,23 @@ class PointReconciler:
         if stats.get("listening") is False:
             return None, "Starting", outliers[0]["reason"] if outliers else "Envoy does not listen yet"
         if outliers:
-            return None, "Drifted", outliers[0]["reason"]
+            return None, DRIFTED, outliers[0]["reason"]
         if stats.get("epoch") != document.get("epoch"):
             return None, "Rolling", _progress(stats, document)
         return True, "Running", f"epoch {document.get('epoch')} runs"
+
+
+def _reason(resource: Resource) -> str:
+    """Of the condition Ready, as it was told last."""
+    return next((str(c["reason"]) for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), "")
+
+
+def _foreign(stats: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+    """Packs and data that run under the epoch of a document that does not name them."""
+    running = stats.get("running")
+    if not isinstance(running, Mapping) or not document or stats.get("epoch") != document["epoch"]:
+        return []
+    wanted = {name: (document[name] or {}).get("digest") for name in ("stable", "candidate", "data")}
+    return [
+        f"{name}: {running[name]} runs: must be {digest}" for name, digest in wanted.items() if name in running and running[name] != digest
+    ]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -26,6 +27,7 @@ from knhk.adapters.secrets_folder import FolderSecrets
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
+from knhk.decide.approvals import LOCAL
 from knhk.model.faults import Stalled, Waiting
 from knhk.ports.builder import Builder
 from knhk.ports.registry import Registry
@@ -131,6 +133,7 @@ def serve(
     signer = signer_of(home, keys)
     clock = SystemClock()
     supervisor = Supervisor()
+    reviews = store is not None  # an API server
     store = store or SqliteStore(home.store, clock, SystemRandom())
     registry = registry or LayoutRegistry(home.registry)
     access = access or Access(FolderSecrets(home.secrets), EMBEDDED)
@@ -139,7 +142,7 @@ def serve(
             supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
         with nullcontext(builder) if builder else workshop(registry, signer, home.run / "compiled") as building:
-            ports = adapt(_ports(home, store, signer, supervisor, clock, registry, building))
+            ports = adapt(replace(_ports(home, store, signer, supervisor, clock, registry, building), reviews=reviews))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access) as found, webhooks(store, access, clock):
                     _turn(home, Controller(ports, found), supervisor, stop, ready_file)
@@ -168,16 +171,16 @@ def _ports(
         ),
         clock=clock,
         origin=LOG_ORIGIN,
-        actor=f"local:{_user()}",
+        actor=local_user(),
     )
 
 
-def _user() -> str:
-    """Name of this user, or its number where there is none (containers)."""
+def local_user() -> str:
+    """This user as events and approvals name it: local: and the name, or the number where there is none (containers)."""
     try:
-        return getpass.getuser()
+        return f"{LOCAL}{getpass.getuser()}"
     except (KeyError, OSError):
-        return str(os.getuid())
+        return f"{LOCAL}{os.getuid()}"
 
 
 def _turn(home: Home, controller: Controller, supervisor: Supervisor, stop: Event, ready_file: Path) -> None:

@@ -394,6 +394,7 @@ _REVISION: dict[str, Shape] = {
     "pairsAtStart": Int("Judged pairs when the step began.", min=0, max=2**53),
     "pairs": Int("Judged pairs so far.", min=0, max=2**53),
     "guards": Int("Number of guards.", min=0, max=65_535),
+    "held": Str("Which flags keep its canary from being enforced.", max=1024),
     "reason": Str("Why it is where it is.", max=1024),
     "judged": Str("When the judge or a person ended it, RFC 3339 with nanoseconds.", max=40),
     "findings": List("What the judge found, the worst first.", _FINDING, max=16),

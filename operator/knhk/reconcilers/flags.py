@@ -1,0 +1,85 @@
+"""FeatureFlag: evaluated for each point; its variant travels in the point's rollout document, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from knhk.api import to_flag
+from knhk.decide.flags import Context, Evaluated, Switched, evaluate, switched
+from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.faults import NotFound
+from knhk.model.resource import Key, Resource
+from knhk.reconcilers.context import Journal, Ports, remembered, rfc3339, write_status
+from knhk.reconcilers.documents import published
+
+LOOK_AGAIN_S = 0.5
+WAIT_FOR_PACK_S = 1.0
+
+
+def context_of(point: Resource) -> Context:
+    """What targeting may look at."""
+    spec, key = point.spec, f"{point.namespace}/{point.name}"
+    return {"targetingKey": key, "point": point.name, "namespace": point.namespace, "region": spec["region"], "mode": spec["mode"]}
+
+
+def switched_at(ports: Ports, point: Resource, pack: str) -> Switched:
+    """What the flags of a pack say of a point."""
+    flags = ports.store.list("FeatureFlag", point.namespace).resources
+    return switched((to_flag(flag) for flag in flags if flag.spec["pack"] == pack), context_of(point))
+
+
+@dataclass(frozen=True)
+class FlagReconciler:
+    ports: Ports
+    journal: Journal
+
+    def converge(self, resource: Resource) -> float | None:
+        """Tells the variant of each point, and whether its document carries it. Gives seconds until the next look."""
+        self.journal.deliver(resource)
+        if resource.spec["suspend"]:
+            return None
+        try:
+            pack = self.ports.store.get(Key("PolicyPack", resource.namespace, resource.spec["pack"]))
+        except NotFound:
+            message = f"PolicyPack {resource.namespace}/{resource.spec['pack']} must be there; apply it"
+            write_status(self.ports, resource, {}, None, "Waiting", message)
+            return WAIT_FOR_PACK_S
+        rows, late = [], ""
+        for point in self._points(pack):
+            told = evaluate(to_flag(resource), context_of(point))
+            epoch = self._epoch(resource, point, told)
+            rows.append(_row(point, told, epoch))
+            late = late or (f"{point.name} must be told" if epoch is None else "")
+        self._tell(resource, rows, late)
+        return LOOK_AGAIN_S
+
+    def _points(self, pack: Resource) -> list[Resource]:
+        parts = (pack.status.get("live") or {}, pack.status.get("revision") or {})
+        names = {row["point"] for row in pack.spec["targets"]}.union(*(part.get("points", ()) for part in parts))
+        found = self.ports.store.list("EnforcementPoint", pack.namespace).resources
+        return [point for point in found if point.name in names]
+
+    def _epoch(self, resource: Resource, point: Resource, told: Evaluated) -> int | None:
+        """Epoch of the point's document, when that carries what the flag says; None when it does not yet."""
+        document = published(self.ports, f"{point.namespace}/{point.name}")
+        if document is None or document["flags"].get(resource.name, "") != told.variant:
+            return None
+        epoch: int = document["epoch"]
+        return epoch
+
+    def _tell(self, resource: Resource, rows: list[dict[str, Any]], late: str) -> None:
+        says = {row["name"]: row.get("variant", "") for row in rows}
+        digest = f"sha256:{sha256_hex(canonical(says))}"
+        outcome = "Disabled" if resource.spec["state"] == "DISABLED" else "Evaluated"
+        count = sum(row["enforced"] for row in rows)
+        message = late or f"canaries are enforced at {count} of {len(rows)} points"
+        now = rfc3339(self.ports.clock.now_ns())
+        why = ", ".join(f"{name}: {variant or 'no flag'}" for name, variant in says.items())
+        status = {"points": rows, "history": remembered(resource.status, digest, outcome, now, why)}
+        write_status(self.ports, resource, status, None if late else True, "Publishing" if late else outcome, message)
+
+
+def _row(point: Resource, told: Evaluated, epoch: int | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": point.name, "reason": told.reason, "enforced": told.enforced, "epoch": epoch or 0}
+    return row | ({"variant": told.variant} if told.variant else {})

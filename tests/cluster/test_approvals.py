@@ -1,0 +1,87 @@
+"""Approvals on the real API server: only a person approves, and only in their own name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from knhk.adapters.kube_client import KubeClient
+
+sys.path.insert(0, str(Path(__file__).parent))
+from control_plane import Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+POLICY = ROOT / "manifests" / "base" / "admission" / "approvals.yaml"
+EXAMPLE = (ROOT / "manifests" / "examples" / "approval.yaml").read_text()
+ADA, EVE = "ada@example.com", "eve@example.com"
+GITOPS = (
+    "system:serviceaccount:flux-system:kustomize-controller",
+    "system:serviceaccount:argocd:argocd-application-controller",
+    "system:serviceaccount:knhk-system:knhk-operator",
+)
+TRIES = 100  # a policy counts, or counts no more, a moment after its binding came or went
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def kubectl(clean: KubeClient, cluster: Cluster, servers: dict[str, Path]) -> Iterator[Run]:
+    """With the policy in force, until the test ends; everyone may create Approvals, so that only the policy refuses."""
+
+    def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        command = [str(servers["kubectl"]), f"--kubeconfig={cluster.kubeconfig}", "--namespace=erp", *arguments]
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+    assert run("apply", "-f", str(POLICY)).returncode == 0
+    for name in (ADA, EVE, *GITOPS):
+        rights = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": binding(name)},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}],
+        }
+        assert run("apply", "-f", "-", text=yaml.safe_dump(rights)).returncode == 0
+    until(lambda: run("create", "--dry-run=server", f"--as={EVE}", "-f", "-", text=EXAMPLE).returncode != 0)
+    yield run
+    assert run("delete", "clusterrolebinding", *(binding(name) for name in (ADA, EVE, *GITOPS))).returncode == 0
+    assert run("delete", "-f", str(POLICY), "--wait").returncode == 0
+    until(lambda: run("create", "--dry-run=server", "-f", "-", text=EXAMPLE.replace("name: ", "name: other-")).returncode == 0)
+
+
+def binding(user: str) -> str:
+    return f"approves-{user.replace(':', '-').replace('@', '-')}"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(TRIES):
+        if holds():
+            return
+    raise AssertionError("the policy is not as it should be")
+
+
+def test_who_creates_an_approval_is_who_approves(kubectl: Run) -> None:
+    other = kubectl("create", f"--as={EVE}", "-f", "-", text=EXAMPLE)
+    assert (other.returncode, f"spec.approver must be {EVE}, the user who creates it" in other.stderr) == (1, True)
+    own = kubectl("create", f"--as={ADA}", "-f", "-", text=EXAMPLE)
+    assert own.returncode == 0, own.stderr
+
+
+@pytest.mark.parametrize("name", GITOPS)
+def test_a_controller_approves_nothing_not_even_in_its_own_name(kubectl: Run, name: str) -> None:
+    for text in (EXAMPLE, EXAMPLE.replace(ADA, name)):
+        refused = kubectl("create", f"--as={name}", "-f", "-", text=text)
+        assert (refused.returncode, "must be created by a person" in refused.stderr) == (1, True), refused.stderr
+
+
+def test_an_approval_never_changes(kubectl: Run) -> None:
+    assert kubectl("create", f"--as={ADA}", "-f", "-", text=EXAMPLE).returncode == 0
+    changed = kubectl("replace", f"--as={ADA}", "-f", "-", text=EXAMPLE.replace("no new denial", "2 new denials"))
+    assert (changed.returncode, "must not change: an Approval is immutable" in changed.stderr) == (1, True), changed.stderr
