@@ -139,6 +139,19 @@ def test_a_bundle_becomes_ready_and_kubectl_wait_sees_it(clean: KubeClient, oper
     assert "True" in kubectl("get", "databundles")
 
 
+def test_schemas_hooks_and_flags_become_ready_and_kubectl_wait_sees_it(
+    clean: KubeClient, operator: Operator, kubectl: Callable[..., str]
+) -> None:
+    examples = Path(__file__).parents[2] / "manifests" / "examples"
+    files = (examples / name for name in ("invoice-schema.yaml", "finance-hooks.yaml", "invoice-canary.yaml", "invoice-controls.yaml"))
+    kubectl("apply", *(word for file in files for word in ("-f", str(file))))
+    kubectl("wait", "--for=condition=Ready", "schemaversions,hookregistries,featureflags", "--all", f"--timeout={WITHIN_S:.0f}s")
+    assert "Compatible" in kubectl("get", "schema")
+    kubectl("annotate", "schema", "invoice-1-1", "knhk.dev/requestedAt=now")
+    path = place(Key("SchemaVersion", "erp", "invoice-1-1"))
+    seen(clean, operator, path, lambda found: found["status"].get("lastHandledRequestedAt") == "now")
+
+
 def test_a_faulty_pack_is_stalled_with_all_its_faults_and_mending_it_goes_on(
     clean: KubeClient, operator: Operator, kubectl: Callable[..., str]
 ) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
 from knhk.model.faults import Corrupt
@@ -63,10 +64,11 @@ class Plans:
 
 def facts_of(document: Mapping[str, Any]) -> PlanFacts:
     """Facts of a plan (formats/guardplan.md)."""
-    guards = {guard["id"]: str(guard["source"]).partition(":")[0] for guard in document["guards"]}
+    guards = {guard["id"]: intern(str(guard["source"]).partition(":")[0]) for guard in document["guards"]}
     spoken = [text for part in ("guards", "targets", "mappings", "cold", "constructs") for text in _texts(document.get(part))]
     named = {text for text in spoken if ":" in text and " " not in text}
-    return PlanFacts(guards, frozenset(named | {iri for text in spoken for iri in _IRIS.findall(text)}))
+    iris = named | {iri for text in spoken for iri in _IRIS.findall(text)}
+    return PlanFacts(guards, frozenset(map(intern, iris)))  # packs share most of them
 
 
 def _texts(value: Any) -> Iterator[str]:
