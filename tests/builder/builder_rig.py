@@ -79,6 +79,8 @@ class Rig:
             "127.0.0.1",
             "--port",
             str(port),
+            "--grace",
+            "0",
             "--health-port",
             "0",
             *self._options,

@@ -15,6 +15,7 @@ from registry_between import Between, Reply, Request
 from knhk.adapters.certificates import new_authority
 from knhk.model.arrows import SignedPack
 from knhk.model.faults import Refused, Stalled, Waiting
+from knhk.model.oci import PACK
 from knhk.packaging.builds import DataOrder, PackOrder
 from knhk.packaging.image import tag_of
 from knhk_runtime.packstore import PackStore, architecture
@@ -75,11 +76,14 @@ def test_only_the_operator_may_order(rig: Rig) -> None:
         rig.client(authority=new_authority(datetime.now(UTC))).pack(PackOrder(pack("1.0.0"))).result(WITHIN_S)
 
 
-def test_retired_images_leave_the_registry(rig: Rig) -> None:
-    made = ordered(rig, "4.0.0")
-    assert rig.builder.retire([made.image.digest]).result(WITHIN_S)[0] == made.image.digest
-    assert made.image.digest not in {told.digest for told in rig.registry.listed()}
+def test_images_that_no_revision_needs_leave_the_registry_and_come_again_when_ordered(rig: Rig) -> None:
+    made, kept = ordered(rig, "4.0.0"), ordered(rig, "4.1.0")
+    others = {told.digest for told in rig.registry.listed() if told.artifact_type == PACK} - {made.image.digest}
+    assert made.image.digest in rig.builder.retire({"erp/orders": others}).result(WITHIN_S)
     assert rig.registry.resolve("erp/orders:4.0.0") is None
+    assert {told.digest for told in rig.registry.listed() if told.artifact_type == PACK} == others
+    assert rig.registry.resolve("erp/orders:4.1.0") == kept.image.digest
+    assert rig.builder.retire({"erp/invoices": []}).result(WITHIN_S) == ()
     assert ordered(rig, "4.0.0") == made
     assert rig.registry.resolve("erp/orders:4.0.0") == made.image.digest
 

@@ -48,7 +48,7 @@ from knhk.ports.placement import Placed
 from knhk.reconcilers.context import Ports, statement_of
 from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.receipts import entries
-from knhk.reconcilers.workshop import Bench, Workshop
+from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring.cluster import Options, led
 
 ORIGIN = "knhk.dev/test"
@@ -97,7 +97,9 @@ def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Callable
             log=SequencerLog(folder / "log.sock", timeout_s=2.0),
             signer=signer,
             registry=registry,
-            builder=Workshop(Bench(FakeCompiler(), FakeProver(), registry, signer, "generator"), executor),
+            builder=Workshop(
+                Bench(FakeCompiler(), FakeProver(), registry, signer, "generator"), executor, Retirement(registry, SystemClock())
+            ),
             fleet=FolderFleet(folder / "points"),
             placement=Elsewhere(),
             clock=SystemClock(),

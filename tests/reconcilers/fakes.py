@@ -135,10 +135,11 @@ class FakeSigner:
 
 @dataclass
 class FakeRegistry:
-    """Blobs by digest."""
+    """Blobs by digest; artifacts that are listed."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
     full: bool = False
 
     def publish(self, artifacts: Sequence[Artifact], tag: str | None = None) -> None:
@@ -146,6 +147,7 @@ class FakeRegistry:
             raise OSError(28, "No space left on device")
         for artifact in artifacts:
             self.blobs |= {blob.digest: blob.data for blob in (*artifact.blobs, artifact.root)}
+            self.artifacts[artifact.digest] = artifact
         if tag:
             self.named[tag] = artifacts[0].digest
 
@@ -161,16 +163,26 @@ class FakeRegistry:
         return dict(sorted(self.named.items()))
 
     def listed(self) -> tuple[Descriptor, ...]:
-        return ()
+        return tuple(_described(self.artifacts[digest]) for digest in sorted(self.artifacts))
 
     def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
-        return ()
+        found = (self.artifacts[name] for name in sorted(self.artifacts))
+        return tuple(_described(a) for a in found if a.subject == digest and artifact_type in (None, a.artifact_type))
 
     def remove(self, digest: str) -> None:
-        raise AssertionError("the reconcilers remove nothing")
+        self.artifacts = {name: a for name, a in self.artifacts.items() if digest not in (name, a.subject)}
+        self.named = {tag: name for tag, name in self.named.items() if name != digest}
 
     def collect_garbage(self) -> tuple[str, ...]:
-        return ()
+        reached = {blob.digest for a in self.artifacts.values() for blob in (*a.blobs, a.root)}
+        lost = tuple(sorted(self.blobs.keys() - reached))
+        for digest in lost:
+            del self.blobs[digest]
+        return lost
+
+
+def _described(a: Artifact) -> Descriptor:
+    return Descriptor(a.root.media_type, a.digest, len(a.root.data), a.artifact_type, a.annotations)
 
 
 class FakeCompiler:

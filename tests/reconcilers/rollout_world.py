@@ -34,7 +34,7 @@ from knhk.ports.prover import Prover
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.pulling import Git
-from knhk.reconcilers.workshop import Bench, Workshop
+from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 
 POINT, PACK, BUNDLE = "erp/p1", Key("PolicyPack", "erp", "orders"), Key("DataBundle", "erp", "roles")
 STEP_S = 0.25
@@ -167,7 +167,7 @@ class World:
         own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "clock")}
         self.executor = InlineExecutor()
         bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator")
-        builder = Workshop(bench, self.executor)
+        builder = Workshop(bench, self.executor, Retirement(mortal["registry"], self.clock))
         ports = Ports(**mortal, **own, builder=builder, origin="knhk.dev/test", actor="test", reviews=self.reviews)
         self.controller = Controller(ports, self.git)
 

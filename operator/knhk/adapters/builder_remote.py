@@ -24,6 +24,7 @@ from knhk.ports.builder import Build
 
 LOOKS_S = 5.0  # how long the builder may keep a question for news
 ANSWERS_WITHIN_S = 30.0
+SWEEPS_WITHIN_S = 600.0
 TRIES = 3
 RETRY_AFTER_S = 2.0
 IDENTITY_S = 600.0  # certificates are looked at again
@@ -46,8 +47,9 @@ class RemoteBuilder:
     def data(self, order: DataOrder) -> Build[PublishedData]:
         return self._begin(order, True)
 
-    def retire(self, digests: Collection[str]) -> Future[tuple[str, ...]]:
-        return asyncio.run_coroutine_threadsafe(self._retired(sorted(digests)), self._loop)
+    def retire(self, needed: Mapping[str, Collection[str]]) -> Future[tuple[str, ...]]:
+        stays = {name: sorted(digests) for name, digests in needed.items()}
+        return asyncio.run_coroutine_threadsafe(self._retired(stays), self._loop)
 
     def close(self) -> None:
         """Ends the thread; builds that are not done stay so."""
@@ -99,8 +101,9 @@ class RemoteBuilder:
                 outcome: Mapping[str, Any] = status["outcome"]
                 return outcome
 
-    async def _retired(self, digests: list[str]) -> tuple[str, ...]:
-        _, told = await self._asked("POST", "/v1/retire", json.dumps({"digests": digests}).encode(), expect=(200, 503), within_s=600.0)
+    async def _retired(self, needed: Mapping[str, list[str]]) -> tuple[str, ...]:
+        body = json.dumps({"needed": needed}).encode()
+        _, told = await self._asked("POST", "/v1/retire", body, expect=(200, 503), within_s=SWEEPS_WITHIN_S)
         if "gone" not in told:
             read_result(told["outcome"])
         return tuple(told["gone"])

@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=2, help="builds at the same time; default 2")
     parser.add_argument("--queue", type=int, default=256, help="orders that may wait; default 256")
     parser.add_argument("--seconds", type=float, default=180.0, help="what one build may take; default 180")
+    parser.add_argument("--grace", type=float, default=3600.0, help="seconds until what no revision needs is taken away; default 3600")
     parser.add_argument("--address", default="0.0.0.0", help="IP address; default: all")
     parser.add_argument("--port", type=int, default=8444, help="TCP port; 0: a free one, which is printed")
     parser.add_argument("--health-port", type=int, default=8080, help="TCP port of /healthz, /readyz and /metrics; 0: a free one")
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
         workers=args.workers,
         queue=args.queue,
         seconds=args.seconds,
+        grace_s=args.grace,
         address=args.address,
         port=args.port,
         health_port=args.health_port,

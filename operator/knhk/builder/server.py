@@ -18,14 +18,14 @@ from knhk.packaging.builds import error_document, read_order
 
 MAX_BODY_BYTES = 8 << 20
 LONGEST_WAIT_S = 20.0
-MAX_RETIRED = 1024
 
-Retire = Callable[[Collection[str]], tuple[str, ...]]
+Retire = Callable[[Mapping[str, Collection[str]]], tuple[str, ...]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def orders(workers: BuildWorkers, retire: Retire, clients: Collection[str]) -> web.Application:
     """The API. `clients`: URIs in certificates of those who may use it; `retire` blocks."""
+    sweeping = asyncio.Lock()
 
     async def submit(request: web.Request) -> web.Response:
         document = _object(await request.read())
@@ -57,15 +57,12 @@ def orders(workers: BuildWorkers, retire: Retire, clients: Collection[str]) -> w
         return web.json_response({"why": "" if done else "it has begun"}, status=200 if done else 409)
 
     async def retired(request: web.Request) -> web.Response:
-        digests = _object(await request.read()).get("digests")
-        if (
-            not isinstance(digests, list)
-            or len(digests) > MAX_RETIRED
-            or not all(isinstance(d, str) and DIGEST.fullmatch(d) for d in digests)
-        ):
-            return web.json_response({"why": f"digests must be a list of at most {MAX_RETIRED} digests"}, status=400)
+        needed = _needed(_object(await request.read()).get("needed"))
+        if needed is None:
+            return web.json_response({"why": "needed must be NAMESPACE/NAME of packs with lists of digests"}, status=400)
         try:
-            gone = await asyncio.to_thread(retire, digests)
+            async with sweeping:
+                gone = await asyncio.to_thread(retire, needed)
         except (KnhkError, OSError) as error:
             return web.json_response({"outcome": error_document(error)}, status=503)
         workers.forget()
@@ -128,6 +125,14 @@ def _object(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {}
+
+
+def _needed(found: object) -> dict[str, list[str]] | None:
+    """What must stay; None when it is malformed."""
+    if not isinstance(found, dict):
+        return None
+    right = all(isinstance(row, list) and all(isinstance(d, str) and DIGEST.fullmatch(d) for d in row) for row in found.values())
+    return found if right else None
 
 
 def _number(request: web.Request, name: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
@@ -49,6 +49,7 @@ class Builder(Protocol):
         """Made an artifact, signed with the key of role data and published."""
         ...
 
-    def retire(self, digests: Collection[str]) -> Future[tuple[str, ...]]:
-        """Takes images out of the registry, with their referrers, and collects garbage; gives the digests that are gone."""
+    def retire(self, needed: Mapping[str, Collection[str]]) -> Future[tuple[str, ...]]:
+        """`needed`: NAMESPACE/NAME of a pack → digests of its images that must stay. Others of these packs leave the registry with their
+        referrers, once they were not needed for a while; then garbage is collected. Gives the digests that are gone."""
         ...

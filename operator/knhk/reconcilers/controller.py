@@ -22,6 +22,7 @@ from knhk.reconcilers.points import PointReconciler, rolls
 from knhk.reconcilers.pulling import Git
 from knhk.reconcilers.queue import Lane, WorkQueue
 from knhk.reconcilers.repositories import NoGit, RepositoryReconciler, rolled_back
+from knhk.reconcilers.retention import Retention
 from knhk.reconcilers.schemas import SchemaReconciler
 
 KINDS = ("SchemaVersion", "HookRegistry", "FeatureFlag", "Approval", "DataBundle", "EnforcementPoint", "PolicyPack", "PolicyRepository")
@@ -59,6 +60,7 @@ class Controller:
         plans = Plans(self.ports.registry)
         self._packs = PackReconciler(self.ports, self.journal, points, plans)
         self._bundles = BundleReconciler(self.ports, self.journal)
+        self._retention = Retention(self.ports)
         self._reconcilers: Mapping[str, Reconciler] = {
             "DataBundle": self._bundles,
             "EnforcementPoint": points,
@@ -86,6 +88,10 @@ class Controller:
             self.journal.settle()
         except (KnhkError, OSError) as error:
             _log.warning("receipts wait: %s", error)
+        try:
+            self._retention.turn(self._now_s())
+        except (KnhkError, OSError) as error:
+            _log.warning("retired images stay for now: %s", error)
         self.ports.telemetry.turned(len(self.queue), self.queue.late_s(self._now_s()))
 
     def _say(self, message: str) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from knhk.model.arrows import SignedPack
 from knhk.model.canonical import sha256_hex
+from knhk.model.oci import PACK
 from knhk.packaging.builds import DataOrder, Order, PackOrder, PublishedData, Result, Step
+from knhk.packaging.image import PACK_NAME
 from knhk.ports.builder import Build
+from knhk.ports.clock import Clock
 from knhk.ports.compiler import Compiler
 from knhk.ports.prover import Prover
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.reconcilers.admission import bundle_bytes
 from knhk.reconcilers.building import Data, Made, build, known, publish_data
+
+GRACE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,27 @@ class Bench:
         return PublishedData(image.digest, sha256_hex(data))
 
 
-def retired(registry: Registry, digests: Collection[str]) -> tuple[str, ...]:
-    """Takes these images out of a registry, with what nothing else needs; all that is gone."""
-    for digest in sorted(digests):
-        registry.remove(digest)
-    return (*sorted(digests), *registry.collect_garbage())
+@dataclass
+class Retirement:
+    """Takes out of a registry what no revision needs. `grace_s`: since when it must have been seen so; what was built a moment ago may not
+    be in a status yet. One thread at a time."""
+
+    registry: Registry
+    clock: Clock
+    grace_s: float = GRACE_S
+    _since_s: dict[str, float] = field(default_factory=dict)
+
+    def sweep(self, needed: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+        """See the port."""
+        now_s = self.clock.monotonic_ns() / 1e9
+        images = [told for told in self.registry.listed() if told.artifact_type == PACK and told.annotations.get(PACK_NAME) in needed]
+        idle = {told.digest for told in images if told.digest not in needed[told.annotations[PACK_NAME]]}
+        self._since_s = {digest: self._since_s.get(digest, now_s) for digest in idle}
+        due = sorted(digest for digest, since_s in self._since_s.items() if now_s - since_s >= self.grace_s)
+        for digest in due:
+            self.registry.remove(digest)
+            del self._since_s[digest]
+        return (*due, *self.registry.collect_garbage())
 
 
 @dataclass(frozen=True)
@@ -71,6 +92,7 @@ class Workshop:
 
     bench: Bench
     executor: Executor
+    retirement: Retirement
 
     def pack(self, order: PackOrder) -> Build[SignedPack]:
         build: Build[SignedPack] = Build()
@@ -82,5 +104,5 @@ class Workshop:
         build.settle(lambda: self.bench.data(order))
         return build
 
-    def retire(self, digests: Collection[str]) -> Future[tuple[str, ...]]:
-        return self.executor.submit(retired, self.bench.registry, tuple(digests))
+    def retire(self, needed: Mapping[str, Collection[str]]) -> Future[tuple[str, ...]]:
+        return self.executor.submit(self.retirement.sweep, needed)

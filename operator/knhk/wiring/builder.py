@@ -9,7 +9,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from knhk.adapters.build_workers import BuildWorkers
 from knhk.adapters.certificate_files import CertificateFiles, Served, load
 from knhk.adapters.registry_oci import OciRegistry
 from knhk.adapters.signer_local import LocalSigner
+from knhk.adapters.system import SystemClock
 from knhk.model.faults import KnhkError, Stalled
-from knhk.reconcilers.workshop import retired
+from knhk.reconcilers.workshop import Retirement
 from knhk.wiring import build_worker, packs
 
 LOOK_EVERY_S = 5.0
@@ -41,6 +42,7 @@ class Options:
     workers: int
     queue: int
     seconds: float
+    grace_s: float
     address: str
     port: int
     health_port: int
@@ -84,7 +86,7 @@ class Door:
                 _log.warning("%s", error)
 
 
-Orders = Callable[[BuildWorkers, Callable[[Collection[str]], tuple[str, ...]]], web.Application]
+Orders = Callable[[BuildWorkers, Callable[[Mapping[str, Collection[str]]], tuple[str, ...]]], web.Application]
 Health = Callable[[BuildWorkers, Callable[[], bool]], web.Application]
 
 
@@ -98,7 +100,7 @@ async def serve(options: Options, orders: Orders, health: Health, told: Callable
     door = Door(options.certificates)
     door.look()
     repository = options.worker().repository()
-    registry = OciRegistry(repository)
+    registry = OciRegistry(repository, options.grace_s)
     workers = BuildWorkers(
         (sys.executable, "-P", "-m", "knhk.wiring.build_worker", options.worker().argument()),
         _environment(options.scratch),
@@ -108,7 +110,8 @@ async def serve(options: Options, orders: Orders, health: Health, told: Callable
     )
     workers.start()
     runners = [
-        web.AppRunner(app, access_log=None) for app in (orders(workers, lambda d: retired(registry, d)), health(workers, halt.is_set))
+        web.AppRunner(app, access_log=None)
+        for app in (orders(workers, Retirement(registry, SystemClock(), options.grace_s).sweep), health(workers, halt.is_set))
     ]
     keeping = asyncio.create_task(door.keep())
     try:

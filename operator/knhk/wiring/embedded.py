@@ -35,7 +35,7 @@ from knhk.ports.signer import Signer
 from knhk.ports.store import Store
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
-from knhk.reconcilers.workshop import Bench, Workshop
+from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring import packs
 from knhk.wiring.git import EMBEDDED, Access, git, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
@@ -106,7 +106,8 @@ def workshop(registry: Registry, signer: Signer, compiled: Path) -> Iterator[Bui
     executor = ThreadPoolExecutor(2, thread_name_prefix="build")
     try:
         prover.warm()
-        yield Workshop(Bench(ZigCompiler(compiled), prover, registry, signer, packs.generator()), executor)
+        bench = Bench(ZigCompiler(compiled), prover, registry, signer, packs.generator())
+        yield Workshop(bench, executor, Retirement(registry, SystemClock()))
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
         prover.close()
