@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / name) for name in ("gitops", "reconcilers", "store")]
+import pytest
+
+sys.path.extend(str(Path(__file__).resolve().parents[1] / name) for name in ("gitops", "reconcilers", "store", "."))
+from gitea_binaries import gitea as build
+from gitea_server import Gitea, running
+
+from go_binaries import CannotBuild
+
+
+@pytest.fixture(scope="session")
+def gitea() -> Iterator[Gitea]:
+    """A real Gitea; without its program each test says that it was not run."""
+    try:
+        program, static = build(build=False)
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
+    folder = Path(tempfile.mkdtemp(prefix="knhk-gitea-"))
+    try:
+        with running(program, static, folder / "gitea") as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

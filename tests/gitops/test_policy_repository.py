@@ -22,6 +22,8 @@ from knhk.ports.forge import CheckState, PullRequest
 from knhk.ports.repository import Remote
 from knhk.reconcilers.pulling import Git, Verdict
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Key("PolicyRepository", "erp", "policies")
 POINT = Key("EnforcementPoint", "erp", "p1")
 DATA = Key("DataBundle", "erp", "roles")
@@ -491,3 +493,62 @@ def test_a_check_that_a_crash_left_pending_is_made_again(house: House) -> None:
     house.checks.state = CheckState.FAILURE
     house.pulled()
     assert [check.state.value for check in house.forge.checks[base, "knhk/policy"]][-1] == "failure"
+
+
+# ---- only what was merged ------------------------------------------------------------------------
+
+
+def merged_only(repo: Repo, tmp_path: Path) -> House:
+    house = House(repo, tmp_path)
+    house.world.merged_only = frozenset({"erp"})
+    house.world.start()
+    return house
+
+
+def test_a_hand_applied_pack_stops_in_shadow_and_says_why(repo: Repo, tmp_path: Path) -> None:
+    house = merged_only(repo, tmp_path)
+    repo.commit({"point.yaml": point(), "pack.yaml": pack("1.0.0")})
+    house.follow()
+    house.until_live()
+    (by_hand,) = parse(pack("2.0.0", constraint="sh:minCount 1 ; sh:maxCount 9"), "hand.yaml")
+    house.world.store.apply(replace(by_hand, labels=house.world.get(PACK).labels, annotations=house.world.get(PACK).annotations))
+    house.world.until(lambda: house.world.ready(PACK)["reason"] == "NotMerged")
+    house.world.run(40)
+    revision = house.world.get(PACK).status["revision"]
+    assert (revision["phase"], revision["arm"]) == ("Rolling", "Shadow")
+    assert "2.0.0 was applied by hand" in house.world.ready(PACK)["message"]
+    assert house.world.document()["mode"] == "Shadow"
+    repo.commit({"pack.yaml": pack("2.0.0", constraint="sh:minCount 1 ; sh:maxCount 9")})
+    house.pulled()
+    house.world.until_phase("Live", "2.0.0")
+
+
+def test_it_is_ended_when_nobody_merges_it_in_time(repo: Repo, tmp_path: Path) -> None:
+    house = merged_only(repo, tmp_path)
+    repo.commit({"point.yaml": point(), "pack.yaml": pack("1.0.0")})
+    house.follow()
+    house.until_live()
+    house.world.apply(pack("2.0.0", constraint="sh:minCount 1 ; sh:maxCount 9", deadline=60))
+    house.world.until_phase("Aborted", "2.0.0")
+    assert house.world.ready(PACK)["reason"] == "NotMerged"
+
+
+def test_a_step_changed_by_hand_goes_no_further(repo: Repo, tmp_path: Path) -> None:
+    """What is merged is the whole spec: the rollout's own settings, too."""
+    house = merged_only(repo, tmp_path)
+    repo.commit({"point.yaml": point(), "pack.yaml": pack("1.0.0")})
+    house.follow()
+    house.until_live()
+    repo.commit({"pack.yaml": pack("2.0.0", constraint="sh:minCount 1 ; sh:maxCount 9")})
+    house.pulled()
+    house.world.until(lambda: house.world.get(PACK).status["revision"].get("arm") == "Shadow")
+    found = house.world.get(PACK)
+    rollout = {**found.spec["rollout"], "steps": [{"weight": 100, "minPairs": 1}]}
+    house.world.store.update(replace(found, spec={**found.spec, "rollout": rollout}))
+    house.world.until(lambda: house.world.ready(PACK)["reason"] == "NotMerged")
+    assert house.world.document()["mode"] == "Shadow"
+
+
+def test_elsewhere_it_is_as_it_was(house: House) -> None:
+    house.world.apply(point(), pack("1.0.0"))
+    house.until_live()

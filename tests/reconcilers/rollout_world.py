@@ -25,6 +25,7 @@ from fakes import (
     Mortal,
 )
 
+from knhk.adapters.namespaces import ChosenNamespaces
 from knhk.api import parse
 from knhk.model.canonical import sha256_hex
 from knhk.model.resource import Key, Resource
@@ -144,6 +145,7 @@ class World:
     prover: Prover = field(default_factory=FakeProver)
     executor: InlineExecutor = field(default_factory=InlineExecutor)
     git: Git | None = None
+    merged_only: frozenset[str] = frozenset()
     fate: Fate = field(default_factory=Fate)
     bad: frozenset[str] = frozenset()
     slow: frozenset[str] = frozenset()
@@ -167,8 +169,9 @@ class World:
         own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "clock")}
         self.executor = InlineExecutor()
         bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator")
-        builder = Workshop(bench, self.executor, Retirement(mortal["registry"], self.clock))
-        ports = Ports(**mortal, **own, builder=builder, origin="knhk.dev/test", actor="test", reviews=self.reviews)
+        own |= {"builder": Workshop(bench, self.executor, Retirement(mortal["registry"], self.clock))}
+        own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews}
+        ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
         self.controller = Controller(ports, self.git)
 
     # ---- what people do ------------------------------------------------------------------------

@@ -22,7 +22,7 @@ MEMORY_KIB = 4 << 20
 FILE_BLOCKS = (512 << 20) >> 9
 MAX_TEXT = 60_000
 # `timeout` bounds it, too, when nobody is left who waits.
-_LIMITED = 'ulimit -c 0 && ulimit -v "$0" && ulimit -f "$1" && limit="$2" && shift 2 && exec timeout -s KILL "$limit" nice -n 10 "$@"'
+_LIMITED = 'ulimit -S -c 0 && ulimit -S -v "$0" && ulimit -S -f "$1" && limit="$2" && shift 2 && exec timeout -s KILL "$limit" nice -n 10 "$@"'
 _PASSED, _FAULTS = 0, 1
 _KEPT = ("PATH", "LANG", "LC_ALL", "KNHK_CACHE", "TZ")
 
@@ -53,6 +53,7 @@ class ReviewProcess:
     def _run(self, command: Sequence[str], out: int, err: int) -> int | None:
         """The exit code; None when it took too long, and was ended with all that it started."""
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment.setdefault("KNHK_CACHE", str(Path.home() / ".cache" / "knhk"))  # where the built parts of the product lie
         environment |= {"HOME": str(self.home), "KNHK_HOME": str(self.home / "none"), "TMPDIR": str(self.home)}
         devnull = subprocess.DEVNULL
         with subprocess.Popen(command, env=environment, stdin=devnull, stdout=out, stderr=err, start_new_session=True) as process:

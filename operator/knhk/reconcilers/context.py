@@ -18,6 +18,7 @@ from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
 from knhk.ports.fleet import Fleet
 from knhk.ports.log import Log
+from knhk.ports.namespaces import Namespaces, NoDemands
 from knhk.ports.placement import Placement
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
@@ -51,6 +52,7 @@ class Ports:
     telemetry: Telemetry = field(default_factory=Silent)
     claims: Claims = field(default_factory=Claims)
     reviews: bool = False
+    namespaces: Namespaces = field(default_factory=NoDemands)
 
 
 def rfc3339(ns: int) -> str:

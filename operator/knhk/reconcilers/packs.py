@@ -296,8 +296,13 @@ class PackReconciler:
         if "held" in pack.status["revision"] and not seen.facts.held:
             return self._released(pack, seen.facts)
         action = decide(seen.facts)
-        waits = self._waits_for(pack, seen, action)
         until = deadline_ns(seen.facts)
+        if why := self._unmerged(pack, action):
+            if until is None or seen.facts.now_ns < until:
+                self._write(pack, pack.status, None, "NotMerged", why)
+                return WAIT_FOR_DATA_S
+            action = Abort("NotMerged", why)
+        waits = self._waits_for(pack, seen, action)
         if waits and not isinstance(action, Start) and until is not None and seen.facts.now_ns >= until:
             action, waits = Abort("NoData", waits), ""
         if waits:
@@ -325,6 +330,17 @@ class PackReconciler:
         if isinstance(action, Start):
             return self.observer.blocked(pack) or seen.unread
         return seen.unread if isinstance(action, Advance | Promote | Resume) else ""
+
+    def _unmerged(self, pack: Resource, action: Action) -> str:
+        """Why a pack may not be enforced, or further than it is, where only merged commits may; empty when it may. It is judged in shadow
+        as any other. Asked of the spec as it is now: what is changed by hand after its merge is not what was merged."""
+        forward = isinstance(action, Promote) or (isinstance(action, Advance) and action.rolling.arm is Arm.CANARY)
+        if not forward or not self.ports.namespaces.requires_merged_commit(pack.namespace):
+            return ""
+        if source_of(self.ports.store, pack) is not None:
+            return ""
+        version = pack.spec["version"]
+        return f"{version} was applied by hand: namespace {pack.namespace} enforces only what a merged commit of a PolicyRepository says"
 
     def _wait(self, pack: Resource, facts: Facts, action: Wait) -> float | None:
         if facts.rolling is not None and facts.phase in (Phase.ROLLING, Phase.STALLED):

@@ -23,6 +23,7 @@ from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_feed import ChangeFeed
 from knhk.adapters.kube_lease import Lease
 from knhk.adapters.kube_mirror import Mirror
+from knhk.adapters.namespaces import KubeNamespaces
 from knhk.adapters.registry_oci import OciRegistry
 from knhk.adapters.secrets_kube import KubeSecrets
 from knhk.adapters.serving_certificates import ServingCertificates
@@ -116,12 +117,16 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
             _builder(elsewhere, certificates, clock) as builder,
         ):
             access = git.Access(KubeSecrets(client), git.CLUSTER)
+
+            def placed(ports: Ports) -> Ports:
+                return adapt(in_pods(replace(ports, namespaces=KubeNamespaces(client, clock))))
+
             embedded.serve(
                 home,
                 stop,
                 ready_file,
                 store,
-                lambda ports: adapt(in_pods(ports)),
+                placed,
                 access,
                 own_log=not options.pods.log,
                 registry=registry,

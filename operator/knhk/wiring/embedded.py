@@ -37,7 +37,7 @@ from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring import packs
-from knhk.wiring.git import EMBEDDED, Access, git, webhooks
+from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 
 READY_WITHIN_S = 20.0
@@ -173,6 +173,7 @@ def _ports(
         clock=clock,
         origin=LOG_ORIGIN,
         actor=local_user(),
+        namespaces=namespaces(),
     )
 
 

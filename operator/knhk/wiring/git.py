@@ -12,6 +12,7 @@ from pathlib import Path
 
 from knhk.adapters.forge_gitea import GiteaForge
 from knhk.adapters.mirrors_git import GitMirrors
+from knhk.adapters.namespaces import ChosenNamespaces
 from knhk.adapters.review_process import ReviewProcess
 from knhk.adapters.webhook_server import Hooks, serving
 from knhk.model.faults import Stalled
@@ -62,6 +63,12 @@ def webhooks(store: Store, access: Access, clock: Clock) -> Iterator[int | None]
         raise Stalled("Settings", f"KNHK_WEBHOOK={address}: must be HOST:PORT, such as 127.0.0.1:8090")
     with serving(Hooks(store, access.secrets, lambda: rfc3339_ns(clock.now_ns())), found[1], int(found[2])) as port:
         yield port
+
+
+def namespaces() -> ChosenNamespaces:
+    """The namespaces of the embedded home that enforce merged commits only: KNHK_REQUIRE_MERGED_COMMIT, names with commas between, or *."""
+    named = os.environ.get("KNHK_REQUIRE_MERGED_COMMIT", "")
+    return ChosenNamespaces(frozenset(name.strip() for name in named.split(",") if name.strip()))
 
 
 def forge(kind: str, url: str, repository: str, secret: Mapping[str, bytes]) -> Forge:
