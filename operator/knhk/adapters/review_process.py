@@ -22,7 +22,9 @@ MEMORY_KIB = 4 << 20
 FILE_BLOCKS = (512 << 20) >> 9
 MAX_TEXT = 60_000
 # `timeout` bounds it, too, when nobody is left who waits.
-_LIMITED = 'ulimit -S -c 0 && ulimit -S -v "$0" && ulimit -S -f "$1" && limit="$2" && shift 2 && exec timeout -s KILL "$limit" nice -n 10 "$@"'
+_LIMITED = (
+    'ulimit -S -c 0 && ulimit -S -v "$0" && ulimit -S -f "$1" && limit="$2" && shift 2 && exec timeout -s KILL "$limit" nice -n 10 "$@"'
+)
 _PASSED, _FAULTS = 0, 1
 _KEPT = ("PATH", "LANG", "LC_ALL", "KNHK_CACHE", "TZ")
 
