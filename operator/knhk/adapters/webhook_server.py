@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 
 from knhk.model.faults import Conflict, KnhkError, NotFound, Stalled, Waiting
-from knhk.model.resource import Key
+from knhk.model.resource import Key, Resource
 from knhk.ports.secrets import Secrets
-from knhk.ports.store import Store
 
 MAX_BODY = 8 << 20
 IDLE_S = 10.0
@@ -28,11 +28,19 @@ _PATH = re.compile(r"/hooks/([a-z0-9-]{1,63})/([a-z0-9-]{1,63})")
 _log = logging.getLogger("knhk.webhooks")
 
 
+class Objects(Protocol):
+    """What of a Store it takes to ask for a look."""
+
+    def get(self, key: Key) -> Resource: ...
+
+    def update(self, resource: Resource) -> Resource: ...
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What a request means. `now` gives the time that a request for a look carries."""
 
-    store: Store
+    store: Objects
     secrets: Secrets
     now: Callable[[], str]
 
