@@ -38,7 +38,7 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev demo test test-fast test-cluster cluster cluster-down gen verify bench fuzz cases lock clean
+.PHONY: help setup setup-dev demo test test-fast test-cluster cluster cluster-down gen verify bench fuzz sim cases lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +93,9 @@ bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anch
 
 fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES of wall time (60), as many at a time as there are cores
 	@$(PY) tests/fuzz/campaign.py --minutes $${FUZZ_MINUTES:-60}
+
+sim: setup-dev ## the control plane under SIM_SEEDS seeds (10000) from SIM_START (0), on every core; ends at the first that breaks a law
+	@$(PY) tests/sim/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 
 cases: setup-dev ## differential cases and laws with KNHK_CASES examples (100000)
 	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)

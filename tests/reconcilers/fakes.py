@@ -21,7 +21,7 @@ from knhk.model.faults import Corrupt, Fault, NotFound, Refuted, Stalled, Waitin
 from knhk.model.oci import ARCHES, Artifact, Descriptor
 from knhk.model.resource import Resource
 from knhk.packaging.materials import Material
-from knhk.ports.fleet import Statistics
+from knhk.ports.fleet import Statistics, must_take_its_place
 from knhk.ports.placement import Placed
 from knhk_verify.signed import keyid, pae
 
@@ -223,6 +223,7 @@ class FakeFleet:
     def publish_document(self, point: str, envelope: bytes) -> None:
         if self.full:
             raise OSError(28, "No space left on device")
+        must_take_its_place(point, envelope, self.documents.get(point))
         self.documents[point] = envelope
         self.handed.append((point, envelope))
 

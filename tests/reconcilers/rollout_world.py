@@ -39,6 +39,7 @@ from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 
 POINT, PACK, BUNDLE = "erp/p1", Key("PolicyPack", "erp", "orders"), Key("DataBundle", "erp", "roles")
 STEP_S = 0.25
+STEPS = "steps: [{weight: 10, minPairs: 20}, {weight: 50, minPairs: 20}]"
 
 POINT_YAML = """apiVersion: knhk.dev/v1alpha1
 kind: EnforcementPoint

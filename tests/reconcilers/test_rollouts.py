@@ -6,8 +6,9 @@ import json
 
 import pytest
 from fakes import NS
-from rollout_world import BUNDLE, PACK, POINT, World, bundle, pack, point
+from rollout_world import BUNDLE, PACK, POINT, STEPS, World, bundle, pack, payload, point
 
+from knhk.model.faults import Conflict
 from knhk.model.resource import Key
 
 P1 = Key("EnforcementPoint", "erp", "p1")
@@ -24,8 +25,6 @@ def live() -> World:
 
 def modes(world: World, name: str = POINT) -> list[tuple[str, int]]:
     """Mode and weight of the documents of a point, in order, repeats left out."""
-    from rollout_world import payload
-
     found: list[tuple[str, int]] = []
     for where, envelope in world.fleet.handed:
         document = payload(envelope)
@@ -344,6 +343,15 @@ def test_a_pack_waits_for_its_data_and_its_point() -> None:
     world.until_phase("Live")
 
 
+def test_a_document_that_comes_late_undoes_nothing(live: World) -> None:
+    """Of a publisher that slept in the middle of its call (tests/sim, seed 54)."""
+    late = next(envelope for _, envelope in live.fleet.handed if payload(envelope)["mode"] == "Canary")
+    newest = live.fleet.documents[POINT]
+    with pytest.raises(Conflict):
+        live.fleet.publish_document(POINT, late)
+    assert live.fleet.documents[POINT] == newest
+
+
 def test_a_document_is_renewed_before_it_ends(live: World) -> None:
     before = live.document()
     live.clock.ns += 13 * 3600 * NS
@@ -454,6 +462,20 @@ def test_targets_move_when_the_version_is_live_and_not_before(live: World) -> No
     assert live.document("erp/p2")["stable"]["version"] == "1.0.0"
 
 
+@pytest.mark.parametrize("targets", ["{point: p2}", "{point: p1}, {point: p2}"], ids=["moves", "spreads"])
+def test_a_new_version_reaches_a_point_that_the_live_one_does_not_have(live: World, targets: str) -> None:
+    """Nothing is enforced at the new point, so that nothing there can differ (tests/sim, seed 97)."""
+    live.apply(point("p2"), pack("1.1.0", targets=targets))
+    live.until_phase("Live", "1.1.0")
+    assert live.document("erp/p2")["stable"]["version"] == "1.1.0"
+
+
+def test_at_a_point_that_the_live_version_has_a_bad_one_is_found_though_it_reaches_a_new_one_too(live: World) -> None:
+    live.bad = frozenset({"1.1.0"})
+    live.apply(point("p2"), pack("1.1.0", targets="{point: p1}, {point: p2}"))
+    live.until_phase("RolledBack", "1.1.0")
+
+
 def test_two_points_roll_together_and_back_together(live: World) -> None:
     live.apply(point("p2"), pack("1.1.0", targets="{point: p1}, {point: p2}"))
     live.until_phase("Live", "1.1.0")
@@ -535,9 +557,6 @@ def test_a_resting_world_writes_nothing(live: World) -> None:
     moments = len([m for m in live.fate.moments if "status" in m or "document" in m or "append" in m])
     live.run(100)
     assert len([m for m in live.fate.moments if "status" in m or "document" in m or "append" in m]) == moments
-
-
-STEPS = "steps: [{weight: 10, minPairs: 20}, {weight: 50, minPairs: 20}]"
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,16 @@ class MemoryStore:
         self._revision = 0
         self._closed = False
 
+    def time(self) -> str:
+        """When objects are created, RFC 3339."""
+        return TIME
+
     def create(self, resource: Resource) -> Resource:
         self._check_open()
         if resource.key in self._objects:
             raise AlreadyExists(f"{resource.key} exists already")
         uid = f"uid-{self._revision + 1}"
-        made = replace(resource, uid=uid, generation=1, created=TIME, status={}, path="", lines={})
+        made = replace(resource, uid=uid, generation=1, created=self.time(), status={}, path="", lines={})
         return self._store("Added", made)
 
     def get(self, key: Key) -> Resource:

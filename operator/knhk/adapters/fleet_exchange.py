@@ -16,7 +16,7 @@ from knhk.decide.instances import NO_PACK, Instance, Pair, Silent, together, wor
 from knhk.model.faults import KnhkError, Waiting
 from knhk.model.rollout import short_digest
 from knhk.ports.clock import Clock
-from knhk.ports.fleet import SILENT_AFTER_S, Statistics
+from knhk.ports.fleet import SILENT_AFTER_S, Statistics, must_take_its_place
 from knhk.ports.shelf import BOOTSTRAP, CONFIG, DOCUMENT, KEYS, Shelf
 
 NS = 1_000_000_000
@@ -59,6 +59,7 @@ class ExchangeFleet:
 
     def publish_document(self, point: str, envelope: bytes) -> None:
         """See the port. A document of another pair of packs begins its counts at nothing."""
+        must_take_its_place(point, envelope, self.document(point))
         self._put(point, DOCUMENT, envelope)
         with self._changed:
             self._begin(self._of(point), pair_of(envelope))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from knhk.model.faults import Corrupt
-from knhk.ports.fleet import Statistics
+from knhk.ports.fleet import Statistics, must_take_its_place
 from knhk.ports.shelf import BOOTSTRAP, CONFIG, DOCUMENT, KEYS
 from knhk_runtime.durable import replace_file
 
@@ -60,6 +60,7 @@ class FolderFleet:
         self._shelf = FolderShelf(folder)
 
     def publish_document(self, point: str, envelope: bytes) -> None:
+        must_take_its_place(point, envelope, self.document(point))
         self._shelf.put(point, DOCUMENT, envelope)
 
     def publish_keys(self, point: str, envelope: bytes) -> None:

@@ -6,7 +6,7 @@ actions are level-based: done twice, or done again after a crash, they lead to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -173,6 +173,24 @@ def orders(facts: Facts) -> tuple[Order, ...]:
     return tuple(found)
 
 
+def judged(stats: Iterable[PairStats]) -> PairStats | None:
+    """What the judge is asked about, None of nothing: the sum of the points at which both packs stand. At a point that the candidate is
+    the first to reach there is nothing to differ from, but its errors count; where it is the first everywhere, so do its decisions."""
+    seen = list(stats)
+    beside = [row for row in seen if row.stable is not None]
+    if not seen or not beside:
+        return combine(seen) if seen else None
+    alone = sum(row.errors for row in seen if row.stable is None)
+    total = combine(beside)
+    return replace(total, errors=total.errors + alone)
+
+
+def judged_pairs(stats: Iterable[PairStats]) -> int:
+    """Pairs of `judged`."""
+    total = judged(stats)
+    return total.pairs if total is not None else 0
+
+
 def next_rolling(spec: RolloutSpec, now: Rolling) -> Rolling | None:
     """What follows a passed step; None: promotion."""
     stage = spec.stages[now.stage]
@@ -224,10 +242,9 @@ def _case(facts: Facts) -> _Case:
         return _Case(facts, None, None, 0, 0, deadline_ns(facts))
     stage = facts.spec.stages[now.stage]
     needed = stage.shadow_min_pairs if now.arm is Arm.SHADOW else stage.steps[now.step].min_pairs
-    seen = [facts.stats[point] for point in stage.points if point in facts.stats]
-    if not seen:
+    total = judged(facts.stats[point] for point in stage.points if point in facts.stats)
+    if total is None:
         return _Case(facts, stage, None, 0, needed, deadline_ns(facts))
-    total = combine(seen)
     verdict = judge(total, replace(facts.spec.analysis, min_pairs=facts.pairs_at_start + needed))
     pairs = max(0, total.pairs - facts.pairs_at_start)
     return _Case(facts, stage, verdict, pairs, needed, deadline_ns(facts))

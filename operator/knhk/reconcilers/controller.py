@@ -133,7 +133,7 @@ class Controller:
             self._enqueue(resource)
             self._know(resource)
         names = {f"{key.namespace}/{key.name}" for key in (r.key for r in listings[KINDS.index("EnforcementPoint")].resources)}
-        for point in self.ports.placement.placed() - names:
+        for point in sorted(self.ports.placement.placed() - names):
             namespace, _, name = point.partition("/")
             self._put(Key("EnforcementPoint", namespace, name), self._now_s())
         self._revision = min(listing.revision for listing in listings)

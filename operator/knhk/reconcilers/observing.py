@@ -118,7 +118,7 @@ class Observer:
     def look(self, pack: Resource, phase: Phase) -> Seen:
         """Gathers the facts. A point that is gone, or that another pack has, is as it should be and tells nothing."""
         revision = pack.status["revision"]
-        live = (pack.status.get("live") or {}).get("digest")
+        live, enforced = (pack.status.get("live") or {}).get("digest"), (pack.status.get("live") or {}).get("points", ())
         digest = revision.get("digest", "")
         rolling = Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]) if "arm" in revision else None
         mine = self._mine(pack)
@@ -148,7 +148,7 @@ class Observer:
             try:
                 told = self.ports.fleet.statistics(point) if rolling is not None or phase is Phase.SIGNED else None
                 if told is not None:
-                    stats[point] = pair_stats(told.document, live, digest)
+                    stats[point] = pair_stats(told.document, live if name in enforced else None, digest)
                 unread = behind(point, rolling is not None, document, told) or unread
             except (Corrupt, Refused) as error:
                 unread = f"the statistics of EnforcementPoint {point} must be readable: {error}"

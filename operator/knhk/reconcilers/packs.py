@@ -22,6 +22,7 @@ from knhk.decide.rollout import (
     Wait,
     deadline_ns,
     decide,
+    judged_pairs,
     weight_of,
 )
 from knhk.lockchain import PolicyEvent
@@ -320,7 +321,7 @@ class PackReconciler:
         revision = {k: v for k, v in pack.status["revision"].items() if k not in ("held", "deadline")}
         revision["phaseSince"] = rfc3339_ns(facts.now_ns)
         if "pairsAtStart" in revision:
-            revision["pairsAtStart"] = sum(s.pairs for s in facts.stats.values())
+            revision["pairsAtStart"] = judged_pairs(facts.stats.values())
         ready = {Phase.LIVE: True, Phase.ROLLING: None, Phase.SIGNED: None}.get(facts.phase, False)
         self._write(pack, {**pack.status, "revision": revision}, ready, revision["phase"], "goes on: no flag holds it any more")
         return 0.0
@@ -345,7 +346,7 @@ class PackReconciler:
     def _wait(self, pack: Resource, facts: Facts, action: Wait) -> float | None:
         if facts.rolling is not None and facts.phase in (Phase.ROLLING, Phase.STALLED):
             revision = dict(pack.status["revision"])
-            revision["pairs"] = sum(s.pairs for s in facts.stats.values())
+            revision["pairs"] = judged_pairs(facts.stats.values())
             until = action.until_ns if action.message else deadline_ns(facts)
             revision.pop("deadline", None)
             if until is not None:
@@ -404,7 +405,7 @@ class PackReconciler:
 
     def _roll(self, pack: Resource, facts: Facts, event: Event, rolling: Rolling, verdict: Verdict | None) -> None:
         stage = facts.spec.stages[rolling.stage]
-        pairs = sum(s.pairs for s in facts.stats.values())
+        pairs = judged_pairs(facts.stats.values())
         revision = self._moved(dict(pack.status["revision"]), event)
         revision |= {"stage": rolling.stage, "arm": rolling.arm.value, "step": rolling.step}
         approvals = self._approvals(facts, rolling) if rolling.arm is Arm.CANARY else {}

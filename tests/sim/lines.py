@@ -1,0 +1,305 @@
+"""One operator's lines to the ports. Each call may fail and be lost, fail and have been done, be done later, find somebody else faster, end
+the operator, or let everybody else go on in its middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fakes import Died
+
+from knhk.model.faults import Conflict, Corrupt, Gap, KnhkError, NotFound, Refuted, Stalled, Waiting
+from knhk.model.faults import Fault as Complaint
+from knhk.model.resource import Key, Resource
+from knhk.ports.store import Change, Listing
+from knhk.reconcilers.context import Ports
+from knhk.reconcilers.controller import KINDS
+
+if TYPE_CHECKING:
+    from simulation import Simulation
+
+Raise = Callable[[str], Exception]
+
+
+def _waiting(what: str) -> Exception:
+    return Waiting("Unreachable", f"{what} does not answer", 0.5)
+
+
+def _os_error(what: str) -> Exception:
+    return OSError(5, f"{what}: Input/output error")
+
+
+def _torn(what: str) -> Exception:
+    return Corrupt(what, "must be JSON")
+
+
+def _stalled(what: str) -> Exception:
+    return Stalled("Broken", f"{what} must be mended")
+
+
+def _refuted(what: str) -> Exception:
+    return Refuted([Complaint(what, "passing by tables, failing by the sources", "is a bug")])
+
+
+@dataclass(frozen=True)
+class Way:
+    """How calls of one name fail. `writes`: they may also have been done; `later`: or be done after the error was told."""
+
+    errors: tuple[Raise, ...]
+    writes: bool = False
+    later: bool = False
+
+
+READ, WRITE = Way((_waiting,)), Way((_waiting,), writes=True, later=True)
+WAYS: Mapping[str, Mapping[str, Way]] = {
+    "store": {
+        **dict.fromkeys(("get", "list", "changes"), READ),
+        **dict.fromkeys(("create", "update", "update_status", "apply", "delete"), WRITE),
+        "record": Way((_waiting,), writes=True),
+    },
+    "log": {"append_event": WRITE, "proof": READ},
+    "registry": {"publish": Way((_os_error,), writes=True), "read": Way((_os_error,))},
+    "fleet": {
+        **dict.fromkeys(("publish_document", "publish_keys", "publish_config"), Way((_os_error,), writes=True)),
+        "document": Way((_os_error,)),
+        "statistics": Way((_torn, _os_error)),
+    },
+    "placement": {
+        "ensure": Way((_waiting, _stalled, _os_error), writes=True),
+        "remove": Way((_os_error,), writes=True),
+        "placed": Way((_os_error,)),
+    },
+    "compiler": {"compile": Way((_stalled,)), "materials": Way(())},
+    "prover": {"prove": Way((_waiting, _waiting, _refuted))},
+    "signer": {"sign": Way((_stalled,)), "bundle": Way((_stalled,)), "keyid": Way(()), "keys_json": Way(())},
+}
+
+
+class Line:
+    """One port as one operator sees it."""
+
+    def __init__(self, world: Simulation, who: str, port: str, inner: object) -> None:
+        for name, way in WAYS[port].items():
+            setattr(self, name, world.line(who, port, name, way, getattr(inner, name)))
+
+
+def call_of(world: Simulation, who: str, port: str, name: str, way: Way, inner: Callable[..., Any]) -> Callable[..., Any]:
+    """The port's call with the weather of the moment. The quick way, where nothing happens, costs one draw."""
+    chance, what = world.chance, f"{port}.{name}"
+    changing = way.writes
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if changing and world.is_deposed(who):
+            world.tell(who, what, args, "leads no longer")
+            raise KnhkError(f"{who} leads no longer")
+        draw = chance.random()
+        limit = world.hazard[port]
+        if draw >= limit:
+            world.tell(who, what, args, "")
+            return inner(*args, **kwargs)
+        happens = chance.random() * limit
+        for kind, weight in world.hazards[port]:
+            if happens < weight:
+                break
+            happens -= weight
+        else:
+            return inner(*args, **kwargs)
+        if kind == "meanwhile":
+            world.tell(who, what, args, "others go on meanwhile")
+            world.meanwhile(who)
+            return inner(*args, **kwargs)
+        if kind == "death":
+            if changing and chance.random() < 0.5:
+                inner(*args, **kwargs)
+                world.tell(who, what, args, "done, and the operator dies")
+            else:
+                world.tell(who, what, args, "the operator dies")
+            raise Died(what)
+        if kind == "conflict" and port == "store" and name in ("update", "update_status"):
+            world.tell(who, what, args, "Conflict")
+            raise Conflict(f"{args[0].key} changed; read again")
+        if kind != "fails" or not way.errors:
+            return inner(*args, **kwargs)
+        error = chance.choice(way.errors)(what)
+        how = "fails"
+        if changing and chance.random() < 0.5:
+            if way.later and chance.random() < world.weather.late:
+                world.later.append((who, what, inner, args))
+                how = "fails, and is done later"
+            else:
+                inner(*args, **kwargs)
+                how = "done, but fails"
+        world.tell(who, what, args, f"{how}: {error}")
+        raise error
+
+    return call
+
+
+class Feed:
+    """What one operator's watch tells: late, twice, only the last of several changes of an object, or lost and then a gap. Its numbers are
+    its own; a listing is of the moment before it."""
+
+    def __init__(self, world: Simulation) -> None:
+        self._world = world
+        self._source = world.house.store.revision()
+        self._told: list[Change] = []
+        self._last = 0
+
+    def position(self) -> int:
+        return self._last
+
+    def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
+        """As Store.changes."""
+        weather, chance = self._world.weather, self._world.chance
+        new = [c for c in self._world.house.store.every_change()[-200:] if c.revision > self._source and c.resource.kind in kinds]
+        if weather.gap and chance.random() < weather.gap:
+            self._source = self._world.house.store.revision()
+            self._last += 1
+            self._told.clear()
+            self._world.tell("feed", "changes", (), "Gap")
+            raise Gap("list again")
+        if new and weather.delay and chance.random() < weather.delay:
+            new = new[: chance.randrange(len(new))]
+        if new:
+            self._source = new[-1].revision
+        if self._told and weather.delay and chance.random() < 0.1:
+            new.insert(0, self._told[-1])
+        for change in new:
+            if self._told and self._told[-1].type == change.type == "Modified" and self._told[-1].resource.key == change.resource.key:
+                if self._told[-1].revision > since:
+                    del self._told[-1]
+            self._last += 1
+            self._told.append(replace(change, revision=self._last))
+        if since > self._last or (self._told and since < self._told[0].revision - 1) or (not self._told and since < self._last):
+            raise Gap("list again")
+        self._told = [c for c in self._told if c.revision > since] or self._told[-1:]
+        return tuple(c for c in self._told if c.revision > since), self._last
+
+
+class Mirror:
+    """The store as one operator reads it from memory: as its watch told it last, and never older than what it wrote itself. What was done
+    though it failed is seen when the watch tells it, or when a write finds it in its way."""
+
+    def __init__(self, world: Simulation, feed: Feed) -> None:
+        self._store, self._feed, self._chance = world.house.store, feed, world.chance
+        self._objects: dict[Key, Resource] = {}
+        self._filled = False
+        self.record, self.delete = self._store.record, self._store.delete
+
+    def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
+        try:
+            changes, revision = self._feed.changes(since, kinds, timeout_s)
+        except Gap:
+            self._filled = False
+            raise
+        for change in changes:
+            known = self._objects.get(change.resource.key)
+            if change.type == "Deleted":
+                if known is not None and known.uid == change.resource.uid:
+                    del self._objects[change.resource.key]
+            elif known is None or int(change.resource.resource_version) > int(known.resource_version):
+                self._objects[change.resource.key] = change.resource
+        return changes, revision
+
+    def get(self, key: Key) -> Resource:
+        if key.kind == "Receipt":
+            return self._store.get(key)
+        self._fill()
+        if key not in self._objects:
+            raise NotFound(f"{key} was not found")
+        return self._objects[key]
+
+    def list(self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Listing:
+        if kind == "Receipt":
+            return self._store.list(kind, namespace, labels)
+        self._fill()
+        found = (r for key, r in sorted(self._objects.items()) if key.kind == kind and namespace in (None, key.namespace))
+        return Listing(tuple(found), self._feed.position())
+
+    def create(self, resource: Resource) -> Resource:
+        return self._told(self._store.create, resource)
+
+    def update(self, resource: Resource) -> Resource:
+        return self._told(self._store.update, resource)
+
+    def update_status(self, resource: Resource) -> Resource:
+        return self._told(self._store.update_status, resource)
+
+    def apply(self, resource: Resource) -> Resource:
+        return self._told(self._store.apply, resource)
+
+    def _told(self, write: Callable[[Resource], Resource], resource: Resource) -> Resource:
+        try:
+            stored = write(resource)
+        except (Conflict, NotFound):
+            found = self._store.find(resource.key)
+            if found is None:
+                self._objects.pop(resource.key, None)
+            else:
+                self._objects[resource.key] = found
+            raise
+        self._objects[stored.key] = stored
+        return stored
+
+    def _fill(self) -> None:
+        if not self._filled:
+            self._objects = {r.key: r for kind in KINDS for r in self._store.list(kind).resources}
+            self._filled = True
+
+
+class Direct:
+    """The store as one operator reads it from the API server, with the changes of its own feed."""
+
+    def __init__(self, world: Simulation, feed: Feed) -> None:
+        store = world.house.store
+        for name in ("get", "create", "update", "update_status", "apply", "delete", "record"):
+            setattr(self, name, getattr(store, name))
+        self._store, self._feed, self.changes = store, feed, feed.changes
+
+    def list(self, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Listing:
+        return replace(self._store.list(kind, namespace, labels), revision=self._feed.position())
+
+
+def ports_of(world: Simulation, who: str) -> Ports:
+    """All ports as one operator sees them."""
+    house = world.house
+    inner: dict[str, Any] = {name: getattr(house, name) for name in WAYS} | {
+        "store": (Mirror if world.weather.mirrored else Direct)(world, Feed(world))
+    }
+    lines: dict[str, Any] = {name: Line(world, who, name, port) for name, port in inner.items()}
+    return Ports(**lines, clock=house.clock, origin="knhk.dev/sim", actor=who)
+
+
+class SlowExecutor(Executor):
+    """Builds wait, run for a while, and end; of a dead operator they never end."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._running: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._waiting.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def advance(self) -> None:
+        """What runs ends, what waits runs."""
+        running, self._running = self._running, []
+        waiting, self._waiting = self._waiting, []
+        for future, work in running:
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+        self._running += [(future, work) for future, work in waiting if future.set_running_or_notify_cancel()]
+
+
+def subject_of(args: tuple[Any, ...]) -> str:
+    """What a call is about, for the trace."""
+    if not args:
+        return ""
+    first = args[0]
+    key = first if isinstance(first, Key) else getattr(first, "key", None)
+    return str(key) if key is not None else first if isinstance(first, str) and len(first) < 80 else ""

@@ -1,0 +1,75 @@
+"""The control plane under a thousand seeds of faults, deaths, people and time; and that a seed is enough to see it again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run import replayed
+from simulation import play
+
+from knhk.model.phases import WORKING, Event, Phase
+
+RUN = Path(__file__).with_name("run.py")
+SEEDS, PARTS = 1000, 10
+ENDS = (Phase.PENDING, Phase.SIGNED, Phase.ROLLING, Phase.STALLED)
+
+# Of MOVES, those that the reconcilers make: a build's three events are one write, so that Compiled and Built never rest (docs/simulation.md).
+REACHED = {
+    (Phase.PENDING, Event.COMPILED),
+    (Phase.COMPILED, Event.BUILT),
+    (Phase.BUILT, Event.SIGNED),
+    (Phase.SIGNED, Event.ROLLOUT_STARTED),
+    (Phase.ROLLING, Event.STEP_ADVANCED),
+    (Phase.ROLLING, Event.PROMOTED),
+    (Phase.PENDING, Event.REFUSED),
+    (Phase.ROLLING, Event.ROLLED_BACK),
+    (Phase.STALLED, Event.ROLLED_BACK),
+    (Phase.STALLED, Event.RESUMED),
+    *((phase, Event.ABORTED) for phase in ENDS),
+    *((phase, Event.STALLED) for phase in WORKING if phase in ENDS),
+    *((phase, Event.SUPERSEDED) for phase in ENDS),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.failure("operator", "rollout")
+@pytest.mark.failure("API server", "rollout")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_law_holds_under_every_seed(part: int) -> None:
+    for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
+        outcome = play(seed)
+        assert not outcome.broken, replayed(seed, 150)
+
+
+@pytest.mark.slow
+def test_every_move_that_can_be_made_is_made() -> None:
+    left = set(REACHED)
+    for seed in range(SEEDS, 2 * SEEDS):
+        moves = play(seed).moves
+        assert moves <= REACHED, f"seed {seed}: new moves, to be told in docs/simulation.md"
+        left -= moves
+        if not left:
+            return
+    raise AssertionError(f"never made: {sorted(left)}")
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_run_in_every_process() -> None:
+    """Sets of Python have another order in each process: nothing may follow from it."""
+    traces = [_run("--seed", "440", "--tail", "0", PYTHONHASHSEED=seed).stdout for seed in ("1", "2")]
+    assert traces[0] == traces[1]
+    assert traces[0].count("\n") > 100
+
+
+def test_a_run_says_how_many_seeds_it_played() -> None:
+    found = _run("--start", "3", "--seeds", "2", "--processes", "1")
+    assert "seeds 3 to 4: every law holds" in found.stdout
+    assert found.returncode == 0
+
+
+def _run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(RUN), *args], env={**os.environ, **environment}, capture_output=True, text=True, check=False)
