@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import threading
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from knhk.adapters.fleet_folder import FolderFleet
-from knhk.model.faults import Corrupt
+from knhk.model.faults import Conflict, Corrupt
 
 
 def test_what_is_published_lies_where_the_agent_reads_it(tmp_path: Path) -> None:
@@ -35,6 +37,21 @@ def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
     before = path.stat().st_ino
     fleet.publish_document("erp/gate", b"one")
     assert path.stat().st_ino == before
+
+
+def test_a_document_of_an_older_epoch_takes_no_newer_ones_place(tmp_path: Path) -> None:
+    """Of one epoch there is one document; one that nobody can read gives way to any."""
+    fleet = FolderFleet(tmp_path)
+    for envelope in (b"{", _document(7), _document(8), _document(8)):
+        fleet.publish_document("erp/gate", envelope)
+    for late in (_document(7), _document(8, mode="Canary"), b"{"):
+        with pytest.raises(Conflict, match="erp/gate"):
+            fleet.publish_document("erp/gate", late)
+    assert fleet.document("erp/gate") == _document(8)
+
+
+def _document(epoch: int, **members: str) -> bytes:
+    return json.dumps({"payload": base64.b64encode(json.dumps({"epoch": epoch, **members}).encode()).decode()}).encode()
 
 
 def test_statistics_are_none_then_the_last_word(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class Laws:
         _demand((uid, digest, generation) not in self._aborted, f"{where}: it was aborted in generation {generation}")
 
     def _next(self, where: str, uid: str, course: Course, said: Mapping[str, Any]) -> None:
-        """Steps come one after the other, and promotion after the last one; steps that were edited enforce no more than the next one does."""
+        """Steps come one after the other, and promotion after the last one; edited steps enforce no more than the next one does."""
         steps = [row["weight"] for row in self._steps(uid, said["evidence"]["generation"])]
         if said["evidence"]["generation"] == course.generation:
             at = -1 if course.arm == "Shadow" else course.step
@@ -230,7 +230,8 @@ class Laws:
         known = set(entries)
         for bundle in self.house.store.committed:
             if bundle not in known and not self._is_lost(bundle):
-                yield f"{_statement(bundle)['predicate']['kind']} of {_statement(bundle)['subject'][0]['name']} was committed and is not in the log"
+                said = _statement(bundle)
+                yield f"{said['predicate']['kind']} of {said['subject'][0]['name']} was committed and is not in the log"
         for kind in ("PolicyPack", "EnforcementPoint", "DataBundle"):
             yield from (f"{r.key} has pending events" for r in self.house.store.list(kind).resources if "pending" in r.status)
 

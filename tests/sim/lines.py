@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from fakes import Died
 
-from knhk.model.faults import Conflict, Corrupt, Gap, KnhkError, NotFound, Refuted, Stalled, Waiting
+from knhk.model.faults import Conflict, Corrupt, Gap, NotFound, Refuted, Stalled, Waiting
 from knhk.model.faults import Fault as Complaint
 from knhk.model.resource import Key, Resource
 from knhk.ports.store import Change, Listing
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import KINDS
+from knhk.wiring.leading import fenced
 
 if TYPE_CHECKING:
     from simulation import Simulation
@@ -82,59 +83,67 @@ class Line:
 
     def __init__(self, world: Simulation, who: str, port: str, inner: object) -> None:
         for name, way in WAYS[port].items():
-            setattr(self, name, world.line(who, port, name, way, getattr(inner, name)))
+            setattr(self, name, Call(world, who, port, name, way, getattr(inner, name)))
 
 
-def call_of(world: Simulation, who: str, port: str, name: str, way: Way, inner: Callable[..., Any]) -> Callable[..., Any]:
-    """The port's call with the weather of the moment. The quick way, where nothing happens, costs one draw."""
-    chance, what = world.chance, f"{port}.{name}"
-    changing = way.writes
+@dataclass(frozen=True)
+class Call:
+    """One method of one port, as one operator calls it."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if changing and world.is_deposed(who):
-            world.tell(who, what, args, "leads no longer")
-            raise KnhkError(f"{who} leads no longer")
-        draw = chance.random()
-        limit = world.hazard[port]
-        if draw >= limit:
-            world.tell(who, what, args, "")
-            return inner(*args, **kwargs)
-        happens = chance.random() * limit
-        for kind, weight in world.hazards[port]:
-            if happens < weight:
-                break
-            happens -= weight
-        else:
-            return inner(*args, **kwargs)
-        if kind == "meanwhile":
-            world.tell(who, what, args, "others go on meanwhile")
-            world.meanwhile(who)
-            return inner(*args, **kwargs)
-        if kind == "death":
-            if changing and chance.random() < 0.5:
-                inner(*args, **kwargs)
-                world.tell(who, what, args, "done, and the operator dies")
+    world: Simulation
+    who: str
+    port: str
+    name: str
+    way: Way
+    inner: Callable[..., Any]
+
+    @property
+    def what(self) -> str:
+        return f"{self.port}.{self.name}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The call with the weather of the moment. Where nothing happens it costs one draw."""
+        limit = self.world.hazard[self.port]
+        if self.world.chance.random() >= limit:
+            self.world.tell(self, args, "")
+            return self.inner(*args, **kwargs)
+        draw = self.world.chance.random() * limit
+        for happens, rate in self.world.hazards[self.port]:
+            if draw < rate:
+                return getattr(self, f"_{happens}")(*args, **kwargs)
+            draw -= rate
+        return self.inner(*args, **kwargs)
+
+    def _meanwhile(self, *args: Any, **kwargs: Any) -> Any:
+        self.world.tell(self, args, "others go on meanwhile")
+        self.world.meanwhile(self.who)
+        return self.inner(*args, **kwargs)
+
+    def _death(self, *args: Any, **kwargs: Any) -> Any:
+        if self.way.writes and self.world.chance.random() < 0.5:
+            self.inner(*args, **kwargs)
+            self.world.tell(self, args, "is done")
+        raise Died(self.what)
+
+    def _conflict(self, *args: Any, **kwargs: Any) -> Any:
+        if self.name not in ("update", "update_status"):
+            return self.inner(*args, **kwargs)
+        self.world.tell(self, args, "Conflict")
+        raise Conflict(f"{args[0].key} changed; read again")
+
+    def _fails(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.way.errors:
+            return self.inner(*args, **kwargs)
+        error, how = self.world.chance.choice(self.way.errors)(self.what), "fails"
+        if self.way.writes and self.world.chance.random() < 0.5:
+            if self.way.later and self.world.chance.random() < self.world.weather.late:
+                self.world.later.append((self, args))
+                how = "fails, and will be done"
             else:
-                world.tell(who, what, args, "the operator dies")
-            raise Died(what)
-        if kind == "conflict" and port == "store" and name in ("update", "update_status"):
-            world.tell(who, what, args, "Conflict")
-            raise Conflict(f"{args[0].key} changed; read again")
-        if kind != "fails" or not way.errors:
-            return inner(*args, **kwargs)
-        error = chance.choice(way.errors)(what)
-        how = "fails"
-        if changing and chance.random() < 0.5:
-            if way.later and chance.random() < world.weather.late:
-                world.later.append((who, what, inner, args))
-                how = "fails, and is done later"
-            else:
-                inner(*args, **kwargs)
-                how = "done, but fails"
-        world.tell(who, what, args, f"{how}: {error}")
+                self.inner(*args, **kwargs)
+                how = "is done, and fails"
+        self.world.tell(self, args, f"{how}: {error}")
         raise error
-
-    return call
 
 
 class Feed:
@@ -158,7 +167,7 @@ class Feed:
             self._source = self._world.house.store.revision()
             self._last += 1
             self._told.clear()
-            self._world.tell("feed", "changes", (), "Gap")
+            self._world.say("the watch has a gap")
             raise Gap("list again")
         if new and weather.delay and chance.random() < weather.delay:
             new = new[: chance.randrange(len(new))]
@@ -167,9 +176,9 @@ class Feed:
         if self._told and weather.delay and chance.random() < 0.1:
             new.insert(0, self._told[-1])
         for change in new:
-            if self._told and self._told[-1].type == change.type == "Modified" and self._told[-1].resource.key == change.resource.key:
-                if self._told[-1].revision > since:
-                    del self._told[-1]
+            before = self._told[-1] if self._told and self._told[-1].revision > since else None
+            if before is not None and before.type == change.type == "Modified" and before.resource.key == change.resource.key:
+                del self._told[-1]
             self._last += 1
             self._told.append(replace(change, revision=self._last))
         if since > self._last or (self._told and since < self._told[0].revision - 1) or (not self._told and since < self._last):
@@ -263,13 +272,14 @@ class Direct:
 
 
 def ports_of(world: Simulation, who: str) -> Ports:
-    """All ports as one operator sees them."""
+    """All ports as one operator sees them, behind the fence that lets only a leader act: one that was taken for dead ends its call at
+    most."""
     house = world.house
     inner: dict[str, Any] = {name: getattr(house, name) for name in WAYS} | {
         "store": (Mirror if world.weather.mirrored else Direct)(world, Feed(world))
     }
     lines: dict[str, Any] = {name: Line(world, who, name, port) for name, port in inner.items()}
-    return Ports(**lines, clock=house.clock, origin="knhk.dev/sim", actor=who)
+    return fenced(Ports(**lines, clock=house.clock, origin="knhk.dev/sim", actor=who), lambda: world.check_leads(who))
 
 
 class SlowExecutor(Executor):

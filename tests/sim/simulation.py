@@ -6,10 +6,9 @@ tests/sim/run.py plays seeds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -17,14 +16,14 @@ from unittest.mock import patch
 from fakes import NS, Died, FakeCompiler
 from house import House
 from laws import Broken, Laws, pack_key
-from lines import Feed, SlowExecutor, Way, call_of, ports_of, subject_of
+from lines import Call, SlowExecutor, ports_of, subject_of
 from people import NAMES, People, Wish
 from pods import Pods, quality
 from rollout_world import bundle, point
 from weather import PORTS, Weather
 
 from knhk.model.arrows import CText, PackSources
-from knhk.model.faults import KnhkError
+from knhk.model.faults import Deposed, KnhkError
 from knhk.model.phases import Event, Phase, move
 from knhk.model.resource import Key
 from knhk.reconcilers import admission, building, bundles, packs
@@ -35,8 +34,6 @@ CALM_STEPS = 160
 REQUESTS = 12
 PACES_S = (0.05, 0.25, 0.25, 1.0, 5.0)
 BUILDER_PORTS = ("compiler", "prover")
-
-__all__ = ["Feed", "Outcome", "Simulation", "play"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Simulation:
     chance: Random = field(init=False)
     weather: Weather = field(init=False)
     house: House = field(default_factory=House)
-    later: list[tuple[str, str, Callable[..., Any], tuple[Any, ...]]] = field(default_factory=list)
+    later: list[tuple[Call, tuple[Any, ...]]] = field(default_factory=list)
     operators: list[Operator] = field(default_factory=list)
     bugs: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
@@ -98,7 +95,7 @@ class Simulation:
         weather = Weather.draw(self.chance)
         self.pods = Pods(self.house, self.chance, weather.pods)
         points = tuple(f"p{i + 1}" for i in range(weather.points))
-        self.people = People(self.house, self.chance, points, NAMES[: weather.packs], weather.bad, self._say)
+        self.people = People(self.house, self.chance, points, NAMES[: weather.packs], weather.bad, self.say)
         self.laws = Laws(self.house, self.pods)
         self._set(weather)
 
@@ -129,7 +126,7 @@ class Simulation:
 
     def _calm(self) -> None:
         """Faults cease, people ask for something that can be had, and within a bounded time everything is as it should be."""
-        self._say("---- calm ----")
+        self.say("---- calm ----")
         nothing = dict.fromkeys(PORTS, 0.0)
         zero = dict.fromkeys(("conflict", "late", "death", "meanwhile", "takeover", "gap", "delay", "people"), 0.0)
         zero |= dict.fromkeys(("restarts", "silence", "uncovered", "jump"), 0.0)
@@ -198,7 +195,7 @@ class Simulation:
             assert found is not None
             revision = found.status.get("revision", {})
             phase = Phase(revision.get("phase", "Pending"))
-            said = next((c for c in found.status.get("conditions", ()) if c["type"] == "Ready"), {})
+            said: Mapping[str, str] = next((c for c in found.status.get("conditions", ()) if c["type"] == "Ready"), {})
             if phase in (Phase.PENDING, Phase.SIGNED, Phase.COMPILED, Phase.BUILT):
                 other = " has it" in said.get("message", "") and len(self.people.packs) > 1
                 held_up = found.spec["suspend"] or said.get("reason") == "Suspended" or other
@@ -218,7 +215,7 @@ class Simulation:
     def _start(self) -> None:
         self._born += 1
         name, executor = f"op{self._born}", SlowExecutor()
-        self._say(f"{name} starts")
+        self.say(f"{name} starts")
         self.house.store.ends += 1  # what one before it remembered is not known any more
         self.operators.append(Operator(name, Controller(ports_of(self, name), executor), executor))
 
@@ -238,20 +235,26 @@ class Simulation:
             operator.executor.advance()
             operator.controller.tick()
         except Died as died:
-            self._say(f"{operator.name} died at {died}")
+            self.say(f"{operator.name} died at {died}")
             self._died(operator)
         finally:
             operator.busy = False
         if self.is_deposed(operator.name) and operator in self.operators:
-            self._say(f"{operator.name} ends: it leads no longer")
+            self.say(f"{operator.name} ends: it leads no longer")
             self._died(operator)
 
     def _died(self, operator: Operator) -> None:
         self.operators.remove(operator)
 
     def is_deposed(self, who: str) -> bool:
-        """Whether a fence keeps `who` from acting: another one took over. What it had begun then it ends."""
+        """Whether another one took over from `who`."""
         return who != f"op{self._born}"
+
+    def check_leads(self, who: str) -> None:
+        """As the Lease's check."""
+        if self.is_deposed(who):
+            self.say(f"{who} leads no longer")
+            raise Deposed(f"{who} leads no longer")
 
     def meanwhile(self, who: str) -> None:
         """In the middle of a call of `who`: people and agents go on, and a second operator, which takes the first for dead, may too."""
@@ -270,7 +273,7 @@ class Simulation:
             self._depth -= 1
 
     def _take_over(self, who: str) -> None:
-        self._say(f"{who} sleeps and is taken for dead")
+        self.say(f"{who} sleeps and is taken for dead")
         self._start()
         newest = self.operators[-1]
         for _ in range(1 + self.chance.randrange(6)):
@@ -280,7 +283,7 @@ class Simulation:
             self._turn(newest)
             self.house.log.cover()
             self._pass()
-        self._say(f"{who} wakes up")
+        self.say(f"{who} wakes up")
 
     # ---- the world -------------------------------------------------------------------------------
 
@@ -288,7 +291,7 @@ class Simulation:
         self.house.clock.ns += int(self.chance.choice(PACES_S) * NS)
         if self.weather.jump and self.chance.random() < self.weather.jump:
             jump_s = self.chance.choice((-20, 13 * 3600, 700, 90_000))
-            self._say(f"time jumps by {jump_s} s")
+            self.say(f"time jumps by {jump_s} s")
             if jump_s < 0:
                 self.house.clock.set_by_ns += jump_s * NS
             else:
@@ -296,12 +299,12 @@ class Simulation:
 
     def _come_true(self) -> None:
         later, self.later = self.later, []
-        for who, what, inner, args in later:
+        for call, args in later:
             try:
-                inner(*args)
-                self.tell(who, what, args, "is done at last")
+                call.inner(*args)
+                self.tell(call, args, "is done at last")
             except (KnhkError, OSError) as error:
-                self.tell(who, what, args, f"is refused at last: {error}")
+                self.tell(call, args, f"is refused at last: {error}")
 
     def _check(self) -> None:
         self.laws.check()
@@ -322,14 +325,12 @@ class Simulation:
 
     # ---- the trace -------------------------------------------------------------------------------
 
-    def line(self, who: str, port: str, name: str, way: Way, inner: Callable[..., Any]) -> Callable[..., Any]:
-        return call_of(self, who, port, name, way, inner)
+    def tell(self, call: Call, args: tuple[Any, ...], how: str) -> None:
+        """A line of the trace; of readings only those that fail."""
+        if self.traced and (how or call.way.writes):
+            self.say(f"{call.who} {call.what} {subject_of(args)} {how}".rstrip())
 
-    def tell(self, who: str, what: str, args: tuple[Any, ...], how: str) -> None:
-        if self.traced and (how or what.partition(".")[2] not in ("get", "list", "document", "keyid", "changes", "keys_json")):
-            self._say(f"{who} {what} {subject_of(args)} {how}".rstrip())
-
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         if self.traced:
             self.trace.append(f"{self.steps:4} {self.house.clock.ns / 1e9 - 1_795_428_000:10.2f} {'  ' * self._depth}{text}")
 
@@ -337,7 +338,7 @@ class Simulation:
         """`move`, noted."""
         after = move(phase, event)
         self.moves.add((phase, event))
-        self._say(f"{phase.value} -{event.value}-> {after.value}")
+        self.say(f"{phase.value} -{event.value}-> {after.value}")
         return after
 
 

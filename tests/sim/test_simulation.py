@@ -17,7 +17,7 @@ RUN = Path(__file__).with_name("run.py")
 SEEDS, PARTS = 1000, 10
 ENDS = (Phase.PENDING, Phase.SIGNED, Phase.ROLLING, Phase.STALLED)
 
-# Of MOVES, those that the reconcilers make: a build's three events are one write, so that Compiled and Built never rest (docs/simulation.md).
+# Of MOVES, those that the reconcilers make (docs/simulation.md): the events of a build are one write, so Compiled and Built never rest.
 REACHED = {
     (Phase.PENDING, Event.COMPILED),
     (Phase.COMPILED, Event.BUILT),
