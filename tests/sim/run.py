@@ -12,9 +12,11 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 
 _TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_TESTS / folder) for folder in ("sim", "reconcilers", "store")]
@@ -24,34 +26,35 @@ from simulation import Outcome, play  # noqa: E402
 AT_ONCE = 20
 
 
-def outcomes(seeds: Sequence[int], processes: int) -> Iterator[Outcome]:
+def outcomes(seeds: Sequence[int], processes: int, focus: Mapping[str, float]) -> Iterator[Outcome]:
     """How each seed ended, as they end."""
+    one = partial(play, focus=dict(focus))
     if processes == 1:
-        yield from map(play, seeds)
+        yield from map(one, seeds)
         return
     with get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(play, seeds, AT_ONCE)
+        yield from pool.imap_unordered(one, seeds, AT_ONCE)
 
 
-def replayed(seed: int, tail: int) -> str:
+def replayed(seed: int, tail: int, focus: Mapping[str, float] = MappingProxyType({})) -> str:
     """The trace of a seed, its last lines, and how it ended."""
-    outcome = play(seed, traced=True)
+    outcome = play(seed, True, focus)
     shown = outcome.trace[-tail:] if tail else outcome.trace
     left = len(outcome.trace) - len(shown)
     head = [f"… {left} lines before (--tail 0 shows all)"] if left else []
     end = f"seed {seed}: {outcome.broken or 'every law holds'}"
-    again = f"again: .venv/bin/python tests/sim/run.py --seed {seed}"
+    again = f"again: .venv/bin/python tests/sim/run.py --seed {seed}" + "".join(f" --focus {name}={rate}" for name, rate in focus.items())
     return "\n".join([*head, "step time_s what", *shown, end, again])
 
 
-def search(start: int, count: int, processes: int, tail: int) -> int:
+def search(start: int, count: int, processes: int, tail: int, focus: Mapping[str, float]) -> int:
     """Exit code: 0 when no seed breaks a law."""
     began, done, steps = time.monotonic(), 0, 0
     told = began
-    for outcome in outcomes(range(start, start + count), processes):
+    for outcome in outcomes(range(start, start + count), processes, focus):
         done, steps = done + 1, steps + outcome.steps
         if outcome.broken:
-            print(replayed(outcome.seed, tail))
+            print(replayed(outcome.seed, tail, focus))
             print(f"failing seed {outcome.seed}, after {done} seeds")
             return 1
         if time.monotonic() - told > 10:
@@ -68,11 +71,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--focus", action="append", default=[], metavar="NAME=RATE", help="a member of the weather that the seed does not draw"
+    )
     parser.add_argument("--tail", type=int, default=150, help="lines of the trace that are shown, 0 for all")
     args = parser.parse_args(argv)
+    focus = {name: float(rate) for name, _, rate in (text.partition("=") for text in args.focus)}
     if args.seed is None:
-        return search(args.start, args.seeds, args.processes, args.tail)
-    told = replayed(args.seed, args.tail)
+        return search(args.start, args.seeds, args.processes, args.tail, focus)
+    told = replayed(args.seed, args.tail, focus)
     print(told)
     return 0 if "every law holds" in told.splitlines()[-2] else 1
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
@@ -75,6 +76,7 @@ class Simulation:
 
     seed: int
     traced: bool = False
+    focus: Mapping[str, float] = field(default_factory=dict)  # members of the weather that the seed does not draw
     chance: Random = field(init=False)
     weather: Weather = field(init=False)
     house: House = field(default_factory=House)
@@ -92,7 +94,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.chance = Random(self.seed)
-        weather = Weather.draw(self.chance)
+        weather = replace(Weather.draw(self.chance), **self.focus)  # type: ignore[arg-type]
         self.pods = Pods(self.house, self.chance, weather.pods)
         points = tuple(f"p{i + 1}" for i in range(weather.points))
         self.people = People(self.house, self.chance, points, NAMES[: weather.packs], weather.bad, self.say)
@@ -398,9 +400,9 @@ def _quickly(sim: Simulation) -> Iterator[None]:
 _DATA: dict[str, bytes] = {}
 
 
-def play(seed: int, traced: bool = False) -> Outcome:
+def play(seed: int, traced: bool = False, focus: Mapping[str, float] = MappingProxyType({})) -> Outcome:
     """One seed from beginning to end."""
-    sim = Simulation(seed, traced)
+    sim = Simulation(seed, traced, focus)
     broken = ""
     with _quickly(sim):
         try:

@@ -36,6 +36,7 @@ REACHED = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.failure("operator", "rollout")
 @pytest.mark.failure("API server", "rollout")
 @pytest.mark.parametrize("part", range(PARTS))
@@ -46,10 +47,12 @@ def test_every_law_holds_under_every_seed(part: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_move_that_can_be_made_is_made() -> None:
+    """Where requests come now and then, rollouts are held, and go on or back."""
     left = set(REACHED)
     for seed in range(SEEDS, 2 * SEEDS):
-        moves = play(seed).moves
+        moves = play(seed, focus={"busy": 0.2 if seed % 2 else 0.9, "bad": 0.5}).moves
         assert moves <= REACHED, f"seed {seed}: new moves, to be told in docs/simulation.md"
         left -= moves
         if not left:
