@@ -4,18 +4,23 @@ the operator, or let everybody else go on in its middle."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fakes import Died
 
+from knhk.model.arrows import SignedPack
 from knhk.model.faults import Conflict, Corrupt, Gap, NotFound, Refuted, Stalled, Waiting
 from knhk.model.faults import Fault as Complaint
 from knhk.model.resource import Key, Resource
+from knhk.packaging.builds import DataOrder, PackOrder, PublishedData
+from knhk.ports.builder import Build
 from knhk.ports.store import Change, Listing
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import KINDS
+from knhk.reconcilers.workshop import Bench
 from knhk.wiring.leading import fenced
 
 if TYPE_CHECKING:
@@ -61,7 +66,10 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
         "record": Way((_waiting,), writes=True),
     },
     "log": {"append_event": WRITE, "proof": READ},
-    "registry": {"publish": Way((_os_error,), writes=True), "read": Way((_os_error,))},
+    "registry": {
+        "publish": Way((_os_error,), writes=True),
+        **dict.fromkeys(("read", "resolve", "referrers"), Way((_os_error,))),
+    },
     "fleet": {
         **dict.fromkeys(("publish_document", "publish_keys", "publish_config"), Way((_os_error,), writes=True)),
         "document": Way((_os_error,)),
@@ -74,7 +82,7 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
     },
     "compiler": {"compile": Way((_stalled,)), "materials": Way(())},
     "prover": {"prove": Way((_waiting, _waiting, _refuted))},
-    "signer": {"sign": Way((_stalled,)), "bundle": Way((_stalled,)), "keyid": Way(()), "keys_json": Way(())},
+    "signer": {"sign": Way((_stalled,)), "bundle": Way((_stalled,)), "keyid": Way(()), "keys_json": Way(()), "public": Way(())},
 }
 
 
@@ -271,39 +279,47 @@ class Direct:
         return replace(self._store.list(kind, namespace, labels), revision=self._feed.position())
 
 
-def ports_of(world: Simulation, who: str) -> Ports:
+def ports_of(world: Simulation, who: str) -> tuple[Ports, SlowWorkshop]:
     """All ports as one operator sees them, behind the fence that lets only a leader act: one that was taken for dead ends its call at
-    most."""
+    most. And the workshop behind one of them."""
     house = world.house
     inner: dict[str, Any] = {name: getattr(house, name) for name in WAYS} | {
         "store": (Mirror if world.weather.mirrored else Direct)(world, Feed(world))
     }
     lines: dict[str, Any] = {name: Line(world, who, name, port) for name, port in inner.items()}
-    return fenced(Ports(**lines, clock=house.clock, origin="knhk.dev/sim", actor=who), lambda: world.check_leads(who))
+    workshop = SlowWorkshop(Bench(lines.pop("compiler"), lines.pop("prover"), lines["registry"], lines["signer"], "generator"))
+    ports = Ports(**lines, builder=workshop, clock=house.clock, origin="knhk.dev/sim", actor=who)
+    return fenced(ports, lambda: world.check_leads(who)), workshop
 
 
-class SlowExecutor(Executor):
-    """Builds wait, run for a while, and end; of a dead operator they never end."""
+class SlowWorkshop:
+    """knhk.ports.builder.Builder: builds of packs wait, run for a while, and end; of a dead operator they never end."""
 
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
-        self._running: list[tuple[Future[Any], Callable[[], Any]]] = []
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._waiting: list[tuple[Build[SignedPack], PackOrder]] = []
+        self._running: list[tuple[Build[SignedPack], PackOrder]] = []
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._waiting.append((future, lambda: fn(*args, **kwargs)))
-        return future
+    def pack(self, order: PackOrder) -> Build[SignedPack]:
+        build: Build[SignedPack] = Build()
+        self._waiting.append((build, order))
+        return build
+
+    def data(self, order: DataOrder) -> Build[PublishedData]:
+        build: Build[PublishedData] = Build()
+        build.settle(lambda: self._bench.data(order))
+        return build
+
+    def retire(self, digests: Collection[str]) -> Future[tuple[str, ...]]:
+        raise AssertionError("the reconcilers retire nothing")
 
     def advance(self) -> None:
         """What runs ends, what waits runs."""
         running, self._running = self._running, []
         waiting, self._waiting = self._waiting, []
-        for future, work in running:
-            try:
-                future.set_result(work())
-            except Exception as error:
-                future.set_exception(error)
-        self._running += [(future, work) for future, work in waiting if future.set_running_or_notify_cancel()]
+        for build, order in running:
+            build.settle(partial(self._bench.pack, order, build.told))
+        self._running += [(build, order) for build, order in waiting if build.set_running_or_notify_cancel()]
 
 
 def subject_of(args: tuple[Any, ...]) -> str:

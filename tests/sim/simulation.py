@@ -17,7 +17,7 @@ from unittest.mock import patch
 from fakes import NS, Died, FakeCompiler
 from house import House
 from laws import Broken, Laws, pack_key
-from lines import Call, SlowExecutor, ports_of, subject_of
+from lines import Call, SlowWorkshop, ports_of, subject_of
 from people import NAMES, People, Wish
 from pods import Pods, quality
 from rollout_world import bundle, point
@@ -27,7 +27,7 @@ from knhk.model.arrows import CText, PackSources
 from knhk.model.faults import Deposed, KnhkError
 from knhk.model.phases import Event, Phase, move
 from knhk.model.resource import Key
-from knhk.reconcilers import admission, building, bundles, packs
+from knhk.reconcilers import admission, building, packs, workshop
 from knhk.reconcilers.controller import Controller
 
 DEEPEST = 2
@@ -54,7 +54,7 @@ class Operator:
 
     name: str
     controller: Controller
-    executor: SlowExecutor
+    workshop: SlowWorkshop
     busy: bool = False
 
 
@@ -216,10 +216,11 @@ class Simulation:
 
     def _start(self) -> None:
         self._born += 1
-        name, executor = f"op{self._born}", SlowExecutor()
+        name = f"op{self._born}"
         self.say(f"{name} starts")
         self.house.store.ends += 1  # what one before it remembered is not known any more
-        self.operators.append(Operator(name, Controller(ports_of(self, name), executor), executor))
+        ports, workshop = ports_of(self, name)
+        self.operators.append(Operator(name, Controller(ports, None), workshop))
 
     def _turn_all(self) -> None:
         """The newest operator turns; sometimes it is taken for dead and another one begins."""
@@ -234,7 +235,7 @@ class Simulation:
             return
         operator.busy = True
         try:
-            operator.executor.advance()
+            operator.workshop.advance()
             operator.controller.tick()
         except Died as died:
             self.say(f"{operator.name} died at {died}")
@@ -387,7 +388,7 @@ def _quickly(sim: Simulation) -> Iterator[None]:
     try:
         with (
             patch.object(building, "assemble", _assemble),
-            patch.object(bundles, "bundle_bytes", remembered),
+            patch.object(workshop, "bundle_bytes", remembered),
             patch.object(packs, "move", sim.moved),
         ):
             yield
