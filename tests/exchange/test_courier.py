@@ -16,6 +16,7 @@ from agent_world import Packs, World, make_packs, observation, until
 from exchange_world import Callers, Served, exchange
 
 from knhk.adapters.certificates import Pair, new_authority
+from knhk.ports.shelf import DOCUMENT
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
 from knhk_runtime.tiers.action import action_bytes
 
@@ -129,7 +130,8 @@ def test_a_lying_exchange_is_a_lying_folder(pod: Pod) -> None:
             "rollout.json: pointConfig": (pod.world.sign(pod.world.rollout()), pod.world.point_json(failure="Open")),
         }
         for what, (rollout, point) in lies.items():
-            pod.publish(served, rollout, point)
+            served.fleet.publish_config(POINT, point or pod.world.point_json())
+            served.fleet._put(POINT, DOCUMENT, rollout)  # publish_document would refuse the first of them
             until(lambda what=what: what in str(told(served, "refused")), what)
             assert told(served, "epoch") == 2
             assert told(served, "refused")[0]["pod"] == "one"
