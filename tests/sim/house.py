@@ -40,8 +40,6 @@ class SimStore(CheckedStore):
         self.specs: dict[tuple[str, int], Mapping[str, Any]] = {}
         self.committed: dict[bytes, set[str]] = {}
         self.fresh: list[Resource] = []  # statuses that no law has looked at yet
-        self.ends = 0  # of operators
-        self._deleted: dict[str, int] = {}
 
     def time(self) -> str:
         return rfc3339(self._clock.now_ns())
@@ -57,15 +55,6 @@ class SimStore(CheckedStore):
         stored = super()._store(type, resource)
         self.specs[stored.uid, stored.generation] = stored.spec
         return stored
-
-    def delete(self, key: Key, resource_version: str = "") -> None:
-        uid = self.get(key).uid
-        super().delete(key, resource_version)
-        self._deleted[uid] = self.ends
-
-    def is_unseen(self, uid: str) -> bool:
-        """Whether an operator ended, or none ran, after the object was deleted."""
-        return self._deleted.get(uid, self.ends) < self.ends
 
     def find(self, key: Key) -> Resource | None:
         return self._objects.get(key)

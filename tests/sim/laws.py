@@ -60,7 +60,7 @@ class Laws:
     _courses: dict[str, Course] = field(default_factory=dict)
     _told: dict[tuple[str, str], list[Told]] = field(default_factory=dict)
     _promoted: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
-    _denied: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    _denied: set[tuple[str, str]] = field(default_factory=set)
     _aborted: set[tuple[str, str, int]] = field(default_factory=set)
     _newest: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ class Laws:
         if said["kind"] == "Promoted":
             self._promoted.setdefault(name, []).append((index, digest))
         if said["kind"] == "RolledBack":
-            self._denied.setdefault((name, digest), set()).update(self.house.store.committed[entry])
+            self._denied.add((name, digest))
 
     def _move(self, where: str, name: str, uid: str, digest: str, said: Mapping[str, Any]) -> None:
         """Every event follows from the one before it: nothing begins unsigned, no step is skipped, nothing happens or ends twice."""
@@ -133,8 +133,7 @@ class Laws:
 
     def _not_denied(self, where: str, name: str, uid: str, digest: str, generation: int) -> None:
         """A digest that was rolled back never begins again under that name, and one that was aborted not in the same generation."""
-        forgotten = {other for other in self._denied.get((name, digest), ()) if other != uid and self.house.store.is_unseen(other)}
-        _demand(self._denied.get((name, digest), set()) <= forgotten, f"{where}: it was rolled back before")
+        _demand((name, digest) not in self._denied, f"{where}: it was rolled back before")
         _demand((uid, digest, generation) not in self._aborted, f"{where}: it was aborted in generation {generation}")
 
     def _next(self, where: str, uid: str, course: Course, said: Mapping[str, Any]) -> None:
@@ -222,23 +221,18 @@ class Laws:
         entries = self.house.log.entries
         for index, entry in enumerate(entries):
             found = receipts.pop(index, [])
-            if len(found) != 1 and not self._is_lost(entry):
+            if len(found) != 1:
                 yield f"entry {index}, {_statement(entry)['predicate']['kind']}: has {len(found)} receipts"
             if any(receipt.spec["bundle"].encode() != entry for receipt in found):
                 yield f"entry {index}: its receipt holds other bytes"
         yield from (f"the receipt of entry {index} has no entry" for index in receipts)
         known = set(entries)
         for bundle in self.house.store.committed:
-            if bundle not in known and not self._is_lost(bundle):
+            if bundle not in known:
                 said = _statement(bundle)
                 yield f"{said['predicate']['kind']} of {said['subject'][0]['name']} was committed and is not in the log"
         for kind in ("PolicyPack", "EnforcementPoint", "DataBundle"):
             yield from (f"{r.key} has pending events" for r in self.house.store.list(kind).resources if "pending" in r.status)
-
-    def _is_lost(self, bundle: bytes) -> bool:
-        """What docs/cluster.md says is not known afterwards: events of an object that was deleted while no operator ran, or whose operator
-        ended before it wrote their receipts."""
-        return all(self.house.store.is_unseen(uid) for uid in self.house.store.committed[bundle])
 
     def _points(self) -> Iterator[str]:
         """What the status of a point says is what its document and every agent of it say."""

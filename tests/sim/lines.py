@@ -61,8 +61,8 @@ class Way:
 READ, WRITE = Way((_waiting,)), Way((_waiting,), writes=True, later=True)
 WAYS: Mapping[str, Mapping[str, Way]] = {
     "store": {
-        **dict.fromkeys(("get", "list", "changes"), READ),
-        **dict.fromkeys(("create", "update", "update_status", "apply", "delete"), WRITE),
+        **dict.fromkeys(("get", "list", "changes", "departed"), READ),
+        **dict.fromkeys(("create", "update", "update_status", "apply", "delete", "release"), WRITE),
         "record": Way((_waiting,), writes=True),
     },
     "log": {"append_event": WRITE, "proof": READ},
@@ -204,6 +204,7 @@ class Mirror:
         self._objects: dict[Key, Resource] = {}
         self._filled = False
         self.record, self.delete = self._store.record, self._store.delete
+        self.departed, self.release = self._store.departed, self._store.release
 
     def changes(self, since: int, kinds: Collection[str] = (), timeout_s: float = 0.0) -> tuple[tuple[Change, ...], int]:
         try:
@@ -271,7 +272,7 @@ class Direct:
 
     def __init__(self, world: Simulation, feed: Feed) -> None:
         store = world.house.store
-        for name in ("get", "create", "update", "update_status", "apply", "delete", "record"):
+        for name in ("get", "create", "update", "update_status", "apply", "delete", "record", "departed", "release"):
             setattr(self, name, getattr(store, name))
         self._store, self._feed, self.changes = store, feed, feed.changes
 

@@ -218,7 +218,6 @@ class Simulation:
         self._born += 1
         name = f"op{self._born}"
         self.say(f"{name} starts")
-        self.house.store.ends += 1  # what one before it remembered is not known any more
         ports, workshop = ports_of(self, name)
         self.operators.append(Operator(name, Controller(ports, None), workshop))
 
