@@ -148,7 +148,7 @@ class Observer:
             try:
                 told = self.ports.fleet.statistics(point) if rolling is not None or phase is Phase.SIGNED else None
                 if told is not None:
-                    stats[point] = pair_stats(told.document, live if name in enforced else None, digest)
+                    stats[point] = pair_stats(told.document, live if point.partition("/")[2] in enforced else None, digest)
                 unread = behind(point, rolling is not None, document, told) or unread
             except (Corrupt, Refused) as error:
                 unread = f"the statistics of EnforcementPoint {point} must be readable: {error}"
