@@ -20,7 +20,7 @@ from knhk.ports.builder import Build
 from knhk.ports.store import Change, Listing
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import KINDS
-from knhk.reconcilers.workshop import Bench
+from knhk.reconcilers.workshop import Bench, Retirement
 from knhk.wiring.leading import fenced
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
     },
     "log": {"append_event": WRITE, "proof": READ},
     "registry": {
-        "publish": Way((_os_error,), writes=True),
-        **dict.fromkeys(("read", "resolve", "referrers"), Way((_os_error,))),
+        **dict.fromkeys(("publish", "remove", "collect_garbage"), Way((_os_error,), writes=True)),
+        **dict.fromkeys(("read", "resolve", "referrers", "listed"), Way((_os_error,))),
     },
     "fleet": {
         **dict.fromkeys(("publish_document", "publish_keys", "publish_config"), Way((_os_error,), writes=True)),
@@ -288,7 +288,8 @@ def ports_of(world: Simulation, who: str) -> tuple[Ports, SlowWorkshop]:
         "store": (Mirror if world.weather.mirrored else Direct)(world, Feed(world))
     }
     lines: dict[str, Any] = {name: Line(world, who, name, port) for name, port in inner.items()}
-    workshop = SlowWorkshop(Bench(lines.pop("compiler"), lines.pop("prover"), lines["registry"], lines["signer"], "generator"))
+    retirement = Retirement(lines["registry"], house.clock)
+    workshop = SlowWorkshop(Bench(lines.pop("compiler"), lines.pop("prover"), lines["registry"], lines["signer"], "generator"), retirement)
     ports = Ports(**lines, builder=workshop, clock=house.clock, origin="knhk.dev/sim", actor=who)
     return fenced(ports, lambda: world.check_leads(who)), workshop
 
@@ -296,8 +297,8 @@ def ports_of(world: Simulation, who: str) -> tuple[Ports, SlowWorkshop]:
 class SlowWorkshop:
     """knhk.ports.builder.Builder: builds of packs wait, run for a while, and end; of a dead operator they never end."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, bench: Bench, retirement: Retirement) -> None:
+        self._bench, self._retirement = bench, retirement
         self._waiting: list[tuple[Build[SignedPack], PackOrder]] = []
         self._running: list[tuple[Build[SignedPack], PackOrder]] = []
 
@@ -311,8 +312,13 @@ class SlowWorkshop:
         build.settle(lambda: self._bench.data(order))
         return build
 
-    def retire(self, digests: Collection[str]) -> Future[tuple[str, ...]]:
-        raise AssertionError("the reconcilers retire nothing")
+    def retire(self, needed: Mapping[str, Collection[str]]) -> Future[tuple[str, ...]]:
+        done: Future[tuple[str, ...]] = Future()
+        try:
+            done.set_result(self._retirement.sweep(needed))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
     def advance(self) -> None:
         """What runs ends, what waits runs."""
