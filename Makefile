@@ -38,7 +38,7 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev demo test test-fast test-cluster cluster cluster-down gen verify bench fuzz sim cases lock clean
+.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down gen verify bench fuzz sim cases lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ help: ## list the targets
 setup: $(STAMPS)/native ## everything a user needs, into .venv (no root needed)
 
 setup-dev: $(STAMPS)/dev $(STAMPS)/native ## set-up plus what tests and checks need
+
+images: setup ## container images of the product into build/images, without Docker; IMAGES_ARGS="--push URL" pushes them
+	@$(PY) tools/images.py build $(IMAGES_ARGS)
 
 demo: setup ## play the story from a policy to verified receipts; writes demo.json
 	@$(PY) examples/order_to_cash/demo.py --out demo.json

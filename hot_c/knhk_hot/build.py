@@ -21,7 +21,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,8 +205,8 @@ def engine_jobs(folder: Path, yyjson_folder: Path, expat_folder: Path, arch: str
     yield (compile_yyjson, arch, yyjson_folder, out / "yyjson.o", "-include", no_libc)
 
 
-def build_native(folder: Path) -> None:
-    """The cffi extension knhk_hot._native."""
+def build_native(folder: Path, arch: str = t.HOST, python: Sequence[str] | None = None) -> None:
+    """The cffi extension knhk_hot._native, for the running Python, or for one whose headers `python` names as flags of the compiler."""
     import cffi
 
     ffi = cffi.FFI()
@@ -215,12 +215,12 @@ def build_native(folder: Path) -> None:
     ffi.set_source("knhk_hot._native", headers)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the name of the file
         ffi.emit_c_code(str(folder / "_native.c"))
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    include = [f"-I{t.SOURCE / 'include'}", f"-I{t.SOURCE / 'src'}", *python_flags()]
+    suffix = sysconfig.get_config_var("EXT_SUFFIX") if python is None else f".{arch}.so"
+    include = [f"-I{t.SOURCE / 'include'}", f"-I{t.SOURCE / 'src'}", *(python_flags() if python is None else python)]
     flags = [*t.COMPILE, *include, "-Wno-unused", "-Wno-missing-field-initializers"]
     files = [str(folder / "_native.c"), *(str(t.SOURCE / "src" / f"{name}.c") for name in NATIVE_SOURCES)]
     link = ["-shared", "-Wl,-z,relro", "-Wl,-z,now", "-ldl"]
-    t.run_zig(["cc", "-target", t.TARGETS[t.HOST], *flags, *files, *link, "-o", str(folder / f"_native{suffix}")], folder)
+    t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, *files, *link, "-o", str(folder / f"_native{suffix}")], folder)
 
 
 def build_kernels(folder: Path) -> None:
@@ -270,19 +270,24 @@ def build_engine(folder: Path) -> None:
                 say(f"engine {i}/{len(jobs)}")
 
 
-def build_shim(folder: Path) -> None:
-    """hot_c/envoy/*.c with yyjson; Envoy's callbacks stay undefined, for the process that loads it has them."""
+def build_shim(folder: Path, arch: str | None = None) -> None:
+    """hot_c/envoy/*.c with yyjson; Envoy's callbacks stay undefined, for the process that loads it has them. For this machine, or for
+    any of an architecture."""
     engine = t.built("engine")
     assert engine is not None
+    cpu = () if arch is None else ("-target", t.TARGETS[arch])
+    arch, yyjson = (t.HOST, engine / "yyjson.o") if arch is None else (arch, folder / "yyjson.o")
+    if not yyjson.exists():
+        compile_yyjson(arch, engine / "yyjson", yyjson)
     files = [f"envoy/{p.name}" for p in sorted((t.SOURCE / "envoy").glob("*.c"))]
     for path in sorted((t.SOURCE / "envoy").glob("*.zig")):
         made = folder / f"{path.stem}.o"
-        t.run_zig(["build-obj", f"envoy/{path.name}", *ZIG_OBJECT, f"-femit-bin={made}"], t.SOURCE)
+        t.run_zig(["build-obj", f"envoy/{path.name}", *ZIG_OBJECT, *cpu, f"-femit-bin={made}"], t.SOURCE)
         files.append(str(made))
     flags = [*t.COMPILE, "-D_GNU_SOURCE", "-Iinclude", "-Ienvoy", f"-isystem{engine / 'yyjson'}", "-pthread"]
-    link = ["-shared", "-Wl,-Bsymbolic", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,undefs", "-ldl", "-lpthread", str(engine / "yyjson.o")]
+    link = ["-shared", "-Wl,-Bsymbolic", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,undefs", "-ldl", "-lpthread", str(yyjson)]
     say(f"shim from {len(files)} files")
-    t.run_zig(["cc", "-target", t.TARGETS[t.HOST], *flags, *files, *link, "-o", str(folder / "knhk_shim.so")], t.SOURCE)
+    t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, *files, *link, "-o", str(folder / "knhk_shim.so")], t.SOURCE)
 
 
 BUILDERS = {"engine": build_engine, "shim": build_shim}

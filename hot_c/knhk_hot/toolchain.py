@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE if (HERE / "include").is_dir() else HERE.parent  # in a wheel C lies inside the package
+PREBUILT = HERE / "prebuilt"  # in a container image the native parts lie beside the binding
 TARGETS = {"amd64": "x86_64-linux-gnu.2.28", "arm64": "aarch64-linux-gnu.2.28"}
 HOST = "arm64" if platform.machine() in {"aarch64", "arm64"} else "amd64"
 ENGINE = (
@@ -120,6 +121,8 @@ def pointer(component: str) -> Path:
 
 def built(component: str) -> Path | None:
     """Folder of a component for the present sources, or None."""
+    if PREBUILT.is_dir():
+        return PREBUILT / component
     try:
         folder = cache_root() / pointer(component).read_text().strip()
     except FileNotFoundError:

@@ -108,11 +108,11 @@ class Hot:
 
 def hot_library() -> Hot:
     """The native parts. Raises Stalled when they were not built."""
-    from knhk_hot import artifacts
+    from knhk_hot import shim_module
     from knhk_hot.drain import Ring
     from knhk_hot.pack import Pack, PackError
 
-    module = artifacts().shim
+    module = shim_module()
     if module is None:
         raise Stalled("Shim", "the Envoy shim is not built: run `make setup`")
 

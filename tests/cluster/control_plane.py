@@ -134,9 +134,11 @@ def _start(folder: Path, supervisor: Supervisor, host: str) -> str:
             (f"https://127.0.0.1:{ports['controllers']}/healthz", f"https://127.0.0.1:{ports['scheduler']}/readyz", account),
         ),
     )
-    for rank, (programs, answers) in enumerate(stages):
+    # Killed with their keeper, for an API server whose etcd or address has gone never ends by itself; the node (rank 0) ends after them.
+    dies = ("setpriv", "--pdeathsig", "KILL")
+    for rank, (programs, answers) in enumerate(stages, start=1):
         for name, arguments in programs.items():
-            supervisor.ensure(Command(name, (str(files[name]), *arguments), folder / "log" / f"{name}.log", rank=rank))
+            supervisor.ensure(Command(name, (*dies, str(files[name]), *arguments), folder / "log" / f"{name}.log", rank=rank))
         for url in answers:
             _wait(folder, supervisor, url, context)
     return server
@@ -149,7 +151,7 @@ def _begin_node(folder: Path, supervisor: Supervisor) -> None:
     """Its network and its registry; the rest of the node waits for `_join`. Waits for its turn on this machine."""
     kubelet = binaries(NODE, build=False)["kubelet"]
     program = (sys.executable, str(Path(__file__).with_name("node.py")), str(folder), str(kubelet.parent))
-    supervisor.ensure(Command("node", program, folder / "log" / "node.log", rank=9))
+    supervisor.ensure(Command("node", program, folder / "log" / "node.log"))
     deadline_s = time.monotonic() + NODE_WAITS_S
     while not (folder / "node.json").exists():
         _tick(folder, supervisor)

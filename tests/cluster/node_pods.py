@@ -83,8 +83,14 @@ class Node:
             found.update(self.client.call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}"))
             return holds(found)
 
-        self.until(look, f"the pod {name}", lambda: self.kubectl("-n", namespace, "describe", "pod", name)[-3000:])
+        self.until(look, f"the pod {name}", lambda: self.told(namespace, name))
         return found
+
+    def told(self, namespace: str, name: str) -> str:
+        """What there is to know of a pod that is not as it should be."""
+        events = self.kubectl("-n", namespace, "events", "--for", f"pod/{name}")
+        words = self.kubectl("-n", namespace, "logs", name, "--all-containers", "--prefix", "--tail=20", "--ignore-errors")
+        return f"{events[-3000:]}\n{words[-6000:]}"
 
     def until(self, holds: Callable[[], bool], what: str, told: Callable[[], str] = lambda: "") -> None:
         """Returns when it is so; fails the test, with what is told then, when it is not in time."""

@@ -33,8 +33,8 @@ def found(servers: dict[str, Path], tmp_path: Path) -> Iterator[Cluster]:
 def test_a_node_whose_keeper_is_killed_leaves_nothing(found: Cluster, servers: dict[str, Path]) -> None:
     settings = {path: path.read_text() for path in Path("/proc/sys/vm").glob("overcommit_*")}
     run_a_pod(Node(found, KubeClient(api_client(found.kubeconfig)), servers["kubectl"]))
-    inside = processes_of(found.pid("node"))
-    assert {"containerd", "kubelet", "kube-proxy", "pause"} <= {name for name, _ in inside}
+    inside = processes_of(found.keeper.pid)
+    assert {"etcd", "kube-apiserver", "containerd", "kubelet", "kube-proxy", "pause"} <= {name for name, _ in inside}
     end_all([found.keeper], grace_s=0.0)
     wait_for_end([who for _, who in inside])
     with machine.LOCK.open("a") as lock:  # when the node has let go of its machine, or another cluster's after it

@@ -1,4 +1,4 @@
-"""SLSA provenance v1 (slsa.dev/spec/v1.0/provenance) of a pack image, and the way back to what it was built from."""
+"""SLSA provenance v1 (slsa.dev/spec/v1.0/provenance) of an image, and, of a pack's, the way back to what it was built from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from knhk.model.oci import PROVENANCE_PREDICATE, Artifact
 from knhk.packaging.materials import SOURCE, Material
 
 BUILD_TYPE = "https://knhk.dev/build/pack/v1"
+IMAGE_BUILD_TYPE = "https://knhk.dev/build/image/v1"
 BUILDER = "https://knhk.dev/builder/v1"
 STATEMENT = "https://in-toto.io/Statement/v1"
 
@@ -44,16 +45,32 @@ def statement(
 ) -> dict[str, Any]:
     """The in-toto statement; it names no time and no machine, so equal builds state the same. `proof`: what translation validation did;
     `generator`: SHA-256 of the compiler's sources."""
-    name = f"{pack.namespace}/{pack.name}@{pack.version}"
+    internal = _given({"proof": proof, "generator": generator})
+    return _statement(image, f"pack/{pack.namespace}/{pack.name}@{pack.version}", BUILD_TYPE, parameters(pack), internal, materials)
+
+
+def image_statement(image: Artifact, name: str, materials: Iterable[Material]) -> dict[str, Any]:
+    """The in-toto statement of a container image of the product itself: `name` is built from its materials alone."""
+    return _statement(image, name, IMAGE_BUILD_TYPE, {"image": name}, {}, materials)
+
+
+def _statement(
+    image: Artifact,
+    name: str,
+    build_type: str,
+    external: Mapping[str, Any],
+    internal: Mapping[str, Any],
+    materials: Iterable[Material],
+) -> dict[str, Any]:
     return {
         "_type": STATEMENT,
-        "subject": [{"name": f"pack/{name}", "digest": {"sha256": image.digest.removeprefix("sha256:")}}],
+        "subject": [{"name": name, "digest": {"sha256": image.digest.removeprefix("sha256:")}}],
         "predicateType": PROVENANCE_PREDICATE,
         "predicate": {
             "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "externalParameters": parameters(pack),
-                "internalParameters": _given({"proof": proof, "generator": generator}),
+                "buildType": build_type,
+                "externalParameters": dict(external),
+                "internalParameters": dict(internal),
                 "resolvedDependencies": [_dependency(m) for m in sorted(materials)],
             },
             "runDetails": {"builder": {"id": BUILDER}, "metadata": {}},

@@ -1,12 +1,11 @@
-"""Software bill of materials of a pack image: CycloneDX 1.6 (ECMA-424), JSON."""
+"""Software bill of materials of an image: CycloneDX 1.6 (ECMA-424), JSON."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
-from knhk.model.arrows import PackSources
 from knhk.model.canonical import canonical
 from knhk.model.oci import SBOM, Artifact, Blob
 from knhk.packaging.image import layer, manifest
@@ -15,14 +14,25 @@ from knhk.packaging.materials import COMPILER, PLAN, SOURCE, Material
 NAMESPACE = uuid.UUID("5d6f2ad0-9f54-5b0a-9a44-6b6e686b0001")
 
 
-def document(image: Artifact, pack: PackSources, materials: Iterable[Material]) -> bytes:
+class Named(Protocol):
+    """What an image is called."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+
+
+def document(image: Artifact, named: Named, materials: Iterable[Material]) -> bytes:
     """The BOM as canonical JSON; its serial number follows from the image digest, so equal images have equal BOMs."""
     main = {
         "type": "application",
         "bom-ref": "image",
-        "group": pack.namespace,
-        "name": pack.name,
-        "version": pack.version,
+        "group": named.namespace,
+        "name": named.name,
+        "version": named.version,
         "hashes": _hashes(image.digest.removeprefix("sha256:")),
     }
     components = [_component(m) for m in sorted(materials)]
@@ -39,9 +49,9 @@ def document(image: Artifact, pack: PackSources, materials: Iterable[Material]) 
     )
 
 
-def attached(image: Artifact, pack: PackSources, materials: Iterable[Material]) -> Artifact:
+def attached(image: Artifact, named: Named, materials: Iterable[Material]) -> Artifact:
     """The BOM as a referrer of the image."""
-    blob = Blob(SBOM, document(image, pack, materials))
+    blob = Blob(SBOM, document(image, named, materials))
     return manifest(SBOM, [layer(blob, "sbom.cdx.json")], (blob,), image)
 
 
