@@ -141,6 +141,7 @@ class FakeRegistry:
     named: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     full: bool = False
+    away: bool = False
 
     def publish(self, artifacts: Sequence[Artifact], tag: str | None = None) -> None:
         if self.full:
@@ -152,6 +153,8 @@ class FakeRegistry:
             self.named[tag] = artifacts[0].digest
 
     def read(self, digest: str) -> bytes:
+        if self.away:
+            raise Waiting("RegistryUnreachable", "the registry does not answer", 2.0)
         if digest not in self.blobs:
             raise Corrupt(digest, "is missing")
         return self.blobs[digest]

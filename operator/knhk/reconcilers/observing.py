@@ -8,10 +8,10 @@ from typing import Any
 
 from knhk.api import is_selected, to_rollout, with_hooks
 from knhk.decide.rollout import Facts, orders
-from knhk.model.faults import Corrupt, NotFound, Refused
+from knhk.model.faults import Corrupt, KnhkError, NotFound, Refused
 from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.resource import Key, Resource
-from knhk.model.rollout import PairStats, RolloutSpec, pair_stats
+from knhk.model.rollout import PairStats, pair_stats
 from knhk.ports.fleet import Statistics
 from knhk.reconcilers.approvals import approvals_of
 from knhk.reconcilers.bundles import is_published, refusal
@@ -122,11 +122,12 @@ class Observer:
         digest = revision.get("digest", "")
         rolling = Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]) if "arm" in revision else None
         mine = self._mine(pack)
+        guards, unread = self._guards(pack)
         held = {f"{one.namespace}/{one.name}": switched_at(self.ports, one, pack.name).held for one in mine}
         facts = Facts(
             phase=phase,
             digest=digest,
-            spec=self._spec(pack, live, digest),
+            spec=to_rollout(pack, guards),
             now_ns=self.ports.clock.now_ns(),
             entered_ns=from_rfc3339_ns(revision["phaseSince"]),
             rolling=rolling,
@@ -138,7 +139,7 @@ class Observer:
             approved=approvals_of(self.ports, pack, digest) if pack.spec["rollout"].get("approvals") else (),
         )
         documents = {order.point: order for order in orders(facts)}
-        stats, unread = dict[str, PairStats](), ""
+        stats = dict[str, PairStats]()
         for point in held:
             document = published(self.ports, point)
             order = order_of(document, point, digest)
@@ -158,8 +159,15 @@ class Observer:
         """Ids of the guards of a published pack; none for no pack."""
         return tuple(self.plans.of(digest).guards) if digest else ()
 
-    def _spec(self, pack: Resource, live: str | None, digest: str) -> RolloutSpec:
-        return to_rollout(pack, (*self.guard_ids(live), *self.guard_ids(digest)))
+    def _guards(self, pack: Resource) -> tuple[tuple[str, ...], str]:
+        """Ids of the guards of what is live and of what is worked on, and why they are not known. Then there are as many as the status
+        says, of no names: the judge splits its error over them, so that it still takes back what is worse, and nothing that is not."""
+        parts = [part for part in (pack.status.get("live"), pack.status["revision"]) if part and "digest" in part]
+        try:
+            return tuple(name for part in parts for name in self.guard_ids(part["digest"])), ""
+        except (KnhkError, OSError) as error:
+            nameless = tuple(f"{part['digest']} {i}" for part in parts for i in range(part.get("guards", 0)))
+            return nameless, f"the images of {pack.key} must be readable: {error}"
 
 
 def point_of(ports: Ports, namespace: str, name: str) -> Resource | None:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any
 
-from knhk.model.faults import Corrupt
+from knhk.model.faults import Corrupt, Waiting
 from knhk.model.oci import PACK_PLAN
 from knhk.model.resource import Resource
+from knhk.ports.clock import Clock
 from knhk.ports.registry import Registry
 from knhk_runtime.layout import children, parse_object
 
 _log = logging.getLogger("knhk.plans")
+AGAIN_S = 15.0
 _IRIS = re.compile(r"<([^<>\s]+)>")
 
 
@@ -34,16 +36,32 @@ class PlanFacts:
 
 @dataclass
 class Plans:
-    """Reads plans out of the registry."""
+    """Reads plans out of the registry. One that is away may take long to say so: it is asked again after a while, so that nothing that goes
+    on without it waits for it each time."""
 
     registry: Registry
+    clock: Clock
     _known: dict[str, PlanFacts] = field(default_factory=dict)
+    _away: str = ""  # why it was, when it was asked last
+    _again_s: float = 0.0
 
     def of(self, digest: str) -> PlanFacts:
-        """Facts of the pack image. Raises Corrupt for one that the registry does not have."""
+        """Facts of the pack image. Raises Corrupt for one that the registry does not have, Waiting or OSError while it is away."""
         if digest not in self._known:
-            self._known[digest] = facts_of(self._document(digest))
+            self._known[digest] = facts_of(self._asked(digest))
         return self._known[digest]
+
+    def _asked(self, digest: str) -> Mapping[str, Any]:
+        if (left_s := self._again_s - self._now_s()) > 0:
+            raise Waiting("RegistryUnreachable", self._away, left_s)
+        try:
+            return self._document(digest)
+        except (Waiting, OSError) as error:
+            self._away, self._again_s = str(error), self._now_s() + AGAIN_S
+            raise
+
+    def _now_s(self) -> float:
+        return self.clock.monotonic_ns() / 1e9
 
     def of_pack(self, pack: Resource) -> tuple[PlanFacts, ...]:
         """Facts of the images that a pack has, the newest last; those that the registry lost are left out, and logged."""
