@@ -41,6 +41,7 @@ REQUESTED = "knhk.dev/requestedAt"
 LOOK_S = 0.1
 EXPLAINED_WITHIN_S = 3.0  # a forge tells of a push before it says which pull request it was
 MAX_DENIED = 32
+DENIED_AT_ONCE = 8
 
 _log = logging.getLogger("knhk.repositories")
 
@@ -264,32 +265,41 @@ class RepositoryReconciler:
         now = rfc3339(self.ports.clock.now_ns())
         known = {row["commit"] for row in status.get("denied", ())}
         rows = [{"commit": commit, "reason": f"NotSigned: {why}"[:1024], "time": now} for commit, why in pulled.unsigned.items()]
-        new = [row for row in rows if row["commit"] not in known]
-        status["denied"] = [*new, *status.get("denied", ())][:MAX_DENIED]
-        events = [self._event(repository, "CommitDenied", row["commit"], row["reason"], {}) for row in new[:8]]
+        room = max(0, MAX_DENIED - len(known))  # what is told already, and what was rolled back, stays: each is told once
+        new = [row for row in rows if row["commit"] not in known][: min(room, DENIED_AT_ONCE)]
+        status["denied"] = [*new, *status.get("denied", ())]
+        events = [self._event(repository, "CommitDenied", row["commit"], row["reason"], {}) for row in new]
         commit, why = next(iter(pulled.unsigned.items()))
-        message = f"{pulled.head.id[:12]} is not applied: {commit[:12]}: {why}"
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+        message = f"{pulled.head.id[:12]} is not applied: {commit[:12]}: {why}{more}"
         self._write(repository, self.journal.pend(status, *events) if events else status, False, "NotSigned", message)
 
     # ---- taking back ---------------------------------------------------------------------------
 
     def _deny(self, repository: Resource) -> bool:
-        """Denies the commits whose packs were rolled back; true when the status was written."""
-        known = {row["commit"] for row in repository.status.get("denied", ()) if not _is_unsigned(row)}
+        """Denies the commits whose packs were rolled back; true when the status was written. What no pack stands rolled back from any more
+        makes room; beyond that the pack's own deny list holds alone."""
+        denied = [row for row in repository.status.get("denied", ()) if not _is_unsigned(row)]
+        known, standing = {row["commit"] for row in denied}, set()
         rows, events = [], []
         for pack in self._owned(repository, "PolicyPack"):
             revision = pack.status.get("revision", {})
             source = revision.get("source", {})
-            ended = revision.get("phase") == Phase.ROLLED_BACK.value and source.get("repository") == _name(repository)
-            if not ended or source["commit"] in known:
+            if revision.get("phase") != Phase.ROLLED_BACK.value or source.get("repository") != _name(repository):
+                continue
+            standing.add(source["commit"])
+            if source["commit"] in known:
                 continue
             known.add(source["commit"])
             reason = f"RolledBack: {pack.namespace}/{pack.name}@{revision['version']}: {revision.get('reason', '')}"[:1000]
             rows.append({"commit": source["commit"], "reason": reason, "time": rfc3339(self.ports.clock.now_ns())})
             events.append(self._event(repository, "CommitDenied", source["commit"], reason, {"source": dict(source)}))
+        room = MAX_DENIED - sum(row["commit"] in standing for row in denied)
+        rows, events = rows[: min(room, DENIED_AT_ONCE)], events[: min(room, DENIED_AT_ONCE)]
         if not rows:
             return False
-        status = {**_kept(repository), "denied": [*rows, *repository.status.get("denied", ())][:MAX_DENIED]}
+        kept = sorted(repository.status.get("denied", ()), key=lambda row: (row["commit"] not in standing, _is_unsigned(row)))
+        status = {**_kept(repository), "denied": [*rows, *kept][:MAX_DENIED]}
         self._write(repository, self.journal.pend(status, *events), True, "CommitDenied", rows[0]["reason"])
         for row in rows:
             say(self.ports, repository.key, "CommitDenied", f"{row['commit'][:12]}: {row['reason']}", warning=True)
