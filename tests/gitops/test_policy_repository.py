@@ -21,6 +21,7 @@ from knhk.model.resource import Key, Resource
 from knhk.ports.forge import CheckState, PullRequest
 from knhk.ports.repository import Remote
 from knhk.reconcilers.pulling import Git, Verdict
+from knhk.reconcilers.repositories import RepositoryReconciler
 
 pytestmark = pytest.mark.slow
 
@@ -320,6 +321,55 @@ def test_a_signed_commit_on_top_does_not_vouch_for_an_unsigned_one_below(house: 
     assert house.ready() == ("True", "Applied")
 
 
+def test_more_unsigned_commits_than_a_status_holds_are_told_once(house: House, alice: Person) -> None:
+    for i in range(40):
+        house.repo.commit({f"p{i}.yaml": point(f"p{i}")})
+    house.repo.commit({"README.md": "signed from here on"}, alice)
+    house.follow(signed_by(alice))
+    house.world.run(10)
+    told = len(house.predicates("CommitDenied"))
+    assert house.ready() == ("False", "NotSigned")
+    assert len(house.status_of().status["denied"]) <= told <= 40
+    house.pulled()
+    house.world.run(20)
+    assert len(house.predicates("CommitDenied")) == told
+
+
+def test_unsigned_commits_push_no_rolled_back_one_out(house: House, alice: Person) -> None:
+    house.bad = frozenset({"1.1.0"})
+    house.world.bad = house.bad
+    house.repo.commit(FILES, alice)
+    house.follow(signed_by(alice))
+    house.until_live()
+    bad = house.repo.commit({"orders/pack.yaml": pack("1.1.0", bundles="{name: roles}")}, alice)
+    house.pulled()
+    house.world.until(lambda: any(row["commit"] == bad for row in house.status_of().status.get("denied", ())))
+    for i in range(40):
+        house.repo.commit({f"p{i}.yaml": point(f"q{i}")})
+    house.repo.commit({"README.md": "signed from here on"}, alice)
+    house.pulled()
+    assert house.ready() == ("False", "NotSigned")
+    assert bad in [row["commit"] for row in house.status_of().status["denied"]]
+
+
+def test_more_rolled_back_commits_than_a_status_holds_are_told_once(house: House) -> None:
+    house.repo.commit({"point.yaml": point()})
+    house.follow()
+    store = house.world.store
+    for i in range(40):
+        store.apply(replace(parse(pack("1.0.0", name=f"n{i}"), "p.yaml")[0], labels={OWNER: "erp.policies"}))
+        found = store.get(Key("PolicyPack", "erp", f"n{i}"))
+        source = {"repository": "erp/policies", "commit": f"{i:040x}", "author": "ann <ann@example.com>"}
+        revision = {"version": "1.0.0", "generation": 1, "phase": "RolledBack", "phaseSince": "2026-11-26T00:00:00.0Z", "source": source}
+        store.update_status(replace(found, status={"revision": revision | {"inputs": "0" * 64, "points": []}}))
+    ports, journal = house.world.controller.ports, house.world.controller.journal
+    repositories = RepositoryReconciler(ports, journal, house.git)
+    for _ in range(20):
+        repositories.converge(house.status_of())
+    denied = house.status_of().status["denied"]
+    assert len({row["commit"] for row in denied}) == len(denied) == len(house.predicates("CommitDenied")) == 32
+
+
 def test_the_signer_and_its_user_are_in_the_events(house: House, alice: Person) -> None:
     house.repo.commit(FILES, alice)
     house.follow(signed_by(alice))
@@ -547,6 +597,37 @@ def test_a_step_changed_by_hand_goes_no_further(repo: Repo, tmp_path: Path) -> N
     house.world.store.update(replace(found, spec={**found.spec, "rollout": rollout}))
     house.world.until(lambda: house.world.ready(PACK)["reason"] == "NotMerged")
     assert house.world.document()["mode"] == "Shadow"
+
+
+def test_a_point_added_by_hand_is_not_reached_by_what_is_live(repo: Repo, tmp_path: Path) -> None:
+    """The bytes are the merged ones; where they are enforced is not."""
+    house = merged_only(repo, tmp_path)
+    points = {"point.yaml": point(), "p2.yaml": point("p2")}
+    repo.commit({**points, "pack.yaml": pack("1.0.0", deadline=60)})
+    house.follow()
+    house.until_live()
+    wider = pack("1.0.0", deadline=60, targets="{point: p1}, {point: p2}")
+    house.world.store.apply(replace(house.world.get(PACK), spec=parse(wider, "hand.yaml")[0].spec))
+    house.world.until(lambda: house.world.ready(PACK)["reason"] == "NotMerged")
+    house.world.run(400)
+    assert house.world.document("erp/p2")["stable"] is None
+    assert (house.world.document()["stable"]["version"], house.world.ready(PACK)["reason"]) == ("1.0.0", "NotMerged")
+    repo.commit({"pack.yaml": wider})
+    house.pulled()
+    house.world.until_phase("Live")
+    assert house.world.document("erp/p2")["stable"]["version"] == "1.0.0"
+
+
+def test_targets_changed_by_hand_come_from_no_commit(house: House) -> None:
+    house.repo.commit({"point.yaml": point(), "p2.yaml": point("p2"), "pack.yaml": pack("1.0.0")})
+    house.follow()
+    house.until_live()
+    assert "source" in house.world.get(PACK).status["live"]
+    wider = pack("1.0.0", targets="{point: p1}, {point: p2}")
+    house.world.store.apply(replace(house.world.get(PACK), spec=parse(wider, "hand.yaml")[0].spec))
+    house.world.until_phase("Live")
+    status = house.world.get(PACK).status
+    assert (status["live"]["points"], "source" in status["live"], "source" in status["revision"]) == (["p1", "p2"], False, False)
 
 
 def test_elsewhere_it_is_as_it_was(house: House) -> None:

@@ -299,7 +299,7 @@ class PackReconciler:
         action = decide(seen.facts)
         until = deadline_ns(seen.facts)
         if why := self._unmerged(pack, action):
-            if until is None or seen.facts.now_ns < until:
+            if isinstance(action, Start) or until is None or seen.facts.now_ns < until:
                 self._write(pack, pack.status, None, "NotMerged", why)
                 return WAIT_FOR_DATA_S
             action = Abort("NotMerged", why)
@@ -336,6 +336,7 @@ class PackReconciler:
         """Why a pack may not be enforced, or further than it is, where only merged commits may; empty when it may. It is judged in shadow
         as any other. Asked of the spec as it is now: what is changed by hand after its merge is not what was merged."""
         forward = isinstance(action, Promote) or (isinstance(action, Advance) and action.rolling.arm is Arm.CANARY)
+        forward = forward or (isinstance(action, Start) and _is_live(pack))
         if not forward or not self.ports.namespaces.requires_merged_commit(pack.namespace):
             return ""
         if source_of(self.ports.store, pack) is not None:
@@ -395,10 +396,11 @@ class PackReconciler:
     def _start(self, pack: Resource, facts: Facts, rolling: Rolling) -> None:
         """The first step; or none, when these very bytes are live already (a spec went back, or only its targets changed)."""
         revision, live = pack.status["revision"], pack.status.get("live")
-        if live is None or live["digest"] != revision["digest"]:
+        if live is None or not _is_live(pack):
             self._roll(pack, facts, Event.ROLLOUT_STARTED, rolling, None)
             return
-        again = {k: v for k, v in live.items() if k != "data"} | {k: v for k, v in revision.items() if k not in ("phase", "phaseSince")}
+        kept = {k: v for k, v in live.items() if k not in ("data", "source")}
+        again = kept | {k: v for k, v in revision.items() if k not in ("phase", "phaseSince")}
         message = f"{revision['version']} is live"
         pack = self._write(pack, {**pack.status, "live": again, "revision": again}, True, "Live", message)
         self._bring(pack, live["points"])
@@ -522,6 +524,11 @@ class PackReconciler:
 
     def _write(self, pack: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str) -> Resource:
         return write_status(self.ports, pack, status, ready, reason, message)
+
+
+def _is_live(pack: Resource) -> bool:
+    """Whether the revision is made of the bytes that are live: it needs no rollout."""
+    return "live" in pack.status and pack.status["live"]["digest"] == pack.status["revision"].get("digest")
 
 
 def _source(revision: Mapping[str, Any]) -> dict[str, Any]:
