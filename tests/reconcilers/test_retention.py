@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from fakes import NS
 from rollout_world import PACK, World, pack, point
 
@@ -63,3 +64,18 @@ def test_images_of_other_packs_and_of_deleted_ones_stay() -> None:
     world.store.delete(replace(PACK, name="others"))
     days(world)
     assert images(world) == {"1.0.0", "7.0.0"}
+
+
+def test_a_sweep_that_fails_as_nobody_thought_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.apply(point())
+    live(world, "1.0.0")
+
+    def collect_garbage() -> None:
+        raise KeyError("outcome")
+
+    monkeypatch.setattr(world.registry, "collect_garbage", collect_garbage)
+    days(world, 1)
+    live(world, "1.1.0")
+    monkeypatch.undo()
+    live(world, "1.2.0")

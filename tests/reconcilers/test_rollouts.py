@@ -8,8 +8,8 @@ import pytest
 from fakes import NS
 from rollout_world import BUNDLE, PACK, POINT, STEPS, World, bundle, pack, payload, point
 
-from knhk.model.faults import Conflict
-from knhk.model.resource import Key
+from knhk.model.faults import Conflict, Stalled
+from knhk.model.resource import Key, Resource
 
 P1 = Key("EnforcementPoint", "erp", "p1")
 
@@ -508,6 +508,25 @@ def test_events_of_a_pack_whose_deletion_nobody_saw_are_told(live: World, again:
     assert indexes <= {int(receipt.name.rpartition("-")[2]) for receipt in live.store.list("Receipt").resources}
 
 
+@pytest.mark.failure("API server", "receipts")
+def test_the_last_event_of_what_was_deleted_unseen_is_told(live: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its status was written after the controller looked at it last, with an event that the log did not take yet."""
+    live.apply(pack("1.1.0"))
+    live.until_phase("Rolling")
+    live.settle()
+    live.log.away = True
+    live.apply(pack("1.2.0"))
+    live.step()
+    last = live.get()
+    assert len(last.status["pending"]) == 1
+    live.store.delete(PACK)
+    live.store.forget()
+    monkeypatch.setattr(live.store, "departed", lambda: (last,))
+    live.log.away = False
+    live.run(10)
+    assert "Superseded" in live.kinds()
+
+
 @pytest.mark.failure("sequencer", "rollout")
 def test_without_the_log_nothing_is_published_and_nothing_is_lost(live: World) -> None:
     live.log.away = True
@@ -538,6 +557,55 @@ def test_unreadable_statistics_stop_the_way_forward_only(live: World) -> None:
     assert "erp/p2 must be readable" in live.ready()["message"]
     live.bad = frozenset({"1.1.0"})
     live.until_phase("RolledBack")
+
+
+@pytest.mark.failure("API server", "receipts")
+def test_a_namespace_that_takes_no_receipts_keeps_no_other_waiting(live: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = live.store.create
+
+    def full(resource: Resource) -> Resource:
+        if resource.key.kind == "Receipt" and resource.namespace == "erp":
+            raise Stalled("Forbidden", "exceeded quota: count/receipts.knhk.dev")
+        return create(resource)
+
+    live.settle()
+    told = len(live.receipts())
+    monkeypatch.setattr(live.store, "create", full)
+    live.apply(pack("1.1.0"))
+    live.until_phase("Live", "1.1.0")
+    live.apply(point("p2").replace("namespace: erp", "namespace: crm"))
+    live.run(20)
+    assert len([receipt for receipt in live.receipts() if receipt.namespace == "erp"]) == told
+    assert any(receipt.namespace == "crm" for receipt in live.receipts())
+    monkeypatch.undo()
+    live.settle()
+
+
+@pytest.mark.failure("registry", "rollout")
+@pytest.mark.parametrize("lost", [False, True], ids=["away", "image-lost"])
+def test_a_new_leader_takes_a_bad_version_back_without_the_registry(live: World, lost: bool) -> None:
+    live.apply(pack("1.1.0"))
+    live.until(lambda: live.get().status["revision"].get("arm") == "Canary")
+    live.registry.away = not lost
+    if lost:
+        live.registry.blobs.clear()
+    live.start()
+    live.run(20)
+    assert live.get().status["revision"]["phase"] == "Rolling", "good figures alone take it no further"
+    assert "must be readable" in live.ready()["message"]
+    live.bad = frozenset({"1.1.0"})
+    live.until_phase("RolledBack")
+    assert live.document()["candidate"] is None
+
+
+@pytest.mark.failure("registry", "rollout")
+def test_abort_is_met_without_the_registry(live: World) -> None:
+    live.apply(pack("1.1.0"))
+    live.until_phase("Rolling")
+    live.registry.away = True
+    live.start()
+    live.annotate(PACK, abort="stop")
+    live.until_phase("Aborted")
 
 
 @pytest.mark.failure("disk", "rollout")

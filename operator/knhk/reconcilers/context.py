@@ -12,7 +12,7 @@ from typing import Any
 
 from knhk.api import condition, with_condition
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
-from knhk.model.faults import AlreadyExists, Conflict, NotFound, Refused, Waiting
+from knhk.model.faults import AlreadyExists, Conflict, NotFound, Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
@@ -134,11 +134,22 @@ class Journal:
             self.deliver(self._orphans[0])
             del self._orphans[0]
         done: dict[Key, set[str]] = {}
-        for (key, bundle), ordered in sorted(self._delivered.items(), key=lambda item: item[1].index)[:RECEIPTS_AT_ONCE]:
+        stuck: set[str] = set()  # namespaces that take no receipt now: those of others do not wait for them
+        left = RECEIPTS_AT_ONCE
+        for (key, bundle), ordered in sorted(self._delivered.items(), key=lambda item: item[1].index):
+            if key.namespace in stuck:
+                continue
+            if left == 0:
+                break
+            left -= 1
             try:
                 self._receipt(key.namespace, bundle, ordered.index)
             except Waiting:
                 break  # a checkpoint covers a prefix of the log: what follows is not covered either
+            except (Refused, Stalled) as error:
+                _log.warning("receipts of namespace %s wait: %s", key.namespace, error)
+                stuck.add(key.namespace)
+                continue
             done.setdefault(key, set()).add(bundle)
         for key, bundles in done.items():
             self._clear(key, bundles)

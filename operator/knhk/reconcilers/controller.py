@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class Controller:
     def __post_init__(self) -> None:
         self.journal = Journal(self.ports)
         points = PointReconciler(self.ports, self.journal)
-        plans = Plans(self.ports.registry)
+        plans = Plans(self.ports.registry, self.ports.clock)
         self._packs = PackReconciler(self.ports, self.journal, points, plans)
         self._bundles = BundleReconciler(self.ports, self.journal)
         self._retention = Retention(self.ports)
@@ -84,15 +84,18 @@ class Controller:
         until_s = self._now_s() + TURN_S
         while (now_s := self._now_s()) < until_s and (taken := self.queue.take(now_s)) is not None:
             self._converge(*taken)
-        try:
-            self.journal.settle()
-        except (KnhkError, OSError) as error:
-            _log.warning("receipts wait: %s", error)
-        try:
-            self._retention.turn(self._now_s())
-        except (KnhkError, OSError) as error:
-            _log.warning("retired images stay for now: %s", error)
+        self._beside(self.journal.settle, "receipts wait")
+        self._beside(lambda: self._retention.turn(self._now_s()), "retired images stay for now")
         self.ports.telemetry.turned(len(self.queue), self.queue.late_s(self._now_s()))
+
+    def _beside(self, work: Callable[[], object], otherwise: str) -> None:
+        """What is done at each turn beside objects, and keeps no turn from its end."""
+        try:
+            work()
+        except (KnhkError, OSError) as error:
+            _log.warning("%s: %s", otherwise, error)
+        except Exception:  # as in _converge
+            _log.exception("%s", otherwise)
 
     def _say(self, message: str) -> None:
         """Each message once, as long as nothing else is to be said."""
@@ -124,11 +127,11 @@ class Controller:
         """The whole truth, at the start and after a gap."""
         listings = [self.ports.store.list(kind) for kind in KINDS]
         listed = {resource.key: resource for listing in listings for resource in listing.resources}
+        for departed in self.ports.store.departed():
+            self.journal.outlive(departed)  # as it was at the end; what is known of it may be older
         for missing in [known for key, known in self._known.items() if key not in listed]:
             self._enqueue(missing)
             self._deleted(missing)
-        for departed in self.ports.store.departed():
-            self.journal.outlive(departed)
         for resource in listed.values():
             self._enqueue(resource)
             self._know(resource)

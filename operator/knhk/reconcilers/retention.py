@@ -32,8 +32,8 @@ class Retention:
         if self._running is not None:
             if not self._running.done():
                 return
-            _tell(self._running)
-            self._running = None
+            sweep, self._running = self._running, None
+            _tell(sweep)
         if self._next_s is None:
             self._next_s = now_s + SWEEP_EVERY_S
         if now_s >= self._next_s:
