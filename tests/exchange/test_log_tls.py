@@ -23,7 +23,7 @@ from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
 from knhk_runtime.sequencer.tls import BYTES_AT_ONCE, may
 from knhk_runtime.tiers.action import action_bytes
 from knhk_verify.log import log_entries
-from knhk_verify.record import parse_leaf
+from knhk_verify.record import entry_key, parse_leaf
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 POD, OPERATOR = "spiffe://knhk.dev/ns/erp/point/orders/pod/one", "spiffe://knhk.dev/component/knhk-operator"
@@ -107,6 +107,11 @@ def test_a_pod_reads_and_appends_leaves_and_no_events(log: Log) -> None:
     assert pod.append_leaves([]) == []
     with pytest.raises(Refused, match="must be one that may POST /event"):
         pod.append_event(EVENT)
+    with pytest.raises(Refused, match="item 0: must be a leaf"):
+        pod.append_leaves([EVENT])
+    with pytest.raises(NotFound):
+        pod.index_of(entry_key(EVENT))
+    assert log.client(OPERATOR).append_leaves([EVENT]) == [0]
     with pytest.raises(NotFound):
         pod.index_of(bytes(17))
 

@@ -14,12 +14,13 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from knhk_runtime.sequencer.core import Log
-from knhk_runtime.sequencer.wire import KEY_BYTES, MAX_BODY_BYTES, Append, TooMany, parse_append, parse_event
+from knhk_runtime.sequencer.wire import KEY_BYTES, MAX_BODY_BYTES, Append, NotALeaf, TooMany, parse_append, parse_event, parse_leaves
 from knhk_verify.errors import Bad
 from knhk_verify.tree import parse_tile_path
 
 MAX_WAITING_BYTES = 64 << 20
 CHECKPOINT_INTERVAL_S = 0.5
+LEAVES_ALONE = "leaves alone"  # in a request whose client may append nothing else
 _OCTETS = "application/octet-stream"
 _TEXT = "text/plain"
 
@@ -157,7 +158,7 @@ class Surface:
         return [web.post("/append", self.append), web.post("/event", self.event)]
 
     async def append(self, request: web.Request) -> web.Response:
-        outcome = await self._write(request, parse_append)
+        outcome = await self._write(request, parse_leaves if LEAVES_ALONE in request else parse_append)
         if isinstance(outcome, web.Response):
             return outcome
         return web.Response(body=struct.pack(f">{len(outcome)}Q", *outcome), content_type=_OCTETS)
@@ -173,6 +174,8 @@ class Surface:
             return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
         except TooMany as error:
             return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.where, error.what)
+        except NotALeaf as error:
+            return fault(HTTPStatus.FORBIDDEN, error.where, error.what)
         except Bad as error:
             return fault(HTTPStatus.BAD_REQUEST, error.where, error.what)
         except Unavailable as error:

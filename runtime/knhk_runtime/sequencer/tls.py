@@ -16,7 +16,7 @@ from aiohttp import web
 
 from knhk.model.faults import Stalled
 from knhk_runtime.buckets import Buckets
-from knhk_runtime.sequencer.server import fault, tell
+from knhk_runtime.sequencer.server import LEAVES_ALONE, fault, tell
 
 RELOAD_EVERY_S = 30.0
 AT_ONCE = 4
@@ -99,6 +99,8 @@ class Guard:
         if self._now[client] >= AT_ONCE or not self._bytes.take(client, float(request.content_length or BYTES_AT_ONCE // 4)):
             must = f"must be at most {AT_ONCE} requests at once and {BYTES_PER_S >> 20} MiB a second"
             return fault(HTTPStatus.TOO_MANY_REQUESTS, "client", must)
+        if client != _OPERATOR:
+            request[LEAVES_ALONE] = True
         self._now[client] += 1
         try:
             return await handler(request)

@@ -23,6 +23,10 @@ class TooMany(Bad):
     """An append states more entries than one may have."""
 
 
+class NotALeaf(Bad):
+    """A policy event from one who may append leaves alone."""
+
+
 @dataclass(frozen=True)
 class Append:
     """Entries to append, with their keys, and their items as they stand in the body and in the WAL."""
@@ -85,6 +89,15 @@ def parse_append(body: bytes) -> Append:
     for number, (key, entry) in enumerate(zip(keys, entries, strict=True)):
         check_entry(key, entry, f"item {number}")
     return Append(tuple(keys), tuple(entries), body[4:])
+
+
+def parse_leaves(body: bytes) -> Append:
+    """`parse_append` of leaves alone; raises NotALeaf for a policy event among them."""
+    append = parse_append(body)
+    event = next((number for number, entry in enumerate(append.entries) if entry[:1] == b"{"), None)
+    if event is not None:
+        raise NotALeaf(f"item {event}", "must be a leaf: policy events are appended by the operator alone")
+    return append
 
 
 def parse_event(body: bytes) -> Append:
