@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -258,13 +258,15 @@ class Repository:
         return self._followed(method, url, {**headers, "Authorization": self._known[scope].header}, body, most)
 
     def _followed(self, method: str, url: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
-        """The answer where redirects lead to; credentials stay with the registry."""
+        """The answer where redirects lead to; credentials stay with the registry, and nobody else may ask for them."""
         for _ in range(MAX_REDIRECTS):
             origin = _origin(url)
             if self.origin.tls and not origin.tls:
                 raise Stalled("RegistryUrl", f"{self._named(url)}: the registry must not lead from https to http")
             sent = {name: value for name, value in headers.items() if name != "Authorization" or origin == self.origin}
             answer = self._exchanged(origin, method, url, sent, body, most)
+            if origin != self.origin:
+                answer = replace(answer, headers={name: value for name, value in answer.headers.items() if name != "www-authenticate"})
             if answer.status not in MOVED or method not in ("GET", "HEAD") or "location" not in answer.headers:
                 return answer
             url = urljoin(url, answer.headers["location"])

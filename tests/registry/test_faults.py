@@ -311,6 +311,29 @@ def test_credentials_do_not_follow_a_redirect_to_another_server(debian: str, mid
         assert store.count > 0
 
 
+def test_where_a_redirect_leads_nobody_is_given_credentials_that_he_asks_for(
+    debian: str, middle: Between, name: str, tmp_path: Path
+) -> None:
+    with between(debian) as store:
+        leaked: list[str] = []
+
+        def greedy(request: Request, ask: Callable[[], Reply]) -> Reply:
+            leaked.extend(request.headers.get("authorization", "").split())
+            challenge = f'Bearer realm="{store.url}/token",service="registry",scope="repository:{name}:pull"'
+            return Reply(401, {"www-authenticate": challenge}, b"")
+
+        def leads_away(request: Request, ask: Callable[[], Reply]) -> Reply:
+            moved = "/blobs/" in request.path
+            return Reply(307, {"location": f"{store.url}{request.path}"}, b"") if moved else asks_basic(request, ask)
+
+        store.meddle, middle.meddle = greedy, leads_away
+        auth = config(tmp_path, middle.url.removeprefix("http://"), auth=basic("ada", "s3cret"))
+        with pytest.raises(Stalled, match="401"):
+            pull(f"{middle.url}/{name}", ONE.digest, tmp_path / "layout", auth=auth, tls=None)
+        assert leaked == []
+        assert store.count > 0
+
+
 def test_credentials_are_not_sent_in_the_clear(tmp_path: Path) -> None:
     with pytest.raises(Stalled, match="must be https"):
         Repository("http://registry.example/knhk", auth=tmp_path / "config.json")
