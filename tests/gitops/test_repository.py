@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_a_repository_beyond_the_bound_is_not_kept(repo: Repo, mirrors: GitMirro
     with pytest.raises((Waiting, Stalled)):
         mirrors.fetch(Remote(repo.url), "main")
     assert sum(f.stat().st_size for f in mirrors.place(Remote(repo.url)).rglob("*") if f.is_file()) < 256 << 10
+
+
+def test_a_tree_that_names_billions_of_files_is_refused_and_takes_no_room(repo: Repo) -> None:
+    """Twelve objects, of which each names the one before ten times."""
+    entry = f"100644 blob {repo.git('hash-object', '-w', '--stdin')}"
+    for _ in range(11):
+        made = repo.git("mktree", given="".join(f"{entry}\t{n}\n" for n in range(10)).encode())
+        entry = f"040000 tree {made}"
+    head = repo.git("commit-tree", "-m", "bomb", made)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Refused, match="must say at most 96 MiB"):
+        checkout(repo.folder).entries(head)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10  # KiB
 
 
 class Listener:

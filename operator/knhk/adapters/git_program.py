@@ -7,9 +7,11 @@ Of a repository only its objects and references are read, by plumbing commands t
 from __future__ import annotations
 
 import os
+import selectors
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +23,7 @@ TIMEOUT_S = 60.0
 MAX_OUTPUT = 96 << 20
 MAX_WRITTEN = 512 << 20  # a file that git writes, such as the pack of a fetch
 NO_PROTOCOL = "none"
+_PART = 64 << 10
 
 # `timeout` bounds it, too, when nobody is left who waits.
 _LIMITED = 'ulimit -c 0 && ulimit -f "$0" && exec timeout -s KILL "$@"'
@@ -69,15 +72,14 @@ class GitProgram:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
             try:
-                out, err = process.communicate(given, timeout_s)
-            except subprocess.TimeoutExpired:
+                out, err = _said(process, given, timeout_s)
+            except (TimeoutError, _TooMuch) as error:
                 os.killpg(process.pid, signal.SIGKILL)  # its helpers, too
-                raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must be done within {timeout_s:g} s")]) from None
+                must = f"say at most {MAX_OUTPUT >> 20} MiB" if isinstance(error, _TooMuch) else f"be done within {timeout_s:g} s"
+                raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must {must}")]) from None
         done = subprocess.CompletedProcess(words, process.returncode, out, err)
         if allowed and done.returncode not in allowed:
             raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must not fail: {said(done)}")])
-        if len(done.stdout) > MAX_OUTPUT:
-            raise Refused([Fault(str(self.folder), f"git {words[0]}", f"must say at most {MAX_OUTPUT >> 20} MiB")])
         return done
 
     def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
@@ -100,6 +102,59 @@ class GitProgram:
             "GIT_CONFIG_COUNT": str(len(pairs)),
             **numbered,
         }
+
+
+class _TooMuch(Exception):
+    """It says more than MAX_OUTPUT: a tree of a few objects may name billions of files."""
+
+
+def _said(process: subprocess.Popen[bytes], given: bytes, timeout_s: float) -> tuple[bytes, bytes]:
+    """Output and complaints, as `communicate`, but never more of them in memory than the bound. Raises TimeoutError and _TooMuch."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, err, rest = bytearray(), bytearray(), memoryview(given)
+    deadline_s = time.monotonic() + timeout_s
+    os.set_blocking(process.stdin.fileno(), False)
+    with selectors.DefaultSelector() as ready:
+        ready.register(process.stdin, selectors.EVENT_WRITE)
+        for pipe, found in ((process.stdout, out), (process.stderr, err)):
+            ready.register(pipe, selectors.EVENT_READ, found)
+        while ready.get_map():
+            for key, _ in ready.select(_left_s(deadline_s)):
+                if key.data is None:
+                    rest = _written(key.fd, rest)
+                    if not rest:
+                        ready.unregister(process.stdin)
+                        process.stdin.close()
+                elif part := os.read(key.fd, _PART):
+                    key.data.extend(part)
+                    if len(key.data) > MAX_OUTPUT:
+                        raise _TooMuch
+                else:
+                    ready.unregister(key.fileobj)
+    try:
+        process.wait(_left_s(deadline_s))
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+    return bytes(out), bytes(err)
+
+
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
+
+
+def _written(fd: int, data: memoryview) -> memoryview:
+    """What is still to be written; nothing when nobody reads."""
+    try:
+        return data[os.write(fd, data[:_PART]) :] if data else data
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]
 
 
 @cache
