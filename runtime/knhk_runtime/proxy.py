@@ -41,11 +41,13 @@ def envoy_binary() -> Path:
 
 
 def placed(bootstrap: bytes, address: str, where: str) -> bytes:
-    """The bootstrap with every listener on `address`. Raises Corrupt."""
+    """The bootstrap with every listener on `address`, which it shares with no other socket: with SO_REUSEPORT, an application that runs as
+    the guard's user, or may become it, would get every second connection. Raises Corrupt."""
     try:
         document = json.loads(bootstrap)
         for listener in document["static_resources"]["listeners"]:
             listener["address"]["socket_address"]["address"] = address
+            listener["enable_reuse_port"] = False
     except (ValueError, TypeError, KeyError) as error:
         raise Corrupt(where, f"must be a bootstrap with static listeners: {error}") from error
     return json.dumps(document).encode()

@@ -114,6 +114,18 @@ def test_every_member_of_the_guard_counts_but_what_a_limit_range_adds() -> None:
     assert guard_faults(pod, GUARD) == ()
 
 
+def test_nothing_of_a_pod_runs_before_its_guard_wherever_the_pod_puts_it() -> None:
+    """A native sidecar before it would have the guard's port, which is the one that is open."""
+    first_of_all = {"name": "mine", "image": "i", "restartPolicy": "Always"}
+    pod = copy.deepcopy(injected(app_pod(), GUARD))
+    pod["spec"]["initContainers"].insert(0, first_of_all)
+    assert "spec.initContainers" in {fault.where for fault in guard_faults(pod, GUARD)}
+    mended = injected(pod, GUARD)
+    assert [row["name"] for row in mended["spec"]["initContainers"]] == ["knhk-agent", "knhk-envoy", "mine"]
+    assert guard_faults(mended, GUARD) == ()
+    assert patch_of(pod, mended) != []
+
+
 def test_a_gateways_pod_is_its_guard_alone() -> None:
     gate = point("gate", mode="Gateway", upstream={"host": "orders.erp.svc", "port": 9000})
     guard = guard_of("gate", gate.spec, AROUND, native=False)

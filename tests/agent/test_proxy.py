@@ -124,6 +124,19 @@ def test_envoy_stands_on_the_pods_address_alone_and_follows_its_bootstrap(pod: P
 
 
 @pytest.mark.server
+def test_nobody_shares_the_guards_port_not_even_its_own_user(pod: Pod) -> None:
+    pod.desire("one")
+    pod.configured()
+    until(lambda: pod.says() == "one")
+    for address in (POD, "0.0.0.0"):
+        with socket.socket() as application:
+            application.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            application.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with pytest.raises(OSError, match="in use"):
+                application.bind((address, pod.port))
+
+
+@pytest.mark.server
 def test_before_the_agent_has_verified_anything_nobody_listens(pod: Pod) -> None:
     pod.desire("one")
     until(lambda: (pod.point / "desired" / "envoy.json").exists())

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from knhk.adapters.kube_client import MERGE, KubeClient
+from knhk.adapters.kube_client import MERGE, KubeClient, api_client
 from knhk.adapters.kube_documents import collection
 from knhk.model.faults import AlreadyExists, NotFound, Refused, Stalled, Waiting
 
@@ -193,9 +193,34 @@ def test_nobody_opts_out_alone(guarded: KubeClient) -> None:
     namespace(guarded, NS, {**ENFORCED, "knhk.dev/unguarded": "allow"})
     try:
         until_said(guarded, unguarded(), "")
+        speaks = {**unguarded()["metadata"]["labels"], "knhk.dev/point": "orders"}
+        assert "must not have label knhk.dev/point" in said(guarded, app_pod(labels=speaks))
     finally:
         guarded.call("PATCH", f"/api/v1/namespaces/{NS}", {}, {"metadata": {"labels": {"knhk.dev/unguarded": None}}}, MERGE)
     until_said(guarded, unguarded(), "must be guarded")
+
+
+def test_who_writes_configmaps_of_a_namespace_does_not_choose_whom_its_guards_trust(guarded: KubeClient, cluster: Cluster) -> None:
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["*"]}
+    role = {"metadata": {"name": "editor"}, "rules": [rule]}
+    ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "editor"}
+    subject = {"kind": "User", "name": "editor", "apiGroup": "rbac.authorization.k8s.io"}
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NS}"
+    guarded.call("POST", f"{rbac}/roles", body=role)
+    guarded.call("POST", f"{rbac}/rolebindings", body={"metadata": {"name": "editor"}, "roleRef": ref, "subjects": [subject]})
+    editor, maps = KubeClient(api_client(cluster.user("editor"))), f"/api/v1/namespaces/{NS}/configmaps"
+
+    def trust(name: str) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"root.pub": "mine"}}
+
+    editor.call("POST", maps, {}, trust("other"))
+    with pytest.raises((Refused, Stalled), match="must be written by the operator alone"):
+        editor.call("POST", maps, {}, trust("knhk-trust"))
+    made = guarded.call("POST", maps, {}, trust("knhk-trust"))
+    with pytest.raises((Refused, Stalled), match="must be written by the operator alone"):
+        editor.call("PUT", f"{maps}/knhk-trust", {}, {**made, "data": {}})
+    with pytest.raises((Refused, Stalled), match="must be written by the operator alone"):
+        editor.call("PATCH", f"{maps}/knhk-trust", {}, {"data": {"root.pub": "theirs"}}, MERGE)
 
 
 def until_said(client: KubeClient, pod: dict[str, Any], words: str) -> None:

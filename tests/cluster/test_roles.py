@@ -13,6 +13,7 @@ import pytest
 
 from knhk.adapters.kube_client import MERGE, KubeClient, api_client
 from knhk.adapters.kube_documents import collection
+from knhk.adapters.placement_kube import PATHS
 from knhk.api import KINDS
 from knhk.model.faults import AlreadyExists, KnhkError, NotFound
 
@@ -179,6 +180,14 @@ def test_the_operator_reads_no_secret_and_grants_nothing(applied: KubeClient) ->
     assert may["knhk.dev", "receipts"] == READ | {"create", "delete"}
     assert may["knhk.dev", "approvals"] == READ
     assert not any("deletecollection" in verbs for verbs in may.values())
+
+
+def test_the_operator_may_keep_all_that_points_have_of_their_own(applied: KubeClient) -> None:
+    children = [(base.removeprefix("/apis/").removeprefix("/api/").rpartition("/")[0], plural) for base, plural in PATHS.values()]
+    may = granted(applied, service_account("knhk-operator"), "erp", children)
+    assert {child: may.get(child, frozenset()) >= {"get", "list", "create", "patch", "delete"} for child in children} == dict.fromkeys(
+        children, True
+    )
 
 
 def service_account(name: str) -> dict[str, Any]:

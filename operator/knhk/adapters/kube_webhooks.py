@@ -39,17 +39,18 @@ def configurations(client: Mapping[str, Any], own_namespace: str, image: str) ->
     {"url": "https://…"}; `image`: that of the guard."""
     other = _not_in("kubernetes.io/metadata.name", (*NEVER_ASKED, own_namespace))
     enforced = {"matchExpressions": [{"key": ENFORCE, "operator": "In", "values": ["true"]}, other]}
+    elsewhere = {"matchExpressions": [other]}
     hooks = render(
         "webhooks",
         clients={path: _client(client, path) for path in PATHS},
         labels=LABELS,
         enforced=enforced,
         plurals=sorted(kind.plural for kind in KINDS.values() if kind.kind not in WRITTEN_BY_US),
-        elsewhere={"matchExpressions": [other]},
+        elsewhere=elsewhere,
         spec_changes=SPEC_CHANGES,
         timeout_s=TIMEOUT_S,
     )
-    return hooks + render("enforced", labels=LABELS, enforced=enforced, image=image, pod_unguarded=POD_UNGUARDED)
+    return hooks + render("enforced", labels=LABELS, enforced=enforced, elsewhere=elsewhere, image=image, pod_unguarded=POD_UNGUARDED)
 
 
 def _not_in(key: str, values: tuple[str, ...]) -> dict[str, Any]:

@@ -181,13 +181,13 @@ def taken_faults(pod: Mapping[str, Any], guard: Guard) -> tuple[Fault, ...]:
 
 
 def injected(pod: Mapping[str, Any], guard: Guard) -> dict[str, Any]:
-    """The pod with its guard: first of all containers, so that nothing of the application runs before it and it ends last. Doing it twice
-    changes nothing more."""
+    """The pod with its guard: first of all containers, wherever it stood, so that nothing of the application runs before it and it ends
+    last. Doing it twice changes nothing more."""
     spec, metadata = pod.get("spec") or {}, pod.get("metadata") or {}
     init, volumes = list(spec.get("initContainers") or ()), list(spec.get("volumes") or ())
-    missing = [container for container in guard.containers if _named(init, container["name"]) is None]
+    ours = [_named(init, container["name"]) or container for container in guard.containers]
     more = {
-        "initContainers": [*missing, *init],
+        "initContainers": [*ours, *(container for container in init if container not in ours)],
         "volumes": [*volumes, *(volume for volume in guard.volumes if _named(volumes, volume["name"]) is None)],
         "containers": [_ends_late(container) for container in spec.get("containers") or ()],
         "terminationGracePeriodSeconds": max(GRACE_S, int(spec.get("terminationGracePeriodSeconds") or 0)),
@@ -229,6 +229,10 @@ def guard_faults(pod: Mapping[str, Any], guard: Guard) -> tuple[Fault, ...]:
         for wanted in guard.volumes
         if (found := _named(spec.get("volumes") or (), wanted["name"])) is None or not _same(wanted, found)
     ]
+    order = [container["name"] for container in guard.containers]
+    if not own and [container.get("name") for container in containers[: len(order)]] != order:
+        must = f"must begin with {' and '.join(order)}: what runs before them could have their port"
+        faults.append(Fault("spec.initContainers", str([container.get("name") for container in containers])[:200], must))
     if own and len(containers) != len(guard.containers):
         faults.append(Fault("spec.containers", f"{len(containers)} containers", "must be the guard's alone in a gateway"))
     if any(labels_of(pod).get(name) != value for name, value in guard.labels.items()):
