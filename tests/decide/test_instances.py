@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knhk.decide.instances import MAX_BOOTS, Instance, Silent, together, word_of
+from knhk.decide.instances import MAX_BOOTS, Instance, Silent, Word, together, word_of
 from knhk.model.faults import Refused
 from knhk.model.rollout import combine, pair_stats
 
@@ -182,3 +183,27 @@ def test_a_pod_cannot_restart_for_ever_under_one_pair() -> None:
         one.hear(word_of(document(boot), POINT), 0)
     with pytest.raises(Refused, match="must be one of the first"):
         one.hear(word_of(document(MAX_BOOTS), POINT), 0)
+
+
+def test_a_pod_that_names_other_things_in_every_word_is_not_kept_for_ever() -> None:
+    def names(number: int) -> dict[str, Any]:
+        guards = {f"{number}-{name}" * 50: {"newDenials": 1} for name in range(1000)}
+        return document(pairs=[row(number, guards=guards)])
+
+    one = Instance("pod", word_of(document(), POINT), 0)
+    told = list(itertools.takewhile(bool, (_taken(one, word_of(names(number), POINT, PAIR), number) for number in range(200))))
+    assert 5 < len(told) < 200
+    assert one.heard_ns == len(told) - 1
+    with pytest.raises(Refused, match="must be at most 8 MiB of this pod"):
+        one.hear(word_of(names(len(told)), POINT, PAIR), 1000)
+    one.hear(word_of(document(pairs=[row(2000)]), POINT, PAIR), 2000)  # what is known may grow
+    one.keep((STABLE, "c" * 40))
+    one.hear(word_of(names(0), POINT, PAIR), 3000)
+
+
+def _taken(one: Instance, word: Word, now_ns: int) -> bool:
+    try:
+        one.hear(word, now_ns)
+    except Refused:
+        return False
+    return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ Pair = tuple[str, str]
 NO_PACK: Final = "0" * 40
 MAX_OUTLIERS: Final = 20
 MAX_COUNTS, MAX_TEXT, MAX_BOOTS, MAX_PAIRS = 8192, 2048, 64, 4096
+MAX_WEIGHT: Final = 8 << 20  # bytes, about, of what is kept of one pod
 MAX_COUNT: Final = 2**44  # 4,096 pods with 64 runs each sum to less than 2**63
 _LATEST: Final = "lastCandidateEnforcedNs"
 _BUCKETS: Final = frozenset(map(str, range(MAX_BUCKETS)))
@@ -76,12 +77,18 @@ class Instance:
     lasting: dict[Path, int] = field(default_factory=dict)
     runs: dict[str, dict[Path, int]] = field(default_factory=dict)
     samples: dict[Path, frozenset[str]] = field(default_factory=dict)
+    weight: int = 0
 
     def hear(self, word: Word, now_ns: int) -> None:
-        """Joins a word. Raises Refused for one run too many."""
+        """Joins a word. Raises Refused for one run too many, or for more counts than are kept: each word may bring names of its own."""
         if word.boot not in self.runs and len(self.runs) >= MAX_BOOTS:
             raise Refused([Fault("boot", word.boot, f"must be one of the first {MAX_BOOTS} runs of this pod under this pair of packs")])
-        self.last, self.heard_ns = word, now_ns
+        weight = self.weight + _more(self.lasting, word.lasting) + _more(self.samples, word.samples)
+        weight += _more(self.runs.get(word.boot, {}), word.run)
+        if weight > MAX_WEIGHT:
+            must = f"must be at most {MAX_WEIGHT >> 20} MiB of this pod under this pair of packs"
+            raise Refused([Fault("statistics", f"counts of about {weight} bytes", must)])
+        self.last, self.heard_ns, self.weight = word, now_ns, weight
         _join(self.lasting, word.lasting)
         _join(self.runs.setdefault(word.boot, {}), word.run)
         for path, receipts in word.samples.items():
@@ -93,6 +100,7 @@ class Instance:
         self.samples = {path: found for path, found in self.samples.items() if is_of(path, pair)}
         kept = {boot: {path: n for path, n in run.items() if is_of(path, pair)} for boot, run in self.runs.items()}
         self.runs = {boot: run for boot, run in kept.items() if run or boot == self.last.boot}
+        self.weight = _more((), self.lasting) + _more((), self.samples) + sum(_more((), run) for run in self.runs.values())
 
 
 def is_of(path: Path, pair: Pair) -> bool:
@@ -100,6 +108,15 @@ def is_of(path: Path, pair: Pair) -> bool:
     if path[0] == "pairs":
         return path[1:3] == pair
     return path[0] not in ("decisions", "heat") or path[1] in pair
+
+
+def _weight(path: Path) -> int:
+    return 128 + sum(map(len, path))
+
+
+def _more(known: Collection[Path], told: Iterable[Path]) -> int:
+    """Bytes, about, that keeping `told` beside `known` takes."""
+    return sum(_weight(path) for path in told if path not in known)
 
 
 def _join(into: dict[Path, int], counts: Mapping[Path, int]) -> None:
