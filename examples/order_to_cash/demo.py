@@ -20,12 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import yaml
@@ -50,6 +50,17 @@ ENDED = frozenset({"Live", "RolledBack", "Aborted", "Stalled"})
 
 class Failed(Exception):
     """The story did not go as told; the text says what was expected and what came."""
+
+
+class Hands(Protocol):
+    """What the story needs of whoever plays it: here, or on a cluster."""
+
+    def apply(self, file: Path) -> None: ...
+    def refused(self, file: Path) -> list[str]: ...
+    def get(self, kind: str, key: str) -> dict[str, Any]: ...
+    def receipts(self, namespace: str) -> list[dict[str, Any]]: ...
+    def say(self, text: str) -> None: ...
+    def step(self, number: int, text: str) -> None: ...
 
 
 @dataclass
@@ -123,7 +134,7 @@ def manifests(folder: Path, provider: IdentityProvider, app_socket: Path) -> tup
 class Story:
     """The state that the chapters share."""
 
-    tools: Tools
+    tools: Hands
     callers: Callers
     started_s: float = field(default_factory=time.monotonic)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -198,7 +209,7 @@ async def chapter_wrong_payloads(story: Story) -> None:
     tools.say("   answers so far: " + ", ".join(f"{status} × {count}" for status, count in by_status.items()))
 
 
-async def live(story: Story, point_file: Path, bundle_file: Path) -> None:
+async def live(story: Story) -> None:
     """Chapters that need the point running and traffic flowing."""
     tools, facts = story.tools, story.facts
     tools.step(2, "PolicyPack invoice-controls 1.0.0: compile, build, sign, shadow, canary, promote")
@@ -250,7 +261,7 @@ async def play(tools: Tools, app_socket: Path, database: Path) -> Story:
     stop = asyncio.Event()
     traffic = asyncio.create_task(callers.run(stop, MOST_REQUESTS))
     try:
-        await live(story, point_file, bundle_file)
+        await live(story)
     finally:
         stop.set()
         await traffic
@@ -279,20 +290,23 @@ async def first_answer(callers: Callers) -> None:
     raise Failed(f"{POINT}: no answer with a receipt within {WAIT_S:.0f} s")
 
 
-def verify_offline(story: Story, database: Path) -> dict[str, Any]:
-    """With nothing running: verify, replay, hold against the application's rows."""
-    tools, facts = story.tools, story.facts
-    log_dir = tools.home / "log"
-    meta = json.loads((log_dir / "meta.json").read_text())
-    argv = [sys.executable, "-m", "knhk_verify", str(log_dir), "--vkey", meta["vkey"], "-o", "json"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+def offline(*command: str, timeout_s: float = 300.0) -> Any:
+    """Runs a program over a copy of the log, with nothing else running; what it prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode != 0:
-        raise Failed(f"knhk_verify: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    verified = json.loads(done.stdout)
-    replayed = tools.knhk("log", "replay", str(log_dir), timeout_s=300)
+        raise Failed(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def summary(story: Story, log_dir: Path, databases: Sequence[Path]) -> dict[str, Any]:
+    """With nothing running: verify, replay, hold against the application's rows and the callers' answers."""
+    facts = story.facts
+    vkey = json.loads((log_dir / "meta.json").read_text())["vkey"]
+    verified = offline(sys.executable, "-m", "knhk_verify", str(log_dir), "--vkey", vkey, "-o", "json")
+    replayed = offline(str(Path(sys.executable).parent / "knhk"), "log", "replay", str(log_dir), "-o", "json")
     answers = story.callers.tally.answers
     books = open_books(log_dir)
-    rows = hold_against_rows(books, database)
+    rows = sum(hold_against_rows(books, database) for database in databases)
     hold_against_answers(books, [answer.receipt for answer in answers if answer.receipt])
     leaves = books.leaves
     bad, first = (bytes.fromhex(facts["digests"][version].removeprefix("sha256:"))[:20] for version in ("1.1.0", "1.0.0"))
@@ -319,7 +333,7 @@ def verify_offline(story: Story, database: Path) -> dict[str, Any]:
         "erased": replayed["erased"],
         "log_size": verified["size"],
         "log_dir": str(log_dir),
-        "vkey": meta["vkey"],
+        "vkey": vkey,
     }
 
 
@@ -337,11 +351,15 @@ def seconds(span_ns: int) -> float:
     return round(span_ns / 1e9, 3)
 
 
-def closing(console: Console, result: dict[str, Any], home: Path, out: Path) -> None:
+def closing_table(result: dict[str, Any]) -> Table:
     table = Table(title="What happened", show_header=False, title_justify="left")
     for name, value in result.items():
         table.add_row(name, str(value))
-    console.print(table)
+    return table
+
+
+def closing(console: Console, result: dict[str, Any], home: Path, out: Path) -> None:
+    console.print(closing_table(result))
     knhk = "KNHK_HOME=" + os.path.relpath(home) + " .venv/bin/knhk"
     console.print("Nothing is left running. To try next:")
     for command in (
@@ -380,7 +398,7 @@ def main() -> int:
             console.print("stopped; nothing is left running")
             return 130
         tools.step(6, "Everything is stopped; the log is verified and replayed offline")
-        result = verify_offline(story, database)
+        result = summary(story, tools.home / "log", [database])
     except (Failed, Differs) as failure:
         console.print(f"[bold red]The story failed:[/] {escape(str(failure))}", highlight=False, soft_wrap=True)
         return 1

@@ -9,7 +9,7 @@ import json
 import random
 import time
 import uuid as uuidlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,10 +134,18 @@ def _encode(envelope: Envelope) -> bytes:
 class Callers:
     """Sends requests with each caller's own token, `rate_s` a second at most, `lanes` at once at most."""
 
-    def __init__(self, base_url: str, provider: IdentityProvider, mix: Mix, lanes: int = 16, rate_s: float = 300.0) -> None:
-        host = urlsplit(base_url).hostname
-        if host not in ("127.0.0.1", "localhost", "::1"):
-            raise ValueError(f"{base_url}: must be on loopback; this traffic is for this machine only")
+    def __init__(
+        self,
+        base_url: str,
+        provider: IdentityProvider,
+        mix: Mix,
+        lanes: int = 16,
+        rate_s: float = 300.0,
+        local: Collection[str] = ("127.0.0.1", "localhost", "::1"),
+    ) -> None:
+        """`local`: hosts that are this machine's, for this traffic is for it only."""
+        if urlsplit(base_url).hostname not in local:
+            raise ValueError(f"{base_url}: must be one of {', '.join(local)}; this traffic is for this machine only")
         self._base = base_url
         self._provider = provider
         self._requests = iter(mix)
