@@ -92,3 +92,10 @@ def test_upgrade_from_the_previous_manifests_keeps_every_object_and_uninstalling
     kubectl("delete", "namespace", "erp", "--timeout=60s")
     kubectl("delete", "-k", str(BASE), "--timeout=120s")
     assert kubectl.everything() - before == set()
+
+
+def test_the_two_overlays_are_accepted_by_the_server(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", str(BASE / "namespace.yaml"))
+    for overlay in ("dev", "ha"):
+        kubectl("apply", "--server-side", "--dry-run=server", "-k", str(ROOT / "manifests" / "overlays" / overlay))
+    kubectl("delete", "-f", str(BASE / "namespace.yaml"), "--timeout=60s")

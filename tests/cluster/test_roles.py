@@ -160,7 +160,7 @@ def test_what_a_role_allows_is_done(applied: KubeClient, cluster: Cluster) -> No
 
 ACCOUNTS: Mapping[str, Mapping[tuple[str, str], frozenset[str]]] = {
     "knhk-log": {},
-    "knhk-builder": {("authentication.k8s.io", "tokenreviews"): frozenset({"create"})},
+    "knhk-builder": {},
     "knhk-admission": {("knhk.dev", kind): READ for kind in ("enforcementpoints", "policypacks", "databundles", "schemaversions")},
 }
 

@@ -106,6 +106,14 @@ class LocalSigner:
         except OSError as error:
             raise Stalled("Keys", f"{error.filename}: {error.strerror}: must be there; run: knhk up") from error
 
+    def log_origin(self) -> str:
+        """Name of the log, as the root vouches for it in keys.json. Raises Stalled and Corrupt."""
+        keys = _keys_of(self._folder)
+        named = {key.name for key in keys.roles.get("log", {}).values() if key.until is None} if keys else set()
+        if len(named) != 1:
+            raise Stalled("Keys", f"{self._folder / 'keys.json'}: must name one log, with its key")
+        return named.pop()
+
     def root_public(self) -> bytes:
         """The root's raw public key, from root.pub."""
         return read_root_pub(self._folder / "root.pub")

@@ -119,7 +119,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
             access = git.Access(KubeSecrets(client), git.CLUSTER)
 
             def placed(ports: Ports) -> Ports:
-                return adapt(in_pods(replace(ports, namespaces=KubeNamespaces(client, clock))))
+                return adapt(in_pods(replace(ports, namespaces=KubeNamespaces(client, clock), actor=_who(client))))
 
             embedded.serve(
                 home,
@@ -133,6 +133,12 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
                 builder=builder,
                 keys=elsewhere.keys,
             )
+
+
+def _who(client: KubeClient) -> str:
+    """Whom the API server knows this process as: who acts in policy events."""
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    return str(client.call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)["status"]["userInfo"]["username"])
 
 
 @contextmanager
@@ -159,6 +165,7 @@ def _builder(elsewhere: Elsewhere, certificates: ServingCertificates, clock: Clo
         certificates.leaf(BUILDER, (host,))
         return context()
 
+    certificates.leaf(BUILDER, (host,))  # the builder's pod waits for it
     builder = RemoteBuilder(elsewhere.builder, identity)
     try:
         yield builder

@@ -171,7 +171,7 @@ def _ports(
             home.root_pub,
         ),
         clock=clock,
-        origin=LOG_ORIGIN,
+        origin=signer.log_origin(),
         actor=local_user(),
         namespaces=namespaces(),
     )
