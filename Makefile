@@ -28,7 +28,7 @@ APT_FUZZ_PACKAGES ?= clang libclang-rt-dev
 # `make verify` runs them again and fails if a byte changes.
 GENERATORS        ?= $(sort $(wildcard tools/gen_*.py))
 GENERATOR_MODULES ?=
-GENERATED         ?= crds hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
+GENERATED         ?= crds manifests/chart hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
 
 PYTEST_ARGS ?=
 NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' -o -name '*.cdef' -o -name '*.j2' \
@@ -38,7 +38,7 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down gen verify bench fuzz sim cases lock clean
+.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down demo-cluster bench-cluster gen verify bench fuzz sim cases lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ test-fast: setup-dev ## tests that need no server and take no time
 test-cluster: setup-dev $(STAMPS)/apt-node ## the tests on a real Kubernetes alone
 	@$(PY) tests/cluster/cluster.py build --quiet
 	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)
+
+demo-cluster: setup-dev $(STAMPS)/apt-node ## the same story on a real Kubernetes with pods (root, Go); writes demo-cluster.json
+	@$(PY) tests/cluster/demo.py --out demo-cluster.json
 
 cluster: setup-dev $(STAMPS)/apt-node ## a real Kubernetes, with a node where this machine can (KNHK_NODE=0: without); prints where its kubeconfig is
 	@$(PY) tests/cluster/cluster.py up .cluster
@@ -93,6 +96,12 @@ verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated fi
 
 bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anchors beside
 	@$(PY) -m bench $(BENCH_ARGS)
+
+bench-cluster: setup-dev ## figures of the control plane on a real API server: cold start, lanes, builds
+	@$(PY) tests/cluster/cluster.py build --quiet
+	@$(PY) -m bench.cluster_cold_start
+	@$(PY) -m bench.cluster_lanes
+	@$(PY) -m bench.cluster_builds
 
 fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES of wall time (60), as many at a time as there are cores
 	@$(PY) tests/fuzz/campaign.py --minutes $${FUZZ_MINUTES:-60}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,8 @@ DEBIAN_LOCK = ROOT / "tools" / "debian.lock"
 WHEEL_LOCK = ROOT / "requirements.lock"
 ARCHES = ("amd64", "arm64")
 RUNTIME = (
-    "ca-certificates", "gcc-12-base", "libbz2-1.0", "libc6", "libcrypt1", "libexpat1", "libffi8", "libgcc-s1", "liblzma5", "libncursesw6",
+    "ca-certificates", "dash", "gcc-12-base",
+    "libbz2-1.0", "libc6", "libcrypt1", "libexpat1", "libffi8", "libgcc-s1", "liblzma5", "libncursesw6",
     "libpython3.11-minimal", "libpython3.11-stdlib", "libreadline8", "libsqlite3-0", "libssl3", "libstdc++6", "libtinfo6", "libuuid1",
     "media-types", "netbase", "python3.11", "python3.11-minimal", "tzdata", "zlib1g",
 )  # fmt: skip
@@ -216,7 +218,12 @@ def _fetch_wheels(text: str, arch: str, folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
     _run([*pip, "--only-binary=:all:", *python, *platforms, "-d", str(new), "-r", str(only)], {})
     only.unlink()
-    new.rename(folder)
+    try:
+        new.rename(folder)
+    except OSError:  # another process was first, with the same files
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(new)
 
 
 def _entries() -> dict[str, str]:

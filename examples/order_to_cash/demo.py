@@ -194,12 +194,18 @@ def message(resource: dict[str, Any]) -> str:
     return f"{told.get('reason', '')}: {told.get('message', '')}" if told else ""
 
 
+def _denied(story: Story, kind: str) -> Answer | None:
+    """The last request of this kind that was denied."""
+    return next((a for a in reversed(story.callers.tally.answers) if a.status == 403 and a.request.kind == kind), None)
+
+
 async def chapter_wrong_payloads(story: Story) -> None:
     """A wrong payload is denied with rule, shape, path, value and message; a right one reaches the application."""
-    tools = story.tools
-    shown = next((a for a in reversed(story.callers.tally.answers) if a.status == 403 and a.request.kind == "unknown currency"), None)
-    if shown is None:
-        raise Failed("no request with an unknown currency was denied")
+    tools, deadline_s = story.tools, time.monotonic() + WAIT_S
+    while (shown := _denied(story, "unknown currency")) is None:
+        if time.monotonic() > deadline_s:
+            raise Failed("no request with an unknown currency was denied")
+        await asyncio.sleep(0.1)
     problem = json.loads(shown.body)
     violation = problem["violations"][0]
     tools.say(f"   POST /invoices, {shown.request.kind}: [red]403[/] {problem['title']}, receipt {shown.receipt}")

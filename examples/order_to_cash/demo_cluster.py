@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from demo import (
     summary,
 )
 from identity import IdentityProvider
+from knhk_runtime.pull import pull
 from traffic import Callers, Mix
 
 REPLICAS = 2
@@ -101,11 +103,16 @@ async def play(kubectl: Kubectl, folder: Path, images: Images) -> tuple[Story, D
     return story, disturbance
 
 
-def gather(kubectl: Kubectl, folder: Path) -> tuple[Path, list[Path]]:
-    """Copies the log, what the guards that are left recorded, and the application's databases. What a deleted pod recorded of O went
-    with its volume: its leaves are in the log, its bytes are not."""
+def gather(kubectl: Kubectl, folder: Path, registry: str, digests: Iterable[str]) -> tuple[Path, list[Path]]:
+    """Copies the log, what the guards that are left recorded, the application's databases, and the images that decided. What a deleted
+    pod recorded of O went with its volume: its leaves are in the log, its bytes are not."""
+    data = kubectl.get("databundle", f"{NAMESPACE}/finance-roles")["status"]["image"]
+    for digest in (*digests, data):
+        pull(registry, digest, folder / "registry", auth=None, tls=None)
     log_dir = folder / "log"
     kubectl.folder("knhk-log-0", "log", CONTROL, "/var/lib/knhk/log", log_dir)
+    for name in ("keys.json", "root.pub"):  # what a verifier pins; it does not come from the cluster
+        shutil.copy(folder / "keys" / name, log_dir)
     databases = []
     for pod in pods(kubectl):
         kubectl.folder(pod, "knhk-agent", NAMESPACE, "/var/lib/knhk/outbox", log_dir / "observations" / pod)
@@ -138,7 +145,7 @@ def main() -> int:
         install(kubectl, folder, images)
         story, disturbance = asyncio.run(play(kubectl, folder, images))
         kubectl.step(6, "The log is copied, verified and replayed offline")
-        log_dir, databases = gather(kubectl, folder)
+        log_dir, databases = gather(kubectl, folder, args.registry, story.facts["digests"].values())
         result = summary(story, log_dir, databases) | {
             "deleted_pod": disturbance.deleted,
             "deleted_in": {name: disturbance.at.get(name) for name in ("version", "arm", "weight")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -76,7 +77,8 @@ def placement(clean: KubeClient, clock: Moving) -> Iterator[KubePlacement]:
     yield found
     found.remove(POINT)
     for pod in clean.call("GET", f"/api/v1/namespaces/{NS}/pods")["items"]:
-        clean.call("DELETE", f"/api/v1/namespaces/{NS}/pods/{pod['metadata']['name']}", {"gracePeriodSeconds": "0"})
+        with contextlib.suppress(NotFound):  # its owner is being collected
+            clean.call("DELETE", f"/api/v1/namespaces/{NS}/pods/{pod['metadata']['name']}", {"gracePeriodSeconds": "0"})
 
 
 def stored(client: KubeClient, **changes: Any) -> Mapping[str, Any]:

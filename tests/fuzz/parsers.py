@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import images
+import image_layouts
 from signing import Signer, spelled, trusted
 
 from knhk.api.parse import parse as parse_resources
@@ -293,8 +293,8 @@ PARSERS: dict[str, Parser] = {
     "event": Parser(_event, (Bad,), _some_event),
     "unsigned": Parser(_unsigned, (), lambda: (canonical(SIGNER.envelope(KEYS, data)) for data in _some_keys())),
     "point": Parser(lambda data: parse_point(spelled(data), "point.json"), (Refused,), lambda: iter([POINT])),
-    "image": Parser(images.fetch, images.ERRORS, images.seeds),
-    "elf": Parser(lambda data: stated(data, "so"), (Corrupt,), lambda: iter([images.elf(), images.elf(183)])),
+    "image": Parser(image_layouts.fetch, image_layouts.ERRORS, image_layouts.seeds),
+    "elf": Parser(lambda data: stated(data, "so"), (Corrupt,), lambda: iter([image_layouts.elf(), image_layouts.elf(183)])),
     "graph": Parser(Graph.parse, (SyntaxError, ValueError, ShapeError), _lines(TRIPLES)),
     "pattern": Parser(
         lambda data: compile_pattern(_text(data)), (PatternError,), _lines("^[A-Z-[IO]]{2,3}\\d+$", "(a|b)*?\\p{Lu}\\i\\c", "\\1")

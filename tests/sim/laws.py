@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from house import Handed, House
-from pods import Pods, payload
+from simulated_pods import Pods, payload
 
 from knhk.model.canonical import sha256_hex
 from knhk.model.phases import WORKING, Phase

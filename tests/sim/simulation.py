@@ -19,8 +19,8 @@ from house import House
 from laws import Broken, Laws, pack_key
 from lines import Call, SlowWorkshop, ports_of, subject_of
 from people import NAMES, People, Wish
-from pods import Pods, quality
 from rollout_world import bundle, point
+from simulated_pods import Pods, quality
 from weather import PORTS, Weather
 
 from knhk.model.arrows import CText, PackSources

@@ -57,10 +57,11 @@ class GiteaForge:
 
     def check(self, commit: str, context: str) -> Check | None:
         rows = self._get(f"commits/{quote(commit)}/statuses", sort="recentupdate", limit=str(COMMENTS))
-        for row in rows:
-            if row["context"] == context:
-                return Check(context, CheckState(row["status"]), row["description"], row["target_url"])
-        return None
+        mine = [row for row in rows if row["context"] == context]
+        if not mine:
+            return None
+        newest = max(mine, key=lambda row: int(row["id"]))  # the forge's own order knows seconds only
+        return Check(context, CheckState(newest["status"]), newest["description"], newest["target_url"])
 
     def report(self, commit: str, check: Check) -> None:
         body = {"context": check.context, "state": check.state.value, "description": check.description, "target_url": check.url}

@@ -71,7 +71,7 @@ def access_of(api: ApiClient) -> Access:
 
     def token() -> str | None:
         header: str | None = found.get_api_key_with_prefix("BearerToken")
-        return header.removeprefix("Bearer ") if header else None
+        return header.partition(" ")[2] if header else None  # "Bearer …" from a kubeconfig, "bearer …" in a pod
 
     return Access(found.host, found.ssl_ca_cert, found.cert_file, found.key_file, token)
 
