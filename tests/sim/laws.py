@@ -87,11 +87,13 @@ class Laws:
         _demand(entry in self.house.store.committed, f"entry {index} of the log belongs to no status that was ever written")
         statement = _statement(entry)
         said = statement["predicate"]
-        if "pack" not in said:
+        if "pack" not in said or said["kind"] == "Approved":
             return
         name, digest = f"{said['pack']['namespace']}/{said['pack']['name']}", said["pack"]["digest"]
         for uid in sorted(self.house.store.committed[entry]):
-            self._move(f"{name} {uid}, entry {index}: {said['kind']} of {said['pack']['version']}", name, uid, digest, said)
+            where = f"{name} {uid}, entry {index}: {said['kind']} of {said['pack']['version']}"
+            self._move(where, name, uid, digest, said)
+            self._approved(where, uid, digest, said)
         told = Told(index, said["kind"], said.get("arm", ""), said.get("weight", 0))
         self._told.setdefault((name, digest), []).append(told)
         if said["kind"] == "Promoted":
@@ -149,6 +151,19 @@ class Laws:
         found = None if said["kind"] == "Promoted" else said["weight"]
         _demand(found in edited, f"{where}: after {course.arm} {course.weight} % came {found} %, must be one of {edited} (None: promotion)")
 
+    def _approved(self, where: str, uid: str, digest: str, said: Mapping[str, Any]) -> None:
+        """Nothing of a stage is enforced before as many people as it asks for have approved these very bytes, each by its own event."""
+        if said["kind"] != "Promoted" and (said["kind"], said.get("arm")) != ("StepAdvanced", "Canary"):
+            return
+        asked = self.house.store.specs[uid, said["evidence"]["generation"]]["rollout"].get("approvals") or ()
+        if not asked:
+            return
+        named = said["evidence"].get("approvedBy", ())
+        _demand(len(set(named)) >= asked[0]["count"], f"{where}: approved by {named}, must be {asked[0]['count']}")
+        told = [_statement(bundle)["predicate"] for bundle in self.house.store.committed]
+        real = {one["actor"] for one in told if one["kind"] == "Approved" and one["pack"]["digest"] == digest}
+        _demand(set(named) <= real, f"{where}: approved by {named}, recorded are {sorted(real)}")
+
     def _steps(self, uid: str, generation: int) -> list[Mapping[str, Any]]:
         rows: list[Mapping[str, Any]] = self.house.store.specs[uid, generation]["rollout"]["steps"]
         return rows
@@ -163,6 +178,8 @@ class Laws:
         _demand(epoch < handed.length, f"{where}: the log held {handed.length} entries")
         _demand(epoch > before[0] or (epoch, digest) == before, f"{where}: came after epoch {before[0]}")
         self._newest[handed.point] = epoch, digest
+        off = [name for name, variant in document["flags"].items() if variant == "off"]
+        _demand(not off or document["mode"] != "Canary", f"{where}: enforces a canary, and {off} are off")
         self._stable(where, document, epoch)
         self._candidate(where, document, epoch)
 
@@ -231,7 +248,7 @@ class Laws:
             if bundle not in known:
                 said = _statement(bundle)
                 yield f"{said['predicate']['kind']} of {said['subject'][0]['name']} was committed and is not in the log"
-        for kind in ("PolicyPack", "EnforcementPoint", "DataBundle"):
+        for kind in ("PolicyPack", "EnforcementPoint", "DataBundle", "Approval"):
             yield from (f"{r.key} has pending events" for r in self.house.store.list(kind).resources if "pending" in r.status)
 
     def _points(self) -> Iterator[str]:

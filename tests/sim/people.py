@@ -25,6 +25,21 @@ OTHER_STEPS = (
 )
 
 
+FLAG = """apiVersion: knhk.dev/v1alpha1
+kind: FeatureFlag
+metadata: {{name: {pack}-canary, namespace: erp}}
+spec:
+  pack: {pack}
+  variants: {{"on": true, "off": false}}
+  defaultVariant: "{variant}"
+"""
+APPROVAL = """apiVersion: knhk.dev/v1alpha1
+kind: Approval
+metadata: {{name: {pack}-{person}-{digest:.12}, namespace: erp}}
+spec: {{pack: {pack}, revision: "sha256:{digest}", stage: production, approver: "local:{person}"}}
+"""
+
+
 @lru_cache(4096)
 def parsed(text: str) -> Resource:
     (found,) = parse(text, "sim.yaml")
@@ -43,6 +58,7 @@ class Wish:
     deadline: int = 600
     no_data: str = "Abort"
     steps: str = STEPS
+    approvals: int = 0
 
     def text(self) -> str:
         made = pack(
@@ -55,7 +71,8 @@ class Wish:
             deadline=self.deadline,
             no_data=self.no_data,
         )
-        return made.replace(STEPS, self.steps)
+        asked = f"  rollout:\n    approvals: [{{stage: production, count: {self.approvals}}}]\n" if self.approvals else "  rollout:\n"
+        return made.replace(STEPS, self.steps).replace("  rollout:\n", asked)
 
 
 @dataclass
@@ -68,6 +85,7 @@ class People:
     tell: Callable[[str], None]
     wishes: dict[str, Wish] = field(default_factory=dict)
     past: dict[str, list[str]] = field(default_factory=dict)
+    switching: Random | None = None  # draws what is done about flags and approvals; None: there are none
     _limit: int = 1
 
     def begin(self) -> None:
@@ -116,7 +134,8 @@ class People:
             many = 1 + self.chance.randrange(len(self.points))
             deadline, no_data = self.chance.choice((5, 30, 600, 600)), self.chance.choice(("Abort", "Hold", "Hold", "Promote"))
             targets = tuple(sorted(self.chance.sample(self.points, many)))
-            old = Wish(name, version, targets, deadline=deadline, no_data=no_data)
+            approvals = self.switching.randrange(3) if self.switching else 0
+            old = Wish(name, version, targets, deadline=deadline, no_data=no_data, approvals=approvals)
         bundles = "{name: roles}" if self.chance.random() < 0.3 else old.bundles
         self.want(replace(old, version=version, bundles=bundles))
 
@@ -153,6 +172,35 @@ class People:
         self.delete(Key("PolicyPack", "erp", name))
         if self.chance.random() < 0.5 and name in self.wishes:
             self.want(self.wishes[name])
+
+    # ---- flags and approvals -------------------------------------------------------------------
+
+    def switch(self) -> None:
+        """A flag is turned, or taken away; somebody approves, or takes it back."""
+        assert self.switching is not None
+        name, draw = self.switching.choice(self.packs), self.switching.random()
+        if draw < 0.4:
+            self.apply(FLAG.format(pack=name, variant=self.switching.choice(("on", "off"))))
+        elif draw < 0.5:
+            self.delete(Key("FeatureFlag", "erp", f"{name}-canary"))
+        elif draw < 0.9:
+            self.approve(name, self.switching.choice(("ada", "ben")))
+        elif given := self.house.store.list("Approval").resources:
+            self.delete(self.switching.choice(given).key)
+
+    def approve(self, name: str, person: str) -> None:
+        found = self.house.store.find(Key("PolicyPack", "erp", name))
+        digest = found.status.get("revision", {}).get("digest", "").removeprefix("sha256:") if found is not None else ""
+        text = APPROVAL.format(pack=name, person=person, digest=digest)
+        if digest and self.house.store.find(parsed(text).key) is None:
+            self.apply(text)
+
+    def let_all_go_on(self) -> None:
+        """No flag holds a canary, and everybody approves."""
+        for name in self.packs if self.switching else ():
+            self.delete(Key("FeatureFlag", "erp", f"{name}-canary"))
+            for person in ("ada", "ben"):
+                self.approve(name, person)
 
     # ---- the rest --------------------------------------------------------------------------------
 

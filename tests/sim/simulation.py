@@ -98,6 +98,8 @@ class Simulation:
         self.pods = Pods(self.house, self.chance, weather.pods)
         points = tuple(f"p{i + 1}" for i in range(weather.points))
         self.people = People(self.house, self.chance, points, NAMES[: weather.packs], weather.bad, self.say)
+        if weather.switches:
+            self.people.switching = Random(f"{self.seed} switches")
         self.laws = Laws(self.house, self.pods)
         self._set(weather)
 
@@ -117,6 +119,8 @@ class Simulation:
         weather, chance = self.weather, self.chance
         if weather.people and chance.random() < weather.people:
             self.people.act()
+        if (switching := self.people.switching) is not None and switching.random() < weather.switches:
+            self.people.switch()
         self._come_true()
         requests = REQUESTS if chance.random() < weather.busy else 0
         self.pods.turn(requests, weather.delay, weather.silence, weather.restarts)
@@ -139,6 +143,7 @@ class Simulation:
         wanted = self._last_wishes()
         left: list[str] = []
         for _ in range(CALM_STEPS):
+            self.people.let_all_go_on()
             self.pods.turn(REQUESTS, 0.0, 0.0, 0.0)
             self._turn_all()
             self.house.log.cover()

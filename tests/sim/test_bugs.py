@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUGS = sorted((HERE / "bugs").glob("*.patch"))
 BUDGET = 60
+SWITCHES = 0.3
 
 
 @pytest.mark.slow
@@ -23,7 +24,8 @@ def test_a_planted_bug_is_found(bug: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "operator", tmp_path / "operator", ignore=shutil.ignore_patterns("__pycache__"))
     applied = subprocess.run(["git", "apply", str(bug)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert applied.returncode == 0, f"{bug.name} must be renewed: make its change again and write it down with diff -u\n{applied.stderr}"
-    command = [sys.executable, str(HERE / "run.py"), "--seeds", str(BUDGET), "--processes", "1", "--tail", "1"]
+    focus = ["--focus", f"switches={SWITCHES}"] if bug.stem.startswith("switches-") else []
+    command = [sys.executable, str(HERE / "run.py"), "--seeds", str(BUDGET), "--processes", "1", "--tail", "1", *focus]
     path = {"PYTHONPATH": str(tmp_path / "operator")}
     found = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
     assert "failing seed" in found.stdout, f"{bug.name} was not found within {BUDGET} seeds\n{found.stdout}{found.stderr}"

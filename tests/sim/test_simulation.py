@@ -14,7 +14,7 @@ from simulation import play
 from knhk.model.phases import WORKING, Event, Phase
 
 RUN = Path(__file__).with_name("run.py")
-SEEDS, PARTS = 1000, 10
+SEEDS, PARTS, SWITCHED = 1000, 10, 100
 ENDS = (Phase.PENDING, Phase.SIGNED, Phase.ROLLING, Phase.STALLED)
 
 # Of MOVES, those that the reconcilers make (docs/simulation.md): the events of a build are one write, so Compiled and Built never rest.
@@ -44,6 +44,14 @@ def test_every_law_holds_under_every_seed(part: int) -> None:
     for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
         outcome = play(seed)
         assert not outcome.broken, replayed(seed, 150)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_law_holds_while_flags_are_turned_and_people_approve() -> None:
+    for seed in range(SWITCHED):
+        outcome = play(seed, focus={"switches": 0.3})
+        assert not outcome.broken, replayed(seed, 150, {"switches": 0.3})
 
 
 @pytest.mark.slow
