@@ -8,7 +8,7 @@ import pytest
 from fakes import NS
 from rollout_world import BUNDLE, PACK, POINT, STEPS, World, bundle, pack, payload, point
 
-from knhk.model.faults import Conflict, Stalled
+from knhk.model.faults import Conflict, NotFound, Stalled
 from knhk.model.resource import Key, Resource
 
 P1 = Key("EnforcementPoint", "erp", "p1")
@@ -557,6 +557,17 @@ def test_unreadable_statistics_stop_the_way_forward_only(live: World) -> None:
     assert "erp/p2 must be readable" in live.ready()["message"]
     live.bad = frozenset({"1.1.0"})
     live.until_phase("RolledBack")
+
+
+@pytest.mark.parametrize("error", [Stalled("Forbidden", "exceeded quota: count/events"), NotFound("the namespace is going")])
+def test_where_no_event_can_be_made_everything_else_goes_on(live: World, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def full(event: object) -> None:
+        raise error
+
+    monkeypatch.setattr(live.store, "record", full)
+    live.apply(point("p2"))
+    live.run(20)
+    assert live.ready(Key("EnforcementPoint", "erp", "p2"))["reason"] == "Running"
 
 
 @pytest.mark.failure("API server", "receipts")

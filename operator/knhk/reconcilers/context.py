@@ -12,7 +12,7 @@ from typing import Any
 
 from knhk.api import condition, with_condition
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
-from knhk.model.faults import AlreadyExists, Conflict, NotFound, Refused, Stalled, Waiting
+from knhk.model.faults import AlreadyExists, Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
@@ -214,8 +214,11 @@ def fault_rows(refused: Refused) -> tuple[list[dict[str, str]], str]:
 
 
 def say(ports: Ports, key: Key, reason: str, message: str, *, warning: bool = False) -> None:
-    """An Event for people on an object."""
-    ports.store.record(Event(key, "Warning" if warning else "Normal", reason, message))
+    """An Event for people on an object. Where none can be made (a quota, a namespace that is going) nothing else waits for it."""
+    try:
+        ports.store.record(Event(key, "Warning" if warning else "Normal", reason, message))
+    except KnhkError as error:
+        _log.warning("%s: %s: %s is not told as an Event: %s", key, reason, message, error)
 
 
 def remembered(status: Mapping[str, Any], digest: str, outcome: str, time: str, reason: str) -> list[dict[str, str]]:
