@@ -79,12 +79,13 @@ def verify(call: Call) -> Outcome:
         replayed=integer(),
         erased=integer(),
         different=integer(),
+        unrecorded=integer(),
         differences=array(obj(where=string(), receipt=string(), reason=string())),
     ),
     examples=("knhk log replay .knhk/log", "knhk log replay ./log --registry ./registry -o json"),
     detail="Packs and data bundles are taken from the registry by the digests in leaf and O, and verified first.\n"
-    "`differences` tells the first 100 in words.",
-    exits={FAULTS: "a decision came out different, or could not be replayed"},
+    "`differences` tells the first 100 in words; `unrecorded` counts leaves whose O is not kept here.",
+    exits={FAULTS: "a decision came out different, could not be replayed, or has no record here"},
 )
 def replay(call: Call) -> Outcome:
     from dataclasses import asdict
@@ -117,14 +118,14 @@ def replay(call: Call) -> Outcome:
     rows = tuple((d.where, d.receipt, d.reason) for d in result.differences)
     counts = Table(
         "",
-        ("replayed", "erased", "different"),
-        ((str(result.replayed), str(result.erased), str(result.different)),),
+        ("replayed", "erased", "different", "unrecorded"),
+        ((str(result.replayed), str(result.erased), str(result.different), str(result.unrecorded)),),
     )
     tables = (
         counts,
         *((Table("differences", ("where", "receipt", "reason"), rows),) if rows else ()),
     )
-    return Outcome(asdict(result), FAULTS if result.different else OK, tables)
+    return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables)
 
 
 @command(

@@ -45,15 +45,24 @@ class Difference:
 
 @dataclass
 class Replayed:
-    """Decisions replayed to the same bytes, erased ones, and those that differ; the first differences in words."""
+    """Decisions replayed to the same bytes, erased ones, those that differ, and leaves of which no record is kept here; the first
+    differences in words."""
 
     replayed: int = 0
     erased: int = 0
     different: int = 0
+    unrecorded: int = 0
     differences: list[Difference] = field(default_factory=list)
 
     def differs(self, where: str, receipt: bytes, reason: str) -> None:
         self.different += 1
+        self._tell(where, receipt, reason)
+
+    def lacks(self, receipt: bytes) -> None:
+        self.unrecorded += 1
+        self._tell("log", receipt, "no record of it is kept")
+
+    def _tell(self, where: str, receipt: bytes, reason: str) -> None:
         if len(self.differences) < MAX_TOLD:
             self.differences.append(Difference(where, receipt.hex(), reason))
 
@@ -97,8 +106,10 @@ def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
         _judge(group, tasks, load, evaluator_digest, result)
     for key, entry in logged.items():
         if key not in seen and parse_leaf(entry).kind == DECISION:
-            reason = "the record has another leaf than the log" if key in other else "no record of it is kept"
-            result.differs(other.get(key, "log"), key[:16], reason)
+            if key in other:
+                result.differs(other[key], key[:16], "the record has another leaf than the log")
+            else:
+                result.lacks(key[:16])
     return result
 
 
