@@ -25,12 +25,12 @@ from knhk.adapters.lowering_process import BoundedLowering
 from knhk.adapters.serving_certificates import ServingCertificates
 from knhk.adapters.shown_certificates import Certificates, OwnCertificates
 from knhk.adapters.system import SystemClock
-from knhk.model.faults import KnhkError, Waiting
+from knhk.model.faults import Waiting
 from knhk.model.resource import Resource
+from knhk.wiring.renewing import keep_looking
 
 LOWERERS = 2
 LOWERED_WITHIN_S = 3.0
-LOOK_EVERY_S = 5.0
 GONE_AFTER_S = 5.0  # how long requests still come after this process said that it is not ready
 
 _log = logging.getLogger("knhk.admission")
@@ -77,15 +77,6 @@ class Renewal:
             _log.info("a certificate is served")
         for name in refresh(self._api, found.authority):
             _log.info("%s trusts the authority of this certificate", name)
-
-    async def keep(self) -> None:
-        """Until it is cancelled. What fails is tried again."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                await asyncio.to_thread(self.look)
-            except KnhkError as error:
-                _log.warning("%s", error)
 
 
 @dataclass(frozen=True)
@@ -156,7 +147,7 @@ def _first(renewal: Renewal) -> None:
 @asynccontextmanager
 async def _kept(lowerers: BoundedLowering, renewal: Renewal) -> AsyncIterator[None]:
     lowerers.start()
-    task = asyncio.create_task(renewal.keep())
+    task = asyncio.create_task(keep_looking(renewal.look, _log))
     try:
         yield
     finally:

@@ -20,11 +20,11 @@ from knhk.adapters.certificate_files import CertificateFiles, Served, load
 from knhk.adapters.registry_oci import OciRegistry
 from knhk.adapters.signer_local import LocalSigner
 from knhk.adapters.system import SystemClock
-from knhk.model.faults import KnhkError, Stalled
+from knhk.model.faults import Stalled
 from knhk.reconcilers.workshop import Retirement
 from knhk.wiring import build_worker, packs
+from knhk.wiring.renewing import keep_looking
 
-LOOK_EVERY_S = 5.0
 PASSED_ON = ("KNHK_CACHE", "KNHK_PROOF_CASES", "KNHK_PROOF_SECONDS", "HOME", "TMPDIR")
 
 _log = logging.getLogger("knhk.builder")
@@ -76,15 +76,6 @@ class Door:
             self._served = found
             _log.info("a certificate is served")
 
-    async def keep(self) -> None:
-        """Until it is cancelled. What fails is tried again."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                await asyncio.to_thread(self.look)
-            except KnhkError as error:
-                _log.warning("%s", error)
-
 
 Orders = Callable[[BuildWorkers, Callable[[Mapping[str, Collection[str]]], tuple[str, ...]]], web.Application]
 Health = Callable[[BuildWorkers, Callable[[], bool]], web.Application]
@@ -113,7 +104,7 @@ async def serve(options: Options, orders: Orders, health: Health, told: Callable
         web.AppRunner(app, access_log=None)
         for app in (orders(workers, Retirement(registry, SystemClock(), options.grace_s).sweep), health(workers, halt.is_set))
     ]
-    keeping = asyncio.create_task(door.keep())
+    keeping = asyncio.create_task(keep_looking(door.look, _log))
     try:
         for runner in runners:
             await runner.setup()
