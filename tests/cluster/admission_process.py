@@ -57,16 +57,17 @@ def certificate(folder: Path) -> None:
 
 
 class Admission:
-    """One replica, with the certificate in `folder` if there is one, else with one of the cluster's own authority."""
+    """One replica, with the certificate in `folder`, which is made when there is none."""
 
     def __init__(self, folder: Path, kubeconfig: Path, *arguments: str) -> None:
         self.folder = folder
         self._log = (folder / "log").open("wb")
         files = [f"--{name}={folder / file}" for name, file in (("certificate", "tls.crt"), ("key", "tls.key"), ("authority", "ca.crt"))]
-        given = files if (folder / "tls.crt").exists() else []
+        if not (folder / "tls.crt").exists():
+            certificate(folder)
         command = [sys.executable, "-m", "knhk.admission", "serve", "--address=127.0.0.1", "--port=0", f"--kubeconfig={kubeconfig}"]
         self.process = subprocess.Popen(
-            [*command, f"--image={IMAGE}", *given, *arguments], stdout=subprocess.PIPE, stderr=self._log, text=True
+            [*command, f"--image={IMAGE}", *files, *arguments], stdout=subprocess.PIPE, stderr=self._log, text=True
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

@@ -154,6 +154,20 @@ def test_a_pack_that_cannot_be_lowered_is_refused_with_all_its_faults(asked: Kub
     assert all("must" in fault.must for fault in caught.value.faults)
 
 
+@pytest.mark.parametrize("example", ["invoice-schema", "finance-hooks"])
+def test_schemas_and_hooks_that_are_no_rdf_are_refused(asked: KubeClient, example: str) -> None:
+    document = next(yaml.safe_load_all((ROOT / "manifests" / "examples" / f"{example}.yaml").read_bytes()))
+    with pytest.raises(Refused, match=r"inline:.*must be Turtle"):
+        create(asked, broken(document))
+
+
+def broken(value: Any) -> Any:
+    """The document with Turtle that ends in the middle."""
+    if isinstance(value, dict):
+        return {key: f"{found}\n<" if key == "inline" else broken(found) for key, found in value.items()}
+    return [broken(found) for found in value] if isinstance(value, list) else value
+
+
 def test_good_objects_pass(asked: KubeClient) -> None:
     create(asked, pack())
     for path in sorted((ROOT / "manifests" / "examples").glob("*.yaml")):

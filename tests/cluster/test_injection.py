@@ -15,7 +15,10 @@ import pytest
 
 from knhk.adapters.kube_client import MERGE, KubeClient, api_client
 from knhk.adapters.kube_documents import collection
+from knhk.adapters.serving_certificates import ServingCertificates
+from knhk.adapters.system import SystemClock
 from knhk.model.faults import AlreadyExists, NotFound, Refused, Stalled, Waiting
+from knhk.wiring.pods import ADMISSION_SERVICE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "admission"))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,12 +36,14 @@ WITHIN_S = 60.0
 
 @pytest.fixture(scope="module")
 def admission(cluster: Cluster, client: KubeClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admission]:
-    """With a certificate of our own authority, which it makes."""
+    """With a certificate of our own authority, from the Secret that the operator makes."""
     folder = tmp_path_factory.mktemp("admission")
     namespace(client, OWN_NAMESPACE, {})
+    ServingCertificates(client, OWN_NAMESPACE, SystemClock()).leaf(ADMISSION_SERVICE, ("127.0.0.1",))
+    secret = client.call("GET", f"/api/v1/namespaces/{OWN_NAMESPACE}/secrets/{ADMISSION_SERVICE}-tls")
+    for file in ("tls.crt", "tls.key", "ca.crt"):
+        (folder / file).write_bytes(base64.b64decode(secret["data"][file]))
     found = Admission(folder, cluster.kubeconfig)
-    secret = client.call("GET", f"/api/v1/namespaces/{OWN_NAMESPACE}/secrets/knhk-ca")
-    (folder / "ca.crt").write_bytes(base64.b64decode(secret["data"]["ca.crt"]))
     found.until_ready()
     yield found
     if found.process.poll() is None:

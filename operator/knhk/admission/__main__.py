@@ -22,6 +22,13 @@ from knhk.model.faults import KnhkError
 from knhk.wiring.admission import Options, Parts, serve
 from knhk_templates.kubernetes.guard import Surroundings
 
+CERTIFICATES = Path("/etc/knhk/serving")  # Secret knhk-admission-tls, which the operator keeps renewed
+FILES = (
+    ("certificate", "tls.crt", "certificate chain"),
+    ("key", "tls.key", "its private key"),
+    ("authority", "ca.crt", "the authorities that signed it"),
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """The exit code."""
@@ -31,16 +38,17 @@ def main(argv: Sequence[str]) -> int:
     served.add_argument("--address", default="0.0.0.0", help="IP address; default: all")
     served.add_argument("--port", type=int, default=9443, help="TCP port; 0: a free one, which is printed")
     served.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
-    served.add_argument("--certificate", type=Path, help="certificate chain, PEM; looked at every 5 s (default: one of our own authority)")
-    served.add_argument("--key", type=Path, help="its private key, PEM")
-    served.add_argument("--authority", type=Path, help="the authorities that signed it, PEM")
+    for name, file, doc in FILES:
+        served.add_argument(
+            f"--{name}", type=Path, default=CERTIFICATES / file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)"
+        )
     for name in ("exchange", "registry", "log"):
         served.add_argument(f"--{name}", default=getattr(Surroundings, name), help=f"URL of the {name}, for agents in pods")
     printed = commands.add_parser("manifests", help="print the webhook configurations, to be applied")
     for command in (served, printed):
-        command.add_argument("--namespace", default="knhk-system", help="namespace of this process")
-        command.add_argument("--service", default="knhk-admission", help="its Service")
         command.add_argument("--image", required=True, help="image of the guard (knhk-agent), by digest; the same for both commands")
+    printed.add_argument("--namespace", default="knhk-system", help="namespace of the process")
+    printed.add_argument("--service", default="knhk-admission", help="its Service")
     printed.add_argument("--port", type=int, default=443, help="port of the Service")
     printed.add_argument("--url", help="instead of a Service: where it answers, https://HOST:PORT")
     args = parser.parse_args(argv)
@@ -56,13 +64,9 @@ def _print(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    given = (args.certificate, args.key, args.authority)
-    if any(given) and not all(given):
-        print("--certificate, --key and --authority must be given together", file=sys.stderr)
-        return 2
-    files = CertificateFiles(*given) if all(given) else None
+    files = CertificateFiles(args.certificate, args.key, args.authority)
     around = Surroundings(args.image, args.exchange, args.registry, args.log)
-    options = Options(args.address, args.port, args.kubeconfig, args.namespace, args.service, files)
+    options = Options(args.address, args.port, args.kubeconfig, files)
     try:
         asyncio.run(serve(options, partial(_application, around), lambda address: print(address, flush=True)))
     except (KnhkError, OSError) as error:

@@ -14,7 +14,7 @@ from knhk.model.faults import Fault, Refused
 from knhk.model.resource import Resource
 from knhk_templates.kubernetes.guard import Guard, Surroundings, guard_of
 
-LOWERED = frozenset({"PolicyPack", "DataBundle"})
+LOWERED = frozenset({"PolicyPack", "DataBundle", "SchemaVersion", "HookRegistry"})
 
 
 class Kinds:

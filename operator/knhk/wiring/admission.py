@@ -22,9 +22,6 @@ from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_documents import collection, resource_of
 from knhk.adapters.kube_webhooks import refresh
 from knhk.adapters.lowering_process import BoundedLowering
-from knhk.adapters.serving_certificates import ServingCertificates
-from knhk.adapters.shown_certificates import Certificates, OwnCertificates
-from knhk.adapters.system import SystemClock
 from knhk.model.faults import Waiting
 from knhk.model.resource import Resource
 from knhk.wiring.renewing import keep_looking
@@ -38,14 +35,12 @@ _log = logging.getLogger("knhk.admission")
 
 @dataclass(frozen=True)
 class Options:
-    """Where it listens, which cluster, its own namespace and Service, and its certificate: in files, else of our own authority."""
+    """Where it listens, which cluster, and its certificate, which others renew."""
 
     address: str
     port: int
     kubeconfig: Path | None
-    namespace: str
-    service: str
-    files: CertificateFiles | None
+    files: CertificateFiles
 
 
 def lowering() -> BoundedLowering:
@@ -56,7 +51,7 @@ def lowering() -> BoundedLowering:
 class Renewal:
     """The certificate that is served and the authority in the webhook configurations, both looked at again and again."""
 
-    def __init__(self, certificates: Certificates, api: KubeClient) -> None:
+    def __init__(self, certificates: CertificateFiles, api: KubeClient) -> None:
         self._certificates = certificates
         self._served: Served | None = None
         self._api = api
@@ -104,7 +99,7 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, halt.set)
     api = KubeClient(api_client(options.kubeconfig))
-    renewal = Renewal(options.files or own_certificates(options, api), api)
+    renewal = Renewal(options.files, api)
     await asyncio.to_thread(_first, renewal)
     lowerers = lowering()
     async with _kept(lowerers, renewal):
@@ -119,13 +114,6 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
             await asyncio.sleep(GONE_AFTER_S)
         finally:
             await runner.cleanup()
-
-
-def own_certificates(options: Options, api: KubeClient) -> OwnCertificates:
-    """Of our own authority, for the Service and, when it is one of this machine's alone, the address."""
-    clock = SystemClock()
-    also = () if options.address in ("0.0.0.0", "::") else (options.address,)
-    return OwnCertificates(ServingCertificates(api, options.namespace, clock), options.service, also, clock)
 
 
 def _unready(halt: asyncio.Event, lowerers: BoundedLowering) -> str:

@@ -25,7 +25,7 @@ from knhk.reconcilers.context import Ports
 from knhk_runtime.http1 import Https
 from knhk_templates.kubernetes.guard import Surroundings
 
-SERVICE, LOG_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-operator"
+SERVICE, LOG_SERVICE, ADMISSION_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-admission", "knhk-operator"
 Adapt = Callable[[Ports], Ports]
 
 
@@ -64,7 +64,8 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
         return client_certificate(certificates.authority().pair, request, uri, now, CLIENT_LIFE)
 
     def shown() -> Pair:
-        """Asked for every hour, so the log's certificate is renewed here too, whoever mounts it."""
+        """Asked for every hour, so what log and admission show is renewed here too: they mount it, and cannot read who signed it."""
+        certificates.leaf(ADMISSION_SERVICE)
         if options.log:
             certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
         return certificates.leaf(SERVICE, _addresses(host))
