@@ -1,7 +1,8 @@
 """knhk-proxy: Envoy in a pod. `run` keeps it running with the newest bootstrap on the pod's own address; `drain` ends its connections.
 
-The bootstrap (desired/envoy.json) is one for all pods of a point: the address of its listeners is filled in here. Envoy starts when the
-agent has verified a first configuration, and anew when the bootstrap changes.
+The bootstrap (private/envoy.json) is one for all pods of a point: the address of its listeners is filled in here. It is what the agent has
+found signed in the rollout document; what the exchange brought lies elsewhere, and Envoy never sees it. Envoy starts when the agent has
+verified a first configuration, and anew when the bootstrap changes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Proxy:
     """Envoy, restarted when its bootstrap changes. One thread."""
 
     def __init__(self, point_dir: Path, run_dir: Path, address: str, drain_s: int) -> None:
-        self._desired = point_dir / "desired" / BOOTSTRAP
+        self._verified = point_dir / "private" / BOOTSTRAP
         self._discovery = point_dir / "private" / "ecds.json"
         self._bootstrap = run_dir / BOOTSTRAP
         self._address, self._drain_s = address, drain_s
@@ -94,9 +95,9 @@ class Proxy:
         return 0
 
     def _look(self) -> None:
-        if not (self._desired.exists() and self._discovery.exists()):
+        if not (self._verified.exists() and self._discovery.exists()):
             return
-        wanted = placed(self._desired.read_bytes(), self._address, str(self._desired))
+        wanted = placed(self._verified.read_bytes(), self._address, str(self._verified))
         if self._running is not None and self._running[0] == wanted:
             return
         self._end()

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk_runtime.durable import replace_file
 from knhk_runtime.envoy import listens
-from knhk_runtime.exchange.documents import read_keys, read_rollout
+from knhk_runtime.exchange.documents import Beside, read_keys, read_rollout
 from knhk_runtime.exchange.install import fetch
 from knhk_runtime.exchange.loaded import CountedBinding, LoadedPacks
 from knhk_runtime.exchange.loaded import Opener as PackOpener
-from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted
+from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted, read_bootstrap
 from knhk_runtime.http1 import Https
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import PARK, Entries, entries_of, payloads
@@ -193,7 +193,8 @@ def check_once(options: Options) -> dict[str, Any]:
     accepted = load_accepted(folders)
     keys = read_keys(data["keys.json"], root_key(options.root_pub), now, accepted, str(paths["keys.json"]))
     point = parse_point(data["point.json"], str(paths["point.json"]))
-    rollout = read_rollout(data["rollout.json"], keys, now, point, accepted, str(paths["rollout.json"]))
+    beside = Beside(point, read_bootstrap(folders))
+    rollout = read_rollout(data["rollout.json"], keys, now, beside, accepted, str(paths["rollout.json"]))
     fetched = fetch(rollout, PackStore(options.registry), architecture(), keys)
     arms = {"stable": fetched.stable, "candidate": fetched.candidate}
     return {

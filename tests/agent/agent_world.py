@@ -175,7 +175,7 @@ class World:
             "version": 1, "point": "erp/orders", "epoch": self.epoch, "origin": ORIGIN,
             "issued": f"{now:%Y-%m-%dT%H:%M:%SZ}", "notAfter": f"{now + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}",
             "mode": "Stable", "weight": 0, "salt": "00" * 16, "baseline": "Deny", "stable": self.pack("1.0.0"), "candidate": None,
-            "data": None, "flags": {}, "pointConfig": hashlib.sha256(self.point_json()).hexdigest(), **changes,
+            "data": None, "flags": {}, "pointConfig": hashlib.sha256(self.point_json()).hexdigest(), "bootstrap": None, **changes,
         }  # fmt: skip
 
     def pack(self, version: str) -> dict[str, str]:
@@ -184,9 +184,10 @@ class World:
     def sign(self, document: dict[str, Any], role: str = "rollout") -> bytes:
         return canonical(self.packs.signer.sign(role, ROLLOUT, canonical(document)))
 
-    def desire(self, rollout: bytes, point: bytes | None = None, keys: bytes | None = None) -> None:
+    def desire(self, rollout: bytes, point: bytes | None = None, keys: bytes | None = None, bootstrap: bytes | None = None) -> None:
         """As the control plane writes them."""
-        files = {"keys.json": keys or self.packs.signer.keys_json(), "point.json": point or self.point_json(), "rollout.json": rollout}
+        files = {"keys.json": keys or self.packs.signer.keys_json(), "point.json": point or self.point_json()}
+        files |= ({"envoy.json": bootstrap} if bootstrap is not None else {}) | {"rollout.json": rollout}
         for name, data in files.items():
             path = self.point / "desired" / name
             path.with_suffix(".new").write_bytes(data)

@@ -69,8 +69,9 @@ class Pod:
                 [*command, f"--address={POD}", f"--hold={self.app}", "--drain-seconds=1"], stderr=log, stdout=log
             )
 
-    def desire(self, text: str) -> None:
-        file = self.point / "desired" / "envoy.json"
+    def desire(self, text: str, folder: str = "private") -> None:
+        """As the agent writes what it found signed; `folder` desired: as the courier writes what an exchange says."""
+        file = self.point / folder / "envoy.json"
         file.with_suffix(".tmp").write_bytes(bootstrap(self.run, self.port, text))
         file.with_suffix(".tmp").rename(file)
 
@@ -139,12 +140,22 @@ def test_nobody_shares_the_guards_port_not_even_its_own_user(pod: Pod) -> None:
 @pytest.mark.server
 def test_before_the_agent_has_verified_anything_nobody_listens(pod: Pod) -> None:
     pod.desire("one")
-    until(lambda: (pod.point / "desired" / "envoy.json").exists())
     with socket.socket() as probe:
         until(lambda: taken(pod.app))  # the process runs
         assert probe.connect_ex((POD, pod.port)) != 0
     pod.configured()
     until(lambda: pod.says() == "one")
+
+
+@pytest.mark.server
+def test_what_an_exchange_brings_is_no_bootstrap_until_the_agent_found_it_signed(pod: Pod) -> None:
+    pod.desire("another", folder="desired")
+    pod.configured()
+    pod.desire("one")
+    until(lambda: pod.says() == "one")
+    pod.desire("yet another", folder="desired")
+    pod.desire("two")
+    until(lambda: pod.says() == "two")
 
 
 @pytest.mark.server

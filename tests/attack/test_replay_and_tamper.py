@@ -114,16 +114,18 @@ def assert_guarded(house: House) -> None:
 
 # ---- documents -------------------------------------------------------------------------------------
 
+SIGNED_AS = {"point.json": "pointConfig", "envoy.json": "bootstrap"}  # by members of the rollout document
+
 
 @pytest.mark.failure("operator", "traffic")
-@pytest.mark.parametrize("name", ["keys.json", "point.json", "rollout.json"])
+@pytest.mark.parametrize("name", ["keys.json", "point.json", "envoy.json", "rollout.json"])
 def test_flipped_bits_in_documents(frozen: House, name: str) -> None:
     """A document with any bit flipped is refused by the agent with its file, and what runs goes on."""
     path, chance, before = desired(frozen) / name, random.Random(SEED), running(frozen)
-    right = path.read_bytes()
+    right, where = path.read_bytes(), (name, SIGNED_AS.get(name, name))
     for _ in range(FLIPS):
         put(path, flipped(right, chance))
-        until(lambda: any(name in one["where"] or "pointConfig" in one["where"] for one in refusals(frozen)), f"{name} is refused")
+        until(lambda: any(word in one["where"] for one in refusals(frozen) for word in where), f"{name} is refused")
         assert running(frozen) == before
     assert_guarded(frozen)
 
@@ -151,6 +153,13 @@ ROLLOUTS: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         ("origin", "attacker.example"),
     ),
     "for another point.json": ("rollout", lambda d: d | {"epoch": d["epoch"] + 1, "pointConfig": "0" * 64}, ("pointConfig", "0000")),
+    "for another envoy.json": ("rollout", lambda d: d | {"epoch": d["epoch"] + 1, "bootstrap": "0" * 64}, ("bootstrap", "0000")),
+    "for no envoy.json": ("rollout", lambda d: d | {"epoch": d["epoch"] + 1, "bootstrap": None}, ("bootstrap", "None")),
+    "of before envoy.json was signed": (
+        "rollout",
+        lambda d: {k: v for k, v in d.items() if k != "bootstrap"} | {"epoch": d["epoch"] + 1},
+        ("members", "bootstrap"),
+    ),
     "with a member more": ("rollout", lambda d: d | {"epoch": d["epoch"] + 1, "admit": "all"}, ("members", "admit")),
     "with an epoch that is a text": ("rollout", lambda d: d | {"epoch": str(d["epoch"] + 1)}, ("epoch", "0 or more")),
 }

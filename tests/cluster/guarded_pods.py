@@ -78,11 +78,11 @@ class GuardedPod:
     @property
     def has_configuration(self) -> bool:
         """Whether Envoy can start."""
-        return all((self.base / "point" / name).exists() for name in ("desired/envoy.json", "private/ecds.json"))
+        return all((self.base / "point" / name).exists() for name in ("private/envoy.json", "private/ecds.json"))
 
     def start_envoy(self) -> None:
         """As knhk-proxy does, with the paths of this machine in place of those of containers."""
-        text = (self.base / "point" / "desired" / "envoy.json").read_text()
+        text = (self.base / "point" / "private" / "envoy.json").read_text()
         text = text.replace("/var/lib/knhk/point", str(self.base / "point")).replace("/run/knhk", str(self.base / "run"))
         (self.base / "envoy.json").write_bytes(placed(text.encode(), self.address, "envoy.json"))
         self._start(

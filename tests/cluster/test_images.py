@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -15,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from knhk.adapters.signer_local import LocalSigner
+from knhk.model.canonical import canonical, sha256_hex
+from knhk.reconcilers.documents import ROLLOUT
 from knhk_templates.envoy import render_bootstrap
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -83,7 +87,11 @@ def copied(world: World, place: Path) -> None:
     listen = {**spec["listen"], "address": "0.0.0.0", "port": PORT}
     upstream = {"host": "127.0.0.1", "port": APPLICATION}
     bootstrap = render_bootstrap({**spec, "name": POINT, "listen": listen, "upstream": upstream, "local": local})
-    (place / "point" / "desired" / "envoy.json").write_text(bootstrap)
+    desired, signer = place / "point" / "desired", LocalSigner(home / "keys")
+    (desired / "envoy.json").write_text(bootstrap)
+    document = json.loads(base64.b64decode(json.loads((desired / "rollout.json").read_bytes())["payload"]))
+    document["bootstrap"] = sha256_hex(bootstrap.encode())
+    (desired / "rollout.json").write_bytes(canonical(signer.sign("rollout", ROLLOUT, canonical(document))))
     (place / "outbox").mkdir()
     for folder, _, files in os.walk(place):
         for path in (folder, *(os.path.join(folder, name) for name in files)):

@@ -55,6 +55,9 @@ class Documents:
 
     points: set[str] = field(default_factory=set)
 
+    def bootstrap(self, point: str, spec: Mapping[str, Any]) -> bytes:
+        return b""
+
     def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
         self.points.add(point)
         return Placed("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,6 +136,34 @@ def test_a_lying_exchange_is_a_lying_folder(pod: Pod) -> None:
             until(lambda what=what: what in str(told(served, "refused")), what)
             assert told(served, "epoch") == 2
             assert told(served, "refused")[0]["pod"] == "one"
+
+
+GUARDED, BARE = b'{"static_resources":{"filters":["knhk"]}}', b'{"static_resources":{"filters":[]}}'
+
+
+def test_who_holds_the_exchange_gives_no_pod_an_envoy_without_its_guard(pod: Pod) -> None:
+    """The bootstrap that Envoy starts with is the one that the rollout key signed: with another one beside it, or none, a document is
+    refused and told, and the last good one stays, for a restarted agent too."""
+    verified, signed = pod.world.point / "private" / "envoy.json", hashlib.sha256(GUARDED).hexdigest()
+    with pod.serving() as served:
+        agent = pod.start(served)
+        served.fleet.publish_bootstrap(POINT, GUARDED)
+        pod.publish(served, pod.world.sign(pod.world.rollout(bootstrap=signed)))
+        until(lambda: told(served, "epoch") == 1, "epoch 1 is told")
+        assert verified.read_bytes() == GUARDED
+        served.fleet.publish_bootstrap(POINT, BARE)
+        until(lambda: "rollout.json: bootstrap" in str(told(served, "refused")), "another bootstrap is refused")
+        pod.publish(served, pod.world.sign(pod.world.rollout(bootstrap=hashlib.sha256(BARE).hexdigest()), role="build"))
+        until(lambda: "role rollout" in str(told(served, "refused")), "a bootstrap that another key signs is refused")
+        agent.kill()
+        agent.wait()
+        before = pod.world.stats()["boot"]
+        pod.start(served)
+        until(lambda: (s := pod.world.stats())["boot"] != before and "role rollout" in str(s["refused"]), "a new one says so again")
+        assert (verified.read_bytes(), pod.world.stats()["epoch"]) == (GUARDED, 1)
+        served.fleet.publish_bootstrap(POINT, GUARDED)
+        served.fleet._put(POINT, DOCUMENT, pod.world.sign(pod.world.rollout(bootstrap=signed)))
+        until(lambda: told(served, "epoch") == 3 and not told(served, "refused"), "what is signed runs, and nothing is refused")
 
 
 def test_an_agent_that_nobody_knows_says_so_and_starts_when_it_is_known(pod: Pod) -> None:

@@ -28,7 +28,7 @@ from knhk_gen.jsonpath import BadPath, parse_path
 from knhk_gen.lower import lower
 from knhk_gen.xpath import parse_xpath
 from knhk_runtime.elf import stated
-from knhk_runtime.exchange.documents import Accepted, read_keys, read_rollout
+from knhk_runtime.exchange.documents import Accepted, Beside, read_keys, read_rollout
 from knhk_runtime.outbox.segments import check_frames, whole_frames
 from knhk_runtime.parking.message import bundle_of
 from knhk_runtime.parking.server import parse_checked
@@ -137,9 +137,7 @@ def _keys(payload: bytes) -> None:
 
 
 def _rollout(payload: bytes) -> None:
-    read_rollout(
-        canonical(SIGNER.envelope(ROLLOUT, spelled(payload))), TRUSTED, NOW, parse_point(POINT, "point.json"), Accepted(), "rollout.json"
-    )
+    read_rollout(canonical(SIGNER.envelope(ROLLOUT, spelled(payload))), TRUSTED, NOW, BESIDE, Accepted(), "rollout.json")
 
 
 def _event(payload: bytes) -> None:
@@ -174,6 +172,8 @@ POINT = canonical(
         "baseline": "Deny", "schemas": {}, "spiffe": None, "residency": {"bytes": 0, "absent": "Decide"},
     }
 )  # fmt: skip
+BOOTSTRAP = b'{"static_resources":{}}'
+BESIDE = Beside(parse_point(POINT, "point.json"), BOOTSTRAP)
 VKEY = f"log.example+{sha256(b'log.example' + bytes([10, 1]) + SIGNER.public).digest()[:4].hex()}+{b64(bytes([1]) + SIGNER.public)}"
 PACK = {"name": "erp", "namespace": "default", "version": "1.0.0", "digest": "sha256:" + "ab" * 32}
 
@@ -191,7 +191,7 @@ def _some_rollout() -> Iterator[bytes]:
         "version": 1, "point": "default/orders", "epoch": 7, "origin": "log.example", "issued": "2026-12-31T00:00:00Z",
         "notAfter": "2027-02-01T00:00:00Z", "mode": "Canary", "weight": 50, "salt": "0f" * 16, "baseline": "Deny", "stable": PACK,
         "candidate": None, "data": {"name": "roles", "digest": "sha256:" + "cd" * 32}, "flags": {},
-        "pointConfig": "sha256:" + sha256(POINT).hexdigest(),
+        "pointConfig": "sha256:" + sha256(POINT).hexdigest(), "bootstrap": sha256(BOOTSTRAP).hexdigest(),
     }  # fmt: skip
     yield canonical(document)
 

@@ -218,6 +218,7 @@ class FakeFleet:
 
     documents: dict[str, bytes] = field(default_factory=dict)
     configs: dict[str, bytes] = field(default_factory=dict)
+    bootstraps: dict[str, bytes] = field(default_factory=dict)
     told: dict[str, Statistics] = field(default_factory=dict)
     handed: list[tuple[str, bytes]] = field(default_factory=list)
     torn: set[str] = field(default_factory=set)
@@ -234,7 +235,7 @@ class FakeFleet:
         pass
 
     def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
-        pass
+        self.bootstraps[point] = bootstrap
 
     def publish_config(self, point: str, config: bytes) -> None:
         self.configs[point] = config
@@ -258,9 +259,13 @@ class FakePlacement:
     running: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
 
-    def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
+    def bootstrap(self, point: str, spec: Mapping[str, Any]) -> bytes:
         if point in self.taken:
             raise Stalled("PortInUse", "127.0.0.1:8443: must be free")
+        return canonical({name: spec[name] for name in ("listen", "upstream", "match")})
+
+    def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
+        self.bootstrap(point, spec)
         self.running[point] = spec
         return Placed("127.0.0.1:8443")
 
@@ -337,6 +342,6 @@ WRITES: Mapping[str, frozenset[str]] = {
     "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
     "log": frozenset({"append_event"}),
     "registry": frozenset({"publish"}),
-    "fleet": frozenset({"publish_document", "publish_keys", "publish_config"}),
+    "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap"}),
     "placement": frozenset({"ensure", "remove"}),
 }

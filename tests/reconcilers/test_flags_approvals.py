@@ -9,6 +9,7 @@ import pytest
 from fakes import NS
 from rollout_world import PACK, POINT, World, pack, payload, point
 
+from knhk.model.canonical import sha256_hex
 from knhk.model.resource import Key, Resource
 
 FLAG = """apiVersion: knhk.dev/v1alpha1
@@ -253,11 +254,12 @@ def test_a_point_remembers_what_it_came_to_run(live: World) -> None:
 
 def test_a_suspended_point_keeps_its_instances_and_still_gets_its_pack(live: World) -> None:
     live.run(4)
-    before = live.placement.running[POINT]
+    before, bootstrap = live.placement.running[POINT], live.document()["bootstrap"]
     live.apply(point().replace("port: 8080", "port: 8081") + "  suspend: true\n")
     live.apply(pack("1.1.0", constraint="sh:minCount 2"))
     live.until_phase("Live", "1.1.0")
     assert live.placement.running[POINT] == before
+    assert live.document()["bootstrap"] == bootstrap == sha256_hex(live.fleet.bootstraps[POINT])
     live.apply(point().replace("port: 8080", "port: 8081"))
     live.until(lambda: live.placement.running[POINT] != before)
 

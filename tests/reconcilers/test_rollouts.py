@@ -8,6 +8,7 @@ import pytest
 from fakes import NS
 from rollout_world import BUNDLE, PACK, POINT, STEPS, World, bundle, pack, payload, point
 
+from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Conflict, NotFound, Stalled
 from knhk.model.resource import Key, Resource
 
@@ -545,6 +546,30 @@ def test_a_point_that_cannot_be_placed_still_gets_its_pack_back(live: World) -> 
     live.run(4)
     assert live.document()["stable"] is None
     assert live.ready(P1)["reason"] == "PortInUse"
+
+
+def test_what_envoy_starts_with_is_signed_by_the_document_and_lies_there_before_it(live: World) -> None:
+    """Who changes what Envoy starts with changes nothing that an agent takes: its digest is in a document, under an event of its own."""
+    first = live.document()
+    assert first["bootstrap"] == sha256_hex(live.fleet.bootstraps[POINT])
+    live.fleet.bootstraps[POINT] = b"without the guard"
+    live.run(2)
+    assert sha256_hex(live.fleet.bootstraps[POINT]) == first["bootstrap"]
+    live.apply(point().replace("/orders", "/invoices"))
+    live.run(4)
+    after = live.document()
+    assert first["bootstrap"] != after["bootstrap"] == sha256_hex(live.fleet.bootstraps[POINT])
+    assert after["epoch"] > first["epoch"]
+    live.settle()
+
+
+def test_a_bootstrap_that_cannot_be_made_leaves_the_one_that_was_signed(live: World) -> None:
+    before = live.document()
+    live.placement.taken.add(POINT)
+    live.store.delete(PACK)
+    live.run(4)
+    assert live.document()["epoch"] > before["epoch"]
+    assert live.document()["bootstrap"] == before["bootstrap"]
 
 
 @pytest.mark.failure("agent", "rollout")

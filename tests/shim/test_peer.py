@@ -199,8 +199,7 @@ def test_a_point_is_placed_with_its_certificates_and_its_agent_knows_the_attribu
     (resource,) = parse(path.read_bytes(), path.name)
     folders = PointFolders(**{name: tmp_path / name for name in PointFolders.__annotations__})
     placement = ProcessPlacement(cast(Any, Nobody()), lambda _: folders, tmp_path, tmp_path / "s.sock", tmp_path / "root.pub")
-    placement.ensure("erp/ledger", resource.spec)
-    bootstrap = json.loads((folders.folder / "envoy.json").read_text())
+    bootstrap = json.loads(placement.bootstrap("erp/ledger", resource.spec))
     (chain,) = bootstrap["static_resources"]["listeners"][0]["filter_chains"]
     context = chain["transport_socket"]["typed_config"]
     assert context["require_client_certificate"] is True

@@ -71,13 +71,14 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
         **dict.fromkeys(("read", "resolve", "referrers", "listed"), Way((_os_error,))),
     },
     "fleet": {
-        **dict.fromkeys(("publish_document", "publish_keys", "publish_config"), Way((_os_error,), writes=True)),
+        **dict.fromkeys(("publish_document", "publish_keys", "publish_config", "publish_bootstrap"), Way((_os_error,), writes=True)),
         "document": Way((_os_error,)),
         "statistics": Way((_torn, _os_error)),
     },
     "placement": {
         "ensure": Way((_waiting, _stalled, _os_error), writes=True),
         "remove": Way((_os_error,), writes=True),
+        "bootstrap": Way((_waiting, _stalled, _os_error)),
         "placed": Way((_os_error,)),
     },
     "compiler": {"compile": Way((_stalled,)), "materials": Way(())},

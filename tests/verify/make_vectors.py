@@ -147,6 +147,8 @@ def signed_vectors() -> dict[str, Any]:
         "candidate": PACK | {"version": "1.1.0", "digest": "sha256:" + "cd" * 32},
         "data": {"name": "finance-roles", "digest": "sha256:" + "ef" * 32},
         "flags": {"strict": "on", "größe": "süß"},
+        "pointConfig": "12" * 32,
+        "bootstrap": "34" * 32,
     }
     event = PolicyEvent(
         "Promoted", ("pack/erp/invoice-controls@1.0.0", "ab" * 32), "control-plane", "2026-11-23T10:00:00Z", PACK, "erp/orders", step=3

@@ -1,6 +1,6 @@
 """Fleet by folders: HOME/points/NS.NAME holds what one agent reads and writes, each file replaced by rename.
 
-`desired/keys.json`, `desired/point.json` and `desired/rollout.json` are written here; `stats.json` by the agent (formats/agent.md).
+`desired/keys.json`, `point.json`, `envoy.json` and `rollout.json` beside it are written here; `stats.json` by the agent (formats/agent.md).
 A waiting reader looks at the time stamps.
 """
 

@@ -54,12 +54,16 @@ class _Known:
 
 
 class KubePlacement:
-    """`knhk.ports.placement.Placement`. `documents`: what hands Envoy's bootstrap and the trust to the pods. One thread."""
+    """`knhk.ports.placement.Placement`. `documents`: what Envoy starts with, and what hands the trust to the pods. One thread."""
 
     def __init__(self, documents: Placement, client: KubeClient, around: Surroundings, clock: Clock) -> None:
         self._documents, self._client, self._around, self._clock = documents, client, around, clock
         self._known: dict[str, _Known] = {}
         self._listed = False
+
+    def bootstrap(self, point: str, spec: Mapping[str, Any]) -> bytes:
+        """See the port."""
+        return self._documents.bootstrap(point, spec)
 
     def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
         """See the port. Asks the API server when something changed, and every few seconds."""

@@ -15,6 +15,7 @@ from knhk.adapters.processes import Command, Supervisor
 from knhk.adapters.rings import sweep
 from knhk.model.faults import Stalled
 from knhk.ports.placement import Placed
+from knhk.ports.shelf import BOOTSTRAP
 from knhk_templates.envoy import render_bootstrap
 
 ENVOY_RANK, AGENT_RANK = 2, 1  # traffic ends first, then what records it; the sequencer (0) last
@@ -51,31 +52,35 @@ class ProcessPlacement:
     root_pub: Path
     workers: int = 1
     _ports: dict[str, tuple[str, int]] = field(default_factory=dict)
-    _rendered: dict[str, str] = field(default_factory=dict)
+    _rendered: dict[str, tuple[Mapping[str, Any], bytes]] = field(default_factory=dict)
+
+    def bootstrap(self, point: str, spec: Mapping[str, Any]) -> bytes:
+        """See the port. Chooses the port where the spec leaves it open."""
+        folders = self._made(point)
+        address, port = self._listen(point, spec, folders)
+        placed = {**spec, "listen": {**spec["listen"], "address": address, "port": port}}
+        known = self._rendered.get(point)
+        if known is None or known[0] != placed:
+            known = self._rendered[point] = placed, self._render(point, placed, folders)
+        return known[1]
 
     def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
-        """See the port. Envoy is started anew only when its bootstrap changed; packs and rollouts reach it without that."""
+        """See the port. Envoy starts with the bootstrap that the agent found signed, and anew only when that changed; packs and rollouts
+        reach it without that."""
+        folders = self._made(point)
+        address, port = self._listen(point, spec, folders)
+        self.supervisor.ensure(self._agent(point, folders))
+        verified = folders.folder / "private" / BOOTSTRAP
+        if verified.exists() and verified.with_name("ecds.json").exists():
+            self.supervisor.ensure(self._envoy(point, folders, verified))
+            return Placed(f"{address}:{port}")
+        return Placed(f"{address}:{port}", ("Envoy waits for the agent's first verified configuration",))
+
+    def _made(self, point: str) -> PointFolders:
         folders = self.folders_of(point)
         for folder in (folders.folder, folders.outbox, folders.rings, folders.sockets):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        address, port = self._listen(point, spec, folders)
-        bootstrap = self._bootstrap(point, spec, folders, address, port)
-        trouble = self._written(point, folders.folder / "envoy.json", bootstrap)
-        self.supervisor.ensure(self._agent(point, folders))
-        if (folders.folder / "private" / "ecds.json").exists():
-            self.supervisor.ensure(self._envoy(point, folders, bootstrap))
-        else:
-            trouble.append("Envoy waits for the agent's first verified configuration")
-        return Placed(f"{address}:{port}", tuple(trouble))
-
-    def _written(self, point: str, path: Path, bootstrap: str) -> list[str]:
-        """Writes what Envoy starts with, unless it lies there. That somebody else changed it is told once, and it is put back."""
-        found = path.read_text() if path.exists() else ""
-        before, self._rendered[point] = self._rendered.get(point), bootstrap
-        if found == bootstrap:
-            return []
-        path.write_text(bootstrap)
-        return [f"{path.name} was not as it was rendered: it is put back"] if before is not None and found != before else []
+        return folders
 
     def remove(self, point: str) -> None:
         """See the port. The outbox stays: it is the record of what was decided; and so do rings that are not emptied."""
@@ -106,14 +111,14 @@ class ProcessPlacement:
         self._ports[point] = (address, chosen)
         return address, chosen
 
-    def _bootstrap(self, point: str, spec: Mapping[str, Any], folders: PointFolders, address: str, port: int) -> str:
+    def _render(self, point: str, spec: Mapping[str, Any], folders: PointFolders) -> bytes:
         local = {
             "ecds": str(folders.folder / "private" / "ecds.json"),
             "agentSocket": str(folders.sockets / "agent.sock"),
             "adminSocket": str(folders.sockets / "envoy-admin.sock"),
         }
         try:
-            return render_bootstrap({**spec, "name": point, "listen": {**spec["listen"], "address": address, "port": port}, "local": local})
+            return render_bootstrap({**spec, "name": point, "local": local}).encode()
         except ValueError as error:
             raise Stalled("BadPoint", str(error)) from error
 
@@ -141,19 +146,19 @@ class ProcessPlacement:
         )
         return Command(f"agent {point}", argv, folders.folder / "agent.log", rank=AGENT_RANK)
 
-    def _envoy(self, point: str, folders: PointFolders, bootstrap: str) -> Command:
+    def _envoy(self, point: str, folders: PointFolders, bootstrap: Path) -> Command:
         """The bootstrap's digest is part of the command, so that a changed one starts Envoy anew."""
         argv = (
             str(envoy_binary()),
             "--config-path",
-            str(folders.folder / "envoy.json"),
+            str(bootstrap),
             "--concurrency",
             str(self.workers),
             "--disable-hot-restart",
             "--log-level",
             "warning",
         )
-        version = {"KNHK_BOOTSTRAP": hashlib.sha256(bootstrap.encode()).hexdigest()}
+        version = {"KNHK_BOOTSTRAP": hashlib.sha256(bootstrap.read_bytes()).hexdigest()}
         return Command(f"envoy {point}", argv, folders.folder / "envoy.log", version, ENVOY_RANK)
 
 

@@ -42,7 +42,7 @@ class Fleet(Protocol):
         ...
 
     def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
-        """Hand Envoy's bootstrap (envoy.json, formats/exchange.md) to the pods of `point`; for a placement that has pods."""
+        """Hand Envoy's bootstrap (envoy.json, formats/exchange.md) to the agents of `point`, which take what the document signs."""
         ...
 
     def publish_config(self, point: str, config: bytes) -> None:

@@ -28,11 +28,13 @@ _READ: Mapping[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one point must run: packs, data and flags as in formats/signed.md, `config` the SHA-256 of its point.json."""
+    """What one point must run: packs, data and flags as in formats/signed.md; `config` and `bootstrap` the SHA-256 of its point.json and
+    of its envoy.json, None where there is none."""
 
     point: str
     baseline: str
     config: str
+    bootstrap: str | None
     mode: str = "Stable"
     weight: int = 0
     stable: Mapping[str, Any] | None = None
@@ -57,6 +59,7 @@ class Assignment:
             "salt": salt,
             "baseline": self.baseline,
             "pointConfig": self.config,
+            "bootstrap": self.bootstrap,
             "stable": self.stable,
             "candidate": self.candidate,
             "data": self.data,

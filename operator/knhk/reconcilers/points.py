@@ -112,11 +112,35 @@ def data_of(ports: Ports, point: str, name: str) -> dict[str, Any] | None:
     return {"name": name, "digest": bundle.status["image"]} if "image" in bundle.status else None
 
 
+def bootstrap_of(ports: Ports, resource: Resource) -> bytes | None:
+    """What Envoy of the point is to start with; None where that stays as it was published last: the point is suspended and runs, or
+    cannot be placed as its spec says."""
+    if runs_suspended(ports, resource):
+        return None
+    try:
+        return ports.placement.bootstrap(f"{resource.namespace}/{resource.name}", resource.spec)
+    except (Stalled, Waiting, OSError):
+        return None  # `ensure` says the same, and tells it in the status
+
+
+def runs_suspended(ports: Ports, resource: Resource) -> bool:
+    """Whether the point runs on as it was, whatever its spec says by now."""
+    suspended = bool(resource.spec.get("suspend")) and "address" in resource.status
+    return suspended and f"{resource.namespace}/{resource.name}" in ports.placement.placed()
+
+
+def _bootstrap_digest(ports: Ports, resource: Resource) -> str | None:
+    data = bootstrap_of(ports, resource)
+    if data is None:
+        return (published(ports, f"{resource.namespace}/{resource.name}") or {}).get("bootstrap")
+    return sha256_hex(data) if data else None
+
+
 def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> Assignment:
     """What the point must run by the status of the pack that has it. The same status gives the same assignment; the spec, which may
     be refused yet, has no say."""
     point = f"{resource.namespace}/{resource.name}"
-    base = Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)))
+    base = Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)), _bootstrap_digest(ports, resource))
     if pack is None:
         return base
     live, revision = pack.status.get("live") or {}, pack.status.get("revision", {})
@@ -164,7 +188,6 @@ class PointReconciler:
             self.journal.deliver(pack)  # a document never comes before the event that its status speaks of
         wanted = assignment_of(ports, resource, pack)
         ports.fleet.publish_keys(point, ports.signer.keys_json())
-        ports.fleet.publish_config(point, point_config(resource))
         resource = self.bring(resource, wanted, "PointChanged")
         try:
             placed = self._placed(resource)
@@ -179,10 +202,9 @@ class PointReconciler:
 
     def _placed(self, resource: Resource) -> Placed:
         """Lets the point run as its spec says; one that is suspended, and runs, runs on as it was."""
-        placement, point = self.ports.placement, f"{resource.namespace}/{resource.name}"
-        if resource.spec.get("suspend") and "address" in resource.status and point in placement.placed():
+        if runs_suspended(self.ports, resource):
             return Placed(resource.status["address"])
-        return placement.ensure(point, resource.spec)
+        return self.ports.placement.ensure(f"{resource.namespace}/{resource.name}", resource.spec)
 
     def bring(self, resource: Resource, wanted: Assignment, reason: str, by: Ordered | None = None) -> Resource:
         """Publishes `wanted` unless the published document says it and is good. `by`: an event in the log that ordered it already;
@@ -192,6 +214,7 @@ class PointReconciler:
         document = published(ports, wanted.point)
         current = says(document, wanted, ports.origin)
         if current and document is not None and is_valid(ports, wanted.point, document):
+            self._hand(resource, wanted)
             return resource
         own = next((order for order in pending[-1:] if order.subject == wanted.digest(ports.origin)), None)
         usable = [order for order in (by, own) if order is not None and may_carry(ports, order, document)]
@@ -199,8 +222,16 @@ class PointReconciler:
             event = self._event(wanted, _kind(current, reason, wanted, document), document)
             resource = self._order(resource, event)
             usable = [self.journal.deliver(resource)[-1]]
+        self._hand(resource, wanted)
         publish(ports, wanted, usable[0])
         return resource
+
+    def _hand(self, resource: Resource, wanted: Assignment) -> None:
+        """What the document signs goes before it, and not before its event is in the log: agents refuse a document for other files."""
+        self.ports.fleet.publish_config(wanted.point, point_config(resource))
+        bootstrap = bootstrap_of(self.ports, resource)
+        if bootstrap and sha256_hex(bootstrap) == wanted.bootstrap:
+            self.ports.fleet.publish_bootstrap(wanted.point, bootstrap)
 
     def _order(self, resource: Resource, event: PolicyEvent) -> Resource:
         status = self.journal.pend(resource.status, event)

@@ -56,7 +56,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
     host, port = _address(options.exchange)
     authenticator = KubeAuthenticator(client, clock)
     fleet = ExchangeFleet(KubeShelf(client, options.namespace), authenticator.pods, clock)
-    documents = PodPlacement(fleet, lambda namespace: certificates.publish_trust(root_pub(), namespace), clock)
+    documents = PodPlacement(lambda namespace: certificates.publish_trust(root_pub(), namespace), clock)
     placement = documents if options.guard is None else KubePlacement(documents, client, options.guard, clock)
 
     def issue(request: bytes, uri: str) -> bytes:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from knhk.model.faults import Corrupt, KnhkError, Refused
 from knhk_runtime.durable import replace_file
-from knhk_runtime.exchange.documents import Rollout, read_keys, read_rollout
-from knhk_runtime.exchange.install import fetch
+from knhk_runtime.exchange.documents import Beside, Rollout, read_keys, read_rollout
+from knhk_runtime.exchange.install import BOOTSTRAP, fetch
 from knhk_runtime.exchange.watch import MAX_FILE_BYTES, Folders, load_accepted
 from knhk_runtime.layout import parse_object
 from knhk_runtime.packstore import PackStore
@@ -21,7 +21,7 @@ from knhk_runtime.point import parse_point
 from knhk_verify.signed import Keys
 
 NEEDED = ("keys.json", "point.json", "rollout.json")
-IN_ORDER = ("keys.json", "point.json", "envoy.json", "rollout.json")
+IN_ORDER = ("keys.json", "point.json", BOOTSTRAP, "rollout.json")
 Pull = Callable[[str], None]
 """Puts the image of a digest into the agent's layout; blocks; raises KnhkError and OSError."""
 Prune = Callable[[Collection[str]], None]
@@ -102,7 +102,8 @@ class Mirror:
         now, accepted = datetime.now(UTC), load_accepted(self.folders)
         keys = read_keys(files["keys.json"], self.root_public, now, accepted, "keys.json")
         point = parse_point(files["point.json"], "point.json")
-        return read_rollout(files["rollout.json"], keys, now, point, accepted, "rollout.json"), keys
+        beside = Beside(point, files.get(BOOTSTRAP))
+        return read_rollout(files["rollout.json"], keys, now, beside, accepted, "rollout.json"), keys
 
     def _is_there(self, rollout: Rollout, keys: Keys) -> bool:
         """A rollback needs no registry: what runs lies here."""

@@ -19,7 +19,7 @@ _MODES = ("Stable", "Shadow", "Canary")
 _PACK_MEMBERS = frozenset({"name", "namespace", "version", "digest"})
 _DATA_MEMBERS = frozenset({"name", "digest"})
 _MEMBERS = frozenset(
-    "version point epoch origin issued notAfter mode weight salt baseline stable candidate data flags pointConfig".split()  # noqa: SIM905
+    "version point epoch origin issued notAfter mode weight salt baseline stable candidate data flags pointConfig bootstrap".split()  # noqa: SIM905
 )
 
 
@@ -35,7 +35,8 @@ class PackRef:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A verified rollout document. `digest`: SHA-256 of its canonical bytes, hexadecimal; `data`: digest of the bundle artifact."""
+    """A verified rollout document. `digest`: SHA-256 of its canonical bytes, hexadecimal; `data`: digest of the bundle artifact;
+    `bootstrap`: the bytes of envoy.json, which are those that it signs."""
 
     epoch: int
     origin: str
@@ -48,6 +49,7 @@ class Rollout:
     stable: PackRef | None
     candidate: PackRef | None
     data: str | None
+    bootstrap: bytes | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,20 @@ def read_keys(data: bytes, root_public: bytes, now: datetime, accepted: Accepted
         raise _refused(error, "must be keys.json signed by the pinned root, not expired, not older than the last") from error
 
 
-def read_rollout(data: bytes, keys: Keys, now: datetime, point: PointConfig, accepted: Accepted, where: str) -> Rollout:
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside a rollout document and must be what it signs: point.json, and envoy.json where there is one."""
+
+    point: PointConfig
+    bootstrap: bytes | None
+
+    @property
+    def bootstrap_digest(self) -> str | None:
+        """`bootstrap` of the document."""
+        return None if self.bootstrap is None else hashlib.sha256(self.bootstrap).hexdigest()
+
+
+def read_rollout(data: bytes, keys: Keys, now: datetime, beside: Beside, accepted: Accepted, where: str) -> Rollout:
     """Raises Refused with what is wrong; a document of an older epoch, or another one of the same epoch, is refused."""
     try:
         document = verify_document(data, ROLLOUT, keys.of("rollout", now), where)
@@ -77,10 +92,10 @@ def read_rollout(data: bytes, keys: Keys, now: datetime, point: PointConfig, acc
     faults = [Fault(f"{where}: {name}", repr(value)[:120], must) for name, value, ok, must in _checks(document) if not ok]
     if faults:
         raise Refused(faults)
-    rollout = _rollout(document, where)
+    rollout = _rollout(document, beside, where)
     faults = [
         Fault(f"{where}: {name}", str(value)[:120], must)
-        for name, value, ok, must in _rules(document, rollout, keys, point, accepted)
+        for name, value, ok, must in _rules(document, rollout, keys, beside, accepted)
         if not ok
     ]
     if faults:
@@ -135,7 +150,8 @@ def _checks(d: dict[str, Any]) -> list[tuple[str, object, bool, str]]:
     ]
 
 
-def _rules(d: dict[str, Any], rollout: Rollout, keys: Keys, point: PointConfig, accepted: Accepted) -> list[tuple[str, object, bool, str]]:
+def _rules(d: dict[str, Any], rollout: Rollout, keys: Keys, beside: Beside, accepted: Accepted) -> list[tuple[str, object, bool, str]]:
+    point, bootstrap = beside.point, beside.bootstrap_digest
     origins = sorted({key.name for key in keys.roles.get("log", {}).values()})
     same = rollout.epoch == accepted.epoch
     return [
@@ -146,6 +162,7 @@ def _rules(d: dict[str, Any], rollout: Rollout, keys: Keys, point: PointConfig, 
             d["pointConfig"] in (point.digest, f"sha256:{point.digest}"),
             f"must be the SHA-256 of point.json, {point.digest}",
         ),
+        ("bootstrap", d["bootstrap"], d["bootstrap"] == bootstrap, f"must be the SHA-256 of envoy.json, {bootstrap or 'null for none'}"),
         ("origin", rollout.origin, rollout.origin in origins, f"must be the name of a log key: {', '.join(origins) or 'none'}"),
         ("origin", rollout.origin, accepted.origin in ("", rollout.origin), f"must be {accepted.origin}, as in the epoch before"),
         ("epoch", rollout.epoch, rollout.epoch >= accepted.epoch, f"must be {accepted.epoch} or more: an older document is refused"),
@@ -158,7 +175,7 @@ def _rules(d: dict[str, Any], rollout: Rollout, keys: Keys, point: PointConfig, 
     ]
 
 
-def _rollout(d: dict[str, Any], where: str) -> Rollout:
+def _rollout(d: dict[str, Any], beside: Beside, where: str) -> Rollout:
     try:
         parse_time(d["issued"], f"{where}: issued")
         not_after = parse_time(d["notAfter"], f"{where}: notAfter")
@@ -176,6 +193,7 @@ def _rollout(d: dict[str, Any], where: str) -> Rollout:
         stable=_pack(d["stable"]),
         candidate=_pack(d["candidate"]),
         data=d["data"]["digest"] if d["data"] else None,
+        bootstrap=beside.bootstrap,
     )
 
 

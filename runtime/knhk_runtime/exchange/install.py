@@ -17,6 +17,7 @@ from knhk_runtime.packstore import FetchedPack, PackStore
 from knhk_runtime.point import PointConfig
 from knhk_verify.signed import Keys
 
+BOOTSTRAP = "envoy.json"
 AGENT_CLUSTER = "knhk_agent"
 PROBLEM_BASE = "https://knhk.dev/problems/"
 
@@ -89,6 +90,14 @@ class Private:
         replace_file(path, data, 0o500)
         self._written = True
 
+    def put_bootstrap(self, data: bytes | None) -> None:
+        """What Envoy is started with. The same bytes are not written again."""
+        path = self.folder / BOOTSTRAP
+        if data is None:
+            path.unlink(missing_ok=True)
+        elif not path.exists() or path.read_bytes() != data:
+            replace_file(path, data)
+
     def put_discovery(self, text: str) -> None:
         """Envoy follows the rename. The same text is written again only when a file that it names was: Envoy may have refused that file."""
         path = self.folder / "ecds.json"
@@ -99,8 +108,8 @@ class Private:
         self._written = False
 
     def seal(self, names: Iterable[str]) -> None:
-        """These files, and the discovery file, are what Envoy must find from now on."""
-        self._sealed = {path: _stamp(path) for path in (*(self.folder / name for name in names), self.folder / "ecds.json")}
+        """These files, the discovery file and the bootstrap are what Envoy must find from now on."""
+        self._sealed = {path: _stamp(path) for path in (self.folder / name for name in (*names, "ecds.json", BOOTSTRAP))}
 
     def altered(self) -> list[Path]:
         """Sealed files that are no longer those that were written, or gone."""

@@ -14,8 +14,8 @@ from typing import Any
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused
 from knhk_runtime.durable import replace_file
-from knhk_runtime.exchange.documents import Accepted, PackRef, Rollout, read_keys, read_rollout
-from knhk_runtime.exchange.install import Installed, Private, discovery_text, discovery_version, fetch, shim_config
+from knhk_runtime.exchange.documents import Accepted, Beside, PackRef, Rollout, read_keys, read_rollout
+from knhk_runtime.exchange.install import BOOTSTRAP, Installed, Private, discovery_text, discovery_version, fetch, shim_config
 from knhk_runtime.exchange.loaded import LoadedPacks
 from knhk_runtime.log import log
 from knhk_runtime.packstore import PackStore
@@ -120,14 +120,15 @@ class Exchange:
 
     def look(self, now_s: float) -> bool:
         """Applies what is new; True when something was applied. `now_s`: monotonic seconds."""
-        seen = tuple(_stamp(self._folders.desired / name) for name in FILES)
+        *needed, bootstrap = (_stamp(self._folders.desired / name) for name in (*FILES, BOOTSTRAP))
+        seen = (*needed, bootstrap)
         if seen != self._seen:
             self._seen, self._attempts, self._next_s = seen, 0, now_s
         elif self._next_s == float("inf") and (altered := self._private.altered()):
             for path in altered:
                 self._refuse(Corrupt(str(path), "must be as it was verified: it was altered, and is written anew"))
             self._attempts, self._next_s = 0, now_s
-        if now_s < self._next_s or None in seen:
+        if now_s < self._next_s or None in needed:
             return False
         self._attempts += 1
         try:
@@ -155,7 +156,8 @@ class Exchange:
         where = self._folders.desired
         keys = read_keys(keys_data, self._root_public, now, self.accepted, str(where / "keys.json"))
         point = parse_point(point_data, str(where / "point.json"))
-        rollout = read_rollout(rollout_data, keys, now, point, self.accepted, str(where / "rollout.json"))
+        beside = Beside(point, read_bootstrap(self._folders))
+        rollout = read_rollout(rollout_data, keys, now, beside, self.accepted, str(where / "rollout.json"))
         self._accept(replace(self.accepted, serial=keys.serial, epoch=rollout.epoch, digest=rollout.digest, origin=rollout.origin))
         self._install(rollout, point, keys)
 
@@ -176,6 +178,7 @@ class Exchange:
         running = self._next_running(rollout, point)
         self._keep(running, arms, bundle)
         config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest(), self._order(arms))
+        self._private.put_bootstrap(rollout.bootstrap)
         self._private.put_discovery(discovery_text(discovery_version(config), self._module_path, config))
         self.running = running
         self._clean(arms, bundle)
@@ -249,6 +252,14 @@ def load_accepted(folders: Folders) -> Accepted:
         return Accepted()
     except (ValueError, TypeError) as error:
         raise Corrupt(str(path), f"must be as the agent wrote it: {error}") from error
+
+
+def read_bootstrap(folders: Folders) -> bytes | None:
+    """What is desired of Envoy; None where there is nothing. Raises Refused when it is too long."""
+    try:
+        return _read(folders.desired / BOOTSTRAP)
+    except FileNotFoundError:
+        return None
 
 
 def _checked(path: Path, digest: str) -> bytes:
