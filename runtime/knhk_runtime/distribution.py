@@ -74,7 +74,8 @@ class _Known:
 @dataclass
 class Repository:
     """`url`: `https://HOST[:PORT][/REPOSITORY]`, or http. `auth`: a docker config.json, `tls`: authorities beside the system's (PEM); both
-    are read anew when they are needed, so that what was rotated counts. `patience_s`: how long an answer may keep silent, or dribble;
+    are read anew when they are needed, so that what was rotated counts, and say nothing while they are not there: a Secret may be mounted
+    before it is made. `patience_s`: how long an answer may keep silent, or dribble;
     `tries`: of each request.
 
     Any thread. Connections are kept and used again."""
@@ -95,8 +96,8 @@ class Repository:
         self.name = urlsplit(self.url).path.strip("/") or DEFAULT_REPOSITORY
         if not _NAME.fullmatch(self.name):
             raise Stalled("RegistryUrl", f"{self.url}: its path must be the name of a repository, as knhk/packs")
-        if self.auth is not None and not self.origin.tls and not self.origin.is_loopback:
-            raise Stalled("RegistryUrl", f"{self.url}: must be https: credentials go over TLS only")
+        if self.auth is not None and self.auth.exists():
+            self._must_be_private()
 
     def close(self) -> None:
         """Ends idle connections."""
@@ -233,7 +234,7 @@ class Repository:
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise Stalled(
-                        "RegistryTls", f"{self._named(url)}: {error.verify_message}; --ca-file must name its authority"
+                        "RegistryTls", f"{self._named(url)}: {error.verify_message}; {self._authorities} must hold its authority"
                     ) from error
                 if left == 0:
                     said = f"{self._named(url)} does not answer: {type(error).__name__}: {error}"
@@ -333,7 +334,7 @@ class Repository:
 
     def _trust(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
-        if self.tls is not None:
+        if self.tls is not None and self.tls.exists():
             try:
                 context.load_verify_locations(self.tls)
             except (OSError, ssl.SSLError) as error:
@@ -383,8 +384,9 @@ class Repository:
     def _credentials(self) -> dict[str, str]:
         """What the docker config says of this registry: a header Authorization, a registrytoken or an identitytoken; nothing when it says
         nothing. Raises Stalled when it cannot be read."""
-        if self.auth is None:
+        if self.auth is None or not self.auth.exists():
             return {}
+        self._must_be_private()
         try:
             document = parse_object(self.auth.read_bytes(), str(self.auth))
             auths = document.get("auths", {})
@@ -401,9 +403,17 @@ class Repository:
             raise Stalled("RegistryAuth", f"{self.auth}: must be a docker config.json: {error}") from error
         return tokens | ({"Authorization": f"Basic {basic}"} if basic else {})
 
+    def _must_be_private(self) -> None:
+        if not self.origin.tls and not self.origin.is_loopback:
+            raise Stalled("RegistryUrl", f"{self.url}: must be https: credentials go over TLS only")
+
     @property
     def _config(self) -> str:
         return str(self.auth) if self.auth is not None else "a docker config.json"
+
+    @property
+    def _authorities(self) -> str:
+        return str(self.tls) if self.tls is not None else "the system's store"
 
     @property
     def _base(self) -> str:

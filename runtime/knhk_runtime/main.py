@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", metavar="URL", help="https://HOST:PORT of the region's sequencer, in place of its socket")
     parser.add_argument("--pull", metavar="URL", help="https://HOST[:PORT][/REPOSITORY] that --registry is filled from, by digest")
     parser.add_argument("--pull-auth", type=Path, metavar="PATH", help="docker config.json with the registry's credentials")
+    parser.add_argument("--pull-ca", type=Path, metavar="PATH", help="authorities of the registry beside the system's (PEM); may rotate")
     parser.add_argument("--token-file", type=Path, metavar="PATH", help="service account token of audience exchange.knhk.dev; may rotate")
     parser.add_argument("--ca-file", type=Path, metavar="PATH", help="authorities that exchange and log are trusted by (PEM); may rotate")
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")

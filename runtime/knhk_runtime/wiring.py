@@ -82,6 +82,7 @@ class Options:
     log: str | None = None
     pull: str | None = None
     pull_auth: Path | None = None
+    pull_ca: Path | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
 
@@ -165,7 +166,7 @@ def courier_of(options: Options) -> Courier | None:
 
     folders = Folders(options.point_dir)
     identity = Identity(options.token_file, options.ca_file, folders.state)
-    taken = partial(pull, layout=options.registry, auth=options.pull_auth, tls=options.ca_file)
+    taken = partial(pull, layout=options.registry, auth=options.pull_auth, tls=options.pull_ca)
     pulls = partial(taken, options.pull) if options.pull is not None else None
     mirror = Mirror(
         folders, root_key(options.root_pub), options.registry, architecture(), pulls, partial(prune, options.registry) if pulls else None

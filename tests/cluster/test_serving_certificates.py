@@ -139,7 +139,12 @@ def test_a_lost_authority_is_made_anew_and_with_it_what_it_signed(
 def test_what_clients_trust_is_published_where_they_are(clean: KubeClient, certificates: ServingCertificates) -> None:
     certificates.publish_trust(b"cm9vdA==\n", "erp")
     found = clean.call("GET", "/api/v1/namespaces/erp/configmaps/knhk-trust")["data"]
-    assert found == {"ca.crt": certificates.authority().bundle.decode(), "root.pub": "cm9vdA==\n"}
+    told = {"ca.crt": certificates.authority().bundle.decode(), "root.pub": "cm9vdA==\n"}
+    assert found == told
+    for registry_ca in (b"of the registry", b""):  # what it has no more is taken away
+        certificates.publish_trust(b"cm9vdA==\n", "erp", registry_ca)
+        found = clean.call("GET", "/api/v1/namespaces/erp/configmaps/knhk-trust")["data"]
+        assert found == told | ({"registry.crt": registry_ca.decode()} if registry_ca else {})
     clean.call("DELETE", "/api/v1/namespaces/erp/configmaps/knhk-trust")
 
 

@@ -335,8 +335,13 @@ def test_where_a_redirect_leads_nobody_is_given_credentials_that_he_asks_for(
 
 
 def test_credentials_are_not_sent_in_the_clear(tmp_path: Path) -> None:
+    """Neither when they were there from the beginning, nor when they come later."""
+    later = Repository("http://registry.example/knhk", auth=tmp_path / "config.json")
+    auth = config(tmp_path, "registry.example", auth=basic("ada", "s3cret"))
     with pytest.raises(Stalled, match="must be https"):
-        Repository("http://registry.example/knhk", auth=tmp_path / "config.json")
+        Repository("http://registry.example/knhk", auth=auth)
+    with pytest.raises(Stalled, match="must be https"):
+        later._met('Basic realm="registry"')
 
 
 @pytest.mark.parametrize(

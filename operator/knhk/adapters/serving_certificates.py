@@ -73,14 +73,19 @@ class ServingCertificates:
         """A certificate for one of our own components as a client, for CLIENT_LIFE; kept nowhere."""
         return client_pair(self.authority().pair, component_uri(component), self._now(), CLIENT_LIFE)
 
-    def publish_trust(self, root_pub: bytes, namespace: str | None = None) -> None:
-        """Writes what clients in `namespace` (by default ours) trust: ca.crt, and root.pub, which agents pin."""
+    def publish_trust(self, root_pub: bytes, namespace: str | None = None, registry_ca: bytes = b"") -> None:
+        """Writes what clients in `namespace` (by default ours) trust: ca.crt, root.pub, which agents pin, and of the registry, if it has
+        authorities of its own, registry.crt."""
         where = namespace or self._namespace
         document = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": TRUST, "namespace": where, "labels": _LABELS},
-            "data": {"ca.crt": self.authority().bundle.decode(), "root.pub": root_pub.decode()},
+            "data": {
+                "ca.crt": self.authority().bundle.decode(),
+                "root.pub": root_pub.decode(),
+                **({"registry.crt": registry_ca.decode()} if registry_ca else {}),
+            },
         }
         query = {"fieldManager": "knhk", "force": "true"}
         self._client.call("PATCH", f"/api/v1/namespaces/{where}/configmaps/{TRUST}", query, document, APPLY)

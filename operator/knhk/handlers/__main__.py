@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         )
     args = parser.parse_args(argv)
     around = Surroundings(args.guard_image, args.guard_exchange, args.guard_registry, args.guard_log)
-    pod_options = PodOptions(args.exchange, args.log, args.namespace, around if args.guard_image else None)
+    pod_options = PodOptions(args.exchange, args.log, args.namespace, around if args.guard_image else None, args.registry_ca)
     elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)
     try:
         options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere)

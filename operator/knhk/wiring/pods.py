@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from pathlib import Path
 
 from knhk.adapters.callers_kube import KubeAuthenticator
 from knhk.adapters.certificates import Pair, client_certificate
@@ -33,12 +34,14 @@ Adapt = Callable[[Ports], Ports]
 class PodOptions:
     """`exchange`: HOST:PORT to serve pods on; "": points are processes of this machine. `log`: https://HOST:PORT of the sequencer; "": a
     child of this process. `namespace`: that of our components, their Secrets and ConfigMaps. `guard`: what the pods of points are made of;
-    None: somebody else makes them."""
+    None: somebody else makes them. `registry_ca`: authorities of the registry beside the system's, which guards are told too; None, or
+    not there: none."""
 
     exchange: str = ""
     log: str = ""
     namespace: str = "knhk-system"
     guard: Surroundings | None = None
+    registry_ca: Path | None = None
 
 
 @contextmanager
@@ -56,7 +59,12 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
     host, port = _address(options.exchange)
     authenticator = KubeAuthenticator(client, clock)
     fleet = ExchangeFleet(KubeShelf(client, options.namespace), authenticator.pods, clock)
-    documents = PodPlacement(lambda namespace: certificates.publish_trust(root_pub(), namespace), clock)
+
+    def trust(namespace: str) -> None:
+        of_registry = options.registry_ca
+        certificates.publish_trust(root_pub(), namespace, of_registry.read_bytes() if of_registry and of_registry.exists() else b"")
+
+    documents = PodPlacement(trust, clock)
     placement = documents if options.guard is None else KubePlacement(documents, client, options.guard, clock)
 
     def issue(request: bytes, uri: str) -> bytes:
