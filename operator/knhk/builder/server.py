@@ -93,16 +93,25 @@ def health(workers: BuildWorkers, ending: Callable[[], bool]) -> web.Application
         return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
 
     async def metrics(_: web.Request) -> web.Response:
-        rows = [f'knhk_builder_orders{{state="{state}"}} {count}' for state, count in sorted(workers.counts().items())]
-        text = ["# HELP knhk_builder_orders Orders by state.", "# TYPE knhk_builder_orders gauge", *rows]
-        text += ["# HELP knhk_builder_workers Workers that are warm.", "# TYPE knhk_builder_workers gauge"]
-        return web.Response(text="\n".join([*text, f"knhk_builder_workers {workers.warm}", ""]), content_type="text/plain")
+        return web.Response(text="\n".join([*metrics_text(workers.counts(), workers.warm), ""]), content_type="text/plain")
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     return app
+
+
+def metrics_text(orders: Mapping[str, int], warm: int) -> list[str]:
+    """Lines in Prometheus' text format; `orders` by state."""
+    rows = [f'knhk_builder_orders{{state="{state}"}} {count}' for state, count in sorted(orders.items())]
+    text = ["# HELP knhk_builder_orders Orders by state.", "# TYPE knhk_builder_orders gauge", *rows]
+    return [
+        *text,
+        "# HELP knhk_builder_workers Workers that are warm.",
+        "# TYPE knhk_builder_workers gauge",
+        f"knhk_builder_workers {warm}",
+    ]
 
 
 def status_of(job: Job) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""What manifests/monitoring asks of Prometheus: rules that it takes, about series that our processes tell, from ports that they have."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from knhk.adapters.system import SystemClock
+from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
+from knhk.admission.metrics import Metrics
+from knhk.builder import server as builder
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from go_binaries import CannotBuild, GoProject
+
+HERE = Path(__file__).resolve().parent
+MANIFESTS = HERE.parents[1] / "manifests"
+RULES = GoProject("monitoring", HERE, {"rules": "."}, ("-trimpath",), cgo=False, tells="monitoring", about="a reader of Prometheus' rules")
+OF_PROMETHEUS = {"job", "pod"}  # labels that a scrape adds
+
+
+@pytest.fixture(scope="module")
+def rules() -> str:
+    """The program; built in seconds."""
+    try:
+        return str(RULES.built(("rules",), build=True)["rules"])
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
+
+
+def told() -> dict[str, set[str]]:
+    """Series that our processes tell → their labels."""
+    telemetry, admission = PrometheusTelemetry(SystemClock()), Metrics()
+    telemetry.turned(0, 0.0)
+    telemetry.queued()
+    telemetry.reconciled("PolicyPack", "error", 0.0, 0.0)
+    telemetry.built("signed", 1.0)
+    telemetry.moved("RolledBack")
+    telemetry.rolled_back(1.0)
+    telemetry.leads("knhk-operator", lambda: True)
+    telemetry.requested("GET", "host", 200)
+    admission.took("/parse", 200, 0.001, "allowed")
+    text = telemetry.text().decode() + admission.text() + "\n".join(builder.metrics_text({"running": 1}, warm=1))
+    rows = re.findall(r"^([a-z_]+)(?:\{(.*)\})? ", text, re.MULTILINE)
+    return {name: set(re.findall(r'([a-z_]+)="', labels)) for name, labels in rows} | {"up": set()}
+
+
+def test_prometheus_takes_the_rules_and_every_series_of_theirs_exists(rules: str) -> None:
+    done = subprocess.run([rules, str(MANIFESTS / "monitoring" / "alerts.yaml")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    known = told()
+    for line in done.stdout.splitlines():
+        name, *labels = line.split()
+        assert name in known, line
+        assert set(labels) <= known[name] | OF_PROMETHEUS, line
+
+
+def test_a_rule_that_is_none_is_found(rules: str, tmp_path: Path) -> None:
+    (tmp_path / "alerts.yaml").write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum(up'}]}]")
+    done = subprocess.run([rules, str(tmp_path / "alerts.yaml")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "unclosed left parenthesis" in done.stderr
+
+
+def test_each_job_finds_a_port_that_its_pods_have() -> None:
+    ports = dict(_ports())
+    jobs = yaml.safe_load((MANIFESTS / "monitoring" / "scrape.yaml").read_text())["scrape_configs"]
+    assert {job["job_name"] for job in jobs} == {"knhk-operator", "knhk-builder", "knhk-admission"}
+    for job in jobs:
+        (kept,) = [row["regex"] for row in job["relabel_configs"] if row.get("action") == "keep"]
+        name, port = kept.split(";")
+        assert name == job["job_name"]
+        assert port in ports[name]
+        assert job.get("scheme", "http") == ports[name][port]
+
+
+def _ports() -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Workload → names of its ports that a probe asks by HTTP, with the scheme."""
+    for path in (MANIFESTS / "base").rglob("*.yaml"):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document and document["kind"] in ("Deployment", "StatefulSet"):
+                probes: list[dict[str, Any]] = [
+                    container["readinessProbe"]["httpGet"]
+                    for container in document["spec"]["template"]["spec"]["containers"]
+                    if "httpGet" in container["readinessProbe"]
+                ]
+                yield document["metadata"]["name"], {probe["port"]: probe.get("scheme", "HTTP").lower() for probe in probes}
