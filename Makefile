@@ -28,7 +28,7 @@ APT_FUZZ_PACKAGES ?= clang libclang-rt-dev
 # `make verify` runs them again and fails if a byte changes.
 GENERATORS        ?= $(sort $(wildcard tools/gen_*.py))
 GENERATOR_MODULES ?=
-GENERATED         ?= crds manifests/chart hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
+GENERATED         ?= crds manifests/base/admission/webhooks.yaml manifests/chart docs/roles/matrix.md hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
 
 PYTEST_ARGS ?=
 NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' -o -name '*.cdef' -o -name '*.j2' \
@@ -54,8 +54,9 @@ demo: setup ## play the story from a policy to verified receipts; writes demo.js
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
 # Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
-test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes and Gitea once (about 24 minutes, needs Go)
+test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes and Gitea, and Helm, once (about 26 minutes, needs Go)
 	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
+	@$(PY) tests/helm/helm_binaries.py >/dev/null || echo "test: the tests of the chart by Helm will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2
 	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 

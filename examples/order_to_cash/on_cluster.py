@@ -106,9 +106,6 @@ def install(kubectl: Kubectl, folder: Path, images: Images) -> None:
     kubectl.run("apply", "-f", str(ROOT / "manifests" / "base" / "namespace.yaml"))
     kubectl.run("apply", "--server-side", "-f", str(keys / "secrets.yaml"))
     kubectl.run("apply", "--server-side", "-k", str(_overlay(folder / "overlay", images)))
-    webhooks = [sys.executable, "-m", "knhk.admission", "manifests", f"--image={images.agent}"]
-    made = subprocess.run(webhooks, check=True, capture_output=True, text=True).stdout
-    kubectl.run("apply", "--server-side", "-f", "-", text=made)
     for workload in WORKLOADS:
         kubectl.run("rollout", "status", workload, "-n", CONTROL, "--timeout=180s", timeout_s=200)
 
@@ -116,14 +113,22 @@ def install(kubectl: Kubectl, folder: Path, images: Images) -> None:
 def _overlay(folder: Path, images: Images) -> Path:
     """A kustomization of this run: which images, which registry."""
     settings = {"KNHK_REGISTRY": images.registry, "KNHK_AGENT_IMAGE": images.agent, "KNHK_ORIGIN": ORIGIN}
-    config = [{"op": "replace", "path": f"/data/{name}", "value": value} for name, value in settings.items()]
     pulled = {"knhk-operator": images.operator, "knhk-builder": images.builder}
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [os.path.relpath(ROOT / "manifests" / "overlays" / "dev", folder)],
+        "components": [os.path.relpath(ROOT / "manifests" / "components" / "settings", folder)],
+        "configMapGenerator": [
+            {
+                "name": "knhk-config",
+                "namespace": CONTROL,
+                "behavior": "merge",
+                "literals": [f"{name}={value}" for name, value in settings.items()],
+                "options": {"disableNameSuffixHash": True},
+            }
+        ],
         "images": [{"name": name, "newName": of.partition("@")[0], "digest": of.partition("@")[2]} for name, of in pulled.items()],
-        "patches": [{"target": {"kind": "ConfigMap", "name": "knhk-config"}, "patch": json.dumps(config)}],
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(document, sort_keys=False))

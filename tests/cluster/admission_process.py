@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import ssl
 import subprocess
@@ -17,14 +16,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from knhk.adapters.kube_client import KubeClient
-from knhk.adapters.kube_webhooks import BASE, PLURALS
+from knhk.adapters.kube_webhooks import BASE, PLURALS, configurations
 from knhk.model.faults import NotFound
 
 READY_WITHIN_S = 60.0
@@ -101,20 +99,9 @@ class Admission:
         return code
 
 
-def manifests(url: str, *arguments: str) -> list[dict[str, Any]]:
-    """What the process prints for `kubectl apply`."""
-    command = [
-        sys.executable,
-        "-m",
-        "knhk.admission",
-        "manifests",
-        f"--url={url}",
-        f"--image={IMAGE}",
-        f"--namespace={OWN_NAMESPACE}",
-        *arguments,
-    ]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout
-    return list(yaml.safe_load_all(text))
+def manifests(url: str, image: str = IMAGE, before: str = "") -> list[dict[str, Any]]:
+    """What manifests/base says of admission, for a process that answers at `url`; `image` is the guard's."""
+    return configurations({"url": url}, OWN_NAMESPACE, image, before)
 
 
 def hooks(url: str) -> list[dict[str, Any]]:
@@ -122,13 +109,24 @@ def hooks(url: str) -> list[dict[str, Any]]:
     return [document for document in manifests(url) if document["kind"] in PLURALS]
 
 
+ROLES = "/apis/rbac.authorization.k8s.io/v1"
+# Kind → where its objects lie, without and with a namespace.
+PLACES = {
+    **{kind: (BASE, plural) for kind, plural in PLURALS.items()},
+    "ValidatingAdmissionPolicy": (BASE, "validatingadmissionpolicies"),
+    "ValidatingAdmissionPolicyBinding": (BASE, "validatingadmissionpolicybindings"),
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "ClusterRole": (ROLES, "clusterroles"),
+    "ClusterRoleBinding": (ROLES, "clusterrolebindings"),
+    "Role": (ROLES, "roles"),
+    "RoleBinding": (ROLES, "rolebindings"),
+}
+
+
 def path_of(document: dict[str, Any]) -> str:
-    plurals = {
-        **PLURALS,
-        "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
-        "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
-    }
-    return f"{BASE}/{plurals[document['kind']]}/{document['metadata']['name']}"
+    (base, plural), metadata = PLACES[document["kind"]], document["metadata"]
+    namespace = f"namespaces/{metadata['namespace']}/" if "namespace" in metadata else ""
+    return f"{base}/{namespace}{plural}/{metadata['name']}"
 
 
 def apply(client: KubeClient, document: dict[str, Any]) -> None:

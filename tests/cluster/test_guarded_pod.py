@@ -146,7 +146,7 @@ def world(node: Node, image: str, tmp_path_factory: pytest.TempPathFactory) -> I
         (folder / "admission").mkdir()
         admission = Admission(folder / "admission", node.cluster.kubeconfig, *arguments)
         stack.callback(admission.end)
-        stack.enter_context(applied(node.client, manifests(admission.url, "--image", image)))
+        stack.enter_context(applied(node.client, manifests(admission.url, image)))
         found.until(lambda: tried(node.client, pod(image, "orders", "127.0.0.1")))
         yield found
 

@@ -295,6 +295,26 @@ def test_without_the_mutating_webhook_a_bare_pod_is_refused_and_so_is_a_guard_of
     until_said(guarded, app_pod(), "")
 
 
+def test_while_an_upgrade_is_on_its_way_the_image_before_counts_too(
+    guarded: KubeClient, admission: Admission, documents: list[dict[str, Any]], stored: dict[str, Any]
+) -> None:
+    """Without webhooks, so that the policy alone judges."""
+    made: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "made", "labels": stored["metadata"]["labels"]}}
+    made["spec"] = copy.deepcopy({k: v for k, v in stored["spec"].items() if k != "nodeName"})
+    newer = IMAGE.replace("0", "1")
+    try:
+        for document in documents[:2]:
+            guarded.call("DELETE", path_of(document))
+        for before, words in (("", "must have the guard's containers"), (IMAGE, "")):
+            for document in manifests(admission.url, newer, before)[2:]:
+                apply(guarded, document)
+            until_said(guarded, made, words)
+    finally:
+        for document in documents:
+            apply(guarded, document)
+    until_said(guarded, app_pod(), "")
+
+
 @pytest.mark.failure("admission", "traffic")
 def test_without_the_process_no_bare_pod_starts_where_guards_are_asked_for_and_all_others_do(
     guarded: KubeClient, admission: Admission, documents: list[dict[str, Any]], stored: dict[str, Any]

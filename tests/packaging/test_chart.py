@@ -1,4 +1,4 @@
-"""The Helm chart says what manifests/base says: with the values of values.yaml its templates are the same objects."""
+"""What the Helm chart is made of, without Helm; tests/cluster/test_install.py compares what Helm makes of it with the manifests."""
 
 from __future__ import annotations
 
@@ -10,49 +10,33 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-BASE = ROOT / "manifests" / "base"
 CHART = ROOT / "manifests" / "chart" / "reflex-enterprise"
-RELEASE = {".Release.Namespace": "knhk-system", ".Release.Service": "Helm"}
-ADDED = {"app.kubernetes.io/part-of": "knhk", "app.kubernetes.io/managed-by": "Helm"}
+OBJECTS_OF_KUBERNETES = {"resources", "gateway"}
 
 
-def rendered(text: str, values: Any) -> str:
-    """What Helm makes of the expressions that the generator writes, and of no others."""
-
-    def value(found: re.Match[str]) -> str:
-        path, _, function = found[1].partition(" | ")
-        if path in RELEASE:
-            return RELEASE[path]
-        node = values
-        for name in path.removeprefix(".Values.").split("."):
-            node = node[name]
-        assert function in ("", "toJson")
-        return json.dumps(node) if function else str(node)
-
-    return re.sub(r"\{\{ (.*?) \}\}", value, text)
+def leaves(node: dict[str, Any], head: str = "") -> set[str]:
+    """Names of values, each with its path."""
+    return {
+        name
+        for key, value in node.items()
+        for name in (
+            leaves(value, f"{head}{key}.") if isinstance(value, dict) and value and key not in OBJECTS_OF_KUBERNETES else {f"{head}{key}"}
+        )
+    }
 
 
-def by_name(documents: list[Any]) -> dict[tuple[str, str], Any]:
-    return {(document["kind"], document["metadata"]["name"]): document for document in documents if document}
+def test_every_value_is_used_and_every_use_has_a_value() -> None:
+    used = set(re.findall(r"\.Values\.([A-Za-z.]+)", "".join(path.read_text() for path in (CHART / "templates").iterdir())))
+    assert used == leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
-def test_with_its_own_values_the_chart_is_the_base() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    texts = [rendered(path.read_text(), values) for path in (CHART / "templates").glob("*.yaml")]
-    made = by_name([document for text in texts for document in yaml.safe_load_all(text)])
-    listed = [name for name in yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"] if name.endswith(".yaml")]
-    base = by_name([document for name in listed for document in yaml.safe_load_all((BASE / name).read_text())])
-    del base["Namespace", "knhk-system"]  # Helm's to make
-    for document in base.values():
-        document["metadata"].setdefault("labels", {}).update(ADDED)
-    assert made == base
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    def known(node: dict[str, Any], head: str = "") -> set[str]:
+        rows = node.get("properties", {}).items()
+        return {name for key, below in rows for name in (known(below, f"{head}{key}.") if "properties" in below else {f"{head}{key}"})}
 
-
-def test_every_value_is_used() -> None:
-    used = set(re.findall(r"\.Values\.([A-Za-z.]+)", "".join(path.read_text() for path in (CHART / "templates").glob("*.yaml"))))
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    heads = {f"{name}.{inner}" for name, value in values.items() if isinstance(value, dict) for inner in value}
-    assert used == heads | {name for name, value in values.items() if not isinstance(value, dict)}
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert known(schema) - {"global"} == leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
 def test_the_definitions_are_those_of_crds() -> None:

@@ -34,9 +34,10 @@ POD_UNGUARDED = "object.metadata.?labels[?'knhk.dev/unguarded'].orValue('') == '
 WRITTEN_BY_US = ("Receipt",)  # by nobody else: an admission that does not answer must not make receipts slow
 
 
-def configurations(client: Mapping[str, Any], own_namespace: str, image: str) -> list[dict[str, Any]]:
+def configurations(client: Mapping[str, Any], own_namespace: str, image: str, before: str = "") -> list[dict[str, Any]]:
     """The webhook configurations, and the policies that stand without them. `client`: {"service": {"namespace", "name", "port"}} or
-    {"url": "https://…"}; `image`: that of the guard."""
+    {"url": "https://…"}. `image`: that of the guard; `before`: that of
+    the release before, while pods with either are made."""
     other = _not_in("kubernetes.io/metadata.name", (*NEVER_ASKED, own_namespace))
     enforced = {"matchExpressions": [{"key": ENFORCE, "operator": "In", "values": ["true"]}, other]}
     elsewhere = {"matchExpressions": [other]}
@@ -50,7 +51,15 @@ def configurations(client: Mapping[str, Any], own_namespace: str, image: str) ->
         spec_changes=SPEC_CHANGES,
         timeout_s=TIMEOUT_S,
     )
-    return hooks + render("enforced", labels=LABELS, enforced=enforced, elsewhere=elsewhere, image=image, pod_unguarded=POD_UNGUARDED)
+    policies = render(
+        "enforced",
+        labels=LABELS,
+        enforced=enforced,
+        elsewhere=elsewhere,
+        images=f"['{image}', '{before}']",
+        pod_unguarded=POD_UNGUARDED,
+    )
+    return hooks + policies
 
 
 def _not_in(key: str, values: tuple[str, ...]) -> dict[str, Any]:

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import yaml
 from aiohttp import web
 
 from knhk.adapters.certificate_files import CertificateFiles
-from knhk.adapters.kube_webhooks import configurations
 from knhk.admission.judges import Kinds, Pods
 from knhk.admission.metrics import Metrics
 from knhk.admission.server import application
@@ -44,22 +42,9 @@ def main(argv: Sequence[str]) -> int:
         )
     for name in ("exchange", "registry", "log"):
         served.add_argument(f"--{name}", default=getattr(Surroundings, name), help=f"URL of the {name}, for agents in pods")
-    printed = commands.add_parser("manifests", help="print the webhook configurations, to be applied")
-    for command in (served, printed):
-        command.add_argument("--image", required=True, help="image of the guard (knhk-agent), by digest; the same for both commands")
-    printed.add_argument("--namespace", default="knhk-system", help="namespace of the process")
-    printed.add_argument("--service", default="knhk-admission", help="its Service")
-    printed.add_argument("--port", type=int, default=443, help="port of the Service")
-    printed.add_argument("--url", help="instead of a Service: where it answers, https://HOST:PORT")
+    served.add_argument("--image", required=True, help="image of the guard (knhk-agent), by digest, as ConfigMap knhk-config names it")
     args = parser.parse_args(argv)
-    return _print(args) if args.command == "manifests" else _serve(args)
-
-
-def _print(args: argparse.Namespace) -> int:
-    service = {"namespace": args.namespace, "name": args.service, "port": args.port}
-    client = {"url": args.url} if args.url else {"service": service}
-    sys.stdout.write(yaml.safe_dump_all(configurations(client, args.namespace, args.image), sort_keys=False, width=140))
-    return 0
+    return _serve(args)
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -1,0 +1,115 @@
+"""Who may do what, said once: the tests ask the real API server for exactly this, and docs/roles/matrix.md is written from it.
+
+A right is (namespace, resource, verbs): namespace `*` is every one, resource is PLURAL[.GROUP][/SUBRESOURCE][=NAME].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+READ = frozenset({"get", "list", "watch"})
+WRITE = frozenset({"create", "update", "patch", "delete"})
+OWN = "knhk-system"
+KINDS = (
+    "policypacks",
+    "hookregistries",
+    "schemaversions",
+    "databundles",
+    "enforcementpoints",
+    "featureflags",
+    "approvals",
+    "policyrepositories",
+    "receipts",
+)
+Rights = tuple[tuple[str, str, frozenset[str]], ...]
+
+
+def ours(kinds: Iterable[str], verbs: Iterable[str], part: str = "") -> Rights:
+    return tuple(("*", f"{kind}.knhk.dev{part}", frozenset(verbs)) for kind in kinds)
+
+
+def everywhere(resources: Iterable[str], verbs: Iterable[str]) -> Rights:
+    return tuple(("*", resource, frozenset(verbs)) for resource in resources)
+
+
+def here(resources: Iterable[str], verbs: Iterable[str]) -> Rights:
+    return tuple((OWN, resource, frozenset(verbs)) for resource in resources)
+
+
+def secrets(names: Iterable[str]) -> Rights:
+    return (*here((f"secrets={name}" for name in names), ("get", "update", "patch")), *here(("secrets",), ("create",)))
+
+
+APPROVES = ours(("approvals",), ("create",))
+EVENTS = everywhere(("events",), READ)
+# Bound in a namespace; here as if bound in every one.
+PEOPLE: Mapping[str, Rights] = {
+    "policy-engineering": (*ours(KINDS, READ), *ours(("policypacks", "hookregistries", "policyrepositories"), WRITE), *APPROVES, *EVENTS),
+    "ontology-ops": (*ours(KINDS, READ), *ours(("schemaversions", "databundles", "hookregistries"), WRITE), *APPROVES, *EVENTS),
+    "sre": (*ours(KINDS, READ), *ours(("enforcementpoints", "featureflags"), WRITE), *APPROVES, *EVENTS),
+    "risk": (*ours(KINDS, READ), *APPROVES),
+    "sre-control-plane": (  # a Role, bound in our own namespace
+        *here(("pods", "pods/log", "services", "events", "leases.coordination.k8s.io"), READ),
+        *here((f"{kind}.apps" for kind in ("deployments", "statefulsets", "replicasets")), READ),
+    ),
+}
+CHILDREN = (
+    "services",
+    "configmaps",
+    "deployments.apps",
+    "networkpolicies.networking.k8s.io",
+    "poddisruptionbudgets.policy",
+    "horizontalpodautoscalers.autoscaling",
+)
+BROUGHT = tuple(kind for kind in KINDS if kind not in ("approvals", "receipts"))
+ACCOUNTS: Mapping[str, Rights] = {
+    "knhk-operator": (
+        *ours(KINDS, READ),
+        *ours(BROUGHT, WRITE),
+        *ours((kind for kind in KINDS if kind != "receipts"), ("update", "patch"), "/status"),
+        *ours(("receipts",), ("create", "delete")),
+        *everywhere(("events",), ("get", "list", "create", "patch")),
+        *everywhere(("namespaces", "customresourcedefinitions.apiextensions.k8s.io", "pods"), READ),
+        *everywhere(("tokenreviews.authentication.k8s.io",), ("create",)),
+        *everywhere(CHILDREN, (*READ, "create", "patch", "delete")),
+        *here(("leases.coordination.k8s.io",), (*READ, "create", "update", "patch")),
+        *here(("configmaps",), ("update",)),
+        *secrets(("knhk-ca", "knhk-exchange-tls", "knhk-builder-tls", "knhk-log-tls", "knhk-admission-tls")),
+    ),
+    "knhk-builder": (),
+    "knhk-log": (),
+    "knhk-admission": (
+        *ours(("enforcementpoints",), ("get", "list")),
+        *everywhere(
+            (f"{kind}webhookconfigurations.admissionregistration.k8s.io=knhk-admission" for kind in ("mutating", "validating")),
+            ("get", "patch"),
+        ),
+    ),
+}
+
+
+def in_namespace(rights: Rights, namespace: str) -> dict[str, frozenset[str]]:
+    """Resource → verbs that count there."""
+    found: dict[str, frozenset[str]] = {}
+    for where, resource, verbs in rights:
+        if where in ("*", namespace):
+            found[resource] = found.get(resource, frozenset()) | verbs
+    return found
+
+
+def told(status: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The same of what a SelfSubjectRulesReview says, all of it."""
+    found: dict[str, frozenset[str]] = {}
+    for resource, verbs in _rules(status["resourceRules"]):
+        found[resource] = found.get(resource, frozenset()) | verbs
+    return found
+
+
+def _rules(rules: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, frozenset[str]]]:
+    for rule in rules:
+        for group in rule.get("apiGroups") or ("",):
+            for resource in rule.get("resources") or ():
+                plural, slash, part = resource.partition("/")
+                for name in rule.get("resourceNames") or ("",):
+                    yield f"{plural}{'.' if group else ''}{group}{slash}{part}{'=' if name else ''}{name}", frozenset(rule["verbs"])
