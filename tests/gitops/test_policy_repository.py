@@ -2,108 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fakes import Died, InlineExecutor
-from forge_fake import FakeForge
+from fakes import Died
 from git_repo import NOBODY, Person, Repo, person
-from rollout_world import PACK, World, bundle, pack, point
+from policy_house import DATA, FILES, FORGE, OWNER, POINT, REPOSITORY, House, signed_by
+from rollout_world import PACK, bundle, pack, point
 
-from knhk.adapters.mirrors_git import GitMirrors
 from knhk.api import parse
-from knhk.model.faults import NotFound, Stalled
-from knhk.model.resource import Key, Resource
+from knhk.model.resource import Key
 from knhk.ports.forge import CheckState, PullRequest
-from knhk.ports.repository import Remote
-from knhk.reconcilers.pulling import Git, Verdict
 from knhk.reconcilers.repositories import RepositoryReconciler
 
 pytestmark = pytest.mark.slow
-
-REPOSITORY = Key("PolicyRepository", "erp", "policies")
-POINT = Key("EnforcementPoint", "erp", "p1")
-DATA = Key("DataBundle", "erp", "roles")
-OWNER = "knhk.dev/repository"
-
-
-@dataclass
-class FakeSecrets:
-    known: dict[tuple[str, str], Mapping[str, bytes]] = field(default_factory=dict)
-
-    def read(self, namespace: str, name: str) -> Mapping[str, bytes]:
-        if (namespace, name) not in self.known:
-            raise Stalled("NoSecret", f"{namespace}/{name}: must be there")
-        return self.known[namespace, name]
-
-
-@dataclass
-class FakeChecks:
-    """Says of each head what it is told to."""
-
-    state: CheckState = CheckState.SUCCESS
-    asked: list[tuple[str, str]] = field(default_factory=list)
-
-    def check(self, remote: Remote, base: str, head: str, paths: Sequence[str]) -> Verdict:
-        self.asked.append((base, head))
-        return Verdict(self.state, "policies pass", "## preview")
-
-
-@dataclass
-class House:
-    """A world whose controller works on PolicyRepositories; a forge beside it."""
-
-    repo: Repo
-    folder: Path
-    forge: FakeForge = field(default_factory=FakeForge)
-    secrets: FakeSecrets = field(default_factory=FakeSecrets)
-    checks: FakeChecks = field(default_factory=FakeChecks)
-    executor: Executor = field(default_factory=InlineExecutor)
-    bad: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        self.secrets.known["erp", "forge"] = {"token": b"t"}
-        mirrors = GitMirrors(self.folder / "mirrors", ("file",))
-        self.git = Git(mirrors, self.secrets, lambda *_: self.forge, self.checks, self.executor)
-        self.world = World(git=self.git, bad=self.bad)
-
-    def follow(self, spec: str = "", name: str = "policies", namespace: str = "erp") -> None:
-        head = f"apiVersion: knhk.dev/v1alpha1\nkind: PolicyRepository\nmetadata: {{name: {name}, namespace: {namespace}}}\n"
-        self.world.apply(f"{head}spec:\n  url: {self.repo.url}\n{spec}")
-
-    def pulled(self) -> Resource:
-        """After the next pull, and what follows from it."""
-        self.world.annotate(REPOSITORY, requestedAt=str(self.world.clock.ns))
-        self.world.run(4)
-        return self.status_of()
-
-    def status_of(self) -> Resource:
-        return self.world.get(REPOSITORY)
-
-    def ready(self) -> tuple[str, str]:
-        found = self.world.ready(REPOSITORY)
-        return found["status"], found["reason"]
-
-    def message(self) -> str:
-        return str(self.world.ready(REPOSITORY)["message"])
-
-    def has(self, key: Key) -> bool:
-        try:
-            self.world.get(key)
-        except NotFound:
-            return False
-        return True
-
-    def until_live(self, version: str = "1.0.0") -> None:
-        self.world.until(lambda: self.has(PACK))
-        self.world.until_phase("Live", version)
-
-    def predicates(self, kind: str) -> list[dict[str, Any]]:
-        return [s["predicate"] for s in self.world.log.statements() if s["predicate"]["kind"] == kind]
 
 
 @pytest.fixture
@@ -114,16 +27,6 @@ def repo(tmp_path: Path) -> Repo:
 @pytest.fixture
 def house(repo: Repo, tmp_path: Path) -> House:
     return House(repo, tmp_path)
-
-
-FORGE = "  forge: {kind: Gitea, url: http://forge, secretRef: {name: forge}}\n"
-FILES: dict[str, str | None] = {
-    "point.yaml": point(),
-    "roles.yaml": bundle(),
-    "orders/pack.yaml": pack("1.0.0", bundles="{name: roles}"),
-    "README.md": "no resource",
-    "other.yaml": "a: file of somebody else\n",
-}
 
 
 def test_what_the_branch_carries_is_applied_and_told(house: House) -> None:
@@ -152,7 +55,8 @@ def test_every_receipt_of_a_revision_names_commit_pull_request_and_approvers(hou
     house.follow(FORGE)
     house.until_live()
     wanted = {
-        "repository": "erp/policies", "commit": merged, "author": "forge <forge@example.com>", "approvers": ["bob", "cyd"],
+        "repository": "erp/policies", "commit": merged, "url": house.repo.url, "branch": "main",
+        "author": "forge <forge@example.com>", "approvers": ["bob", "cyd"],
         "pullRequest": "https://git.example.com/erp/policies/pulls/4", "pullRequestAuthor": "ann",
     }  # fmt: skip
     of_pack = [s["predicate"] for s in house.world.log.statements() if s["predicate"].get("pack", {}).get("name") == "orders"]
@@ -283,11 +187,6 @@ def alice(tmp_path: Path) -> Person:
     return person("alice", tmp_path)
 
 
-def signed_by(*people: Person) -> str:
-    rows = "".join(f"    - {{name: {who.email}, user: {who.name}, key: '{who.public}'}}\n" for who in people)
-    return f"  signature:\n    require: Signed\n    signers:\n{rows}"
-
-
 def test_commits_that_are_not_signed_as_they_must_be_are_refused(house: House, alice: Person, tmp_path: Path) -> None:
     good = house.repo.commit(FILES, alice)
     house.follow(signed_by(alice))
@@ -371,6 +270,7 @@ def test_more_rolled_back_commits_than_a_status_holds_are_told_once(house: House
 
 
 def test_the_signer_and_its_user_are_in_the_events(house: House, alice: Person) -> None:
+    house.trusts.knows(alice)
     house.repo.commit(FILES, alice)
     house.follow(signed_by(alice))
     house.until_live()
@@ -566,7 +466,7 @@ def test_a_hand_applied_pack_stops_in_shadow_and_says_why(repo: Repo, tmp_path: 
     house.world.run(40)
     revision = house.world.get(PACK).status["revision"]
     assert (revision["phase"], revision["arm"]) == ("Rolling", "Shadow")
-    assert "2.0.0 was applied by hand" in house.world.ready(PACK)["message"]
+    assert "2.0.0 is not merged: it was applied by hand" in house.world.ready(PACK)["message"]
     assert house.world.document()["mode"] == "Shadow"
     repo.commit({"pack.yaml": pack("2.0.0", constraint="sh:minCount 1 ; sh:maxCount 9")})
     house.pulled()

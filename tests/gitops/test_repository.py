@@ -175,7 +175,7 @@ def test_credentials_reach_their_server_and_nothing_else(listener: Listener, mir
     monkeypatch.setattr(git_program.subprocess, "Popen", seen)
     secret = {"username": b"reader", "password": b"s3cr3t-t0ken\n"}
     with pytest.raises(Stalled) as caught:
-        mirrors.fetch(Remote(listener.url, secret), "main")
+        mirrors.fetch(Remote(listener.url, secret, insecure=True), "main")
     assert caught.value.reason == "NoAccess"
     wanted = "Basic " + base64.b64encode(b"reader:s3cr3t-t0ken").decode()
     assert wanted in listener.told
@@ -183,6 +183,12 @@ def test_credentials_reach_their_server_and_nothing_else(listener: Listener, mir
     for text in (str(caught.value), repr(Remote(listener.url, secret)), str(commands), kept):
         assert "s3cr3t" not in text
         assert wanted[6:] not in text
+
+
+def test_a_password_never_goes_over_plain_http_by_itself(listener: Listener, mirrors: GitMirrors) -> None:
+    with pytest.raises(Stalled, match="must be https, for a password goes there"):
+        mirrors.fetch(Remote(listener.url, {"password": b"s3cr3t"}), "main")
+    assert listener.told == []
 
 
 def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from git_repo import Repo, person
 from gitea_server import Gitea
 from rollout_world import PACK, World, pack, point
+from trusts import trusting
 
 from knhk.adapters.mirrors_git import GitMirrors
 from knhk.adapters.review_process import ReviewProcess
@@ -82,7 +83,10 @@ class Story:
         self.executor = ThreadPoolExecutor(3)
         self.checks = ReviewProcess(mirrors, folder / "checks")
         self.secrets = Secrets(token)
-        self.world = World(git=Git(mirrors, self.secrets, forge, self.checks, self.executor), bad=frozenset({"2.0.0"}))
+        trusts = trusting(f"{gitea.url}/{self.name}.git", gitea.url, secrets=frozenset({"read", "forge"}))
+        trusts.knows(self.ann, gitea.forge)
+        git = Git(mirrors, self.secrets, trusts, forge, self.checks, self.executor)
+        self.world = World(git=git, bad=frozenset({"2.0.0"}), trusts=trusts)
         self.inbox = Inbox(self.world)
 
     def until(self, true: Callable[[], bool], what: str) -> None:

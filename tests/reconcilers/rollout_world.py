@@ -32,6 +32,7 @@ from knhk.model.resource import Key, Resource
 from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Statistics
 from knhk.ports.prover import Prover
+from knhk.ports.trust import Trusts, TrustsNobody
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.pulling import Git
@@ -147,6 +148,7 @@ class World:
     executor: InlineExecutor = field(default_factory=InlineExecutor)
     git: Git | None = None
     merged_only: frozenset[str] = frozenset()
+    trusts: Trusts = field(default_factory=TrustsNobody)
     fate: Fate = field(default_factory=Fate)
     bad: frozenset[str] = frozenset()
     slow: frozenset[str] = frozenset()
@@ -171,7 +173,7 @@ class World:
         self.executor = InlineExecutor()
         bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator")
         own |= {"builder": Workshop(bench, self.executor, Retirement(mortal["registry"], self.clock))}
-        own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews}
+        own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews, "trusts": self.trusts}
         ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
         self.controller = Controller(ports, self.git)
 

@@ -85,6 +85,8 @@ def _access(place: Path, protocols: tuple[str, ...], remote: Remote) -> Iterator
         if "ca.crt" in remote.secret:
             settings["http.sslCAInfo"] = str(_file(Path(made) / "ca.crt", remote.secret["ca.crt"]))
         if "password" in remote.secret and scheme in ("http", "https"):
+            if scheme == "http" and not remote.insecure:
+                raise Stalled("Insecure", f"{remote.url}: must be https, for a password goes there")
             pair = remote.secret.get("username", b"git").strip() + b":" + remote.secret["password"].strip()
             settings[f"http.{_server(remote.url)}.extraHeader"] = f"Authorization: Basic {base64.b64encode(pair).decode()}"
         yield GitProgram(place, protocols, settings, _ssh(Path(made), remote) if scheme == "ssh" else "/bin/false")

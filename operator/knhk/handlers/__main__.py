@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--registry-auth", type=Path, help="docker config.json with credentials for it")
     parser.add_argument("--registry-ca", type=Path, help="authorities of the registry beside the system's, PEM")
     parser.add_argument("--builder", help="who builds: https://HOST:PORT of knhk.builder; default: this process")
+    parser.add_argument("--forges", type=Path, metavar="FILE", help="which repositories and forges are believed; default: HOME/forges.yaml")
     parser.add_argument("--keys", type=Path, help="folder with rollout.key, keys.json and root.pub; default: made in the home")
     parser.add_argument(
         "--guard-image", default="", metavar="IMAGE", help="with --exchange: run points as pods of it (knhk-agent, by digest)"
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     pod_options = PodOptions(args.exchange, args.log, args.namespace, around if args.guard_image else None, args.registry_ca)
     elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)
     try:
-        options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere)
+        options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere, args.forges)
         run_in_front(find_home(args.home), partial(serve, options=options, watch=watched))
     except (KnhkError, OSError) as error:
         print(error, file=sys.stderr)

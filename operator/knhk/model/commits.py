@@ -63,10 +63,13 @@ def is_plain_path(path: str) -> bool:
 @dataclass(frozen=True)
 class Source:
     """Where a resource comes from: the commit that brought it as it is, and who stands behind that. `repository` as NAMESPACE/NAME of its
-    PolicyRepository; `user` is the user that the signature policy maps the signer to. What is not known is empty."""
+    PolicyRepository, `url` and `branch` what that followed then; `author` is what the commit says of itself. `signer` and `user` are known
+    by a key that an administrator named, pull request and approvers by a forge that is believed. What is not known is empty."""
 
     repository: str
     commit: str
+    url: str = ""
+    branch: str = ""
     author: str = ""
     signer: str = ""
     user: str = ""
@@ -76,7 +79,8 @@ class Source:
 
     def document(self) -> dict[str, object]:
         """As status and policy events carry it; what is empty is left out."""
-        texts = {"repository": self.repository, "commit": self.commit, "author": self.author, "signer": self.signer, "user": self.user}
+        texts = {"repository": self.repository, "commit": self.commit, "url": self.url, "branch": self.branch}
+        texts |= {"author": self.author, "signer": self.signer, "user": self.user}
         texts |= {"pullRequest": self.pull_request, "pullRequestAuthor": self.pull_author}
         return {name: text for name, text in texts.items() if text} | ({"approvers": list(self.approvers)} if self.approvers else {})
 
@@ -86,6 +90,8 @@ def source_of_document(document: Mapping[str, Any]) -> Source:
     return Source(
         document["repository"],
         document["commit"],
+        document.get("url", ""),
+        document.get("branch", ""),
         document.get("author", ""),
         document.get("signer", ""),
         document.get("user", ""),

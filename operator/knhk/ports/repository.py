@@ -55,10 +55,12 @@ class Repository(Protocol):
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository elsewhere. `secret`: username and password, or identity and known_hosts for ssh; ca.crt for a private authority."""
+    """A repository elsewhere. `secret`: username and password, or identity and known_hosts for ssh; ca.crt for a private authority.
+    `insecure`: the password may go there over plain http."""
 
     url: str
     secret: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    insecure: bool = False
 
 
 class Mirrors(Protocol):
@@ -68,5 +70,6 @@ class Mirrors(Protocol):
 
     def fetch(self, remote: Remote, branch: str, pulls: Collection[int] = ()) -> Repository:
         """The copy, with the newest state of the branch and of the heads of these pull requests (`refs/pull/N/head`). Raises Waiting when
-        trying again may help, Stalled when a person must act (no such branch, no access, a protocol that is not allowed)."""
+        trying again may help, Stalled when a person must act (no such branch, no access, a protocol that is not allowed, a
+        password over plain http)."""
         ...

@@ -24,6 +24,7 @@ from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
 from knhk.ports.telemetry import Silent, Telemetry
+from knhk.ports.trust import Trusts, TrustsNobody
 from knhk.reconcilers.claims import Claims
 
 NO_DIGEST = "0" * 64
@@ -53,6 +54,7 @@ class Ports:
     claims: Claims = field(default_factory=Claims)
     reviews: bool = False
     namespaces: Namespaces = field(default_factory=NoDemands)
+    trusts: Trusts = field(default_factory=TrustsNobody)
 
 
 def rfc3339(ns: int) -> str:

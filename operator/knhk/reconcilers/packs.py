@@ -49,7 +49,7 @@ from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls
-from knhk.reconcilers.provenance import source_of
+from knhk.reconcilers.provenance import source_of, unmerged
 from knhk.reconcilers.revisions import (
     ABORT,
     Revision,
@@ -167,7 +167,7 @@ class PackReconciler:
         }
         for row in pack.spec["dataBundles"][:1]:
             status["revision"]["data"] = row["name"]
-        if source := source_of(self.ports.store, pack):
+        if source := source_of(self.ports.store, self.ports.trusts, pack):
             status["revision"]["source"] = source.document()
         status.pop("faults", None)
         self._forget_builds(pack)
@@ -339,10 +339,9 @@ class PackReconciler:
         forward = forward or (isinstance(action, Start) and _is_live(pack))
         if not forward or not self.ports.namespaces.requires_merged_commit(pack.namespace):
             return ""
-        if source_of(self.ports.store, pack) is not None:
-            return ""
-        version = pack.spec["version"]
-        return f"{version} was applied by hand: namespace {pack.namespace} enforces only what a merged commit of a PolicyRepository says"
+        if why := unmerged(self.ports.store, self.ports.trusts, pack):
+            return f"{pack.spec['version']} is not merged: {why}; namespace {pack.namespace} enforces only what a merged commit says"
+        return ""
 
     def _wait(self, pack: Resource, facts: Facts, action: Wait) -> float | None:
         if facts.rolling is not None and facts.phase in (Phase.ROLLING, Phase.STALLED):

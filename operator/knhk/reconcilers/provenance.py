@@ -3,10 +3,15 @@ writes a resource writes them too."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.commits import Source, source_of_document
+from knhk.model.faults import Stalled
 from knhk.model.resource import Resource
+from knhk.model.trust import Trust
 from knhk.ports.store import Store
+from knhk.ports.trust import Trusts
 
 SYSTEM = "knhk-system"  # a PolicyRepository of this namespace may write to all
 
@@ -21,8 +26,30 @@ def may_write(repository: Resource, namespace: str) -> bool:
     return repository.namespace in (namespace, SYSTEM)
 
 
-def source_of(store: Store, resource: Resource) -> Source | None:
-    """The commit whose merge brought the resource exactly as it is; None for what was applied by hand, or changed since."""
+def source_of(store: Store, trusts: Trusts, resource: Resource) -> Source | None:
+    """The commit that brought the resource exactly as it is, a merged one if there is one; None for what was applied by hand, or changed
+    since."""
+    trust = _believed(trusts)[0]
+    found = list(_sources(store, resource))
+    return next((source for source in found if not trust.doubt(source)), found[0] if found else None)
+
+
+def unmerged(store: Store, trusts: Trusts, resource: Resource) -> str:
+    """Why what a resource says does not count as merged, for people; empty when it does."""
+    trust, why = _believed(trusts)
+    doubts = [why or trust.doubt(source) for source in _sources(store, resource)]
+    return "" if "" in doubts else doubts[0] if doubts else "it was applied by hand"
+
+
+def _believed(trusts: Trusts) -> tuple[Trust, str]:
+    """What administrators said; nothing, and why, when it cannot be understood."""
+    try:
+        return trusts.read(), ""
+    except Stalled as stalled:
+        return Trust(), str(stalled)
+
+
+def _sources(store: Store, resource: Resource) -> Iterator[Source]:
     digest = spec_digest(resource)
     name = {"kind": resource.kind, "namespace": resource.namespace, "name": resource.name}
     for repository in store.list("PolicyRepository").resources:
@@ -30,8 +57,8 @@ def source_of(store: Store, resource: Resource) -> Source | None:
             continue
         for row in repository.status.get("applied", ()):
             if row.get("digest") == digest and name.items() <= row.items():
-                return _behind(repository, row["commit"])
-    return None
+                yield _behind(repository, row["commit"])
+                break
 
 
 def _behind(repository: Resource, commit: str) -> Source:

@@ -14,9 +14,11 @@ from knhk.decide.applying import ORDER
 from knhk.model.commits import Commit, Entry, Signature, Signed, Source, globbed, is_plain_path, stem
 from knhk.model.faults import Fault, Refused, Stalled
 from knhk.model.resource import Key, Resource
+from knhk.model.trust import HOW, SSH_KEY, Trust, TrustedForge, TrustedRepository
 from knhk.ports.forge import CheckState, Forge
 from knhk.ports.repository import Mirrors, Remote, Repository
 from knhk.ports.secrets import Secrets
+from knhk.ports.trust import Trusts
 from knhk.reconcilers.admission import admit
 from knhk.reconcilers.provenance import may_write
 from knhk.reconcilers.reviewing import speaks_of_ours
@@ -24,7 +26,6 @@ from knhk.reconcilers.reviewing import speaks_of_ours
 MAX_RESOURCES = 512
 MAX_COMMITS_KNOWN = 4096
 _PRINCIPAL = re.compile(r"[^\s\"',*?!#]+")
-_KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/=]+")
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Checks(Protocol):
 
 @dataclass(frozen=True)
 class Git:
-    """What works on PolicyRepositories needs. `forge` makes one from kind, address, OWNER/NAME and its secret. `executor`: for what may
-    take a minute."""
+    """What works on PolicyRepositories needs. `trusts`: nothing is asked that it does not name. `forge` makes one from what is said of it,
+    OWNER/NAME and its secret. `executor`: for what may take a minute."""
 
     mirrors: Mirrors
     secrets: Secrets
-    forge: Callable[[str, str, str, Mapping[str, bytes]], Forge]
+    trusts: Trusts
+    forge: Callable[[TrustedForge, str, Mapping[str, bytes]], Forge]
     checks: Checks
     executor: Executor
 
@@ -64,10 +66,12 @@ class Carried:
 
 @dataclass(frozen=True)
 class Pulled:
-    """`faults` refuse the whole commit; `unsigned` names the commits whose signature the policy does not accept, with why."""
+    """`source`: the head as `Carried` tells the others, without its pull request. `faults` refuse the whole commit; `unsigned` names the
+    commits whose signature the policy does not accept, with why."""
 
     head: Commit
     signature: Signature
+    source: Source
     carried: Mapping[Key, Carried] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     unsigned: Mapping[str, str] = field(default_factory=dict)
@@ -79,7 +83,22 @@ class Policy:
 
     required: bool
     allowed: str
-    users: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """With what one look judges: the repository as NAMESPACE/NAME, what it follows, whom administrators believe."""
+
+    owner: str
+    url: str
+    branch: str
+    policy: Policy
+    trust: Trust
+    forge: Forge | None
+
+    def key(self, commit: str) -> tuple[str, ...]:
+        """What the source of a commit depends on."""
+        return (self.owner, self.url, self.branch, self.trust.digest, commit)
 
 
 @dataclass
@@ -88,84 +107,107 @@ class Puller:
 
     git: Git
     _signatures: dict[tuple[str, str], Signature] = field(default_factory=dict)
-    _sources: dict[tuple[str, str, str], Source] = field(default_factory=dict)
+    _sources: dict[tuple[str, ...], Source] = field(default_factory=dict)
 
     def pull(self, repository: Resource) -> Pulled:
         """What the branch carries now. Raises Waiting, Stalled."""
+        trust, url, branch = self.git.trusts.read(), repository.spec["url"], repository.spec["branch"]
         remote, policy = remote_of(self.git, repository), self._policy(repository)
-        forge = forge_of(self.git, repository)
-        mirror = self.git.mirrors.fetch(remote, repository.spec["branch"])
-        head = mirror.commit(mirror.resolve(f"refs/heads/{repository.spec['branch']}"))
-        signature = self._signature(mirror, head.id, policy)
+        look = _Look(f"{repository.namespace}/{repository.name}", url, branch, policy, trust, forge_of(self.git, repository))
+        mirror = self.git.mirrors.fetch(remote, branch)
+        head = mirror.commit(mirror.resolve(f"refs/heads/{branch}"))
+        signature = self._signature(mirror, head.id, policy.allowed)
+        pulled = Pulled(head, signature, self._signed(look, mirror, head))
         if policy.required and signature.status is not Signed.GOOD:
-            return Pulled(head, signature, unsigned={head.id: signature.why})
+            return replace(pulled, unsigned={head.id: signature.why})
         try:
             resources = _resources(mirror, head.id, repository)
         except Refused as refused:
-            return Pulled(head, signature, faults=refused.faults)
-        return self._behind(repository, mirror, policy, forge, Pulled(head, signature), resources)
+            return replace(pulled, faults=refused.faults)
+        return self._behind(look, mirror, pulled, resources)
 
-    def _behind(
-        self, repository: Resource, mirror: Repository, policy: Policy, forge: Forge | None, pulled: Pulled, resources: Sequence[Resource]
-    ) -> Pulled:
+    def _behind(self, look: _Look, mirror: Repository, pulled: Pulled, resources: Sequence[Resource]) -> Pulled:
         """Each resource with the commit that brought it. One whose own commit is not signed as it must be refuses the whole."""
         carried: dict[Key, Carried] = {}
         unsigned: dict[str, str] = {}
         for resource in resources:
             commit = mirror.last_change(pulled.head.id, resource.path)
-            signature = self._signature(mirror, commit, policy)
-            if policy.required and signature.status is not Signed.GOOD:
+            signature = self._signature(mirror, commit, look.policy.allowed)
+            if look.policy.required and signature.status is not Signed.GOOD:
                 unsigned[commit] = f"{signature.why}, and it changed {resource.path}"
-            source = self._source(f"{repository.namespace}/{repository.name}", mirror, commit, signature, policy, forge)
-            carried[resource.key] = Carried(with_origin(resource), source)
+            carried[resource.key] = Carried(with_origin(resource), self._source(look, mirror, commit))
         return replace(pulled, carried=carried, unsigned=unsigned)
 
-    def _signature(self, mirror: Repository, commit: str, policy: Policy) -> Signature:
-        key = (commit, policy.allowed)
+    def _signature(self, mirror: Repository, commit: str, allowed: str) -> Signature:
+        key = (commit, allowed)
         if key not in self._signatures:
             _make_room(self._signatures)
-            self._signatures[key] = mirror.signature(commit, policy.allowed)
+            self._signatures[key] = mirror.signature(commit, allowed)
         return self._signatures[key]
 
-    def _source(self, owner: str, mirror: Repository, commit: str, signature: Signature, policy: Policy, forge: Forge | None) -> Source:
-        key = (owner, commit, policy.allowed)
+    def _source(self, look: _Look, mirror: Repository, commit: str) -> Source:
+        key = look.key(commit)
         if key not in self._sources:
             _make_room(self._sources)
-            signer = signature.signer if signature.status is Signed.GOOD else ""
-            pull = None if forge is None else forge.merged(commit)
-            made = Source(owner, commit, mirror.commit(commit).author, signer, policy.users.get(signer, ""))
+            made = self._signed(look, mirror, mirror.commit(commit))
+            pull = None if look.forge is None else look.forge.merged(commit)
             if pull is not None:
                 made = replace(made, pull_request=pull.url, pull_author=pull.author, approvers=pull.approvers[:64])
-            if forge is not None and pull is None:
+            if look.forge is not None and pull is None:
                 return made  # it may be told at the next look
             self._sources[key] = made
         return self._sources[key]
+
+    def _signed(self, look: _Look, mirror: Repository, commit: Commit) -> Source:
+        """A commit, and the person whose key signed it, whatever the repository's own policy says of keys."""
+        signature = self._signature(mirror, commit.id, look.trust.allowed_signers())
+        signer = signature.signer if signature.status is Signed.GOOD else ""
+        return Source(look.owner, commit.id, look.url, look.branch, commit.author, signer, look.trust.signing(signer))
 
     def _policy(self, repository: Resource) -> Policy:
         spec = repository.spec["signature"]
         lines = [_signer(row) for row in spec["signers"]]
         if "secretRef" in spec:
             lines.append(_text(self.git, repository.namespace, spec["secretRef"]["name"], "allowed_signers"))
-        users = {row["name"]: row["user"] for row in spec["signers"] if "user" in row}
-        return Policy(spec["require"] == "Signed", "\n".join(lines) + "\n", users)
+        return Policy(spec["require"] == "Signed", "\n".join(lines) + "\n")
 
 
 def remote_of(git: Git, repository: Resource) -> Remote:
-    """The remote of a PolicyRepository, with its credentials. Raises Stalled."""
-    spec = repository.spec
-    secret = {} if "credentials" not in spec else git.secrets.read(repository.namespace, spec["credentials"]["secretRef"]["name"])
-    return Remote(spec["url"], secret)
+    """The remote of a PolicyRepository, with its credentials. Raises Stalled, before anything is asked or read, when no administrator
+    lets it be followed or its secret be sent there."""
+    spec, told = repository.spec, _trusted(git.trusts.read(), repository)
+    secret = {} if "credentials" not in spec else _secret(git, told, repository, spec["credentials"]["secretRef"]["name"])
+    return Remote(spec["url"], secret, told.insecure)
 
 
 def forge_of(git: Git, repository: Resource) -> Forge | None:
-    """The forge of a PolicyRepository, None without one. Raises Stalled."""
-    spec = repository.spec["forge"]
+    """The forge of a PolicyRepository, None without one. Raises Stalled as `remote_of` does."""
+    spec, url = repository.spec["forge"], repository.spec["url"]
     if spec["kind"] == "None":
         return None
-    path = re.fullmatch(r"[a-z]+://[^/]*/(?:.*/)?([^/]+/[^/]+?)(?:\.git)?/?", repository.spec["url"])
+    trust = git.trusts.read()
+    told, forge = _trusted(trust, repository), trust.forge(repository.namespace, url)
+    if forge is None or (forge.kind, forge.url) != (spec["kind"], spec.get("url", "")):
+        raise Stalled("NotTrusted", f"forge {spec.get('url', '')}: must be the forge that tells of {url}: {HOW}")
+    path = re.fullmatch(r"[a-z]+://[^/]*/(?:.*/)?([^/]+/[^/]+?)(?:\.git)?/?", url)
     if path is None:
-        raise Stalled("NoForge", f"{repository.spec['url']}: must end with OWNER/NAME to have a forge")
-    return git.forge(spec["kind"], spec.get("url", ""), path[1], git.secrets.read(repository.namespace, spec["secretRef"]["name"]))
+        raise Stalled("NoForge", f"{url}: must end with OWNER/NAME to have a forge")
+    return git.forge(forge, path[1], _secret(git, told, repository, spec["secretRef"]["name"]))
+
+
+def _trusted(trust: Trust, repository: Resource) -> TrustedRepository:
+    url = repository.spec["url"]
+    told = trust.repository(repository.namespace, url)
+    if told is None:
+        raise Stalled("NotTrusted", f"{url}: must be a repository that namespace {repository.namespace} may follow: {HOW}")
+    return told
+
+
+def _secret(git: Git, told: TrustedRepository, repository: Resource, name: str) -> Mapping[str, bytes]:
+    if name not in told.secrets:
+        must = f"must be among the secrets that may be sent to {told.url} and its forge: {HOW}"
+        raise Stalled("NotTrusted", f"Secret {repository.namespace}/{name}: {must}")
+    return git.secrets.read(repository.namespace, name)
 
 
 def chosen(repository: Resource) -> tuple[str, ...]:
@@ -183,7 +225,7 @@ def _text(git: Git, namespace: str, name: str, key: str) -> str:
 
 def _signer(row: Mapping[str, Any]) -> str:
     """A line of ssh-keygen's allowed signers: these characters only, so that no name or key says more than itself."""
-    key = _KEY.match(row["key"].strip())
+    key = SSH_KEY.match(row["key"].strip())
     if key is None:
         raise Stalled(
             "SignaturePolicy", f"signer {row['name']}: key must be a line of OpenSSH, such as ssh-ed25519 AAAA…; OpenPGP is not available"

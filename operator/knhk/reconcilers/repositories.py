@@ -17,7 +17,6 @@ from typing import Any
 from knhk.decide.applying import ORDER, Plan, Present, Wanted, plan
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import sha256_hex
-from knhk.model.commits import Source
 from knhk.model.faults import Fault, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Phase
 from knhk.model.resource import Key, Resource
@@ -204,8 +203,7 @@ class RepositoryReconciler:
     def _announce(self, repository: Resource, status: Mapping[str, Any], pulled: Pulled, made: Plan) -> Resource:
         """The commit point: status and policy event, before anything of it is in the store."""
         if repository.status.get("commit") != pulled.head.id:
-            source = Source(_name(repository), pulled.head.id, pulled.head.author, pulled.signature.signer)
-            mine = next((each.source for each in pulled.carried.values() if each.source.commit == pulled.head.id), source)
+            mine = next((each.source for each in pulled.carried.values() if each.source.commit == pulled.head.id), pulled.source)
             evidence = {"source": mine.document(), "resources": len(pulled.carried), "applied": len(made.apply), "pruned": len(made.prune)}
             status = self.journal.pend(status, self._event(repository, "CommitApplied", pulled.head.id, "", evidence))
         status = {**status, **_head(repository, pulled), "lastPull": rfc3339(self.ports.clock.now_ns())}

@@ -30,6 +30,7 @@ from knhk.adapters.serving_certificates import ServingCertificates
 from knhk.adapters.store_kube import KubeStore
 from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
+from knhk.adapters.trust_file import FileTrusts
 from knhk.api import KINDS
 from knhk.model.faults import Stalled, Waiting
 from knhk.ports.builder import Builder
@@ -92,13 +93,14 @@ class Elsewhere:
 class Options:
     """Which cluster (None: the one that this pod runs in), where health and metrics are served (HOST:PORT; "": nowhere), and the Lease
     (NAMESPACE/NAME) that makes one of several processes the leader ("": this one is alone).
-    `pods`: where points and the log are."""
+    `pods`: where points and the log are. `trusts`: an administrator's file of repositories and forges; None: that of the home."""
 
     kubeconfig: Path | None = None
     health: str = ""
     lease: str = ""
     pods: PodOptions = field(default_factory=PodOptions)
     elsewhere: Elsewhere = Elsewhere()
+    trusts: Path | None = None
 
 
 def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch: Watch) -> None:
@@ -116,7 +118,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
             _registry(elsewhere) as registry,
             _builder(elsewhere, certificates, clock) as builder,
         ):
-            access = git.Access(KubeSecrets(client), git.CLUSTER)
+            access = git.Access(KubeSecrets(client), FileTrusts(options.trusts or home.trusts), git.CLUSTER)
 
             def placed(ports: Ports) -> Ports:
                 return adapt(in_pods(replace(ports, namespaces=KubeNamespaces(client, clock), actor=_who(client))))

@@ -27,6 +27,7 @@ from knhk.adapters.secrets_folder import FolderSecrets
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
+from knhk.adapters.trust_file import FileTrusts
 from knhk.decide.approvals import LOCAL
 from knhk.model.faults import Stalled, Waiting
 from knhk.ports.builder import Builder
@@ -128,7 +129,7 @@ def serve(
 ) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
     live in `store`, packs in `registry`, both by default those of the home; `builder` builds, by default this process; `keys`
-    is a folder of keys that others fill. `adapt` puts other adapters in place of the home's; `access`: secrets and protocols for Git;
+    is a folder of keys that others fill. `adapt` puts other adapters in place of the home's; `access` is for Git;
     `own_log`: the sequencer is a child of this process. The store is closed at the end."""
     home.prepare_to_run()
     signer = signer_of(home, keys)
@@ -137,13 +138,14 @@ def serve(
     reviews = store is not None  # an API server
     store = store or SqliteStore(home.store, clock, SystemRandom())
     registry = registry or LayoutRegistry(home.registry)
-    access = access or Access(FolderSecrets(home.secrets), EMBEDDED)
+    access = access or Access(FolderSecrets(home.secrets), FileTrusts(home.trusts), EMBEDDED)
     try:
         if own_log:
             supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
         with nullcontext(builder) if builder else workshop(registry, signer, home.run / "compiled") as building:
-            ports = adapt(replace(_ports(home, store, signer, supervisor, clock, registry, building), reviews=reviews))
+            ports = _ports(home, store, signer, supervisor, clock, registry, building)
+            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access) as found, webhooks(store, access, clock):
                     _turn(home, Controller(ports, found), supervisor, stop, ready_file)

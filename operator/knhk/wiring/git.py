@@ -16,19 +16,22 @@ from knhk.adapters.namespaces import ChosenNamespaces
 from knhk.adapters.review_process import ReviewProcess
 from knhk.adapters.webhook_server import Hooks, serving
 from knhk.model.faults import Stalled
+from knhk.model.trust import TrustedForge
 from knhk.ports.clock import Clock
 from knhk.ports.forge import Forge
 from knhk.ports.secrets import Secrets
 from knhk.ports.store import Store
+from knhk.ports.trust import Trusts
 from knhk.reconcilers.context import rfc3339_ns
 from knhk.reconcilers.pulling import Git
 
 
 @dataclass(frozen=True)
 class Access:
-    """Where secrets are, and which protocols may be fetched by."""
+    """Where secrets are, whom administrators believe, and which protocols may be fetched by."""
 
     secrets: Secrets
+    trusts: Trusts
     protocols: tuple[str, ...]
 
 
@@ -44,7 +47,7 @@ def git(folder: Path, access: Access) -> Iterator[Git]:
     checks = ReviewProcess(mirrors, folder / "checks")
     executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="git")
     try:
-        yield Git(mirrors, access.secrets, forge, checks, executor)
+        yield Git(mirrors, access.secrets, access.trusts, forge, checks, executor)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
         checks.close()
@@ -71,12 +74,16 @@ def namespaces() -> ChosenNamespaces:
     return ChosenNamespaces(frozenset(name.strip() for name in named.split(",") if name.strip()))
 
 
-def forge(kind: str, url: str, repository: str, secret: Mapping[str, bytes]) -> Forge:
-    """The adapter of a kind of forge. Raises Stalled for one that there is none for yet."""
-    if kind != "Gitea":
-        raise Stalled("NoForge", f"{kind}: must be Gitea: the API of {kind} is not spoken yet; status by `knhk pack check --git` in its CI")
+def forge(told: TrustedForge, repository: str, secret: Mapping[str, bytes]) -> Forge:
+    """The adapter of a kind of forge. Raises Stalled for one that there is none for yet, and for a token that would go over plain http."""
+    if told.kind != "Gitea":
+        raise Stalled(
+            "NoForge", f"{told.kind}: must be Gitea: the API of {told.kind} is not spoken yet; status by `knhk pack check --git` in its CI"
+        )
+    if told.url.startswith("http:") and not told.insecure:
+        raise Stalled("Insecure", f"forge {told.url}: must be https, for a token goes there")
     token = secret.get("token", b"").decode().strip()
     if not token:
         raise Stalled("NoSecret", "the secret of the forge must have the key token")
     authority = secret.get("ca.crt")
-    return GiteaForge(url, repository, token, None if authority is None else authority.decode())
+    return GiteaForge(told.url, repository, token, None if authority is None else authority.decode())

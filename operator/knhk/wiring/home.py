@@ -4,6 +4,7 @@
 HOME/store.db            resources
 HOME/keys/               private keys (0600), root.pub
 HOME/registry/           OCI layout
+HOME/forges.yaml         which repositories may be followed, and what they may tell
 HOME/log/                the lockchain (formats/log.md)
 HOME/points/NS.NAME/     one folder for each enforcement point (formats/agent.md)
 HOME/run/                pid and status of the control plane, logs of its children
@@ -60,6 +61,11 @@ class Home:
     def secrets(self) -> Path:
         """NAMESPACE/NAME/KEY: what resources name by secretRef."""
         return self.root / "secrets"
+
+    @property
+    def trusts(self) -> Path:
+        """Whom the administrator of this home believes (docs/gitops.md)."""
+        return self.root / "forges.yaml"
 
     @property
     def log(self) -> Path:

@@ -124,9 +124,11 @@ SOURCE = Obj(
     {
         "repository": Str("PolicyRepository, NAMESPACE/NAME.", max=127),
         "commit": commit("The commit."),
+        "url": Str("Address of the repository.", max=1024),
+        "branch": Str("Branch that carries it.", max=255),
         "author": Str("Author that the commit names.", max=253),
-        "signer": Str("Who signed it.", max=253),
-        "user": Str("The user that the signature policy maps the signer to.", max=253),
+        "signer": Str("Whose key signed it, of those that an administrator named.", max=253),
+        "user": Str("The user that the signer is.", max=253),
         "pullRequest": Str("Address of the pull request that was merged by it.", max=1024),
         "pullRequestAuthor": Str("User who opened the pull request.", max=253),
         "approvers": List("Users who approved it.", Str("User name.", max=253), max=64),

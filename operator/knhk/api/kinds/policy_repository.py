@@ -27,14 +27,10 @@ def _url(doc: str) -> Str:
 
 
 _SIGNER = Obj(
-    "Whose signature counts, and which user that is.",
+    "Whose signature counts here.",
     {
         "name": Str("Name of the signer, as an e-mail address.", max=253, min=1),
-        "user": Str(
-            "The user that this signer is: an approval by the same user does not count. Left out: its packs have no known author.",
-            max=253,
-            min=1,
-        ),
+        "user": Str("Which user this is, for readers; which users authors are is said by an administrator.", max=253, min=1),
         "key": Str("Public key: a line of OpenSSH, or an armoured OpenPGP block.", max=16_384, min=1),
     },
     required=("name", "key"),
