@@ -29,7 +29,7 @@ from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
-from knhk_verify import verify_log
+from knhk_runtime.tlog.audit import verify_log
 
 TITLE = "Agent, command, verifier, replay"
 BATCH = 8192

@@ -12,7 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from knhk_verify import Leaf, h_o, log_entries, parse_leaf, parse_observation, parse_record, scan_frames
+from knhk_runtime.record import h_o, parse_observation, parse_record, scan_frames
+from knhk_runtime.tlog.folder import log_entries
+from knhk_verify.leaf import Leaf, parse_leaf
 
 ADMIT, ENFORCED, CANDIDATE = 1, 1, 1
 

@@ -307,9 +307,9 @@ def offline(*command: str, fine: Sequence[int] = (0,), timeout_s: float = 300.0)
 def summary(story: Story, log_dir: Path, databases: Sequence[Path]) -> dict[str, Any]:
     """With nothing running: verify, replay, hold against the application's rows and the callers' answers."""
     facts = story.facts
-    vkey = json.loads((log_dir / "meta.json").read_text())["vkey"]
-    verified = offline(sys.executable, "-m", "knhk_verify", str(log_dir), "--vkey", vkey, "-o", "json")
-    replayed = offline(str(Path(sys.executable).parent / "knhk"), "log", "replay", str(log_dir), "-o", "json", fine=(0, 1))
+    vkey, knhk = json.loads((log_dir / "meta.json").read_text())["vkey"], str(Path(sys.executable).parent / "knhk")
+    verified = offline(knhk, "log", "verify", str(log_dir), "--vkey", vkey, "-o", "json")
+    replayed = offline(knhk, "log", "replay", str(log_dir), "-o", "json", fine=(0, 1))
     answers = story.callers.tally.answers
     books = open_books(log_dir)
     rows = sum(hold_against_rows(books, database) for database in databases)

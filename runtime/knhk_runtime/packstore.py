@@ -25,8 +25,9 @@ from knhk.model.oci import (
 )
 from knhk_runtime.elf import stated
 from knhk_runtime.layout import Layout, children, parse_object
+from knhk_runtime.signatures import verify_signature_of
 from knhk_verify.errors import Bad
-from knhk_verify.signed import Keys, verify_signature_of
+from knhk_verify.signed import Keys
 
 ABI = 2
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}

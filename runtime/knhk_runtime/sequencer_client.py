@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knhk_runtime.http1 import HttpClient, Https, Unreachable
-from knhk_verify.record import entry_key
+from knhk_runtime.record import entry_key
 
 TOO_MANY = 429
 

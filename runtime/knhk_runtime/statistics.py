@@ -13,8 +13,9 @@ from typing import Any
 
 from knhk_runtime.outbox.records import CANDIDATE, DECISION, PARK, REFUSED, UNAVAILABLE, payloads
 from knhk_runtime.outbox.segments import Position
+from knhk_runtime.record import parse_action
 from knhk_runtime.ring.entries import Drained
-from knhk_verify.record import LEAF_SIZE, parse_action
+from knhk_verify.leaf import LEAF_SIZE
 
 ADMIT, DENY = 1, 2
 ENFORCED = b"\1"

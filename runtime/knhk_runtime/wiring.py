@@ -39,6 +39,7 @@ from knhk_runtime.parking.judge import ArmJudge
 from knhk_runtime.parking.message import Parked, left_aside, left_parked
 from knhk_runtime.parking.server import ParkServer, Point
 from knhk_runtime.point import parse_point
+from knhk_runtime.record import SEGMENT_HEAD
 from knhk_runtime.ring.drain import DrainLoop
 from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.entries import Drained, RingRecord
@@ -52,7 +53,6 @@ from knhk_runtime.tiers.errors import Undecided
 from knhk_runtime.tiers.pool import WarmEvaluator
 from knhk_verify.errors import Bad
 from knhk_verify.note import unb64
-from knhk_verify.record import SEGMENT_HEAD
 
 if TYPE_CHECKING:
     from knhk_runtime.courier.courier import Courier

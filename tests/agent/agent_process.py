@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from knhk_runtime.record import parse_observation
 from knhk_runtime.tiers.action import action_bytes
-from knhk_verify.record import parse_observation
 
 OK, COLD = 0, 1
 GUARDS = [{"kind": kind, "severity": "Violation"} for kind in ("payload", "abac", "shacl")]

@@ -26,8 +26,8 @@ from knhk.model.canonical import canonical
 from knhk.model.oci import SIGNATURE_PREDICATE
 from knhk.packaging import signed
 from knhk.packaging.image import bundle_image, pack_image
-from knhk_verify.record import Record, parse_action, parse_record, scan_frames
-from knhk_verify.signed import ROLLOUT
+from knhk_runtime.record import Record, parse_action, parse_record, scan_frames
+from knhk_runtime.signatures import ROLLOUT
 
 ORIGIN = "knhk.dev/test"
 HEADERS = Path(__file__).parents[2] / "hot_c" / "include"

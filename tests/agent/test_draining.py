@@ -15,7 +15,7 @@ from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, Arm,
 from knhk_runtime.ring.drain import BATCH_BYTES, DrainLoop
 from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.tiers.action import action_bytes
-from knhk_verify.record import parse_leaf
+from knhk_verify.leaf import parse_leaf
 
 PACK, OTHER = b"\1" * 20, b"\2" * 20
 ADMIT = Arm(PACK, DECISION, 1, 1, ENFORCED, 0, action_bytes(GUARDS, []))

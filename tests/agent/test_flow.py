@@ -17,9 +17,10 @@ from agent_world import World, observation, until
 from knhk.model.faults import Corrupt
 from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, REFUSED, Arm
 from knhk_runtime.outbox.segments import Segments
+from knhk_runtime.record import check_record
 from knhk_runtime.tiers.action import action_bytes
-from knhk_verify.log import log_entries
-from knhk_verify.record import check_record, parse_leaf
+from knhk_runtime.tlog.folder import log_entries
+from knhk_verify.leaf import parse_leaf
 
 pytestmark = pytest.mark.server
 ADMIT_A, DENY_A = action_bytes(GUARDS, []), action_bytes(GUARDS, [1])

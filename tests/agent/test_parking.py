@@ -19,8 +19,9 @@ from agent_rings import Request
 from agent_world import World, failing, observation, until
 
 from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, RESUMED, Arm
+from knhk_runtime.record import check_record
 from knhk_runtime.tiers.action import action_bytes
-from knhk_verify.record import check_record, parse_leaf
+from knhk_verify.leaf import parse_leaf
 
 pytestmark = pytest.mark.server
 SLOW = b"cold " + b"a" * 60

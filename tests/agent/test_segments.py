@@ -12,7 +12,7 @@ from knhk_runtime.outbox import segments as module
 from knhk_runtime.outbox.records import Entries
 from knhk_runtime.outbox.segments import Segments
 from knhk_runtime.outbox.upload import Outbox
-from knhk_verify.record import frame, scan_frames
+from knhk_runtime.record import frame, scan_frames
 
 HANG_S = 60.0
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from knhk_runtime.outbox.records import CANDIDATE, DECISION, PARK, REFUSED, UNAVAILABLE
 from knhk_runtime.outbox.segments import Position
+from knhk_runtime.record import encode_leaf, frame
 from knhk_runtime.statistics import Counters
-from knhk_verify import Leaf, frame
+from knhk_verify.leaf import Leaf
 
 CANDIDATE_PACK = bytes([2]) * 20
 STABLE_PACK = bytes([1]) * 20
@@ -19,7 +20,7 @@ def leaf(number: int, kind: int, verdict: int, pack: bytes, flags: int = 0, mode
     h_a = bytes(32) if kind != DECISION else bytes([9]) * 32
     klass = klass if kind in (DECISION, PARK) else 0
     receipt = number.to_bytes(16, "big")
-    return Leaf(kind, klass, verdict, mode, flags, 0, bytes([8]) * 32, h_a, pack, 1, receipt).encode()
+    return encode_leaf(Leaf(kind, klass, verdict, mode, flags, 0, bytes([8]) * 32, h_a, pack, 1, receipt))
 
 
 def record(number: int, stable: tuple[int, int, bytes], candidate: tuple[int, int, bytes], classes: tuple[int, int] = (1, 1)) -> bytes:

@@ -24,7 +24,7 @@ from attack_policy import admissible
 from system_world import PACKS, PAYLOADS, World, free_port, until
 
 from identity import AUDIENCE, ISSUER, IdentityProvider
-from knhk_verify import Leaf
+from knhk_verify.leaf import Leaf
 from traffic import Callers, Mix
 
 DECISION, REFUSED, DENY, ADMIT, ENFORCED = 1, 4, 2, 1, 1

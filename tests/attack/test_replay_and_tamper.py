@@ -27,8 +27,9 @@ from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Refused
 from knhk.wiring.packs import host_arch, keys_under
 from knhk_runtime.packstore import PackStore
+from knhk_runtime.signatures import ROLLOUT
 from knhk_verify.errors import Bad
-from knhk_verify.signed import KEYS, ROLLOUT, keyid, pae
+from knhk_verify.signed import KEYS, keyid, pae
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("attack-house")]
 

@@ -17,11 +17,12 @@ from knhk.cli import main
 from knhk.model.observation import Observation
 from knhk.wiring import packs
 from knhk.wiring.home import LOG_ORIGIN
+from knhk_runtime.record import encode_leaf, entry_key, frame, h_a, h_o
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log, lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import Append, item
-from knhk_verify.record import Leaf, entry_key, frame, h_a, h_o
+from knhk_verify.leaf import Leaf
 
 PACK = """apiVersion: knhk.dev/v1alpha1
 kind: PolicyPack
@@ -138,7 +139,7 @@ def record(number: int, o: bytes, a: bytes, *, pack: bytes = bytes(20), klass: i
     salt, receipt = bytes([number]) * 16, b"RING0001" + number.to_bytes(8, "big")
     time_ns = int.from_bytes(o[4:12], "big")
     hash_a = h_a(salt, a) if a else bytes(32)
-    leaf = Leaf(kind, klass, a[4] if a else 2, 1, 0, 0, h_o(salt, o), hash_a, pack, time_ns, receipt).encode()
+    leaf = encode_leaf(Leaf(kind, klass, a[4] if a else 2, 1, 0, 0, h_o(salt, o), hash_a, pack, time_ns, receipt))
     payload = b"\x01\x01\x00\x00" + bytes(8) + salt + leaf + len(o).to_bytes(4, "big") + o + len(a).to_bytes(4, "big") + a
     return Made(leaf, payload)
 

@@ -16,7 +16,8 @@ from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import Waiting
 from knhk.model.observation import Observation
-from knhk_verify.record import LEAF_SIZE, frame, scan_frames
+from knhk_runtime.record import frame, scan_frames
+from knhk_verify.leaf import LEAF_SIZE
 
 BASELINE = b"KNA1\x01\x00\x00\x00\x00\x00"
 

@@ -28,7 +28,8 @@ from pods import app_pod, point_spec
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import collection
 from knhk.model.faults import AlreadyExists, NotFound, Refused, Stalled, Waiting
-from knhk_verify import log_entries, parse_leaf
+from knhk_runtime.tlog.folder import log_entries
+from knhk_verify.leaf import parse_leaf
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 SYSTEM, NS, PODS = "knhk-system", "shop", "/api/v1/namespaces/shop/pods"

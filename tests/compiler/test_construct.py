@@ -17,9 +17,9 @@ from knhk.model.arrows import GuardPlan, Source
 from knhk_gen.emit import emit
 from knhk_hot.pack import COLD, ESCAPE, OK, Binding, Pack
 from knhk_hot.toolchain import HOST, link_pack
+from knhk_runtime.record import parse_action
 from knhk_runtime.tiers.decide import Decided, decide
 from knhk_runtime.tiers.evaluator import Evaluator
-from knhk_verify.record import parse_action
 from oracle.judge import ATTR, KNHK, RDF_TYPE
 from oracle.observation import observation
 from oracle.strategies import MAPPING, payloads

@@ -22,9 +22,9 @@ from knhk_gen.lower import lower
 from knhk_gen.mutants import MAX_PER_GUARD, mutants, schemata
 from knhk_hot.pack import OK, Pack
 from knhk_hot.toolchain import HOST, link_pack
+from knhk_runtime.record import parse_action
 from knhk_runtime.tiers.expr import Expressions
 from knhk_runtime.tiers.graph import Graph
-from knhk_verify.record import parse_action
 
 PACKS = EXAMPLES / "packs"
 SHAPES = """@prefix sh: <http://www.w3.org/ns/shacl#> . @prefix ex: <https://e.x/> . @prefix xsd: <http://www.w3.org/2001/XMLSchema#> .

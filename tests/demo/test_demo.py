@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from knhk_verify import verify_log
+from knhk_runtime.tlog.audit import verify_log
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {

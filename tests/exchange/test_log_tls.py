@@ -20,10 +20,11 @@ from knhk.adapters.log_sequencer import SequencerLog
 from knhk.model.faults import NotFound, Refused, Waiting
 from knhk_runtime.http1 import Https
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
+from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.tls import BYTES_AT_ONCE, may
 from knhk_runtime.tiers.action import action_bytes
-from knhk_verify.log import log_entries
-from knhk_verify.record import entry_key, parse_leaf
+from knhk_runtime.tlog.folder import log_entries
+from knhk_verify.leaf import parse_leaf
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 POD, OPERATOR = "spiffe://knhk.dev/ns/erp/point/orders/pod/one", "spiffe://knhk.dev/component/knhk-operator"

@@ -33,27 +33,30 @@ from knhk_runtime.outbox.segments import check_frames, whole_frames
 from knhk_runtime.parking.message import bundle_of
 from knhk_runtime.parking.server import parse_checked
 from knhk_runtime.point import parse_point
-from knhk_runtime.sequencer.wire import parse_append, parse_event
-from knhk_runtime.tiers.errors import ShapeError
-from knhk_runtime.tiers.evaluator import Evaluator
-from knhk_runtime.tiers.graph import Graph
-from knhk_runtime.tiers.xpath_regex import PatternError, compile_pattern
-from knhk_verify.errors import Bad
-from knhk_verify.note import b64, open_note, parse_checkpoint, parse_vkey, sign_note
-from knhk_verify.record import (
+from knhk_runtime.record import (
     SEGMENT_HEAD,
     SEGMENT_MAGIC,
     check_record,
+    encode_leaf,
     frame,
     parse_action,
-    parse_leaf,
     parse_observation,
     parse_record,
     parse_wal_payload,
     scan_frames,
 )
-from knhk_verify.signed import KEYS, ROLLOUT, canonical, keyid, verify_event
-from knhk_verify.tree import parse_bundle_of_entries, parse_tile_path, tile_path
+from knhk_runtime.sequencer.wire import parse_append, parse_event
+from knhk_runtime.signatures import ROLLOUT
+from knhk_runtime.tiers.errors import ShapeError
+from knhk_runtime.tiers.evaluator import Evaluator
+from knhk_runtime.tiers.graph import Graph
+from knhk_runtime.tiers.xpath_regex import PatternError, compile_pattern
+from knhk_runtime.tlog.notes import parse_vkey, sign_note
+from knhk_runtime.tlog.tree import parse_bundle_of_entries, parse_tile_path, tile_path
+from knhk_verify.errors import Bad
+from knhk_verify.leaf import parse_leaf
+from knhk_verify.note import b64, open_checkpoint
+from knhk_verify.signed import KEYS, canonical, keyid, verify_event
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -96,7 +99,7 @@ def _vectors(file: str) -> Iterator[bytes]:
 
 
 def _leaf(data: bytes) -> None:
-    assert parse_leaf(data).encode() == data
+    assert encode_leaf(parse_leaf(data)) == data
 
 
 def _segment(data: bytes) -> None:
@@ -157,8 +160,8 @@ def _note(data: bytes) -> None:
     """A note by a key that is trusted, over any text; then any text as a note and as a key."""
     verifier = parse_vkey(VKEY)
     for read in (
-        lambda: parse_checkpoint(open_note(sign_note(data.decode(), "log.example", SIGNER.public, SIGNER.key.sign), verifier)),
-        lambda: parse_checkpoint(open_note(data, verifier)),
+        lambda: open_checkpoint(sign_note(data.decode(), "log.example", SIGNER.public, SIGNER.key.sign), verifier),
+        lambda: open_checkpoint(data, verifier),
         lambda: parse_vkey(data.decode(errors="replace")),
     ):
         with suppress(Bad, UnicodeError):

@@ -15,7 +15,8 @@ import pytest
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.model.faults import Waiting
-from knhk_verify import Leaf
+from knhk_runtime.record import encode_leaf
+from knhk_verify.leaf import Leaf
 
 ORIGIN = "knhk.dev/test"
 
@@ -26,7 +27,7 @@ def leaves() -> Callable[[int, int], list[bytes]]:
 
     def make(start: int, stop: int) -> list[bytes]:
         ids = [b"RING0001" + number.to_bytes(8, "big") for number in range(start, stop)]
-        return [Leaf(1, 1, 1, 1, 0, 0, id_ * 2, id_ * 2, bytes(20), 7, id_).encode() for id_ in ids]
+        return [encode_leaf(Leaf(1, 1, 1, 1, 0, 0, id_ * 2, id_ * 2, bytes(20), 7, id_)) for id_ in ids]
 
     return make
 

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from knhk.adapters.signer_local import LocalSigner
+from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
-from knhk_verify import Checkpoint, entry_key, log_entries, open_checkpoint, parse_vkey, verify_consistency, verify_log
-from knhk_verify.tree import Tiles, consistency_proof
+from knhk_runtime.tlog.audit import verify_log
+from knhk_runtime.tlog.folder import log_entries
+from knhk_runtime.tlog.notes import parse_vkey
+from knhk_runtime.tlog.tree import Tiles, consistency_proof
+from knhk_verify.note import Checkpoint, open_checkpoint
+from knhk_verify.tree import verify_consistency
 
 ORIGIN = "knhk.dev/test"
 CHANGES = ("mkdir", "create", "write", "sync", "rename", "sync_dir", "cut", "unlink", "rmdir")

@@ -27,8 +27,8 @@ from knhk_gen.emit import emit
 from knhk_gen.lower import lower
 from knhk_hot.pack import ESCAPE, OK, Binding, Decision, Pack
 from knhk_hot.toolchain import HOST, link_pack
+from knhk_runtime.record import parse_action
 from knhk_runtime.tiers.evaluator import Evaluator
-from knhk_verify.record import parse_action
 from oracle.observation import failing, observation
 from oracle.strategies import HEAD, MAPPING, RandomPack, payloads, random_packs
 

@@ -29,8 +29,9 @@ import aiohttp
 import yaml
 
 from identity import AUDIENCE, ISSUER, IdentityProvider
-from knhk_verify import Leaf, h_o, log_entries, parse_leaf, parse_observation, parse_record, scan_frames
-from knhk_verify.record import Record
+from knhk_runtime.record import Record, h_o, parse_observation, parse_record, scan_frames
+from knhk_runtime.tlog.folder import log_entries
+from knhk_verify.leaf import Leaf, parse_leaf
 from traffic import Answer, Callers, Mix, Request
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

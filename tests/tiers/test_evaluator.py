@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from knhk.model.arrows import PackSources, Source
 from knhk_gen.lower import lower
+from knhk_runtime.record import parse_action
 from knhk_runtime.tiers.action import action_bytes
 from knhk_runtime.tiers.decide import COLD, ESCAPE, OK, decide
 from knhk_runtime.tiers.errors import InputRefused, ShapeError, Undecided
@@ -21,7 +22,6 @@ from knhk_runtime.tiers.expr import Expressions
 from knhk_runtime.tiers.graph import Graph
 from knhk_runtime.tiers.judgement import cold_guards, table_guards
 from knhk_runtime.tiers.pool import PooledJudge, WarmEvaluator
-from knhk_verify.record import parse_action
 
 PREFIXES = """@prefix sh: <http://www.w3.org/ns/shacl#> . @prefix xsd: <http://www.w3.org/2001/XMLSchema#> . @prefix ex: <urn:ex:> .
 @prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,14 +17,15 @@ import pytest
 
 from knhk.adapters.signer_local import establish
 from knhk.lockchain import PolicyEvent, statement
+from knhk_runtime.record import SEGMENT_MAGIC, encode_leaf, frame, h_a, h_o
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append, parse_event
 from knhk_runtime.sequencer_client import encode_batch
-from knhk_verify import Leaf, frame, h_a, h_o
-from knhk_verify.record import SEGMENT_MAGIC
+from knhk_verify.leaf import Leaf
 
+sys.path.insert(0, str(Path(__file__).parent))
 ORIGIN = "knhk.dev/test"
 
 
@@ -56,19 +61,21 @@ def record_bytes(number: int, chance: random.Random) -> tuple[bytes, tuple[bytes
     o, decided, arms = observation_bytes(time_ns, b'{"n":%d}' % number), number % 3 != 2, 1 + number % 2
     actions = tuple(action_bytes(1 + (number + arm) % 2) if decided else b"" for arm in range(arms))
     leaves = tuple(
-        Leaf(
-            kind=1 if decided else 2,
-            klass=1 if decided else 0,
-            verdict=action[4] if decided else 0,
-            mode=1 + arm,
-            flags=arm,
-            region=0,
-            h_o=h_o(salt, o),
-            h_a=h_a(salt, action) if decided else bytes(32),
-            pack=bytes([arm + 1]) * 20,
-            time_ns=time_ns,
-            receipt_id=b"RING0001" + number.to_bytes(8, "big"),
-        ).encode()
+        encode_leaf(
+            Leaf(
+                kind=1 if decided else 2,
+                klass=1 if decided else 0,
+                verdict=action[4] if decided else 0,
+                mode=1 + arm,
+                flags=arm,
+                region=0,
+                h_o=h_o(salt, o),
+                h_a=h_a(salt, action) if decided else bytes(32),
+                pack=bytes([arm + 1]) * 20,
+                time_ns=time_ns,
+                receipt_id=b"RING0001" + number.to_bytes(8, "big"),
+            )
+        )
         for arm, action in enumerate(actions)
     )
     head = bytes((1, arms)) + bytes(2) + number.to_bytes(8, "big") + salt
@@ -113,3 +120,26 @@ def make_record() -> Callable[[int], tuple[bytes, tuple[bytes, ...]]]:
     """(outbox payload, leaves) of a numbered record, fresh salt."""
     chance = random.Random(11)
     return lambda number: record_bytes(number, chance)
+
+
+SOURCE = Path(__file__).parents[2] / "verifier" / "knhk_verify"
+NEEDED = ("cryptography", "cffi", "pycparser", "_cffi_backend")  # cryptography, and what it is made of
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs the verifier in an environment of its own: its source and cryptography, nothing else of ours or of others."""
+    folder = tmp_path_factory.mktemp("alone")
+    venv.create(folder, with_pip=False, symlinks=True)
+    installed, site = Path(sysconfig.get_path("platlib")), next(folder.glob("lib/python*/site-packages"))
+    shutil.copytree(SOURCE, site / "knhk_verify", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in NEEDED:
+        for path in installed.glob(f"{name}*"):
+            (site / path.name).symlink_to(path)
+
+    def run(*arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
+        command = ["-c", code] if code else ["-m", "knhk_verify", *map(str, arguments)]
+        return subprocess.run([folder / "bin" / "python", "-I", *command], capture_output=True, text=True, check=False, cwd=folder)
+
+    return run

@@ -11,25 +11,15 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from knhk.lockchain import PolicyEvent, assemble, statement
+from knhk_runtime.record import SEGMENT_MAGIC, encode_leaf, entry_key, frame
 from knhk_runtime.sequencer.edge import Edge
-from knhk_verify import (
-    Checkpoint,
-    Leaf,
-    Tiles,
-    Verifier,
-    canonical,
-    consistency_proof,
-    entry_key,
-    format_proof,
-    frame,
-    inclusion_proof,
-    leaf_hash,
-    pae,
-    sign_note,
-)
-from knhk_verify.record import SEGMENT_MAGIC
-from knhk_verify.signed import COSIGN_SIGN, KEYS, ROLLOUT, STATEMENT, keyid
-from knhk_verify.tree import EMPTY, tile_path
+from knhk_runtime.signatures import COSIGN_SIGN, ROLLOUT
+from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, sign_note
+from knhk_runtime.tlog.tree import Tiles, consistency_proof, inclusion_proof, tile_path
+from knhk_verify.leaf import Leaf
+from knhk_verify.note import Checkpoint, Verifier
+from knhk_verify.signed import KEYS, STATEMENT, canonical, keyid, pae
+from knhk_verify.tree import EMPTY, leaf_hash
 
 VECTORS = Path(__file__).parents[2] / "formats" / "vectors"
 SIZE = 66_000
@@ -61,9 +51,9 @@ def leaf_vectors() -> dict[str, Any]:
     made = []
     for name, leaf in leaves.items():
         fields = {k: v.hex() if isinstance(v, bytes) else str(v) if k == "time_ns" else v for k, v in vars(leaf).items()}
-        data = leaf.encode()
+        data = encode_leaf(leaf)
         made.append({"name": name, "fields": fields, "bytes": data.hex(), "key": entry_key(data).hex(), "leaf_hash": leaf_hash(data).hex()})
-    good = leaves["admitted by R1"].encode()
+    good = encode_leaf(leaves["admitted by R1"])
     changes = {"version 2": (0, 2), "kind 0": (1, 0), "kind 5": (1, 5), "class 4": (2, 4), "decision without verdict": (3, 0)}
     changes |= {
         "verdict 3": (3, 3),
@@ -92,13 +82,13 @@ def log_vectors() -> dict[str, Any]:
         at = size
         roots.append({"size": size, "root": edge.root().hex()})
     verifier = Verifier("knhk.dev/vectors", private.public_key().public_bytes_raw())
-    note = sign_note(Checkpoint(verifier.name, SIZE, edge.root()).text(), verifier.name, verifier.public, private.sign)
+    note = sign_note(format_checkpoint(Checkpoint(verifier.name, SIZE, edge.root())), verifier.name, verifier.public, private.sign)
     read = Tiles(tiles.__getitem__, SIZE)
     items = b"".join(entry_key(e) + len(e).to_bytes(2, "big") + e for e in (bytes.fromhex(leaf_vectors()["leaves"][0]["bytes"]),))
     wal = b"\1" + (41).to_bytes(8, "big") + (1).to_bytes(4, "big") + items
     return {
         "entries": f"entry i, i from 0 to {SIZE - 1}, is the ASCII text `entry i` with i in decimal",
-        "vkey": str(verifier),
+        "vkey": format_vkey(verifier),
         "seed": (bytes([9]) * 32).hex(),
         "checkpoint": note,
         "roots": roots,

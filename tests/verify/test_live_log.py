@@ -15,12 +15,14 @@ import pytest
 
 from knhk.adapters.signer_local import establish
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.record import frame
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
-from knhk_verify import frame, log_entries, verify_log
+from knhk_runtime.tlog.audit import verify_log
+from knhk_runtime.tlog.folder import log_entries
 
 ORIGIN = "knhk.dev/live"
 MakeRecord = Callable[[int], tuple[bytes, tuple[bytes, ...]]]

@@ -10,8 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knhk_verify import Bad, Leaf, entry_key, frame, o_key, parse_action, parse_leaf, parse_observation, parse_record, scan_frames
-from knhk_verify.record import SEGMENT_HEAD, SEGMENT_MAGIC, check_record
+from knhk_runtime.record import (
+    SEGMENT_HEAD,
+    SEGMENT_MAGIC,
+    check_record,
+    encode_leaf,
+    entry_key,
+    frame,
+    o_key,
+    parse_action,
+    parse_observation,
+    parse_record,
+    scan_frames,
+)
+from knhk_verify.errors import Bad
+from knhk_verify.leaf import Leaf, parse_leaf
 
 LEAF = Leaf(1, 1, 1, 1, 1, 0, b"o" * 32, b"a" * 32, b"p" * 20, 5, b"r" * 16)
 HEAD = SEGMENT_MAGIC + (3).to_bytes(8, "big")
@@ -20,7 +33,7 @@ ACTED = b"KNA1\2\0\0\x09\0\1\0\1\0\0\0\3a b"
 
 
 def test_a_leaf_has_118_bytes_and_reads_back() -> None:
-    data = LEAF.encode()
+    data = encode_leaf(LEAF)
     assert len(data) == 118
     assert parse_leaf(data) == LEAF
     assert entry_key(data) == b"r" * 16 + b"\1"
@@ -42,13 +55,13 @@ def test_a_leaf_has_118_bytes_and_reads_back() -> None:
 )
 def test_no_other_leaf_can_be_made(change: dict[str, object], field: str) -> None:
     with pytest.raises(Bad, match=field):
-        replace(LEAF, **change).encode()  # type: ignore[arg-type]
+        encode_leaf(replace(LEAF, **change))  # type: ignore[arg-type]
 
 
 @given(st.binary(max_size=140))
 def test_parsers_refuse_or_accept_and_never_crash(data: bytes) -> None:
     for parse in (parse_leaf, parse_observation, parse_action):
-        for whole in (data, LEAF.encode()[: len(data)], OBSERVED[: len(data)] + data, ACTED[: len(data)] + data):
+        for whole in (data, encode_leaf(LEAF)[: len(data)], OBSERVED[: len(data)] + data, ACTED[: len(data)] + data):
             with contextlib.suppress(Bad):
                 parse(whole)
     with pytest.raises(Bad):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knhk_runtime.sequencer.edge import Edge
-from knhk_verify import Bad, Tiles, consistency_proof, inclusion_proof, leaf_hash, verify_consistency, verify_inclusion
-from knhk_verify.tree import TILE, parse_tile_path, range_root, tile_path
+from knhk_runtime.tlog.tree import TILE, Tiles, consistency_proof, inclusion_proof, parse_tile_path, range_root, tile_path
+from knhk_verify.errors import Bad
+from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
 
 LEAVES = [leaf_hash(b"%d" % i) for i in range(700)]
 

@@ -10,30 +10,15 @@ from typing import Any
 
 import pytest
 
-from knhk_verify import (
-    Bad,
-    Leaf,
-    canonical,
-    entry_key,
-    leaf_hash,
-    open_checkpoint,
-    pae,
-    parse_canonical,
-    parse_leaf,
-    parse_vkey,
-    scan_frames,
-    verify_bundle,
-    verify_consistency,
-    verify_document,
-    verify_event,
-    verify_inclusion,
-    verify_keys,
-    verify_proof,
-    verify_signature_of,
-)
-from knhk_verify.record import parse_wal_payload
-from knhk_verify.signed import ROLLOUT
-from knhk_verify.tree import tile_path
+from knhk_runtime.record import encode_leaf, entry_key, parse_wal_payload, scan_frames
+from knhk_runtime.signatures import ROLLOUT, verify_document, verify_signature_of
+from knhk_runtime.tlog.notes import parse_vkey, verify_proof
+from knhk_runtime.tlog.tree import tile_path
+from knhk_verify.errors import Bad
+from knhk_verify.leaf import Leaf, parse_leaf
+from knhk_verify.note import open_checkpoint
+from knhk_verify.signed import canonical, pae, parse_canonical, verify_bundle, verify_event, verify_keys
+from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
 
 VECTORS = Path(__file__).parents[2] / "formats" / "vectors"
 
@@ -58,7 +43,7 @@ def test_leaves() -> None:
         data, fields = bytes.fromhex(case["bytes"]), case["fields"]
         raw = {name: bytes.fromhex(fields[name]) for name in ("h_o", "h_a", "pack", "receipt_id")}
         leaf = Leaf(**{**fields, **raw, "time_ns": int(fields["time_ns"])})
-        assert leaf.encode() == data
+        assert encode_leaf(leaf) == data
         assert parse_leaf(data) == leaf
         assert (entry_key(data).hex(), leaf_hash(data).hex()) == (case["key"], case["leaf_hash"])
     for case in vectors["refused"]:
@@ -93,7 +78,7 @@ def test_signed() -> None:
     assert pae(vectors["pae"]["type"], vectors["pae"]["payload"].encode()).hex() == vectors["pae"]["bytes"]
     assert verify_document(json.dumps(vectors["rollout"]).encode(), ROLLOUT, keys.of("rollout"), "rollout")["epoch"] == 17
     event = vectors["event"].encode()
-    assert verify_event(event, keys)["predicate"]["kind"] == "Promoted"
+    assert verify_event(event, keys)[0]["predicate"]["kind"] == "Promoted"
     assert entry_key(event).hex() == vectors["event_key"]
     verify_signature_of(vectors["signature"].encode(), "sha256:" + "ab" * 32, keys.of("build"))
     with pytest.raises(Bad):

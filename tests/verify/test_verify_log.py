@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from knhk_verify import frame, leaf_hash, log_entries, verify_log
+from knhk_runtime.record import SEGMENT_MAGIC, frame
+from knhk_runtime.tlog.audit import verify_log
+from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_verify.errors import Bad
-from knhk_verify.log import log_records
-from knhk_verify.record import SEGMENT_MAGIC
+from knhk_verify.tree import leaf_hash
 
 
 def test_a_sound_log_verifies(made: Any) -> None:
@@ -170,23 +168,6 @@ def test_a_shortened_segment_is_reported(folder: Any) -> None:
     path = folder.path / f"observations/erp.orders/{1:016x}.seg"
     path.write_bytes(path.read_bytes()[:-5])
     assert any(path.name in bad["where"] for bad in verify_log(folder.path, folder.vkey, folder.root_public).bad)
-
-
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "knhk_verify", *arguments], capture_output=True, text=True, check=False)
-
-
-def test_the_command_says_what_is_wrong_and_exits_so(folder: Any) -> None:
-    good = _command(str(folder.path), "--vkey", folder.vkey, "-o", "json")
-    assert good.returncode == 0
-    assert json.loads(good.stdout)["bad"] == []
-    tile = folder.path / "tile/0/000"
-    tile.write_bytes(b"\xff" + tile.read_bytes()[1:])
-    bad = _command(str(folder.path), "-o", "text")
-    assert bad.returncode == 1
-    assert "BAD   tile/0/000 hash 0 (offset 0)" in bad.stdout
-    assert _command(str(folder.path / "nothing")).returncode == 2
-    assert _command(str(folder.path), "--vkey", "nonsense").returncode == 2
 
 
 @pytest.mark.parametrize("number", [0, 1])

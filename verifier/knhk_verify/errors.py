@@ -1,7 +1,5 @@
 """The one error of the verifier."""
 
-from __future__ import annotations
-
 
 class Bad(ValueError):
     """Something does not verify: `where` names the file, entry or field, `what` says what is wrong there."""
@@ -10,3 +8,9 @@ class Bad(ValueError):
         self.where = where
         self.what = what
         super().__init__(f"{where}: {what}")
+
+
+def demand(holds: bool, where: str, what: str) -> None:
+    """Raises Bad unless it holds."""
+    if not holds:
+        raise Bad(where, what)

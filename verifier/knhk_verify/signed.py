@@ -1,7 +1,5 @@
 """Signed documents (formats/signed.md): canonical JSON, DSSE, keys.json, sigstore bundles with a public-key hint."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,18 +7,17 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from knhk_verify.errors import Bad
+from knhk_verify.errors import Bad, demand
 from knhk_verify.note import ed25519_ok, unb64
 
 KEYS = "application/vnd.knhk.keys.v1+json"
-ROLLOUT = "application/vnd.knhk.rollout.v1+json"
 IN_TOTO = "application/vnd.in-toto+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 POLICY_EVENT = "https://knhk.dev/policy-event/v1"
-COSIGN_SIGN = "https://sigstore.dev/cosign/sign/v1"
 ROLES = ("build", "rollout", "log", "data")
 MAX_BYTES = 1 << 20
+TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def canonical(value: object) -> bytes:
@@ -41,8 +38,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def parse_json(data: bytes | str, where: str) -> Any:
     """JSON without floats or repeated members, at most 1 MiB; raises Bad."""
-    if len(data) > MAX_BYTES:
-        raise Bad(where, f"has more than {MAX_BYTES} bytes")
+    demand(len(data) <= MAX_BYTES, where, f"has more than {MAX_BYTES} bytes")
     try:
         return json.loads(data, parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
@@ -54,10 +50,9 @@ def parse_canonical(data: bytes, where: str) -> Any:
     value = parse_json(data, where)
     try:
         same = canonical(value) == data
-    except (ValueError, RecursionError) as error:
-        raise Bad(where, "holds text that is not Unicode, or is nested too deeply") from error
-    if not same:
-        raise Bad(where, "is not canonical JSON")
+    except (ValueError, RecursionError):  # text that is not Unicode, too deep
+        same = False
+    demand(same, where, "is not canonical JSON")
     return value
 
 
@@ -65,15 +60,14 @@ def member(value: object, path: str, kind: type, where: str) -> Any:
     """Member at the dotted `path` of nested objects; raises Bad unless it is there and of type `kind`."""
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise Bad(f"{where} {path}", f"must be there, of type {kind.__name__}")
+    demand(type(value) is kind, f"{where} {path}", f"must be there, of type {kind.__name__}")
     return value
 
 
 def parse_time(text: str, where: str) -> datetime:
     """UTC time of `YYYY-MM-DDTHH:MM:SSZ`; raises Bad."""
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        return datetime.strptime(text, TIME).replace(tzinfo=UTC)
     except ValueError as error:
         raise Bad(where, f"{text!r} must be a time like 2027-01-01T00:00:00Z") from error
 
@@ -93,28 +87,16 @@ def verify_envelope(envelope: object, payload_type: str, keys: Mapping[str, byte
     """Payload of a DSSE envelope signed by one of `keys` (keyid → raw key); raises Bad. Unknown keyids do not count,
     a wrong signature by a known key refuses the whole."""
     found = member(envelope, "payloadType", str, where)
-    if found != payload_type:
-        raise Bad(f"{where} payloadType", f"{found!r}: must be {payload_type!r}")
+    demand(found == payload_type, f"{where} payloadType", f"{found!r}: must be {payload_type!r}")
     payload = unb64(member(envelope, "payload", str, where), f"{where} payload")
-    signatures = member(envelope, "signatures", list, where)[:16]
-    known = [s for s in signatures if isinstance(s, dict) and isinstance(s.get("keyid"), str) and s["keyid"] in keys]
-    if not known:
-        ids = ", ".join(str(s.get("keyid")) for s in signatures if isinstance(s, dict)) or "none"
-        raise Bad(f"{where} signatures", f"by keyid {ids}: none is a key allowed here")
-    for entry in known:
-        signature = unb64(member(entry, "sig", str, f"{where} signatures"), f"{where} sig")
-        if not ed25519_ok(keys[entry["keyid"]], signature, pae(payload_type, payload)):
-            raise Bad(f"{where} signatures", f"the signature by {entry['keyid'][:16]}… is wrong: payload or signature was altered")
+    named = {member(entry, "keyid", str, f"{where} signatures"): entry for entry in member(envelope, "signatures", list, where)[:16]}
+    known = named.keys() & keys.keys()
+    demand(bool(known), f"{where} signatures", f"by keyid {', '.join(named) or 'none'}: none is a key allowed here")
+    for id_ in known:
+        signature = unb64(member(named[id_], "sig", str, f"{where} signatures"), f"{where} sig")
+        right = ed25519_ok(keys[id_], signature, pae(payload_type, payload))
+        demand(right, f"{where} signatures", f"the signature by {id_[:16]}… is wrong: payload or signature was altered")
     return payload
-
-
-def verify_document(data: bytes, payload_type: str, keys: Mapping[str, bytes], where: str) -> dict[str, Any]:
-    """Object in a signed document (envelope bytes): signature and canonical form checked; raises Bad."""
-    payload = verify_envelope(parse_json(data, where), payload_type, keys, where)
-    document = parse_canonical(payload, f"{where} payload")
-    if not isinstance(document, dict):
-        raise Bad(f"{where} payload", "must be an object")
-    return document
 
 
 @dataclass(frozen=True)
@@ -140,11 +122,9 @@ class Keys:
         return {id_: key.public for id_, key in keys.items() if at is None or key.until is None or at <= key.until}
 
 
-def _key(value: object, where: str) -> tuple[str, Key]:
+def _key(value: Any, where: str) -> tuple[str, Key]:
     public = unb64(member(value, "pub", str, where), f"{where} pub")
-    if len(public) != 32 or member(value, "keyid", str, where) != keyid(public):
-        raise Bad(f"{where} keyid", "must be the SHA-256 of pub, 32 bytes")
-    assert isinstance(value, dict)  # member() has checked it
+    demand(member(value, "keyid", str, where) == keyid(public), f"{where} keyid", "must be the SHA-256 of pub")
     until = parse_time(member(value, "until", str, where), f"{where} until") if "until" in value else None
     name = member(value, "name", str, where) if "name" in value else ""
     return keyid(public), Key(public, name, until)
@@ -152,64 +132,48 @@ def _key(value: object, where: str) -> tuple[str, Key]:
 
 def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, min_serial: int = 0, where: str = "keys.json") -> Keys:
     """Keys of keys.json signed by the pinned root; raises Bad when altered, expired at `now`, or older than `min_serial`."""
-    document = verify_document(data, KEYS, {keyid(root_public): root_public}, where)
-    if document.get("version") != 1:
-        raise Bad(f"{where} version", "must be 1")
+    payload = verify_envelope(parse_json(data, where), KEYS, {keyid(root_public): root_public}, where)
+    document = parse_canonical(payload, f"{where} payload")
+    demand(member(document, "version", int, where) == 1, f"{where} version", "must be 1")
     serial = member(document, "serial", int, where)
     expires = parse_time(member(document, "expires", str, where), f"{where} expires")
-    if serial < max(1, min_serial):
-        raise Bad(f"{where} serial", f"{serial}: must be at least {max(1, min_serial)}; an older file is refused")
-    if now is not None and now >= expires:
-        raise Bad(f"{where} expires", f"expired at {expires:%Y-%m-%dT%H:%M:%SZ}: sign a new keys.json with the root")
+    demand(serial >= max(1, min_serial), f"{where} serial", f"{serial}: must be at least {max(1, min_serial)}; an older file is refused")
+    demand(now is None or now < expires, f"{where} expires", f"expired at {expires:{TIME}}: sign a new keys.json with the root")
     roles = member(document, "roles", dict, where)
-    if unknown := sorted(set(roles) - set(ROLES)):
-        raise Bad(f"{where} roles", f"{unknown[0]!r}: must be one of {', '.join(ROLES)}")
     keys, has = dict[str, dict[str, Key]](), {keyid(root_public): "root"}
-    for role in roles:
+    for role in sorted(roles):
+        demand(role in ROLES, f"{where} roles", f"{role!r}: must be one of {', '.join(ROLES)}")
         keys[role] = dict(_key(k, f"{where} roles.{role}") for k in member(roles, role, list, f"{where} roles"))
         for id_ in keys[role]:
-            if (other := has.setdefault(id_, role)) != role:
-                raise Bad(f"{where} roles.{role}", f"keyid {id_[:16]}… is a key of {other} too: must serve one role")
+            other = has.setdefault(id_, role)
+            demand(other == role, f"{where} roles.{role}", f"keyid {id_[:16]}… is a key of {other} too: must serve one role")
     return Keys(serial, expires, keys)
 
 
 def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle") -> dict[str, Any]:
     """in-toto statement of a sigstore bundle v0.3 signed by the key that its hint names, one of `keys`; raises Bad."""
     bundle = parse_json(data, where)
-    if (media := member(bundle, "mediaType", str, where)) != BUNDLE:
-        raise Bad(f"{where} mediaType", f"{media!r}: must be {BUNDLE!r}")
+    demand(member(bundle, "mediaType", str, where) == BUNDLE, f"{where} mediaType", f"must be {BUNDLE!r}")
     hint = member(bundle, "verificationMaterial.publicKey.hint", str, where)
-    if hint not in keys:
-        raise Bad(f"{where} verificationMaterial", f"keyid {hint}: is not a key allowed here")
-    envelope = member(bundle, "dsseEnvelope", dict, where)
-    signatures = member(envelope, "signatures", list, where)
-    if len(signatures) != 1 or member(signatures[0], "keyid", str, where) != hint:
-        raise Bad(f"{where} signatures", "must be one signature by the key of the hint")
-    statement = parse_canonical(verify_envelope(envelope, IN_TOTO, {hint: keys[hint]}, where), f"{where} payload")
-    if member(statement, "_type", str, where) != STATEMENT:
-        raise Bad(f"{where} _type", f"must be {STATEMENT}")
+    demand(hint in keys, f"{where} verificationMaterial", f"keyid {hint}: is not a key allowed here")
+    demand(len(member(bundle, "dsseEnvelope.signatures", list, where)) == 1, f"{where} signatures", "must be one, by the key of the hint")
+    statement = parse_canonical(verify_envelope(bundle["dsseEnvelope"], IN_TOTO, {hint: keys[hint]}, where), f"{where} payload")
+    demand(member(statement, "_type", str, where) == STATEMENT, f"{where} _type", f"must be {STATEMENT}")
     for subject in member(statement, "subject", list, where):
         member(subject, "digest.sha256", str, f"{where} subject")
     member(statement, "predicateType", str, where)
     return dict(statement)
 
 
-def verify_event(data: bytes, keys: Keys, where: str = "event") -> dict[str, Any]:
-    """Statement of a policy event (a log entry), signed by a key of role rollout that was valid at its time; raises Bad."""
-    statement = verify_bundle(data, keys.of("rollout"), where)
-    if statement["predicateType"] != POLICY_EVENT:
-        raise Bad(f"{where} predicateType", f"must be {POLICY_EVENT}")
+def verify_event(data: bytes, keys: Keys, where: str = "event") -> tuple[dict[str, Any], str]:
+    """(statement, keyid) of a policy event (a log entry), signed by a key of role rollout that was valid at its time; raises Bad."""
+    hint = member(parse_json(data, where), "verificationMaterial.publicKey.hint", str, where)
+    if (key := keys.roles.get("rollout", {}).get(hint)) is None:
+        role = next((role for role in keys.roles if hint in keys.roles[role]), "no role")
+        raise Bad(f"{where} verificationMaterial", f"keyid {hint} is a key of {role}: must be of rollout")
+    statement = verify_bundle(data, {hint: key.public}, where)
+    demand(statement["predicateType"] == POLICY_EVENT, f"{where} predicateType", f"must be {POLICY_EVENT}")
     member(statement, "predicate.kind", str, where)
     at = parse_time(member(statement, "predicate.time", str, where), f"{where} predicate.time")
-    verify_bundle(data, keys.of("rollout", at), where)
-    return statement
-
-
-def verify_signature_of(data: bytes, digest: str, keys: Mapping[str, bytes], where: str = "signature") -> dict[str, Any]:
-    """Statement of an image signature over `digest` ("sha256:…"); raises Bad."""
-    statement = verify_bundle(data, keys, where)
-    if statement["predicateType"] != COSIGN_SIGN:
-        raise Bad(f"{where} predicateType", f"must be {COSIGN_SIGN}")
-    if digest not in [f"sha256:{subject['digest']['sha256']}" for subject in statement["subject"]]:
-        raise Bad(f"{where} subject", f"is not {digest}")
-    return statement
+    demand(key.until is None or at <= key.until, f"{where} predicate.time", "is after its key was replaced, see `until` in keys.json")
+    return statement, hint

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from knhk.model.faults import Fault, NotFound, Refused, Waiting
 from knhk_runtime.http1 import Https
-from knhk_verify.record import entry_key
+from knhk_runtime.record import entry_key
 
 BATCH = 32_768  # leaves of one request, below both bounds of the sequencer
 RETRY_AFTER_S = 0.5

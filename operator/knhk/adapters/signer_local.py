@@ -31,6 +31,7 @@ from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Stalled
 from knhk_runtime.durable import replace_file
 from knhk_runtime.keyfile import load_private_key, raw_public
+from knhk_runtime.tlog.notes import format_vkey
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, unb64
 from knhk_verify.signed import KEYS, ROLES, Key, Keys, keyid, pae, verify_keys
@@ -97,7 +98,7 @@ class LocalSigner:
 
     def vkey(self, origin: str) -> str:
         """Checkpoint key of the log `origin` in note format."""
-        return str(Verifier(origin, raw_public(self._key("log"))))
+        return format_vkey(Verifier(origin, raw_public(self._key("log"))))
 
     def keys_json(self) -> bytes:
         """keys.json as the root signed it."""

@@ -49,10 +49,11 @@ FOUND = array(obj(where=string(), what=string()))
     exits={FAULTS: "something does not verify; each is listed in `bad`"},
 )
 def verify(call: Call) -> Outcome:
-    from knhk_verify.log import report_json, verify_log
+    from knhk_runtime.tlog.audit import report_json, verify_log
+    from knhk_runtime.tlog.notes import format_vkey
 
     folder = _log_dir(call)
-    report = verify_log(folder, str(_verifier(call, folder)), _root(call, folder))
+    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder))
     data = report_json(report)
     summary = tuple((name, str(data[name])) for name in ("size", "root", "receipts", "leaves", "events", "observations", "erased"))
     tables = [Table("", ("", ""), summary)]
@@ -136,6 +137,7 @@ def replay(call: Call) -> Outcome:
     examples=("knhk log checkpoint .knhk/log", "knhk log checkpoint -o json | jq -r .note"),
 )
 def checkpoint(call: Call) -> Outcome:
+    from knhk_runtime.tlog.notes import format_vkey
     from knhk_verify.note import open_checkpoint
 
     folder = _log_dir(call)
@@ -146,7 +148,7 @@ def checkpoint(call: Call) -> Outcome:
         "origin": opened.origin,
         "size": opened.size,
         "root": opened.root.hex(),
-        "vkey": str(verifier),
+        "vkey": format_vkey(verifier),
         "note": note,
     }
     return Outcome(data, tables=(Table("", ("", ""), tuple((k, str(v).rstrip()) for k, v in data.items())),))
@@ -202,8 +204,8 @@ def _log_dir(call: Call) -> Path:
 
 
 def _verifier(call: Call, folder: Path) -> Verifier:
+    from knhk_runtime.tlog.notes import parse_vkey
     from knhk_verify.errors import Bad
-    from knhk_verify.note import parse_vkey
     from knhk_verify.signed import member, parse_json
 
     given: Any = call.args.vkey

@@ -1,4 +1,4 @@
-"""O, the observation, as bytes (formats/observation.md). Reading is knhk_verify.record.parse_observation."""
+"""O, the observation, as bytes (formats/observation.md). Reading is knhk_runtime.record.parse_observation."""
 
 from __future__ import annotations
 

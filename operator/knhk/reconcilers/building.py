@@ -22,8 +22,9 @@ from knhk.reconcilers.lowering import plan_of, portable
 from knhk_gen.emit import emit
 from knhk_runtime.layout import children, parse_object
 from knhk_runtime.packstore import PackStore
+from knhk_runtime.signatures import verify_signature_of
 from knhk_verify.errors import Bad
-from knhk_verify.signed import Keys, verify_bundle, verify_signature_of
+from knhk_verify.signed import Keys, verify_bundle
 
 
 @dataclass(frozen=True)

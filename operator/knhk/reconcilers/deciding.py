@@ -9,10 +9,11 @@ from typing import Any
 from knhk.adapters.evaluators import Evaluator
 from knhk.model.faults import Fault, Refused
 from knhk.model.observation import Observation
+from knhk_runtime.record import h_a, h_o, parse_action, parse_observation
 from knhk_runtime.tiers.decide import decide as decide_whole
 from knhk_runtime.tiers.errors import InputRefused
 from knhk_verify.errors import Bad
-from knhk_verify.record import CLASSES, VERDICTS, h_a, h_o, parse_action, parse_observation
+from knhk_verify.leaf import CLASSES, VERDICTS
 
 NO_SALT = bytes(16)
 SHOWN = ("guard", "shape", "path", "value", "message")

@@ -28,11 +28,11 @@ from knhk_gen.names import KNHK
 from knhk_gen.turtle import ill_formed_is_no_news
 from knhk_gen.turtle import parse as parse_turtle
 from knhk_hot.pack import COLD, OK, Binding, Decision, Pack, PackError
+from knhk_runtime.record import Action, parse_action
 from knhk_runtime.tiers.action import MAX_LINE, MAX_TRIPLES, denies
 from knhk_runtime.tiers.decide import decide
 from knhk_runtime.tiers.errors import InputRefused, Undecided
 from knhk_runtime.tiers.evaluator import Evaluator
-from knhk_verify.record import Action, parse_action
 
 CASES, SEED = 1000, 1
 LEAST = 20

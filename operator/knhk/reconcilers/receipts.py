@@ -9,23 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from knhk.model.faults import Fault, NotFound, Refused
+from knhk_runtime.record import Record, check_record, parse_observation, parse_record
+from knhk_runtime.tlog.folder import log_entries, log_records, log_tile
+from knhk_runtime.tlog.tree import Tiles, inclusion_proof
 from knhk_verify.errors import Bad
-from knhk_verify.log import log_entries, log_records, log_tile
+from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, unb64
-from knhk_verify.record import (
-    CLASSES,
-    KINDS,
-    LEAF_SIZE,
-    MODES,
-    VERDICTS,
-    Record,
-    check_record,
-    parse_leaf,
-    parse_observation,
-    parse_record,
-)
 from knhk_verify.signed import Keys, parse_json, verify_event
-from knhk_verify.tree import Tiles, inclusion_proof, leaf_hash, verify_inclusion
+from knhk_verify.tree import leaf_hash, verify_inclusion
 
 FLAGS = ("candidate", "stale", "cached", "brownout", "fail-open", "resumed")
 

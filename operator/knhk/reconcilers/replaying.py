@@ -8,20 +8,10 @@ from pathlib import Path
 
 from knhk.adapters.evaluators import Evaluator
 from knhk.model.faults import KnhkError
+from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
 from knhk_runtime.tiers.decide import decide as decide_whole
-from knhk_verify.log import log_entries, log_records
-from knhk_verify.record import (
-    LEAF_SIZE,
-    Leaf,
-    Record,
-    entry_key,
-    h_a,
-    h_o,
-    parse_action,
-    parse_leaf,
-    parse_observation,
-    parse_record,
-)
+from knhk_runtime.tlog.folder import log_entries, log_records
+from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
 
 BATCH = 1024
 MAX_TOLD = 100

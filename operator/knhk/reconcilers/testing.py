@@ -17,6 +17,7 @@ from knhk.ports.compiler import Compiler
 from knhk_gen.emit import emit
 from knhk_gen.implied import implied
 from knhk_gen.mutants import Mutant, mutants, schemata
+from knhk_runtime.record import parse_action
 from knhk_runtime.tiers.action import DENY, verdict_of
 from knhk_runtime.tiers.decide import ESCAPE
 from knhk_runtime.tiers.decide import decide as decide_whole
@@ -25,7 +26,7 @@ from knhk_runtime.tiers.errors import InputRefused, ShapeError
 from knhk_runtime.tiers.evaluator import Evaluator as ColdTier
 from knhk_runtime.tiers.expr import Expressions
 from knhk_runtime.tiers.graph import Graph
-from knhk_verify.record import CLASSES, VERDICTS, parse_action
+from knhk_verify.leaf import CLASSES, VERDICTS
 
 Plan = Mapping[str, Any]
 

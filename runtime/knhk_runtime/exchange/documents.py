@@ -10,8 +10,9 @@ from typing import Any
 
 from knhk.model.faults import Fault, Refused
 from knhk_runtime.point import PointConfig
+from knhk_runtime.signatures import ROLLOUT, verify_document
 from knhk_verify.errors import Bad
-from knhk_verify.signed import ROLLOUT, Keys, canonical, parse_time, verify_document, verify_keys
+from knhk_verify.signed import Keys, canonical, parse_time, verify_keys
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SALT = re.compile(r"[0-9a-f]{32}")

@@ -7,7 +7,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from knhk_verify.record import LEAF_SIZE, NO_ACTION, Leaf, frame, h_a, h_o
+from knhk_runtime.record import NO_ACTION, encode_leaf, frame, h_a, h_o
+from knhk_verify.leaf import LEAF_SIZE, Leaf
 
 DECISION, PARK, UNAVAILABLE, REFUSED = 1, 2, 3, 4
 ENFORCED, OBSERVED = 1, 2
@@ -57,7 +58,8 @@ def encode(receipt: bytes, region: int, cluster: int, o: bytes, arms: tuple[Arm,
 
 def _leaf(arm: Arm, receipt: bytes, region: int, hashed: bytes, salt: bytes, time_ns: int) -> bytes:
     digest = h_a(salt, arm.a) if arm.kind == DECISION else NO_ACTION
-    return Leaf(arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, region, hashed, digest, arm.pack, time_ns, receipt).encode()
+    leaf = Leaf(arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, region, hashed, digest, arm.pack, time_ns, receipt)
+    return encode_leaf(leaf)
 
 
 def entry(leaf: bytes) -> bytes:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.durable import replace_file, sync_folder
+from knhk_runtime.record import SEGMENT_HEAD, SEGMENT_MAGIC, scan_frames
 from knhk_verify.errors import Bad
-from knhk_verify.record import SEGMENT_HEAD, SEGMENT_MAGIC, scan_frames
 
 SEGMENT_BYTES = 32 << 20
 _NAME = re.compile(r"[0-9a-f]{16}\.seg")

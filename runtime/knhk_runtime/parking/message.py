@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from knhk.model.faults import Fault, Refused
 from knhk_runtime.outbox.records import ENFORCED, PARK, payloads
+from knhk_runtime.record import parse_record
 from knhk_runtime.ring.entries import RingRecord
-from knhk_verify.record import parse_leaf, parse_record
+from knhk_verify.leaf import parse_leaf
 
 DECIDE, DECIDED, UNAVAILABLE, REFUSED = 1, 2, 3, 4
 ADMIT, DENY = 1, 2

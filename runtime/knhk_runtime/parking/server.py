@@ -20,8 +20,8 @@ from knhk_runtime.outbox.records import DECISION, PARK, RESUMED, UNAVAILABLE, Ar
 from knhk_runtime.parking.decisions import EXPIRY_S, Decisions, Judged, Late
 from knhk_runtime.parking.judge import ArmJudge, by_shim
 from knhk_runtime.parking.message import DECIDE, DENY, MAX_MESSAGE, NO_DECISION, Parked, answer, parse_parked
+from knhk_runtime.record import o_key, parse_action, parse_observation
 from knhk_verify.errors import Bad
-from knhk_verify.record import o_key, parse_action, parse_observation
 
 MAX_WAITING = 64
 MAX_LATE = 256

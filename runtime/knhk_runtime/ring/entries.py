@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from knhk_runtime.outbox.records import ENTRY_SIZE, Entries
-from knhk_verify.record import LEAF_SIZE
+from knhk_verify.leaf import LEAF_SIZE
 
 KEY_SIZE = 17
 _LEAF_AT = KEY_SIZE + 2

@@ -12,8 +12,8 @@ from knhk_runtime.log import log
 from knhk_runtime.outbox.records import OBSERVED, PARK, Arm, Entries, encode, payloads
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.parking.decisions import Judged
+from knhk_runtime.record import frame
 from knhk_runtime.ring.entries import RingRecord
-from knhk_verify.record import frame
 
 _READ_BYTES = 1 << 20
 _HEAD = struct.Struct(">16sHQBI")

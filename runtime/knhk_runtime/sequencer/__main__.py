@@ -21,15 +21,16 @@ from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, Sequencer, Surface, application, tell
 from knhk_runtime.sequencer.tls import Guard, TlsFiles
+from knhk_runtime.tlog.notes import format_vkey, parse_vkey
 from knhk_verify.errors import Bad
-from knhk_verify.note import Verifier, parse_vkey
+from knhk_verify.note import Verifier
 
 EXAMPLES = """examples:
   openssl genpkey -algorithm ed25519 -out log.key && chmod 600 log.key
   python -m knhk_runtime.sequencer --dir ./log --socket ./run/sequencer.sock --origin knhk.dev/local --key log.key
   python -m knhk_runtime.sequencer … --listen 0.0.0.0:8445 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt
   curl --unix-socket ./run/sequencer.sock http://localhost/checkpoint
-  python -m knhk_verify ./log
+  knhk log verify ./log
 
 exit status: 0 stopped by a signal, everything covered by a checkpoint; 1 refused to start or stopped by a fault (the message says
 what and where); 2 wrong arguments"""
@@ -61,7 +62,7 @@ def load_key(path: Path, origin: str) -> LogKey:
     key = load_private_key(path)
     verifier = Verifier(origin, raw_public(key))
     try:
-        return LogKey(parse_vkey(str(verifier)), key.sign)
+        return LogKey(parse_vkey(format_vkey(verifier)), key.sign)
     except Bad as error:
         raise Stalled("Origin", f"--origin {origin!r}: must be a name without spaces and plus signs") from error
 

@@ -14,15 +14,18 @@ from pathlib import Path
 
 from knhk.model.faults import Corrupt
 from knhk_hot.drain import hash_rows
+from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.edge import Edge
 from knhk_runtime.sequencer.files import Files, put, put_all
 from knhk_runtime.sequencer.wal import Wal, payload
 from knhk_runtime.sequencer.wire import Append, item
+from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, sign_note
+from knhk_runtime.tlog.tree import TILE, Tiles, inclusion_proof, parse_bundle_of_entries, tile_path
 from knhk_verify.errors import Bad
-from knhk_verify.note import Checkpoint, Verifier, format_proof, open_checkpoint, sign_note
-from knhk_verify.record import LEAF_SIZE, entry_key
+from knhk_verify.leaf import LEAF_SIZE
+from knhk_verify.note import Checkpoint, Verifier, open_checkpoint
 from knhk_verify.signed import parse_json
-from knhk_verify.tree import HASH, TILE, Tiles, inclusion_proof, leaf_hash, parse_bundle_of_entries, tile_path
+from knhk_verify.tree import HASH, leaf_hash
 
 MAX_TAIL = 1 << 20  # entries acknowledged and not yet integrated
 KEPT_CHECKPOINTS = 1024
@@ -128,14 +131,14 @@ class Log:
 
     def _meta(self, regions: Sequence[str]) -> None:
         verifier = self._key.verifier
-        meta = {"origin": verifier.name, "vkey": str(verifier), "regions": list(regions)}
+        meta = {"origin": verifier.name, "vkey": format_vkey(verifier), "regions": list(regions)}
         put(self._files, self.folder / "meta.json", json.dumps(meta).encode() + b"\n")
         self._files.sync_dir(self.folder)
 
     def _check_meta(self) -> None:
         meta = parse_json(self._files.read(self.folder / "meta.json"), "meta.json")
-        if not isinstance(meta, dict) or meta.get("vkey") != str(self._key.verifier):
-            raise Bad("meta.json vkey", f"is not {self._key.verifier}: the key or the origin is that of another log")
+        if not isinstance(meta, dict) or meta.get("vkey") != format_vkey(self._key.verifier):
+            raise Bad("meta.json vkey", f"is not {format_vkey(self._key.verifier)}: the key or the origin is that of another log")
 
     def _replay(self, checkpoint: Checkpoint) -> None:
         """Take the tree of `checkpoint` in from its entries, and compare every tile on the way."""
@@ -256,7 +259,7 @@ class Log:
 
     def _publish(self, edge: Edge) -> None:
         checkpoint = Checkpoint(self._key.verifier.name, edge.size, edge.root())
-        note = sign_note(checkpoint.text(), self._key.verifier.name, self._key.verifier.public, self._key.sign)
+        note = sign_note(format_checkpoint(checkpoint), self._key.verifier.name, self._key.verifier.public, self._key.sign)
         put(self._files, self.folder / "checkpoint", note.encode())
         self._files.sync_dir(self.folder)
         self._notes[edge.size] = note

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from knhk_hot.drain import hash_rows
-from knhk_verify.tree import HASH, TILE, fold, subtree_hash, subtrees
+from knhk_runtime.tlog.tree import TILE, fold, subtree_hash, subtrees
+from knhk_verify.tree import HASH
 
 FULL = TILE * HASH
 

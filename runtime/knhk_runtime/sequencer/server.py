@@ -15,8 +15,8 @@ from aiohttp.typedefs import Middleware
 
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.wire import KEY_BYTES, MAX_BODY_BYTES, Append, NotALeaf, TooMany, parse_append, parse_event, parse_leaves
+from knhk_runtime.tlog.tree import parse_tile_path
 from knhk_verify.errors import Bad
-from knhk_verify.tree import parse_tile_path
 
 MAX_WAITING_BYTES = 64 << 20
 CHECKPOINT_INTERVAL_S = 0.5

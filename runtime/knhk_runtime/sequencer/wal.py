@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from knhk.model.faults import Corrupt
+from knhk_runtime.record import MAX_FRAME, SEGMENT_HEAD, SEGMENT_MAGIC, frame, parse_wal_payload, scan_frames
 from knhk_runtime.sequencer.files import Files
 from knhk_verify.errors import Bad
-from knhk_verify.record import MAX_FRAME, SEGMENT_HEAD, SEGMENT_MAGIC, frame, parse_wal_payload, scan_frames
 
 SEGMENT_BYTES = 64 << 20
 _NAME = re.compile(r"([0-9a-f]{16})\.seg", re.ASCII)

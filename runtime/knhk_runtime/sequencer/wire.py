@@ -6,8 +6,9 @@ import struct
 from dataclasses import dataclass
 from itertools import product
 
+from knhk_runtime.record import entry_key
 from knhk_verify.errors import Bad
-from knhk_verify.record import CLASSES, KINDS, LEAF_SIZE, MAX_FLAGS, MODES, VERDICTS, entry_key, parse_leaf
+from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MAX_FLAGS, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import BUNDLE, member, parse_json
 
 MAX_BODY_BYTES = 8 << 20

@@ -1,4 +1,4 @@
-"""Leaf, O, A, frames and outbox records (formats/leaf.md, observation.md, action.md, frame.md): strict parsing and hashes."""
+"""O, A, frames, outbox and WAL records (formats/observation.md, action.md, frame.md): strict parsing; leaves as they are written."""
 
 from __future__ import annotations
 
@@ -9,65 +9,21 @@ from hashlib import sha256
 from zlib import crc32
 
 from knhk_verify.errors import Bad
+from knhk_verify.leaf import LAYOUT, LEAF_SIZE, Leaf, parse_leaf
 
-LEAF_SIZE = 118
-KINDS = {1: "DECISION", 2: "PARK", 3: "UNAVAILABLE", 4: "REFUSED"}
-CLASSES = {0: "none", 1: "R1", 2: "W1", 3: "C1"}
-VERDICTS = {0: "none", 1: "ADMIT", 2: "DENY"}
-MODES = {1: "ENFORCED", 2: "OBSERVED"}
-MAX_FLAGS = 63
-NO_ACTION = bytes(32)
-_LEAF = struct.Struct(">6BH32s32s20sQ16sH")
+NO_ACTION = bytes(32)  # H(A) of a disposition
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """One (request, pack, arm); numbers as in leaf.md, hashes 32 bytes, pack 20, receipt_id 16."""
-
-    kind: int
-    klass: int
-    verdict: int
-    mode: int
-    flags: int
-    region: int
-    h_o: bytes
-    h_a: bytes
-    pack: bytes
-    time_ns: int
-    receipt_id: bytes
-
-    def encode(self) -> bytes:
-        """The 118 bytes; raises Bad when `parse_leaf` would."""
-        head = (1, self.kind, self.klass, self.verdict, self.mode, self.flags, self.region)
-        try:
-            data = _LEAF.pack(*head, self.h_o, self.h_a, self.pack, self.time_ns, self.receipt_id, 0)
-        except struct.error as error:
-            raise Bad("leaf", f"a field is out of range: {error}") from error
-        if parse_leaf(data) != self:
-            raise Bad("leaf", "h_o and h_a must have 32 bytes, pack 20, receipt_id 16")
-        return data
-
-
-def parse_leaf(data: bytes, where: str = "leaf") -> Leaf:
-    """Leaf of exactly 118 bytes; raises Bad with the field."""
-    if len(data) != LEAF_SIZE:
-        raise Bad(where, f"has {len(data)} bytes: must be {LEAF_SIZE}")
-    version, kind, klass, verdict, mode, flags, region, h_o, h_a, pack, time_ns, receipt, reserved = _LEAF.unpack(data)
-    decided = kind == 1
-    checks = (
-        ("version", version, version == 1, "1"),
-        ("kind", kind, kind in KINDS, "1 to 4"),
-        ("class", klass, klass in CLASSES, "0 to 3"),
-        ("verdict", verdict, verdict in VERDICTS and (not decided or verdict > 0), "1 or 2 for a decision, else 0 to 2"),
-        ("mode", mode, mode in MODES, "1 or 2"),
-        ("flags", flags, flags <= MAX_FLAGS, "below 64"),
-        ("H(A)", h_a.hex(), decided or h_a == NO_ACTION, "zeros for a disposition"),
-        ("reserved", reserved, reserved == 0, "0"),
-    )
-    for field, value, ok, must in checks:
-        if not ok:
-            raise Bad(f"{where} {field}", f"{value}: must be {must}")
-    return Leaf(kind, klass, verdict, mode, flags, region, h_o, h_a, pack, time_ns, receipt)
+def encode_leaf(leaf: Leaf) -> bytes:
+    """The 118 bytes of a leaf; raises Bad when `parse_leaf` would."""
+    head = (1, leaf.kind, leaf.klass, leaf.verdict, leaf.mode, leaf.flags, leaf.region)
+    try:
+        data = LAYOUT.pack(*head, leaf.h_o, leaf.h_a, leaf.pack, leaf.time_ns, leaf.receipt_id, 0)
+    except struct.error as error:
+        raise Bad("leaf", f"a field is out of range: {error}") from error
+    if parse_leaf(data) != leaf:
+        raise Bad("leaf", "h_o and h_a must have 32 bytes, pack 20, receipt_id 16")
+    return data
 
 
 def entry_key(entry: bytes) -> bytes:

@@ -1,0 +1,51 @@
+"""Signed notes, checkpoints and proofs as text, for those who write them (c2sp.org/signed-note, tlog-checkpoint, tlog-proof)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from knhk_verify.errors import Bad
+from knhk_verify.note import ED25519, NAME, PROOF, Checkpoint, Verifier, b64, open_checkpoint, parse_proof, unb64
+from knhk_verify.tree import leaf_hash, verify_inclusion
+
+
+def format_vkey(verifier: Verifier) -> str:
+    """Text of a verifier key: `name+hexid+base64(01‖public)`."""
+    return f"{verifier.name}+{verifier.id.hex()}+{b64(ED25519 + verifier.public)}"
+
+
+def parse_vkey(text: str) -> Verifier:
+    """Verifier of `name+hexid+base64(01‖public)`; raises Bad."""
+    name, _, rest = text.strip().partition("+")
+    hexid, _, key = rest.partition("+")
+    data = unb64(key, "vkey")
+    if not NAME.fullmatch(name) or data[:1] != ED25519 or len(data) != 33:
+        raise Bad("vkey", "must be name+hexid+base64 of 01 and an Ed25519 key")
+    verifier = Verifier(name, data[1:])
+    if verifier.id.hex() != hexid:
+        raise Bad("vkey", f"key id {hexid} is not that of the key, {verifier.id.hex()}")
+    return verifier
+
+
+def format_checkpoint(checkpoint: Checkpoint) -> str:
+    """The text of a checkpoint that is signed."""
+    return f"{checkpoint.origin}\n{checkpoint.size}\n{b64(checkpoint.root)}\n"
+
+
+def sign_note(text: str, name: str, public: bytes, sign: Callable[[bytes], bytes]) -> str:
+    """Signed note over `text` (ends in LF) with one signature; `sign` maps bytes to 64 bytes."""
+    return f"{text}\n— {name} {b64(Verifier(name, public).id + sign(text.encode()))}\n"
+
+
+def format_proof(index: int, path: Sequence[bytes], checkpoint: str) -> str:
+    """tlog-proof text."""
+    hashes = "".join(f"{b64(hash_)}\n" for hash_ in path)
+    return f"{PROOF}\nindex {index}\n{hashes}\n{checkpoint}"
+
+
+def verify_proof(text: str, entry: bytes, verifier: Verifier) -> tuple[int, Checkpoint]:
+    """(index, checkpoint) when the proof shows `entry` in a log whose checkpoint `verifier` signed; raises Bad."""
+    proof = parse_proof(text)
+    checkpoint = open_checkpoint(proof.checkpoint, verifier)
+    verify_inclusion(leaf_hash(entry), proof.start, checkpoint.size, checkpoint.root, proof.path)
+    return proof.start, checkpoint

@@ -1,0 +1,115 @@
+"""Evidence, step by step: receipts, checkpoints and consistency proofs, held against a pinned root and against one another."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from knhk_verify.errors import Bad, demand
+from knhk_verify.leaf import KINDS, VERDICTS, parse_leaf
+from knhk_verify.note import Checkpoint, Proof, Verifier, b64, open_checkpoint, parse_path, parse_proof, unb64
+from knhk_verify.signed import TIME, Keys, keyid, member, parse_json, verify_event, verify_keys
+from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what was checked, against which key, whether it held, and what was found, or what is wrong and where."""
+
+    what: str
+    key: str
+    ok: bool
+    detail: str
+
+
+class Evidence:
+    """Judges what is added; all of it verifies when all `steps` are ok after `together`. The first fault of a file ends it.
+
+    `root_public`: the pinned root key (raw, 32 bytes). `now`: the time at which keys must be valid (None: whenever)."""
+
+    def __init__(self, root_public: bytes, keys_json: bytes, now: datetime | None) -> None:
+        self.steps, self._keys, self._now = list[Step](), Keys(0, datetime.min, {}), now
+        self._trees = dict[tuple[str, int], Checkpoint]()  # by origin and size
+        self._entries = dict[tuple[str, int], bytes]()  # by origin and index
+        self._growth = list[tuple[str, Proof, Checkpoint]]()
+        try:
+            self._keys = verify_keys(keys_json, root_public, now)
+            told = f"serial {self._keys.serial}, expires {self._keys.expires:{TIME}}"
+            self._step("keys.json is signed by the pinned root", f"root {keyid(root_public)[:16]}", told)
+        except Bad as bad:
+            self._step("keys.json", "", str(bad), ok=False)
+
+    def _step(self, what: str, key: str, detail: str, *, ok: bool = True) -> None:
+        self.steps.append(Step(what, key, ok, detail))
+
+    def _key(self, role: str, id_: str) -> str:
+        return f"{role} {id_[:16]}, valid until {self._keys.roles[role][id_].until or self._keys.expires:{TIME}}"
+
+    def add(self, data: bytes, where: str) -> None:
+        """A receipt (JSON: a Receipt, its spec, or formats/receipt.md), a checkpoint, or a consistency proof."""
+        text = data.decode("utf-8", "replace")
+        try:
+            if text.startswith("{"):
+                document = parse_json(data, where)
+                self.receipt(document.get("spec", document), where)
+            elif text.startswith("old "):
+                proof = parse_path(text, "old", where)
+                self._growth.append((where, proof, self._checkpoint(proof.checkpoint, where)))
+            else:
+                self._checkpoint(text, where)
+        except Bad as bad:
+            self._step(where, "", str(bad), ok=False)
+
+    def together(self) -> None:
+        """Holds checkpoints against one another: consistency proofs must lead from each to a larger one of its log."""
+        apart = {(origin, size) for origin, size in self._trees if any(origin == o and size < s for o, s in self._trees)}
+        for where, proof, new in self._growth:
+            try:
+                demand((new.origin, proof.start) in self._trees, where, f"give the checkpoint of size {proof.start}, too")
+                old = self._trees[new.origin, proof.start]
+                verify_consistency(old.size, old.root, new.size, new.root, proof.path)
+                self._step(f"{where}: consistency", "none", f"the tree of size {old.size} is the beginning of that of size {new.size}")
+                apart.discard((old.origin, old.size))
+            except Bad as bad:
+                self._step(where, "", str(bad), ok=False)
+        for origin, size in sorted(apart):
+            self._step(f"{origin} size {size}", "", "nothing shows that the larger trees begin with it: give a consistency proof", ok=False)
+
+    def _checkpoint(self, note: str, where: str) -> Checkpoint:
+        """Checkpoint signed by the key of role log for its origin, which must be valid now: a checkpoint carries no time."""
+        origin, named = note.partition("\n")[0], self._keys.roles.get("log", {})
+        keys = {id_: Verifier(origin, key) for id_, key in self._keys.of("log", self._now).items() if named[id_].name == origin}
+        demand(bool(keys), f"{where} checkpoint line 1", f"keys.json has no key of role log for {origin!r} that is valid at this time")
+        id_ = next((id_ for id_, key in keys.items() if f"\n— {origin} {b64(key.id)[:5]}" in note), min(keys))
+        tree = open_checkpoint(note, keys[id_], f"{where} checkpoint")
+        self._step(f"{where}: the checkpoint is signed", self._key("log", id_), f"{origin}, size {tree.size}, root {tree.root.hex()}")
+        same = self._trees.setdefault((origin, tree.size), tree) == tree
+        demand(same, f"{where} checkpoint", f"split view: {origin} has signed two roots for size {tree.size}")
+        return tree
+
+    def receipt(self, spec: Any, where: str = "receipt") -> None:
+        """A receipt of a policy event or of a decision; raises Bad with the first member that does not hold."""
+        entry, told = self._leaf(spec, where) if isinstance(spec, dict) and "leaf" in spec else self._event(spec, where)
+        proof = parse_proof(member(spec, "proof", str, where), f"{where} proof")
+        tree = self._checkpoint(proof.checkpoint, f"{where} proof")
+        verify_inclusion(leaf_hash(entry), proof.start, tree.size, tree.root, proof.path)
+        told |= {"proof": spec["proof"], "logIndex": proof.start, "checkpoint": proof.checkpoint}
+        for name, value in spec.items():
+            demand(told.get(name) == value, f"{where} {name}", f"must be {told.get(name, 'left out')!r}, as what is signed says")
+        self._step(f"{where}: inclusion", "none", f"entry {proof.start} of {tree.size}")
+        demand(self._entries.setdefault((tree.origin, proof.start), entry) == entry, where, f"split view: two entries {proof.start}")
+
+    def _leaf(self, spec: Any, where: str) -> tuple[bytes, dict[str, object]]:
+        data = unb64(member(spec, "leaf", str, where), f"{where} leaf")
+        leaf = parse_leaf(data, f"{where} leaf")
+        said = f"{KINDS[leaf.kind]} {VERDICTS[leaf.verdict]} of receipt {leaf.receipt_id.hex()} by pack {leaf.pack.hex()}"
+        self._step(f"{where}: leaf", "none", said)
+        return data, {"leaf": spec["leaf"], "receipt": leaf.receipt_id.hex()}
+
+    def _event(self, spec: Any, where: str) -> tuple[bytes, dict[str, object]]:
+        data = member(spec, "bundle", str, where).encode()
+        statement, id_ = verify_event(data, self._keys, f"{where} bundle")
+        said = {"pack": {}, "point": ""} | statement["predicate"]
+        pack, point = member(said, "pack", dict, where).get("name", ""), member(said, "point", str, where).rpartition("/")[2]
+        subjects = ", ".join(str(subject.get("name")) for subject in statement["subject"])
+        self._step(f"{where}: the event is signed", self._key("rollout", id_), f"{said['kind']} of {subjects} at {said['time']}")
+        return data, {"bundle": spec["bundle"], "event": said["kind"], "pack": pack, "point": point}
