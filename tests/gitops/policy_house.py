@@ -74,7 +74,7 @@ class House:
         self.trusts = trusting(self.repo.url)
         self.secrets.known["erp", "forge"] = {"token": b"t"}
         mirrors = GitMirrors(self.folder / "mirrors", ("file",))
-        self.git = Git(mirrors, self.secrets, self.trusts, lambda *_: self.forge, self.checks, self.executor)
+        self.git = Git(mirrors, self.secrets, self.trusts, lambda *_: self.forge, self.checks, lambda _: self.executor)
         self.world = World(git=self.git, bad=self.bad, trusts=self.trusts)
 
     def follow(self, spec: str = "", name: str = "policies", namespace: str = "erp") -> None:

@@ -58,6 +58,7 @@ def test_every_receipt_of_a_revision_names_commit_pull_request_and_approvers(hou
         "repository": "erp/policies", "commit": merged, "url": house.repo.url, "branch": "main",
         "author": "forge <forge@example.com>", "approvers": ["bob", "cyd"],
         "pullRequest": "https://git.example.com/erp/policies/pulls/4", "pullRequestAuthor": "ann",
+        "writers": ["ann@example.com", "forge@example.com"],
     }  # fmt: skip
     of_pack = [s["predicate"] for s in house.world.log.statements() if s["predicate"].get("pack", {}).get("name") == "orders"]
     assert {p["kind"] for p in of_pack} >= {"Compiled", "Built", "Signed", "RolloutStarted", "Promoted"}

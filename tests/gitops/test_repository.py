@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from git_repo import Person, Repo, person
 
-from knhk.adapters import git_program
+from knhk.adapters import git_program, repository_git
 from knhk.adapters.mirrors_git import GitMirrors
 from knhk.adapters.repository_git import checkout
 from knhk.model.commits import Signed, globbed, stem
@@ -82,6 +82,31 @@ def test_the_last_change_of_a_merged_file_is_its_merge(repo: Repo) -> None:
     seen = checkout(repo.folder)
     assert seen.last_change(after, "a.yaml") == first
     assert seen.last_change(after, "b.yaml") == merged
+
+
+def test_all_who_had_a_hand_in_a_merge_are_told(repo: Repo, alice: Person) -> None:
+    repo.commit({"a.yaml": "1"}, Person("first"))
+    repo.git("checkout", "-q", "-b", "side")
+    repo.commit({"b.yaml": "2"}, alice, "one\n\nCo-authored-by: Bob <BOB@example.com>\nCo-Authored-By: cyd <cyd@example.com>\n")
+    repo.git("commit", "-q", "--amend", "--no-edit", "--author", "Dan <dan@example.com>", who=alice)
+    repo.commit({"b.yaml": "3"}, Person("eve"))
+    repo.git("checkout", "-q", "main")
+    merged = repo.merge("side", Person("forge"))
+    alone = repo.commit({"c.yaml": "1"}, Person("fay"))
+    seen = checkout(repo.folder)
+    assert seen.writers(merged) == tuple(f"{name}@example.com" for name in ("alice", "bob", "cyd", "dan", "eve", "forge"))
+    assert seen.writers(alone) == ("fay@example.com",)
+
+
+def test_a_merge_of_too_many_commits_has_no_known_writers(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository_git, "MAX_MERGED", 2)
+    repo.commit({"a": "0"})
+    repo.git("checkout", "-q", "-b", "side")
+    for n in range(3):
+        repo.commit({"a": str(n + 1)})
+    repo.git("checkout", "-q", "main")
+    with pytest.raises(Refused, match="must bring at most 2"):
+        checkout(repo.folder).writers(repo.merge("side"))
 
 
 def test_a_mirror_follows_the_branch(repo: Repo, mirrors: GitMirrors) -> None:

@@ -85,7 +85,7 @@ class Story:
         self.secrets = Secrets(token)
         trusts = trusting(f"{gitea.url}/{self.name}.git", gitea.url, secrets=frozenset({"read", "forge"}))
         trusts.knows(self.ann, gitea.forge)
-        git = Git(mirrors, self.secrets, trusts, forge, self.checks, self.executor)
+        git = Git(mirrors, self.secrets, trusts, forge, self.checks, lambda _: self.executor)
         self.world = World(git=git, bad=frozenset({"2.0.0"}), trusts=trusts)
         self.inbox = Inbox(self.world)
 

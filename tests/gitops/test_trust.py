@@ -12,7 +12,9 @@ from trusts import trusting
 
 from knhk.adapters.trust_file import FileTrusts
 from knhk.api.trust import read_trust
+from knhk.model import trust as known
 from knhk.model.faults import Refused, Stalled
+from knhk.model.resource import Key, Resource
 from knhk.model.trust import Trust, TrustedRepository
 from knhk.ports.forge import PullRequest
 from knhk.wiring.git import forge
@@ -125,6 +127,51 @@ def test_what_must_be_signed_is_merged_by_a_known_key_only(house: House, alice: 
     house.follow()
     house.until_live("1.2.0")
     assert house.predicates("Promoted")[0]["evidence"]["source"]["user"] == "alice"
+
+
+ASKS = "  rollout:\n    approvals: [{stage: production}]\n"
+
+
+def approve(house: House, approver: str) -> None:
+    digest = house.world.get(PACK).status["revision"]["digest"]
+    spec = {"pack": "orders", "revision": digest, "stage": "production", "approver": approver}
+    house.world.store.create(Resource("Approval", "erp", f"by-{approver}", spec))
+    house.world.run(8)
+
+
+def test_nobody_who_had_a_hand_in_a_change_approves_it(repo: Repo, tmp_path: Path, alice: Person) -> None:
+    """Signed and merged by the forge, opened by ann, committed by alice, co-authored by bob: only cyd is left."""
+    house = House(repo, tmp_path)
+    house.world.reviews = True
+    house.world.start()
+    merger = person("forge", tmp_path)
+    repo.git("checkout", "-q", "-b", "side")
+    asks = pack("1.1.0").replace("  rollout:\n", ASKS)
+    repo.commit({"pack.yaml": asks}, alice, "a change\n\nCo-authored-by: Bob <bob@home.example.org>\n")
+    repo.git("checkout", "-q", "main")
+    merged = repo.merge("side", merger)
+    house.forge.merges[merged] = PullRequest(4, "http://forge/4", "ann.s", "0" * 40, ("cyd",))
+    house.trusts.knows(alice, merger)
+    house.follow(FORGE)
+    house.world.until(lambda: house.has(PACK) and house.world.get(PACK).status.get("revision", {}).get("arm") == "Shadow")
+
+    def told() -> str:
+        return str(house.world.ready(PACK)["message"])
+
+    house.world.until(lambda: house.world.ready(PACK)["reason"] == "Unapproved")
+    approve(house, "cyd")
+    assert "its authors must be known users: bob@home.example.org, ann.s at the forge: an administrator names" in told()
+    house.trusts.knows(alice, merger, **{"ann.s": "ann"})
+    house.trusts.say(people=(*house.trusts.said.people, known.Person("bob", (), ("bob@home.example.org",))))
+    house.world.store.delete(Key("Approval", "erp", "by-cyd"))
+    house.world.until(lambda: "not by an author, alice, ann, bob, forge" in told())
+    for own in ("ann", "bob", "alice", "forge"):
+        approve(house, own)
+        assert house.world.ready(PACK)["reason"] == "Unapproved"
+    assert "that of an author, alice, ann, bob, forge, does not count" in told()
+    approve(house, "cyd")
+    house.until_live("1.1.0")
+    assert house.world.get(PACK).status["live"]["approvedBy"] == ["cyd"]
 
 
 def test_what_cannot_be_understood_lets_nothing_through(house: House, tmp_path: Path) -> None:

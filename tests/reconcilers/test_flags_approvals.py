@@ -181,9 +181,9 @@ def test_where_the_store_knows_people_the_author_does_not_count_and_an_unknown_a
     world.apply(approvals(pack("1.1.0", constraint="sh:minCount 2"), "{stage: production}"))
     world.until(lambda: world.ready()["reason"] == "Unapproved")
     approve(world, "ada@example.com")
-    world.until(lambda: "the author must be known" in world.ready()["message"])
+    world.until(lambda: "its authors must be known" in world.ready()["message"])
     authored(world, "ada@example.com")
-    world.until(lambda: "that of the author, ada@example.com, does not count" in world.ready()["message"])
+    world.until(lambda: "that of an author, ada@example.com, does not count" in world.ready()["message"])
     approve(world, "eve@example.com")
     world.until_phase("Live", "1.1.0")
     assert world.get().status["live"]["approvedBy"] == ["eve@example.com"]

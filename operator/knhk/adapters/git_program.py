@@ -38,6 +38,8 @@ _SETTINGS = {
     "gpg.program": "/bin/false",
     "gpg.x509.program": "/bin/false",
     "http.followRedirects": "false",
+    "http.lowSpeedLimit": "1000",  # bytes a second, for
+    "http.lowSpeedTime": "20",  # seconds: a server that dribbles is given up
     "log.showSignature": "false",
     "maintenance.auto": "false",
     "safe.directory": "*",  # whoever owns the folder: nothing that its configuration names is started

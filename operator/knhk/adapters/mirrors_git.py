@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import shlex
+import shutil
 import tempfile
 import threading
 from collections.abc import Collection, Iterator
@@ -20,6 +22,7 @@ from knhk.ports.repository import Remote, Repository
 
 FETCH_S = 60.0
 RETRY_S = 5.0
+# What git says → the reason, and what a person reads; its own words may carry a server's answer.
 _STALLED = (
     ("couldn't find remote ref", "NoBranch", "must have the branch"),
     ("not allowed", "Protocol", "must be of a protocol that is allowed here"),
@@ -32,21 +35,52 @@ _STALLED = (
 )
 
 
+_WAITING = (
+    ("Could not resolve host", "must have a name that can be resolved"),
+    ("Failed to connect", "must answer"),
+    ("Connection refused", "must answer"),
+    ("timed out", "must answer in time"),
+    ("transfer closed", "must answer in time"),
+    ("certificate", "must show a certificate of an authority that is trusted here (ca.crt of its Secret)"),
+    ("The requested URL returned error: 5", "must answer without an error of the server"),
+    ("not found", "must be there"),
+    ("does not appear to be a git repository", "must be there"),
+)
+_log = logging.getLogger("knhk.repositories")
+
+
 @dataclass(frozen=True)
 class GitMirrors:
     """`folder` is private; `protocols`: such as https, ssh, http, file."""
 
     folder: Path
     protocols: tuple[str, ...]
-    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    _locks: dict[Path, threading.Lock] = field(default_factory=dict, compare=False)
+    _of_locks: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def place(self, remote: Remote) -> Path:
         """Where the copy of a remote lies."""
         return self.folder / hashlib.sha256(remote.url.encode()).hexdigest()[:32]
 
     def fetch(self, remote: Remote, branch: str, pulls: Collection[int] = ()) -> Repository:
-        with self._one_at_a_time:
+        with self._alone(self.place(remote)):
             return self._fetch(remote, branch, pulls)
+
+    def keep(self, urls: Collection[str]) -> None:
+        wanted = {self.place(Remote(url)) for url in urls}
+        for place in [found for found in (self.folder.iterdir() if self.folder.is_dir() else ()) if found not in wanted]:
+            with self._alone(place):
+                shutil.rmtree(place)
+            with self._of_locks:
+                self._locks.pop(place, None)
+
+    @contextmanager
+    def _alone(self, place: Path) -> Iterator[None]:
+        """While nobody else writes to this copy."""
+        with self._of_locks:
+            lock = self._locks.setdefault(place, threading.Lock())
+        with lock:
+            yield
 
     def _fetch(self, remote: Remote, branch: str, pulls: Collection[int]) -> Repository:
         place = self.place(remote)
@@ -59,7 +93,7 @@ class GitMirrors:
             except Refused as refused:
                 raise Waiting("NoRepository", f"{remote.url}: {refused.faults[0].must}", RETRY_S) from refused
         if done.returncode != 0:
-            raise _told(remote.url, said(done), done.stderr.decode(errors="replace"))
+            raise _told(remote, said(done), done.stderr.decode(errors="replace"))
         return GitRepository(GitProgram(place))
 
     def _prepare(self, place: Path) -> None:
@@ -69,11 +103,16 @@ class GitMirrors:
         GitProgram(place).run("init", "--quiet", "--bare", "--template=", ".")
 
 
-def _told(url: str, last: str, whole: str) -> Stalled | Waiting:
+def _told(remote: Remote, last: str, whole: str) -> Stalled | Waiting:
+    """In our words; git's last one goes to the log, without what is secret."""
+    for secret in (value.decode(errors="replace").strip() for value in remote.secret.values()):
+        last = last.replace(secret, "…") if secret else last
+    _log.warning("%s: %s", remote.url, last)
     for words, reason, must in _STALLED:
         if words in whole:
-            return Stalled(reason, f"{url}: {must}: {last}")
-    return Waiting("NoRepository", f"{url}: {last}", RETRY_S)
+            return Stalled(reason, f"{remote.url}: {must}")
+    must = next((must for words, must in _WAITING if words in whole), "must be a repository that can be fetched; the log says why not")
+    return Waiting("NoRepository", f"{remote.url}: {must}", RETRY_S)
 
 
 @contextmanager

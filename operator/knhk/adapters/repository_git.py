@@ -15,6 +15,7 @@ from knhk.model.faults import Fault, Refused
 MAX_REVISION = 255
 MAX_ENTRIES = 50_000
 MAX_READ = 64 << 20
+MAX_MERGED = 256
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REVISION = re.compile(r"[\w@/.+=^~{}#-]+", re.ASCII)
 _KINDS: dict[str, EntryKind] = {"100644": "file", "100755": "file", "100664": "file", "120000": "symlink", "160000": "submodule"}
@@ -90,6 +91,16 @@ class GitRepository:
         found = self._git.run(*words, _id(commit), "--", *_paths([path])).stdout.decode().strip()
         return found or commit
 
+    def writers(self, commit: str) -> tuple[str, ...]:
+        since = (f"^{commit}^1",) if len(self.commit(commit).parents) > 1 else ("--no-walk",)
+        form = "%x01%ae%x00%ce%x00%(trailers:key=Co-authored-by,valueonly,unfold,separator=%x00)"
+        words = ("log", f"--max-count={MAX_MERGED + 1}", f"--format=tformat:{form}", "--no-patch", "--no-notes")
+        rows = self._git.run(*words, _id(commit), *since).stdout.decode(errors="replace").split("\1")[1:]
+        if len(rows) > MAX_MERGED:
+            raise Refused([Fault(f"commit {commit[:12]}", f"a merge of {len(rows)} commits", f"must bring at most {MAX_MERGED}")])
+        found = {_address(text) for row in rows for text in row.split("\0")}
+        return tuple(sorted(found - {""}))
+
     def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
         wanted = tuple(entries)
         size = sum(entry.size for entry in wanted)
@@ -139,6 +150,12 @@ def _entry(row: bytes) -> Entry:
     about, _, path = row.partition(b"\t")
     mode, _, blob, size = about.decode().split()
     return Entry(path.decode("utf-8", "surrogateescape"), _KINDS.get(mode, "symlink"), blob, int(size) if size.isdecimal() else 0)
+
+
+def _address(text: str) -> str:
+    """Of NAME <EMAIL>, or of an address alone."""
+    inner = text.rpartition("<")[2].partition(">")[0] if "<" in text else text
+    return _line(inner).lower()
 
 
 def _line(text: str) -> str:

@@ -24,6 +24,7 @@ from knhk.model.rollout import (
     Verdict,
     combine,
 )
+from knhk.model.trust import Authors
 
 NS = 1_000_000_000
 ENDED = (Phase.ROLLED_BACK, Phase.ABORTED, Phase.RETIRED)
@@ -50,8 +51,8 @@ class Facts:
     `rolling` is set in phase Rolling, and in Stalled when a rollout is held. `entered_ns`: when the
     phase or step began; `pairs_at_start`: judged pairs of the stage at that moment. `stats`: by point
     (NAMESPACE/NAME). `published`: what the present rollout document of each point says about this
-    revision. `held`: points where flags say that a canary is not enforced, and why. `author`: the user who wrote the revision, empty
-    when nobody knows; `approved`: recorded approvals of it.
+    revision. `held`: points where flags say that a canary is not enforced, and why. `authors`: who is behind the revision; `approved`:
+    recorded approvals of it.
     """
 
     phase: Phase
@@ -66,7 +67,7 @@ class Facts:
     deny_list: frozenset[str] = frozenset()
     abort: str = ""
     held: Mapping[str, str] = field(default_factory=dict)
-    author: str = ""
+    authors: Authors = field(default_factory=Authors)
     approved: tuple[Approved, ...] = ()
 
 
@@ -323,7 +324,7 @@ def _passed(case: _Case) -> Action | None:
 def _forward(case: _Case, verdict: Verdict) -> Action:
     facts, now = case.facts, case.facts.rolling or Rolling()
     stage = facts.spec.stages[now.stage]
-    if lacking := missing(stage, facts.author, facts.approved):
+    if lacking := missing(stage, facts.authors, facts.approved):
         return _unapproved(case, stage, verdict, lacking)
     after = next_rolling(facts.spec, now)
     return Promote(verdict) if after is None else Advance(after, verdict)

@@ -64,7 +64,8 @@ def is_plain_path(path: str) -> bool:
 class Source:
     """Where a resource comes from: the commit that brought it as it is, and who stands behind that. `repository` as NAMESPACE/NAME of its
     PolicyRepository, `url` and `branch` what that followed then; `author` is what the commit says of itself. `signer` and `user` are known
-    by a key that an administrator named, pull request and approvers by a forge that is believed. What is not known is empty."""
+    by a key that an administrator named, pull request and approvers by a forge that is believed; `writers` are the e-mail addresses of all
+    who wrote it, as commits say. What is not known is empty."""
 
     repository: str
     commit: str
@@ -76,13 +77,15 @@ class Source:
     pull_request: str = ""
     pull_author: str = ""
     approvers: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
 
     def document(self) -> dict[str, object]:
         """As status and policy events carry it; what is empty is left out."""
         texts = {"repository": self.repository, "commit": self.commit, "url": self.url, "branch": self.branch}
         texts |= {"author": self.author, "signer": self.signer, "user": self.user}
         texts |= {"pullRequest": self.pull_request, "pullRequestAuthor": self.pull_author}
-        return {name: text for name, text in texts.items() if text} | ({"approvers": list(self.approvers)} if self.approvers else {})
+        lists = {"approvers": self.approvers, "writers": self.writers}
+        return {name: text for name, text in texts.items() if text} | {name: list(found) for name, found in lists.items() if found}
 
 
 def source_of_document(document: Mapping[str, Any]) -> Source:
@@ -98,6 +101,7 @@ def source_of_document(document: Mapping[str, Any]) -> Source:
         document.get("pullRequest", ""),
         document.get("pullRequestAuthor", ""),
         tuple(document.get("approvers", ())),
+        tuple(document.get("writers", ())),
     )
 
 

@@ -61,6 +61,14 @@ class TrustedRepository:
 
 
 @dataclass(frozen=True)
+class Authors:
+    """Who is behind a commit: as users of the cluster, and what names somebody whom nobody knows. Neither: nothing is known at all."""
+
+    users: frozenset[str] = frozenset()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Trust:
     """All that administrators said. `digest` tells one state of it from another."""
 
@@ -86,6 +94,16 @@ class Trust:
     def signing(self, principal: str) -> str:
         """The user whose key it is."""
         return next((person.user for person in self.people if person.keys and person.principal == principal), "")
+
+    def authors(self, source: Source) -> Authors:
+        """Everybody who had a hand in a commit: who signed it, all whose addresses it carries, and who opened its pull request."""
+        forge = self.forge(source.repository.partition("/")[0], source.url)
+        users = {email: person.user for person in self.people for email in person.emails}
+        named = [(f"who signed commit {source.commit[:12]}", source.user)]
+        named += [(email, users.get(email, "")) for email in source.writers]
+        if source.pull_author:
+            named.append((f"{source.pull_author} at the forge", forge.logins.get(source.pull_author, "") if forge else ""))
+        return Authors(frozenset(user for _, user in named if user), tuple(name for name, user in named if not user))
 
     def doubt(self, source: Source) -> str:
         """Why a commit does not count as merged, for people; empty when it does."""

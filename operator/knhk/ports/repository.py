@@ -48,6 +48,11 @@ class Repository(Protocol):
         """The commit, on the line of first parents, that brought the path as it is: of a merged change its merge."""
         ...
 
+    def writers(self, commit: str) -> tuple[str, ...]:
+        """E-mail addresses of authors, committers and co-authors, in lower case: of the commit, and of a merge all that it brought. They
+        are what commits say. Raises Refused when a merge brought too many commits to tell."""
+        ...
+
     def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
         """The bytes of files, in the order asked for."""
         ...
@@ -66,10 +71,15 @@ class Remote:
 class Mirrors(Protocol):
     """Copies of remote repositories. Promises: what a server sends is checked before it is kept, bounded in bytes and time; credentials go
     to that server only, and are in no argument, log or error; only protocols that the wiring allows are used. Calls may take a minute:
-    never on the controller's loop. Several threads may call; what a Repository gave is still there after a later fetch."""
+    never on the controller's loop. Several threads may call; those that ask for one repository wait for each other, others do not. What a
+    Repository gave is still there after a later fetch. An error says in our words what failed: what a server said is for the log."""
 
     def fetch(self, remote: Remote, branch: str, pulls: Collection[int] = ()) -> Repository:
         """The copy, with the newest state of the branch and of the heads of these pull requests (`refs/pull/N/head`). Raises Waiting when
         trying again may help, Stalled when a person must act (no such branch, no access, a protocol that is not allowed, a
         password over plain http)."""
+        ...
+
+    def keep(self, urls: Collection[str]) -> None:
+        """Forgets the copies of all other remotes."""
         ...

@@ -29,7 +29,7 @@ class Checker:
         running = self._running.get(repository.key)
         if repository.spec["forge"]["kind"] == "None" or (running is not None and not running.done()):
             return
-        self._running[repository.key] = self.git.executor.submit(self._run, repository)
+        self._running[repository.key] = self.git.lane(repository.spec["url"]).submit(self._run, repository)
 
     def _run(self, repository: Resource) -> None:
         try:

@@ -61,13 +61,14 @@ class Controller:
         self._packs = PackReconciler(self.ports, self.journal, points, plans)
         self._bundles = BundleReconciler(self.ports, self.journal)
         self._retention = Retention(self.ports)
+        self._repositories = None if self.git is None else RepositoryReconciler(self.ports, self.journal, self.git)
         self._reconcilers: Mapping[str, Reconciler] = {
             "DataBundle": self._bundles,
             "EnforcementPoint": points,
             "PolicyPack": self._packs,
             "SchemaVersion": SchemaReconciler(self.ports, self.journal, plans),
             "HookRegistry": HookReconciler(self.ports, self.journal, plans),
-            "PolicyRepository": NoGit(self.ports) if self.git is None else RepositoryReconciler(self.ports, self.journal, self.git),
+            "PolicyRepository": NoGit(self.ports) if self._repositories is None else self._repositories,
             "FeatureFlag": FlagReconciler(self.ports, self.journal),
             "Approval": ApprovalReconciler(self.ports, self.journal),
         }
@@ -157,6 +158,8 @@ class Controller:
             self._packs.gone(resource)
         if resource.kind == "DataBundle":
             self._bundles.gone(resource)
+        if resource.kind == "PolicyRepository" and self._repositories is not None:
+            self._repositories.gone(resource)
 
     def _enqueue(self, resource: Resource) -> None:
         """The object, and the points that it speaks of, as it was known and as it is."""

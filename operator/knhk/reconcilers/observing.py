@@ -12,6 +12,7 @@ from knhk.model.faults import Corrupt, KnhkError, NotFound, Refused
 from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import PairStats, pair_stats
+from knhk.model.trust import Authors
 from knhk.ports.fleet import Statistics
 from knhk.reconcilers.approvals import approvals_of
 from knhk.reconcilers.bundles import is_published, refusal
@@ -21,6 +22,7 @@ from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.hooks import is_indexed
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import owner_of
+from knhk.reconcilers.provenance import authors_of
 from knhk.reconcilers.revisions import abort_asked, denied
 from knhk.reconcilers.schemas import is_accepted
 
@@ -123,6 +125,7 @@ class Observer:
         rolling = Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]) if "arm" in revision else None
         mine = self._mine(pack)
         guards, unread = self._guards(pack)
+        asks = bool(pack.spec["rollout"].get("approvals"))
         held = {f"{one.namespace}/{one.name}": switched_at(self.ports, one, pack.name).held for one in mine}
         facts = Facts(
             phase=phase,
@@ -135,8 +138,8 @@ class Observer:
             deny_list=denied(pack.status, pack.generation),
             abort=abort_asked(pack),
             held={point: why for point, why in held.items() if why},
-            author=revision.get("source", {}).get("user", ""),
-            approved=approvals_of(self.ports, pack, digest) if pack.spec["rollout"].get("approvals") else (),
+            authors=authors_of(self.ports.store, self.ports.trusts, pack) if asks else Authors(),
+            approved=approvals_of(self.ports, pack, digest) if asks else (),
         )
         documents = {order.point: order for order in orders(facts)}
         stats = dict[str, PairStats]()

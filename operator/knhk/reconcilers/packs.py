@@ -442,7 +442,7 @@ class PackReconciler:
 
     def _approvals(self, facts: Facts, rolling: Rolling) -> dict[str, Any]:
         """Who let the stage be enforced; in an embedded home that is marked as reviewed by nobody."""
-        found = given(facts.spec.stages[rolling.stage], facts.author, facts.approved)
+        found = given(facts.spec.stages[rolling.stage], facts.authors, facts.approved)
         named: dict[str, Any] = {"approvedBy": [one.approver for one in found][:MAX_APPROVERS]} if found else {}
         return named if self.ports.reviews else named | {"unreviewed": True}
 

@@ -9,7 +9,7 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.commits import Source, source_of_document
 from knhk.model.faults import Stalled
 from knhk.model.resource import Resource
-from knhk.model.trust import Trust
+from knhk.model.trust import Authors, Trust
 from knhk.ports.store import Store
 from knhk.ports.trust import Trusts
 
@@ -32,6 +32,14 @@ def source_of(store: Store, trusts: Trusts, resource: Resource) -> Source | None
     trust = _believed(trusts)[0]
     found = list(_sources(store, resource))
     return next((source for source in found if not trust.doubt(source)), found[0] if found else None)
+
+
+def authors_of(store: Store, trusts: Trusts, pack: Resource) -> Authors:
+    """Who is behind the revision that a pack works on, by what administrators say now; nobody for one that was applied by hand."""
+    source = source_of(store, trusts, pack)
+    if source is None and (told := pack.status["revision"].get("source")) is not None:
+        source = source_of_document(told)
+    return Authors() if source is None else _believed(trusts)[0].authors(source)
 
 
 def unmerged(store: Store, trusts: Trusts, resource: Resource) -> str:

@@ -25,6 +25,8 @@ from knhk.reconcilers.reviewing import speaks_of_ours
 
 MAX_RESOURCES = 512
 MAX_COMMITS_KNOWN = 4096
+MAX_WRITERS = 32
+MAX_TEXT = 253
 _PRINCIPAL = re.compile(r"[^\s\"',*?!#]+")
 
 
@@ -46,14 +48,15 @@ class Checks(Protocol):
 @dataclass(frozen=True)
 class Git:
     """What works on PolicyRepositories needs. `trusts`: nothing is asked that it does not name. `forge` makes one from what is said of it,
-    OWNER/NAME and its secret. `executor`: for what may take a minute."""
+    OWNER/NAME and its secret. `lane`: threads for what may take a minute, by the address
+    that it asks."""
 
     mirrors: Mirrors
     secrets: Secrets
     trusts: Trusts
     forge: Callable[[TrustedForge, str, Mapping[str, bytes]], Forge]
     checks: Checks
-    executor: Executor
+    lane: Callable[[str], Executor]
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ class Puller:
         """A commit, and the person whose key signed it, whatever the repository's own policy says of keys."""
         signature = self._signature(mirror, commit.id, look.trust.allowed_signers())
         signer = signature.signer if signature.status is Signed.GOOD else ""
-        return Source(look.owner, commit.id, look.url, look.branch, commit.author, signer, look.trust.signing(signer))
+        made = Source(look.owner, commit.id, look.url, look.branch, commit.author, signer, look.trust.signing(signer))
+        return replace(made, writers=_writers(mirror, commit.id))
 
     def _policy(self, repository: Resource) -> Policy:
         spec = repository.spec["signature"]
@@ -170,6 +174,16 @@ class Puller:
         if "secretRef" in spec:
             lines.append(_text(self.git, repository.namespace, spec["secretRef"]["name"], "allowed_signers"))
         return Policy(spec["require"] == "Signed", "\n".join(lines) + "\n")
+
+
+def _writers(mirror: Repository, commit: str) -> tuple[str, ...]:
+    """Of more than can be told one is told whom nobody knows."""
+    try:
+        found = mirror.writers(commit)
+    except Refused as refused:
+        return (str(refused.faults[0])[:MAX_TEXT],)
+    more = (f"and {len(found) - MAX_WRITERS} more",) if len(found) > MAX_WRITERS else ()
+    return (*(text[:MAX_TEXT] for text in found[:MAX_WRITERS]), *more)
 
 
 def remote_of(git: Git, repository: Resource) -> Remote:

@@ -84,6 +84,7 @@ class RepositoryReconciler:
     git: Git
     _work: dict[Key, _Work] = field(default_factory=dict)
     _seen: dict[Key, _Seen] = field(default_factory=dict)
+    _kept: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         self._puller = Puller(self.git)
@@ -93,6 +94,7 @@ class RepositoryReconciler:
     def converge(self, repository: Resource) -> float | None:
         """One look. Gives seconds until the next."""
         self.journal.deliver(repository)
+        self._collect()
         if repository.spec["suspend"]:
             self._work.pop(repository.key, None)
             self._write(repository, _kept(repository), None, "Suspended", "nothing is pulled or applied; what is applied stays")
@@ -103,6 +105,19 @@ class RepositoryReconciler:
         again_s = self._pull(repository)
         return again_s if reverts_s is None else min(again_s, reverts_s)
 
+    def gone(self, repository: Resource) -> None:
+        """Forgets a deleted one, and its copy unless another follows the same address."""
+        self._work.pop(repository.key, None)
+        self._seen.pop(repository.key, None)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Has copies removed that nobody follows any more."""
+        urls = frozenset(each.spec["url"] for each in self.ports.store.list("PolicyRepository").resources)
+        if urls != self._kept:
+            self._kept = urls
+            self.git.lane("").submit(self.git.mirrors.keep, urls)
+
     # ---- pulling -------------------------------------------------------------------------------
 
     def _pull(self, repository: Resource) -> float:
@@ -112,7 +127,7 @@ class RepositoryReconciler:
         if work is None:
             if seen is not None and seen.generation == repository.generation and now_s < seen.next_s and not wanted:
                 return self._settle(repository, seen, asked)
-            work = _Work(self.git.executor.submit(self._puller.pull, repository), repository.generation, asked)
+            work = _Work(self.git.lane(repository.spec["url"]).submit(self._puller.pull, repository), repository.generation, asked)
             self._work[repository.key] = work
             return LOOK_S
         if not work.future.done():

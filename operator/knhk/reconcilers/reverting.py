@@ -37,7 +37,7 @@ class Reverter:
         if work is None:
             if (left_s := self._not_before_s.get(key, 0.0) - now_s) > 0:
                 return "", left_s
-            self._work[key] = self.git.executor.submit(self._open, repository, dict(row))
+            self._work[key] = self.git.lane(repository.spec["url"]).submit(self._open, repository, dict(row))
             return "", LOOK_S
         if not work.done():
             return "", LOOK_S

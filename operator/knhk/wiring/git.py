@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from knhk.adapters.forge_gitea import GiteaForge
+from knhk.adapters.lanes import Lanes
 from knhk.adapters.mirrors_git import GitMirrors
 from knhk.adapters.namespaces import ChosenNamespaces
 from knhk.adapters.review_process import ReviewProcess
@@ -37,7 +37,6 @@ class Access:
 
 EMBEDDED = ("https", "http", "ssh", "file")
 CLUSTER = ("https", "http", "ssh")  # a path of the operator's own disk is nobody's repository
-WORKERS = 3
 
 
 @contextmanager
@@ -45,11 +44,11 @@ def git(folder: Path, access: Access) -> Iterator[Git]:
     """Mirrors and checks in `folder`, which is private; what runs when the context ends is waited for, bounded as it is."""
     mirrors = GitMirrors(folder / "mirrors", access.protocols)
     checks = ReviewProcess(mirrors, folder / "checks")
-    executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="git")
+    lanes = Lanes()
     try:
-        yield Git(mirrors, access.secrets, access.trusts, forge, checks, executor)
+        yield Git(mirrors, access.secrets, access.trusts, forge, checks, lanes.of)
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        lanes.close()
         checks.close()
 
 

@@ -131,7 +131,8 @@ SOURCE = Obj(
         "user": Str("The user that the signer is.", max=253),
         "pullRequest": Str("Address of the pull request that was merged by it.", max=1024),
         "pullRequestAuthor": Str("User who opened the pull request.", max=253),
-        "approvers": List("Users who approved it.", Str("User name.", max=253), max=64),
+        "approvers": List("Users of the forge who approved it.", Str("User name.", max=253), max=64),
+        "writers": List("E-mail addresses of all who wrote it, as commits say.", Str("Address.", max=253), max=64),
     },
     required=("repository", "commit"),
 )
