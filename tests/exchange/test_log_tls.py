@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,6 +116,23 @@ def test_a_pod_reads_and_appends_leaves_and_no_events(log: Log) -> None:
     assert log.client(OPERATOR).append_leaves([EVENT]) == [0]
     with pytest.raises(NotFound):
         pod.index_of(bytes(17))
+
+
+def test_one_client_with_many_threads_is_refused_nothing(log: Log) -> None:
+    """The sequencer hears four requests of a client at once; its connections are kept, and made anew when it starts anew."""
+    context = log.context(client_pair(log.authority, OPERATOR, datetime.now(UTC), DAY))
+    client = SequencerLog(Https.of(log.url, lambda: context))
+    events = [EVENT.replace(b"{", b'{"n":%d,' % n) for n in range(48)]
+    with ThreadPoolExecutor(16) as pool:
+        assert sorted(pool.map(client.append_event, events)) == list(range(48))
+        assert sorted(pool.map(client.index_of, map(entry_key, events))) == list(range(48))
+    log.running.kill()
+    log.running.wait()
+    with pytest.raises(Waiting):
+        client.checkpoint()
+    log.start()
+    until(lambda: answers(client), "the log answers again")
+    assert client.append_event(events[7]) == client.index_of(entry_key(events[7]))
 
 
 def test_who_is_none_of_ours_is_not_heard(log: Log) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import struct
+import threading
+import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from knhk.model.faults import Fault, NotFound, Refused, Waiting
@@ -16,6 +20,7 @@ from knhk_runtime.record import entry_key
 BATCH = 32_768  # leaves of one request, below both bounds of the sequencer
 RETRY_AFTER_S = 0.5
 TOO_MANY = 429
+AT_ONCE = 4  # more of one client the sequencer refuses
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -29,11 +34,27 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A connection, and what it was made with."""
+
+    connection: http.client.HTTPConnection
+    context: ssl.SSLContext | None
+
+
+def _close(ways: list[_Way]) -> None:
+    for way in ways:
+        way.connection.close()
+
+
 class SequencerLog:
-    """`knhk.ports.log.Log`; one connection for each call, so that threads share nothing."""
+    """`knhk.ports.log.Log`. Any thread: a few connections are kept, each for one request at a time; whoever finds none free waits."""
 
     def __init__(self, server: str | Path | Https, timeout_s: float = 10.0) -> None:
         self._server, self._timeout_s = server, timeout_s
+        self._free = threading.BoundedSemaphore(AT_ONCE)
+        self._kept: list[_Way] = []
+        weakref.finalize(self, _close, self._kept)
 
     def append_event(self, bundle: bytes) -> int:
         """See the port."""
@@ -65,27 +86,57 @@ class SequencerLog:
         """See the port."""
         return self._request("GET", "/checkpoint").decode()
 
-    def _connection(self) -> http.client.HTTPConnection:
-        if not isinstance(self._server, Https):
-            return _UnixConnection(str(self._server), self._timeout_s)
-        context = self._server.context()
-        return http.client.HTTPSConnection(self._server.host, self._server.port, timeout=self._timeout_s, context=context)
+    def _way(self, context: ssl.SSLContext | None) -> _Way:
+        if isinstance(self._server, Https):
+            made: http.client.HTTPConnection = http.client.HTTPSConnection(
+                self._server.host, self._server.port, timeout=self._timeout_s, context=context
+            )
+        else:
+            made = _UnixConnection(str(self._server), self._timeout_s)
+        return _Way(made, context)
+
+    def _old(self, context: ssl.SSLContext | None) -> _Way | None:
+        """A kept connection that was made with this context; others are closed."""
+        while self._kept:
+            way = self._kept.pop()
+            if way.context is context and way.connection.sock is not None:
+                return way
+            way.connection.close()
+        return None
+
+    def _answered(self, way: _Way, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+        try:
+            way.connection.request(method, target, body)
+            answer = way.connection.getresponse()
+            data = answer.read()
+        except BaseException:
+            way.connection.close()
+            raise
+        self._kept.append(way)
+        return answer.status, data
+
+    def _asked(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+        context = self._server.context() if isinstance(self._server, Https) else None
+        if (old := self._old(context)) is not None:
+            try:
+                return self._answered(old, method, target, body)
+            except TimeoutError:
+                raise
+            except (OSError, http.client.HTTPException):
+                pass  # the server has closed it meanwhile; every request may be made twice
+        return self._answered(self._way(context), method, target, body)
 
     def _request(self, method: str, target: str, body: bytes | None = None) -> bytes:
-        connection = self._connection()
         try:
-            connection.request(method, target, body)
-            answer = connection.getresponse()
-            data = answer.read()
+            with self._free:
+                status, data = self._asked(method, target, body)
         except (OSError, http.client.HTTPException) as error:
             hint = "" if isinstance(self._server, Https) else "; is the sequencer running? (knhk up)"
             message = f"{self._server}: {type(error).__name__}: {error}{hint}"
             raise Waiting("LogUnreachable", message, RETRY_AFTER_S) from error
-        finally:
-            connection.close()
-        if answer.status == 200:
+        if status == 200:
             return data
-        raise self._fault(target, answer.status, data)
+        raise self._fault(target, status, data)
 
     def _fault(self, target: str, status: int, data: bytes) -> Exception:
         try:

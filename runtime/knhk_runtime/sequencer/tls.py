@@ -21,6 +21,7 @@ from knhk_runtime.sequencer.server import LEAVES_ALONE, fault, tell
 RELOAD_EVERY_S = 30.0
 AT_ONCE = 4
 BYTES_PER_S, BYTES_AT_ONCE = 16 << 20, 32 << 20
+READS_BYTES = 16 << 10  # a request without a body counts as so many
 _POD = re.compile(r"spiffe://knhk\.dev/ns/[a-z0-9.-]+/point/[a-z0-9.-]+/pod/[a-z0-9.-]+")
 _OPERATOR = "spiffe://knhk.dev/component/knhk-operator"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -82,6 +83,13 @@ def may(client: str, method: str, path: str) -> bool:
     return client == _OPERATOR or (path == "/append" and _POD.fullmatch(client) is not None)
 
 
+def _bytes_of(request: web.Request) -> int:
+    """What a request counts as; a body that does not say how long it is may be long."""
+    if not request.body_exists:
+        return READS_BYTES
+    return max(READS_BYTES, BYTES_AT_ONCE // 4 if request.content_length is None else request.content_length)
+
+
 class Guard:
     """`watch` is a middleware of the HTTPS application: who may do what, and how much of it."""
 
@@ -96,7 +104,7 @@ class Guard:
             return fault(HTTPStatus.UNAUTHORIZED, "certificate", "must be valid and name one URI")
         if not may(client, request.method, request.path):
             return fault(HTTPStatus.FORBIDDEN, "certificate", f"{client}: must be one that may {request.method} {request.path}")
-        if self._now[client] >= AT_ONCE or not self._bytes.take(client, float(request.content_length or BYTES_AT_ONCE // 4)):
+        if self._now[client] >= AT_ONCE or not self._bytes.take(client, float(_bytes_of(request))):
             must = f"must be at most {AT_ONCE} requests at once and {BYTES_PER_S >> 20} MiB a second"
             return fault(HTTPStatus.TOO_MANY_REQUESTS, "client", must)
         if client != _OPERATOR:
