@@ -84,11 +84,18 @@ class Lease:
                 _log.info("%s ends by itself: %s", self, error)
 
     def _keep(self) -> None:
-        while not self._end.wait(EVERY_S):
-            if not self._try() and not self.leads():
-                _log.error("%s leads no longer: %s", self._holder, self)
-                self._lost()
+        """However it ends but by `release`, it says that the lease is lost."""
+        try:
+            while not self._end.wait(EVERY_S):
+                if not self._try() and not self.leads():
+                    _log.error("%s leads no longer: %s", self._holder, self)
+                    break
+            else:
                 return
+        except Exception:  # a bug of ours, or of the client: nobody would renew the lease
+            _log.exception("%s cannot be kept by %s", self, self._holder)
+            self._acts_until_s = 0.0
+        self._lost()
 
     def _try(self) -> bool:
         """Takes or renews the lease; whether it is held by that."""
