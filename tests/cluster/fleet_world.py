@@ -101,7 +101,7 @@ def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Callable
             signer=signer,
             registry=registry,
             builder=Workshop(
-                Bench(FakeCompiler(), FakeProver(), registry, signer, "generator"), executor, Retirement(registry, SystemClock())
+                Bench(FakeCompiler(), FakeProver(), registry, signer, "generator"), executor, executor, Retirement(registry, SystemClock())
             ),
             fleet=FolderFleet(folder / "points"),
             placement=Elsewhere(),

@@ -18,8 +18,8 @@ import pytest
 
 from knhk.adapters.processes import Identity, identity
 from knhk.model.resource import Key
-from knhk.wiring.embedded import open_store
 from knhk.wiring.home import Home
+from knhk.wiring.resources import open_store
 
 pytestmark = pytest.mark.server
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from random import Random
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +24,7 @@ from knhk.model.resource import Resource
 from knhk.packaging.materials import Material
 from knhk.ports.fleet import Statistics, must_take_its_place
 from knhk.ports.placement import Placed
+from knhk.ports.together import Act
 from knhk_verify.signed import keyid, pae
 
 NS = 1_000_000_000
@@ -303,6 +305,17 @@ class InlineExecutor(Executor):
                 future.set_result(work())
             except Exception as error:
                 future.set_exception(error)
+
+
+class Shuffled:
+    """knhk.ports.together.Together in an order that nobody chose."""
+
+    def __init__(self, chance: Random, most: int) -> None:
+        self._chance, self.most = chance, most
+
+    def __call__(self, acts: Sequence[Act]) -> None:
+        for act in self._chance.sample(acts, len(acts)):
+            act()
 
 
 class Mortal:

@@ -32,6 +32,7 @@ from knhk.model.resource import Key, Resource
 from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Statistics
 from knhk.ports.prover import Prover
+from knhk.ports.together import InTurn, Together
 from knhk.ports.trust import Trusts, TrustsNobody
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
@@ -156,6 +157,7 @@ class World:
     traffic: int = 12
     covers: bool = True
     reviews: bool = False
+    together: Together = field(default_factory=InTurn)
     runs: dict[str, Any] | None = None
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -172,8 +174,9 @@ class World:
         own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "clock")}
         self.executor = InlineExecutor()
         bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator")
-        own |= {"builder": Workshop(bench, self.executor, Retirement(mortal["registry"], self.clock))}
         own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews, "trusts": self.trusts}
+        own |= {"builder": Workshop(bench, self.executor, InlineExecutor(), Retirement(mortal["registry"], self.clock))}
+        own |= {"together": self.together}
         ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
         self.controller = Controller(ports, self.git)
 

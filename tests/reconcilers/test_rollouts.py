@@ -8,9 +8,14 @@ import pytest
 from fakes import NS
 from rollout_world import BUNDLE, PACK, POINT, STEPS, World, bundle, pack, payload, point
 
+from knhk.decide.rollout import Wait, decide
 from knhk.model.canonical import sha256_hex
-from knhk.model.faults import Conflict, NotFound, Stalled
+from knhk.model.faults import Conflict, NotFound, Stalled, Waiting
+from knhk.model.phases import Phase
 from knhk.model.resource import Key, Resource
+from knhk.reconcilers.context import statement_of
+from knhk.reconcilers.observing import Observer
+from knhk.reconcilers.plans import Plans
 
 P1 = Key("EnforcementPoint", "erp", "p1")
 
@@ -738,3 +743,65 @@ def test_a_full_disk_delays_a_data_bundle_and_says_so(live: World) -> None:
     live.registry.full = False
     live.run(8)
     assert live.ready(BUNDLE)["status"] == "True"
+
+
+def test_events_of_a_pack_that_was_replaced_within_a_turn_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted and applied again right after a write of this controller, which knows the object as it was before."""
+    world = World()
+    world.apply(point(), pack("1.0.0"))
+    write = world.store.update_status
+    replaced_uids, let_go_early = set[str](), set[str]()
+
+    def replaced(resource: Resource) -> Resource:
+        told = write(resource)
+        if told.key == PACK and told.status["revision"]["phase"] == "Signed":
+            monkeypatch.setattr(world.store, "update_status", write)
+            replaced_uids.add(told.uid)
+            world.store.delete(PACK)
+            world.apply(pack("1.1.0"))
+            world.controller.queue.put(PACK, 0.0)  # it is due again within the turn, as for another's change
+        return told
+
+    def released(resource: Resource) -> None:
+        if resource.uid in replaced_uids and "Signed" not in world.kinds():
+            let_go_early.add(resource.uid)
+
+    monkeypatch.setattr(world.store, "update_status", replaced)
+    monkeypatch.setattr(world.store, "release", released)
+    world.until_phase("Live", "1.1.0")
+    subjects = [row["subject"][0]["name"] for row in world.log.statements() if row["predicate"]["kind"] == "Signed"]
+    assert sorted(subjects) == ["pack/erp/orders@1.0.0", "pack/erp/orders@1.1.0"]
+    assert not let_go_early
+    world.settle()
+
+
+def test_a_pack_that_gives_up_brings_no_point_what_the_point_s_owner_has_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two packs want one point. The one that has it starts while the log takes no such event; the other is aborted."""
+    world, other = World(), Key("PolicyPack", "erp", "other")
+    world.apply(point(), pack("1.0.0"), pack("1.0.0", name="other"))
+    append = world.log.append_event
+
+    def refuses(bundle: bytes) -> int:
+        if statement_of(bundle.decode())["predicate"]["kind"] == "RolloutStarted":
+            raise Waiting("LogUnreachable", "the sequencer does not answer", 0.5)
+        return append(bundle)
+
+    monkeypatch.setattr(world.log, "append_event", refuses)
+    world.until_phase("Rolling")
+    world.until_phase("Signed", key=other)
+    world.annotate(other, abort="not now")
+    world.until_phase("Aborted", key=other)
+    world.run(4)
+    assert world.document()["candidate"] is None
+    monkeypatch.undo()
+    world.until_phase("Live")
+
+
+def test_an_aborted_revision_of_the_bytes_that_are_live_asks_for_nothing_more(live: World) -> None:
+    live.apply(pack("1.0.0", targets="{point: p1}, {point: later}"))
+    live.until_phase("Signed")
+    live.annotate(PACK, abort="not now")
+    live.until_phase("Aborted")
+    live.settle()
+    seen = Observer(live.controller.ports, Plans(live.registry, live.clock)).look(live.get(), Phase.ABORTED)
+    assert isinstance(decide(seen.facts), Wait)

@@ -285,7 +285,11 @@ class Laws:
                 yield f"{pack.key}: generation {pack.generation} is not observed"
         for resource in self.house.store.list("EnforcementPoint").resources:
             point = f"{resource.namespace}/{resource.name}"
-            document = payload(self.house.fleet.documents[point])
+            envelope = self.house.fleet.documents.get(point)
+            if envelope is None:
+                yield f"{point} was told nothing yet"
+                continue
+            document = payload(envelope)
             for place, by in (("stable", stable), ("candidate", rolling)):
                 found = (document[place] or {}).get("digest")
                 if found != by.get(point):

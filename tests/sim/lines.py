@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, Any
 
-from fakes import Died
+from fakes import Died, Shuffled
 
 from knhk.model.arrows import SignedPack
 from knhk.model.faults import Conflict, Corrupt, Gap, NotFound, Refuted, Stalled, Waiting
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from simulation import Simulation
 
 Raise = Callable[[str], Exception]
+AT_ONCE = 4
 
 
 def _waiting(what: str) -> Exception:
@@ -291,7 +293,8 @@ def ports_of(world: Simulation, who: str) -> tuple[Ports, SlowWorkshop]:
     lines: dict[str, Any] = {name: Line(world, who, name, port) for name, port in inner.items()}
     retirement = Retirement(lines["registry"], house.clock)
     workshop = SlowWorkshop(Bench(lines.pop("compiler"), lines.pop("prover"), lines["registry"], lines["signer"], "generator"), retirement)
-    ports = Ports(**lines, builder=workshop, clock=house.clock, origin="knhk.dev/sim", actor=who)
+    together = Shuffled(Random(f"{world.seed} {who}"), AT_ONCE)
+    ports = Ports(**lines, builder=workshop, clock=house.clock, origin="knhk.dev/sim", actor=who, together=together)
     return fenced(ports, lambda: world.check_leads(who)), workshop
 
 

@@ -1,15 +1,9 @@
-"""Port Namespaces: an option of the embedded home, a label of the namespace on a cluster."""
+"""Port Namespaces by an option of the embedded home."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from urllib.parse import quote
+from dataclasses import dataclass
 
-from knhk.adapters.kube_client import KubeClient
-from knhk.ports.clock import Clock
-
-LABEL = "knhk.dev/require-merged-commit"
-FRESH_S = 5.0
 ALL = "*"
 
 
@@ -21,21 +15,3 @@ class ChosenNamespaces:
 
     def requires_merged_commit(self, namespace: str) -> bool:
         return bool(self.names & {ALL, namespace})
-
-
-@dataclass
-class KubeNamespaces:
-    """The label `knhk.dev/require-merged-commit: "true"`. Whoever may change a namespace may change it: not who writes policies."""
-
-    client: KubeClient
-    clock: Clock
-    _known: dict[str, tuple[float, bool]] = field(default_factory=dict)
-
-    def requires_merged_commit(self, namespace: str) -> bool:
-        now_s = self.clock.monotonic_ns() / 1e9
-        since_s, demands = self._known.get(namespace, (-FRESH_S, False))
-        if now_s - since_s >= FRESH_S:
-            labels = self.client.call("GET", f"/api/v1/namespaces/{quote(namespace)}")["metadata"].get("labels") or {}
-            demands = labels.get(LABEL) == "true"
-            self._known[namespace] = (now_s, demands)
-        return demands

@@ -77,8 +77,8 @@ def find(store: Store, key: Key) -> Resource | None:
 def apply(call: Call) -> Outcome:
     from knhk.api import check_update, with_origin
     from knhk.model.faults import Refused
-    from knhk.wiring.embedded import open_store
     from knhk.wiring.home import Home
+    from knhk.wiring.resources import open_store
 
     resources, home = [with_origin(r) for r in read_resources(call.args.file)], Home(call.home)
     if call.args.dry_run and not home.store.exists():
@@ -124,8 +124,8 @@ def _write(store: Store, before: Resource | None, resource: Resource) -> str:
 )
 def delete(call: Call) -> Outcome:
     from knhk.cli.get import key_of, kind_of
-    from knhk.wiring.embedded import open_store
     from knhk.wiring.home import Home
+    from knhk.wiring.resources import open_store
 
     key = key_of(kind_of(call.args.kind), call.args.name)
     if key.kind == "Receipt":

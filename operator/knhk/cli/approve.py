@@ -32,8 +32,9 @@ def approve(call: Call) -> Outcome:
     from knhk.api.parse import from_document
     from knhk.cli.get import key_of
     from knhk.model.faults import Fault, Refused
-    from knhk.wiring.embedded import local_user, open_store
+    from knhk.wiring.embedded import local_user
     from knhk.wiring.home import Home
+    from knhk.wiring.resources import open_store
 
     args, approver = call.args, local_user()
     with open_store(Home(call.home), must_exist=True) as store:

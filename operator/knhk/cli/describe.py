@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def describe(call: Call) -> Outcome:
     from knhk.api import to_document
     from knhk.cli.get import key_of, kind_of
-    from knhk.wiring.embedded import open_store
     from knhk.wiring.home import Home
+    from knhk.wiring.resources import open_store
 
     with open_store(Home(call.home), must_exist=True) as store:
         key = key_of(kind_of(call.args.kind), call.args.name)

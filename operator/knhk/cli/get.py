@@ -69,8 +69,8 @@ def _cell(resource: Resource, path: str) -> str:
 )
 def get(call: Call) -> Outcome:
     from knhk.api import to_document
-    from knhk.wiring.embedded import open_store
     from knhk.wiring.home import Home
+    from knhk.wiring.resources import open_store
 
     kind = kind_of(call.args.kind)
     with open_store(Home(call.home), must_exist=True) as store:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from knhk.api import condition, with_condition
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import AlreadyExists, Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
+from knhk.model.phases import Event as Moved
 from knhk.model.resource import Key, Resource
 from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
@@ -24,6 +26,7 @@ from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
 from knhk.ports.telemetry import Silent, Telemetry
+from knhk.ports.together import InTurn, Together
 from knhk.ports.trust import Trusts, TrustsNobody
 from knhk.reconcilers.claims import Claims
 
@@ -32,7 +35,8 @@ _log = logging.getLogger("knhk.journal")
 MAX_HISTORY = 16
 REQUESTED = "knhk.dev/requestedAt"  # annotation: look at the object again, and begin anew what waits for a person
 _STAYS = ("pending", "history", "lastHandledRequestedAt")
-RECEIPTS_AT_ONCE = 8  # what is urgent waits no longer than for so many
+RECEIPTS_AT_ONCE = 8  # what is urgent waits no longer than for so many,
+RECEIPTS_EACH = 3  # or for so many of each hand that writes
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Ports:
     reviews: bool = False
     namespaces: Namespaces = field(default_factory=NoDemands)
     trusts: Trusts = field(default_factory=TrustsNobody)
+    together: Together = field(default_factory=InTurn)
 
 
 def rfc3339(ns: int) -> str:
@@ -83,6 +88,9 @@ class Ordered:
     subject: str
 
 
+_Slot = tuple[Key, str]  # an object, and the bundle of an event of it
+
+
 @dataclass
 class Journal:
     """Policy events, exactly once.
@@ -94,9 +102,10 @@ class Journal:
     """
 
     ports: Ports
-    _delivered: dict[tuple[Key, str], Ordered] = field(default_factory=dict)
+    _delivered: dict[_Slot, Ordered] = field(default_factory=dict)
     _orphans: list[Resource] = field(default_factory=list)
     _departed: dict[str, Resource] = field(default_factory=dict)
+    _rollbacks: dict[str, dict[str, dict[str, Resource]]] = field(default_factory=dict)  # namespace → pack → name → Receipt
 
     def outlive(self, resource: Resource) -> None:
         """Takes over the pending events of a deleted object: they get their receipts without it, and then the store may forget it."""
@@ -108,7 +117,16 @@ class Journal:
 
     def owes(self, key: Key) -> bool:
         """Whether events of this object, or of a deleted one of its name, are no Receipts yet."""
-        return any(key == of for of, _ in self._delivered) or any(key == orphan.key for orphan in self._orphans)
+        return any(key == of for of, _ in list(self._delivered)) or any(key == orphan.key for orphan in self._orphans)
+
+    def rollbacks(self, namespace: str, pack: str) -> tuple[Resource, ...]:
+        """The Receipts of rollbacks under a pack's name, oldest first. Listed once for a namespace: all later ones are made here."""
+        if namespace not in self._rollbacks:
+            found: dict[str, dict[str, Resource]] = {}
+            for receipt in self.ports.store.list("Receipt", namespace, {"event": Moved.ROLLED_BACK.value}).resources:
+                found.setdefault(receipt.labels.get("pack", ""), {})[receipt.name] = receipt
+            self._rollbacks[namespace] = found
+        return tuple(receipt for _, receipt in sorted(self._rollbacks[namespace].get(pack, {}).items()))
 
     def pend(self, status: Mapping[str, Any], *events: PolicyEvent) -> dict[str, Any]:
         """The status with these events signed and pending."""
@@ -136,27 +154,45 @@ class Journal:
             self.deliver(self._orphans[0])
             del self._orphans[0]
         done: dict[Key, set[str]] = {}
-        stuck: set[str] = set()  # namespaces that take no receipt now: those of others do not wait for them
-        left = RECEIPTS_AT_ONCE
-        for (key, bundle), ordered in sorted(self._delivered.items(), key=lambda item: item[1].index):
-            if key.namespace in stuck:
-                continue
-            if left == 0:
-                break
-            left -= 1
-            try:
-                self._receipt(key.namespace, bundle, ordered.index)
-            except Waiting:
-                break  # a checkpoint covers a prefix of the log: what follows is not covered either
-            except (Refused, Stalled) as error:
-                _log.warning("receipts of namespace %s wait: %s", key.namespace, error)
-                stuck.add(key.namespace)
-                continue
+        for key, bundle in self._receipted():
             done.setdefault(key, set()).add(bundle)
-        for key, bundles in done.items():
-            self._clear(key, bundles)
+        self.ports.together([partial(self._clear, key, bundles) for key, bundles in done.items()])
         self._release()
         return not self._delivered
+
+    def _receipted(self) -> tuple[_Slot, ...]:
+        """Makes Receipts of the oldest delivered events; those that have one now. The first of each namespace go before the others: of one
+        that takes no receipt now no more are tried, so that none of another waits for it."""
+        slots = sorted(self._delivered, key=lambda slot: self._delivered[slot].index)
+        left = max(RECEIPTS_AT_ONCE, RECEIPTS_EACH * self.ports.together.most)
+        firsts: dict[str, _Slot] = {}
+        for slot in slots:
+            firsts.setdefault(slot[0].namespace, slot)
+        heads = list(firsts.values())[:left]
+        found = self._made(heads)
+        willing, tried = {key.namespace for key, _ in found}, set(heads)
+        rest = [slot for slot in slots if slot not in tried and slot[0].namespace in willing]
+        return (*found, *self._made(rest[: left - len(heads)]))
+
+    def _made(self, slots: Collection[_Slot]) -> tuple[_Slot, ...]:
+        """Those of these slots, oldest first, that have their Receipt now."""
+        found: list[_Slot] = []
+        uncovered: list[int] = []
+
+        def act(slot: _Slot) -> None:
+            (key, bundle), index = slot, self._delivered[slot].index
+            if any(index > other for other in uncovered):
+                return  # a checkpoint covers a prefix of the log: what follows is not covered either
+            try:
+                self._receipt(key.namespace, bundle, index)
+                found.append(slot)
+            except Waiting:
+                uncovered.append(index)
+            except (Refused, Stalled) as error:
+                _log.warning("receipts of namespace %s wait: %s", key.namespace, error)
+
+        self.ports.together([partial(act, slot) for slot in slots])
+        return tuple(found)
 
     def _release(self) -> None:
         """Deleted objects whose events all have receipts."""
@@ -169,19 +205,19 @@ class Journal:
     def _receipt(self, namespace: str, bundle: str, index: int) -> None:
         document = statement_of(bundle)
         name = f"{document['predicate']['kind'].lower()}-{index:08d}"
-        try:
-            self.ports.store.get(Key("Receipt", namespace, name))
-            return
-        except NotFound:
-            pass
         spec = receipt_spec(bundle.encode(), document, index, self.ports.log.proof(index))
         labels = {"event": spec["event"]} | {k: spec[k] for k in ("pack", "point") if k in spec}
+        receipt = Resource("Receipt", namespace, name, spec, labels=labels)
         try:
-            self.ports.store.create(Resource("Receipt", namespace, name, spec, labels=labels))
+            self.ports.store.create(receipt)
         except AlreadyExists:
-            return
+            pass
         except NotFound as error:  # the namespace is gone, or going: the log alone keeps the event
             _log.warning("%s/%s is only in the log: %s", namespace, name, error)
+            self._rollbacks.pop(namespace, None)
+            return
+        if spec["event"] == Moved.ROLLED_BACK.value and namespace in self._rollbacks:
+            self._rollbacks[namespace].setdefault(spec.get("pack", ""), {})[name] = receipt
 
     def _clear(self, key: Key, bundles: set[str]) -> None:
         """Takes settled events out of their status; an object that changed meanwhile is met again at the next turn."""

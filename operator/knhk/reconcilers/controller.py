@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from knhk.model.faults import Conflict, Gap, KnhkError, NotFound, Waiting
@@ -16,7 +18,7 @@ from knhk.reconcilers.claims import data_named, points_named
 from knhk.reconcilers.context import REQUESTED, Journal, Ports
 from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
-from knhk.reconcilers.packs import PackReconciler
+from knhk.reconcilers.packs import PackReconciler, is_apart
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, rolls
 from knhk.reconcilers.pulling import Git
@@ -83,8 +85,8 @@ class Controller:
             self._say(f"changes cannot be read: {error}")
             self.ports.clock.sleep(TICK_S)
         until_s = self._now_s() + TURN_S
-        while (now_s := self._now_s()) < until_s and (taken := self.queue.take(now_s)) is not None:
-            self._converge(*taken)
+        while (now_s := self._now_s()) < until_s and (taken := self._taken(now_s)):
+            self._converge(taken)
         self._beside(self.journal.settle, "receipts wait")
         self._beside(lambda: self._retention.turn(self._now_s()), "retired images stay for now")
         self.ports.telemetry.turned(len(self.queue), self.queue.late_s(self._now_s()))
@@ -108,6 +110,8 @@ class Controller:
         return self.ports.clock.monotonic_ns() / 1e9
 
     def _observe(self) -> None:
+        while self._packs.ended:
+            self._put(self._packs.ended.popleft(), self._now_s())
         try:
             if self._revision < 0:
                 raise Gap("first look")
@@ -128,8 +132,7 @@ class Controller:
         """The whole truth, at the start and after a gap."""
         listings = [self.ports.store.list(kind) for kind in KINDS]
         listed = {resource.key: resource for listing in listings for resource in listing.resources}
-        for departed in self.ports.store.departed():
-            self.journal.outlive(departed)  # as it was at the end; what is known of it may be older
+        self._outlive()
         for missing in [known for key, known in self._known.items() if key not in listed]:
             self._enqueue(missing)
             self._deleted(missing)
@@ -142,10 +145,16 @@ class Controller:
             self._put(Key("EnforcementPoint", namespace, name), self._now_s())
         self._revision = min(listing.revision for listing in listings)
 
+    def _outlive(self) -> None:
+        """Takes over what is deleted as it was at the end; what is known of it here may be older."""
+        for departed in self.ports.store.departed():
+            self.journal.outlive(departed)
+
     def _know(self, resource: Resource) -> None:
         """Remembers an object; one of its name that had another uid is gone."""
         before = self._known.get(resource.key)
         if before is not None and before.uid != resource.uid:
+            self._outlive()
             self._deleted(before)
         self._known[resource.key] = resource
 
@@ -185,7 +194,46 @@ class Controller:
             return frozenset().union(*(points_named(pack) for pack in packs if pack.name == resource.spec["pack"]))
         return frozenset()
 
-    def _converge(self, key: Key, due_s: float) -> None:
+    def _taken(self, now_s: float) -> list[tuple[Key, float]]:
+        """The most urgent key that is due; packs that stand for themselves come together."""
+        found: list[tuple[Key, float]] = []
+        most = self.ports.together.most
+        while len(found) < most and (head := self.queue.head(now_s)) is not None:
+            apart = most > 1 and self._is_apart(head)
+            if found and not apart:
+                break
+            found += [taken] if (taken := self.queue.take(now_s)) is not None else []
+            if not apart:
+                break
+        return found
+
+    def _is_apart(self, key: Key) -> bool:
+        try:
+            return key.kind == "PolicyPack" and is_apart(self.ports.store.get(key))
+        except (KnhkError, OSError):
+            return False
+
+    def _converge(self, taken: Sequence[tuple[Key, float]]) -> None:
+        again: list[tuple[Key, float, Lane]] = []
+
+        def act(key: Key, due_s: float) -> None:
+            again_s, lane = self._converged(key, due_s)
+            if again_s is not None:
+                again.append((key, self._now_s() + max(again_s, LEAST_S), lane))
+
+        self.ports.together([partial(act, *one) for one in taken])
+        if len(taken) > 1:
+            self.ports.together([partial(self._deliver, key) for key, _ in taken])
+        for key, due_s, lane in again:
+            self._put(key, due_s, lane)
+
+    def _deliver(self, key: Key) -> None:
+        """What several wrote at once goes into the log at once; what hinders that is met, and said, when the object is next."""
+        with suppress(KnhkError, OSError):
+            self.journal.deliver(self.ports.store.get(key))
+
+    def _converged(self, key: Key, due_s: float) -> tuple[float | None, Lane]:
+        """When it wants to be looked at again, and how urgently."""
         begun_s = self._now_s()
         lane, result = Lane.NORMAL, None
         try:
@@ -209,8 +257,7 @@ class Controller:
             again_s, result = FAULT_RETRY_S, _FAILED
         ended_s = self._now_s()
         self.ports.telemetry.reconciled(key.kind, result or _result(again_s), begun_s - due_s, ended_s - begun_s)
-        if again_s is not None:
-            self._put(key, ended_s + max(again_s, LEAST_S), lane)
+        return again_s, lane
 
     def _put(self, key: Key, due_s: float, lane: Lane = Lane.NORMAL) -> None:
         self.queue.put(key, due_s, lane)

@@ -146,9 +146,10 @@ class Observer:
         for point in held:
             document = published(self.ports, point)
             order = order_of(document, point, digest)
-            documents.pop(point, None)
+            wanted = documents.pop(point, None)
             if order is not None:
-                documents[point] = order
+                same = wanted is not None and digest == live  # before and after are the same bytes
+                documents[point] = replace(order, stable=wanted.stable) if same and wanted is not None else order
             try:
                 told = self.ports.fleet.statistics(point) if rolling is not None or phase is Phase.SIGNED else None
                 if told is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -66,6 +67,7 @@ from knhk.reconcilers.revisions import (
 JUDGE_EVERY_S = 0.1
 WAIT_FOR_DATA_S = 0.5
 LOOK_AT_REST_S = 1.0
+LOOK_AT_BUILDS_S = 0.5  # for their steps; their ends tell themselves
 TELLS_STEPS_AFTER_S = 2.0
 BUILDING = (Phase.PENDING, Phase.COMPILED, Phase.BUILT)
 BUILD_WITHIN_S = sum(DEADLINES_S[phase] or 0.0 for phase in BUILDING)
@@ -100,6 +102,7 @@ class PackReconciler:
     journal: Journal
     points: PointReconciler
     plans: Plans
+    ended: deque[Key] = field(default_factory=deque)  # packs whose build came to its end, for whoever calls `converge`
     _builds: dict[tuple[Key, str], _Build] = field(default_factory=dict)
     observer: Observer = field(init=False)
 
@@ -144,8 +147,7 @@ class PackReconciler:
         if self.journal.owes(pack.key):
             self._write(pack, pack.status, None, "Waiting", "the receipts of the pack that had this name must be written first")
             return JUDGE_EVERY_S
-        rollbacks = self.ports.store.list("Receipt", pack.namespace, {"event": Event.ROLLED_BACK.value, "pack": pack.name})
-        rows = denied_before(rollbacks.resources)
+        rows = denied_before(self.journal.rollbacks(pack.namespace, pack.name))
         return self._begin(pack, {**pack.status, "denyList": rows} if rows else pack.status)
 
     def _begin(self, pack: Resource, before: Mapping[str, Any]) -> float:
@@ -198,12 +200,13 @@ class PackReconciler:
             order = PackOrder(to_sources(whole), next(iter(bundles), None), urgent="live" in pack.status)
             build = self.ports.builder.pack(order)
             running = self._builds[key] = _Build(build, {name: found for name, found in members.items() if found})
+            build.add_done_callback(lambda _: self.ended.append(pack.key))
         if running.until_s is None and running.future.running():
             running.until_s = now_s + BUILD_WITHIN_S
         if not running.future.done():
             if running.until_s is None or now_s < running.until_s:
                 self._tell_step(pack, running, now_s)
-                return JUDGE_EVERY_S / 2
+                return LOOK_AT_BUILDS_S
             self._forget_builds(pack)
             return self._stalled(pack, "DeadlineExceeded", f"the build took longer than {BUILD_WITHIN_S:g} s")
         del self._builds[key]
@@ -239,7 +242,7 @@ class PackReconciler:
 
     def _forget_builds(self, pack: Resource) -> None:
         """A build that runs already ends by itself; what it publishes is signed and unused."""
-        for key in [key for key in self._builds if key[0] == pack.key]:
+        for key in [key for key in list(self._builds) if key[0] == pack.key]:
             self._builds.pop(key).future.cancel()
 
     def _built(self, pack: Resource, signed: SignedPack, members: Mapping[str, Any]) -> float:
@@ -262,8 +265,10 @@ class PackReconciler:
             events.append(self._event(pack, revision, event, evidence=facts))
             revision = self._moved(revision, event)
         status = self.journal.pend({**pack.status, "revision": revision}, *events)
-        message = f"{image.version} is proven on {signed.proof['cases']} cases and signed, {image.digest[:19]}…"
-        self._write(pack, status, None, "Signed", message)
+        reason, message = "Signed", f"{image.version} is proven on {signed.proof['cases']} cases and signed, {image.digest[:19]}…"
+        if waits := self.observer.blocked(pack):
+            reason, message = "Waiting", waits  # what the next look would write
+        self._write(pack, status, None, reason, message)
         return 0.0
 
     def _refused(self, pack: Resource, refused: Refused) -> float:
@@ -486,8 +491,10 @@ class PackReconciler:
             if point is None:
                 continue
             try:
-                wanted = assignment_of(self.ports, point, owner_of(self.ports, point))
-                self.points.bring(point, wanted, "Published", ordered[0] if ordered else None)
+                owner = owner_of(self.ports, point)  # it may be another pack, whose document never comes before its events
+                told = (*ordered, *(self.journal.deliver(owner)[-1:] if owner is not None else ()))
+                newest = max(told, key=lambda order: order.index, default=None)
+                self.points.bring(point, assignment_of(self.ports, point, owner), "Published", newest)
             except (KnhkError, OSError) as error:
                 errors.append(error)
         if errors:
@@ -523,6 +530,12 @@ class PackReconciler:
 
     def _write(self, pack: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str) -> Resource:
         return write_status(self.ports, pack, status, ready, reason, message)
+
+
+def is_apart(pack: Resource) -> bool:
+    """Whether its next step touches nothing but the pack itself: it is new, or is being built."""
+    revision = pack.status.get("revision")
+    return ABORT not in pack.annotations and (revision is None or Phase(revision["phase"]) in BUILDING)
 
 
 def _is_live(pack: Resource) -> bool:

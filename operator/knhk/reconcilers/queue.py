@@ -33,15 +33,23 @@ class WorkQueue:
             self._due[key] = (due_s, lane)
             heappush(self._heaps[lane], (due_s, key))
 
+    def head(self, now_s: float) -> Key | None:
+        """What `take` would give."""
+        lane = self._lane(now_s)
+        return None if lane is None else self._heaps[lane][0][1]
+
     def take(self, now_s: float) -> tuple[Key, float] | None:
         """The most urgent key that is due, and since when, or None."""
-        for lane in Lane:
-            first = self._first(lane)
-            if first is not None and first[0] <= now_s:
-                due_s, key = heappop(self._heaps[lane])
-                del self._due[key]
-                return key, due_s
-        return None
+        lane = self._lane(now_s)
+        if lane is None:
+            return None
+        due_s, key = heappop(self._heaps[lane])
+        del self._due[key]
+        return key, due_s
+
+    def _lane(self, now_s: float) -> Lane | None:
+        """The most urgent lane in which something is due."""
+        return next((lane for lane in Lane if (first := self._first(lane)) is not None and first[0] <= now_s), None)
 
     def wait_s(self, now_s: float, at_most_s: float) -> float:
         """Seconds until the next key is due, `at_most_s` at most."""

@@ -88,10 +88,12 @@ class Retirement:
 
 @dataclass(frozen=True)
 class Workshop:
-    """knhk.ports.builder.Builder. `executor` runs builds of packs, so that a long one never delays a rollback; data is made at once."""
+    """knhk.ports.builder.Builder. `executor` runs builds of packs, so that a long one never delays a rollback; `beside` those of data,
+    which wait for none of them."""
 
     bench: Bench
     executor: Executor
+    beside: Executor
     retirement: Retirement
 
     def pack(self, order: PackOrder) -> Build[SignedPack]:
@@ -101,7 +103,7 @@ class Workshop:
 
     def data(self, order: DataOrder) -> Build[PublishedData]:
         build: Build[PublishedData] = Build()
-        build.settle(lambda: self.bench.data(order))
+        self.beside.submit(build.settle, lambda: self.bench.data(order))
         return build
 
     def retire(self, needed: Mapping[str, Collection[str]]) -> Future[tuple[str, ...]]:

@@ -23,13 +23,14 @@ from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_feed import ChangeFeed
 from knhk.adapters.kube_lease import Lease
 from knhk.adapters.kube_mirror import Mirror
-from knhk.adapters.namespaces import KubeNamespaces
+from knhk.adapters.namespaces_kube import KubeNamespaces
 from knhk.adapters.registry_oci import OciRegistry
 from knhk.adapters.secrets_kube import KubeSecrets
 from knhk.adapters.serving_certificates import ServingCertificates
 from knhk.adapters.store_kube import KubeStore
 from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
+from knhk.adapters.threads import Threads
 from knhk.adapters.trust_file import FileTrusts
 from knhk.api import KINDS
 from knhk.model.faults import Stalled, Waiting
@@ -46,6 +47,7 @@ from knhk_runtime.distribution import Repository
 
 TURNS_WITHIN_S = 90.0  # one act may wait for a server that does not answer
 LATE_S = 180.0
+AT_ONCE = 8  # requests that go to the API server at a time
 BUILDER = "knhk-builder"
 
 
@@ -190,13 +192,15 @@ def led(options: Options, watch: Watch, stop: Event) -> Iterator[tuple[KubeClien
         if options.health:
             stack.enter_context(served(options.health, health_checks(mirror, telemetry), telemetry.text))
         stack.enter_context(watch(access_of(api), mirror, stop))
-        adapt: Adapt = partial(replace, telemetry=telemetry)
+        hands = Threads(AT_ONCE)
+        stack.callback(hands.close)
+        adapt: Adapt = partial(replace, telemetry=telemetry, together=hands)
         if options.lease:
             lease = stack.enter_context(_held(client, options.lease, telemetry, stop))
             if not lease.wait(stop, partial(_warm, store)):
                 yield None
                 return
-            adapt = partial(_led_ports, check=lease.check, telemetry=telemetry)
+            adapt = partial(_led_ports, check=lease.check, telemetry=telemetry, together=hands)
         yield client, store, adapt
 
 
@@ -243,5 +247,5 @@ def _held(client: KubeClient, name: str, telemetry: PrometheusTelemetry, stop: E
         raise Stalled("Deposed", f"{lease} was lost: this process must end, and may start anew as a standby")
 
 
-def _led_ports(ports: Ports, check: Callable[[], None], telemetry: PrometheusTelemetry) -> Ports:
-    return replace(fenced(ports, check), telemetry=telemetry)
+def _led_ports(ports: Ports, check: Callable[[], None], telemetry: PrometheusTelemetry, together: Threads) -> Ports:
+    return replace(fenced(ports, check), telemetry=telemetry, together=together)

@@ -45,20 +45,6 @@ READY_WITHIN_S = 20.0
 _log = logging.getLogger("knhk.embedded")
 
 
-@contextmanager
-def open_store(home: Home, *, must_exist: bool) -> Iterator[Store]:
-    """The store of a home. Raises Stalled when there is none and it must exist."""
-    if must_exist and not home.store.exists():
-        raise Stalled("NoHome", f"{home.root}: must be a home; run: knhk --home {home.root} up")
-    if not must_exist:
-        home.prepare()
-    store = SqliteStore(home.store, SystemClock(), SystemRandom())
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 def signer_of(home: Home, keys: Path | None = None) -> LocalSigner:
     """The signer of a home, its keys made when missing, or that of a folder that others fill. What a verifier needs lies in the log's
     folder and, for agents, in the home's too."""
@@ -104,13 +90,14 @@ Adapt = Callable[[Ports], Ports]
 def workshop(registry: Registry, signer: Signer, compiled: Path) -> Iterator[Builder]:
     """Builds by this process; finished objects are kept in `compiled`."""
     prover = packs.prover()
-    executor = ThreadPoolExecutor(2, thread_name_prefix="build")
+    executor, beside = ThreadPoolExecutor(2, thread_name_prefix="build"), ThreadPoolExecutor(1, thread_name_prefix="data")
     try:
         prover.warm()
         bench = Bench(ZigCompiler(compiled), prover, registry, signer, packs.generator())
-        yield Workshop(bench, executor, Retirement(registry, SystemClock()))
+        yield Workshop(bench, executor, beside, Retirement(registry, SystemClock()))
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        for pool in (executor, beside):
+            pool.shutdown(wait=False, cancel_futures=True)
         prover.close()
 
 
