@@ -59,11 +59,13 @@ class GuardedPod:
     log: str
     registry: Path
     trust: dict[str, str]
+    point: str = "orders"
+    pull: str = ""  # URL of the registry that `registry` is filled from; empty: others fill it
     base: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="knhk-pod-")))
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_agent(self) -> None:
-        uid = make_pod(self.client, self.name)
+        uid = make_pod(self.client, self.name, self.point)
         for folder in ("point", "outbox", "run/rings"):
             (self.base / folder).mkdir(parents=True)
         for name, text in (("token", token_of(self.client, self.name, uid)), *self.trust.items()):
@@ -72,6 +74,7 @@ class GuardedPod:
             "point-dir": self.base / "point", "registry": self.registry, "outbox": self.base / "outbox",
             "ring-dir": self.base / "run" / "rings", "root-pub": self.base / "root.pub", "socket": self.base / "run" / "agent.sock",
             "exchange": self.exchange, "log": self.log, "token-file": self.base / "token", "ca-file": self.base / "ca.crt",
+            **({"pull": self.pull} if self.pull else {}),
         }  # fmt: skip
         self._start("agent", sys.executable, "-m", "knhk_runtime.main", *(f"--{name}={value}" for name, value in options.items()))
 

@@ -8,6 +8,7 @@ import http.client
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,24 +183,28 @@ class World:
             self.running.append(subprocess.Popen([sys.executable, "-m", *argv], stdout=out, stderr=out))
         return self.running[-1]
 
-    def start_operator(self, cluster: Cluster) -> subprocess.Popen[bytes]:
+    @property
+    def log_key(self) -> Path:
+        return self.home / "keys" / "log.key"
+
+    def start_operator(self, cluster: Cluster, *more: str) -> subprocess.Popen[bytes]:
         exchange, log, _ = self.ports
         options = ("--exchange", f"127.0.0.1:{exchange}", "--log", f"https://127.0.0.1:{log}", "--namespace", NAMESPACE)
         guard = ("--guard-image", "registry.test/knhk-agent")
-        return self.start("operator", "knhk.handlers", "--home", str(self.home), "--kubeconfig", str(cluster.kubeconfig), *options, *guard)
+        own = ("--home", str(self.home), "--kubeconfig", str(cluster.kubeconfig))
+        return self.start("operator", "knhk.handlers", *own, *options, *guard, *more)
 
     def start_log(self) -> None:
         """As its pod will: with the certificate that the operator keeps for it, and the key of the log."""
         secret = self.until(lambda: there(self.client, f"{SECRETS}/knhk-log-tls"))
         for name in ("tls.crt", "tls.key", "ca.crt"):
             (self.folder / name).write_bytes(base64.b64decode(secret["data"][name]))
-        key = self.home / "keys" / "log.key"
-        self.until(key.exists)
+        self.until(self.log_key.exists)
         tls = [
             f"--{option}={self.folder / name}"
             for option, name in (("tls-cert", "tls.crt"), ("tls-key", "tls.key"), ("client-ca", "ca.crt"))
         ]
-        own = [f"--dir={self.folder / 'log'}", f"--socket={self.folder / 's.sock'}", "--origin=knhk.dev/local", f"--key={key}"]
+        own = [f"--dir={self.folder / 'log'}", f"--socket={self.folder / 's.sock'}", "--origin=knhk.dev/local", f"--key={self.log_key}"]
         self.start("log", "knhk_runtime.sequencer", *own, f"--listen=127.0.0.1:{self.ports[1]}", *tls)
 
     def until(self, look: Callable[[], Any]) -> Any:
@@ -218,10 +223,11 @@ class World:
         found: dict[str, Any] = (there(self.client, place(key)) or {}).get("status") or {}
         return found
 
-    def add_pod(self, name: str, address: str) -> GuardedPod:
+    def add_pod(self, name: str, address: str, point: str = "orders", pull: str = "") -> GuardedPod:
         trust = self.until(lambda: there(self.client, "/api/v1/namespaces/erp/configmaps/knhk-trust"))["data"]
         exchange, log = (f"https://127.0.0.1:{port}" for port in self.ports[:2])
-        self.pods.append(GuardedPod(self.client, name, address, exchange, log, self.home / "registry", trust))
+        registry = Path(tempfile.mkdtemp(prefix="knhk-pulled-", dir=self.folder)) if pull else self.home / "registry"
+        self.pods.append(GuardedPod(self.client, name, address, exchange, log, registry, trust, point, pull))
         self.pods[-1].start_agent()
         self.until(lambda: self.pods[-1].has_configuration)
         self.pods[-1].start_envoy()
