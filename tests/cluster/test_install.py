@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -188,6 +189,20 @@ def test_overlays_and_components_are_accepted_by_the_server(kubectl: Kubectl, tm
             assert f"{line} serverside-applied" in made
     kubectl("delete", "--timeout=60s", *files)
     kubectl("delete", "-f", str(BASE / "namespace.yaml"), "--timeout=60s")
+
+
+def test_the_overlay_of_the_docs_carries_its_settings_to_where_they_count(kubectl: Kubectl, tmp_path: Path) -> None:
+    """As docs/cluster.md shows it, digests filled in."""
+    (shown,) = re.findall(r"```yaml\n(.*?kind: Kustomization.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    text = shown.replace("…", "5" * 64).replace("reflex-enterprise/", f"{os.path.relpath(ROOT, tmp_path)}/")
+    (tmp_path / "kustomization.yaml").write_text(text)
+    made = by_name(kubectl("kustomize", str(tmp_path)))
+    agent = f"registry.example.com/knhk-agent@sha256:{'5' * 64}"
+    assert made["ConfigMap", "knhk-config"]["data"]["KNHK_AGENT_IMAGE"] == agent
+    for policy in ("knhk-guarded-pods", "knhk-operator-runs-guards"):
+        variables = {row["name"]: row["expression"] for row in made["ValidatingAdmissionPolicy", policy]["spec"]["variables"]}
+        assert variables["images"] == f"['{agent}', '']"
+    assert made["Deployment", "knhk-operator"]["spec"]["template"]["spec"]["containers"][0]["image"].endswith("5" * 64)
 
 
 # ---- Helm ----------------------------------------------------------------------------------------
