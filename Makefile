@@ -65,6 +65,7 @@ test-fast: setup-dev ## tests that need no server and take no time
 
 test-cluster: setup-dev $(STAMPS)/apt-node ## the tests on a real Kubernetes alone
 	@$(PY) tests/cluster/cluster.py build --quiet
+	@$(PY) tests/helm/helm_binaries.py >/dev/null
 	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)
 
 demo-cluster: setup-dev $(STAMPS)/apt-node ## the same story on a real Kubernetes with pods (root, Go); writes demo-cluster.json

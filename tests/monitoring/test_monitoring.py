@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def told() -> dict[str, set[str]]:
     telemetry.reconciled("PolicyPack", "error", 0.0, 0.0)
     telemetry.built("signed", 1.0)
     telemetry.moved("RolledBack")
+    telemetry.judged("Fail")
     telemetry.rolled_back(1.0)
     telemetry.leads("knhk-operator", lambda: True)
     telemetry.requested("GET", "host", 200)
@@ -53,9 +55,24 @@ def told() -> dict[str, set[str]]:
 
 
 def test_prometheus_takes_the_rules_and_every_series_of_theirs_exists(rules: str) -> None:
-    done = subprocess.run([rules, str(MANIFESTS / "monitoring" / "alerts.yaml")], capture_output=True, text=True, check=False)
+    holds(rules, MANIFESTS / "monitoring" / "alerts.yaml")
+
+
+def test_every_panel_of_the_dashboard_asks_for_series_that_exist(rules: str, tmp_path: Path) -> None:
+    """Its expressions, as if each were a rule."""
+    panels = json.loads((MANIFESTS / "monitoring" / "dashboard.json").read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    groups = [{"name": "dashboard", "rules": [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(asked)]}]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    holds(rules, tmp_path / "rules.yaml")
+
+
+def holds(rules: str, path: Path) -> None:
+    """Prometheus takes the file, and our processes tell every series and label that it names."""
+    done = subprocess.run([rules, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     known = told()
+    assert done.stdout
     for line in done.stdout.splitlines():
         name, *labels = line.split()
         assert name in known, line
