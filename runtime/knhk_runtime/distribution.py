@@ -1,6 +1,7 @@
 """One repository of an OCI registry over HTTP (distribution-spec 1.1). Standard library only.
 
-What comes is bounded in bytes and time, and checked against its digest while it is read. What fails for a moment is tried again, a few
+What comes is bounded in bytes and time, and checked against its digest while it is read; what is large goes to a file meanwhile. `abort`
+ends from another thread what waits for an answer. What fails for a moment is tried again, a few
 times; then Waiting. Stalled: a person must change credentials, rights or the address. Corrupt: the registry gave other bytes, or has none.
 """
 
@@ -11,17 +12,19 @@ import hashlib
 import http.client
 import json
 import re
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from knhk.model.faults import Corrupt, KnhkError, Stalled, Waiting
-from knhk.model.oci import DIGEST, INDEX, MANIFEST, Descriptor
+from knhk.model.oci import DIGEST, INDEX, MANIFEST, PREDICATE, SIGNATURE_PREDICATE, SIGNED, Descriptor
 from knhk_runtime.layout import MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, children, descriptor, parse_object
 
 DEFAULT_REPOSITORY = "knhk/packs"
@@ -31,7 +34,7 @@ RETRY_AFTER_S = 2.0
 CONNECTS_WITHIN_S = 5.0
 PATIENCE_S = 20.0
 LEAST_BYTES_PER_S = 64 << 10
-MAX_REFERRERS, MAX_PAGES, MAX_REDIRECTS, MAX_ERROR_BYTES = 64, 1024, 4, 64 << 10
+MAX_REFERRERS, MAX_PAGES, MAX_REDIRECTS, MAX_ERROR_BYTES = 256, 1024, 4, 64 << 10
 TOKEN_LIVES_S = 60.0
 MISSING = "is missing"
 BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -65,6 +68,52 @@ class Origin:
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
+class _Room:
+    """Where an answer goes that was asked for, `most` bytes at most: into memory, or into a file, from its beginning at each try."""
+
+    def __init__(self, most: int, file: BinaryIO | None = None) -> None:
+        self.most, self._file = most, file
+        self.begin()
+
+    def begin(self) -> None:
+        self._memory, self._hash, self.size = bytearray(), hashlib.sha256(), 0
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+
+    def take(self, part: bytes) -> None:
+        self.size += len(part)
+        self._hash.update(part)
+        if self._file is None:
+            self._memory += part
+        else:
+            self._file.write(part)
+
+    @property
+    def body(self) -> bytes:
+        """Of what came into memory."""
+        return bytes(self._memory)
+
+    @property
+    def digest(self) -> str:
+        """Of all that came."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+class _Https(http.client.HTTPSConnection):
+    """As its base, but that `sock` is there while hands are shaken, so that another thread can shut it."""
+
+    def __init__(self, origin: Origin, trust: ssl.SSLContext) -> None:
+        super().__init__(origin.host, origin.port, timeout=CONNECTS_WITHIN_S, context=trust)
+        self._trust = trust
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        tls = self._trust.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = tls
+        tls.do_handshake()
+
+
 @dataclass(frozen=True)
 class _Known:
     header: str
@@ -89,6 +138,8 @@ class Repository:
     name: str = field(init=False)
     _idle: list[tuple[Origin, http.client.HTTPConnection]] = field(default_factory=list)
     _known: dict[str, _Known] = field(default_factory=dict)
+    _busy: set[http.client.HTTPConnection] = field(default_factory=set)
+    _aborted: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -105,6 +156,29 @@ class Repository:
             idle, self._idle = self._idle, []
         for _, connection in idle:
             connection.close()
+
+    def abort(self, why: str) -> None:
+        """From any thread: requests under way end at once, and no other begins; each raises Waiting."""
+        with self._lock:
+            self._aborted, busy = self._aborted or why, list(self._busy)
+        for connection in busy:
+            _shut(connection)
+
+    @contextmanager
+    def _watched(self, connection: http.client.HTTPConnection) -> Iterator[None]:
+        """While `abort` may end it."""
+        with self._lock:
+            self._busy.add(connection)
+        try:
+            self._go_on()
+            yield
+        finally:
+            with self._lock:
+                self._busy.discard(connection)
+
+    def _go_on(self) -> None:
+        if self._aborted:
+            raise Waiting("RegistryAborted", f"{self.url}: {self._aborted}", RETRY_AFTER_S)
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -123,6 +197,17 @@ class Repository:
         if len(data) != wanted.size:
             raise Corrupt(self.at(kind, wanted.digest), f"has {len(data)} bytes, must have {wanted.size}")
         return data
+
+    def fetch(self, wanted: Descriptor, into: BinaryIO) -> None:
+        """The blob that a descriptor names, of its size and digest, into a file. Raises Corrupt."""
+        self._well_formed(wanted.digest)
+        where, room = self.at("blobs", wanted.digest), _Room(min(wanted.size, MAX_BLOB_BYTES), into)
+        if self._asked("GET", f"blobs/{wanted.digest}", room, expect=(200, 404)).status == 404:
+            raise Corrupt(where, MISSING)
+        if room.size != wanted.size:
+            raise Corrupt(where, f"has {room.size} bytes, must have {wanted.size}")
+        if room.digest != wanted.digest:
+            raise Corrupt(where, f"digest is {room.digest}, must be {wanted.digest}")
 
     def resolve(self, tag: str) -> str | None:
         """The digest that a tag names now."""
@@ -147,23 +232,25 @@ class Repository:
 
     def referrers(self, digest: str) -> tuple[tuple[Descriptor, bytes], ...]:
         """Manifests whose subject is `digest`, each with its bytes and what it says of itself, in order of digest; by the referrers API,
-        or by the fallback tag where the registry has none. What a list says is not believed: each manifest is read."""
-        found: dict[str, tuple[Descriptor, bytes]] = {}
-        for entry in self.referring(digest):
-            if len(found) >= MAX_REFERRERS:
-                raise Corrupt(self.at("referrers", digest), f"must name at most {MAX_REFERRERS} referrers")
-            if entry.digest not in found:
-                data = self.manifest(entry.digest)
-                found[entry.digest] = (self._refers(data, digest), data)
+        or by the fallback tag where the registry has none. What a list says is not believed: each manifest is read, and who is none of
+        `digest` is left out: whoever may push could else keep an image from being pulled. For the same reason signatures by what the
+        list says come first, and what is beyond MAX_REFERRERS is not read."""
+        listed = {entry.digest: entry for entry in self.referring(digest)}
+        first = sorted(listed.values(), key=lambda entry: (not _says_signature(entry), entry.digest))[:MAX_REFERRERS]
+        read = ((entry.digest, self._refers(entry.digest, digest)) for entry in first)
+        found = {name: told for name, told in read if told is not None}
         return tuple(found[name] for name in sorted(found))
 
-    def _refers(self, data: bytes, subject: str) -> Descriptor:
-        where = self.at("manifests", _digest(data))
-        document = parse_object(data, where)
-        named = document.get("subject")
-        if not isinstance(named, dict) or named.get("digest") != subject:
-            raise Corrupt(where, f"its subject must be {subject}, as the list of referrers says")
-        return described(document, data, where)
+    def _refers(self, digest: str, subject: str) -> tuple[Descriptor, bytes] | None:
+        """A manifest that refers to `subject`; None for one that is missing, is no manifest, or refers to something else."""
+        try:
+            data = self.manifest(digest)
+            where = self.at("manifests", digest)
+            document = parse_object(data, where)
+            named = document.get("subject")
+            return (described(document, data, where), data) if isinstance(named, dict) and named.get("digest") == subject else None
+        except Corrupt:
+            return None
 
     def referring(self, digest: str) -> tuple[Descriptor, ...]:
         """The list of referrers as the registry tells it."""
@@ -224,14 +311,28 @@ class Repository:
     ) -> Answer:
         """An answer with one of the statuses in `expect`, of `most` bytes at most. `target`: below the repository; a path or URL as the
         registry gave it, otherwise. Raises Waiting, Stalled and Corrupt."""
+        return self._asked(method, target, _Room(most), body=body, media=media, expect=expect, tries=tries)
+
+    def _asked(
+        self,
+        method: str,
+        target: str,
+        room: _Room,
+        *,
+        body: bytes = b"",
+        media: str = "",
+        expect: tuple[int, ...] = (200,),
+        tries: int | None = None,
+    ) -> Answer:
         url = urljoin(f"{self._base}/v2/{self.name}/", target)
         headers = {"Accept": f"{INDEX}, {MANIFEST}, application/json, */*", "User-Agent": "knhk", "Content-Length": str(len(body))}
         if media:
             headers["Content-Type"] = media
         for left in reversed(range(tries or self.tries)):
             try:
-                answer = self._authorised(method, url, headers, body, most)
+                answer = self._authorised(method, url, headers, body, room)
             except (OSError, http.client.HTTPException) as error:
+                self._go_on()
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise Stalled(
                         "RegistryTls", f"{self._named(url)}: {error.verify_message}; {self._authorities} must hold its authority"
@@ -247,25 +348,25 @@ class Repository:
             time.sleep(PAUSE_S * (self.tries - left))
         raise AssertionError("the last try returns or raises")
 
-    def _authorised(self, method: str, url: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
+    def _authorised(self, method: str, url: str, headers: Mapping[str, str], body: bytes, room: _Room) -> Answer:
         scope = _SCOPES.get(method, "push")
         known = self._known.get(scope)
         given = {"Authorization": known.header} if known and time.monotonic() < known.until_s else {}
-        answer = self._followed(method, url, {**headers, **given}, body, most)
+        answer = self._followed(method, url, {**headers, **given}, body, room)
         challenge = answer.headers.get("www-authenticate", "")
         if answer.status != 401 or not challenge:
             return answer
         self._known[scope] = self._met(challenge)
-        return self._followed(method, url, {**headers, "Authorization": self._known[scope].header}, body, most)
+        return self._followed(method, url, {**headers, "Authorization": self._known[scope].header}, body, room)
 
-    def _followed(self, method: str, url: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
+    def _followed(self, method: str, url: str, headers: Mapping[str, str], body: bytes, room: _Room) -> Answer:
         """The answer where redirects lead to; credentials stay with the registry, and nobody else may ask for them."""
         for _ in range(MAX_REDIRECTS):
             origin = _origin(url)
             if self.origin.tls and not origin.tls:
                 raise Stalled("RegistryUrl", f"{self._named(url)}: the registry must not lead from https to http")
             sent = {name: value for name, value in headers.items() if name != "Authorization" or origin == self.origin}
-            answer = self._exchanged(origin, method, url, sent, body, most)
+            answer = self._exchanged(origin, method, url, sent, body, room)
             if origin != self.origin:
                 answer = replace(answer, headers={name: value for name, value in answer.headers.items() if name != "www-authenticate"})
             if answer.status not in MOVED or method not in ("GET", "HEAD") or "location" not in answer.headers:
@@ -273,29 +374,32 @@ class Repository:
             url = urljoin(url, answer.headers["location"])
         raise Stalled("RegistryUrl", f"{self._named(url)}: the registry must not redirect more than {MAX_REDIRECTS} times")
 
-    def _exchanged(self, origin: Origin, method: str, url: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
+    def _exchanged(self, origin: Origin, method: str, url: str, headers: Mapping[str, str], body: bytes, room: _Room) -> Answer:
         """One request on a kept connection, or on a new one when none is kept or the kept one was closed meanwhile."""
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         while True:
             kept = self._kept(origin)
-            connection = kept or self._connected(origin)
-            try:
-                connection.request(method, target, body, dict(headers))
-                response = connection.getresponse()
-            except (ConnectionError, http.client.BadStatusLine):
-                connection.close()
-                if kept is None:
+            connection = kept or self._made(origin)
+            with self._watched(connection):
+                try:
+                    if kept is None:
+                        self._connect(connection)
+                    connection.request(method, target, body, dict(headers))
+                    response = connection.getresponse()
+                except (ConnectionError, http.client.BadStatusLine):
+                    connection.close()
+                    if kept is None or self._aborted:
+                        raise
+                    continue
+                except BaseException:
+                    connection.close()
                     raise
-                continue
-            except BaseException:
-                connection.close()
-                raise
-            try:
-                answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, self._body(response, url, most))
-            except BaseException:
-                connection.close()
-                raise
+                try:
+                    answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, self._body(response, url, room))
+                except BaseException:
+                    connection.close()
+                    raise
             if response.will_close:
                 connection.close()
             else:
@@ -303,34 +407,36 @@ class Repository:
                     self._idle.append((origin, connection))
             return answer
 
-    def _body(self, response: http.client.HTTPResponse, url: str, most: int) -> bytes:
-        bound = most if response.status < 300 else MAX_ERROR_BYTES
-        begun, found = time.monotonic(), bytearray()
+    def _body(self, response: http.client.HTTPResponse, url: str, room: _Room) -> bytes:
+        """What was asked for goes where there is room for it; what another answer says is short, and for people."""
+        room = room if response.status < 300 else _Room(MAX_ERROR_BYTES)
+        room.begin()
+        begun = time.monotonic()
         while part := response.read1(_PART):
-            found += part
-            if len(found) > bound:
-                raise Corrupt(self._named(url), f"must have at most {bound} bytes")
-            if time.monotonic() - begun > self.patience_s + len(found) / LEAST_BYTES_PER_S:
-                raise TimeoutError(f"only {len(found)} bytes came within {self.patience_s:g} s")
+            room.take(part)
+            if room.size > room.most:
+                raise Corrupt(self._named(url), f"must have at most {room.most} bytes")
+            if time.monotonic() - begun > self.patience_s + room.size / LEAST_BYTES_PER_S:
+                raise TimeoutError(f"only {room.size} bytes came within {self.patience_s:g} s")
         if response.length:  # the connection ended before all of it came
-            raise http.client.IncompleteRead(bytes(found[:16]), response.length)
+            raise http.client.IncompleteRead(b"", response.length)
         response.close()  # the connection is free for the next request
-        return bytes(found)
+        return room.body
 
     def _kept(self, origin: Origin) -> http.client.HTTPConnection | None:
         with self._lock:
             place = next((i for i, (of, _) in enumerate(self._idle) if of == origin), None)
             return None if place is None else self._idle.pop(place)[1]
 
-    def _connected(self, origin: Origin) -> http.client.HTTPConnection:
-        made = (
-            http.client.HTTPSConnection(origin.host, origin.port, timeout=CONNECTS_WITHIN_S, context=self._trust())
-            if origin.tls
-            else http.client.HTTPConnection(origin.host, origin.port, timeout=CONNECTS_WITHIN_S)
-        )
+    def _made(self, origin: Origin) -> http.client.HTTPConnection:
+        if origin.tls:
+            return _Https(origin, self._trust())
+        return http.client.HTTPConnection(origin.host, origin.port, timeout=CONNECTS_WITHIN_S)
+
+    def _connect(self, made: http.client.HTTPConnection) -> None:
         made.connect()
         made.sock.settimeout(self.patience_s)
-        return made
+        self._go_on()  # `abort` came before there was anything to shut
 
     def _trust(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -367,11 +473,11 @@ class Repository:
         if "identitytoken" in given:
             form = {"grant_type": "refresh_token", "refresh_token": given["identitytoken"], "client_id": "knhk", **asked}
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-            answer = self._exchanged(origin, "POST", realm, headers, urlencode(form).encode(), MAX_MANIFEST_BYTES)
+            answer = self._exchanged(origin, "POST", realm, headers, urlencode(form).encode(), _Room(MAX_MANIFEST_BYTES))
         else:
             headers |= {name: given[name] for name in ("Authorization",) if name in given}
             url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(asked)}"
-            answer = self._exchanged(origin, "GET", url, headers, b"", MAX_MANIFEST_BYTES)
+            answer = self._exchanged(origin, "GET", url, headers, b"", _Room(MAX_MANIFEST_BYTES))
         if answer.status != 200:
             raise _refused(realm, answer)
         document = parse_object(answer.body, realm)
@@ -437,6 +543,17 @@ def described(document: Mapping[str, Any], data: bytes, where: str) -> Descripto
     kind = document.get("artifactType") or (config.get("mediaType", "") if isinstance(config, dict) else "")
     item = {"mediaType": document.get("mediaType"), "digest": _digest(data), "size": len(data), "artifactType": kind}
     return descriptor(item | {"annotations": document.get("annotations") or {}}, where)
+
+
+def _shut(connection: http.client.HTTPConnection) -> None:
+    """Whoever reads of it, or writes, goes on with an error. By the plain socket's way: TLS would have both sides say goodbye."""
+    if (found := connection.sock) is not None:
+        with suppress(OSError):
+            socket.socket.shutdown(found, socket.SHUT_RDWR)
+
+
+def _says_signature(entry: Descriptor) -> bool:
+    return entry.artifact_type == SIGNED and entry.annotations.get(PREDICATE, SIGNATURE_PREDICATE) == SIGNATURE_PREDICATE
 
 
 def _digest(data: bytes) -> str:

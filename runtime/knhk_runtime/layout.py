@@ -47,6 +47,16 @@ class Layout:
             raise Corrupt(str(path), f"digest is {found}, must be {digest}")
         return data
 
+    def holds(self, wanted: Descriptor) -> bool:
+        """Whether the blob of a descriptor lies here whole; read piece by piece."""
+        path = self.blob_path(wanted.digest)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                return file.tell() == wanted.size and found == path.name
+        except FileNotFoundError:
+            return False
+
     def read_json(self, digest: str) -> dict[str, Any]:
         """A manifest or index. Raises Corrupt."""
         return parse_object(self.read(digest, MAX_MANIFEST_BYTES), str(self.blob_path(digest)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.faults import Corrupt
 from knhk.model.oci import INDEX, MANIFEST, Artifact, Descriptor
 from knhk_runtime.layout import REF_NAME, SUBJECT, Layout, children
 
@@ -28,9 +29,20 @@ class LayoutWriter:
         self._blobs = folder / "blobs" / "sha256"
         self.layout = Layout(folder)
 
-    def publish(self, artifacts: Sequence[Artifact], tag: str | None = None) -> None:
-        """Stores artifacts, the first one under `tag` if given."""
+    def ingest(self, digest: str, fill: Callable[[BinaryIO], None]) -> None:
+        """Stores a blob that `fill` writes, whole and as its digest says or not at all: what `fill` writes it has checked. Nothing lists
+        it yet."""
         with self._locked():
+            self.layout.blob_path(digest).parent.mkdir(parents=True, exist_ok=True)
+        self._write(self.layout.blob_path(digest), fill)
+
+    def publish(self, artifacts: Sequence[Artifact], tag: str | None = None, ingested: Collection[str] = ()) -> None:
+        """Stores artifacts, the first one under `tag` if given. `ingested`: blobs that lie here since before; raises Corrupt when somebody
+        took one away."""
+        with self._locked():
+            for digest in ingested:
+                if not self.layout.blob_path(digest).exists():
+                    raise Corrupt(str(self.layout.blob_path(digest)), "was collected meanwhile")
             for artifact in artifacts:
                 for blob in (*artifact.blobs, artifact.root):
                     self._store(blob.digest, blob.data)
@@ -87,32 +99,40 @@ class LayoutWriter:
         path = self.layout.blob_path(digest)
         if path.exists() and sha256_hex(path.read_bytes()) == path.name:
             return
-        self._write(path, data)
+        self._write(path, _of(data))
 
     def _commit(self, entries: Entries) -> None:
         marker = self._folder / "oci-layout"
         if not marker.exists():
-            self._write(marker, LAYOUT)
+            self._write(marker, _of(LAYOUT))
         manifests = [_descriptor_json(entries[key]) for key in sorted(entries)]
         self._write(
             self._folder / "index.json",
-            canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}),
+            _of(canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests})),
         )
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, fill: Callable[[BinaryIO], object]) -> None:
         """Write under another name, fsync, rename, fsync the folder: the file is there whole or not at all."""
         handle, temporary = tempfile.mkstemp(dir=self._ingest)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _of(data: bytes) -> Callable[[BinaryIO], object]:
+    return lambda file: file.write(data)
 
 
 def _by_key(entries: Iterator[Descriptor]) -> Entries:

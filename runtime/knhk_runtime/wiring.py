@@ -162,12 +162,16 @@ def courier_of(options: Options) -> Courier | None:
     from knhk_runtime.courier.courier import Courier
     from knhk_runtime.courier.identity import Identity
     from knhk_runtime.courier.mirror import Mirror
-    from knhk_runtime.pull import prune, pull
+    from knhk_runtime.pull import Stop, prune, pull
 
     folders = Folders(options.point_dir)
     identity = Identity(options.token_file, options.ca_file, folders.state)
-    taken = partial(pull, layout=options.registry, auth=options.pull_auth, tls=options.pull_ca)
-    pulls = partial(taken, options.pull) if options.pull is not None else None
+    url = options.pull
+
+    def taken(digest: str, stop: Stop) -> None:
+        pull(str(url), digest, options.registry, auth=options.pull_auth, tls=options.pull_ca, stop=stop)
+
+    pulls = taken if url is not None else None
     mirror = Mirror(
         folders, root_key(options.root_pub), options.registry, architecture(), pulls, partial(prune, options.registry) if pulls else None
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +42,10 @@ class Pod:
     def token(self) -> Path:
         return self.base / "token"
 
-    def start(self, served: Served) -> Any:
+    def start(self, served: Served, **more: str) -> Any:
         self.port = served.port
         (self.base / "ca.crt").write_bytes(self.authority.certificate)
-        return self.world.start_agent(exchange=served.url, token_file=self.token, ca_file=self.base / "ca.crt")
+        return self.world.start_agent(exchange=served.url, token_file=self.token, ca_file=self.base / "ca.crt", **more)
 
     def serving(self) -> Any:
         """An operator's exchange; the second one takes the port of the first."""
@@ -136,6 +139,49 @@ def test_a_lying_exchange_is_a_lying_folder(pod: Pod) -> None:
             until(lambda what=what: what in str(told(served, "refused")), what)
             assert told(served, "epoch") == 2
             assert told(served, "refused")[0]["pod"] == "one"
+
+
+@pytest.mark.failure("registry", "rollout")
+def test_a_rollback_arrives_while_a_registry_dribbles(pod: Pod) -> None:
+    """In a pod: a registry that sends one byte and no more holds up the document whose image it has, and no newer one."""
+    with pod.serving() as served, dribbling() as (url, asked):
+        pod.start(served, pull=url)
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 1, "epoch 1 is told")
+        missing = {**pod.world.pack("1.0.0"), "version": "2.0.0", "digest": f"sha256:{1:064x}"}
+        pod.publish(served, pod.world.sign(pod.world.rollout(stable=missing)))
+        assert asked.wait(60)
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 3, "the rollback runs")
+
+
+@contextmanager
+def dribbling() -> Iterator[tuple[str, threading.Event]]:
+    """A registry that begins an answer and goes on with it for ever, a byte at a time; and whether it was asked."""
+    asked, ended = threading.Event(), threading.Event()
+
+    class Registry(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            with suppress(OSError):
+                while not ended.wait(0.5):
+                    self.wfile.write(b"x")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        ended.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 GUARDED, BARE = b'{"static_resources":{"filters":["knhk"]}}', b'{"static_resources":{"filters":[]}}'

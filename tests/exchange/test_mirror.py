@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from agent_world import Packs, World, make_packs
 from knhk.model.faults import Corrupt, Waiting
 from knhk_runtime.courier.mirror import Mirror, read_desired
 from knhk_runtime.exchange.watch import Folders
+from knhk_runtime.pull import Stop
 from knhk_runtime.wiring import architecture, root_key
 
 
@@ -45,7 +48,7 @@ def desired(world: World) -> set[str]:
 
 
 def mirror(world: World, registry: Path, pulled: list[str], fails: bool = False) -> Mirror:
-    def pull(digest: str) -> None:
+    def pull(digest: str, stop: Stop) -> None:
         pulled.append(digest)
         assert "rollout.json" not in desired(world), "images come before the document that names them"
         if fails:
@@ -56,14 +59,14 @@ def mirror(world: World, registry: Path, pulled: list[str], fails: bool = False)
 
 def test_images_are_pulled_before_the_document_that_names_them_is_written(world: World, tmp_path: Path) -> None:
     pulled: list[str] = []
-    mirror(world, tmp_path / "empty", pulled).take(files_of(world))
+    mirror(world, tmp_path / "empty", pulled).take(files_of(world), Stop())
     assert pulled == [world.packs.digests["1.0.0"]]
     assert desired(world) == {"keys.json", "point.json", "rollout.json"}
 
 
 def test_without_its_images_a_document_is_not_written(world: World, tmp_path: Path) -> None:
     with pytest.raises(Waiting):
-        mirror(world, tmp_path / "empty", [], fails=True).take(files_of(world))
+        mirror(world, tmp_path / "empty", [], fails=True).take(files_of(world), Stop())
     assert "rollout.json" not in desired(world)
 
 
@@ -71,7 +74,7 @@ def test_without_its_images_a_document_is_not_written(world: World, tmp_path: Pa
 def test_a_rollback_to_what_lies_here_needs_no_registry(world: World) -> None:
     """In a pod: what the layout holds whole is not asked for again."""
     pulled: list[str] = []
-    mirror(world, world.registry, pulled, fails=True).take(files_of(world))
+    mirror(world, world.registry, pulled, fails=True).take(files_of(world), Stop())
     assert (pulled, "rollout.json" in desired(world)) == ([], True)
 
 
@@ -82,18 +85,53 @@ def test_images_of_the_last_three_documents_stay(world: World) -> None:
         root_key(world.root_pub),
         world.registry,
         architecture(),
-        lambda digest: None,
+        lambda digest, stop: None,
         lambda keep: kept.append(set(keep)),
     )
     one, two = (world.packs.digests[version] for version in ("1.0.0", "1.1.0"))
     arms = [("1.0.0", None), ("1.0.0", "1.1.0"), ("1.0.0", "1.1.0"), ("1.1.0", None)]
     for stable, candidate in arms:
         rollout = world.rollout(stable=world.pack(stable), candidate=candidate and world.pack(candidate))
-        found.take(files_of(world, rollout_json=world.sign(rollout)))
+        found.take(files_of(world, rollout_json=world.sign(rollout)), Stop())
     assert kept == [{one, two}]
     for _ in range(2):
-        found.take(files_of(world, rollout_json=world.sign(world.rollout(stable=world.pack("1.1.0"), data=None))))
+        found.take(files_of(world, rollout_json=world.sign(world.rollout(stable=world.pack("1.1.0"), data=None))), Stop())
     assert kept == [{one, two}]
+
+
+def test_documents_that_the_agent_refuses_are_none_of_the_three(world: World, tmp_path: Path) -> None:
+    """Signed documents for images that are none: what runs is not pruned away for their sake."""
+    kept: list[set[str]] = []
+    told = Folders(world.point), root_key(world.root_pub), world.registry, architecture()
+    found = Mirror(*told, lambda digest, stop: None, lambda keep: kept.append(set(keep)))
+    one, two = (world.packs.digests[version] for version in ("1.0.0", "1.1.0"))
+    bad = [{**world.pack("1.0.0"), "digest": f"sha256:{n:064x}"} for n in range(4)]
+    for stable in (world.pack("1.0.0"), *bad, world.pack("1.1.0"), world.pack("1.0.0")):
+        found.take(files_of(world, rollout_json=world.sign(world.rollout(stable=stable))), Stop())
+    assert kept == [{one, two}]
+
+
+def test_what_was_stopped_writes_nothing_and_holds_up_nothing(world: World) -> None:
+    """A rollback arrives while the pull of the document before it hangs, and that document never comes after it."""
+    hangs, ended = threading.Event(), threading.Event()
+
+    def pull(digest: str, stop: Stop) -> None:
+        stop.bind(ended.set)
+        hangs.set()
+        assert ended.wait(60)
+
+    found = Mirror(Folders(world.point), root_key(world.root_pub), world.registry, architecture(), pull, lambda keep: None)
+    missing = {**world.pack("1.0.0"), "digest": f"sha256:{1:064x}"}
+    newer, older = Stop(), files_of(world, rollout_json=world.sign(world.rollout(stable=missing)))
+    back = files_of(world)
+    with ThreadPoolExecutor(1) as aside:
+        waits = aside.submit(found.take, older, newer)
+        assert hangs.wait(60)
+        found.take(back, Stop())
+        newer.set()
+        with pytest.raises(Waiting):
+            waits.result(60)
+    assert (world.point / "desired" / "rollout.json").read_bytes() == back["rollout.json"]
 
 
 def test_what_is_not_signed_for_this_point_makes_no_room_be_taken(world: World, tmp_path: Path) -> None:
@@ -105,7 +143,7 @@ def test_what_is_not_signed_for_this_point_makes_no_room_be_taken(world: World, 
     ]
     for rollout in forged:
         pulled: list[str] = []
-        mirror(world, tmp_path / "empty", pulled).take(files_of(world, rollout_json=rollout))
+        mirror(world, tmp_path / "empty", pulled).take(files_of(world, rollout_json=rollout), Stop())
         assert pulled == []
 
 
@@ -116,6 +154,7 @@ def test_what_is_not_signed_for_this_point_makes_no_room_be_taken(world: World, 
         b"[]",
         json.dumps({"etag": "a1", "files": {}}).encode(),
         answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r"}, etag="a b\r\nX: y"),
+        answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r"}, etag="é"),
         answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r" * (2 << 20)}),
         answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r"}).replace(hashlib.sha256(b"r").hexdigest().encode(), b"0" * 64),
         answer({"keys.json": b"k", "point.json": b"p", "rollout.json": b"r"}).replace(base64.b64encode(b"r"), b"*"),

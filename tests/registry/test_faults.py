@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,11 @@ from registry_contract import artifact, image
 
 from knhk.adapters.registry_oci import OciRegistry
 from knhk.model.faults import Corrupt, KnhkError, Stalled, Waiting
-from knhk.model.oci import PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob
+from knhk.model.oci import MANIFEST, PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob
 from knhk.packaging.image import layer, manifest
-from knhk_runtime.distribution import Repository
-from knhk_runtime.layout import Layout
-from knhk_runtime.pull import prune, pull
+from knhk_runtime.distribution import Repository, fallback_tag
+from knhk_runtime.layout import Layout, children
+from knhk_runtime.pull import Stop, prune, pull
 
 pytestmark = pytest.mark.server
 ONE = artifact(b"one " * 4000)
@@ -118,6 +121,68 @@ def test_a_registry_that_dribbles_is_given_up(middle: Between, name: str) -> Non
     with pytest.raises(Waiting, match=r"only [0-9]+ bytes came within 0.3 s"):
         repository.blob(ONE.blobs[1].digest)
     repository.close()
+
+
+@pytest.mark.parametrize("kind", ["manifests", "blobs"])
+def test_a_pull_that_dribbles_is_ended_in_its_time_or_when_nobody_wants_it(middle: Between, name: str, tmp_path: Path, kind: str) -> None:
+    """A byte now and then is an answer to no time-out of a socket."""
+    asked, ended = threading.Event(), threading.Event()
+
+    def endless_headers(request: Request, ask: Callable[[], Reply]) -> Reply | None:
+        if f"/{kind}/" in request.path:
+            asked.set()
+            ended.wait(60)
+        return ask()
+
+    middle.meddle = endless_headers
+    with pytest.raises(Waiting, match=r"must be done within 0\.2 s"):
+        pull(f"{middle.url}/{name}", ONE.digest, tmp_path, auth=None, tls=None, within_s=0.2)
+    asked.clear()
+    stop = Stop()
+    with ThreadPoolExecutor(1) as aside:
+        waits = aside.submit(pull, f"{middle.url}/{name}", ONE.digest, tmp_path, auth=None, tls=None, stop=stop)
+        assert asked.wait(60)
+        stop.set()
+        with pytest.raises(Waiting, match="nobody wants it"):
+            waits.result(60)
+    ended.set()
+    assert Layout(tmp_path).entries() == ()
+
+
+def test_who_may_push_keeps_no_image_from_being_pulled(debian: str, middle: Between, name: str, tmp_path: Path) -> None:
+    """Listed beside the signature: what refers to another image, what is not there, and more than anybody reads."""
+    repository, other = Repository(f"{debian}/{name}"), artifact(b"another")
+    OciRegistry(repository).publish((other, signature(other)))
+    repository.close()
+
+    def noisy(request: Request, ask: Callable[[], Reply]) -> Reply:
+        reply = ask()
+        if not request.path.endswith(f"manifests/{fallback_tag(ONE.digest)}"):
+            return reply
+        listed = json.loads(reply.body)
+        strangers = [{"mediaType": MANIFEST, "digest": f"sha256:{n:064x}", "size": 7} for n in range(300)]
+        strangers += [{"mediaType": MANIFEST, "digest": signature(other).digest, "size": len(signature(other).root.data)}]
+        return Reply(200, reply.headers, json.dumps({**listed, "manifests": strangers + listed["manifests"]}).encode())
+
+    middle.meddle = noisy
+    pull(f"{middle.url}/{name}", ONE.digest, tmp_path, auth=None, tls=None)
+    assert {entry.digest for entry in Layout(tmp_path).entries()} == {ONE.digest, signature(ONE).digest}
+
+
+def test_no_blob_of_an_image_is_in_memory_as_a_whole(debian: str, name: str, tmp_path: Path) -> None:
+    """A guard has little memory, and an image may be larger."""
+    blob = Blob("text/plain", secrets.token_bytes(48 << 20))
+    large = manifest("application/vnd.test", [layer(blob, "file")], (blob,))
+    repository = Repository(f"{debian}/{name}")
+    OciRegistry(repository).publish([large])
+    repository.close()
+    tracemalloc.start()
+    try:
+        pull(f"{debian}/{name}", large.digest, tmp_path, auth=None, tls=None)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert Layout(tmp_path).holds(next(iter(children(Layout(tmp_path).read_json(large.digest), ""))))
 
 
 def test_a_registry_that_is_away_for_a_moment_is_asked_again(middle: Between, name: str, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The courier: three loops that never end by themselves. What fails is told in `faults` and tried again; the point goes on meanwhile."""
+"""The courier: three loops that never end by themselves. What fails is told in `faults` and tried again; the point goes on meanwhile.
+
+While the images of a document come, newer documents are waited for: one supersedes the other, whose pull is ended."""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from knhk_runtime.courier.mirror import Mirror, read_desired
 from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
 from knhk_runtime.layout import parse_object
 from knhk_runtime.log import log
+from knhk_runtime.pull import Stop
 
 LONG_POLL_S = 35.0  # the exchange answers after 25
 LOOK_EVERY_S, PUSH_EVERY_S, PUSH_AT_LEAST_EVERY_S, CERTIFY_EVERY_S = 0.2, 1.0, 3.0, 60.0
@@ -26,6 +29,14 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 class Unwilling(KnhkError):
     """The exchange answered, and not with what was asked for."""
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """What was desired last, on its way into the folder."""
+
+    task: asyncio.Task[None]
+    stop: Stop
 
 
 @dataclass
@@ -40,6 +51,7 @@ class Courier:
     _self: tuple[str, str] = ("", "")
     _etag: str = "none"
     _pushed: tuple[bytes, float] = (b"", float("-inf"))
+    _taking: _Taking | None = None
 
     def __post_init__(self) -> None:
         self._asking, self._telling = HttpClient(self.server), HttpClient(self.server)
@@ -56,6 +68,7 @@ class Courier:
                 for where, step in (("desired", self._fetch), ("statistics", self._tell), ("certificate", self._certify)):
                     group.create_task(self._always(where, step))
         finally:
+            self._supersede()
             await self._asking.close()
 
     async def last_word(self, limit_s: float) -> None:
@@ -85,13 +98,41 @@ class Courier:
 
     async def _fetch(self) -> float:
         point, _ = await self._who()
-        answer = await self._ask(self._asking, "GET", f"/v1/points/{point}/desired?after={self._etag}", timeout_s=LONG_POLL_S)
-        if answer.status == 204:
-            return LOOK_EVERY_S
-        etag, files = read_desired(answer.body, str(self.server))
-        await asyncio.to_thread(self.mirror.take, files)
+        asking = asyncio.create_task(
+            self._ask(self._asking, "GET", f"/v1/points/{point}/desired?after={self._etag}", timeout_s=LONG_POLL_S)
+        )
+        try:
+            await asyncio.wait({asking, *([self._taking.task] if self._taking else ())}, return_when=asyncio.FIRST_COMPLETED)
+            if self._taking is not None and self._taking.task.done():
+                self._taken(self._taking.task)
+            if asking.done() and (answer := asking.result()).status != 204:
+                self._take(*read_desired(answer.body, str(self.server)))
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        return LOOK_EVERY_S if self._taking is None else 0.0
+
+    def _take(self, etag: str, files: dict[str, bytes]) -> None:
+        self._supersede()
+        stop = Stop()
+        self._taking = _Taking(asyncio.create_task(asyncio.to_thread(self.mirror.take, files, stop)), stop)
         self._etag = etag
-        return LOOK_EVERY_S
+
+    def _taken(self, task: asyncio.Task[None]) -> None:
+        """Raises what kept it from lying there; it is then asked for again."""
+        self._taking = None
+        try:
+            task.result()
+        except BaseException:
+            self._etag = "none"
+            raise
+
+    def _supersede(self) -> None:
+        """What is on its way is to end by itself; nobody waits for that."""
+        if self._taking is not None:
+            self._taking.stop.set()
+            self._taking.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._taking = None
 
     async def _tell(self) -> float:
         body = await asyncio.to_thread(self._statistics)
