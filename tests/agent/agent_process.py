@@ -61,7 +61,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     for name in ("token-file", "ca-file"):
         parser.add_argument(f"--{name}", type=Path)
-    for name in ("exchange", "log"):
+    for name in ("exchange", "log", "pull"):
         parser.add_argument(f"--{name}")
     options = Options(**vars(parser.parse_args()))
     hot = Hot(Ring.open, lambda path, sha256, bundle: Binding(), MODULE)

@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from knhk.adapters.kube_client import MERGE, KubeClient
 from knhk.adapters.placement_processes import envoy_binary
-from knhk.ports.caller import AUDIENCE, POINT_LABEL
+from knhk.ports.caller import AUDIENCE, ENFORCE_LABEL, POINT_LABEL
 from knhk_runtime.proxy import placed
 
 NAMESPACE = "erp"
@@ -21,9 +23,17 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 TOKENS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default/token"
 
 
-def make_pod(client: KubeClient, name: str, point: str | None = "orders", phase: str = "Running") -> str:
+def enforce(client: KubeClient, value: str | None) -> None:
+    """The namespace's label; None takes it away."""
+    body = {"metadata": {"labels": {ENFORCE_LABEL: value}}}
+    client.call("PATCH", f"/api/v1/namespaces/{NAMESPACE}", body=body, media=MERGE)
+
+
+def make_pod(
+    client: KubeClient, name: str, point: str | None = "orders", phase: str = "Running", labels: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Its uid. A kubelet would tell the phase."""
-    labels = {POINT_LABEL: point} if point is not None else {}
+    labels = {**labels, **({POINT_LABEL: point} if point is not None else {})}
     spec = {"containers": [{"name": "app", "image": "registry.test/app"}]}
     document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
     uid: str = client.call("POST", PODS, body=document)["metadata"]["uid"]

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "examples" / "order_to_cash"))
 from control_plane import Cluster
-from guarded_pods import PODS, GuardedPod, end_pod, make_pod, token_of
+from guarded_pods import PODS, GuardedPod, end_pod, enforce, make_pod, token_of
 from system_world import PACKS, PAYLOADS, Application, fast_pack, free_port
 
 from identity import AUDIENCE, ISSUER, IdentityProvider
@@ -35,7 +35,7 @@ from knhk.adapters.shelf_kube import KubeShelf
 from knhk.adapters.system import SystemClock
 from knhk.model.faults import AlreadyExists, Conflict, NotFound, Waiting
 from knhk.model.resource import Key
-from knhk.ports.caller import Denied
+from knhk.ports.caller import ENFORCE_LABEL, UNGUARDED_LABEL, Denied
 from traffic import Mix
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
@@ -52,7 +52,9 @@ def ours(clean: KubeClient) -> Iterator[KubeClient]:
         clean.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     until(lambda: there(clean, "/api/v1/namespaces/erp/serviceaccounts/default"), lambda: "no service account")
     clear(clean)
+    enforce(clean, "true")
     yield clean
+    enforce(clean, None)
     clear(clean)
 
 
@@ -122,6 +124,20 @@ def test_what_is_not_bound_to_a_pod_of_a_point_is_denied(ours: KubeClient) -> No
             print(who, KubeAuthenticator(ours, SystemClock()).caller(token))
 
 
+def test_where_anybody_may_label_a_pod_no_pod_speaks_for_a_point(ours: KubeClient) -> None:
+    """Injection is admission's in namespaces that ask for it; elsewhere, and for pods that are let out, a label says nothing."""
+    token, out = token_of(ours, "one", make_pod(ours, "one")), make_pod(ours, "out", labels={UNGUARDED_LABEL: "true"})
+    with pytest.raises(Denied, match=f"must not have label {UNGUARDED_LABEL}"):
+        KubeAuthenticator(ours, SystemClock()).caller(token_of(ours, "out", out))
+    enforce(ours, None)
+    try:
+        with pytest.raises(Denied, match=f"must have label {ENFORCE_LABEL}"):
+            KubeAuthenticator(ours, SystemClock()).caller(token)
+    finally:
+        enforce(ours, "true")
+    assert KubeAuthenticator(ours, SystemClock()).caller(token).pod == "one"
+
+
 def test_a_pod_that_is_gone_is_denied_even_when_another_has_its_name(ours: KubeClient) -> None:
     clock = Hasty()
     authenticator, token = KubeAuthenticator(ours, clock), token_of(ours, "one", make_pod(ours, "one"))
@@ -135,10 +151,11 @@ def test_a_pod_that_is_gone_is_denied_even_when_another_has_its_name(ours: KubeC
 
 def test_pods_of_a_point_are_those_that_run(ours: KubeClient) -> None:
     one = make_pod(ours, "one")
-    make_pod(ours, "starting", phase="Pending")
-    make_pod(ours, "ended", phase="Succeeded")
+    starting, ended = make_pod(ours, "starting", phase="Pending"), make_pod(ours, "ended", phase="Succeeded")
     make_pod(ours, "other", point="invoices")
-    assert KubeAuthenticator(ours, SystemClock()).pods("erp/orders") == {one: "one"}
+    authenticator = KubeAuthenticator(ours, SystemClock())
+    assert authenticator.pods("erp/orders") == {one: "one"}
+    assert authenticator.there("erp/orders") == {one, starting, ended}
 
 
 def test_what_is_published_outlives_the_operator_and_a_second_writer_is_told(ours: KubeClient) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knhk.decide.instances import MAX_BOOTS, Instance, Silent, Word, together, word_of
+from knhk.decide.instances import MAX_BOOTS, Gone, Instance, Silent, Word, together, word_of
 from knhk.model.faults import Refused
 from knhk.model.rollout import combine, pair_stats
 
@@ -89,6 +89,28 @@ def test_order_repeats_and_restarts_do_not_change_the_sum(made: list[list[Run]],
     assert summed.last_candidate_enforced_ns == max(one.last_candidate_enforced_ns for one in last)
     assert summed.latency[0].total == sum(run.measured[-1] for runs in made for run in runs)
     assert found["drained"] == sum(2 * runs[-1].told[-1] for runs in made)
+
+
+@given(pods(), st.data())
+def test_pods_that_are_gone_count_as_when_they_were_there(made: list[list[Run]], data: st.DataObject) -> None:
+    heard = []
+    for pod, runs in enumerate(made):
+        said = [word_of(document(boot=b, pairs=[row(n, 7)], drained=n), POINT, PAIR) for b, run in enumerate(runs) for n in run.told]
+        heard.append(Instance(f"pod-{pod}", said[0], 0))
+        for word in said:
+            heard[-1].hear(word, 0)
+    before = together(POINT, heard, [], (), settled=True)
+    gone, order = Gone(), data.draw(st.permutations(heard))
+    cut = data.draw(st.integers(0, len(order)))
+    assert all(gone.take(one) for one in order[:cut])
+    assert together(POINT, order[cut:], [], (), settled=True, gone=gone) == before
+
+
+def test_names_that_have_no_room_in_the_sum_stay_with_their_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knhk.decide.instances.MAX_GONE_WEIGHT", 0)
+    gone = Gone()
+    assert not gone.take(instance("a", pairs=[row(4)]))
+    assert gone == Gone()
 
 
 def test_what_is_told_of_other_packs_is_left_out() -> None:

@@ -17,6 +17,7 @@ from knhk.adapters.exchange_server import Exchange, serving
 from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.fleet_folder import FolderShelf
 from knhk.adapters.system import SystemClock
+from knhk.model.faults import Waiting
 from knhk.ports.caller import Caller, Denied
 
 DAY = timedelta(days=1)
@@ -44,6 +45,8 @@ class Callers:
 
     tokens: dict[str, Caller] = field(default_factory=dict)
     running: dict[str, dict[str, str]] = field(default_factory=dict)
+    ending: set[str] = field(default_factory=set)
+    away: bool = False
 
     def add(self, point: str, pod: str) -> str:
         """A running pod; its token."""
@@ -58,7 +61,12 @@ class Callers:
         return self.tokens[token]
 
     def pods(self, point: str) -> Mapping[str, str]:
+        if self.away:
+            raise Waiting("ApiServer", "does not answer", 1.0)
         return self.running.get(point, {})
+
+    def there(self, point: str) -> frozenset[str]:
+        return frozenset(self.running.get(point, {})) | self.ending
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Served:
 def exchange(folder: Path, authority: Pair | None = None, callers: Callers | None = None, port: int = 0) -> Iterator[Served]:
     """Serves what lies in `folder`."""
     callers, authority, clock = callers or Callers(), authority or new_authority(datetime.now(UTC)), SystemClock()
-    fleet = ExchangeFleet(FolderShelf(folder), callers.pods, clock)
+    fleet = ExchangeFleet(FolderShelf(folder), callers, clock)
 
     def issue(request: bytes, uri: str) -> bytes:
         return client_certificate(authority, request, uri, datetime.now(UTC), DAY)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from exchange_world import Callers, SetClock, word
 
-from knhk.adapters.fleet_exchange import SETTLES_WITHIN_S, ExchangeFleet
+from knhk.adapters.fleet_exchange import GONE_AFTER_S, MAX_PODS, SETTLES_WITHIN_S, ExchangeFleet
 from knhk.adapters.fleet_folder import FolderShelf
+from knhk.model.faults import Refused
 from knhk.ports.fleet import SILENT_AFTER_S
 
 POINT = "erp/orders"
@@ -50,7 +51,7 @@ def callers() -> Callers:
 
 @pytest.fixture
 def fleet(tmp_path: Path, callers: Callers, clock: SetClock) -> ExchangeFleet:
-    return ExchangeFleet(FolderShelf(tmp_path), callers.pods, clock)
+    return ExchangeFleet(FolderShelf(tmp_path), callers, clock)
 
 
 def tell(fleet: ExchangeFleet, pod: str, document: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ def test_what_was_published_outlives_the_process(fleet: ExchangeFleet, tmp_path:
     fleet.publish_keys(POINT, b"keys")
     fleet.publish_config(POINT, b"point")
     fleet.publish_document(POINT, envelope(A, None))
-    again = ExchangeFleet(FolderShelf(tmp_path), callers.pods, clock)
+    again = ExchangeFleet(FolderShelf(tmp_path), callers, clock)
     assert again.document(POINT) == envelope(A, None)
     assert again.desired(POINT) == fleet.desired(POINT)
 
@@ -107,6 +108,39 @@ def test_a_step_of_the_same_pair_keeps_its_counts(fleet: ExchangeFleet) -> None:
     tell(fleet, "one", judged(40))
     fleet.publish_document(POINT, envelope(A, B) + b" ")
     assert pairs_of(fleet) == 40
+
+
+def test_weeks_of_deploys_under_one_pair_leave_room_for_the_next_pod(fleet: ExchangeFleet, callers: Callers, clock: SetClock) -> None:
+    """Pods that are gone are one sum: each is in it once, and has no place any more."""
+    fleet.publish_document(POINT, envelope(A, B))
+    for deploy in range(5):
+        names = [f"pod-{deploy}-{n}" for n in range(MAX_PODS // 2)]
+        callers.running[POINT] = {f"uid-{name}": name for name in names}
+        for name in names:
+            tell(fleet, name, judged(3))
+        assert pairs_of(fleet) == 3 * len(names) * (deploy + 1)
+        callers.running[POINT] = {}
+        for _ in range(2):
+            fleet.statistics(POINT)
+            clock.sleep(GONE_AFTER_S + 1)
+    assert pairs_of(fleet) == 5 * 3 * (MAX_PODS // 2)
+    with pytest.raises(Refused, match="is counted"):
+        tell(fleet, "pod-0-0", judged(9))
+    assert pairs_of(fleet) == 5 * 3 * (MAX_PODS // 2)
+
+
+@pytest.mark.parametrize("why", ["it ends still", "the API server is away"])
+def test_who_may_speak_again_is_no_part_of_the_sum_yet(fleet: ExchangeFleet, callers: Callers, clock: SetClock, why: str) -> None:
+    """A node that was cut off for an hour comes back, and its pods tell what they decided meanwhile."""
+    fleet.publish_document(POINT, envelope(A, B))
+    tell(fleet, "one", judged(40))
+    del callers.running[POINT]["uid-one"]
+    callers.ending, callers.away = {"uid-one"} if why == "it ends still" else set(), why != "it ends still"
+    for _ in range(3):
+        fleet.statistics(POINT)
+        clock.sleep(20 * GONE_AFTER_S)
+    tell(fleet, "one", judged(60))
+    assert pairs_of(fleet) == 60
 
 
 def test_a_silent_pod_is_an_outlier_and_not_the_points_silence(fleet: ExchangeFleet, clock: SetClock) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.model.faults import NotFound, Refused
-from knhk.ports.caller import AUDIENCE, POINT_LABEL, Caller, Denied
+from knhk.ports.caller import AUDIENCE, ENFORCE_LABEL, POINT_LABEL, UNGUARDED_LABEL, Caller, Denied
 from knhk.ports.clock import Clock
 
 BELIEVED_S, DENIED_S, LISTED_S = 60.0, 10.0, 5.0
@@ -28,13 +28,21 @@ class _Answer:
     until_ns: int
 
 
+@dataclass(frozen=True)
+class _Listed:
+    running: Mapping[str, str]
+    there: frozenset[str]
+    until_ns: int
+
+
 class KubeAuthenticator:
     """`knhk.ports.caller.Authenticator`. Remembers digests of tokens, never tokens."""
 
     def __init__(self, client: KubeClient, clock: Clock) -> None:
         self._client, self._clock = client, clock
         self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
-        self._listed: dict[str, tuple[Mapping[str, str], int]] = {}
+        self._listed: dict[str, _Listed] = {}
+        self._enforced: dict[str, tuple[bool, int]] = {}
         self._lock = threading.Lock()
 
     def caller(self, token: str) -> Caller:
@@ -57,14 +65,36 @@ class KubeAuthenticator:
 
     def pods(self, point: str) -> Mapping[str, str]:
         """See the port."""
-        now = self._clock.monotonic_ns()
-        found, until_ns = self._listed.get(point, ({}, 0))
-        if until_ns <= now:
+        return self._list(point).running
+
+    def there(self, point: str) -> frozenset[str]:
+        """See the port."""
+        return self._list(point).there
+
+    def _list(self, point: str) -> _Listed:
+        now, found = self._clock.monotonic_ns(), self._listed.get(point)
+        if found is None or found.until_ns <= now:
             namespace, _, name = point.partition("/")
             query = {"labelSelector": f"{POINT_LABEL}={name}"}
             rows = self._client.call("GET", f"/api/v1/namespaces/{namespace}/pods", query)["items"]
-            found = {row["metadata"]["uid"]: row["metadata"]["name"] for row in rows if _runs(row)}
-            self._listed[point] = found, now + int(LISTED_S * 1e9)
+            running = {row["metadata"]["uid"]: row["metadata"]["name"] for row in rows if _runs(row)}
+            found = _Listed(running, frozenset(row["metadata"]["uid"] for row in rows), now + int(LISTED_S * 1e9))
+            self._listed[point] = found
+        return found
+
+    def _is_enforced(self, namespace: str) -> bool:
+        """Whether pods there are what admission let in: elsewhere whoever may make pods may give them any label."""
+        now = self._clock.monotonic_ns()
+        found, until_ns = self._enforced.get(namespace, (False, now))
+        if until_ns <= now:
+            try:
+                labels = self._client.call("GET", f"/api/v1/namespaces/{namespace}")["metadata"].get("labels") or {}
+            except NotFound:
+                labels = {}
+            found = labels.get(ENFORCE_LABEL) == "true"
+            while len(self._enforced) >= REMEMBERED:
+                self._enforced.pop(next(iter(self._enforced)))
+            self._enforced[namespace] = found, now + int(DENIED_S * 1e9)
         return found
 
     def _ask(self, token: str, now: int) -> _Answer:
@@ -93,11 +123,16 @@ class KubeAuthenticator:
         except NotFound:
             raise Denied(f"the pod {namespace}/{pod} must be there") from None
         metadata: Mapping[str, Any] = document["metadata"]
-        point = (metadata.get("labels") or {}).get(POINT_LABEL)
+        labels: Mapping[str, str] = metadata.get("labels") or {}
+        point = labels.get(POINT_LABEL)
         if metadata["uid"] != uid:
             raise Denied(f"the pod {namespace}/{pod} must be the one that the token was given to")
         if not point:
             raise Denied(f"the pod {namespace}/{pod} must have label {POINT_LABEL}")
+        if UNGUARDED_LABEL in labels:
+            raise Denied(f"the pod {namespace}/{pod} must not have label {UNGUARDED_LABEL}: nobody saw to it that it has its guard")
+        if not self._is_enforced(namespace):
+            raise Denied(f"the namespace {namespace} must have label {ENFORCE_LABEL}=true: elsewhere anybody may label a pod")
         return Caller(namespace, pod, uid, str(point))
 
 

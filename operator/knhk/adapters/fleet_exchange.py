@@ -7,13 +7,14 @@ import base64
 import hashlib
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from knhk.decide.instances import NO_PACK, Instance, Pair, Silent, together, word_of
-from knhk.model.faults import KnhkError, Waiting
+from knhk.decide.instances import NO_PACK, Gone, Instance, Pair, Silent, together, word_of
+from knhk.model.faults import Fault, KnhkError, Refused, Waiting
 from knhk.model.rollout import short_digest
 from knhk.ports.clock import Clock
 from knhk.ports.fleet import SILENT_AFTER_S, Statistics, must_take_its_place
@@ -21,8 +22,17 @@ from knhk.ports.shelf import BOOTSTRAP, CONFIG, DOCUMENT, KEYS, Shelf
 
 NS = 1_000_000_000
 SETTLES_WITHIN_S = 15.0
-MAX_PODS = 4096  # of a point, those that are gone included
-Roster = Callable[[str], Mapping[str, str]]  # knhk.ports.caller.Authenticator.pods
+MAX_PODS = 4096  # of a point; those that are gone are one sum
+GONE_AFTER_S = 120.0  # longer than anybody believes a token whose pod is gone
+MAX_FOLDED = 65_536  # pods that are remembered as counted
+
+
+class Roster(Protocol):
+    """knhk.ports.caller.Authenticator, as far as it knows pods."""
+
+    def pods(self, point: str) -> Mapping[str, str]: ...
+
+    def there(self, point: str) -> frozenset[str]: ...
 
 
 class TooManyPods(KnhkError):
@@ -39,7 +49,13 @@ class Desired:
 
 @dataclass
 class _Point:
+    """`missed`: pods that the API server does not have, and since when (monotonic). `gone`: the sum of those that are folded, whose uids
+    are in `folded`."""
+
     pods: dict[str, Instance] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
+    gone: Gone = field(default_factory=Gone)
+    folded: OrderedDict[str, None] = field(default_factory=OrderedDict)
     pair: Pair | None = None
     written_ns: int = 0
 
@@ -48,7 +64,7 @@ class ExchangeFleet:
     """`knhk.ports.fleet.Fleet`, and what the exchange's server asks. Safe from any thread."""
 
     def __init__(self, shelf: Shelf, roster: Roster, clock: Clock) -> None:
-        """`roster`: the pods of a point that run, by uid."""
+        """`roster`: the pods of a point, by uid."""
         self._shelf, self._roster, self._clock = shelf, roster, clock
         self._began_ns = clock.monotonic_ns()
         self._points: dict[str, _Point] = {}
@@ -78,16 +94,18 @@ class ExchangeFleet:
 
     def statistics(self, point: str) -> Statistics | None:
         """See the port; None before the first word of any pod."""
-        roster = self._listed(point)
+        roster, there = self._listed(point)
         with self._changed:
-            if point not in self._points or not self._points[point].pods:
+            found = self._points.get(point)
+            if found is None or not (found.pods or found.folded):
                 return None
-            found = self._points[point]
+            if there is not None:
+                self._fold(found, there)
             live = {uid: one for uid, one in found.pods.items() if self._is_live(one)}
             silent = [Silent(name, self._heard_ns(found, uid)) for uid, name in roster.items() if uid not in live]
             silent = [one for one in silent if not self._has_ended(found, one.pod)]
             waited_for = any(uid not in found.pods for uid in roster) and not self._has_settled()
-            document = together(point, found.pods.values(), live.values(), silent, settled=not waited_for)
+            document = together(point, found.pods.values(), live.values(), silent, settled=not waited_for, gone=found.gone)
             return Statistics(document, found.written_ns)
 
     def wait(self, known_ns: Mapping[str, int], timeout_s: float) -> frozenset[str]:
@@ -125,8 +143,10 @@ class ExchangeFleet:
                 found.pair = pair
             if found.pair not in (None, pair):
                 raise Waiting("Published", "another document was published meanwhile; tell it again", 0.0)
+            if uid in found.folded:
+                raise Refused([Fault("pod", pod, "must be there: the API server did not have it, and what it had told is counted")])
             if uid not in found.pods and len(found.pods) >= MAX_PODS:
-                raise TooManyPods(f"{point} must have at most {MAX_PODS} pods while a pair of packs runs")
+                raise TooManyPods(f"{point} must have at most {MAX_PODS} pods at a time")
             found.pods.setdefault(uid, Instance(pod, word, now_ns)).hear(word, now_ns)
             found.written_ns = max(now_ns, found.written_ns + 1)
             self._changed.notify_all()
@@ -148,11 +168,24 @@ class ExchangeFleet:
     def _begin(self, found: _Point, pair: Pair | None) -> None:
         if pair == found.pair:
             return
-        found.pair = pair
+        found.pair, found.gone, found.folded = pair, Gone(), OrderedDict()
         found.pods = {uid: one for uid, one in found.pods.items() if self._is_live(one)}
         if pair is not None:
             for one in found.pods.values():
                 one.keep(pair)
+
+    def _fold(self, found: _Point, there: frozenset[str]) -> None:
+        """Pods that are gone for good become one sum and free their places. What is not there can get no token, and the one that it had is
+        believed for a minute: it never speaks again, so that no count is added twice and none is lost."""
+        now = self._clock.monotonic_ns()
+        found.missed = {uid: found.missed.get(uid, now) for uid in found.pods if uid not in there}
+        for uid, since_ns in found.missed.items():
+            one = found.pods[uid]
+            if min(now - since_ns, self._clock.now_ns() - one.heard_ns) > GONE_AFTER_S * NS and found.gone.take(one):
+                del found.pods[uid]
+                found.folded[uid] = None
+        while len(found.folded) > MAX_FOLDED:
+            found.folded.popitem(last=False)
 
     def _is_live(self, one: Instance) -> bool:
         return not one.last.ending and self._clock.now_ns() - one.heard_ns <= SILENT_AFTER_S * NS
@@ -166,11 +199,11 @@ class ExchangeFleet:
     def _has_settled(self) -> bool:
         return self._clock.monotonic_ns() - self._began_ns > SETTLES_WITHIN_S * NS
 
-    def _listed(self, point: str) -> Mapping[str, str]:
-        """Nobody while the API server does not answer: that says nothing about pods."""
+    def _listed(self, point: str) -> tuple[Mapping[str, str], frozenset[str] | None]:
+        """Who runs, and who is there at all. While the API server does not answer nobody, and None: that says nothing about pods."""
         with suppress(Waiting):
-            return self._roster(point)
-        return {}
+            return self._roster.pods(point), self._roster.there(point)
+        return {}, None
 
 
 def pair_of(envelope: bytes) -> Pair | None:

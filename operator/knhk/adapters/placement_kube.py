@@ -13,7 +13,7 @@ from typing import Any
 
 from knhk.adapters.kube_client import APPLY, KubeClient
 from knhk.adapters.kube_documents import place
-from knhk.decide.injection import COMPONENT, GATEWAY, POINT, point_faults
+from knhk.decide.injection import COMPONENT, ENFORCE, GATEWAY, POINT, point_faults
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Conflict, Gap, NotFound, Refused, Stalled, Waiting
 from knhk.model.resource import API_VERSION, Key, Resource
@@ -152,20 +152,26 @@ class KubePlacement:
     def _look(self, namespace: str, name: str, spec: Mapping[str, Any]) -> Placed:
         port = spec["listen"]["port"]
         pods = self._pods(namespace, f"{POINT}={name}")
+        trouble = [*(self._unheard(namespace) if pods else ()), *self._trouble(pods)]
         if spec["mode"] == "Gateway":
-            return Placed(f"{child_name(name)}.{namespace}.svc:{port}", tuple(self._trouble(pods))[:MAX_TROUBLE])
+            return Placed(f"{child_name(name)}.{namespace}.svc:{port}", tuple(trouble)[:MAX_TROUBLE])
         wanted = (spec.get("selector") or {}).get("matchLabels") or {}
         if not wanted:
             return Placed(f"pods.{namespace}:{port}", ("spec.selector.matchLabels must be given on a cluster: no pod is selected",))
         selected = self._pods(namespace, ",".join(f"{key}={value}" for key, value in sorted(wanted.items())))
         bare = [pod for pod in selected if POINT not in (pod["metadata"].get("labels") or {})]
         lines = [f"pod {pod['metadata']['name']}: must have its guard; delete it to have it made anew" for pod in bare]
-        return Placed(self._service(namespace, wanted, pods, port), (*lines, *self._trouble(pods))[:MAX_TROUBLE])
+        return Placed(self._service(namespace, wanted, pods, port), (*lines, *trouble)[:MAX_TROUBLE])
 
     def _pods(self, namespace: str, selector: str) -> list[dict[str, Any]]:
         rows = self._client.call("GET", f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": selector})["items"]
         ended = ("Succeeded", "Failed")
         return [row for row in rows if "deletionTimestamp" not in row["metadata"] and (row.get("status") or {}).get("phase") not in ended]
+
+    def _unheard(self, namespace: str) -> Iterator[str]:
+        labels = self._client.call("GET", f"/api/v1/namespaces/{namespace}")["metadata"].get("labels") or {}
+        if labels.get(ENFORCE) != "true":
+            yield f"namespace {namespace}: must have label {ENFORCE}=true: the exchange hears no pod of another, which anybody may label"
 
     def _trouble(self, pods: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for pod in pods:

@@ -20,7 +20,9 @@ NO_PACK: Final = "0" * 40
 MAX_OUTLIERS: Final = 20
 MAX_COUNTS, MAX_TEXT, MAX_BOOTS, MAX_PAIRS = 8192, 2048, 64, 4096
 MAX_WEIGHT: Final = 8 << 20  # bytes, about, of what is kept of one pod
-MAX_COUNT: Final = 2**44  # 4,096 pods with 64 runs each sum to less than 2**63
+MAX_GONE_WEIGHT: Final = 64 << 20  # of all pods together that are gone
+MAX_COUNT: Final = 2**44  # 4,096 pods with 64 runs each sum to less than 2**62
+MAX_SUM: Final = 2**62
 _LATEST: Final = "lastCandidateEnforcedNs"
 _BUCKETS: Final = frozenset(map(str, range(MAX_BUCKETS)))
 _CLASSES: Final = frozenset({"R1", "W1", "C1"})
@@ -103,6 +105,38 @@ class Instance:
         self.weight = _more((), self.lasting) + _more((), self.samples) + sum(_more((), run) for run in self.runs.values())
 
 
+@dataclass
+class Gone:
+    """The sum of pods that will never speak again: what each is known to have counted, once."""
+
+    counts: dict[Path, int] = field(default_factory=dict)
+    samples: dict[Path, frozenset[str]] = field(default_factory=dict)
+    weight: int = 0
+
+    def take(self, one: Instance) -> bool:
+        """Adds a pod; False, and nothing is added, when its names have no room here: then it stays what it is."""
+        counts = [one.lasting, *one.runs.values()]
+        told = {path for run in counts for path in run} | set(one.samples)
+        weight = self.weight + _more({*self.counts, *self.samples}, told)
+        if weight > MAX_GONE_WEIGHT:
+            return False
+        self.weight = weight
+        for run in counts:
+            _add(self.counts, run)
+        _add_samples(self.samples, one.samples)
+        return True
+
+
+def _add(total: dict[Path, int], counts: Mapping[Path, int]) -> None:
+    for path, n in counts.items():
+        total[path] = max(total.get(path, 0), n) if path[-1] == _LATEST else min(MAX_SUM, total.get(path, 0) + n)
+
+
+def _add_samples(total: dict[Path, frozenset[str]], samples: Mapping[Path, frozenset[str]]) -> None:
+    for path, receipts in samples.items():
+        total[path] = _first(total.get(path, frozenset()) | receipts)
+
+
 def is_of(path: Path, pair: Pair) -> bool:
     """Whether a count says something of this pair, or of no packs at all."""
     if path[0] == "pairs":
@@ -140,8 +174,11 @@ class Silent:
     since_ns: int
 
 
-def together(point: str, heard: Iterable[Instance], live: Iterable[Instance], silent: Iterable[Silent], settled: bool) -> dict[str, Any]:
-    """The Statistics document of a point. `heard`: all whose counts count, `live` those that run now; `settled`: nobody is waited for."""
+def together(
+    point: str, heard: Iterable[Instance], live: Iterable[Instance], silent: Iterable[Silent], settled: bool, gone: Gone | None = None
+) -> dict[str, Any]:
+    """The Statistics document of a point. `heard` and `gone`: all whose counts count, `live` those that run now; `settled`: nobody is
+    waited for."""
     lively, quiet = sorted(live, key=lambda one: one.pod), sorted(silent, key=lambda one: one.pod)
     least = min(lively, key=lambda one: one.last.epoch, default=None)
     refused = [{"pod": one.pod, **row} for one in lively for row in one.last.refused]
@@ -156,7 +193,7 @@ def together(point: str, heard: Iterable[Instance], live: Iterable[Instance], si
         "counted": settled and all(one.last.counted for one in lively),
         "running": dict(least.last.running) if least else {},
         "refused": refused[:MAX_OUTLIERS],
-        **_sums(list(heard)),
+        **_sums(list(heard), gone or Gone()),
         "instances": {
             "live": len(lively),
             "epochs": dict(Counter(str(one.last.epoch) for one in lively)),
@@ -167,19 +204,15 @@ def together(point: str, heard: Iterable[Instance], live: Iterable[Instance], si
     }
 
 
-def _sums(heard: list[Instance]) -> dict[str, Any]:
-    total: dict[Path, int] = {}
+def _sums(heard: list[Instance], gone: Gone) -> dict[str, Any]:
+    total, samples = dict(gone.counts), dict(gone.samples)
     for one in heard:
         for counts in (one.lasting, *one.runs.values()):
-            for path, n in counts.items():
-                total[path] = max(total.get(path, 0), n) if path[-1] == _LATEST else total.get(path, 0) + n
+            _add(total, counts)
+        _add_samples(samples, one.samples)
     tree: dict[str, Any] = dict.fromkeys(("drained", "durable", "acked", "ringFull", "absent"), 0)
     for path, n in sorted(total.items()):
         _plant(tree, path, n)
-    samples: dict[Path, frozenset[str]] = {}
-    for one in heard:
-        for path, receipts in one.samples.items():
-            samples[path] = _first(samples.get(path, frozenset()) | receipts)
     for path, receipts in samples.items():
         _plant(tree, path, sorted(receipts))
     rows = tree.pop("pairs", {})

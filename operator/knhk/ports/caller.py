@@ -9,7 +9,7 @@ from typing import Protocol
 from knhk.model.faults import KnhkError
 
 AUDIENCE = "exchange.knhk.dev"
-POINT_LABEL = "knhk.dev/point"
+POINT_LABEL, ENFORCE_LABEL, UNGUARDED_LABEL = "knhk.dev/point", "knhk.dev/enforce", "knhk.dev/unguarded"
 
 
 class Denied(KnhkError):
@@ -46,4 +46,8 @@ class Authenticator(Protocol):
 
     def pods(self, point: str) -> Mapping[str, str]:
         """uid → name of the pods of a point that run and do not end."""
+        ...
+
+    def there(self, point: str) -> frozenset[str]:
+        """uids of all pods of a point that exist, those that begin, end or have ended too."""
         ...

@@ -58,7 +58,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
         return
     host, port = _address(options.exchange)
     authenticator = KubeAuthenticator(client, clock)
-    fleet = ExchangeFleet(KubeShelf(client, options.namespace), authenticator.pods, clock)
+    fleet = ExchangeFleet(KubeShelf(client, options.namespace), authenticator, clock)
 
     def trust(namespace: str) -> None:
         of_registry = options.registry_ca
