@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.fleet_folder import FolderShelf
 from knhk.adapters.system import SystemClock
 from knhk.model.faults import Waiting
-from knhk.ports.caller import Caller, Denied
+from knhk.ports.caller import Acquaintance, Caller, Denied
+from knhk_runtime.doors import Bounds
 
 DAY = timedelta(days=1)
 
@@ -55,9 +57,21 @@ class Callers:
         self.running.setdefault(point, {})[f"uid-{pod}"] = pod
         return f"token-{pod}"
 
+    asked: list[str] = field(default_factory=list)
+    met: set[str] = field(default_factory=set)
+    hangs: threading.Event = field(default_factory=threading.Event)
+
+    def remembered(self, token: str) -> Caller | Acquaintance:
+        """Nobody is believed for long: each request of somebody who is known asks again."""
+        return Acquaintance.MET if token in self.met else Acquaintance.STRANGER
+
     def caller(self, token: str) -> Caller:
+        self.asked.append(token)
+        if token.startswith("made-up"):
+            self.hangs.wait(60)
         if token not in self.tokens:
             raise Denied("the token must be a valid one")
+        self.met.add(token)
         return self.tokens[token]
 
     def pods(self, point: str) -> Mapping[str, str]:
@@ -119,7 +133,9 @@ class Served:
 
 
 @contextmanager
-def exchange(folder: Path, authority: Pair | None = None, callers: Callers | None = None, port: int = 0) -> Iterator[Served]:
+def exchange(
+    folder: Path, authority: Pair | None = None, callers: Callers | None = None, port: int = 0, bounds: Bounds | None = None
+) -> Iterator[Served]:
     """Serves what lies in `folder`."""
     callers, authority, clock = callers or Callers(), authority or new_authority(datetime.now(UTC)), SystemClock()
     fleet = ExchangeFleet(FolderShelf(folder), callers, clock)
@@ -128,7 +144,7 @@ def exchange(folder: Path, authority: Pair | None = None, callers: Callers | Non
         return client_certificate(authority, request, uri, datetime.now(UTC), DAY)
 
     shown = server_pair(authority, ["127.0.0.1"], datetime.now(UTC), DAY)
-    with serving(Exchange(fleet, callers, issue, clock), "127.0.0.1", port, lambda: shown) as found:
+    with serving(Exchange(fleet, callers, issue, clock), "127.0.0.1", port, lambda: shown, bounds) as found:
         yield Served(fleet, callers, authority, found)
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from agent_world import until
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from exchange_world import Answered, Served, SetClock, exchange, word
 
-from knhk.adapters.exchange_server import AT_ONCE, MAX_BODY_BYTES, PER_SECOND
+from knhk.adapters.exchange_server import AT_ONCE, MAX_BODY_BYTES, MEETING, MEETING_OF_ONE, PER_SECOND
 from knhk_runtime.buckets import Buckets
 from knhk_runtime.courier.identity import Identity
+from knhk_runtime.doors import Bounds
 
 POINT, DESIRED = "erp/orders", "/v1/points/erp/orders/desired"
 STATISTICS = "/v1/points/erp/orders/pods/one/statistics"
@@ -145,3 +150,50 @@ def test_who_does_not_trust_our_authority_hears_nothing(served: Served) -> None:
     connection = http.client.HTTPSConnection("127.0.0.1", served.port, timeout=30, context=ssl.create_default_context())
     with pytest.raises(ssl.SSLCertVerificationError):
         connection.request("GET", "/v1/self", headers={"Authorization": "Bearer token-one"})
+
+
+# ---- strangers ---------------------------------------------------------------------------------------
+
+
+def test_made_up_tokens_keep_no_pod_that_is_known_from_its_answer(served: Served) -> None:
+    """As many as one address may have wait for the API server; who is known does not wait behind them."""
+    assert served.ask("GET", "/v1/self", "token-one").status == 200
+    with ThreadPoolExecutor(MEETING_OF_ONE) as aside:
+        waiting = [aside.submit(served.ask, "GET", "/v1/self", f"made-up-{n}") for n in range(MEETING_OF_ONE)]
+        try:
+            until(lambda: sum(token.startswith("made-up") for token in served.callers.asked) == MEETING, "all that may be asked are asked")
+            assert served.ask("GET", "/v1/self", "token-one").status == 200
+            answers = [served.ask("GET", "/v1/self", f"made-up-too-{n}") for n in range(20)]
+        finally:
+            served.callers.hangs.set()
+        assert {answer.result().status for answer in waiting} == {401}
+    assert {answer.status for answer in answers} <= {429, 503}
+    assert not any(token.startswith("made-up-too") for token in served.callers.asked)
+
+
+def test_who_does_not_say_what_he_wants_is_shown_the_door(tmp_path: Path) -> None:
+    """A head that never ends, and a request that never comes, end by themselves; and of one address there are so many connections at
+    once, and no more."""
+    with exchange(tmp_path / "points", bounds=Bounds(of_one=3, head_within_s=0.5, idle_s=0.5)) as served:
+        served.callers.add(POINT, "one")
+        context = ssl.create_default_context(cadata=served.authority.certificate.decode())
+
+        def connected() -> ssl.SSLSocket:
+            made = context.wrap_socket(socket.create_connection(("127.0.0.1", served.port)), server_hostname="127.0.0.1")
+            made.settimeout(60)
+            return made
+
+        slow, silent, kept = connected(), connected(), connected()
+        slow.sendall(b"GET /v1/self HTTP/1.1\r\nX-Slow: ")
+        kept.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert kept.recv(12) == b"HTTP/1.1 200"
+        answer = b""
+        with suppress(ConnectionError, ssl.SSLError), connected() as fourth:
+            fourth.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = fourth.recv(1)
+        assert answer == b""
+        for one in (slow, silent, kept):
+            with one, suppress(ConnectionError, ssl.SSLError):
+                while one.recv(4096):
+                    pass
+        assert served.ask("GET", "/v1/self", "token-one").status == 200

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.model.faults import NotFound, Refused
-from knhk.ports.caller import AUDIENCE, ENFORCE_LABEL, POINT_LABEL, UNGUARDED_LABEL, Caller, Denied
+from knhk.ports.caller import AUDIENCE, ENFORCE_LABEL, POINT_LABEL, UNGUARDED_LABEL, Acquaintance, Caller, Denied
 from knhk.ports.clock import Clock
 
-BELIEVED_S, DENIED_S, LISTED_S = 60.0, 10.0, 5.0
+BELIEVED_S, DENIED_S, LISTED_S, SKEW_S = 60.0, 10.0, 5.0, 60.0
 REMEMBERED = 20_000
 MAX_TOKEN = 8192
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _EXTRA = "authentication.kubernetes.io/"
 _ACCOUNT = "system:serviceaccount:"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Answer:
-    found: Caller | str  # or why not
+class _Answer(Generic[T]):
+    """Who it is, or why it is nobody."""
+
+    found: T
     until_ns: int
 
 
@@ -36,32 +41,44 @@ class _Listed:
 
 
 class KubeAuthenticator:
-    """`knhk.ports.caller.Authenticator`. Remembers digests of tokens, never tokens."""
+    """`knhk.ports.caller.Authenticator`. Remembers digests of tokens, never tokens; what was denied takes no room from what is believed."""
 
     def __init__(self, client: KubeClient, clock: Clock) -> None:
         self._client, self._clock = client, clock
-        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._believed: OrderedDict[bytes, _Answer[Caller]] = OrderedDict()
+        self._denied: OrderedDict[bytes, _Answer[str]] = OrderedDict()
         self._listed: dict[str, _Listed] = {}
         self._enforced: dict[str, tuple[bool, int]] = {}
         self._lock = threading.Lock()
 
+    def remembered(self, token: str) -> Caller | Acquaintance:
+        """See the port."""
+        name, now = _digest(token), self._clock.monotonic_ns()
+        with self._lock:
+            believed, denied = self._believed.get(name), self._denied.get(name)
+        if believed is not None:
+            return believed.found if believed.until_ns > now else Acquaintance.MET
+        if denied is not None and denied.until_ns > now:
+            raise Denied(denied.found)
+        _must_be_for_us(token, self._clock.now_ns())
+        return Acquaintance.STRANGER
+
     def caller(self, token: str) -> Caller:
         """See the port."""
-        if not token or len(token) > MAX_TOKEN:
-            raise Denied("the token must be one of a service account")
-        name, now = hashlib.sha256(token.encode()).digest(), self._clock.monotonic_ns()
-        with self._lock:
-            answer = self._answers.get(name)
-        if answer is None or answer.until_ns <= now:
-            answer = self._ask(token, now)
+        known = self.remembered(token)
+        if isinstance(known, Caller):
+            return known
+        name, now = _digest(token), self._clock.monotonic_ns()
+        try:
+            found = self._bound_pod(self._review(token))
+        except (Denied, Refused) as denied:
             with self._lock:
-                self._answers[name] = answer
-                self._answers.move_to_end(name)
-                while len(self._answers) > REMEMBERED:
-                    self._answers.popitem(last=False)
-        if isinstance(answer.found, str):
-            raise Denied(answer.found)
-        return answer.found
+                self._believed.pop(name, None)
+                _remember(self._denied, name, _Answer(str(denied), now + int(DENIED_S * 1e9)))
+            raise Denied(str(denied)) from denied
+        with self._lock:
+            _remember(self._believed, name, _Answer(found, now + int(BELIEVED_S * 1e9)))
+        return found
 
     def pods(self, point: str) -> Mapping[str, str]:
         """See the port."""
@@ -97,12 +114,6 @@ class KubeAuthenticator:
             self._enforced[namespace] = found, now + int(DENIED_S * 1e9)
         return found
 
-    def _ask(self, token: str, now: int) -> _Answer:
-        try:
-            return _Answer(self._bound_pod(self._review(token)), now + int(BELIEVED_S * 1e9))
-        except (Denied, Refused) as denied:
-            return _Answer(str(denied), now + int(DENIED_S * 1e9))
-
     def _review(self, token: str) -> Mapping[str, Any]:
         """The user of a token that is good for us."""
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": [AUDIENCE]}}
@@ -134,6 +145,33 @@ class KubeAuthenticator:
         if not self._is_enforced(namespace):
             raise Denied(f"the namespace {namespace} must have label {ENFORCE_LABEL}=true: elsewhere anybody may label a pod")
         return Caller(namespace, pod, uid, str(point))
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _remember(answers: OrderedDict[bytes, _Answer[T]], name: bytes, answer: _Answer[T]) -> None:
+    answers[name] = answer
+    answers.move_to_end(name)
+    while len(answers) > REMEMBERED:
+        answers.popitem(last=False)
+
+
+def _must_be_for_us(token: str, now_ns: int) -> None:
+    """Raises Denied for what the API server could not find good: it is no JWT (RFC 7519), of another audience, over, or of no pod. Who it
+    is nobody believes of it."""
+    try:
+        if len(token) > MAX_TOKEN:
+            raise ValueError("too long")
+        _, claims, _ = token.split(".")
+        said = json.loads(base64.b64decode(claims + "=" * (-len(claims) % 4), b"-_", validate=True))
+        audiences = said["aud"] if isinstance(said["aud"], list) else [said["aud"]]
+        fits = AUDIENCE in audiences and "pod" in said["kubernetes.io"] and said["exp"] > now_ns / 1e9 - SKEW_S
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Denied("the token must be one of a service account, bound to a pod") from None
+    if not fits:
+        raise Denied(f"the token must be one of audience {AUDIENCE}, bound to a pod, and not be over")
 
 
 def _runs(pod: Mapping[str, Any]) -> bool:

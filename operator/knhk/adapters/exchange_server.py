@@ -10,6 +10,7 @@ import json
 import logging
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,20 +18,24 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from knhk.adapters.certificates import MAX_REQUEST_BYTES, Pair
 from knhk.adapters.client_context import show
 from knhk.adapters.fleet_exchange import Desired, ExchangeFleet, TooManyPods
 from knhk.model.faults import KnhkError, Refused, Stalled
-from knhk.ports.caller import Authenticator, Caller, Denied
+from knhk.ports.caller import Acquaintance, Authenticator, Caller, Denied
 from knhk.ports.clock import Clock
 from knhk_runtime.buckets import Buckets
+from knhk_runtime.doors import Bounds, Doors
 
 PROBLEMS = "https://knhk.dev/problems/exchange/"
 MAX_BODY_BYTES = 1 << 20
 LONG_POLL_S, BODY_WITHIN_S, RENEW_EVERY_S, STARTS_WITHIN_S = 25.0, 10.0, 3600.0, 30.0
 PER_SECOND, AT_ONCE = 20.0, 40.0
-ASKING, MAX_ASKING = 8, 256  # threads for the API server, and requests that may wait for them
+ASKING, MAX_ASKING = 8, 256  # threads for shelf and known callers, and requests that may wait for them
+MEETING, MAX_MEETING, MEETING_OF_ONE = 4, 64, 8  # the same for callers that nobody knows, and of one address
+NEW_PER_SECOND, NEW_AT_ONCE = 2.0, 20.0  # tokens that nobody knows, of one address
 MAX_WAITING = 20_000
 
 _log = logging.getLogger("knhk.exchange")
@@ -60,12 +65,13 @@ class Exchange:
     def __init__(self, fleet: ExchangeFleet, authenticator: Authenticator, issue: Issue, clock: Clock) -> None:
         self._fleet, self._authenticator, self._issue = fleet, authenticator, issue
         self._buckets = Buckets(clock.monotonic_ns, PER_SECOND, AT_ONCE)
-        self._threads = ThreadPoolExecutor(ASKING, "exchange")
-        self._asking = self._waiting = 0
+        self._strangers = Buckets(clock.monotonic_ns, NEW_PER_SECOND, NEW_AT_ONCE)
+        self._threads, self._meeting = Lane(ASKING, MAX_ASKING), Lane(MEETING, MAX_MEETING, MEETING_OF_ONE)
+        self._waiting = 0
         self._news: dict[str, asyncio.Event] = {}
 
-    def application(self) -> web.Application:
-        made = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[problems])
+    def application(self, *outer: Middleware) -> web.Application:
+        made = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[*outer, problems])
         point = "/v1/points/{namespace}/{name}"
         made.add_routes(
             [
@@ -79,7 +85,8 @@ class Exchange:
         return made
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+        self._meeting.close()
 
     def follow(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wakes who waits for a point when it changes."""
@@ -106,7 +113,7 @@ class Exchange:
         after, deadline = request.query.get("after", ""), asyncio.get_running_loop().time() + LONG_POLL_S
         while True:
             news = self._news.setdefault(caller.point, asyncio.Event())
-            found = await self._aside(lambda: self._fleet.desired(caller.point))
+            found = await self._threads.run(lambda: self._fleet.desired(caller.point))
             if found is not None and found.etag != after:
                 return _desired(found)
             if "after" not in request.query or not await self._waits(news, deadline):
@@ -135,13 +142,13 @@ class Exchange:
             raise Problem(HTTPStatus.BAD_REQUEST, "malformed", f"body: must be JSON: {error}") from error
         if not isinstance(document, dict):
             raise Problem(HTTPStatus.BAD_REQUEST, "malformed", "body: must be a JSON object")
-        await self._aside(lambda: self._fleet.tell(caller.point, caller.uid, caller.pod, document))
+        await self._threads.run(lambda: self._fleet.tell(caller.point, caller.uid, caller.pod, document))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def certificate(self, request: web.Request) -> web.Response:
         caller = await self._caller(request)
         body = await _body(request, MAX_REQUEST_BYTES)
-        made = await self._aside(lambda: self._issue(body, caller.uri))
+        made = await self._threads.run(lambda: self._issue(body, caller.uri))
         return web.json_response({"certificate": made.decode()})
 
     async def _caller(self, request: web.Request) -> Caller:
@@ -149,7 +156,7 @@ class Exchange:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer":
             raise Problem(HTTPStatus.UNAUTHORIZED, "unauthenticated", "Authorization: must be Bearer and a token")
-        caller = await self._aside(lambda: self._authenticator.caller(token))
+        caller = await self._met(token, request.remote or "")
         if not self._buckets.take(caller.uid):
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too-many", f"must be at most {PER_SECOND:g} requests a second")
         asked = request.match_info
@@ -158,15 +165,43 @@ class Exchange:
             raise Problem(HTTPStatus.FORBIDDEN, "another-point", f"must be about {caller.point}, pod {caller.pod}")
         return caller
 
-    async def _aside(self, call: Callable[[], T]) -> T:
-        """What may wait for the API server, in one of few threads."""
-        if self._asking >= MAX_ASKING:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", f"more than {MAX_ASKING} requests wait for the API server")
-        self._asking += 1
+    async def _met(self, token: str, address: str) -> Caller:
+        """Who is known is met at once or, when it is time to ask for him again, beside those who are. Strangers have a lane of their own,
+        and each address its share of it: made-up tokens cost the API server little, and no pod that is known anything."""
+        known = self._authenticator.remembered(token)
+        if isinstance(known, Caller):
+            return known
+        if known is Acquaintance.MET:
+            return await self._threads.run(lambda: self._authenticator.caller(token))
+        if not self._strangers.take(address):
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS, "too-many", f"must be at most {NEW_PER_SECOND:g} new tokens a second of one address"
+            )
+        return await self._meeting.run(lambda: self._authenticator.caller(token), address)
+
+
+class Lane:
+    """Few threads for what may wait for the API server; `waiting` requests may wait for them, `of_one` of one address."""
+
+    def __init__(self, threads: int, waiting: int, of_one: int | None = None) -> None:
+        self._threads = ThreadPoolExecutor(threads, "exchange")
+        self._most, self._of_one = waiting, of_one or waiting
+        self._now: Counter[str] = Counter()
+
+    async def run(self, call: Callable[[], T], who: str = "") -> T:
+        """Raises Problem when too many wait."""
+        if self._now.total() >= self._most or self._now[who] >= self._of_one:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", f"{self._now.total()} requests wait for the API server")
+        self._now[who] += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         finally:
-            self._asking -= 1
+            self._now[who] -= 1
+            if not self._now[who]:
+                del self._now[who]
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _desired(found: Desired) -> web.Response:
@@ -223,9 +258,9 @@ def _problem(error: Exception) -> Problem:
 
 
 @contextmanager
-def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair]) -> Iterator[int]:
-    """Serves while the context lasts; gives the port. `shown`: the certificate and key to show, asked for every hour. Raises Stalled when
-    the address cannot be had, and what `shown` raises at the start."""
+def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair], bounds: Bounds | None = None) -> Iterator[int]:
+    """Serves while the context lasts, so many as `bounds` says; gives the port. `shown`: the certificate and key to show, asked for every
+    hour. Raises Stalled when the address cannot be had, and what `shown` raises at the start."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     show(tls, shown())
@@ -234,13 +269,13 @@ def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair])
 
     async def serve(ended: asyncio.Event) -> None:
         exchange.follow(loop)
-        runner = web.AppRunner(exchange.application(), access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+        doors = Doors(bounds)
+        runner = web.AppRunner(exchange.application(doors.watch), access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, host, port, ssl_context=tls)
             try:
-                await site.start()
-                outcome.append(runner.addresses[0][1])
+                server = await doors.open(runner, host, port, tls)
+                outcome.append(server.sockets[0].getsockname()[1])
             except OSError as error:
                 outcome.append(error)
                 return
@@ -249,6 +284,7 @@ def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair])
             renewing = asyncio.create_task(_renew(tls, shown))
             await ended.wait()
             renewing.cancel()
+            server.close()
         finally:
             await runner.cleanup()
             exchange.close()

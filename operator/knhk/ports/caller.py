@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from knhk.model.faults import KnhkError
@@ -36,9 +37,20 @@ class Caller:
         return f"spiffe://knhk.dev/ns/{self.namespace}/point/{self.name}/pod/{self.pod}"
 
 
+class Acquaintance(Enum):
+    """How a token is known that has no answer now. MET: it was somebody's; STRANGER: nobody asked for it, or long ago."""
+
+    MET, STRANGER = "met", "stranger"
+
+
 class Authenticator(Protocol):
     """Promises of every adapter. Default deny; safe from any thread; may block for an answer of the API server.
     Errors: Denied for what is nobody's, Waiting when it cannot be told now."""
+
+    def remembered(self, token: str) -> Caller | Acquaintance:
+        """What is known of a token without asking anybody: returns at once. Raises Denied for what was denied a moment ago, and for what is
+        no token of a pod for us by its own words."""
+        ...
 
     def caller(self, token: str) -> Caller:
         """The pod that a service account token of audience `exchange.knhk.dev` is bound to."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from aiohttp import web
 
 from knhk.model.faults import Corrupt, KnhkError, Stalled
+from knhk_runtime.doors import Doors
 from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk
@@ -93,10 +94,11 @@ async def _serve_tls(args: argparse.Namespace, surface: Surface, runners: list[w
         raise Stalled("Listen", "--listen: must be HOST:PORT, with --tls-cert, --tls-key and --client-ca beside it")
     files = TlsFiles(args.tls_cert, args.tls_key, args.client_ca)
     context = files.context()
-    runners.append(web.AppRunner(application(surface.writing() + surface.reading(), Guard().watch), access_log=None))
+    doors = Doors()
+    runners.append(web.AppRunner(application(surface.writing() + surface.reading(), doors.watch, Guard().watch), access_log=None))
     await runners[-1].setup()
     try:
-        await web.TCPSite(runners[-1], host.strip("[]"), int(port), ssl_context=context).start()
+        await doors.open(runners[-1], host.strip("[]"), int(port), context)
     except OSError as error:
         raise Stalled("Port", f"--listen {args.listen}: {error.strerror}: choose an address of this machine and a free port") from error
     return files.follow(context)

@@ -19,7 +19,7 @@ from knhk_runtime.tlog.tree import parse_tile_path
 from knhk_verify.errors import Bad
 
 MAX_WAITING_BYTES = 64 << 20
-CHECKPOINT_INTERVAL_S = 0.5
+CHECKPOINT_INTERVAL_S, BODY_WITHIN_S = 0.5, 30.0
 LEAVES_ALONE = "leaves alone"  # in a request whose client may append nothing else
 _OCTETS = "application/octet-stream"
 _TEXT = "text/plain"
@@ -169,7 +169,11 @@ class Surface:
 
     async def _write(self, request: web.Request, parse: Callable[[bytes], Append]) -> web.Response | list[int]:
         try:
-            return await self._sequencer.append(parse(await request.read()))
+            async with asyncio.timeout(BODY_WITHIN_S):
+                body = await request.read()
+            return await self._sequencer.append(parse(body))
+        except TimeoutError:
+            return fault(HTTPStatus.REQUEST_TIMEOUT, "body", f"must come within {BODY_WITHIN_S:g} s")
         except web.HTTPRequestEntityTooLarge:
             return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
         except TooMany as error:
