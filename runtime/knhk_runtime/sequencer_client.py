@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from knhk_runtime.http1 import HttpClient, Https, Unreachable
 from knhk_runtime.record import entry_key
 
-TOO_MANY = 429
+CONFLICT, AGAIN = 409, (408, 429)
 
 
 class SequencerUnavailable(Exception):
@@ -19,6 +19,14 @@ class SequencerUnavailable(Exception):
 
 class SequencerRefused(Exception):
     """The sequencer refused the request as malformed; repeating it does not help."""
+
+
+class SequencerConflict(SequencerRefused):
+    """Entries of a batch, by number, are another's, or their keys have another leaf. The others count only when they are sent again."""
+
+    def __init__(self, text: str, items: frozenset[int]) -> None:
+        super().__init__(text)
+        self.items = items
 
 
 def encode_batch(entries: Sequence[bytes]) -> bytes:
@@ -45,6 +53,10 @@ class SequencerClient:
             raise SequencerUnavailable("the answer does not fit the batch")
         return list(struct.unpack(f">{len(answer) // 8}Q", answer))
 
+    async def claim(self, sources: Collection[bytes]) -> None:
+        """Says that these rings are this client's, 8 bytes each; raises as `append_leaves`."""
+        await self._request("POST", "/sources", b"".join(sorted(sources)))
+
     async def append_event(self, bundle: bytes) -> int:
         """Index of a policy event, durable."""
         return int(json.loads(await self._request("POST", "/event", bundle))["index"])
@@ -62,7 +74,17 @@ class SequencerClient:
             answer = await self._client.request(method, target, body, timeout_s=self._timeout_s)
         except Unreachable as error:
             raise SequencerUnavailable(str(error)) from error
-        if answer.status == 200:
+        if answer.status in (200, 204):
             return answer.body
-        kind = SequencerRefused if 400 <= answer.status < 500 and answer.status != TOO_MANY else SequencerUnavailable
-        raise kind(f"{method} {target}: {answer.status}: {answer.body[:500].decode(errors='replace')}")
+        text = f"{method} {target}: {answer.status}: {answer.body[:500].decode(errors='replace')}"
+        if answer.status == CONFLICT:
+            raise SequencerConflict(text, _items(answer.body))
+        kind = SequencerRefused if 400 <= answer.status < 500 and answer.status not in AGAIN else SequencerUnavailable
+        raise kind(text)
+
+
+def _items(body: bytes) -> frozenset[int]:
+    try:
+        return frozenset(number for number in json.loads(body)["items"] if isinstance(number, int))
+    except (ValueError, KeyError, TypeError):
+        return frozenset()

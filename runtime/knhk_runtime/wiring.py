@@ -299,6 +299,7 @@ class Agent:
             loop.add_signal_handler(number, ended.set)
         self._outbox.on_durable = lambda: _soon(loop, self._uploader.wake)
         self._adopt = lambda parked: _soon(loop, self._parking.adopt, parked)
+        self._drain.on_ring = lambda source: _soon(loop, self._uploader.claim, source)
         counting = threading.Thread(
             target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True
         )
@@ -370,7 +371,8 @@ class Agent:
         faults = [{"what": what, "where": where, "must": "must be whole"} for where, what in self._drain.totals.faults.items()]
         if self._drain.storage_fault:
             faults.append({"what": self._drain.storage_fault, "where": str(self._outbox.segments.folder), "must": "must have room"})
-        upload = [{"what": self._uploader.fault, "where": "sequencer", "must": "must acknowledge"}] if self._uploader.fault else []
+        said = (self._uploader.fault, "must acknowledge"), (self._uploader.conflict, "must be this pod's, and as they were the first time")
+        upload = [{"what": what, "where": "sequencer", "must": must} for what, must in said if what]
         courier = self._courier.faults if self._courier else []
         return {
             "version": 1,

@@ -29,7 +29,7 @@ from knhk_verify.leaf import parse_leaf
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 POD, OPERATOR = "spiffe://knhk.dev/ns/erp/point/orders/pod/one", "spiffe://knhk.dev/component/knhk-operator"
-DAY = timedelta(days=1)
+OTHER, DAY = POD.replace("one", "two"), timedelta(days=1)
 
 
 def free_port() -> int:
@@ -156,6 +156,8 @@ def test_who_is_none_of_ours_is_not_heard(log: Log) -> None:
         (OPERATOR, "/event", True),
         (POD, "/append", True),
         (POD, "/event", False),
+        (POD, "/sources", True),
+        ("spiffe://knhk.dev/component/knhk-admission", "/sources", False),
         (f"{POD}/../../../component/knhk-operator", "/append", False),
         ("spiffe://knhk.dev/component/knhk-admission", "/append", False),
         ("spiffe://example.com/ns/erp/point/orders/pod/one", "/append", False),
@@ -180,6 +182,70 @@ def test_one_that_sends_without_end_is_told_to_wait_and_others_are_heard(log: Lo
     outcomes = [outcome() for _ in range(2 * BYTES_AT_ONCE // len(body))]
     assert outcomes[0] is Refused
     assert modest.append_leaves([]) == []
+
+
+def leaf(source: bytes, number: int = 1, salt: int = 0, time_ns: int = 7) -> bytes:
+    """A decision of the ring `source`."""
+    head = bytes((1, DECISION, 1, 1, ENFORCED, 0, 0, 0))
+    return head + bytes([salt]) * 64 + b"p" * 20 + time_ns.to_bytes(8, "big") + source + number.to_bytes(8, "big") + b"\0\0"
+
+
+def test_a_pod_takes_no_others_place_in_the_log(log: Log) -> None:
+    """A ring belongs to the pod that named it first, for ever: who learns another's receipt id cannot use it."""
+    one, two, mine, theirs, late = log.client(POD), log.client(OTHER), b"source-1", b"source-2", b"source-3"
+    assert one.append_leaves([leaf(mine)]) == [0]
+    one._request("POST", "/sources", late)
+    for _ in range(2):
+        for source in (mine, late):
+            with pytest.raises(Refused, match=f"item 1: source {source.hex()}: belongs to another client"):
+                two.append_leaves([leaf(theirs), leaf(source, 2)])
+            with pytest.raises(Refused, match=f"source {source.hex()}: belongs to another client"):
+                two._request("POST", "/sources", source)
+        with pytest.raises(NotFound):
+            two.index_of(entry_key(leaf(theirs)))
+        log.running.kill()
+        log.running.wait()
+        log.start()
+        until(lambda: answers(one), "the log answers again")
+    assert one.append_leaves([leaf(late)]) == [1]
+    assert two.append_leaves([leaf(theirs)]) == [2]
+
+
+def test_a_known_key_keeps_its_leaf_and_another_one_is_told(log: Log) -> None:
+    """A batch that is sent again has its first indexes, with other salts too; another request under a known receipt id is none of it."""
+    pod, many = log.client(POD), 600
+    leaves = [leaf(b"source-1", number) for number in range(many)]
+    assert pod.append_leaves(leaves) == list(range(many))
+    until(lambda: "\n600\n" in pod.checkpoint(), "they are under a checkpoint")
+    again = [leaf(b"source-1", number, salt=1) for number in range(many)]
+    assert pod.append_leaves([*again, leaf(b"source-1", many)]) == list(range(many + 1))
+    for number in (3, 599, 600):
+        with pytest.raises(Refused, match=f"item 1: key .*: is that of another leaf, of index {number}"):
+            pod.append_leaves([leaf(b"source-1", 700 + number), leaf(b"source-1", number, time_ns=8)])
+    assert pod.append_leaves([leaf(b"source-1", 9000)]) == [many + 1]
+
+
+def test_what_another_took_is_told_and_holds_nothing_up(log: Log) -> None:
+    """A ring whose source another pod named before the log heard of it: its leaves are told as refused, those of other rings arrive."""
+    world, callers = log.world, Callers()
+    (log.base / "token").write_text(callers.add("erp/orders", "one"))
+    with exchange(log.base / "points", log.authority, callers) as served:
+        stolen, sound = world.ring(0), world.ring(1)
+        log.client(OTHER)._request("POST", "/sources", stolen.source)
+        decide_one(world, stolen.next_receipt, stolen.put)
+        kept = decide_one(world, sound.next_receipt, sound.put)
+        world.start_agent(exchange=served.url, log=log.url, token_file=log.base / "token", ca_file=log.base / "ca.crt")
+        until(lambda: world.stats().get("acked") == 1, "the other ring's leaf arrives")
+        assert f"source {stolen.source.hex()}: belongs to another client" in str(world.stats()["refused"])
+        ring = world.ring(2)
+        until(lambda: claimed(log, ring.source), "a new ring is claimed before anybody asked anything")
+    log.running.terminate()
+    assert log.running.wait(60) == 0
+    assert [parse_leaf(entry).receipt_id for entry in log_entries(world.log)] == [kept]
+
+
+def claimed(log: Log, source: bytes) -> bool:
+    return any(source in path.read_bytes() for path in (log.world.log / "owners").iterdir())
 
 
 @pytest.mark.failure("sequencer", "receipts")

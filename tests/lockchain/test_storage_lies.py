@@ -13,7 +13,7 @@ import pytest
 from knhk.adapters.signer_local import LocalSigner
 from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.__main__ import load_key
-from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.core import Log, Taken
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
@@ -75,6 +75,7 @@ class Story:
 
     def append(self, log: Log, leaves: list[bytes]) -> None:
         (indexes,) = log.commit([parse_append(encode_batch(leaves))])
+        assert not isinstance(indexes, Taken)
         for leaf, index in zip(leaves, indexes, strict=True):
             assert self.acked.setdefault(entry_key(leaf), index) == index
 

@@ -19,7 +19,7 @@ from knhk_runtime.record import entry_key
 
 BATCH = 32_768  # leaves of one request, below both bounds of the sequencer
 RETRY_AFTER_S = 0.5
-TOO_MANY = 429
+AGAIN = (408, 429)
 AT_ONCE = 4  # more of one client the sequencer refuses
 
 
@@ -134,7 +134,7 @@ class SequencerLog:
             hint = "" if isinstance(self._server, Https) else "; is the sequencer running? (knhk up)"
             message = f"{self._server}: {type(error).__name__}: {error}{hint}"
             raise Waiting("LogUnreachable", message, RETRY_AFTER_S) from error
-        if status == 200:
+        if status in (200, 204):
             return data
         raise self._fault(target, status, data)
 
@@ -146,6 +146,6 @@ class SequencerLog:
             where, what = target, data[:200].decode(errors="replace")
         if status == 404:
             return NotFound(f"{where}: {what}")
-        if 400 <= status < 500 and status != TOO_MANY:
+        if 400 <= status < 500 and status not in AGAIN:
             return Refused([Fault(where, what, "must be as in formats/log.md")])
         return Waiting("LogStorage", f"{where}: {what}", RETRY_AFTER_S)

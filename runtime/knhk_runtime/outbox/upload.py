@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from knhk.model.faults import Corrupt
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import ENTRY_SIZE, Entries, entries_of
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
-from knhk_runtime.sequencer_client import SequencerRefused, SequencerUnavailable
+from knhk_runtime.sequencer_client import SequencerConflict, SequencerRefused, SequencerUnavailable
 
 READ_BYTES = 4 << 20
 BATCH_ENTRIES = 30_000  # 30,000 × 137 bytes stay below the sequencer's 8 MiB
@@ -25,6 +25,8 @@ class Sequencer(Protocol):
     """knhk_runtime.sequencer_client.SequencerClient."""
 
     async def append_body(self, body: bytes) -> list[int]: ...
+
+    async def claim(self, sources: Collection[bytes]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class Outbox:
 
 
 class Uploader:
-    """Moves the cursor `acked` along the outbox. `uploaded` counts leaves acknowledged since start."""
+    """Moves the cursor `acked` along the outbox. `uploaded` counts leaves acknowledged since start; `conflict` tells of those that the log
+    will never have from here, which keep nothing that follows them from it."""
 
     def __init__(self, outbox: Outbox, cursor: Cursor, sequencer: Sequencer) -> None:
         self.outbox = outbox
@@ -99,7 +102,13 @@ class Uploader:
         self._sequencer = sequencer
         self._wake, self._flushed = asyncio.Event(), asyncio.Event()
         self.uploaded = 0
-        self.fault = ""
+        self.fault = self.conflict = ""
+        self._unclaimed: set[bytes] = set()
+
+    def claim(self, source: bytes) -> None:
+        """A ring of this agent's, before anybody can know its receipt ids: from the event loop's thread."""
+        self._unclaimed.add(source)
+        self.wake()
 
     def wake(self) -> None:
         """From the event loop's thread."""
@@ -159,13 +168,41 @@ class Uploader:
 
     async def _step(self) -> bool:
         """One round; False when there was nothing to send."""
+        await self._claim()
         entries, count, end = await asyncio.to_thread(self.outbox.next_entries, self.cursor.position)
         if end == self.cursor.position:
             return False
         self._flushed.clear()
         for first in range(0, count, BATCH_ENTRIES):
-            part = entries[first * ENTRY_SIZE : (first + BATCH_ENTRIES) * ENTRY_SIZE]
-            await self._sequencer.append_body((len(part) // ENTRY_SIZE).to_bytes(4, "big") + part)
-        self.uploaded += count
+            await self._append(entries[first * ENTRY_SIZE : (first + BATCH_ENTRIES) * ENTRY_SIZE])
         await asyncio.to_thread(self.cursor.move, end)
         return True
+
+    async def _append(self, part: bytes) -> None:
+        """What the log refuses as another's is left out and told."""
+        count = len(part) // ENTRY_SIZE
+        try:
+            await self._sequencer.append_body(count.to_bytes(4, "big") + part)
+        except SequencerConflict as error:
+            if not error.items:
+                raise
+            self._tell_conflict(str(error))
+            left = [part[at * ENTRY_SIZE : (at + 1) * ENTRY_SIZE] for at in range(count) if at not in error.items]
+            if left:
+                await self._append(b"".join(left))
+            return
+        self.uploaded += count
+
+    async def _claim(self) -> None:
+        claimed = frozenset(self._unclaimed)
+        if not claimed:
+            return
+        try:
+            await self._sequencer.claim(claimed)
+        except SequencerConflict as error:
+            self._tell_conflict(str(error))
+        self._unclaimed -= claimed
+
+    def _tell_conflict(self, conflict: str) -> None:
+        log("upload", conflict=conflict)
+        self.conflict = conflict

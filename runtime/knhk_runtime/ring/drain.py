@@ -63,6 +63,7 @@ class DrainLoop:
         self._next_look_s = 0.0
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self.storage_fault = ""  # why the last batch could not be written; the ring keeps it and it is tried again
+        self.on_ring: Callable[[bytes], None] = lambda source: None  # told of each ring as soon as it is seen
         self.totals = Totals()
         self.heat = Heat()  # as of the last look at the folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -165,6 +166,7 @@ class DrainLoop:
                     continue
                 self._rings[path.name] = _Open(self._open_ring(path), path)
                 log("ring", path=path.name)
+                self.on_ring(self._rings[path.name].ring.source)
             except FileNotFoundError:
                 continue
             except (Corrupt, ValueError, OSError) as error:

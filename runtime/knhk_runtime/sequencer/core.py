@@ -7,8 +7,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from knhk_hot.drain import hash_rows
 from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.edge import Edge
 from knhk_runtime.sequencer.files import Files, put, put_all
+from knhk_runtime.sequencer.owners import Owners, named
 from knhk_runtime.sequencer.wal import Wal, payload
-from knhk_runtime.sequencer.wire import Append, item
+from knhk_runtime.sequencer.wire import SOURCE_BYTES, Append, item
 from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, sign_note
 from knhk_runtime.tlog.tree import TILE, Tiles, inclusion_proof, parse_bundle_of_entries, tile_path
 from knhk_verify.errors import Bad
@@ -29,6 +31,14 @@ from knhk_verify.tree import HASH, leaf_hash
 
 MAX_TAIL = 1 << 20  # entries acknowledged and not yet integrated
 KEPT_CHECKPOINTS = 1024
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Why nothing of an append counts: the entries with these numbers, and what is wrong with the first of them."""
+
+    items: tuple[int, ...]
+    what: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,16 @@ def lock(folder: Path) -> int:
     return fd
 
 
+def _sources(append: Append) -> frozenset[bytes]:
+    """Rings that its leaves are of."""
+    return frozenset(key[:SOURCE_BYTES] for key, entry in zip(append.keys, append.entries, strict=True) if len(entry) == LEAF_SIZE)
+
+
+def _request(entry: bytes) -> bytes:
+    """What no repetition of a leaf changes: region, pack, time and receipt id (formats/leaf.md); of a policy event all."""
+    return entry[6:8] + entry[72:116] if len(entry) == LEAF_SIZE else entry
+
+
 def _bundle(entries: Sequence[bytes]) -> bytes:
     return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])
 
@@ -68,6 +88,9 @@ class Log:
     def __init__(self, folder: Path, key: LogKey, files: Files, regions: Sequence[str] = ("local",)) -> None:
         self.folder, self._key, self._files = folder, key, files
         self._wal = Wal(files, folder / "wal")
+        self._owners = Owners(files, folder / "owners")
+        self._moving = threading.Lock()  # held while entries change from the tail to the tree
+        self._bundle_read: tuple[int, list[bytes]] = (-1, [])
         self._index = dict[bytes, int]()
         self._edge = Edge()
         self._last = list[bytes]()  # entries of the last, not yet full bundle
@@ -92,7 +115,7 @@ class Log:
     # ---- recovery ------------------------------------------------------------------------------
 
     def _open(self, regions: Sequence[str]) -> None:
-        for name in ("wal", "tile"):
+        for name in ("wal", "tile", "owners"):
             self._files.mkdir(self.folder / name)
             self._sweep(self.folder / name)
         self._remove_temporary(self.folder)
@@ -107,7 +130,7 @@ class Log:
             self._check_meta()
             self._replay(open_checkpoint(self._files.read(self.folder / "checkpoint"), self._key.verifier))
         recovered = self._wal.recover(self.integrated)
-        self.cut = recovered.cut
+        self.cut = (*recovered.cut, *self._owners.recover())
         self._tail = recovered.entries
         self._learn(recovered.keys, self.integrated, "wal")
         self._wal.begin(self.durable)
@@ -125,7 +148,7 @@ class Log:
 
     def _refuse_remains(self, names: Sequence[str]) -> None:
         remains = [name for name in ("meta.json",) if name in names]
-        remains += [name for name in ("tile", "wal") if self._files.names(self.folder / name)]
+        remains += [name for name in ("tile", "wal", "owners") if self._files.names(self.folder / name)]
         if remains:
             raise Bad("checkpoint", f"is missing, but {remains[0]} is there: restore the checkpoint, or use an empty folder")
 
@@ -183,16 +206,23 @@ class Log:
 
     # ---- appending -----------------------------------------------------------------------------
 
-    def commit(self, appends: Sequence[Append]) -> list[list[int]]:
-        """Indexes for each append, after one fdatasync for all; a known key gets its first index. Raises OSError: then none
-        counts. One caller at a time."""
+    def commit(self, appends: Sequence[Append]) -> list[list[int] | Taken]:
+        """Indexes for each append, after one fdatasync for all; a known key gets its first index. Taken for an append that has a source of
+        another client's, or a leaf that is none of the one that its key has; it changes nothing. Raises OSError: then none counts. One
+        caller at a time."""
         if len(self._tail) > MAX_TAIL:
             raise OSError(f"{len(self._tail)} entries wait to be integrated: the tiles cannot be written")
         begin = following = self.durable
-        fresh = dict[bytes, int]()
-        entries, payloads, answers = list[bytes](), list[bytes](), list[list[int]]()
+        fresh, given = dict[bytes, int](), dict[bytes, bytes]()
+        entries, payloads, answers = list[bytes](), list[bytes](), list[list[int] | Taken]()
         for append in appends:
             first = following
+            refused = self._of_others(append, given) or self._others_leaf(append, fresh, entries, begin)
+            if refused is not None:
+                answers.append(refused)
+                continue
+            if append.client:
+                given |= dict.fromkeys(self._owners.unknown(_sources(append)), named(append.client))
             if self._index.keys().isdisjoint(append.keys) and fresh.keys().isdisjoint(append.keys):
                 numbers = range(first, first + len(append.keys))
                 fresh.update(zip(append.keys, numbers, strict=True))
@@ -216,11 +246,63 @@ class Log:
             if items:
                 payloads.append(payload(first, len(items), b"".join(items)))
             answers.append(answer)
+        self._owners.keep(given)
         if payloads:
             self._wal.append(begin, payloads)
             self._tail += entries
             self._index.update(fresh)
         return answers
+
+    def claim(self, client: str, sources: Collection[bytes]) -> Taken | None:
+        """Makes sources a client's before it has appended anything, durably. Raises OSError. Callers as of `commit`."""
+        taken = self._owners.taken(client, sources, {})
+        if not taken:
+            self._owners.keep(dict.fromkeys(self._owners.unknown(sources), named(client)))
+            return None
+        return Taken((), f"source {min(taken).hex()}: belongs to another client")
+
+    def _of_others(self, append: Append, given: Mapping[bytes, bytes]) -> Taken | None:
+        if not append.client:
+            return None
+        taken = self._owners.taken(append.client, _sources(append), given)
+        if not taken:
+            return None
+        leaves = zip(append.keys, append.entries, strict=True)
+        items = tuple(number for number, (key, entry) in enumerate(leaves) if len(entry) == LEAF_SIZE and key[:SOURCE_BYTES] in taken)
+        return Taken(items, f"source {append.keys[items[0]][:SOURCE_BYTES].hex()}: belongs to another client")
+
+    def _others_leaf(self, append: Append, fresh: Mapping[bytes, int], entries: Sequence[bytes], begin: int) -> Taken | None:
+        """A repeated leaf may have other salts, and of an arm that was set aside another judgement; its request is the same."""
+        if self._index.keys().isdisjoint(append.keys) and fresh.keys().isdisjoint(append.keys):
+            return None
+        wrong = list[int]()
+        for number, (key, entry) in enumerate(zip(append.keys, append.entries, strict=True)):
+            index = self._index.get(key, fresh.get(key))
+            if index is not None and _request(entry) != _request(entries[index - begin] if index >= begin else self._entry(index)):
+                wrong.append(number)
+        if not wrong:
+            return None
+        return Taken(
+            tuple(wrong), f"key {append.keys[wrong[0]].hex()}: is that of another leaf, of index {self._index.get(append.keys[wrong[0]])}"
+        )
+
+    def _entry(self, index: int) -> bytes:
+        """A durable entry. Raises OSError when it cannot be read."""
+        with self._moving:
+            size = self._edge.size
+            if index >= size:
+                return self._tail[index - size]
+            if index >= size // TILE * TILE:
+                return self._last[index % TILE]
+        number, entries = self._bundle_read
+        if number != index // TILE:
+            path = tile_path(None, index // TILE, TILE)
+            try:
+                entries = [entry for _, entry in parse_bundle_of_entries(self._stored(path), path)]
+            except Bad as error:
+                raise OSError(f"{error.where}: {error.what}") from error
+            self._bundle_read = index // TILE, entries
+        return entries[index % TILE]
 
     # ---- integrating ---------------------------------------------------------------------------
 
@@ -238,8 +320,9 @@ class Log:
         tiles += [(tile_path(level, n, width), data) for level, n, width, data in changed]
         self._write(tiles)
         self._publish(edge)
-        self._edge, self._last = edge, chunks[-1] if len(chunks[-1]) < TILE else []
-        del self._tail[: len(entries)]
+        with self._moving:
+            self._edge, self._last = edge, chunks[-1] if len(chunks[-1]) < TILE else []
+            del self._tail[: len(entries)]
         self._tidy([path for path, _ in tiles if ".p/" not in path])
         return True
 
@@ -308,5 +391,6 @@ class Log:
             return self._files.read(self.folder / full)[: int(width) * HASH]
 
     def close(self) -> None:
-        """Give the WAL's descriptor back."""
+        """Give the descriptors back."""
         self._wal.close()
+        self._owners.close()

@@ -5,22 +5,33 @@ from __future__ import annotations
 import asyncio
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from knhk_runtime.sequencer.core import Log
-from knhk_runtime.sequencer.wire import KEY_BYTES, MAX_BODY_BYTES, Append, NotALeaf, TooMany, parse_append, parse_event, parse_leaves
+from knhk_runtime.sequencer.core import Log, Taken
+from knhk_runtime.sequencer.wire import (
+    KEY_BYTES,
+    MAX_BODY_BYTES,
+    Append,
+    NotALeaf,
+    TooMany,
+    parse_append,
+    parse_event,
+    parse_leaves,
+    parse_sources,
+)
 from knhk_runtime.tlog.tree import parse_tile_path
 from knhk_verify.errors import Bad
 
 MAX_WAITING_BYTES = 64 << 20
 CHECKPOINT_INTERVAL_S, BODY_WITHIN_S = 0.5, 30.0
 LEAVES_ALONE = "leaves alone"  # in a request whose client may append nothing else
+CLIENT = "client"  # in a request that came over TLS: whom its certificate names
 _OCTETS = "application/octet-stream"
 _TEXT = "text/plain"
 
@@ -28,6 +39,14 @@ _TEXT = "text/plain"
 def tell(text: str) -> None:
     """One line for the operator."""
     print(f"sequencer: {text}", file=sys.stderr, flush=True)
+
+
+class Conflicting(Exception):
+    """Entries are another client's, or no repetition of what their keys have; nothing of the append counts."""
+
+    def __init__(self, taken: Taken) -> None:
+        super().__init__(taken.what)
+        self.taken = taken
 
 
 class Unavailable(Exception):
@@ -56,7 +75,7 @@ class Sequencer:
             self._committed.set()
 
     async def append(self, append: Append) -> list[int]:
-        """Indexes of the entries, durable; raises Unavailable."""
+        """Indexes of the entries, durable; raises Unavailable and Conflicting."""
         if self._waiting_bytes + len(append.items) > MAX_WAITING_BYTES:
             raise Unavailable(f"more than {MAX_WAITING_BYTES} bytes wait to be written")
         waiting = _Waiting(append, asyncio.get_running_loop().create_future())
@@ -64,6 +83,15 @@ class Sequencer:
         self._waiting_bytes += len(append.items)
         self._arrived.set()
         return await waiting.answer
+
+    async def claim(self, client: str, sources: Collection[bytes]) -> None:
+        """Makes sources a client's; raises Unavailable and Conflicting."""
+        try:
+            taken = await asyncio.get_running_loop().run_in_executor(self._committer, self.log.claim, client, sources)
+        except OSError as error:
+            raise Unavailable(f"storage: {error.strerror or error}") from error
+        if taken is not None:
+            raise Conflicting(taken)
 
     async def run(self) -> None:
         """Commit and integrate until cancelled; raises only for a bug."""
@@ -90,7 +118,7 @@ class Sequencer:
         if not group:
             return
         loop = asyncio.get_running_loop()
-        outcome: list[list[int]] | Exception
+        outcome: list[list[int] | Taken] | Exception
         try:
             outcome = await loop.run_in_executor(self._committer, self.log.commit, [each.append for each in group])
             self._recovered("append")
@@ -102,8 +130,10 @@ class Sequencer:
                 continue
             if isinstance(outcome, Exception):
                 each.answer.set_exception(outcome)
+            elif isinstance(found := outcome[number], Taken):
+                each.answer.set_exception(Conflicting(found))
             else:
-                each.answer.set_result(outcome[number])
+                each.answer.set_result(found)
         self._committed.set()
 
     async def _integrate_always(self) -> None:
@@ -132,9 +162,32 @@ class Sequencer:
             tell(f"{what} works again")
 
 
-def fault(status: HTTPStatus, where: str, what: str) -> web.Response:
+def fault(status: HTTPStatus, where: str, what: str, **more: object) -> web.Response:
     """An error of formats/log.md."""
-    return web.json_response({"error": f"{where}: {what}", "where": where, "what": what}, status=status)
+    return web.json_response({"error": f"{where}: {what}", "where": where, "what": what, **more}, status=status)
+
+
+async def _body(request: web.Request) -> bytes:
+    async with asyncio.timeout(BODY_WITHIN_S):
+        return await request.read()
+
+
+def _fault_of(error: Exception) -> web.Response:
+    match error:
+        case TimeoutError():
+            return fault(HTTPStatus.REQUEST_TIMEOUT, "body", f"must come within {BODY_WITHIN_S:g} s")
+        case TooMany():
+            return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.where, error.what)
+        case NotALeaf():
+            return fault(HTTPStatus.FORBIDDEN, error.where, error.what)
+        case Bad():
+            return fault(HTTPStatus.BAD_REQUEST, error.where, error.what)
+        case Conflicting():
+            where = f"item {error.taken.items[0]}" if error.taken.items else "sources"
+            return fault(HTTPStatus.CONFLICT, where, error.taken.what, items=list(error.taken.items))
+        case Unavailable():
+            return fault(HTTPStatus.SERVICE_UNAVAILABLE, "storage", str(error))
+    return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
 
 
 class Surface:
@@ -155,7 +208,7 @@ class Surface:
 
     def writing(self) -> list[web.RouteDef]:
         """Routes that append."""
-        return [web.post("/append", self.append), web.post("/event", self.event)]
+        return [web.post("/append", self.append), web.post("/event", self.event), web.post("/sources", self.sources)]
 
     async def append(self, request: web.Request) -> web.Response:
         outcome = await self._write(request, parse_leaves if LEAVES_ALONE in request else parse_append)
@@ -167,23 +220,22 @@ class Surface:
         outcome = await self._write(request, parse_event)
         return outcome if isinstance(outcome, web.Response) else web.json_response({"index": outcome[0]})
 
+    async def sources(self, request: web.Request) -> web.Response:
+        """By the socket nothing belongs to anybody."""
+        try:
+            claimed = parse_sources(await _body(request))
+            if client := request.get(CLIENT):
+                await self._sequencer.claim(client, claimed)
+        except (TimeoutError, Bad, Conflicting, Unavailable, web.HTTPRequestEntityTooLarge) as error:
+            return _fault_of(error)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
     async def _write(self, request: web.Request, parse: Callable[[bytes], Append]) -> web.Response | list[int]:
         try:
-            async with asyncio.timeout(BODY_WITHIN_S):
-                body = await request.read()
-            return await self._sequencer.append(parse(body))
-        except TimeoutError:
-            return fault(HTTPStatus.REQUEST_TIMEOUT, "body", f"must come within {BODY_WITHIN_S:g} s")
-        except web.HTTPRequestEntityTooLarge:
-            return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
-        except TooMany as error:
-            return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.where, error.what)
-        except NotALeaf as error:
-            return fault(HTTPStatus.FORBIDDEN, error.where, error.what)
-        except Bad as error:
-            return fault(HTTPStatus.BAD_REQUEST, error.where, error.what)
-        except Unavailable as error:
-            return fault(HTTPStatus.SERVICE_UNAVAILABLE, "storage", str(error))
+            append = replace(parse(await _body(request)), client=request.get(CLIENT, ""))
+            return await self._sequencer.append(append)
+        except (TimeoutError, Bad, Conflicting, Unavailable, web.HTTPRequestEntityTooLarge) as error:
+            return _fault_of(error)
 
     async def checkpoint(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._log.checkpoint(), content_type=_TEXT)

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from knhk.model.faults import Stalled
 from knhk_runtime.buckets import Buckets
-from knhk_runtime.sequencer.server import LEAVES_ALONE, fault, tell
+from knhk_runtime.sequencer.server import CLIENT, LEAVES_ALONE, fault, tell
 
 RELOAD_EVERY_S = 30.0
 AT_ONCE = 4
@@ -77,10 +77,10 @@ def client_of(request: web.Request) -> str | None:
 
 
 def may(client: str, method: str, path: str) -> bool:
-    """Whoever has a certificate reads; pods append leaves; the operator appends leaves and events."""
+    """Whoever has a certificate reads; pods append leaves of their own rings; the operator appends leaves and events."""
     if method != "POST":
         return True
-    return client == _OPERATOR or (path == "/append" and _POD.fullmatch(client) is not None)
+    return client == _OPERATOR or (path in ("/append", "/sources") and _POD.fullmatch(client) is not None)
 
 
 def _bytes_of(request: web.Request) -> int:
@@ -107,6 +107,7 @@ class Guard:
         if self._now[client] >= AT_ONCE or not self._bytes.take(client, float(_bytes_of(request))):
             must = f"must be at most {AT_ONCE} requests at once and {BYTES_PER_S >> 20} MiB a second"
             return fault(HTTPStatus.TOO_MANY_REQUESTS, "client", must)
+        request[CLIENT] = client
         if client != _OPERATOR:
             request[LEAVES_ALONE] = True
         self._now[client] += 1

@@ -14,7 +14,8 @@ from knhk_verify.signed import BUNDLE, member, parse_json
 MAX_BODY_BYTES = 8 << 20
 MAX_ENTRIES = 65_536
 MAX_ENTRY_BYTES = 65_535
-KEY_BYTES = 17
+KEY_BYTES, SOURCE_BYTES = 17, 8
+MAX_SOURCES = 1024
 _LEAF_ITEM = struct.Struct(f">{KEY_BYTES}sH{LEAF_SIZE}s")
 # The first six bytes that a leaf may have, so that one look-up judges six fields.
 _HEADS = frozenset(bytes((1, *head)) for head in product(KINDS, CLASSES, VERDICTS, MODES, range(MAX_FLAGS + 1)))
@@ -30,11 +31,13 @@ class NotALeaf(Bad):
 
 @dataclass(frozen=True)
 class Append:
-    """Entries to append, with their keys, and their items as they stand in the body and in the WAL."""
+    """Entries to append, with their keys, and their items as they stand in the body and in the WAL. `client`: whom its certificate names;
+    empty for who came by the socket, to whom everything belongs."""
 
     keys: tuple[bytes, ...]
     entries: tuple[bytes, ...]
     items: bytes
+    client: str = ""
 
 
 def item(key: bytes, entry: bytes) -> bytes:
@@ -99,6 +102,13 @@ def parse_leaves(body: bytes) -> Append:
     if event is not None:
         raise NotALeaf(f"item {event}", "must be a leaf: policy events are appended by the operator alone")
     return append
+
+
+def parse_sources(body: bytes) -> frozenset[bytes]:
+    """Body of `POST /sources`; raises Bad."""
+    if not 0 < len(body) <= MAX_SOURCES * SOURCE_BYTES or len(body) % SOURCE_BYTES:
+        raise Bad("body", f"must be 1 to {MAX_SOURCES} sources of {SOURCE_BYTES} bytes")
+    return frozenset(body[at : at + SOURCE_BYTES] for at in range(0, len(body), SOURCE_BYTES))
 
 
 def parse_event(body: bytes) -> Append:
