@@ -2,7 +2,8 @@
 
 The bootstrap (private/envoy.json) is one for all pods of a point: the address of its listeners is filled in here. It is what the agent has
 found signed in the rollout document; what the exchange brought lies elsewhere, and Envoy never sees it. Envoy starts when the agent has
-verified a first configuration, and anew when the bootstrap changes.
+verified a first configuration, and anew when it died or the bootstrap changed; then what it serves may end first. Meanwhile nobody else
+gets its port.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +29,7 @@ from knhk_runtime.durable import replace_file
 from knhk_runtime.log import log
 
 LOOK_EVERY_S = 0.2
+PAUSE_S, QUICK_S, QUICK_ENDS = 0.5, 10.0, 5  # before Envoy starts again; one that lives shorter ended quickly; so many of those are enough
 ENDS_WITHIN_S = 5.0
 BOOTSTRAP, ADMIN = "envoy.json", "envoy-admin.sock"
 _ACTIVE = re.compile(rb"^http\.knhk\.downstream_cx_active: ([0-9]+)$", re.M)
@@ -54,6 +57,12 @@ def placed(bootstrap: bytes, address: str, where: str) -> bytes:
     return json.dumps(document).encode()
 
 
+def ports_of(bootstrap: bytes) -> list[int]:
+    """Of its static listeners; `bootstrap` as `placed` gave it."""
+    listeners = json.loads(bootstrap)["static_resources"]["listeners"]
+    return [int(listener["address"]["socket_address"]["port_value"]) for listener in listeners]
+
+
 def held(address: str, port: int) -> socket.socket:
     """Keeps a port of the pod's address: who listens on all addresses with it fails, who listens on loopback does not. Raises Stalled when
     somebody has it already."""
@@ -67,15 +76,47 @@ def held(address: str, port: int) -> socket.socket:
     return found
 
 
+class Doorstep:
+    """A listener's address and port, bound from the first start of Envoy to the end of this process: while Envoy is down nobody else gets
+    it. Linux lets Envoy bind beside this socket, which listens to nothing, only while both say SO_REUSEADDR."""
+
+    def __init__(self, address: str, port: int) -> None:
+        """Raises Stalled when somebody has it already."""
+        self.at, self._socket = (address, port), held(address, port)
+
+    def lend(self, lent: bool) -> None:
+        """To whoever says SO_REUSEADDR: Envoy, from its start until it listens."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, lent)
+
+    def is_open(self) -> bool:
+        """Whether somebody listens."""
+        with socket.socket(self._socket.family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(self.at) == 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@dataclass
+class _Running:
+    wanted: bytes
+    process: subprocess.Popen[bytes]
+    since_s: float
+    opened: bool = False
+
+
 class Proxy:
-    """Envoy, restarted when its bootstrap changes. One thread."""
+    """Envoy, restarted when it died or its bootstrap changed. One thread."""
 
     def __init__(self, point_dir: Path, run_dir: Path, address: str, drain_s: int) -> None:
         self._verified = point_dir / "private" / BOOTSTRAP
         self._discovery = point_dir / "private" / "ecds.json"
-        self._bootstrap = run_dir / BOOTSTRAP
+        self._run_dir, self._bootstrap = run_dir, run_dir / BOOTSTRAP
         self._address, self._drain_s = address, drain_s
-        self._running: tuple[bytes, subprocess.Popen[bytes]] | None = None
+        self._running: _Running | None = None
+        self._doorsteps: dict[int, Doorstep] = {}
+        self._quick_ends = 0
         self._stop = threading.Event()
 
     def stop(self, number: int, frame: FrameType | None) -> None:
@@ -83,27 +124,59 @@ class Proxy:
         self._stop.set()
 
     def run(self) -> int:
-        """Until `stop`, then 0; the exit code of an Envoy that ended by itself. Raises Corrupt, Stalled and OSError."""
+        """Until `stop`, then 0; 1 when Envoy ended by itself again and again, so that whoever started this sees it. Raises Corrupt, Stalled
+        and OSError."""
         try:
             while not self._stop.wait(LOOK_EVERY_S):
-                if self._running is not None and (code := self._running[1].poll()) is not None:
-                    log("envoy ended", code=code)
-                    return code or 1
+                if self._has_died() and self._quick_ends >= QUICK_ENDS:
+                    return 1
                 self._look()
         finally:
             self._end()
+            for doorstep in self._doorsteps.values():
+                doorstep.close()
         return 0
+
+    def _has_died(self) -> bool:
+        if self._running is None or (code := self._running.process.poll()) is None:
+            return False
+        log("envoy ended", code=code)
+        self._quick_ends = self._quick_ends + 1 if time.monotonic() - self._running.since_s < QUICK_S else 0
+        self._running = None
+        self._lend(False)
+        self._stop.wait(PAUSE_S)
+        return True
 
     def _look(self) -> None:
         if not (self._verified.exists() and self._discovery.exists()):
             return
         wanted = placed(self._verified.read_bytes(), self._address, str(self._verified))
-        if self._running is not None and self._running[0] == wanted:
+        if self._running is not None and self._running.wanted == wanted:
+            if not self._running.opened and all(doorstep.is_open() for doorstep in self._doorsteps.values()):
+                self._running.opened = True
+                self._lend(False)
+                log("envoy listens", address=self._address)
             return
+        if self._running is not None:
+            log("draining", seconds=self._drain_s)
+            drain(self._run_dir, self._drain_s)
         self._end()
+        self._stand_on(ports_of(wanted))
         replace_file(self._bootstrap, wanted, sync=False)
-        self._running = wanted, subprocess.Popen(self._command(), stdin=subprocess.DEVNULL)
+        self._lend(True)
+        self._running = _Running(wanted, subprocess.Popen(self._command(), stdin=subprocess.DEVNULL), time.monotonic())
         log("envoy started", address=self._address)
+
+    def _stand_on(self, ports: Collection[int]) -> None:
+        for port in set(self._doorsteps) - set(ports):
+            self._doorsteps.pop(port).close()
+        for port in ports:
+            if port not in self._doorsteps:
+                self._doorsteps[port] = Doorstep(self._address, port)
+
+    def _lend(self, lent: bool) -> None:
+        for doorstep in self._doorsteps.values():
+            doorstep.lend(lent)
 
     def _command(self) -> list[str]:
         options = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
@@ -113,13 +186,14 @@ class Proxy:
     def _end(self) -> None:
         if self._running is None:
             return
-        process, self._running = self._running[1], None
+        process, self._running = self._running.process, None
         process.terminate()
         try:
             process.wait(ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._lend(False)
 
 
 class _Admin(http.client.HTTPConnection):

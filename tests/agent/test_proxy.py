@@ -8,11 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,8 +28,11 @@ POD = "127.0.0.77"  # all of 127/8 is this machine's: an address of its own, as 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def bootstrap(run_dir: Path, port: int, text: str) -> bytes:
-    """Answers with `text`; on another address than it will have."""
+def bootstrap(run_dir: Path, port: int, text: str, upstream: int = 0) -> bytes:
+    """Answers with `text`, or with what `upstream` (a port) answers; on another address than it will have."""
+    answer = {"route": {"cluster": "app"}} if upstream else {"direct_response": {"status": 200, "body": {"inline_string": text}}}
+    there = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": upstream or 9}}}}
+    cluster = {"name": "app", "type": "STATIC", "load_assignment": {"cluster_name": "app", "endpoints": [{"lb_endpoints": [there]}]}}
     manager = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "knhk",
@@ -35,7 +41,7 @@ def bootstrap(run_dir: Path, port: int, text: str) -> bytes:
                 {
                     "name": "all",
                     "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": text}}}],
+                    "routes": [{"match": {"prefix": "/"}, **answer}],
                 }
             ]
         },
@@ -50,7 +56,10 @@ def bootstrap(run_dir: Path, port: int, text: str) -> bytes:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     document = {
         "admin": {"address": {"pipe": {"path": str(run_dir / "envoy-admin.sock")}}},
-        "static_resources": {"listeners": [{"name": "knhk", "address": address, "filter_chains": [{"filters": filters}]}]},
+        "static_resources": {
+            "listeners": [{"name": "knhk", "address": address, "filter_chains": [{"filters": filters}]}],
+            "clusters": [cluster],
+        },
     }
     return json.dumps(document).encode()
 
@@ -64,23 +73,35 @@ class Pod:
             made.mkdir(parents=True)
         self.port, self.app = free_port(), free_port()
         command = [sys.executable, "-m", "knhk_runtime.proxy", "run", f"--point-dir={self.point}", f"--run-dir={self.run}"]
-        with (folder / "log").open("wb") as log:
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, f"--address={POD}", f"--hold={self.app}", "--drain-seconds=1"], stderr=log, stdout=log
             )
 
-    def desire(self, text: str, folder: str = "private") -> None:
+    def envoy(self) -> int:
+        """Its process id; IndexError when there is none."""
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
+
+    def told(self, event: str) -> bool:
+        return f'"event":"{event}"' in self.log.read_text().replace('": "', '":"')
+
+    def is_free(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((POD, self.port)) != 0
+
+    def desire(self, text: str, folder: str = "private", upstream: int = 0) -> None:
         """As the agent writes what it found signed; `folder` desired: as the courier writes what an exchange says."""
         file = self.point / folder / "envoy.json"
-        file.with_suffix(".tmp").write_bytes(bootstrap(self.run, self.port, text))
+        file.with_suffix(".tmp").write_bytes(bootstrap(self.run, self.port, text, upstream))
         file.with_suffix(".tmp").rename(file)
 
     def configured(self) -> None:
         (self.point / "private" / "ecds.json").write_text("{}")
 
-    def says(self, address: str = POD) -> str:
+    def says(self, address: str = POD, within_s: float = 2) -> str:
         try:
-            with _DIRECT.open(f"http://{address}:{self.port}/", timeout=2) as response:
+            with _DIRECT.open(f"http://{address}:{self.port}/", timeout=within_s) as response:
                 return str(response.read().decode())
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return ""
@@ -170,14 +191,74 @@ def test_draining_ends_idle_connections_and_takes_no_new_ones(pod: Pod) -> None:
 
 
 @pytest.mark.server
-def test_an_envoy_that_dies_ends_the_process(pod: Pod) -> None:
-    """So that whoever started it sees it, and starts both anew."""
+def test_an_envoy_that_dies_is_started_anew_and_nobody_gets_its_port_meanwhile(pod: Pod) -> None:
+    pod.desire("one")
+    pod.configured()
+    until(lambda: pod.says() == "one" and pod.told("envoy listens"))
+    os.kill(pod.process.pid, signal.SIGSTOP)  # between one Envoy and the next
+    try:
+        os.kill(pod.envoy(), signal.SIGKILL)
+        until(lambda: pod.says() == "")
+        assert taken(pod.port)
+    finally:
+        os.kill(pod.process.pid, signal.SIGCONT)
+    until(lambda: pod.says() == "one")
+    assert pod.process.poll() is None
+
+
+@pytest.mark.server
+def test_an_envoy_that_dies_again_and_again_ends_the_process(pod: Pod) -> None:
+    """So that whoever started it sees it."""
     pod.desire("one")
     pod.configured()
     until(lambda: pod.says() == "one")
-    (envoy,) = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()
-    os.kill(int(envoy), signal.SIGKILL)
-    assert pod.process.wait(30) != 0
+
+    def killed() -> bool:
+        with suppress(IndexError, ProcessLookupError, FileNotFoundError):
+            os.kill(pod.envoy(), signal.SIGKILL)
+        return pod.process.poll() is not None
+
+    until(killed)
+    assert pod.process.poll() == 1
+
+
+@pytest.mark.server
+def test_a_new_bootstrap_lets_requests_in_flight_end(pod: Pod) -> None:
+    """The Envoy that took a request answers it, before the next one stands in its place."""
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            answer.wait(60)
+            self.send_response(200)
+            self.send_header("content-length", "4")
+            self.end_headers()
+            self.wfile.write(b"late")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        pod.desire("", upstream=server.server_port)
+        pod.configured()
+        until(lambda: not pod.is_free())
+        with ThreadPoolExecutor(1) as aside:
+            waiting = aside.submit(pod.says, within_s=60)
+            assert asked.wait(60)
+            pod.desire("two")
+            until(lambda: pod.told("draining"))
+            answer.set()
+            assert waiting.result(60) == "late"
+        until(lambda: pod.says() == "two")
+    finally:
+        answer.set()
+        server.shutdown()
+        serving.join()
+        server.server_close()
 
 
 def taken(port: int) -> bool:

@@ -208,6 +208,7 @@ def test_pods_tell_what_is_wrong_with_them(clean: KubeClient, placement: KubePla
         assert "pod bare: must have its guard" in told
         assert f"pod old: knhk-envoy has image old, must have {AROUND.image}" in told
         assert "pod old: knhk-agent: not started" in told
+        assert "namespace erp: must have label knhk.dev/enforce=true" in told
     finally:
         clean.call("DELETE", f"/api/v1/namespaces/{NS}/services/shop")
 

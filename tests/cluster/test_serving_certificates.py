@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from knhk.adapters.certificates import AUTHORITY_DAYS, Pair, client_certificate, is_issued_by, read_certificate
-from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.kube_client import MERGE, KubeClient
 from knhk.adapters.serving_certificates import OVERLAP, SERVER_LIFE, ServingCertificates
-from knhk.model.faults import AlreadyExists, NotFound, Refused
+from knhk.model.faults import AlreadyExists, Corrupt, NotFound, Refused
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NAMESPACE = "knhk-certificates"
@@ -84,6 +84,17 @@ def test_a_server_is_trusted_by_the_names_of_its_service(certificates: ServingCe
         assert shakes(leaf, trusted, name, tmp_path), name
     assert not shakes(leaf, trusted, f"knhk-log.{NAMESPACE}.svc", tmp_path)
     assert certificates.leaf("knhk-exchange", ["127.0.0.1"]) == leaf
+
+
+@pytest.mark.parametrize(("secret", "member"), [("knhk-ca", "ca.key"), ("knhk-log-tls", "tls.key")])
+def test_a_secret_that_lacks_its_key_is_told(clean: KubeClient, certificates: ServingCertificates, secret: str, member: str) -> None:
+    certificates.leaf("knhk-log")
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/{secret}"
+    clean.call("PATCH", path, body={"data": {member: None}}, media=MERGE)
+    with pytest.raises(Corrupt, match=f"{member}.*delete the Secret"):
+        certificates.leaf("knhk-log")
+    clean.call("DELETE", path)
+    certificates.leaf("knhk-log")
 
 
 def test_a_name_that_is_new_gets_into_the_certificate(certificates: ServingCertificates, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class ServingCertificates:
         """The authority, made or followed by its next one when that is due."""
         data = self._keep(AUTHORITY, self._next_authority)
         trusted = [data[name] for name in ("ca.crt", "next.crt", "previous.crt") if name in data]
-        return Authority(Pair(data["ca.crt"], data["ca.key"]), tuple(trusted))
+        return Authority(Pair(_of(data, "ca.crt"), _of(data, "ca.key")), tuple(trusted))
 
     def leaf(self, service: str, also: Sequence[str] = ()) -> Pair:
         """What the server behind `service` shows: valid for the Service's names and for `also` (names, addresses). Made anew at half of
@@ -67,7 +67,7 @@ class ServingCertificates:
             return {"tls.crt": made.certificate, "tls.key": made.key, "ca.crt": authority.bundle, "names": "\n".join(names).encode()}
 
         data = self._keep(f"{service}-tls", wanted)
-        return Pair(data["tls.crt"], data["tls.key"])
+        return Pair(_of(data, "tls.crt"), _of(data, "tls.key"))
 
     def client(self, component: str) -> Pair:
         """A certificate for one of our own components as a client, for CLIENT_LIFE; kept nowhere."""
@@ -109,8 +109,9 @@ class ServingCertificates:
             del data["previous.crt"]
         if "next.crt" in data:
             if now >= read_certificate(data["next.crt"]).not_valid_before_utc + OVERLAP:
-                following = {"ca.crt": data.pop("next.crt"), "ca.key": data.pop("next.key"), "previous.crt": data["ca.crt"]}
+                following = {"ca.crt": data.pop("next.crt"), "ca.key": _of(data, "next.key"), "previous.crt": data["ca.crt"]}
                 data |= following
+                del data["next.key"]
         elif is_half_over(read_certificate(data["ca.crt"]), now):
             made = new_authority(now)
             data |= {"next.crt": made.certificate, "next.key": made.key}

@@ -36,6 +36,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--forges", type=Path, metavar="FILE", help="which repositories and forges are believed; default: HOME/forges.yaml")
     parser.add_argument("--keys", type=Path, help="folder with rollout.key, keys.json and root.pub; default: made in the home")
     parser.add_argument(
+        "--exchange-address",
+        default="",
+        metavar="IP",
+        help="with --exchange: this pod's address, to which alone Service knhk-exchange leads",
+    )
+    parser.add_argument(
         "--guard-image", default="", metavar="IMAGE", help="with --exchange: run points as pods of it (knhk-agent, by digest)"
     )
     for name in ("exchange", "registry", "log"):
@@ -45,7 +51,9 @@ def main(argv: Sequence[str]) -> int:
         )
     args = parser.parse_args(argv)
     around = Surroundings(args.guard_image, args.guard_exchange, args.guard_registry, args.guard_log)
-    pod_options = PodOptions(args.exchange, args.log, args.namespace, around if args.guard_image else None, args.registry_ca)
+    pod_options = PodOptions(
+        args.exchange, args.exchange_address, args.log, args.namespace, around if args.guard_image else None, args.registry_ca
+    )
     elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)
     try:
         options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere, args.forges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -12,6 +12,7 @@ from pathlib import Path
 from knhk.adapters.callers_kube import KubeAuthenticator
 from knhk.adapters.certificates import Pair, client_certificate
 from knhk.adapters.client_context import ClientContext
+from knhk.adapters.endpoints_kube import KubeEndpoints, leading_to
 from knhk.adapters.exchange_server import Exchange, serving
 from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.kube_client import KubeClient
@@ -32,12 +33,14 @@ Adapt = Callable[[Ports], Ports]
 
 @dataclass(frozen=True)
 class PodOptions:
-    """`exchange`: HOST:PORT to serve pods on; "": points are processes of this machine. `log`: https://HOST:PORT of the sequencer; "": a
+    """`exchange`: HOST:PORT to serve pods on; "": points are processes of this machine. `exchange_address`: where the Service of the
+    exchange is to lead while this process leads; "": that is somebody else's affair. `log`: https://HOST:PORT of the sequencer; "": a
     child of this process. `namespace`: that of our components, their Secrets and ConfigMaps. `guard`: what the pods of points are made of;
     None: somebody else makes them. `registry_ca`: authorities of the registry beside the system's, which guards are told too; None, or
     not there: none."""
 
     exchange: str = ""
+    exchange_address: str = ""
     log: str = ""
     namespace: str = "knhk-system"
     guard: Surroundings | None = None
@@ -78,7 +81,11 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
             certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
         return certificates.leaf(SERVICE, _addresses(host))
 
-    with serving(Exchange(fleet, authenticator, issue, clock), host, port, shown):
+    address, endpoints = options.exchange_address, KubeEndpoints(client, options.namespace, SERVICE)
+    with (
+        serving(Exchange(fleet, authenticator, issue, clock), host, port, shown),
+        leading_to(endpoints, address) if address else nullcontext(),
+    ):
         yield lambda ports: replace(ports, fleet=fleet, placement=placement, log=log or ports.log)
 
 

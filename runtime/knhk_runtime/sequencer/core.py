@@ -259,7 +259,7 @@ class Log:
         if not taken:
             self._owners.keep(dict.fromkeys(self._owners.unknown(sources), named(client)))
             return None
-        return Taken((), f"source {min(taken).hex()}: belongs to another client")
+        return Taken((), f"source {min(taken).hex()}: belongs to another client, or is one too many")
 
     def _of_others(self, append: Append, given: Mapping[bytes, bytes]) -> Taken | None:
         if not append.client:
@@ -269,7 +269,7 @@ class Log:
             return None
         leaves = zip(append.keys, append.entries, strict=True)
         items = tuple(number for number, (key, entry) in enumerate(leaves) if len(entry) == LEAF_SIZE and key[:SOURCE_BYTES] in taken)
-        return Taken(items, f"source {append.keys[items[0]][:SOURCE_BYTES].hex()}: belongs to another client")
+        return Taken(items, f"source {append.keys[items[0]][:SOURCE_BYTES].hex()}: belongs to another client, or is one too many")
 
     def _others_leaf(self, append: Append, fresh: Mapping[bytes, int], entries: Sequence[bytes], begin: int) -> Taken | None:
         """A repeated leaf may have other salts, and of an arm that was set aside another judgement; its request is the same."""

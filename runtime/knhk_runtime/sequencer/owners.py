@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from knhk_runtime.sequencer.wal import Wal, payload
 from knhk_runtime.sequencer.wire import KEY_BYTES, SOURCE_BYTES, item
 
 _KEPT_AT_ONCE = MAX_FRAME // 64
+MAX_SOURCES_OF_ONE = 65_536  # rings that a pod makes in its life
 
 
 class Owners:
@@ -20,17 +22,21 @@ class Owners:
     def __init__(self, files: Files, folder: Path) -> None:
         self._wal = Wal(files, folder)
         self._of: dict[bytes, bytes] = {}
+        self._many: Counter[bytes] = Counter()
 
     def recover(self) -> tuple[tuple[str, int], ...]:
         """What was cut of the last write; see Recovered."""
         found = self._wal.recover(0)
         self._of = {key[:SOURCE_BYTES]: owner for key, owner in zip(found.keys, found.entries, strict=True)}
+        self._many = Counter(self._of.values())
         return found.cut
 
-    def taken(self, client: str, sources: Iterable[bytes], given: Mapping[bytes, bytes]) -> frozenset[bytes]:
-        """Those of `sources` that are another client's; `given`: what others are about to get."""
+    def taken(self, client: str, sources: Collection[bytes], given: Mapping[bytes, bytes]) -> frozenset[bytes]:
+        """Those of `sources` that are another client's, and all new ones of one that has too many; `given`: what is about to be."""
         owner = named(client)
-        return frozenset(source for source in sources if self._of.get(source, given.get(source, owner)) != owner)
+        new = self.unknown(sources) - given.keys()
+        crowded = new if self._many[owner] + len(new) > MAX_SOURCES_OF_ONE else frozenset[bytes]()
+        return crowded | {source for source in sources if self._of.get(source, given.get(source, owner)) != owner}
 
     def unknown(self, sources: Iterable[bytes]) -> frozenset[bytes]:
         """Those that are nobody's yet."""
@@ -47,6 +53,7 @@ class Owners:
         if payloads:
             self._wal.append(len(self._of), payloads)
             self._of.update(given)
+            self._many.update(given.values())
 
     def close(self) -> None:
         """Give the descriptor back."""
