@@ -201,6 +201,8 @@ class Uploader:
             await self._sequencer.claim(claimed)
         except SequencerConflict as error:
             self._tell_conflict(str(error))
+        except SequencerRefused as error:  # a log that knows no claims: the first leaf is one
+            log("upload", unclaimed=str(error))
         self._unclaimed -= claimed
 
     def _tell_conflict(self, conflict: str) -> None:
