@@ -74,6 +74,7 @@ ACCOUNTS: Mapping[str, Rights] = {
         *everywhere(("tokenreviews.authentication.k8s.io",), ("create",)),
         *everywhere(CHILDREN, (*READ, "create", "patch", "delete")),
         *here(("leases.coordination.k8s.io",), (*READ, "create", "update", "patch")),
+        *here(("endpointslices.discovery.k8s.io=knhk-exchange",), ("patch",)),
         *here(("configmaps",), ("update",)),
         *secrets(("knhk-ca", "knhk-exchange-tls", "knhk-builder-tls", "knhk-log-tls", "knhk-admission-tls")),
     ),

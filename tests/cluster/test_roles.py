@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from knhk.adapters.endpoints_kube import KubeEndpoints
 from knhk.adapters.kube_client import MERGE, KubeClient, api_client
 from knhk.adapters.kube_documents import collection
 from knhk.adapters.placement_kube import PATHS
@@ -128,6 +129,15 @@ def test_what_a_role_allows_is_done(applied: KubeClient, cluster: Cluster) -> No
     with pytest.raises(NotFound):
         attempt(engineer, "PolicyPack", "delete")
     assert engineer.call("GET", collection("Receipt", "erp"))["kind"] == "ReceiptList"
+
+
+def test_the_operator_says_where_the_exchange_is_and_moves_no_other_service(applied: KubeClient, cluster: Cluster) -> None:
+    operator = client_of(cluster, "knhk-operator")
+    KubeEndpoints(operator, OWN, "knhk-exchange").lead_to("10.1.2.3")
+    found = applied.call("GET", f"/apis/discovery.k8s.io/v1/namespaces/{OWN}/endpointslices/knhk-exchange")
+    assert [endpoint["addresses"] for endpoint in found["endpoints"]] == [["10.1.2.3"]]
+    with pytest.raises(KnhkError, match="forbidden"):
+        KubeEndpoints(operator, OWN, "knhk-builder").lead_to("10.1.2.3")
 
 
 def test_the_operator_may_keep_all_that_points_have_of_their_own() -> None:
