@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pull-ca", type=Path, metavar="PATH", help="authorities of the registry beside the system's (PEM); may rotate")
     parser.add_argument("--token-file", type=Path, metavar="PATH", help="service account token of audience exchange.knhk.dev; may rotate")
     parser.add_argument("--ca-file", type=Path, metavar="PATH", help="authorities that exchange and log are trusted by (PEM); may rotate")
+    parser.add_argument(
+        "--instance",
+        metavar="UID",
+        help="who this is among a point's instances, for waves: a pod's uid (default: of no wave)",
+    )
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")
     return parser
 

@@ -85,6 +85,7 @@ class Options:
     pull_ca: Path | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
+    instance: str = ""
 
 
 def root_key(path: Path) -> bytes:
@@ -200,6 +201,7 @@ def check_once(options: Options) -> dict[str, Any]:
     point = parse_point(data["point.json"], str(paths["point.json"]))
     beside = Beside(point, read_bootstrap(folders))
     rollout = read_rollout(data["rollout.json"], keys, now, beside, accepted, str(paths["rollout.json"]))
+    rollout, _ = rollout.seen_by(options.instance)
     fetched = fetch(rollout, PackStore(options.registry), architecture(), keys)
     arms = {"stable": fetched.stable, "candidate": fetched.candidate}
     return {
@@ -248,6 +250,7 @@ class Agent:
             hot.module,
             self._outbox_end,
             self._preload,
+            options.instance,
         )
         self._adopt: Callable[[Parked], None] = lambda parked: None
         self._boot = secrets.token_hex(8)
@@ -384,6 +387,7 @@ class Agent:
             "listening": self._envoy_listens,
             "counted": self._counted,
             "ending": self._ending,
+            "inWave": running.in_wave if running else None,
             "running": {name: getattr(running, name, None) for name in ("stable", "candidate", "data")},
             "refused": [*self._exchange.refused, *faults, *upload, *courier],
             "drained": leaves,

@@ -63,6 +63,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     for name in ("exchange", "log", "pull"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--instance", default="")
     options = Options(**vars(parser.parse_args()))
     hot = Hot(Ring.open, lambda path, sha256, bundle: Binding(), MODULE)
     asyncio.run(Agent(options, hot).run())

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from agent_world import World, until
 
+from knhk.model.waves import position
+
 pytestmark = pytest.mark.server
 
 
@@ -66,12 +68,33 @@ def test_a_document_becomes_files_by_digest_and_the_shims_configuration(up: Worl
     assert (up.point / "run" / "agent.sock").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(("instance", "beyond", "inside"), [("uid-one", 1, True), ("uid-one", 0, False), ("", 2**32, False)])
+def test_a_canary_in_a_wave_is_in_its_instances_only(world: World, instance: str, beyond: int, inside: bool) -> None:
+    """The bound is one above the instance's own position, or at it; who does not know who it is stays out."""
+    canary = world.rollout(mode="Canary", weight=100, candidate=world.pack("1.1.0"))
+    below = min(2**32, position(canary["salt"], instance) + beyond)
+    world.desire(world.sign({**canary, "wave": below}))
+    world.start_agent(instance=instance)
+    stats, config = world.runs(1), shim_config(world)
+    assert stats["inWave"] is inside
+    assert stats["running"]["candidate"] == (world.packs.digests["1.1.0"] if inside else None)
+    assert (config["mode"], config["weight"], config["candidate"] is not None) == (
+        ("Canary", 100, True) if inside else ("Stable", 0, False)
+    )
+    assert config["epoch"] == 1
+    rollback = world.rollout()
+    world.desire(world.sign(rollback))
+    assert (world.runs(2)["inWave"], shim_config(world)["mode"]) == (None, "Stable")
+
+
 WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"epoch": 0}, ("epoch", "must be 1 or more")),
     ({"epoch": 1, "weight": 7}, ("epoch", "must be used once", "ALARM")),
     ({"point": "erp/other"}, ("point", "erp/orders")),
     ({"origin": "knhk.dev/elsewhere"}, ("origin", "knhk.dev/test")),
     ({"weight": 1001}, ("weight", "0 to 1000")),
+    ({"wave": 1}, ("wave", "in mode Canary only")),
+    ({"mode": "Canary", "wave": 2**32 + 1}, ("wave", "must be 0 to 4294967296")),
     ({"surprise": True}, ("members", "surprise")),
     ({"pointConfig": "00" * 32}, ("pointConfig", "SHA-256 of point.json")),
     ({"notAfter": "tomorrow"}, ("notAfter", "tomorrow")),

@@ -17,7 +17,9 @@ from knhk.adapters.kube_documents import collection
 from knhk.api import KINDS
 from knhk.model.faults import AlreadyExists, NotFound, Waiting
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 sys.path.insert(0, str(Path(__file__).parent))
+import images
 import node_machine as machine
 from control_plane import Cluster, shared
 from definitions import install
@@ -55,6 +57,12 @@ def node(servers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, wor
         client = KubeClient(api_client(found.kubeconfig))
         install(client)
         yield Node(found, client, servers["kubectl"])
+
+
+@pytest.fixture(scope="session")
+def guard_image(node: Node) -> str:
+    """knhk-agent, as pods name it."""
+    return node.push(images.build(images.IMAGES["knhk-agent"]).artifact, "knhk-agent:1")
 
 
 @pytest.fixture(scope="session")

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import http.client
-import signal
-import subprocess
+import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "admission"))
 sys.path.insert(0, str(Path(__file__).parent))
-import images
-import node_machine as machine
 from admission_process import Admission, applied, manifests
-from node_pods import Node, is_ready
+from guarded_world import EXCHANGE, LOG, SYSTEM, World, post
+from node_pods import RESTRICTED, Node, has_ended, is_ready
 from pods import app_pod, point_spec
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import collection
-from knhk.model.faults import AlreadyExists, NotFound, Refused, Stalled, Waiting
-from knhk_runtime.tlog.folder import log_entries
-from knhk_verify.leaf import parse_leaf
+from knhk.model.faults import AlreadyExists, Refused, Stalled, Waiting
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
-SYSTEM, NS, PODS = "knhk-system", "shop", "/api/v1/namespaces/shop/pods"
-EXCHANGE_PORT, LOG_PORT = 28_443, 28_445
-EXCHANGE, LOG = f"https://{machine.HOST}:{EXCHANGE_PORT}", f"https://{machine.HOST}:{LOG_PORT}"
-WITHIN_S = 120.0
+NS, PODS = "shop", "/api/v1/namespaces/shop/pods"
 APPLICATION = """
 import http.server, signal, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -48,74 +37,6 @@ http.server.ThreadingHTTPServer((sys.argv[1], 9000), Answer).serve_forever()
 """
 
 
-@dataclass
-class World:
-    """Operator, log and admission as processes of this machine; pods on the node."""
-
-    node: Node
-    folder: Path
-    image: str
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def client(self) -> KubeClient:
-        return self.node.client
-
-    def start(self, name: str, *argv: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as out:
-            self.running.append(subprocess.Popen([sys.executable, "-m", *argv], stdout=out, stderr=out))
-
-    def start_operator(self) -> None:
-        pods = ("--exchange", f"{machine.HOST}:{EXCHANGE_PORT}", "--log", LOG, "--namespace", SYSTEM)
-        guard = ("--guard-image", self.image, "--guard-exchange", EXCHANGE, "--guard-log", LOG)
-        kubeconfig = str(self.node.cluster.kubeconfig)
-        self.start("operator", "knhk.handlers", "--home", str(self.folder / "home"), "--kubeconfig", kubeconfig, *pods, *guard)
-
-    def start_log(self) -> None:
-        secret = self.until(lambda: self.there(f"/api/v1/namespaces/{SYSTEM}/secrets/knhk-log-tls"))
-        for name in ("tls.crt", "tls.key", "ca.crt"):
-            (self.folder / name).write_bytes(base64.b64decode(secret["data"][name]))
-        key = self.folder / "home" / "keys" / "log.key"
-        self.until(key.exists)
-        files = (("tls-cert", "tls.crt"), ("tls-key", "tls.key"), ("client-ca", "ca.crt"))
-        tls = [f"--{option}={self.folder / name}" for option, name in files]
-        own = [f"--dir={self.folder / 'log'}", f"--socket={self.folder / 's.sock'}", "--origin=knhk.dev/local", f"--key={key}"]
-        self.start("log", "knhk_runtime.sequencer", *own, f"--listen={machine.HOST}:{LOG_PORT}", *tls)
-
-    def there(self, path: str) -> Any:
-        try:
-            return self.client.call("GET", path)
-        except (NotFound, Waiting):
-            return None
-
-    def until(self, look: Callable[[], Any]) -> Any:
-        deadline_s = time.monotonic() + WITHIN_S
-        while not (seen := look()):
-            assert time.monotonic() < deadline_s, self.said()
-            time.sleep(0.1)
-        return seen
-
-    def said(self) -> str:
-        logs = [path.read_text(errors="replace")[-2500:] for path in sorted(self.folder.glob("*.log"))]
-        containers = [self.logs(container) for container in ("knhk-agent", "knhk-envoy", "app")]
-        return "\n".join([*logs, self.node.kubectl("-n", NS, "get", "pods", "-o", "wide"), *containers])
-
-    def logs(self, container: str) -> str:
-        with contextlib.suppress(AssertionError):
-            return f"{container}: " + self.node.kubectl("-n", NS, "logs", "-l", "app=orders", "-c", container, "--tail=20")
-        return ""
-
-    def logged(self) -> set[str]:
-        """Receipt ids of decisions in the log."""
-        return {parse_leaf(entry).receipt_id.hex() for entry in log_entries(self.folder / "log") if entry[:1] == b"\x01"}
-
-    def stop(self) -> None:
-        for process in self.running:
-            process.send_signal(signal.SIGTERM)
-        for process in self.running:
-            process.wait(60)
-
-
 def pod(image: str, name: str, address: str) -> dict[str, Any]:
     """The application listening on `address`."""
     found = app_pod(name)
@@ -124,15 +45,21 @@ def pod(image: str, name: str, address: str) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def image(node: Node) -> str:
-    return node.push(images.build(images.IMAGES["knhk-agent"]).artifact, "knhk-agent:1")
+CALLER = """
+import json, socket, sys
+for address, port in json.loads(sys.argv[1]):
+    try:
+        socket.create_connection((address, port), 10).close()
+        print("open")
+    except ConnectionRefusedError:
+        print("refused")
+"""
 
 
 @pytest.fixture(scope="module")
-def world(node: Node, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(node: Node, guard_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("guarded")
-    found = World(node, folder, image)
+    found = World(node, folder, guard_image, NS, "app=orders")
     with node.namespace(NS), contextlib.ExitStack() as stack:
         labels = {"knhk.dev/enforce": "true", "pod-security.kubernetes.io/enforce": "restricted"}
         node.kubectl("label", "namespace", NS, *(f"{name}={value}" for name, value in labels.items()))
@@ -143,12 +70,12 @@ def world(node: Node, image: str, tmp_path_factory: pytest.TempPathFactory) -> I
         found.start_log()
         document = {"apiVersion": "knhk.dev/v1alpha1", "kind": "EnforcementPoint", "metadata": {"name": "orders"}}
         node.client.call("POST", collection("EnforcementPoint", NS), body={**document, "spec": {**point_spec(), "baseline": "Admit"}})
-        arguments = ("--image", image, "--exchange", EXCHANGE, "--log", LOG)
+        arguments = ("--image", guard_image, "--exchange", EXCHANGE, "--log", LOG)
         (folder / "admission").mkdir()
         admission = Admission(folder / "admission", node.cluster.kubeconfig, *arguments)
         stack.callback(admission.end)
-        stack.enter_context(applied(node.client, manifests(admission.url, image)))
-        found.until(lambda: tried(node.client, pod(image, "orders", "127.0.0.1")))
+        stack.enter_context(applied(node.client, manifests(admission.url, guard_image)))
+        found.until(lambda: tried(node.client, pod(guard_image, "orders", "127.0.0.1")))
         yield found
 
 
@@ -166,20 +93,6 @@ def address(world: World) -> str:
     world.client.call("POST", PODS, body=pod(world.image, "orders", "127.0.0.1"))
     ready = world.until(lambda: (found := world.there(f"{PODS}/orders")) and is_ready(found) and found)
     return str(ready["status"]["podIP"])
-
-
-def post(address: str, port: int = 8080, path: str = "/invoices") -> tuple[int, str]:
-    """HTTP status and receipt. Raises OSError when nobody answers."""
-    connection = http.client.HTTPConnection(address, port, timeout=10)
-    try:
-        connection.request("POST", path, b"{}", {"content-type": "application/json", "connection": "close"})
-        response = connection.getresponse()
-        response.read()
-        return response.status, response.headers.get("knhk-receipt", "")
-    except http.client.HTTPException as error:
-        raise OSError(str(error)) from error
-    finally:
-        connection.close()
 
 
 def test_the_application_answers_through_its_guard_with_a_receipt(world: World, address: str) -> None:
@@ -204,6 +117,22 @@ def test_there_is_no_way_round(world: World, address: str) -> None:
     bare = app_pod("bare", {"app": "bare"})
     with pytest.raises((Refused, Stalled)):
         world.client.call("POST", PODS, body=bare)
+
+
+def test_no_other_pod_gets_round(world: World, address: str) -> None:
+    """Not by the application's port, not by a Service that leads there, not through the API server; only by the guard."""
+    leads = {"selector": {"app": "orders"}, "ports": [{"port": 9000, "targetPort": 9000}]}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "round"}, "spec": leads}
+    behind = world.client.call("POST", f"/api/v1/namespaces/{NS}/services", body=service)["spec"]["clusterIP"]
+    ways = [(address, 8080), (address, 9000), (behind, 9000)]
+    caller = {"name": "caller", "image": world.image, "command": ["python3", "-c", CALLER, json.dumps(ways)], "securityContext": RESTRICTED}
+    with world.node.namespace("outside") as outside:
+        spec = {"containers": [caller], "restartPolicy": "Never"}
+        world.node.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "caller", "namespace": outside}, "spec": spec})
+        world.node.pod(outside, "caller", has_ended)
+        assert world.node.kubectl("-n", outside, "logs", "caller").split() == ["open", "refused", "refused"]
+    with pytest.raises(AssertionError, match="knhk-no-way-round"):
+        world.node.kubectl("-n", NS, "port-forward", "pod/orders", ":9000")
 
 
 def failed(found: dict[str, Any]) -> bool:

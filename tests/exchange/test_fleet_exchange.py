@@ -93,6 +93,9 @@ def test_a_pod_that_goes_away_takes_no_counts_with_it_while_its_pair_runs(fleet:
     assert told is not None
     assert told.document["instances"] | {"epochs": {}, "stable": {}} == {
         "live": 1,
+        "ids": ["uid-two"],
+        "settled": True,
+        "inWave": None,
         "epochs": {},
         "stable": {},
         "silent": [],

@@ -10,6 +10,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -222,6 +223,23 @@ func checkSigned(v signedVectors) {
 	}
 }
 
+type waveVectors struct {
+	Positions []struct {
+		Salt, Instance string
+		Position       uint32
+	}
+}
+
+func checkWaves(v waveVectors) {
+	demand(len(v.Positions) > 0, "waves")
+	for _, row := range v.Positions {
+		salt, err := hex.DecodeString(row.Salt)
+		must(err, "salt of a wave")
+		sum := sha256.Sum256(append(append([]byte("knhk-wave-v1\x00"), salt...), row.Instance...))
+		demand(binary.BigEndian.Uint32(sum[:4]) == row.Position, "position of instance "+row.Instance)
+	}
+}
+
 func main() {
 	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "usage: go run . VECTORS_DIR")
@@ -233,6 +251,8 @@ func main() {
 	read(os.Args[1], "log.json", &log)
 	read(os.Args[1], "leaf.json", &leaves)
 	read(os.Args[1], "signed.json", &signed)
+	var waves waveVectors
+	read(os.Args[1], "waves.json", &waves)
 	var records recordVectors
 	var edges edgeVectors
 	read(os.Args[1], "observation.json", &records.Observation)
@@ -247,5 +267,6 @@ func main() {
 	checkActions(records, edges)
 	checkFrames(records, edges)
 	checkSigned(signed)
+	checkWaves(waves)
 	fmt.Println("all vectors verify")
 }

@@ -45,6 +45,7 @@ class Told:
     kind: str
     arm: str
     weight: int
+    wave: int | None
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Laws:
             where = f"{name} {uid}, entry {index}: {said['kind']} of {said['pack']['version']}"
             self._move(where, name, uid, digest, said)
             self._approved(where, uid, digest, said)
-        told = Told(index, said["kind"], said.get("arm", ""), said.get("weight", 0))
+        told = Told(index, said["kind"], said.get("arm", ""), said.get("weight", 0), said["evidence"].get("wave"))
         self._told.setdefault((name, digest), []).append(told)
         if said["kind"] == "Promoted":
             self._promoted.setdefault(name, []).append((index, digest))
@@ -206,6 +207,9 @@ class Laws:
         _demand(last.kind in ("RolloutStarted", "StepAdvanced", "Resumed", "Stalled"), f"{what}: last came {last.kind}")
         _demand(document["weight"] <= last.weight * 10, f"{what}: {last.kind} ordered {last.weight} %")
         _demand(document["mode"] != "Canary" or last.arm == "Canary", f"{what}: {last.kind} ordered {last.arm}")
+        step = next(row for row in reversed(rows[:at]) if row.kind in ("RolloutStarted", "StepAdvanced", "Resumed"))
+        waved = document["mode"] != "Canary" or step.wave is None or "wave" in document
+        _demand(waved, f"{what}: in all pods, {step.kind} ordered a wave of {step.wave} %")
 
     # ---- statuses --------------------------------------------------------------------------------
 

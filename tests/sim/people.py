@@ -24,6 +24,13 @@ OTHER_STEPS = (
     "steps: [{weight: 80, minPairs: 20}]",
 )
 
+WAVED = (
+    "steps: [{weight: 50, minPairs: 20, wave: 30}, {weight: 50, minPairs: 20, wave: 60}, {weight: 90, minPairs: 20}]",
+    "steps: [{weight: 10, minPairs: 20, wave: 50}, {weight: 50, minPairs: 20}]",
+    "steps: [{weight: 100, minPairs: 20, wave: 1}]",
+    STEPS,
+)
+
 
 FLAG = """apiVersion: knhk.dev/v1alpha1
 kind: FeatureFlag
@@ -85,6 +92,7 @@ class People:
     tell: Callable[[str], None]
     wishes: dict[str, Wish] = field(default_factory=dict)
     past: dict[str, list[str]] = field(default_factory=dict)
+    waving: Random | None = None  # draws steps in waves of pods; None: there are none
     switching: Random | None = None  # draws what is done about flags and approvals; None: there are none
     _limit: int = 1
 
@@ -158,6 +166,8 @@ class People:
             self.want(replace(self.wishes[name], targets=tuple(sorted(self.chance.sample(self.points, many)))))
 
     def want(self, wish: Wish) -> None:
+        if self.waving is not None:
+            wish = replace(wish, steps=self.waving.choice(WAVED))
         self.wishes[wish.name] = wish
         self.apply(wish.text())
 

@@ -14,6 +14,7 @@ from typing import Any
 from house import House
 
 from knhk.model.canonical import sha256_hex
+from knhk.model.waves import is_in
 from knhk.ports.fleet import Statistics
 
 GUARD = "shapes.S.total.minCount"
@@ -72,9 +73,16 @@ class Pod:
                 return
         self.epoch, self.taken, self.document = document["epoch"], digest, document
 
+    @property
+    def in_wave(self) -> bool | None:
+        """As the document says (formats/signed.md)."""
+        if self.document is None or "wave" not in self.document:
+            return None
+        return is_in(self.document["salt"], self.name, self.document["wave"])
+
     def judge(self, requests: int) -> None:
-        """Both arms judge each request."""
-        if self.document is None or self.document["candidate"] is None:
+        """Both arms judge each request; outside of a wave there is one."""
+        if self.document is None or self.document["candidate"] is None or self.in_wave is False:
             return
         stable, candidate = self.document["stable"], self.document["candidate"]
         row = self.rows.setdefault((short(stable) or NOTHING, short(candidate)), Row())
@@ -155,6 +163,16 @@ class Pods:
             "refused": [],
             "pairs": [_row(pair, row) for pair, row in total.items()],
             "decisions": {},
+            "instances": {
+                "live": len(pods),
+                "ids": sorted(pod.name for pod in pods),
+                "settled": True,
+                "inWave": sum(pod.in_wave is True for pod in pods),
+                "epochs": {},
+                "stable": {},
+                "silent": [],
+                "silentCount": 0,
+            },
         }
         self.house.fleet.told[point] = Statistics(document, self.house.clock.now_ns())
 

@@ -98,6 +98,8 @@ class Simulation:
         self.pods = Pods(self.house, self.chance, weather.pods)
         points = tuple(f"p{i + 1}" for i in range(weather.points))
         self.people = People(self.house, self.chance, points, NAMES[: weather.packs], weather.bad, self.say)
+        if weather.waves:
+            self.people.waving = Random(f"{self.seed} waves")
         if weather.switches:
             self.people.switching = Random(f"{self.seed} switches")
         self.laws = Laws(self.house, self.pods)

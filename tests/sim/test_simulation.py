@@ -48,10 +48,11 @@ def test_every_law_holds_under_every_seed(part: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_law_holds_while_flags_are_turned_and_people_approve() -> None:
+@pytest.mark.parametrize("focus", [{"switches": 0.3}, {"waves": 1.0}, {"waves": 1.0, "restarts": 0.2}], ids=str)
+def test_every_law_holds_while_flags_are_turned_people_approve_and_steps_are_in_waves(focus: dict[str, float]) -> None:
     for seed in range(SWITCHED):
-        outcome = play(seed, focus={"switches": 0.3})
-        assert not outcome.broken, replayed(seed, 150, {"switches": 0.3})
+        outcome = play(seed, focus=focus)
+        assert not outcome.broken, replayed(seed, 150, focus)
 
 
 @pytest.mark.slow

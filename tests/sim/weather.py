@@ -36,6 +36,7 @@ class Weather:
     bad: float
     busy: float
     mirrored: bool
+    waves: bool = False  # whether steps are in waves of pods; never drawn: asked for by a focus
     switches: float = 0.0  # whether people turn flags and approve, at each step; never drawn: asked for by a focus
 
     @classmethod

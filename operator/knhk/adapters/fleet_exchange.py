@@ -147,7 +147,7 @@ class ExchangeFleet:
                 raise Refused([Fault("pod", pod, "must be there: the API server did not have it, and what it had told is counted")])
             if uid not in found.pods and len(found.pods) >= MAX_PODS:
                 raise TooManyPods(f"{point} must have at most {MAX_PODS} pods at a time")
-            found.pods.setdefault(uid, Instance(pod, word, now_ns)).hear(word, now_ns)
+            found.pods.setdefault(uid, Instance(pod, word, now_ns, uid)).hear(word, now_ns)
             found.written_ns = max(now_ns, found.written_ns + 1)
             self._changed.notify_all()
 

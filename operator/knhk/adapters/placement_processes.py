@@ -143,6 +143,8 @@ class ProcessPlacement:
             str(folders.sockets / "agent.sock"),
             "--envoy-admin",
             str(folders.sockets / "envoy-admin.sock"),
+            "--instance",
+            point,
         )
         return Command(f"agent {point}", argv, folders.folder / "agent.log", rank=AGENT_RANK)
 

@@ -11,7 +11,8 @@ from typing import Any
 from knhk.model.arrows import PackSources, Source
 from knhk.model.flags import Flag, Rule
 from knhk.model.resource import Resource
-from knhk.model.rollout import Analysis, Approvals, OnNoData, RolloutSpec, Stage, Step
+from knhk.model.rollout import PRODUCTION, STAGES, Analysis, Approvals, OnNoData, RolloutSpec, Stage, Step
+from knhk.model.waves import EVERYBODY
 
 # Where a file spelled the inline texts, so that the control plane can name its lines: {"path", "lines": [n…]}.
 ORIGIN = "knhk.dev/origin"
@@ -22,7 +23,6 @@ _MEDIA = {
     "mapping": "application/yaml",
     "construct": "application/sparql-query",
 }
-PRODUCTION = "production"
 
 
 def with_origin(resource: Resource) -> Resource:
@@ -110,16 +110,25 @@ def _origin(pack: Resource) -> tuple[str, list[int]]:
 def to_rollout(pack: Resource, guards: Sequence[str] = ()) -> RolloutSpec:
     """How a PolicyPack wants to be rolled out. `guards`: ids of all guards of the old and the new version."""
     rollout = pack.spec["rollout"]
-    steps = tuple(Step(row["weight"], row["minPairs"]) for row in rollout["steps"])
-    points = tuple(f"{pack.namespace}/{row['point']}" for row in pack.spec["targets"])
-    asked = next((to_approvals(row) for row in rollout.get("approvals", ()) if row["stage"] == PRODUCTION), None)
-    stage = Stage(PRODUCTION, points, rollout["shadow"]["minPairs"], steps, rollout["deadlineSeconds"], asked)
+    steps = tuple(Step(row["weight"], row["minPairs"], row.get("wave", EVERYBODY)) for row in rollout["steps"])
+    asked = {row["stage"]: to_approvals(row) for row in rollout.get("approvals", ())}
+    stages = tuple(
+        Stage(name, points, rollout["shadow"]["minPairs"], steps, rollout["deadlineSeconds"], asked.get(name))
+        for name, points in points_of_stages(pack)
+    )
     return RolloutSpec(
-        stages=(stage,),
+        stages=stages,
         analysis=to_analysis(rollout["analysis"], guards),
         on_no_data=OnNoData(rollout["onNoData"]),
         suspend=pack.spec["suspend"],
     )
+
+
+def points_of_stages(pack: Resource) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The stages that have points, in their order, and these points (NAMESPACE/NAME)."""
+    targets = pack.spec["targets"]
+    found = ((name, [row["point"] for row in targets if row.get("stage", PRODUCTION) == name]) for name in STAGES)
+    return tuple((name, tuple(f"{pack.namespace}/{point}" for point in points)) for name, points in found if points)
 
 
 def to_approvals(row: Mapping[str, Any]) -> Approvals:

@@ -93,15 +93,21 @@ def _prefixes(path: str) -> list[str]:
     return [".".join(names[: i + 1]) for i in range(len(names))]
 
 
-def ascending(name: str, message: str) -> Rule:
-    """Field `name` of the items of a list grows strictly."""
-    cel = f"self.all(a, self.exists_one(b, b.{name} == a.{name})) && self.map(s, s.{name}).isSorted()"
+def growing(first: str, second: str, grows: str, shrinks: str) -> tuple[Rule, Rule]:
+    """Neither of two fields of a list's items shrinks from one to the next, and one of them grows."""
+    distinct = f"self.all(a, self.exists_one(b, b.{first} == a.{first} && b.{second} == a.{second}))"
 
-    def holds(items: list[Mapping[str, Any]]) -> bool:
-        values = [item[name] for item in items]
-        return all(a < b for a, b in pairwise(values))
+    def grow(items: list[Mapping[str, Any]]) -> bool:
+        values = [(item[first], item[second]) for item in items]
+        return all(a[0] <= b[0] and a != b for a, b in pairwise(values))
 
-    return Rule(cel, message, holds)
+    def shrink(items: list[Mapping[str, Any]]) -> bool:
+        return all(a[second] <= b[second] for a, b in pairwise(items))
+
+    return (
+        Rule(f"{distinct} && self.map(s, s.{first}).isSorted()", grows, grow),
+        Rule(f"self.map(s, s.{second}).isSorted()", shrinks, shrink),
+    )
 
 
 def exactly_one(a: str, b: str, message: str) -> Rule:

@@ -61,6 +61,7 @@ class Word:
     listening: bool
     counted: bool
     ending: bool
+    in_wave: bool | None
     evaluator: str
     running: Mapping[str, str | None]
     refused: tuple[Mapping[str, str], ...]
@@ -76,6 +77,7 @@ class Instance:
     pod: str
     last: Word
     heard_ns: int
+    uid: str = ""
     lasting: dict[Path, int] = field(default_factory=dict)
     runs: dict[str, dict[Path, int]] = field(default_factory=dict)
     samples: dict[Path, frozenset[str]] = field(default_factory=dict)
@@ -196,6 +198,9 @@ def together(
         **_sums(list(heard), gone or Gone()),
         "instances": {
             "live": len(lively),
+            "ids": sorted(one.uid for one in lively),
+            "settled": settled,
+            "inWave": sum(told) if (told := [one.last.in_wave for one in lively if one.last.in_wave is not None]) else None,
             "epochs": dict(Counter(str(one.last.epoch) for one in lively)),
             "stable": dict(Counter(digest for one in lively if (digest := one.last.running.get("stable")))),
             "silent": [{"pod": one.pod, "sinceNs": one.since_ns} for one in quiet[:MAX_OUTLIERS]],
@@ -246,6 +251,7 @@ def word_of(document: Mapping[str, Any], point: str, pair: Pair | None = None) -
         ("listening", isinstance(get("listening", True), bool), "must be true or false"),
         ("counted", isinstance(get("counted"), bool), "must be true or false"),
         ("ending", isinstance(get("ending", False), bool), "must be true or false"),
+        ("inWave", get("inWave") is None or isinstance(get("inWave"), bool), "must be true, false or null"),
         ("evaluator", _is_text(get("evaluator")), f"must be a text of at most {MAX_TEXT} characters"),
         ("running", _is_running(get("running")), "must name stable, candidate and data, each a text or null"),
         ("refused", _are_refusals(get("refused")), "must be a list of objects with what, where and must"),
@@ -272,6 +278,7 @@ def word_of(document: Mapping[str, Any], point: str, pair: Pair | None = None) -
         listening=document.get("listening", True),
         counted=document["counted"],
         ending=document.get("ending", False),
+        in_wave=document.get("inWave"),
         evaluator=document["evaluator"],
         running=dict(document["running"]),
         refused=tuple({name: str(row[name])[:512] for name in ("what", "where", "must")} for row in document["refused"][:MAX_OUTLIERS]),

@@ -6,7 +6,7 @@ actions are level-based: done twice, or done again after a crash, they lead to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,6 +25,7 @@ from knhk.model.rollout import (
     combine,
 )
 from knhk.model.trust import Authors
+from knhk.model.waves import EVERYBODY, drawn, size
 
 NS = 1_000_000_000
 ENDED = (Phase.ROLLED_BACK, Phase.ABORTED, Phase.RETIRED)
@@ -36,12 +37,24 @@ Enforced = Literal["previous", "candidate"]
 @dataclass(frozen=True)
 class Order:
     """What one point must run. `stable` says which pack stands in the stable place of its rollout
-    document; in modes Shadow and Canary the candidate stands beside it. Weight is in per mille."""
+    document; in modes Shadow and Canary the candidate stands beside it. Weight is in per mille. `wave`: the bound of the wave
+    (knhk.model.waves) that a canary is in, None for all instances."""
 
     point: str
     mode: Mode
     stable: Enforced = "previous"
     weight: int = 0
+    wave: int | None = None
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Who runs a point, as far as its agents tell: ids of the live ones, and how many of them say that they are in the present wave.
+    `salt`: of the point's rollout document while the revision rolls."""
+
+    salt: str
+    ids: tuple[str, ...] = ()
+    in_wave: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,8 @@ class Facts:
     `rolling` is set in phase Rolling, and in Stalled when a rollout is held. `entered_ns`: when the
     phase or step began; `pairs_at_start`: judged pairs of the stage at that moment. `stats`: by point
     (NAMESPACE/NAME). `published`: what the present rollout document of each point says about this
-    revision. `held`: points where flags say that a canary is not enforced, and why. `authors`: who is behind the revision; `approved`:
+    revision. `waves`: bounds that were drawn for the present step, by point; `instances`: of points that were heard of.
+    `held`: points where flags say that a canary is not enforced, and why. `authors`: who is behind the revision; `approved`:
     recorded approvals of it.
     """
 
@@ -69,6 +83,8 @@ class Facts:
     held: Mapping[str, str] = field(default_factory=dict)
     authors: Authors = field(default_factory=Authors)
     approved: tuple[Approved, ...] = ()
+    waves: Mapping[str, int] = field(default_factory=dict)
+    instances: Mapping[str, Instances] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,13 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """The wave of the present step has these bounds from now on, by point: pods of it have gone, or came where there were none."""
+
+    waves: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Wait:
     """Nothing to do. Look again when facts change, and at `until_ns` at the latest (None: no deadline). `message`: what is missing."""
 
@@ -141,7 +164,7 @@ class Wait:
     message: str = ""
 
 
-Action = Publish | Start | Advance | Promote | RollBack | Abort | Stall | Resume | Wait
+Action = Publish | Start | Advance | Promote | RollBack | Abort | Stall | Resume | Draw | Wait
 
 
 @dataclass(frozen=True)
@@ -186,10 +209,15 @@ def judged(stats: Iterable[PairStats]) -> PairStats | None:
     return replace(total, errors=total.errors + alone)
 
 
-def judged_pairs(stats: Iterable[PairStats]) -> int:
-    """Pairs of `judged`."""
-    total = judged(stats)
+def judged_pairs(facts: Facts) -> int:
+    """Pairs that were judged at the points of the present stage."""
+    total = _judged_at(facts)
     return total.pairs if total is not None else 0
+
+
+def _judged_at(facts: Facts) -> PairStats | None:
+    points = facts.spec.stages[facts.rolling.stage].points if facts.rolling is not None else facts.stats
+    return judged(facts.stats[point] for point in points if point in facts.stats)
 
 
 def next_rolling(spec: RolloutSpec, now: Rolling) -> Rolling | None:
@@ -206,11 +234,36 @@ def weight_of(spec: RolloutSpec, now: Rolling) -> int:
     return spec.stages[now.stage].steps[now.step].weight if now.arm is Arm.CANARY else 0
 
 
-def refitted(spec: RolloutSpec, now: Rolling, weight: int) -> Rolling:
-    """Where a rollout at `weight` percent goes on when its steps were edited: at the last step that enforces no more, else in shadow."""
+def wave_of(spec: RolloutSpec, now: Rolling) -> int:
+    """Percent of a point's instances in which the candidate is."""
+    return spec.stages[now.stage].steps[now.step].wave if now.arm is Arm.CANARY else EVERYBODY
+
+
+def waves_of(spec: RolloutSpec, now: Rolling, instances: Mapping[str, Instances]) -> dict[str, int]:
+    """Bounds of the waves of a step that begins, by point; none where it is in all instances."""
+    percent = wave_of(spec, now)
+    here = [point for point in spec.stages[now.stage].points if point in instances] if percent != EVERYBODY else []
+    return {point: drawn(instances[point].salt, instances[point].ids, percent) for point in here}
+
+
+def short_of(facts: Facts) -> Iterator[str]:
+    """Points of the present stage whose wave has fewer instances than it should, and how many."""
+    if facts.rolling is None or (percent := wave_of(facts.spec, facts.rolling)) == EVERYBODY:
+        return
+    for point in facts.spec.stages[facts.rolling.stage].points:
+        seen = facts.instances.get(point, Instances(""))
+        live = len(seen.ids)
+        if seen.in_wave < (needed := size(percent, live)):
+            pods = f"{needed} of {live} live pod{'s' if live != 1 else ''}"
+            yield f"EnforcementPoint {point} must have {pods} in its wave of {percent} %, it has {seen.in_wave}"
+
+
+def refitted(spec: RolloutSpec, now: Rolling, weight: int, wave: int) -> Rolling:
+    """Where a rollout at `weight` percent of callers in `wave` percent of instances goes on when its steps were edited: at the last step
+    that enforces no more, else in shadow."""
     if now.arm is Arm.SHADOW:
         return now
-    fitting = [step for step, row in enumerate(spec.stages[now.stage].steps) if row.weight <= weight]
+    fitting = [step for step, row in enumerate(spec.stages[now.stage].steps) if row.weight <= weight and row.wave <= wave]
     return Rolling(now.stage, Arm.CANARY, fitting[-1]) if fitting else Rolling(now.stage)
 
 
@@ -234,7 +287,8 @@ def _order(facts: Facts, index: int, stage: Stage, point: str) -> Order:
         return Order(point, "Shadow")
     if point in facts.held:
         return Order(point, "Shadow")
-    return Order(point, "Canary", weight=weight_of(facts.spec, now) * 10)
+    wave = None if wave_of(facts.spec, now) == EVERYBODY else facts.waves.get(point, 0)
+    return Order(point, "Canary", weight=weight_of(facts.spec, now) * 10, wave=wave)
 
 
 def _case(facts: Facts) -> _Case:
@@ -243,7 +297,7 @@ def _case(facts: Facts) -> _Case:
         return _Case(facts, None, None, 0, 0, deadline_ns(facts))
     stage = facts.spec.stages[now.stage]
     needed = stage.shadow_min_pairs if now.arm is Arm.SHADOW else stage.steps[now.step].min_pairs
-    total = judged(facts.stats[point] for point in stage.points if point in facts.stats)
+    total = _judged_at(facts)
     if total is None:
         return _Case(facts, stage, None, 0, needed, deadline_ns(facts))
     verdict = judge(total, replace(facts.spec.analysis, min_pairs=facts.pairs_at_start + needed))
@@ -308,6 +362,16 @@ def _held(case: _Case) -> Action | None:
     return Wait(None, "held", case.verdict, "; ".join(facts.held[point] for point in sorted(facts.held)))
 
 
+def _drawn(case: _Case) -> Action | None:
+    """A wave that has lost pods takes others in, so that a step goes on when its pods are drained. It never lets one go."""
+    facts = case.facts
+    if case.stage is None or facts.rolling is None or wave_of(facts.spec, facts.rolling) == EVERYBODY:
+        return None
+    now = waves_of(facts.spec, facts.rolling, facts.instances)
+    more = {point: below for point, below in now.items() if facts.instances[point].ids and below > facts.waves.get(point, 0)}
+    return Draw({**facts.waves, **more}) if more else None
+
+
 def _start(case: _Case) -> Action | None:
     return Start(Rolling()) if case.facts.phase is Phase.SIGNED else None
 
@@ -359,6 +423,7 @@ def _no_data(case: _Case) -> Action:
     message = f"{case.pairs} pairs were judged before the deadline, must be at least {case.needed}"
     if parked := sum(stats.parked for stats in case.facts.stats.values()):
         message += f"; {parked} requests were parked: the candidate could not decide them in time"
+    message = "; ".join((message, *short_of(case.facts)))
     match case.facts.spec.on_no_data:
         case OnNoData.ABORT:
             return Abort("NoData", message, case.verdict)
@@ -376,6 +441,7 @@ CHECKS: tuple[Callable[[_Case], Action | None], ...] = (
     _rests,
     _suspended,
     _held,
+    _drawn,
     _start,
     _passed,
     _overdue,

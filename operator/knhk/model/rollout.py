@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from knhk.model.faults import Fault, Refused
+from knhk.model.waves import EVERYBODY
 
 Direction = Literal["newDenials", "newAdmits"]
 DIRECTIONS: tuple[Direction, Direction] = ("newDenials", "newAdmits")
@@ -19,6 +20,10 @@ R1 = "R1"
 SIDES = ("stable", "candidate")
 MAX_BUCKETS = 124  # formats/ring.md
 MAX_SAMPLES = 5
+
+
+STAGES = ("canary", "staging", "production")  # in the order in which a revision reaches them
+PRODUCTION = STAGES[-1]
 
 
 class OnNoData(StrEnum):
@@ -192,10 +197,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Step:
-    """A canary step: `weight` in percent, `min_pairs` judged pairs since the step began."""
+    """A canary step: `weight` in percent, `min_pairs` judged pairs since the step began, `wave` percent of a point's instances."""
 
     weight: int
     min_pairs: int
+    wave: int = EVERYBODY
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Assignment:
     candidate: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
     flags: Mapping[str, str] = field(default_factory=dict)
+    wave: int | None = None
 
     def digest(self, origin: str) -> str:
         """SHA-256 of what the document says, hexadecimal: the subject of the event that orders it."""
@@ -49,14 +50,13 @@ class Assignment:
     def document(self, origin: str) -> dict[str, Any]:
         """The rollout document but for epoch and times. The salt follows from the candidate alone: arms stay as weight grows."""
         named = self.candidate or self.stable or {"digest": ""}
-        salt = hashlib.sha256(f"{self.point} {named['digest']}".encode()).hexdigest()[:32]
         return {
             "version": 1,
             "point": self.point,
             "origin": origin,
             "mode": self.mode,
             "weight": self.weight,
-            "salt": salt,
+            "salt": salt_of(self.point, named["digest"]),
             "baseline": self.baseline,
             "pointConfig": self.config,
             "bootstrap": self.bootstrap,
@@ -64,7 +64,13 @@ class Assignment:
             "candidate": self.candidate,
             "data": self.data,
             "flags": dict(self.flags),
+            **({} if self.wave is None else {"wave": self.wave}),
         }
+
+
+def salt_of(point: str, digest: str) -> str:
+    """The salt of a rollout document that names this pack: as candidate, else as stable."""
+    return hashlib.sha256(f"{point} {digest}".encode()).hexdigest()[:32]
 
 
 def pack_reference(namespace: str, name: str, version: str, digest: str) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def order_of(document: Mapping[str, Any] | None, point: str, digest: str) -> Ord
     if document["mode"] == "Stable" or candidate.get("digest") != digest:
         return Order(point, "Stable", place) if document["candidate"] is None else None
     weight = document["weight"] if document["mode"] == "Canary" else 0
-    return Order(point, document["mode"], place, weight)
+    return Order(point, document["mode"], place, weight, document.get("wave"))
 
 
 def publish(ports: Ports, assignment: Assignment, ordered: Ordered) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from knhk.api import is_selected, to_rollout, with_hooks
-from knhk.decide.rollout import Facts, orders
+from knhk.decide.rollout import Facts, Instances, orders, short_of
 from knhk.model.faults import Corrupt, KnhkError, NotFound, Refused
 from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.resource import Key, Resource
@@ -17,7 +17,7 @@ from knhk.ports.fleet import Statistics
 from knhk.reconcilers.approvals import approvals_of
 from knhk.reconcilers.bundles import is_published, refusal
 from knhk.reconcilers.context import Ports, from_rfc3339_ns
-from knhk.reconcilers.documents import order_of, published
+from knhk.reconcilers.documents import order_of, published, salt_of
 from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.hooks import is_indexed
 from knhk.reconcilers.plans import Plans
@@ -140,9 +140,10 @@ class Observer:
             held={point: why for point, why in held.items() if why},
             authors=authors_of(self.ports.store, self.ports.trusts, pack) if asks else Authors(),
             approved=approvals_of(self.ports, pack, digest) if asks else (),
+            waves={f"{pack.namespace}/{row['point']}": row["below"] for row in revision.get("waves", ())},
         )
         documents = {order.point: order for order in orders(facts)}
-        stats = dict[str, PairStats]()
+        stats, instances = dict[str, PairStats](), dict[str, Instances]()
         for point in held:
             document = published(self.ports, point)
             order = order_of(document, point, digest)
@@ -154,10 +155,12 @@ class Observer:
                 told = self.ports.fleet.statistics(point) if rolling is not None or phase is Phase.SIGNED else None
                 if told is not None:
                     stats[point] = pair_stats(told.document, live if point.partition("/")[2] in enforced else None, digest)
+                    instances[point] = instances_at(point, digest, told)
                 unread = behind(point, rolling is not None, document, told) or unread
             except (Corrupt, Refused) as error:
                 unread = f"the statistics of EnforcementPoint {point} must be readable: {error}"
-        return Seen(replace(facts, stats=stats, published=documents), unread)
+        facts = replace(facts, stats=stats, published=documents, instances=instances)
+        return Seen(facts, unread or next(short_of(facts), ""))
 
     def guard_ids(self, digest: str | None) -> tuple[str, ...]:
         """Ids of the guards of a published pack; none for no pack."""
@@ -186,6 +189,15 @@ def _because(resource: Resource) -> str:
     """Why an object is not ready; nothing while it is worked on."""
     ready = next((c for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), {"status": "Unknown"})
     return f": {ready['message']}" if ready["status"] == "False" else ""
+
+
+def instances_at(point: str, digest: str, told: Statistics) -> Instances:
+    """Who runs a point. While some of its pods were not heard of yet nobody is known; a process of this machine has the point's name."""
+    found = told.document.get("instances")
+    if not found:
+        return Instances(salt_of(point, digest), (point,), int(told.document.get("inWave") is True))
+    ids = tuple(found.get("ids", ())) if found.get("settled") else ()
+    return Instances(salt_of(point, digest), ids, int(found.get("inWave") or 0))
 
 
 def behind(point: str, rolling: bool, document: Mapping[str, Any] | None, told: Statistics | None) -> str:

@@ -13,6 +13,7 @@ from knhk.decide.rollout import (
     Abort,
     Action,
     Advance,
+    Draw,
     Facts,
     Promote,
     Publish,
@@ -24,6 +25,9 @@ from knhk.decide.rollout import (
     deadline_ns,
     decide,
     judged_pairs,
+    short_of,
+    wave_of,
+    waves_of,
     weight_of,
 )
 from knhk.lockchain import PolicyEvent
@@ -32,6 +36,7 @@ from knhk.model.faults import KnhkError, Refused, Waiting
 from knhk.model.phases import DEADLINES_S, WORKING, Arm, Event, Phase, Rolling, move
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Finding, Outcome, Verdict
+from knhk.model.waves import EVERYBODY
 from knhk.packaging.builds import PackOrder
 from knhk.ports.builder import Build
 from knhk.reconcilers.context import (
@@ -62,6 +67,8 @@ from knhk.reconcilers.revisions import (
     goes_on,
     inputs_of,
     remember,
+    staged,
+    waving,
 )
 
 JUDGE_EVERY_S = 0.1
@@ -73,7 +80,8 @@ BUILDING = (Phase.PENDING, Phase.COMPILED, Phase.BUILT)
 BUILD_WITHIN_S = sum(DEADLINES_S[phase] or 0.0 for phase in BUILDING)
 VERDICTS: Mapping[type, str] = {Advance: Outcome.PASS.value, Promote: Outcome.PASS.value, RollBack: Outcome.FAIL.value}
 MAX_APPROVERS = 64
-_STEP = ("arm", "step", "weight", "deadline", "held")  # members of a revision that rolls
+_WAVE = ("wave", "waves")
+_STEP = ("arm", "step", "weight", *_WAVE, "deadline", "held")  # members of a revision that rolls
 
 
 @dataclass
@@ -136,7 +144,8 @@ class PackReconciler:
         """The spec changed in nothing that the revision is made of (a deadline, suspend …): it goes on, with a whole deadline."""
         now = rfc3339_ns(self.ports.clock.now_ns())
         revision = {**pack.status["revision"], "generation": pack.generation, "phaseSince": now}
-        revision |= edited_steps(pack, revision) if "arm" in revision else {}
+        if "arm" in revision:
+            revision = {k: v for k, v in revision.items() if k not in _WAVE} | edited_steps(pack, revision)
         revision.pop("deadline", None)
         ready = {Phase.LIVE: True, Phase.STALLED: False}.get(Phase(revision["phase"]))
         self._write(pack, {**pack.status, "revision": revision}, ready, revision["phase"], "goes on with the changed spec")
@@ -166,6 +175,7 @@ class PackReconciler:
             "phaseSince": rfc3339_ns(self.ports.clock.now_ns()),
             "inputs": inputs_of(pack),
             "points": [row["point"] for row in pack.spec["targets"]],
+            **staged(pack),
         }
         for row in pack.spec["dataBundles"][:1]:
             status["revision"]["data"] = row["name"]
@@ -326,7 +336,7 @@ class PackReconciler:
         revision = {k: v for k, v in pack.status["revision"].items() if k not in ("held", "deadline")}
         revision["phaseSince"] = rfc3339_ns(facts.now_ns)
         if "pairsAtStart" in revision:
-            revision["pairsAtStart"] = judged_pairs(facts.stats.values())
+            revision["pairsAtStart"] = judged_pairs(facts)
         ready = {Phase.LIVE: True, Phase.ROLLING: None, Phase.SIGNED: None}.get(facts.phase, False)
         self._write(pack, {**pack.status, "revision": revision}, ready, revision["phase"], "goes on: no flag holds it any more")
         return 0.0
@@ -341,6 +351,7 @@ class PackReconciler:
         """Why a pack may not be enforced, or further than it is, where only merged commits may; empty when it may. It is judged in shadow
         as any other. Asked of the spec as it is now: what is changed by hand after its merge is not what was merged."""
         forward = isinstance(action, Promote) or (isinstance(action, Advance) and action.rolling.arm is Arm.CANARY)
+        forward = forward or (isinstance(action, Advance) and action.rolling.stage > pack.status["revision"]["stage"])
         forward = forward or (isinstance(action, Start) and _is_live(pack))
         if not forward or not self.ports.namespaces.requires_merged_commit(pack.namespace):
             return ""
@@ -351,7 +362,7 @@ class PackReconciler:
     def _wait(self, pack: Resource, facts: Facts, action: Wait) -> float | None:
         if facts.rolling is not None and facts.phase in (Phase.ROLLING, Phase.STALLED):
             revision = dict(pack.status["revision"])
-            revision["pairs"] = judged_pairs(facts.stats.values())
+            revision["pairs"] = judged_pairs(facts)
             until = action.until_ns if action.message else deadline_ns(facts)
             revision.pop("deadline", None)
             if until is not None:
@@ -360,7 +371,7 @@ class PackReconciler:
                 revision["held"] = action.message[:1024]
             ready = None if facts.phase is Phase.ROLLING else False
             reason = action.reason.capitalize() if facts.phase is Phase.ROLLING else "NoData"
-            message = action.message or self._progress(revision, facts)
+            message = action.message or "; ".join((self._progress(revision, facts), *short_of(facts)))
             self._write(pack, {**pack.status, "revision": revision}, ready, reason, message)
             return JUDGE_EVERY_S
         if facts.phase is Phase.SIGNED:
@@ -374,7 +385,8 @@ class PackReconciler:
         if facts.rolling.arm is Arm.SHADOW:
             return f"{stage.name}: shadow, {seen} of {stage.shadow_min_pairs} pairs judged"
         step = stage.steps[facts.rolling.step]
-        return f"{stage.name}: canary {step.weight} %, {seen} of {step.min_pairs} pairs judged"
+        wave = "" if step.wave == EVERYBODY else f" in a wave of {step.wave} % of pods"
+        return f"{stage.name}: canary {step.weight} %{wave}, {seen} of {step.min_pairs} pairs judged"
 
     def _act(self, pack: Resource, facts: Facts, action: Action) -> None:
         match action:
@@ -392,6 +404,11 @@ class PackReconciler:
                 self._end(pack, Event.ABORTED, reason, message)
             case Stall(reason, message):
                 self._rest(pack, Event.STALLED, reason, message, pack.status, counted(facts.stats, None))
+            case Draw(waves):
+                revision = {k: v for k, v in pack.status["revision"].items() if k not in _WAVE}
+                revision |= self._waves(facts, facts.rolling or Rolling(), waves)
+                message = self._progress(revision, facts)
+                self._bring(self._write(pack, {**pack.status, "revision": revision}, None, "Rolling", message))
             case Publish():
                 self._bring(pack)
             case Wait():
@@ -411,10 +428,12 @@ class PackReconciler:
 
     def _roll(self, pack: Resource, facts: Facts, event: Event, rolling: Rolling, verdict: Verdict | None) -> None:
         stage = facts.spec.stages[rolling.stage]
-        pairs = judged_pairs(facts.stats.values())
+        pairs = judged_pairs(replace(facts, rolling=rolling))
         revision = self._moved(dict(pack.status["revision"]), event)
         revision |= {"stage": rolling.stage, "arm": rolling.arm.value, "step": rolling.step}
         approvals = self._approvals(facts, rolling) if rolling.arm is Arm.CANARY else {}
+        waves = self._waves(facts, rolling, waves_of(facts.spec, rolling, facts.instances))
+        revision = {k: v for k, v in revision.items() if k not in _WAVE} | waves
         revision |= {"weight": weight_of(facts.spec, rolling), "pairs": pairs, **approvals}
         if event is not Event.RESUMED:
             revision["pairsAtStart"] = pairs
@@ -423,11 +442,17 @@ class PackReconciler:
         until = deadline_ns(after)
         if until is not None:
             revision["deadline"] = rfc3339(until)
-        made = self._event(pack, revision, event, stage=stage.name, evidence=counted(facts.stats, verdict) | approvals)
+        evidence = counted(facts.stats, verdict) | approvals | {name: waves[name] for name in ("wave",) if name in waves}
+        made = self._event(pack, revision, event, stage=stage.name, evidence=evidence)
         progress = self._progress(revision, after)
         pack = self._write(pack, self.journal.pend({**pack.status, "revision": revision}, made), None, "Rolling", progress)
         self._bring(pack)
         say(self.ports, pack.key, event.value, progress)
+
+    @staticmethod
+    def _waves(facts: Facts, rolling: Rolling, waves: Mapping[str, int]) -> Revision:
+        """Members of the revision that say in which pods of each point it is."""
+        return waving(wave_of(facts.spec, rolling), {point.partition("/")[2]: below for point, below in waves.items()})
 
     def _promote(self, pack: Resource, facts: Facts, verdict: Verdict) -> None:
         revision = self._moved(dict(pack.status["revision"]), Event.PROMOTED)

@@ -63,6 +63,8 @@ def instances_of(stats: Mapping[str, Any], epoch: int | None) -> dict[str, Any]:
         return {}
     current = int(told["epochs"].get(str(epoch), 0))
     counts = {"live": int(told["live"]), "current": current, "silent": int(told["silentCount"])}
+    if told.get("inWave") is not None:
+        counts["wave"] = int(told["inWave"])
     most = sorted(told["stable"].items(), key=lambda item: (-item[1], item[0]))[:MAX_REVISIONS]
     return {"instances": counts, "revisions": [{"digest": digest, "instances": int(n)} for digest, n in most]}
 
@@ -151,7 +153,13 @@ def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> As
     stable = _reference(pack, live) if live else None
     if not rolls(revision) or resource.name not in revision["points"]:
         return replace(base, stable=stable, data=data_of(ports, point, live.get("data", "")))
+    stage = stage_at(revision, resource.name)
+    if stage < revision["stage"]:  # it has passed there
+        return replace(base, stable=_reference(pack, revision), data=data_of(ports, point, revision.get("data", "")))
+    if stage > revision["stage"]:
+        return replace(base, stable=stable, data=data_of(ports, point, live.get("data", "")))
     enforced = revision["arm"] == Arm.CANARY and not switch.held
+    waves = {row["point"]: row["below"] for row in revision.get("waves", ())}
     return replace(
         base,
         mode=Arm.CANARY.value if enforced else Arm.SHADOW.value,
@@ -159,7 +167,13 @@ def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> As
         stable=stable,
         candidate=_reference(pack, revision),
         data=data_of(ports, point, revision.get("data") or live.get("data", "")),
+        wave=waves.get(resource.name, 0) if enforced and "wave" in revision else None,
     )
+
+
+def stage_at(revision: Mapping[str, Any], point: str) -> int:
+    """Index of the stage in which a revision reaches a point (a name)."""
+    return next((index for index, row in enumerate(revision.get("stages", ())) if point in row["points"]), 0)
 
 
 def _reference(pack: Resource, revision: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,6 +367,8 @@ def _foreign(stats: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]
     if not isinstance(running, Mapping) or not document or stats.get("epoch") != document["epoch"]:
         return []
     wanted = {name: (document[name] or {}).get("digest") for name in ("stable", "candidate", "data")}
+    if "wave" in document and running.get("candidate") is None:
+        del wanted["candidate"]  # outside of the wave there is none
     return [
         f"{name}: {running[name]} runs: must be {digest}" for name, digest in wanted.items() if name in running and running[name] != digest
     ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from knhk.api import to_rollout
-from knhk.decide.rollout import refitted, weight_of
+from knhk.api import points_of_stages, to_rollout
+from knhk.decide.rollout import refitted, wave_of, weight_of
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.phases import WORKING, Arm, Event, Phase, Rolling
 from knhk.model.resource import Resource
 from knhk.model.rollout import PairStats, Verdict
+from knhk.model.waves import EVERYBODY
 from knhk.reconcilers.context import MAX_HISTORY, statement_of
 from knhk.reconcilers.points import rolls
 
@@ -26,6 +27,14 @@ def inputs_of(pack: Resource) -> str:
     return sha256_hex(canonical(always | {name: pack.spec[name] for name in ("schemas", "hooks") if pack.spec.get(name)}))
 
 
+def staged(pack: Resource) -> Revision:
+    """Members of a revision that say which points belong to which stage; none where all belong to one."""
+    found = points_of_stages(pack)
+    if len(found) == 1:
+        return {}
+    return {"stages": [{"name": name, "points": [point.partition("/")[2] for point in points]} for name, points in found]}
+
+
 def goes_on(pack: Resource, revision: Mapping[str, Any]) -> bool:
     """Whether a changed spec leaves the revision as it is. What ended, or was refused, begins anew."""
     resting = rolls(revision) or Phase(revision["phase"]) in (*WORKING, Phase.LIVE)
@@ -33,12 +42,21 @@ def goes_on(pack: Resource, revision: Mapping[str, Any]) -> bool:
 
 
 def edited_steps(pack: Resource, revision: Revision) -> Revision:
-    """Members of a rollout whose steps may have been edited. What is enforced never grows by that; a new weight counts its own pairs."""
-    spec, before = to_rollout(pack), revision["weight"]
-    rolling = refitted(spec, Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]), before)
-    weight = weight_of(spec, rolling)
-    start = revision["pairsAtStart"] if weight == before else revision["pairs"]
-    return {"arm": rolling.arm.value, "step": rolling.step, "weight": weight, "pairsAtStart": start}
+    """Members of a rollout whose steps may have been edited. What is enforced never grows by that: a wave keeps the bounds it has. A new
+    weight counts its own pairs."""
+    spec, before = to_rollout(pack), (revision["weight"], revision.get("wave", EVERYBODY))
+    rolling = refitted(spec, Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]), *before)
+    after = weight_of(spec, rolling), wave_of(spec, rolling)
+    start = revision["pairsAtStart"] if after == before else revision["pairs"]
+    waves = waving(after[1], {row["point"]: row["below"] for row in revision.get("waves", ())})
+    return {"arm": rolling.arm.value, "step": rolling.step, "weight": after[0], "pairsAtStart": start, **waves}
+
+
+def waving(percent: int, waves: Mapping[str, int]) -> Revision:
+    """Members of a revision that say in which instances it is: bounds by name of the point."""
+    if percent == EVERYBODY:
+        return {}
+    return {"wave": percent, "waves": [{"point": point, "below": below} for point, below in sorted(waves.items())]}
 
 
 def abort_asked(pack: Resource) -> str:

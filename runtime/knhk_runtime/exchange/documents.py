@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from knhk.model.faults import Fault, Refused
+from knhk.model.waves import POSITIONS, is_in
 from knhk_runtime.point import PointConfig
 from knhk_runtime.signatures import ROLLOUT, verify_document
 from knhk_verify.errors import Bad
@@ -22,6 +23,8 @@ _DATA_MEMBERS = frozenset({"name", "digest"})
 _MEMBERS = frozenset(
     "version point epoch origin issued notAfter mode weight salt baseline stable candidate data flags pointConfig bootstrap".split()  # noqa: SIM905
 )
+
+_OPTIONAL = frozenset({"wave"})
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Rollout:
     candidate: PackRef | None
     data: str | None
     bootstrap: bytes | None
+    wave: int | None = None
+
+    def seen_by(self, instance: str) -> tuple[Rollout, bool | None]:
+        """What the document says to one instance, and whether that is in its wave; None where there is none."""
+        if self.wave is None:
+            return self, None
+        if is_in(self.salt, instance, self.wave):
+            return self, True
+        return replace(self, mode="Stable", weight=0, candidate=None), False
 
 
 @dataclass(frozen=True)
@@ -134,12 +146,23 @@ def _checks(d: dict[str, Any]) -> list[tuple[str, object, bool, str]]:
     """Form only."""
     get = d.get
     return [
-        ("members", ", ".join(sorted(set(d) ^ _MEMBERS)), set(d) == _MEMBERS, f"must be exactly {', '.join(sorted(_MEMBERS))}"),
+        (
+            "members",
+            ", ".join(sorted((set(d) - _OPTIONAL) ^ _MEMBERS)),
+            set(d) - _OPTIONAL == _MEMBERS,
+            f"must be exactly {', '.join(sorted(_MEMBERS))}, and may be {', '.join(_OPTIONAL)}",
+        ),
         ("version", get("version"), get("version") == 1, "must be 1"),
         ("epoch", get("epoch"), _is_count(get("epoch"), 2**63), "must be 0 or more"),
         ("origin", get("origin"), isinstance(get("origin"), str) and bool(get("origin")), "must be the log's origin"),
         ("mode", get("mode"), get("mode") in _MODES, f"must be one of {', '.join(_MODES)}"),
         ("weight", get("weight"), _is_count(get("weight"), 1000), "must be 0 to 1000"),
+        (
+            "wave",
+            get("wave"),
+            "wave" not in d or (d.get("mode") == "Canary" and _is_count(d["wave"], POSITIONS)),
+            f"must be 0 to {POSITIONS}, and in mode Canary only",
+        ),
         ("salt", get("salt"), _SALT.fullmatch(str(get("salt"))) is not None, "must be 32 hexadecimal digits"),
         ("baseline", get("baseline"), get("baseline") in ("Deny", "Admit"), "must be Deny or Admit"),
         ("stable", get("stable"), _is_pack(get("stable")), "must be null or name, namespace, version and digest of a pack"),
@@ -195,6 +218,7 @@ def _rollout(d: dict[str, Any], beside: Beside, where: str) -> Rollout:
         candidate=_pack(d["candidate"]),
         data=d["data"]["digest"] if d["data"] else None,
         bootstrap=beside.bootstrap,
+        wave=d.get("wave"),
     )
 
 

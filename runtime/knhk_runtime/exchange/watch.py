@@ -63,7 +63,8 @@ class Folders:
 
 @dataclass(frozen=True)
 class Running:
-    """What Envoy was told last. `since`: position in the outbox at which this pair began, (segment, offset)."""
+    """What Envoy was told last. `since`: position in the outbox at which this pair began, (segment, offset). `in_wave`: whether this
+    instance is in the wave of the document; None where there is none."""
 
     point: PointConfig
     epoch: int
@@ -71,6 +72,7 @@ class Running:
     candidate: str | None
     data: str | None
     since: tuple[int, int]
+    in_wave: bool | None = None
 
     @property
     def pair(self) -> tuple[str | None, str | None]:
@@ -91,8 +93,10 @@ class Exchange:
         module_path: Path,
         outbox_end: Callable[[], tuple[int, int]],
         preload: Preload,
+        instance: str = "",
     ) -> None:
-        """Takes up the state of the run before. Raises Corrupt when it was altered."""
+        """Takes up the state of the run before. `instance`: who this is among the point's instances; empty: of no wave. Raises Corrupt
+        when it was altered."""
         self._folders = folders
         self._root_public = root_public
         self._store = store
@@ -102,6 +106,7 @@ class Exchange:
         self._module_path = module_path
         self._outbox_end = outbox_end
         self._preload = preload
+        self._instance = instance
         self._private = Private(folders.private)
         folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._refused: OrderedDict[Fault, None] = OrderedDict()
@@ -167,7 +172,8 @@ class Exchange:
             replace_file(self._folders.state / "accepted.json", canonical(asdict(accepted)))
             self.accepted = accepted
 
-    def _install(self, rollout: Rollout, point: PointConfig, keys: Keys) -> None:
+    def _install(self, signed: Rollout, point: PointConfig, keys: Keys) -> None:
+        rollout, in_wave = signed.seen_by(self._instance)
         fetched = fetch(rollout, self._store, self._arch, keys)
         bundle = self._private.put_bundle(fetched.bundle) if fetched.bundle is not None else None
         arms = [self._private.put_pack(*arm) if arm else None for arm in (fetched.stable, fetched.candidate)]
@@ -175,7 +181,7 @@ class Exchange:
         for arm in arms:
             if arm:
                 self._load(arm, bytes_of_bundle)
-        running = self._next_running(rollout, point)
+        running = replace(self._next_running(rollout, point), in_wave=in_wave)
         self._keep(running, arms, bundle)
         config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest(), self._order(arms))
         self._private.put_bootstrap(rollout.bootstrap)

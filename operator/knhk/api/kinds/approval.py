@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from knhk.api.kinds.common import COLUMNS, DIGEST, NAME_RULE, STATUS_FIELDS, name
-from knhk.api.rules import immutable, matches, one_of
+from knhk.api.rules import immutable, listed, matches, one_of
 from knhk.api.shape import Bool, Kind, Obj, Str
+from knhk.model.rollout import STAGES
 
 SPEC = Obj(
     "Who approves what; it never changes.",
@@ -15,7 +16,7 @@ SPEC = Obj(
             max=71,
             rules=(matches(DIGEST, "must be sha256: and 64 hexadecimal digits: status.revision.digest of the pack"),),
         ),
-        "stage": Str("Name of the stage: production.", max=63, min=1, rules=(one_of("production"),)),
+        "stage": Str(f"Name of the stage: {listed(STAGES)}.", max=63, min=1, rules=(one_of(*STAGES),)),
         "approver": Str(
             "The user who approves. On a cluster it must be the one who creates the Approval; embedded it is local: and the user's name.",
             max=253,

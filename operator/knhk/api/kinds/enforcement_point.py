@@ -349,6 +349,7 @@ STATUS = Obj(
                 "live": _count("Those that run and tell so."),
                 "current": _count("Those of them that run what is published."),
                 "silent": _count("Those that run and tell nothing."),
+                "wave": _count("Live ones in the wave of the canary; left out while it is in all of them."),
             },
         ),
         "revisions": List(

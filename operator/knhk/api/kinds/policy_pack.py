@@ -17,8 +17,9 @@ from knhk.api.kinds.common import (
     reference,
     version,
 )
-from knhk.api.rules import ascending, forbids_unless, larger, latency_ratio, matches, one_of, refused
+from knhk.api.rules import forbids_unless, growing, larger, latency_ratio, listed, matches, one_of, refused
 from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Shape, Str
+from knhk.model.rollout import PRODUCTION, STAGES
 
 _GUARD_GLOB = r"^[A-Za-z0-9_.*?:/#-]{1,256}$"
 
@@ -171,7 +172,7 @@ def _min_pairs(doc: str, default: int) -> Int:
 _APPROVALS = Obj(
     "Whom a stage waits for before anything of it is enforced; its shadow needs nobody.",
     {
-        "stage": Str("Name of the stage: production.", max=63, min=1, rules=(one_of("production"),)),
+        "stage": Str(f"Name of the stage: {listed(STAGES)}.", max=63, min=1, rules=(one_of(*STAGES),)),
         "count": Int("Approvals by different people. Default: 1.", min=1, max=16, default=1),
         "approvers": List(
             "Users whose approval counts; empty: all who may create Approvals.",
@@ -204,15 +205,26 @@ _ROLLOUT = Obj(
                 {
                     "weight": Int("Percent of callers for whom the new version is enforced.", min=1, max=100),
                     "minPairs": _min_pairs("Requests that both must have judged in this step.", 100),
+                    "wave": Int(
+                        "Percent of a point's pods, rounded up, in which the step is; the others stay as they were. Default: 100.",
+                        min=1,
+                        max=100,
+                        default=100,
+                    ),
                 },
                 required=("weight",),
             ),
             max=20,
-            rules=(ascending("weight", "must have weights that grow from step to step"),),
+            rules=growing(
+                "weight",
+                "wave",
+                "must have weights that grow from step to step, or that stay while waves grow",
+                "must have waves that do not shrink from step to step",
+            ),
             default=(
-                {"weight": 5, "minPairs": 100},
-                {"weight": 25, "minPairs": 100},
-                {"weight": 50, "minPairs": 100},
+                {"weight": 5, "minPairs": 100, "wave": 100},
+                {"weight": 25, "minPairs": 100, "wave": 100},
+                {"weight": 50, "minPairs": 100, "wave": 100},
             ),
         ),
         "analysis": _ANALYSIS,
@@ -298,7 +310,15 @@ SPEC = Obj(
             "Enforcement points that run the pack.",
             Obj(
                 "One target.",
-                {"point": name("Name of an EnforcementPoint in the same namespace.")},
+                {
+                    "point": name("Name of an EnforcementPoint in the same namespace."),
+                    "stage": choice(
+                        "When the version reaches it: canary, staging and production follow one another. Default: production.",
+                        *STAGES,
+                        max=16,
+                        default=PRODUCTION,
+                    ),
+                },
                 required=("point",),
             ),
             max=64,
@@ -368,6 +388,16 @@ _REVISION: dict[str, Shape] = {
     "generation": Int("Generation of the spec.", min=0, max=2**53),
     "inputs": Str("SHA-256 of what the revision is made of, hexadecimal.", max=64),
     "points": List("Enforcement points it is meant for.", name("An EnforcementPoint."), max=64),
+    "stages": List(
+        "Its stages in order, where there are several.",
+        Obj(
+            "One stage.",
+            {"name": Str("canary, staging or production.", max=16), "points": List("Its points.", name("A point."), max=64)},
+            required=("name", "points"),
+        ),
+        max=3,
+        key="name",
+    ),
     "data": Str("DataBundle that it reads.", max=63),
     "hooks": List("Hooks that it was built with, REGISTRY/HOOK.", Str("A hook.", max=127), max=1024),
     "schemas": List(
@@ -390,6 +420,20 @@ _REVISION: dict[str, Shape] = {
     "arm": Str("Shadow or Canary.", max=8),
     "step": Int("Index of the canary step.", min=0, max=20),
     "weight": Int("Percent now enforced.", min=0, max=100),
+    "wave": Int("Percent of a point's pods in which the step is; left out: all.", min=1, max=100),
+    "waves": List(
+        "What was drawn for the wave, for each point.",
+        Obj(
+            "The wave at one point.",
+            {
+                "point": name("An EnforcementPoint."),
+                "below": Int("Pods whose position is less are in the wave.", min=0, max=2**32),
+            },
+            required=("point", "below"),
+        ),
+        max=64,
+        key="point",
+    ),
     "deadline": Str("When the phase or step must be over, RFC 3339.", max=40),
     "pairsAtStart": Int("Judged pairs when the step began.", min=0, max=2**53),
     "pairs": Int("Judged pairs so far.", min=0, max=2**53),
