@@ -89,30 +89,38 @@ static void keep_foreign_answer(shim_request *request) {
   reply_count(request, counter, ARM_STABLE);
 }
 
-/* The failing guards as JSON; O and A are read where they lie in the ring, which only this thread writes. */
-static void deny(shim_request *request, const shim_record *record) {
-  const shim_arm *arm = &request->config->arms[record->enforced];
+/* The guards that fail in that arm, as JSON; O and A are read where they lie in the ring, which only this thread writes. */
+static void tell(shim_request *request, const shim_record *record, shim_reason reason, size_t number) {
+  const shim_arm *arm = &request->config->arms[number];
   const knhk_pack *api = arm->pack->api;
-  const shim_leaf *leaf = &record->arms[record->enforced];
+  const shim_leaf *leaf = &record->arms[number];
   char *violations = request->worker->out + SHIM_OUT_BYTES / 2;
   int64_t n = api->explain(arm->binding, record->o, record->o_len, leaf->a, leaf->a_len, violations, SHIM_OUT_BYTES / 2, request->worker->scratch, api->scratch_size(record->o_len));
   if (n < 2 || n > SHIM_OUT_BYTES / 2) {
     n = 2;
     memcpy(violations, "[]", 2);
   }
-  reply_problem(request, REASON_DENIED, record->enforced, violations, (size_t)n);
+  reply_problem(request, reason, number, violations, (size_t)n);
+}
+
+static bool decided(const shim_record *record, size_t arm, int verdict) {
+  return arm < record->narms && record->arms[arm].kind == KIND_DECISION && record->arms[arm].verdict == verdict;
 }
 
 /* What the enforced leaf, now in the ring, means for the client. */
 static shim_flow answer(shim_request *request, const shim_record *record) {
   const shim_leaf *leaf = &record->arms[record->enforced];
   bool has_pack = request->config->arms[record->enforced].pack != NULL;
-  if (leaf->kind == KIND_DECISION && leaf->verdict == KNHK_ADMIT) {
+  if (request->tells_candidate && record->enforced == ARM_STABLE && decided(record, ARM_STABLE, KNHK_ADMIT) && decided(record, ARM_CANDIDATE, KNHK_DENY)) {
+    tell(request, record, REASON_OBSERVED, ARM_CANDIDATE);
+    return FLOW_ANSWERED;
+  }
+  if (decided(record, record->enforced, KNHK_ADMIT)) {
     reply_admit(request, record->enforced);
     return FLOW_PASS;
   }
   if (leaf->kind == KIND_DECISION) {
-    deny(request, record);
+    tell(request, record, REASON_DENIED, record->enforced);
   } else if (leaf->kind == KIND_REFUSED) {
     reply_problem(request, has_pack ? REASON_UNMATCHED : REASON_NO_POLICY, record->enforced, NULL, 0);
   } else {

@@ -250,10 +250,11 @@ static shim_reason check_decision(shim_request *request) {
 }
 
 static shim_reason check_route(shim_request *request) {
-  knhk_buf route, query, path;
+  knhk_buf route, query, path, candidate;
   if (!metadata(request, SHIM_TEXT("route"), &route) || route.n == 0 || route.n > SHIM_ROUTE_MAX || !is_utf8(route)) return REASON_UNMATCHED;
   memcpy(request->route, route.p, route.n);
   request->route[route.n] = 0;
+  request->tells_candidate = metadata(request, SHIM_TEXT("candidate"), &candidate) && shim_equal(candidate, SHIM_TEXT("Tell"));
   if (metadata(request, SHIM_TEXT("query"), &query) && shim_equal(query, SHIM_TEXT("Allow"))) return REASON_NONE;
   return header(request, SHIM_TEXT(":path"), &path) == 1 && memchr(path.p, '?', path.n) == NULL ? REASON_NONE : REASON_QUERY;
 }

@@ -24,6 +24,7 @@ static const shim_answer ANSWERS[REASON_COUNT] = {
     [REASON_DECISION] = {403, SHIM_REFUSED, "decision-invalid", "The decision is unknown, expired, used, or of another request"},
     [REASON_NO_POLICY] = {403, SHIM_REFUSED, "no-policy", "No policy is in force here yet"},
     [REASON_DENIED] = {403, SHIM_DENIED, "denied", "Denied by policy"},
+    [REASON_OBSERVED] = {200, SHIM_ADMITTED, "observed", "Admitted; the next policy would deny"},
     [REASON_PARKED] = {202, SHIM_PARKED, "parked", "The decision is still being made; repeat the request with it"},
     [REASON_RING_FULL] = {503, SHIM_RING_FULL, "ring-full", "Receipts cannot be kept at the moment"},
     [REASON_AGENT_SILENT] = {503, SHIM_UNAVAILABLE, "agent-silent", "Receipts have not been collected for too long"},
@@ -58,7 +59,7 @@ static int details(const shim_request *request, shim_reason reason, size_t arm, 
   int n = request->answered_receipt ? snprintf(out, cap, ",\"receipt\":\"%.32s\"", hex) : 0;
   if (reason == REASON_PARKED)
     n += snprintf(out + n, cap - (size_t)n, ",\"decision\":\"%.32s\",\"retryAfterMs\":%u", hex, request->config->park_timeout_ms);
-  if (reason == REASON_DENIED) n += snprintf(out + n, cap - (size_t)n, ",\"pack\":\"%s\"", request->config->arms[arm].label);
+  if (reason == REASON_DENIED || reason == REASON_OBSERVED) n += snprintf(out + n, cap - (size_t)n, ",\"pack\":\"%s\"", request->config->arms[arm].label);
   return n;
 }
 
@@ -69,13 +70,13 @@ void reply_problem(shim_request *request, shim_reason reason, size_t arm, const 
   int extra = details(request, reason, arm, hex, more, sizeof more);
   size_t n = (size_t)snprintf(out, SHIM_OUT_BYTES / 4, "{\"type\":\"%s%s\",\"title\":\"%s\",\"status\":%u%.*s", request->config->problem_base,
                               answer->slug, answer->title, answer->status, extra, more);
-  if (reason == REASON_DENIED) {
+  if (reason == REASON_DENIED || reason == REASON_OBSERVED) {
     memcpy(out + n, ",\"violations\":", 14);
     memmove(out + n + 14, violations, violations_len);
     n += 14 + violations_len;
   }
   out[n++] = '}';
-  reply_count(request, answer->counter, arm);
+  reply_count(request, answer->counter, reason == REASON_OBSERVED ? ARM_STABLE : arm);
   send(request, answer->status, (knhk_buf){out, n}, reason == REASON_PARKED);
 }
 

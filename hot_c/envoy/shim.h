@@ -251,6 +251,7 @@ typedef struct {
   bool resumed;          /* carries a decision id */
   bool admitted;         /* nothing else may let a body pass */
   bool answered_receipt; /* the receipt has a leaf: show it on the response */
+  bool tells_candidate;  /* the caller may know what the candidate says of an admitted request */
   uint8_t receipt[16], decision[16];
   knhk_buf problem; /* malloc'ed: the agent's problem document */
   char route[SHIM_ROUTE_MAX + 1];
@@ -263,7 +264,7 @@ typedef enum { FLOW_PASS, FLOW_HOLD, FLOW_ANSWERED } shim_flow;
 /* Collects attributes; returns the reason to refuse, or REASON_NONE. text has SHIM_TEXT_BYTES. */
 typedef enum {
   REASON_NONE, REASON_UNMATCHED, REASON_QUERY, REASON_UPGRADE, REASON_ENCODING, REASON_MEDIA, REASON_REPEATED, REASON_BODY,
-  REASON_TOO_LARGE, REASON_ATTRIBUTE, REASON_PEER, REASON_DECISION, REASON_NO_POLICY, REASON_DENIED, REASON_PARKED,
+  REASON_TOO_LARGE, REASON_ATTRIBUTE, REASON_PEER, REASON_DECISION, REASON_NO_POLICY, REASON_DENIED, REASON_OBSERVED, REASON_PARKED,
   REASON_RING_FULL, REASON_AGENT_SILENT, REASON_FAULT, REASON_COUNT
 } shim_reason;
 
@@ -271,6 +272,7 @@ shim_reason observe_attributes(const shim_request *request, shim_observation *se
 /* Checks the headers against the route's metadata and keeps what the end of the body needs. */
 shim_reason observe_headers(shim_request *request, bool eos);
 
+/* arm: whose verdict it is. REASON_OBSERVED: admitted, and this is what the arm that is not enforced says. */
 void reply_problem(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len);
 void reply_raw(shim_request *request, uint32_t status, knhk_buf body);
 void reply_count(const shim_request *request, int counter, size_t arm);

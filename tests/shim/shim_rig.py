@@ -232,8 +232,8 @@ def token(sub: str = "alice", key: Any = KEY, **claims: Any) -> str:
 class Rig:
     """One enforcement point. `with rig(folder) as r: r.configure(stable=pack); r.post(b"{}")`."""
 
-    def __init__(self, folder: Path, workers: int = 2) -> None:
-        self.folder, self.workers = folder, workers
+    def __init__(self, folder: Path, workers: int = 2, application: bool = True) -> None:
+        self.folder, self.workers, self.application = folder, workers, application
         self.port = free_port()
         for name in ("rings", "packs"):
             (folder / name).mkdir(mode=0o700)
@@ -249,7 +249,7 @@ class Rig:
         return {
             "name": "erp/orders",
             "listen": {"address": "127.0.0.1", "port": self.port},
-            "upstream": {"host": "127.0.0.1", "port": self.app.port},
+            **({"upstream": {"host": "127.0.0.1", "port": self.app.port}} if self.application else {}),
             "match": MATCHES,
             "attributes": {"jwt": {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": jwks()}, "claims": claims}},
             "local": {
@@ -397,9 +397,9 @@ def pack_id(path: Path) -> str:
 
 
 @contextmanager
-def rig(folder: Path, workers: int = 2) -> Iterator[Rig]:
-    """Everything of it ends with the block."""
-    made = Rig(folder, workers)
+def rig(folder: Path, workers: int = 2, application: bool = True) -> Iterator[Rig]:
+    """Everything of it ends with the block. `application`: one follows; else the point answers itself."""
+    made = Rig(folder, workers, application)
     try:
         yield made
     finally:

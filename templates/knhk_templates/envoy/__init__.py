@@ -53,14 +53,16 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
 
     `point` is the spec of the EnforcementPoint with its defaults (listen, upstream, match, attributes) and:
     `name` (NAMESPACE/NAME), `local`: {`ecds`: path of the discovery file, `agentSocket`, `adminSocket`: path or None}.
-    `upstream` may be {`socket`: path} instead of host and port. A match may have `query`: true, then the route
-    accepts a query, which no policy judges. Raises ValueError that names every fault, one a line.
+    `upstream` may be {`socket`: path} instead of host and port. Without it (a point that has `admission`) Envoy itself answers what is
+    admitted, with 200, and says what a candidate would deny of it. A match may have `query`: true, then the route accepts a query, which
+    no policy judges. Raises ValueError that names every fault, one a line.
     """
     faults = point_faults(point)
     if faults:
         raise ValueError("\n".join(faults))
     jwt = point.get("attributes", {}).get("jwt")
-    local = point["local"]
+    local, application = point["local"], point.get("upstream")
+    onward = _TO_APP if application else _ADMITTED
     return _render(
         "bootstrap.json.j2",
         name=point["name"],
@@ -73,11 +75,10 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
         max_connections=10_000,
         max_parked=256,
         mutations=_header_mutations(attribute_sources(point)),
-        routes=[*map(_route, point["match"]), {"name": "unmatched", "match": {"prefix": "/"}, "route": _TO_APP}],
+        routes=[*(_route(match, application) for match in point["match"]), {"name": "unmatched", "match": {"prefix": "/"}, **onward}],
         jwt_provider=None if jwt is None else _jwt_provider(jwt),
         filter_states=[_filter_state(name, value) for name, value in _sources(point)],
-        app_discovery=_discovery(point["upstream"]),
-        app_address=_address(point["upstream"]),
+        application=application and {"discovery": _discovery(application), "address": _address(application)},
     )
 
 
@@ -97,7 +98,7 @@ def _render(template: str, **values: Any) -> str:
 def point_faults(point: Mapping[str, Any]) -> list[str]:
     """Everything about `point` that Envoy or the shim would not take, as `path: value must …`."""
     faults: list[str] = []
-    faults += _upstream_faults(point["upstream"])
+    faults += _upstream_faults(point["upstream"]) if "upstream" in point else []
     for key in ("ecds", "agentSocket"):
         faults += _unless(str(point["local"][key]).startswith("/"), f"local.{key}", point["local"][key], "be an absolute path")
     for key, file in point["listen"].get("tls", {}).items():
@@ -147,10 +148,11 @@ def _is_ip(text: str) -> bool:
 
 # ---- routes ----------------------------------------------------------------------------------------
 
-_TO_APP: Final = {"cluster": "app", "timeout": "30s"}
+_TO_APP: Final = {"route": {"cluster": "app", "timeout": "30s"}}
+_ADMITTED: Final = {"direct_response": {"status": 200}}
 
 
-def _route(match: Mapping[str, Any]) -> dict[str, Any]:
+def _route(match: Mapping[str, Any], application: object) -> dict[str, Any]:
     """One route; its metadata is all that the shim knows of it (formats/agent.md)."""
     headers = [{"name": ":method", "string_match": {"exact": match["method"]}}]
     if "host" in match:
@@ -159,12 +161,14 @@ def _route(match: Mapping[str, Any]) -> dict[str, Any]:
     metadata = {"route": match["name"], "action": match["action"], "media": ",".join(match.get("mediaTypes", ("application/json",)))}
     if match.get("query"):
         metadata["query"] = "Allow"
+    if not application:
+        metadata["candidate"] = "Tell"
     segments = match["path"].split("/")[1:]
     metadata |= {f"capture.{segment[1:-1]}": str(number) for number, segment in enumerate(segments) if segment.startswith("{")}
     return {
         "name": match["name"],
         "match": {**_path_match(match["path"]), "headers": headers},
-        "route": _TO_APP,
+        **(_TO_APP if application else _ADMITTED),
         "metadata": {"filter_metadata": {"knhk": metadata}},
     }
 
