@@ -33,9 +33,8 @@ from knhk.model.faults import KnhkError
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 from control_plane import Cluster, shared
 from definitions import install
-from objects_world import DEPLOYMENTS, POLICY, SHOP, World, deployment, label, pack, review, world
+from objects_world import DEPLOYMENTS, POLICY, SHOP, WORKSHOP, World, deployment, pack, review, world
 
-FREE = "unjudged"
 DENIED_EVERY = 10
 WARM_S = 3.0
 PERCENTILES = (50.0, 99.0, 99.9)
@@ -105,7 +104,7 @@ def all_series(found: World, cluster: Cluster) -> dict[str, Series]:
     return {
         "direct": Series(f"{found.admission.url}/objects/{POLICY}/workloads", found.trusting(), (direct[0], 200), (direct[1], 200)),
         "through_the_api_server": through(SHOP, 403),
-        "api_server_alone": through(FREE, 201),
+        "api_server_alone": through(WORKSHOP, 201),
     }
 
 
@@ -147,9 +146,7 @@ def main(argv: list[str]) -> int:
         (Path(folder) / "world").mkdir()
         try:
             with world(client, cluster, Path(folder) / "world") as found:
-                label(client, FREE, {})
-                found.put_pack(pack())
-                found.until(lambda: found.pack_is(phase="Rolling") and found.point_reason() == "Running")
+                found.shadow(pack())
                 found.promote("1.0.0")
                 seen = asyncio.run(rounds(all_series(found, cluster), args.rate, args.seconds, args.rounds))
         except (KnhkError, AssertionError) as error:

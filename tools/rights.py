@@ -73,6 +73,7 @@ ACCOUNTS: Mapping[str, Rights] = {
         *everywhere(("namespaces", "customresourcedefinitions.apiextensions.k8s.io", "pods"), READ),
         *everywhere(("tokenreviews.authentication.k8s.io",), ("create",)),
         *everywhere(CHILDREN, (*READ, "create", "patch", "delete")),
+        *everywhere(("validatingwebhookconfigurations.admissionregistration.k8s.io",), ("get", "list", "create", "patch", "delete")),
         *here(("leases.coordination.k8s.io",), (*READ, "create", "update", "patch")),
         *here(("endpointslices.discovery.k8s.io=knhk-exchange",), ("patch",)),
         *here(("configmaps",), ("update",)),

@@ -18,6 +18,7 @@ from knhk.admission.server import application
 from knhk.api.review import Review, allowed, denied, read_review
 from knhk.model.faults import Fault, Refused, Waiting
 
+JSON = {"content-type": "application/json"}
 FAULTS = (Fault("spec.version", '1 "x"', "must be a semantic version"), Fault("spec.sources", "nothing", "must be given"))
 
 
@@ -70,7 +71,7 @@ async def _post(judge: Any, bodies: list[bytes]) -> tuple[list[tuple[int, str]],
     async with TestClient(TestServer(app)) as client:
         answers = []
         for body in bodies:
-            async with client.post("/validate", data=body) as response:
+            async with client.post("/validate", data=body, headers=JSON) as response:
                 answers.append((response.status, await response.text()))
         cold = (await client.get("/readyz")).status
         state["why"] = ""

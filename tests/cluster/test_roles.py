@@ -38,6 +38,9 @@ def applied(client: KubeClient, cluster: Cluster, servers: dict[str, Path]) -> K
     kubectl(cluster, servers, "delete", "-f", str(BASE / "admission" / "webhooks.yaml"))  # nobody answers here
     with contextlib.suppress(AlreadyExists):
         client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "erp"}})
+    for secret in SECRETS:  # of servers that ran before: what may be read must not be there
+        with contextlib.suppress(NotFound):
+            client.call("DELETE", f"/api/v1/namespaces/{OWN}/secrets/{secret}")
     for role in PEOPLE:
         bound = f"--role=knhk-{role}" if role == "sre-control-plane" else f"--clusterrole=knhk-{role}"
         where = OWN if role == "sre-control-plane" else "erp"

@@ -54,10 +54,17 @@ class _Known:
 
 
 class KubePlacement:
-    """`knhk.ports.placement.Placement`. `documents`: what Envoy starts with, and what hands the trust to the pods. One thread."""
+    """`knhk.ports.placement.Placement`. `documents`: what Envoy starts with, and what hands the trust to the pods; `own_namespace`: of our
+    processes, of which admission alone may ask points that judge objects. One thread."""
 
-    def __init__(self, documents: Placement, client: KubeClient, around: Surroundings, clock: Clock) -> None:
+    def __init__(
+        self, documents: Placement, client: KubeClient, around: Surroundings, clock: Clock, own_namespace: str = "knhk-system"
+    ) -> None:
         self._documents, self._client, self._around, self._clock = documents, client, around, clock
+        self._admission = {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": own_namespace}},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "knhk-admission"}},
+        }
         self._known: dict[str, _Known] = {}
         self._listed = False
 
@@ -119,6 +126,7 @@ class KubePlacement:
             labels={**LABELS, POINT: name, "app.kubernetes.io/name": child_name(name), COMPONENT: GATEWAY if gateway else "sidecar"},
             owners=[self._owner(namespace, name)],
             port=spec["listen"]["port"],
+            callers=[self._admission] if "admission" in spec else [],
             gateway=guard if gateway else None,
             pods=pods,
             pod_labels={**LABELS, **pods, "app.kubernetes.io/name": child_name(name)},
@@ -222,4 +230,10 @@ def _not_ready(status: Mapping[str, Any] | None) -> str:
 
 
 def _plain(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mode": spec["mode"], "port": spec["listen"]["port"], "gateway": spec.get("gateway"), "selector": spec.get("selector")}
+    return {
+        "admission": "admission" in spec,
+        "mode": spec["mode"],
+        "port": spec["listen"]["port"],
+        "gateway": spec.get("gateway"),
+        "selector": spec.get("selector"),
+    }

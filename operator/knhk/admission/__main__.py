@@ -15,7 +15,8 @@ from aiohttp import web
 from knhk.adapters.certificate_files import CertificateFiles
 from knhk.admission.judges import Kinds, Pods
 from knhk.admission.metrics import Metrics
-from knhk.admission.server import application
+from knhk.admission.objects import Objects
+from knhk.admission.server import Judge, application
 from knhk.model.faults import KnhkError
 from knhk.wiring.admission import Options, Parts, serve
 from knhk_templates.kubernetes.guard import Surroundings
@@ -61,8 +62,14 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _application(around: Surroundings, parts: Parts) -> web.Application:
-    kinds, pods = Kinds(parts.lowering), Pods(parts.points, around)
-    judges = {"/parse": kinds.parsed, "/validate": kinds.lowered, "/mutate-pods": pods.injected, "/validate-pods": pods.validated}
+    kinds, pods, objects = Kinds(parts.lowering), Pods(parts.points, around), Objects(parts.point)
+    judges: dict[str, Judge] = {
+        "/parse": kinds.parsed,
+        "/validate": kinds.lowered,
+        "/mutate-pods": pods.injected,
+        "/validate-pods": pods.validated,
+        "/objects/{namespace}/{point}": objects.judged,
+    }
     return application(judges, parts.unready, Metrics())
 
 

@@ -6,23 +6,25 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from aiohttp import web
 
 from knhk.admission.metrics import Metrics
-from knhk.api.review import Review, read_review
+from knhk.api.review import read_review
 from knhk.model.faults import KnhkError, Refused
 
 MAX_BODY_BYTES = 8 << 20  # twice the largest object that an API server stores: the old one comes along
+LARGE_BYTES = 1 << 20  # larger ones are read from JSON one at a time: as objects of Python they are twenty times as large
 ANSWERS_WITHIN_S = 4.5  # below the time-out of the webhook configurations, so that the answer is ours
 
-Judge = Callable[[Review], Awaitable[Mapping[str, Any]]]
+Judge = Callable[..., Awaitable[Mapping[str, Any]]]  # of a Review, and the names in the path that the judge is for
 _log = logging.getLogger("knhk.admission")
 
 
 def application(judges: Mapping[str, Judge], ready: Callable[[], str], metrics: Metrics) -> web.Application:
-    """`judges`: path → judge; `ready`: why no requests should come, or nothing."""
+    """`judges`: path, with {names} in it → judge; `ready`: why no requests should come, or nothing."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -34,16 +36,16 @@ def application(judges: Mapping[str, Judge], ready: Callable[[], str], metrics: 
     async def told(_: web.Request) -> web.Response:
         return web.Response(text=metrics.text(), content_type="text/plain")
 
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app, large = web.Application(client_max_size=MAX_BODY_BYTES), asyncio.Semaphore(1)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", told)
     for path, judge in judges.items():
-        app.router.add_post(path, _answering(path, judge, metrics))
+        app.router.add_post(path, _answering(path, judge, metrics, large))
     return app
 
 
-def _answering(path: str, judge: Judge, metrics: Metrics) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _answering(path: str, judge: Judge, metrics: Metrics, large: asyncio.Semaphore) -> Callable[[web.Request], Awaitable[web.Response]]:
     webhook = path.strip("/").partition("/")[0]
 
     async def answer(request: web.Request) -> web.Response:
@@ -52,7 +54,7 @@ def _answering(path: str, judge: Judge, metrics: Metrics) -> Callable[[web.Reque
         metrics.in_flight[webhook] += 1
         code, verdict, text = 500, "malformed", ""
         try:
-            code, verdict, text = await _judged(judge, request)
+            code, verdict, text = await _judged(judge, request, large)
         finally:
             metrics.in_flight[webhook] -= 1
             metrics.took(webhook, code, loop.time() - start_s, verdict)
@@ -61,17 +63,19 @@ def _answering(path: str, judge: Judge, metrics: Metrics) -> Callable[[web.Reque
     return answer
 
 
-async def _judged(judge: Judge, request: web.Request) -> tuple[int, str, str]:
+async def _judged(judge: Judge, request: web.Request, large: asyncio.Semaphore) -> tuple[int, str, str]:
     """HTTP status, verdict, body. Whatever is no answer is an error of HTTP, for which the webhook's failurePolicy decides."""
-    try:
-        review = read_review(await request.read())
-    except Refused as refused:
-        return 400, "malformed", f"{refused}\n"
+    if request.content_type != "application/json":
+        return 415, "malformed", "content-type must be application/json\n"
     try:
         async with asyncio.timeout(ANSWERS_WITHIN_S):
-            document = await judge(review)
+            body = await request.read()  # of a caller who sends slowly, too
+            async with large if len(body) > LARGE_BYTES else nullcontext():
+                document = await judge(read_review(body), **request.match_info)
+    except Refused as refused:
+        return 400, "malformed", f"{refused}\n"
     except (KnhkError, TimeoutError) as error:
-        _log.warning("%s %s/%s: %s", review.kind, review.namespace, review.name, error)
+        _log.warning("%s: %s: %s", request.path, type(error).__name__, error)
         return 503, "failed", f"{type(error).__name__}: {error}\n"
     response = document["response"]
     return 200, _verdict(response), json.dumps(document)

@@ -18,7 +18,8 @@ _SPELLED = ("name", "namespace", "labels", "annotations", "resourceVersion")  # 
 
 @dataclass(frozen=True)
 class Review:
-    """One question. `document` is the object as it would be stored, `before` as it is; each empty when there is none."""
+    """One question. `document` is the object as it would be stored, `before` as it is; each empty when there is none. `resource`: its
+    plural name; `body`: the question as it came."""
 
     uid: str
     group: str
@@ -29,6 +30,8 @@ class Review:
     document: Mapping[str, Any]
     before: Mapping[str, Any]
     user: str = ""
+    resource: str = ""
+    body: bytes = b""
 
     def spelled(self) -> dict[str, Any]:
         """The object without what only a server sets, and with the name that it will have, or a stand-in while that is generated."""
@@ -57,9 +60,16 @@ def read_review(body: bytes) -> Review:
             request.get("object") or {},
             request.get("oldObject") or {},
             str((request.get("userInfo") or {}).get("username") or ""),
+            str((request.get("resource") or {}).get("resource") or ""),
+            body,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Refused([Fault("body", f"{type(error).__name__}: {error}"[:200], f"must be an AdmissionReview of {API_VERSION}")]) from error
+
+
+def audited(answer: dict[str, Any], annotations: Mapping[str, str]) -> dict[str, Any]:
+    """The answer, with what the API server's audit log is to say of it."""
+    return {**answer, "response": {**answer["response"], "auditAnnotations": dict(annotations)}}
 
 
 def allowed(review: Review, warnings: Sequence[str] = (), patch: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

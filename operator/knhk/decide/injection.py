@@ -69,7 +69,7 @@ def _selects(point: Resource, labels: Mapping[str, str]) -> bool:
 def point_faults(point: Resource) -> tuple[Fault, ...]:
     """Why a point of mode Sidecar or Gateway cannot run in a pod; empty when it can."""
     spec, faults = point.spec, []
-    upstream, listen = spec["upstream"], spec["listen"]
+    upstream, listen = spec.get("upstream", {}), spec["listen"]
     if not listen["port"]:
         faults.append(Fault("spec.listen.port", "0", "must be the port that clients know: pods have no free one"))
     elif listen["port"] < 1024:

@@ -13,7 +13,7 @@ from knhk.model.faults import KnhkError
 from knhk.wiring.cluster import Elsewhere, Options, serve
 from knhk.wiring.daemon import run_in_front
 from knhk.wiring.home import find_home
-from knhk.wiring.pods import PodOptions
+from knhk.wiring.pods import ADMISSION, PodOptions
 from knhk_templates.kubernetes.guard import Surroundings
 
 
@@ -49,11 +49,13 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(
             f"--guard-{name}", default=default, metavar="URL", help="what guards are told; the same as admission tells them"
         )
+    parser.add_argument(
+        "--admission", default=ADMISSION, metavar="URL", help="where an API server asks about objects; default: %(default)s"
+    )
     args = parser.parse_args(argv)
     around = Surroundings(args.guard_image, args.guard_exchange, args.guard_registry, args.guard_log)
-    pod_options = PodOptions(
-        args.exchange, args.exchange_address, args.log, args.namespace, around if args.guard_image else None, args.registry_ca
-    )
+    guard = around if args.guard_image else None
+    pod_options = PodOptions(args.exchange, args.exchange_address, args.log, args.namespace, guard, args.registry_ca, args.admission)
     elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)
     try:
         options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere, args.forges)

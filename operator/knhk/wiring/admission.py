@@ -22,6 +22,7 @@ from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_documents import collection, resource_of
 from knhk.adapters.kube_webhooks import refresh
 from knhk.adapters.lowering_process import BoundedLowering
+from knhk.adapters.point_client import PointClient, address_of
 from knhk.model.faults import Waiting
 from knhk.model.resource import Resource
 from knhk.wiring.renewing import keep_looking
@@ -76,10 +77,12 @@ class Renewal:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the judges need: lowering, the points of a namespace (blocking), and why requests should not come (nothing: they should)."""
+    """What the judges need: lowering, the points of a namespace (blocking), the way to a point that judges objects, and why requests
+    should not come (nothing: they should)."""
 
     lowering: BoundedLowering
     points: Callable[[str], Sequence[Resource]]
+    point: PointClient
     unready: Callable[[], str]
 
 
@@ -101,10 +104,10 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     api = KubeClient(api_client(options.kubeconfig))
     renewal = Renewal(options.files, api)
     await asyncio.to_thread(_first, renewal)
-    lowerers = lowering()
-    async with _kept(lowerers, renewal):
+    lowerers, point = lowering(), PointClient(partial(address_of, api))
+    async with _kept(lowerers, renewal), contextlib.aclosing(point):
         unready = partial(_unready, halt, lowerers)
-        runner = web.AppRunner(build(Parts(lowerers, partial(points_of, api), unready)), access_log=None)
+        runner = web.AppRunner(build(Parts(lowerers, partial(points_of, api), point, unready)), access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, options.address, options.port, ssl_context=renewal.context, shutdown_timeout=GONE_AFTER_S)

@@ -18,16 +18,19 @@ from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.placement_kube import KubePlacement
+from knhk.adapters.placement_objects import ObjectPlacement
 from knhk.adapters.placement_pods import PodPlacement
 from knhk.adapters.serving_certificates import CLIENT_LIFE, ServingCertificates
 from knhk.adapters.shelf_kube import KubeShelf
 from knhk.model.faults import Stalled
 from knhk.ports.clock import Clock
+from knhk.ports.placement import Placement
 from knhk.reconcilers.context import Ports
 from knhk_runtime.http1 import Https
 from knhk_templates.kubernetes.guard import Surroundings
 
 SERVICE, LOG_SERVICE, ADMISSION_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-admission", "knhk-operator"
+ADMISSION = f"https://{ADMISSION_SERVICE}.knhk-system.svc"
 Adapt = Callable[[Ports], Ports]
 
 
@@ -37,7 +40,7 @@ class PodOptions:
     exchange is to lead while this process leads; "": that is somebody else's affair. `log`: https://HOST:PORT of the sequencer; "": a
     child of this process. `namespace`: that of our components, their Secrets and ConfigMaps. `guard`: what the pods of points are made of;
     None: somebody else makes them. `registry_ca`: authorities of the registry beside the system's, which guards are told too; None, or
-    not there: none."""
+    not there: none. `admission`: where an API server asks about objects that points judge."""
 
     exchange: str = ""
     exchange_address: str = ""
@@ -45,6 +48,7 @@ class PodOptions:
     namespace: str = "knhk-system"
     guard: Surroundings | None = None
     registry_ca: Path | None = None
+    admission: str = ADMISSION
 
 
 @contextmanager
@@ -53,11 +57,15 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
     home's. Raises Stalled for options that are none, and as ServingCertificates."""
     certificates = ServingCertificates(client, options.namespace, clock)
     context = ClientContext(certificates, COMPONENT, clock)
+
+    def judging(placement: Placement) -> Placement:
+        return ObjectPlacement(placement, client, options.admission, options.namespace, lambda: certificates.authority().bundle, clock)
+
     log = SequencerLog(Https.of(options.log, context)) if options.log else None
     if log is not None:
         certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
     if not options.exchange:
-        yield lambda ports: replace(ports, log=log or ports.log)
+        yield lambda ports: replace(ports, placement=judging(ports.placement), log=log or ports.log)
         return
     host, port = _address(options.exchange)
     authenticator = KubeAuthenticator(client, clock)
@@ -68,7 +76,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
         certificates.publish_trust(root_pub(), namespace, of_registry.read_bytes() if of_registry and of_registry.exists() else b"")
 
     documents = PodPlacement(trust, clock)
-    placement = documents if options.guard is None else KubePlacement(documents, client, options.guard, clock)
+    placement = documents if options.guard is None else KubePlacement(documents, client, options.guard, clock, options.namespace)
 
     def issue(request: bytes, uri: str) -> bytes:
         now = datetime.fromtimestamp(clock.now_ns() / 1e9, UTC)
@@ -76,7 +84,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
 
     def shown() -> Pair:
         """Asked for every hour, so what log and admission show is renewed here too: they mount it, and cannot read who signed it."""
-        certificates.leaf(ADMISSION_SERVICE)
+        certificates.leaf(ADMISSION_SERVICE, _addresses(Https.of(options.admission, context).host))
         if options.log:
             certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
         return certificates.leaf(SERVICE, _addresses(host))
@@ -86,7 +94,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
         serving(Exchange(fleet, authenticator, issue, clock), host, port, shown),
         leading_to(endpoints, address) if address else nullcontext(),
     ):
-        yield lambda ports: replace(ports, fleet=fleet, placement=placement, log=log or ports.log)
+        yield lambda ports: replace(ports, fleet=fleet, placement=judging(placement), log=log or ports.log)
 
 
 def _address(text: str) -> tuple[str, int]:

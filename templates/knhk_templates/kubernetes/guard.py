@@ -34,7 +34,7 @@ class Guard:
 def guard_of(point: str, spec: Mapping[str, Any], around: Surroundings, *, native: bool) -> Guard:
     """The guard of the point with this name and spec. `native`: for a pod that has an application beside it. The port at which the
     application must listen on loopback is held on the pod's own address, so that it cannot listen on all of them."""
-    port, own = int(spec["listen"]["port"]), int(spec["upstream"].get("port", 0))
+    port, own = int(spec["listen"]["port"]), int(spec.get("upstream", {}).get("port", 0))
     (found,) = render(
         "guard",
         point=point,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, choice, name, suspend
+from knhk.api.kinds.kubernetes_objects import ADMISSION
 from knhk.api.rules import exactly_one, matches, one_of, refused
 from knhk.api.shape import Bool, Int, Kind, List, Map, Obj, Rule, Str
 
@@ -231,6 +232,7 @@ SPEC = Obj(
                 ),
             ),
         ),
+        "admission": ADMISSION,
         "match": List("Routes in order; the first that fits counts.", _MATCH, max=64, min=1, key="name"),
         "unmatched": Str(
             "What happens to requests that no route fits. Default: Deny, and nothing else yet.",
@@ -306,7 +308,23 @@ SPEC = Obj(
         ),
         "suspend": suspend("Leave its instances as they run; rollouts and rollbacks of packs still reach them."),
     },
-    required=("mode", "upstream", "match"),
+    required=("mode", "match"),
+    rules=(
+        exactly_one("upstream", "admission", "must have either upstream, or admission when objects of Kubernetes are judged"),
+        Rule(
+            "!has(self.admission) || self.mode == 'Gateway'",
+            "must be Gateway for a point that has admission",
+            lambda v: "admission" not in v or v["mode"] == "Gateway",
+            ("mode", "admission"),
+            at="mode",
+        ),
+        Rule(
+            "!has(self.admission) || !has(self.listen.tls) && !has(self.attributes.jwt)",
+            "must have neither listen.tls nor attributes.jwt beside admission: who asks is our own admission process",
+            lambda v: "admission" not in v or ("tls" not in v["listen"] and "jwt" not in v["attributes"]),
+            ("admission", "listen", "attributes"),
+        ),
+    ),
 )
 
 
