@@ -81,6 +81,22 @@ def test_a_controller_approves_nothing_not_even_in_its_own_name(kubectl: Run, na
         assert (refused.returncode, "must be created by a person" in refused.stderr) == (1, True), refused.stderr
 
 
+MARKS = {
+    "a Kustomization of Flux": "  labels: {kustomize.toolkit.fluxcd.io/name: policies}\n",
+    "a HelmRelease of Flux": "  labels: {helm.toolkit.fluxcd.io/name: policies}\n",
+    "Argo CD by label": "  labels: {argocd.argoproj.io/instance: policies}\n",
+    "Argo CD by annotation": "  annotations: {argocd.argoproj.io/tracking-id: 'policies:knhk.dev/Approval:erp/a'}\n",
+}
+
+
+@pytest.mark.parametrize("what", MARKS)
+def test_a_controller_that_acts_as_a_person_approves_nothing_either(kubectl: Run, what: str) -> None:
+    """To another cluster, Flux and Argo CD may come with any user's credentials."""
+    marked = EXAMPLE.replace("metadata:\n", f"metadata:\n{MARKS[what]}")
+    refused = kubectl("create", f"--as={ADA}", "-f", "-", text=marked)
+    assert (refused.returncode, "it carries the mark of Flux or Argo CD" in refused.stderr) == (1, True), refused.stderr
+
+
 def test_an_approval_never_changes(kubectl: Run) -> None:
     assert kubectl("create", f"--as={ADA}", "-f", "-", text=EXAMPLE).returncode == 0
     changed = kubectl("replace", f"--as={ADA}", "-f", "-", text=EXAMPLE.replace("no new denial", "2 new denials"))
