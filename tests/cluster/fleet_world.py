@@ -85,7 +85,7 @@ def operate(folder: Path, options: Options) -> None:
     try:
         with led(options, watched, stop) as found:
             if found is not None:
-                _, store, adapt = found
+                _, store, adapt, _ = found
                 _turn(folder, stop, store, adapt)
     except (KnhkError, OSError) as error:
         logging.error("%s", error)

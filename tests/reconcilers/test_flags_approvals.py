@@ -10,7 +10,9 @@ from fakes import NS
 from rollout_world import PACK, POINT, World, pack, payload, point
 
 from knhk.model.canonical import sha256_hex
+from knhk.model.faults import Waiting
 from knhk.model.resource import Key, Resource
+from knhk.reconcilers.context import statement_of
 
 FLAG = """apiVersion: knhk.dev/v1alpha1
 kind: FeatureFlag
@@ -226,6 +228,86 @@ def test_an_approval_waits_for_its_revision(live: World) -> None:
     (one,) = live.store.list("Approval").resources
     assert live.ready(one.key)["reason"] == "Waiting"
     assert "Approved" not in live.kinds()
+
+
+def both(text: str) -> str:
+    return text.replace("targets: [{point: p1}]", "targets: [{point: p1}, {point: p2}]")
+
+
+def stables(world: World, name: str) -> list[str]:
+    """Versions that stood in the stable place of a point's documents, in order."""
+    documents = [payload(envelope) for where, envelope in world.fleet.handed if where == name]
+    return [d["stable"]["version"] for d in documents if d["stable"]]
+
+
+def test_a_point_that_is_added_to_a_live_pack_waits_for_the_approvals_of_its_stage(live: World) -> None:
+    live.apply(point("p2"), both(approvals(pack("1.0.0"), "{stage: production}")))
+    live.until(lambda: live.ready()["reason"] == "Unapproved")
+    assert "stage production must be approved by 1; approved by: none" in live.ready()["message"]
+    live.run(20)
+    assert stables(live, "erp/p2") == []
+    assert live.document()["stable"]["version"] == "1.0.0", "where it is live it stays"
+    approve(live, "local:kim")
+    live.until_phase("Live")
+    live.until(lambda: stables(live, "erp/p2") == ["1.0.0"])
+    assert live.get().status["live"]["approvedBy"] == ["local:kim"]
+    document = live.document("erp/p2")
+    assert live.kinds().index("Approved") < document["epoch"]
+
+
+def test_a_point_that_is_added_to_a_live_pack_and_that_nobody_approves_in_time_goes_without(live: World) -> None:
+    live.apply(point("p2"), both(approvals(pack("1.0.0"), "{stage: production, deadlineSeconds: 60}")))
+    live.until(lambda: live.ready()["reason"] == "Unapproved")
+    live.clock.ns += 700 * NS
+    live.until_phase("Aborted")
+    live.run(8)
+    handed = len(live.fleet.handed)
+    live.run(20)
+    assert len(live.fleet.handed) == handed
+    assert stables(live, "erp/p2") == []
+    assert live.document()["stable"]["version"] == "1.0.0"
+
+
+def test_a_point_that_is_added_to_a_live_pack_waits_for_its_flags(live: World) -> None:
+    live.apply(flag("off", 'targeting: [{var: point, values: [p1], variant: "on"}]'), point("p2"), both(pack("1.0.0")))
+    live.until(lambda: live.ready()["reason"] == "Held")
+    assert live.ready()["message"] == "FeatureFlag canary is off at erp/p2"
+    live.run(20)
+    assert stables(live, "erp/p2") == []
+    live.apply(flag("on"))
+    live.until_phase("Live")
+    live.until(lambda: stables(live, "erp/p2") == ["1.0.0"])
+
+
+def test_targets_that_become_fewer_ask_nobody(live: World) -> None:
+    live.apply(point("p2"), both(pack("1.0.0")))
+    live.until(lambda: stables(live, "erp/p2") == ["1.0.0"])
+    live.apply(flag("off"), approvals(pack("1.0.0"), "{stage: production}"))
+    live.until_phase("Live")
+    live.until(lambda: live.document("erp/p2")["stable"] is None)
+    assert live.get().status["live"]["points"] == ["p1"]
+
+
+def test_the_log_has_the_approvals_before_the_step_that_they_allow(live: World) -> None:
+    """The approval is written, and the log is away before it got its event."""
+    live.apply(approvals(pack("1.1.0", constraint="sh:minCount 2"), "{stage: production}"))
+    live.until(lambda: live.ready()["reason"] == "Unapproved")
+    real = live.log.append_event
+
+    def without_approvals(bundle: bytes) -> int:
+        if statement_of(bundle.decode())["predicate"]["kind"] == "Approved":
+            raise Waiting("LogUnreachable", "the sequencer does not answer", 0.5)
+        return real(bundle)
+
+    live.log.append_event = without_approvals  # type: ignore[method-assign]
+    approve(live, "local:kim")
+    live.run(20)
+    assert set(weights(live, "1.1.0")) == {0}
+    live.log.append_event = real  # type: ignore[method-assign]
+    live.until_phase("Live", "1.1.0")
+    told = [s["predicate"] for s in live.log.statements()]
+    enforced = next(i for i, one in enumerate(told) if one.get("arm") == "Canary" and one["pack"]["version"] == "1.1.0")
+    assert live.kinds().index("Approved") < enforced
 
 
 # -- drift, requests --

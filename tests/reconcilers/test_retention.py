@@ -8,9 +8,11 @@ import pytest
 from fakes import NS
 from rollout_world import PACK, World, pack, point
 
+from knhk.model.faults import Deposed, Waiting
 from knhk.packaging.image import PACK_NAME
 from knhk.reconcilers.retention import SWEEP_EVERY_S
-from knhk.reconcilers.workshop import GRACE_S
+from knhk.reconcilers.workshop import GRACE_S, Retirement
+from knhk.wiring.leading import ACTS, fence
 
 
 def live(world: World, *versions: str) -> None:
@@ -53,6 +55,55 @@ def test_a_revision_that_left_the_history_leaves_the_registry_after_a_while() ->
     days(world)
     assert images(world) == {"1.1.0", "1.2.0"}
     assert world.registry.resolve("erp/orders:1.0.0") is None
+
+
+def test_a_version_that_is_applied_again_while_images_are_taken_away_keeps_its_image() -> None:
+    """The sweep was told what is needed before anybody wanted it again."""
+    world = World()
+    world.apply(point())
+    live(world, "1.0.0", "1.1.0", "1.2.0")
+    world.store.update_status(replace(world.get(), status={**world.get().status, "history": []}))
+    world.clock.ns += int(SWEEP_EVERY_S + 1) * NS
+    world.run(2)
+    world.clock.ns += int(GRACE_S + 1) * NS
+    world.executor.hold = True  # the sweep waits for its turn
+    world.run(2)
+    (sweep,) = world.executor.kept
+    world.apply(pack("1.0.0"))
+    world.until(lambda: len(world.executor.kept) == 2)
+    world.executor.kept.reverse()  # the build finds the image in the registry, and then it goes
+    world.executor.release()
+    assert sweep[0].done()
+    world.executor.hold = False
+    world.until_phase("Rolling", "1.0.0")
+    assert world.document()["candidate"]["digest"] in world.registry.blobs
+    assert "1.0.0" in images(world)
+
+
+def test_a_sweep_ends_when_nobody_waits_for_it_any_longer() -> None:
+    world = World()
+    world.apply(point())
+    live(world, "1.0.0", "1.1.0")
+    retirement = Retirement(world.registry, world.clock, 0.0)
+    with pytest.raises(Waiting):
+        retirement.sweep({"erp/orders": ()}, lambda: False)
+    assert images(world) == {"1.0.0", "1.1.0"}
+    retirement.sweep({"erp/orders": ()})
+    assert images(world) == set()
+
+
+def test_a_sweep_of_a_process_that_leads_no_longer_takes_nothing_away() -> None:
+    world = World()
+    world.apply(point())
+    live(world, "1.0.0", "1.1.0")
+
+    def check() -> None:
+        raise Deposed("another leads")
+
+    retirement = Retirement(fence(world.registry, ACTS["registry"], check), world.clock, 0.0)
+    with pytest.raises(Deposed):
+        retirement.sweep({"erp/orders": ()})
+    assert images(world) == {"1.0.0", "1.1.0"}
 
 
 def test_images_of_other_packs_and_of_deleted_ones_stay() -> None:

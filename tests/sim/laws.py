@@ -5,23 +5,43 @@ from __future__ import annotations
 import base64
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 from house import Handed, House
+from people import TOO_LATE
 from simulated_pods import Pods, payload
 
 from knhk.model.canonical import sha256_hex
 from knhk.model.phases import WORKING, Phase
 from knhk.model.resource import Key, Resource
+from knhk.reconcilers.context import from_rfc3339_ns
 
+SOON_NS = 3_600_000_000_000
 ROLLING, HELD, ENDED = "rolling", "held", "ended"
 _ROLLOUT = ("RolloutStarted", "StepAdvanced", "Promoted", "RolledBack", "Resumed")
 
 
 class Broken(AssertionError):
-    """A law does not hold."""
+    """A law does not hold; `law` is the name of its method."""
+
+    law = ""
+
+
+def law(check: Callable[..., None]) -> Callable[..., None]:
+    """A method that is one law: what it finds bears its name."""
+
+    @wraps(check)
+    def held(*args: Any) -> None:
+        try:
+            check(*args)
+        except Broken as broken:
+            broken.law = broken.law or check.__name__.removeprefix("_")
+            raise
+
+    return held
 
 
 @dataclass
@@ -54,6 +74,7 @@ class Laws:
 
     house: House
     pods: Pods
+    acted: list[str] = field(default_factory=list)  # what those began to do who lead no longer
     superseded: set[Phase] = field(default_factory=set)  # phases of revisions whose place a newer one took
     _phases: dict[str, tuple[str, str]] = field(default_factory=dict)
     _entries: int = 0
@@ -64,6 +85,8 @@ class Laws:
     _denied: set[tuple[str, str]] = field(default_factory=set)
     _aborted: set[tuple[str, str, int]] = field(default_factory=set)
     _newest: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _words: dict[tuple[str, str], list[tuple[int, str]]] = field(default_factory=dict)  # index and name of approvals, by pack and digest
+    _stood: dict[str, tuple[str, str]] = field(default_factory=dict)  # digests of stable and candidate in the last document of a point
 
     def check(self) -> None:
         """After every step of anything."""
@@ -78,23 +101,39 @@ class Laws:
                 self._one_pack_at_a_point(resource)
                 self._note_phase(resource)
         self.house.store.fresh.clear()
+        self._agents()
+        self._leads()
+
+    @law
+    def _leads(self) -> None:
+        """Who leads no longer begins nothing."""
+        _demand(not self.acted, "; ".join(self.acted[:3]))
+
+    @law
+    def _agents(self) -> None:
+        """No agent gets two documents of one epoch, or one that names what the registry lacks."""
         for pod in self.pods.everyone():
             _demand(not pod.alarms, "; ".join(pod.alarms))
 
     # ---- the log ---------------------------------------------------------------------------------
 
+    @law
     def _entry(self, index: int, entry: bytes) -> None:
         """The log holds only events whose status write committed: a move that was not made leaves no event."""
         _demand(entry in self.house.store.committed, f"entry {index} of the log belongs to no status that was ever written")
         statement = _statement(entry)
         said = statement["predicate"]
-        if "pack" not in said or said["kind"] == "Approved":
+        if "pack" not in said:
             return
         name, digest = f"{said['pack']['namespace']}/{said['pack']['name']}", said["pack"]["digest"]
+        if said["kind"] == "Approved":
+            self._words.setdefault((name, digest), []).append((index, said["actor"]))
+            return
         for uid in sorted(self.house.store.committed[entry]):
             where = f"{name} {uid}, entry {index}: {said['kind']} of {said['pack']['version']}"
             self._move(where, name, uid, digest, said)
-            self._approved(where, uid, digest, said)
+            self._asked_for(where, uid, said)
+            self._approved(where, name, uid, digest, said)
         told = Told(index, said["kind"], said.get("arm", ""), said.get("weight", 0), said["evidence"].get("wave"))
         self._told.setdefault((name, digest), []).append(told)
         if said["kind"] == "Promoted":
@@ -102,6 +141,7 @@ class Laws:
         if said["kind"] == "RolledBack":
             self._denied.add((name, digest))
 
+    @law
     def _move(self, where: str, name: str, uid: str, digest: str, said: Mapping[str, Any]) -> None:
         """Every event follows from the one before it: nothing begins unsigned, no step is skipped, nothing happens or ends twice."""
         course = self._courses.setdefault(uid, Course())
@@ -134,11 +174,13 @@ class Laws:
         course.state, course.digest, course.generation = state, digest, said["evidence"]["generation"]
         course.arm, course.step, course.weight = said.get("arm", ""), said.get("step") or 0, said.get("weight") or 0
 
+    @law
     def _not_denied(self, where: str, name: str, uid: str, digest: str, generation: int) -> None:
         """A digest that was rolled back never begins again under that name, and one that was aborted not in the same generation."""
         _demand((name, digest) not in self._denied, f"{where}: it was rolled back before")
         _demand((uid, digest, generation) not in self._aborted, f"{where}: it was aborted in generation {generation}")
 
+    @law
     def _next(self, where: str, uid: str, course: Course, said: Mapping[str, Any]) -> None:
         """Steps come one after the other, and promotion after the last one; edited steps enforce no more than the next one does."""
         steps = [row["weight"] for row in self._steps(uid, said["evidence"]["generation"])]
@@ -152,8 +194,10 @@ class Laws:
         found = None if said["kind"] == "Promoted" else said["weight"]
         _demand(found in edited, f"{where}: after {course.arm} {course.weight} % came {found} %, must be one of {edited} (None: promotion)")
 
-    def _approved(self, where: str, uid: str, digest: str, said: Mapping[str, Any]) -> None:
-        """Nothing of a stage is enforced before as many people as it asks for have approved these very bytes, each by its own event."""
+    @law
+    def _approved(self, where: str, name: str, uid: str, digest: str, said: Mapping[str, Any]) -> None:
+        """Nothing of a stage is enforced before as many people as it asks for have approved these very bytes, each by its own event that
+        the log had first."""
         if said["kind"] != "Promoted" and (said["kind"], said.get("arm")) != ("StepAdvanced", "Canary"):
             return
         asked = self.house.store.specs[uid, said["evidence"]["generation"]]["rollout"].get("approvals") or ()
@@ -161,9 +205,15 @@ class Laws:
             return
         named = said["evidence"].get("approvedBy", ())
         _demand(len(set(named)) >= asked[0]["count"], f"{where}: approved by {named}, must be {asked[0]['count']}")
-        told = [_statement(bundle)["predicate"] for bundle in self.house.store.committed]
-        real = {one["actor"] for one in told if one["kind"] == "Approved" and one["pack"]["digest"] == digest}
+        real = {actor for _, actor in self._words.get((name, digest), ())}
         _demand(set(named) <= real, f"{where}: approved by {named}, recorded are {sorted(real)}")
+
+    @law
+    def _asked_for(self, where: str, uid: str, said: Mapping[str, Any]) -> None:
+        """Nothing goes forward while its spec is suspended, and nothing ends because of a word about another generation."""
+        if said["kind"] in ("RolloutStarted", "StepAdvanced", "Promoted"):
+            _demand(not self.house.store.specs[uid, said["evidence"]["generation"]]["suspend"], f"{where}: it is suspended")
+        _demand(said["kind"] != "Aborted" or said["reason"] != TOO_LATE, f"{where}: another generation was meant")
 
     def _steps(self, uid: str, generation: int) -> list[Mapping[str, Any]]:
         rows: list[Mapping[str, Any]] = self.house.store.specs[uid, generation]["rollout"]["steps"]
@@ -171,6 +221,7 @@ class Laws:
 
     # ---- documents -------------------------------------------------------------------------------
 
+    @law
     def _document(self, handed: Handed) -> None:
         """The epoch of a point's documents only grows, names one document, and is the index of an event that was in the log first."""
         document, digest = payload(handed.envelope), sha256_hex(handed.envelope)
@@ -183,7 +234,9 @@ class Laws:
         _demand(not off or document["mode"] != "Canary", f"{where}: enforces a canary, and {off} are off")
         self._stable(where, document, epoch)
         self._candidate(where, document, epoch)
+        self._joined(where, handed.point, document, epoch)
 
+    @law
     def _stable(self, where: str, document: Mapping[str, Any], epoch: int) -> None:
         """What is enforced on everybody is what its pack promoted last, as the log says up to the document's epoch."""
         if document["stable"] is None:
@@ -193,6 +246,7 @@ class Laws:
         found = rows[at - 1][1] if at else "nothing"
         _demand(found == document["stable"]["digest"], f"{where}: stable {document['stable']['version']}, promoted last: {found}")
 
+    @law
     def _candidate(self, where: str, document: Mapping[str, Any], epoch: int) -> None:
         """No document enforces an arm or a weight past the step that the log ordered up to the document's epoch."""
         candidate = document["candidate"]
@@ -211,8 +265,23 @@ class Laws:
         waved = document["mode"] != "Canary" or step.wave is None or "wave" in document
         _demand(waved, f"{what}: in all pods, {step.kind} ordered a wave of {step.wave} %")
 
+    @law
+    def _joined(self, where: str, point: str, document: Mapping[str, Any], epoch: int) -> None:
+        """A point that gets a live pack without having judged it gets it by the word of as many people as its pack asks for."""
+        stood = self._stood.get(point, ("", ""))
+        stable, candidate = ((document[arm] or {}).get("digest", "") for arm in ("stable", "candidate"))
+        self._stood[point] = stable, candidate
+        pack = self.house.store.find(pack_key(document["stable"]["name"])) if stable and stable not in stood else None
+        live = (pack.status.get("live") or {}) if pack is not None else {}
+        if pack is None or live.get("digest") != stable or point.partition("/")[2] not in live["points"]:
+            return
+        asked = self.house.store.specs[pack.uid, live["generation"]]["rollout"].get("approvals") or ({"count": 0},)
+        real = {actor for index, actor in self._words.get((_name(document["stable"]), stable), ()) if index < epoch}
+        _demand(len(real) >= asked[0]["count"], f"{where}: got {document['stable']['version']}, approved by {sorted(real)}")
+
     # ---- statuses --------------------------------------------------------------------------------
 
+    @law
     def _one_pack_at_a_point(self, pack: Resource) -> None:
         """No two packs hold one point."""
         mine = held(pack)
@@ -230,9 +299,10 @@ class Laws:
 
     # ---- when all is quiet -----------------------------------------------------------------------
 
-    def at_rest(self) -> list[str]:
-        """What is not as it should be when faults have ceased and time has passed; empty when all is well."""
-        return [*self._receipts(), *self._points(), *self._packs(), *self._nothing_left()]
+    def at_rest(self) -> list[tuple[str, str]]:
+        """Laws of rest that do not hold yet, by name, when faults have ceased and time has passed; empty when all is well."""
+        laws = (self._receipts, self._points, self._packs, self._nothing_left)
+        return [(law.__name__.removeprefix("_"), text) for law in laws for text in law()]
 
     def _receipts(self) -> Iterator[str]:
         """Every event of a committed status has exactly one entry and one receipt, and nothing is pending."""
@@ -268,11 +338,21 @@ class Laws:
             true |= {name: (document[name] or {}).get("digest") for name in ("stable", "candidate", "data")}
             if said != true:
                 yield f"{point}: status says {said}, its document {true}"
+            if not is_valid(self.house.signer.keyid("rollout"), self.house.fleet.documents[point], document, self.house.clock.now_ns()):
+                yield f"{point}: its document is of a key that was replaced, or ends soon"
+            if document["stable"] or document["candidate"]:
+                flags = self._flags(document["candidate"] or document["stable"])
+                if document["flags"] != flags:
+                    yield f"{point}: its document says {document['flags']}, flags say {flags}"
             if _ready(resource) != "True":
                 yield f"{point} is not ready: {resource.status.get('conditions')}"
             for pod in self.pods.pods.get(point, ()):
                 if pod.epoch != document["epoch"]:
                     yield f"{pod.name} of {point} runs epoch {pod.epoch}, not {document['epoch']}"
+
+    def _flags(self, pack: Mapping[str, Any]) -> dict[str, str]:
+        found = self.house.store.list("FeatureFlag", pack["namespace"]).resources
+        return {flag.name: flag.spec["defaultVariant"] for flag in found if flag.spec["pack"] == pack["name"]}
 
     def _packs(self) -> Iterator[str]:
         """What the status of a pack says runs is what the documents of its points say, and no document names another pack."""
@@ -313,12 +393,25 @@ def held(pack: Resource) -> set[str]:
     return {*live.get("points", ()), *(revision["points"] if rolls else ())}
 
 
+def is_valid(keyid: str, envelope: bytes, document: Mapping[str, Any], now_ns: int) -> bool:
+    """Whether a document is signed by this key and does not end soon."""
+    ends_ns = from_rfc3339_ns(document["notAfter"])
+    return [row["keyid"] for row in json.loads(envelope)["signatures"]] == [keyid] and ends_ns - now_ns > SOON_NS
+
+
 def _ready(resource: Resource) -> str:
     return next((str(c["status"]) for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), "")
 
 
 def _name(pack: Mapping[str, Any]) -> str:
     return f"{pack['namespace']}/{pack['name']}"
+
+
+def broken(law: str, text: str) -> Broken:
+    """A law of this name, which is none of the methods here, does not hold."""
+    error = Broken(text)
+    error.law = law
+    return error
 
 
 def _demand(holds: bool, otherwise: str) -> None:

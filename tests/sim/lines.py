@@ -22,13 +22,14 @@ from knhk.ports.store import Change, Listing
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import KINDS
 from knhk.reconcilers.workshop import Bench, Retirement
-from knhk.wiring.leading import fenced
+from knhk.wiring.leading import ACTS, fence, fenced
 
 if TYPE_CHECKING:
     from simulation import Simulation
 
 Raise = Callable[[str], Exception]
 AT_ONCE = 4
+GRACE_S = 60.0
 
 
 def _waiting(what: str) -> Exception:
@@ -73,7 +74,8 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
         **dict.fromkeys(("read", "resolve", "referrers", "listed"), Way((_os_error,))),
     },
     "fleet": {
-        **dict.fromkeys(("publish_document", "publish_keys", "publish_config", "publish_bootstrap"), Way((_os_error,), writes=True)),
+        **dict.fromkeys(("publish_keys", "publish_config", "publish_bootstrap"), Way((_os_error,), writes=True)),
+        "publish_document": Way((_os_error,), writes=True, later=True),
         "document": Way((_os_error,)),
         "statistics": Way((_torn, _os_error)),
     },
@@ -114,6 +116,8 @@ class Call:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The call with the weather of the moment. Where nothing happens it costs one draw."""
+        if self.way.writes and self.world.is_deposed(self.who):
+            self.world.laws.acted.append(f"{self.who} begins {self.what}, and leads no longer")
         limit = self.world.hazard[self.port]
         if self.world.chance.random() >= limit:
             self.world.tell(self, args, "")
@@ -291,20 +295,26 @@ def ports_of(world: Simulation, who: str) -> tuple[Ports, SlowWorkshop]:
         "store": (Mirror if world.weather.mirrored else Direct)(world, Feed(world))
     }
     lines: dict[str, Any] = {name: Line(world, who, name, port) for name, port in inner.items()}
-    retirement = Retirement(lines["registry"], house.clock)
-    workshop = SlowWorkshop(Bench(lines.pop("compiler"), lines.pop("prover"), lines["registry"], lines["signer"], "generator"), retirement)
+
+    def check() -> None:
+        world.check_leads(who)
+
+    registry = fence(lines["registry"], ACTS["registry"], check)
+    bench = Bench(lines.pop("compiler"), lines.pop("prover"), registry, lines["signer"], "generator")
+    workshop = SlowWorkshop(bench, Retirement(registry, house.clock, GRACE_S), world.chance)
     together = Shuffled(Random(f"{world.seed} {who}"), AT_ONCE)
     ports = Ports(**lines, builder=workshop, clock=house.clock, origin="knhk.dev/sim", actor=who, together=together)
-    return fenced(ports, lambda: world.check_leads(who)), workshop
+    return fenced(ports, check), workshop
 
 
 class SlowWorkshop:
-    """knhk.ports.builder.Builder: builds of packs wait, run for a while, and end; of a dead operator they never end."""
+    """knhk.ports.builder.Builder: builds of packs, and sweeps, wait, run for a while, and end; of a dead operator they never end."""
 
-    def __init__(self, bench: Bench, retirement: Retirement) -> None:
-        self._bench, self._retirement = bench, retirement
+    def __init__(self, bench: Bench, retirement: Retirement, chance: Random) -> None:
+        self._bench, self._retirement, self._chance = bench, retirement, chance
         self._waiting: list[tuple[Build[SignedPack], PackOrder]] = []
         self._running: list[tuple[Build[SignedPack], PackOrder]] = []
+        self._sweeps: list[tuple[Future[tuple[str, ...]], Mapping[str, Collection[str]]]] = []
 
     def pack(self, order: PackOrder) -> Build[SignedPack]:
         build: Build[SignedPack] = Build()
@@ -318,18 +328,28 @@ class SlowWorkshop:
 
     def retire(self, needed: Mapping[str, Collection[str]]) -> Future[tuple[str, ...]]:
         done: Future[tuple[str, ...]] = Future()
+        self._sweeps.append((done, needed))
+        return done
+
+    def advance(self) -> None:
+        """What runs ends, what waits runs; sometimes both at once."""
+        if self._sweeps and self._chance.random() < 0.5:
+            self._sweep(*self._sweeps.pop())
+        if self._chance.random() < 0.7:
+            self._begin()
+        running, self._running = self._running, []
+        for build, order in running:
+            build.settle(partial(self._bench.pack, order, build.told))
+        self._begin()
+
+    def _sweep(self, done: Future[tuple[str, ...]], needed: Mapping[str, Collection[str]]) -> None:
         try:
             done.set_result(self._retirement.sweep(needed))
         except Exception as error:
             done.set_exception(error)
-        return done
 
-    def advance(self) -> None:
-        """What runs ends, what waits runs."""
-        running, self._running = self._running, []
+    def _begin(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for build, order in running:
-            build.settle(partial(self._bench.pack, order, build.told))
         self._running += [(build, order) for build, order in waiting if build.set_running_or_notify_cancel()]
 
 

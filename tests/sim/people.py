@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
@@ -16,6 +16,7 @@ from knhk.reconcilers.revisions import ABORT
 
 NAMES = ("orders", "invoices")
 FAULTY = "sh:minCount -1"
+TOO_LATE = "too late"  # what is said of a generation that is gone
 OTHER_STEPS = (
     STEPS,
     STEPS,
@@ -45,6 +46,30 @@ kind: Approval
 metadata: {{name: {pack}-{person}-{digest:.12}, namespace: erp}}
 spec: {{pack: {pack}, revision: "sha256:{digest}", stage: production, approver: "local:{person}"}}
 """
+
+
+# What people do, by how often; and how often instead while a pack stands so.
+ACTS: Mapping[str, int] = {
+    "new_version": 8,
+    "old_version": 3,
+    "edit_rollout": 4,
+    "suspend": 3,
+    "abort": 2,
+    "delete_pack": 2,
+    "move_targets": 2,
+    "point_goes_or_comes": 2,
+    "data_changes": 3,
+    "turn_key": 1,
+}
+WORST: Mapping[str, Mapping[str, int]] = {
+    "Shadow": {"new_version": 2},
+    "Canary": {"new_version": 2, "edit_rollout": 12, "move_targets": 4},
+    "RolledBack": {"again": 8, "delete_pack": 6},
+    "Aborted": {"again": 8},
+    "Live": {"new_version": 10, "move_targets": 4},
+    "suspended": {"suspend": 20},
+    "Pending": {"new_version": 2, "old_version": 1, "data_changes": 8},
+}
 
 
 @lru_cache(4096)
@@ -99,7 +124,7 @@ class People:
     def begin(self) -> None:
         """What is there at first, in any order."""
         texts = [point(name, self.chance.choice(("Deny", "Admit"))) for name in self.points]
-        texts += [bundle(1)] if self.chance.random() < 0.5 else []
+        texts += [bundle(1)] if self.chance.random() < 0.8 else []
         self.chance.shuffle(texts)
         for text in texts:
             self.apply(text)
@@ -107,21 +132,19 @@ class People:
             self.new_version(name)
 
     def act(self) -> None:
-        """One thing."""
-        acts: tuple[tuple[Callable[[str], None], int], ...] = (
-            (self.new_version, 8),
-            (self.old_version, 3),
-            (self.edit_rollout, 4),
-            (self.suspend, 3),
-            (self.abort, 2),
-            (self.delete_pack, 2),
-            (self.move_targets, 2),
-            (self.point_goes_or_comes, 2),
-            (self.data_changes, 3),
-            (self.turn_key, 1),
-        )
-        (act,) = self.chance.choices([act for act, _ in acts], [weight for _, weight in acts])
-        act(self.chance.choice(self.packs))
+        """One thing, of those that hurt most as things stand."""
+        name = self.chance.choice(self.packs)
+        acts = ACTS | WORST.get(self._phase(name), {})
+        (act,) = self.chance.choices([*acts], [*acts.values()])
+        getattr(self, act)(name)
+
+    def _phase(self, name: str) -> str:
+        """How the newest revision of a pack stands: its phase, or its arm while it rolls; "suspended" while it is."""
+        found = self.house.store.find(Key("PolicyPack", "erp", name))
+        revision = found.status.get("revision", {}) if found is not None else {}
+        if found is not None and found.spec["suspend"]:
+            return "suspended"
+        return str(revision.get("arm") or revision.get("phase", ""))
 
     def apply(self, text: str) -> None:
         self.tell(f"apply {parsed(text).key} {text.partition('version: ')[2][:6].strip()}")
@@ -151,6 +174,11 @@ class People:
         if name in self.wishes:
             self.want(replace(self.wishes[name], version=self.chance.choice(self.past[name])))
 
+    def again(self, name: str) -> None:
+        """What did not come through is asked for once more, in another generation."""
+        if name in self.wishes:
+            self.want(replace(self.wishes[name], bundles="" if self.wishes[name].bundles else "{name: roles}"))
+
     def edit_rollout(self, name: str) -> None:
         if name in self.wishes:
             deadline, no_data = self.chance.choice((5, 30, 600)), self.chance.choice(("Abort", "Hold", "Promote"))
@@ -174,7 +202,7 @@ class People:
     def abort(self, name: str) -> None:
         found = self.house.store.find(Key("PolicyPack", "erp", name))
         if found is not None:
-            asked = self.chance.choice((f"{found.generation} stop", f"{found.generation - 1} too late", "stop"))
+            asked = self.chance.choice((f"{found.generation} stop", f"{found.generation - 1} {TOO_LATE}", "stop"))
             self.tell(f"abort {name}: {asked}")
             self.house.store.update(replace(found, annotations={**found.annotations, ABORT: asked}))
 
@@ -208,7 +236,8 @@ class People:
     def let_all_go_on(self) -> None:
         """No flag holds a canary, and everybody approves."""
         for name in self.packs if self.switching else ():
-            self.delete(Key("FeatureFlag", "erp", f"{name}-canary"))
+            if self.house.store.find(Key("FeatureFlag", "erp", f"{name}-canary")) is not None:
+                self.apply(FLAG.format(pack=name, variant="on"))
             for person in ("ada", "ben"):
                 self.approve(name, person)
 
@@ -229,9 +258,9 @@ class People:
 
     def data_changes(self, _: str) -> None:
         draw = self.chance.random()
-        if draw < 0.15:
+        if draw < 0.1 and self.house.store.find(Key("DataBundle", "erp", "roles")) is not None:
             self.delete(Key("DataBundle", "erp", "roles"))
-        elif draw < 0.3:
+        elif draw < 0.2:
             self.apply(bundle(1).replace("ex:limit 1", "ex:limit"))
         else:
             self._limit += 1

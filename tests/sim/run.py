@@ -42,7 +42,7 @@ def replayed(seed: int, tail: int, focus: Mapping[str, float] = MappingProxyType
     shown = outcome.trace[-tail:] if tail else outcome.trace
     left = len(outcome.trace) - len(shown)
     head = [f"… {left} lines before (--tail 0 shows all)"] if left else []
-    end = f"seed {seed}: {outcome.broken or 'every law holds'}"
+    end = f"seed {seed}: {outcome.broken or 'every law holds'}" + (f" (law {outcome.law})" if outcome.law else "")
     again = f"again: .venv/bin/python tests/sim/run.py --seed {seed}" + "".join(f" --focus {name}={rate}" for name, rate in focus.items())
     return "\n".join([*head, "step time_s what", *shown, end, again])
 
@@ -53,9 +53,9 @@ def search(start: int, count: int, processes: int, tail: int, focus: Mapping[str
     told = began
     for outcome in outcomes(range(start, start + count), processes, focus):
         done, steps = done + 1, steps + outcome.steps
-        if outcome.broken:
+        if outcome.law:
             print(replayed(outcome.seed, tail, focus))
-            print(f"failing seed {outcome.seed}, after {done} seeds")
+            print(f"failing seed {outcome.seed}, after {done} seeds, by law {outcome.law}")
             return 1
         if time.monotonic() - told > 10:
             told = time.monotonic()

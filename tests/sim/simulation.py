@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from fakes import NS, Died, FakeCompiler
 from house import House
-from laws import Broken, Laws, pack_key
+from laws import Broken, Laws, broken, pack_key
 from lines import Call, SlowWorkshop, ports_of, subject_of
 from people import NAMES, People, Wish
 from rollout_world import bundle, point
@@ -27,21 +27,23 @@ from knhk.model.arrows import CText, PackSources
 from knhk.model.faults import Deposed, KnhkError
 from knhk.model.phases import Event, Phase, move
 from knhk.model.resource import Key
-from knhk.reconcilers import admission, building, packs, workshop
+from knhk.reconcilers import admission, building, packs, retention, revisions, workshop
 from knhk.reconcilers.controller import Controller
 
 DEEPEST = 2
 CALM_STEPS = 160
-REQUESTS = 12
+REQUESTS = 24
 PACES_S = (0.05, 0.25, 0.25, 1.0, 5.0)
 BUILDER_PORTS = ("compiler", "prover")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one seed ended. `broken`: the law that does not hold, "" when all do. `moves`: those of MOVES that were made."""
+    """How one seed ended. `broken`: what is wrong, and `law`: the name of the law that says so; both empty when all hold. `moves`: those of
+    MOVES that were made."""
 
     seed: int
+    law: str
     broken: str
     steps: int
     moves: frozenset[tuple[Phase, Event]]
@@ -143,7 +145,7 @@ class Simulation:
         if not self.operators:
             self._start()
         wanted = self._last_wishes()
-        left: list[str] = []
+        left: list[tuple[str, str]] = []
         for _ in range(CALM_STEPS):
             self.people.let_all_go_on()
             self.pods.turn(REQUESTS, 0.0, 0.0, 0.0)
@@ -152,10 +154,10 @@ class Simulation:
             self.house.clock.ns += NS // 2
             self.steps += 1
             self._check()
-            left = [*self._unmet(wanted)] or self.laws.at_rest()
+            left = [("wishes", text) for text in self._unmet(wanted)] or self.laws.at_rest()
             if not left:
                 return
-        raise Broken("when all is quiet: " + "; ".join(left[:6]))
+        raise broken(left[0][0], "when all is quiet: " + "; ".join(text for _, text in left[:6]))
 
     def _last_wishes(self) -> dict[str, tuple[Phase, ...]]:
         """Points and data are there, and most packs get one more version; by pack the phases in which it may come to rest."""
@@ -318,7 +320,7 @@ class Simulation:
     def _check(self) -> None:
         self.laws.check()
         if self.bugs:
-            raise Broken(f"the controller met a bug of its own: {self.bugs[0]}")
+            raise broken("bugs", f"the controller met a bug of its own: {self.bugs[0]}")
 
     def _set(self, weather: Weather) -> None:
         self.weather = weather
@@ -351,7 +353,7 @@ class Simulation:
         return after
 
 
-# ---- compiling costs nothing here ----------------------------------------------------------------
+# ---- compiling costs nothing here, and images retire soon ----------------------------------------------------------------
 
 _MADE: dict[tuple[Any, ...], building.Made] = {}
 
@@ -396,6 +398,8 @@ def _quickly(sim: Simulation) -> Iterator[None]:
             patch.object(building, "assemble", _assemble),
             patch.object(workshop, "bundle_bytes", remembered),
             patch.object(packs, "move", sim.moved),
+            patch.object(revisions, "MAX_HISTORY", 2),
+            patch.object(retention, "SWEEP_EVERY_S", 5.0),
         ):
             yield
     finally:
@@ -410,11 +414,11 @@ _DATA: dict[str, bytes] = {}
 def play(seed: int, traced: bool = False, focus: Mapping[str, float] = MappingProxyType({})) -> Outcome:
     """One seed from beginning to end."""
     sim = Simulation(seed, traced, focus)
-    broken = ""
+    law = text = ""
     with _quickly(sim):
         try:
             sim.run()
         except Broken as error:
-            broken = str(error) or "a law"
+            law, text = error.law, str(error)
     moves = sim.moves | {(phase, Event.SUPERSEDED) for phase in sim.laws.superseded}
-    return Outcome(seed, broken, sim.steps, frozenset(moves), tuple(sim.trace))
+    return Outcome(seed, law, text, sim.steps, frozenset(moves), tuple(sim.trace))

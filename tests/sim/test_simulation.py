@@ -43,7 +43,7 @@ REACHED = {
 def test_every_law_holds_under_every_seed(part: int) -> None:
     for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
         outcome = play(seed)
-        assert not outcome.broken, replayed(seed, 150)
+        assert not outcome.law, replayed(seed, 150)
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_every_law_holds_under_every_seed(part: int) -> None:
 def test_every_law_holds_while_flags_are_turned_people_approve_and_steps_are_in_waves(focus: dict[str, float]) -> None:
     for seed in range(SWITCHED):
         outcome = play(seed, focus=focus)
-        assert not outcome.broken, replayed(seed, 150, focus)
+        assert not outcome.law, replayed(seed, 150, focus)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from knhk.packaging.builds import error_document, read_order
 MAX_BODY_BYTES = 8 << 20
 LONGEST_WAIT_S = 20.0
 
-Retire = Callable[[Mapping[str, Collection[str]]], tuple[str, ...]]
+Retire = Callable[[Mapping[str, Collection[str]], Callable[[], bool]], tuple[str, ...]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -62,7 +62,7 @@ def orders(workers: BuildWorkers, retire: Retire, clients: Collection[str]) -> w
             return web.json_response({"why": "needed must be NAMESPACE/NAME of packs with lists of digests"}, status=400)
         try:
             async with sweeping:
-                gone = await asyncio.to_thread(retire, needed)
+                gone = await asyncio.to_thread(retire, needed, lambda: _waits(request))
         except (KnhkError, OSError) as error:
             return web.json_response({"outcome": error_document(error)}, status=503)
         workers.forget()
@@ -80,6 +80,11 @@ def orders(workers: BuildWorkers, retire: Retire, clients: Collection[str]) -> w
     app.router.add_delete("/v1/builds/{id}", cancel)
     app.router.add_post("/v1/retire", retired)
     return app
+
+
+def _waits(request: web.Request) -> bool:
+    """Whether who asked is still there: an operator that is deposed ends, and its connections with it."""
+    return request.transport is not None and not request.transport.is_closing()
 
 
 def health(workers: BuildWorkers, ending: Callable[[], bool]) -> web.Application:

@@ -66,7 +66,8 @@ class Facts:
     (NAMESPACE/NAME). `published`: what the present rollout document of each point says about this
     revision. `waves`: bounds that were drawn for the present step, by point; `instances`: of points that were heard of.
     `held`: points where flags say that a canary is not enforced, and why. `authors`: who is behind the revision; `approved`:
-    recorded approvals of it.
+    recorded approvals of it. `joining`: points that get at once, when it starts, what is live elsewhere: the revision is made of the very
+    bytes that are live, and these points are new to them.
     """
 
     phase: Phase
@@ -85,6 +86,7 @@ class Facts:
     approved: tuple[Approved, ...] = ()
     waves: Mapping[str, int] = field(default_factory=dict)
     instances: Mapping[str, Instances] = field(default_factory=dict)
+    joining: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -355,6 +357,8 @@ def _suspended(case: _Case) -> Action | None:
 def _held(case: _Case) -> Action | None:
     """While flags keep a canary from being enforced nothing is learnt of its enforcement, and no time runs."""
     facts = case.facts
+    if facts.phase is Phase.SIGNED and any(point in facts.held for point in facts.joining):
+        return Wait(None, "held", None, "; ".join(facts.held[point] for point in facts.joining if point in facts.held))
     if not facts.held or case.stage is None or facts.rolling is None:
         return None
     if facts.rolling.arm is Arm.SHADOW and case.stage.steps:
@@ -370,6 +374,17 @@ def _drawn(case: _Case) -> Action | None:
     now = waves_of(facts.spec, facts.rolling, facts.instances)
     more = {point: below for point, below in now.items() if facts.instances[point].ids and below > facts.waves.get(point, 0)}
     return Draw({**facts.waves, **more}) if more else None
+
+
+def _joins(case: _Case) -> Action | None:
+    """Points that are added to what is live get it without a rollout; people are asked all the same."""
+    facts = case.facts
+    if facts.phase is not Phase.SIGNED:
+        return None
+    for stage in facts.spec.stages:
+        if set(stage.points) & set(facts.joining) and (lacking := missing(stage, facts.authors, facts.approved)):
+            return _unapproved(case, stage, None, lacking)
+    return None
 
 
 def _start(case: _Case) -> Action | None:
@@ -394,7 +409,7 @@ def _forward(case: _Case, verdict: Verdict) -> Action:
     return Promote(verdict) if after is None else Advance(after, verdict)
 
 
-def _unapproved(case: _Case, stage: Stage, verdict: Verdict, lacking: str) -> Action:
+def _unapproved(case: _Case, stage: Stage, verdict: Verdict | None, lacking: str) -> Action:
     """A stage that passed waits for people before anything of it is enforced, and may wait longer than a step."""
     assert stage.approvals is not None
     until_ns = case.facts.entered_ns + (stage.deadline_s + stage.approvals.within_s) * NS
@@ -442,6 +457,7 @@ CHECKS: tuple[Callable[[_Case], Action | None], ...] = (
     _suspended,
     _held,
     _drawn,
+    _joins,
     _start,
     _passed,
     _overdue,

@@ -79,9 +79,12 @@ def _reason(resource: Resource) -> str:
 
 def approvals_of(ports: Ports, pack: Resource, digest: str) -> tuple[Approved, ...]:
     """Recorded approvals of one revision of a pack."""
+    found = recorded(ports, pack, digest)
+    return tuple(Approved(one.spec["stage"], one.spec["approver"], bool(one.status.get("unreviewed"))) for one in found)
+
+
+def recorded(ports: Ports, pack: Resource, digest: str) -> tuple[Resource, ...]:
+    """Approvals of one revision of a pack whose event is in their status; the log has it when the journal has delivered them."""
     found = ports.store.list("Approval", pack.namespace).resources
-    return tuple(
-        Approved(one.spec["stage"], one.spec["approver"], bool(one.status.get("unreviewed")))
-        for one in found
-        if (one.spec["pack"], one.spec["revision"]) == (pack.name, digest) and _reason(one) == RECORDED
-    )
+    asked = (pack.name, digest)
+    return tuple(one for one in found if (one.spec["pack"], one.spec["revision"]) == asked and _reason(one) == RECORDED)

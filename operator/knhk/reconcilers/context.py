@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import dropwhile
 from typing import Any
 
 from knhk.api import condition, with_condition
@@ -220,10 +221,14 @@ class Journal:
             self._rollbacks[namespace].setdefault(spec.get("pack", ""), {})[name] = receipt
 
     def _clear(self, key: Key, bundles: set[str]) -> None:
-        """Takes settled events out of their status; an object that changed meanwhile is met again at the next turn."""
+        """Takes settled events out of their status, oldest first: the last that is pending is the last that was ordered. An object that
+        changed meanwhile is met again at the next turn."""
         try:
             resource = self.ports.store.get(key)
-            left = [row for row in resource.status.get("pending", ()) if row["bundle"] not in bundles]
+            left = list(dropwhile(lambda row: row["bundle"] in bundles, resource.status.get("pending", ())))
+            bundles = bundles - {row["bundle"] for row in left}
+            if not bundles:
+                return
             rest = {k: v for k, v in resource.status.items() if k != "pending"}
             self.ports.store.update_status(replace(resource, status=rest | ({"pending": left} if left else {})))
         except NotFound:

@@ -60,9 +60,9 @@ class Controller:
         self.journal = Journal(self.ports)
         points = PointReconciler(self.ports, self.journal)
         plans = Plans(self.ports.registry, self.ports.clock)
-        self._packs = PackReconciler(self.ports, self.journal, points, plans)
-        self._bundles = BundleReconciler(self.ports, self.journal)
         self._retention = Retention(self.ports)
+        self._packs = PackReconciler(self.ports, self.journal, points, plans, self._retention)
+        self._bundles = BundleReconciler(self.ports, self.journal)
         self._repositories = None if self.git is None else RepositoryReconciler(self.ports, self.journal, self.git)
         self._reconcilers: Mapping[str, Reconciler] = {
             "DataBundle": self._bundles,

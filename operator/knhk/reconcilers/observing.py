@@ -141,6 +141,7 @@ class Observer:
             authors=authors_of(self.ports.store, self.ports.trusts, pack) if asks else Authors(),
             approved=approvals_of(self.ports, pack, digest) if asks else (),
             waves={f"{pack.namespace}/{row['point']}": row["below"] for row in revision.get("waves", ())},
+            joining=_joining(pack) if digest and digest == live else (),
         )
         documents = {order.point: order for order in orders(facts)}
         stats, instances = dict[str, PairStats](), dict[str, Instances]()
@@ -183,6 +184,11 @@ def point_of(ports: Ports, namespace: str, name: str) -> Resource | None:
         return ports.store.get(Key("EnforcementPoint", namespace, name))
     except NotFound:
         return None
+
+
+def _joining(pack: Resource) -> tuple[str, ...]:
+    """Points that the spec targets and that do not have what is live."""
+    return tuple(f"{pack.namespace}/{row['point']}" for row in pack.spec["targets"] if row["point"] not in pack.status["live"]["points"])
 
 
 def _because(resource: Resource) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +40,7 @@ from knhk.model.rollout import Finding, Outcome, Verdict
 from knhk.model.waves import EVERYBODY
 from knhk.packaging.builds import PackOrder
 from knhk.ports.builder import Build
+from knhk.reconcilers.approvals import recorded
 from knhk.reconcilers.context import (
     NO_DIGEST,
     REQUESTED,
@@ -56,6 +58,7 @@ from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls
 from knhk.reconcilers.provenance import source_of, unmerged
+from knhk.reconcilers.retention import Retention
 from knhk.reconcilers.revisions import (
     ABORT,
     Revision,
@@ -92,6 +95,7 @@ class _Build:
     members: Mapping[str, Any]  # of the revision: what it is built with
     until_s: float | None = None
     told: str = ""
+    sweep: Future[tuple[str, ...]] | None = None  # of retired images, under way when it was ordered
 
 
 def _outcome(future: Build[SignedPack]) -> str:
@@ -110,6 +114,7 @@ class PackReconciler:
     journal: Journal
     points: PointReconciler
     plans: Plans
+    retention: Retention
     ended: deque[Key] = field(default_factory=deque)  # packs whose build came to its end, for whoever calls `converge`
     _builds: dict[tuple[Key, str], _Build] = field(default_factory=dict)
     observer: Observer = field(init=False)
@@ -209,7 +214,8 @@ class PackReconciler:
             members = {"schemas": list(schemas), "hooks": list(hooks)}
             order = PackOrder(to_sources(whole), next(iter(bundles), None), urgent="live" in pack.status)
             build = self.ports.builder.pack(order)
-            running = self._builds[key] = _Build(build, {name: found for name, found in members.items() if found})
+            named = {name: found for name, found in members.items() if found}
+            running = self._builds[key] = _Build(build, named, sweep=self.retention.running)
             build.add_done_callback(lambda _: self.ended.append(pack.key))
         if running.until_s is None and running.future.running():
             running.until_s = now_s + BUILD_WITHIN_S
@@ -219,7 +225,11 @@ class PackReconciler:
                 return LOOK_AT_BUILDS_S
             self._forget_builds(pack)
             return self._stalled(pack, "DeadlineExceeded", f"the build took longer than {BUILD_WITHIN_S:g} s")
+        if running.sweep is not None and not running.sweep.done():
+            return JUDGE_EVERY_S
         del self._builds[key]
+        if running.sweep is not None:
+            return 0.0  # which did not know of it, and may have taken away what was found: it is asked for again
         begun_s = now_s if running.until_s is None else running.until_s - BUILD_WITHIN_S
         self.ports.telemetry.built(_outcome(running.future), now_s - begun_s)
         return self._finished(pack, running)
@@ -375,7 +385,8 @@ class PackReconciler:
             self._write(pack, {**pack.status, "revision": revision}, ready, reason, message)
             return JUDGE_EVERY_S
         if facts.phase is Phase.SIGNED:
-            self._write(pack, pack.status, None, action.reason.capitalize(), f"{pack.spec['version']} is signed and {action.reason}")
+            message = action.message or f"{pack.spec['version']} is signed and {action.reason}"
+            self._write(pack, pack.status, None, action.reason.capitalize(), message)
         return LOOK_AT_REST_S if facts.phase in (*WORKING, Phase.STALLED) else None
 
     def _progress(self, revision: Mapping[str, Any], facts: Facts) -> str:
@@ -421,7 +432,8 @@ class PackReconciler:
             self._roll(pack, facts, Event.ROLLOUT_STARTED, rolling, None)
             return
         kept = {k: v for k, v in live.items() if k not in ("data", "source")}
-        again = kept | {k: v for k, v in revision.items() if k not in ("phase", "phaseSince")}
+        approvals = self._approvals(pack, facts, rolling) if facts.joining else {}
+        again = kept | {k: v for k, v in revision.items() if k not in ("phase", "phaseSince")} | approvals
         message = f"{revision['version']} is live"
         pack = self._write(pack, {**pack.status, "live": again, "revision": again}, True, "Live", message)
         self._bring(pack, live["points"])
@@ -431,7 +443,7 @@ class PackReconciler:
         pairs = judged_pairs(replace(facts, rolling=rolling))
         revision = self._moved(dict(pack.status["revision"]), event)
         revision |= {"stage": rolling.stage, "arm": rolling.arm.value, "step": rolling.step}
-        approvals = self._approvals(facts, rolling) if rolling.arm is Arm.CANARY else {}
+        approvals = self._approvals(pack, facts, rolling) if rolling.arm is Arm.CANARY else {}
         waves = self._waves(facts, rolling, waves_of(facts.spec, rolling, facts.instances))
         revision = {k: v for k, v in revision.items() if k not in _WAVE} | waves
         revision |= {"weight": weight_of(facts.spec, rolling), "pairs": pairs, **approvals}
@@ -456,7 +468,7 @@ class PackReconciler:
 
     def _promote(self, pack: Resource, facts: Facts, verdict: Verdict) -> None:
         revision = self._moved(dict(pack.status["revision"]), Event.PROMOTED)
-        approvals = self._approvals(facts, facts.rolling or Rolling())
+        approvals = self._approvals(pack, facts, facts.rolling or Rolling())
         revision |= approvals
         made = self._event(pack, revision, Event.PROMOTED, evidence=counted(facts.stats, verdict) | approvals)
         for name in ("stage", *_STEP):
@@ -470,9 +482,12 @@ class PackReconciler:
         self._bring(pack, live["points"] if live else ())
         say(self.ports, pack.key, "Promoted", message)
 
-    def _approvals(self, facts: Facts, rolling: Rolling) -> dict[str, Any]:
-        """Who let the stage be enforced; in an embedded home that is marked as reviewed by nobody."""
+    def _approvals(self, pack: Resource, facts: Facts, rolling: Rolling) -> dict[str, Any]:
+        """Who let the stage be enforced; in an embedded home that is marked as reviewed by nobody. The log has their words before the step
+        that they allow. Raises Waiting while it cannot take them."""
         found = given(facts.spec.stages[rolling.stage], facts.authors, facts.approved)
+        for approval in recorded(self.ports, pack, facts.digest) if found else ():
+            self.journal.deliver(approval)
         named: dict[str, Any] = {"approvedBy": [one.approver for one in found][:MAX_APPROVERS]} if found else {}
         return named if self.ports.reviews else named | {"unreviewed": True}
 

@@ -27,6 +27,11 @@ class Retention:
     _next_s: float | None = None
     _running: Future[tuple[str, ...]] | None = None
 
+    @property
+    def running(self) -> Future[tuple[str, ...]] | None:
+        """The sweep under way. What it must leave was told when it began: it does not know of what was ordered since."""
+        return self._running
+
     def turn(self, now_s: float) -> None:
         """Begins a sweep when it is time; never waits for one."""
         if self._running is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from knhk.model.arrows import SignedPack
 from knhk.model.canonical import sha256_hex
+from knhk.model.faults import Waiting
 from knhk.model.oci import PACK
 from knhk.packaging.builds import DataOrder, Order, PackOrder, PublishedData, Result, Step
 from knhk.packaging.image import PACK_NAME
@@ -73,14 +74,16 @@ class Retirement:
     grace_s: float = GRACE_S
     _since_s: dict[str, float] = field(default_factory=dict)
 
-    def sweep(self, needed: Mapping[str, Collection[str]]) -> tuple[str, ...]:
-        """See the port."""
+    def sweep(self, needed: Mapping[str, Collection[str]], asked: Callable[[], bool] = lambda: True) -> tuple[str, ...]:
+        """See the port. `asked`: whether somebody still waits for it; who asked may be gone, and another knows better what is needed."""
         now_s = self.clock.monotonic_ns() / 1e9
         images = [told for told in self.registry.listed() if told.artifact_type == PACK and told.annotations.get(PACK_NAME) in needed]
         idle = {told.digest for told in images if told.digest not in needed[told.annotations[PACK_NAME]]}
         self._since_s = {digest: self._since_s.get(digest, now_s) for digest in idle}
         due = sorted(digest for digest, since_s in self._since_s.items() if now_s - since_s >= self.grace_s)
         for digest in due:
+            if not asked():
+                raise Waiting("Abandoned", "nobody waits for this sweep any longer", 0.0)
             self.registry.remove(digest)
             del self._since_s[digest]
         return (*due, *self.registry.collect_garbage())

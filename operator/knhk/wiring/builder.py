@@ -77,7 +77,7 @@ class Door:
             _log.info("a certificate is served")
 
 
-Orders = Callable[[BuildWorkers, Callable[[Mapping[str, Collection[str]]], tuple[str, ...]]], web.Application]
+Orders = Callable[[BuildWorkers, Callable[[Mapping[str, Collection[str]], Callable[[], bool]], tuple[str, ...]]], web.Application]
 Health = Callable[[BuildWorkers, Callable[[], bool]], web.Application]
 
 

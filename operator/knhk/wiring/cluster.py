@@ -41,7 +41,7 @@ from knhk.reconcilers.context import Ports
 from knhk.wiring import embedded, git
 from knhk.wiring.embedded import Adapt
 from knhk.wiring.home import Home
-from knhk.wiring.leading import fenced
+from knhk.wiring.leading import always, fenced
 from knhk.wiring.pods import COMPONENT, PodOptions, pods
 from knhk_runtime.distribution import Repository
 
@@ -111,7 +111,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
     with led(options, watch, stop) as found:
         if found is None:
             return
-        client, store, adapt = found
+        client, store, adapt, check = found
         elsewhere, clock = options.elsewhere, SystemClock()
         certificates = ServingCertificates(client, options.pods.namespace, clock)
         root_pub = (elsewhere.keys / "root.pub" if elsewhere.keys else home.root_pub).read_bytes
@@ -136,6 +136,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
                 registry=registry,
                 builder=builder,
                 keys=elsewhere.keys,
+                check=check,
             )
 
 
@@ -178,9 +179,9 @@ def _builder(elsewhere: Elsewhere, certificates: ServingCertificates, clock: Clo
 
 
 @contextmanager
-def led(options: Options, watch: Watch, stop: Event) -> Iterator[tuple[KubeClient, KubeStore, Adapt] | None]:
-    """Requests, the store and what else a cluster has in place of the home's, once this process may act; None when `stop` came first.
-    Health is served and what changes is watched from the beginning."""
+def led(options: Options, watch: Watch, stop: Event) -> Iterator[tuple[KubeClient, KubeStore, Adapt, Callable[[], None]] | None]:
+    """Requests, the store, what else a cluster has in place of the home's, and the look at the lease, once this process may act; None when
+    `stop` came first. Health is served and what changes is watched from the beginning."""
     api = api_client(options.kubeconfig)
     clock = SystemClock()
     telemetry = PrometheusTelemetry(clock)
@@ -195,13 +196,15 @@ def led(options: Options, watch: Watch, stop: Event) -> Iterator[tuple[KubeClien
         hands = Threads(AT_ONCE)
         stack.callback(hands.close)
         adapt: Adapt = partial(replace, telemetry=telemetry, together=hands)
+        check = always
         if options.lease:
             lease = stack.enter_context(_held(client, options.lease, telemetry, stop))
             if not lease.wait(stop, partial(_warm, store)):
                 yield None
                 return
-            adapt = partial(_led_ports, check=lease.check, telemetry=telemetry, together=hands)
-        yield client, store, adapt
+            check = lease.check
+            adapt = partial(_led_ports, check=check, telemetry=telemetry, together=hands)
+        yield client, store, adapt, check
 
 
 def _warm(store: KubeStore) -> None:

@@ -40,6 +40,7 @@ from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring import packs
 from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
+from knhk.wiring.leading import ACTS, always, fence
 
 READY_WITHIN_S = 20.0
 _log = logging.getLogger("knhk.embedded")
@@ -113,11 +114,13 @@ def serve(
     registry: Registry | None = None,
     builder: Builder | None = None,
     keys: Path | None = None,
+    check: Callable[[], None] = always,
 ) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
     live in `store`, packs in `registry`, both by default those of the home; `builder` builds, by default this process; `keys`
     is a folder of keys that others fill. `adapt` puts other adapters in place of the home's; `access` is for Git;
-    `own_log`: the sequencer is a child of this process. The store is closed at the end."""
+    `own_log`: the sequencer is a child of this process. `check` raises Deposed unless this process may act: what works beside
+    the loop asks it. The store is closed at the end."""
     home.prepare_to_run()
     signer = signer_of(home, keys)
     clock = SystemClock()
@@ -125,16 +128,17 @@ def serve(
     reviews = store is not None  # an API server
     store = store or SqliteStore(home.store, clock, SystemRandom())
     registry = registry or LayoutRegistry(home.registry)
+    fenced_registry: Registry = fence(registry, ACTS["registry"], check)
     access = access or Access(FolderSecrets(home.secrets), FileTrusts(home.trusts), EMBEDDED)
     try:
         if own_log:
             supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
-        with nullcontext(builder) if builder else workshop(registry, signer, home.run / "compiled") as building:
+        with nullcontext(builder) if builder else workshop(fenced_registry, signer, home.run / "compiled") as building:
             ports = _ports(home, store, signer, supervisor, clock, registry, building)
             ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts))
             if _wait_for_log(home, ports, supervisor, stop):
-                with git(home.git, access) as found, webhooks(store, access, clock):
+                with git(home.git, access, check) as found, webhooks(store, access, clock):
                     _turn(home, Controller(ports, found), supervisor, stop, ready_file)
     finally:
         supervisor.stop_all()

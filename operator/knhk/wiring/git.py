@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from knhk.ports.store import Store
 from knhk.ports.trust import Trusts
 from knhk.reconcilers.context import rfc3339_ns
 from knhk.reconcilers.pulling import Git
+from knhk.wiring.leading import FORGE, always, fence
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ CLUSTER = ("https", "http", "ssh")  # a path of the operator's own disk is nobod
 
 
 @contextmanager
-def git(folder: Path, access: Access) -> Iterator[Git]:
-    """Mirrors and checks in `folder`, which is private; what runs when the context ends is waited for, bounded as it is."""
+def git(folder: Path, access: Access, check: Callable[[], None] = always) -> Iterator[Git]:
+    """Mirrors and checks in `folder`, which is private; what runs when the context ends is waited for, bounded as it is. `check` raises
+    Deposed unless this process may act: it is asked before anything is done to a forge."""
     mirrors = GitMirrors(folder / "mirrors", access.protocols)
     checks = ReviewProcess(mirrors, folder / "checks")
     lanes = Lanes()
     try:
-        yield Git(mirrors, access.secrets, access.trusts, forge, checks, lanes.of)
+        yield Git(mirrors, access.secrets, access.trusts, lambda *asked: fence(forge(*asked), FORGE, check), checks, lanes.of)
     finally:
         lanes.close()
         checks.close()

@@ -16,12 +16,22 @@ ACTS: Mapping[str, frozenset[str]] = {
     "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap"}),
     "placement": frozenset({"ensure", "remove"}),
 }
+FORGE = frozenset({"report", "comment", "revert"})
 
 
 def fenced(ports: Ports, check: Callable[[], None]) -> Ports:
     """The same ports; each act calls `check` first, which raises Deposed."""
-    fences: dict[str, Any] = {name: _Fence(getattr(ports, name), acts, check) for name, acts in ACTS.items()}
+    fences: dict[str, Any] = {name: fence(getattr(ports, name), acts, check) for name, acts in ACTS.items()}
     return replace(ports, **fences)
+
+
+def fence(port: object, acts: frozenset[str], check: Callable[[], None]) -> Any:
+    """One port, whose `acts` call `check` first: for what works beside the loop, and may be in the middle of it when the lease is lost."""
+    return _Fence(port, acts, check)
+
+
+def always() -> None:
+    """The check of a process that is alone."""
 
 
 class _Fence:
