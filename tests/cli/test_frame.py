@@ -133,7 +133,7 @@ def test_a_reader_that_leaves_early_is_no_crash(pack: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_data_matches_the_schema_that_the_catalog_states(knhk: Any, pack: Path, log: Any) -> None:
+def test_data_matches_the_schema_that_the_catalog_states(knhk: Any, pack: Path, log: Any, tmp_path: Path) -> None:
     calls = {
         "catalog": (),
         "doctor": (),
@@ -145,6 +145,8 @@ def test_data_matches_the_schema_that_the_catalog_states(knhk: Any, pack: Path, 
         "receipt list": (),
         "receipt show": (log.receipts[0],),
         "receipt verify": (log.receipts[0],),
+        "log prove": (log.receipts[0], "--out", tmp_path / "evidence"),
+        "log diff": (log.dir, log.dir),
     }
     for words, arguments in calls.items():
         answer = knhk(*words.split(), *arguments)

@@ -128,7 +128,7 @@ def test_a_receipt_is_proven_under_a_partial_tile_that_has_gone(knhk: Any, log: 
         partial.unlink()
     answer = knhk("receipt", "verify", log.receipts[0], "--log", log.dir)
     assert answer.exit == 0, answer.error_text
-    assert answer.out["entries"][0]["size"] == 5
+    assert answer.out["steps"][3]["detail"] == "entry 0 of 5"
 
 
 def test_replay_counts_what_was_erased(knhk: Any, log: Any) -> None:
@@ -175,11 +175,11 @@ def test_a_receipt_is_proven_and_a_wrong_tile_disproves_it(knhk: Any, log: Any) 
     for receipt in (*log.receipts, "4"):
         answer = knhk("receipt", "verify", receipt, "--log", log.dir)
         assert answer.exit == 0, answer.error_text
-        assert answer.out["entries"][0]["size"] == 5
+        assert answer.out["verified"]
     flip(log.dir / "tile" / "0" / "000.p" / "5", 3 * 32)
     answer = knhk("receipt", "verify", log.receipts[0], "--log", log.dir)
     assert answer.exit == 1
-    assert answer.err["error"] == "does not verify"
+    assert "does not lead from entry 0 to the root of size 5" in answer.out["steps"][-2]["detail"]
 
 
 @pytest.mark.parametrize(("receipt", "told"), [("0" * 32, "no receipt"), ("xyz", "32 hexadecimal digits"), ("99", "no receipt")])

@@ -54,13 +54,15 @@ from knhk_runtime.tiers.xpath_regex import PatternError, compile_pattern
 from knhk_runtime.tlog.notes import parse_vkey, sign_note
 from knhk_runtime.tlog.tree import parse_bundle_of_entries, parse_tile_path, tile_path
 from knhk_verify.errors import Bad
+from knhk_verify.evidence import Evidence
 from knhk_verify.leaf import parse_leaf
-from knhk_verify.note import b64, open_checkpoint
-from knhk_verify.signed import KEYS, canonical, keyid, verify_event
+from knhk_verify.note import b64, open_checkpoint, unb64
+from knhk_verify.signed import KEYS, canonical, keyid, parse_time, verify_event
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CORPUS = HERE / "corpus"
+EVIDENCE = json.loads((HERE.parents[1] / "formats" / "vectors" / "receipt.json").read_bytes())
 VECTORS = ROOT / "formats" / "vectors"
 PACKS = ROOT / "examples" / "packs"
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -154,6 +156,19 @@ def _unsigned(data: bytes) -> None:
     for read in (lambda: read_keys(data, SIGNER.public, NOW, Accepted(), "keys.json"), lambda: verify_event(data, TRUSTED)):
         with suppress(Bad, Refused):
             read()
+
+
+def _evidence(data: bytes) -> None:
+    """Evidence of anybody, by keys that are trusted: whatever it is, it is told."""
+    evidence = Evidence(unb64(EVIDENCE["root_pub"], "root"), EVIDENCE["keys.json"].encode(), parse_time(EVIDENCE["at"], "at"))
+    evidence.add(data, "given")
+    evidence.together()
+    assert len(evidence.steps) > 1 or data.startswith(b"old ")
+
+
+def _cases() -> Iterator[bytes]:
+    for case in EVIDENCE["cases"]:
+        yield from (text.encode() for text in case["files"].values() if len(text) < 4096)
 
 
 def _note(data: bytes) -> None:
@@ -290,6 +305,7 @@ PARSERS: dict[str, Parser] = {
     "entries": Parser(_entries, (Bad,), lambda: iter([b"\0\3abc\0\0\0\1x"])),
     "tile": Parser(_tile_name, (Bad,), _lines("tile/0/x001/067.p/8", "tile/entries/000", "tile/2/x999/x999/999")),
     "note": Parser(_note, (), _lines("log.example\n7\n" + b64(bytes(32)) + "\n", VKEY)),
+    "evidence": Parser(_evidence, (), _cases),
     "parked": Parser(lambda data: bundle_of(parse_checked(data).o), (Refused,), _parked),
     "keys": Parser(_keys, (Refused,), _some_keys),
     "rollout": Parser(_rollout, (Refused,), _some_rollout),

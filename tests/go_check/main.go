@@ -268,5 +268,10 @@ func main() {
 	checkFrames(records, edges)
 	checkSigned(signed)
 	checkWaves(waves)
+	var receipts evidenceVectors
+	read(os.Args[1], "receipt.json", &receipts)
+	verifier, err := note.NewVerifier(log.Vkey)
+	must(err, "vkey")
+	checkEvidence(receipts, verifier, ed25519.NewKeyFromSeed(fromHex(signed.Seeds["rollout"])).Public().(ed25519.PublicKey))
 	fmt.Println("all vectors verify")
 }

@@ -56,3 +56,17 @@ def test_go_knows_what_is_accepted_from_what_is_refused(tmp_path: Path, part: st
         done = go_check(tmp_path / "vectors")
         assert done.returncode == 1
         assert says in done.stderr
+
+
+@pytest.mark.parametrize("part", ["log", "signed"])
+def test_go_tells_evidence_that_verifies_from_what_does_not(tmp_path: Path, part: str) -> None:
+    """A refused case that is said to be accepted is told, by name."""
+    shutil.copytree(VECTORS, tmp_path / "vectors")
+    path = tmp_path / "vectors" / "receipt.json"
+    vectors = json.loads(path.read_bytes())
+    case = next(case for case in vectors["cases"] if case.get("part") == part)
+    case["verdict"] = "accepted"
+    path.write_text(json.dumps(vectors))
+    done = go_check(tmp_path / "vectors")
+    assert done.returncode == 1
+    assert case["name"] in done.stderr

@@ -52,9 +52,11 @@ def named(private: Ed25519PrivateKey, **more: str) -> dict[str, str]:
     return {"keyid": keyid(public(private)), "pub": b64(public(private)), **more}
 
 
-def keys_json(signer: Ed25519PrivateKey = ROOT, expires: str = "2027-01-01T00:00:00Z", **roles: object) -> str:
+def keys_json(
+    signer: Ed25519PrivateKey = ROOT, expires: str = "2027-01-01T00:00:00Z", serial: int = 1, version: int = 1, **roles: object
+) -> str:
     held = {"build": [named(BUILD)], "rollout": [named(ROLLOUT)], "log": [named(LOG, name=ORIGIN)], "data": []} | roles
-    return canonical(envelope(signer, KEYS, canonical({"version": 1, "serial": 1, "expires": expires, "roles": held}))).decode()
+    return canonical(envelope(signer, KEYS, canonical({"version": version, "serial": serial, "expires": expires, "roles": held}))).decode()
 
 
 def event(number: int, signer: Ed25519PrivateKey = ROLLOUT) -> bytes:
@@ -174,7 +176,8 @@ def accepted() -> dict[str, Files]:
     }
 
 
-# name → (files, where, says, part: "log" is what Go's note and tlog packages see, "signed" signatures and their form, "receipt" the rest)
+# name → (files, where, says, part): "log" is what Go's note and tlog packages see, "signed" signatures and what they cover, "json" the
+# form of JSON, "receipt" the rest
 Refused = dict[str, tuple[Files, str, str, str]]
 
 
@@ -184,6 +187,11 @@ def refused_logs() -> Refused:
     proof, grown, old = receipt["proof"], GOOD.consistency(OLD, SIZE), GOOD.checkpoint(OLD)
     head = proof.index("\n\n") + 2
     stranger = Tree(ENTRIES, OTHER, "example.com/other")
+
+    head13 = note.partition("\n\n")[0] + "\n"
+
+    def signed(body: str) -> str:
+        return sign_note(body, ORIGIN, public(LOG), LOG.sign)
 
     def with_proof(changed: str) -> Files:
         return {"r.json": text({name: value for name, value in receipt.items() if name != "checkpoint"} | {"proof": changed})}
@@ -244,8 +252,35 @@ def refused_logs() -> Refused:
         ),
         "checkpoint: size altered": ({"checkpoint": note.replace("\n13\n", "\n12\n")}, "checkpoint checkpoint line 5", "altered"),
         "checkpoint: a line added": ({"checkpoint": note.replace("\n\n", "\nmore\n\n")}, "checkpoint checkpoint line 6", "altered"),
+        "checkpoint: a line more, signed": ({"checkpoint": signed(f"{head13}more\n")}, "checkpoint checkpoint", "one line each"),
+        "checkpoint: a root of 31 bytes, signed": (
+            {"checkpoint": signed(f"{ORIGIN}\n13\n{b64(bytes(31))}\n")},
+            "checkpoint checkpoint line 3",
+            "32 bytes",
+        ),
+        "checkpoint: a control character": (
+            {"checkpoint": f"{note}— wit\x01ness {b64(bytes(68))}\n"},
+            "checkpoint checkpoint",
+            "control character",
+        ),
+        "checkpoint: a line that is no signature": (
+            {"checkpoint": f"{note}— witness AAAA\n"},
+            "checkpoint checkpoint line 6",
+            "not a signature line",
+        ),
+        "proof: no index": (with_proof(proof.replace(f"index {EVENT}\n", "")), "r.json proof", "must have `index N`"),
+        "proof: more hashes than a tree can have": (
+            with_proof(line(proof, 2, lambda h: "\n".join([h] * 64))),
+            "r.json proof",
+            "at most 63",
+        ),
+        "consistency: of a tree with itself, with hashes": (
+            {"old": note, "grown": f"old 13\n{b64(bytes(32))}\n\n{note}"},
+            "consistency proof",
+            "no hashes",
+        ),
         "checkpoint: leading zero, signed": (
-            {"checkpoint": sign_note(note.partition("\n\n")[0].replace("\n13\n", "\n013\n") + "\n", ORIGIN, public(LOG), LOG.sign)},
+            {"checkpoint": signed(head13.replace("\n13\n", "\n013\n"))},
             "checkpoint checkpoint line 2",
             "leading zeros",
         ),
@@ -316,14 +351,14 @@ def refused_signatures() -> Refused:
         for name, (change, where, says) in changes.items()
     }
     repeated = text(receipt).replace('"logIndex": 5', '"logIndex": 4, "logIndex": 5')
-    cases["event: a member repeated"] = ({"r.json": repeated}, "r.json", "repeats a member", "signed")
+    cases["event: a member repeated"] = ({"r.json": repeated}, "r.json", "repeats a member", "json")
     cases["event: a number with a point"] = (
         {"r.json": text(receipt).replace('"logIndex": 5', '"logIndex": 5.0')},
         "r.json",
         "not an integer",
-        "signed",
+        "json",
     )
-    cases["more than 1 MiB"] = ({"r.json": text(receipt | {"x": "SPACES"})}, "r.json", "has more than 1048576 bytes", "signed")
+    cases["more than 1 MiB"] = ({"r.json": text(receipt | {"x": "SPACES"})}, "r.json", "has more than 1048576 bytes", "json")
     by_builder = Tree((*ENTRIES[:5], event(5, BUILD), *ENTRIES[6:]))
     cases["event: by a key of role build, in the log"] = (
         {"r.json": text(by_builder.event_receipt(EVENT, SIZE))},
@@ -371,8 +406,11 @@ def refused_keys() -> dict[str, tuple[str, str, str]]:
     """keys.json → what is told of a good receipt of an event under it, with where."""
     good = keys_json()
     return {
+        "newer, and not signed by the root": (keys_json(OTHER, serial=2), "keys.json signatures", "none is a key allowed here"),
         "signed by another key": (keys_json(OTHER), "keys.json signatures", "none is a key allowed here"),
         "altered": (flipped(good, good.index('"payload":"') + 60), "keys.json signatures", "altered"),
+        "of another version": (keys_json(version=2), "keys.json version", "must be 1"),
+        "without a serial number": (keys_json(serial=0), "keys.json serial", "at least 1"),
         "expired": (keys_json(expires=AT), "keys.json expires", "expired at"),
         "a key of two roles": (keys_json(build=[named(ROLLOUT)]), "keys.json roles.rollout", "must serve one role"),
         "the root in a role": (keys_json(build=[named(ROOT)]), "keys.json roles.build", "is a key of root too"),

@@ -92,7 +92,24 @@ def test_bytes_cut_off_or_added_are_refused() -> None:
 def test_what_is_no_evidence_is_refused_and_never_crashes(data: bytes) -> None:
     evidence = judged({"f": data})
     assert [step.ok for step in evidence.steps] == [True, False]
-    assert evidence.steps[1].detail.startswith("f")
+    assert evidence.steps[1].what == "f"
+
+
+def test_text_that_is_not_unicode_is_refused() -> None:
+    receipt = json.loads(files_of(CASES["decision"])["r.json"])
+    note = receipt["proof"].replace("\n13\n", "\n13\ud800\n")
+    for changed in (receipt | {"proof": note}, receipt | {"leaf": "\ud800"}, {"bundle": "\ud800", "proof": ""}):
+        evidence = judged({"f": json.dumps(changed).encode()})
+        assert not evidence.steps[-1].ok
+
+
+def test_evidence_cannot_write_to_the_terminal_nor_forge_a_step() -> None:
+    """What it says is shown without control characters and line ends."""
+    receipt = json.loads(files_of(CASES["event: spec of a Receipt"])["r.json"])
+    bundle = json.loads(receipt["bundle"])
+    bundle["verificationMaterial"]["publicKey"]["hint"] = "\x1b[2K\nok  all verifies"
+    (step,) = judged({"f": json.dumps(receipt | {"bundle": json.dumps(bundle)}).encode()}).steps[1:]
+    assert "keyid ?[2K?ok  all verifies is a key of no role" in step.detail
 
 
 def test_a_checkpoint_of_a_replaced_key_counts_for_nothing_though_another_is_valid() -> None:

@@ -39,6 +39,7 @@ class Evidence:
             self._step("keys.json", "", str(bad), ok=False)
 
     def _step(self, what: str, key: str, detail: str, *, ok: bool = True) -> None:
+        what, detail = ("".join(c if c.isprintable() else "?" for c in text) for text in (what, detail))
         self.steps.append(Step(what, key, ok, detail))
 
     def _key(self, role: str, id_: str) -> str:
@@ -56,7 +57,7 @@ class Evidence:
                 self._growth.append((where, proof, self._checkpoint(proof.checkpoint, where)))
             else:
                 self._checkpoint(text, where)
-        except Bad as bad:
+        except (Bad, UnicodeError) as bad:
             self._step(where, "", str(bad), ok=False)
 
     def together(self) -> None:

@@ -115,8 +115,7 @@ def parse_path(text: str, word: str, where: str) -> Proof:
     are asked with (c2sp.org/tlog-witness, add-checkpoint). Raises Bad."""
     head, _, checkpoint = text.partition("\n\n")
     first, *lines = head.split("\n")
-    whole = first.startswith(f"{word} ") and len(lines) <= MAX_HASHES
-    demand(whole, where, f"must have a line `{word} N` and at most {MAX_HASHES} hashes")
+    demand(first.startswith(f"{word} ") and len(lines) <= MAX_HASHES, where, f"must have `{word} N` and at most {MAX_HASHES} hashes")
     path = tuple(unb64(line, f"{where} hash {number}") for number, line in enumerate(lines))
     for number, hash_ in enumerate(path):
         demand(len(hash_) == HASH, f"{where} hash {number}", f"must have {HASH} bytes")

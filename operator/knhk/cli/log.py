@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.framework import FAILURE, FAULTS, OK, Argument, Call, Outcome, Table, command, noun
-from knhk.cli.schema import array, integer, obj, string
+from knhk.cli.framework import FAILURE, FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
+from knhk.cli.schema import array, boolean, integer, nullable, obj, string
 from knhk.wiring.home import LOG_ORIGIN, Home
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from knhk_verify.evidence import Step
     from knhk_verify.note import Verifier
     from knhk_verify.signed import Keys
 
@@ -24,6 +27,29 @@ ROOT = Argument(
     "--root",
     help="pinned root key of keys.json: base64, or a root.pub file (default: root.pub of the folder, or of HOME/keys)",
 )
+KEYS = Argument(
+    "--keys", help="keys.json as it is published with the log (default: that of the folder, or of the home)", kind=Path, metavar="FILE"
+)
+AT = Argument("--at", help="time at which keys must be valid, as 2027-01-01T00:00:00Z (default: now)", metavar="TIME")
+PLACE = Argument("--log", help="log folder, or the URL of a log (default HOME/log)", metavar="PLACE")
+TLS = (
+    Argument("--ca-file", help="authority of the log's server, PEM (default: those of this machine)", kind=Path, metavar="FILE"),
+    Argument("--certificate", help="our certificate and its key for a log behind mutual TLS, PEM", kind=Path, metavar="FILE"),
+)
+OUT = Argument("--out", help="folder to write an audit bundle into, which knhk_verify takes (new or empty)", kind=Path, metavar="DIR")
+STEPS = array(obj(what=string(), key=string(), ok=boolean(), detail=string()))
+ENTRY = {
+    "index": integer(),
+    "receipt": string(),
+    "kind": string(),
+    "verdict": string(),
+    "class": string(),
+    "mode": string(),
+    "flags": array(string()),
+    "time": string(),
+    "pack": string(),
+    "subject": string(),
+}
 FOUND = array(obj(where=string(), what=string()))
 
 
@@ -130,6 +156,102 @@ def replay(call: Call) -> Outcome:
 
 
 @command(
+    ("log", "prove"),
+    summary="Prove entries of a log, and that it only grew, as an audit bundle that knhk_verify takes",
+    arguments=(
+        Argument(
+            "receipt", help="receipt ids (32 hexadecimal digits) or indexes of entries", metavar="RECEIPT", repeat=True, optional=True
+        ),
+        PLACE,
+        Argument(
+            "--since", help="an older checkpoint, kept from last time: proves that the log only grew since", kind=Path, metavar="FILE"
+        ),
+        OUT,
+        ROOT,
+        KEYS,
+        AT,
+        *TLS,
+    ),
+    output=obj(out=string(), size=integer(), files=array(string()), steps=STEPS),
+    examples=(
+        "knhk log prove 5f2c… 17 --out evidence",
+        "knhk log prove --log https://log.example.com --since checkpoint.old --out evidence",
+    ),
+    detail="Everything is verified before it is written; nothing is written when something does not verify. The network is asked\n"
+    "only when --log is a URL.",
+    exits={FAULTS: "something does not verify: `steps` say what and where"},
+)
+def prove(call: Call) -> Outcome:
+    from knhk.reconcilers import evidence
+    from knhk.wiring import evidence as wiring
+
+    args, home = call.args, Home(call.home)
+    if args.out is None:
+        raise Usage("must name a folder to write to", "--out")
+    place = args.log or str(home.log)
+    log, bundle = wiring.opened(place, args.ca_file, args.certificate), evidence.Bundle()
+    trust = wiring.trust(home, args.root, args.keys, args.at, wiring.folder(place))
+    for word in args.receipt:
+        for index in wiring.index_of(log, word):
+            bundle.prove(log.served, index, log.note)
+    if args.since is not None:
+        evidence.grown(log.served, log.note, args.since.read_text(), bundle)
+    if not bundle.files():
+        bundle.checkpoints[str(log.served.size)] = log.note
+    judged = trust.evidence()
+    proven = evidence.judge(judged, bundle.files())
+    if proven:
+        evidence.write(args.out, bundle, trust.keys_json)
+    files = sorted(bundle.files()) if proven else []
+    data = {"out": str(args.out), "size": log.served.size, "files": files, "steps": [vars(step) for step in judged.steps]}
+    return Outcome(data, OK if proven else FAULTS, (steps_table(judged.steps),))
+
+
+@command(
+    ("log", "diff"),
+    summary="Compare two logs, or checkpoints of one: equal, ahead, behind, or forked, with the first entry that differs",
+    arguments=(
+        Argument("a", help="log folder, URL of a log, or a checkpoint file", metavar="A"),
+        Argument("b", help="the same, of what should be the same log", metavar="B"),
+        OUT,
+        ROOT,
+        KEYS,
+        AT,
+        *TLS,
+    ),
+    output=obj(
+        relation=string("equal", "ahead", "behind", "fork", "unverified"),
+        a_size=integer(),
+        b_size=integer(),
+        first=nullable(integer()),
+        entries=array(obj(file=string(), **ENTRY)),
+        steps=STEPS,
+    ),
+    examples=("knhk log diff .knhk/log ./mirror", "knhk log diff https://log.example.com checkpoint.old --root root.pub --keys keys.json"),
+    detail="`relation` says how A stands to B. Of a fork --out gets both signed checkpoints and, when both logs are at hand, a receipt of\n"
+    "the first entry that differs under each: the log's key has signed both, and knhk_verify tells the split view.",
+    exits={FAULTS: "the log has forked, or a checkpoint does not verify"},
+)
+def diff(call: Call) -> Outcome:
+    from knhk.reconcilers import evidence
+    from knhk.wiring import evidence as wiring
+
+    args, home = call.args, Home(call.home)
+    a, b = (wiring.side(place, args.ca_file, args.certificate) for place in (args.a, args.b))
+    trust = wiring.trust(home, args.root, args.keys, args.at, wiring.folder(args.a) or wiring.folder(args.b))
+    found = evidence.diff(a, b, trust.evidence)
+    if args.out is not None and found.relation != "unverified":
+        evidence.write(args.out, found.bundle, trust.keys_json)
+    data = {"relation": found.relation, "a_size": found.sizes[0], "b_size": found.sizes[1], "first": found.first}
+    data |= {"entries": [{"file": name, **told} for name, told in found.bundle.told], "steps": [vars(step) for step in found.steps]}
+    summary = tuple((name, "" if value is None else str(value)) for name, value in data.items() if name not in ("entries", "steps"))
+    entries = tuple((name, told["kind"], told["verdict"], told["receipt"] or told["subject"]) for name, told in found.bundle.told)
+    tables = [Table("", ("", ""), summary), steps_table(found.steps)]
+    tables += [Table("the first entry that differs", ("file", "kind", "verdict", "of"), entries)] if entries else []
+    return Outcome(data, OK if found.relation in ("equal", "ahead", "behind") else FAULTS, tuple(tables))
+
+
+@command(
     ("log", "checkpoint"),
     summary="Show the newest checkpoint of a log, its signature verified",
     arguments=(DIR, VKEY),
@@ -197,6 +319,11 @@ def serve(call: Call) -> Outcome:
     options += ["--read-port", str(args.read_port)] if args.read_port is not None else []
     code = main(options)
     return Outcome({"exit": code}, FAILURE if code else OK)
+
+
+def steps_table(steps: Iterable[Step]) -> Table:
+    """Steps of a verification for people."""
+    return Table("", ("", "what", "key", "result"), tuple(("ok" if s.ok else "BAD", s.what, s.key, s.detail) for s in steps))
 
 
 def _log_dir(call: Call) -> Path:

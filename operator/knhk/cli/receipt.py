@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.framework import Argument, Call, Outcome, Table, command, noun
-from knhk.cli.log import ROOT, VKEY, _keys, _verifier
+from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, command, noun
+from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, STEPS, TLS, steps_table
 from knhk.cli.schema import array, boolean, integer, obj, string
 from knhk.wiring.home import Home
 
@@ -21,18 +21,7 @@ ID = Argument(
     help="receipt id (32 hexadecimal digits, header knhk-receipt), or the index of an entry",
     metavar="RECEIPT",
 )
-ROW = obj(
-    index=integer(),
-    receipt=string(),
-    kind=string(),
-    verdict=string(),
-    **{"class": string()},
-    mode=string(),
-    flags=array(string()),
-    time=string(),
-    pack=string(),
-    subject=string(),
-)
+ROW = obj(**ENTRY)
 COLUMNS = ("index", "kind", "verdict", "class", "mode", "time", "pack", "receipt", "subject")
 
 
@@ -109,48 +98,52 @@ def show(call: Call) -> Outcome:
     )
 
 
+SOURCE = Argument(
+    "source",
+    help="a file (a Receipt in JSON or YAML, the receipt of a decision, a checkpoint, a consistency proof), the folder of an audit bundle, "
+    "- for standard input; a receipt id (32 hexadecimal digits) or the index of an entry, looked up in --log; else [NAMESPACE/]NAME of a "
+    "Receipt in the home, or with --kubeconfig on a cluster",
+    metavar="SOURCE",
+    repeat=True,
+)
+
+
 @command(
     ("receipt", "verify"),
-    summary="Prove that a receipt is in the log: inclusion, checkpoint signature, hashes of what is kept",
-    arguments=(ID, LOG, VKEY, ROOT),
-    output=obj(
-        receipt=string(),
-        entries=array(
-            obj(
-                index=integer(),
-                kind=string(),
-                verdict=string(),
-                size=integer(),
-                root=string(),
-                kept=integer(),
-            )
-        ),
-    ),
+    summary="Verify receipts down to the pinned root: each step, the key that it was held against, and the result",
+    arguments=(SOURCE, PLACE, ROOT, KEYS, AT, *TLS, Argument("--kubeconfig", help="cluster to read a named Receipt from", kind=Path)),
+    output=obj(verified=boolean(), steps=STEPS),
     examples=(
         "knhk receipt verify 5f2c…",
-        "knhk receipt verify 5f2c… --log ./log --vkey 'knhk.dev/local+0123abcd+AQ…'",
+        "knhk receipt verify receipt.yaml --root root.pub --keys keys.json",
+        "knhk receipt verify - --root root.pub --keys keys.json -o json",
+        "knhk receipt verify erp/promoted-17 --kubeconfig admin.conf --root root.pub --keys keys.json",
+        "knhk receipt verify 5f2c… --log https://log.example.com --root root.pub --keys keys.json",
     ),
-    detail="Exit 0 means that it verifies. `kept`: records of this leaf whose O and A hash to what it says; 0 after erasure elsewhere.",
+    detail="From a pipe: kubectl get receipt -n erp promoted-17 -o yaml | knhk receipt verify - …\n"
+    "Nothing is asked of a network unless --log is a URL or --kubeconfig is given. Several sources are held against one another:\n"
+    "their checkpoints must be of one log. A receipt without a proof gets one from the log; one whose checkpoint key was replaced needs a\n"
+    "fresh one: `knhk log prove`. Records of O and A that are kept beside a log folder are held against the leaf.",
+    exits={FAULTS: "something does not verify: `steps` say what and where"},
 )
 def verify(call: Call) -> Outcome:
-    from knhk.reconcilers import receipts
+    import sys
 
-    folder = _log_dir(call)
-    verifier = _verifier(call, folder)
-    rows = []
-    for entry in receipts.of_receipt(folder, call.args.receipt):
-        covered = receipts.verify(folder, entry, verifier, None if entry.is_leaf else _keys(call, folder))
-        kept = len(receipts.records_of(folder, entry)) if entry.is_leaf else 0
-        told = receipts.describe(entry)
-        row = {
-            "index": entry.index,
-            "kind": told["kind"],
-            "verdict": told["verdict"],
-            "size": covered.size,
-            "root": covered.root.hex(),
-        }
-        rows.append(row | {"kept": kept})
-    return Outcome({"receipt": call.args.receipt, "entries": rows})
+    from knhk.wiring import evidence as wiring
+
+    args, home = call.args, Home(call.home)
+    place = args.log or str(home.log)
+    beside = next((Path(word) for word in args.source if Path(word).is_dir()), wiring.folder(place))
+    found = wiring.sources(
+        args.source, home, lambda: wiring.opened(place, args.ca_file, args.certificate), args.kubeconfig, sys.stdin.buffer.read
+    )
+    evidence = wiring.trust(home, args.root, args.keys, args.at, beside).evidence()
+    for name, data in found:
+        evidence.add(data, name)
+    evidence.together()
+    steps = [*evidence.steps, *wiring.kept(found, wiring.folder(place))]
+    verified = all(step.ok for step in steps)
+    return Outcome({"verified": verified, "steps": [vars(step) for step in steps]}, OK if verified else FAULTS, (steps_table(steps),))
 
 
 def _log_dir(call: Call) -> Path:

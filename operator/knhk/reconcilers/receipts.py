@@ -10,13 +10,10 @@ from typing import Any
 
 from knhk.model.faults import Fault, NotFound, Refused
 from knhk_runtime.record import Record, check_record, parse_observation, parse_record
-from knhk_runtime.tlog.folder import log_entries, log_records, log_tile
-from knhk_runtime.tlog.tree import Tiles, inclusion_proof
-from knhk_verify.errors import Bad
+from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
-from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, unb64
-from knhk_verify.signed import Keys, parse_json, verify_event
-from knhk_verify.tree import leaf_hash, verify_inclusion
+from knhk_verify.note import unb64
+from knhk_verify.signed import parse_json
 
 FLAGS = ("candidate", "stale", "cached", "brownout", "fail-open", "resumed")
 
@@ -102,22 +99,6 @@ def _event(data: bytes) -> dict[str, Any]:
 def _time(time_ns: int) -> str:
     seconds, rest = divmod(time_ns, 10**9)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
-
-
-def verify(log_dir: Path, entry: Entry, verifier: Verifier, keys: Keys | None) -> Checkpoint:
-    """The signed checkpoint that covers the entry: inclusion recomputed from the tiles; a policy event's signature too. Raises Bad."""
-    checkpoint = open_checkpoint((log_dir / "checkpoint").read_bytes(), verifier)
-    if entry.index >= checkpoint.size:
-        raise Bad(
-            f"entry {entry.index}",
-            f"is not covered by the checkpoint of size {checkpoint.size}: try again in a second",
-        )
-    tiles = Tiles(lambda path: log_tile(log_dir, path), checkpoint.size)
-    path = inclusion_proof(tiles, entry.index, checkpoint.size)
-    verify_inclusion(leaf_hash(entry.data), entry.index, checkpoint.size, checkpoint.root, path)
-    if not entry.is_leaf and keys is not None:
-        verify_event(entry.data, keys, f"entry {entry.index}")
-    return checkpoint
 
 
 def records_of(log_dir: Path, entry: Entry) -> list[tuple[str, Record]]:

@@ -113,8 +113,3 @@ def log_records(log_dir: str | Path) -> Iterator[tuple[str, bytes]]:
             raise Bad(name, "is not named as a segment: must be 16 hexadecimal digits")
         if len(data) >= SEGMENT_HEAD:  # else it has just begun
             yield from ((f"{name} offset {at}", payload) for at, payload in scan_frames(data, number, name)[0])
-
-
-def log_tile(log_dir: str | Path, path: str) -> bytes:
-    """Hashes of the tile at `path`, also when a full one has taken its place meanwhile; raises Bad when neither is there."""
-    return Folder(Path(log_dir), _refuse).tile(*parse_tile_path(path)) or b""

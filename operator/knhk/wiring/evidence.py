@@ -1,0 +1,212 @@
+"""Logs and evidence for commands: where a log is read, and what its evidence is held against."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from knhk.adapters import log_reading
+from knhk.adapters.signer_local import read_root_pub
+from knhk.api.document import read, to_value
+from knhk.model.faults import NotFound, Refused, Stalled
+from knhk.model.resource import Key
+from knhk.reconcilers.evidence import Bundle, Side, size_of
+from knhk.reconcilers.receipts import Entry, records_of
+from knhk.wiring.home import Home
+from knhk.wiring.resources import open_store
+from knhk_runtime.tlog.served import Fetch, Served
+from knhk_verify.errors import Bad
+from knhk_verify.evidence import Evidence, Step
+from knhk_verify.note import unb64
+from knhk_verify.signed import MAX_BYTES, member, parse_json, parse_time
+
+FOLDERS = ("receipts", "checkpoints", "consistency")  # of an audit bundle
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The pinned root key, keys.json, and the time to judge at. `own`: the root key came with the log that it is to judge."""
+
+    root_public: bytes
+    keys_json: bytes
+    now: datetime
+    own: bool
+
+    def evidence(self) -> Evidence:
+        """Nothing added yet."""
+        made = Evidence(self.root_public, self.keys_json, self.now)
+        if self.own:
+            what = "the root.pub that came with the log is trusted: this shows damage, but no forger: give --root"
+            made.steps.insert(0, Step("the root key is pinned", "root", True, what))
+        return made
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A log and its newest checkpoint, which nothing has verified."""
+
+    fetch: Fetch
+    served: Served
+    note: str
+
+
+def trust(home: Home, root: str | None, keys: Path | None, at: str | None, beside: Path | None) -> Trust:
+    """`root`: a file or base64 text; `keys`: keys.json; `at`: RFC 3339 in UTC. Without them the home's root key counts, then what lies with
+    the log in `beside` (which is no pin: `own`), and the keys.json there before the home's. Raises Stalled when nothing is there, Bad."""
+    came = [beside.parent / "keys" / "root.pub", beside / "root.pub"] if beside else []
+    at_hand = [path for path in (home.keys / "root.pub", *came) if path.exists()]
+    if root is not None:
+        public = read_root_pub(Path(root)) if Path(root).exists() else unb64(root, "--root")
+    elif at_hand:
+        public = read_root_pub(at_hand[0])
+    else:
+        raise Stalled("Root", "no pinned root key is at hand: give --root, a file or base64 text, from a source that you trust")
+    named = [keys] if keys else [folder / "keys.json" for folder in (beside, home.keys) if folder]
+    found = next((path for path in named if keys or path.exists()), None)
+    if found is None:
+        raise Stalled("Keys", "no keys.json is at hand: give --keys, the file that is published with the log")
+    own = root is None and at_hand[0] != home.keys / "root.pub"
+    return Trust(public, found.read_bytes(), parse_time(at, "--at") if at else datetime.now(UTC), own)
+
+
+def opened(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Opened:
+    """The log of a folder or URL. Raises NotFound, Bad, Waiting, Stalled."""
+    fetch = log_reading.of_url(place, ca_file, certificate) if log_reading.is_url(place) else log_reading.of_folder(Path(place))
+    if (note := fetch("checkpoint")) is None:
+        raise NotFound(f"{place}: has no checkpoint: must be a log folder, or the URL of a log")
+    text = note.decode("utf-8", "replace")
+    return Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
+
+
+def folder(place: str) -> Path | None:
+    """The folder that a log lies in; None for a URL, a file, or nothing."""
+    return Path(place) if not log_reading.is_url(place) and Path(place).is_dir() else None
+
+
+def side(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Side:
+    """A log, or a checkpoint file, to compare with another. Raises as `opened`."""
+    if log_reading.is_url(place) or Path(place).is_dir():
+        log = opened(place, ca_file, certificate)
+        return Side(place, log.note, log.served)
+    return Side(place, Path(place).read_text("utf-8", "replace"), None)
+
+
+def sources(
+    words: Sequence[str], home: Home, log: Callable[[], Opened], kubeconfig: Path | None, stdin: Callable[[], bytes]
+) -> list[tuple[str, bytes]]:
+    """(name, bytes) of the evidence that the words name: see `knhk receipt verify`. Raises NotFound, Bad, Refused, Stalled, Waiting."""
+    found = list[tuple[str, bytes]]()
+    for word in words:
+        if word == "-":
+            found += _documents("standard input", stdin())
+        elif Path(word).is_dir():
+            files = [path for name in FOLDERS for path in sorted((Path(word) / name).glob("*"))]
+            if not files:
+                raise NotFound(f"{word}: holds no evidence: must have files in {', '.join(FOLDERS)}")
+            found += [(str(path), _read(path)) for path in files]
+        elif Path(word).exists():
+            found += _documents(word, _read(Path(word)))
+        elif re.fullmatch("[0-9a-f]{32}|[0-9]{1,15}", word):
+            bundle, opened_log = Bundle(), log()
+            for index in index_of(opened_log, word):
+                bundle.prove(opened_log.served, index, opened_log.note)
+            found += [(f"{opened_log.served.name} {name}", text.encode()) for name, text in bundle.files().items()]
+        else:
+            found.append((word, _proven(_named(word, home, kubeconfig), log)))
+    return found
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)  # one byte too many is refused
+
+
+def _documents(name: str, data: bytes) -> list[tuple[str, bytes]]:
+    """Evidence in a file: as it is, but documents of YAML as JSON, and the items of a list one by one. Raises Refused."""
+    if data.startswith((b"old ", b"{")) or b"\n\n\xe2\x80\x94 " in data or len(data) > MAX_BYTES:
+        parsed = parse_json(data, name) if data.startswith(b"{") and len(data) <= MAX_BYTES else None
+        documents = parsed["items"] if isinstance(parsed, dict) and isinstance(parsed.get("items"), list) else None
+    else:
+        nodes, faults = read(data, name)
+        if faults:
+            raise Refused(faults)
+        values = [to_value(node) for node in nodes]
+        documents = [item for value in values for item in (value["items"] if isinstance(value, dict) and "items" in value else [value])]
+    if documents is None:
+        return [(name, data)]
+    return [(f"{name} document {number}", json.dumps(document).encode()) for number, document in enumerate(documents, 1)]
+
+
+def _named(word: str, home: Home, kubeconfig: Path | None) -> dict[str, Any]:
+    """`spec` of the Receipt NAMESPACE/NAME, or NAME in the namespace default."""
+    namespace, slash, name = word.rpartition("/")
+    key = Key("Receipt", namespace if slash else "default", name)
+    if kubeconfig is None:
+        with open_store(home, must_exist=True) as store:
+            return dict(store.get(key).spec)
+    from knhk.adapters.kube_client import KubeClient, api_client  # takes a second to import
+    from knhk.adapters.kube_documents import collection
+
+    path = f"{collection('Receipt', quote(key.namespace, safe=''))}/{quote(name, safe='')}"
+    return dict(KubeClient(api_client(kubeconfig)).call("GET", path)["spec"])
+
+
+def _proven(spec: dict[str, Any], log: Callable[[], Opened]) -> bytes:
+    """A receipt with a proof: its own, or a fresh one from the log."""
+    if "proof" not in spec:
+        from_log = log()
+        proof = from_log.served.inclusion(int(spec["logIndex"]), from_log.note)
+        spec = {name: value for name, value in spec.items() if name != "checkpoint"} | {"proof": proof}
+    return json.dumps(spec, ensure_ascii=False).encode()
+
+
+def kept(found: Sequence[tuple[str, bytes]], log_dir: Path | None) -> list[Step]:
+    """Of each decision among the evidence: the records of its O and A that are kept beside a log folder, held against its leaf."""
+    steps = list[Step]()
+    for name, data in found:
+        if log_dir is None or not data.startswith(b"{") or b'"leaf"' not in data:
+            continue
+        try:
+            leaf = unb64(member(parse_json(data, name), "leaf", str, name), f"{name} leaf")
+            records = records_of(log_dir, Entry(0, leaf))
+        except Bad as bad:
+            steps.append(Step(f"{name}: O and A", "", False, str(bad)))
+            continue
+        steps += [Step(f"{name}: O and A are what the leaf commits to", "none", True, where) for where, _record in records]
+    return steps
+
+
+def index_of(log: Opened, word: str) -> list[int]:
+    """Indexes of the entries that `word` names: a number, or a receipt id, which has a leaf for each arm. Raises NotFound, Bad."""
+    if word.isdecimal() and len(word) < 16:
+        return [int(word)]
+    try:
+        receipt = bytes.fromhex(word)
+    except ValueError:
+        receipt = b""
+    if len(receipt) != 16:
+        raise Bad("receipt", f"{word!r} must be 32 hexadecimal digits, or the index of an entry")
+    if not log_reading.is_url(log.served.name):
+        return _scanned(log.served, receipt)
+    found = [log_reading.index_at(log.fetch, receipt + b"\0", log.served.name)]
+    return found + [i for i in _candidate(log, receipt) if i not in found]
+
+
+def _candidate(log: Opened, receipt: bytes) -> list[int]:
+    try:
+        return [log_reading.index_at(log.fetch, receipt + b"\1", log.served.name)]
+    except NotFound:
+        return []
+
+
+def _scanned(log: Served, receipt: bytes) -> list[int]:
+    found = [index for index, entry in enumerate(log.entries()) if entry[:1] != b"{" and entry[100:116] == receipt]
+    if not found:
+        raise NotFound(f"{log.name}: no receipt {receipt.hex()} in this log; a receipt enters it within a second")
+    return found

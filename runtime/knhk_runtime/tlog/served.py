@@ -1,0 +1,101 @@
+"""A log read by its paths (c2sp.org/tlog-tiles), from wherever they are served: entries, roots, proofs, the first difference of two.
+
+What is read is as the server gives it: whoever gets a proof verifies it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from knhk_runtime.tlog.notes import format_proof
+from knhk_runtime.tlog.tree import (
+    TILE,
+    Read,
+    Tiles,
+    consistency_proof,
+    inclusion_proof,
+    parse_bundle_of_entries,
+    parse_tile_path,
+    range_root,
+    subtrees,
+    tile_path,
+)
+from knhk_verify.errors import Bad
+from knhk_verify.note import b64, unb64
+from knhk_verify.signed import member, parse_json
+from knhk_verify.tree import HASH
+
+# path → bytes; None: it is not there
+Fetch = Callable[[str], bytes | None]
+
+
+class Served:
+    """Reads the log `name`, as far as its checkpoint of `size` entries reaches. Raises Bad for what is missing or malformed."""
+
+    def __init__(self, name: str, fetch: Fetch, size: int) -> None:
+        self.name, self.size, self._fetch = name, size, fetch
+        self.read: Read = Tiles(self._tile, size)
+
+    def _one(self, path: str) -> bytes:
+        """Bytes at a tile's path, or of the full tile that has taken its place."""
+        level, n, width = parse_tile_path(path)
+        if (data := self._fetch(path)) is not None:
+            return data
+        if width < TILE and (data := self._fetch(tile_path(level, n))) is not None:
+            return data
+        raise Bad(f"{self.name}/{path}", "is not there: the log is damaged, or serves no entries of this size")
+
+    def _tile(self, path: str) -> bytes:
+        return self._one(path)[: parse_tile_path(path)[2] * HASH]
+
+    def entry(self, index: int) -> bytes:
+        """Bytes of an entry."""
+        if not 0 <= index < self.size:
+            raise Bad(f"{self.name} entry {index}", f"is not under the checkpoint of size {self.size}: try again in a second")
+        return self._bundle(index // TILE)[index % TILE]
+
+    def entries(self) -> Iterator[bytes]:
+        """All entries, in order."""
+        for n in range(-(-self.size // TILE)):
+            yield from self._bundle(n)
+
+    def _bundle(self, n: int) -> list[bytes]:
+        width = min(TILE, self.size - n * TILE)
+        path = tile_path(None, n, width)
+        entries = [entry for _, entry in parse_bundle_of_entries(self._one(path), f"{self.name}/{path}")]
+        if len(entries) < width:
+            raise Bad(f"{self.name}/{path}", f"has {len(entries)} entries: must have {width}")
+        return entries[:width]
+
+    def root(self, size: int) -> bytes:
+        """Root of the first `size` entries."""
+        return range_root(self.read, 0, size)
+
+    def inclusion(self, index: int, note: str) -> str:
+        """tlog-proof text of an entry under `note`, the checkpoint of this size."""
+        return format_proof(index, inclusion_proof(self.read, index, self.size), note)
+
+    def consistency(self, old: int, note: str) -> str:
+        """Consistency proof from size `old` to `note`, the checkpoint of this size (formats/receipt.md)."""
+        return f"old {old}\n" + "".join(f"{b64(hash_)}\n" for hash_ in consistency_proof(self.read, old, self.size)) + f"\n{note}"
+
+
+def first_difference(one: Read, other: Read, size: int) -> int | None:
+    """Index of the first entry below `size` that two logs do not share; None when all are the same."""
+    for level, index in subtrees(0, size):
+        if one(level, index) != other(level, index):
+            while level:
+                level, index = level - 1, 2 * index
+                index += one(level, index) == other(level, index)
+            return index
+    return None
+
+
+def receipt_of(entry: bytes, index: int, proof: str) -> dict[str, Any]:
+    """The receipt of an entry (formats/receipt.md); the caller verifies it. Raises Bad for an entry of no known kind."""
+    told: dict[str, Any] = {"logIndex": index, "proof": proof}
+    if entry[:1] != b"{":
+        return {"leaf": b64(entry), "receipt": entry[100:116].hex(), **told}
+    payload = member(parse_json(entry, f"entry {index}"), "dsseEnvelope.payload", str, f"entry {index}")
+    statement = parse_json(unb64(payload, f"entry {index} payload"), f"entry {index} payload")
+    return {"event": member(statement, "predicate.kind", str, f"entry {index}"), "bundle": entry.decode(), **told}

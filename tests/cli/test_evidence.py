@@ -1,0 +1,259 @@
+"""`knhk receipt verify`, `knhk log prove` and `knhk log diff`: from everywhere a receipt may come from, and what is told of a fork."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from knhk.adapters.signer_local import establish
+from knhk.model.resource import Resource
+from knhk.wiring.home import LOG_ORIGIN, Home
+from knhk.wiring.resources import open_store
+from knhk_runtime.record import encode_leaf, entry_key, frame, scan_frames
+from knhk_runtime.sequencer.__main__ import load_key
+from knhk_runtime.sequencer.core import Log, lock
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.wire import Append, item
+from knhk_runtime.tlog.folder import log_entries
+from knhk_verify.__main__ import main as knhk_verify
+from knhk_verify.leaf import Leaf
+
+EVENT = 4  # the policy event of the log
+
+
+def grow(folder: Path, home: Path, entries: list[bytes]) -> None:
+    """Appends to a log folder, and covers it with a checkpoint."""
+    held = lock(folder)
+    log = Log(folder, load_key(home / "keys" / "log.key", LOG_ORIGIN), Disk())
+    keys = tuple(entry_key(entry) for entry in entries)
+    log.commit([Append(keys, tuple(entries), b"".join(item(k, e) for k, e in zip(keys, entries, strict=True)))])
+    log.integrate()
+    log.close()
+    os.close(held)
+
+
+def more(number: int) -> bytes:
+    """A leaf that no log has yet."""
+    return encode_leaf(Leaf(1, 1, 1, 1, 0, 0, bytes(32), bytes(32), bytes(20), number, b"RING0002" + number.to_bytes(8, "big")))
+
+
+@pytest.fixture
+def proven(knhk: Any, log: Any, tmp_path: Path) -> Path:
+    """An audit bundle of a decision and the policy event."""
+    answer = knhk("log", "prove", log.receipts[0], EVENT, "--log", log.dir, "--out", tmp_path / "evidence")
+    assert answer.exit == 0, answer.text
+    return tmp_path / "evidence"
+
+
+def trusted(log: Any) -> tuple[str, str, str, str]:
+    return ("--root", str(log.dir / "root.pub"), "--keys", str(log.dir / "keys.json"))
+
+
+def spec_of(proven: Path) -> dict[str, Any]:
+    return dict(json.loads((proven / "receipts" / f"{EVENT}.json").read_text()))
+
+
+def test_what_prove_writes_verifies_without_the_product_and_says_what_it_is(proven: Path, log: Any, capsys: Any) -> None:
+    assert sorted(p.name for p in proven.iterdir()) == ["index.md", "keys.json", "receipts", "verifier"]
+    assert knhk_verify(["--root", str(log.dir / "root.pub"), str(proven)]) == 0
+    assert "DECISION ADMIT" in capsys.readouterr().out
+    index = (proven / "index.md").read_text()
+    assert f"| receipts/{EVENT}.json | {EVENT} | POLICY Promoted |" in index
+    assert log.receipts[0] in index
+    assert (proven / "verifier" / "knhk_verify" / "__main__.py").exists()
+
+
+def test_prove_writes_nothing_when_something_does_not_verify(knhk: Any, log: Any, tmp_path: Path) -> None:
+    tile = log.dir / "tile" / "0" / "000.p" / "5"
+    tile.write_bytes(tile.read_bytes()[:-1] + b"\0")
+    answer = knhk("log", "prove", log.receipts[0], "--log", log.dir, "--out", tmp_path / "evidence")
+    assert answer.exit == 1
+    assert not (tmp_path / "evidence").exists()
+    assert not answer.out["steps"][-1]["ok"]
+
+
+def test_prove_shows_that_a_log_only_grew(knhk: Any, log: Any, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copy(log.dir / "checkpoint", old)
+    grow(log.dir, tmp_path / "home", [more(number) for number in range(10, 310)])
+    answer = knhk("log", "prove", "300", "--log", log.dir, "--since", old, "--out", tmp_path / "evidence")
+    assert answer.exit == 0, answer.text
+    assert answer.out["files"] == ["checkpoints/5", "consistency/5-305", "receipts/300.json"]
+    assert knhk_verify(["--root", str(log.dir / "root.pub"), str(tmp_path / "evidence")]) == 0
+    again = knhk("log", "prove", "300", "--log", log.dir, "--out", tmp_path / "evidence")
+    assert "must be a new or an empty folder" in again.error_text
+
+
+@pytest.mark.parametrize("form", ["spec", "resource", "yaml", "list", "-"])
+def test_a_receipt_is_verified_from_a_file(knhk: Any, log: Any, proven: Path, tmp_path: Path, form: str, monkeypatch: Any) -> None:
+    spec = spec_of(proven)
+    resource = {"apiVersion": "knhk.dev/v1alpha1", "kind": "Receipt", "metadata": {"name": "r", "namespace": "erp"}, "spec": spec}
+    text = {
+        "spec": json.dumps(spec),
+        "resource": json.dumps(resource),
+        "yaml": yaml.safe_dump(resource),
+        "list": json.dumps({"apiVersion": "v1", "kind": "List", "items": [resource, resource]}),
+        "-": yaml.safe_dump_all([resource, spec]),
+    }[form]
+    source = tmp_path / "given"
+    source.write_text(text)
+    if form == "-":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    answer = knhk("receipt", "verify", "-" if form == "-" else source, *trusted(log))
+    assert answer.exit == 0, answer.text + answer.error_text
+    assert [step["key"].partition(" ")[0] for step in answer.out["steps"][:4]] == ["root", "rollout", "log", "none"]
+    assert len(answer.out["steps"]) == (7 if form in ("list", "-") else 4)
+
+
+def test_a_receipt_is_verified_by_its_name_in_the_home(knhk: Any, log: Any, proven: Path, tmp_path: Path) -> None:
+    spec = spec_of(proven)
+    with open_store(Home(tmp_path / "home"), must_exist=False) as store:
+        store.create(Resource("Receipt", "erp", "whole", spec))
+        store.create(Resource("Receipt", "erp", "bare", {name: spec[name] for name in ("event", "bundle", "logIndex")}))
+        store.create(Resource("Receipt", "erp", "wrong", spec | {"event": "RolledBack"}))
+    for name in ("erp/whole", "erp/bare"):  # the second gets its proof from the home's log
+        answer = knhk("receipt", "verify", name)
+        assert answer.exit == 0, answer.text + answer.error_text
+    wrong = knhk("receipt", "verify", "erp/wrong")
+    assert wrong.exit == 1
+    assert wrong.out["steps"][-1]["detail"] == "erp/wrong event: must be 'Promoted', as what is signed says"
+    assert knhk("receipt", "verify", "erp/absent").exit == 1
+
+
+def test_a_foreign_root_is_told_and_none_at_hand_too(knhk: Any, log: Any, proven: Path, tmp_path: Path) -> None:
+    other = establish(tmp_path / "other", LOG_ORIGIN, datetime(2026, 11, 23, tzinfo=UTC))
+    assert other.root_public()
+    foreign = knhk("receipt", "verify", proven, "--root", tmp_path / "other" / "root.pub")
+    assert foreign.exit == 1
+    assert not foreign.out["steps"][0]["ok"]
+    shutil.rmtree(tmp_path / "home" / "keys")
+    for file in ("keys.json", "root.pub"):
+        (log.dir / file).unlink()
+    lost = knhk("receipt", "verify", proven)
+    assert lost.exit == 3
+    assert "give --root" in lost.error_text
+
+
+def test_the_own_root_of_a_folder_is_said_to_show_damage_only(knhk: Any, log: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere" / "log"
+    shutil.copytree(log.dir, copy)
+    shutil.rmtree(tmp_path / "home" / "keys")
+    answer = knhk("receipt", "verify", log.receipts[0], "--log", copy)
+    assert answer.exit == 0, answer.text + answer.error_text
+    assert "no forger" in answer.out["steps"][0]["detail"]
+
+
+def test_a_root_that_came_with_the_evidence_is_never_taken_for_the_pinned_one(knhk: Any, log: Any, proven: Path, tmp_path: Path) -> None:
+    """A forger's archive: evidence, and keys/root.pub beside it, all of his own making."""
+    forged = tmp_path / "archive"
+    other = establish(forged / "keys", LOG_ORIGIN, datetime.now(UTC))
+    shutil.copytree(proven, forged / "evidence")
+    (forged / "evidence" / "keys.json").write_bytes(other.keys_json())
+    answer = knhk("receipt", "verify", forged / "evidence")
+    assert answer.exit == 1
+    assert answer.out["steps"][0]["detail"].startswith("keys.json signatures")
+
+
+def test_an_altered_record_beside_the_log_fails_its_step(knhk: Any, log: Any) -> None:
+    good = knhk("receipt", "verify", log.receipts[0])
+    assert good.out["steps"][-1]["what"].endswith("O and A are what the leaf commits to")
+    segment = log.dir / "observations" / "erp.gate" / "0000000000000000.seg"
+    data = segment.read_bytes()
+    payloads = [payload.replace(b"alice", b"alicf") for _at, payload in scan_frames(data, 0, "segment")[0]]
+    segment.write_bytes(data[:16] + b"".join(frame(payload) for payload in payloads))
+    bad = knhk("receipt", "verify", log.receipts[0])
+    assert bad.exit == 1
+    assert [step["ok"] for step in bad.out["steps"]] == [True, True, True, True, False]
+    assert "H(O) is not that of salt and O beside it" in bad.out["steps"][-1]["detail"]
+
+
+@pytest.fixture
+def url(log: Any) -> Iterator[str]:
+    """The log's folder as static files, on a free port of loopback."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(log.dir))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.server
+def test_a_log_behind_a_url_proves_and_compares(knhk: Any, log: Any, url: str, tmp_path: Path) -> None:
+    answer = knhk("receipt", "verify", "0", "--log", url, *trusted(log))
+    assert answer.exit == 0, answer.text + answer.error_text
+    assert knhk("log", "prove", EVENT, "--log", url, "--out", tmp_path / "evidence", *trusted(log)).exit == 0
+    same = knhk("log", "diff", url, log.dir, *trusted(log))
+    assert (same.exit, same.out["relation"]) == (0, "equal")
+    unknown = knhk("receipt", "verify", log.receipts[0], "--log", url, *trusted(log))
+    assert "a static copy of a log has no index" in unknown.error_text
+    (log.dir / "checkpoint").unlink()
+    assert "has no checkpoint" in knhk("receipt", "verify", "0", "--log", url, *trusted(log)).error_text
+
+
+def test_diff_tells_ahead_and_behind_with_a_proof(knhk: Any, log: Any, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(log.dir, mirror)
+    grow(log.dir, tmp_path / "home", [more(number) for number in range(10, 310)])
+    ahead = knhk("log", "diff", log.dir, mirror, "--out", tmp_path / "evidence")
+    assert (ahead.exit, ahead.out["relation"], ahead.out["a_size"], ahead.out["b_size"]) == (0, "ahead", 305, 5)
+    assert knhk_verify(["--root", str(log.dir / "root.pub"), str(tmp_path / "evidence")]) == 0
+    behind = knhk("log", "diff", mirror / "checkpoint", log.dir)
+    assert (behind.exit, behind.out["relation"]) == (0, "behind")
+    alone = knhk("log", "diff", mirror / "checkpoint", log.dir / "checkpoint")
+    assert alone.exit == 1
+    assert "give the folder or URL of the larger log" in alone.error_text
+
+
+@pytest.mark.parametrize("longer", [0, 40])
+def test_diff_proves_a_split_view_with_the_first_entry_that_differs(knhk: Any, log: Any, tmp_path: Path, longer: int, capsys: Any) -> None:
+    """Two logs of one key: they share 5 entries and 290 more; the next differs. Both tellings verify, together they do not."""
+    other, home = tmp_path / "other" / "log", tmp_path / "home"
+    shared = [more(number) for number in range(10, 300)]
+    grow(log.dir, home, shared)
+    shutil.copytree(log.dir, other)
+    grow(log.dir, home, [more(1000 + number) for number in range(8)])
+    grow(other, home, [more(2000 + number) for number in range(8 + longer)])
+    answer = knhk("log", "diff", log.dir, other, "--out", tmp_path / "evidence")
+    assert answer.exit == 1
+    assert (answer.out["relation"], answer.out["first"]) == ("fork", 295)
+    assert [e["receipt"] for e in answer.out["entries"]] == [list(log_entries(f))[295][100:116].hex() for f in (log.dir, other)]
+    assert any("split view" in step["detail"] for step in answer.out["steps"] if not step["ok"])
+    root = str(log.dir / "root.pub")
+    for letter in "ab":
+        files = [str(tmp_path / "evidence" / f"receipts/{letter}-295.json"), str(tmp_path / f"evidence/checkpoints/{letter}")]
+        assert knhk_verify(["--root", root, "--keys", str(log.dir / "keys.json"), *files]) == 0
+    assert knhk_verify(["--root", root, str(tmp_path / "evidence")]) == 1
+    assert "split view" in capsys.readouterr().out
+
+
+def test_diff_refuses_what_cannot_be_compared(knhk: Any, log: Any, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(log.dir, mirror)
+    tile = mirror / "tile" / "0" / "000.p" / "5"
+    tile.write_bytes(bytes(32) + tile.read_bytes()[32:])
+    damaged = knhk("log", "diff", log.dir, mirror)
+    assert damaged.exit == 1
+    assert "its tiles do not give the root of its checkpoint" in damaged.error_text
+    note = (mirror / "checkpoint").read_text()
+    (mirror / "checkpoint").write_text(note.replace("\n5\n", "\n6\n"))
+    forged = knhk("log", "diff", log.dir, mirror)
+    assert (forged.exit, forged.out["relation"]) == (1, "unverified")
