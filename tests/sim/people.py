@@ -134,7 +134,7 @@ class People:
     def act(self) -> None:
         """One thing, of those that hurt most as things stand."""
         name = self.chance.choice(self.packs)
-        acts = ACTS | WORST.get(self._phase(name), {})
+        acts = {**ACTS, **WORST.get(self._phase(name), {})}
         (act,) = self.chance.choices([*acts], [*acts.values()])
         getattr(self, act)(name)
 
