@@ -365,7 +365,7 @@ def test_a_pack_waits_for_its_schema_takes_hooks_and_is_approved(cli: Cli, tmp_p
     assert [row["status"]["verdict"] for row in versions] == ["First", "Compatible"]
     made = cli.ok("approve", "erp/invoice-controls", "--stage", "production", "--comment", "looked at it")
     assert (made["revision"], made["unreviewed"]) == (revision["digest"], True)
-    assert "must be production" in cli.fails("approve", "erp/invoice-controls", "--stage", "moon")
+    assert "must be canary, staging or production" in cli.fails("approve", "erp/invoice-controls", "--stage", "moon")
     name = made["approval"].partition("/")[2]
     eventually(lambda: stored(cli, "Approval", name)["conditions"][0]["reason"] == "Recorded")
     told = cli.ok("describe", "approval", made["approval"])
