@@ -10,7 +10,7 @@ from pathlib import Path
 from knhk_runtime.http1 import HttpClient, Https, Unreachable
 from knhk_runtime.record import entry_key
 
-CONFLICT, AGAIN = 409, (408, 429)
+CONFLICT, AGAIN, LACKS = 409, (408, 429), (403, 404)
 
 
 class SequencerUnavailable(Exception):
@@ -19,6 +19,10 @@ class SequencerUnavailable(Exception):
 
 class SequencerRefused(Exception):
     """The sequencer refused the request as malformed; repeating it does not help."""
+
+
+class SequencerLacks(SequencerRefused):
+    """The sequencer has no such request for this client: it may be of a release before."""
 
 
 class SequencerConflict(SequencerRefused):
@@ -79,6 +83,8 @@ class SequencerClient:
         text = f"{method} {target}: {answer.status}: {answer.body[:500].decode(errors='replace')}"
         if answer.status == CONFLICT:
             raise SequencerConflict(text, _items(answer.body))
+        if answer.status in LACKS:
+            raise SequencerLacks(text)
         kind = SequencerRefused if 400 <= answer.status < 500 and answer.status not in AGAIN else SequencerUnavailable
         raise kind(text)
 

@@ -13,7 +13,7 @@ from knhk.model.faults import Corrupt
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import ENTRY_SIZE, Entries, entries_of
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
-from knhk_runtime.sequencer_client import SequencerConflict, SequencerRefused, SequencerUnavailable
+from knhk_runtime.sequencer_client import SequencerConflict, SequencerLacks, SequencerRefused, SequencerUnavailable
 
 READ_BYTES = 4 << 20
 BATCH_ENTRIES = 30_000  # 30,000 × 137 bytes stay below the sequencer's 8 MiB
@@ -194,16 +194,16 @@ class Uploader:
         self.uploaded += count
 
     async def _claim(self) -> None:
-        claimed = frozenset(self._unclaimed)
-        if not claimed:
-            return
-        try:
-            await self._sequencer.claim(claimed)
-        except SequencerConflict as error:
-            self._tell_conflict(str(error))
-        except SequencerRefused as error:  # a log that knows no claims: the first leaf is one
-            log("upload", unclaimed=str(error))
-        self._unclaimed -= claimed
+        """Each ring by itself, for the log refuses a claim whole. One that was not answered, or refused for the certificate's sake, is
+        made again: who learnt a receipt id meanwhile must not be the first."""
+        for source in sorted(self._unclaimed):
+            try:
+                await self._sequencer.claim((source,))
+            except SequencerConflict as error:
+                self._tell_conflict(str(error))
+            except SequencerLacks as error:  # a log that knows no claims: the first leaf is one
+                log("upload", unclaimed=str(error))
+            self._unclaimed.discard(source)
 
     def _tell_conflict(self, conflict: str) -> None:
         log("upload", conflict=conflict)

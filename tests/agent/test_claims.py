@@ -1,0 +1,62 @@
+"""A ring is its agent's from the first moment that the log can be told so; only yes, no, or not knowing of claims ends that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from knhk_runtime.http1 import Answer
+from knhk_runtime.outbox import upload
+from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.outbox.upload import Outbox, Uploader
+from knhk_runtime.sequencer_client import SequencerClient
+
+OURS, TAKEN = b"source-1", b"source-0"
+
+
+@dataclass
+class Log:
+    """As HttpClient: a log that answers claims so, then yes to all but TAKEN."""
+
+    statuses: list[int]
+    claimed: set[bytes] = field(default_factory=set)
+    refused: set[bytes] = field(default_factory=set)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def request(self, method: str, target: str, body: bytes = b"", timeout_s: float = 0.0) -> Answer:
+        assert (method, target) == ("POST", "/sources")
+        sources = {body[at : at + 8] for at in range(0, len(body), 8)}
+        status = self.statuses.pop(0) if self.statuses else 409 if TAKEN in sources else 204
+        (self.refused if status == 409 else self.claimed if status == 204 else set()).update(sources)
+        if self.claimed | self.refused >= {OURS, TAKEN}:
+            self.done.set()
+        return Answer(status, {}, b"{}")
+
+
+async def _claimed(folder: Path, log: Log, sources: Collection[bytes]) -> None:
+    client = SequencerClient(folder / "none")
+    client._client = log  # type: ignore[assignment]
+    uploader = Uploader(Outbox(Segments(folder)), Cursor(folder / "acked", Position(0, 0)), client)
+    for source in sources:
+        uploader.claim(source)
+    running = asyncio.create_task(uploader.run())
+    async with asyncio.timeout(30):
+        await log.done.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.parametrize("statuses", [[], [401], [503, 429, 401]], ids=["at once", "a certificate that was over", "away"])
+def test_a_ring_is_claimed_whatever_became_of_another_and_of_the_first_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statuses: list[int]
+) -> None:
+    monkeypatch.setattr(upload, "LAST_PAUSE_S", 0.01)
+    log = Log(statuses)
+    asyncio.run(_claimed(tmp_path, log, (TAKEN, OURS)))
+    assert (log.claimed, log.refused) == ({OURS}, {TAKEN})
