@@ -17,9 +17,14 @@ import pytest
 from agent_world import until
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from exchange_world import Answered, Served, SetClock, exchange, word
+from exchange_world import Answered, Callers, Served, SetClock, exchange, word
+from kubernetes.client import ApiClient
 
+from knhk.adapters.callers_kube import KubeAuthenticator
 from knhk.adapters.exchange_server import AT_ONCE, MAX_BODY_BYTES, MEETING, MEETING_OF_ONE, PER_SECOND
+from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.system import SystemClock
+from knhk.ports.caller import Acquaintance, Caller
 from knhk_runtime.buckets import Buckets
 from knhk_runtime.courier.identity import Identity
 from knhk_runtime.doors import Bounds
@@ -126,6 +131,20 @@ def test_a_pod_may_ask_so_often_a_second() -> None:
     assert [buckets.take("one") for _ in range(int(AT_ONCE) + 1)] == [True] * int(AT_ONCE) + [False]
     clock.sleep(1)
     assert [buckets.take("one") for _ in range(int(PER_SECOND) + 1)] == [True] * int(PER_SECOND) + [False]
+
+
+class AsOnACluster(Callers):
+    """Nobody is known there, and the API server is never asked."""
+
+    def remembered(self, token: str) -> Caller | Acquaintance:
+        return KubeAuthenticator(KubeClient(ApiClient()), SystemClock()).remembered(token)
+
+
+def test_a_token_that_is_no_text_is_nobodys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reaches the port may send one: it must not cost a stack trace in the log each time."""
+    with exchange(tmp_path / "points", callers=AsOnACluster()) as served:
+        assert is_problem(served.ask("GET", "/v1/self", "\xff.\xff.\xff"), 401, "unauthenticated")
+    assert not caplog.records
 
 
 def test_a_path_that_is_none_is_a_problem_too(served: Served) -> None:

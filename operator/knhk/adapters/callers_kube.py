@@ -148,7 +148,7 @@ class KubeAuthenticator:
 
 
 def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()  # what is no text in a header comes so
 
 
 def _remember(answers: OrderedDict[bytes, _Answer[T]], name: bytes, answer: _Answer[T]) -> None:
