@@ -32,6 +32,7 @@ OWN, NS, POINT = "knhk-system", "erp", "erp/orders"
 LABELS = {"app.kubernetes.io/managed-by": "knhk", "app.kubernetes.io/part-of": "knhk"}
 MAPS = f"/api/v1/namespaces/{NS}/configmaps"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NS}/deployments/{child_name('orders')}"
+SECURITY = {"privileged": False, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 WITHIN_S = 20.0
 
 
@@ -71,9 +72,13 @@ def config(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": LABELS if labels is None else labels}}
 
 
+def container(image: str = IMAGE, name: str = "a", **security: Any) -> dict[str, Any]:
+    return {"name": name, "image": image, "securityContext": {**SECURITY, **security}}
+
+
 def forged(image: str = "mine", **pod: Any) -> dict[str, Any]:
     labels = {**LABELS, "app": "forged"}
-    spec = {"automountServiceAccountToken": False, "containers": [{"name": "a", "image": image}], **pod}
+    spec = {"automountServiceAccountToken": False, "containers": [container(image)], **pod}
     template = {"metadata": {"labels": labels}, "spec": spec}
     return {
         "apiVersion": "apps/v1",
@@ -121,10 +126,13 @@ def test_what_is_not_its_own_it_neither_makes_nor_changes_nor_takes_away(clean: 
     operator.call("DELETE", f"{MAPS}/knhk-ours")
     service = {"metadata": {"name": "knhk-x", "labels": LABELS}, "spec": {"type": "ExternalName", "externalName": "example.com"}}
     assert "must be of type ClusterIP" in said(lambda: operator.call("POST", f"/api/v1/namespaces/{NS}/services", {}, service))
+    taken = {**service, "spec": {"ports": [{"port": 443}], "externalIPs": ["192.0.2.1"]}}
+    assert "without addresses of others" in said(lambda: operator.call("POST", f"/api/v1/namespaces/{NS}/services", {}, taken))
 
 
-RUNS, TRUSTS, SHARES, MOUNTS = (
+RUNS, POWERS, TRUSTS, SHARES, MOUNTS = (
     "run the guard's image alone",
+    "no powers over the node",
     "no account and no token",
     "must not share the node's namespaces",
     "must mount what a guard does",
@@ -132,6 +140,11 @@ RUNS, TRUSTS, SHARES, MOUNTS = (
 PAST: tuple[tuple[dict[str, Any], str], ...] = (
     ({"image": "mine"}, RUNS),
     ({"initContainers": [{"name": "b", "image": "mine"}]}, RUNS),
+    ({"containers": [container(privileged=True, allowPrivilegeEscalation=True)]}, POWERS),
+    ({"containers": [container(allowPrivilegeEscalation=True)]}, POWERS),
+    ({"containers": [container(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]})]}, POWERS),
+    ({"containers": [{"name": "a", "image": IMAGE}]}, POWERS),
+    ({"initContainers": [container(name="b", capabilities={"add": ["SYS_PTRACE"], "drop": ["ALL"]})]}, POWERS),
     ({"automountServiceAccountToken": True}, TRUSTS),
     ({"serviceAccountName": "powerful"}, TRUSTS),
     ({"hostNetwork": True}, SHARES),
