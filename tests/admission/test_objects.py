@@ -74,10 +74,19 @@ def test_what_is_denied_is_told_with_every_violation_and_its_receipt() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [told(202, title="parked"), told(503, title="ring full"), told(500), told(403), told(302), Told(403, "", b"<html>")]
+    "answer",
+    [
+        told(202, title="parked"),
+        told(503, title="ring full"),
+        told(500),
+        told(403),
+        told(302),
+        Told(403, "", b"<html>"),
+        Told(200, "", b""),
+    ],
 )
 def test_what_is_no_verdict_is_no_answer(answer: Told) -> None:
-    """A proxy's own 403 among them: a verdict has a problem document."""
+    """A proxy's own 403 among them, and the 200 of whatever has the address now: a verdict has a problem document or a receipt."""
     with pytest.raises(Waiting, match="the point answered"):
         answered(question(), answer)
 

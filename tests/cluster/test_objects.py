@@ -81,6 +81,21 @@ def test_an_update_is_asked_about_too(live: World) -> None:
         live.client.call("DELETE", path)
 
 
+def test_what_a_finalizer_keeps_from_going_is_still_asked_about(live: World) -> None:
+    """Whoever may delete it could else make of it whatever he likes."""
+    path = f"{DEPLOYMENTS.format(SHOP)}/leaving"
+    held = deployment("good", name="leaving")
+    live.create({**held, "metadata": {**held["metadata"], "finalizers": ["example.com/held"]}}, dry=False)
+    live.client.call("DELETE", path)
+    try:
+        without = [{"name": "app", "resources": {"limits": None}}]
+        patch = {"spec": {"template": {"spec": {"containers": without}}}}
+        with pytest.raises(Stalled, match="must have a memory limit"):
+            live.client.call("PATCH", path, {}, patch, "application/strategic-merge-patch+json")
+    finally:
+        live.client.call("PATCH", path, {}, {"metadata": {"finalizers": None}}, MERGE)
+
+
 def test_an_answer_names_the_question_and_its_receipt(live: World) -> None:
     question = review("root")
     question["request"]["uid"] = "a-uid-of-mine"

@@ -35,7 +35,13 @@ LABELS = {
     "app.kubernetes.io/part-of": "knhk",
     "app.kubernetes.io/managed-by": MANAGER,
 }
-LEAVES = {"name": "knhk-stays", "expression": "object == null || !has(object.metadata.deletionTimestamp)"}
+# A finalizer keeps what is on its way out as long as its owner likes: only a change of metadata and status is let go unasked.
+LEAVES = {
+    "name": "knhk-stays",
+    "expression": "object == null || oldObject == null || !has(object.metadata.deletionTimestamp) || "
+    "!object.all(k, k in ['metadata', 'status'] || k in oldObject && object[k] == oldObject[k]) || "
+    "!oldObject.all(k, k in ['metadata', 'status'] || k in object)",
+}
 
 
 def configuration_name(point: str) -> str:

@@ -41,13 +41,14 @@ def answered(review: Review, told: Told) -> Mapping[str, Any]:
     """What the point's answer means for the object. Raises Waiting when it means nothing."""
     problem = _problem(told.body)
     notes = {"receipt": told.receipt, **({"pack": str(problem["pack"])} if "pack" in problem else {})}
-    if told.status == ADMITTED:
+    if told.status == ADMITTED and told.receipt:  # without one it was no point that said it
         return audited(allowed(review, _warnings(problem, told.receipt)), notes)
     if told.status in REFUSED and told.status not in AGAIN and problem:
         answer = denied(review, _faults(review, problem), FORBIDDEN)
         answer["response"]["status"]["message"] += f"\n{_by(problem, told.receipt)}"
         return audited(answer, notes)
-    raise Waiting("NoVerdict", f"the point answered {told.status}: {problem.get('title', 'nothing')}", 1.0)
+    without = "" if told.receipt else " without a receipt"
+    raise Waiting("NoVerdict", f"the point answered {told.status}{without}: {problem.get('title', 'nothing')}", 1.0)
 
 
 def _problem(body: bytes) -> Mapping[str, Any]:
