@@ -12,11 +12,47 @@ import pytest
 
 from knhk_runtime.http1 import Answer
 from knhk_runtime.outbox import upload
+from knhk_runtime.outbox.records import ENTRY_SIZE, Entries
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.outbox.upload import Outbox, Uploader
+from knhk_runtime.record import frame
 from knhk_runtime.sequencer_client import SequencerClient
 
 OURS, TAKEN = b"source-1", b"source-0"
+
+
+class Slow:
+    """A log that takes its time for a claim, and acknowledges everything."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+
+    async def append_body(self, body: bytes) -> list[int]:
+        self.entries += int.from_bytes(body[:4], "big")
+        return []
+
+    async def claim(self, sources: Collection[bytes]) -> None:
+        await asyncio.sleep(0.2)
+
+
+async def _flushed(folder: Path) -> int:
+    """How many entries the log had when an agent was told that everything is acknowledged."""
+    outbox, slow = Outbox(Segments(folder)), Slow()
+    uploader = Uploader(outbox, Cursor(folder / "acked", outbox.segments.durable), slow)
+    running = asyncio.create_task(uploader.run())
+    await uploader.flush(10)
+    uploader.claim(OURS)
+    outbox.commit(Entries(frame(b"x"), b"y" * ENTRY_SIZE, 1))
+    await uploader.flush(10)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    return slow.entries
+
+
+def test_an_agent_that_ends_uploads_what_became_durable_last(tmp_path: Path) -> None:
+    """In a pod nobody comes after it: what it leaves in its outbox is gone with the pod."""
+    assert asyncio.run(_flushed(tmp_path)) == 1
 
 
 @dataclass

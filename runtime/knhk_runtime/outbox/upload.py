@@ -121,6 +121,7 @@ class Uploader:
 
     async def flush(self, limit_s: float) -> None:
         """Returns when everything durable is acknowledged, after `limit_s` at the latest, while `run` runs."""
+        self._flushed.clear()  # of what was durable before
         self.wake()
         try:
             async with asyncio.timeout(limit_s):
