@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from knhk.api.conditions import condition, with_condition
-from knhk.api.convert import hook_sources, is_selected, points_of_stages, to_flag, to_rollout, to_sources, with_hooks, with_origin
+from knhk.api.convert import hook_sources, is_selected, points_of_stages, said, to_flag, to_rollout, to_sources, with_hooks, with_origin
 from knhk.api.kinds import KINDS
 from knhk.api.parse import (
     check_status,
@@ -29,6 +29,7 @@ __all__ = [
     "is_selected",
     "parse",
     "points_of_stages",
+    "said",
     "to_document",
     "to_flag",
     "to_rollout",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from knhk.api import said
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.commits import Source, source_of_document
 from knhk.model.faults import Stalled
@@ -18,7 +19,7 @@ SYSTEM = "knhk-system"  # a PolicyRepository of this namespace may write to all
 
 def spec_digest(resource: Resource) -> str:
     """SHA-256 of what a resource says, hexadecimal."""
-    return sha256_hex(canonical(resource.spec))
+    return sha256_hex(canonical(said(resource)))
 
 
 def may_write(repository: Resource, namespace: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from knhk.api import points_of_stages, to_rollout
+from knhk.api import points_of_stages, said, to_rollout
 from knhk.decide.rollout import refitted, wave_of, weight_of
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.phases import WORKING, Arm, Event, Phase, Rolling
@@ -23,8 +23,9 @@ Revision = dict[str, Any]
 
 def inputs_of(pack: Resource) -> str:
     """SHA-256 over what a revision is made of; the rest of the spec says only how it is rolled out."""
-    always = {name: pack.spec[name] for name in ("version", "sources", "routes", "targets", "dataBundles")}
-    return sha256_hex(canonical(always | {name: pack.spec[name] for name in ("schemas", "hooks") if pack.spec.get(name)}))
+    spec = said(pack)
+    always = {name: spec[name] for name in ("version", "sources", "routes", "targets", "dataBundles")}
+    return sha256_hex(canonical(always | {name: spec[name] for name in ("schemas", "hooks") if spec.get(name)}))
 
 
 def staged(pack: Resource) -> Revision:
