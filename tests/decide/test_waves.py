@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knhk.decide.rollout import NS, Advance, Draw, Facts, Instances, Publish, RollBack, Wait, decide, orders, refitted, waves_of
+from knhk.decide.rollout import NS, Advance, Draw, Facts, Instances, Publish, RollBack, Wait, begun, decide, orders, refitted, waves_of
 from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.rollout import Counts, PairStats, RolloutSpec, Stage, Step
 from knhk.model.waves import POSITIONS, drawn, is_in, position, size
@@ -111,6 +111,15 @@ def test_a_wave_is_judged_as_any_step_and_rolled_back_before_it_is_drawn_anew() 
     assert passed.rolling == SECOND
     failed = decide(facts(FIRST, UIDS[1:], BOUNDS[0], pairs=300, denials=90))
     assert isinstance(failed, RollBack)
+
+
+def test_a_step_that_begins_lets_no_pod_of_the_last_wave_go() -> None:
+    """A wave took pods in for others that were away; these came back, and the share of the next step is less."""
+    grown = facts(FIRST, UIDS, BOUNDS[3])
+    assert begun(grown, SECOND) == {"erp/orders": BOUNDS[3]}
+    assert begun(facts(FIRST, UIDS, BOUNDS[0]), SECOND) == {"erp/orders": BOUNDS[1]}
+    assert begun(grown, Rolling(0, Arm.CANARY, 2)) == {}
+    assert begun(replace(grown, rolling=Rolling()), FIRST) == {"erp/orders": BOUNDS[3]}
 
 
 @pytest.mark.parametrize(("weight", "wave", "step"), [(5, 25, 0), (5, 50, 1), (50, 100, 2), (50, 25, 0), (5, 10, None), (4, 100, None)])

@@ -89,6 +89,24 @@ def test_a_stage_may_wait_for_people(live: World) -> None:
     assert "stage staging must be approved" in live.ready()["message"]
 
 
+FLAG = """apiVersion: knhk.dev/v1alpha1
+kind: FeatureFlag
+metadata: {name: careful, namespace: erp}
+spec:
+  pack: orders
+  variants: {"on": true, "off": false}
+  defaultVariant: "on"
+  targeting: [{var: point, values: [p3], variant: "off"}]
+"""
+
+
+def test_a_flag_holds_the_stage_of_its_point_and_no_earlier_one(live: World) -> None:
+    live.apply(FLAG, staged("1.1.0"))
+    live.until(lambda: live.ready()["reason"] == "Held")
+    assert stands(live, "1.1.0") == [(True, "Stable"), (True, "Stable"), (False, "Shadow")]
+    assert live.ready()["message"] == "FeatureFlag careful is off at erp/p3"
+
+
 def test_a_hand_applied_pack_reaches_no_stage_where_only_merged_commits_may(live: World) -> None:
     guarded = replace(live, merged_only=frozenset({"erp"}))
     guarded.apply(staged("1.1.0"))

@@ -128,6 +128,20 @@ def test_a_pod_that_is_drained_in_a_wave_gives_its_place_to_another_and_the_step
     live.until_phase("Live", "1.1.0")
 
 
+def test_a_rollout_that_stands_still_says_so_while_its_wave_takes_others_in(live: Waved) -> None:
+    live.apply(waved("1.1.0", no_data="Hold", deadline=30))
+    live.until(lambda: live.at_step(0))
+    live.traffic = 0
+    live.until_phase("Stalled", "1.1.0")
+    live.uids = [uid for uid in live.uids if uid not in live.wave]
+    told = set()
+    for _ in range(40):
+        live.step()
+        told.add((live.get().status["revision"]["phase"], live.ready()["status"], live.ready()["reason"]))
+    assert len(live.wave) == 1
+    assert told == {("Stalled", "False", "NoData")}
+
+
 def test_a_wave_with_too_few_pods_says_so_and_no_step_forward_is_taken(live: Waved) -> None:
     live.apply(waved("1.1.0", deadline=30))
     live.until(lambda: live.get().status["revision"].get("arm") == "Shadow")

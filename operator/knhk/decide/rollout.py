@@ -65,9 +65,9 @@ class Facts:
     phase or step began; `pairs_at_start`: judged pairs of the stage at that moment. `stats`: by point
     (NAMESPACE/NAME). `published`: what the present rollout document of each point says about this
     revision. `waves`: bounds that were drawn for the present step, by point; `instances`: of points that were heard of.
-    `held`: points where flags say that a canary is not enforced, and why. `authors`: who is behind the revision; `approved`:
-    recorded approvals of it. `joining`: points that get at once, when it starts, what is live elsewhere: the revision is made of the very
-    bytes that are live, and these points are new to them.
+    `held`: points of the present stage, and of `joining`, where flags say that a canary is not enforced, and why. `authors`: who is
+    behind the revision; `approved`: recorded approvals of it. `joining`: points that get at once, when it starts, what is live
+    elsewhere: the revision is made of the very bytes that are live, and these points are new to them.
     """
 
     phase: Phase
@@ -246,6 +246,15 @@ def waves_of(spec: RolloutSpec, now: Rolling, instances: Mapping[str, Instances]
     percent = wave_of(spec, now)
     here = [point for point in spec.stages[now.stage].points if point in instances] if percent != EVERYBODY else []
     return {point: drawn(instances[point].salt, instances[point].ids, percent) for point in here}
+
+
+def begun(facts: Facts, rolling: Rolling) -> dict[str, int]:
+    """Bounds with which a step begins, or goes on after it was held: those of its stage's last wave at least, so that no pod that has the
+    candidate loses it by a step forward."""
+    drawn_now = waves_of(facts.spec, rolling, facts.instances)
+    if facts.rolling is None or facts.rolling.stage != rolling.stage or wave_of(facts.spec, rolling) == EVERYBODY:
+        return drawn_now
+    return {point: max(drawn_now.get(point, 0), facts.waves.get(point, 0)) for point in {*drawn_now, *facts.waves}}
 
 
 def short_of(facts: Facts) -> Iterator[str]:

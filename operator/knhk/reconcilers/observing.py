@@ -127,21 +127,24 @@ class Observer:
         guards, unread = self._guards(pack)
         asks = bool(pack.spec["rollout"].get("approvals"))
         held = {f"{one.namespace}/{one.name}": switched_at(self.ports, one, pack.name).held for one in mine}
+        spec = to_rollout(pack, guards)
+        joining = _joining(pack) if digest and digest == live else ()
+        present = {*joining, *(spec.stages[rolling.stage].points if rolling is not None else ())}
         facts = Facts(
             phase=phase,
             digest=digest,
-            spec=to_rollout(pack, guards),
+            spec=spec,
             now_ns=self.ports.clock.now_ns(),
             entered_ns=from_rfc3339_ns(revision["phaseSince"]),
             rolling=rolling,
             pairs_at_start=revision.get("pairsAtStart", 0),
             deny_list=denied(pack.status, pack.generation),
             abort=abort_asked(pack),
-            held={point: why for point, why in held.items() if why},
+            held={point: why for point, why in held.items() if why and point in present},
             authors=authors_of(self.ports.store, self.ports.trusts, pack) if asks else Authors(),
             approved=approvals_of(self.ports, pack, digest) if asks else (),
             waves={f"{pack.namespace}/{row['point']}": row["below"] for row in revision.get("waves", ())},
-            joining=_joining(pack) if digest and digest == live else (),
+            joining=joining,
         )
         documents = {order.point: order for order in orders(facts)}
         stats, instances = dict[str, PairStats](), dict[str, Instances]()

@@ -23,12 +23,12 @@ from knhk.decide.rollout import (
     Stall,
     Start,
     Wait,
+    begun,
     deadline_ns,
     decide,
     judged_pairs,
     short_of,
     wave_of,
-    waves_of,
     weight_of,
 )
 from knhk.lockchain import PolicyEvent
@@ -418,8 +418,9 @@ class PackReconciler:
             case Draw(waves):
                 revision = {k: v for k, v in pack.status["revision"].items() if k not in _WAVE}
                 revision |= self._waves(facts, facts.rolling or Rolling(), waves)
+                ready, reason = (None, "Rolling") if facts.phase is Phase.ROLLING else (False, "NoData")
                 message = self._progress(revision, facts)
-                self._bring(self._write(pack, {**pack.status, "revision": revision}, None, "Rolling", message))
+                self._bring(self._write(pack, {**pack.status, "revision": revision}, ready, reason, message))
             case Publish():
                 self._bring(pack)
             case Wait():
@@ -444,7 +445,7 @@ class PackReconciler:
         revision = self._moved(dict(pack.status["revision"]), event)
         revision |= {"stage": rolling.stage, "arm": rolling.arm.value, "step": rolling.step}
         approvals = self._approvals(pack, facts, rolling) if rolling.arm is Arm.CANARY else {}
-        waves = self._waves(facts, rolling, waves_of(facts.spec, rolling, facts.instances))
+        waves = self._waves(facts, rolling, begun(facts, rolling))
         revision = {k: v for k, v in revision.items() if k not in _WAVE} | waves
         revision |= {"weight": weight_of(facts.spec, rolling), "pairs": pairs, **approvals}
         if event is not Event.RESUMED:
