@@ -113,6 +113,8 @@ def holds(before: Any, after: Any) -> bool:
     """Whether all that was said is still said; defaults of newer fields may come."""
     if isinstance(before, dict) and isinstance(after, dict):
         return before.keys() <= after.keys() and all(holds(value, after[name]) for name, value in before.items())
+    if isinstance(before, list) and isinstance(after, list):
+        return len(before) == len(after) and all(map(holds, before, after))
     return bool(before == after)
 
 
