@@ -84,6 +84,7 @@ def test_each_wrong_object_is_refused_in_both_homes_in_the_same_words(clean: Kub
         ours = faults_here(document)
         if not ours:
             continue
+        namespaced(clean, namespace_of(document))
         with pytest.raises(Refused) as caught:
             clean.call("POST", collection(kind_of(document), namespace_of(document)), DRY, document)
         if path.stem not in OTHER_REQUESTS:
