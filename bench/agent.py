@@ -30,6 +30,7 @@ from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.audit import verify_log
+from knhk_runtime.tlog.notes import format_vkey
 
 TITLE = "Agent, command, verifier, replay"
 BATCH = 8192
@@ -126,7 +127,7 @@ def _log_rows(folder: Path, count: int, runs: int) -> list[Row]:
     with sequencer(folder):
         pass
     _filled(folder, count)
-    vkey = str(load_key(folder / "log.key", "knhk.dev/bench").verifier)
+    vkey = format_vkey(load_key(folder / "log.key", "knhk.dev/bench").verifier)
     evaluator = Evaluator({}, Pack.load(inputs.access_pack()).bind())
     verified, replayed = [], []
     for _ in range(runs):
