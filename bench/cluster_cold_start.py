@@ -36,7 +36,7 @@ from knhk.model.oci import INDEX, PACK, Artifact, Blob
 from knhk.model.resource import Resource
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
-from control_plane import Cluster, shared
+from control_plane import Cluster, owned
 from definitions import install
 from server_binaries import binaries
 
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--packs", type=int, default=1000)
     parser.add_argument("--out", type=Path, help="file for the figures, JSON; default: standard output")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder, shared(Path(folder) / "cluster") as cluster:
+    with tempfile.TemporaryDirectory() as folder, owned(Path(folder) / "cluster") as cluster:
         client = KubeClient(api_client(cluster.kubeconfig))
         install(client)
         try:

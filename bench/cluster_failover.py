@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reconcilers"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
-from control_plane import shared
+from control_plane import owned
 from definitions import install
 from fleet_world import World, forks
 from rollout_world import pack, point
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--ends", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, shared(Path(name) / "cluster") as cluster:
+    with tempfile.TemporaryDirectory() as name, owned(Path(name) / "cluster") as cluster:
         client = KubeClient(api_client(cluster.kubeconfig))
         install(client)
         client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "erp"}})

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reconcilers"))
-from control_plane import Cluster, shared
+from control_plane import Cluster, owned
 from definitions import install
 from fleet_world import World, forks
 from rollout_world import pack, payload, point
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--packs", type=int, default=200)
     parser.add_argument("--out", type=Path, help="file for the figures, JSON; default: standard output alone")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder, shared(Path(folder) / "cluster") as cluster:
+    with tempfile.TemporaryDirectory() as folder, owned(Path(folder) / "cluster") as cluster:
         text = json.dumps(rolled_back(cluster, Path(folder) / "world", args.packs), indent=1)
     print(text)
     if args.out:

@@ -31,7 +31,7 @@ from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.model.faults import KnhkError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
-from control_plane import Cluster, shared
+from control_plane import Cluster, owned
 from definitions import install
 from objects_world import DEPLOYMENTS, POLICY, SHOP, WORKSHOP, World, deployment, pack, review, world
 
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="file for the figures, JSON; default: standard output")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder, shared(Path(folder) / "cluster") as cluster:
+    with tempfile.TemporaryDirectory() as folder, owned(Path(folder) / "cluster") as cluster:
         client = KubeClient(api_client(cluster.kubeconfig))
         install(client)
         (Path(folder) / "world").mkdir()

@@ -20,7 +20,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "registry"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
-from control_plane import shared
+from control_plane import owned
 from definitions import install
 from registry_servers import debian_registry
 from server_binaries import binaries
@@ -99,7 +99,7 @@ def until(look: Callable[[], Any], what: str, within_s: float, every_s: float) -
 def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plane]:
     """All of it, until the context ends. `proof_cases`: of each build; None: as many as everywhere."""
     with ExitStack() as stack:
-        cluster = stack.enter_context(shared(folder / "cluster"))
+        cluster = stack.enter_context(owned(folder / "cluster"))
         client = KubeClient(api_client(cluster.kubeconfig))
         install(client)
         for namespace in ("erp", "knhk-system"):

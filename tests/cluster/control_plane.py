@@ -385,6 +385,15 @@ def _left(act: object, path: str, error: tuple[type[BaseException], BaseExceptio
 
 
 @contextmanager
+def owned(folder: Path) -> Iterator[Cluster]:
+    """A cluster for one user; when the context ends it has ended, and its folder is gone."""
+    try:
+        yield up(folder)
+    finally:
+        down(folder)
+
+
+@contextmanager
 def shared(folder: Path, *, node: bool = False) -> Iterator[Cluster]:
     """The cluster that all users of `folder` share: the first starts it, and it ends by itself after the last, however that one ended."""
     folder.mkdir(parents=True, exist_ok=True)
