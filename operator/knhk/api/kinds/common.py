@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from knhk.api.rules import matches, one_of, refused, share
-from knhk.api.shape import Bool, Int, List, Obj, Rule, Shape, Str
+from knhk.api.shape import Bool, Int, List, Map, Obj, Rule, Shape, Str
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_MUST = "must be lower-case letters, digits and inner hyphens, at most 63 characters, such as invoice-controls"
@@ -51,6 +51,12 @@ def choice(doc: str, *values: str, max: int, default: str, later: Mapping[str, s
 def reference(doc: str) -> Obj:
     """An object of the same namespace by name."""
     return Obj(doc, {"name": name("Name of the object in the same namespace.")}, required=("name",))
+
+
+def match_labels(whose: str) -> Map:
+    """matchLabels of a selector: at least one, for one of none would choose everything."""
+    some = Rule("size(self) > 0", "must have at least one label", lambda v: len(v) > 0)
+    return Map(f"Labels that {whose} must have, all of them.", Str("Value of the label.", max=63), max=16, rules=(some,))
 
 
 def suspend(doc: str) -> Bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, choice, name, suspend
+from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, choice, match_labels, name, suspend
 from knhk.api.kinds.kubernetes_objects import ADMISSION
 from knhk.api.rules import exactly_one, matches, one_of, refused
 from knhk.api.shape import Bool, Int, Kind, List, Map, Obj, Rule, Str
@@ -179,14 +179,7 @@ SPEC = Obj(
         ),
         "selector": Obj(
             "On a cluster, which pods of the namespace a point of mode Sidecar is for.",
-            {
-                "matchLabels": Map(
-                    "Labels that a pod must have, all of them.",
-                    Str("Value of the label.", max=63),
-                    max=16,
-                    rules=(Rule("size(self) > 0", "must have at least one label", lambda v: len(v) > 0),),
-                ),
-            },
+            {"matchLabels": match_labels("a pod")},
             required=("matchLabels",),
         ),
         "gateway": Obj(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import choice
+from knhk.api.kinds.common import choice, match_labels
 from knhk.api.rules import matches, one_of, refused
-from knhk.api.shape import List, Map, Obj, Rule, Str
+from knhk.api.shape import List, Obj, Str
 
 _GROUP = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$"
 _PLURAL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -63,14 +63,7 @@ ADMISSION = Obj(
         "rules": List("Which objects; those that one of the rules names.", _RULE, max=8, min=1),
         "namespaceSelector": Obj(
             "Whose objects: of namespaces with these labels; never of kube-system, nor of our processes' or the point's own namespace.",
-            {
-                "matchLabels": Map(
-                    "Labels that a namespace must have, all of them.",
-                    Str("Value of the label.", max=63),
-                    max=16,
-                    rules=(Rule("size(self) > 0", "must have at least one label", lambda v: len(v) > 0),),
-                )
-            },
+            {"matchLabels": match_labels("a namespace")},
             required=("matchLabels",),
         ),
         "matchConditions": List(
