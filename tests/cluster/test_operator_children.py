@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from admission_process import applied
 from control_plane import Cluster
 from test_placement import GATEWAY, Documents, stored
+from waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 OPERATOR = Path(__file__).parents[2] / "manifests" / "base" / "operator"
@@ -45,18 +45,10 @@ def operator(clean: KubeClient, cluster: Cluster) -> Iterator[KubeClient]:
     rbac = list(yaml.safe_load_all((OPERATOR / "rbac.yaml").read_text()))
     with applied(clean, [*rbac, *policies]):
         found = KubeClient(api_client(cluster.user(f"system:serviceaccount:{OWN}:knhk-operator", ("system:serviceaccounts",))))
-        until(lambda: "names begin with knhk-" in said(lambda: found.call("POST", MAPS, {"dryRun": "All"}, config("theirs"))))
-        until(
-            lambda: "run the guard's image" in said(lambda: found.call("POST", DEPLOYMENT.rpartition("/")[0], {"dryRun": "All"}, forged()))
-        )
+        until(lambda: "names begin with knhk-" in said(lambda: found.call("POST", MAPS, {"dryRun": "All"}, config("theirs"))), WITHIN_S)
+        deployments = DEPLOYMENT.rpartition("/")[0]
+        until(lambda: "run the guard's image" in said(lambda: found.call("POST", deployments, {"dryRun": "All"}, forged())), WITHIN_S)
         yield found
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
 
 
 def said(call: Callable[[], Any]) -> str:

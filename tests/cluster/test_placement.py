@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,12 @@ from knhk.model.faults import NotFound, Stalled, Waiting
 from knhk.ports.placement import Placed
 from knhk_templates.kubernetes.guard import Surroundings, guard_of
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "placement"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "admission"))
 import placement_contract as contract
 from pods import app_pod, point_spec
+from waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NS, POINT = "erp", "erp/orders"
@@ -108,13 +109,6 @@ def children(client: KubeClient) -> set[str]:
     return found
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize("changes", [{}, GATEWAY], ids=["sidecar", "gateway"])
 def test_it_keeps_the_promises_of_the_port(clean: KubeClient, placement: KubePlacement, changes: dict[str, Any]) -> None:
     spec = stored(clean, **changes)
@@ -128,7 +122,7 @@ def test_a_gateway_is_a_deployment_with_all_that_keeps_it_up(clean: KubeClient, 
     placed = placement.ensure(POINT, stored(clean, **GATEWAY))
     assert placed.address == "knhk-orders.erp.svc:8080"
     assert children(clean) == set(PATHS)
-    until(lambda: child(clean, "Deployment").get("spec", {}).get("replicas") == 3)  # as the autoscaler says
+    until(lambda: child(clean, "Deployment").get("spec", {}).get("replicas") == 3, WITHIN_S)  # as the autoscaler says
     template = child(clean, "Deployment")["spec"]["template"]
     assert [row["name"] for row in template["spec"]["initContainers"]] == ["knhk-agent"]
     assert [row["name"] for row in template["spec"]["containers"]] == ["knhk-envoy"]
@@ -143,7 +137,7 @@ def test_a_gateway_is_a_deployment_with_all_that_keeps_it_up(clean: KubeClient, 
 def test_what_a_point_has_goes_with_it_even_without_an_operator(clean: KubeClient, placement: KubePlacement) -> None:
     placement.ensure(POINT, stored(clean, **GATEWAY))
     clean.call("DELETE", f"{collection('EnforcementPoint', NS)}/orders")
-    until(lambda: children(clean) == set())
+    until(lambda: children(clean) == set(), WITHIN_S)
 
 
 def test_another_mode_leaves_nothing_of_the_one_before(clean: KubeClient, placement: KubePlacement) -> None:
@@ -151,7 +145,7 @@ def test_another_mode_leaves_nothing_of_the_one_before(clean: KubeClient, placem
     placement.ensure(POINT, spec)
     sidecar = {**spec, **point_spec()}
     placement.ensure(POINT, {**sidecar, "listen": spec["listen"]})
-    until(lambda: children(clean) == {"NetworkPolicy"})
+    until(lambda: children(clean) == {"NetworkPolicy"}, WITHIN_S)
 
 
 def test_what_a_person_changed_is_put_back(clean: KubeClient, placement: KubePlacement, clock: Moving) -> None:

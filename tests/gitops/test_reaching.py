@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import closing
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from git_repo import Repo
+from local_http import Answer, serving
 from policy_house import REPOSITORY, House
 from rollout_world import bundle
 
@@ -31,30 +31,15 @@ class Server:
     """Answers every request for `path` with a page of `rows`, or with `body` and `code`."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.code, self.body = 200, b""
         self.rows: dict[str, list[Any]] = {}
-        outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                asked = {name: value[0] for name, value in parse_qs(parts.query).items()}
-                found = next((rows for end, rows in outer.rows.items() if parts.path.endswith(end)), None)
-                body = outer.body if found is None else json.dumps(page(found, asked)).encode()
-                self.send_response(outer.code)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+    def answer(self, path: str, _: Message) -> Answer:
+        parts = urlsplit(path)
+        asked = {name: value[0] for name, value in parse_qs(parts.query).items()}
+        found = next((rows for end, rows in self.rows.items() if parts.path.endswith(end)), None)
+        return Answer(self.code, self.body if found is None else json.dumps(page(found, asked)).encode())
 
 
 def page(rows: list[Any], asked: dict[str, str]) -> Any:
@@ -68,9 +53,8 @@ def page(rows: list[Any], asked: dict[str, str]) -> Any:
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with serving(made.answer) as made.url:
+        yield made
 
 
 def forge(server: Server) -> GiteaForge:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import resource
-import threading
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import pytest
 from git_repo import Person, Repo, person
+from local_http import Answer, serving
 
 from knhk.adapters import git_program, repository_git
 from knhk.adapters.mirrors_git import GitMirrors
@@ -160,33 +160,20 @@ class Listener:
     """An HTTP server that refuses and remembers what it was told."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.told: list[str] = []
-        seen = self.told
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                seen.append(self.headers.get("Authorization", ""))
-                self.send_response(401)
-                self.send_header("WWW-Authenticate", 'Basic realm="x"')
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/erp/policies.git"
+    def answer(self, _: str, headers: Message) -> Answer:
+        self.told.append(headers.get("Authorization", ""))
+        return Answer(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
 
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     made = Listener()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with serving(made.answer) as url:
+        made.url = f"{url}/erp/policies.git"
+        yield made
 
 
 def test_credentials_reach_their_server_and_nothing_else(listener: Listener, mirrors: GitMirrors, monkeypatch: pytest.MonkeyPatch) -> None:
