@@ -343,7 +343,7 @@ class Repository:
             else:
                 if answer.status in expect:
                     return answer
-                if answer.status not in BUSY or left == 0:
+                if left == 0 or not (answer.status in BUSY or _unsettled(answer)):
                     raise _refused(self._named(url), answer)
             time.sleep(PAUSE_S * (self.tries - left))
         raise AssertionError("the last try returns or raises")
@@ -585,6 +585,12 @@ def _refused(where: str, answer: Answer) -> KnhkError:
     if answer.status in (401, 403):
         return Stalled("RegistryRefused", f"{where}: {answer.status} {said}: the credentials of this process must be allowed to do this")
     return Stalled("RegistryRefused", f"{where}: {answer.status} {said}")
+
+
+def _unsettled(answer: Answer) -> bool:
+    """A blob is there and the registry does not see it: docker-registry empties the link of one that another client brings, too, and reads
+    it meanwhile (MANIFEST_BLOB_UNKNOWN, with DIGEST_INVALID for the empty link)."""
+    return answer.status in (400, 404) and "MANIFEST_BLOB_UNKNOWN" in _message(answer)
 
 
 def _message(answer: Answer) -> str:

@@ -200,6 +200,37 @@ def test_a_registry_that_is_away_for_a_moment_is_asked_again(middle: Between, na
     assert len(Layout(tmp_path).entries()) == 2
 
 
+def test_a_blob_that_the_registry_does_not_see_for_a_moment_costs_no_publishing(debian: str, middle: Between) -> None:
+    """docker-registry, while another client brings the same blob: seen with many writers."""
+    name, other = f"knhk/{secrets.token_hex(8)}", artifact(b"other")
+    refused = list[str]()
+    said = [
+        {"code": "DIGEST_INVALID", "message": "provided digest did not match uploaded content"},
+        {"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown to registry"},
+    ]
+
+    def blind_once(request: Request, ask: Callable[[], Reply]) -> Reply | None:
+        if request.method == "PUT" and "/manifests/" in request.path and request.path not in refused:
+            refused.append(request.path)
+            return Reply(400, {}, json.dumps({"errors": said}).encode())
+        return ask()
+
+    middle.meddle = blind_once
+    registry = OciRegistry(Repository(f"{middle.url}/{name}"))
+    registry.publish((other, signature(other)), "erp/other:1")
+    assert len(refused) >= 3
+    assert registry.resolve("erp/other:1") == other.digest
+    assert [found.artifact_type for found in registry.referrers(other.digest)] == [SIGNED]
+    registry.repository.close()
+
+
+def test_a_manifest_of_blobs_that_never_came_is_refused_in_the_registrys_words(debian: str) -> None:
+    repository = Repository(f"{debian}/knhk/{secrets.token_hex(8)}")
+    with pytest.raises(Stalled, match="MANIFEST_BLOB_UNKNOWN"):
+        repository.request("PUT", "manifests/one", body=ONE.root.data, media=MANIFEST, expect=(201,))
+    repository.close()
+
+
 def test_what_lies_there_already_is_not_fetched_again_and_new_signatures_come(middle: Between, name: str, tmp_path: Path) -> None:
     url = f"{middle.url}/{name}"
     pull(url, ONE.digest, tmp_path, auth=None, tls=None)
