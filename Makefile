@@ -54,10 +54,11 @@ demo: setup ## play the story from a policy to verified receipts; writes demo.js
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
 # Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
-test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes and Gitea, and Helm, once (about 26 minutes, needs Go)
+test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes, Gitea, S3, and Helm, once (about 28 minutes, needs Go)
 	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
 	@$(PY) tests/helm/helm_binaries.py >/dev/null || echo "test: the tests of the chart by Helm will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2
+	@$(PY) tests/storage/versitygw_binary.py >/dev/null || echo "test: the tests of stores on a real S3 server will not be run" >&2
 	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: setup-dev ## tests that need no server and take no time

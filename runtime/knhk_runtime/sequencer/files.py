@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 OPEN_MAX = 128  # files that are open at once
+TEMPORARY = ".tmp"  # end of the name of what is not whole
 
 
 class Files(Protocol):
@@ -107,13 +108,14 @@ def put(files: Files, path: Path, data: bytes) -> None:
     put_all(files, [(path, data)])
 
 
-def put_all(files: Files, items: Sequence[tuple[Path, bytes]]) -> None:
-    """`put` for many: all are written before the first is synced, so that a file system with a journal commits them together."""
+def put_all(files: Files, items: Sequence[tuple[Path, bytes]], suffix: str = TEMPORARY) -> None:
+    """`put` for many: all are written before the first is synced, so that a file system with a journal commits them together. `suffix`: of
+    temporary names; one of its own for each caller where several write one folder."""
     for start in range(0, len(items), OPEN_MAX):
         group, open_files = items[start : start + OPEN_MAX], list[int]()
         try:
             for path, data in group:
-                open_files.append(files.create(_temporary(path)))
+                open_files.append(files.create(_beside(path, suffix)))
                 files.write(open_files[-1], data)
             for fd in open_files:
                 files.sync(fd)
@@ -121,8 +123,8 @@ def put_all(files: Files, items: Sequence[tuple[Path, bytes]]) -> None:
             for fd in open_files:
                 files.close(fd)
         for path, _ in group:
-            files.rename(_temporary(path), path)
+            files.rename(_beside(path, suffix), path)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
