@@ -156,10 +156,23 @@ def test_checkpoint_is_shown_with_its_key(knhk: Any, log: Any) -> None:
 def test_receipts_are_listed_and_filtered(knhk: Any, log: Any) -> None:
     everything = knhk("receipt", "list", "--log", log.dir).out
     assert everything["total"] == 5
-    assert [row["kind"] for row in everything["receipts"]] == ["DECISION"] * 3 + ["REFUSED", "POLICY Promoted"]
+    assert [row["kind"] for row in everything["receipts"]] == ["POLICY Promoted", "REFUSED", *["DECISION"] * 3]
     assert [row["index"] for row in knhk("receipt", "list", "--log", log.dir, "--kind", "POLICY").out["receipts"]] == [4]
     assert [row["index"] for row in knhk("receipt", "list", "--log", log.dir, "--verdict", "DENY").out["receipts"]] == [3]
-    assert [row["index"] for row in knhk("receipt", "list", "--log", log.dir, "--limit", "2").out["receipts"]] == [3, 4]
+    assert [row["index"] for row in knhk("receipt", "list", "--log", log.dir, "-n", "erp", "--pack", "small").out["receipts"]] == [4]
+    page = knhk("receipt", "list", "--log", log.dir, "--limit", "2").out
+    assert [row["index"] for row in page["receipts"]] == [4, 3]
+    page = knhk("receipt", "list", "--log", log.dir, "--limit", "2", "--continue", page["continue"]).out
+    assert [row["index"] for row in page["receipts"]] == [2, 1]
+    assert page["continue"] == 1
+
+
+def test_a_selector_that_means_nothing_is_told_with_what_there_is(knhk: Any, log: Any) -> None:
+    answer = knhk("receipt", "list", "--log", log.dir, "--field-selector", "verdict=DENY,colour=red")
+    assert answer.exit == 1
+    (fault,) = answer.err["faults"]
+    assert (fault["where"], fault["value"]) == ("--field-selector", "colour")
+    assert "packDigest" in fault["must"]
 
 
 def test_a_receipt_shows_names_but_never_values(knhk: Any, log: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, command, noun
 from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, STEPS, TLS, steps_table
-from knhk.cli.schema import array, boolean, integer, obj, string
+from knhk.cli.schema import array, boolean, integer, nullable, obj, string
 from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
@@ -25,43 +25,54 @@ ROW = obj(**ENTRY)
 COLUMNS = ("index", "kind", "verdict", "class", "mode", "time", "pack", "receipt", "subject")
 
 
+SELECTORS = (
+    Argument("--namespace", "-n", help="only of this namespace", metavar="NS"),
+    Argument("--pack", help="only of packs of this name", metavar="NAME"),
+    Argument(
+        "--kind",
+        help="only this kind",
+        choices=("DECISION", "PARK", "UNAVAILABLE", "REFUSED", "POLICY"),
+    ),
+    Argument("--verdict", help="only this verdict", choices=("ADMIT", "DENY")),
+    Argument("--field-selector", help="as kubectl takes it: verdict=DENY,mode!=OBSERVED", default="", metavar="SELECTOR"),
+    Argument("--selector", "-l", help="as kubectl takes it: 'pack in (a, b),verdict=DENY'", default="", metavar="SELECTOR"),
+)
+
+
 @command(
     ("receipt", "list"),
-    summary="List the newest entries of a log",
+    summary="List entries of a log, the newest first, page by page",
     arguments=(
-        LOG,
-        Argument(
-            "--kind",
-            help="only this kind",
-            choices=("DECISION", "PARK", "UNAVAILABLE", "REFUSED", "POLICY"),
-        ),
-        Argument("--verdict", help="only this verdict", choices=("ADMIT", "DENY")),
+        PLACE,
+        *SELECTORS,
         Argument("--limit", help="at most so many (default 50)", kind=int, default=50),
+        Argument("--continue", help="`continue` of the page before", kind=int, metavar="TOKEN"),
+        *TLS,
     ),
-    output=obj(total=integer(), receipts=array(ROW)),
+    output=obj(total=integer(), size=integer(), **{"continue": nullable(integer())}, receipts=array(ROW)),
     examples=(
         "knhk receipt list",
         "knhk receipt list --verdict DENY --limit 10",
         "knhk receipt list --kind POLICY -o json",
+        "knhk receipt list -n erp --field-selector verdict=DENY,pack=invoice-controls,mode=ENFORCED",
+        "knhk receipt list --log https://log.example.com --certificate me.pem --ca-file ca.crt",
     ),
+    detail="Pages come from an index that is made from the log and follows it (HOME/receipts.db; of other logs in the cache): it is no\n"
+    "evidence, and removed it is made anew. Fields: metadata.name, metadata.namespace, receipt, event, pack, version, packDigest, kind,\n"
+    "class, verdict, mode, arm, region, stale, cached, brownout, failOpen, resumed. `total` counts all that fit; the pages of one list\n"
+    "are of the log as it was when the first one was asked for.",
 )
 def list_(call: Call) -> Outcome:
-    from collections import deque
-
     from knhk.reconcilers import receipts
+    from knhk.wiring import receipt_reading
 
-    args = call.args
-    kept: deque[dict[str, Any]] = deque(maxlen=max(0, args.limit))
-    total = 0
-    for entry in receipts.entries(_log_dir(call)):
-        row = receipts.describe(entry)
-        if (args.kind is None or row["kind"].split()[0] == args.kind) and args.verdict in (
-            None,
-            row["verdict"],
-        ):
-            kept.append(row)
-            total += 1
-    return Outcome({"total": total, "receipts": list(kept)}, tables=(_table(kept),))
+    args, home = call.args, Home(call.home)
+    selection = receipt_reading.selection(args)
+    index = receipt_reading.followed(home, args.log or str(home.log), args.ca_file, args.certificate)
+    page = index.page(selection, max(1, args.limit), getattr(args, "continue"))
+    rows = [receipts.describe_row(row) for row in page.rows]
+    data = {"total": page.total, "size": page.size, "continue": page.more, "receipts": rows}
+    return Outcome(data, tables=(_table(rows),))
 
 
 @command(

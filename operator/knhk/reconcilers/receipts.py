@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from knhk.adapters.receipt_index import Row
 from knhk.model.faults import Fault, NotFound, Refused
 from knhk_runtime.record import Record, check_record, parse_observation, parse_record
 from knhk_runtime.tlog.folder import log_entries, log_records
@@ -79,9 +80,22 @@ def describe(entry: Entry) -> dict[str, Any]:
     }
 
 
+def describe_row(row: Row) -> dict[str, Any]:
+    """What a row of the index says, in words; of a decision with the pack's name too."""
+    if row.traits["kind"] == "POLICY":
+        return {"index": row.number, **_statement(row.data)}
+    traits = row.traits
+    subject = f"pack/{traits['namespace']}/{traits['pack']}@{traits['version']}" if traits["pack"] else ""
+    return {**describe(Entry(row.number, row.data)), "subject": subject}
+
+
 def _event(data: bytes) -> dict[str, Any]:
     document = parse_json(data, "policy event")
-    statement = parse_json(unb64(document["dsseEnvelope"]["payload"], "payload"), "policy event")
+    return _statement(unb64(document["dsseEnvelope"]["payload"], "payload"))
+
+
+def _statement(data: bytes) -> dict[str, Any]:
+    statement = parse_json(data, "policy event")
     predicate, subjects = statement["predicate"], statement["subject"]
     return {
         "receipt": "",

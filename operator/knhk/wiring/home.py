@@ -6,6 +6,7 @@ HOME/keys/               private keys (0600), root.pub
 HOME/registry/           OCI layout
 HOME/forges.yaml         which repositories may be followed, and what they may tell
 HOME/log/                the lockchain (formats/log.md)
+HOME/receipts.db         an index over it, made anew when it is missing
 HOME/points/NS.NAME/     one folder for each enforcement point (formats/agent.md)
 HOME/run/                pid and status of the control plane, logs of its children
 /tmp/knhk-…/             Unix sockets (their paths must be short), 0700
@@ -66,6 +67,11 @@ class Home:
     def trusts(self) -> Path:
         """Whom the administrator of this home believes (docs/gitops.md)."""
         return self.root / "forges.yaml"
+
+    @property
+    def receipts(self) -> Path:
+        """The index over the log's entries."""
+        return self.root / "receipts.db"
 
     @property
     def log(self) -> Path:

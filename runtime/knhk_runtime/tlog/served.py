@@ -54,10 +54,10 @@ class Served:
             raise Bad(f"{self.name} entry {index}", f"is not under the checkpoint of size {self.size}: try again in a second")
         return self._bundle(index // TILE)[index % TILE]
 
-    def entries(self) -> Iterator[bytes]:
-        """All entries, in order."""
-        for n in range(-(-self.size // TILE)):
-            yield from self._bundle(n)
+    def entries(self, start: int = 0) -> Iterator[bytes]:
+        """All entries from `start` on, in order."""
+        for n in range(start // TILE, -(-self.size // TILE)):
+            yield from self._bundle(n)[max(0, start - n * TILE) :]
 
     def _bundle(self, n: int) -> list[bytes]:
         width = min(TILE, self.size - n * TILE)

@@ -1,0 +1,358 @@
+"""An index over the entries of a log, in one SQLite file: pages of receipts by what they say, newest first.
+
+It is derived: whatever is wrong with it, it is made anew from the log, and who wants proof takes it from the log. Entries that are alike
+in all that can be asked for (all but time, hashes and receipt id) share one *shape*, of which there are few. So a selector, whatever it
+combines, is held against shapes, and a page is the merge of their newest entries: no page reads more than its own rows and one row of
+each shape that fits.
+
+A leaf names no namespace. It is of that of its pack, which the policy events of the log name; a leaf without a pack is of that which its
+ring's other leaves are of, and until there is one, of none.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from knhk.model.selection import FLAGS, Requirement, Selection, Traits, exactly, holds
+from knhk_runtime.tlog.served import Served
+from knhk_verify.errors import Bad
+from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, Leaf, parse_leaf
+from knhk_verify.note import unb64
+from knhk_verify.signed import parse_json
+
+VERSION = 1
+BATCH = 1 << 14  # entries in one transaction
+CACHE_KIB = 8 << 10  # of each thread
+TABLES = ("log", "shapes", "packs", "sources", "entries")
+_PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
+_SCHEMA = """
+CREATE TABLE log (origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL);
+CREATE TABLE shapes (id INTEGER PRIMARY KEY, key BLOB NOT NULL, home TEXT NOT NULL, entries INTEGER NOT NULL DEFAULT 0, UNIQUE (key, home));
+CREATE TABLE packs (digest BLOB PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (source BLOB PRIMARY KEY, namespace TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entries (number INTEGER PRIMARY KEY, shape INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX entries_by_shape ON entries (shape);
+CREATE INDEX entries_by_receipt ON entries (substr(data, 101, 16)) WHERE length(data) = 118;
+"""
+_NEWEST = "SELECT number, data FROM entries INDEXED BY entries_by_shape WHERE shape = ? AND number < ? ORDER BY number DESC"
+_OF_RECEIPT = (
+    "SELECT number, shape, data FROM entries WHERE length(data) = 118 AND substr(data, 101, 16) = ? AND number < ? ORDER BY number DESC"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry: its index in the log, what it shares with others, and its bytes (of a policy event the statement, canonical)."""
+
+    number: int
+    traits: Traits
+    data: bytes
+
+    @property
+    def leaf(self) -> Leaf:
+        return parse_leaf(self.data, f"entry {self.number}")
+
+    @property
+    def name(self) -> str:
+        """As an object: one for each arm of a request."""
+        return name_of(self.data)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows, newest first; `size`: entries of the log then; `total`: how many of all fit; `more`: `before` of the next page."""
+
+    rows: tuple[Row, ...]
+    size: int
+    total: int
+    more: int | None
+
+
+def name_of(leaf: bytes) -> str:
+    return leaf[_RECEIPT].hex() + ("-candidate" if leaf[5] & 1 else "")
+
+
+def receipt_of_name(name: str) -> bytes | None:
+    """The receipt id in an object's name; None: there is no such name."""
+    try:
+        receipt = bytes.fromhex(name.removesuffix("-candidate"))
+    except ValueError:
+        return None
+    return receipt if len(receipt) == 16 else None
+
+
+class ReceiptIndex:
+    """Of one log. Any thread may read, one at a time may `follow`; each sees the index as a transaction left it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._own, self._following = file, threading.local(), threading.Lock()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.DatabaseError:  # no file of ours: it is made anew
+            version = -1
+        if version != VERSION:
+            self.close()
+            for suffix in ("", "-wal", "-shm"):
+                self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
+            self.forget()
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._own, "db", None)
+        if found is None:
+            found = self._own.db = sqlite3.connect(self._file, isolation_level=None, timeout=30.0)
+            found.execute("PRAGMA journal_mode=WAL")
+            found.execute("PRAGMA synchronous=NORMAL")  # what a power cut loses is read again from the log
+            found.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        return found
+
+    def close(self) -> None:
+        """Of this thread."""
+        if (found := getattr(self._own, "db", None)) is not None:
+            found.close()
+            del self._own.db
+
+    def forget(self) -> None:
+        """Makes the index empty; the next `follow` reads the whole log."""
+        with self._writing() as db:
+            for table in TABLES:
+                db.execute(f"DROP TABLE IF EXISTS {table}")
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute("INSERT INTO log VALUES ('', 0, x'')")
+            db.execute(f"PRAGMA user_version={VERSION}")
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+
+    @property
+    def size(self) -> int:
+        """Entries of the log that are in here."""
+        return int(self._db.execute("SELECT size FROM log").fetchone()[0])
+
+    # ---- following the log ------------------------------------------------------------------------
+
+    def follow(self, origin: str, log: Served) -> int:
+        """Takes in what the log has more; how many entries. A log of another origin, or whose beginning is another, is read anew as a
+        whole. Raises Bad for what is malformed in it."""
+        with self._following:
+            if not self._is_of(origin, log):
+                self.forget()
+            at = begin = self.size
+            entries = log.entries(at)
+            while batch := list(islice(entries, BATCH)):
+                if not self._take(origin, log, at, batch):  # another process was faster
+                    return self.size - begin
+                at += len(batch)
+            return at - begin
+
+    def _is_of(self, origin: str, log: Served) -> bool:
+        known, size, root = self._db.execute("SELECT origin, size, root FROM log").fetchone()
+        return bool(size == 0 or (known == origin and size <= log.size and log.root(size) == root))
+
+    def _take(self, origin: str, log: Served, start: int, batch: Sequence[bytes]) -> bool:
+        with self._writing() as db:
+            if int(db.execute("SELECT size FROM log").fetchone()[0]) != start:
+                return False
+            end, taking = start + len(batch), _Taking(db)
+            db.executemany("INSERT INTO entries VALUES (?, ?, ?)", (taking.row(n, data) for n, data in enumerate(batch, start)))
+            taking.finish()
+            db.execute("UPDATE log SET origin = ?, size = ?, root = ?", (origin, end, log.root(end)))
+            return True
+
+    # ---- reading ----------------------------------------------------------------------------------
+
+    def page(self, selection: Selection, limit: int, before: int | None = None) -> Page:
+        """The newest `limit` entries that fit, of those below index `before`."""
+        with self._reading() as db:
+            size = self.size
+            below = size if before is None else min(before, size)
+            if (receipt := exactly(selection, "receipt")) is not None or (name := exactly(selection, "name")) is not None:
+                found = receipt_of_name(name if receipt is None and name is not None else receipt or "")
+                fitting = [row for row in self._of_receipt(db, found, below) if _fits(selection, row)]
+                rows, total = fitting[: limit + 1], len(fitting)
+            else:
+                shapes = [(shape, traits, entries) for shape, traits, entries in self._shapes(db) if holds(selection, traits)]
+                streams = [self._newest(db, shape, traits, below) for shape, traits, _ in shapes]
+                merged = heapq.merge(*streams, key=lambda row: row.number, reverse=True)
+                rows, total = list(islice(merged, limit + 1)), sum(entries for _, _, entries in shapes)
+            more = rows[limit - 1].number if len(rows) > limit > 0 else None
+            return Page(tuple(rows[:limit]), size, total, more)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Everything read within is of one moment."""
+        db = self._db
+        db.execute("BEGIN")
+        try:
+            yield db
+        finally:
+            db.execute("COMMIT")
+
+    def _of_receipt(self, db: sqlite3.Connection, receipt: bytes | None, below: int) -> list[Row]:
+        if receipt is None:
+            return []
+        found = db.execute(_OF_RECEIPT, (receipt, below)).fetchall()
+        traits = {shape: traits for shape, traits, _ in self._shapes(db)} if found else {}
+        return [Row(number, traits[shape], data) for number, shape, data in found]
+
+    def _newest(self, db: sqlite3.Connection, shape: int, traits: Traits, below: int) -> Iterator[Row]:
+        for number, data in db.execute(_NEWEST, (shape, below)):
+            yield Row(number, traits, data)
+
+    def _shapes(self, db: sqlite3.Connection) -> list[tuple[int, Traits, int]]:
+        packs = {digest: row for digest, *row in db.execute("SELECT digest, namespace, name, version FROM packs")}
+        rows = db.execute("SELECT id, key, home, entries FROM shapes WHERE entries > 0")
+        return [(shape, _traits(key, home, packs), entries) for shape, key, home, entries in rows]
+
+    def rows(self, selection: Selection = ()) -> Iterator[Row]:
+        """All that fit, oldest first, of one moment: nobody else may read in this thread meanwhile."""
+        with self._reading() as db:
+            traits = {shape: found for shape, found, _ in self._shapes(db) if holds(selection, found)}
+            for number, shape, data in db.execute("SELECT number, shape, data FROM entries ORDER BY number"):
+                if shape in traits:
+                    yield Row(number, traits[shape], data)
+
+
+class _Taking:
+    """One transaction's work: entries to rows, what they tell of packs and rings beside."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._ids = dict[tuple[bytes, str], int]()
+        self._counts = dict[int, int]()
+        self._packs = {bytes(digest): str(namespace) for digest, namespace in db.execute("SELECT digest, namespace FROM packs")}
+        self._sources = {bytes(source): str(namespace) for source, namespace in db.execute("SELECT source, namespace FROM sources")}
+        self._learned = dict[bytes, str]()
+
+    def row(self, number: int, entry: bytes) -> tuple[int, int, bytes]:
+        if len(entry) != LEAF_SIZE or entry[0] != 1:
+            key, data = self._event(entry, f"entry {number}")
+            return number, self._count(self._shape(key, "")), data
+        key, home = entry[:8] + entry[_PACK], ""
+        if any(entry[_PACK]):
+            namespace = self._packs.get(entry[_PACK])
+            if namespace and entry[_SOURCE] not in self._sources:
+                self._sources[entry[_SOURCE]] = self._learned[entry[_SOURCE]] = namespace
+        else:
+            home = self._sources.get(entry[_SOURCE], "")
+        if (key, home) not in self._ids:
+            parse_leaf(entry, f"entry {number}")
+        return number, self._count(self._shape(key, home)), entry
+
+    def _shape(self, key: bytes, home: str) -> int:
+        if (key, home) not in self._ids:
+            self._db.execute("INSERT OR IGNORE INTO shapes (key, home) VALUES (?, ?)", (key, home))
+            found = self._db.execute("SELECT id FROM shapes WHERE key = ? AND home = ?", (key, home)).fetchone()
+            self._ids[key, home] = int(found[0])
+        return self._ids[key, home]
+
+    def _count(self, shape: int) -> int:
+        self._counts[shape] = self._counts.get(shape, 0) + 1
+        return shape
+
+    def _event(self, entry: bytes, where: str) -> tuple[bytes, bytes]:
+        """(key of its shape, statement) of a policy event; packs that it names are known from now on."""
+        document = parse_json(entry, where)
+        try:
+            statement = unb64(document["dsseEnvelope"]["payload"], f"{where} payload")
+            told = json.loads(statement)
+            predicate, subject = told["predicate"], told["subject"][0]
+            traits = {"kind": "POLICY", "event": str(predicate["kind"]), **_subject(str(subject["name"]))}
+            pack: Mapping[str, Any] = predicate.get("pack") or {}
+            if pack:
+                self._knows(bytes.fromhex(str(pack["digest"]).removeprefix("sha256:"))[:20], pack)
+                traits |= {"namespace": str(pack["namespace"]), "pack": str(pack["name"]), "version": str(pack["version"])}
+            elif str(subject["name"]).startswith("pack/"):
+                self._knows(bytes.fromhex(subject["digest"]["sha256"])[:20], {**traits, "name": traits["pack"]})
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise Bad(where, f"is no policy event: {error!r}") from error
+        return json.dumps(traits, sort_keys=True).encode(), statement
+
+    def _knows(self, digest: bytes, pack: Mapping[str, Any]) -> None:
+        if len(digest) == 20 and digest not in self._packs:
+            row = (digest, str(pack["namespace"]), str(pack["name"]), str(pack["version"]))
+            self._packs[digest] = row[1]
+            self._db.execute("INSERT INTO packs VALUES (?, ?, ?, ?)", row)
+
+    def finish(self) -> None:
+        """Writes counts, and brings home what a ring wrote before it was known whose it is."""
+        self._db.executemany("UPDATE shapes SET entries = entries + ? WHERE id = ?", [(n, shape) for shape, n in self._counts.items()])
+        for source, namespace in self._learned.items():
+            self._db.execute("INSERT INTO sources VALUES (?, ?)", (source, namespace))
+            self._bring_home(source, namespace)
+
+    def _bring_home(self, source: bytes, namespace: str) -> None:
+        homeless = self._db.execute(
+            "SELECT e.shape, s.key, count(*) FROM entries e JOIN shapes s ON s.id = e.shape WHERE length(e.data) = 118 AND "
+            "substr(e.data, 101, 16) BETWEEN ? AND ? AND s.home = '' AND substr(s.key, 9) = zeroblob(20) GROUP BY e.shape",
+            (source + bytes(8), source + b"\xff" * 8),
+        ).fetchall()
+        for shape, key, entries in homeless:
+            home = self._shape(bytes(key), namespace)
+            self._db.execute(
+                "UPDATE entries SET shape = ? WHERE length(data) = 118 AND substr(data, 101, 16) BETWEEN ? AND ? AND shape = ?",
+                (home, source + bytes(8), source + b"\xff" * 8, shape),
+            )
+            self._db.execute("UPDATE shapes SET entries = entries - ? WHERE id = ?", (entries, shape))
+            self._db.execute("UPDATE shapes SET entries = entries + ? WHERE id = ?", (entries, home))
+
+
+def _subject(name: str) -> dict[str, str]:
+    """Namespace of the subject `KIND/NAMESPACE/NAME[@VERSION]` of a policy event, and of a pack more."""
+    kind, _, rest = name.partition("/")
+    namespace, _, rest = rest.partition("/")
+    named, _, version = rest.partition("@")
+    return {"namespace": namespace if rest else "", **({"pack": named, "version": version} if kind == "pack" else {})}
+
+
+def _traits(key: bytes, home: str, packs: Mapping[bytes, Sequence[str]]) -> Traits:
+    if key[:1] == b"{":
+        return {name: str(value) for name, value in json.loads(key).items()}
+    digest = key[8:]
+    namespace, name, version = packs.get(digest, (home, "", ""))
+    flags = {flag: "true" if key[5] >> bit & 1 else "false" for bit, flag in enumerate(FLAGS, 1)}
+    return {
+        "namespace": namespace,
+        "pack": name,
+        "version": version,
+        "packDigest": digest.hex() if any(digest) else "",
+        "kind": KINDS[key[1]],
+        "class": CLASSES[key[2]],
+        "verdict": VERDICTS[key[3]],
+        "mode": MODES[key[4]],
+        "arm": "candidate" if key[5] & 1 else "stable",
+        "region": str(int.from_bytes(key[6:8], "big")),
+        **flags,
+    }
+
+
+def _fits(selection: Selection, row: Row) -> bool:
+    own = {**row.traits, "name": row.name, "receipt": row.data[_RECEIPT].hex()}
+    return holds(selection, own)
+
+
+def decisions() -> Requirement:
+    """What is no policy event."""
+    return Requirement("kind", frozenset(("POLICY",)), wanted=False)

@@ -1,0 +1,110 @@
+"""Which receipts are asked for: their traits, and selectors over traits in the grammar of Kubernetes (`kubectl --field-selector`, `-l`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from knhk.model.faults import Fault, Refused
+
+FLAGS = ("stale", "cached", "brownout", "failOpen", "resumed")
+# What every decision receipt has, as fields and as labels. Those whose value may be empty are labels only where it is not.
+TRAITS = ("pack", "version", "packDigest", "kind", "class", "verdict", "mode", "arm", "region", *FLAGS)
+NAMED = {"metadata.name": "name", "metadata.namespace": "namespace"}
+FIELDS: Mapping[str, str] = {**NAMED, **{name: name for name in ("receipt", "event", *TRAITS)}}
+MAX_SELECTOR = 8192
+_FIELD = re.compile(r"\s*([A-Za-z][A-Za-z.]*)\s*(==|=|!=)((?:[^,\\]|\\.)*)")
+_KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?"
+_VALUE = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)?"
+_LABEL = re.compile(
+    rf"\s*(?:(?P<not>!)\s*(?P<absent>{_KEY})|(?P<key>{_KEY})\s*(?:(?P<op>==|=|!=)\s*(?P<value>{_VALUE})"
+    rf"|\s(?P<set>in|notin)\s*\((?P<values>\s*{_VALUE}(?:\s*,\s*{_VALUE})*\s*)\))?)\s*(?:,|$)"
+)
+Traits = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """`trait` is one of `values`, or none of them. `present`: it must be there at all (of labels)."""
+
+    trait: str
+    values: frozenset[str]
+    wanted: bool = True
+    present: bool = False
+
+    def holds(self, traits: Traits) -> bool:
+        found = traits.get(self.trait, "")
+        if self.present:
+            return bool(found) == self.wanted
+        return (found in self.values) == self.wanted
+
+
+Selection = tuple[Requirement, ...]
+
+
+def holds(selection: Selection, traits: Traits) -> bool:
+    """Whether all requirements hold, of traits that many receipts share."""
+    return all(requirement.holds(traits) for requirement in selection)
+
+
+def equal(trait: str, value: str) -> Requirement:
+    return Requirement(trait, frozenset((value,)))
+
+
+def exactly(selection: Selection, trait: str) -> str | None:
+    """The one value that a trait must have, when the selection says so."""
+    return next((next(iter(r.values)) for r in selection if r.trait == trait and r.wanted and len(r.values) == 1), None)
+
+
+def field_selector(text: str, where: str = "fieldSelector") -> Selection:
+    """`verdict=DENY,pack!=x`; raises Refused with every fault."""
+    return _parsed(text, where, _FIELD, _field)
+
+
+def label_selector(text: str, where: str = "labelSelector") -> Selection:
+    """`verdict=DENY`, `pack in (a, b)`, `pack notin (a)`, `pack`, `!pack`; raises Refused."""
+    return _parsed(text, where, _LABEL, _label)
+
+
+def _parsed(text: str, where: str, pattern: re.Pattern[str], read: Callable[[re.Match[str]], Requirement]) -> Selection:
+    if len(text) > MAX_SELECTOR:
+        raise Refused([Fault(where, f"{len(text)} characters", f"must have at most {MAX_SELECTOR}")])
+    found, faults, at = list[Requirement](), list[Fault](), 0
+    while at < len(text) and text[at:].strip():
+        match = pattern.match(text, at)
+        if match is None or match.end() == at:
+            faults.append(Fault(where, text[at : at + 64], "must be KEY=VALUE, KEY!=VALUE, with a comma between two"))
+            break
+        requirement = read(match)
+        if requirement.trait not in FIELDS.values():
+            told = f"must be one of {', '.join(sorted(FIELDS))}"
+            faults.append(Fault(where, requirement.trait, told))
+        found.append(requirement)
+        at = match.end() + (text[match.end() : match.end() + 1] == ",")
+    if faults:
+        raise Refused(faults)
+    return tuple(found)
+
+
+def _field(match: re.Match[str]) -> Requirement:
+    name, value = FIELDS.get(match[1], match[1]), re.sub(r"\\(.)", r"\1", match[3])
+    if match[1] in NAMED.values():
+        name = f"{match[1]} (say metadata.{match[1]})"
+    return Requirement(name, frozenset((value,)), match[2] != "!=")
+
+
+def _label(match: re.Match[str]) -> Requirement:
+    if match["not"]:
+        return Requirement(match["absent"], frozenset(), wanted=False, present=True)
+    if match["set"]:
+        values: Sequence[str] = [value.strip() for value in match["values"].split(",")]
+        return Requirement(match["key"], frozenset(values), match["set"] == "in")
+    if match["op"]:
+        return Requirement(match["key"], frozenset((match["value"],)), match["op"] != "!=")
+    return Requirement(match["key"], frozenset(), present=True)
+
+
+def labels(traits: Traits) -> dict[str, str]:
+    """Those traits that are labels of an object."""
+    return {name: traits[name] for name in TRAITS if traits.get(name)}

@@ -1,0 +1,187 @@
+"""The index of receipts gives what a reading of the whole log gives, at any moment, after any interruption."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from log_of_entries import CONTROLS, LIMITS, ORIGIN, OTHERS, PACKS, Written, leaf
+
+from knhk.adapters import receipt_index
+from knhk.adapters.receipt_index import ReceiptIndex, Row
+from knhk.model.faults import Refused
+from knhk.model.selection import Selection, field_selector, holds, label_selector
+
+NONE = bytes(20)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> ReceiptIndex:
+    return ReceiptIndex(tmp_path / "index.db")
+
+
+def pages(index: ReceiptIndex, selection: Selection, limit: int) -> list[Row]:
+    """All of them, page by page."""
+    found, before = list[Row](), None
+    while True:
+        page = index.page(selection, limit, before)
+        assert len(page.rows) <= limit
+        found += page.rows
+        if page.more is None:
+            assert page.total == len(found)
+            return found
+        before = page.more
+
+
+SELECTORS = (
+    "",
+    "verdict=DENY",
+    "verdict!=DENY,pack=invoice-controls",
+    "metadata.namespace=erp",
+    "metadata.namespace=crm,arm=candidate",
+    "brownout=true",
+    "kind=REFUSED,metadata.namespace=erp",
+    "kind=POLICY",
+    "event=Promoted,pack=limits",
+    "pack=",
+    "verdict=DENY,verdict=ADMIT",
+)
+
+
+def some(seed: int, written: Written, count: int) -> list[bytes]:
+    """Entries of three packs in four rings; some are judged by no pack."""
+    chance = random.Random(seed)
+    made = list[bytes]()
+    for number in range(count):
+        ring = chance.choice((b"RING0001", b"RING0002", b"RING0003", b"RING0004"))
+        pack = {b"RING0001": CONTROLS, b"RING0002": LIMITS, b"RING0003": OTHERS}.get(ring, CONTROLS)
+        if chance.random() < 0.05:
+            made.append(written.event(chance.choice(("Promoted", "RolledBack")), pack, step=number))
+        elif chance.random() < 0.2:
+            made.append(leaf(number, ring=ring, pack=NONE, kind=4, verdict=2))
+        else:
+            made.append(leaf(number, ring=ring, pack=pack, verdict=chance.choice((1, 1, 2)), flags=chance.choice((0, 0, 1, 8))))
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("limit", [1, 7, 500])
+def test_pages_are_what_a_reading_of_all_entries_gives(written: Written, index: ReceiptIndex, seed: int, limit: int) -> None:
+    written.add(*(written.event("Signed", pack) for pack in PACKS), *some(seed, written, 150))
+    index.follow(ORIGIN, written.served)
+    everything = list(index.rows())
+    assert [row.number for row in everything] == list(range(153))
+    assert {row.traits["namespace"] for row in everything} == {"erp", "crm"}
+    for text in SELECTORS:
+        selection = field_selector(text)
+        expected = [row for row in reversed(everything) if holds(selection, row.traits)]
+        assert pages(index, selection, limit) == expected, text
+
+
+def test_a_page_is_of_the_log_as_it_was_when_the_first_was_asked_for(written: Written, index: ReceiptIndex) -> None:
+    written.add(written.event("Signed"), *(leaf(n) for n in range(5)))
+    index.follow(ORIGIN, written.served)
+    first = index.page((), 3)
+    written.add(*(leaf(n) for n in range(5, 9)))
+    index.follow(ORIGIN, written.served)
+    assert [row.number for row in first.rows + index.page((), 9, first.more).rows] == [5, 4, 3, 2, 1, 0]
+
+
+def test_an_index_that_was_killed_at_any_transaction_goes_on_from_it(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_index, "BATCH", 16)
+    written.add(*(written.event("Signed", pack) for pack in PACKS), *some(7, written, 120))
+    whole = ReceiptIndex(tmp_path / "whole.db")
+    whole.follow(ORIGIN, written.served)
+    for stop in (0, 3, 7):
+        killed, log, roots = ReceiptIndex(tmp_path / f"{stop}.db"), written.served, iter(range(99))
+        root = log.root
+
+        def dies(size: int, roots: object = roots, root: object = root, stop: int = stop) -> bytes:
+            if next(roots) == stop:  # type: ignore[call-overload]
+                raise KeyboardInterrupt
+            return root(size)  # type: ignore[operator, no-any-return]
+
+        log.root = dies  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            killed.follow(ORIGIN, log)
+        assert killed.size == 16 * stop
+        again = ReceiptIndex(tmp_path / f"{stop}.db")
+        again.follow(ORIGIN, written.served)
+        assert list(again.rows()) == list(whole.rows())
+
+
+def test_another_log_or_a_shorter_one_is_read_anew(written: Written, index: ReceiptIndex, tmp_path: Path) -> None:
+    written.add(written.event("Signed"), leaf(1), leaf(2))
+    index.follow(ORIGIN, written.served)
+    other = Written(tmp_path / "other")
+    other.add(other.event("Signed"), leaf(3))
+    index.follow(ORIGIN, other.served)
+    assert [row.number for row in index.page((), 9).rows] == [1, 0]
+    other.add(leaf(4))
+    assert index.follow(ORIGIN, other.served) == 1
+
+
+def test_a_file_that_is_no_index_is_made_one(written: Written, tmp_path: Path) -> None:
+    (tmp_path / "index.db").write_bytes(b"rubbish" * 1000)
+    index = ReceiptIndex(tmp_path / "index.db")
+    written.add(leaf(1))
+    assert index.follow(ORIGIN, written.served) == 1
+
+
+def test_what_no_pack_judged_is_of_the_namespace_of_its_ring_as_soon_as_that_is_known(written: Written, index: ReceiptIndex) -> None:
+    written.add(leaf(1, pack=NONE, kind=4, verdict=2), written.event("Signed"))
+    index.follow(ORIGIN, written.served)
+    assert index.page(field_selector("metadata.namespace=,kind=REFUSED"), 9).total == 1
+    written.add(leaf(2), leaf(3, pack=NONE, kind=4, verdict=2), leaf(4, ring=b"RING0009", pack=NONE, kind=4, verdict=2))
+    index.follow(ORIGIN, written.served)
+    found = index.page(field_selector("metadata.namespace=erp,kind=REFUSED"), 9)
+    assert [row.number for row in found.rows] == [3, 0]
+    assert [row.number for row in index.page(field_selector("metadata.namespace=,kind=REFUSED"), 9).rows] == [4]
+
+
+def test_one_receipt_is_found_by_its_id_with_both_of_its_arms(written: Written, index: ReceiptIndex) -> None:
+    written.add(written.event("Signed"), leaf(1), leaf(1, flags=1, verdict=2), leaf(2))
+    index.follow(ORIGIN, written.served)
+    receipt = (b"RING0001" + (1).to_bytes(8, "big")).hex()
+    assert [row.number for row in index.page(field_selector(f"receipt={receipt}"), 9).rows] == [2, 1]
+    assert [row.number for row in index.page(field_selector(f"metadata.name={receipt}-candidate"), 9).rows] == [2]
+    assert [row.number for row in index.page(field_selector(f"metadata.name={receipt},verdict=DENY"), 9).rows] == []
+    assert index.page(field_selector("metadata.name=nonsense"), 9).rows == ()
+
+
+TRAITS = {"pack": "limits", "verdict": "DENY", "cached": "false"}
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("pack=limits", True),
+        ("pack==limits,verdict=DENY", True),
+        ("verdict!=DENY", False),
+        ("pack in (a, limits),verdict", True),
+        ("pack notin (a,b), !version", True),
+        ("!pack", False),
+        ("version", False),
+        ("version!=1.0.0", True),
+    ],
+)
+def test_label_selectors_hold_as_kubernetes_says(text: str, fits: bool) -> None:
+    assert holds(label_selector(text), TRAITS) == fits
+
+
+@pytest.mark.parametrize("text", ["actor=x", "verdict", "verdict=DENY,,x=", "name=x", "pack<3", "=x"])
+def test_a_selector_that_means_nothing_is_refused_and_not_taken_for_everything(text: str) -> None:
+    with pytest.raises(Refused):
+        field_selector(text)
+
+
+@pytest.mark.parametrize("text", ["actor=x", "pack in limits", "pack>3", "a b", "verdict=DENY;"])
+def test_a_label_selector_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(Refused):
+        label_selector(text)
