@@ -27,7 +27,13 @@ NAMESPACE = "knhk-system"
 VERSION = "0.1.0"
 POD = ("spec", "template", "spec")
 CONTAINER = (*POD, "containers", 0)
-WORKLOADS = (("Deployment", "operator"), ("Deployment", "builder"), ("Deployment", "admission"), ("StatefulSet", "log"))
+WORKLOADS = (
+    ("Deployment", "operator"),
+    ("Deployment", "builder"),
+    ("Deployment", "admission"),
+    ("StatefulSet", "log"),
+    ("Deployment", "receipts"),
+)
 AS_IT_STANDS = object()
 Place = tuple[str | int, ...]
 
@@ -88,6 +94,7 @@ IMAGES: Mapping[str, str] = {"knhk-operator": "images.operator", "knhk-builder":
 OPTIONAL: Mapping[str, str] = {
     "overlays/ha/disruption.yaml": "ha",
     "components/cert-manager/certificate.yaml": "certManager.enabled",
+    **{f"components/receipts/{part}.yaml": "receipts.enabled" for part in ("rbac", "deployment", "apiservice", "network-policy")},
     "components/webhooks/service.yaml": "webhooks.enabled",
     "components/webhooks-ingress/ingress.yaml": "webhooks.ingress.enabled",
     "components/webhooks-route/httproute.yaml": "webhooks.route.enabled",
@@ -109,6 +116,7 @@ DOCS: Mapping[str, str] = {
     "images": "By digest, as they were pushed to your registry. agentBefore: that of the release before, while pods with either are made.",
     "log": "The only writer of this log: one replica, always. storageClassName: null takes the cluster's default.",
     "origin": "Name of the log, as `knhk cluster keys` was told.",
+    "receipts": "Decision receipts by kubectl (an aggregated API). While nobody serves it, deletion of namespaces waits.",
     "registry": "OCI repository for packs and data.",
     "webhooks": "Pushes from a Git server to PolicyRepositories, and the way in from outside.",
 }

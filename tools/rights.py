@@ -48,7 +48,7 @@ PEOPLE: Mapping[str, Rights] = {
     "policy-engineering": (*ours(KINDS, READ), *ours(("policypacks", "hookregistries", "policyrepositories"), WRITE), *APPROVES, *EVENTS),
     "ontology-ops": (*ours(KINDS, READ), *ours(("schemaversions", "databundles", "hookregistries"), WRITE), *APPROVES, *EVENTS),
     "sre": (*ours(KINDS, READ), *ours(("enforcementpoints", "featureflags"), WRITE), *APPROVES, *EVENTS),
-    "risk": (*ours(KINDS, READ), *APPROVES),
+    "risk": (*ours(KINDS, READ), *APPROVES, *everywhere(("decisionreceipts.receipts.knhk.dev",), ("get", "list"))),
     "sre-control-plane": (  # a Role, bound in our own namespace
         *here(("pods", "pods/log", "services", "events", "leases.coordination.k8s.io"), READ),
         *here((f"{kind}.apps" for kind in ("deployments", "statefulsets", "replicasets")), READ),
@@ -77,7 +77,17 @@ ACCOUNTS: Mapping[str, Rights] = {
         *here(("leases.coordination.k8s.io",), (*READ, "create", "update", "patch")),
         *here(("endpointslices.discovery.k8s.io=knhk-exchange",), ("patch",)),
         *here(("configmaps",), ("update",)),
-        *secrets(("knhk-ca", "knhk-exchange-tls", "knhk-builder-tls", "knhk-log-tls", "knhk-admission-tls")),
+        *secrets(
+            (
+                "knhk-ca",
+                "knhk-exchange-tls",
+                "knhk-builder-tls",
+                "knhk-log-tls",
+                "knhk-admission-tls",
+                "knhk-receipts-tls",
+                "knhk-receipts-client",
+            )
+        ),
     ),
     "knhk-builder": (),
     "knhk-log": (),
@@ -87,6 +97,11 @@ ACCOUNTS: Mapping[str, Rights] = {
             (f"{kind}webhookconfigurations.admissionregistration.k8s.io=knhk-admission" for kind in ("mutating", "validating")),
             ("get", "patch"),
         ),
+    ),
+    "knhk-receipts": (
+        *everywhere(("subjectaccessreviews.authorization.k8s.io",), ("create",)),
+        *everywhere(("apiservices.apiregistration.k8s.io=v1alpha1.receipts.knhk.dev",), ("get", "patch")),
+        ("kube-system", "configmaps=extension-apiserver-authentication", frozenset(("get",))),
     ),
 }
 

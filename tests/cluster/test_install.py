@@ -263,8 +263,9 @@ def overlay(folder: Path, resource: str, components: list[str]) -> Path:
             {"webhooks.enabled": "true", "webhooks.ingress.enabled": "true", "webhooks.route.enabled": "true"},
         ),
         ("base", ["cert-manager"], {"certManager.enabled": "true"}),
+        ("base", ["receipts"], {"receipts.enabled": "true"}),
     ],
-    ids=["base", "ha", "webhooks", "cert-manager"],
+    ids=["base", "ha", "webhooks", "cert-manager", "receipts"],
 )
 def test_the_chart_makes_what_kustomize_makes(
     kubectl: Kubectl, helm: str, tmp_path: Path, resource: str, components: list[str], values: dict[str, str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from exchange_world import Callers, exchange
 
 from knhk.adapters.certificates import Pair, client_pair, new_authority, server_pair
 from knhk.adapters.log_sequencer import SequencerLog
+from knhk.adapters.receipt_index import ReceiptIndex
 from knhk.model.faults import NotFound, Refused, Waiting
+from knhk.wiring.receipts import Follower, LogPlace
 from knhk_runtime.http1 import Https
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
 from knhk_runtime.record import entry_key
@@ -26,6 +29,8 @@ from knhk_runtime.sequencer.tls import BYTES_AT_ONCE, may
 from knhk_runtime.tiers.action import action_bytes
 from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.leaf import parse_leaf
+from knhk_verify.note import parse_proof
+from knhk_verify.tree import leaf_hash, verify_inclusion
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 POD, OPERATOR = "spiffe://knhk.dev/ns/erp/point/orders/pod/one", "spiffe://knhk.dev/component/knhk-operator"
@@ -279,3 +284,26 @@ def decide_one(world: World, next_receipt: Callable[[], bytes], put: Callable[[R
     receipt, pack = next_receipt(), bytes.fromhex(world.packs.digests["1.0.0"].removeprefix("sha256:"))[:20]
     assert put(Request(receipt, 0, 7, observation(b"fine"), (Arm(pack, DECISION, 1, 1, ENFORCED, 0, action_bytes(GUARDS, [])),)))
     return receipt
+
+
+def test_the_server_of_receipts_follows_the_log_by_a_certificate_of_its_own(log: Log, tmp_path: Path) -> None:
+    pair = client_pair(log.authority, "spiffe://knhk.dev/component/knhk-receipts", datetime.now(UTC), DAY)
+    names = [tmp_path / name for name in ("server-ca.crt", "receipts.crt", "receipts.key")]
+    for path, data in zip(names, (log.authority.certificate, pair.certificate, pair.key), strict=True):
+        path.write_bytes(data)
+    follower = Follower(ReceiptIndex(tmp_path / "receipts.db"), LogPlace(log.url, *names))
+    written = [leaf(b"RING0001", number) for number in range(300)]
+    log.client(POD).append_leaves(written)
+
+    def has_all() -> bool:
+        follower.look()
+        return follower.index.size == 300
+
+    until(has_all, "the index has all")
+    assert [row.data for row in follower.index.rows()] == written
+    proof, checkpoint = follower.proof(250)
+    assert proof.endswith(checkpoint)
+    size, root = checkpoint.split("\n")[1:3]
+    path = parse_proof(proof)
+    verify_inclusion(leaf_hash(written[250]), path.start, int(size), b64decode(root), path.path)
+    assert not may("spiffe://knhk.dev/component/knhk-receipts", "POST", "/append")

@@ -32,14 +32,15 @@ def of_folder(folder: Path) -> Fetch:
     return fetch
 
 
-def of_url(url: str, ca_file: Path | None = None, certificate: Path | None = None) -> Fetch:
-    """What a server answers below `url`. `ca_file`: whom to trust (None: this machine's); `certificate`: our own, with its key, PEM.
+def of_url(url: str, ca_file: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> Fetch:
+    """What a server answers below `url`. `ca_file`: whom to trust (None: this machine's); `certificate`: our own, PEM, with its key unless
+    that is in `key`.
 
     Raises Stalled for an answer that will not change by itself, Waiting when none came."""
     try:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
         if certificate:
-            context.load_cert_chain(certificate)
+            context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
         raise Stalled("Certificate", f"{ca_file or certificate}: {error}: must be PEM") from error
     base = url.rstrip("/")

@@ -21,7 +21,7 @@ from knhk.ports.clock import Clock
 
 AUTHORITY, TRUST = "knhk-ca", "knhk-trust"
 OVERLAP = timedelta(days=7)
-SERVER_LIFE, CLIENT_LIFE = timedelta(days=90), timedelta(hours=24)
+SERVER_LIFE, CLIENT_LIFE, KEPT_CLIENT_LIFE = timedelta(days=90), timedelta(hours=24), timedelta(days=7)
 ATTEMPTS = 8
 _LABELS = {"app.kubernetes.io/name": "knhk", "app.kubernetes.io/part-of": "knhk", "app.kubernetes.io/managed-by": "knhk"}
 Data = Mapping[str, bytes]
@@ -72,6 +72,19 @@ class ServingCertificates:
     def client(self, component: str) -> Pair:
         """A certificate for one of our own components as a client, for CLIENT_LIFE; kept nowhere."""
         return client_pair(self.authority().pair, component_uri(component), self._now(), CLIENT_LIFE)
+
+    def kept_client(self, component: str) -> Pair:
+        """A certificate for a component as a client that cannot ask: in Secret `COMPONENT-client`, made anew at half of its life."""
+        authority = self.authority()
+
+        def wanted(before: Data) -> Data:
+            if before and not self._is_over(before, authority, (component,)):
+                return before
+            made = client_pair(authority.pair, component_uri(component), self._now(), KEPT_CLIENT_LIFE)
+            return {"tls.crt": made.certificate, "tls.key": made.key, "ca.crt": authority.bundle, "names": component.encode()}
+
+        data = self._keep(f"{component}-client", wanted)
+        return Pair(_of(data, "tls.crt"), _of(data, "tls.key"))
 
     def publish_trust(self, root_pub: bytes, namespace: str | None = None, registry_ca: bytes = b"") -> None:
         """Writes what clients in `namespace` (by default ours) trust: ca.crt, root.pub, which agents pin, and of the registry, if it has

@@ -75,9 +75,9 @@ def trust(home: Home, root: str | None, keys: Path | None, at: str | None, besid
     return Trust(public, found.read_bytes(), parse_time(at, "--at") if at else datetime.now(UTC), own)
 
 
-def opened(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Opened:
+def opened(place: str, ca_file: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> Opened:
     """The log of a folder or URL. Raises NotFound, Bad, Waiting, Stalled."""
-    fetch = log_reading.of_url(place, ca_file, certificate) if log_reading.is_url(place) else log_reading.of_folder(Path(place))
+    fetch = log_reading.of_url(place, ca_file, certificate, key) if log_reading.is_url(place) else log_reading.of_folder(Path(place))
     if (note := fetch("checkpoint")) is None:
         raise NotFound(f"{place}: has no checkpoint: must be a log folder, or the URL of a log")
     text = note.decode("utf-8", "replace")

@@ -30,6 +30,7 @@ from knhk_runtime.http1 import Https
 from knhk_templates.kubernetes.guard import Surroundings
 
 SERVICE, LOG_SERVICE, ADMISSION_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-admission", "knhk-operator"
+RECEIPTS = "knhk-receipts"
 ADMISSION = f"https://{ADMISSION_SERVICE}.knhk-system.svc"
 Adapt = Callable[[Ports], Ports]
 
@@ -83,10 +84,13 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
         return client_certificate(certificates.authority().pair, request, uri, now, CLIENT_LIFE)
 
     def shown() -> Pair:
-        """Asked for every hour, so what log and admission show is renewed here too: they mount it, and cannot read who signed it."""
+        """Asked for every hour, so what log, admission and the server of receipts show is renewed here too: they mount it, and cannot read
+        who signed it."""
         certificates.leaf(ADMISSION_SERVICE, _addresses(Https.of(options.admission, context).host))
         if options.log:
             certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
+            certificates.leaf(RECEIPTS)
+            certificates.kept_client(RECEIPTS)
         return certificates.leaf(SERVICE, _addresses(host))
 
     address, endpoints = options.exchange_address, KubeEndpoints(client, options.namespace, SERVICE)

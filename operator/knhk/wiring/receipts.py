@@ -1,0 +1,265 @@
+"""The server of receipts on a cluster: the log that it follows, the certificate that it shows, and whom it believes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import signal
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from knhk.adapters import log_reading
+from knhk.adapters.certificate_files import CertificateFiles, Served, load
+from knhk.adapters.front_proxy import FrontProxy, User, front_proxy, may
+from knhk.adapters.kube_client import APPLY, KubeClient, api_client
+from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.model.faults import KnhkError, NotFound, Waiting
+from knhk.reconcilers.evidence import size_of
+from knhk.wiring.renewing import keep_looking
+from knhk_runtime.doors import Bounds, Doors
+from knhk_runtime.tlog.served import Fetch
+from knhk_runtime.tlog.served import Served as ServedLog
+from knhk_verify.errors import Bad
+
+HANDS = 4
+FOLLOW_EVERY_S = 1.0
+GONE_AFTER_S = 5.0  # how long requests still come after this process said that it is not ready
+SERVICE = "v1alpha1.receipts.knhk.dev"
+APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
+_log = logging.getLogger("knhk.receipts")
+
+
+@dataclass(frozen=True)
+class LogPlace:
+    """Where the log is: a folder, or a URL with its server's authority and our own certificate and key (PEM, may be renewed)."""
+
+    place: str
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def fetch(self) -> Fetch:
+        if log_reading.is_url(self.place):
+            return log_reading.of_url(self.place, self.ca_file, self.certificate, self.key)
+        return log_reading.of_folder(Path(self.place))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where it listens, which cluster, its certificate, the log, and the file of its index."""
+
+    address: str
+    port: int
+    kubeconfig: Path | None
+    files: CertificateFiles
+    log: LogPlace
+    index: Path
+
+
+class Follower:
+    """Keeps an index as its log is, in a thread. What fails is told once and tried again; meanwhile the index is what it was."""
+
+    def __init__(self, index: ReceiptIndex, log: LogPlace) -> None:
+        self.index, self.origin, self._log = index, "", log
+        self._note, self._why = "", "the log was not read yet"
+        self._came, self._halt = threading.Condition(), threading.Event()
+        self._thread = threading.Thread(target=self._always, name="follower", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """A transaction under way is finished first."""
+        self._halt.set()
+        self._thread.join()
+
+    @property
+    def unready(self) -> str:
+        """Why the index has never yet been as its log is; "": it was."""
+        return "" if self.origin else self._why
+
+    def look(self) -> None:
+        """Takes in what is new. Raises KnhkError, Bad."""
+        fetch = self._log.fetch()
+        if (found := fetch("checkpoint")) is None:
+            raise NotFound(f"{self._log.place}: has no checkpoint yet")
+        note = found.decode("utf-8", "replace")
+        if note != self._note:
+            log = ServedLog(self._log.place, fetch, size_of(note, f"{self._log.place}/checkpoint"))
+            self.index.follow(note.partition("\n")[0], log)
+            self._note, self.origin = note, note.partition("\n")[0]
+            with self._came:
+                self._came.notify_all()
+
+    def reaches(self, size: int, within_s: float) -> bool:
+        deadline_s = time.monotonic() + within_s
+        with self._came:
+            while self.index.size < size:
+                if not self._came.wait(deadline_s - time.monotonic()) and time.monotonic() >= deadline_s:
+                    return self.index.size >= size
+        return True
+
+    def proof(self, number: int) -> tuple[str, str]:
+        """tlog-proof text and checkpoint of an entry, from the log. Raises KnhkError, Bad."""
+        note = self._note
+        return ServedLog(self._log.place, self._log.fetch(), size_of(note, "checkpoint")).inclusion(number, note), note
+
+    def _always(self) -> None:
+        told = ""
+        while not self._halt.wait(FOLLOW_EVERY_S if told or self.origin else 0.0):
+            try:
+                self.look()
+                if told:
+                    _log.info("the log is read again")
+                told = ""
+            except (KnhkError, Bad, OSError) as error:
+                self._why = f"{type(error).__name__}: {error}"
+                if told != self._why:
+                    _log.warning("the log is not read: %s", self._why)
+                told = self._why
+        self.index.close()
+
+
+class Cluster:
+    """What the API server is asked, and the certificate that is shown; `look` renews both. `context` for the server."""
+
+    def __init__(self, api: KubeClient, certificates: CertificateFiles) -> None:
+        self.api, self._certificates = api, certificates
+        self._served: Served | None = None
+        self.proxy: FrontProxy | None = None
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.verify_mode = ssl.CERT_OPTIONAL  # probes have none; what has none is not heard
+
+    @property
+    def begins(self) -> bool:
+        return self._served is None or self.proxy is None
+
+    def look(self) -> None:
+        """Raises Stalled for what is no certificate, and as KubeClient.call."""
+        found = self._certificates.current()
+        if found != self._served:
+            load(self.context, found)
+            self._served = found
+            _log.info("a certificate is served")
+        proxy = front_proxy(self.api)
+        if proxy != self.proxy:
+            self.context.load_verify_locations(cadata=proxy.authority)
+            self.proxy = proxy
+        if trust(self.api, found.authority):
+            _log.info("APIService %s trusts the authority of this certificate", SERVICE)
+
+
+def trust(api: KubeClient, authority: bytes) -> bool:
+    """Has the API server trust an authority (PEM) when it comes here; whether that is new. An APIService that is not there stays so. Raises
+    as KubeClient.call."""
+    bundle = base64.b64encode(authority).decode()
+    try:
+        found = api.call("GET", f"{APISERVICES}/{SERVICE}")
+    except NotFound:
+        return False
+    if found["spec"].get("caBundle") == bundle:
+        return False
+    document = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": SERVICE},
+        "spec": {**{name: found["spec"][name] for name in ("groupPriorityMinimum", "versionPriority")}, "caBundle": bundle},
+    }
+    api.call("PATCH", f"{APISERVICES}/{SERVICE}", {"fieldManager": "knhk", "force": "true"}, document, APPLY)
+    return True
+
+
+class Asked:
+    """What the HTTP surface asks of cluster and log."""
+
+    def __init__(self, cluster: Cluster, follower: Follower, halt: asyncio.Event) -> None:
+        self._cluster, self._follower, self._halt = cluster, follower, halt
+
+    @property
+    def index(self) -> ReceiptIndex:
+        return self._follower.index
+
+    @property
+    def origin(self) -> str:
+        return self._follower.origin
+
+    def user(self, request: web.Request) -> User | None:
+        found = request.transport.get_extra_info("peercert") if request.transport is not None else None
+        over = found and ssl.cert_time_to_seconds(found["notAfter"]) <= time.time()
+        if self._cluster.proxy is None or not found or over:
+            return None
+        return self._cluster.proxy.user_of(found, list(request.headers.items()))
+
+    def may(self, user: User, verb: str, resource: Mapping[str, str]) -> str:
+        return may(self._cluster.api, user, verb, resource)
+
+    def proof(self, number: int) -> tuple[str, str]:
+        return self._follower.proof(number)
+
+    def reaches(self, size: int, within_s: float) -> bool:
+        return self._follower.reaches(size, within_s)
+
+    def unready(self) -> str:
+        return "ending" if self._halt.is_set() else self._follower.unready
+
+
+Build = Callable[[Asked, ThreadPoolExecutor, Any], web.Application]
+
+
+async def serve(options: Options, build: Build, told: Callable[[str], None]) -> None:
+    """Runs until SIGTERM or SIGINT: then it says that it is not ready, answers what still comes, and ends. `told` gets the address when
+    requests can come. Raises Stalled."""
+    halt, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, halt.set)
+    cluster = Cluster(KubeClient(api_client(options.kubeconfig)), options.files)
+    follower = Follower(ReceiptIndex(options.index), options.log)
+    await asyncio.to_thread(_first, cluster)
+    doors = Doors(Bounds(connections=1024, of_one=1024))  # an API server comes from one address
+    with ThreadPoolExecutor(HANDS, "hands") as hands:
+        async with _kept(cluster, follower):
+            runner = web.AppRunner(build(Asked(cluster, follower, halt), hands, doors.watch), access_log=None)
+            await runner.setup()
+            server = await doors.open(runner, options.address, options.port, cluster.context)
+            try:
+                told(f"https://{options.address}:{server.sockets[0].getsockname()[1]}")
+                await halt.wait()
+                await asyncio.sleep(GONE_AFTER_S)
+            finally:
+                server.close()
+                await runner.cleanup()
+
+
+def _first(cluster: Cluster) -> None:
+    """A certificate, and who is believed, must be there before anything is answered; they are waited for."""
+    while cluster.begins:
+        try:
+            cluster.look()
+        except Waiting as waiting:
+            _log.warning("%s", waiting)
+            time.sleep(waiting.retry_after_s)
+
+
+@asynccontextmanager
+async def _kept(cluster: Cluster, follower: Follower) -> AsyncIterator[None]:
+    follower.start()
+    task = asyncio.create_task(keep_looking(cluster.look, _log))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(follower.stop)

@@ -1,0 +1,201 @@
+"""Decision receipts by kubectl, through the real API server, by people with a role in one namespace; nobody else is heard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from knhk.adapters.kube_client import KubeClient
+from knhk.cli import main
+from knhk.model.faults import AlreadyExists
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "receipts"))
+from control_plane import Cluster
+from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
+from receipts_process import ReceiptsServer, kubectl_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+DENIED = 7
+Kubectl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """1,205 decisions of three packs in two namespaces, and one request that nothing tells the namespace of."""
+    made = Written(tmp_path_factory.mktemp("receipts"))
+    made.add(*(made.event("Signed", pack) for pack in PACKS))
+    made.leaves(leaf(n, verdict=2 if n < DENIED else 1) for n in range(1100))
+    made.add(*(leaf(n, ring=b"RING0002", pack=LIMITS, flags=n & 1) for n in range(5)))
+    made.leaves(leaf(n, ring=b"RING0003", pack=OTHERS, verdict=2) for n in range(100))
+    made.add(leaf(1, ring=b"RING0009", pack=bytes(20), kind=4, verdict=2))
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(
+    cluster: Cluster, client: KubeClient, servers: dict[str, Path], written: Written, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReceiptsServer]:
+    found = ReceiptsServer(cluster, client, servers["kubectl"], written.folder, tmp_path_factory.mktemp("server") / "own")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def risk(
+    cluster: Cluster, client: KubeClient, servers: dict[str, Path], server: ReceiptsServer, tmp_path_factory: pytest.TempPathFactory
+) -> Kubectl:
+    """kubectl of a person who has role Risk in namespace erp, and nothing else."""
+    admin = kubectl_of(servers["kubectl"], cluster.kubeconfig, tmp_path_factory.mktemp("admin"))
+    with contextlib.suppress(AlreadyExists):
+        client.call("POST", "/api/v1/namespaces", body={"metadata": {"name": "erp"}})
+    assert admin("apply", "--server-side", "-f", str(ROOT / "manifests" / "base" / "people" / "risk.yaml")).returncode == 0
+    admin("create", "rolebinding", "rosa", "-n", "erp", "--clusterrole=knhk-risk", "--user=rosa")
+    return kubectl_of(servers["kubectl"], cluster.user("rosa"), tmp_path_factory.mktemp("rosa"))
+
+
+def read(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_question_of_the_issue_is_answered_as_a_table(risk: Kubectl) -> None:
+    said = read(risk("get", "decisionreceipts", "-n", "erp", "--field-selector", "verdict=DENY,pack=invoice-controls"))
+    head, *rows = said.splitlines()
+    assert head.split() == ["NAME", "VERDICT", "PACK", "KIND", "CLASS", "MODE", "TIME"]
+    assert [row.split()[1:3] for row in rows] == [["DENY", "invoice-controls@1.0.0"]] * DENIED
+    wide = read(risk("get", "drcpt", "-n", "erp", "-l", "pack in (limits),arm=candidate", "-o", "wide"))
+    assert [row.split()[-2:] for row in wide.splitlines()[1:]] == [["candidate", "1106"], ["candidate", "1104"]]
+
+
+def test_a_list_goes_on_page_by_page_and_gives_each_receipt_once(risk: Kubectl) -> None:
+    """kubectl asks for 500 at a time by itself."""
+    named = read(risk("get", "decisionreceipts", "-n", "erp", "-o", "name")).splitlines()
+    assert len(named) == len(set(named)) == 1105
+    found, token = list[int](), ""
+    while True:
+        path = f"/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?limit=400&continue={token}"
+        page = json.loads(read(risk("get", "--raw", path)))
+        found += [item["spec"]["logIndex"] for item in page["items"]]
+        assert page["metadata"]["resourceVersion"] == "1209"
+        if not (token := page["metadata"].get("continue", "")):
+            break
+    assert found == list(range(1107, 2, -1))
+
+
+def test_what_is_asked_for_beyond_the_bound_comes_in_pages(risk: Kubectl) -> None:
+    page = json.loads(read(risk("get", "--raw", "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?limit=1000000")))
+    assert len(page["items"]) == 500
+    assert page["metadata"]["continue"]
+
+
+def test_an_object_is_evidence_that_verifies_down_to_the_root(
+    risk: Kubectl, written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = read(risk("get", "decisionreceipts", "-n", "erp", "--field-selector", "verdict=DENY", "-o", "name")).split()[0]
+    (tmp_path / "receipt.yaml").write_text(read(risk("get", name, "-n", "erp", "-o", "yaml")))
+    keys = ("--root", str(written.folder.parent / "keys" / "root.pub"), "--keys", str(written.folder / "keys.json"))
+    assert main(["receipt", "verify", str(tmp_path / "receipt.yaml"), *keys, "-o", "json"]) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert any("DECISION DENY" in step["detail"] for step in steps)
+    assert any("inclusion" in step["what"] and step["ok"] for step in steps)
+
+
+def test_kubectl_knows_the_kind(risk: Kubectl) -> None:
+    rows = [row.split() for row in read(risk("api-resources", "--api-group=receipts.knhk.dev")).splitlines()]
+    assert rows[1:] == [["decisionreceipts", "drcpt", "receipts.knhk.dev/v1alpha1", "true", "DecisionReceipt"]]
+    assert "nanoseconds" in read(risk("explain", "decisionreceipts.status.time"))
+    assert "tlog-proof" in read(risk("explain", "decisionreceipts.spec.proof"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("get", "decisionreceipts", "-n", "crm"), 'cannot list resource "decisionreceipts"'),
+        (("get", "decisionreceipts", "-A"), "at the cluster scope"),
+        (("get", "decisionreceipts", "-n", "knhk-system"), "forbidden"),
+        (("get", "decisionreceipts", "-n", "crm", (b"RING0003" + bytes(8)).hex()), 'cannot get resource "decisionreceipts"'),
+        (("get", "decisionreceipts", "-n", "erp", (b"RING0003" + bytes(8)).hex()), "not found"),
+        (("get", "decisionreceipts", "-n", "erp", "nonsense"), "not found"),
+        (("delete", "decisionreceipts", "-n", "erp", (b"RING0001" + bytes(8)).hex()), "forbidden"),
+        (("get", "decisionreceipts", "-n", "erp", "--field-selector", "colour=red"), "must be one of"),
+        (("get", "--raw", "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?continue=x"), "token"),
+        (("get", "--raw", "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?watch=true"), "cannot watch"),
+    ],
+)
+def test_what_may_not_be_asked_is_refused_with_why(risk: Kubectl, arguments: tuple[str, ...], says: str) -> None:
+    done = risk(*arguments)
+    assert done.returncode != 0, done.stdout
+    assert says in done.stderr
+
+
+def test_a_right_that_is_taken_away_counts_at_once(risk: Kubectl, client: KubeClient) -> None:
+    path = "/apis/rbac.authorization.k8s.io/v1/namespaces/erp/rolebindings/rosa"
+    before = client.call("GET", path)
+    client.call("DELETE", path)
+    try:
+        deadline = 100
+        while (
+            done := risk("get", "decisionreceipts", "-n", "erp", "-o", "name")
+        ).returncode == 0:  # the authorizer itself hears of it by a watch
+            deadline -= 1
+            assert deadline
+        assert "forbidden" in done.stderr
+    finally:
+        del before["metadata"]["resourceVersion"], before["metadata"]["uid"]
+        client.call("POST", path.rpartition("/")[0], body=before)
+
+
+def test_who_says_by_himself_whom_he_asks_for_is_not_heard(server: ReceiptsServer, cluster: Cluster) -> None:
+    """Neither without a certificate, nor with one of the cluster's own clients: only the front proxy vouches."""
+    forged = {"X-Remote-User": "admin", "X-Remote-Group": "system:masters"}
+    path = "/apis/receipts.knhk.dev/v1alpha1/decisionreceipts"
+    assert asked(server, path, forged, server.context()) == 401
+    cluster.user("mallory")
+    with_certificate = server.context()
+    pki = cluster.folder / "pki"
+    with_certificate.load_cert_chain(pki / "user-mallory.crt", pki / "user-mallory.key")
+    assert asked(server, path, forged, with_certificate) in (401, 0)  # 0: TLS itself refused
+    vouched = server.context()
+    vouched.load_cert_chain(pki / "front-proxy-client.crt", pki / "front-proxy-client.key")
+    assert asked(server, path, forged, vouched) == 200
+    assert asked(server, f"{path}?watch=true", forged, vouched) == 405
+    assert asked(server, path, {}, vouched) == 401
+    assert asked(server, path, {"X-Remote-User": "nobody"}, vouched) == 403
+    assert asked(server, "/readyz", {}, server.context()) == 200
+
+
+def asked(server: ReceiptsServer, path: str, headers: dict[str, str], context: ssl.SSLContext) -> int:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    try:
+        with opener.open(urllib.request.Request(f"{server.url}{path}", headers=headers), timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return 0
+
+
+def test_what_nothing_tells_the_namespace_of_is_ours(server: ReceiptsServer, client: KubeClient) -> None:
+    rows = client.call("GET", "/apis/receipts.knhk.dev/v1alpha1/namespaces/knhk-system/decisionreceipts")["items"]
+    assert [row["status"]["kind"] for row in rows] == ["REFUSED"]
+
+
+def test_a_decision_is_there_as_soon_as_the_log_has_it(risk: Kubectl, written: Written) -> None:
+    written.add(leaf(5000, pack=CONTROLS))
+    name = (b"RING0001" + (5000).to_bytes(8, "big")).hex()
+    path = f"/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?resourceVersion=1210&fieldSelector=metadata.name%3D{name}"
+    assert [item["metadata"]["name"] for item in json.loads(read(risk("get", "--raw", path)))["items"]] == [name]
+    later = risk("get", "--raw", path.replace("1210", "999999"))
+    assert "Too large resource version" in later.stderr
