@@ -43,6 +43,15 @@ class MemoryStore:
                 raise AlreadyExists(f"{key} is there already")
             return self._write(key, data, about)
 
+    def create_all(self, items: Sequence[tuple[str, bytes]], about: About = PLAIN) -> list[tuple[str, bytes]]:
+        there = []
+        for key, data in items:
+            try:
+                self.create(key, data, about)
+            except AlreadyExists:
+                there.append((key, data))
+        return there
+
     def swap(self, key: str, data: bytes, etag: str, about: About = PLAIN) -> str:
         with self._lock:
             found = self.objects.get(checked(key))

@@ -107,7 +107,11 @@ def test_many_are_written_and_deleted_at_once(store: ObjectStore) -> None:
     assert [(row.key, store.get(row.key).data) for row in store.list("n")][::50] == items[::50]
     store.delete([key for key, _ in items[1:]] + ["n/absent"])
     assert [row.key for row in store.list()] == ["n/0000"]
+    items = [("n/0000", b"other"), ("n/new", b"1"), ("m/new", b"2")]
+    assert store.create_all(items) == items[:1]
+    assert [(row.key, store.get(row.key).data) for row in store.list()] == [("m/new", b"2"), ("n/0000", b"0"), ("n/new", b"1")]
     store.put_all([])
+    assert store.create_all([]) == []
     store.delete([])
 
 

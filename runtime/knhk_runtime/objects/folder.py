@@ -52,23 +52,27 @@ class FolderStore:
     def put_all(self, items: Sequence[tuple[str, bytes]], about: About = PLAIN) -> None:
         pairs = [(self._path(key), data) for key, data in items]
         with self._errors(", ".join(key for key, _ in items[:1])), self._locked(fcntl.LOCK_SH):
-            self._ready([path for path, _ in pairs])
-            put_all(self._files, pairs, _own_suffix())
-            for folder in dict.fromkeys(path.parent for path, _ in pairs):
-                self._files.sync_dir(folder)
+            self._write(pairs)
 
     def create(self, key: str, data: bytes, about: About = PLAIN) -> str:
-        with self._errors(key), self._locked(fcntl.LOCK_EX):
-            if self._there(key) is not None:
-                raise AlreadyExists(f"{self.name}/{key} is there already")
-            return self._replace(key, data)
+        if self.create_all([(key, data)], about):
+            raise AlreadyExists(f"{self.name}/{key} is there already")
+        return _etag(data)
+
+    def create_all(self, items: Sequence[tuple[str, bytes]], about: About = PLAIN) -> list[tuple[str, bytes]]:
+        pairs = [(self._path(key), (key, data)) for key, data in items]
+        with self._errors(", ".join(key for key, _ in items[:1])), self._locked(fcntl.LOCK_EX):
+            there = [item for path, item in pairs if path.exists()]
+            self._write([(path, item[1]) for path, item in pairs if item not in there])
+        return there
 
     def swap(self, key: str, data: bytes, etag: str, about: About = PLAIN) -> str:
         with self._errors(key), self._locked(fcntl.LOCK_EX):
             found = self._there(key)
             if found is None or _etag(found) != etag:
                 raise Conflict(f"{self.name}/{key} is no longer what it was")
-            return self._replace(key, data)
+            self._write([(self._path(key), data)])
+        return _etag(data)
 
     def list(self, folder: str = "") -> Iterator[Listed]:
         top = self._path(folder) if folder else self._folder
@@ -98,12 +102,11 @@ class FolderStore:
         except FileNotFoundError:
             return None
 
-    def _replace(self, key: str, data: bytes) -> str:
-        path = self._path(key)
-        self._ready([path])
-        put_all(self._files, [(path, data)], _own_suffix())
-        self._files.sync_dir(path.parent)
-        return _etag(data)
+    def _write(self, pairs: Sequence[tuple[Path, bytes]]) -> None:
+        self._ready([path for path, _ in pairs])
+        put_all(self._files, pairs, _own_suffix())
+        for folder in dict.fromkeys(path.parent for path, _ in pairs):
+            self._files.sync_dir(folder)
 
     def _ready(self, paths: Sequence[Path]) -> None:
         """Makes the folders of `paths`; their names are durable. No folder is ever removed, so once is enough."""

@@ -69,6 +69,9 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes, about: About = PLAIN) -> str:
         """Writes if there is no such object, of any number of writers one; else AlreadyExists."""
 
+    def create_all(self, items: Sequence[tuple[str, bytes]], about: About = PLAIN) -> list[tuple[str, bytes]]:
+        """`create` for many; those that were there already, and were left as they are. When it raises, any may have been written."""
+
     def swap(self, key: str, data: bytes, etag: str, about: About = PLAIN) -> str:
         """Writes if the object has this etag, of any number of writers one; else Conflict (also when it is gone)."""
 

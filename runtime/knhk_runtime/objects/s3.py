@@ -68,6 +68,14 @@ class S3Store:
     def create(self, key: str, data: bytes, about: About = PLAIN) -> str:
         return self._put(key, data, about, "create")
 
+    def create_all(self, items: Sequence[tuple[str, bytes]], about: About = PLAIN) -> list[tuple[str, bytes]]:
+        done = [(item, self._many.submit(self.create, *item, about)) for item in items]
+        errors = [(item, one.exception()) for item, one in done]
+        for _, error in errors:
+            if error is not None and not isinstance(error, AlreadyExists):
+                raise error
+        return [item for item, error in errors if error is not None]
+
     def swap(self, key: str, data: bytes, etag: str, about: About = PLAIN) -> str:
         try:
             return self._put(key, data, about, {"e_tag": etag})

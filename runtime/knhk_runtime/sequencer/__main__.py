@@ -6,21 +6,27 @@ import argparse
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import stat
 import sys
-from collections.abc import Coroutine
+import threading
+import time
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 from aiohttp import web
 
-from knhk.model.faults import Corrupt, KnhkError, Stalled
+from knhk.model.faults import Corrupt, Deposed, KnhkError, Stalled, Waiting
 from knhk_runtime.doors import Doors
 from knhk_runtime.keyfile import load_private_key, raw_public
+from knhk_runtime.objects.opening import open_store
 from knhk_runtime.sequencer.core import Log, LogKey, lock
-from knhk_runtime.sequencer.files import Disk
-from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, Sequencer, Surface, application, tell
+from knhk_runtime.sequencer.files import Disk, put
+from knhk_runtime.sequencer.lease import TTL_S, Lease
+from knhk_runtime.sequencer.publication import StorePublication
+from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, Sequencer, Surface, application, tell
 from knhk_runtime.sequencer.tls import Guard, TlsFiles
 from knhk_runtime.tlog.notes import format_vkey, parse_vkey
 from knhk_verify.errors import Bad
@@ -30,6 +36,7 @@ EXAMPLES = """examples:
   openssl genpkey -algorithm ed25519 -out log.key && chmod 600 log.key
   python -m knhk_runtime.sequencer --dir ./log --socket ./run/sequencer.sock --origin knhk.dev/local --key log.key
   python -m knhk_runtime.sequencer … --listen 0.0.0.0:8445 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt
+  python -m knhk_runtime.sequencer … --store s3://bucket/log   # tiles and checkpoint; keys and endpoint by AWS_… in the environment
   curl --unix-socket ./run/sequencer.sock http://localhost/checkpoint
   knhk log verify ./log
 
@@ -55,6 +62,19 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--client-ca", type=Path, metavar="PEM", help="authorities that sign clients; may rotate")
     parser.add_argument("--region", action="append", metavar="NAME", help="a region of leaf.region, in order (default: local)")
     parser.add_argument("--checkpoint-interval-s", type=float, default=CHECKPOINT_INTERVAL_S, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--max-uncovered-s",
+        type=float,
+        default=MAX_UNCOVERED_S,
+        metavar="S",
+        help="refuse leaves while an acknowledged entry has waited longer for a checkpoint; default: %(default)s",
+    )
+    parser.add_argument(
+        "--store", metavar="ADDRESS", help="publish tiles and checkpoint there: s3://BUCKET/PREFIX or a folder (default: DIR)"
+    )
+    parser.add_argument(
+        "--lease-s", type=float, default=TTL_S, metavar="S", help="how long --store is ours after each renewal; default: %(default)s"
+    )
     return parser.parse_args(argv)
 
 
@@ -104,8 +124,56 @@ async def _serve_tls(args: argparse.Namespace, surface: Surface, runners: list[w
     return files.follow(context)
 
 
-async def _serve(args: argparse.Namespace, log: Log) -> None:
-    sequencer = Sequencer(log, args.checkpoint_interval_s)
+def _holder(folder: Path) -> str:
+    """Name of a log folder among all machines; made once."""
+    path = folder / "holder"
+    if not path.exists():
+        put(Disk(), path, secrets.token_hex(8).encode())
+        Disk().sync_dir(folder)
+    return path.read_text()
+
+
+def _leading(args: argparse.Namespace) -> tuple[StorePublication, Lease]:
+    """Waits for the lease of --store. Raises Stalled."""
+    store = open_store(args.store)
+    lease = Lease(store, _holder(args.dir), secrets.token_hex(8), time.monotonic, args.lease_s)
+    told = False
+    while True:
+        try:
+            wait_s, why = lease.take(), "another writer holds the lease"
+        except Waiting as error:
+            wait_s, why = error.retry_after_s, str(error)
+        if not wait_s:
+            return StorePublication(store, lease), lease
+        if not told:
+            tell(f"{store.name}: {why}; waits for it")
+        told = True
+        time.sleep(min(wait_s, args.lease_s / 3))
+
+
+@contextlib.contextmanager
+def _renewed(lease: Lease | None) -> Iterator[None]:
+    """While a log is opened, which takes longer than a lease lasts when it is long. Whether it was lost is seen by the next renewal."""
+    done = threading.Event()
+
+    def renew(lease: Lease) -> None:
+        while not done.wait(lease.ttl_s / 3):
+            with contextlib.suppress(KnhkError):
+                lease.renew()
+
+    thread = threading.Thread(target=renew, args=(lease,), daemon=True)
+    if lease is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if lease is not None:
+            thread.join()
+
+
+async def _serve(args: argparse.Namespace, log: Log, lease: Lease | None) -> None:
+    sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s)
     surface = Surface(sequencer)
     runners = [web.AppRunner(application(surface.writing() + surface.reading()), access_log=None)]
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -129,10 +197,15 @@ async def _serve(args: argparse.Namespace, log: Log) -> None:
             await runner.cleanup()
     for task in (running, stopping, *tasks):
         task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-    await sequencer.finish()
-    args.socket.unlink(missing_ok=True)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        await sequencer.finish()
+    except Deposed:
+        await sequencer.abandon()
+        raise
+    finally:
+        args.socket.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,10 +217,14 @@ def main(argv: list[str] | None = None) -> int:
             lock(args.dir)
         except BlockingIOError:
             raise Stalled("Locked", f"{args.dir}: another sequencer writes this log: stop it, or give another --dir") from None
-        log = Log(args.dir, key, Disk(), args.region or ("local",))
+        public, lease = _leading(args) if args.store else (None, None)
+        with _renewed(lease):
+            log = Log(args.dir, key, Disk(), args.region or ("local",), public)
+        if log.moved:
+            tell(f"{log.moved} entries that an earlier writer acknowledged have other indexes: another machine wrote meanwhile")
         for where, count in log.cut:
             tell(f"{where}: cut {count} bytes of a write that was never acknowledged")
-        asyncio.run(_serve(args, log))
+        asyncio.run(_serve(args, log, lease))
     except Corrupt as error:
         tell(f"refuses to start: {error}")
         return 1

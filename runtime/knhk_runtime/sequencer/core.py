@@ -1,6 +1,6 @@
 """The log itself: commit entries to the WAL, integrate them into tiles, sign a checkpoint; recovery takes the same path.
 
-The one commit point of an append is the fdatasync of its WAL frames; that of a tree is the rename of its checkpoint."""
+The one commit point of an append is the fdatasync of its WAL frames; that of a tree is the write of its checkpoint (publication.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +17,20 @@ from knhk.model.faults import Corrupt
 from knhk_hot.drain import hash_rows
 from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.edge import Edge
-from knhk_runtime.sequencer.files import Files, put, put_all
+from knhk_runtime.sequencer.files import TEMPORARY, Files
 from knhk_runtime.sequencer.owners import Owners, named
-from knhk_runtime.sequencer.wal import Wal, payload
+from knhk_runtime.sequencer.publication import FilesPublication, Publication
+from knhk_runtime.sequencer.wal import Wal, payload, terms
 from knhk_runtime.sequencer.wire import SOURCE_BYTES, Append, item
 from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, sign_note
-from knhk_runtime.tlog.tree import TILE, Tiles, inclusion_proof, parse_bundle_of_entries, tile_path
+from knhk_runtime.tlog.tree import TILE, Tiles, inclusion_proof, parse_bundle_of_entries, parse_tile_path, tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint
 from knhk_verify.signed import parse_json
 from knhk_verify.tree import HASH, leaf_hash
 
+RESCUED_AT_ONCE = 512  # entries of one frame of a WAL that takes over another's
 MAX_TAIL = 1 << 20  # entries acknowledged and not yet integrated
 KEPT_CHECKPOINTS = 1024
 
@@ -82,12 +84,17 @@ def _leaf_hashes(entries: Sequence[bytes]) -> bytes:
 
 
 class Log:
-    """A log folder that is held by `lock`. `commit` and `integrate` may run in one thread each at the same time; the rest
-    may be called from any thread. Opening recovers; raises Corrupt with file and offset when stored bytes do not fit."""
+    """A log folder that is held by `lock`; `public` is where tiles and checkpoint go (None: there too). `commit` and `integrate` may run in
+    one thread each at the same time; the rest may be called from any thread. Opening recovers; raises Corrupt with file and offset when
+    stored bytes do not fit, and OSError and Deposed as `public` does."""
 
-    def __init__(self, folder: Path, key: LogKey, files: Files, regions: Sequence[str] = ("local",)) -> None:
+    def __init__(
+        self, folder: Path, key: LogKey, files: Files, regions: Sequence[str] = ("local",), public: Publication | None = None
+    ) -> None:
         self.folder, self._key, self._files = folder, key, files
-        self._wal = Wal(files, folder / "wal")
+        self._public: Publication = FilesPublication(files, folder) if public is None else public
+        term = self._public.term
+        self._wal = Wal(files, folder / "wal" if term is None else folder / "wal" / f"{term:016x}")
         self._owners = Owners(files, folder / "owners")
         self._moving = threading.Lock()  # held while entries change from the tail to the tree
         self._bundle_read: tuple[int, list[bytes]] = (-1, [])
@@ -96,7 +103,9 @@ class Log:
         self._last = list[bytes]()  # entries of the last, not yet full bundle
         self._tail = list[bytes]()  # durable in the WAL, not yet integrated
         self._notes = OrderedDict[int, str]()  # size → signed checkpoint
+        self._partials = dict[str, list[str]]()  # path of a tile that is not full → its partial ones that are published
         self.cut: tuple[tuple[str, int], ...] = ()
+        self.moved = 0  # entries acknowledged in an earlier term that now have another index
         try:
             self._open(regions)
         except Bad as error:
@@ -115,25 +124,76 @@ class Log:
     # ---- recovery ------------------------------------------------------------------------------
 
     def _open(self, regions: Sequence[str]) -> None:
-        for name in ("wal", "tile", "owners"):
+        for name in ("wal", "owners"):
             self._files.mkdir(self.folder / name)
             self._sweep(self.folder / name)
         self._remove_temporary(self.folder)
-        names = self._files.names(self.folder)
-        if "checkpoint" not in names:
-            self._refuse_remains(names)
+        self._public.begin()
+        note = self._read("checkpoint")
+        if note is None:
+            self._refuse_remains()
             self._publish(self._edge)
             self._meta(regions)
         else:
-            if "meta.json" not in names:
+            if self._read("meta.json") is None:
                 self._meta(regions)
             self._check_meta()
-            self._replay(open_checkpoint(self._files.read(self.folder / "checkpoint"), self._key.verifier))
+            self._replay(open_checkpoint(note, self._key.verifier), note.decode())
+        self._collect()
+        if self._public.term is None:
+            self._recover_wal()
+        else:
+            self._recover_terms(self._public.term)
+
+    def _recover_wal(self) -> None:
         recovered = self._wal.recover(self.integrated)
         self.cut = (*recovered.cut, *self._owners.recover())
         self._tail = recovered.entries
         self._learn(recovered.keys, self.integrated, "wal")
         self._wal.begin(self.durable)
+
+    def _recover_terms(self, term: int) -> None:
+        """Each writer has a WAL of its own: what earlier ones on this machine acknowledged is appended anew if it is not in the tree, and
+        gets its old indexes unless another machine wrote meanwhile. Their WALs go only after ours is durable."""
+        files, folder = self._files, self.folder / "wal"
+        keys, entries, cut = list[bytes](), list[bytes](), list[tuple[str, int]]()
+        earlier = [(number, path) for number, path in terms(files, folder) if number < term]
+        for _, path in earlier:
+            first, found = Wal(files, path).recover_all()
+            cut += found.cut
+            for at, (key, entry) in enumerate(zip(found.keys, found.entries, strict=True), first):
+                if (index := self._index.setdefault(key, self.durable)) == self.integrated + len(entries):
+                    keys.append(key)
+                    entries.append(entry)
+                self.moved += index != at
+        self.cut = (*cut, *self._owners.recover())
+        self._files.mkdir(folder / f"{term:016x}")
+        self._files.sync_dir(folder)
+        self._wal.begin(self.integrated)
+        for at in range(0, len(entries), RESCUED_AT_ONCE):
+            part = slice(at, at + RESCUED_AT_ONCE)
+            items = b"".join(item(key, entry) for key, entry in zip(keys[part], entries[part], strict=True))
+            self._wal.append(self.integrated + at, [payload(self.integrated + at, len(entries[part]), items)])
+        self._tail = entries
+        for _, path in earlier:
+            Wal(files, path).remove()
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            return self._public.read(path)
+        except FileNotFoundError:
+            return None
+
+    def _collect(self) -> None:
+        """Remove the partial tiles that full ones under the checkpoint have replaced, whenever that was."""
+        gone = list[str]()
+        for path in self._public.partials():
+            level, n, _ = parse_tile_path(path)
+            if (n + 1) * TILE <= self.integrated >> 8 * (level or 0):
+                gone.append(path)
+            else:
+                self._partials.setdefault(path.partition(".p/")[0], []).append(path)
+        self._public.remove(gone)
 
     def _sweep(self, folder: Path) -> None:
         """Remove from a folder and those below what a kill left half-written under a temporary name."""
@@ -143,32 +203,31 @@ class Log:
 
     def _remove_temporary(self, folder: Path) -> None:
         for name in self._files.names(folder):
-            if name.endswith(".tmp"):
+            if name.endswith(TEMPORARY):
                 self._files.unlink(folder / name)
 
-    def _refuse_remains(self, names: Sequence[str]) -> None:
-        remains = [name for name in ("meta.json",) if name in names]
-        remains += [name for name in ("tile", "wal", "owners") if self._files.names(self.folder / name)]
-        if remains:
-            raise Bad("checkpoint", f"is missing, but {remains[0]} is there: restore the checkpoint, or use an empty folder")
+    def _refuse_remains(self) -> None:
+        remains = [self._public.remains(), *(name for name in ("wal", "owners") if self._files.names(self.folder / name))]
+        if found := next(filter(None, remains), ""):
+            raise Bad("checkpoint", f"is missing, but {found} is there: restore the checkpoint, or use an empty folder")
 
     def _meta(self, regions: Sequence[str]) -> None:
         verifier = self._key.verifier
         meta = {"origin": verifier.name, "vkey": format_vkey(verifier), "regions": list(regions)}
-        put(self._files, self.folder / "meta.json", json.dumps(meta).encode() + b"\n")
-        self._files.sync_dir(self.folder)
+        self._public.meta(json.dumps(meta).encode() + b"\n")
 
     def _check_meta(self) -> None:
-        meta = parse_json(self._files.read(self.folder / "meta.json"), "meta.json")
+        meta = parse_json(self._read("meta.json") or b"", "meta.json")
         if not isinstance(meta, dict) or meta.get("vkey") != format_vkey(self._key.verifier):
             raise Bad("meta.json vkey", f"is not {format_vkey(self._key.verifier)}: the key or the origin is that of another log")
 
-    def _replay(self, checkpoint: Checkpoint) -> None:
+    def _replay(self, checkpoint: Checkpoint, note: str) -> None:
         """Take the tree of `checkpoint` in from its entries, and compare every tile on the way."""
-        for n in range((checkpoint.size + TILE - 1) // TILE):
+        numbers = range((checkpoint.size + TILE - 1) // TILE)
+        paths = [tile_path(None, n, min(TILE, checkpoint.size - n * TILE)) for n in numbers]
+        for n, path, data in zip(numbers, paths, self._all_stored(paths), strict=True):
             width = min(TILE, checkpoint.size - n * TILE)
-            path = tile_path(None, n, width)
-            entries = [entry for _, entry in parse_bundle_of_entries(self._stored(path), path)]
+            entries = [entry for _, entry in parse_bundle_of_entries(data, path)]
             if len(entries) != width:
                 raise Bad(path, f"has {len(entries)} entries: must be {width}")
             self._learn([entry_key(entry) for entry in entries], n * TILE, path)
@@ -181,13 +240,18 @@ class Log:
                 self._compare(level, self._edge.full[level], rest)
         if self._edge.root() != checkpoint.root:
             raise Bad("checkpoint", "its root is not that of the entries and tiles")
-        self._notes[checkpoint.size] = self._files.read(self.folder / "checkpoint").decode()
+        self._notes[checkpoint.size] = note
 
     def _stored(self, path: str) -> bytes:
-        try:
-            return self._files.read(self.folder / path)
-        except FileNotFoundError as error:
-            raise Bad(path, "is missing; the checkpoint needs it") from error
+        return next(self._all_stored([path]))
+
+    def _all_stored(self, paths: Sequence[str]) -> Iterator[bytes]:
+        found = self._public.read_many(paths)
+        for path in paths:
+            try:
+                yield next(found)
+            except FileNotFoundError as error:
+                raise Bad(path, "is missing; the checkpoint needs it") from error
 
     def _compare(self, level: int, n: int, tile: bytes) -> None:
         path = tile_path(level, n, len(tile) // HASH)
@@ -212,6 +276,7 @@ class Log:
         caller at a time."""
         if len(self._tail) > MAX_TAIL:
             raise OSError(f"{len(self._tail)} entries wait to be integrated: the tiles cannot be written")
+        self._public.writable()
         begin = following = self.durable
         fresh, given = dict[bytes, int](), dict[bytes, bytes]()
         entries, payloads, answers = list[bytes](), list[bytes](), list[list[int] | Taken]()
@@ -318,7 +383,10 @@ class Log:
         tiles = [(tile_path(None, first + i, len(chunk)), _bundle(chunk)) for i, chunk in enumerate(chunks)]
         changed = edge.extend(_leaf_hashes(entries))
         tiles += [(tile_path(level, n, width), data) for level, n, width, data in changed]
-        self._write(tiles)
+        for path, _ in tiles:
+            if ".p/" in path:
+                self._partials.setdefault(path.partition(".p/")[0], []).append(path)
+        self._public.tiles(tiles)
         self._publish(edge)
         with self._moving:
             self._edge, self._last = edge, chunks[-1] if len(chunks[-1]) < TILE else []
@@ -326,37 +394,17 @@ class Log:
         self._tidy([path for path, _ in tiles if ".p/" not in path])
         return True
 
-    def _write(self, tiles: Sequence[tuple[str, bytes]]) -> None:
-        folders = OrderedDict[Path, None]()
-        for path, _ in tiles:
-            target = self.folder / path
-            if target.parent not in folders:
-                self._files.mkdir(target.parent)
-            for folder in (target.parent, *target.parent.parents):
-                folders[folder] = None
-                if folder == self.folder:
-                    break
-        put_all(self._files, [(self.folder / path, data) for path, data in tiles])
-        for folder in folders:
-            self._files.sync_dir(folder)
-
     def _publish(self, edge: Edge) -> None:
         checkpoint = Checkpoint(self._key.verifier.name, edge.size, edge.root())
         note = sign_note(format_checkpoint(checkpoint), self._key.verifier.name, self._key.verifier.public, self._key.sign)
-        put(self._files, self.folder / "checkpoint", note.encode())
-        self._files.sync_dir(self.folder)
+        self._public.checkpoint(note.encode())
         self._notes[edge.size] = note
         while len(self._notes) > KEPT_CHECKPOINTS:
             self._notes.popitem(last=False)
 
     def _tidy(self, full: Sequence[str]) -> None:
         """Remove partial tiles that full ones replace, and WAL segments that the tiles replace."""
-        for path in full:
-            partials = self.folder / f"{path}.p"
-            for name in (names := self._files.names(partials)):
-                self._files.unlink(partials / name)
-            if names:
-                self._files.rmdir(partials)
+        self._public.remove([partial for path in full for partial in self._partials.pop(path, [])])
         self._wal.forget(self.integrated)
 
     # ---- reading -------------------------------------------------------------------------------
@@ -384,11 +432,11 @@ class Log:
         """Bytes of a tile; raises FileNotFoundError. A partial one that was tidied away meanwhile is the beginning of the full one."""
         full, _, width = path.partition(".p/")
         try:
-            return self._files.read(self.folder / path)
+            return self._public.read(path)
         except FileNotFoundError:
             if not width or "/entries/" in path:
                 raise
-            return self._files.read(self.folder / full)[: int(width) * HASH]
+            return self._public.read(full)[: int(width) * HASH]
 
     def close(self) -> None:
         """Give the descriptors back."""

@@ -13,7 +13,11 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from knhk.model.faults import Deposed, Stalled, Waiting
+from knhk_runtime.objects.port import About
 from knhk_runtime.sequencer.core import Log, Taken
+from knhk_runtime.sequencer.lease import Lease
+from knhk_runtime.sequencer.publication import CHECKPOINT, TILES
 from knhk_runtime.sequencer.wire import (
     KEY_BYTES,
     MAX_BODY_BYTES,
@@ -25,15 +29,17 @@ from knhk_runtime.sequencer.wire import (
     parse_leaves,
     parse_sources,
 )
-from knhk_runtime.tlog.tree import parse_tile_path
+from knhk_runtime.tlog.tree import TILE, parse_tile_path
 from knhk_verify.errors import Bad
+from knhk_verify.leaf import LEAF_SIZE
 
 MAX_WAITING_BYTES = 64 << 20
-CHECKPOINT_INTERVAL_S, BODY_WITHIN_S = 0.5, 30.0
+CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, BODY_WITHIN_S = 0.5, 300.0, 30.0
 LEAVES_ALONE = "leaves alone"  # in a request whose client may append nothing else
 CLIENT = "client"  # in a request that came over TLS: whom its certificate names
 _OCTETS = "application/octet-stream"
 _TEXT = "text/plain"
+_NOT_YET = About(cache_control="no-store")
 
 
 def tell(text: str) -> None:
@@ -60,10 +66,18 @@ class _Waiting:
 
 
 class Sequencer:
-    """Runs one log: all its writing goes through `append`. `run` works until cancelled; then `finish`."""
+    """Runs one log: all its writing goes through `append`. `run` works until cancelled; then `finish`, or after Deposed `abandon`.
+    `lease`: what is held while it runs, when it is published in a store. Leaves are refused while one has waited for a checkpoint for
+    longer than `max_uncovered_s`; policy events are not, for a rollback waits for nobody."""
 
-    def __init__(self, log: Log, checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S) -> None:
-        self.log = log
+    def __init__(
+        self,
+        log: Log,
+        checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+        lease: Lease | None = None,
+        max_uncovered_s: float = MAX_UNCOVERED_S,
+    ) -> None:
+        self.log, self._lease, self._max_uncovered_s = log, lease, max_uncovered_s
         self.failure: dict[str, str] = {}  # "append", "integrate" → what storage said last
         self._interval_s = checkpoint_interval_s
         self._waiting: list[_Waiting] = []
@@ -71,11 +85,19 @@ class Sequencer:
         self._arrived, self._committed = asyncio.Event(), asyncio.Event()
         self._committer = ThreadPoolExecutor(1, "commit")
         self._integrator = ThreadPoolExecutor(1, "integrate")
+        self._renewer = ThreadPoolExecutor(1, "lease")
+        self._uncovered_from_s: float | None = None  # when the first of those that wait for a checkpoint was acknowledged, at most
         if log.durable > log.integrated:
             self._committed.set()
 
+    def uncovered_s(self) -> float:
+        """For how long at most an acknowledged entry has waited for a checkpoint."""
+        return 0.0 if self._uncovered_from_s is None else asyncio.get_running_loop().time() - self._uncovered_from_s
+
     async def append(self, append: Append) -> list[int]:
         """Indexes of the entries, durable; raises Unavailable and Conflicting."""
+        if self.uncovered_s() > self._max_uncovered_s and any(len(entry) == LEAF_SIZE for entry in append.entries):
+            raise Unavailable(f"entries have waited for a checkpoint for more than {self._max_uncovered_s:g} s")
         if self._waiting_bytes + len(append.items) > MAX_WAITING_BYTES:
             raise Unavailable(f"more than {MAX_WAITING_BYTES} bytes wait to be written")
         waiting = _Waiting(append, asyncio.get_running_loop().create_future())
@@ -94,18 +116,51 @@ class Sequencer:
             raise Conflicting(taken)
 
     async def run(self) -> None:
-        """Commit and integrate until cancelled; raises only for a bug."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._commit_always())
-            group.create_task(self._integrate_always())
+        """Commit and integrate until cancelled; raises Deposed when another writes this log, else only for a bug."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._commit_always())
+                group.create_task(self._integrate_always())
+                if self._lease is not None:
+                    group.create_task(self._renew_always(self._lease))
+        except ExceptionGroup as errors:
+            deposed, bugs = errors.split(Deposed)
+            if deposed is None or bugs is not None:
+                raise
+            raise deposed.exceptions[0] from errors
+
+    async def abandon(self) -> None:
+        """After Deposed: nothing more is acknowledged or published. What is in the WAL is appended when this folder is opened again."""
+        for each in self._waiting:
+            if not each.answer.done():
+                each.answer.set_exception(Unavailable("another writes this log"))
+        self._close()
 
     async def finish(self) -> None:
         """Commit what waits, cover everything by a checkpoint, close; after `run` has ended."""
         await self._commit_waiting()
         await self._integrate()
-        self._committer.shutdown()
-        self._integrator.shutdown()
+        if self._lease is not None:
+            await self._stored("lease", self._lease.give_back)
+        self._close()
+
+    def _close(self) -> None:
+        for executor in (self._committer, self._integrator, self._renewer):
+            executor.shutdown()
         self.log.close()
+
+    async def _renew_always(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(lease.ttl_s / 3)
+            await self._stored("lease", lease.renew)
+
+    async def _stored(self, what: str, step: Callable[[], None]) -> None:
+        """A step of the lease; what the store cannot do now is told, and tried again by the next."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._renewer, step)
+            self._recovered(what)
+        except (Waiting, Stalled) as error:
+            self._failed(what, OSError(str(error)))
 
     async def _commit_always(self) -> None:
         while True:
@@ -122,6 +177,8 @@ class Sequencer:
         try:
             outcome = await loop.run_in_executor(self._committer, self.log.commit, [each.append for each in group])
             self._recovered("append")
+            if self._uncovered_from_s is None and self.log.durable > self.log.integrated:
+                self._uncovered_from_s = loop.time()
         except OSError as error:
             self._failed("append", error)
             outcome = Unavailable(f"storage: {error.strerror or error}")
@@ -144,9 +201,12 @@ class Sequencer:
             await asyncio.shield(self._integrate())
 
     async def _integrate(self) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._integrator, self.log.integrate)
+            await loop.run_in_executor(self._integrator, self.log.integrate)
             self._recovered("integrate")
+            self._uncovered_from_s = began_s if self.log.durable > self.log.integrated else None
         except OSError as error:
             self._failed("integrate", error)
             self._committed.set()
@@ -165,6 +225,10 @@ class Sequencer:
 def fault(status: HTTPStatus, where: str, what: str, **more: object) -> web.Response:
     """An error of formats/log.md."""
     return web.json_response({"error": f"{where}: {what}", "where": where, "what": what, **more}, status=status)
+
+
+def _cached(about: About) -> dict[str, str]:
+    return {"Cache-Control": about.cache_control}
 
 
 async def _body(request: web.Request) -> bytes:
@@ -238,16 +302,17 @@ class Surface:
             return _fault_of(error)
 
     async def checkpoint(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self._log.checkpoint(), content_type=_TEXT)
+        return web.Response(text=self._log.checkpoint(), content_type=_TEXT, headers=_cached(CHECKPOINT))
 
     async def tile(self, request: web.Request) -> web.Response:
         path = f"tile/{request.match_info['path']}"
         try:
-            parse_tile_path(path)
+            level, n, width = parse_tile_path(path)
+            covered = n * TILE + width <= self._log.integrated >> 8 * (level or 0)
             data = await asyncio.to_thread(self._log.tile, path)
         except (Bad, FileNotFoundError):
             return fault(HTTPStatus.NOT_FOUND, path, "there is no such tile")
-        return web.Response(body=data, content_type=_OCTETS)
+        return web.Response(body=data, content_type=_OCTETS, headers=_cached(TILES if covered else _NOT_YET))
 
     async def index(self, request: web.Request) -> web.Response:
         text = request.match_info["key"]
@@ -270,7 +335,7 @@ class Surface:
         return web.Response(text=text, content_type=_TEXT)
 
     async def health(self, _request: web.Request) -> web.Response:
-        sizes = {"durable": self._log.durable, "integrated": self._log.integrated}
+        sizes = {"durable": self._log.durable, "integrated": self._log.integrated, "uncovered_s": round(self._sequencer.uncovered_s(), 3)}
         failure = self._sequencer.failure
         status = HTTPStatus.SERVICE_UNAVAILABLE if failure else HTTPStatus.OK
         return web.json_response({"ready": not failure, **sizes, "failure": failure}, status=status)

@@ -18,6 +18,7 @@ from knhk_verify.errors import Bad
 
 SEGMENT_BYTES = 64 << 20
 _NAME = re.compile(r"([0-9a-f]{16})\.seg", re.ASCII)
+_TERM = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 def payload(first: int, count: int, items: bytes) -> bytes:
@@ -32,6 +33,13 @@ class Recovered:
     keys: list[bytes]
     entries: list[bytes]
     cut: tuple[tuple[str, int], ...]
+
+
+def terms(files: Files, folder: Path) -> list[tuple[int, Path]]:
+    """(term, folder) of the WALs below one, in order; 0 is the folder itself when it has segments."""
+    names = files.names(folder)
+    own = [(0, folder)] if any(_NAME.fullmatch(name) for name in names) else []
+    return own + [(int(name, 16), folder / name) for name in names if _TERM.fullmatch(name)]
 
 
 class Wal:
@@ -52,6 +60,12 @@ class Wal:
             return self._recover(start)
         except Bad as error:
             raise Corrupt(error.where, error.what) from error
+
+    def recover_all(self) -> tuple[int, Recovered]:
+        """(index of the first entry, `recover` from there on)."""
+        segments = self._segments()
+        first = segments[0][0] if segments else 0
+        return first, self.recover(first)
 
     def _recover(self, start: int) -> Recovered:
         segments = self._segments()
@@ -120,6 +134,13 @@ class Wal:
             if following > integrated:
                 return
             self._files.unlink(path)
+
+    def remove(self) -> None:
+        """Remove all segments, the newest last, and their folder when it has nothing else."""
+        for _, path in self._segments():
+            self._files.unlink(path)
+        if not self._files.names(self._folder):
+            self._files.rmdir(self._folder)
 
     def close(self) -> None:
         """Give the descriptor back; the next append begins a segment."""

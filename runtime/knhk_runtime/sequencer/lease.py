@@ -1,0 +1,148 @@
+"""One writer of a log: an object that its holder renews, and whose epoch fences those who held it before (formats/log.md).
+
+No clock is compared with another's: who wants the lease watches by its own that the object has not changed for as long as it says; who
+holds it stops by its own so long after it began its last renewal. What makes a fork impossible is not time but the conditions under which
+tiles and checkpoint are written (publication.py); the lease keeps two writers from undoing each other's work."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from knhk.model.faults import Conflict, Corrupt, Deposed, NotFound
+from knhk_runtime.objects.port import About, ObjectStore, Stored
+from knhk_verify.errors import Bad
+from knhk_verify.signed import member, parse_json
+
+KEY = "lease"
+TTL_S = 10.0
+_ABOUT = About("application/json", "no-store")
+
+
+@dataclass(frozen=True)
+class Held:
+    """The object. `holder`: a log folder, of which one process at a time holds the lock; empty when the lease was given back. `process`: of
+    it one process. `beat` grows with each renewal."""
+
+    epoch: int
+    holder: str
+    process: str
+    beat: int
+    ttl_ms: int
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Held:
+        """Raises Corrupt."""
+        try:
+            row = parse_json(data, where)
+            numbers = [member(row, name, int, where) for name in ("epoch", "beat", "ttl_ms")]
+            return cls(numbers[0], member(row, "holder", str, where), member(row, "process", str, where), *numbers[1:])
+        except Bad as error:
+            raise Corrupt(error.where, error.what) from error
+
+
+class Lease:
+    """A claim on the lease of one store by one process, for any thread. Errors of the store come as its port says."""
+
+    def __init__(self, store: ObjectStore, holder: str, process: str, now_s: Callable[[], float], ttl_s: float = TTL_S) -> None:
+        self._store, self._holder, self._process, self._now_s = store, holder, process, now_s
+        self._ttl_ms = round(ttl_s * 1000)
+        self._mine: Held | None = None
+        self._etag = ""
+        self._until_s = 0.0
+        self._one = threading.Lock()
+        self._seen: tuple[str, float] = ("", 0.0)  # etag of another's, and since when it has not changed
+
+    @property
+    def epoch(self) -> int:
+        """Of the lease that was taken."""
+        if self._mine is None:
+            raise Deposed(f"{self._store.name}: the lease is not held")
+        return self._mine.epoch
+
+    @property
+    def ttl_s(self) -> float:
+        return self._ttl_ms / 1000
+
+    def take(self) -> float:
+        """One try: 0 when it is held now, else seconds after which to try again."""
+        now_s = self._now_s()
+        try:
+            found = self._store.get(KEY)
+        except NotFound:
+            return self._won(Held(1, self._holder, self._process, 0, self._ttl_ms), None, now_s)
+        held = Held.parse(found.data, f"{self._store.name}/{KEY}")
+        left_s = self._left_s(held, found, now_s)
+        if left_s > 0:
+            return left_s
+        return self._won(Held(held.epoch + 1, self._holder, self._process, 0, self._ttl_ms), found, now_s)
+
+    def _left_s(self, held: Held, found: Stored, now_s: float) -> float:
+        """How long its holder may still believe that it holds it. A holder of our own name is dead: we have the lock of its folder."""
+        if held.holder in ("", self._holder):
+            return 0.0
+        if self._seen[0] != found.etag:
+            self._seen = (found.etag, now_s)
+        return self._seen[1] + held.ttl_ms / 1000 - now_s
+
+    def _won(self, wanted: Held, before: Stored | None, began_s: float) -> float:
+        try:
+            data = wanted.encode()
+            etag = self._store.create(KEY, data, _ABOUT) if before is None else self._store.swap(KEY, data, before.etag, _ABOUT)
+        except Conflict:
+            found = self._store.get(KEY)
+            if found.data != wanted.encode():
+                return self.ttl_s / 3
+            etag = found.etag
+        self._mine, self._etag, self._until_s = wanted, etag, began_s + self.ttl_s
+        return 0.0
+
+    def renew(self) -> None:
+        """Holds it for another `ttl_s` from now. Raises Deposed when another has taken it."""
+        with self._one:
+            self._renew()
+
+    def _renew(self) -> None:
+        began_s, mine = self._now_s(), self._held()
+        wanted = Held(mine.epoch, mine.holder, mine.process, mine.beat + 1, mine.ttl_ms)
+        try:
+            etag = self._store.swap(KEY, wanted.encode(), self._etag, _ABOUT)
+        except Conflict:
+            found = self._ours()  # a renewal whose answer was lost
+            wanted, etag = Held.parse(found.data, KEY), found.etag
+        self._mine, self._etag, self._until_s = wanted, etag, began_s + self.ttl_s
+
+    def confirm(self) -> None:
+        """Raises Deposed unless the store says, later than this call began, that it is held by us."""
+        with self._one:
+            self._ours()
+
+    def in_force(self) -> bool:
+        """Whether nobody else can have taken it, by our clock."""
+        return self._mine is not None and self._now_s() < self._until_s
+
+    def give_back(self) -> None:
+        """The next writer need not wait. Another's is left alone."""
+        with self._one:
+            mine, self._mine = self._held(), None
+            with suppress(Conflict):
+                self._store.swap(KEY, Held(mine.epoch, "", "", mine.beat + 1, mine.ttl_ms).encode(), self._etag, _ABOUT)
+
+    def _held(self) -> Held:
+        if self._mine is None:
+            raise Deposed(f"{self._store.name}: the lease is not held")
+        return self._mine
+
+    def _ours(self) -> Stored:
+        mine, found = self._held(), self._store.get(KEY)
+        there = Held.parse(found.data, f"{self._store.name}/{KEY}")
+        if (there.epoch, there.process) != (mine.epoch, mine.process):
+            self._mine = None
+            raise Deposed(f"{self._store.name}: epoch {mine.epoch} is over: {there.holder or 'nobody'} writes in epoch {there.epoch}")
+        return found
