@@ -56,6 +56,7 @@ demo: setup ## play the story from a policy to verified receipts; writes demo.js
 # Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
 test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes, Gitea, S3, Helm and cert-manager, once (about half an hour, needs Go)
 	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
+	@$(PY) tests/witness/litewitness_binary.py >/dev/null || echo "test: the tests with a witness that others wrote will not be run" >&2
 	@$(PY) tests/helm/helm_binaries.py >/dev/null || echo "test: the tests of the chart by Helm will not be run" >&2
 	@$(PY) tests/foreign/cert_manager_binaries.py >/dev/null || echo "test: the test with cert-manager will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2

@@ -13,10 +13,10 @@ from knhk_gen.bundle import build
 from knhk_runtime.record import check_record, h_a, h_o, o_key, parse_action, parse_observation, parse_record, scan_frames
 from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.evaluator import Evaluator
-from knhk_runtime.tlog.notes import parse_vkey, verify_proof
+from knhk_runtime.tlog.notes import verify_proof
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import parse_leaf
-from knhk_verify.note import open_checkpoint
+from knhk_verify.note import open_checkpoint, parse_vkey
 from knhk_verify.signed import parse_canonical
 
 

@@ -51,12 +51,12 @@ from knhk_runtime.tiers.errors import ShapeError
 from knhk_runtime.tiers.evaluator import Evaluator
 from knhk_runtime.tiers.graph import Graph
 from knhk_runtime.tiers.xpath_regex import PatternError, compile_pattern
-from knhk_runtime.tlog.notes import parse_vkey, sign_note
+from knhk_runtime.tlog.notes import sign_note
 from knhk_runtime.tlog.tree import parse_bundle_of_entries, parse_tile_path, tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence
 from knhk_verify.leaf import parse_leaf
-from knhk_verify.note import b64, open_checkpoint, unb64
+from knhk_verify.note import b64, open_checkpoint, parse_vkey, unb64
 from knhk_verify.signed import KEYS, canonical, keyid, parse_time, verify_event
 
 HERE = Path(__file__).resolve().parent

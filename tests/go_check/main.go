@@ -270,8 +270,11 @@ func main() {
 	checkWaves(waves)
 	var receipts evidenceVectors
 	read(os.Args[1], "receipt.json", &receipts)
+	var witnesses witnessVectors
+	read(os.Args[1], "witness.json", &witnesses)
 	verifier, err := note.NewVerifier(log.Vkey)
 	must(err, "vkey")
 	checkEvidence(receipts, verifier, ed25519.NewKeyFromSeed(fromHex(signed.Seeds["rollout"])).Public().(ed25519.PublicKey))
+	checkWitness(witnesses)
 	fmt.Println("all vectors verify")
 }

@@ -24,9 +24,9 @@ from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer_client import SequencerClient, SequencerRefused, SequencerUnavailable, encode_batch
 from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.folder import log_entries
-from knhk_runtime.tlog.notes import parse_vkey, verify_proof
+from knhk_runtime.tlog.notes import verify_proof
 from knhk_runtime.tlog.tree import Tiles, consistency_proof
-from knhk_verify.note import open_checkpoint
+from knhk_verify.note import open_checkpoint, parse_vkey
 from knhk_verify.tree import leaf_hash, verify_consistency
 
 pytestmark = pytest.mark.server

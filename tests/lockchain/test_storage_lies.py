@@ -19,9 +19,8 @@ from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.folder import log_entries
-from knhk_runtime.tlog.notes import parse_vkey
 from knhk_runtime.tlog.tree import Tiles, consistency_proof
-from knhk_verify.note import Checkpoint, open_checkpoint
+from knhk_verify.note import Checkpoint, open_checkpoint, parse_vkey
 from knhk_verify.tree import verify_consistency
 
 ORIGIN = "knhk.dev/test"

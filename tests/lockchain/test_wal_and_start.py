@@ -14,7 +14,8 @@ from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
-from knhk_runtime.tlog.notes import format_vkey, parse_vkey
+from knhk_runtime.tlog.notes import format_vkey
+from knhk_verify.note import parse_vkey
 
 ORIGIN = "knhk.dev/test"
 Leaves = Callable[[int, int], list[bytes]]

@@ -355,7 +355,7 @@ def refused_signatures() -> Refused:
     cases["event: a number with a point"] = (
         {"r.json": text(receipt).replace('"logIndex": 5', '"logIndex": 5.0')},
         "r.json",
-        "not an integer",
+        "is not JSON of integers",
         "json",
     )
     cases["more than 1 MiB"] = ({"r.json": text(receipt | {"x": "SPACES"})}, "r.json", "has more than 1048576 bytes", "json")

@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, parse_vkey, sign_note, verify_proof
+from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, sign_note, verify_proof
 from knhk_verify.errors import Bad
-from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, parse_proof
+from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, parse_proof, parse_vkey
 from knhk_verify.tree import leaf_hash
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -12,11 +12,11 @@ import pytest
 
 from knhk_runtime.record import encode_leaf, entry_key, parse_wal_payload, scan_frames
 from knhk_runtime.signatures import ROLLOUT, verify_document, verify_signature_of
-from knhk_runtime.tlog.notes import parse_vkey, verify_proof
+from knhk_runtime.tlog.notes import verify_proof
 from knhk_runtime.tlog.tree import tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import Leaf, parse_leaf
-from knhk_verify.note import open_checkpoint
+from knhk_verify.note import open_checkpoint, parse_vkey
 from knhk_verify.signed import canonical, pae, parse_canonical, verify_bundle, verify_event, verify_keys
 from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
 

@@ -4,23 +4,27 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from knhk_verify.errors import Bad, demand
 from knhk_verify.evidence import Evidence
-from knhk_verify.note import unb64
+from knhk_verify.note import COSIGNATURE, parse_vkey, unb64
 from knhk_verify.signed import MAX_BYTES, parse_time
 
 FOLDERS = ("receipts", "checkpoints", "consistency")  # of an audit bundle
-HELP = "Exit status: 0 all verifies; 1 something does not; 2 usage, or a file that cannot be read. Formats: formats/receipt.md."
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m knhk_verify", description="Verify evidence of a log, offline.", epilog=HELP)
+    told = "Exit status: 0 all verifies; 1 something does not; 2 usage, or a file that cannot be read. Formats: formats/receipt.md."
+    parser = argparse.ArgumentParser(prog="python -m knhk_verify", description="Verify evidence of a log, offline.", epilog=told)
     parser.add_argument("evidence", nargs="+", type=Path, help="receipt, checkpoint, consistency proof, or the folder of an audit bundle")
     parser.add_argument("--root", required=True, help="pinned root key, from a source that you trust: base64, or a file with it")
     parser.add_argument("--keys", type=Path, help="keys.json (default: the one in the folder of the first evidence)")
     parser.add_argument("--at", help="time at which keys must be valid, as 2027-01-01T00:00:00Z (default: now)")
+    cosigner = partial(parse_vkey, kind=COSIGNATURE)
+    parser.add_argument("--witness", action="append", default=[], type=cosigner, help="vkey of a witness that must cosign checkpoints")
+    parser.add_argument("--quorum", type=int, choices=range(1, 201), metavar="K", help="so many witnesses are enough (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per step")
     return parser.parse_args(argv)
 
@@ -31,13 +35,14 @@ def _read(path: Path) -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status, see HELP."""
+    """Exit status, see --help."""
     args = _arguments(argv)
-    first: Path = args.evidence[0]
+    folder: Path = args.evidence[0] if args.evidence[0].is_dir() else args.evidence[0].parent
     try:
         root = _read(Path(args.root)).decode("ascii", "replace") if Path(args.root).exists() else args.root
-        keys = _read(args.keys or (first if first.is_dir() else first.parent) / "keys.json")
-        evidence = Evidence(unb64(root.strip(), "--root"), keys, parse_time(args.at, "--at") if args.at else datetime.now(UTC))
+        keys = _read(args.keys or folder / "keys.json")
+        now = parse_time(args.at, "--at") if args.at else datetime.now(UTC)
+        evidence = Evidence(unb64(root.strip(), "--root"), keys, now, args.witness, args.quorum or len(args.witness))
         for given in args.evidence:
             files = [path for name in FOLDERS for path in sorted((given / name).glob("*"))] if given.is_dir() else [given]
             demand(bool(files), str(given), f"holds no evidence: must have files in {', '.join(FOLDERS)}")
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     evidence.together()
     for step in evidence.steps:
-        print(json.dumps(vars(step)) if args.json else f"{'ok ' if step.ok else 'BAD'} {step.what} [{step.key}]: {step.detail}")
+        print(json.dumps(step._asdict()) if args.json else f"{'ok ' if step.ok else 'BAD'} {step.what} [{step.key}]: {step.detail}")
     return 0 if all(step.ok for step in evidence.steps) else 1
 
 

@@ -5,8 +5,7 @@ class Bad(ValueError):
     """Something does not verify: `where` names the file, entry or field, `what` says what is wrong there."""
 
     def __init__(self, where: str, what: str) -> None:
-        self.where = where
-        self.what = what
+        self.where, self.what = where, what
         super().__init__(f"{where}: {what}")
 
 

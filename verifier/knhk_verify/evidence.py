@@ -1,18 +1,17 @@
 """Evidence, step by step: receipts, checkpoints and consistency proofs, held against a pinned root and against one another."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from knhk_verify.errors import Bad, demand
 from knhk_verify.leaf import KINDS, VERDICTS, parse_leaf
-from knhk_verify.note import Checkpoint, Proof, Verifier, b64, open_checkpoint, parse_path, parse_proof, unb64
+from knhk_verify.note import Checkpoint, Proof, Verifier, b64, open_checkpoint, open_note, parse_path, parse_proof, unb64
 from knhk_verify.signed import TIME, Keys, keyid, member, parse_json, verify_event, verify_keys
 from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One step: what was checked, against which key, whether it held, and what was found, or what is wrong and where."""
 
     what: str
@@ -22,19 +21,19 @@ class Step:
 
 
 class Evidence:
-    """Judges what is added; all of it verifies when all `steps` are ok after `together`. The first fault of a file ends it.
+    """Judges what is added; all of it verifies when all `steps` are ok after `together`. `now`: when keys must be valid (None: whenever).
+    `quorum`: so many different keys of `witnesses` must have cosigned each checkpoint."""
 
-    `root_public`: the pinned root key (raw, 32 bytes). `now`: the time at which keys must be valid (None: whenever)."""
-
-    def __init__(self, root_public: bytes, keys_json: bytes, now: datetime | None) -> None:
+    def __init__(self, root: bytes, keys_json: bytes, now: datetime | None, witnesses: Collection[Verifier] = (), quorum: int = 0) -> None:
         self.steps, self._keys, self._now = list[Step](), Keys(0, datetime.min, {}), now
+        self._witnesses, self._quorum = witnesses, quorum
         self._trees = dict[tuple[str, int], Checkpoint]()  # by origin and size
         self._entries = dict[tuple[str, int], bytes]()  # by origin and index
         self._growth = list[tuple[str, Proof, Checkpoint]]()
         try:
-            self._keys = verify_keys(keys_json, root_public, now)
+            self._keys = verify_keys(keys_json, root, now)
             told = f"serial {self._keys.serial}, expires {self._keys.expires:{TIME}}"
-            self._step("keys.json is signed by the pinned root", f"root {keyid(root_public)[:16]}", told)
+            self._step("keys.json is signed by the pinned root", f"root {keyid(root)[:16]}", told)
         except Bad as bad:
             self._step("keys.json", "", str(bad), ok=False)
 
@@ -83,8 +82,12 @@ class Evidence:
         id_ = next((id_ for id_, key in keys.items() if f"\n— {origin} {b64(key.id)[:5]}" in note), min(keys))
         tree = open_checkpoint(note, keys[id_], f"{where} checkpoint")
         self._step(f"{where}: the checkpoint is signed", self._key("log", id_), f"{origin}, size {tree.size}, root {tree.root.hex()}")
-        same = self._trees.setdefault((origin, tree.size), tree) == tree
-        demand(same, f"{where} checkpoint", f"split view: {origin} has signed two roots for size {tree.size}")
+        if self._quorum:
+            signed = {key.public: f"{key.name} {key.id.hex()}" for key in open_note(note, self._witnesses, f"{where} checkpoint")[1]}
+            told = f"by {', '.join(sorted(signed.values())) or 'nobody'}"
+            demand(len(signed) >= self._quorum, f"{where} checkpoint", f"is cosigned {told}: must be by {self._quorum} of these witnesses")
+            self._step(f"{where}: the checkpoint is cosigned", f"{self._quorum} of {len(self._witnesses)} witnesses", told)
+        demand(self._trees.setdefault((origin, tree.size), tree) == tree, f"{where} checkpoint", f"split view: two of size {tree.size}")
         return tree
 
     def receipt(self, spec: Any, where: str = "receipt") -> None:

@@ -35,15 +35,14 @@ def parse_leaf(data: bytes, where: str = "leaf") -> Leaf:
     """Leaf of exactly 118 bytes; raises Bad with the field."""
     demand(len(data) == LEAF_SIZE, where, f"has {len(data)} bytes: must be {LEAF_SIZE}")
     version, kind, klass, verdict, mode, flags, region, h_o, h_a, pack, time_ns, receipt, reserved = LAYOUT.unpack(data)
-    decided = kind == 1
     checks = (
         ("version", version, version == 1, "1"),
         ("kind", kind, kind in KINDS, "1 to 4"),
         ("class", klass, klass in CLASSES, "0 to 3"),
-        ("verdict", verdict, verdict in VERDICTS and (not decided or verdict > 0), "1 or 2 for a decision, else 0 to 2"),
+        ("verdict", verdict, verdict in VERDICTS and (kind != 1 or verdict > 0), "1 or 2 for a decision, else 0 to 2"),
         ("mode", mode, mode in MODES, "1 or 2"),
         ("flags", flags, flags <= MAX_FLAGS, "below 64"),
-        ("H(A)", h_a.hex(), decided or not any(h_a), "zeros for a disposition"),
+        ("H(A)", h_a.hex(), kind == 1 or not any(h_a), "zeros for a disposition"),
         ("reserved", reserved, reserved == 0, "0"),
     )
     for field, value, ok, must in checks:

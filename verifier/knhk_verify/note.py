@@ -1,9 +1,10 @@
-"""C2SP signed notes, checkpoints, verifier keys and tlog-proof text (c2sp.org/signed-note, tlog-checkpoint, tlog-proof)."""
+"""C2SP signed notes, checkpoints, cosignatures, verifier keys and tlog-proof text (c2sp.org/signed-note, tlog-checkpoint, …)."""
 
 import base64
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
 from hashlib import sha256
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -11,11 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from knhk_verify.errors import Bad, demand
 from knhk_verify.tree import HASH
 
-ED25519 = b"\x01"
+ED25519, COSIGNATURE = b"\x01", b"\x04"  # kinds of keys: a log's, a witness's
 PROOF = "c2sp.org/tlog-proof@v1"
-MAX_SIGNATURES = 200
-MAX_NOTE_BYTES = 1 << 20
-MAX_HASHES = 63
+MAX_SIGNATURES, MAX_HASHES, MAX_NOTE_BYTES = 200, 63, 1 << 20
 NAME = re.compile(r"[^\s+]+")  # of a signer
 
 
@@ -43,42 +42,56 @@ def ed25519_ok(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Verifier:
-    """A verifier key: name of the signer and its raw Ed25519 key."""
+class Verifier(NamedTuple):
+    """A verifier key: name of the signer, its raw Ed25519 key, and its kind."""
 
     name: str
     public: bytes
+    kind: bytes = ED25519
 
     @property
     def id(self) -> bytes:
-        """The four bytes that begin each of its signatures: of SHA-256(name ‖ LF ‖ 01 ‖ key)."""
-        return sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:4]
+        """The four bytes that begin each of its signatures: of SHA-256(name ‖ LF ‖ kind ‖ key)."""
+        return sha256(self.name.encode() + b"\n" + self.kind + self.public).digest()[:4]
+
+    def signed(self, data: bytes, text: bytes) -> bool:
+        """Whether `data`, which follows the id, signs `text`: 64 bytes; of a witness u64 time and 64 bytes (c2sp.org/tlog-cosignature)."""
+        if self.kind == COSIGNATURE:
+            text, data = b"cosignature/v1\ntime %d\n%b" % (int.from_bytes(data[:8], "big"), text), data[8:] if data[0] < 128 else b""
+        return ed25519_ok(self.public, data, text)
 
 
-def open_note(note: str | bytes, verifier: Verifier, where: str = "checkpoint") -> str:
-    """Text of a note that `verifier` signed; raises Bad for a wrong form, a missing or a wrong signature."""
+def parse_vkey(text: str, kind: bytes = ED25519, where: str = "vkey") -> Verifier:
+    """Verifier of `name+hexid+base64(kind‖public)`; raises Bad."""
+    name, _, key = (*text.strip().split("+", 2), "", "")[:3]
+    verifier = Verifier(name, unb64(key, where)[1:], kind)
+    whole = len(verifier.public) == 32 and f"{name}+{verifier.id.hex()}+{b64(kind + verifier.public)}" == text.strip()
+    demand(whole and bool(NAME.fullmatch(name)), where, f"must be name+hexid+base64 of {kind.hex()} and an Ed25519 key, with their key id")
+    return verifier
+
+
+def open_note(note: str | bytes, verifiers: Collection[Verifier], where: str = "checkpoint") -> tuple[str, frozenset[Verifier]]:
+    """Text of a note, and who of `verifiers` signed it; raises Bad for a wrong form, or a wrong signature of one of them."""
     body = note.decode("utf-8", "replace") if isinstance(note, bytes) else note
     text, blank, signatures = body.rpartition("\n\n")
     lines = signatures.split("\n")
     whole = bool(text and blank) and lines.pop() == "" and 0 < len(lines) <= MAX_SIGNATURES and len(body) <= MAX_NOTE_BYTES
     demand(whole, where, "is not a signed note: text, a blank line, signature lines")
     demand(all(ord(c) >= 0x20 or c == "\n" for c in body) and "\ufffd" not in body, where, "is not UTF-8, or has a control character")
-    text, signed = text + "\n", False
-    for number, line in enumerate(lines, text.count("\n") + 2):
+    known, signed = {(verifier.name, verifier.id): verifier for verifier in verifiers}, set[Verifier]()
+    for number, line in enumerate(lines, text.count("\n") + 3):
         dash, name, signature = line.split(" ") if line.count(" ") == 2 else ("", "", "")
         data = unb64(signature, f"{where} line {number}")
         whole = dash == "—" and bool(NAME.fullmatch(name)) and len(data) > 4
         demand(whole, f"{where} line {number}", "is not a signature line: — name base64")
-        if name == verifier.name and data[:4] == verifier.id:
-            signed = ed25519_ok(verifier.public, data[4:], text.encode())
-            demand(signed, f"{where} line {number}", f"the signature of {name} is wrong: text or signature was altered")
-    demand(signed, where, f"has no signature of {verifier.name} with key id {verifier.id.hex()}")
-    return text
+        if (verifier := known.get((name, data[:4]))) is not None:
+            good = verifier.signed(data[4:], f"{text}\n".encode())
+            demand(good, f"{where} line {number}", f"the signature of {name} is wrong: text or signature was altered")
+            signed.add(verifier)
+    return f"{text}\n", frozenset(signed)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Tree head: origin of the log, number of entries, root hash (32 bytes)."""
 
     origin: str
@@ -93,7 +106,9 @@ def _number(text: str, where: str) -> int:
 
 def open_checkpoint(note: str | bytes, verifier: Verifier, where: str = "checkpoint") -> Checkpoint:
     """Checkpoint signed by `verifier`, whose name is its origin; extension lines are refused. Raises Bad."""
-    origin, *lines = open_note(note, verifier, where).split("\n")
+    text, signed = open_note(note, [verifier], where)
+    demand(bool(signed), where, f"has no signature of {verifier.name} with key id {verifier.id.hex()}")
+    origin, *lines = text.split("\n")
     demand(origin == verifier.name, f"{where} line 1", f"origin {origin!r}: must be {verifier.name!r}")
     demand(len(lines) == 3, where, "must be origin, size and root, one line each")
     root = unb64(lines[1], f"{where} line 3")
@@ -101,8 +116,7 @@ def open_checkpoint(note: str | bytes, verifier: Verifier, where: str = "checkpo
     return Checkpoint(origin, _number(lines[0], f"{where} line 2"), root)
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(NamedTuple):
     """Hashes that lead to a signed checkpoint: from the entry at index `start`, or from the tree of size `start`."""
 
     start: int
@@ -111,8 +125,7 @@ class Proof:
 
 
 def parse_path(text: str, word: str, where: str) -> Proof:
-    """Proof of a line `word N`, lines of base64 hashes, a blank line, a checkpoint. With `old` it is a consistency proof as witnesses
-    are asked with (c2sp.org/tlog-witness, add-checkpoint). Raises Bad."""
+    """Proof of a line `word N` (`old`: as witnesses are asked), base64 hashes, a blank line, a checkpoint; raises Bad."""
     head, _, checkpoint = text.partition("\n\n")
     first, *lines = head.split("\n")
     demand(first.startswith(f"{word} ") and len(lines) <= MAX_HASHES, where, f"must have `{word} N` and at most {MAX_HASHES} hashes")

@@ -2,22 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from knhk_verify.errors import Bad, demand
 from knhk_verify.note import ed25519_ok, unb64
 
-KEYS = "application/vnd.knhk.keys.v1+json"
-IN_TOTO = "application/vnd.in-toto+json"
+KEYS, IN_TOTO = "application/vnd.knhk.keys.v1+json", "application/vnd.in-toto+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-STATEMENT = "https://in-toto.io/Statement/v1"
-POLICY_EVENT = "https://knhk.dev/policy-event/v1"
+STATEMENT, POLICY_EVENT = "https://in-toto.io/Statement/v1", "https://knhk.dev/policy-event/v1"
 ROLES = ("build", "rollout", "log", "data")
-MAX_BYTES = 1 << 20
-TIME = "%Y-%m-%dT%H:%M:%SZ"
+MAX_BYTES, TIME = 1 << 20, "%Y-%m-%dT%H:%M:%SZ"
 
 
 def canonical(value: object) -> bytes:
@@ -25,14 +21,9 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def _no_float(text: str) -> object:
-    raise ValueError(f"the number {text} is not an integer")
-
-
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("an object repeats a member")
+    demand(len(members) == len(pairs), "object", "repeats a member")
     return members
 
 
@@ -40,7 +31,7 @@ def parse_json(data: bytes | str, where: str) -> Any:
     """JSON without floats or repeated members, at most 1 MiB; raises Bad."""
     demand(len(data) <= MAX_BYTES, where, f"has more than {MAX_BYTES} bytes")
     try:
-        return json.loads(data, parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=_distinct)
+        return json.loads(data, parse_float=int, parse_constant=int, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise Bad(where, f"is not JSON of integers and strings: {error}") from error
 
@@ -49,10 +40,9 @@ def parse_canonical(data: bytes, where: str) -> Any:
     """JSON value whose canonical form is `data` to the byte; raises Bad."""
     value = parse_json(data, where)
     try:
-        same = canonical(value) == data
-    except (ValueError, RecursionError):  # text that is not Unicode, too deep
-        same = False
-    demand(same, where, "is not canonical JSON")
+        demand(canonical(value) == data, where, "differs from its canonical form")
+    except (ValueError, RecursionError) as error:  # text that is not Unicode, too deep
+        raise Bad(where, "is not canonical JSON") from error
     return value
 
 
@@ -84,8 +74,7 @@ def keyid(public: bytes) -> str:
 
 
 def verify_envelope(envelope: object, payload_type: str, keys: Mapping[str, bytes], where: str) -> bytes:
-    """Payload of a DSSE envelope signed by one of `keys` (keyid → raw key); raises Bad. Unknown keyids do not count,
-    a wrong signature by a known key refuses the whole."""
+    """Payload of a DSSE envelope signed by one of `keys` (keyid → raw key), and wrongly by none of them; raises Bad."""
     found = member(envelope, "payloadType", str, where)
     demand(found == payload_type, f"{where} payloadType", f"{found!r}: must be {payload_type!r}")
     payload = unb64(member(envelope, "payload", str, where), f"{where} payload")
@@ -99,8 +88,7 @@ def verify_envelope(envelope: object, payload_type: str, keys: Mapping[str, byte
     return payload
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A key of a role: raw public key, name (role log: the origin), and until when it may sign (None: as long as keys.json)."""
 
     public: bytes
@@ -108,8 +96,7 @@ class Key:
     until: datetime | None = None
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(NamedTuple):
     """keys.json: serial number, expiry, and role → keyid → key."""
 
     serial: int
@@ -118,16 +105,14 @@ class Keys:
 
     def of(self, role: str, at: datetime | None = None) -> dict[str, bytes]:
         """keyid → raw key of `role`, valid `at` (None: at any time)."""
-        keys = self.roles.get(role, {})
-        return {id_: key.public for id_, key in keys.items() if at is None or key.until is None or at <= key.until}
+        return {id_: key.public for id_, key in self.roles.get(role, {}).items() if at is None or key.until is None or at <= key.until}
 
 
 def _key(value: Any, where: str) -> tuple[str, Key]:
     public = unb64(member(value, "pub", str, where), f"{where} pub")
     demand(member(value, "keyid", str, where) == keyid(public), f"{where} keyid", "must be the SHA-256 of pub")
     until = parse_time(member(value, "until", str, where), f"{where} until") if "until" in value else None
-    name = member(value, "name", str, where) if "name" in value else ""
-    return keyid(public), Key(public, name, until)
+    return keyid(public), Key(public, member(value, "name", str, where) if "name" in value else "", until)
 
 
 def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, min_serial: int = 0, where: str = "keys.json") -> Keys:
@@ -168,9 +153,9 @@ def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle")
 def verify_event(data: bytes, keys: Keys, where: str = "event") -> tuple[dict[str, Any], str]:
     """(statement, keyid) of a policy event (a log entry), signed by a key of role rollout that was valid at its time; raises Bad."""
     hint = member(parse_json(data, where), "verificationMaterial.publicKey.hint", str, where)
-    if (key := keys.roles.get("rollout", {}).get(hint)) is None:
-        role = next((role for role in keys.roles if hint in keys.roles[role]), "no role")
-        raise Bad(f"{where} verificationMaterial", f"keyid {hint} is a key of {role}: must be of rollout")
+    role = next((role for role in keys.roles if hint in keys.roles[role]), "no role")
+    demand(hint in keys.roles.get("rollout", {}), f"{where} verificationMaterial", f"keyid {hint} is a key of {role}: must be of rollout")
+    key = keys.roles["rollout"][hint]
     statement = verify_bundle(data, {hint: key.public}, where)
     demand(statement["predicateType"] == POLICY_EVENT, f"{where} predicateType", f"must be {POLICY_EVENT}")
     member(statement, "predicate.kind", str, where)

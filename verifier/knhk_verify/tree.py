@@ -20,8 +20,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, root: bytes, path: Sequence[bytes]) -> None:
-    """Raises Bad unless `path`, leaf end first, leads from the leaf hash at `index` to `root` of the tree of `size` leaves. Up to the
-    level where its way meets that of the last leaf, bits of the index say on which side a neighbour is; from there on, left."""
+    """Raises Bad unless `path` leads from the leaf at `index` to `root`. Once the way has met the last leaf's, neighbours are left."""
     demand(0 <= index < size, "inclusion proof", f"index {index} must be below the size {size}")
     meet = (index ^ size - 1).bit_length()
     must = meet + (index >> meet).bit_count()
@@ -32,21 +31,18 @@ def verify_inclusion(leaf: bytes, index: int, size: int, root: bytes, path: Sequ
 
 
 def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, path: Sequence[bytes]) -> None:
-    """Raises Bad unless `path` shows that the tree (old, old_root) is the beginning of the tree (new, new_root). The way begins at
-    the last perfect subtree of the old tree; one that is the whole tree has the old root and is not in `path`."""
+    """Raises Bad unless `path` shows that (old, old_root) is the beginning of (new, new_root); from the old tree's last perfect subtree."""
     if old in (0, new):
         same = not path and old <= new and old_root == (EMPTY if old == 0 else new_root)
         demand(same, "consistency proof", f"sizes {old} and {new} need equal roots and no hashes")
         return
     level = (old & -old).bit_length() - 1
     last, meet = old - 1 >> level, (old - 1 ^ new - 1).bit_length() - level
-    hashes = [old_root, *path] if old == 1 << level else list(path)
+    hashes = [old_root, *path] if old == 1 << level else list(path)  # one that is the whole old tree is left out
     whole = old < new and len(hashes) == 1 + meet + (last >> meet).bit_count()
     demand(whole, "consistency proof", f"with {len(path)} hashes leads from no tree of size {old} to one of {new}")
     left = right = hashes[0]
     for step, hash_ in enumerate(hashes[1:]):
-        if step >= meet or last >> step & 1:
-            left, right = node_hash(hash_, left), node_hash(hash_, right)
-        else:
-            right = node_hash(right, hash_)
+        both = step >= meet or last >> step & 1
+        left, right = (node_hash(hash_, left), node_hash(hash_, right)) if both else (left, node_hash(right, hash_))
     demand((left, right) == (old_root, new_root), "consistency proof", f"does not lead from the root of size {old} to that of {new}")

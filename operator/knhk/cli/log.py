@@ -203,7 +203,7 @@ def prove(call: Call) -> Outcome:
     if proven:
         evidence.write(args.out, bundle, trust.keys_json)
     files = sorted(bundle.files()) if proven else []
-    data = {"out": str(args.out), "size": log.served.size, "files": files, "steps": [vars(step) for step in judged.steps]}
+    data = {"out": str(args.out), "size": log.served.size, "files": files, "steps": [step._asdict() for step in judged.steps]}
     return Outcome(data, OK if proven else FAULTS, (steps_table(judged.steps),))
 
 
@@ -243,7 +243,7 @@ def diff(call: Call) -> Outcome:
     if args.out is not None and found.relation != "unverified":
         evidence.write(args.out, found.bundle, trust.keys_json)
     data = {"relation": found.relation, "a_size": found.sizes[0], "b_size": found.sizes[1], "first": found.first}
-    data |= {"entries": [{"file": name, **told} for name, told in found.bundle.told], "steps": [vars(step) for step in found.steps]}
+    data |= {"entries": [{"file": name, **told} for name, told in found.bundle.told], "steps": [step._asdict() for step in found.steps]}
     summary = tuple((name, "" if value is None else str(value)) for name, value in data.items() if name not in ("entries", "steps"))
     entries = tuple((name, told["kind"], told["verdict"], told["receipt"] or told["subject"]) for name, told in found.bundle.told)
     tables = [Table("", ("", ""), summary), steps_table(found.steps)]
@@ -321,6 +321,36 @@ def serve(call: Call) -> Outcome:
     return Outcome({"exit": code}, FAILURE if code else OK)
 
 
+@command(
+    ("log", "witness"),
+    summary="Run a witness until it is interrupted: it cosigns checkpoints of its policy's logs, and one history of each",
+    arguments=(
+        Argument("dir", help="folder of the witness; never bring it back from a backup", kind=Path, metavar="DIR"),
+        Argument("--name", help="name in its cosignatures, a URL without a scheme"),
+        Argument("--key", help="Ed25519 private key of this witness alone, PEM, mode 0600", kind=Path, metavar="FILE"),
+        Argument("--policy", help="c2sp.org/tlog-policy file; its `log` lines are served", kind=Path, metavar="FILE"),
+        Argument("--listen", help="where to serve", metavar="HOST:PORT"),
+        Argument("--vkey", help="print the verifier key that others need, and end", flag=True),
+    ),
+    output=obj(exit=integer()),
+    examples=(
+        "knhk log witness ./witness --name example.org/eu --key witness.key --vkey",
+        "knhk log witness ./witness --name example.org/eu --key witness.key --policy policy --listen 127.0.0.1:8446",
+    ),
+)
+def witness(call: Call) -> Outcome:
+    from knhk_runtime.witness.__main__ import main
+
+    args = call.args
+    given = {"--name": args.name, "--key": args.key, "--policy": args.policy, "--listen": args.listen}
+    for option in ("--name", "--key") if args.vkey else given:
+        if given[option] is None:
+            raise Usage("must be given", option)
+    options = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    code = main(["--dir", str(args.dir), *options, *(["--vkey"] if args.vkey else [])])
+    return Outcome({"exit": code}, FAILURE if code else OK)
+
+
 def steps_table(steps: Iterable[Step]) -> Table:
     """Steps of a verification for people."""
     return Table("", ("", "what", "key", "result"), tuple(("ok" if s.ok else "BAD", s.what, s.key, s.detail) for s in steps))
@@ -331,8 +361,8 @@ def _log_dir(call: Call) -> Path:
 
 
 def _verifier(call: Call, folder: Path) -> Verifier:
-    from knhk_runtime.tlog.notes import parse_vkey
     from knhk_verify.errors import Bad
+    from knhk_verify.note import parse_vkey
     from knhk_verify.signed import member, parse_json
 
     given: Any = call.args.vkey

@@ -154,7 +154,7 @@ def verify(call: Call) -> Outcome:
     evidence.together()
     steps = [*evidence.steps, *wiring.kept(found, wiring.folder(place))]
     verified = all(step.ok for step in steps)
-    return Outcome({"verified": verified, "steps": [vars(step) for step in steps]}, OK if verified else FAULTS, (steps_table(steps),))
+    return Outcome({"verified": verified, "steps": [step._asdict() for step in steps]}, OK if verified else FAULTS, (steps_table(steps),))
 
 
 def _log_dir(call: Call) -> Path:

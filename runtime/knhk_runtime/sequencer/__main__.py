@@ -28,9 +28,9 @@ from knhk_runtime.sequencer.lease import TTL_S, Lease
 from knhk_runtime.sequencer.publication import StorePublication
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, Sequencer, Surface, application, tell
 from knhk_runtime.sequencer.tls import Guard, TlsFiles
-from knhk_runtime.tlog.notes import format_vkey, parse_vkey
+from knhk_runtime.tlog.notes import format_vkey
 from knhk_verify.errors import Bad
-from knhk_verify.note import Verifier
+from knhk_verify.note import Verifier, parse_vkey
 
 EXAMPLES = """examples:
   openssl genpkey -algorithm ed25519 -out log.key && chmod 600 log.key

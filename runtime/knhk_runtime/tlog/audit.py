@@ -15,11 +15,11 @@ from typing import Any
 
 from knhk_runtime.record import SEGMENT_HEAD, check_record, entry_key, parse_record, parse_wal_payload, scan_frames
 from knhk_runtime.tlog.folder import Folder, Tile, segment_number
-from knhk_runtime.tlog.notes import format_vkey, parse_vkey
+from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.tree import TILE, parse_bundle_of_entries, range_root, subtree_hash, tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import parse_leaf
-from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, unb64
+from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, parse_vkey, unb64
 from knhk_verify.signed import Keys, member, parse_json, verify_event, verify_keys
 from knhk_verify.tree import HASH, leaf_hash
 

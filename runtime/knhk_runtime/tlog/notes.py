@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from knhk_verify.errors import Bad
-from knhk_verify.note import ED25519, NAME, PROOF, Checkpoint, Verifier, b64, open_checkpoint, parse_proof, unb64
+from knhk_verify.note import PROOF, Checkpoint, Verifier, b64, open_checkpoint, parse_proof
 from knhk_verify.tree import leaf_hash, verify_inclusion
 
 
 def format_vkey(verifier: Verifier) -> str:
-    """Text of a verifier key: `name+hexid+base64(01‖public)`."""
-    return f"{verifier.name}+{verifier.id.hex()}+{b64(ED25519 + verifier.public)}"
-
-
-def parse_vkey(text: str) -> Verifier:
-    """Verifier of `name+hexid+base64(01‖public)`; raises Bad."""
-    name, _, rest = text.strip().partition("+")
-    hexid, _, key = rest.partition("+")
-    data = unb64(key, "vkey")
-    if not NAME.fullmatch(name) or data[:1] != ED25519 or len(data) != 33:
-        raise Bad("vkey", "must be name+hexid+base64 of 01 and an Ed25519 key")
-    verifier = Verifier(name, data[1:])
-    if verifier.id.hex() != hexid:
-        raise Bad("vkey", f"key id {hexid} is not that of the key, {verifier.id.hex()}")
-    return verifier
+    """Text of a verifier key: `name+hexid+base64(kind‖public)`."""
+    return f"{verifier.name}+{verifier.id.hex()}+{b64(verifier.kind + verifier.public)}"
 
 
 def format_checkpoint(checkpoint: Checkpoint) -> str:
@@ -35,6 +21,12 @@ def format_checkpoint(checkpoint: Checkpoint) -> str:
 def sign_note(text: str, name: str, public: bytes, sign: Callable[[bytes], bytes]) -> str:
     """Signed note over `text` (ends in LF) with one signature; `sign` maps bytes to 64 bytes."""
     return f"{text}\n— {name} {b64(Verifier(name, public).id + sign(text.encode()))}\n"
+
+
+def cosign(text: str, witness: Verifier, time_s: int, sign: Callable[[bytes], bytes]) -> str:
+    """Signature line of a witness under a checkpoint's text (ends in LF), as of `time_s` (c2sp.org/tlog-cosignature)."""
+    signature = sign(b"cosignature/v1\ntime %d\n%b" % (time_s, text.encode()))
+    return f"— {witness.name} {b64(witness.id + time_s.to_bytes(8, 'big') + signature)}\n"
 
 
 def format_proof(index: int, path: Sequence[bytes], checkpoint: str) -> str:
