@@ -59,6 +59,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
         for name, number in (("knhk-guarded-pods", 2), ("knhk-operator-runs-guards", 1))
     },
     ("ConfigMap", "knhk-config", ("data", "KNHK_ORIGIN")): Value("origin", ""),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_DELTA")): Value("delta"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WEBHOOK")): Value("webhooks.enabled", False, 'ternary "0.0.0.0:8090" "" {} | quote'),
     **{
         (kind, f"knhk-{part}", place): Value(f"{part}.{name}", as_text="{} | toJson")
@@ -111,6 +112,7 @@ NEEDED: Mapping[str, tuple[str, str]] = {
 DOCS: Mapping[str, str] = {
     "admission": "Webhooks. With one replica a restart of it delays pods in enforced namespaces; set minAvailable to 0 then.",
     "certManager": "Whether cert-manager makes what admission shows; else the operator does.",
+    "delta": "Where recorded decisions go as Parquet: a folder of the log's volume, or s3://BUCKET/PREFIX (see docs/cluster.md).",
     "ha": "Two operators, of which one leads, two builders and three admissions, and disruption budgets; a part's `replicas` counts first.",
     "imagePullSecrets": "Secrets for the images of the control plane, such as [{name: registry}].",
     "images": "By digest, as they were pushed to your registry. agentBefore: that of the release before, while pods with either are made.",

@@ -33,6 +33,10 @@ class SequencerConflict(SequencerRefused):
         self.items = items
 
 
+class CopyElsewhere(SequencerRefused):
+    """The copy of an outbox ends at another place than the frames begin."""
+
+
 def encode_batch(entries: Sequence[bytes]) -> bytes:
     """Body of `POST /append`: u32 n, then n × {key 17 bytes, entry str16}; at most 65,536 entries and 8 MiB."""
     items = [entry_key(entry) + len(entry).to_bytes(2, "big") + entry for entry in entries]
@@ -60,6 +64,18 @@ class SequencerClient:
     async def claim(self, sources: Collection[bytes]) -> None:
         """Says that these rings are this client's, 8 bytes each; raises as `append_leaves`."""
         await self._request("POST", "/sources", b"".join(sorted(sources)))
+
+    async def copied(self, outbox: str) -> tuple[int, int] | None:
+        """(segment, offset) where the copy of this outbox of ours ends; None when there is none. Raises as `append_leaves`."""
+        found = json.loads(await self._request("GET", f"/records?outbox={outbox}"))
+        return None if found["segment"] is None else (int(found["segment"]), int(found["offset"]))
+
+    async def copy(self, outbox: str, at: tuple[int, int], frames: bytes) -> None:
+        """Whole frames of our outbox that begin at (segment, offset), durable. Raises CopyElsewhere, and as `append_leaves`."""
+        try:
+            await self._request("POST", f"/records?outbox={outbox}&segment={at[0]}&offset={at[1]}", frames)
+        except SequencerConflict as error:
+            raise CopyElsewhere(str(error)) from error
 
     async def append_event(self, bundle: bytes) -> int:
         """Index of a policy event, durable."""

@@ -32,6 +32,7 @@ from knhk_runtime.http1 import Https
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import PARK, Entries, entries_of, payloads
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.outbox.shipping import Shipper, outbox_id
 from knhk_runtime.outbox.upload import Outbox, Uploader
 from knhk_runtime.packstore import PackStore, architecture
 from knhk_runtime.parking.decisions import Decisions
@@ -61,6 +62,7 @@ LOOK_EVERY_S = 0.05
 STATS_EVERY_S = 0.2
 STATS_AT_LEAST_EVERY_S = 1.0
 FLUSH_S = 5.0
+POD_SEGMENT_BYTES = 4 << 20  # the last one of each pod that is gone stays beside the log
 LAST_WORD_S = 2.0
 REBUILD_BYTES = 1 << 20
 LAST_CHUNKS = 5  # of REBUILD_BYTES; the frames of a batch have less than three
@@ -221,7 +223,7 @@ class Agent:
         self._socket = options.socket or self._folders.socket
         self._folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _lock(self._folders.state / "lock")
-        segments = Segments(options.outbox)
+        segments = Segments(options.outbox, *((POD_SEGMENT_BYTES,) if options.exchange else ()))
         if segments.cut_bytes:
             log("torn tail cut", path=str(segments.path(segments.durable.segment)), bytes=segments.cut_bytes)
         self._outbox = Outbox(segments)
@@ -235,6 +237,7 @@ class Agent:
         self._envoy_listens = self._envoy_admin is None
         self._ending = False
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
+        self._shipper = self._shipping(options, segments) if self._courier is not None else None
         judge = ArmJudge(self._loaded, self._evaluator)
         self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
         self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit_drained, self._set_aside)
@@ -257,6 +260,11 @@ class Agent:
         self._acked_before = 0
         self._listening = self._counted = False
         self._last_stats: tuple[str, float] = ("", 0.0)
+
+    def _shipping(self, options: Options, segments: Segments) -> Shipper:
+        """A pod's outbox goes with it, so a copy is kept beside the log. A connection of its own: leaves wait for no payload."""
+        self._copying = SequencerClient(sequencer_of(options, self._courier), timeout_s=30.0)
+        return Shipper(segments, self._uploader.cursor, self._copying, outbox_id(options.outbox))
 
     def _commit(self, made: Entries) -> None:
         self._counters.reach(self._outbox.commit(made))
@@ -314,6 +322,8 @@ class Agent:
         tasks = [asyncio.create_task(self._uploader.run()), asyncio.create_task(self._follow()), asyncio.create_task(self._tell())]
         if self._courier is not None:
             tasks.append(asyncio.create_task(self._courier.run()))
+        if self._shipper is not None:
+            tasks.insert(1, asyncio.create_task(self._shipper.run()))
         stopped = asyncio.create_task(ended.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         await self._stop(tasks)
@@ -323,15 +333,21 @@ class Agent:
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         self._listening = False
         log("stopping")
-        for task in tasks[1:]:
+        writing = 1 if self._shipper is None else 2  # those that end what the others made
+        for task in tasks[writing:]:
             task.cancel()
         await self._parking.stop()
         await asyncio.to_thread(self._drain.stop)
         await asyncio.to_thread(self._observed.stop)
         await self._uploader.flush(FLUSH_S)
-        tasks[0].cancel()
+        if self._shipper is not None:
+            await self._shipper.flush(FLUSH_S)
+        for task in tasks[:writing]:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
+        if self._shipper is not None:
+            await self._copying.close()
         self._ending = True
         self._write_stats(time.monotonic())
         if self._courier is not None:
@@ -374,7 +390,11 @@ class Agent:
         faults = [{"what": what, "where": where, "must": "must be whole"} for where, what in self._drain.totals.faults.items()]
         if self._drain.storage_fault:
             faults.append({"what": self._drain.storage_fault, "where": str(self._outbox.segments.folder), "must": "must have room"})
-        said = (self._uploader.fault, "must acknowledge"), (self._uploader.conflict, "must be this pod's, and as they were the first time")
+        said = (
+            (self._uploader.fault, "must acknowledge"),
+            (self._uploader.conflict, "must be this pod's, and as they were the first time"),
+            (self._shipper.fault if self._shipper else "", "must keep a copy of the records"),
+        )
         upload = [{"what": what, "where": "sequencer", "must": must} for what, must in said if what]
         courier = self._courier.faults if self._courier else []
         return {

@@ -24,10 +24,10 @@ from knhk.model.faults import NotFound, Refused, Waiting
 from knhk.wiring.receipts import Follower, LogPlace
 from knhk_runtime.http1 import Https
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
-from knhk_runtime.record import entry_key
+from knhk_runtime.record import entry_key, parse_record
 from knhk_runtime.sequencer.tls import BYTES_AT_ONCE, may
 from knhk_runtime.tiers.action import action_bytes
-from knhk_runtime.tlog.folder import log_entries
+from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import parse_proof
 from knhk_verify.tree import leaf_hash, verify_inclusion
@@ -162,6 +162,8 @@ def test_who_is_none_of_ours_is_not_heard(log: Log) -> None:
         (POD, "/append", True),
         (POD, "/event", False),
         (POD, "/sources", True),
+        (POD, "/records", True),
+        ("spiffe://knhk.dev/component/knhk-admission", "/records", False),
         ("spiffe://knhk.dev/component/knhk-admission", "/sources", False),
         (f"{POD}/../../../component/knhk-operator", "/append", False),
         ("spiffe://knhk.dev/component/knhk-admission", "/append", False),
@@ -278,6 +280,40 @@ def test_a_sequencer_killed_while_pods_upload_over_tls_loses_nothing_acknowledge
     assert log.running.wait(60) == 0
     found = [parse_leaf(entry).receipt_id for entry in log_entries(world.log)]
     assert sorted(found) == sorted(sent)
+
+
+@pytest.mark.failure("agent", "receipts")
+def test_what_a_pod_recorded_outlives_its_volume(log: Log) -> None:
+    """When the pod goes, a copy of its outbox is beside the log, byte for byte, though the log died meanwhile."""
+    world, callers = log.world, Callers()
+    world.outbox = log.base / "volume"  # of the pod
+    (log.base / "token").write_text(callers.add("erp/orders", "one"))
+    with exchange(log.base / "points", log.authority, callers) as served:
+        agent = world.start_agent(exchange=served.url, log=log.url, token_file=log.base / "token", ca_file=log.base / "ca.crt")
+        ring, sent = world.ring(), list[bytes]()
+        for _ in range(2):
+            sent += [decide_one(world, ring.next_receipt, ring.put) for _ in range(300)]
+            until(lambda: copies(log), "some are copied")
+            log.running.kill()
+            log.running.wait()
+            log.start()
+        until(lambda: world.stats()["acked"] == len(sent), "all are acknowledged")
+        sent.append(decide_one(world, ring.next_receipt, ring.put))
+        agent.terminate()  # as the kubelet does: what is left is copied on the way out
+        assert agent.wait(60) == 0
+    log.running.terminate()
+    assert log.running.wait(60) == 0
+    (folder,) = (world.log / "observations").iterdir()
+    assert folder.name == f"erp.orders~one~{(world.outbox / 'id').read_text()}"
+    assert [path.read_bytes() for path in sorted(folder.glob("*.seg"))] == [
+        path.read_bytes() for path in sorted(world.outbox.glob("*.seg"))
+    ]
+    recorded = [parse_leaf(leaf).receipt_id for _, payload in log_records(world.log) for leaf in parse_record(payload, "").leaves]
+    assert sorted(recorded) == sorted(sent)
+
+
+def copies(log: Log) -> list[Path]:
+    return list((log.world.log / "observations").glob("*/*.seg"))
 
 
 def decide_one(world: World, next_receipt: Callable[[], bytes], put: Callable[[Request], bool]) -> bytes:

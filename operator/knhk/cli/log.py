@@ -156,6 +156,28 @@ def replay(call: Call) -> Outcome:
 
 
 @command(
+    ("log", "archive"),
+    summary="Write the records beside a log as Parquet segments, once: what is there already stays as it is",
+    arguments=(
+        DIR,
+        Argument("--to", help="the archive: a folder, or s3://BUCKET/PREFIX (default HOME/delta)", metavar="PLACE"),
+    ),
+    output=obj(to=string(), commits=integer(), rows=integer(), waiting_bytes=integer(), unmatched=integer()),
+    examples=("knhk log archive", "knhk log archive ./log --to s3://audit/delta"),
+    detail="The layout is formats/delta.md: DuckDB, pyarrow and others read it as it is. `waiting_bytes` the log has not acknowledged, or\n"
+    "not shown yet; `unmatched` records are none of the log's. On a cluster `python -m knhk.archive` does so all the time.",
+)
+def archive(call: Call) -> Outcome:
+    from knhk.wiring.archive import Options, run_once
+
+    folder = _log_dir(call)
+    to = call.args.to or str(Home(call.home).root / "delta")
+    found = run_once(Options(folder, to, folder / "archive")).progress
+    told = {"commits": found.commits, "rows": found.rows, "waiting_bytes": found.waiting_bytes, "unmatched": found.unmatched}
+    return Outcome({"to": to} | told, tables=(Table("", ("", ""), tuple((name, str(value)) for name, value in told.items())),))
+
+
+@command(
     ("log", "prove"),
     summary="Prove entries of a log, and that it only grew, as an audit bundle that knhk_verify takes",
     arguments=(

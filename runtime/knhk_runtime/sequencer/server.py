@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from knhk.model.faults import Deposed, Stalled, Waiting
 from knhk_runtime.objects.port import About
+from knhk_runtime.sequencer.copies import Copies, Elsewhere, Full, NoPod
 from knhk_runtime.sequencer.core import Log, Taken
 from knhk_runtime.sequencer.lease import Lease
 from knhk_runtime.sequencer.publication import CHECKPOINT, TILES
@@ -231,6 +232,13 @@ def _cached(about: About) -> dict[str, str]:
     return {"Cache-Control": about.cache_control}
 
 
+def _number(request: web.Request, name: str) -> int:
+    text = request.query.get(name, "")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise Bad(name, "must be a decimal number")
+    return int(text)
+
+
 async def _body(request: web.Request) -> bytes:
     async with asyncio.timeout(BODY_WITHIN_S):
         return await request.read()
@@ -249,6 +257,15 @@ def _fault_of(error: Exception) -> web.Response:
         case Conflicting():
             where = f"item {error.taken.items[0]}" if error.taken.items else "sources"
             return fault(HTTPStatus.CONFLICT, where, error.taken.what, items=list(error.taken.items))
+        case NoPod():
+            return fault(HTTPStatus.FORBIDDEN, "certificate", "must be that of a pod: others keep their outboxes beside the log")
+        case Elsewhere():
+            segment, offset = error.end or (None, None)
+            return fault(HTTPStatus.CONFLICT, "segment, offset", "must be where the copy ends", segment=segment, offset=offset)
+        case Full():
+            return fault(HTTPStatus.SERVICE_UNAVAILABLE, "storage", str(error))
+        case OSError():
+            return fault(HTTPStatus.SERVICE_UNAVAILABLE, "storage", f"{error.filename or ''}: {error.strerror or error}")
         case Unavailable():
             return fault(HTTPStatus.SERVICE_UNAVAILABLE, "storage", str(error))
     return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
@@ -259,6 +276,7 @@ class Surface:
 
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer, self._log = sequencer, sequencer.log
+        self._copies = Copies(sequencer.log.folder / "observations")
 
     def reading(self) -> list[web.RouteDef]:
         """Routes that change nothing."""
@@ -268,11 +286,17 @@ class Surface:
             web.get("/index/{key}", self.index),
             web.get("/proof/{index}", self.proof),
             web.get("/health", self.health),
+            web.get("/records", self.copied),
         ]
 
     def writing(self) -> list[web.RouteDef]:
         """Routes that append."""
-        return [web.post("/append", self.append), web.post("/event", self.event), web.post("/sources", self.sources)]
+        return [
+            web.post("/append", self.append),
+            web.post("/event", self.event),
+            web.post("/sources", self.sources),
+            web.post("/records", self.records),
+        ]
 
     async def append(self, request: web.Request) -> web.Response:
         outcome = await self._write(request, parse_leaves if LEAVES_ALONE in request else parse_append)
@@ -291,6 +315,25 @@ class Surface:
             if client := request.get(CLIENT):
                 await self._sequencer.claim(client, claimed)
         except (TimeoutError, Bad, Conflicting, Unavailable, web.HTTPRequestEntityTooLarge) as error:
+            return _fault_of(error)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def copied(self, request: web.Request) -> web.Response:
+        """Where the copy of a pod's outbox ends."""
+        try:
+            end = await asyncio.to_thread(self._copies.end, request.get(CLIENT, ""), request.query.get("outbox", ""))
+        except (Bad, NoPod, OSError) as error:
+            return _fault_of(error)
+        segment, offset = end or (None, None)
+        return web.json_response({"segment": segment, "offset": offset})
+
+    async def records(self, request: web.Request) -> web.Response:
+        """Frames of a pod's outbox."""
+        try:
+            at = _number(request, "segment"), _number(request, "offset")
+            body = await _body(request)
+            await asyncio.to_thread(self._copies.add, request.get(CLIENT, ""), request.query.get("outbox", ""), at, body)
+        except (TimeoutError, Bad, NoPod, Elsewhere, Full, OSError, web.HTTPRequestEntityTooLarge) as error:
             return _fault_of(error)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 

@@ -77,10 +77,10 @@ def client_of(request: web.Request) -> str | None:
 
 
 def may(client: str, method: str, path: str) -> bool:
-    """Whoever has a certificate reads; pods append leaves of their own rings; the operator appends leaves and events."""
+    """Whoever has a certificate reads; pods append leaves and records of their own rings; the operator appends leaves and events."""
     if method != "POST":
         return True
-    return client == _OPERATOR or (path in ("/append", "/sources") and _POD.fullmatch(client) is not None)
+    return client == _OPERATOR or (path in ("/append", "/sources", "/records") and _POD.fullmatch(client) is not None)
 
 
 def _bytes_of(request: web.Request) -> int:

@@ -1,0 +1,1 @@
+"""The writer of the Δ log beside a log: `python -m knhk.archive` (docs/architecture.md)."""

@@ -1,0 +1,45 @@
+"""Entry point; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from knhk.model.faults import KnhkError
+from knhk.reconcilers.archiving import COMMIT_BYTES
+from knhk.wiring.archive import Options, serve
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m knhk.archive", description="Writes what agents recorded, as Parquet segments, to a folder or an S3"
+    )
+    parser.add_argument("--log-dir", type=Path, required=True, help="the log's folder: observations/ below it is archived")
+    parser.add_argument("--store", required=True, help="where segments go: a folder, or s3://BUCKET/PREFIX (credentials: AWS_*)")
+    parser.add_argument("--published", help="the store of the log's tiles, when they are not in its folder")
+    parser.add_argument("--state", type=Path, help="folder for what can be made again; default LOG_DIR/archive")
+    parser.add_argument("--remove", action="store_true", help="remove copies of outboxes that are archived")
+    parser.add_argument("--interval-s", type=float, default=60.0, help="a commit at the latest after so many seconds; default 60")
+    parser.add_argument("--commit-bytes", type=int, default=COMMIT_BYTES, help="and when so many bytes wait; default %(default)s")
+    parser.add_argument("--health", help="HOST:PORT of /healthz, /readyz and /metrics; default: a free port of loopback")
+    args = parser.parse_args(argv)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    state = args.state or args.log_dir / "archive"
+    options = Options(args.log_dir, args.store, state, args.remove, args.interval_s, args.health, args.commit_bytes, args.published)
+    try:
+        serve(options, stop, lambda line: print(f"archive: {line}", file=sys.stderr, flush=True))
+    except (KnhkError, OSError) as error:
+        print(f"archive: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

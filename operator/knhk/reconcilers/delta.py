@@ -1,0 +1,194 @@
+"""Recorded decisions as rows of the Δ log, and its plans and commits (formats/delta.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from knhk.adapters.delta_parquet import Row
+from knhk.adapters.log_indexes import leaf_digest
+from knhk.model.faults import Corrupt
+from knhk_runtime.record import Record, entry_key, parse_action, parse_observation, parse_record
+from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
+from knhk_verify.signed import canonical
+
+PLANS, COMMITS = "_plans", "_commits"
+Place = tuple[int, int]  # segment and offset of an outbox
+Index = Mapping[bytes, tuple[int, bytes]]  # idempotency key → index in the log, digest of the leaf there
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A record and where it lies."""
+
+    source: str
+    segment: int
+    offset: int
+    record: Record
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}/{self.segment:016x}.seg offset {self.offset}"
+
+
+@dataclass(frozen=True)
+class File:
+    """A segment as its commit tells it; `first`, `last`: least and greatest index in the log, -1 when it has none."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    number: int
+    origin: str
+    sources: Mapping[str, Place]
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    number: int
+    ranges: Mapping[str, tuple[Place, Place]]
+
+
+def framed(source: str, segment: int, offset: int, frames: bytes) -> Iterator[Framed]:
+    """The records of whole, checked frames that begin at a place. Raises Bad."""
+    at = 0
+    while at < len(frames):
+        end = at + 8 + int.from_bytes(frames[at : at + 4], "big")
+        where = f"{source}/{segment:016x}.seg offset {offset + at}"
+        yield Framed(source, segment, offset + at, parse_record(frames[at + 8 : end], where))
+        at = end
+
+
+def keys_of(record: Record) -> list[bytes]:
+    """Idempotency keys of its leaves."""
+    return [entry_key(leaf) for leaf in record.leaves]
+
+
+def point_of(source: str) -> str:
+    """NAMESPACE/NAME of the point whose agent wrote an outbox; empty when its name does not say."""
+    namespace, dot, name = source.partition("~")[0].partition(".")
+    return f"{namespace}/{name}" if dot else ""
+
+
+def rows_of(found: Framed, index: Index) -> Iterator[Row]:
+    """A row for each leaf of a record. Raises Bad."""
+    record = found.record
+    seen = None if record.erased or record.sealed else parse_observation(record.observation, f"{found.where} O")
+    attributes = dict(seen.attributes) if seen else {}
+    for data, a in zip(record.leaves, record.actions, strict=True):
+        leaf = parse_leaf(data, found.where)
+        at = index.get(entry_key(data))
+        action = parse_action(a, f"{found.where} A") if a else None
+        yield Row(
+            log_index=at[0] if at and at[1] == leaf_digest(data) else None,
+            receipt=leaf.receipt_id.hex(),
+            time=leaf.time_ns // 1000,
+            time_ns=leaf.time_ns,
+            kind=KINDS[leaf.kind],
+            verdict=VERDICTS[leaf.verdict] if leaf.verdict else "",
+            class_=CLASSES[leaf.klass] if leaf.klass else "",
+            mode=MODES[leaf.mode],
+            arm="candidate" if leaf.flags & 1 else "stable",
+            stale=bool(leaf.flags & 2),
+            cached=bool(leaf.flags & 4),
+            brownout=bool(leaf.flags & 8),
+            fail_open=bool(leaf.flags & 16),
+            resumed=bool(leaf.flags & 32),
+            pack=leaf.pack.hex() if any(leaf.pack) else "",
+            point=point_of(found.source),
+            route=seen.route if seen else None,
+            actor=attributes.get("sub") or attributes.get("peer"),
+            key=f"{record.cluster:016x}",
+            bundle=_digest(seen.bundle) if seen else None,
+            evaluator=_digest(seen.evaluator) if seen else None,
+            guards=action.guards if action else None,
+            failing=action.failing if action else None,
+            leaf=data,
+            salt=None if record.erased else record.salt,
+            observation=None if record.erased else record.observation,
+            action=None if record.erased or not a else a,
+            sealed=record.sealed,
+            subject=record.subject.hex() if record.subject else None,
+            erased=record.erased,
+            source=found.source,
+            segment=found.segment,
+            offset=found.offset,
+        )
+
+
+def _digest(found: bytes) -> str:
+    return found.hex() if any(found) else ""
+
+
+def partition(row: Row, regions: Sequence[str]) -> str:
+    """Folder of a row's segment."""
+    number = int.from_bytes(row.leaf[6:8], "big")
+    region = regions[number] if number < len(regions) else f"region-{number}"
+    return f"region={region}/{datetime.fromtimestamp(row.time_ns // 10**9, UTC):date=%Y-%m-%d/hour=%H}"
+
+
+# ---- plans and commits ------------------------------------------------------------------------
+
+
+def plan_key(number: int) -> str:
+    return f"{PLANS}/{number:016x}.json"
+
+
+def commit_key(number: int) -> str:
+    return f"{COMMITS}/{number:016x}.json"
+
+
+def plan_bytes(plan: Plan) -> bytes:
+    ranges = {source: [list(start), list(end)] for source, (start, end) in plan.ranges.items()}
+    return canonical({"version": 1, "number": plan.number, "ranges": ranges})
+
+
+def commit_bytes(commit: Commit) -> bytes:
+    files = [vars(file) for file in commit.files]
+    sources = {source: list(place) for source, place in commit.sources.items()}
+    return canonical({"version": 1, "number": commit.number, "origin": commit.origin, "sources": sources, "files": files})
+
+
+def parse_plan(data: bytes, where: str, number: int) -> Plan:
+    """Raises Corrupt."""
+    found = _document(data, where, number)
+    try:
+        return Plan(number, {source: (_place(start), _place(end)) for source, (start, end) in found["ranges"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Corrupt(where, f"is no plan of the Δ log: {error}") from error
+
+
+def parse_commit(data: bytes, where: str, number: int) -> Commit:
+    """Raises Corrupt."""
+    found = _document(data, where, number)
+    try:
+        files = tuple(File(**{name: file[name] for name in File.__dataclass_fields__}) for file in found["files"])
+        return Commit(number, found["origin"], {source: _place(place) for source, place in found["sources"].items()}, files)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Corrupt(where, f"is no commit of the Δ log: {error}") from error
+
+
+def _document(data: bytes, where: str, number: int) -> Any:
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise Corrupt(where, f"is not JSON: {error}") from error
+    if not isinstance(found, dict) or found.get("version") != 1 or found.get("number") != number:
+        raise Corrupt(where, f"must be of version 1 and number {number}")
+    return found
+
+
+def _place(found: Any) -> Place:
+    segment, offset = found
+    return int(segment), int(offset)

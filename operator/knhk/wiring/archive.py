@@ -1,0 +1,148 @@
+"""The Δ log: who writes it beside a log, and from where it is read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+
+from knhk.adapters import log_reading
+from knhk.adapters.health_http import served
+from knhk.adapters.log_indexes import LogIndexes
+from knhk.adapters.system import SystemClock
+from knhk.model.faults import Corrupt, KnhkError, NotFound, Waiting
+from knhk.ports.clock import Clock
+from knhk.reconcilers.archiving import COMMIT_BYTES, Archive, Opened
+from knhk.reconcilers.evidence import size_of
+from knhk_runtime.objects.opening import open_store
+from knhk_runtime.objects.port import ObjectStore
+from knhk_runtime.tlog.served import Fetch, Served
+from knhk_verify.errors import Bad
+from knhk_verify.signed import member, parse_json
+
+RETRY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """`log_dir` with its `observations`; `store`: the archive's address; `state`: a folder for what can be made again; `published`: the
+    store that the log's tiles are in, when they are not in its folder."""
+
+    log_dir: Path
+    store: str
+    state: Path
+    remove: bool = False
+    interval_s: float = 60.0
+    health: str | None = None
+    commit_bytes: int = COMMIT_BYTES
+    published: str | None = None
+
+
+def opened_folder(log_dir: Path) -> Opened:
+    """A log folder as it is now. Raises NotFound and Bad."""
+    return opened(str(log_dir), log_reading.of_folder(log_dir))
+
+
+def opened(name: str, fetch: Fetch) -> Opened:
+    """A log as it is now. Raises NotFound and Bad, and as `fetch`."""
+    if (data := fetch("meta.json")) is None:
+        raise NotFound(f"{name}: is no log: it must have a meta.json")
+    meta = parse_json(data, "meta.json")
+    note = fetch("checkpoint")
+    size = size_of(note.decode("utf-8", "replace"), "checkpoint") if note else 0
+    return Opened(member(meta, "origin", str, "meta.json"), tuple(member(meta, "regions", list, "meta.json")), Served(name, fetch, size))
+
+
+def of_store(store: ObjectStore) -> Fetch:
+    """Files of a log that is published in a store."""
+
+    def fetch(path: str) -> bytes | None:
+        try:
+            return store.get(path).data
+        except NotFound:
+            return None
+
+    return fetch
+
+
+def archive(options: Options, clock: Clock | None = None) -> Archive:
+    """Raises Stalled for an address that is none."""
+    name = options.published or str(options.log_dir)
+    fetch = of_store(open_store(name)) if options.published else log_reading.of_folder(options.log_dir)
+    return Archive(
+        options.log_dir / "observations",
+        lambda: opened(name, fetch),
+        LogIndexes(options.state / "indexes.db"),
+        open_store(options.store),
+        clock or SystemClock(),
+        remove=options.remove,
+        commit_bytes=options.commit_bytes,
+    )
+
+
+def run_once(options: Options) -> Archive:
+    """Rounds until nothing waits that the log shows."""
+    made = archive(options)
+    while made.round() is not None:
+        pass
+    made.waiting()
+    return made
+
+
+def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) -> None:
+    """Until `stop`: a commit when enough waits, at the latest after `interval_s`. What fails is told and tried again. Raises Corrupt."""
+    made, clock, metrics = archive(options), SystemClock(), _Metrics()
+    fault = ""
+
+    def ready() -> str:
+        return fault
+
+    with served(options.health or "127.0.0.1:0", {"healthz": lambda: "", "readyz": ready}, metrics.text):
+        tell(f"archives {options.log_dir} to {options.store}")
+        due_ns = 0
+        while not stop.is_set():
+            pause = min(1.0, options.interval_s)
+            try:
+                waiting = made.waiting()
+                metrics.see(made, clock.now_ns())
+                if waiting and (waiting >= options.commit_bytes or clock.monotonic_ns() >= due_ns):
+                    more = made.round() is not None
+                    due_ns = clock.monotonic_ns() + int(options.interval_s * 1e9)
+                    pause = 0.0 if more and waiting >= options.commit_bytes else pause
+                fault = ""
+            except Corrupt:
+                raise
+            except (KnhkError, Bad, OSError) as error:
+                if str(error) != fault:
+                    tell(f"waits: {error}")
+                fault = str(error)
+                metrics.failures.inc()
+                pause = error.retry_after_s if isinstance(error, Waiting) else RETRY_S
+            stop.wait(pause)
+
+
+class _Metrics:
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        r = self._registry
+        self._lag = Gauge("knhk_archive_lag_seconds", "Age of the oldest decision that is not in the archive yet; 0: all are", registry=r)
+        self._bytes = Gauge("knhk_archive_waiting_bytes", "Bytes of outboxes that are not in the archive yet", registry=r)
+        self._commits = Gauge("knhk_archive_commits", "Commits since the start of this process", registry=r)
+        self._rows = Gauge("knhk_archive_rows", "Rows that were written since the start of this process", registry=r)
+        self._unmatched = Gauge("knhk_archive_unmatched", "Records whose leaf the log does not show, since the start", registry=r)
+        self.failures = Counter("knhk_archive_failures", "Rounds that failed and are tried again", registry=r)
+
+    def see(self, made: Archive, now_ns: int) -> None:
+        progress = made.progress
+        self._lag.set(max(0, now_ns - progress.oldest_ns) / 1e9 if progress.oldest_ns else 0)
+        self._bytes.set(progress.waiting_bytes)
+        self._commits.set(progress.commits)
+        self._rows.set(progress.rows)
+        self._unmatched.set(progress.unmatched)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)

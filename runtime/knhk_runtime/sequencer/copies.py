@@ -1,0 +1,137 @@
+"""Copies of the outboxes of pods, kept beside the log byte for byte (formats/delta.md): their volumes go with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from knhk_runtime.durable import sync_folder
+from knhk_runtime.record import SEGMENT_HEAD, SEGMENT_MAGIC, scan_frames
+from knhk_verify.errors import Bad
+
+CLIENT_BYTES = 1 << 30  # that wait for the archive, of one client
+MAX_SEGMENT = 1 << 48
+_POD = re.compile(r"spiffe://knhk\.dev/ns/([a-z0-9-]+)/point/([a-z0-9.-]+)/pod/([a-z0-9.-]+)")
+_OUTBOX = re.compile(r"[0-9a-f]{16}")
+_NAME = re.compile(r"[0-9a-f]{16}\.seg")
+
+
+class NoPod(Exception):
+    """The client is no pod."""
+
+
+class Full(Exception):
+    """So much of this client's waits for the archive that no more is taken."""
+
+
+@dataclass(frozen=True)
+class Elsewhere(Exception):
+    """The copy ends at another place: go on from there."""
+
+    end: tuple[int, int] | None
+
+
+class Copies:
+    """Outboxes below one folder. Safe from any thread; one process only. Methods raise OSError."""
+
+    def __init__(self, folder: Path, client_bytes: int = CLIENT_BYTES) -> None:
+        self.folder = folder
+        self._client_bytes = client_bytes
+        self._locks = defaultdict[str, threading.Lock](threading.Lock)
+
+    def end(self, client: str, outbox: str) -> tuple[int, int] | None:
+        """(segment, offset) where the copy ends. Raises NoPod and Bad."""
+        name = source_of(client, outbox)
+        with self._locks[name]:
+            return self._end(self.folder / name)
+
+    def add(self, client: str, outbox: str, at: tuple[int, int], frames: bytes) -> None:
+        """Durable when it returns; what is there already may be sent again. Raises NoPod, Bad, Full and Elsewhere."""
+        name = source_of(client, outbox)
+        _check(at, frames)
+        folder = self.folder / name
+        with self._locks[name]:
+            end = self._end(folder)
+            if end is not None and at[0] == end[0] and at[1] <= end[1]:
+                self._append(folder, at, frames, end[1])
+            elif at[1] == SEGMENT_HEAD and (end is None or at[0] > end[0]):
+                self._begin(folder, at[0], frames)
+            elif end is None or at > end or not self._holds(folder, at, frames):
+                raise Elsewhere(end)
+
+    def _end(self, folder: Path) -> tuple[int, int] | None:
+        names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name)) if folder.is_dir() else []
+        return (int(names[-1][:16], 16), (folder / names[-1]).stat().st_size) if names else None
+
+    def _holds(self, folder: Path, at: tuple[int, int], frames: bytes) -> bool:
+        """Whether these bytes are there, or were: the archive has taken segments before the last."""
+        path = folder / f"{at[0]:016x}.seg"
+        return not path.exists() or _slice(path, at[1], len(frames)) == frames
+
+    def _append(self, folder: Path, at: tuple[int, int], frames: bytes, size: int) -> None:
+        path, there = folder / f"{at[0]:016x}.seg", min(len(frames), size - at[1])
+        if _slice(path, at[1], there) != frames[:there]:
+            raise Bad(f"segment {at[0]} offset {at[1]}", "is there with other bytes")
+        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            _write(handle, frames[there:], size)
+        finally:
+            os.close(handle)
+
+    def _begin(self, folder: Path, segment: int, frames: bytes) -> None:
+        """By rename: a segment is there with its first frames or not at all."""
+        client = folder.name.rpartition("~")[0]
+        held = sum(path.stat().st_size for path in self.folder.glob(f"{client}~*/*.seg"))
+        if held + len(frames) > self._client_bytes:
+            raise Full(f"{held} bytes of this client wait for the archive")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / f"{segment:016x}.seg"
+        temporary = path.with_suffix(".tmp")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write(handle, SEGMENT_MAGIC + segment.to_bytes(8, "big") + frames, 0)
+        finally:
+            os.close(handle)
+        os.rename(temporary, path)
+        for each in (folder, self.folder):
+            sync_folder(each)
+
+
+def source_of(client: str, outbox: str) -> str:
+    """Folder of the copy: `NAMESPACE.POINT~POD~OUTBOX`. Raises NoPod and Bad."""
+    if (pod := _POD.fullmatch(client)) is None:
+        raise NoPod(client)
+    if not _OUTBOX.fullmatch(outbox):
+        raise Bad("outbox", "must be 16 lower-case hexadecimal digits")
+    return f"{pod[1]}.{pod[2]}~{pod[3]}~{outbox}"
+
+
+def _check(at: tuple[int, int], frames: bytes) -> None:
+    if not (0 <= at[0] < MAX_SEGMENT and SEGMENT_HEAD <= at[1] < MAX_SEGMENT) or not frames:
+        raise Bad("segment, offset", f"must be numbers, the offset at least {SEGMENT_HEAD}, with frames in the body")
+    head = SEGMENT_MAGIC + bytes(8)
+    if scan_frames(head + frames, 0, "body")[1] != len(head) + len(frames):
+        raise Bad("body", "must be whole frames")
+
+
+def _slice(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _write(handle: int, data: bytes, at: int) -> None:
+    """A write that fails is cut off again: the end of the file is what is durable."""
+    os.lseek(handle, at, os.SEEK_SET)
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fdatasync(handle)
+    except OSError:
+        os.ftruncate(handle, at)
+        raise

@@ -1,0 +1,187 @@
+"""The Δ log: every record that the log acknowledged is in it once, whatever dies, and others read it as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from delta_world import HOUR_NS, NOON_NS, Crash, Failing, Yard, decided, receipt, refused
+
+from knhk.model.faults import Corrupt, Deposed, Waiting
+from knhk.reconcilers.archiving import committed
+from knhk_runtime.objects.folder import FolderStore
+from knhk_runtime.objects.port import PLAIN, About
+from knhk_runtime.record import h_a, h_o
+
+
+def query(yard: Yard, text: str) -> list[tuple[object, ...]]:
+    """By DuckDB, which knows nothing of us."""
+    segments = f"read_parquet('{yard.base}/delta/region=*/*/*/*.parquet', hive_partitioning=true)"
+    return duckdb.connect().execute(text.format(segments=segments)).fetchall()
+
+
+def test_every_leaf_is_a_row_with_what_was_decided_upon(yard: Yard) -> None:
+    yard.record(decided(1))
+    yard.record(decided(2, sub="bob", deny=True, time_ns=NOON_NS + HOUR_NS))
+    yard.record(decided(3, arms=2, flags=16))
+    yard.record(refused(4))
+    progress = yard.archived().progress
+    assert (progress.commits, progress.rows) == (1, 5)
+    rows = query(
+        yard, "SELECT log_index, receipt, verdict, arm, actor, region, hour, failing, fail_open, kind FROM {segments} ORDER BY log_index"
+    )
+    assert rows == [
+        (0, receipt(1).hex(), "ADMIT", "stable", "ann", "local", 12, [], False, "DECISION"),
+        (1, receipt(2).hex(), "DENY", "stable", "bob", "local", 13, [1], False, "DECISION"),
+        (2, receipt(3).hex(), "ADMIT", "stable", "ann", "local", 12, [], True, "DECISION"),
+        (3, receipt(3).hex(), "ADMIT", "candidate", "ann", "local", 12, [], True, "DECISION"),
+        (4, receipt(4).hex(), "DENY", "stable", None, "local", 12, None, False, "REFUSED"),
+    ]
+    for leaf, salt, o, a in query(yard, "SELECT leaf, salt, observation, action FROM {segments}"):
+        assert isinstance(leaf, bytes)
+        assert isinstance(salt, bytes)
+        assert isinstance(o, bytes)
+        assert leaf[8:40] == h_o(salt, o)
+        assert a is None or (isinstance(a, bytes) and leaf[40:72] == h_a(salt, a))
+
+
+def test_segments_are_sorted_and_can_be_searched_without_reading_them(yard: Yard) -> None:
+    for number in range(600):
+        yard.record(decided(number, sub=f"user{number % 7}", deny=number % 5 == 0, pack=bytes([number % 2 + 1]) * 20))
+    yard.archived()
+    (file,) = committed(yard.store)
+    path = yard.base / "delta" / file.path
+    table = pq.read_table(path, partitioning=None)
+    order = list(zip(*(table.column(name).to_pylist() for name in ("pack", "verdict", "actor", "key", "time_ns")), strict=True))
+    assert order == sorted(order)
+    assert (file.rows, file.first, file.last) == (600, 0, 599)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    searched = {group.column(n).path_in_schema for n in range(group.num_columns) if group.column(n).statistics is not None}
+    assert {"pack", "verdict", "actor", "key", "log_index", "time_ns", "receipt"} <= searched
+    assert not {"observation", "salt", "leaf"} & searched
+    bloom = "SELECT bloom_filter_excludes FROM parquet_bloom_probe('{path}', 'receipt', '{value}')"
+    assert duckdb.connect().execute(bloom.format(path=path, value=receipt(9999).hex())).fetchall() == [(True,)]
+    assert duckdb.connect().execute(bloom.format(path=path, value=receipt(5).hex())).fetchall() == [(False,)]
+
+
+def test_what_the_log_has_not_acknowledged_waits(yard: Yard) -> None:
+    yard.record(decided(1))
+    yard.record(decided(2), acked=False)
+    assert yard.archived().progress.rows == 1
+    yard.record(decided(3))
+    made = yard.archived()
+    assert made.progress.rows == 2
+    assert made.waiting() == 0
+
+
+def test_a_record_that_an_agent_wrote_twice_is_told_from_the_one_in_the_log(yard: Yard) -> None:
+    yard.record(decided(1))
+    yard.archived()
+    yard.record(decided(1), logged=False)  # with another salt: the log holds the first
+    yard.record(decided(2))
+    made = yard.archived()
+    assert (made.progress.rows, made.progress.unmatched) == (2, 1)
+    assert query(yard, "SELECT log_index FROM {segments} ORDER BY 1 NULLS FIRST") == [(None,), (0,), (1,)]
+
+
+def test_a_young_record_that_the_log_does_not_show_waits_for_it(yard: Yard) -> None:
+    young = yard.clock.now_ns()
+    yard.record(decided(1, time_ns=young), logged=False)
+    assert yard.archived().progress.rows == 0
+    yard.clock.ns += 120 * 10**9
+    assert yard.archived().progress.rows == 1
+
+
+@pytest.mark.parametrize("dies", [True, False])
+@pytest.mark.parametrize("after", [True, False])
+def test_each_step_may_fail_or_be_done_and_seem_to_fail(yard: Yard, after: bool, dies: bool) -> None:
+    """Both lies at every step of the store: nothing is lost, nothing is there twice, and numbers leave none out."""
+    number = 0
+    for step in range(60):
+        for hour in (0, 1):
+            yard.record(decided(number, time_ns=NOON_NS + hour * HOUR_NS))
+            number += 1
+        failing = Failing(yard.store, step, after, dies)
+        made = yard.archive(failing)
+        try:
+            while made.round() is not None:
+                pass
+        except (Crash, Waiting):
+            made = yard.archive() if dies else made
+            while made.round() is not None:
+                pass
+        if failing.step < step:
+            break
+    assert step > 5
+    assert query(yard, "SELECT log_index FROM {segments} ORDER BY 1") == [(n,) for n in range(number)]
+    assert sum(file.rows for file in committed(yard.store)) == number
+    names = sorted(path.name for path in (yard.base / "delta" / "_commits").iterdir())
+    assert names == [f"{n:016x}.json" for n in range(len(names))]
+
+
+def test_of_two_writers_one_is_told(yard: Yard) -> None:
+    """Whoever creates the plan writes; the other goes on from there, and no row is there twice."""
+    yard.record(decided(1))
+    yard.record(decided(3))
+    first = yard.archive(state="other", commit_bytes=1)  # plans less than the other at the same time
+
+    class Raced(FolderStore):
+        def create(self, key: str, data: bytes, about: About = PLAIN) -> str:
+            if key.startswith("_plans/") and not list(self.list("_plans")):
+                assert first.round() is not None
+                yard.record(decided(2))
+            return super().create(key, data, about)
+
+    second = yard.archive(Raced(yard.base / "delta"))
+    with pytest.raises(Deposed, match="another writer"):
+        second.round()
+    yard.log.integrate()
+    while second.round() is not None:
+        pass
+    assert first.round() is None
+    assert query(yard, "SELECT log_index FROM {segments} ORDER BY 1") == [(0,), (1,), (2,)]
+
+
+def test_copies_that_are_archived_are_removed_but_for_their_end(yard: Yard) -> None:
+    source = "erp.orders~pod-1~0123456789abcdef"
+    yard.outbox(source, segment_bytes=600, acked=False)
+    for number in range(10):
+        yard.record(decided(number), source)
+    folder = yard.log_dir / "observations" / source
+    last = sorted(folder.glob("*.seg"))[-1]
+    assert len(list(folder.glob("*.seg"))) > 3
+    yard.archived(remove=True)
+    assert sorted(folder.glob("*.seg")) == [last]
+    yard.record(decided(10), source)
+    yard.archived(remove=True)
+    assert query(yard, "SELECT log_index, point FROM {segments} ORDER BY 1") == [(n, "erp/orders") for n in range(11)]
+
+
+def test_an_altered_outbox_is_named(yard: Yard) -> None:
+    yard.record(decided(1))
+    path = next((yard.log_dir / "observations").glob("*/*.seg"))
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Corrupt, match=r"0000\.seg.*altered"):
+        yard.archived()
+    assert query_count(yard.base) == 0
+
+
+def query_count(base: Path) -> int:
+    return len(list((base / "delta").glob("region=*/*/*/*.parquet")))
+
+
+def test_memory_is_bounded_by_a_commit(yard: Yard) -> None:
+    """However much waits, a commit holds about as much as it may."""
+    for number in range(200):
+        yard.record(decided(number))
+    made = yard.archived(commit_bytes=8 << 10)
+    assert made.progress.commits > 5
+    for path in sorted((yard.base / "delta" / "_plans").iterdir()):
+        ((start, end),) = json.loads(path.read_bytes())["ranges"].values()
+        assert end[1] - start[1] < 9 << 10
+    assert query(yard, "SELECT count(*), count(DISTINCT log_index) FROM {segments}") == [(200, 200)]

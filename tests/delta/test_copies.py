@@ -1,0 +1,76 @@
+"""Copies of the outboxes of pods: byte for byte, whatever is sent twice, late, cut off or made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from delta_world import decided
+
+from knhk_runtime.record import SEGMENT_HEAD
+from knhk_runtime.sequencer.copies import Copies, Elsewhere, Full, NoPod
+from knhk_verify.errors import Bad
+
+POD, OUTBOX = "spiffe://knhk.dev/ns/erp/point/orders/pod/pod-1", "0123456789abcdef"
+SOURCE = f"erp.orders~pod-1~{OUTBOX}"
+ONE, TWO, THREE = (decided(number).frames for number in (1, 2, 3))
+
+
+def test_frames_come_once_wherever_sending_broke_off(tmp_path: Path) -> None:
+    copies = Copies(tmp_path)
+    assert copies.end(POD, OUTBOX) is None
+    at = 4, SEGMENT_HEAD
+    for frames in (ONE, ONE, ONE + TWO, ONE + TWO, ONE):  # again, and longer, as after an answer that was lost
+        copies.add(POD, OUTBOX, at, frames)
+    end = 4, SEGMENT_HEAD + len(ONE + TWO)
+    assert copies.end(POD, OUTBOX) == end
+    copies.add(POD, OUTBOX, (5, SEGMENT_HEAD), THREE)
+    copies.add(POD, OUTBOX, at, ONE + TWO)  # of a segment before the last
+    assert Copies(tmp_path).end(POD, OUTBOX) == (5, SEGMENT_HEAD + len(THREE))
+    assert (tmp_path / SOURCE / f"{4:016x}.seg").read_bytes() == b"KNHKSEG1" + (4).to_bytes(8, "big") + ONE + TWO
+
+
+def test_what_fits_nowhere_is_told_where_to_go_on(tmp_path: Path) -> None:
+    copies = Copies(tmp_path)
+    with pytest.raises(Elsewhere) as told:
+        copies.add(POD, OUTBOX, (0, 99), ONE)
+    assert told.value.end is None
+    copies.add(POD, OUTBOX, (1, SEGMENT_HEAD), ONE)
+    for at in ((1, SEGMENT_HEAD + len(ONE) + 1), (2, SEGMENT_HEAD + 1), (9, 100)):
+        with pytest.raises(Elsewhere) as told:
+            copies.add(POD, OUTBOX, at, TWO)
+        assert told.value.end == (1, SEGMENT_HEAD + len(ONE))
+
+
+def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
+    copies = Copies(tmp_path)
+    copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE)
+    before = (tmp_path / SOURCE / f"{0:016x}.seg").read_bytes()
+    with pytest.raises(Bad, match="is there with other bytes"):
+        copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), TWO)
+    for body in (b"", ONE[:-1], ONE + b"\0", bytes([ONE[0], ONE[1] ^ 1]) + ONE[2:], ONE[:20] + bytes([ONE[20] ^ 1]) + ONE[21:]):
+        with pytest.raises(Bad):
+            copies.add(POD, OUTBOX, (0, SEGMENT_HEAD + len(ONE)), body)
+    assert (tmp_path / SOURCE / f"{0:016x}.seg").read_bytes() == before
+
+
+@pytest.mark.parametrize("client", ["", "spiffe://knhk.dev/component/knhk-operator", f"{POD}/../x", POD.replace("erp", "../erp")])
+def test_only_pods_have_copies(tmp_path: Path, client: str) -> None:
+    with pytest.raises(NoPod):
+        Copies(tmp_path).add(client, OUTBOX, (0, SEGMENT_HEAD), ONE)
+    with pytest.raises(Bad):
+        Copies(tmp_path).add(POD, "../../etc", (0, SEGMENT_HEAD), ONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_pod_fills_no_disk(tmp_path: Path) -> None:
+    copies = Copies(tmp_path, client_bytes=3 * len(ONE))
+    for segment in (0, 1):
+        copies.add(POD, OUTBOX, (segment, SEGMENT_HEAD), ONE)
+    with pytest.raises(Full):
+        copies.add(POD, OUTBOX, (2, SEGMENT_HEAD), ONE)
+    copies.add(POD.replace("pod-1", "pod-2"), OUTBOX, (0, SEGMENT_HEAD), ONE)
+    (tmp_path / SOURCE / f"{0:016x}.seg").unlink()  # archived
+    copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE)  # sent again late: it was there
+    copies.add(POD, OUTBOX, (2, SEGMENT_HEAD), ONE)
+    assert sorted(path.name for path in (tmp_path / SOURCE).iterdir()) == [f"{n:016x}.seg" for n in (1, 2)]
