@@ -54,11 +54,12 @@ demo: setup ## play the story from a policy to verified receipts; writes demo.js
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
 # Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
-test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes, Gitea, S3, Helm and cert-manager, once (about half an hour, needs Go)
+test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes, Gitea, S3, Helm, cert-manager and Argo CD's engine, once (about half an hour, needs Go)
 	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
 	@$(PY) tests/witness/litewitness_binary.py >/dev/null || echo "test: the tests with a witness that others wrote will not be run" >&2
 	@$(PY) tests/helm/helm_binaries.py >/dev/null || echo "test: the tests of the chart by Helm will not be run" >&2
 	@$(PY) tests/foreign/cert_manager_binaries.py >/dev/null || echo "test: the test with cert-manager will not be run" >&2
+	@$(PY) tests/foreign/argocd_binary.py >/dev/null || echo "test: the test with Argo CD's engine will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2
 	@$(PY) tests/storage/versitygw_binary.py >/dev/null || echo "test: the tests of stores on a real S3 server will not be run" >&2
 	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
@@ -70,6 +71,7 @@ test-cluster: setup-dev $(STAMPS)/apt-node ## the tests on a real Kubernetes alo
 	@$(PY) tests/cluster/cluster.py build --quiet
 	@$(PY) tests/helm/helm_binaries.py >/dev/null
 	@$(PY) tests/foreign/cert_manager_binaries.py >/dev/null
+	@$(PY) tests/foreign/argocd_binary.py >/dev/null
 	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)
 
 demo-cluster: setup-dev $(STAMPS)/apt-node ## the same story on a real Kubernetes with pods (root, Go); writes demo-cluster.json

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from knhk.api import KINDS, check_status
+from knhk.api.check import completed
 from knhk.api.crdgen import crd, files
 
 CRDS = Path(__file__).parents[2] / "crds"
@@ -131,3 +132,21 @@ def test_a_status_that_an_api_server_would_cut_is_told() -> None:
         "status.faults[0].must",
     ]
     assert check_status("PolicyPack", {"observedGeneration": 1}) == ()
+
+
+@kinds
+def test_the_api_server_fills_in_nothing_in_items_of_lists(kind: str) -> None:
+    """Argo CD compares lists as wholes: it would call that drift for ever."""
+    inside = [(at, schema) for at, schema in schemas(version(kind)["schema"]["openAPIV3Schema"]["properties"]["spec"]) if "[]" in at]
+    assert [at for at, schema in inside if "default" in schema] == []
+
+
+def test_what_it_does_not_fill_in_is_filled_in_when_it_is_read() -> None:
+    shape = KINDS["PolicyPack"].spec
+    kept = {"targets": [{"point": "orders"}], "rollout": {"steps": [{"weight": 10, "wave": 50}]}}
+    found = completed(shape, kept)
+    assert found == {
+        "targets": [{"point": "orders", "stage": "production"}],
+        "rollout": {"steps": [{"weight": 10, "minPairs": 100, "wave": 50}]},
+    }
+    assert kept["targets"] == [{"point": "orders"}]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knhk.api import KINDS, to_document
+from knhk.api.check import completed
 from knhk.model.resource import API_VERSION, Key, Resource
 
 BASE = f"/apis/{API_VERSION}"
@@ -24,13 +25,14 @@ def place(key: Key) -> str:
 
 
 def resource_of(document: Mapping[str, Any]) -> Resource:
-    """The resource in an answer. The API server has judged it and filled in its defaults; it is not judged again."""
+    """The resource in an answer. The API server has judged it and filled in its defaults, but for those in items of lists; it is not judged
+    again."""
     metadata: Mapping[str, Any] = document["metadata"]
     return Resource(
         kind=document["kind"],
         namespace=metadata["namespace"],
         name=metadata["name"],
-        spec=document.get("spec") or {},
+        spec=completed(KINDS[document["kind"]].spec, document.get("spec") or {}),
         status=document.get("status") or {},
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},

@@ -181,6 +181,22 @@ def fill(shape: Obj, value: dict[str, Any]) -> None:
         value[name] = defaulted(child)
 
 
+def completed(shape: Shape, value: Any, listed: bool = False) -> Any:
+    """A value that an API server has judged, with the defaults in items of lists, which it is not told (crdgen)."""
+    match shape:
+        case List():
+            return [completed(shape.item, item, listed=True) for item in value]
+        case Map():
+            return {name: completed(shape.value, child, listed) for name, child in value.items()}
+        case Obj():
+            found = {name: completed(shape.fields[name], child, listed) if name in shape.fields else child for name, child in value.items()}
+            if listed:
+                fill(shape, found)
+            return found
+        case _:
+            return value
+
+
 def defaulted(shape: Shape) -> Any:
     """A fresh copy of the default of a field."""
     default = shape.default

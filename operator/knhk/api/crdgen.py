@@ -46,15 +46,16 @@ def crd(kind: Kind) -> dict[str, Any]:
     }
 
 
-def schema(shape: Shape, *, told: bool = True) -> dict[str, Any]:
+def schema(shape: Shape, *, told: bool = True, listed: bool = False) -> dict[str, Any]:
     """Structural OpenAPI schema of a shape; bounded everywhere.
 
     `told`: the least and the largest value are rules, so that people read our words (a spec); else they are plain bounds (a status,
-    which only the control plane writes)."""
+    which only the control plane writes). `listed`: it is in an item of a list, where the API server is not told the default: Argo CD
+    compares lists as wholes, so that what the server fills in there would look like drift for ever. `completed` of check.py fills it in."""
     found: dict[str, Any] = {"type": JSON_TYPE[type(shape)], "description": shape.doc}
-    if shape.default is not NO_DEFAULT:
+    if shape.default is not NO_DEFAULT and not listed:
         found["default"] = _plain(shape.default)
-    found.update(_bounds(shape, told))
+    found.update(_bounds(shape, told, listed))
     rules = (*(least(shape) if told else ()), *shape.rules)
     if rules:
         found["x-kubernetes-validations"] = [_rule(rule) for rule in rules]
@@ -104,7 +105,7 @@ def _root(kind: Kind) -> dict[str, Any]:
     return root
 
 
-def _bounds(shape: Shape, told: bool) -> dict[str, Any]:
+def _bounds(shape: Shape, told: bool, listed: bool) -> dict[str, Any]:
     match shape:
         case Str():
             return _some(minLength=0 if told else shape.min, maxLength=shape.max)
@@ -114,13 +115,13 @@ def _bounds(shape: Shape, told: bool) -> dict[str, Any]:
         case List():
             keyed = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [shape.key]}
             kind = keyed if shape.key else {"x-kubernetes-list-type": "atomic"}
-            items = schema(shape.item, told=told)
+            items = schema(shape.item, told=told, listed=True)
             return {**_some(minItems=0 if told else shape.min, maxItems=shape.max), "items": items, **kind}
         case Map():
-            return {"maxProperties": shape.max, "additionalProperties": schema(shape.value, told=told)}
+            return {"maxProperties": shape.max, "additionalProperties": schema(shape.value, told=told, listed=listed)}
         case Obj():
             required = {"required": list(shape.required)} if shape.required else {}
-            return {"properties": {n: schema(s, told=told) for n, s in shape.fields.items()}, **required}
+            return {"properties": {n: schema(s, told=told, listed=listed) for n, s in shape.fields.items()}, **required}
         case _:
             return {}
 

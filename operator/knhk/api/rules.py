@@ -93,9 +93,13 @@ def _prefixes(path: str) -> list[str]:
     return [".".join(names[: i + 1]) for i in range(len(names))]
 
 
-def growing(first: str, second: str, grows: str, shrinks: str) -> tuple[Rule, Rule]:
-    """Neither of two fields of a list's items shrinks from one to the next, and one of them grows."""
-    distinct = f"self.all(a, self.exists_one(b, b.{first} == a.{first} && b.{second} == a.{second}))"
+def growing(first: str, second: str, default: int, grows: str, shrinks: str) -> tuple[Rule, Rule]:
+    """Neither of two fields of a list's items shrinks from one to the next, and one of them grows. `default` is that of the second."""
+
+    def of(item: str) -> str:
+        return f"(has({item}.{second}) ? {item}.{second} : {default})"
+
+    distinct = f"self.all(a, self.exists_one(b, b.{first} == a.{first} && {of('b')} == {of('a')}))"
 
     def grow(items: list[Mapping[str, Any]]) -> bool:
         values = [(item[first], item[second]) for item in items]
@@ -106,7 +110,7 @@ def growing(first: str, second: str, grows: str, shrinks: str) -> tuple[Rule, Ru
 
     return (
         Rule(f"{distinct} && self.map(s, s.{first}).isSorted()", grows, grow),
-        Rule(f"self.map(s, s.{second}).isSorted()", shrinks, shrink),
+        Rule(f"self.map(s, {of('s')}).isSorted()", shrinks, shrink),
     )
 
 

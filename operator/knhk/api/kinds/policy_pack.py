@@ -218,6 +218,7 @@ _ROLLOUT = Obj(
             rules=growing(
                 "weight",
                 "wave",
+                100,
                 "must have weights that grow from step to step, or that stay while waves grow",
                 "must have waves that do not shrink from step to step",
             ),
@@ -313,7 +314,7 @@ SPEC = Obj(
                 {
                     "point": name("Name of an EnforcementPoint in the same namespace."),
                     "stage": choice(
-                        "When the version reaches it: canary, staging and production follow one another. Default: production.",
+                        "When the version reaches it: canary, staging and production follow one another.",
                         *STAGES,
                         max=16,
                         default=PRODUCTION,
