@@ -340,6 +340,6 @@ def test_the_server_of_receipts_follows_the_log_by_a_certificate_of_its_own(log:
     proof, checkpoint = follower.proof(250)
     assert proof.endswith(checkpoint)
     size, root = checkpoint.split("\n")[1:3]
-    path = parse_proof(proof)
-    verify_inclusion(leaf_hash(written[250]), path.start, int(size), b64decode(root), path.path)
+    told = parse_proof(proof)
+    verify_inclusion(leaf_hash(written[250]), told.start, int(size), b64decode(root), told.path)
     assert not may("spiffe://knhk.dev/component/knhk-receipts", "POST", "/append")
