@@ -175,13 +175,13 @@ def test_label_selectors_hold_as_kubernetes_says(text: str, fits: bool) -> None:
     assert holds(label_selector(text), TRAITS) == fits
 
 
-@pytest.mark.parametrize("text", ["actor=x", "verdict", "verdict=DENY,,x=", "name=x", "pack<3", "=x"])
+@pytest.mark.parametrize("text", ["actor=x", "verdict", "verdict=DENY,,x=", "name=x", "pack<3", "=x", "receipt!=aa", "metadata.name!=aa"])
 def test_a_selector_that_means_nothing_is_refused_and_not_taken_for_everything(text: str) -> None:
     with pytest.raises(Refused):
         field_selector(text)
 
 
-@pytest.mark.parametrize("text", ["actor=x", "pack in limits", "pack>3", "a b", "verdict=DENY;"])
+@pytest.mark.parametrize("text", ["actor=x", "receipt=aa", "namespace=erp", "pack in limits", "pack>3", "a b", "verdict=DENY;"])
 def test_a_label_selector_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(Refused):
         label_selector(text)

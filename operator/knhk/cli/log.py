@@ -50,6 +50,18 @@ ENTRY = {
     "pack": string(),
     "subject": string(),
 }
+SELECTORS = (
+    Argument("--namespace", "-n", help="only of this namespace", metavar="NS"),
+    Argument("--pack", help="only of packs of this name", metavar="NAME"),
+    Argument(
+        "--kind",
+        help="only this kind",
+        choices=("DECISION", "PARK", "UNAVAILABLE", "REFUSED", "POLICY"),
+    ),
+    Argument("--verdict", help="only this verdict", choices=("ADMIT", "DENY")),
+    Argument("--field-selector", help="as kubectl takes it: verdict=DENY,mode!=OBSERVED", default="", metavar="SELECTOR"),
+    Argument("--selector", "-l", help="as kubectl takes it: 'pack in (a, b),verdict=DENY'", default="", metavar="SELECTOR"),
+)
 FOUND = array(obj(where=string(), what=string()))
 
 
@@ -184,6 +196,8 @@ def archive(call: Call) -> Outcome:
         Argument(
             "receipt", help="receipt ids (32 hexadecimal digits) or indexes of entries", metavar="RECEIPT", repeat=True, optional=True
         ),
+        *SELECTORS,
+        Argument("--limit", help="of those that selectors choose at most so many, the newest (default 1000)", kind=int, default=1000),
         PLACE,
         Argument(
             "--since", help="an older checkpoint, kept from last time: proves that the log only grew since", kind=Path, metavar="FILE"
@@ -197,6 +211,7 @@ def archive(call: Call) -> Outcome:
     output=obj(out=string(), size=integer(), files=array(string()), steps=STEPS),
     examples=(
         "knhk log prove 5f2c… 17 --out evidence",
+        "knhk log prove -n erp --field-selector verdict=DENY,pack=invoice-controls --out denied",
         "knhk log prove --log https://log.example.com --since checkpoint.old --out evidence",
     ),
     detail="Everything is verified before it is written; nothing is written when something does not verify. The network is asked\n"
@@ -206,6 +221,7 @@ def archive(call: Call) -> Outcome:
 def prove(call: Call) -> Outcome:
     from knhk.reconcilers import evidence
     from knhk.wiring import evidence as wiring
+    from knhk.wiring import receipt_reading
 
     args, home = call.args, Home(call.home)
     if args.out is None:
@@ -215,6 +231,9 @@ def prove(call: Call) -> Outcome:
     trust = wiring.trust(home, args.root, args.keys, args.at, wiring.folder(place))
     for word in args.receipt:
         for index in wiring.index_of(log, word):
+            bundle.prove(log.served, index, log.note)
+    for index in receipt_reading.chosen(args, home, log, place):
+        if f"{index}.json" not in bundle.receipts:
             bundle.prove(log.served, index, log.note)
     if args.since is not None:
         evidence.grown(log.served, log.note, args.since.read_text(), bundle)

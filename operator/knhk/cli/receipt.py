@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, command, noun
-from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, STEPS, TLS, steps_table
+from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
+from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, SELECTORS, STEPS, TLS, steps_table
 from knhk.cli.schema import array, boolean, integer, nullable, obj, string
 from knhk.wiring.home import Home
 
@@ -25,18 +25,7 @@ ROW = obj(**ENTRY)
 COLUMNS = ("index", "kind", "verdict", "class", "mode", "time", "pack", "receipt", "subject")
 
 
-SELECTORS = (
-    Argument("--namespace", "-n", help="only of this namespace", metavar="NS"),
-    Argument("--pack", help="only of packs of this name", metavar="NAME"),
-    Argument(
-        "--kind",
-        help="only this kind",
-        choices=("DECISION", "PARK", "UNAVAILABLE", "REFUSED", "POLICY"),
-    ),
-    Argument("--verdict", help="only this verdict", choices=("ADMIT", "DENY")),
-    Argument("--field-selector", help="as kubectl takes it: verdict=DENY,mode!=OBSERVED", default="", metavar="SELECTOR"),
-    Argument("--selector", "-l", help="as kubectl takes it: 'pack in (a, b),verdict=DENY'", default="", metavar="SELECTOR"),
-)
+KUBECONFIG = Argument("--kubeconfig", help="ask this cluster, as its user may, and no log", kind=Path, metavar="FILE")
 
 
 @command(
@@ -46,33 +35,106 @@ SELECTORS = (
         PLACE,
         *SELECTORS,
         Argument("--limit", help="at most so many (default 50)", kind=int, default=50),
-        Argument("--continue", help="`continue` of the page before", kind=int, metavar="TOKEN"),
+        Argument("--continue", help="`continue` of the page before", metavar="TOKEN"),
         *TLS,
+        KUBECONFIG,
     ),
-    output=obj(total=integer(), size=integer(), **{"continue": nullable(integer())}, receipts=array(ROW)),
+    output=obj(total=nullable(integer()), size=integer(), **{"continue": nullable(string())}, receipts=array(ROW)),
     examples=(
         "knhk receipt list",
         "knhk receipt list --verdict DENY --limit 10",
         "knhk receipt list --kind POLICY -o json",
         "knhk receipt list -n erp --field-selector verdict=DENY,pack=invoice-controls,mode=ENFORCED",
         "knhk receipt list --log https://log.example.com --certificate me.pem --ca-file ca.crt",
+        "knhk receipt list --kubeconfig risk.conf -n erp --verdict DENY",
     ),
     detail="Pages come from an index that is made from the log and follows it (HOME/receipts.db; of other logs in the cache): it is no\n"
     "evidence, and removed it is made anew. Fields: metadata.name, metadata.namespace, receipt, event, pack, version, packDigest, kind,\n"
     "class, verdict, mode, arm, region, stale, cached, brownout, failOpen, resumed. `total` counts all that fit; the pages of one list\n"
-    "are of the log as it was when the first one was asked for.",
+    "are of the log as it was when the first one was asked for. With --kubeconfig: decisions through the cluster's API, as its user may.",
 )
 def list_(call: Call) -> Outcome:
     from knhk.reconcilers import receipts
     from knhk.wiring import receipt_reading
 
-    args, home = call.args, Home(call.home)
-    selection = receipt_reading.selection(args)
-    index = receipt_reading.followed(home, args.log or str(home.log), args.ca_file, args.certificate)
-    page = index.page(selection, max(1, args.limit), getattr(args, "continue"))
+    page = receipt_reading.listed(call.args, Home(call.home), max(1, call.args.limit))
     rows = [receipts.describe_row(row) for row in page.rows]
     data = {"total": page.total, "size": page.size, "continue": page.more, "receipts": rows}
     return Outcome(data, tables=(_table(rows),))
+
+
+TO = ("csv", "jsonl", "parquet")
+
+
+@command(
+    ("receipt", "query"),
+    summary="Ask receipts by SQL: decisions, policy events, what was live when, overrides",
+    arguments=(
+        Argument("sql", help="one SELECT over decisions, events, live, overrides, and observations with --archive", metavar="SQL"),
+        Argument("--namespace", "-n", help="only of this namespace", metavar="NS"),
+        PLACE,
+        *TLS,
+        KUBECONFIG,
+        Argument(
+            "--archive", help="folder of the Δ log (formats/delta.md): table observations, without payloads", kind=Path, metavar="DIR"
+        ),
+        Argument("--out", help="write the answer into a file: .csv, .jsonl or .parquet", kind=Path, metavar="FILE"),
+    ),
+    output=obj(columns=array(string()), rows=array(array({})), written=integer()),
+    examples=(
+        "knhk receipt query 'SELECT verdict, count(*) FROM decisions GROUP BY ALL'",
+        "knhk receipt query --kubeconfig risk.conf -n erp 'FROM overrides ORDER BY log_index'",
+        "knhk receipt query 'SELECT actor, count(*) FROM observations GROUP BY ALL' --archive ./delta --out by.csv",
+    ),
+    detail="DuckDB answers, in memory: it can read nothing but receipts (and the archive), and write nothing. `live`: which\n"
+    "version of a pack was live from `since` until `until`; `overrides`: flags, aborts, drift, what was enforced unreviewed, and what\n"
+    "was decided by failing open, in brownout or under a stale document. No evidence: `knhk receipt verify`, `knhk log prove`.",
+)
+def query(call: Call) -> Outcome:
+    from knhk.adapters import receipt_query
+    from knhk.wiring import receipt_reading
+
+    args = call.args
+    if args.out is not None and args.out.suffix[1:] not in TO:
+        raise Usage(f"must end in {', '.join(f'.{form}' for form in TO)}", "--out")
+    decisions, events = receipt_reading.asked(args, Home(call.home))
+    found = receipt_query.query(args.sql, decisions, events, args.archive)
+    if args.out is not None:
+        receipt_query.save(found, args.out)
+        return Outcome({"columns": found.column_names, "rows": [], "written": found.num_rows})
+    rows = receipt_query.plain(found)
+    table = Table("", tuple(found.column_names), tuple(tuple("" if cell is None else str(cell) for cell in row) for row in rows))
+    return Outcome({"columns": found.column_names, "rows": rows, "written": 0}, tables=(table,))
+
+
+@command(
+    ("receipt", "export"),
+    summary="Export decisions for other tools: CSV, JSON Lines, Parquet, OCSF",
+    arguments=(
+        Argument("--format", help="ocsf: events of class API Activity (6003), one a line", choices=("csv", "jsonl", "ocsf", "parquet")),
+        Argument("--out", help="file to write", kind=Path, metavar="FILE"),
+        PLACE,
+        *SELECTORS,
+        *TLS,
+        KUBECONFIG,
+    ),
+    output=obj(out=string(), written=integer()),
+    examples=(
+        "knhk receipt export --format ocsf --out decisions.ocsf.jsonl --field-selector mode=ENFORCED",
+        "knhk receipt export --format parquet --out denied.parquet -n erp --verdict DENY",
+    ),
+)
+def export(call: Call) -> Outcome:
+    from knhk.reconcilers import exporting
+    from knhk.wiring import receipt_reading
+
+    args = call.args
+    for name in ("format", "out"):
+        if getattr(args, name) is None:
+            raise Usage("must be given", f"--{name}")
+    return Outcome(
+        {"out": str(args.out), "written": exporting.write(args.out, args.format, receipt_reading.selected(args, Home(call.home)))}
+    )
 
 
 @command(

@@ -13,6 +13,8 @@ FLAGS = ("stale", "cached", "brownout", "failOpen", "resumed")
 TRAITS = ("pack", "version", "packDigest", "kind", "class", "verdict", "mode", "arm", "region", *FLAGS)
 NAMED = {"metadata.name": "name", "metadata.namespace": "namespace"}
 FIELDS: Mapping[str, str] = {**NAMED, **{name: name for name in ("receipt", "event", *TRAITS)}}
+LABELS: Mapping[str, str] = {name: name for name in TRAITS}
+SINGLE = ("name", "receipt")
 MAX_SELECTOR = 8192
 _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z.]*)\s*(==|=|!=)((?:[^,\\]|\\.)*)")
 _KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?"
@@ -59,15 +61,17 @@ def exactly(selection: Selection, trait: str) -> str | None:
 
 def field_selector(text: str, where: str = "fieldSelector") -> Selection:
     """`verdict=DENY,pack!=x`; raises Refused with every fault."""
-    return _parsed(text, where, _FIELD, _field)
+    return _parsed(text, where, _FIELD, _field, FIELDS)
 
 
 def label_selector(text: str, where: str = "labelSelector") -> Selection:
     """`verdict=DENY`, `pack in (a, b)`, `pack notin (a)`, `pack`, `!pack`; raises Refused."""
-    return _parsed(text, where, _LABEL, _label)
+    return _parsed(text, where, _LABEL, _label, LABELS)
 
 
-def _parsed(text: str, where: str, pattern: re.Pattern[str], read: Callable[[re.Match[str]], Requirement]) -> Selection:
+def _parsed(
+    text: str, where: str, pattern: re.Pattern[str], read: Callable[[re.Match[str]], Requirement], known: Mapping[str, str]
+) -> Selection:
     if len(text) > MAX_SELECTOR:
         raise Refused([Fault(where, f"{len(text)} characters", f"must have at most {MAX_SELECTOR}")])
     found, faults, at = list[Requirement](), list[Fault](), 0
@@ -77,9 +81,10 @@ def _parsed(text: str, where: str, pattern: re.Pattern[str], read: Callable[[re.
             faults.append(Fault(where, text[at : at + 64], "must be KEY=VALUE, KEY!=VALUE, with a comma between two"))
             break
         requirement = read(match)
-        if requirement.trait not in FIELDS.values():
-            told = f"must be one of {', '.join(sorted(FIELDS))}"
-            faults.append(Fault(where, requirement.trait, told))
+        if requirement.trait not in known.values():
+            faults.append(Fault(where, requirement.trait, f"must be one of {', '.join(sorted(known))}"))
+        if requirement.trait in SINGLE and not requirement.wanted:
+            faults.append(Fault(where, match[0], "must be =: one receipt is asked for by its name"))
         found.append(requirement)
         at = match.end() + (text[match.end() : match.end() + 1] == ",")
     if faults:

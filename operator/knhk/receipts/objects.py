@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from knhk.adapters.receipt_index import Row
 from knhk.model.selection import FLAGS, TRAITS, labels
+from knhk.reconcilers.receipts import rfc3339_ns
 from knhk_verify.note import b64
 
 GROUP, VERSION, KIND, PLURAL = "receipts.knhk.dev", "v1alpha1", "DecisionReceipt", "decisionreceipts"
@@ -64,7 +64,7 @@ def document(row: Row, origin: str) -> Document:
         "status": {
             **said,
             "region": leaf.region,
-            "time": time(leaf.time_ns),
+            "time": rfc3339_ns(leaf.time_ns),
             "flags": [flag for flag in FLAGS if traits[flag] == "true"],
         },
     }
@@ -77,14 +77,9 @@ def metadata(row: Row, origin: str) -> Document:
         "namespace": row.traits["namespace"] or HOMELESS,
         "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{origin}/{row.number}")),
         "resourceVersion": str(row.number + 1),
-        "creationTimestamp": time(row.leaf.time_ns)[:19] + "Z",
+        "creationTimestamp": rfc3339_ns(row.leaf.time_ns)[:19] + "Z",
         "labels": labels(row.traits),
     }
-
-
-def time(time_ns: int) -> str:
-    seconds, rest = divmod(time_ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def cells(row: Row) -> list[str | int]:
@@ -92,7 +87,7 @@ def cells(row: Row) -> list[str | int]:
     pack = f"{traits['pack']}@{traits['version']}" if traits["pack"] else traits["packDigest"][:12]
     flags = ",".join(flag for flag in FLAGS if traits[flag] == "true")
     middle = [traits[name] for name in ("kind", "class", "mode")]
-    return [row.name, traits["verdict"], pack, *middle, time(row.leaf.time_ns)[:23] + "Z", traits["arm"], flags, row.number]
+    return [row.name, traits["verdict"], pack, *middle, rfc3339_ns(row.leaf.time_ns)[:23] + "Z", traits["arm"], flags, row.number]
 
 
 def table(rows: Iterable[Row], origin: str, include: str, around: Mapping[str, Any]) -> Document:

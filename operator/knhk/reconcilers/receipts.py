@@ -74,7 +74,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         "class": CLASSES[leaf.klass],
         "mode": MODES[leaf.mode],
         "flags": [name for bit, name in enumerate(FLAGS) if leaf.flags >> bit & 1],
-        "time": _time(leaf.time_ns),
+        "time": rfc3339_ns(leaf.time_ns),
         "pack": leaf.pack.hex() if any(leaf.pack) else "",
         "subject": "",
     }
@@ -110,7 +110,8 @@ def _statement(data: bytes) -> dict[str, Any]:
     }
 
 
-def _time(time_ns: int) -> str:
+def rfc3339_ns(time_ns: int) -> str:
+    """RFC 3339 in UTC, with all nanoseconds."""
     seconds, rest = divmod(time_ns, 10**9)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.adapters.receipt_index import ReceiptIndex, Row, decisions
+from knhk.model.faults import Fault, Refused
 from knhk.model.selection import Selection, equal, field_selector, label_selector
 from knhk.wiring import evidence
 from knhk.wiring.home import Home
 from knhk.wiring.packs import cache_folder
+
+if TYPE_CHECKING:
+    from knhk.adapters.kube_client import KubeClient
 
 
 def selection(args: Namespace) -> Selection:
@@ -22,10 +29,21 @@ def selection(args: Namespace) -> Selection:
 
 def followed(home: Home, place: str, ca_file: Path | None = None, certificate: Path | None = None) -> ReceiptIndex:
     """The index of the log in a folder or at a URL, with all that this log has now. Raises as `evidence.opened`."""
-    log = evidence.opened(place, ca_file, certificate)
+    return _followed(home, evidence.opened(place, ca_file, certificate), place)
+
+
+def _followed(home: Home, log: evidence.Opened, place: str) -> ReceiptIndex:
     index = ReceiptIndex(_file(home, place))
     index.follow(log.note.partition("\n")[0], log.served)
     return index
+
+
+def chosen(args: Namespace, home: Home, log: evidence.Opened, place: str) -> list[int]:
+    """Indexes of the newest `args.limit` entries that selectors choose, oldest first; none without a selector. Raises as `listed`."""
+    if not (wanted := selection(args)):
+        return []
+    rows = _followed(home, log, place).page(wanted, max(1, args.limit), log.served.size).rows
+    return [row.number for row in reversed(rows)]
 
 
 def _file(home: Home, place: str) -> Path:
@@ -33,3 +51,67 @@ def _file(home: Home, place: str) -> Path:
         return home.receipts
     name = place if "://" in place else str(Path(place).absolute())
     return cache_folder().parent / "receipts" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.db"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One page: rows, how many fit in all (None: not told), the size of the log, and the token of the next page."""
+
+    rows: tuple[Row, ...]
+    total: int | None
+    size: int
+    more: str | None
+
+
+def listed(args: Namespace, home: Home, limit: int) -> Listed:
+    """A page of what the arguments select, of a cluster or of a log. Raises Refused, and as either."""
+    chosen, token = selection(args), getattr(args, "continue")
+    if args.kubeconfig is not None:
+        from knhk.adapters import receipts_kube  # takes a second to import
+
+        fields, labels = _selectors(args)
+        query = {"fieldSelector": fields, "labelSelector": labels, "limit": str(limit), "continue": token or ""}
+        rows, more, size = receipts_kube.page(_client(args), args.namespace, {name: text for name, text in query.items() if text})
+        return Listed(tuple(rows), None, size, more or None)
+    if token is not None and not (token.isascii() and token.isdecimal() and len(token) < 19):
+        raise Refused([Fault("--continue", token[:64], "must be `continue` of an earlier page")])
+    index = followed(home, args.log or str(home.log), args.ca_file, args.certificate)
+    page = index.page(chosen, limit, int(token) if token else None)
+    return Listed(page.rows, page.total, page.size, None if page.more is None else str(page.more))
+
+
+def selected(args: Namespace, home: Home) -> Iterator[Row]:
+    """All decisions that the arguments select. Raises as `listed`."""
+    if args.kubeconfig is not None:
+        from knhk.adapters import receipts_kube
+
+        yield from receipts_kube.decisions(_client(args), args.namespace, *_selectors(args))
+        return
+    yield from followed(home, args.log or str(home.log), args.ca_file, args.certificate).rows((decisions(), *selection(args)))
+
+
+def asked(args: Namespace, home: Home) -> tuple[Iterator[Row], Iterator[Row]]:
+    """Decisions and policy events, in `args.namespace` if it is said. Raises as `listed`."""
+    if args.kubeconfig is not None:
+        from knhk.adapters import receipts_kube
+
+        client = _client(args)
+        return receipts_kube.decisions(client, args.namespace), receipts_kube.events(client, args.namespace)
+    index = followed(home, args.log or str(home.log), args.ca_file, args.certificate)
+    own = () if args.namespace is None else (equal("namespace", args.namespace),)
+    return index.rows((decisions(), *own)), index.rows((equal("kind", "POLICY"), *own))
+
+
+def _client(args: Namespace) -> KubeClient:
+    from knhk.adapters.kube_client import KubeClient, api_client
+
+    return KubeClient(api_client(args.kubeconfig))
+
+
+def _selectors(args: Namespace) -> tuple[str, str]:
+    """As an API server takes them. Raises Refused for what it would refuse, in words of the command line."""
+    selection(args)
+    words = [
+        f"{name}={value}" for name, value in (("pack", args.pack), ("kind", args.kind), ("verdict", args.verdict)) if value is not None
+    ]
+    return ",".join([*words, *([args.field_selector] if args.field_selector else [])]), args.selector

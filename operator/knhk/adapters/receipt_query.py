@@ -1,0 +1,224 @@
+"""SQL over receipts by DuckDB: tables in memory, from an index or a cluster, and the archive of observations where there is one.
+
+One SELECT, which reads nothing else: no file, no network, no extension."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from knhk.adapters.receipt_index import Row
+from knhk.model.faults import Fault, Refused
+from knhk.model.selection import FLAGS
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MEMORY = "2GB"
+BATCH = 1 << 16
+_RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
+SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", "region", *FLAGS)
+EVENTS = (
+    ("log_index", "BIGINT"),
+    ("time", "TIMESTAMP"),
+    ("event", "VARCHAR"),
+    ("namespace", "VARCHAR"),
+    ("subject", "VARCHAR"),
+    ("subject_digest", "VARCHAR"),
+    ("pack", "VARCHAR"),
+    ("version", "VARCHAR"),
+    ("pack_digest", "VARCHAR"),
+    ("point", "VARCHAR"),
+    ("stage", "VARCHAR"),
+    ("arm", "VARCHAR"),
+    ("step", "BIGINT"),
+    ("weight", "BIGINT"),
+    ("actor", "VARCHAR"),
+    ("reason", "VARCHAR"),
+    ("unreviewed", "BOOLEAN"),
+    ("approved_by", "VARCHAR[]"),
+    ("evidence", "JSON"),
+)
+_VIEWS = """
+CREATE VIEW decisions AS SELECT log_index, make_timestamp(time_ns // 1000) AS time, time_ns, receipt, namespace, kind, verdict,
+  class, mode, arm, pack, version, pack_digest, CAST(region AS INTEGER) AS region, stale = 'true' AS stale, cached = 'true' AS cached,
+  brownout = 'true' AS brownout, fail_open = 'true' AS fail_open, resumed = 'true' AS resumed
+  FROM decision_rows JOIN shapes USING (shape);
+CREATE VIEW live AS SELECT namespace, pack, version, pack_digest, time AS since,
+  lead(time) OVER (PARTITION BY namespace, pack ORDER BY log_index) AS until, approved_by, unreviewed, log_index, evidence
+  FROM events WHERE event = 'Promoted';
+CREATE VIEW overrides AS
+  SELECT 'event' AS what, log_index, time, namespace, event AS how, pack, version, point, actor, reason, NULL AS receipt
+    FROM events WHERE event IN ('FlagChanged', 'Aborted', 'Drifted') OR unreviewed
+  UNION ALL SELECT 'decision', log_index, time, namespace, concat_ws(',', CASE WHEN fail_open THEN 'fail-open' END,
+    CASE WHEN brownout THEN 'brownout' END, CASE WHEN stale THEN 'stale' END), pack, version, '', '', '', receipt
+    FROM decisions WHERE (fail_open OR brownout OR stale) AND mode = 'ENFORCED';
+"""
+# What the archive holds but the bytes of O and A themselves, and the salts that would let them be guessed.
+_OBSERVATIONS = """
+CREATE VIEW observations AS SELECT * EXCLUDE (observation, action, salt) FROM read_parquet(?, hive_partitioning=true)
+"""
+
+
+def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Path | None = None) -> pyarrow.Table:
+    """What one SELECT over `decisions`, `events`, `live`, `overrides` and, with an archive, `observations` gives. Raises Refused for
+    what is no such question, and what reading the rows raises."""
+    import duckdb
+
+    config: dict[str, Any] = {"memory_limit": MEMORY, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    with duckdb.connect(":memory:", config=config) as db:
+        _one_select(db, sql)
+        _load(db, decisions, events)
+        db.execute(_VIEWS)
+        if archive is not None:
+            _observed(db, archive)
+        db.execute("SET python_enable_replacements = false")  # nor variables of this process
+        db.execute("SET enable_external_access = false")
+        db.execute("SET lock_configuration = true")
+        try:
+            return db.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise Refused([Fault("SQL", sql[:200], f"must be a question that can be answered: {error}")]) from error
+
+
+def _one_select(db: Any, sql: str) -> None:
+    import duckdb
+
+    try:
+        found = db.extract_statements(sql)
+    except duckdb.Error as error:
+        raise Refused([Fault("SQL", sql[:200], f"must be SQL: {error}")]) from error
+    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
+        raise Refused([Fault("SQL", sql[:200], "must be one SELECT: receipts are only read")])
+
+
+def _observed(db: Any, archive: Path) -> None:
+    """Its segments are the only files that may be read from here on."""
+    import duckdb
+
+    try:
+        pattern = f"{archive.absolute()}/region=*/*/*/*.parquet"
+        db.execute(f"SET allowed_directories = ['{_quoted(str(archive.absolute()) + '/')}']")
+        db.execute(_OBSERVATIONS.replace("?", f"'{_quoted(pattern)}'"))
+    except duckdb.Error as error:
+        raise Refused([Fault("--archive", str(archive), f"must be a folder with segments of the Δ log: {error}")]) from error
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
+    import pyarrow as pa
+
+    shapes = dict[tuple[str, ...], int]()
+    schema = pa.schema([("log_index", pa.int64()), ("time_ns", pa.int64()), ("receipt", pa.string()), ("shape", pa.int32())])
+    rows = pa.RecordBatchReader.from_batches(schema, _batches(decisions, shapes, schema))
+    db.register("arriving", rows)
+    db.execute("CREATE TABLE decision_rows AS SELECT * FROM arriving")
+    db.unregister("arriving")
+    columns = ", ".join(f'"{_RENAMED.get(name, name)}" VARCHAR' for name in SHAPE)
+    db.execute(f"CREATE TABLE shapes (shape INTEGER, {columns})")
+    if shapes:
+        marks = ", ".join("?" * (len(SHAPE) + 1))
+        db.executemany(f"INSERT INTO shapes VALUES ({marks})", [(number, *traits) for traits, number in shapes.items()])
+    db.execute(f"CREATE TABLE events ({', '.join(f'{name} {kind}' for name, kind in EVENTS)})")
+    told = [_event(row) for row in events]
+    if told:
+        table = pa.Table.from_pylist(told)
+        db.register("arriving", table)
+        casts = ", ".join(f"CAST({name} AS {kind})" for name, kind in EVENTS)
+        db.execute(f"INSERT INTO events SELECT {casts} FROM arriving")
+        db.unregister("arriving")
+
+
+def _batches(rows: Iterable[Row], shapes: dict[tuple[str, ...], int], schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    import pyarrow as pa
+
+    known = dict[int, int]()  # traits by identity: one object for each shape
+    kept = list[Mapping[str, str]]()
+    source = iter(rows)
+    while batch := list(islice(source, BATCH)):
+        numbers = list[int]()
+        for row in batch:
+            if (number := known.get(id(row.traits))) is None:
+                number = shapes.setdefault(tuple(row.traits.get(name, "") for name in SHAPE), len(shapes))
+                if len(kept) < BATCH:
+                    kept.append(row.traits)  # alive, so that no other has its identity
+                    known[id(row.traits)] = number
+            numbers.append(number)
+        data = [row.data for row in batch]
+        columns = [
+            [row.number for row in batch],
+            [int.from_bytes(leaf[92:100], "big") for leaf in data],
+            [leaf[100:116].hex() for leaf in data],
+            numbers,
+        ]
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema
+        )
+
+
+def _event(row: Row) -> dict[str, Any]:
+    """A row of `events` of a statement."""
+    told = json.loads(row.data)
+    predicate, subject = told["predicate"], told["subject"][0]
+    pack, evidence = predicate.get("pack") or {}, predicate.get("evidence") or {}
+    return {
+        "log_index": row.number,
+        "time": predicate["time"].rstrip("Z"),
+        "event": predicate["kind"],
+        "namespace": row.traits["namespace"],
+        "subject": subject["name"],
+        "subject_digest": subject["digest"]["sha256"],
+        "pack": pack.get("name", ""),
+        "version": pack.get("version", ""),
+        "pack_digest": pack.get("digest", "").removeprefix("sha256:")[:40],
+        "unreviewed": bool(evidence.get("unreviewed")),
+        "approved_by": [str(name) for name in evidence.get("approvedBy", ())],
+        "evidence": json.dumps(evidence),
+        **{name: predicate.get(name, "") for name in ("point", "stage", "arm", "actor", "reason")},
+        **{name: predicate.get(name) for name in ("step", "weight")},
+    }
+
+
+def plain(table: pyarrow.Table) -> list[list[Any]]:
+    """Rows as JSON holds them: times as text."""
+    return [
+        [cell if isinstance(cell, str | int | float | bool | None) else _plain(cell) for cell in row.values()] for row in table.to_pylist()
+    ]
+
+
+def _plain(cell: Any) -> Any:
+    if isinstance(cell, datetime):
+        return cell.isoformat(timespec="microseconds") + "Z"
+    if isinstance(cell, bytes):
+        return cell.hex()
+    return (
+        [_plain(part) for part in cell]
+        if isinstance(cell, list)
+        else cell
+        if isinstance(cell, str | int | float | bool | None)
+        else str(cell)
+    )
+
+
+def save(table: pyarrow.Table, path: Path) -> None:
+    """Into a file of the form that its name says. Raises OSError."""
+    import pyarrow.parquet
+
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path, compression="zstd")
+        return
+    names = table.column_names
+    rows = plain(table)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            csv.writer(file).writerows([names, *rows])
+        else:
+            file.writelines(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)

@@ -1,0 +1,136 @@
+"""Receipts for other people's tools: CSV, JSON Lines, Parquet, and events of OCSF."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from knhk.adapters.receipt_index import Row
+from knhk.model.selection import FLAGS
+from knhk.reconcilers.receipts import rfc3339_ns
+
+OCSF_VERSION = "1.7.0"
+COLUMNS = (
+    "log_index",
+    "time",
+    "receipt",
+    "namespace",
+    "kind",
+    "verdict",
+    "class",
+    "mode",
+    "arm",
+    "pack",
+    "version",
+    "pack_digest",
+    "region",
+)
+BATCH = 1 << 16
+_FLAGS = {flag: "fail_open" if flag == "failOpen" else flag for flag in FLAGS}
+
+
+def record(row: Row) -> dict[str, Any]:
+    """A decision as one flat record, columns as in SQL."""
+    traits, leaf = row.traits, row.leaf
+    told = {name: traits.get(name, "") for name in ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version")}
+    head = {"log_index": row.number, "time": rfc3339_ns(leaf.time_ns), "receipt": leaf.receipt_id.hex()}
+    tail = {"pack_digest": traits["packDigest"], "region": leaf.region}
+    return head | told | tail | {name: traits[flag] == "true" for flag, name in _FLAGS.items()}
+
+
+def ocsf(row: Row) -> dict[str, Any]:
+    """A decision as an event of class API Activity (6003). A log names neither caller nor payload, so the actor is what it was authorized
+    for and by which policy, and the source is the guard's ring; who has the Δ log can join the caller by `metadata.uid`."""
+    traits, leaf = row.traits, row.leaf
+    admitted = traits["verdict"] == "ADMIT"
+    policy = {
+        "name": traits["pack"] or "none",
+        "uid": traits["packDigest"] or "none",
+        "version": traits["version"],
+        "group": {"name": traits["namespace"]},
+        "is_applied": traits["mode"] == "ENFORCED",
+    }
+    product = {"name": "Reflex Enterprise", "vendor_name": "Reflex Enterprise", "feature": {"name": traits["kind"]}}
+    return {
+        "category_uid": 6,
+        "category_name": "Application Activity",
+        "class_uid": 6003,
+        "class_name": "API Activity",
+        "activity_id": 99,
+        "activity_name": "Decide",
+        "type_uid": 600399,
+        "type_name": "API Activity: Decide",
+        "time": leaf.time_ns // 10**6,
+        "severity_id": 1 if admitted else 2,
+        "severity": "Informational" if admitted else "Low",
+        "status_id": 1 if admitted else 2,
+        "status": "Success" if admitted else "Failure",
+        "status_code": traits["verdict"],
+        "status_detail": ", ".join([traits["kind"], traits["mode"], traits["arm"], *(f for f in FLAGS if traits[f] == "true")]),
+        "actor": {"authorizations": [{"decision": traits["verdict"], "policy": policy}]},
+        "api": {"operation": traits["kind"], "service": {"name": f"{traits['namespace']}/{traits['pack']}", "version": traits["version"]}},
+        "src_endpoint": {"uid": leaf.receipt_id[:8].hex(), "type_id": 99, "type": "Guard"},
+        "metadata": {
+            "version": OCSF_VERSION,
+            "product": product,
+            "uid": row.name,
+            "correlation_uid": leaf.receipt_id.hex(),
+            "sequence": row.number,
+            "log_name": "knhk.dev/decisions",
+        },
+        "unmapped": {"class": traits["class"], "region": leaf.region, "hO": leaf.h_o.hex(), "hA": leaf.h_a.hex()},
+    }
+
+
+def write(path: Path, form: str, rows: Iterable[Row]) -> int:
+    """Writes the rows, as they come, into a file of this form; how many. Raises OSError."""
+    return WRITERS[form](path, rows)
+
+
+def _lines(shape: Callable[[Row], Mapping[str, Any]]) -> Callable[[Path, Iterable[Row]], int]:
+    def written(path: Path, rows: Iterable[Row]) -> int:
+        count = 0
+        with path.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(shape(row), ensure_ascii=False, separators=(",", ":")) + "\n")
+                count += 1
+        return count
+
+    return written
+
+
+def _csv(path: Path, rows: Iterable[Row]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, (*COLUMNS, *_FLAGS.values()))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(record(row))
+            count += 1
+    return count
+
+
+def _parquet(path: Path, rows: Iterable[Row]) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = {"log_index": pa.int64(), "region": pa.int32(), **dict.fromkeys(_FLAGS.values(), pa.bool_())}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in (*COLUMNS, *_FLAGS.values())])
+    source, count = iter(rows), 0
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(islice(source, BATCH)):
+            writer.write_table(pa.Table.from_pylist([record(row) for row in batch], schema))
+            count += len(batch)
+    return count
+
+
+WRITERS: Mapping[str, Callable[[Path, Iterable[Row]], int]] = {
+    "csv": _csv,
+    "jsonl": _lines(record),
+    "ocsf": _lines(ocsf),
+    "parquet": _parquet,
+}

@@ -1,0 +1,160 @@
+"""SQL and exports say what the log says, and reach nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ocsf.v1_7_0.events
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+sys.path.insert(0, str(Path(__file__).parent))
+from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
+
+from knhk.cli import main
+
+ROLLED = {"reason": "newDenials of guard limit", "evidence": {"judgedNs": "17"}}
+
+
+@pytest.fixture
+def knhk(written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`knhk receipt …` on a log with 12 decisions of three packs in two namespaces, four of them denied, and their events."""
+    monkeypatch.setenv("KNHK_CACHE", str(tmp_path / "cache"))
+    written.add(
+        *(written.event("Signed", pack) for pack in PACKS),
+        written.event("Approved", actor="ann", stage="production", time="2026-11-20T11:00:00Z"),
+        written.event("Promoted", time="2026-11-20T12:00:00Z", evidence={"approvedBy": ["ann"]}),
+        *(leaf(n, verdict=2 if n < 4 else 1, flags=16 if n == 9 else 8 if n == 8 else 0) for n in range(10)),
+        leaf(20, ring=b"RING0002", pack=LIMITS),
+        leaf(21, ring=b"RING0003", pack=OTHERS),
+        written.event("RolledBack", LIMITS, time="2026-11-21T10:00:00Z", **ROLLED),
+        written.event("Promoted", OTHERS, time="2026-11-22T12:00:00Z", evidence={"unreviewed": True}),
+    )
+
+    def call(*words: object) -> Any:
+        code = main(["--home", str(tmp_path / "home"), "receipt", *map(str, words), "--log", str(written.folder), "-o", "json"])
+        said = capsys.readouterr()
+        return code, json.loads(said.out) if said.out else json.loads(said.err)
+
+    return call
+
+
+def rows(answer: tuple[int, Any]) -> list[list[Any]]:
+    code, said = answer
+    assert code == 0, said
+    return list(said["rows"])
+
+
+def test_decisions_events_and_what_was_live_are_tables(knhk: Any) -> None:
+    assert rows(knhk("query", "SELECT namespace, pack, verdict, count(*) FROM decisions GROUP BY ALL ORDER BY ALL")) == [
+        ["crm", "leads", "ADMIT", 1],
+        ["erp", "invoice-controls", "ADMIT", 6],
+        ["erp", "invoice-controls", "DENY", 4],
+        ["erp", "limits", "ADMIT", 1],
+    ]
+    assert rows(knhk("query", "SELECT pack, reason, evidence->>'judgedNs' FROM events WHERE event = 'RolledBack'")) == [
+        ["limits", "newDenials of guard limit", "17"]
+    ]
+    assert rows(knhk("query", "SELECT pack, version, since, until, approved_by FROM live WHERE pack = 'invoice-controls'")) == [
+        ["invoice-controls", "1.0.0", "2026-11-20T12:00:00.000000Z", None, ["ann"]]
+    ]
+    assert rows(knhk("query", "SELECT what, how, pack FROM overrides ORDER BY log_index")) == [
+        ["decision", "brownout", "invoice-controls"],
+        ["decision", "fail-open", "invoice-controls"],
+        ["event", "Promoted", "leads"],
+    ]
+    assert rows(knhk("query", "-n", "crm", "SELECT count(*) FROM decisions")) == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),
+        ("SELECT * FROM read_text('{log}/keys.json')", "disabled"),
+        ("SELECT * FROM glob('/*')", "disabled"),
+        ("SELECT * FROM '/etc/hostname'", "must be"),
+        ("SELECT * FROM read_parquet('https://example.com/x.parquet')", "must be"),
+        ("COPY decisions TO '/tmp/x.csv'", "one SELECT"),
+        ("ATTACH '/tmp/x.db'", "one SELECT"),
+        ("INSTALL httpfs", "one SELECT"),
+        ("SET enable_external_access = true", "one SELECT"),
+        ("SELECT 1; SELECT 2", "one SELECT"),
+        ("DROP TABLE events", "one SELECT"),
+        ("SELEC 1", "must be SQL"),
+        ("SELECT colour FROM decisions", "colour"),
+    ],
+)
+def test_nothing_else_is_read_and_nothing_is_written(knhk: Any, written: Written, sql: str, says: str) -> None:
+    code, said = knhk("query", sql.format(log=written.folder))
+    assert code == 1
+    assert says in json.dumps(said)
+
+
+def test_an_archive_is_read_without_payloads_and_nothing_beside_it(knhk: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "delta"
+    part = archive / "region=local" / "date=2026-11-20" / "hour=10"
+    part.mkdir(parents=True)
+    table = pa.table(
+        {"receipt": ["aa"], "actor": ["clerk"], "failing": [[1]], "salt": [b"s"], "observation": [b"secret"], "action": [b"a"]}
+    )
+    parquet.write_table(table, part / "0000000000000000.parquet")
+    code, said = knhk("query", "SELECT * FROM observations", "--archive", archive)
+    assert (code, said["columns"][:3]) == (0, ["receipt", "actor", "failing"])
+    assert "observation" not in said["columns"]
+    code, said = knhk("query", "SELECT * FROM read_text('/etc/hostname')", "--archive", archive)
+    assert (code, "disabled" in json.dumps(said)) == (1, True)
+    code, said = knhk("query", f"COPY decisions TO '{archive}/x.csv'", "--archive", archive)
+    assert code == 1
+    assert not (archive / "x.csv").exists()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_an_answer_goes_into_a_file(knhk: Any, tmp_path: Path, form: str) -> None:
+    file = tmp_path / f"answer.{form}"
+    code, said = knhk("query", "SELECT verdict, count(*) AS n FROM decisions GROUP BY ALL ORDER BY ALL", "--out", file)
+    assert (code, said["written"]) == (0, 2)
+    assert duckdb.execute(f"SELECT verdict, n FROM '{file}' ORDER BY ALL").fetchall() == [("ADMIT", 8), ("DENY", 4)]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_exports_hold_the_same_decisions(knhk: Any, tmp_path: Path, form: str) -> None:
+    file = tmp_path / f"denied.{form}"
+    code, said = knhk("export", "--format", form, "--out", file, "--verdict", "DENY")
+    assert (code, said["written"]) == (0, 4)
+    found = {
+        "csv": lambda: list(csv.DictReader(file.read_text().splitlines())),
+        "jsonl": lambda: [json.loads(line) for line in file.read_text().splitlines()],
+        "parquet": lambda: parquet.read_table(file).to_pylist(),
+    }[form]()
+    assert [(row["receipt"], row["pack"], str(row["log_index"]), str(row["brownout"]).lower()) for row in found] == [
+        ((b"RING0001" + n.to_bytes(8, "big")).hex(), "invoice-controls", str(5 + n), "false") for n in range(4)
+    ]
+
+
+def test_ocsf_is_what_its_schema_says(knhk: Any, tmp_path: Path) -> None:
+    """Held against the published schema of 1.7.0, as classes (pydantic-ocsf)."""
+    file = tmp_path / "decisions.ocsf.jsonl"
+    code, said = knhk("export", "--format", "ocsf", "--out", file)
+    assert (code, said["written"]) == (0, 12)
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    for event in events:
+        ocsf.v1_7_0.events.ApiActivity.model_validate(event, strict=False)
+    denied = [event for event in events if event["status"] == "Failure"]
+    assert [event["actor"]["authorizations"][0]["policy"]["name"] for event in denied] == ["invoice-controls"] * 4
+    assert len({event["metadata"]["uid"] for event in events}) == 12
+    broken = {**events[0], "severity_id": "loud"}
+    with pytest.raises(ValueError, match="severity_id"):
+        ocsf.v1_7_0.events.ApiActivity.model_validate(broken)
+
+
+def test_one_receipt_is_exported_by_its_id(knhk: Any, tmp_path: Path) -> None:
+    receipt = (b"RING0001" + (3).to_bytes(8, "big")).hex()
+    code, said = knhk("export", "--format", "jsonl", "--out", tmp_path / "one.jsonl", "--field-selector", f"receipt={receipt}")
+    assert (code, said["written"]) == (0, 1)
+    assert CONTROLS[:20].hex() in (tmp_path / "one.jsonl").read_text()
