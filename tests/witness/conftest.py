@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "witness", "verify"))
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "witness", "verify", "storage"))
 from witness_world import FakeLog, Running, witness_key
 
 from knhk_runtime.sequencer.files import Disk

@@ -45,4 +45,5 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pat
     for step, hash_ in enumerate(hashes[1:]):
         both = step >= meet or last >> step & 1
         left, right = (node_hash(hash_, left), node_hash(hash_, right)) if both else (left, node_hash(right, hash_))
+    demand(left == old_root or right != new_root, "consistency proof", f"split view: the tree of {new} begins with another of size {old}")
     demand((left, right) == (old_root, new_root), "consistency proof", f"does not lead from the root of size {old} to that of {new}")

@@ -336,6 +336,9 @@ def checkpoint(call: Call) -> Outcome:
             metavar="PATH",
         ),
         Argument("--read-port", help="also serve reading on 127.0.0.1:PORT", kind=int, metavar="PORT"),
+        Argument(
+            "--witnesses", help="publish checkpoints only with the quorum of this tlog-policy", kind=Path, metavar="FILE"
+        ),
     ),
     output=obj(exit=integer()),
     examples=(
@@ -358,6 +361,7 @@ def serve(call: Call) -> Outcome:
         str(args.socket or home.sequencer_socket),
     ]
     options += ["--read-port", str(args.read_port)] if args.read_port is not None else []
+    options += ["--witnesses", str(args.witnesses)] if args.witnesses is not None else []
     code = main(options)
     return Outcome({"exit": code}, FAILURE if code else OK)
 
@@ -371,6 +375,7 @@ def serve(call: Call) -> Outcome:
         Argument("--key", help="Ed25519 private key of this witness alone, PEM, mode 0600", kind=Path, metavar="FILE"),
         Argument("--policy", help="c2sp.org/tlog-policy file; its `log` lines are served", kind=Path, metavar="FILE"),
         Argument("--listen", help="where to serve", metavar="HOST:PORT"),
+        Argument("--follow-s", help="look at the policy's logs that have a URL every S seconds (default: never)", kind=float, metavar="S"),
         Argument("--vkey", help="print the verifier key that others need, and end", flag=True),
     ),
     output=obj(exit=integer()),
@@ -383,8 +388,8 @@ def witness(call: Call) -> Outcome:
     from knhk_runtime.witness.__main__ import main
 
     args = call.args
-    given = {"--name": args.name, "--key": args.key, "--policy": args.policy, "--listen": args.listen}
-    for option in ("--name", "--key") if args.vkey else given:
+    given = {"--name": args.name, "--key": args.key, "--policy": args.policy, "--listen": args.listen, "--follow-s": args.follow_s}
+    for option in ("--name", "--key") if args.vkey else ("--name", "--key", "--policy", "--listen"):
         if given[option] is None:
             raise Usage("must be given", option)
     options = [word for option, value in given.items() if value is not None for word in (option, str(value))]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 import signal
 import socket
+import ssl
 import stat
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 
+import aiohttp
 from aiohttp import web
 
 from knhk.model.faults import Corrupt, Deposed, KnhkError, Stalled, Waiting
@@ -28,7 +31,9 @@ from knhk_runtime.sequencer.lease import TTL_S, Lease
 from knhk_runtime.sequencer.publication import StorePublication
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, Sequencer, Surface, application, tell
 from knhk_runtime.sequencer.tls import Guard, TlsFiles
+from knhk_runtime.sequencer.witnesses import MAX_LINES_BYTES, Witnesses
 from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.tlog.policy import Policy, read_policy
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, parse_vkey
 
@@ -68,6 +73,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=MAX_UNCOVERED_S,
         metavar="S",
         help="refuse leaves while an acknowledged entry has waited longer for a checkpoint; default: %(default)s",
+    )
+    parser.add_argument("--witnesses", type=Path, metavar="POLICY", help="publish checkpoints only with its quorum (c2sp.org/tlog-policy)")
+    parser.add_argument("--witness-ca", type=Path, metavar="PEM", help="authorities of witnesses' HTTPS beside the system's")
+    parser.add_argument(
+        "--max-unwitnessed-s",
+        type=float,
+        default=math.inf,
+        metavar="S",
+        help="refuse leaves while an entry has waited longer for a quorum; default: never",
     )
     parser.add_argument(
         "--store", metavar="ADDRESS", help="publish tiles and checkpoint there: s3://BUCKET/PREFIX or a folder (default: DIR)"
@@ -172,8 +186,44 @@ def _renewed(lease: Lease | None) -> Iterator[None]:
             thread.join()
 
 
-async def _serve(args: argparse.Namespace, log: Log, lease: Lease | None) -> None:
-    sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s)
+@contextlib.asynccontextmanager
+async def _witnesses(policy: Policy | None, log: Verifier, ca: Path | None) -> AsyncIterator[Witnesses | None]:
+    """Who cosigns, over connections that are kept. Raises Stalled."""
+    if policy is None:
+        yield None
+        return
+    try:
+        context = ssl.create_default_context()
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except OSError as error:
+        raise Stalled("Tls", f"--witness-ca {ca}: must be a readable PEM file: {error}") from error
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+
+        async def post(url: str, body: bytes) -> tuple[int, bytes]:
+            try:
+                async with session.post(url, data=body, allow_redirects=False) as answer:
+                    return answer.status, await answer.content.read(MAX_LINES_BYTES + 1)
+            except (aiohttp.ClientError, ValueError) as error:
+                raise OSError(f"{type(error).__name__}: {error}") from error
+
+        yield Witnesses(policy, log, post)
+
+
+def _policy(args: argparse.Namespace, key: LogKey) -> Policy | None:
+    """Raises Stalled."""
+    if args.witnesses is None:
+        return None
+    policy = read_policy(args.witnesses)
+    if key.verifier not in policy.logs:
+        raise Stalled("Policy", f"{args.witnesses}: must have the line: log {format_vkey(key.verifier)}")
+    if not policy.holds([witness for witness, url in policy.witnesses.items() if url]):
+        raise Stalled("Policy", f"{args.witnesses}: witnesses with a URL must be enough for the quorum")
+    return policy
+
+
+async def _serve(args: argparse.Namespace, log: Log, lease: Lease | None, witnesses: Witnesses | None) -> None:
+    sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s, witnesses, args.max_unwitnessed_s)
     surface = Surface(sequencer)
     runners = [web.AppRunner(application(surface.writing() + surface.reading()), access_log=None)]
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -208,6 +258,11 @@ async def _serve(args: argparse.Namespace, log: Log, lease: Lease | None) -> Non
         args.socket.unlink(missing_ok=True)
 
 
+async def _run(args: argparse.Namespace, log: Log, lease: Lease | None, policy: Policy | None, key: Verifier) -> None:
+    async with _witnesses(policy, key, args.witness_ca) as witnesses:
+        await _serve(args, log, lease, witnesses)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status as in `--help`."""
     args = _arguments(argv)
@@ -217,14 +272,15 @@ def main(argv: list[str] | None = None) -> int:
             lock(args.dir)
         except BlockingIOError:
             raise Stalled("Locked", f"{args.dir}: another sequencer writes this log: stop it, or give another --dir") from None
+        policy = _policy(args, key)
         public, lease = _leading(args) if args.store else (None, None)
         with _renewed(lease):
-            log = Log(args.dir, key, Disk(), args.region or ("local",), public)
+            log = Log(args.dir, key, Disk(), args.region or ("local",), public, witnessed=policy is not None)
         if log.moved:
             tell(f"{log.moved} entries that an earlier writer acknowledged have other indexes: another machine wrote meanwhile")
         for where, count in log.cut:
             tell(f"{where}: cut {count} bytes of a write that was never acknowledged")
-        asyncio.run(_serve(args, log, lease))
+        asyncio.run(_run(args, log, lease, policy, key.verifier))
     except Corrupt as error:
         tell(f"refuses to start: {error}")
         return 1
@@ -234,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         tell(f"{error.filename or args.dir}: {error.strerror or error}")
         return 1
-    tell(f"stopped; {log.integrated} entries under the checkpoint")
+    tell(f"stopped; {log.published} entries under the checkpoint")
     return 0
 
 

@@ -23,7 +23,7 @@ from knhk_runtime.sequencer.publication import FilesPublication, Publication
 from knhk_runtime.sequencer.wal import Wal, payload, terms
 from knhk_runtime.sequencer.wire import SOURCE_BYTES, Append, item
 from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, sign_note
-from knhk_runtime.tlog.tree import TILE, Tiles, inclusion_proof, parse_bundle_of_entries, parse_tile_path, tile_path
+from knhk_runtime.tlog.tree import TILE, Tiles, consistency_proof, inclusion_proof, parse_bundle_of_entries, parse_tile_path, tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint
@@ -85,11 +85,18 @@ def _leaf_hashes(entries: Sequence[bytes]) -> bytes:
 
 class Log:
     """A log folder that is held by `lock`; `public` is where tiles and checkpoint go (None: there too). `commit` and `integrate` may run in
-    one thread each at the same time; the rest may be called from any thread. Opening recovers; raises Corrupt with file and offset when
+    one thread each at the same time; the rest may be called from any thread. `witnessed`: what is signed is published by
+    `publish` alone. Opening recovers; raises Corrupt with file and offset when
     stored bytes do not fit, and OSError and Deposed as `public` does."""
 
     def __init__(
-        self, folder: Path, key: LogKey, files: Files, regions: Sequence[str] = ("local",), public: Publication | None = None
+        self,
+        folder: Path,
+        key: LogKey,
+        files: Files,
+        regions: Sequence[str] = ("local",),
+        public: Publication | None = None,
+        witnessed: bool = False,
     ) -> None:
         self.folder, self._key, self._files = folder, key, files
         self._public: Publication = FilesPublication(files, folder) if public is None else public
@@ -102,7 +109,8 @@ class Log:
         self._edge = Edge()
         self._last = list[bytes]()  # entries of the last, not yet full bundle
         self._tail = list[bytes]()  # durable in the WAL, not yet integrated
-        self._notes = OrderedDict[int, str]()  # size → signed checkpoint
+        self._notes = OrderedDict[int, str]()  # size → signed checkpoint that is published
+        self._witnessed, self.signed = witnessed, ""  # the newest checkpoint that is signed, published or not
         self._partials = dict[str, list[str]]()  # path of a tile that is not full → its partial ones that are published
         self.cut: tuple[tuple[str, int], ...] = ()
         self.moved = 0  # entries acknowledged in an earlier term that now have another index
@@ -113,8 +121,13 @@ class Log:
 
     @property
     def integrated(self) -> int:
-        """Entries that the newest checkpoint covers."""
+        """Entries that the newest signed checkpoint covers."""
         return self._edge.size
+
+    @property
+    def published(self) -> int:
+        """Entries that the newest published checkpoint covers."""
+        return next(reversed(self._notes))
 
     @property
     def durable(self) -> int:
@@ -129,21 +142,33 @@ class Log:
             self._sweep(self.folder / name)
         self._remove_temporary(self.folder)
         self._public.begin()
-        note = self._read("checkpoint")
+        note, signed = self._read("checkpoint"), self._read("signed")
         if note is None:
             self._refuse_remains()
-            self._publish(self._edge)
+            self._publish(self._edge, "checkpoint")
             self._meta(regions)
         else:
             if self._read("meta.json") is None:
                 self._meta(regions)
             self._check_meta()
-            self._replay(open_checkpoint(note, self._key.verifier), note.decode())
+            self._reopen(note, signed)
         self._collect()
         if self._public.term is None:
             self._recover_wal()
         else:
             self._recover_terms(self._public.term)
+
+    def _reopen(self, note: bytes, signed: bytes | None) -> None:
+        """What was signed is never signed otherwise: the tree goes on from the larger of what is signed and what is published."""
+        key = self._key.verifier
+        published, newest = open_checkpoint(note, key), note
+        if signed is not None and open_checkpoint(signed, key, "signed").size > published.size:
+            newest = signed
+        self._replay(open_checkpoint(newest, key))
+        self.signed = newest.decode()
+        self._notes[published.size] = note.decode()
+        if newest is signed and not self._witnessed:
+            self.publish(self.signed)
 
     def _recover_wal(self) -> None:
         recovered = self._wal.recover(self.integrated)
@@ -221,7 +246,7 @@ class Log:
         if not isinstance(meta, dict) or meta.get("vkey") != format_vkey(self._key.verifier):
             raise Bad("meta.json vkey", f"is not {format_vkey(self._key.verifier)}: the key or the origin is that of another log")
 
-    def _replay(self, checkpoint: Checkpoint, note: str) -> None:
+    def _replay(self, checkpoint: Checkpoint) -> None:
         """Take the tree of `checkpoint` in from its entries, and compare every tile on the way."""
         numbers = range((checkpoint.size + TILE - 1) // TILE)
         paths = [tile_path(None, n, min(TILE, checkpoint.size - n * TILE)) for n in numbers]
@@ -240,7 +265,6 @@ class Log:
                 self._compare(level, self._edge.full[level], rest)
         if self._edge.root() != checkpoint.root:
             raise Bad("checkpoint", "its root is not that of the entries and tiles")
-        self._notes[checkpoint.size] = note
 
     def _stored(self, path: str) -> bytes:
         return next(self._all_stored([path]))
@@ -387,18 +411,32 @@ class Log:
             if ".p/" in path:
                 self._partials.setdefault(path.partition(".p/")[0], []).append(path)
         self._public.tiles(tiles)
-        self._publish(edge)
+        self._publish(edge, "signed" if self._witnessed else "checkpoint")
         with self._moving:
             self._edge, self._last = edge, chunks[-1] if len(chunks[-1]) < TILE else []
             del self._tail[: len(entries)]
         self._tidy([path for path, _ in tiles if ".p/" not in path])
         return True
 
-    def _publish(self, edge: Edge) -> None:
+    def _publish(self, edge: Edge, name: str) -> None:
+        """Signs the checkpoint of a tree, once it can be read by whoever goes on with this log."""
         checkpoint = Checkpoint(self._key.verifier.name, edge.size, edge.root())
         note = sign_note(format_checkpoint(checkpoint), self._key.verifier.name, self._key.verifier.public, self._key.sign)
-        self._public.checkpoint(note.encode())
-        self._notes[edge.size] = note
+        self._public.checkpoint(note.encode(), name)
+        self.signed = note
+        if name == "checkpoint":
+            self._remember(edge.size, note)
+
+    def publish(self, note: str) -> None:
+        """Publishes a checkpoint that this log signed, with the lines of its witnesses; an older one than is published is left. Raises
+        OSError: then it may be published. The caller is the one of `integrate`."""
+        size = open_checkpoint(note, self._key.verifier).size
+        if size > self.published:
+            self._public.checkpoint(note.encode())
+            self._remember(size, note)
+
+    def _remember(self, size: int, note: str) -> None:
+        self._notes[size] = note
         while len(self._notes) > KEPT_CHECKPOINTS:
             self._notes.popitem(last=False)
 
@@ -421,12 +459,16 @@ class Log:
         """tlog-proof text of an entry under the checkpoint of `size` (None: the newest); None when there is none or it does
         not cover the entry."""
         edge = self._edge
-        wanted = edge.size if size is None else size
+        wanted = self.published if size is None else size
         note = self._notes.get(wanted)
         if note is None or not 0 <= index < wanted:
             return None
         tiles = Tiles(self.tile, edge.size)
         return format_proof(index, inclusion_proof(tiles, index, wanted), note)
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """Proof that the tree of `old` entries is the beginning of that of `new`, none above what is signed."""
+        return consistency_proof(Tiles(self.tile, self._edge.size), old, new)
 
     def tile(self, path: str) -> bytes:
         """Bytes of a tile; raises FileNotFoundError. A partial one that was tidied away meanwhile is the beginning of the full one."""

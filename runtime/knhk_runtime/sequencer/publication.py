@@ -21,6 +21,7 @@ Items = Sequence[tuple[str, bytes]]
 TILES = About("application/octet-stream", "public, max-age=31536000, immutable")
 CHECKPOINT = About("text/plain; charset=utf-8", "public, max-age=1, must-revalidate")
 META = About("application/json", "public, max-age=60")
+COMMITS = ("checkpoint", "signed")  # names under which one checkpoint at a time is replaced
 AHEAD = 32  # objects that are asked for before they are needed
 
 
@@ -53,8 +54,9 @@ class Publication(Protocol):
     def tiles(self, items: Items) -> None:
         """Writes tiles; durable when it returns."""
 
-    def checkpoint(self, note: bytes) -> None:
-        """Replaces the checkpoint that was read or written last; durable when it returns. None before: there must be none."""
+    def checkpoint(self, note: bytes, name: str = "checkpoint") -> None:
+        """Replaces the checkpoint that was read or written last under this name, one of COMMITS; durable when it returns. None before:
+        there must be none."""
 
     def partials(self) -> list[str]:
         """Paths of all partial tiles."""
@@ -109,8 +111,8 @@ class FilesPublication:
         for folder in folders:
             self._files.sync_dir(folder)
 
-    def checkpoint(self, note: bytes) -> None:
-        put(self._files, self._folder / "checkpoint", note)
+    def checkpoint(self, note: bytes, name: str = "checkpoint") -> None:
+        put(self._files, self._folder / name, note)
         self._files.sync_dir(self._folder)
 
     def partials(self) -> list[str]:
@@ -144,8 +146,8 @@ class StorePublication:
 
     def __init__(self, store: ObjectStore, lease: Lease) -> None:
         self._store, self._lease = store, lease
-        self._etag: str | None = None  # of the checkpoint that we read or wrote last
-        self._tried = set[bytes]()  # checkpoints whose writes failed, and may have been done
+        self._etags = dict[str, str]()  # of the checkpoints that we read or wrote last
+        self._tried = {name: set[bytes]() for name in COMMITS}  # checkpoints whose writes failed, and may have been done
         self._reader = ThreadPoolExecutor(AHEAD, "tiles")
 
     @property
@@ -162,8 +164,8 @@ class StorePublication:
     def read(self, path: str) -> bytes:
         with _errors():
             found = self._store.get(path)
-        if path == "checkpoint":
-            self._etag = found.etag
+        if path in COMMITS:
+            self._etags[path] = found.etag
         return found.data
 
     def read_many(self, paths: Iterable[str]) -> Iterator[bytes]:
@@ -209,29 +211,27 @@ class StorePublication:
             if self._store.get(path).data != data:
                 raise
 
-    def checkpoint(self, note: bytes) -> None:
+    def checkpoint(self, note: bytes, name: str = "checkpoint") -> None:
         self.writable()
         with _errors():
             self._lease.confirm()
-            self._tried.add(note)
+            self._tried[name].add(note)
+            before = self._etags.get(name)
             try:
-                etag = self._store.create("checkpoint", note, CHECKPOINT) if self._etag is None else self._swap(note, self._etag)
+                etag = self._store.create(name, note, CHECKPOINT) if before is None else self._store.swap(name, note, before, CHECKPOINT)
             except Conflict:
-                etag = self._after_a_conflict(note)
-        self._etag = etag
-        self._tried.clear()
+                etag = self._after_a_conflict(note, name)
+        self._etags[name] = etag
+        self._tried[name].clear()
 
-    def _swap(self, note: bytes, etag: str) -> str:
-        return self._store.swap("checkpoint", note, etag, CHECKPOINT)
-
-    def _after_a_conflict(self, note: bytes) -> str:
+    def _after_a_conflict(self, note: bytes, name: str) -> str:
         """What is there may be ours all the same: this write, sent twice, or one before it whose answer was lost."""
-        found = self._store.get("checkpoint")
+        found = self._store.get(name)
         if found.data == note:
             return found.etag
-        if found.data not in self._tried:
-            raise Deposed(f"{self._store.name}/checkpoint is another writer's")
-        return self._swap(note, found.etag)
+        if found.data not in self._tried[name]:
+            raise Deposed(f"{self._store.name}/{name} is another writer's")
+        return self._store.swap(name, note, found.etag, CHECKPOINT)
 
     def partials(self) -> list[str]:
         with _errors():

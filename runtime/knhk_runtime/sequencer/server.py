@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import sys
 from collections.abc import Callable, Collection
@@ -30,12 +31,15 @@ from knhk_runtime.sequencer.wire import (
     parse_leaves,
     parse_sources,
 )
+from knhk_runtime.sequencer.witnesses import Witnesses
+from knhk_runtime.tlog.notes import size_of
 from knhk_runtime.tlog.tree import TILE, parse_tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE
 
 MAX_WAITING_BYTES = 64 << 20
 CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, BODY_WITHIN_S = 0.5, 300.0, 30.0
+ASK_AGAIN_S = 0.5
 LEAVES_ALONE = "leaves alone"  # in a request whose client may append nothing else
 CLIENT = "client"  # in a request that came over TLS: whom its certificate names
 _OCTETS = "application/octet-stream"
@@ -77,8 +81,15 @@ class Sequencer:
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
         lease: Lease | None = None,
         max_uncovered_s: float = MAX_UNCOVERED_S,
+        witnesses: Witnesses | None = None,
+        max_unwitnessed_s: float = math.inf,
     ) -> None:
         self.log, self._lease, self._max_uncovered_s = log, lease, max_uncovered_s
+        self.witnesses, self._max_unwitnessed_s = witnesses, max_unwitnessed_s
+        self._unwitnessed_from_s: float | None = None  # when the first entry that no published checkpoint covers was acknowledged, at most
+        self._signed = asyncio.Event()
+        if witnesses is not None and log.integrated > log.published:
+            self._signed.set()
         self.failure: dict[str, str] = {}  # "append", "integrate" → what storage said last
         self._interval_s = checkpoint_interval_s
         self._waiting: list[_Waiting] = []
@@ -95,8 +106,14 @@ class Sequencer:
         """For how long at most an acknowledged entry has waited for a checkpoint."""
         return 0.0 if self._uncovered_from_s is None else asyncio.get_running_loop().time() - self._uncovered_from_s
 
+    def unwitnessed_s(self) -> float:
+        """For how long at most an acknowledged entry has waited for a checkpoint with a quorum of witnesses."""
+        return 0.0 if self._unwitnessed_from_s is None else asyncio.get_running_loop().time() - self._unwitnessed_from_s
+
     async def append(self, append: Append) -> list[int]:
         """Indexes of the entries, durable; raises Unavailable and Conflicting."""
+        if self.unwitnessed_s() > self._max_unwitnessed_s and any(len(entry) == LEAF_SIZE for entry in append.entries):
+            raise Unavailable(f"entries have waited for a quorum of witnesses for more than {self._max_unwitnessed_s:g} s")
         if self.uncovered_s() > self._max_uncovered_s and any(len(entry) == LEAF_SIZE for entry in append.entries):
             raise Unavailable(f"entries have waited for a checkpoint for more than {self._max_uncovered_s:g} s")
         if self._waiting_bytes + len(append.items) > MAX_WAITING_BYTES:
@@ -124,6 +141,8 @@ class Sequencer:
                 group.create_task(self._integrate_always())
                 if self._lease is not None:
                     group.create_task(self._renew_always(self._lease))
+                if self.witnesses is not None:
+                    group.create_task(self._witness_always(self.witnesses))
         except ExceptionGroup as errors:
             deposed, bugs = errors.split(Deposed)
             if deposed is None or bugs is not None:
@@ -180,6 +199,8 @@ class Sequencer:
             self._recovered("append")
             if self._uncovered_from_s is None and self.log.durable > self.log.integrated:
                 self._uncovered_from_s = loop.time()
+            if self._unwitnessed_from_s is None and self.witnesses is not None and self.log.durable > self.log.published:
+                self._unwitnessed_from_s = loop.time()
         except OSError as error:
             self._failed("append", error)
             outcome = Unavailable(f"storage: {error.strerror or error}")
@@ -208,9 +229,40 @@ class Sequencer:
             await loop.run_in_executor(self._integrator, self.log.integrate)
             self._recovered("integrate")
             self._uncovered_from_s = began_s if self.log.durable > self.log.integrated else None
+            if self.log.integrated > self.log.published:
+                self._signed.set()
         except OSError as error:
             self._failed("integrate", error)
             self._committed.set()
+
+    async def _witness_always(self, witnesses: Witnesses) -> None:
+        """Brings each signed checkpoint, or the newest when there are several, before the witnesses, and publishes it with the lines of a
+        quorum; without one nothing is published, and they are asked again."""
+        try:
+            while True:
+                await self._signed.wait()
+                await self._bring(witnesses)
+        finally:
+            await witnesses.close()
+
+    async def _bring(self, witnesses: Witnesses) -> None:
+        self._signed.clear()
+        note, began_s = self.log.signed, asyncio.get_running_loop().time()
+        cosigned = await witnesses.cosigned(note, size_of(note), self.log.consistency)
+        if cosigned is not None and await self._publish(cosigned):
+            self._unwitnessed_from_s = began_s if self.log.durable > self.log.published else None
+        else:
+            await asyncio.sleep(ASK_AGAIN_S)
+            self._signed.set()
+
+    async def _publish(self, note: str) -> bool:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._integrator, self.log.publish, note)
+        except OSError as error:
+            self._failed("publish", error)
+            return False
+        self._recovered("publish")
+        return True
 
     def _failed(self, what: str, error: OSError) -> None:
         text = f"{error.filename or self.log.folder}: {error.strerror or error}"
@@ -379,9 +431,11 @@ class Surface:
 
     async def health(self, _request: web.Request) -> web.Response:
         sizes = {"durable": self._log.durable, "integrated": self._log.integrated, "uncovered_s": round(self._sequencer.uncovered_s(), 3)}
-        failure = self._sequencer.failure
+        sizes |= {"published": self._log.published, "unwitnessed_s": round(self._sequencer.unwitnessed_s(), 3)}
+        failure, witnesses = self._sequencer.failure, self._sequencer.witnesses
+        told = {key.name: {"size": each.size, "error": each.error} for key, each in witnesses.told.items()} if witnesses else {}
         status = HTTPStatus.SERVICE_UNAVAILABLE if failure else HTTPStatus.OK
-        return web.json_response({"ready": not failure, **sizes, "failure": failure}, status=status)
+        return web.json_response({"ready": not failure, **sizes, "failure": failure, "witnesses": told}, status=status)
 
 
 def application(routes: list[web.RouteDef], *middlewares: Middleware) -> web.Application:

@@ -23,6 +23,11 @@ def sign_note(text: str, name: str, public: bytes, sign: Callable[[bytes], bytes
     return f"{text}\n— {name} {b64(Verifier(name, public).id + sign(text.encode()))}\n"
 
 
+def size_of(note: str) -> int:
+    """Size in a checkpoint, which its signer wrote or somebody has verified."""
+    return int(note.split("\n", 2)[1])
+
+
 def cosign(text: str, witness: Verifier, time_s: int, sign: Callable[[bytes], bytes]) -> str:
     """Signature line of a witness under a checkpoint's text (ends in LF), as of `time_s` (c2sp.org/tlog-cosignature)."""
     signature = sign(b"cosignature/v1\ntime %d\n%b" % (time_s, text.encode()))

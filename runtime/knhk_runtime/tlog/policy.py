@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from knhk.model.faults import Stalled
 from knhk_verify.errors import Bad, demand
 from knhk_verify.note import COSIGNATURE, ED25519, Verifier, parse_vkey
 
@@ -101,3 +103,13 @@ def parse_policy(data: bytes, where: str = "policy") -> Policy:
             read.line(words, f"{where} line {number}")
     demand(len(read.quorums) == 1, where, f"has {len(read.quorums)} quorum lines: must have one")
     return Policy(read.logs, read.witnesses, read.quorums[0])
+
+
+def read_policy(path: Path) -> Policy:
+    """Raises Stalled."""
+    try:
+        return parse_policy(path.read_bytes(), str(path))
+    except OSError as error:
+        raise Stalled("Policy", f"{path}: {error.strerror}: must be a c2sp.org/tlog-policy file") from error
+    except Bad as error:
+        raise Stalled("Policy", str(error)) from error

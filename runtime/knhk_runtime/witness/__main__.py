@@ -8,6 +8,7 @@ import signal
 import ssl
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -18,8 +19,9 @@ from knhk_runtime.log import log
 from knhk_runtime.sequencer.core import lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.tlog.notes import format_vkey
-from knhk_runtime.tlog.policy import Policy, parse_policy
+from knhk_runtime.tlog.policy import Policy, read_policy
 from knhk_runtime.witness.core import Witness, WitnessKey
+from knhk_runtime.witness.follow import of_url
 from knhk_runtime.witness.server import Surface
 from knhk_verify.errors import Bad
 from knhk_verify.note import COSIGNATURE, Verifier, parse_vkey
@@ -48,6 +50,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--listen", metavar="HOST:PORT", help="where to serve")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve HTTPS with this certificate")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
+    parser.add_argument("--follow-s", type=float, metavar="S", help="look at logs that have a URL every S seconds (default: never)")
     parser.add_argument("--vkey", action="store_true", help="print the verifier key of this witness, and end")
     return parser.parse_args(argv)
 
@@ -62,16 +65,6 @@ def load_key(path: Path, name: str) -> WitnessKey:
     return WitnessKey(verifier, private.sign)
 
 
-def read_policy(path: Path) -> Policy:
-    """Raises Stalled."""
-    try:
-        return parse_policy(path.read_bytes(), str(path))
-    except OSError as error:
-        raise Stalled("Policy", f"{path}: {error.strerror}: must be a c2sp.org/tlog-policy file") from error
-    except Bad as error:
-        raise Stalled("Policy", str(error)) from error
-
-
 def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
     if args.tls_cert is None and args.tls_key is None:
         return None
@@ -84,12 +77,13 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-async def _serve(args: argparse.Namespace, witness: Witness, context: ssl.SSLContext | None) -> None:
+async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, context: ssl.SSLContext | None) -> None:
     host, _, port = args.listen.rpartition(":")
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(Surface(witness).application(), access_log=None)
+    surface = Surface(witness, {key.name: partial(of_url, url) for key, url in policy.logs.items() if url})
+    runner = web.AppRunner(surface.application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context)
     try:
@@ -97,7 +91,10 @@ async def _serve(args: argparse.Namespace, witness: Witness, context: ssl.SSLCon
     except OSError as error:
         raise Stalled("Port", f"--listen {args.listen}: {error.strerror}: choose an address of this machine and a free port") from error
     log("witness serves", listen=f"{host}:{runner.addresses[0][1]}", logs=witness.sizes())
+    following = asyncio.create_task(surface.follow(args.follow_s)) if args.follow_s is not None else None
     await stop.wait()
+    if following is not None:
+        following.cancel()
     await runner.cleanup()
 
 
@@ -117,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         except BlockingIOError:
             raise Stalled("Locked", f"{args.dir}: another witness runs on this folder: stop it, or give another --dir") from None
         logs = {log.name: policy.keys_of(log.name) for log in policy.logs}
-        asyncio.run(_serve(args, Witness(args.dir, key, logs, Disk(), lambda: int(time.time())), _context(args)))
+        asyncio.run(_serve(args, Witness(args.dir, key, logs, Disk(), lambda: int(time.time())), policy, _context(args)))
     except KnhkError as error:
         log("witness ends", what=str(error))
         return 1

@@ -16,7 +16,6 @@ from knhk_verify.note import Checkpoint, Proof, Verifier, open_checkpoint, open_
 from knhk_verify.tree import EMPTY, verify_consistency
 
 SIZE_TYPE = "text/x.tlog.size"
-SIDES = ("kept", "offered")
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,11 @@ class Witness:
         except Bad as error:
             raise Corrupt(str(folder / "latest"), str(error)) from error
         self._latest = {origin: cosigned for origin, cosigned in found.items() if cosigned is not None}
-        found_views = files.names(folder / "splitviews")
-        self.split_views = tuple(name for name in found_views if files.names(folder / "splitviews" / name / "checkpoints") == [*SIDES])
+        views = folder / "splitviews"
+        offered = ("checkpoints", "consistency")
+        self.split_views = tuple(
+            name for name in files.names(views) if any("offered" in files.names(views / name / kind) for kind in offered)
+        )
 
     def _stored(self, origin: str) -> Cosigned | None:
         if name_of(origin) not in self._files.names(self._folder / "latest"):
@@ -106,7 +108,7 @@ class Witness:
         except (Bad, UnicodeError) as error:
             raise Refusal(HTTPStatus.BAD_REQUEST, getattr(error, "where", "body"), getattr(error, "what", "is not UTF-8")) from error
         tree, log = self._signed(asked.checkpoint)
-        self._follows(asked, tree)
+        self._follows(asked, tree, body)
         return self._cosign(asked.checkpoint, tree, log)
 
     def _signed(self, note: str) -> tuple[Checkpoint, Verifier]:
@@ -126,14 +128,14 @@ class Witness:
         except Bad as error:
             raise Refusal(HTTPStatus.BAD_REQUEST, error.where, error.what) from error
 
-    def _follows(self, asked: Proof, tree: Checkpoint) -> None:
+    def _follows(self, asked: Proof, tree: Checkpoint, body: bytes) -> None:
         """Raises Refusal unless what was cosigned last is the beginning of `tree`."""
         known = self._latest.get(tree.origin)
         size, root = (known.tree.size, known.tree.root) if known is not None else (0, EMPTY)
         if asked.start > tree.size:
             raise Refusal(HTTPStatus.BAD_REQUEST, "body old", f"{asked.start}: must be at most the checkpoint's size, {tree.size}")
         if known is not None and tree.size == size and tree.root != root:
-            self._keep(known, asked.checkpoint, tree)
+            self._keep(known, "checkpoints", asked.checkpoint, tree)
             raise Refusal(HTTPStatus.CONFLICT, "checkpoint", f"split view: {tree.origin} has signed two roots for size {size}", size)
         if asked.start != size:
             raise Refusal(HTTPStatus.CONFLICT, "body old", f"{asked.start}: the size cosigned last is {size}", size)
@@ -141,6 +143,8 @@ class Witness:
             demand(tree.size > 0 or tree.root == EMPTY, "checkpoint line 3", "is not the root of the empty tree")
             verify_consistency(size, root, tree.size, tree.root, asked.path)
         except Bad as error:
+            if known is not None and error.what.startswith("split view"):
+                self._keep(known, "consistency", body.decode(), tree)
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, error.where, error.what) from error
 
     def _cosign(self, note: str, tree: Checkpoint, log: Verifier) -> str:
@@ -155,17 +159,18 @@ class Witness:
             self._latest[tree.origin] = kept
         return line
 
-    def _keep(self, known: Cosigned, offered: str, tree: Checkpoint) -> None:
-        """Two checkpoints of one size are the proof of a split view: both are made durable. One bundle for each root."""
-        folder = self._folder / "splitviews" / f"{name_of(tree.origin)}-{tree.size}-{tree.root.hex()[:8]}" / "checkpoints"
-        if folder.parent.name in self.split_views:
+    def _keep(self, known: Cosigned, kind: str, offered: str, tree: Checkpoint) -> None:
+        """Two checkpoints of one size, or one that begins with another tree than was cosigned, are the proof of a split view: both are made
+        durable, the one that was offered last. One bundle for each size and root."""
+        folder = self._folder / "splitviews" / f"{name_of(tree.origin)}-{tree.size}-{tree.root.hex()[:8]}"
+        if folder.name in self.split_views:
             return
-        self._files.mkdir(folder)
-        for name, note in zip(SIDES, (known.note, offered), strict=True):
-            put(self._files, folder / name, note.encode())
-        for made in (folder, folder.parent, folder.parent.parent):
-            self._files.sync_dir(made)
-        self.split_views = (*self.split_views, folder.parent.name)
+        for place, name, text in (("checkpoints", "kept", known.note), (kind, "offered", offered)):
+            self._files.mkdir(folder / place)
+            put(self._files, folder / place / name, text.encode())
+            for made in (folder / place, folder, folder.parent):
+                self._files.sync_dir(made)
+        self.split_views = (*self.split_views, folder.name)
 
 
 def _line_of(note: str, key: Verifier) -> str:

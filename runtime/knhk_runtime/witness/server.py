@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
@@ -10,7 +11,9 @@ from aiohttp import web
 
 from knhk_runtime.log import log
 from knhk_runtime.sequencer.server import BODY_WITHIN_S, fault
+from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import SIZE_TYPE, Refusal, Witness, name_of
+from knhk_runtime.witness.follow import Followed
 
 MAX_BODY_BYTES = 1 << 20
 _TEXT = "text/plain"
@@ -19,10 +22,33 @@ _TEXT = "text/plain"
 class Surface:
     """Requests are judged one after another: what is compared and what is kept is one step."""
 
-    def __init__(self, witness: Witness) -> None:
+    def __init__(self, witness: Witness, logs: Mapping[str, Callable[[], Fetch]]) -> None:
         self._witness = witness
+        self.followed = Followed(logs, witness.latest, self._add)
         self._judge = ThreadPoolExecutor(1, "witness")
         self._failure = ""
+
+    def _add(self, body: bytes) -> str:
+        """For other threads."""
+        return self._judge.submit(self._judged, body).result()
+
+    def _judged(self, body: bytes) -> str:
+        known = len(self._witness.split_views)
+        try:
+            return self._witness.add_checkpoint(body)
+        finally:
+            if len(self._witness.split_views) > known:
+                log("split view", kept=self._witness.split_views[-1])
+
+    async def follow(self, every_s: float) -> None:
+        """Looks at the logs until cancelled."""
+        while True:
+            before = dict(self.followed.errors)
+            await asyncio.to_thread(self.followed.look)
+            for origin, error in self.followed.errors.items():
+                if error and error != before[origin]:
+                    log("a log that is followed", origin=origin, what=error)
+            await asyncio.sleep(every_s)
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
@@ -31,6 +57,7 @@ class Surface:
                 web.post("/add-checkpoint", self.add_checkpoint),
                 web.get("/checkpoint/{name}", self.checkpoint),
                 web.get("/health", self.health),
+                web.get("/metrics", self.metrics),
             ]
         )
         return app
@@ -39,15 +66,12 @@ class Surface:
         try:
             async with asyncio.timeout(BODY_WITHIN_S):
                 body = await request.read()
-            known = len(self._witness.split_views)
-            line = await asyncio.get_running_loop().run_in_executor(self._judge, self._witness.add_checkpoint, body)
+            line = await asyncio.get_running_loop().run_in_executor(self._judge, self._judged, body)
         except TimeoutError:
             return fault(HTTPStatus.REQUEST_TIMEOUT, "body", f"must come within {BODY_WITHIN_S:g} s")
         except web.HTTPRequestEntityTooLarge:
             return fault(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", f"must have at most {MAX_BODY_BYTES} bytes")
         except Refusal as refusal:
-            if len(self._witness.split_views) > known:
-                log("split view", what=refusal.what, kept=self._witness.split_views[-1])
             if refusal.size is not None:
                 return web.Response(status=refusal.status, body=b"%d\n" % refusal.size, content_type=SIZE_TYPE)
             return fault(refusal.status, refusal.where, refusal.what)
@@ -68,4 +92,12 @@ class Surface:
 
     async def health(self, _request: web.Request) -> web.Response:
         told = {"ready": not self._failure, "logs": self._witness.sizes(), "splitViews": len(self._witness.split_views)}
+        told["followed"] = self.followed.errors
         return web.json_response(told, status=HTTPStatus.SERVICE_UNAVAILABLE if self._failure else HTTPStatus.OK)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """For Prometheus."""
+        lines = [f"knhk_witness_split_views {len(self._witness.split_views)}", f"knhk_witness_failing {int(bool(self._failure))}"]
+        lines += [f'knhk_witness_log_size{{log="{origin}"}} {size}' for origin, size in self._witness.sizes().items()]
+        lines += [f'knhk_witness_log_amiss{{log="{origin}"}} {int(bool(error))}' for origin, error in self.followed.errors.items()]
+        return web.Response(text="".join(f"{line}\n" for line in lines), content_type=_TEXT)

@@ -1,0 +1,151 @@
+"""Regions watch each other: a history that a log shows to readers alone is found, kept as proof, and told as a split view."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import evidence_vectors
+import pytest
+from machines import KEY, Quick, leaves
+from test_witness import options
+from witness_world import FakeLog, Running, witness_key
+
+from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.wire import parse_append
+from knhk_runtime.sequencer_client import encode_batch
+from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.witness.core import Refusal, Witness
+from knhk_runtime.witness.follow import Followed
+from knhk_verify.__main__ import main
+
+
+def log_of(folder: Path, *rows: tuple[int, int]) -> Path:
+    """A log with these leaves; called again it goes on."""
+    log = Log(folder, KEY, Quick())
+    for start, stop in rows:
+        log.commit([parse_append(encode_batch(leaves(start, stop)))])
+    log.integrate()
+    log.close()
+    return folder
+
+
+def of_folder(folder: Path) -> Callable[[str], bytes | None]:
+    return lambda path: (folder / path).read_bytes() if (folder / path).exists() else None
+
+
+class Shown:
+    """A witness that follows one log, of which `place` is what it is shown."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place = folder
+        self.folder = folder / "witness"
+        self.witness = Witness(self.folder, witness_key(), {KEY.verifier.name: [KEY.verifier]}, Quick(), lambda: 1)
+        self.followed = Followed({KEY.verifier.name: lambda: of_folder(self.place)}, self.witness.latest, self.witness.add_checkpoint)
+
+    def look(self, place: Path) -> str:
+        """What is amiss."""
+        self.place = place
+        self.followed.look()
+        return self.followed.errors[KEY.verifier.name]
+
+    @property
+    def size(self) -> int:
+        return self.witness.sizes()[KEY.verifier.name]
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Shown:
+    return Shown(tmp_path)
+
+
+def test_it_follows_what_grows(shown: Shown, tmp_path: Path) -> None:
+    assert shown.look(tmp_path / "nowhere") == "has no checkpoint"
+    for rows in ((0, 5), (0, 5), (5, 300), (300, 301)):
+        assert shown.look(log_of(tmp_path / "a", rows)) == ""
+        assert shown.size == rows[1]
+    assert shown.look(log_of(tmp_path / "behind", (0, 7))) == "", "what is not published yet is nothing amiss"
+    assert shown.witness.split_views == ()
+
+
+@pytest.mark.parametrize("size", [5, 6, 300])
+def test_a_fork_is_kept_and_the_verifier_tells_it(shown: Shown, tmp_path: Path, size: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown.look(log_of(tmp_path / "a", (0, 5))) == ""
+    told = shown.look(log_of(tmp_path / "b", (0, 2), (900, 900 + size - 2)))
+    assert "split view" in told
+    assert shown.size == 5
+    (name,) = shown.witness.split_views
+    named = evidence_vectors.b64(evidence_vectors.public(evidence_vectors.ROOT))
+    keys = evidence_vectors.keys_json(
+        log=[{"keyid": keyid(KEY.verifier.public), "pub": evidence_vectors.b64(KEY.verifier.public), "name": KEY.verifier.name}]
+    )
+    (tmp_path / "keys.json").write_text(keys)
+    bundle = str(shown.folder / "splitviews" / name)
+    assert main([bundle, "--root", named, "--keys", str(tmp_path / "keys.json"), "--at", evidence_vectors.AT]) == 1
+    assert "split view" in capsys.readouterr().out
+
+
+def test_a_fork_of_a_tree_that_its_proofs_leave_out_is_refused_all_the_same(shown: Shown, tmp_path: Path) -> None:
+    assert shown.look(log_of(tmp_path / "a", (0, 4))) == ""
+    assert "does not lead" in shown.look(log_of(tmp_path / "b", (0, 2), (900, 904)))
+    assert shown.size == 4
+
+
+def test_rubbish_between_two_good_checkpoints_accuses_nobody(shown: Shown, log: FakeLog, tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "w", witness_key(), {log.origin: [log.verifier]}, Quick(), lambda: 1)
+    witness.add_checkpoint(log.asks(0, 5))
+    for proof in ([], [bytes(32)] * 4, [bytes(32)] * 3):
+        with pytest.raises(Refusal):
+            witness.add_checkpoint(log.asks(5, 9, proof))
+    assert witness.split_views == ()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """URL of what a folder holds now."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.server
+@pytest.mark.failure("region", "what the operator sees")
+def test_the_process_alarms(run: Callable[..., Running], tmp_path: Path, log: FakeLog) -> None:
+    """Its metrics say that a log has forked, and its standard error where the proof lies."""
+    log_of(tmp_path / "a", (0, 5))
+    log_of(tmp_path / "b", (0, 2), (900, 910))
+    (tmp_path / "log").symlink_to("a")
+    with served(tmp_path / "log") as url:
+        words = options(tmp_path, log)
+        (tmp_path / "policy").write_text(f"log {format_vkey(KEY.verifier)} {url}\nquorum none\n")
+        witness = run(*words, "--follow-s", "0.02")
+        _until(lambda: f'log_size{{log="{KEY.verifier.name}"}} 5' in witness.get("/metrics")[1])
+        assert "split_views 0" in witness.get("/metrics")[1]
+        (tmp_path / "next").symlink_to("b")
+        (tmp_path / "next").rename(tmp_path / "log")
+        _until(lambda: "split_views 1" in witness.get("/metrics")[1])
+        assert 'log_amiss{log="knhk.dev/test"} 1' in witness.get("/metrics")[1]
+        assert witness.process.stderr is not None
+        assert '"split view"' in witness.process.stderr.readline()
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    """The test's own time-out ends what never comes."""
+    while not holds():
+        threading.Event().wait(0.01)
