@@ -216,8 +216,11 @@ def test_another_machine_goes_on_from_what_a_witness_may_have_seen(tmp_path: Pat
         return Log(tmp_path / name, KEY, Quick(), public=StorePublication(store, lease), witnessed=True), lease
 
     async def cosigned(log: Log) -> str | None:
+        async def prove(old: int, new: int) -> list[bytes]:
+            return log.consistency(old, new)
+
         size = open_checkpoint(log.signed, KEY.verifier).size
-        return await world.witnesses().cosigned(log.signed, size, log.consistency)
+        return await world.witnesses().cosigned(log.signed, size, prove)
 
     one, _ = start("one")
     one.commit([parse_append(encode_batch(leaves(0, 5)))])

@@ -23,6 +23,7 @@ from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.witness.core import Refusal, Witness
 from knhk_runtime.witness.follow import Followed
 from knhk_verify.__main__ import main
+from knhk_verify.signed import keyid
 
 
 def log_of(folder: Path, *rows: tuple[int, int]) -> Path:

@@ -336,9 +336,7 @@ def checkpoint(call: Call) -> Outcome:
             metavar="PATH",
         ),
         Argument("--read-port", help="also serve reading on 127.0.0.1:PORT", kind=int, metavar="PORT"),
-        Argument(
-            "--witnesses", help="publish checkpoints only with the quorum of this tlog-policy", kind=Path, metavar="FILE"
-        ),
+        Argument("--witnesses", help="publish checkpoints only with the quorum of this tlog-policy", kind=Path, metavar="FILE"),
     ),
     output=obj(exit=integer()),
     examples=(

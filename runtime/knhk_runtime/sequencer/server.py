@@ -248,12 +248,15 @@ class Sequencer:
     async def _bring(self, witnesses: Witnesses) -> None:
         self._signed.clear()
         note, began_s = self.log.signed, asyncio.get_running_loop().time()
-        cosigned = await witnesses.cosigned(note, size_of(note), self.log.consistency)
+        cosigned = await witnesses.cosigned(note, size_of(note), self._prove)
         if cosigned is not None and await self._publish(cosigned):
             self._unwitnessed_from_s = began_s if self.log.durable > self.log.published else None
         else:
             await asyncio.sleep(ASK_AGAIN_S)
             self._signed.set()
+
+    async def _prove(self, old: int, new: int) -> list[bytes]:
+        return await asyncio.to_thread(self.log.consistency, old, new)
 
     async def _publish(self, note: str) -> bool:
         try:

@@ -17,7 +17,7 @@ ASK_WITHIN_S = 5.0
 MAX_LINES_BYTES = 64 << 10
 # (URL of a witness, body) → (status, body); raises OSError, TimeoutError included, when no answer came.
 Post = Callable[[str, bytes], Awaitable[tuple[int, bytes]]]
-Prove = Callable[[int, int], list[bytes]]  # sizes of two trees → consistency proof; any thread, OSError
+Prove = Callable[[int, int], Awaitable[list[bytes]]]  # sizes of two trees → consistency proof; raises OSError
 
 
 class Refused(Exception):
@@ -96,7 +96,7 @@ class Witnesses:
 
     async def _asks(self, witness: Verifier, old: int, note: str, size: int, prove: Prove) -> tuple[int, bytes]:
         old = min(old, size)
-        hashes = await asyncio.to_thread(prove, old, size)
+        hashes = await prove(old, size)
         body = f"old {old}\n" + "".join(f"{b64(hash_)}\n" for hash_ in hashes) + f"\n{note}"
         return await self._post(f"{self._urls[witness]}/add-checkpoint", body.encode())
 
