@@ -126,7 +126,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.server
-@pytest.mark.failure("region", "what the operator sees")
+@pytest.mark.failure("region", "seen")
 def test_the_process_alarms(run: Callable[..., Running], tmp_path: Path, log: FakeLog) -> None:
     """Its metrics say that a log has forked, and its standard error where the proof lies."""
     log_of(tmp_path / "a", (0, 5))
