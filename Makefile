@@ -38,7 +38,7 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down demo-cluster bench-cluster gen verify bench fuzz sim cases lock clean
+.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down demo-cluster bench-cluster gen verify bench fuzz sim sim-witness cases lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -120,6 +120,9 @@ fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES
 
 sim: setup-dev ## the control plane under SIM_SEEDS seeds (10000) from SIM_START (0), on every core; ends at the first that breaks a law
 	@$(PY) tests/sim/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
+
+sim-witness: setup-dev ## logs, witnesses and regions under SIM_SEEDS seeds (10000) from SIM_START (0)
+	@$(PY) tests/sim_witness/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 
 cases: setup-dev ## differential cases and laws with KNHK_CASES examples (100000)
 	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)

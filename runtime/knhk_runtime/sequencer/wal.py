@@ -71,9 +71,8 @@ class Wal:
         segments = self._segments()
         if segments and segments[0][0] > start:
             raise Corrupt(str(segments[0][1]), f"begins at entry {segments[0][0]}; entries from {start} on are missing")
-        segments = segments[
-            max((at for at, (first, _) in enumerate(segments) if first <= start), default=0) :
-        ]  # others' removal was not synced
+        holds = max((at for at, (first, _) in enumerate(segments) if first <= start), default=0)
+        segments = segments[holds:]  # a crash may have taken back the removal of some before it
         found, cut = Recovered([], [], ()), list[tuple[str, int]]()
         for position, (first, path) in enumerate(segments):
             data = self._files.read(path)
