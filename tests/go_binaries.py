@@ -1,7 +1,7 @@
 """Programs that tests run, built once from the pinned Go modules of a folder.
 
-They lie in `$KNHK_CACHE/NAME/KEY` or `~/.cache/knhk/NAME/KEY`; KEY is a digest of go.mod, go.sum, the flags and the Go version, so that
-nothing is built twice and nothing old is run.
+They lie in `$KNHK_CACHE/NAME/KEY` or `~/.cache/knhk/NAME/KEY`; KEY is a digest of go.mod, go.sum, programs of our own
+in the folder, the flags and the Go version, so that nothing is built twice and nothing old is run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class GoProject:
     def cache_folder(self) -> Path:
         """Where the programs of these pins and this Go lie."""
         base = os.environ.get("KNHK_CACHE")
-        pins = ((self.folder / "go.mod").read_bytes(), (self.folder / "go.sum").read_bytes())
+        files = (self.folder / "go.mod", self.folder / "go.sum", *sorted(self.folder.glob("*.go")))
+        pins = (file.read_bytes() for file in files)
         key = hashlib.sha256()
         for part in (*pins, " ".join(self.flags).encode(), self._go_version().encode()):
             key.update(len(part).to_bytes(8, "big") + part)

@@ -2,7 +2,8 @@
 //
 //	argocd-sync KUBECONFIG FOLDER look|sync
 //
-// Standard output, one JSON object: {"outOfSync": [KIND/NAME of what differs, is missing or is to be pruned], "results": {KIND/NAME: message}}.
+// Standard output, one JSON object: {"outOfSync": [KIND/NAME of what differs, is missing or is to be pruned], "results": {KIND/NAME: message}},
+// the first of `look`, the second of `sync`.
 // What is managed carries the label app.kubernetes.io/instance=knhk-policies, as Argo CD marks it.
 package main
 
@@ -83,6 +84,7 @@ func run(words []string) (told, error) {
 		for _, result := range results {
 			found.Results[named(result.ResourceKey)] = result.Message
 		}
+		return found, nil // what the cache knows now may be older than what was written
 	}
 	found.OutOfSync, err = outOfSync(live, wanted, managed)
 	return found, err
