@@ -1,0 +1,81 @@
+"""What a drill measures, from receipts alone: entries of logs, and what clients hold (ADR 57, docs/disaster-recovery.md)."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from knhk_verify.leaf import LEAF_SIZE, parse_leaf
+from knhk_verify.tree import leaf_hash
+
+SOURCE_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An entry and where it stands. `time_ns`: of a leaf its own, of a policy event that of the leaf before it in its log."""
+
+    time_ns: int
+    origin: str
+    index: int
+    entry: bytes
+
+
+def placed(origin: str, entries: Iterable[bytes]) -> Iterator[Placed]:
+    """A log in its order Λ, with times that never go back, so that merging keeps that order."""
+    now_ns = 0
+    for index, entry in enumerate(entries):
+        now_ns = max(now_ns, parse_leaf(entry).time_ns if len(entry) == LEAF_SIZE else 0)
+        yield Placed(now_ns, origin, index, entry)
+
+
+def merged(logs: Mapping[str, Iterable[bytes]]) -> Iterator[Placed]:
+    """All logs in one order: by time, then origin, then index. The same logs give the same order everywhere, and each keeps its own."""
+    return heapq.merge(*(placed(origin, logs[origin]) for origin in sorted(logs)), key=lambda each: (each.time_ns, each.origin, each.index))
+
+
+def digest(order: Iterable[Placed]) -> str:
+    """SHA-256 of an order, hexadecimal: a line `origin index leaf-hash` for each entry."""
+    told = sha256()
+    for each in order:
+        told.update(f"{each.origin} {each.index} {leaf_hash(each.entry).hex()}\n".encode())
+    return told.hexdigest()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`rto_ns`: the longest time that a client of the lost region went without a receipt, around the strike. `rpo_ns`: how old the oldest
+    acknowledged receipt that no surviving log has was at the strike; 0 when none is lost."""
+
+    rto_ns: int
+    rpo_ns: int
+    acknowledged: int
+    lost: int
+
+
+def measured(held: Sequence[bytes], moved: frozenset[bytes], surviving: Iterable[bytes], struck_ns: int) -> Measured:
+    """`held`: leaves that clients hold as acknowledged. `moved`: sources of those whose region was lost. `surviving`: entries of all logs
+    that are left. Raises ValueError unless every moved client has a receipt of before the strike and one of after it."""
+    there = {entry for entry in surviving if len(entry) == LEAF_SIZE}
+    missing = [parse_leaf(leaf).time_ns for leaf in held if leaf not in there]
+    times = {
+        source: sorted(leaf.time_ns for leaf in map(parse_leaf, there) if leaf.receipt_id[:SOURCE_BYTES] == source) for source in moved
+    }
+    return Measured(
+        max(_gap(source, sorted(times.get(source, ())), struck_ns) for source in moved),
+        max(0, struck_ns - min(missing)) if missing else 0,
+        len(held),
+        len(missing),
+    )
+
+
+def _gap(source: bytes, times_ns: Sequence[int], struck_ns: int) -> int:
+    """From the last receipt of before the strike to the first one that was decided after the next was acknowledged: the one that was on its
+    way when the region went has its time of before."""
+    before = [at for at in times_ns if at <= struck_ns]
+    after = [at for at in times_ns if at > struck_ns]
+    if not before or not after:
+        raise ValueError(f"client {source.hex()} has no receipt {'after' if before else 'before'} the strike: let the drill last longer")
+    return max(later - earlier for earlier, later in zip([before[-1], *after], after, strict=False))

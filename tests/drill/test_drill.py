@@ -1,0 +1,83 @@
+"""A region is lost, and what that cost is read from receipts."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk.reconcilers.drilling import digest, measured, merged
+from knhk_runtime.record import encode_leaf
+from knhk_verify.leaf import Leaf
+
+A, B = b"CLIENT-A", b"CLIENT-B"
+
+
+def leaf(source: bytes, time_ns: int) -> bytes:
+    id_ = source + time_ns.to_bytes(8, "big")
+    return encode_leaf(Leaf(1, 1, 1, 1, 0, 0, id_ * 2, id_ * 2, bytes(20), time_ns, id_))
+
+
+def test_a_gap_around_the_strike_is_the_recovery_time() -> None:
+    there = [leaf(A, at) for at in (10, 20, 28, 75, 80)] + [leaf(B, at) for at in (5, 900)]
+    found = measured(there[:5], frozenset({A}), there, struck_ns=30)
+    assert (found.rto_ns, found.rpo_ns, found.acknowledged, found.lost) == (47, 0, 5, 0)
+    assert measured(there, frozenset({A, B}), there, struck_ns=30).rto_ns == 895
+
+
+def test_what_was_acknowledged_and_is_nowhere_is_lost_since_its_time() -> None:
+    there = [leaf(A, at) for at in (10, 50)]
+    found = measured([*there, leaf(A, 12), leaf(A, 25)], frozenset({A}), there, struck_ns=30)
+    assert (found.rpo_ns, found.lost) == (18, 2)
+
+
+@pytest.mark.parametrize(("times", "lacks"), [((10, 20), "after"), ((40, 50), "before")])
+def test_a_drill_without_receipts_on_both_sides_measures_nothing(times: tuple[int, ...], lacks: str) -> None:
+    with pytest.raises(ValueError, match=f"no receipt {lacks}"):
+        measured([], frozenset({A}), [leaf(A, at) for at in times], struck_ns=30)
+
+
+def test_the_merged_order_is_one_and_keeps_each_log_s() -> None:
+    chance = random.Random(7)
+    logs = {origin: [b"{}" if chance.random() < 0.2 else leaf(A, chance.randrange(99)) for _ in range(50)] for origin in ("us", "ap", "eu")}
+    order = list(merged(logs))
+    assert digest(order) == digest(merged(dict(reversed(logs.items()))))
+    for origin, entries in logs.items():
+        assert [each.entry for each in order if each.origin == origin] == entries
+    assert [each.time_ns for each in order] == sorted(each.time_ns for each in order)
+    logs["eu"][3] = leaf(B, 3)
+    assert digest(merged(logs)) != digest(order)
+
+
+@pytest.fixture(scope="module")
+def knhk() -> Callable[..., tuple[int, Any]]:
+    def run(*words: str) -> tuple[int, Any]:
+        done = subprocess.run([sys.executable, "-m", "knhk.cli", *words, "-o", "json"], capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout or done.stderr)
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.server
+@pytest.mark.failure("region", "traffic")
+@pytest.mark.failure("region", "receipts")
+def test_a_region_is_lost_and_nothing_that_was_acknowledged(tmp_path: Path, knhk: Callable[..., tuple[int, Any]]) -> None:
+    code, told = knhk("drill", "run", "--strike", "us", "--out", str(tmp_path / "drill"), "--clients", "3", "--seconds", "2")
+    assert code == 0, told
+    assert (told["lost"], told["rpo_ms"], told["survivor"]) == (0, 0, "eu")
+    assert told["rto_ms"] > 0
+    code, judged = knhk(
+        "receipt", "verify", told["receipt"], "--root", str(tmp_path / "drill/root.pub"), "--keys", str(tmp_path / "drill/keys.json")
+    )
+    assert (code, judged["verified"]) == (0, True)
+    assert any("DrillCompleted of drill/us" in step["detail"] for step in judged["steps"])
+    assert not list(tmp_path.glob(".drill*")), "folders of the drill are gone"
+    code, told = knhk("drill", "run", "--strike", "us", "--out", str(tmp_path / "drill"))
+    assert (code, "must not be there" in json.dumps(told)) == (3, True)
