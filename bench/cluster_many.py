@@ -16,13 +16,15 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.cluster_edit import pack
 from bench.cluster_plane import Plane, control_plane, until
-from knhk.adapters.kube_documents import HOLD, collection
+from knhk.adapters.kube_documents import HOLD, collection, place
+from knhk.model.resource import Key
 
 WITHIN_S = 900.0
 LOOK_S = 0.25
@@ -43,21 +45,32 @@ def there(plane: Plane) -> list[dict[str, Any]]:
     return found
 
 
-def signed(rows: Iterable[dict[str, Any]]) -> bool:
-    return all(row.get("status", {}).get("revision", {}).get("phase") == "Signed" for row in rows)
+def signed(row: dict[str, Any]) -> bool:
+    return bool(row.get("status", {}).get("revision", {}).get("phase") == "Signed")
 
 
 def rests(row: dict[str, Any]) -> bool:
     return "pending" not in row["status"] and HOLD not in row["metadata"].get("finalizers", ())
 
 
+def all_are(plane: Plane, wanted: Iterable[dict[str, Any]], so: Callable[[dict[str, Any]], bool], what: str) -> None:
+    """Looks at one after the other, until it is so: listing all of them again and again takes a tenth of what the machine has."""
+    for document in wanted:
+        at = place(Key("PolicyPack", "erp", document["metadata"]["name"]))
+        until(partial(_is, plane, at, so), what, WITHIN_S, LOOK_S)
+
+
+def _is(plane: Plane, at: str, so: Callable[[dict[str, Any]], bool]) -> bool:
+    return so(plane.client.call("GET", at))
+
+
 def all_at_once(plane: Plane, wanted: list[dict[str, Any]]) -> tuple[float, float]:
     """Seconds until the last is signed, and until nothing is owed."""
     begun_s = time.monotonic()
     plane.kubectl_apply(*wanted)
-    until(lambda: signed(there(plane)), "all are signed", WITHIN_S, LOOK_S)
+    all_are(plane, wanted, signed, "all are signed")
     signed_s = time.monotonic() - begun_s
-    until(lambda: all(map(rests, there(plane))), "all is told", WITHIN_S, LOOK_S)
+    all_are(plane, wanted, rests, "all is told")
     return signed_s, time.monotonic() - begun_s
 
 
@@ -66,7 +79,7 @@ def run(count: int, guards: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="knhk-bench-") as name, control_plane(Path(name), PROOF_CASES) as plane:
         first = packs(1, guards + 1)
         plane.kubectl_apply(*first)
-        until(lambda: signed(there(plane)), "the first is signed", WITHIN_S, LOOK_S)
+        all_are(plane, first, signed, "the first is signed")
         built = all_at_once(plane, wanted)
         subprocess.run([*plane.kubectl, "delete", "policypacks", "--all", "-n", "erp"], capture_output=True, check=True)
         until(lambda: not there(plane), "all are gone", WITHIN_S, LOOK_S)

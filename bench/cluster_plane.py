@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "registry"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
-from control_plane import owned
+from control_plane import Cluster, owned
 from definitions import install
 from registry_servers import debian_registry
 from server_binaries import binaries
@@ -34,7 +35,9 @@ from knhk.model.faults import AlreadyExists, NotFound
 from knhk.wiring.home import LOG_ORIGIN
 
 TLS = "/api/v1/namespaces/knhk-system/secrets/knhk-builder-tls"
-SERVICE_ACCOUNT = "/api/v1/namespaces/erp/serviceaccounts/default"
+SERVICE_ACCOUNT = "/api/v1/namespaces/{}/serviceaccounts/default"
+BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+TOKEN_LIVES_S = 3600
 
 
 @dataclass
@@ -95,6 +98,20 @@ def until(look: Callable[[], Any], what: str, within_s: float, every_s: float) -
     return seen
 
 
+def by_token(client: KubeClient, cluster: Cluster, folder: Path) -> Path:
+    """A kubeconfig with a service account's token, as a pod has it: a certificate is verified at each request, a token is not. It may do
+    everything: what roles cost is not measured."""
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": "knhk-system"}
+    client.call("POST", BINDINGS, body={"metadata": {"name": "bench"}, "roleRef": role, "subjects": [subject]})
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_LIVES_S}}
+    told = client.call("POST", f"{SERVICE_ACCOUNT.format('knhk-system')}/token", body=asked)["status"]
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": told["token"]}
+    (path := folder / "operator.kubeconfig").write_text(yaml.safe_dump(config))
+    return path
+
+
 @contextmanager
 def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plane]:
     """All of it, until the context ends. `proof_cases`: of each build; None: as many as everywhere."""
@@ -105,7 +122,8 @@ def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plan
         for namespace in ("erp", "knhk-system"):
             with contextlib.suppress(AlreadyExists):
                 client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        until(lambda: there(client, SERVICE_ACCOUNT), "the service account is there", 60.0, 0.1)
+        for namespace in ("erp", "knhk-system"):
+            until(partial(there, client, SERVICE_ACCOUNT.format(namespace)), "the service account is there", 60.0, 0.1)
         establish(folder / "keys", LOG_ORIGIN, datetime.now(UTC))
         (folder / "registry").mkdir()
         registry = f"{stack.enter_context(debian_registry(folder / 'registry'))}/knhk/packs"
@@ -117,7 +135,15 @@ def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plan
         plane.builder_port = build
         stack.callback(plane.stop)
         builder = f"https://127.0.0.1:{build}"
-        plane.start_operator(cluster, "--registry", registry, "--builder", builder, "--keys", str(folder / "keys"))
+        plane.start_operator(
+            replace(cluster, kubeconfig=by_token(client, cluster, folder)),
+            "--registry",
+            registry,
+            "--builder",
+            builder,
+            "--keys",
+            str(folder / "keys"),
+        )
         plane.start_log()
         plane.start_builder(proof_cases)
         yield plane

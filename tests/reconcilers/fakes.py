@@ -161,6 +161,9 @@ class FakeRegistry:
             raise Corrupt(digest, "is missing")
         return self.blobs[digest]
 
+    def manifest(self, digest: str) -> bytes:
+        return self.read(digest)
+
     def resolve(self, tag: str) -> str | None:
         return self.named.get(tag)
 

@@ -74,6 +74,17 @@ class RegistryContract:
         assert registry.collect_garbage() == ()
         assert registry.read(old.digest) == old.root.data
 
+    def test_what_refers_is_told_with_its_manifest_or_read_by_its_digest(self, registry: Registry) -> None:
+        one = artifact(b"one")
+        bill = artifact(b"bill", one, BILL)
+        registry.publish([one, bill])
+        assert registry.manifest(one.digest) == one.root.data
+        (found,) = registry.referrers(one.digest)
+        assert bill.root.data == registry.manifest(found.digest)
+        assert found.data in (b"", bill.root.data)
+        with pytest.raises(Corrupt, match="missing"):
+            registry.manifest("sha256:" + "0" * 64)
+
     def test_referrers_are_found_by_subject_and_type(self, registry: Registry) -> None:
         one, two = artifact(b"one"), artifact(b"two")
         bill, note = artifact(b"bill", one, BILL), artifact(b"note", one, NOTE)

@@ -15,6 +15,9 @@ class LayoutRegistry(LayoutWriter):
     def read(self, digest: str) -> bytes:
         return self.layout.read(digest)
 
+    def manifest(self, digest: str) -> bytes:
+        return self.read(digest)
+
     def resolve(self, tag: str) -> str | None:
         return self.tags().get(tag)
 

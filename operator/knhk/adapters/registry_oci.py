@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from knhk.model.canonical import canonical
@@ -56,7 +56,10 @@ class OciRegistry:
         except Corrupt as corrupt:
             if corrupt.what != MISSING:
                 raise
-            return self.repository.manifest(digest)
+            return self.manifest(digest)
+
+    def manifest(self, digest: str) -> bytes:
+        return self.repository.manifest(digest)
 
     def resolve(self, tag: str) -> str | None:
         return self.repository.resolve(_written(tag))
@@ -69,12 +72,12 @@ class OciRegistry:
         found = dict[str, Descriptor]()
         for digest in self._with(LISTED):
             found[digest] = self._describe(digest)
-            found |= {told.digest: told for told in self.referrers(digest)}
+            found |= {told.digest: told for told, _ in self.repository.referrers(digest)}
         return tuple(found[digest] for digest in sorted(found))
 
     def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
-        found = (told for told, _ in self.repository.referrers(digest))
-        return tuple(told for told in found if artifact_type in (None, told.artifact_type))
+        found = self.repository.referrers(digest)
+        return tuple(replace(told, data=data) for told, data in found if artifact_type in (None, told.artifact_type))
 
     def remove(self, digest: str) -> None:
         """The artifact itself comes last: what was cut off in the middle is still listed, without its signature, and removed next time."""

@@ -58,6 +58,38 @@ def watched(access: Access, mirror: Mirror, halt: threading.Event) -> Iterator[N
         raise Stalled("KopfEnded", f"kopf must go on as long as this process: {eyes.blind}, and no change would be seen any more")
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Nothing of an object is compared with what it was: kopf would copy each whole, several times, at every change."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("no handler of ours has kopf keep anything")
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Handlers that only pass on have no progress."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("no handler of ours has kopf keep anything")
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 class Eyes:
     """kopf's operator. `blind`: why it ended before it was told to."""
 
@@ -95,6 +127,8 @@ class Eyes:
         @kopf.on.startup(registry=found)
         def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
             settings.posting.enabled = False
+            settings.persistence.diffbase_storage = _NoDiffs()
+            settings.persistence.progress_storage = _NoProgress()
             settings.queueing.batch_window = BATCH_WINDOW_S
             settings.watching.server_timeout = WATCH_S
             settings.watching.chunk_size = CHUNK

@@ -71,10 +71,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """An entry of a registry's list."""
+    """An entry of a registry's list. `data`: what it names, where whoever tells of it has read that already."""
 
     media_type: str
     digest: str
     size: int
     artifact_type: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    data: bytes = field(default=b"", compare=False, repr=False)

@@ -30,6 +30,10 @@ class Registry(Protocol):
         """The bytes of a blob, manifest or index. Raises Corrupt when they are missing or differ from `digest`."""
         ...
 
+    def manifest(self, digest: str) -> bytes:
+        """As `read`, of what is known to be a manifest or index."""
+        ...
+
     def resolve(self, tag: str) -> str | None:
         """The digest that `tag` names, or None."""
         ...

@@ -10,7 +10,7 @@ from typing import Any
 from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SharedObject, SignedPack
 from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
-from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact
+from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Descriptor
 from knhk.packaging import materials, provenance, sbom, signed
 from knhk.packaging.builds import Step
 from knhk.packaging.image import bundle_image, pack_image, tag_of
@@ -123,10 +123,11 @@ def known(
     keys = {signer.keyid("build"): signer.public("build")}
     wanted = {(m.name, m.sha256) for m in (*_texts(pack), *tools)}
     try:
-        registry.read(digest)
-        if not any(verify_signature_of(bundle, digest, keys) for bundle in _statements(registry, digest, SIGNATURE_PREDICATE)):
+        registry.manifest(digest)
+        listed = registry.referrers(digest, SIGNED)
+        if not any(verify_signature_of(bundle, digest, keys) for bundle in _statements(registry, listed, SIGNATURE_PREDICATE)):
             return None
-        for bundle in _statements(registry, digest, PROVENANCE_PREDICATE):
+        for bundle in _statements(registry, listed, PROVENANCE_PREDICATE):
             told = provenance.read(verify_bundle(bundle, keys), name)
             (plan,) = (m.sha256 for m in told.materials if m.name == materials.PLAN)
             made_of = {(m.name, m.sha256) for m in told.materials if m.name != materials.PLAN}
@@ -138,11 +139,12 @@ def known(
     return None
 
 
-def _statements(registry: Registry, digest: str, predicate: str) -> Iterator[bytes]:
-    """sigstore bundles that refer to `digest`; nothing about them is verified."""
-    for told in registry.referrers(digest, SIGNED):
+def _statements(registry: Registry, listed: Iterable[Descriptor], predicate: str) -> Iterator[bytes]:
+    """sigstore bundles among what is listed; nothing about them is verified."""
+    for told in listed:
         if told.annotations.get(PREDICATE) == predicate:
-            (layer,) = (c for c in children(parse_object(registry.read(told.digest), told.digest), told.digest) if c.media_type == SIGNED)
+            manifest = parse_object(told.data or registry.manifest(told.digest), told.digest)
+            (layer,) = (c for c in children(manifest, told.digest) if c.media_type == SIGNED)
             yield registry.read(layer.digest)
 
 

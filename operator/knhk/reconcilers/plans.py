@@ -74,8 +74,8 @@ class Plans:
         return tuple(found)
 
     def _document(self, digest: str) -> Mapping[str, Any]:
-        index = parse_object(self.registry.read(digest), digest)
-        manifest = parse_object(self.registry.read(next(iter(children(index, digest))).digest), digest)
+        index = parse_object(self.registry.manifest(digest), digest)
+        manifest = parse_object(self.registry.manifest(next(iter(children(index, digest))).digest), digest)
         plan = next(layer for layer in children(manifest, digest) if layer.media_type == PACK_PLAN)
         return parse_object(self.registry.read(plan.digest), plan.digest)
 
