@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import pytest
 from machines import KEY, TTL_S, Clock, Quick, leaves
@@ -15,7 +16,7 @@ from witness_world import answer, witness_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.lease import Lease
 from knhk_runtime.sequencer.publication import StorePublication
-from knhk_runtime.sequencer.server import Sequencer, Unavailable
+from knhk_runtime.sequencer.server import Sequencer, Surface, Unavailable
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer.witnesses import Witnesses
 from knhk_runtime.sequencer_client import encode_batch
@@ -140,6 +141,10 @@ def test_two_of_three_must_cosign_and_appends_go_on(world: World, posts: list[Po
         await until(lambda: sum(bool(told.error) for told in sequencer.witnesses.told.values()) >= 2)  # type: ignore[union-attr]
         assert world.published() == (0, set())
         assert sequencer.unwitnessed_s() > 0
+        metrics = (await Surface(sequencer).metrics(Mock())).text or ""
+        assert 'knhk_log_entries{stage="published"} 0\n' in metrics
+        assert "knhk_log_unwitnessed_seconds 0.000" not in metrics
+        assert metrics.count("} 1\n") >= 2, "each witness that is away is told"
         assert sequencer.log.proof(5) is None
         assert await append(sequencer, 300, 301) == [300]
         world.posts = [world.honest(n) for n in range(3)]  # they are there again

@@ -341,6 +341,7 @@ class Surface:
             web.get("/index/{key}", self.index),
             web.get("/proof/{index}", self.proof),
             web.get("/health", self.health),
+            web.get("/metrics", self.metrics),
             web.get("/records", self.copied),
         ]
 
@@ -431,6 +432,19 @@ class Surface:
             what = f"no checkpoint at hand{'' if size is None else f' of size {size}'} covers it; the newest has {self._log.integrated}"
             return fault(HTTPStatus.NOT_FOUND, f"entry {numbers[0]}", what)
         return web.Response(text=text, content_type=_TEXT)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """For Prometheus."""
+        sequencer, log = self._sequencer, self._log
+        told = sequencer.witnesses.told if sequencer.witnesses else {}
+        lines = [f'knhk_log_entries{{stage="{stage}"}} {getattr(log, stage)}' for stage in ("durable", "integrated", "published")]
+        lines += [
+            f"knhk_log_uncovered_seconds {sequencer.uncovered_s():.3f}",
+            f"knhk_log_unwitnessed_seconds {sequencer.unwitnessed_s():.3f}",
+        ]
+        lines += [f"knhk_log_failing {int(bool(sequencer.failure))}"]
+        lines += [f'knhk_log_witness_amiss{{witness="{key.name}"}} {int(bool(each.error))}' for key, each in told.items()]
+        return web.Response(text="".join(f"{line}\n" for line in lines), content_type=_TEXT)
 
     async def health(self, _request: web.Request) -> web.Response:
         sizes = {"durable": self._log.durable, "integrated": self._log.integrated, "uncovered_s": round(self._sequencer.uncovered_s(), 3)}
