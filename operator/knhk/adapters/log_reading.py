@@ -9,10 +9,16 @@ import urllib.request
 from pathlib import Path
 
 from knhk.model.faults import NotFound, Stalled, Waiting
+from knhk_runtime.objects.opening import open_store
 from knhk_runtime.tlog.served import Fetch
 
 MAX_ANSWER_BYTES = 32 << 20  # a bundle of 256 entries of 64 KiB, with room
 TIMEOUT_S = 20.0
+
+
+def is_store(place: str) -> bool:
+    """Whether a log lies in an object store that is no folder."""
+    return place.startswith("s3://")
 
 
 def is_url(place: str) -> bool:
@@ -27,6 +33,19 @@ def of_folder(folder: Path) -> Fetch:
         try:
             return (folder / path).read_bytes()
         except FileNotFoundError:
+            return None
+
+    return fetch
+
+
+def of_store(address: str) -> Fetch:
+    """Objects of a store, or files of a folder. Raises Stalled, and what the store raises."""
+    store = open_store(address)
+
+    def fetch(path: str) -> bytes | None:
+        try:
+            return store.get(path).data
+        except NotFound:
             return None
 
     return fetch

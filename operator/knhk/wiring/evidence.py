@@ -91,7 +91,7 @@ def folder(place: str) -> Path | None:
 
 def side(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Side:
     """A log, or a checkpoint file, to compare with another. Raises as `opened`."""
-    if log_reading.is_url(place) or Path(place).is_dir():
+    if log_reading.is_url(place) or log_reading.is_store(place) or Path(place).is_dir():
         log = opened(place, ca_file, certificate)
         return Side(place, log.note, log.served)
     return Side(place, Path(place).read_text("utf-8", "replace"), None)

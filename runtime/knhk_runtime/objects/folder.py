@@ -86,6 +86,10 @@ class FolderStore:
             for folder in changed:
                 self._files.sync_dir(folder)
 
+    def leftovers(self) -> list[Path]:
+        """What writers that were killed left half-written, and those that write now."""
+        return sorted(self._folder.rglob(f"*{TEMPORARY}"))
+
     def _remove(self, path: Path) -> bool:
         try:
             self._files.unlink(path)

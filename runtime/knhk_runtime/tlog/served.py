@@ -59,6 +59,11 @@ class Served:
         for n in range(start // TILE, -(-self.size // TILE)):
             yield from self._bundle(n)[max(0, start - n * TILE) :]
 
+    def bundle(self, n: int) -> tuple[str, bytes]:
+        """(path, bytes) of bundle `n`, as wide as this size needs it."""
+        path = tile_path(None, n, min(TILE, self.size - n * TILE))
+        return path, b"".join(len(entry).to_bytes(2, "big") + entry for entry in self._bundle(n))
+
     def _bundle(self, n: int) -> list[bytes]:
         width = min(TILE, self.size - n * TILE)
         path = tile_path(None, n, width)

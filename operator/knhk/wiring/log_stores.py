@@ -1,0 +1,84 @@
+"""Logs in folders and object stores for commands: by which key they are judged, who may mend them, what a mirror follows."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from knhk.adapters import log_reading
+from knhk.model.faults import NotFound, Stalled
+from knhk.wiring import evidence
+from knhk.wiring.home import Home
+from knhk_runtime.objects.folder import FolderStore
+from knhk_runtime.objects.port import ObjectStore
+from knhk_runtime.sequencer.core import lock
+from knhk_runtime.sequencer.lease import KEY, Lease
+from knhk_runtime.tlog.notes import parse_vkey
+from knhk_runtime.tlog.served import Fetch
+from knhk_verify.errors import Bad
+from knhk_verify.note import Verifier
+from knhk_verify.signed import member, parse_json, verify_keys
+
+
+def own_verifier(store: ObjectStore) -> Verifier:
+    """The key that the log itself names: it shows damage, but no forger. Raises NotFound, Bad."""
+    return parse_vkey(member(parse_json(store.get("meta.json").data, "meta.json"), "vkey", str, "meta.json"))
+
+
+def verifier_for(fetch: Fetch, place: str, home: Home, vkey: str | None, root: str | None, keys: Path | None) -> Verifier:
+    """The key to follow the log at `place` by: `vkey`, or that of role log and of the log's name in the keys.json of a pinned root. Raises
+    Stalled, NotFound, Bad."""
+    if vkey is not None:
+        return parse_vkey(vkey)
+    note = fetch("checkpoint")
+    if note is None:
+        raise NotFound(f"{place}: has no checkpoint: must be a log folder, an object store, or the URL of a log")
+    name = note.split(b"\n", 1)[0].decode("utf-8", "replace")
+    trusted = evidence.trust(home, root, keys, None, None)
+    named = verify_keys(trusted.keys_json, trusted.root_public, trusted.now).roles.get("log", {})
+    for key in named.values():
+        if key.name == name:
+            return Verifier(key.name, key.public)
+    raise Bad("keys.json roles.log", f"names no key of the log {name}: give --vkey, or the keys.json of its own home")
+
+
+def reading(place: str, ca_file: Path | None, certificate: Path | None) -> Fetch:
+    """The log of a URL, a store or a folder. Raises Stalled."""
+    if log_reading.is_url(place):
+        return log_reading.of_url(place, ca_file, certificate)
+    return log_reading.of_store(place)
+
+
+@contextmanager
+def alone(store: ObjectStore, place: str) -> Iterator[None]:
+    """While nobody else can write the log. Raises Stalled when its sequencer runs."""
+    must = "its sequencer runs: stop it first"
+    folder = Path(place)
+    if isinstance(store, FolderStore) and (folder / "lock").exists():
+        try:
+            lock(folder)  # until this process ends
+        except BlockingIOError:
+            raise Stalled("Locked", f"{place}: {must}") from None
+    try:
+        store.get(KEY)
+    except NotFound:
+        yield
+        return
+    lease = Lease(store, f"fsck-{secrets.token_hex(4)}", secrets.token_hex(8), time.monotonic, 600.0)
+    if lease.take() > 0:
+        raise Stalled("Leased", f"{place}: {must}, or give it the time of its lease")
+    try:
+        yield
+    finally:
+        lease.give_back()
+
+
+def swept(store: ObjectStore) -> list[str]:
+    """Files half-written that were in a folder, and are removed; while nobody else writes."""
+    gone = store.leftovers() if isinstance(store, FolderStore) else []
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return [str(path) for path in gone]

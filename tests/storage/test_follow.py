@@ -1,0 +1,153 @@
+"""A follower mirrors what extends what it has, by HTTP or from a store, and refuses a fork and keeps it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from machines import KEY, Clock, Machine, leaves
+from memory_store import MemoryStore
+from test_fsck import flip, run
+from test_publication import read
+
+from knhk.adapters.log_reading import of_url
+from knhk.model.faults import NotFound
+from knhk_runtime.objects.folder import FolderStore
+from knhk_runtime.objects.port import ObjectStore
+from knhk_runtime.tlog.follow import follow
+from knhk_runtime.tlog.fsck import fsck
+from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.tlog.served import Fetch
+from knhk_verify.errors import Bad
+
+
+def of_memory(store: ObjectStore) -> Fetch:
+    def fetch(path: str) -> bytes | None:
+        try:
+            return store.get(path).data
+        except NotFound:
+            return None
+
+    return fetch
+
+
+def grown(base: Path, store: ObjectStore, *batches: tuple[int, int]) -> None:
+    """Appends receipts [start, stop) of each batch, each under a checkpoint of its own."""
+    machine = Machine(base, store, Clock())
+    log, lease = machine.start()
+    for start, stop in batches:
+        machine.append(log, leaves(start, stop))
+        log.integrate()
+    log.close()
+    lease.give_back()
+
+
+@pytest.mark.parametrize("steps", [(3, 9), (250, 256, 257), (256, 512)], ids=str)
+def test_a_mirror_follows_from_size_to_size_and_is_a_log_of_its_own(tmp_path: Path, store: ObjectStore, steps: tuple[int, ...]) -> None:
+    source, before = MemoryStore(), 0
+    for size in steps:
+        grown(tmp_path / "one", source, (before, size))
+        found = follow("source", of_memory(source), store, KEY.verifier)
+        assert (found.relation, found.before, found.size) == ("ahead", before, size)
+        assert follow("source", of_memory(source), store, KEY.verifier).relation == "equal"
+        checked = fsck(store, KEY.verifier)
+        assert (checked.size, checked.bad, checked.notes) == (size, [], [])
+        assert read(store)[1] == read(source)[1]
+        before = size
+
+
+def test_a_mirror_catches_up_over_more_than_it_writes_at_once(tmp_path: Path) -> None:
+    source, mirror = MemoryStore(), MemoryStore()
+    grown(tmp_path / "one", source, (0, 65_000), (65_000, 66_000), (66_000, 70_000))
+    follow("source", of_memory(source), mirror, KEY.verifier)
+    grown(tmp_path / "one", source, (70_000, 70_001))
+    assert follow("source", of_memory(source), mirror, KEY.verifier).before == 70_000
+    assert (read(mirror)[1], fsck(mirror, KEY.verifier).bad) == (read(source)[1], [])
+
+
+def test_a_log_that_shows_less_than_before_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    source, mirror = MemoryStore(), MemoryStore()
+    grown(tmp_path / "one", source, (0, 3))
+    old = dict(source.objects)
+    grown(tmp_path / "one", source, (3, 300))
+    follow("source", of_memory(source), mirror, KEY.verifier)
+    source.objects = old
+    assert follow("source", of_memory(source), mirror, KEY.verifier).relation == "behind"
+    assert read(mirror)[0] == 300
+
+
+@pytest.mark.failure("region", "receipts")
+@pytest.mark.parametrize("theirs", [(0, 2), (0, 9), (0, 300), (0, 301)], ids=["shorter", "as long", "longer", "more tiles"])
+def test_a_fork_is_refused_and_both_its_checkpoints_are_kept(tmp_path: Path, theirs: tuple[int, int]) -> None:
+    """A log that shows others another past, under its own good signature: the mirror stays as it is, and has the proof."""
+    source, mirror, other = MemoryStore(), MemoryStore(), MemoryStore()
+    grown(tmp_path / "one", source, (0, 9))
+    follow("source", of_memory(source), mirror, KEY.verifier)
+    kept = read(mirror)
+    grown(tmp_path / "two", other, (theirs[0] + 1000, theirs[1] + 1000))
+    for _ in range(2):
+        found = follow("other", of_memory(other), mirror, KEY.verifier)
+        assert found.relation == "fork"
+        assert [mirror.get(key).data for key in found.kept] == [source.get("checkpoint").data, other.get("checkpoint").data]
+        assert read(mirror) == kept
+
+
+@pytest.mark.parametrize("key", ["tile/entries/000", "tile/entries/001.p/44", "checkpoint"])
+def test_nothing_that_does_not_verify_is_under_the_mirrors_checkpoint(tmp_path: Path, key: str) -> None:
+    source, mirror = MemoryStore(), MemoryStore()
+    grown(tmp_path / "one", source, (0, 9))
+    follow("source", of_memory(source), mirror, KEY.verifier)
+    kept = read(mirror)
+    grown(tmp_path / "one", source, (9, 300))
+    whole = source.objects[key]
+    for at in range(30, len(whole), len(whole) // 7):
+        source.objects[key] = flip(whole, at)
+        with pytest.raises(Bad):
+            follow("source", of_memory(source), mirror, KEY.verifier)
+        assert read(mirror) == kept
+    source.objects[key] = whole
+    assert follow("source", of_memory(source), mirror, KEY.verifier).relation == "ahead"
+    assert fsck(mirror, KEY.verifier).bad == []
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[FolderStore, str]]:
+    """A log in a folder, and its address on a server that knows nothing of logs."""
+    folder = tmp_path / "static"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield FolderStore(folder), f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_static_server_is_followed_by_the_command_and_its_fork_refused(
+    tmp_path: Path, served: tuple[FolderStore, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, url = served
+    grown(tmp_path / "one", store, (0, 300))
+    words = ("follow", url, str(tmp_path / "mirror"), "--once", "--vkey", format_vkey(KEY.verifier))
+    code, told = run(capsys, *words)
+    assert (code, told) == (0, {"relation": "ahead", "size": 300, "before": 0, "kept": []})
+    assert run(capsys, "diff", url, str(tmp_path / "mirror"))[0] != 0  # no pinned root here: nothing is believed
+    assert read(FolderStore(tmp_path / "mirror")) == read(store)
+    assert follow(url, of_url(url), FolderStore(tmp_path / "mirror"), KEY.verifier).relation == "equal"
+    other = MemoryStore()
+    grown(tmp_path / "two", other, (1000, 1400))
+    for key, data in other.objects.items():
+        store.put(key, data)
+    code, told = run(capsys, *words)
+    assert (code, told["relation"], len(told["kept"])) == (1, "fork", 2)
+    assert json.loads((tmp_path / "mirror" / "meta.json").read_text())["origin"] == KEY.verifier.name
