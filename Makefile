@@ -118,8 +118,9 @@ bench-cluster: setup-dev ## figures of the control plane on a real API server: c
 fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES of wall time (60), as many at a time as there are cores
 	@$(PY) tests/fuzz/campaign.py --minutes $${FUZZ_MINUTES:-60}
 
-sim: setup-dev ## the control plane under SIM_SEEDS seeds (10000) from SIM_START (0), on every core; ends at the first that breaks a law
+sim: setup-dev ## the control plane, then the log, under SIM_SEEDS seeds (10000) from SIM_START (0), on every core; ends at the first that breaks a law
 	@$(PY) tests/sim/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
+	@$(PY) tests/sim/run.py --world log --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 
 sim-witness: setup-dev ## logs, witnesses and regions under SIM_SEEDS seeds (10000) from SIM_START (0)
 	@$(PY) tests/sim_witness/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import md5
 
 from knhk.model.faults import AlreadyExists, Conflict, NotFound
@@ -25,6 +25,9 @@ class MemoryStore:
             if (data := self.objects.get(checked(key))) is None:
                 raise NotFound(f"{key}: there is no such object")
             return Stored(data, _etag(data))
+
+    def get_all(self, keys: Iterable[str]) -> Iterator[bytes]:
+        return (self.get(key).data for key in keys)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self.get(key).data[start : start + length]

@@ -105,7 +105,8 @@ def test_nothing_that_does_not_verify_is_under_the_mirrors_checkpoint(tmp_path: 
     kept = read(mirror)
     grown(tmp_path / "one", source, (9, 300))
     whole = source.objects[key]
-    for at in range(30, len(whole), len(whole) // 7):
+    signed = whole.index("— epoch.".encode()) if key == "checkpoint" else len(whole)  # that line is no signature
+    for at in range(30, signed, signed // 7):
         source.objects[key] = flip(whole, at)
         with pytest.raises(Bad):
             follow("source", of_memory(source), mirror, KEY.verifier)

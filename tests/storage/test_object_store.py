@@ -105,6 +105,9 @@ def test_many_are_written_and_deleted_at_once(store: ObjectStore) -> None:
     items = [(f"n/{number:04d}", b"%d" % number) for number in range(300)]
     store.put_all(items)
     assert [(row.key, store.get(row.key).data) for row in store.list("n")][::50] == items[::50]
+    assert list(store.get_all(key for key, _ in items[::-1])) == [data for _, data in items[::-1]]
+    with pytest.raises(NotFound):
+        list(store.get_all(["n/0000", "n/absent"]))
     store.delete([key for key, _ in items[1:]] + ["n/absent"])
     assert [row.key for row in store.list()] == ["n/0000"]
     items = [("n/0000", b"other"), ("n/new", b"1"), ("m/new", b"2")]

@@ -37,7 +37,7 @@ def fsck(call: Call) -> Outcome:
     from knhk.wiring import log_stores
     from knhk_runtime.objects.opening import open_store
     from knhk_runtime.tlog.fsck import fsck, mend
-    from knhk_runtime.tlog.notes import parse_vkey
+    from knhk_verify.note import parse_vkey
 
     place = call.args.place or str(Home(call.home).log)
     store = open_store(place)

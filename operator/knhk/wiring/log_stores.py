@@ -16,10 +16,9 @@ from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.sequencer.core import lock
 from knhk_runtime.sequencer.lease import KEY, Lease
-from knhk_runtime.tlog.notes import parse_vkey
 from knhk_runtime.tlog.served import Fetch
 from knhk_verify.errors import Bad
-from knhk_verify.note import Verifier
+from knhk_verify.note import Verifier, parse_vkey
 from knhk_verify.signed import member, parse_json, verify_keys
 
 

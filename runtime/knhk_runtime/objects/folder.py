@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +39,9 @@ class FolderStore:
         with self._errors(key):
             data = self._files.read(self._path(key))
         return Stored(data, _etag(data))
+
+    def get_all(self, keys: Iterable[str]) -> Iterator[bytes]:
+        return (self.get(key).data for key in keys)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         with self._errors(key), self._path(key).open("rb") as file:
@@ -74,6 +77,10 @@ class FolderStore:
             self._write([(self._path(key), data)])
         return _etag(data)
 
+    def leftovers(self) -> list[Path]:
+        """What writers that were killed left half-written, and those that write now."""
+        return sorted(self._folder.rglob(f"*{TEMPORARY}"))
+
     def list(self, folder: str = "") -> Iterator[Listed]:
         top = self._path(folder) if folder else self._folder
         with self._errors(folder):
@@ -85,10 +92,6 @@ class FolderStore:
             changed = dict.fromkeys(path.parent for path in paths if self._remove(path))
             for folder in changed:
                 self._files.sync_dir(folder)
-
-    def leftovers(self) -> list[Path]:
-        """What writers that were killed left half-written, and those that write now."""
-        return sorted(self._folder.rglob(f"*{TEMPORARY}"))
 
     def _remove(self, path: Path) -> bool:
         try:

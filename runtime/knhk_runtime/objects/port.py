@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +56,9 @@ class ObjectStore(Protocol):
 
     def get(self, key: str) -> Stored:
         """The whole object."""
+
+    def get_all(self, keys: Iterable[str]) -> Iterator[bytes]:
+        """Bytes of many, in this order; some are asked for before they are needed."""
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes (at least 1) from offset `start` on, or what there is of them."""

@@ -4,8 +4,9 @@ them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, AWS_REGION, AWS_WEB_IDENTITY_TOKEN_FI
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from obstore import Attributes, PutMode
     from obstore.store import ClientConfig, RetryConfig
 
-AT_ONCE = 16
+AT_ONCE, AHEAD = 16, 32
 RETRY_AFTER_S = 1.0
 ANSWER_WITHIN = timedelta(seconds=20)
 CONNECT_WITHIN = timedelta(seconds=5)
@@ -48,6 +49,15 @@ class S3Store:
         with self._errors(key):
             found = obstore.get(self._bucket, checked(key))
             return Stored(found.bytes().to_bytes(), _etag(found.meta["e_tag"]))
+
+    def get_all(self, keys: Iterable[str]) -> Iterator[bytes]:
+        asked = deque[Future[Stored]]()
+        for key in keys:
+            asked.append(self._many.submit(self.get, key))
+            if len(asked) == AHEAD:
+                yield asked.popleft().result().data
+        while asked:
+            yield asked.popleft().result().data
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         with self._errors(key):

@@ -117,6 +117,7 @@ class Log:
         try:
             self._open(regions)
         except Bad as error:
+            self._public.writable()  # else another has written meanwhile, and what we read does not belong together
             raise Corrupt(str(folder / error.where), error.what) from error
 
     @property
@@ -140,6 +141,7 @@ class Log:
         for name in ("wal", "owners"):
             self._files.mkdir(self.folder / name)
             self._sweep(self.folder / name)
+        self._files.sync_dir(self.folder)
         self._remove_temporary(self.folder)
         self._public.begin()
         note, signed = self._read("checkpoint"), self._read("signed")
@@ -338,9 +340,18 @@ class Log:
         self._owners.keep(given)
         if payloads:
             self._wal.append(begin, payloads)
+            self._still_ours()
             self._tail += entries
             self._index.update(fresh)
         return answers
+
+    def _still_ours(self) -> None:
+        """After a write of the WAL, for it may have taken longer than the lease: raises OSError, and what was written does not count."""
+        try:
+            self._public.writable()
+        except OSError:
+            self._wal.close()
+            raise
 
     def claim(self, client: str, sources: Collection[bytes]) -> Taken | None:
         """Makes sources a client's before it has appended anything, durably. Raises OSError. Callers as of `commit`."""

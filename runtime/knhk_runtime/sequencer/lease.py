@@ -10,9 +10,9 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from knhk.model.faults import Conflict, Corrupt, Deposed, NotFound
+from knhk.model.faults import Conflict, Corrupt, Deposed, NotFound, Waiting
 from knhk_runtime.objects.port import About, ObjectStore, Stored
 from knhk_verify.errors import Bad
 from knhk_verify.signed import member, parse_json
@@ -72,19 +72,20 @@ class Lease:
 
     def take(self) -> float:
         """One try: 0 when it is held now, else seconds after which to try again."""
-        now_s = self._now_s()
+        began_s = self._now_s()
         try:
             found = self._store.get(KEY)
         except NotFound:
-            return self._won(Held(1, self._holder, self._process, 0, self._ttl_ms), None, now_s)
+            return self._won(Held(1, self._holder, self._process, 0, self._ttl_ms), None, began_s)
         held = Held.parse(found.data, f"{self._store.name}/{KEY}")
-        left_s = self._left_s(held, found, now_s)
+        left_s = self._left_s(held, found, self._now_s())
         if left_s > 0:
             return left_s
-        return self._won(Held(held.epoch + 1, self._holder, self._process, 0, self._ttl_ms), found, now_s)
+        return self._won(Held(held.epoch + 1, self._holder, self._process, 0, self._ttl_ms), found, began_s)
 
     def _left_s(self, held: Held, found: Stored, now_s: float) -> float:
-        """How long its holder may still believe that it holds it. A holder of our own name is dead: we have the lock of its folder."""
+        """How long its holder may still believe that it holds it. A holder of our own name is dead: we have the lock of its folder. `now_s`
+        is after the look: we may have slept in it."""
         if held.holder in ("", self._holder):
             return 0.0
         if self._seen[0] != found.etag:
@@ -109,13 +110,20 @@ class Lease:
             self._renew()
 
     def _renew(self) -> None:
-        began_s, mine = self._now_s(), self._held()
-        wanted = Held(mine.epoch, mine.holder, mine.process, mine.beat + 1, mine.ttl_ms)
+        began_s = self._now_s()
         try:
-            etag = self._store.swap(KEY, wanted.encode(), self._etag, _ABOUT)
-        except Conflict:
-            found = self._ours()  # a renewal whose answer was lost
-            wanted, etag = Held.parse(found.data, KEY), found.etag
+            self._beat(self._held(), began_s)
+        except Conflict:  # a renewal whose answer was lost: others count from when it came true, not from now
+            found = self._ours()
+            self._mine, self._etag = Held.parse(found.data, KEY), found.etag
+            try:
+                self._beat(self._mine, began_s)
+            except Conflict as error:
+                raise Waiting("Lease", f"{self._store.name}/{KEY} changes while it is renewed", self.ttl_s / 3) from error
+
+    def _beat(self, mine: Held, began_s: float) -> None:
+        wanted = replace(mine, beat=mine.beat + 1)
+        etag = self._store.swap(KEY, wanted.encode(), self._etag, _ABOUT)
         self._mine, self._etag, self._until_s = wanted, etag, began_s + self.ttl_s
 
     def confirm(self) -> None:

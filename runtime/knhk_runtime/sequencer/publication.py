@@ -5,10 +5,9 @@ The one commit point of a tree is the write of its checkpoint; all that the chec
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -16,13 +15,16 @@ from knhk.model.faults import AlreadyExists, Conflict, Corrupt, Deposed, NotFoun
 from knhk_runtime.objects.port import About, ObjectStore
 from knhk_runtime.sequencer.files import TEMPORARY, Files, put, put_all
 from knhk_runtime.sequencer.lease import Lease
+from knhk_verify.note import b64
 
 Items = Sequence[tuple[str, bytes]]
 TILES = About("application/octet-stream", "public, max-age=31536000, immutable")
 CHECKPOINT = About("text/plain; charset=utf-8", "public, max-age=1, must-revalidate")
+EPOCH = "epoch.knhk.dev"  # name of the signature line that says who wrote a checkpoint
+FENCED_WITHIN = 8  # tries to take over from a writer who is writing
+_LINE, _ID = f"— {EPOCH} ", sha256(f"{EPOCH}\n".encode() + b"\xffknhk.dev/log-epoch").digest()[:4]
 META = About("application/json", "public, max-age=60")
 COMMITS = ("checkpoint", "signed")  # names under which one checkpoint at a time is replaced
-AHEAD = 32  # objects that are asked for before they are needed
 
 
 class Publication(Protocol):
@@ -141,14 +143,14 @@ class StorePublication:
 
     A tile is created; one that is there with other bytes is of a writer before us whose tiles never came under a checkpoint, or of one
     after us. So its etag is read first, then the lease is confirmed, then it is swapped: were it of one after us, the lease would be
-    another's before we read it. The checkpoint is swapped for the one that we read or wrote last, so that of two writers who both
-    believe that they hold the lease one alone can go on."""
+    another's before we read it. The checkpoint is swapped for the one that we read or wrote last. It names the epoch of its writer, and
+    who takes over writes his into it before anything else: what a writer before him had under way can then no longer be done, and no
+    tile that he replaces can come under a checkpoint."""
 
     def __init__(self, store: ObjectStore, lease: Lease) -> None:
         self._store, self._lease = store, lease
         self._etags = dict[str, str]()  # of the checkpoints that we read or wrote last
         self._tried = {name: set[bytes]() for name in COMMITS}  # checkpoints whose writes failed, and may have been done
-        self._reader = ThreadPoolExecutor(AHEAD, "tiles")
 
     @property
     def term(self) -> int:
@@ -159,23 +161,35 @@ class StorePublication:
             raise OSError(errno.EROFS, f"{self._store.name}: the lease was not renewed in time: another may write this log")
 
     def begin(self) -> None:
-        return
+        with _errors():
+            for name in COMMITS:
+                self._fence(name)
+
+    def _fence(self, name: str) -> None:
+        for _ in range(FENCED_WITHIN):
+            try:
+                found = self._store.get(name)
+            except NotFound:
+                return
+            self._lease.confirm()
+            wanted = marked(found.data, self.term)
+            if found.data == wanted:
+                return
+            with suppress(Conflict):
+                self._store.swap(name, wanted, found.etag, CHECKPOINT)
+        raise Deposed(f"{self._store.name}/{name}: another writes it again and again")
 
     def read(self, path: str) -> bytes:
         with _errors():
             found = self._store.get(path)
-        if path in COMMITS:
-            self._etags[path] = found.etag
-        return found.data
+        if path not in COMMITS:
+            return found.data
+        self._etags[path] = found.etag
+        return unmarked(found.data)
 
     def read_many(self, paths: Iterable[str]) -> Iterator[bytes]:
-        asked = deque[Future[bytes]]()
-        for path in paths:
-            asked.append(self._reader.submit(self.read, path))
-            if len(asked) == AHEAD:
-                yield asked.popleft().result()
-        while asked:
-            yield asked.popleft().result()
+        with _errors():
+            yield from self._store.get_all(paths)
 
     def remains(self) -> str:
         with _errors():
@@ -213,6 +227,7 @@ class StorePublication:
 
     def checkpoint(self, note: bytes, name: str = "checkpoint") -> None:
         self.writable()
+        note = marked(note, self.term)
         with _errors():
             self._lease.confirm()
             self._tried[name].add(note)
@@ -240,6 +255,16 @@ class StorePublication:
     def remove(self, paths: Sequence[str]) -> None:
         with _errors():
             self._store.delete(paths)
+
+
+def marked(note: bytes, epoch: int) -> bytes:
+    """A checkpoint that names the epoch of its writer, by a signature line of a kind that readers do not know and skip (formats/log.md)."""
+    return unmarked(note) + f"{_LINE}{b64(_ID + epoch.to_bytes(8, 'big'))}\n".encode()
+
+
+def unmarked(note: bytes) -> bytes:
+    """The checkpoint without that line."""
+    return b"".join(line for line in note.splitlines(keepends=True) if not line.startswith(_LINE.encode()))
 
 
 @contextmanager

@@ -55,7 +55,8 @@ class Wal:
         return [(int(match[1], 16), self._folder / name) for name in names if (match := _NAME.fullmatch(name))]
 
     def recover(self, start: int) -> Recovered:
-        """All entries from index `start` on; raises Corrupt with file and offset. The torn tail of the last segment is cut."""
+        """All entries from index `start` on; raises Corrupt with file and offset. The torn tail of the last segment is cut, and what
+        is left of it is durable."""
         try:
             return self._recover(start)
         except Bad as error:
@@ -92,9 +93,10 @@ class Wal:
                 at += len(entries)
             if until is not None and at != until:
                 raise Corrupt(f"{path} offset {end}", f"ends at entry {at}, the next segment begins at {until}")
-            if until is None and end < len(data):
-                self._files.cut(path, end)
-                cut.append((f"{path} offset {end}", len(data) - end))
+            if until is None:
+                self._files.cut(path, end)  # also what is whole: who wrote it may have been killed before it was synced
+                if end < len(data):
+                    cut.append((f"{path} offset {end}", len(data) - end))
         return Recovered(found.keys, found.entries, tuple(cut))
 
     def begin(self, first: int) -> None:
@@ -135,14 +137,19 @@ class Wal:
         for (_, path), (following, _) in pairwise(segments):
             if following > integrated:
                 return
-            self._files.unlink(path)
+            self._unlink(path)
 
     def remove(self) -> None:
-        """Remove all segments, the newest last, and their folder when it has nothing else."""
+        """Remove all segments, and their folder when it has nothing else."""
         for _, path in self._segments():
-            self._files.unlink(path)
+            self._unlink(path)
         if not self._files.names(self._folder):
             self._files.rmdir(self._folder)
+
+    def _unlink(self, path: Path) -> None:
+        """Durably, so that after a power cut no segment is missing between two."""
+        self._files.unlink(path)
+        self._files.sync_dir(self._folder)
 
     def close(self) -> None:
         """Give the descriptor back; the next append begins a segment."""

@@ -54,6 +54,7 @@ class _Fsck:
         self.tiles = dict[tuple[int | None, int], list[int]]()  # level and number → widths that are there
         self.leaves, self.stored = bytearray(), bytearray()  # leaf hashes as the entries give them, and as tiles of level 0 say
         self.suspects = list[Finding]()  # tiles of hashes that the entries do not give
+        self.older = list[Finding]()  # tiles that only older checkpoints may need
         self.keys = dict[bytes, int]()
 
     def bad(self, where: str, what: str, mend: bytes | None = None) -> None:
@@ -158,6 +159,10 @@ class _Fsck:
             if data is None:
                 if not any(each > other for each in there):  # else readers take the beginning of that one
                     self.suspects.append(Finding(path, "is missing", wanted))
+            elif data != wanted and other < width:
+                self.older.append(
+                    Finding(path, "is not the beginning of the wider one: altered, or of a writer that never published it", wanted)
+                )
             elif data != wanted:
                 at = next((i for i in range(other) if data[i * HASH :][:HASH] != wanted[i * HASH :][:HASH]), other)
                 below = f"entry {n * TILE + at}" if level == 0 else tile_path(level - 1, n * TILE + at)
@@ -172,6 +177,7 @@ class _Fsck:
         """The root says who was altered: hashes, or entries."""
         if edge.root() == checkpoint.root:
             self.found.bad += self.suspects
+            self.found.notes += self.older
             return
         of_hashes = Edge()
         of_hashes.extend(bytes(self.stored))
