@@ -95,7 +95,7 @@ class Simulation:
         self.store, self.laws = MemoryStore(), Laws()
         self.late = list[Callable[[], None]]()
         self.waiting = list[list[bytes]]()  # batches that were not acknowledged
-        self.computers = [Computer(f"m{number}") for number in range(max(1, self.weather.machines))]
+        self.computers = [Computer(f"m{number}") for number in range(max(1, int(self.weather.machines)))]
         for computer in self.computers:
             self._line(computer)
 
@@ -103,7 +103,7 @@ class Simulation:
 
     def run(self) -> None:
         """Raises Broken."""
-        for _ in range(self.weather.turns):
+        for _ in range(int(self.weather.turns)):
             self.turn()
         self._calm()
 

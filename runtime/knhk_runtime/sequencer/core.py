@@ -340,7 +340,8 @@ class Log:
         self._owners.keep(given)
         if payloads:
             self._wal.append(begin, payloads)
-            self._still_ours()
+        self._still_ours()
+        if payloads:
             self._tail += entries
             self._index.update(fresh)
         return answers
