@@ -94,7 +94,7 @@ class ReceiptsServer:
         for path, document in reversed(self._documents(0)):
             with contextlib.suppress(NotFound):
                 self.client.call("DELETE", f"{path}/{document['metadata']['name']}")
-        self.process.terminate()
+        self.process.kill()
         self.process.wait(30)
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -20,7 +20,7 @@ from knhk_runtime.tlog.served import Served
 from knhk_verify.leaf import Leaf
 
 ORIGIN = "knhk.dev/test"
-START_NS = 1_790_000_000_000_000_000
+START_NS = 1795179600000000000  # 2026-11-20T13:00:00Z
 CONTROLS, LIMITS, OTHERS = (bytes((n,)) * 32 for n in (1, 2, 3))
 PACKS = {CONTROLS: ("erp", "invoice-controls"), LIMITS: ("erp", "limits"), OTHERS: ("crm", "leads")}
 

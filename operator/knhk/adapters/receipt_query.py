@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 MEMORY = "2GB"
+# Words without which a question needs none of these; query() and query_table() make names of text.
+OF_DECISIONS, OF_EVENTS = (re.compile(words, re.IGNORECASE) for words in ("decisions|overrides|query", "events|live|overrides|query"))
 BATCH = 1 << 16
 _RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
 SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", "region", *FLAGS)
@@ -73,7 +76,7 @@ def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Pa
     config: dict[str, Any] = {"memory_limit": MEMORY, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
     with duckdb.connect(":memory:", config=config) as db:
         _one_select(db, sql)
-        _load(db, decisions, events)
+        _load(db, decisions if OF_DECISIONS.search(sql) else (), events if OF_EVENTS.search(sql) else ())
         db.execute(_VIEWS)
         if archive is not None:
             _observed(db, archive)
@@ -118,10 +121,13 @@ def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
 
     shapes = dict[tuple[str, ...], int]()
     schema = pa.schema([("log_index", pa.int64()), ("time_ns", pa.int64()), ("receipt", pa.string()), ("shape", pa.int32())])
-    rows = pa.RecordBatchReader.from_batches(schema, _batches(decisions, shapes, schema))
+    failed = list[Exception]()
+    rows = pa.RecordBatchReader.from_batches(schema, _until_failed(_batches(decisions, shapes, schema), failed))
     db.register("arriving", rows)
     db.execute("CREATE TABLE decision_rows AS SELECT * FROM arriving")
     db.unregister("arriving")
+    if failed:
+        raise failed[0]
     columns = ", ".join(f'"{_RENAMED.get(name, name)}" VARCHAR' for name in SHAPE)
     db.execute(f"CREATE TABLE shapes (shape INTEGER, {columns})")
     if shapes:
@@ -135,6 +141,14 @@ def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
         casts = ", ".join(f"CAST({name} AS {kind})" for name, kind in EVENTS)
         db.execute(f"INSERT INTO events SELECT {casts} FROM arriving")
         db.unregister("arriving")
+
+
+def _until_failed(batches: Iterator[pyarrow.RecordBatch], failed: list[Exception]) -> Iterator[pyarrow.RecordBatch]:
+    """What comes before an error, which DuckDB would tell in words of its own."""
+    try:
+        yield from batches
+    except Exception as error:
+        failed.append(error)
 
 
 def _batches(rows: Iterable[Row], shapes: dict[tuple[str, ...], int], schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:

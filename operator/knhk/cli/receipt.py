@@ -71,8 +71,8 @@ TO = ("csv", "jsonl", "parquet")
     summary="Ask receipts by SQL: decisions, policy events, what was live when, overrides",
     arguments=(
         Argument("sql", help="one SELECT over decisions, events, live, overrides, and observations with --archive", metavar="SQL"),
-        Argument("--namespace", "-n", help="only of this namespace", metavar="NS"),
         PLACE,
+        *SELECTORS,
         *TLS,
         KUBECONFIG,
         Argument(
@@ -86,7 +86,8 @@ TO = ("csv", "jsonl", "parquet")
         "knhk receipt query --kubeconfig risk.conf -n erp 'FROM overrides ORDER BY log_index'",
         "knhk receipt query 'SELECT actor, count(*) FROM observations GROUP BY ALL' --archive ./delta --out by.csv",
     ),
-    detail="DuckDB answers, in memory: it can read nothing but receipts (and the archive), and write nothing. `live`: which\n"
+    detail="Selectors choose the decisions that are read; the namespace counts for policy events too.\n"
+    "DuckDB answers, in memory: it can read nothing but receipts (and the archive), and write nothing. `live`: which\n"
     "version of a pack was live from `since` until `until`; `overrides`: flags, aborts, drift, what was enforced unreviewed, and what\n"
     "was decided by failing open, in brownout or under a stale document. No evidence: `knhk receipt verify`, `knhk log prove`.",
 )

@@ -91,15 +91,20 @@ def selected(args: Namespace, home: Home) -> Iterator[Row]:
 
 
 def asked(args: Namespace, home: Home) -> tuple[Iterator[Row], Iterator[Row]]:
-    """Decisions and policy events, in `args.namespace` if it is said. Raises as `listed`."""
+    """Decisions that the arguments select, and policy events of `args.namespace`, or all; each is read when it is asked for. Raises as
+    `listed`."""
+    return selected(args, home), _events(args, home)
+
+
+def _events(args: Namespace, home: Home) -> Iterator[Row]:
     if args.kubeconfig is not None:
         from knhk.adapters import receipts_kube
 
-        client = _client(args)
-        return receipts_kube.decisions(client, args.namespace), receipts_kube.events(client, args.namespace)
-    index = followed(home, args.log or str(home.log), args.ca_file, args.certificate)
+        yield from receipts_kube.events(_client(args), args.namespace)
+        return
     own = () if args.namespace is None else (equal("namespace", args.namespace),)
-    return index.rows((decisions(), *own)), index.rows((equal("kind", "POLICY"), *own))
+    index = followed(home, args.log or str(home.log), args.ca_file, args.certificate)
+    yield from index.rows((equal("kind", "POLICY"), *own))
 
 
 def _client(args: Namespace) -> KubeClient:

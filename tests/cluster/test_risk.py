@@ -1,0 +1,147 @@
+"""The questions of docs/risk.md, as they stand there, asked with nothing but a kubeconfig of role Risk on the real API server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.kube_documents import collection
+from knhk.cli import main
+from knhk.lockchain import receipt_spec
+from knhk.model.faults import AlreadyExists
+from knhk_verify.note import unb64
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "receipts"))
+from control_plane import Cluster
+from log_of_entries import CONTROLS, LIMITS, OTHERS, Written, leaf
+from receipts_process import ReceiptsServer, kubectl_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+QUESTIONS = re.findall(r"^## (\d+)\. .*?```sql\n(.*?)```", (ROOT / "docs" / "risk.md").read_text(), re.DOTALL | re.MULTILINE)
+Ask = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """invoice-controls was approved by ann, who wrote it, and promoted; limits was enforced unreviewed, then a newer one rolled back."""
+    made, finding = Written(tmp_path_factory.mktemp("risk")), {"finding": {"guard": "limit", "kind": "newDenials"}}
+    made.add(
+        made.event("Signed"),
+        made.event("Approved", actor="ann", stage="production", time="2026-11-20T11:00:00Z"),
+        made.event("Promoted", time="2026-11-20T12:00:00Z", evidence={"approvedBy": ["ann"], "source": {"user": "ann"}}),
+        *(leaf(n, verdict=2 if n < 2 else 1, flags={6: 16, 7: 8}.get(n, 0)) for n in range(8)),
+        made.event("Promoted", LIMITS, time="2026-11-21T12:00:00Z", evidence={"unreviewed": True}),
+        *(leaf(n, ring=b"RING0002", pack=LIMITS) for n in range(3)),
+        made.event("RolledBack", LIMITS, time="2026-11-22T12:00:00Z", reason="newDenials of guard limit", evidence=finding),
+        made.event("Signed", OTHERS),
+        leaf(1, ring=b"RING0003", pack=OTHERS),
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def ask(
+    cluster: Cluster,
+    client: KubeClient,
+    servers: dict[str, Path],
+    written: Written,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[pytest.CaptureFixture[str], str], tuple[int, Any]]]:
+    """Asks as Rita, who has role Risk in erp; her machine has no log, no keys and no home."""
+    for namespace in ("erp", "crm"):
+        with contextlib.suppress(AlreadyExists):
+            client.call("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+    with_receipts(client, written)
+    admin = kubectl_of(servers["kubectl"], cluster.kubeconfig, tmp_path_factory.mktemp("admin"))
+    assert admin("apply", "--server-side", "-f", str(ROOT / "manifests" / "base" / "people" / "risk.yaml")).returncode == 0
+    admin("create", "rolebinding", "rita", "-n", "erp", "--clusterrole=knhk-risk", "--user=rita")
+    server = ReceiptsServer(cluster, client, servers["kubectl"], written.folder, tmp_path_factory.mktemp("server") / "own")
+    home, kubeconfig = tmp_path_factory.mktemp("rita") / "none", cluster.user("rita")
+
+    def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
+        code = main(["--home", str(home), "receipt", *words, "--kubeconfig", str(kubeconfig), "-o", "json"])
+        said = capsys.readouterr()
+        return code, json.loads(said.out or said.err)
+
+    yield asked
+    server.close()
+
+
+def with_receipts(client: KubeClient, written: Written) -> None:
+    """A Receipt for each policy event, as the operator makes them."""
+    note = (written.folder / "checkpoint").read_text()
+    for index, entry in enumerate(written.served.entries()):
+        if entry[:1] == b"{":
+            statement = json.loads(unb64(json.loads(entry)["dsseEnvelope"]["payload"], "payload"))
+            spec = receipt_spec(entry, statement, index, written.served.inclusion(index, note))
+            namespace = statement["predicate"]["pack"]["namespace"]
+            body = {"apiVersion": "knhk.dev/v1alpha1", "kind": "Receipt", "metadata": {"name": f"risk-{index:08d}"}, "spec": spec}
+            client.call("POST", collection("Receipt", namespace), body=body)
+
+
+ANSWERS: dict[str, list[list[Any]]] = {
+    "1": [
+        ["52494e47303030310000000000000005", "ADMIT", "invoice-controls", "ann", "production", "2026-11-20T12:00:00.000000Z"],
+    ],
+    "2": [["invoice-controls", "1.0.0", None]],
+    "3": [["limits", "1.0.0", 3]],
+    "4": [["fail-open", "invoice-controls"], ["brownout", "invoice-controls"], ["Promoted", "limits"]],
+    "5": [["Promoted", "limits", 11]],
+    "6": [["fail-open", 9], ["brownout", 10]],
+    "7": [["RolledBack", "limits", "newDenials of guard limit"]],
+    "8": [["invoice-controls", "ann", 1]],
+    "9": [["invoice-controls", 8, 2, 25.0], ["limits", 3, 0, 0.0]],
+    "10": [["limits", 3]],
+}
+SHOWN = {
+    "1": ("receipt", "verdict", "pack", "approver", "stage", "live_since"),
+    "2": ("pack", "version", "until"),
+    "3": ("pack", "version", "judged"),
+    "4": ("how", "pack"),
+    "5": ("event", "pack", "log_index"),
+    "6": ("why", "log_index"),
+    "7": ("event", "pack", "reason"),
+    "8": ("pack", "actor", "log_index"),
+    "9": ("pack", "judged", "denied", "percent"),
+    "10": ("pack", "decisions"),
+}
+
+
+@pytest.mark.parametrize(("number", "sql"), [row for row in QUESTIONS if row[0] in ANSWERS], ids=lambda value: str(value)[:3])
+def test_a_question_of_the_docs_is_answered(ask: Ask, capsys: pytest.CaptureFixture[str], number: str, sql: str) -> None:
+    code, said = ask(capsys, "query", "-n", "erp", sql)
+    assert code == 0, said
+    found = [[dict(zip(said["columns"], row, strict=True))[name] for name in SHOWN[number]] for row in said["rows"]]
+    wanted = ANSWERS[number]
+    assert (found if number in ("4", "5", "6", "7", "9") else sorted(found, key=str)) == wanted
+
+
+def test_all_ten_are_asked() -> None:
+    assert [number for number, _ in QUESTIONS] == [str(n) for n in range(1, 12)]
+    assert set(ANSWERS) == {str(n) for n in range(1, 11)}
+
+
+def test_nothing_of_another_namespace_is_told(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    for sql in ("FROM decisions", "FROM events"):
+        code, said = ask(capsys, "query", "-n", "crm", sql)
+        assert code == 3
+        assert "forbidden" in said["error"]
+
+
+def test_receipts_are_listed_page_by_page_by_the_same_command_as_of_a_log(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    code, first = ask(capsys, "list", "-n", "erp", "--pack", "invoice-controls", "--limit", "5")
+    assert (code, [row["index"] for row in first["receipts"]]) == (0, [10, 9, 8, 7, 6])
+    code, rest = ask(capsys, "list", "-n", "erp", "--pack", "invoice-controls", "--limit", "5", "--continue", first["continue"])
+    assert [row["index"] for row in rest["receipts"]] == [5, 4, 3]
+    assert rest["continue"] is None
+    assert CONTROLS[:20].hex() == rest["receipts"][0]["pack"]
