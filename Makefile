@@ -105,7 +105,7 @@ verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated fi
 bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anchors beside
 	@$(PY) -m bench $(BENCH_ARGS)
 
-bench-cluster: setup-dev ## figures of the control plane on a real API server: cold start, lanes, builds, edits, fail-over, objects
+bench-cluster: setup-dev ## figures of the control plane on a real API server: cold start, lanes, builds, edits, fail-over, objects, receipts
 	@$(PY) tests/cluster/cluster.py build --quiet
 	@$(PY) -m bench.cluster_cold_start
 	@$(PY) -m bench.cluster_lanes
@@ -114,6 +114,7 @@ bench-cluster: setup-dev ## figures of the control plane on a real API server: c
 	@$(PY) -m bench.cluster_edit
 	@$(PY) -m bench.cluster_failover
 	@$(PY) -m bench.cluster_objects
+	@$(PY) -m bench.receipts
 
 fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES of wall time (60), as many at a time as there are cores
 	@$(PY) tests/fuzz/campaign.py --minutes $${FUZZ_MINUTES:-60}

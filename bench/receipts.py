@@ -1,0 +1,110 @@
+"""A million decision receipts: how soon the first page comes, by `knhk receipt list` and by kubectl through a real API server, and how much
+memory that takes. python -m bench.receipts [--leaves N]
+
+Beside them, in the same run, what a request costs anyway: `knhk --version`, and kubectl for the list of namespaces."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "receipts"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
+from control_plane import shared
+from definitions import install
+from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
+from receipts_process import ReceiptsServer
+from server_binaries import binaries
+
+from knhk.adapters.kube_client import KubeClient, api_client
+
+TIMES = 9
+RINGS = ((b"RING0001", CONTROLS), (b"RING0002", LIMITS), (b"RING0003", OTHERS))
+FIRST = "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?limit=500"
+SELECTED = f"{FIRST}&fieldSelector=verdict%3DDENY%2Cpack%3Dinvoice-controls"
+NARROW = "verdict=DENY,pack=invoice-controls,stale=true"  # 333 of a million: what kubectl shows as one table
+
+
+def leaves(count: int) -> Iterator[bytes]:
+    """Of three packs; one in 50 is denied, one in 7 judged beside, one in 3,000 denied under a stale document."""
+    for n in range(count):
+        ring, pack = RINGS[n % 3]
+        stale = n % 3000 == 0
+        yield leaf(n, ring=ring, pack=pack, verdict=2 if stale or n % 50 == 0 else 1, flags=(n % 7 == 0) | 2 * stale, mode=1 + (n % 7 == 0))
+
+
+def took(run: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds: median and extremes of TIMES, after one that is not counted."""
+    run()
+    found = []
+    for _ in range(TIMES):
+        start_s = time.perf_counter()
+        run()
+        found.append((time.perf_counter() - start_s) * 1e3)
+    return {"median_ms": round(statistics.median(found), 1), "least_ms": round(min(found), 1), "most_ms": round(max(found), 1)}
+
+
+def command(*words: str | Path, rows: int | None = None) -> Callable[[], object]:
+    def run() -> None:
+        done = subprocess.run([*map(str, words)], capture_output=True, check=True, env={**os.environ, "KNHK_CACHE": CACHE})
+        assert rows is None or len(json.loads(done.stdout)["receipts" if b'"receipts"' in done.stdout[:4096] else "items"]) == rows
+
+    return run
+
+
+CACHE = ""
+
+
+def main() -> int:
+    global CACHE
+    parser = argparse.ArgumentParser(prog="python -m bench.receipts", description=__doc__)
+    parser.add_argument("--leaves", type=int, default=1_000_000)
+    args = parser.parse_args()
+    servers, knhk = binaries(build=True), Path(sys.executable).with_name("knhk")
+    with tempfile.TemporaryDirectory() as folder, shared(Path(folder) / "cluster") as cluster:
+        CACHE = f"{folder}/cache"
+        written = Written(Path(folder) / "made")
+        written.add(*(written.event("Signed", pack) for pack in PACKS))
+        written.leaves(leaves(args.leaves))
+        client = KubeClient(api_client(cluster.kubeconfig))
+        install(client)
+        listing = (knhk, "--home", f"{folder}/none", "receipt", "list", "--log", written.folder, "-o", "json")
+        start_s = time.perf_counter()
+        command(*listing)()
+        read_s = time.perf_counter() - start_s
+        told: dict[str, object] = {"leaves": args.leaves, "cli_reads_log_in_s": round(read_s, 1)}
+        told["knhk --version"] = took(command(knhk, "--version"))
+        told["knhk receipt list"] = took(command(*listing, rows=50))
+        told["knhk receipt list --verdict DENY --pack"] = took(
+            command(*listing, "--limit", "500", "--verdict", "DENY", "--pack", "invoice-controls", rows=500)
+        )
+        server = ReceiptsServer(cluster, client, servers["kubectl"], written.folder, Path(folder) / "server")
+        try:
+            told["server_memory_mib"] = round(server.memory_mib(), 1)
+            kubectl = (servers["kubectl"], f"--kubeconfig={cluster.kubeconfig}", f"--cache-dir={folder}/kube", "get")
+            told["kubectl get namespaces"] = took(command(*kubectl, "namespaces"))
+            told["kubectl get --raw, first page of 500"] = took(command(*kubectl, "--raw", FIRST, rows=500))
+            told["kubectl get --raw, first page of 500, verdict and pack"] = took(command(*kubectl, "--raw", SELECTED, rows=500))
+            told["kubectl get decisionreceipts, a table"] = took(
+                command(*kubectl, "decisionreceipts", "-n", "erp", "--field-selector", NARROW)
+            )
+            client.call("GET", "/apis/receipts.knhk.dev/v1alpha1/decisionreceipts", {"limit": "1"})
+            for _ in range(20):
+                client.call("GET", "/apis/receipts.knhk.dev/v1alpha1/decisionreceipts", {"limit": "500"})
+            told["server_memory_after_mib"] = round(server.memory_mib(), 1)
+        finally:
+            server.close()
+    print(json.dumps(told, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
