@@ -103,9 +103,6 @@ def _ports() -> Iterator[tuple[str, Mapping[str, str]]]:
     for path in (MANIFESTS / "base").rglob("*.yaml"):
         for document in yaml.safe_load_all(path.read_text()):
             if document and document["kind"] in ("Deployment", "StatefulSet"):
-                probes: list[dict[str, Any]] = [
-                    container["readinessProbe"]["httpGet"]
-                    for container in document["spec"]["template"]["spec"]["containers"]
-                    if "httpGet" in container["readinessProbe"]
-                ]
+                asked = (c.get("readinessProbe") or c["livenessProbe"] for c in document["spec"]["template"]["spec"]["containers"])
+                probes: list[dict[str, Any]] = [probe["httpGet"] for probe in asked if "httpGet" in probe]
                 yield document["metadata"]["name"], {probe["port"]: probe.get("scheme", "HTTP").lower() for probe in probes}
