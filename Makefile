@@ -18,7 +18,7 @@ AROUND     := $(foreach d,examples bench tests tools,$(if $(shell find $(d) -nam
 
 # Debian packages that only tests need, for example: clang for libFuzzer. Installed by `make test`
 # when run as root, else named in a message. Empty it to skip: make test APT_TEST_PACKAGES=
-APT_TEST_PACKAGES ?= gcc git libc6-dev openssh-client qemu-user docker-registry
+APT_TEST_PACKAGES ?= gcc git libc6-dev openssh-client qemu-user docker-registry softhsm2
 # Those of a Kubernetes node, which only root can run: `make test` and `make cluster` install them when run as root.
 APT_NODE_PACKAGES ?= containerd containernetworking-plugins docker-registry gcc iproute2 libc6-dev nftables runc
 # And those of `make fuzz`: libFuzzer is clang's.
@@ -54,12 +54,13 @@ demo: setup ## play the story from a policy to verified receipts; writes demo.js
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
 # Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
-test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes, Gitea, S3, Helm, cert-manager and Argo CD's engine, once (about half an hour, needs Go)
+test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes, Gitea, S3, Helm, cert-manager, Argo CD's engine and cosign, once (about half an hour, needs Go)
 	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
 	@$(PY) tests/witness/litewitness_binary.py >/dev/null || echo "test: the tests with a witness that others wrote will not be run" >&2
 	@$(PY) tests/helm/helm_binaries.py >/dev/null || echo "test: the tests of the chart by Helm will not be run" >&2
 	@$(PY) tests/foreign/cert_manager_binaries.py >/dev/null || echo "test: the test with cert-manager will not be run" >&2
 	@$(PY) tests/foreign/argocd_binary.py >/dev/null || echo "test: the test with Argo CD's engine will not be run" >&2
+	@$(PY) tests/sigstore/cosign_binary.py >/dev/null || echo "test: the tests with cosign will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2
 	@$(PY) tests/storage/versitygw_binary.py >/dev/null || echo "test: the tests of stores on a real S3 server will not be run" >&2
 	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)

@@ -121,7 +121,7 @@ func (e evidence) event(data []byte) error {
 	id := fmt.Sprintf("%x", sha256.Sum256(e.rollout))
 	d := b.DsseEnvelope
 	whole := b.MediaType == "application/vnd.dev.sigstore.bundle.v0.3+json" && d.PayloadType == "application/vnd.in-toto+json" &&
-		b.VerificationMaterial.PublicKey.Hint == id && len(d.Signatures) == 1 && d.Signatures[0].Keyid == id
+		b.VerificationMaterial.PublicKey.Hint == id && len(d.Signatures) == 1 && (d.Signatures[0].Keyid == "" || d.Signatures[0].Keyid == id)
 	if !whole {
 		return errors.New("must have one signature by the rollout key")
 	}

@@ -181,15 +181,19 @@ func checkLeaves(v leafVectors) {
 	})
 }
 
-func (e envelope) check(public ed25519.PublicKey, what string) []byte {
+func keyid(public ed25519.PublicKey) string {
+	id := sha256.Sum256(public)
+	return hex.EncodeToString(id[:])
+}
+
+func (e envelope) check(public ed25519.PublicKey, keyid, what string) []byte {
 	payload, err := base64.StdEncoding.DecodeString(e.Payload)
 	must(err, what)
 	covered := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(payload), payload)
 	demand(len(e.Signatures) == 1, what+" signatures")
 	signature, err := base64.StdEncoding.DecodeString(e.Signatures[0].Sig)
 	must(err, what)
-	id := sha256.Sum256(public)
-	demand(e.Signatures[0].Keyid == hex.EncodeToString(id[:]), what+" keyid")
+	demand(e.Signatures[0].Keyid == keyid, what+" keyid")
 	demand(ed25519.Verify(public, covered, signature), what)
 	var value any
 	decoder := json.NewDecoder(bytes.NewReader(payload))
@@ -210,16 +214,18 @@ func checkSigned(v signedVectors) {
 		return ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
 	}
 	demand(base64.StdEncoding.EncodeToString(public("root")) == v.RootPub, "root_pub")
-	v.Keys.check(public("root"), "keys.json")
-	v.Rollout.check(public("rollout"), "rollout")
+	v.Keys.check(public("root"), keyid(public("root")), "keys.json")
+	v.Rollout.check(public("rollout"), keyid(public("rollout")), "rollout")
 	for role, text := range map[string]string{"rollout": v.Event, "build": v.Signature} {
 		var bundle struct {
-			MediaType    string
-			DsseEnvelope envelope
+			MediaType            string
+			VerificationMaterial struct{ PublicKey struct{ Hint string } }
+			DsseEnvelope         envelope
 		}
 		must(json.Unmarshal([]byte(text), &bundle), role)
 		demand(bundle.MediaType == "application/vnd.dev.sigstore.bundle.v0.3+json", role+" media type")
-		bundle.DsseEnvelope.check(public(role), "bundle of role "+role)
+		demand(bundle.VerificationMaterial.PublicKey.Hint == keyid(public(role)), role+" hint")
+		bundle.DsseEnvelope.check(public(role), "", "bundle of role "+role)
 	}
 }
 

@@ -12,8 +12,7 @@ from knhk_verify.note import ed25519_ok, unb64
 KEYS, IN_TOTO = "application/vnd.knhk.keys.v1+json", "application/vnd.in-toto+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT, POLICY_EVENT = "https://in-toto.io/Statement/v1", "https://knhk.dev/policy-event/v1"
-ROLES = ("build", "rollout", "log", "data")
-MAX_BYTES, TIME = 1 << 20, "%Y-%m-%dT%H:%M:%SZ"
+ROLES, MAX_BYTES, TIME = ("build", "rollout", "log", "data"), 1 << 20, "%Y-%m-%dT%H:%M:%SZ"
 
 
 def canonical(value: object) -> bytes:
@@ -142,7 +141,8 @@ def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle")
     hint = member(bundle, "verificationMaterial.publicKey.hint", str, where)
     demand(hint in keys, f"{where} verificationMaterial", f"keyid {hint}: is not a key allowed here")
     demand(len(member(bundle, "dsseEnvelope.signatures", list, where)) == 1, f"{where} signatures", "must be one, by the key of the hint")
-    statement = parse_canonical(verify_envelope(bundle["dsseEnvelope"], IN_TOTO, {hint: keys[hint]}, where), f"{where} payload")
+    named = {hint: keys[hint], "": keys[hint]}  # the keyid in the envelope is empty or repeats the hint
+    statement = parse_canonical(verify_envelope(bundle["dsseEnvelope"], IN_TOTO, named, where), f"{where} payload")
     demand(member(statement, "_type", str, where) == STATEMENT, f"{where} _type", f"must be {STATEMENT}")
     for subject in member(statement, "subject", list, where):
         member(subject, "digest.sha256", str, f"{where} subject")

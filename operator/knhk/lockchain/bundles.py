@@ -13,8 +13,10 @@ Sign = Callable[[str, bytes], Mapping[str, Any]]
 
 
 def assemble(statement: Mapping[str, Any], sign: Sign) -> bytes:
-    """Canonical JSON of the bundle around a signed in-toto statement. Raises TypeError for what canonical JSON cannot hold."""
+    """Canonical JSON of the bundle around a signed in-toto statement; the hint alone names the key (formats/signed.md). Raises TypeError
+    for what canonical JSON cannot hold."""
     envelope = sign(IN_TOTO, canonical(statement))
-    hint = envelope["signatures"][0]["keyid"]
-    material = {"publicKey": {"hint": hint}, "tlogEntries": []}
-    return canonical({"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope})
+    (signature,) = envelope["signatures"]
+    material = {"publicKey": {"hint": signature["keyid"]}, "tlogEntries": []}
+    unnamed = {**envelope, "signatures": [{**signature, "keyid": ""}]}
+    return canonical({"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": unnamed})
