@@ -1,4 +1,4 @@
-"""Private keys in files that only their owner may read, or that root put there for a group of this process (mounted Secrets)."""
+"""Private keys, and PINs, in files that only their owner may read, or that root put there for a group of this process (mounted Secrets)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from knhk.model.faults import Stalled
 
 
-def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Key of an unencrypted PEM file (PKCS#8), mode 0600; of a file of root's, 0440 at most. Raises Stalled; no message ever holds key
-    bytes."""
+def read_private(path: Path, must: str) -> bytes:
+    """Bytes of a file of mode 0600; of a file of root's, 0440 at most. `must`: what it has to be. Raises Stalled; no message ever holds
+    its bytes."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
             mode = stat.S_IMODE(found.st_mode)
             if mode & (0o037 if found.st_uid == 0 != os.geteuid() else 0o077):
                 raise Stalled("KeyMode", f"{path}: mode {mode:04o}: must be 0600; run: chmod 600 {path}")
-            key = load_pem_private_key(file.read(), None)
+            return file.read()
     except OSError as error:
-        raise Stalled("KeyFile", f"{path}: {error.strerror}: must be an Ed25519 private key in PEM") from error
+        raise Stalled("KeyFile", f"{path}: {error.strerror}: must be {must}") from error
+
+
+def load_private_key(path: Path) -> Ed25519PrivateKey:
+    """Key of an unencrypted PEM file (PKCS#8) that `read_private` takes. Raises Stalled."""
+    data = read_private(path, "an Ed25519 private key in PEM")
+    try:
+        key = load_pem_private_key(data, None)
     except (ValueError, TypeError) as error:
         raise Stalled("KeyFile", f"{path}: must be an unencrypted Ed25519 private key in PEM") from error
     if not isinstance(key, Ed25519PrivateKey):

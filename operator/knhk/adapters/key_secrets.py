@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
+from knhk.adapters.signer_pkcs11 import TOKEN_FILE
 from knhk_runtime.durable import replace_file
+from knhk_runtime.hsm import read_token_file
 
 # Secret → files. Agents and verifiers need keys.json and root.pub only; both are public.
 SECRETS: Mapping[str, tuple[str, ...]] = {
@@ -20,6 +22,14 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
 LABELS = {"app.kubernetes.io/part-of": "knhk"}
 
 
+def _files(keys: Path, files: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the keys lie in a token: token.json and the PIN, which lies beside it, in place of the keys."""
+    if not (keys / TOKEN_FILE).exists():
+        return files
+    pin = str(read_token_file(keys / TOKEN_FILE).pin.relative_to(keys))
+    return (TOKEN_FILE, pin, *(file for file in files if not file.endswith(".key")))
+
+
 def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
     """A Secret for each process, from the folder of `knhk.adapters.signer_local.establish`. Raises OSError for a missing file."""
     return tuple(
@@ -28,7 +38,7 @@ def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
             "kind": "Secret",
             "metadata": {"name": name, "namespace": namespace, "labels": dict(LABELS)},
             "type": "Opaque",
-            "data": {file: base64.b64encode((keys / file).read_bytes()).decode() for file in files},
+            "data": {file: base64.b64encode((keys / file).read_bytes()).decode() for file in _files(keys, files)},
         }
         for name, files in SECRETS.items()
     )

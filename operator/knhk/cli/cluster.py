@@ -36,11 +36,11 @@ def keys(call: Call) -> Outcome:
     from datetime import UTC, datetime
 
     from knhk.adapters.key_secrets import write_secrets
-    from knhk.adapters.signer_local import establish
+    from knhk.wiring.signing import established
     from knhk_verify.signed import ROLES
 
     folder: Path = call.args.folder
-    signer = establish(folder, call.args.origin, datetime.now(UTC))
+    signer = established(folder, call.args.origin, datetime.now(UTC))
     secrets = write_secrets(folder, call.args.namespace)
     return Outcome(
         {

@@ -325,7 +325,7 @@ def checkpoint(call: Call) -> Outcome:
         Argument("--origin", help="name of the log (default knhk.dev/local)"),
         Argument(
             "--key",
-            help="Ed25519 private key of role log, PEM, mode 0600 (default HOME/keys/log.key)",
+            help="Ed25519 private key of role log, PEM, mode 0600, or token.json (default: the home's)",
             kind=Path,
             metavar="FILE",
         ),
@@ -349,12 +349,11 @@ def serve(call: Call) -> Outcome:
     from knhk_runtime.sequencer.__main__ import main
 
     args, home = call.args, Home(call.home)
-    if args.key is None:
-        packs.signer(home)
+    key = args.key or packs.signer(home).key_file("log")
     options: list[str] = ["--dir", str(_log_dir(call)), "--origin", args.origin or LOG_ORIGIN]
     options += [
         "--key",
-        str(args.key or home.keys / "log.key"),
+        str(key),
         "--socket",
         str(args.socket or home.sequencer_socket),
     ]

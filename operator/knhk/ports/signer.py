@@ -10,7 +10,8 @@ class Signer(Protocol):
     """Promises of every adapter.
 
     Roles: "build", "rollout", "log", "data"; a key signs for one role only and never leaves the adapter.
-    Concurrency: any thread. Errors: Stalled when a key is missing, unreadable or not private; a person must mend it.
+    Concurrency: any thread. Errors: Stalled when a key is missing, unreadable or not private; a person must mend it. Waiting while the
+    token that holds it does not answer.
     """
 
     def sign(self, role: str, payload_type: str, payload: bytes) -> dict[str, Any]:

@@ -16,17 +16,17 @@ from typing import Any
 
 from knhk.adapters.compiler_zig import ZigCompiler
 from knhk.adapters.registry_oci import OciRegistry
-from knhk.adapters.signer_local import LocalSigner
 from knhk.packaging.builds import Step, error_document, read_order, result_document
 from knhk.reconcilers.workshop import Bench
 from knhk.wiring import packs
+from knhk.wiring.signing import signer_in
 from knhk_runtime.distribution import Repository
 
 
 @dataclass(frozen=True)
 class Options:
-    """`keys`: folder with build.key and data.key; `registry`: URL, `auth`: docker config.json, `authorities`: PEM; `compiled`: folder of
-    finished objects."""
+    """`keys`: folder with build.key and data.key, or token.json; `registry`: URL, `auth`: docker config.json, `authorities`: PEM;
+    `compiled`: folder of finished objects."""
 
     keys: str
     registry: str
@@ -49,7 +49,7 @@ def serve(options: Options) -> None:
     os.dup2(2, 1)
     prover = packs.prover()
     bench = Bench(
-        ZigCompiler(Path(options.compiled)), prover, OciRegistry(options.repository()), LocalSigner(Path(options.keys)), packs.generator()
+        ZigCompiler(Path(options.compiled)), prover, OciRegistry(options.repository()), signer_in(Path(options.keys)), packs.generator()
     )
 
     def say(document: Mapping[str, Any]) -> None:

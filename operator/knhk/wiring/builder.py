@@ -18,12 +18,12 @@ from aiohttp import web
 from knhk.adapters.build_workers import BuildWorkers
 from knhk.adapters.certificate_files import CertificateFiles, Served, load
 from knhk.adapters.registry_oci import OciRegistry
-from knhk.adapters.signer_local import LocalSigner
 from knhk.adapters.system import SystemClock
 from knhk.model.faults import Stalled
 from knhk.reconcilers.workshop import Retirement
 from knhk.wiring import build_worker, packs
 from knhk.wiring.renewing import keep_looking
+from knhk.wiring.signing import signer_in
 
 PASSED_ON = ("KNHK_CACHE", "KNHK_PROOF_CASES", "KNHK_PROOF_SECONDS", "HOME", "TMPDIR")
 
@@ -86,7 +86,7 @@ async def serve(options: Options, orders: Orders, health: Health, told: Callable
     halt, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, halt.set)
-    signer = LocalSigner(options.keys)
+    signer = signer_in(options.keys)
     _log.info("keys: build %s, data %s", signer.keyid("build")[:16], signer.keyid("data")[:16])
     door = Door(options.certificates)
     door.look()

@@ -24,7 +24,7 @@ from knhk.adapters.placement_processes import PointFolders, ProcessPlacement
 from knhk.adapters.processes import Command, Supervisor, identity
 from knhk.adapters.registry_layout import LayoutRegistry
 from knhk.adapters.secrets_folder import FolderSecrets
-from knhk.adapters.signer_local import LocalSigner, establish
+from knhk.adapters.signer_roles import RoleSigner
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.trust_file import FileTrusts
@@ -41,15 +41,16 @@ from knhk.wiring import packs
 from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.leading import ACTS, always, fence
+from knhk.wiring.signing import established, signer_in
 
 READY_WITHIN_S = 20.0
 _log = logging.getLogger("knhk.embedded")
 
 
-def signer_of(home: Home, keys: Path | None = None) -> LocalSigner:
+def signer_of(home: Home, keys: Path | None = None) -> RoleSigner:
     """The signer of a home, its keys made when missing, or that of a folder that others fill. What a verifier needs lies in the log's
     folder and, for agents, in the home's too."""
-    signer = establish(home.keys, LOG_ORIGIN, datetime.now(UTC)) if keys is None else LocalSigner(keys)
+    signer = established(home.keys, LOG_ORIGIN, datetime.now(UTC)) if keys is None else signer_in(keys)
     for folder in (home.log,) if keys is None else (home.log, home.keys):
         for name in ("keys.json", "root.pub"):
             shutil.copyfile((keys or home.keys) / name, folder / f"{name}.tmp")
@@ -57,7 +58,7 @@ def signer_of(home: Home, keys: Path | None = None) -> LocalSigner:
     return signer
 
 
-def sequencer_command(home: Home, signer: LocalSigner) -> Command:
+def sequencer_command(home: Home, signer: RoleSigner) -> Command:
     argv = (
         sys.executable,
         "-m",
@@ -147,7 +148,7 @@ def serve(
 
 
 def _ports(
-    home: Home, store: Store, signer: LocalSigner, supervisor: Supervisor, clock: SystemClock, registry: Registry, builder: Builder
+    home: Home, store: Store, signer: RoleSigner, supervisor: Supervisor, clock: SystemClock, registry: Registry, builder: Builder
 ) -> Ports:
     return Ports(
         store=store,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import knhk_gen
 from knhk.adapters.compiler_zig import ZigCompiler
@@ -20,11 +21,13 @@ from knhk.model.faults import Corrupt, Stalled
 from knhk.ports.compiler import Compiler
 from knhk.ports.prover import Budget
 from knhk.ports.registry import Registry
-from knhk.ports.signer import Signer
 from knhk.ports.store import Store
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk_runtime.packstore import PackStore
 from knhk_verify.signed import Keys
+
+if TYPE_CHECKING:
+    from knhk.adapters.signer_roles import RoleSigner
 
 PROOF = Budget(cases=150, seconds=10.0)
 _ARCHES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -90,12 +93,12 @@ def store(folder: Path) -> PackStore:
     return PackStore(folder)
 
 
-def signer(home: Home) -> Signer:
+def signer(home: Home) -> RoleSigner:
     """The signer of a home; its keys are made on first use."""
-    from knhk.adapters.signer_local import establish
+    from knhk.wiring.signing import established
 
     home.prepare()
-    return establish(home.keys, LOG_ORIGIN, datetime.now(UTC))
+    return established(home.keys, LOG_ORIGIN, datetime.now(UTC))
 
 
 def keys(folder: Path) -> Keys:

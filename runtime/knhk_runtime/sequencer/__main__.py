@@ -15,7 +15,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -23,6 +23,7 @@ from aiohttp import web
 
 from knhk.model.faults import Corrupt, Deposed, KnhkError, Stalled, Waiting
 from knhk_runtime.doors import Doors
+from knhk_runtime.hsm import read_token_file
 from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.sequencer.core import Log, LogKey, lock
@@ -59,7 +60,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, required=True, metavar="LOG_DIR", help="folder of the log; made when missing")
     parser.add_argument("--socket", type=Path, required=True, help="Unix socket to serve on, mode 0600")
     parser.add_argument("--origin", required=True, help="name of the log, first line of its checkpoints")
-    parser.add_argument("--key", type=Path, required=True, help="Ed25519 private key of role log, PEM (PKCS#8), mode 0600")
+    parser.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        help="Ed25519 private key of role log, PEM (PKCS#8), mode 0600; or token.json, whose token holds it",
+    )
     parser.add_argument("--read-port", type=int, metavar="N", help="also serve reading, without appends, on 127.0.0.1:N")
     parser.add_argument("--listen", metavar="HOST:PORT", help="also serve HTTPS there, for clients with a certificate")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="what HTTPS shows; may rotate")
@@ -93,11 +99,25 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def load_key(path: Path, origin: str) -> LogKey:
-    """The checkpoint key in a PEM file that only its owner may read; raises Stalled."""
+    """The checkpoint key in a PEM file that only its owner may read, or in the token that a token.json names; raises Stalled, Waiting."""
+    if path.suffix == ".json":
+        return _key_in_token(path, origin)
     key = load_private_key(path)
-    verifier = Verifier(origin, raw_public(key))
+    return _log_key(raw_public(key), key.sign, origin)
+
+
+def _key_in_token(path: Path, origin: str) -> LogKey:
+    told = read_token_file(path)
+    token, label = told.open(), told.label("log")
+    held = token.publics(label)
+    if len(held) != 1:
+        raise Stalled("Token", f"{path}: the token holds {len(held)} keys of role log: must hold one")
+    return _log_key(held[0], lambda data: token.sign(label, held[0], data), origin)
+
+
+def _log_key(public: bytes, sign: Callable[[bytes], bytes], origin: str) -> LogKey:
     try:
-        return LogKey(parse_vkey(format_vkey(verifier)), key.sign)
+        return LogKey(parse_vkey(format_vkey(Verifier(origin, public))), sign)
     except Bad as error:
         raise Stalled("Origin", f"--origin {origin!r}: must be a name without spaces and plus signs") from error
 

@@ -1,0 +1,51 @@
+"""Signer whose private keys are made in a PKCS#11 token (an HSM) and never leave it.
+
+```
+token.json   formats/signed.md: module, token, file of the PIN
+keys.json, root.pub, and root.key unless token.json says that the root is in the token
+```
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from knhk.adapters.signer_roles import ROOT, RoleKey, keys_of
+from knhk.model.faults import Stalled
+from knhk_runtime.hsm import read_token_file
+from knhk_verify.signed import keyid
+
+TOKEN_FILE = "token.json"
+
+
+class TokenKeys:
+    """`RoleKeys` in a token: label prefix + role. Of several keys of a role the one signs that keys.json names without an end, so that
+    a new key signs as soon as the root vouches for it, in every process that reads the same keys.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._file = folder, folder / TOKEN_FILE
+        told = read_token_file(self._file)
+        self.keeps_root, self._token, self._label = told.root, told.open(), told.label
+
+    def has(self, role: str) -> bool:
+        """See RoleKeys."""
+        return bool(self._token.publics(self._label(role)))
+
+    def make(self, role: str) -> bytes:
+        """See RoleKeys; it signs when keys.json names it."""
+        return self._token.make(self._label(role))
+
+    def key(self, role: str) -> RoleKey:
+        """See RoleKeys."""
+        named = keys_of(self._folder) if role != ROOT else None
+        current = [key.public for key in named.roles.get(role, {}).values() if key.until is None] if named else []
+        held = self._token.publics(self._label(role))
+        found = [public for public in held if public in current] if current else list(held)
+        if len(found) != 1:
+            told = ", ".join(keyid(public)[:16] for public in held) or "none"
+            raise Stalled("Token", f"{self._file}: the token holds of role {role} {told}: must hold one that keys.json names as in use")
+        return RoleKey(found[0], lambda data: self._token.sign(self._label(role), found[0], data))
+
+    def file(self, role: str) -> Path:
+        """See RoleKeys; token.json."""
+        return self._file

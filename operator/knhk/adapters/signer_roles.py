@@ -1,0 +1,253 @@
+"""What signers have in common, wherever their keys lie: envelopes and bundles by role, and keys.json, which the root signs.
+
+A folder holds what is public, keys.json (formats/signed.md) and root.pub, and the root's private key, root.key, unless that is away
+(it may be: only `establish` and `rotate` need it) or where the other keys are.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from knhk.lockchain.bundles import assemble
+from knhk.model.canonical import canonical
+from knhk.model.faults import Corrupt, Stalled
+from knhk_runtime.durable import replace_file
+from knhk_runtime.keyfile import load_private_key, raw_public
+from knhk_runtime.tlog.notes import format_vkey
+from knhk_verify.errors import Bad
+from knhk_verify.note import Verifier, unb64
+from knhk_verify.signed import KEYS, ROLES, Key, Keys, keyid, pae, verify_keys
+
+VALID_DAYS = 365
+ROOT = "root"
+
+
+class RoleKey(NamedTuple):
+    """Raw public key, and bytes → Ed25519 signature by it."""
+
+    public: bytes
+    sign: Callable[[bytes], bytes]
+
+
+class RoleKeys(Protocol):
+    """Where the private keys of the roles lie, and that of the root where `keeps_root` says so. Raises Stalled, and Waiting."""
+
+    keeps_root: bool
+
+    def has(self, role: str) -> bool:
+        """Whether there is a key of this role."""
+        ...
+
+    def make(self, role: str) -> bytes:
+        """A new key, which signs from now on or as soon as keys.json names it; its raw public key."""
+        ...
+
+    def key(self, role: str) -> RoleKey:
+        """What signs for this role now."""
+        ...
+
+    def file(self, role: str) -> Path:
+        """What tells a process that signs by itself of the key (the sequencer: role log)."""
+        ...
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def make_key_file(path: Path) -> Ed25519PrivateKey:
+    """A new key, in a file that only its owner may read."""
+    key = Ed25519PrivateKey.generate()
+    replace_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    return key
+
+
+def key_in_file(path: Path) -> RoleKey:
+    """Raises Stalled."""
+    key = load_private_key(path)
+    return RoleKey(raw_public(key), key.sign)
+
+
+def _envelope(key: RoleKey, payload_type: str, payload: bytes) -> dict[str, Any]:
+    signature = {"keyid": keyid(key.public), "sig": b64(key.sign(pae(payload_type, payload)))}
+    return {"payload": b64(payload), "payloadType": payload_type, "signatures": [signature]}
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _entry(key: Key) -> dict[str, str]:
+    entry = {"keyid": keyid(key.public), "pub": b64(key.public)}
+    if key.name:
+        entry["name"] = key.name
+    if key.until:
+        entry["until"] = _time(key.until)
+    return entry
+
+
+class RoleSigner:
+    """`knhk.ports.signer.Signer` over a folder and the keys of its roles."""
+
+    def __init__(self, folder: Path, keys: RoleKeys) -> None:
+        self._folder, self._keys = folder, keys
+
+    def sign(self, role: str, payload_type: str, payload: bytes) -> dict[str, Any]:
+        """See the port."""
+        return _envelope(self._key(role), payload_type, payload)
+
+    def bundle(self, role: str, statement: Mapping[str, Any]) -> bytes:
+        """See the port."""
+        return assemble(statement, lambda payload_type, payload: self.sign(role, payload_type, payload))
+
+    def keyid(self, role: str) -> str:
+        """See the port."""
+        return keyid(self.public(role))
+
+    def public(self, role: str) -> bytes:
+        """See the port."""
+        return self._key(role).public
+
+    def key_file(self, role: str) -> Path:
+        """File of the private key of `role`, or of the token that holds it, for processes that sign by themselves (the sequencer)."""
+        return self._keys.file(role)
+
+    def vkey(self, origin: str) -> str:
+        """Checkpoint key of the log `origin` in note format."""
+        return format_vkey(Verifier(origin, self.public("log")))
+
+    def keys_json(self) -> bytes:
+        """keys.json as the root signed it."""
+        try:
+            return (self._folder / "keys.json").read_bytes()
+        except OSError as error:
+            raise Stalled("Keys", f"{error.filename}: {error.strerror}: must be there; run: knhk up") from error
+
+    def log_origin(self) -> str:
+        """Name of the log, as the root vouches for it in keys.json. Raises Stalled and Corrupt."""
+        keys = keys_of(self._folder)
+        named = {key.name for key in keys.roles.get("log", {}).values() if key.until is None} if keys else set()
+        if len(named) != 1:
+            raise Stalled("Keys", f"{self._folder / 'keys.json'}: must name one log, with its key")
+        return named.pop()
+
+    def root_public(self) -> bytes:
+        """The root's raw public key, from root.pub."""
+        return read_root_pub(self._folder / "root.pub")
+
+    def _key(self, role: str) -> RoleKey:
+        if role not in ROLES:
+            raise Stalled("Role", f"{role!r}: must be one of {', '.join(ROLES)}")
+        return self._keys.key(role)
+
+
+def read_root_pub(path: Path) -> bytes:
+    """Raw public key in a file `root.pub`; raises Stalled when missing, Corrupt when malformed."""
+    try:
+        public = unb64(path.read_text("ascii").strip(), str(path))
+    except OSError as error:
+        raise Stalled("RootKey", f"{path}: {error.strerror}: must hold the pinned root key") from error
+    except ValueError as error:
+        raise Corrupt(str(path), "must be base64 of 32 bytes") from error
+    if len(public) != 32:
+        raise Corrupt(str(path), "must be base64 of 32 bytes")
+    return public
+
+
+def keys_of(folder: Path) -> Keys | None:
+    """The folder's keys.json, if there is one. Raises Corrupt."""
+    path = folder / "keys.json"
+    try:
+        return verify_keys(path.read_bytes(), read_root_pub(folder / "root.pub"), where=str(path)) if path.exists() else None
+    except Bad as error:
+        raise Corrupt(error.where, error.what) from error
+
+
+def establish(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> None:
+    """Makes what is missing of root, role keys and keys.json. Repeating it changes nothing, but that it signs keys.json again, with the
+    next serial, when it does not name the keys or is past half its time. `now` is aware. Raises Stalled and Corrupt."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(folder):
+        _established(folder, keys, origin, now, valid_days)
+
+
+def _established(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_days: int) -> None:
+    if not (folder / "root.pub").exists():
+        replace_file(folder / "root.pub", b64(_made_root(folder, keys)).encode() + b"\n", 0o644)
+    for role in ROLES:
+        if not keys.has(role):
+            keys.make(role)
+    named = keys_of(folder)
+    current = {role: keys.key(role).public for role in ROLES}
+    fits = named is not None and all(keyid(current[role]) in named.of(role, now) for role in ROLES)
+    log_named = named is not None and any(key.name == origin for key in named.roles.get("log", {}).values())
+    if named is None or not fits or not log_named or now > named.expires - timedelta(days=valid_days / 2):
+        _sign_keys(folder, keys, current, origin, now, valid_days)
+
+
+def _made_root(folder: Path, keys: RoleKeys) -> bytes:
+    path = folder / "root.key"
+    if path.exists():
+        return raw_public(load_private_key(path))
+    if keys.keeps_root:
+        return keys.key(ROOT).public if keys.has(ROOT) else keys.make(ROOT)
+    return raw_public(make_key_file(path))
+
+
+def _root(folder: Path, keys: RoleKeys) -> RoleKey:
+    """Raises Stalled when the root's private key is away."""
+    return keys.key(ROOT) if keys.keeps_root else key_in_file(folder / "root.key")
+
+
+def rotate(folder: Path, keys: RoleKeys, role: str, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> str:
+    """Replace the key of `role` and sign keys.json with the next serial; returns the new keyid. The old key stays named, for what it signed
+    until `now`. Raises Stalled when the root's private key is away, and for role log: a log keeps its key."""
+    if role == "log":
+        raise Stalled("Role", "log: a log keeps its checkpoint key for life; begin a new log, with a new origin, for a new key")
+    with _alone(folder):
+        _root(folder, keys)
+        if keys_of(folder) is None:
+            raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
+        others = {other: keys.key(other).public for other in ROLES if other != role}
+        made = keys.make(role)
+        _sign_keys(folder, keys, others | {role: made}, origin, now, valid_days)
+    return keyid(made)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time makes keys in a folder: others wait, and take what it made."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sign_keys(folder: Path, keys: RoleKeys, current: Mapping[str, bytes], origin: str, now: datetime, valid_days: int) -> None:
+    """Sign keys.json over the `current` keys; the ones it named before may have signed until `now`."""
+    before = keys_of(folder)
+    roles = dict[str, list[dict[str, str]]]()
+    for role in ROLES:
+        named = before.roles.get(role, {}).values() if before else ()
+        kept = [Key(key.public, key.name, key.until or now) for key in named if key.public != current[role]]
+        first = Key(current[role], origin if role == "log" else "")
+        roles[role] = [_entry(key) for key in (first, *kept)]
+    document = {
+        "version": 1,
+        "serial": before.serial + 1 if before else 1,
+        "expires": _time(now + timedelta(days=valid_days)),
+        "roles": roles,
+    }
+    replace_file(folder / "keys.json", canonical(_envelope(_root(folder, keys), KEYS, canonical(document))), 0o644)

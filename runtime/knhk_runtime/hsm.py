@@ -1,0 +1,228 @@
+"""Ed25519 keys in a PKCS#11 token (an HSM): made there, and used there. Only signatures leave it.
+
+Modules of vendors bear one thread at a time (SoftHSM fails or hangs with two): each module has one thread for the life of the process,
+each token one session in it, which is opened again when the token has ended it.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from knhk.model.faults import Stalled, Waiting
+from knhk_runtime.keyfile import read_private
+from knhk_verify.errors import Bad, demand
+from knhk_verify.note import ed25519_ok
+from knhk_verify.signed import member, parse_json
+
+if TYPE_CHECKING:
+    import pkcs11
+
+RETRY_S = 5.0
+# EC_PARAMS of PKCS#11 3.0, section 2.3.5: curveName, a PrintableString.
+_ED25519 = b"\x13\x0cedwards25519"
+_POINT = b"\x04\x20"  # DER of an OCTET STRING of 32 bytes
+_PROBE = b"knhk: does the token sign as its public key says?"
+Result = TypeVar("Result")
+
+
+class TokenFile(NamedTuple):
+    """token.json (formats/signed.md): the vendor's module, label of the token, file with its PIN, prefix of the labels of our keys; and
+    whether the root's key is there, too."""
+
+    module: Path
+    token: str
+    pin: Path
+    prefix: str
+    root: bool
+
+    def label(self, role: str) -> str:
+        """Label of the keys of `role`."""
+        return self.prefix + role
+
+    def open(self) -> Token:
+        """The token: all of this process that ask for it get the same session, for a process logs in once."""
+        return _token(self.module, self.token, self.pin)
+
+
+def read_token_file(path: Path) -> TokenFile:
+    """The token that a file names; a PIN's relative path starts beside it. Raises Stalled."""
+    try:
+        said = parse_json(path.read_bytes(), str(path))
+        module, token, pin = (member(said, name, str, str(path)) for name in ("module", "token", "pin"))
+        prefix = member({"prefix": "knhk/"} | said, "prefix", str, str(path))
+        root = member({"root": False} | said, "root", bool, str(path))
+        unknown = said.keys() - {"module", "token", "pin", "prefix", "root"}
+        demand(not unknown, str(path), f"has {', '.join(sorted(unknown))}: must have module, token, pin, prefix and root only")
+    except OSError as error:
+        raise Stalled("Token", f"{path}: {error.strerror}: must name a PKCS#11 token") from error
+    except Bad as error:
+        raise Stalled("Token", str(error)) from error
+    return TokenFile(Path(module), token, path.parent / pin, prefix, root)
+
+
+@functools.cache
+def _token(module: Path, label: str, pin: Path) -> Token:
+    return Token(module, label, pin)
+
+
+@functools.cache
+def _thread(module: Path) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=f"pkcs11-{module.name}")
+
+
+class Token:
+    """Signs from any thread. Raises Stalled for what a person must mend (no such module, token or key; a wrong PIN, which is not tried
+    twice, for tokens lock), Waiting while the token does not answer. No message holds a PIN."""
+
+    def __init__(self, module: Path, label: str, pin: Path) -> None:
+        self._module, self._label, self._pin = module, label, pin
+        self._session: pkcs11.Session | None = None
+        self._keys = dict[tuple[str, bytes], Any]()
+        self._refused: bytes | None = None  # digest of a PIN that the token did not take
+
+    def publics(self, name: str) -> tuple[bytes, ...]:
+        """Raw public keys of all pairs that are labelled `name`, in no order that says anything."""
+        return self._ask(lambda session: tuple(public for public, _ in self._pairs(session, name)))
+
+    def make(self, name: str) -> bytes:
+        """Makes a key pair labelled `name`, whose private part the token never gives away; returns the raw public key."""
+        return self._ask(lambda session: self._make(session, name))
+
+    def sign(self, name: str, public: bytes, data: bytes) -> bytes:
+        """64-byte signature by the private key labelled `name` whose public key is `public`."""
+        return self._ask(lambda session: self._sign(self._key(session, name, public), data))
+
+    def _ask(self, question: Callable[[pkcs11.Session], Result]) -> Result:
+        return _thread(self._module).submit(self._answer, question).result()
+
+    def _answer(self, question: Callable[[pkcs11.Session], Result]) -> Result:
+        """In the module's thread. A session that the token has ended is opened again, once."""
+        from pkcs11.exceptions import PKCS11Error
+
+        had = self._session is not None
+        try:
+            return question(self._opened())
+        except PKCS11Error as error:
+            self._forget()
+            if not had:
+                raise self._waiting(error) from error
+        try:
+            return question(self._opened())
+        except PKCS11Error as error:
+            self._forget()
+            raise self._waiting(error) from error
+
+    def _waiting(self, error: Exception) -> Waiting:
+        return Waiting("Token", f"token {self._label!r} of {self._module}: {_said(error)}", RETRY_S)
+
+    def _forget(self) -> None:
+        """The session may be gone already; nothing is left of it here."""
+        from pkcs11.exceptions import PKCS11Error
+
+        session, self._session = self._session, None
+        self._keys.clear()
+        try:
+            if session is not None:
+                session.close()
+        except PKCS11Error:
+            return
+
+    def _opened(self) -> pkcs11.Session:
+        from pkcs11 import exceptions
+
+        if self._session is None:
+            pin = read_private(self._pin, "the PIN of the token").strip()
+            if self._refused == sha256(pin).digest():
+                raise self._wrong_pin()
+            token = self._token()
+            try:
+                self._session = token.open(user_pin=pin.decode("utf-8", "strict"))
+            except exceptions.UserAlreadyLoggedIn:  # a process logs in once, whoever of it does
+                self._session = token.open()
+            except (exceptions.PinIncorrect, exceptions.PinInvalid, exceptions.PinLenRange, UnicodeDecodeError):
+                self._refused = sha256(pin).digest()
+                raise self._wrong_pin() from None
+            except (exceptions.PinLocked, exceptions.PinExpired, exceptions.UserPinNotInitialized) as error:
+                raise Stalled("Token", f"token {self._label!r}: {_said(error)}: must have a PIN that may be used") from error
+            self._refused = None
+        return self._session
+
+    def _wrong_pin(self) -> Stalled:
+        return Stalled("Token", f"{self._pin}: is not the PIN of token {self._label!r}; it is not tried again until it changes")
+
+    def _token(self) -> pkcs11.Token:
+        import pkcs11
+
+        try:
+            return pkcs11.lib(str(self._module)).get_token(token_label=self._label)
+        except (pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
+            raise Stalled("Token", f"{self._module}: {_said(error)}: must have one token labelled {self._label!r}") from error
+        except pkcs11.PKCS11Error as error:
+            if not self._module.exists():
+                raise Stalled("Token", f"{self._module}: must be the PKCS#11 module of the token's vendor") from error
+            raise
+
+    def _pairs(self, session: pkcs11.Session, name: str) -> list[tuple[bytes, bytes]]:
+        """(raw public key, id by which the token pairs it with its private key)."""
+        from pkcs11 import Attribute, KeyType, ObjectClass
+
+        wanted = {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: KeyType.EC_EDWARDS,
+            Attribute.LABEL: name,
+        }
+        return [(_raw(found[Attribute.EC_POINT], name), bytes(found[Attribute.ID])) for found in session.get_objects(wanted)]
+
+    def _key(self, session: pkcs11.Session, name: str, public: bytes) -> Any:
+        """Handle of a private key, kept for the life of the session; its first signature is verified."""
+        from pkcs11 import Attribute, ObjectClass
+
+        if (name, public) not in self._keys:
+            ids = [id_ for found, id_ in self._pairs(session, name) if found == public]
+            wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: name}
+            keys = [key for id_ in ids for key in session.get_objects(wanted | {Attribute.ID: id_})]
+            if len(keys) != 1:
+                where = f"token {self._label!r}, label {name!r}"
+                raise Stalled("Token", f"{where}: must hold one private key of public key {public.hex()}, holds {len(keys)}")
+            if not ed25519_ok(public, self._sign(keys[0], _PROBE), _PROBE):
+                raise Stalled("Token", f"token {self._label!r}: signs {name} otherwise than Ed25519 (RFC 8032): cannot be used")
+            self._keys[name, public] = keys[0]
+        return self._keys[name, public]
+
+    def _sign(self, key: Any, data: bytes) -> bytes:
+        from pkcs11 import Mechanism
+
+        return bytes(key.sign(data, mechanism=Mechanism.EDDSA))
+
+    def _make(self, session: pkcs11.Session, name: str) -> bytes:
+        """`session` has logged in, for all sessions of the token; only this one may write."""
+        from pkcs11 import Attribute, KeyType, Mechanism
+
+        with self._token().open(rw=True) as writing:
+            curve = writing.create_domain_parameters(KeyType.EC_EDWARDS, {Attribute.EC_PARAMS: _ED25519}, local=True)
+            public, _ = curve.generate_keypair(
+                mechanism=Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
+                store=True,
+                label=name,
+                id=secrets.token_bytes(16),
+                private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
+            )
+            return _raw(public[Attribute.EC_POINT], name)
+
+
+def _raw(point: bytes, name: str) -> bytes:
+    """The 32 bytes of EC_POINT, which some tokens give bare and most in DER."""
+    raw = point[2:] if point[:2] == _POINT and len(point) == 34 else point
+    if len(raw) != 32:
+        raise Stalled("Token", f"key {name!r}: must be an Ed25519 key")
+    return raw
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".strip()
