@@ -199,14 +199,9 @@ def scan_frames(data: bytes, number: int, where: str) -> tuple[list[tuple[int, b
     return frames, at
 
 
-ERASED, SEALED = 1, 2
-ENVELOPE, ENVELOPE_LEAST = b"KNE1", 4 + 16 + 16 + 12 + 16  # magic, subject, key, nonce, tag
-
-
 @dataclass(frozen=True)
 class Record:
-    """An outbox record: one O, and a leaf and an A for each arm (A empty for a disposition). Sealed: O is an envelope
-    (formats/privacy.md)."""
+    """An outbox record: one O, and a leaf and an A for each arm (A empty for a disposition)."""
 
     erased: bool
     cluster: int
@@ -214,38 +209,25 @@ class Record:
     leaves: tuple[bytes, ...]
     observation: bytes
     actions: tuple[bytes, ...]
-    sealed: bool = False
-
-    @property
-    def subject(self) -> bytes:
-        """Pseudonym of the data subject, 16 bytes; none of a record that is not sealed."""
-        return self.observation[4:20] if self.sealed else b""
 
 
 def parse_record(data: bytes, where: str) -> Record:
     """Record of an outbox payload; raises Bad with the offset in it."""
     c = _Cursor(data, where)
     kind, arms, flags = c.number(1), c.number(1), c.number(2)
-    if kind != 1 or arms not in (1, 2) or flags not in (0, ERASED, SEALED):
-        raise Bad(where, f"type {kind}, {arms} leaves, flags {flags}: must be 1, 1 or 2, 0 or {ERASED} or {SEALED}")
+    if kind != 1 or arms not in (1, 2) or flags > 1:
+        raise Bad(where, f"type {kind}, {arms} leaves, flags {flags}: must be 1, 1 or 2, 0 or 1")
     cluster, salt = c.number(8), c.take(16)
     leaves = tuple(c.take(LEAF_SIZE) for _ in range(arms))
     observation = c.take(c.number(4))
     actions = tuple(c.take(c.number(4)) for _ in range(arms))
     c.end()
-    if flags == SEALED and (observation[:4] != ENVELOPE or len(observation) < ENVELOPE_LEAST):
-        raise Bad(where, f"O must be an envelope of at least {ENVELOPE_LEAST} bytes that begins with {ENVELOPE.decode()}")
-    return Record(flags == ERASED, cluster, salt, leaves, observation, actions, flags == SEALED)
+    return Record(bool(flags), cluster, salt, leaves, observation, actions)
 
 
 def check_record(record: Record, where: str) -> None:
-    """Raises Bad unless each leaf's H(O), H(A), time and verdict are those of the bytes beside it. Erased: nothing to check.
-    Of a sealed record what is not in the envelope is."""
+    """Raises Bad unless each leaf's H(O), H(A), time and verdict are those of the bytes beside it. Erased: nothing to check."""
     if record.erased:
-        return
-    if record.sealed:
-        for arm, data in enumerate(record.leaves):
-            parse_leaf(data, f"{where} leaf {arm}")
         return
     observation = parse_observation(record.observation, f"{where} O")
     for arm, (data, action) in enumerate(zip(record.leaves, record.actions, strict=True)):

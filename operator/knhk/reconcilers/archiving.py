@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from knhk.adapters.delta_parquet import Row, encode
+from knhk.adapters.delta_parquet import Row, column, encode, rows
 from knhk.adapters.log_indexes import LogIndexes
 from knhk.model.faults import AlreadyExists, Corrupt, Deposed, NotFound
 from knhk.ports.clock import Clock
@@ -292,6 +292,29 @@ def _size(each: Framed) -> int:
     record = each.record
     body = 28 + sum(map(len, record.leaves)) + 4 + len(record.observation) + sum(4 + len(a) for a in record.actions)
     return 8 + body
+
+
+class Kept:
+    """The committed segments of an archive, read whole and checked against their commits. Raises Corrupt, and as ObjectStore does."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.files = {file.path: file for file in committed(store)}
+
+    def names(self) -> list[str]:
+        return sorted(self.files)
+
+    def rows(self, name: str) -> Iterator[Row]:
+        return rows(self._read(name), f"{self.store.name}/{name}")
+
+    def indexes(self, name: str) -> list[int | None]:
+        return column(self._read(name), f"{self.store.name}/{name}", "log_index")
+
+    def _read(self, name: str) -> bytes:
+        data = self.store.get(name).data
+        if sha256(data).hexdigest() != self.files[name].sha256:
+            raise Corrupt(f"{self.store.name}/{name}", "is not what its commit says: it was altered")
+        return data
 
 
 def committed(store: ObjectStore) -> list[File]:

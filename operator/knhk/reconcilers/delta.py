@@ -84,7 +84,7 @@ def point_of(source: str) -> str:
 def rows_of(found: Framed, index: Index) -> Iterator[Row]:
     """A row for each leaf of a record. Raises Bad."""
     record = found.record
-    seen = None if record.erased or record.sealed else parse_observation(record.observation, f"{found.where} O")
+    seen = None if record.erased else parse_observation(record.observation, f"{found.where} O")
     attributes = dict(seen.attributes) if seen else {}
     for data, a in zip(record.leaves, record.actions, strict=True):
         leaf = parse_leaf(data, found.where)
@@ -118,8 +118,8 @@ def rows_of(found: Framed, index: Index) -> Iterator[Row]:
             salt=None if record.erased else record.salt,
             observation=None if record.erased else record.observation,
             action=None if record.erased or not a else a,
-            sealed=record.sealed,
-            subject=record.subject.hex() if record.subject else None,
+            sealed=False,
+            subject=None,
             erased=record.erased,
             source=found.source,
             segment=found.segment,

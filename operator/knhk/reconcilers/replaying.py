@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from knhk.adapters.evaluators import Evaluator
 from knhk.model.faults import KnhkError
 from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
 from knhk_runtime.tiers.decide import decide as decide_whole
 from knhk_runtime.tlog.folder import log_entries, log_records
+from knhk_runtime.tlog.served import Served
+from knhk_runtime.tlog.tree import TILE, subtree_hash, tile_path
+from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
+from knhk_verify.tree import HASH, leaf_hash
+
+if TYPE_CHECKING:
+    from knhk.adapters.delta_parquet import Row
 
 BATCH = 1024
 MAX_TOLD = 100
@@ -22,6 +30,16 @@ TABLES_DECIDED = 0
 
 # (first 20 bytes of the pack's digest, digest of the bundle file) → evaluator; raises KnhkError with the reason
 Load = Callable[[bytes, bytes], Evaluator]
+
+
+class Segments(Protocol):
+    """knhk.reconcilers.archiving.Kept."""
+
+    def names(self) -> list[str]: ...
+
+    def rows(self, name: str) -> Iterator[Row]: ...
+
+    def indexes(self, name: str) -> list[int | None]: ...
 
 
 @dataclass(frozen=True)
@@ -36,12 +54,14 @@ class Difference:
 @dataclass
 class Replayed:
     """Decisions replayed to the same bytes, erased ones, those that differ, and leaves of which no record is kept here; the first
-    differences in words."""
+    differences in words. Of segments: entries of the log whose tiles were recomputed, and the root (of the first shard)."""
 
     replayed: int = 0
     erased: int = 0
     different: int = 0
     unrecorded: int = 0
+    entries: int = 0
+    root: str = ""
     differences: list[Difference] = field(default_factory=list)
 
     def differs(self, where: str, receipt: bytes, reason: str) -> None:
@@ -101,6 +121,102 @@ def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
             else:
                 result.lacks(key[:16])
     return result
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part `number` (from 0 on) of `count`: segments and bundles of entries, in turn."""
+
+    number: int = 0
+    count: int = 1
+
+    def has(self, place: int) -> bool:
+        return place % self.count == self.number
+
+
+def replay_segments(segments: Segments, log: Served, load: Load, evaluator_digest: bytes, shard: Shard = Shard()) -> Replayed:
+    """Replay the DECISION leaves of an archive's segments (formats/delta.md) against a log, and recompute the log's tiles and root from its
+    entries: each shard its part, all shards together everything.
+
+    Rows that the log does not hold are nobody's evidence and do not count. Raises Bad and Corrupt for what cannot be read."""
+    result, seen = Replayed(), _Marks(log.size, shard)
+    waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
+    for place, name in enumerate(segments.names()):
+        for index in segments.indexes(name):
+            if index is not None:
+                seen.add(index)
+        if not shard.has(place):
+            continue
+        done = set[int]()
+        for row in segments.rows(name):
+            where = f"{name}: {row.source}/{row.segment:016x}.seg offset {row.offset}"
+            leaf = parse_leaf(row.leaf, where)
+            if leaf.kind != DECISION or row.log_index is None or row.log_index in done:
+                continue
+            done.add(row.log_index)
+            task = _task(row, leaf, where, log, result)
+            if task is None:
+                continue
+            group = (leaf.pack, parse_observation(task.record.observation, where).bundle)
+            waiting.setdefault(group, []).append(task)
+            if len(waiting[group]) >= BATCH:
+                _judge(group, waiting.pop(group), load, evaluator_digest, result)
+    for group, tasks in waiting.items():
+        _judge(group, tasks, load, evaluator_digest, result)
+    _recompute(log, shard, seen, result)
+    return result
+
+
+def _task(row: Row, leaf: Leaf, where: str, log: Served, result: Replayed) -> _Task | None:
+    if log.entry(row.log_index or 0) != row.leaf:
+        result.differs(where, leaf.receipt_id, "the record has another leaf than the log")
+        return None
+    if row.erased or row.salt is None or row.observation is None:
+        result.erased += 1
+        return None
+    record = Record(False, 0, row.salt, (row.leaf,), row.observation, (row.action or b"",))
+    return _Task(where, leaf, record, row.action or b"")
+
+
+class _Marks:
+    """Which entries of this shard's bundles have a record: one byte each."""
+
+    def __init__(self, size: int, shard: Shard) -> None:
+        self._shard = shard
+        self._marks = bytearray((-(-size // TILE) // shard.count + 1) * TILE)
+        self._size = size
+
+    def add(self, index: int) -> None:
+        if 0 <= index < self._size and self._shard.has(index // TILE):
+            self._marks[self._at(index)] = 1
+
+    def has(self, index: int) -> bool:
+        return bool(self._marks[self._at(index)])
+
+    def _at(self, index: int) -> int:
+        return index // TILE // self._shard.count * TILE + index % TILE
+
+
+def _recompute(log: Served, shard: Shard, seen: _Marks, result: Replayed) -> None:
+    """The tiles over the entries of this shard, those above them by the first shard; and what no record is kept of. Raises Bad."""
+    for n in range(-(-log.size // TILE)):
+        if not shard.has(n):
+            continue
+        entries = log.entries_of(n)
+        if b"".join(map(leaf_hash, entries)) != log.tile(0, n):
+            raise Bad(tile_path(0, n, len(entries)), "is not what its entries give: the log was altered")
+        for index, entry in enumerate(entries, n * TILE):
+            if entry[:1] != b"{" and parse_leaf(entry).kind == DECISION and not seen.has(index):
+                result.lacks(entry[100:116])
+        result.entries += len(entries)
+    if shard.number == 0:
+        for level in range(1, (log.size.bit_length() + 7) // 8):
+            for n in range(-(-(log.size >> 8 * level) // TILE)):
+                tile = log.tile(level, n)
+                for at in range(len(tile) // HASH):
+                    if subtree_hash(log.tile(level - 1, n * TILE + at)) != tile[at * HASH : (at + 1) * HASH]:
+                        raise Bad(tile_path(level, n), f"hash {at} is not what the tile below gives: the log was altered")
+        result.root = log.root(log.size).hex()
 
 
 def _judge(

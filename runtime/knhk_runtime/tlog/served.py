@@ -34,6 +34,7 @@ class Served:
 
     def __init__(self, name: str, fetch: Fetch, size: int) -> None:
         self.name, self.size, self._fetch = name, size, fetch
+        self._kept: tuple[int, list[bytes]] = (-1, [])
         self.read: Read = Tiles(self._tile, size)
 
     def _one(self, path: str) -> bytes:
@@ -52,19 +53,30 @@ class Served:
         """Bytes of an entry."""
         if not 0 <= index < self.size:
             raise Bad(f"{self.name} entry {index}", f"is not under the checkpoint of size {self.size}: try again in a second")
-        return self._bundle(index // TILE)[index % TILE]
+        return self.entries_of(index // TILE)[index % TILE]
 
     def entries(self, start: int = 0) -> Iterator[bytes]:
         """All entries from `start` on, in order."""
         for n in range(start // TILE, -(-self.size // TILE)):
-            yield from self._bundle(n)[max(0, start - n * TILE) :]
+            yield from self.entries_of(n)[max(0, start - n * TILE) :]
 
     def bundle(self, n: int) -> tuple[str, bytes]:
         """(path, bytes) of bundle `n`, as wide as this size needs it."""
         path = tile_path(None, n, min(TILE, self.size - n * TILE))
-        return path, b"".join(len(entry).to_bytes(2, "big") + entry for entry in self._bundle(n))
+        return path, b"".join(len(entry).to_bytes(2, "big") + entry for entry in self.entries_of(n))
 
-    def _bundle(self, n: int) -> list[bytes]:
+    def tile(self, level: int, n: int) -> bytes:
+        """Hashes of a tile."""
+        return self._tile(tile_path(level, n, min(TILE, (self.size >> 8 * level) - n * TILE)))
+
+    def entries_of(self, n: int) -> list[bytes]:
+        """Entries of a bundle; the last one that was asked for is kept."""
+        kept = self._kept
+        if kept[0] != n:
+            kept = self._kept = n, self._read_bundle(n)
+        return kept[1]
+
+    def _read_bundle(self, n: int) -> list[bytes]:
         width = min(TILE, self.size - n * TILE)
         path = tile_path(None, n, width)
         entries = [entry for _, entry in parse_bundle_of_entries(self._one(path), f"{self.name}/{path}")]

@@ -1,0 +1,301 @@
+"""`knhk log replay`, `audit`, `state`, `job`: what was decided, decided again; what was admitted, judged again; what was in force."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
+from knhk.cli.log import KEYS, PLACE, ROOT, TLS
+from knhk.cli.schema import array, integer, mapping, nullable, obj, string
+from knhk.wiring.home import Home
+
+if TYPE_CHECKING:
+    from knhk.reconcilers.replaying import Shard
+    from knhk.wiring.evidence import Opened
+    from knhk.wiring.replays import Packs
+    from knhk_verify.signed import Keys
+
+NUMBER = {"type": "number"}
+SOURCE = Argument(
+    "source",
+    help="records: a log folder with its outboxes, or an archive (a folder, s3://BUCKET/PREFIX); default HOME/log",
+    metavar="SOURCE",
+    optional=True,
+)
+REGISTRY = Argument("--registry", help="registry folder (default: `registry` beside the log, or of the home)", kind=Path, metavar="DIR")
+PULL = (
+    Argument("--pull", help="registry to get from what the folder has not: https://HOST[:PORT][/REPOSITORY]", metavar="URL"),
+    Argument("--pull-auth", help="docker config.json with credentials for it", kind=Path, metavar="FILE"),
+)
+COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS)
+
+
+@command(
+    ("log", "replay"),
+    summary="Decide every recorded observation again with the recorded pack and compare the bytes of A with the log",
+    arguments=(*COMMON, Argument("--shard", help="only part I of N, from 0 on; all parts together are the whole", metavar="I/N")),
+    output=obj(
+        replayed=integer(),
+        erased=integer(),
+        different=integer(),
+        unrecorded=integer(),
+        entries=integer(),
+        root=string(),
+        differences=array(obj(where=string(), receipt=string(), reason=string())),
+    ),
+    examples=(
+        "knhk log replay .knhk/log",
+        "knhk log replay ./log --registry ./registry -o json",
+        "knhk log replay s3://audit/delta --log https://log.example.com --pull https://registry.example.com/knhk --shard 3/8",
+    ),
+    detail="Packs and data bundles are taken from the registry by the digests in leaf and O, and verified first.\n"
+    "`differences` tells the first 100 in words; `unrecorded` counts leaves whose O is not kept there. Of an archive the log's tiles and\n"
+    "root are recomputed from its entries, too: `entries` of this shard, `root` by the first one; --log says where the log is.\n"
+    "What another evaluator of slower guards decided is told as `evaluator missing`.",
+    exits={FAULTS: "a decision came out different, could not be replayed, or has no record here"},
+)
+def replay(call: Call) -> Outcome:
+    from dataclasses import asdict
+
+    from knhk.reconcilers import replaying
+    from knhk.wiring import replays
+    from knhk_runtime.tiers.digest import evaluator_digest
+
+    shard, source = _shard(call.args.shard), _source(call)
+    if replays.is_archive(source):
+        from knhk.reconcilers.archiving import Kept
+        from knhk_runtime.objects.opening import open_store
+
+        log = _log(call)
+        found = _packs(call, log)
+        result = replaying.replay_segments(Kept(open_store(source)), log.served, found.evaluator, evaluator_digest(), shard)
+    elif call.args.shard is not None:
+        raise Usage("must come with an archive: a log folder is replayed whole", "--shard")
+    else:
+        result = replaying.replay(Path(source), _packs(call, None).evaluator, evaluator_digest())
+    rows = tuple((d.where, d.receipt, d.reason) for d in result.differences)
+    counts = Table(
+        "",
+        ("replayed", "erased", "different", "unrecorded"),
+        ((str(result.replayed), str(result.erased), str(result.different), str(result.unrecorded)),),
+    )
+    tables = (counts, *((Table("differences", ("where", "receipt", "reason"), rows),) if rows else ()))
+    return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables)
+
+
+@command(
+    ("log", "audit"),
+    summary="Judge what was admitted again, from the sources by another implementation: violations admitted in ppm, with an interval",
+    arguments=(
+        *COMMON,
+        Argument(
+            "--pack", help="folder or file of a PolicyPack whose sources judge (may be given again)", kind=Path, metavar="PATH", repeat=True
+        ),
+        Argument("--goal", help="most violations admitted, in ppm, that are no failure (default 10)", kind=float, metavar="PPM"),
+    ),
+    output=obj(
+        goal_ppm=NUMBER,
+        kinds=mapping(obj(judged=integer(), violations=integer(), ppm=NUMBER, low_ppm=NUMBER, high_ppm=NUMBER)),
+        erased=integer(),
+        unjudged=mapping(integer()),
+        violations=array(obj(where=string(), receipt=string(), kind=string(), guards=array(string()))),
+    ),
+    examples=(
+        "knhk log audit .knhk/log --pack examples/packs/invoice-controls/1.0.0",
+        "knhk log audit s3://audit/delta --pack packs/a -o json",
+    ),
+    detail="Each admitted, enforced record is mapped and judged by the oracle that also proves builds; it reads the sources, never the\n"
+    "compiled tables, and only sources that compile to the very plan in the image count. `kinds` keeps apart what was admitted by\n"
+    "fail-open, brownout or from cache. The interval is Clopper and Pearson's, 95 %: with no violation among n it ends at about\n"
+    "3.7 million / n ppm, so that 10 ppm need some 370,000 records. Records that are erased or not judged are counted, and not in it.",
+    exits={FAULTS: "more violations than the goal were admitted by judged decisions"},
+)
+def audit(call: Call) -> Outcome:
+    from knhk.adapters.pack_folder import find
+    from knhk.api import to_sources
+    from knhk.reconcilers import auditing
+    from knhk.wiring import replays
+
+    source, goal = _source(call), auditing.GOAL_PPM if call.args.goal is None else call.args.goal
+    if not call.args.pack:
+        raise Usage("must name the sources that judge", "--pack")
+    sources = auditing.Sources([to_sources(find(path).pack) for path in call.args.pack])
+    archive = replays.is_archive(source)
+    log = _log(call) if archive else None
+    admitted = replays.archived(source, log.served) if log else replays.recorded(Path(source))
+    found = auditing.audit(admitted, sources, _packs(call, log).loaded)
+    kinds = {
+        name: {"judged": k.judged, "violations": k.violations, "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]}
+        for name, k in found.kinds.items()
+    }
+    data = {"goal_ppm": goal, "kinds": kinds, "erased": found.erased, "unjudged": found.unjudged}
+    data |= {"violations": [{**vars(one), "guards": list(one.guards)} for one in found.violations]}
+    rows = tuple(
+        (name, str(k.judged), str(k.violations), f"{k.ppm:.1f}", f"{k.interval[0]:.1f} … {k.interval[1]:.1f}")
+        for name, k in found.kinds.items()
+    )
+    tables = [Table("", ("admitted", "judged", "violations", "ppm", "95 %"), rows)]
+    apart = (*found.unjudged.items(), *((("erased", found.erased),) if found.erased else ()))
+    tables += [Table("not judged", ("why", "records"), tuple((why, str(count)) for why, count in apart))] if apart else []
+    told = tuple((one.where, one.receipt, one.kind, " ".join(one.guards)) for one in found.violations)
+    tables += [Table("violations", ("where", "receipt", "admitted", "guards"), told)] if told else []
+    return Outcome(data, FAULTS if found.kinds[auditing.JUDGED].ppm > goal else OK, tuple(tables))
+
+
+@command(
+    ("log", "state"),
+    summary="Which packs, rollouts, flags, data and deny lists were in force at an earlier time, from policy receipts alone",
+    arguments=(PLACE, Argument("--at", help="as 2026-11-26T12:00:00Z (default: now)", metavar="TIME"), ROOT, KEYS, *TLS),
+    output=obj(
+        at=string(),
+        events=integer(),
+        last=integer(),
+        packs=mapping(
+            obj(
+                version=string(),
+                digest=string(),
+                index=integer(),
+                rolling=nullable(
+                    obj(version=string(), digest=string(), stage=string(), arm=string(), step=integer(), weight=integer(), index=integer())
+                ),
+                denied=mapping(string()),
+            )
+        ),
+        points=mapping(obj(index=integer(), mode=string(), stable=string(), candidate=string(), data=string(), flags=mapping(string()))),
+        data=mapping(string()),
+    ),
+    examples=("knhk log state --at 2026-11-26T12:00:00Z", "knhk log state --log https://log.example.com --root root.pub --keys keys.json"),
+    detail="Every event's signature is verified first. `index` is the entry of the log that made it so: `knhk log prove` proves it. A\n"
+    "point stands as its own last event said; steps of packs that came later stand with the packs.",
+)
+def state(call: Call) -> Outcome:
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from knhk.reconcilers.history import state_at
+    from knhk.wiring import replays
+    from knhk_verify.signed import parse_time
+
+    at = call.args.at or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    parse_time(at, "--at")
+    log = _log(call)
+    then = asdict(state_at(replays.events(log.served, _keys(call, log)), at))
+    for pack in then["packs"].values():
+        del pack["aborted"]
+    packs = tuple(
+        (
+            name,
+            pack["version"],
+            f"{r['version']} {r['stage']} {r['arm']} {r['step']}" if (r := pack["rolling"]) else "",
+            str(len(pack["denied"])),
+            str(pack["index"]),
+        )
+        for name, pack in then["packs"].items()
+    )
+    points = tuple(
+        (name, p["mode"], p["stable"][:19], p["candidate"][:19], " ".join(f"{k}={v}" for k, v in p["flags"].items()), str(p["index"]))
+        for name, p in then["points"].items()
+    )
+    tables = (
+        Table("packs", ("pack", "live", "rolling", "denied", "entry"), packs),
+        Table("points", ("point", "mode", "stable", "candidate", "flags", "entry"), points),
+    )
+    return Outcome({"at": at, **then}, tables=tables)
+
+
+@command(
+    ("log", "job"),
+    summary="Write the replay of an archive as an Indexed Job for a cluster, a shard for each index",
+    arguments=(
+        Argument("source", help="the archive as the pods see it: s3://BUCKET/PREFIX, or a folder below /var/lib/knhk", metavar="SOURCE"),
+        Argument("--log", help="the log: a store that it is published in, or a folder below /var/lib/knhk", metavar="PLACE", required=True),
+        Argument("--pull", help="registry of packs and data: https://HOST[:PORT][/REPOSITORY]", metavar="URL", required=True),
+        Argument("--image", help="image of the control plane, by digest", metavar="IMAGE", required=True),
+        Argument("--shards", help="shards, and pods in all (default 8)", kind=int, default=8, metavar="N"),
+        Argument("--parallel", help="pods at the same time (default: all)", kind=int, metavar="N"),
+        Argument("--secret", help="Secret with AWS_*, for the store", metavar="NAME"),
+        Argument("--claim", help="PersistentVolumeClaim at /var/lib/knhk, read only (the log's: data-knhk-log-0)", metavar="NAME"),
+        Argument("--name", help="of the Job (default knhk-replay)", default="knhk-replay", metavar="NAME"),
+        Argument("--namespace", "-n", help="default knhk-system", default="knhk-system", metavar="NAME"),
+    ),
+    output=obj(apiVersion=string(), kind=string(), items=array({"type": "object"})),
+    examples=(
+        "knhk log job s3://audit/delta --log s3://audit/log --pull https://registry.example.com/knhk --image knhk-operator@sha256:…",
+        "knhk log job /var/lib/knhk/delta --log /var/lib/knhk/log --claim data-knhk-log-0 --pull https://r.example.com --image …",
+    ),
+    detail="Pipe it: knhk log job … -o json | kubectl apply -f -. Each pod answers by its exit code and, in its log, by JSON; the\n"
+    "Job is complete when every shard came out as recorded. Keys come from Secret knhk-keys-log (keys.json and root.pub alone).",
+)
+def job(call: Call) -> Outcome:
+    from knhk_templates.kubernetes import render
+
+    args = call.args
+    if args.shards < 1 or (args.parallel or 1) < 1:
+        raise Usage("must be at least 1", "--shards" if args.shards < 1 else "--parallel")
+    items = render(
+        "replay",
+        name=args.name,
+        namespace=args.namespace,
+        image=args.image,
+        shards=args.shards,
+        parallelism=args.parallel or args.shards,
+        source=args.source,
+        log=args.log,
+        pull=args.pull,
+        secret=args.secret,
+        claim=args.claim,
+    )
+    rows = tuple((item["kind"], f"{item['metadata']['namespace']}/{item['metadata']['name']}") for item in items)
+    return Outcome({"apiVersion": "v1", "kind": "List", "items": items}, tables=(Table("", ("kind", "object"), rows),))
+
+
+def _shard(text: str | None) -> Shard:
+    from knhk.reconcilers.replaying import Shard
+
+    if text is None:
+        return Shard()
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,5})/([1-9][0-9]{0,5})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise Usage(f"is {text!r}, must be I/N with 0 ≤ I < N", "--shard")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def _source(call: Call) -> str:
+    return call.args.source or str(Home(call.home).log)
+
+
+def _log(call: Call) -> Opened:
+    from knhk.wiring import replays
+
+    return replays.log_at(call.args.log or str(Home(call.home).log), call.args.ca_file, call.args.certificate)
+
+
+def _keys(call: Call, log: Opened | None) -> Keys:
+    """keys.json under the pinned root: --keys and --root, else of the log, else of the home."""
+    from knhk.adapters.signer_local import read_root_pub
+    from knhk.model.faults import Stalled
+    from knhk_verify.note import unb64
+    from knhk_verify.signed import verify_keys
+
+    home, folder = Home(call.home), Path(_source(call)) if log is None else Path(call.args.log or Home(call.home).log)
+    beside = [folder.parent / "keys" / "root.pub", home.keys / "root.pub", folder / "root.pub"]
+    given: str | None = call.args.root
+    root = next((path for path in ([Path(given)] if given else beside) if path.exists()), None)
+    if root is None and given is None:
+        raise Stalled("Root", "no pinned root key is at hand: give --root, a file or base64 text, from a source that you trust")
+    public = read_root_pub(root) if root else unb64(str(given), "--root")
+    data = call.args.keys.read_bytes() if call.args.keys else log.fetch("keys.json") if log else (folder / "keys.json").read_bytes()
+    if data is None:
+        raise Stalled("Keys", "no keys.json is with the log: give --keys, the file that is published with it")
+    return verify_keys(data, public, where="keys.json")
+
+
+def _packs(call: Call, log: Opened | None) -> Packs:
+    from knhk.wiring.replays import Packs
+
+    args, home = call.args, Home(call.home)
+    beside = Path(_source(call)).parent / "registry" if log is None else home.registry
+    keys = _keys(call, log)
+    return Packs(args.registry or beside, keys, args.pull, args.pull_auth, log.served if log else None, call.say)

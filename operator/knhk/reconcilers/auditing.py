@@ -1,0 +1,203 @@
+"""Audit: what was admitted, judged again from the sources by another implementation (knhk.reconcilers.oracle)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyoxigraph import NamedNode, RdfFormat, parse
+
+from knhk.adapters.evaluators import Evaluator
+from knhk.model.arrows import PackSources
+from knhk.model.faults import KnhkError
+from knhk.reconcilers.lowering import plan_of, portable
+from knhk.reconcilers.oracle import Key, Oracle, canonical_lines, key_of
+from knhk.reconcilers.oracle_mapping import Malformed, Triple, Unsaid
+from knhk_gen.names import KNHK
+from knhk_gen.turtle import ill_formed_is_no_news
+from knhk_runtime.record import Record, parse_observation
+from knhk_runtime.tiers.action import denies
+from knhk_runtime.tiers.errors import InputRefused
+from knhk_verify.leaf import Leaf
+
+CONFIDENCE = 0.95
+GOAL_PPM = 10.0
+MAX_TOLD = 100
+ADMIT, DECISION, ENFORCED = 1, 1, 1
+CACHED, BROWNOUT, FAIL_OPEN = 4, 8, 16
+APART = (("fail-open", FAIL_OPEN), ("brownout", BROWNOUT), ("cached", CACHED))
+JUDGED = "judged"
+
+
+@dataclass
+class Counted:
+    """Admitted records of one kind, and those of them that the sources deny."""
+
+    judged: int = 0
+    violations: int = 0
+
+    @property
+    def ppm(self) -> float:
+        return 1e6 * self.violations / self.judged if self.judged else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the share in ppm, by Clopper and Pearson (Biometrika 26, 1934): it covers the true one in 95 of 100 audits at least."""
+        low, high = clopper_pearson(self.violations, self.judged, CONFIDENCE)
+        return 1e6 * low, 1e6 * high
+
+
+@dataclass(frozen=True)
+class Violation:
+    where: str
+    receipt: str
+    kind: str
+    guards: tuple[str, ...]
+
+
+@dataclass
+class Audited:
+    """`kinds`: judged decisions, and apart those that were admitted for other reasons. `erased`: O is gone. `unjudged`, by reason: nothing
+    is said of them."""
+
+    kinds: dict[str, Counted] = field(default_factory=lambda: {name: Counted() for name in (JUDGED, *(name for name, _ in APART))})
+    erased: int = 0
+    unjudged: dict[str, int] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+
+    def leave(self, reason: str) -> None:
+        self.unjudged[reason] = self.unjudged.get(reason, 0) + 1
+
+
+class Sources:
+    """The sources of packs by the digest of the plan that they give: no other sources judge a pack."""
+
+    def __init__(self, packs: Sequence[PackSources]) -> None:
+        self._of = {plan.digest: (pack, plan.document) for pack in packs for plan in (plan_of(pack),)}
+        self._made = dict[str, _Judge]()
+
+    def judge(self, plan_digest: str) -> _Judge | None:
+        if plan_digest not in self._made and plan_digest in self._of:
+            self._made[plan_digest] = _Judge(*self._of[plan_digest])
+        return self._made.get(plan_digest)
+
+
+class _Judge:
+    def __init__(self, pack: PackSources, plan: Mapping[str, Any]) -> None:
+        self._guards = dict[Key, list[str]]()
+        for guard in plan["guards"]:
+            if denies(guard):
+                self._guards.setdefault(key_of(guard), []).append(guard["id"])
+        slow = [key_of(guard) for guard in plan["guards"] if guard["class"] != "R1" and guard["kind"] != "payload"]
+        self._oracle = Oracle(portable(pack), slow)
+        nodes = {target["node"]["v"] for target in plan["targets"] if target["kind"] == "node"}
+        self._described = nodes | set(plan["bundle"]["subjects"])
+
+    def denied_by(self, evaluator: Evaluator, o: bytes) -> tuple[str, ...]:
+        """Ids of the guards that deny O by the sources. Raises InputRefused."""
+        seen = parse_observation(o)
+        graph = evaluator.graph(o)
+        try:
+            mapped: set[Triple] | None = self._oracle.extracted(seen.route, seen.body)
+        except Unsaid:
+            mapped = None
+        except Malformed:
+            return ("payload",)
+        if mapped is not None and not self._same(graph, mapped):
+            return ("mapping",)
+        said = self._oracle.judge(graph)
+        return tuple(sorted(name for key in said.failing - said.unsaid for name in self._guards.get(key, ())))
+
+    def _same(self, graph: bytes, mapped: set[Triple]) -> bool:
+        """Whether the tables extracted what the mapping says."""
+        own: set[Triple] = {(q.subject, q.predicate, q.object) for q in parse(graph, format=RdfFormat.N_TRIPLES)}
+        ours, theirs = (canonical_lines(t for t in triples if not self._reserved(t)) for triples in (own, mapped))
+        return ours == theirs
+
+    def _reserved(self, triple: Triple) -> bool:
+        subject = triple[0]
+        return isinstance(subject, NamedNode) and (subject.value.startswith(KNHK) or subject.value in self._described)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pack as it decided: its evaluator, and the digest of its plan."""
+
+    evaluator: Evaluator
+    plan_digest: str
+
+
+# (first 20 bytes of the pack's digest, digest of the bundle file) → the pack; raises KnhkError with the reason
+Load = Callable[[bytes, bytes], Loaded]
+
+
+def audit(admitted: Iterator[tuple[str, Leaf, Record]], sources: Sources, load: Load) -> Audited:
+    """Judges every enforced, admitted decision again: (place, leaf, record)."""
+    result = Audited()
+    with warnings.catch_warnings(), ill_formed_is_no_news():
+        for where, leaf, record in admitted:
+            if (leaf.kind, leaf.verdict, leaf.mode) != (DECISION, ADMIT, ENFORCED):
+                continue
+            _one(where, leaf, record, sources, load, result)
+    return result
+
+
+def _one(where: str, leaf: Leaf, record: Record, sources: Sources, load: Load, result: Audited) -> None:
+    if record.erased:
+        result.erased += 1
+        return
+    if not any(leaf.pack):
+        result.leave("no pack: the point admits what comes before its first pack")
+        return
+    try:
+        loaded = load(leaf.pack, parse_observation(record.observation, where).bundle)
+        judge = sources.judge(loaded.plan_digest)
+        if judge is None:
+            result.leave(f"no sources given whose plan is {loaded.plan_digest[:16]}…: give --pack")
+            return
+        guards = judge.denied_by(loaded.evaluator, record.observation)
+    except InputRefused:
+        guards = ("payload",)
+    except KnhkError as error:
+        result.leave(str(error))
+        return
+    kind = next((name for name, bit in APART if leaf.flags & bit), JUDGED)
+    counted = result.kinds[kind]
+    counted.judged += 1
+    if guards:
+        counted.violations += 1
+        if len(result.violations) < MAX_TOLD:
+            result.violations.append(Violation(where, leaf.receipt_id.hex(), kind, guards))
+
+
+def clopper_pearson(found: int, of: int, confidence: float) -> tuple[float, float]:
+    """The exact interval of a share: (0, 1) when nothing was tried."""
+    if of == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = 0.0 if found == 0 else _where(lambda p: 1 - _at_most(found - 1, of, p), tail, rising=True)
+    high = 1.0 if found == of else _where(lambda p: _at_most(found, of, p), tail, rising=False)
+    return low, high
+
+
+def _at_most(found: int, of: int, p: float) -> float:
+    """P(X ≤ found) of a binomial X."""
+    if p <= 0 or p >= 1:
+        return 1.0 if p <= 0 or found >= of else 0.0
+    log_p, log_q, whole = math.log(p), math.log1p(-p), math.lgamma(of + 1)
+    terms = (whole - math.lgamma(k + 1) - math.lgamma(of - k + 1) + k * log_p + (of - k) * log_q for k in range(found + 1))
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
+
+
+def _where(value: Callable[[float], float], wanted: float, rising: bool) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        if (value(middle) < wanted) == rising:
+            low = middle
+        else:
+            high = middle
+    return high if not rising else low

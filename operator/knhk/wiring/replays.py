@@ -1,0 +1,140 @@
+"""Where what is decided again comes from: records (a log folder, an archive), the log, packs and data (a folder, a registry)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from knhk.adapters.evaluators import Evaluator, load
+from knhk.lockchain.events import PolicyEvent, parse_event
+from knhk.model.faults import KnhkError, NotFound
+from knhk.reconcilers.auditing import Loaded
+from knhk.reconcilers.evidence import size_of
+from knhk.wiring import evidence, packs
+from knhk.wiring.archive import of_store
+from knhk_runtime.objects.opening import open_store
+from knhk_runtime.packstore import FetchedPack, PackStore
+from knhk_runtime.pull import pull
+from knhk_runtime.record import Record, entry_key, parse_record
+from knhk_runtime.tlog.folder import log_entries, log_records
+from knhk_runtime.tlog.served import Served
+from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
+from knhk_verify.signed import Keys, verify_event
+
+
+def is_archive(place: str) -> bool:
+    """Whether records are an archive's segments; else a log folder's outboxes."""
+    return place.startswith(("s3:", "file:")) or (Path(place) / "_commits").is_dir()
+
+
+def log_at(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> evidence.Opened:
+    """A log: its folder, its URL, or the store that it is published in. Raises as `evidence.opened`."""
+    if not place.startswith(("s3:", "file:")):
+        return evidence.opened(place, ca_file, certificate)
+    fetch = of_store(open_store(place))
+    if (note := fetch("checkpoint")) is None:
+        raise NotFound(f"{place}: has no checkpoint: must be a store that a log is published in")
+    text = note.decode("utf-8", "replace")
+    return evidence.Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
+
+
+def events(log: Served, keys: Keys) -> Iterator[tuple[int, PolicyEvent]]:
+    """(index, event) of the policy events of a log, their signatures verified. Raises Bad and Refused."""
+    for index, entry in enumerate(log.entries()):
+        if entry[:1] == b"{":
+            yield index, parse_event(verify_event(entry, keys, f"entry {index}")[0])
+
+
+@dataclass
+class Packs:
+    """Packs and data by the digests in leaf and O, verified. `pull`: the registry to get from what the folder has not; which images there
+    are, the log's policy events say."""
+
+    folder: Path
+    keys: Keys
+    pull: str | None = None
+    auth: Path | None = None
+    log: Served | None = None
+    say: Callable[[str], None] = lambda line: None
+    _loaded: dict[tuple[bytes, bytes], Loaded] = field(default_factory=dict)
+
+    @cached_property
+    def _store(self) -> PackStore:
+        return packs.store(self.folder)
+
+    @cached_property
+    def _known(self) -> tuple[str, ...]:
+        """Digests of all packs and data bundles that the log speaks of."""
+        if self.pull is None or self.log is None:
+            return ()
+        found = dict[str, None]()
+        for _, event in events(self.log, self.keys):
+            found |= dict.fromkeys([str(event.pack["digest"])] if event.pack else [])
+            found |= dict.fromkeys(
+                [f"sha256:{event.subject[1]}", str(event.evidence.get("image", ""))] if event.kind == "DataPublished" else []
+            )
+        return tuple(found)
+
+    def evaluator(self, pack: bytes, bundle: bytes) -> Evaluator:
+        """Raises KnhkError."""
+        return self.loaded(pack, bundle).evaluator
+
+    def loaded(self, pack: bytes, bundle: bytes) -> Loaded:
+        """Raises KnhkError."""
+        if (pack, bundle) not in self._loaded:
+            fetched, data = self._pack(pack), self._bundle(bundle)
+            self.say(f"pack {fetched.index_digest[:23]}…")
+            self._loaded[pack, bundle] = Loaded(load(fetched.so, fetched.plan, data), fetched.plan_digest)
+        return self._loaded[pack, bundle]
+
+    def _pack(self, pack: bytes) -> FetchedPack:
+        digest = self._store.find_pack(pack) if self.folder.is_dir() else None
+        if digest is None and (named := [each for each in self._known if each.startswith(f"sha256:{pack.hex()}")]):
+            self._get(named[0])
+            digest = self._store.find_pack(pack)
+        if digest is None:
+            raise NotFound(f"pack missing: {self.folder} has no image that begins with {pack.hex()}")
+        return self._store.fetch_pack(digest, packs.host_arch(), self.keys)
+
+    def _bundle(self, bundle: bytes) -> bytes | None:
+        if not any(bundle):
+            return None
+        image = self._store.find_bundle(bundle)
+        for digest in self._known if image is None else ():
+            try:
+                self._get(digest)
+            except KnhkError:
+                continue  # retired since, or no data
+            if (image := self._store.find_bundle(bundle)) is not None:
+                break
+        if image is None:
+            raise NotFound(f"data bundle missing: {self.folder} has no file {bundle.hex()}")
+        return self._store.fetch_bundle(image, self.keys)
+
+    def _get(self, digest: str) -> None:
+        pull(str(self.pull), digest, self.folder, auth=self.auth, tls=None)
+
+
+def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record]]:
+    """(place, leaf, record) of what is kept beside a log folder and in the log. Raises Bad."""
+    logged = {entry_key(entry): entry for entry in log_entries(log_dir) if len(entry) == LEAF_SIZE and entry[0] == 1}
+    for where, payload in log_records(log_dir):
+        record = parse_record(payload, where)
+        for data in record.leaves:
+            if logged.pop(entry_key(data), None) == data:
+                yield where, parse_leaf(data, where), record
+
+
+def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record]]:
+    """The same of an archive. Raises Bad, and as ObjectStore does."""
+    from knhk.reconcilers.archiving import Kept
+
+    kept = Kept(open_store(place))
+    for name in kept.names():
+        for row in kept.rows(name):
+            if row.log_index is None or log.entry(row.log_index) != row.leaf:
+                continue
+            record = Record(row.erased, 0, row.salt or bytes(16), (row.leaf,), row.observation or b"", (row.action or b"",))
+            yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record

@@ -1,0 +1,185 @@
+"""What was decided is decided again from the archive, in shards; what was admitted is judged again from the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from delta_world import NOON_NS, Yard, decided
+
+from knhk.adapters.delta_parquet import Row, encode, rows
+from knhk.adapters.evaluators import Evaluator
+from knhk.adapters.expectation_files import beside, expectations
+from knhk.adapters.pack_folder import find
+from knhk.api import to_sources
+from knhk.model.expectations import Case
+from knhk.model.faults import Corrupt, NotFound
+from knhk.reconcilers import auditing, testing
+from knhk.reconcilers.admission import bundle_bytes
+from knhk.reconcilers.archiving import Kept
+from knhk.reconcilers.lowering import plan_of
+from knhk.reconcilers.replaying import Replayed, Shard, replay_segments
+from knhk.wiring import packs
+from knhk.wiring.archive import opened_folder
+from knhk.wiring.replays import archived
+from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
+from knhk_runtime.outbox.records import encode as recorded
+from knhk_runtime.record import parse_action
+from knhk_runtime.tiers.action import action_bytes
+from knhk_runtime.tiers.decide import Decided as Whole
+from knhk_runtime.tiers.decide import decide
+from knhk_runtime.tiers.digest import evaluator_digest
+from knhk_verify.errors import Bad
+
+FOLDER = Path(__file__).parents[2] / "examples" / "packs" / "invoice-controls" / "1.2.0"
+COUNT = 520  # entries: three bundles
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A yard with decisions of a real pack in it; `denied` of them were."""
+
+    yard: Yard
+    subject: testing.Subject
+    cases: tuple[Case, ...]
+    denied: int
+
+    def load(self, pack: bytes, bundle: bytes) -> Evaluator:
+        if pack != name(self.subject):
+            raise NotFound(f"pack missing: {pack.hex()}")
+        return self.subject.evaluator
+
+    def loaded(self, pack: bytes, bundle: bytes) -> auditing.Loaded:
+        return auditing.Loaded(self.load(pack, bundle), plan_of(to_sources(find(FOLDER).pack)).digest)
+
+    def replay(self, shard: Shard | None = None, evaluator: bytes | None = None) -> Replayed:
+        log = opened_folder(self.yard.log_dir).served
+        return replay_segments(Kept(self.yard.store), log, self.load, evaluator or evaluator_digest(), shard or Shard())
+
+    def audit(self) -> auditing.Audited:
+        log = opened_folder(self.yard.log_dir).served
+        sources = auditing.Sources([to_sources(find(FOLDER).pack)])
+        return auditing.audit(archived(str(self.yard.base / "delta"), log), sources, self.loaded)
+
+
+def name(subject: testing.Subject) -> bytes:
+    return sha256(repr(sorted(subject.plan["pack"].items())).encode()).digest()[:20]
+
+
+@pytest.fixture(scope="module")
+def subject() -> testing.Subject:
+    found = find(FOLDER)
+    data = None if found.bundle is None else bundle_bytes(found.bundle)
+    return testing.subject(plan_of(to_sources(found.pack)), packs.compiler(), packs.host_arch(), data)
+
+
+@pytest.fixture(scope="module")
+def cases(subject: testing.Subject) -> tuple[Case, ...]:
+    return expectations(beside(find(FOLDER).file), subject.plan).cases
+
+
+@pytest.fixture
+def world(tmp_path: Path, subject: testing.Subject, cases: tuple[Case, ...]) -> Iterator[Decided]:
+    yard, denied, known = Yard(tmp_path), 0, dict[str, Whole]()
+    for number in range(COUNT):
+        case = replace(cases[number % len(cases)], time_ns=NOON_NS + number)
+        o = testing.observation(case, subject.data).encode()
+        made = known.get(case.name) or decide(subject.evaluator, subject.evaluator.judge, o)
+        known[case.name] = made  # time has no part in it, as replay will tell
+        denied += made.verdict == 2
+        yard.record(recorded(number.to_bytes(16, "big"), 0, 0, o, (arm(subject, made.a, made.klass),)))
+    yard.archived(commit_bytes=300_000)
+    yield Decided(yard, subject, cases, denied)
+    yard.close()
+
+
+def arm(subject: testing.Subject, a: bytes, klass: int = 1, flags: int = 0) -> Arm:
+    return Arm(name(subject), DECISION, klass, parse_action(a).verdict, ENFORCED, flags, a)
+
+
+def test_every_decision_comes_out_as_it_was_and_the_root_is_recomputed(world: Decided) -> None:
+    found = world.replay()
+    assert (found.replayed, found.erased, found.different, found.unrecorded) == (COUNT, 0, 0, 0)
+    assert (found.entries, found.root) == (COUNT, opened_folder(world.yard.log_dir).served.root(COUNT).hex())
+    assert len(Kept(world.yard.store).names()) > 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shards_together_are_the_whole(world: Decided, count: int) -> None:
+    world.yard.record(decided(1, pack=bytes(20)))  # of a point without a pack, with other guards than its A has now: different
+    world.yard.record(decided(2), acked=False)  # and one that is in the log only
+    world.yard.archived()
+    whole, parts = world.replay(), [world.replay(Shard(number, count)) for number in range(count)]
+    for member in ("replayed", "erased", "different", "unrecorded", "entries"):
+        assert sum(getattr(part, member) for part in parts) == getattr(whole, member)
+    assert (whole.replayed, whole.different, whole.unrecorded) == (COUNT, 1, 1)
+    assert [bool(part.root) for part in parts] == [True, *[False] * (count - 1)]
+
+
+def test_what_was_decided_otherwise_by_a_pack_or_an_evaluator_is_named(world: Decided) -> None:
+    o = testing.observation(replace(world.cases[0], time_ns=NOON_NS - 1), world.subject.data).encode()
+    made = decide(world.subject.evaluator, world.subject.evaluator.judge, o)
+    turned = action_bytes(world.subject.plan["guards"], [] if made.verdict == 2 else [0])
+    world.yard.record(recorded(b"other decision 1", 0, 0, o, (arm(world.subject, turned),)))
+    world.yard.record(decided(9, pack=b"a pack that is gone."))
+    world.yard.archived()
+    found = world.replay()
+    assert (found.replayed, found.different) == (COUNT, 2)
+    reasons = {difference.receipt: difference.reason for difference in found.differences}
+    assert reasons[b"other decision 1".hex()] == "A is not the one that was recorded"
+    assert "pack missing" in " ".join(reasons.values())
+    other = world.replay(evaluator=b"e" * 32)
+    assert other.different > 2
+    assert other.replayed + other.different == COUNT + 2
+    assert {difference.reason for difference in other.differences} - set(reasons.values()) == {"evaluator missing: another one decided it"}
+
+
+def test_altered_segments_and_altered_logs_are_named(world: Decided) -> None:
+    name = Kept(world.yard.store).names()[0]
+    before = world.yard.store.get(name).data
+    world.yard.store.put(name, before[:1000] + bytes([before[1000] ^ 1]) + before[1001:])
+    with pytest.raises(Corrupt, match="is not what its commit says"):
+        world.replay()
+    world.yard.store.put(name, before)
+    path = world.yard.log_dir / "tile" / "entries" / "000"
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Bad, match=r"tile/0/000.*altered"):
+        world.replay(Shard(0, 3))
+
+
+def test_rows_survive_being_written(world: Decided) -> None:
+    kept = Kept(world.yard.store)
+    every = list[Row](kept.rows(kept.names()[0]))
+    assert list(rows(encode(every[::-1]), "again")) == every
+
+
+def test_nothing_that_was_admitted_is_denied_by_the_sources(world: Decided) -> None:
+    found = world.audit()
+    judged = found.kinds[auditing.JUDGED]
+    assert (judged.judged, judged.violations, found.unjudged) == (COUNT - world.denied, 0, {})
+    assert judged.interval[0] == 0
+    assert judged.interval[1] == pytest.approx(1e6 * (1 - 0.025 ** (1 / judged.judged)))
+
+
+def test_what_should_have_been_denied_is_found_by_how_it_came_in(world: Decided) -> None:
+    guards = world.subject.plan["guards"]
+    wrong = next(case for case in world.cases if case.verdict == "DENY")
+    for number, flags in enumerate((0, 16, 8, 4)):
+        o = testing.observation(replace(wrong, time_ns=NOON_NS - 1 - number), world.subject.data).encode()
+        world.yard.record(recorded(b"wrong decision %d" % number, 0, 0, o, (arm(world.subject, action_bytes(guards, []), 1, flags),)))
+    world.yard.archived()
+    found = world.audit()
+    assert {kind: counted.violations for kind, counted in found.kinds.items()} == {"judged": 1, "fail-open": 1, "brownout": 1, "cached": 1}
+    assert {violation.receipt for violation in found.violations} == {(b"wrong decision %d" % n).hex() for n in range(4)}
+    assert all(set(violation.guards) <= {guard["id"] for guard in guards} | {"mapping"} for violation in found.violations)
+
+
+def test_the_interval_is_that_of_the_literature() -> None:
+    """Values of Clopper and Pearson's interval as R's binom.test gives them."""
+    for (found, of), (low, high) in {(0, 10): (0, 0.3084971), (1, 10): (0.002528579, 0.4450161), (10, 10): (0.6915029, 1)}.items():
+        assert auditing.clopper_pearson(found, of, 0.95) == pytest.approx((low, high), abs=1e-6)
