@@ -156,12 +156,13 @@ def prove(call: Call) -> Outcome:
     from knhk.reconcilers import evidence
     from knhk.wiring import evidence as wiring
     from knhk.wiring import receipt_reading
+    from knhk.wiring.log_opening import opened
 
     args, home = call.args, Home(call.home)
     if args.out is None:
         raise Usage("must name a folder to write to", "--out")
     place = args.log or str(home.log)
-    log, bundle = wiring.opened(place, args.ca_file, args.certificate), evidence.Bundle()
+    log, bundle = opened(place, args.ca_file, args.certificate), evidence.Bundle()
     trust = wiring.trust(home, args.root, args.keys, args.at, wiring.folder(place))
     for word in args.receipt:
         for index in wiring.index_of(log, word):

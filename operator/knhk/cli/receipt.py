@@ -204,13 +204,12 @@ def verify(call: Call) -> Outcome:
     import sys
 
     from knhk.wiring import evidence as wiring
+    from knhk.wiring.log_opening import opened
 
     args, home = call.args, Home(call.home)
     place = args.log or str(home.log)
     beside = next((Path(word) for word in args.source if Path(word).is_dir()), wiring.folder(place))
-    found = wiring.sources(
-        args.source, home, lambda: wiring.opened(place, args.ca_file, args.certificate), args.kubeconfig, sys.stdin.buffer.read
-    )
+    found = wiring.sources(args.source, home, lambda: opened(place, args.ca_file, args.certificate), args.kubeconfig, sys.stdin.buffer.read)
     evidence = wiring.trust(home, args.root, args.keys, args.at, beside).evidence()
     for name, data in found:
         evidence.add(data, name)

@@ -16,11 +16,12 @@ from knhk.adapters.signer_local import read_root_pub
 from knhk.api.document import read, to_value
 from knhk.model.faults import NotFound, Refused, Stalled
 from knhk.model.resource import Key
-from knhk.reconcilers.evidence import Bundle, Side, size_of
+from knhk.reconcilers.evidence import Bundle, Side
 from knhk.reconcilers.receipts import Entry, records_of
 from knhk.wiring.home import Home
+from knhk.wiring.log_opening import Opened, opened
 from knhk.wiring.resources import open_store
-from knhk_runtime.tlog.served import Fetch, Served
+from knhk_runtime.tlog.served import Served
 from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence, Step
 from knhk_verify.note import unb64
@@ -47,15 +48,6 @@ class Trust:
         return made
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A log and its newest checkpoint, which nothing has verified."""
-
-    fetch: Fetch
-    served: Served
-    note: str
-
-
 def trust(home: Home, root: str | None, keys: Path | None, at: str | None, beside: Path | None) -> Trust:
     """`root`: a file or base64 text; `keys`: keys.json; `at`: RFC 3339 in UTC. Without them the home's root key counts, then what lies with
     the log in `beside` (which is no pin: `own`), and the keys.json there before the home's. Raises Stalled when nothing is there, Bad."""
@@ -73,15 +65,6 @@ def trust(home: Home, root: str | None, keys: Path | None, at: str | None, besid
         raise Stalled("Keys", "no keys.json is at hand: give --keys, the file that is published with the log")
     own = root is None and at_hand[0] != home.keys / "root.pub"
     return Trust(public, found.read_bytes(), parse_time(at, "--at") if at else datetime.now(UTC), own)
-
-
-def opened(place: str, ca_file: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> Opened:
-    """The log of a folder or URL. Raises NotFound, Bad, Waiting, Stalled."""
-    fetch = log_reading.of_url(place, ca_file, certificate, key) if log_reading.is_url(place) else log_reading.of_folder(Path(place))
-    if (note := fetch("checkpoint")) is None:
-        raise NotFound(f"{place}: has no checkpoint: must be a log folder, or the URL of a log")
-    text = note.decode("utf-8", "replace")
-    return Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
 
 
 def folder(place: str) -> Path | None:

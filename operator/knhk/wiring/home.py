@@ -28,6 +28,12 @@ DEFAULT_HOME = ".knhk"
 LOG_ORIGIN = "knhk.dev/local"
 
 
+def cache() -> Path:
+    """What is kept for all homes of this user, and can be made anew."""
+    base = os.environ.get("KNHK_CACHE")
+    return Path(base) if base else Path.home() / ".cache" / "knhk"
+
+
 def find_home(given: str | None) -> Home:
     """The home that --home, KNHK_HOME or the current folder names, in this order."""
     return Home(Path(given or os.environ.get("KNHK_HOME") or DEFAULT_HOME).absolute())

@@ -22,7 +22,7 @@ from knhk.ports.compiler import Compiler
 from knhk.ports.prover import Budget
 from knhk.ports.registry import Registry
 from knhk.ports.store import Store
-from knhk.wiring.home import LOG_ORIGIN, Home
+from knhk.wiring.home import LOG_ORIGIN, Home, cache
 from knhk_runtime.packstore import PackStore
 from knhk_verify.signed import Keys
 
@@ -60,8 +60,7 @@ def _setting(name: str, default: float, least: int, most: int) -> float:
 
 def cache_folder() -> Path:
     """Where finished objects are kept, for all homes of this user."""
-    base = os.environ.get("KNHK_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "knhk") / "objects"
+    return cache() / "objects"
 
 
 def compiler() -> Compiler:

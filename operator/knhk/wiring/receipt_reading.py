@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from knhk.adapters.receipt_index import ReceiptIndex, Row, decisions
 from knhk.model.faults import Fault, Refused
 from knhk.model.selection import Selection, equal, field_selector, label_selector
-from knhk.wiring import evidence
-from knhk.wiring.home import Home
-from knhk.wiring.packs import cache_folder
+from knhk.wiring.home import Home, cache
+from knhk.wiring.log_opening import Opened, opened
 
 if TYPE_CHECKING:
     from knhk.adapters.kube_client import KubeClient
@@ -28,17 +27,17 @@ def selection(args: Namespace) -> Selection:
 
 
 def followed(home: Home, place: str, ca_file: Path | None = None, certificate: Path | None = None) -> ReceiptIndex:
-    """The index of the log in a folder or at a URL, with all that this log has now. Raises as `evidence.opened`."""
-    return _followed(home, evidence.opened(place, ca_file, certificate), place)
+    """The index of the log in a folder or at a URL, with all that this log has now. Raises as `opened`."""
+    return _followed(home, opened(place, ca_file, certificate), place)
 
 
-def _followed(home: Home, log: evidence.Opened, place: str) -> ReceiptIndex:
+def _followed(home: Home, log: Opened, place: str) -> ReceiptIndex:
     index = ReceiptIndex(_file(home, place))
     index.follow(log.note.partition("\n")[0], log.served)
     return index
 
 
-def chosen(args: Namespace, home: Home, log: evidence.Opened, place: str) -> list[int]:
+def chosen(args: Namespace, home: Home, log: Opened, place: str) -> list[int]:
     """Indexes of the newest `args.limit` entries that selectors choose, oldest first; none without a selector. Raises as `listed`."""
     if not (wanted := selection(args)):
         return []
@@ -50,7 +49,7 @@ def _file(home: Home, place: str) -> Path:
     if Path(place).absolute() == home.log:
         return home.receipts
     name = place if "://" in place else str(Path(place).absolute())
-    return cache_folder().parent / "receipts" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.db"
+    return cache() / "receipts" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.db"
 
 
 @dataclass(frozen=True)
