@@ -13,7 +13,7 @@ from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
     from knhk.reconcilers.replaying import Shard
-    from knhk.wiring.evidence import Opened
+    from knhk.wiring.log_opening import Opened
     from knhk.wiring.replays import Packs
     from knhk_verify.signed import Keys
 

@@ -12,8 +12,9 @@ from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import KnhkError, NotFound
 from knhk.reconcilers.auditing import Loaded
 from knhk.reconcilers.evidence import size_of
-from knhk.wiring import evidence, packs
+from knhk.wiring import packs
 from knhk.wiring.archive import of_store
+from knhk.wiring.log_opening import Opened, opened
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.packstore import FetchedPack, PackStore
 from knhk_runtime.pull import pull
@@ -29,15 +30,15 @@ def is_archive(place: str) -> bool:
     return place.startswith(("s3:", "file:")) or (Path(place) / "_commits").is_dir()
 
 
-def log_at(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> evidence.Opened:
-    """A log: its folder, its URL, or the store that it is published in. Raises as `evidence.opened`."""
+def log_at(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Opened:
+    """A log: its folder, its URL, or the store that it is published in. Raises as `opened`."""
     if not place.startswith(("s3:", "file:")):
-        return evidence.opened(place, ca_file, certificate)
+        return opened(place, ca_file, certificate)
     fetch = of_store(open_store(place))
     if (note := fetch("checkpoint")) is None:
         raise NotFound(f"{place}: has no checkpoint: must be a store that a log is published in")
     text = note.decode("utf-8", "replace")
-    return evidence.Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
+    return Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
 
 
 def events(log: Served, keys: Keys) -> Iterator[tuple[int, PolicyEvent]]:
