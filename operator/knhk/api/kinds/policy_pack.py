@@ -366,6 +366,16 @@ SPEC = Obj(
             ("routes", "sources"),
             "routes",
         ),
+        Rule(
+            f"!has(self.rollout.approvals) || self.rollout.approvals.all(a, !(a.stage in {list(STAGES)}) || self.targets.exists(t, "
+            f"(has(t.stage) ? t.stage : '{PRODUCTION}') == a.stage))",
+            f"must have a point of each stage in rollout.approvals (its stage is {PRODUCTION} where left out), or nobody is asked",
+            lambda spec: (
+                {row["stage"] for row in spec["rollout"].get("approvals", ())} <= {row.get("stage", PRODUCTION) for row in spec["targets"]}
+            ),
+            ("rollout", "targets"),
+            "targets",
+        ),
     ),
 )
 
