@@ -125,3 +125,28 @@ def test_decide_and_replay_agree_on_the_pack(knhk: Any, story: Any, cold_pack: P
     assert answer["pack"] == built["digest"]
     assert (answer["verdict"], answer["class"] in ("W1", "C1")) == ("DENY", True)
     assert [row["guard"] for row in answer["failing"]] == ["shapes.OrderShape.currency.pattern"]
+
+
+def test_an_archive_of_the_log_says_the_same_in_parts(knhk: Any, story: Any, tmp_path: Path) -> None:
+    archive = str(tmp_path / "delta")
+    made = knhk("log", "archive", "--to", archive)
+    assert (made.exit, made.out["rows"], made.out["waiting_bytes"]) == (0, 4, 0), made.text
+    whole = knhk("log", "replay", archive)
+    assert whole.exit == 0, whole.text
+    assert (whole.out["replayed"], whole.out["unrecorded"], len(whole.out["root"])) == (4, 0, 64)
+    parts = [knhk("log", "replay", archive, "--shard", f"{number}/2").out for number in (0, 1)]
+    assert sum(part["replayed"] for part in parts) == 4
+    assert knhk("log", "replay", archive, "--shard", "2/2").exit == 2
+    assert knhk("log", "replay", "--shard", "0/2").exit == 2
+
+
+def test_what_was_admitted_is_judged_again_by_the_sources_that_made_the_pack(knhk: Any, story: Any, cold_pack: Path) -> None:
+    found = knhk("log", "audit", "--pack", cold_pack)
+    assert found.exit == 0, found.text
+    judged = found.out["kinds"]["judged"]
+    assert (judged["judged"], judged["violations"], found.out["unjudged"]) == (1, 0, {})
+    file = cold_pack / "pack.yaml"
+    file.write_text(file.read_text().replace(PATTERN, ""))  # other sources judge nothing
+    other = knhk("log", "audit", "--pack", cold_pack)
+    assert other.out["kinds"]["judged"]["judged"] == 0
+    assert ["no sources given whose plan" in why for why in other.out["unjudged"]] == [True]
