@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
 
 from knhk.cli import main
 
+ROOT, HIDDEN = Path(__file__).parents[2], ("salt", "observation", "action")
 ROLLED = {"reason": "newDenials of guard limit", "evidence": {"judgedNs": "17"}}
 
 
@@ -158,3 +160,13 @@ def test_one_receipt_is_exported_by_its_id(knhk: Any, tmp_path: Path) -> None:
     code, said = knhk("export", "--format", "jsonl", "--out", tmp_path / "one.jsonl", "--field-selector", f"receipt={receipt}")
     assert (code, said["written"]) == (0, 1)
     assert CONTROLS[:20].hex() in (tmp_path / "one.jsonl").read_text()
+
+
+def test_the_question_of_guards_is_answered_from_an_archive(knhk: Any, tmp_path: Path) -> None:
+    """Number 11 of docs/risk.md: of a pack of four guards two fired, in one decision each."""
+    (sql,) = re.findall(r"^## 11\. .*?```sql\n(.*?)```", (ROOT / "docs" / "risk.md").read_text(), re.DOTALL | re.MULTILINE)
+    part = tmp_path / "delta" / "region=local" / "date=2026-11-20" / "hour=10"
+    part.mkdir(parents=True)
+    columns = {"pack": ["ab", "ab", ""], "guards": [4, 4, None], "failing": [[1], [3], None], **{key: [b"", b"", b""] for key in HIDDEN}}
+    parquet.write_table(pa.table(columns), part / "0000000000000000.parquet")
+    assert rows(knhk("query", sql, "--archive", tmp_path / "delta")) == [["ab", 0], ["ab", 2]]
