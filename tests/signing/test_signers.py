@@ -6,20 +6,19 @@ import base64
 import json
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from sequencing import sequencer
 from soft_hsm import PIN, TOKEN, SoftHsm
 
 from knhk.adapters.key_secrets import write_secrets
-from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_roles import rotate
 from knhk.lockchain import PolicyEvent, statement
-from knhk.model.faults import Stalled, Waiting
+from knhk.model.faults import Stalled
 from knhk.wiring.signing import established, keys_in, signer_in
 from knhk_runtime.hsm import read_token_file
 from knhk_verify.errors import Bad
@@ -66,7 +65,7 @@ def test_making_keys_again_changes_nothing(keys: Path) -> None:
 def test_a_new_key_signs_and_the_old_one_verifies_the_past_only(keys: Path) -> None:
     signer = established(keys, ORIGIN, NOW)
     old, old_id = signer.bundle("rollout", statement(event("2026-11-23T10:00:00Z"))), signer.keyid("rollout")
-    new_id = rotate(keys, keys_in(keys), "rollout", ORIGIN, NOW + timedelta(days=1))
+    new_id = rotate(keys, keys_in(keys), "rollout", ORIGIN, NOW + timedelta(days=1)).new
     named = verify_keys(signer.keys_json(), signer.root_public(), NOW, min_serial=2)
     assert signer.keyid("rollout") == signer_in(keys).keyid("rollout") == new_id != old_id
     assert verify_event(old, named)[1] == old_id
@@ -86,23 +85,8 @@ def test_any_thread_signs(keys: Path) -> None:
 def test_the_sequencer_signs_checkpoints_with_it(keys: Path, tmp_path: Path) -> None:
     """As a process of its own, with nothing but the key of role log."""
     signer = established(keys, ORIGIN, datetime.now(UTC))
-    socket = tmp_path / "s.sock"
-    command = [sys.executable, "-m", "knhk_runtime.sequencer", "--dir", str(tmp_path / "log"), "--socket", str(socket)]
-    process = subprocess.Popen([*command, "--origin", ORIGIN, "--key", str(signer.key_file("log"))], stderr=subprocess.PIPE, text=True)
-    try:
-        log, deadline = SequencerLog(socket, 20.0), time.monotonic() + 60
-        while True:
-            try:
-                note = log.checkpoint()
-                break
-            except Waiting:
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-    finally:
-        process.terminate()
-        said = process.communicate(timeout=60)[1]
-    assert process.returncode == 0, said
+    with sequencer(tmp_path / "log", tmp_path / "s.sock", ORIGIN, signer.key_file("log")) as log:
+        note = log.checkpoint()
     assert open_checkpoint(note, parse_vkey(signer.vkey(ORIGIN))).size == 0
     evidence = Evidence(signer.root_public(), signer.keys_json(), datetime.now(UTC))
     evidence.add(note.encode(), "checkpoint")

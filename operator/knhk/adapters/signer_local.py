@@ -63,4 +63,4 @@ def establish(folder: Path, origin: str, now: datetime, valid_days: int = VALID_
 
 def rotate(folder: Path, role: str, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> str:
     """See `signer_roles.rotate`."""
-    return signer_roles.rotate(folder, FileKeys(folder), role, origin, now, valid_days)
+    return signer_roles.rotate(folder, FileKeys(folder), role, origin, now, valid_days=valid_days).new

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -204,24 +205,36 @@ def _made_root(folder: Path, keys: RoleKeys) -> bytes:
     return raw_public(make_key_file(path))
 
 
-def _root(folder: Path, keys: RoleKeys) -> RoleKey:
+def root_key(folder: Path, keys: RoleKeys) -> RoleKey:
     """Raises Stalled when the root's private key is away."""
     return keys.key(ROOT) if keys.keeps_root else key_in_file(folder / "root.key")
 
 
-def rotate(folder: Path, keys: RoleKeys, role: str, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> str:
-    """Replace the key of `role` and sign keys.json with the next serial; returns the new keyid. The old key stays named, for what it signed
-    until `now`. Raises Stalled when the root's private key is away, and for role log: a log keeps its key."""
+class Rotation(NamedTuple):
+    """keyids before and after; and what the role rollout signs for the last time with the key that it had before."""
+
+    old: str
+    new: str
+    by_old: Callable[[Mapping[str, Any]], bytes]
+
+
+def rotate(
+    folder: Path, keys: RoleKeys, role: str, origin: str, now: datetime, overlap: timedelta = timedelta(0), valid_days: int = VALID_DAYS
+) -> Rotation:
+    """Replace the key of `role` and sign keys.json with the next serial. The old key stays named, for what it signs until `overlap` from
+    now. Raises Stalled when the root's private key is away, and for role log: a log keeps its key."""
     if role == "log":
         raise Stalled("Role", "log: a log keeps its checkpoint key for life; begin a new log, with a new origin, for a new key")
     with _alone(folder):
-        _root(folder, keys)
+        root_key(folder, keys)
         if keys_of(folder) is None:
             raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
-        others = {other: keys.key(other).public for other in ROLES if other != role}
-        made = keys.make(role)
-        _sign_keys(folder, keys, others | {role: made}, origin, now, valid_days)
-    return keyid(made)
+        before = {named: keys.key(named) for named in ROLES}
+        current = {named: key.public for named, key in before.items()} | {role: keys.make(role)}
+        _sign_keys(folder, keys, current, origin, now, valid_days, now + overlap)
+    signs = before["rollout"]
+    by_old = partial(assemble, sign=lambda payload_type, payload: _envelope(signs, payload_type, payload))
+    return Rotation(keyid(before[role].public), keyid(current[role]), by_old)
 
 
 @contextmanager
@@ -235,13 +248,15 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _sign_keys(folder: Path, keys: RoleKeys, current: Mapping[str, bytes], origin: str, now: datetime, valid_days: int) -> None:
-    """Sign keys.json over the `current` keys; the ones it named before may have signed until `now`."""
+def _sign_keys(
+    folder: Path, keys: RoleKeys, current: Mapping[str, bytes], origin: str, now: datetime, valid_days: int, end: datetime | None = None
+) -> None:
+    """Sign keys.json over the `current` keys; the ones it named before may sign until `end`, by default `now`."""
     before = keys_of(folder)
     roles = dict[str, list[dict[str, str]]]()
     for role in ROLES:
         named = before.roles.get(role, {}).values() if before else ()
-        kept = [Key(key.public, key.name, key.until or now) for key in named if key.public != current[role]]
+        kept = [Key(key.public, key.name, key.until or end or now) for key in named if key.public != current[role]]
         first = Key(current[role], origin if role == "log" else "")
         roles[role] = [_entry(key) for key in (first, *kept)]
     document = {
@@ -250,4 +265,4 @@ def _sign_keys(folder: Path, keys: RoleKeys, current: Mapping[str, bytes], origi
         "expires": _time(now + timedelta(days=valid_days)),
         "roles": roles,
     }
-    replace_file(folder / "keys.json", canonical(_envelope(_root(folder, keys), KEYS, canonical(document))), 0o644)
+    replace_file(folder / "keys.json", canonical(_envelope(root_key(folder, keys), KEYS, canonical(document))), 0o644)

@@ -1,0 +1,102 @@
+"""`knhk keys …`: which keys the root vouches for, and new ones in their place."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knhk.cli.framework import Argument, Call, Outcome, Table, command, noun
+from knhk.cli.schema import array, integer, nullable, obj, string
+
+if TYPE_CHECKING:
+    from knhk_verify.signed import Key
+
+noun("keys", "Role keys: which are vouched for, and new ones in their place")
+
+FOLDER = Argument("--folder", help="folder of `knhk cluster keys` (default: the home's keys)", kind=Path, metavar="DIR")
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+ROW = obj(role=string(), keyid=string(), state=string("signs", "verifies", "ended"), until=nullable(string()))
+
+
+@command(
+    ("keys", "show"),
+    summary="Show what keys.json names: role, key, and until when each may sign",
+    arguments=(FOLDER,),
+    output=obj(serial=integer(), expires=string(), root=string(), keys=array(ROW)),
+    examples=("knhk keys show", "knhk keys show --folder ./keys"),
+    detail="States: signs, the key of its role; verifies, replaced and still within its overlap; ended, good for what it signed before.",
+)
+def show(call: Call) -> Outcome:
+    from knhk.adapters.signer_roles import read_root_pub
+    from knhk.wiring import packs
+    from knhk_verify.signed import keyid
+
+    folder, now = _folder(call), datetime.now(UTC)
+    named = packs.keys(folder)
+    rows = [_row(role, id_, key, now) for role, keys in named.roles.items() for id_, key in keys.items()]
+    root = keyid(read_root_pub(folder / "root.pub"))
+    data = {"serial": named.serial, "expires": f"{named.expires:{TIME}}", "root": root, "keys": rows}
+    told = tuple((row["role"] or "", (row["keyid"] or "")[:16], row["state"] or "", row["until"] or "") for row in rows)
+    return Outcome(data, tables=(Table(f"serial {named.serial}, expires {data['expires']}", ("role", "keyid", "state", "until"), told),))
+
+
+@command(
+    ("keys", "rotate"),
+    summary="Put a new key in place of a role's, vouched for by the root",
+    arguments=(
+        Argument("role", help="build, rollout or data: a log keeps its key", metavar="ROLE"),
+        FOLDER,
+        Argument("--overlap-hours", help="so long what the old key signs counts, too (default 0)", kind=int, default=0, metavar="N"),
+        Argument("--dry-run", help="look whether it can be done, change nothing", flag=True),
+    ),
+    output=obj(role=string(), old=string(), new=nullable(string()), until=string(), serial=integer(), receipt=nullable(integer())),
+    examples=("knhk keys rotate rollout --dry-run", "knhk keys rotate build --folder ./keys --overlap-hours 24"),
+    detail="Needs root.key, or a token that holds the root. In a home, which must run, it leaves a receipt, KeyRotated, signed with the\n"
+    "rollout key from before. For a cluster: give --folder, and an overlap in which the new Secrets reach all processes; then run\n"
+    "`knhk cluster keys` and apply them. No receipt is left there.",
+)
+def rotate(call: Call) -> Outcome:
+    from knhk.adapters import signer_roles
+    from knhk.adapters.log_sequencer import SequencerLog
+    from knhk.lockchain import PolicyEvent, statement
+    from knhk.model.faults import Fault, Refused
+    from knhk.wiring import packs
+    from knhk.wiring.embedded import local_user, signer_of
+    from knhk.wiring.home import Home
+    from knhk.wiring.signing import keys_in, signer_in
+
+    args, folder, home = call.args, _folder(call), Home(call.home)
+    if args.role not in ("build", "rollout", "data"):
+        raise Refused([Fault("ROLE", args.role, "must be build, rollout or data: a log keeps its key")])
+    if args.overlap_hours < 0:
+        raise Refused([Fault("--overlap-hours", str(args.overlap_hours), "must be 0 or more")])
+    named, keys, signer = packs.keys(folder), keys_in(folder), signer_in(folder)
+    signer_roles.root_key(folder, keys)
+    log = None if args.folder else SequencerLog(home.sequencer_socket)
+    if log is not None:
+        log.checkpoint()  # no key changes where no receipt can be left
+    now = datetime.now(UTC)
+    until = f"{now + timedelta(hours=args.overlap_hours):{TIME}}"
+    data = {"role": args.role, "old": signer.keyid(args.role), "new": None, "until": until, "serial": named.serial + 1, "receipt": None}
+    if args.dry_run:
+        return Outcome(data)
+    made = signer_roles.rotate(folder, keys, args.role, signer.log_origin(), now, timedelta(hours=args.overlap_hours))
+    data |= {"old": made.old, "new": made.new}
+    if log is not None:
+        signer_of(home)
+        evidence = {"role": args.role, "old": made.old, "until": until, "serial": named.serial + 1}
+        event = PolicyEvent("KeyRotated", (f"keys/{args.role}", made.new), local_user(), f"{now:{TIME}}", evidence=evidence)
+        data["receipt"] = log.append_event(made.by_old(statement(event)))
+    return Outcome(data)
+
+
+def _folder(call: Call) -> Path:
+    from knhk.wiring.home import Home
+
+    return call.args.folder or Home(call.home).keys
+
+
+def _row(role: str, id_: str, key: Key, now: datetime) -> dict[str, str | None]:
+    state = "signs" if key.until is None else "verifies" if now <= key.until else "ended"
+    return {"role": role, "keyid": id_, "state": state, "until": None if key.until is None else f"{key.until:{TIME}}"}
