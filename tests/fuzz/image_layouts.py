@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from signing import Signer, spelled, trusted
+from house_keys import Signer, spelled, trusted
 
 from knhk.model.faults import Corrupt, Refused
 from knhk.model.oci import (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import image_layouts
-from signing import Signer, spelled, trusted
+from house_keys import Signer, spelled, trusted
 
 from knhk.api.parse import parse as parse_resources
 from knhk.model.arrows import PackSources, Source
