@@ -12,6 +12,7 @@ from knhk_verify.errors import Bad
 from knhk_verify.leaf import LAYOUT, LEAF_SIZE, Leaf, parse_leaf
 
 NO_ACTION = bytes(32)  # H(A) of a disposition
+LAST_NS = (1 << 63) - 1  # in 2262: the latest time that a table tells; eight bytes in O and leaf hold more
 
 
 def encode_leaf(leaf: Leaf) -> bytes:

@@ -14,7 +14,8 @@ from knhk.model.faults import Corrupt, Deposed, Waiting
 from knhk.reconcilers.archiving import committed
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import PLAIN, About
-from knhk_runtime.record import h_a, h_o
+from knhk_runtime.record import frame, h_a, h_o, parse_record
+from knhk_runtime.sequencer.wire import parse_append
 
 
 def query(yard: Yard, text: str) -> list[tuple[object, ...]]:
@@ -169,6 +170,29 @@ def test_an_altered_outbox_is_named(yard: Yard) -> None:
     with pytest.raises(Corrupt, match=r"0000\.seg.*altered"):
         yard.archived()
     assert query_count(yard.base) == 0
+
+
+def test_a_pod_that_sends_what_is_no_record_holds_up_nobody_but_itself(yard: Yard) -> None:
+    """Its frames are whole: that is all that the log's server looks at."""
+    junk, lying = "erp.orders~pod-1~0123456789abcdef", "erp.orders~pod-2~0123456789abcdef"
+    beside = yard.outbox(junk, acked=False)
+    beside.segments.sync(beside.segments.append(frame(b"no record")))
+    made = decided(1)
+    record = parse_record(made.frames[8:], "made")
+    beside = yard.outbox(lying, acked=False)
+    beside.segments.sync(beside.segments.append(frame(made.frames[8:].replace(record.observation, b"?" * len(record.observation)))))
+    yard.log.commit([parse_append(made.count.to_bytes(4, "big") + made.entries)])
+    yard.record(decided(2), lying)
+    yard.record(decided(3), "erp.orders~pod-3~0123456789abcdef")
+    progress = yard.archived().progress
+    assert (progress.rows, progress.broken) == (2, {junk, lying})
+    assert query(yard, "SELECT receipt FROM {segments} ORDER BY 1") == [(receipt(2).hex(),), (receipt(3).hex(),)]
+
+
+def test_a_time_that_no_table_holds_is_told_as_the_last(yard: Yard) -> None:
+    yard.record(decided(1, time_ns=(1 << 64) - 1))
+    yard.archived()
+    assert query(yard, "SELECT time_ns, year(time) FROM {segments}") == [((1 << 63) - 1, 2554)]
 
 
 def query_count(base: Path) -> int:

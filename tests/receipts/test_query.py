@@ -116,6 +116,32 @@ def test_an_archive_is_read_without_payloads_and_nothing_beside_it(knhk: Any, tm
     assert not (archive / "x.csv").exists()
 
 
+def test_nothing_of_where_one_stands_is_read(knhk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB would spill into .tmp there, and let a question read it."""
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "secret").write_text("secret")
+    monkeypatch.chdir(tmp_path)
+    code, said = knhk("query", "SELECT * FROM read_text('.tmp/secret')")
+    assert (code, "disabled" in json.dumps(said)) == (1, True)
+
+
+def test_tables_behind_the_views_are_not_empty(knhk: Any) -> None:
+    assert rows(knhk("query", "SELECT (SELECT count(*) FROM decision_rows), (SELECT count(DISTINCT pack) FROM shapes)")) == [[12, 3]]
+
+
+def test_a_time_that_no_table_holds_spoils_no_question(knhk: Any, written: Written) -> None:
+    odd = bytearray(leaf(30))
+    odd[92:100] = b"\xff" * 8
+    written.add(bytes(odd))
+    assert rows(knhk("query", "SELECT count(*), max(time_ns) FROM decisions")) == [[13, (1 << 63) - 1]]
+
+
+@pytest.mark.parametrize("name", ["receipt", "metadata.name"])
+def test_no_name_is_no_receipt_and_not_all(knhk: Any, tmp_path: Path, name: str) -> None:
+    code, said = knhk("export", "--format", "jsonl", "--out", tmp_path / "none.jsonl", "--field-selector", f"{name}=")
+    assert (code, said["written"]) == (0, 0)
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_an_answer_goes_into_a_file(knhk: Any, tmp_path: Path, form: str) -> None:
     file = tmp_path / f"answer.{form}"

@@ -228,7 +228,7 @@ class ReceiptIndex:
 
     def rows(self, selection: Selection = ()) -> Iterator[Row]:
         """All that fit, oldest first, of one moment: nobody else may read in this thread meanwhile."""
-        if exactly(selection, "receipt") or exactly(selection, "name"):
+        if exactly(selection, "receipt") is not None or exactly(selection, "name") is not None:
             yield from reversed(self.page(selection, 2).rows)
             return
         with self._reading() as db:

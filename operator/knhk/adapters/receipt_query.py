@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from knhk.adapters.receipt_index import Row
 from knhk.model.faults import Fault, Refused
 from knhk.model.selection import FLAGS
+from knhk_runtime.record import LAST_NS
 
 if TYPE_CHECKING:
     import pyarrow
 
 MEMORY = "2GB"
 # Words without which a question needs none of these; query() and query_table() make names of text.
-OF_DECISIONS, OF_EVENTS = (re.compile(words, re.IGNORECASE) for words in ("decisions|overrides|query", "events|live|overrides|query"))
+OF_DECISIONS, OF_EVENTS = (re.compile(words, re.IGNORECASE) for words in ("decision|shapes|overrides|query", "events|live|overrides|query"))
 BATCH = 1 << 16
 _RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
 SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", "region", *FLAGS)
@@ -73,7 +74,13 @@ def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Pa
     what is no such question, and what reading the rows raises."""
     import duckdb
 
-    config: dict[str, Any] = {"memory_limit": MEMORY, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    # No folder to spill into: DuckDB takes .tmp of where one stands, and lets a question read what lies there.
+    config: dict[str, Any] = {
+        "memory_limit": MEMORY,
+        "temp_directory": "",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
     with duckdb.connect(":memory:", config=config) as db:
         _one_select(db, sql)
         _load(db, decisions if OF_DECISIONS.search(sql) else (), events if OF_EVENTS.search(sql) else ())
@@ -169,7 +176,7 @@ def _batches(rows: Iterable[Row], shapes: dict[tuple[str, ...], int], schema: py
         data = [row.data for row in batch]
         columns = [
             [row.number for row in batch],
-            [int.from_bytes(leaf[92:100], "big") for leaf in data],
+            [min(int.from_bytes(leaf[92:100], "big"), LAST_NS) for leaf in data],
             [leaf[100:116].hex() for leaf in data],
             numbers,
         ]

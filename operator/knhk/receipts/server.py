@@ -7,6 +7,8 @@ import base64
 import binascii
 import json
 import logging
+import sqlite3
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -24,8 +26,10 @@ from knhk_verify.errors import Bad
 
 MAX_PAGE = 500  # rows of an answer, whatever is asked for: memory has a bound, and `continue` says that there is more
 COMES_WITHIN_S = 3.0  # that this replica learns what another one has answered from
+WAIT_AT_ONCE = 2  # requests that wait for that; fewer than there are hands, or versions that are made up would keep everybody out
 _log = logging.getLogger("knhk.receipts")
 Answer = tuple[int, Mapping[str, Any]]
+Handle = Callable[[web.Request, User], Awaitable[tuple[int, bytes]]]
 
 
 class Asked(Protocol):
@@ -81,7 +85,8 @@ class Token:
 
 
 def application(asked: Asked, hands: Executor, *middlewares: Any) -> web.Application:
-    """`hands`: threads for what blocks; as many lists are made at a time."""
+    """`hands`: threads for what blocks, more than WAIT_AT_ONCE; as many lists are made at a time. Discovery waits for none of them: the API
+    server asks for it to see whether this group is there, and deletion of namespaces hangs on that."""
     app = web.Application(middlewares=middlewares)
 
     async def told(request: web.Request) -> web.Response:
@@ -99,24 +104,40 @@ def application(asked: Asked, hands: Executor, *middlewares: Any) -> web.Applica
         "/openapi/v2": objects.OPENAPI_V2,
     }
     for path, document in fixed.items():
-        app.router.add_get(path, _answering(asked, hands, lambda request, user, document=document: (200, document)))
+        app.router.add_get(path, _heard(asked, _at_once(lambda request, user, document=document: (200, document))))
     surface = Surface(asked)
-    app.router.add_get(f"{BASE}/{PLURAL}", _answering(asked, hands, surface.list))
-    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}", _answering(asked, hands, surface.list))
-    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}/{{name}}", _answering(asked, hands, surface.get))
-    app.router.add_route("*", "/{path:.*}", _answering(asked, hands, _nothing))
+    app.router.add_get(f"{BASE}/{PLURAL}", _heard(asked, _by(hands, surface.list)))
+    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}", _heard(asked, _by(hands, surface.list)))
+    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}/{{name}}", _heard(asked, _by(hands, surface.get)))
+    app.router.add_route("*", "/{path:.*}", _heard(asked, _at_once(_nothing)))
     return app
 
 
-def _answering(asked: Asked, hands: Executor, handle: Callable[..., Answer]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _heard(asked: Asked, handle: Handle) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
         user = asked.user(request)
         if user is None:
             why = "must come from an API server: a front proxy's certificate, and who asks in its headers"
             code, body = 401, json.dumps(objects.status(401, "Unauthorized", why)).encode()
         else:
-            code, body = await asyncio.get_running_loop().run_in_executor(hands, _written, handle, request, user)
+            code, body = await handle(request, user)
         return web.Response(body=body, status=code, content_type="application/json")
+
+    return answer
+
+
+def _by(hands: Executor, handle: Callable[..., Answer]) -> Handle:
+    async def answer(request: web.Request, user: User) -> tuple[int, bytes]:
+        return await asyncio.get_running_loop().run_in_executor(hands, _written, handle, request, user)
+
+    return answer
+
+
+def _at_once(handle: Callable[..., Answer]) -> Handle:
+    """Of what does not block."""
+
+    async def answer(request: web.Request, user: User) -> tuple[int, bytes]:
+        return _written(handle, request, user)
 
     return answer
 
@@ -135,7 +156,7 @@ def _safely(handle: Callable[..., Answer], request: web.Request, user: User) -> 
         return 400, objects.status(400, "BadRequest", str(refused))
     except NotFound as error:
         return 404, objects.status(404, "NotFound", str(error))
-    except (KnhkError, Bad, OSError) as error:
+    except (KnhkError, Bad, OSError, sqlite3.Error) as error:
         _log.warning("%s: %s: %s", request.path, type(error).__name__, error)
         return 503, objects.status(503, "ServiceUnavailable", f"{type(error).__name__}: {error}", retryAfterSeconds=1)
 
@@ -150,7 +171,7 @@ class Surface:
     """Of one index. Any thread."""
 
     def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+        self._asked, self._waiting = asked, threading.BoundedSemaphore(WAIT_AT_ONCE)
 
     def list(self, request: web.Request, user: User) -> Answer:
         namespace, query = request.match_info.get("namespace", ""), request.query
@@ -216,8 +237,16 @@ class Surface:
 
     def _come(self, size: int) -> None:
         """Waits until the index has so many entries: another replica may be ahead."""
-        if not self._asked.reaches(size, COMES_WITHIN_S):
+        if not self._asked.reaches(size, 0.0) and not self._waited(size):
             raise Said(504, "Timeout", f"Too large resource version: {size}, current: {self._asked.index.size}")
+
+    def _waited(self, size: int) -> bool:
+        if not self._waiting.acquire(blocking=False):
+            return False
+        try:
+            return self._asked.reaches(size, COMES_WITHIN_S)
+        finally:
+            self._waiting.release()
 
     def _shown(
         self, request: web.Request, rows: tuple[Row, ...], around: Mapping[str, Any], plain: Callable[..., dict[str, Any]]

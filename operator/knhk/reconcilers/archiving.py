@@ -41,19 +41,22 @@ class Opened:
 
 @dataclass
 class Progress:
-    """Of one writer since its start. `oldest_ns`: time of the oldest decision that waits, 0: none does."""
+    """Of one writer since its start. `oldest_ns`: time of the oldest decision that waits, 0: none does. `broken`: copies with what is no
+    record: their pods are at fault, and nobody else waits for them."""
 
     commits: int = 0
     rows: int = 0
     waiting_bytes: int = 0
     oldest_ns: int = 0
-    unmatched: int = field(default=0)
+    unmatched: int = 0
+    broken: set[str] = field(default_factory=set)
 
 
 class Archive:
     """The one writer of an archive. `remove`: segments of copies are removed after their commit, but for the last of each, which says how
     far the copy reaches; not those of outboxes that their agents write here themselves.
 
+    A pod may send anything: of its copy nothing is taken from a frame on that is no record, and what contradicts itself is left out.
     Methods raise Corrupt for an outbox that was altered, Deposed when another writer works on this archive, and as ObjectStore does."""
 
     def __init__(
@@ -183,8 +186,14 @@ class Archive:
                 try:
                     yield from delta.framed(source, segment, at, frames)
                 except Bad as error:
-                    raise Corrupt(error.where, error.what) from error
+                    self._blame(source, error)
+                    return
                 at += len(frames)
+
+    def _blame(self, source: str, error: Bad) -> None:
+        if "~" not in source:  # no copy
+            raise Corrupt(error.where, error.what) from error
+        self.progress.broken.add(source)
 
     def _read_frames(self, source: str, segment: int, at: int, last: int) -> bytes:
         """Whole frames; none when the next one is still being written."""
@@ -253,12 +262,14 @@ class Archive:
 
     def _segments(self, number: int, found: list[Framed], index: Index, regions: tuple[str, ...]) -> tuple[File, ...]:
         parts = defaultdict[str, list[Row]](list)
-        try:
-            for each in found:
-                for row in delta.rows_of(each, index):
-                    parts[delta.partition(row, regions)].append(row)
-        except Bad as error:
-            raise Corrupt(error.where, error.what) from error
+        for each in found:
+            try:
+                made = tuple(delta.rows_of(each, index))
+            except Bad as error:
+                self._blame(each.source, error)
+                continue
+            for row in made:
+                parts[delta.partition(row, regions)].append(row)
         return tuple(self._segment(f"{folder}/{number:016x}.parquet", rows) for folder, rows in sorted(parts.items()))
 
     def _segment(self, path: str, rows: list[Row]) -> File:

@@ -11,7 +11,7 @@ from typing import Any
 from knhk.adapters.delta_parquet import Row
 from knhk.adapters.log_indexes import leaf_digest
 from knhk.model.faults import Corrupt
-from knhk_runtime.record import Record, entry_key, parse_action, parse_observation, parse_record
+from knhk_runtime.record import LAST_NS, Record, entry_key, parse_action, parse_observation, parse_record
 from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import canonical
 
@@ -94,7 +94,7 @@ def rows_of(found: Framed, index: Index) -> Iterator[Row]:
             log_index=at[0] if at and at[1] == leaf_digest(data) else None,
             receipt=leaf.receipt_id.hex(),
             time=leaf.time_ns // 1000,
-            time_ns=leaf.time_ns,
+            time_ns=min(leaf.time_ns, LAST_NS),
             kind=KINDS[leaf.kind],
             verdict=VERDICTS[leaf.verdict] if leaf.verdict else "",
             class_=CLASSES[leaf.klass] if leaf.klass else "",

@@ -134,6 +134,7 @@ class _Metrics:
         self._commits = Gauge("knhk_archive_commits", "Commits since the start of this process", registry=r)
         self._rows = Gauge("knhk_archive_rows", "Rows that were written since the start of this process", registry=r)
         self._unmatched = Gauge("knhk_archive_unmatched", "Records whose leaf the log does not show, since the start", registry=r)
+        self._broken = Gauge("knhk_archive_broken", "Copies of outboxes with what is no record, since the start", registry=r)
         self.failures = Counter("knhk_archive_failures", "Rounds that failed and are tried again", registry=r)
 
     def see(self, made: Archive, now_ns: int) -> None:
@@ -143,6 +144,7 @@ class _Metrics:
         self._commits.set(progress.commits)
         self._rows.set(progress.rows)
         self._unmatched.set(progress.unmatched)
+        self._broken.set(len(progress.broken))
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

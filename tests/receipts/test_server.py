@@ -1,0 +1,129 @@
+"""What people ask of the server of receipts keeps nobody else out."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from knhk.adapters.front_proxy import User
+from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.receipts.objects import BASE
+from knhk.receipts.server import WAIT_AT_ONCE, application
+from knhk.wiring.receipts import HANDS, Follower, LogPlace
+
+sys.path.insert(0, str(Path(__file__).parent))
+from log_of_entries import Written, leaf
+
+LIST = f"{BASE}/namespaces/erp/decisionreceipts"
+
+
+class Asked:
+    """Anybody may, and other replicas are waited for until `over`."""
+
+    def __init__(self, index: ReceiptIndex) -> None:
+        self.origin, self.index, self.over = "o", index, threading.Event()
+
+    def user(self, _: web.Request) -> User:
+        return User("rosa")
+
+    def may(self, _: User, __: str, ___: Mapping[str, str]) -> str:
+        return ""
+
+    def proof(self, _: int) -> tuple[str, str]:
+        raise AssertionError
+
+    def reaches(self, size: int, within_s: float) -> bool:
+        return self.index.size >= size or (within_s > 0 and self.over.wait() and False)
+
+    def unready(self) -> str:
+        return ""
+
+
+@asynccontextmanager
+async def served(asked: Asked) -> AsyncIterator[Callable[[str], asyncio.Task[int]]]:
+    """Asks for a path: the status of the answer."""
+    with ThreadPoolExecutor(HANDS) as hands:
+        runner = web.AppRunner(application(asked, hands))
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
+
+            async def status(path: str) -> int:
+                async with session.get(path) as answer:
+                    return answer.status
+
+            try:
+                yield lambda path: asyncio.create_task(status(path))
+            finally:
+                asked.over.set()
+                await runner.cleanup()
+
+
+def test_versions_that_are_made_up_keep_nobody_out(written: Written, tmp_path: Path) -> None:
+    async def play() -> None:
+        written.add(written.event("Signed"), leaf(1))
+        asked = Asked(ReceiptIndex(tmp_path / "index.db"))
+        asked.index.follow("o", written.served)
+        async with served(asked) as get:
+            waiting = {get(f"{LIST}?resourceVersion={99999 + number}") for number in range(3 * HANDS)}
+            over = set[asyncio.Task[int]]()
+            while len(over) < 3 * HANDS - WAIT_AT_ONCE:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                over |= done
+            assert {task.result() for task in over} == {504}
+            assert await get(LIST) == 200
+            asked.over.set()
+            assert set(await asyncio.gather(*waiting)) == {504}
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_discovery_waits_for_no_list(written: Written, tmp_path: Path) -> None:
+    """While it waits the API server takes the group for gone, and no namespace of the cluster can be deleted."""
+
+    class Slow(Asked):
+        def may(self, _: User, __: str, ___: Mapping[str, str]) -> str:
+            self.over.wait()
+            return ""
+
+    async def play() -> None:
+        asked = Slow(ReceiptIndex(tmp_path / "index.db"))
+        async with served(asked) as get:
+            lists = [get(LIST) for _ in range(HANDS)]
+            assert await get(BASE) == 200
+            asked.over.set()
+            assert await asyncio.gather(*lists) == [200] * HANDS
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_an_index_that_fails_is_told_and_the_log_is_followed_on(written: Written, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full(ReceiptIndex):
+        times = 1
+
+        def follow(self, *args: object) -> int:
+            if self.times:
+                self.times -= 1
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().follow(*args)  # type: ignore[arg-type]
+
+    written.add(leaf(1))
+    follower = Follower(Full(tmp_path / "index.db"), LogPlace(str(written.folder)))
+    follower.start()
+    try:
+        assert follower.reaches(1, 30.0)
+    finally:
+        follower.stop()
+    assert "database or disk is full" in caplog.text
+    assert "read again" in caplog.text or not follower.unready
