@@ -15,10 +15,15 @@ from knhk.cli import main
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.objects.port import ObjectStore
+from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.core import Log, lock
 from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.publication import StorePublication
+from knhk_runtime.sequencer.wire import parse_append
+from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.fsck import fsck, mend
-from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.tlog.notes import format_checkpoint, format_vkey, sign_note
+from knhk_verify.note import Checkpoint
 
 SIZE = 600
 ROWS = leaves(0, SIZE)
@@ -200,3 +205,36 @@ def test_a_bucket_is_checked(s3_address: str, tmp_path: Path, capsys: pytest.Cap
     assert (code, told["bad"][0]["where"]) == (1, "tile/0/001")
     code, told = run(capsys, "fsck", f"{s3_address}/log", "--repair")
     assert (code, told["mended"], told["size"]) == (0, ["tile/0/001"], SIZE)
+
+
+def test_what_waits_for_witnesses_is_covered_and_never_removed(tmp_path: Path, store: ObjectStore) -> None:
+    lease = Machine(tmp_path / "one", store, Clock()).lease()
+    assert lease.take() == 0
+    made = Log(tmp_path / "one", KEY, Disk(), public=StorePublication(store, lease), witnessed=True)
+    for start, stop in ((0, 300), (300, SIZE)):
+        made.commit([parse_append(encode_batch(ROWS[start:stop]))])
+        made.integrate()
+        if stop < SIZE:
+            made.publish(made.signed)
+    made.close()
+    lease.give_back()
+    found = fsck(store, KEY.verifier)
+    assert (found.size, found.bad, list(mend(store, found))) == (SIZE, [], [])
+
+    again = Machine(tmp_path / "another", store, Clock()).start()[0]
+    assert (again.integrated, again.published, again.index_of(entry_key(ROWS[-1]))) == (SIZE, SIZE, SIZE - 1)
+    again.close()
+
+
+def test_a_published_checkpoint_that_the_signed_one_does_not_extend_is_told(log: ObjectStore) -> None:
+    other = Checkpoint(KEY.verifier.name, 500, bytes(32))
+    log.put("signed", log.get("checkpoint").data)
+    log.put("checkpoint", sign_note(format_checkpoint(other), KEY.verifier.name, KEY.verifier.public, KEY.sign).encode())
+    assert [one.where for one in fsck(log, KEY.verifier).bad] == ["checkpoint"]
+
+
+def test_with_a_signed_checkpoint_that_cannot_be_read_nothing_is_removed(log: ObjectStore) -> None:
+    log.put("signed", b"torn")
+    log.put("tile/entries/009", b"who knows")
+    found = fsck(log, KEY.verifier)
+    assert ([one.where for one in found.bad], found.mendable()) == (["signed"], [])

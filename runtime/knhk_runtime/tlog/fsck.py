@@ -14,6 +14,7 @@ from knhk.model.faults import NotFound
 from knhk_runtime.objects.port import PLAIN, ObjectStore
 from knhk_runtime.record import entry_key, parse_wal_payload, scan_frames
 from knhk_runtime.sequencer.edge import Edge
+from knhk_runtime.sequencer.publication import COMMITS
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.tree import TILE, parse_bundle_of_entries, parse_tile_path, tile_path
 from knhk_verify.errors import Bad
@@ -69,16 +70,23 @@ class _Fsck:
         except NotFound:
             return None
 
-    def checkpoint(self) -> Checkpoint | None:
-        data = self.read("checkpoint")
-        if data is None:
-            self.bad("checkpoint", "is missing")
-            return None
-        try:
-            return open_checkpoint(data, self.verifier)
-        except Bad as error:
-            self.bad(error.where, error.what)
-            return None
+    def checkpoints(self) -> list[tuple[Checkpoint, str]]:
+        """Those that the log signed and keeps, the larger last, and their names: what is published, and with witnesses what waits for
+        them. Empty when one cannot be read: then nobody knows how far the log reaches."""
+        found = list[tuple[Checkpoint, str]]()
+        for name in COMMITS:
+            data = self.read(name)
+            if data is None:
+                if name == "checkpoint":
+                    self.bad(name, "is missing")
+                    return []
+                continue
+            try:
+                found.append((open_checkpoint(data, self.verifier, name), name))
+            except Bad as error:
+                self.bad(error.where, error.what)
+                return []
+        return sorted(found, key=lambda each: each[0].size)
 
     def listed(self) -> None:
         widths = defaultdict[tuple[int | None, int], list[int]](list)
@@ -173,7 +181,7 @@ class _Fsck:
                 )
                 self.suspects.append(Finding(path, what, wanted))
 
-    def judge(self, checkpoint: Checkpoint, edge: Edge) -> None:
+    def judge(self, checkpoint: Checkpoint, name: str, edge: Edge) -> None:
         """The root says who was altered: hashes, or entries."""
         if edge.root() == checkpoint.root:
             self.found.bad += self.suspects
@@ -181,7 +189,7 @@ class _Fsck:
             return
         of_hashes = Edge()
         of_hashes.extend(bytes(self.stored))
-        self.bad("checkpoint", f"its root is {checkpoint.root.hex()}, the entries give {edge.root().hex()}")
+        self.bad(name, f"its root is {checkpoint.root.hex()}, the entries give {edge.root().hex()}")
         if of_hashes.root() == checkpoint.root:
             for index in range(checkpoint.size):
                 at = slice(index * HASH, index * HASH + HASH)
@@ -190,6 +198,13 @@ class _Fsck:
                     self.bad(f"{path} entry {index}", "was altered or is missing: its hash is not the one under the checkpoint")
         else:
             self.found.bad += [Finding(each.where, each.what) for each in self.suspects]
+
+    def begins(self, older: Checkpoint, name: str) -> None:
+        """That the larger tree begins with the other that the log signed."""
+        edge = Edge()
+        edge.extend(bytes(self.leaves[: older.size * HASH]))
+        if edge.root() != older.root:
+            self.bad(name, f"its root is {older.root.hex()}, the first {older.size} entries give {edge.root().hex()}")
 
     def beyond(self, size: int) -> None:
         """Tiles that no reader of this checkpoint asks for."""
@@ -245,11 +260,13 @@ def fsck(store: ObjectStore, verifier: Verifier) -> Checked:
     work = _Fsck(store, verifier)
     work.listed()
     work.meta()
-    checkpoint = work.checkpoint()
-    if checkpoint is None:
+    signed = work.checkpoints()
+    if not signed:
         return work.found
-    edge = work.entries(checkpoint.size)
-    work.judge(checkpoint, edge)
+    checkpoint, name = signed[-1]
+    work.judge(checkpoint, name, work.entries(checkpoint.size))
+    for older in signed[:-1]:
+        work.begins(*older)
     work.beyond(checkpoint.size)
     work.wal(checkpoint.size)
     work.found.size, work.found.root = checkpoint.size, checkpoint.root.hex()
