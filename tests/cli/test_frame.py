@@ -71,6 +71,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["catalog", "-o", "xml"], "xml"),
         (["pack", "status", "noslash"], "NAMESPACE/NAME"),
         (["receipt", "list", "--limit", "many"], "many"),
+        (["drill", "run"], "--out: must be given"),
+        (["log", "replay", "--shard", "0/2"], "--shard: must come with an archive"),
     ],
 )
 def test_a_wrong_command_line_exits_2_and_says_what_is_wrong(knhk: Any, argv: list[str], told: str) -> None:

@@ -74,9 +74,8 @@ OUTPUTS = ("json", "table", "yaml")
 class Usage(KnhkError):
     """The command line is wrong; `where` names the argument."""
 
-    def __init__(self, message: str, where: str = "command line") -> None:
-        self.where = where
-        super().__init__(message)
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(f"{where}: {message}" if where else message)
 
 
 class Failure(KnhkError):
