@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sequencing import sequencer
+from soft_hsm import SoftHsm
 
 from knhk.adapters.signer_roles import rotate
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import Waiting
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.signing import established, keys_in
+from knhk_runtime.hsm import Token
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.server import Sequencer
 from knhk_runtime.sequencer.wire import parse_event
 from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.errors import Bad
@@ -61,6 +67,36 @@ def test_receipts_on_both_sides_of_a_rotation_verify_and_late_ones_of_the_old_ke
     assert all(step.ok for step in evidence.steps)
     with pytest.raises(Bad, match="after its key was replaced"):
         evidence.receipt(late)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110  what is waited for is told by no event
+            await asyncio.sleep(0.01)
+
+
+def test_a_log_whose_token_does_not_answer_acknowledges_and_publishes_later(
+    softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = softhsm.put(tmp_path / "keys")
+    signer = established(folder, ORIGIN, NOW)
+    log = Log(tmp_path / "log", load_key(signer.key_file("log"), ORIGIN), Disk())
+
+    async def story() -> None:
+        sequencer = Sequencer(log, 0.02)
+        running = asyncio.create_task(sequencer.run())
+        with monkeypatch.context() as away:
+            away.setattr(Token, "sign", Mock(side_effect=Waiting("Token", "does not answer", 5.0)))
+            assert await sequencer.append(event) == [0]
+            await until(lambda: "integrate" in sequencer.failure or running.done())
+            assert "does not answer" in sequencer.failure.get("integrate", "the log ended")
+        await until(lambda: log.published == 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await sequencer.finish()
+
+    event = parse_event(signer.bundle("rollout", promoted(timedelta())))
+    asyncio.run(story())
 
 
 def test_in_the_overlap_both_keys_count_and_afterwards_the_new_one(keys: Path) -> None:

@@ -179,3 +179,14 @@ def test_leaves_are_refused_while_no_checkpoint_can_be_written_and_policy_events
         for process in sequencers.running:
             process.kill()
             process.communicate()
+
+
+def test_what_was_acknowledged_outlives_the_loss_of_the_lease(sequencers: Sequencers) -> None:
+    """A bucket that was made anew from a mirror has none: were epochs to begin again at 1, they would be those of a WAL that is there."""
+    first = sequencers.start("one", "--checkpoint-interval-s", "3600")
+    assert sequencers.log("one").append_leaves(leaves(0, 5)) == [*range(5)]
+    first.kill()
+    first.wait()
+    open_store(sequencers.address).delete(["lease"])
+    sequencers.start("one")
+    assert sequencers.log("one").append_leaves(leaves(4, 6)) == [4, 5]

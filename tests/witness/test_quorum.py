@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 from unittest.mock import Mock
 
 import pytest
+from aiohttp import web
 from machines import KEY, TTL_S, Clock, Quick, leaves
 from memory_store import MemoryStore
 from witness_world import answer, witness_key
 
+from knhk_runtime.sequencer.__main__ import witnesses_of
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.lease import Lease
 from knhk_runtime.sequencer.publication import StorePublication
@@ -152,6 +154,48 @@ def test_two_of_three_must_cosign_and_appends_go_on(world: World, posts: list[Po
 
     run(world, story)
     assert not verify_log(world.folder / "log", format_vkey(KEY.verifier), None).bad
+
+
+def test_an_answer_that_comes_in_pieces_is_read_whole(world: World) -> None:
+    """As it does from a server that flushes each line, or over a network that cuts it."""
+
+    async def in_pieces(request: web.Request) -> web.StreamResponse:
+        _, line = await world.posts[0](await request.read())
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for piece in (line[:30], line[30:]):
+            await answer.write(piece)
+            for _ in range(100):  # the other end reads meanwhile
+                await asyncio.sleep(0)
+        return answer
+
+    async def story() -> str | None:
+        app = web.Application()
+        app.router.add_post("/add-checkpoint", in_pieces)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        lines = (f"log {format_vkey(KEY.verifier)}", f"witness W {format_vkey(KEYS[0].verifier)} http://127.0.0.1:{runner.addresses[0][1]}")
+        policy = parse_policy("\n".join([*lines, "quorum W", ""]).encode())
+        try:
+            async with witnesses_of(policy, KEY.verifier, None) as witnesses:
+                assert witnesses is not None
+                return await witnesses.cosigned(log.signed, 3, prove)
+        finally:
+            await runner.cleanup()
+
+    async def prove(old: int, new: int) -> list[bytes]:
+        return log.consistency(old, new)
+
+    log = Log(world.folder / "log", KEY, Quick(), witnessed=True)
+    log.commit([parse_append(encode_batch(leaves(0, 3)))])
+    log.integrate()
+    try:
+        note = asyncio.run(story())
+    finally:
+        log.close()
+    assert note is not None
+    assert world.signed_by(note) == {KEYS[0].verifier}
 
 
 def test_one_that_signs_for_another_is_no_second_witness(world: World) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import evidence_vectors
@@ -21,7 +22,7 @@ from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.witness.core import Refusal, Witness
-from knhk_runtime.witness.follow import Followed
+from knhk_runtime.witness.follow import Followed, of_url
 from knhk_verify.__main__ import main
 from knhk_verify.signed import keyid
 
@@ -144,6 +145,33 @@ def test_the_process_alarms(run: Callable[..., Running], tmp_path: Path, log: Fa
         assert 'log_amiss{log="knhk.dev/test"} 1' in witness.get("/metrics")[1]
         assert witness.process.stderr is not None
         assert '"split view"' in witness.process.stderr.readline()
+
+
+@contextmanager
+def no_http() -> Iterator[str]:
+    """URL of somebody who answers everything with one line of something else."""
+
+    class Rubbish(StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"what?\r\n\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Rubbish) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_log_that_does_not_speak_http_keeps_nobody_from_looking_at_others(log: FakeLog, tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "w", witness_key(), {KEY.verifier.name: [KEY.verifier]}, Quick(), lambda: 1)
+    with no_http() as url:
+        grown = of_folder(log_of(tmp_path / "a", (0, 5)))
+        followed = Followed({log.origin: partial(of_url, url), KEY.verifier.name: lambda: grown}, witness.latest, witness.add_checkpoint)
+        followed.look()
+    assert "does not answer as HTTP does" in followed.errors[log.origin]
+    assert (followed.errors[KEY.verifier.name], witness.sizes()[KEY.verifier.name]) == ("", 5)
 
 
 def _until(holds: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
@@ -76,7 +77,7 @@ def of_url(url: str, ca_file: Path | None = None, certificate: Path | None = Non
                 if error.code >= 500 or error.code == 429:
                     raise Waiting("Log", f"{place}: answers {error.code}", 1.0) from error
                 raise Stalled("Log", f"{place}: answers {error.code}: must let us read") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise Waiting("Log", f"{place}: no answer: {error}", 1.0) from error
         if len(data) > MAX_ANSWER_BYTES:
             raise Stalled("Log", f"{place}: answers more than {MAX_ANSWER_BYTES} bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import secrets
@@ -32,6 +33,7 @@ from knhk_runtime.sequencer.lease import TTL_S, Lease
 from knhk_runtime.sequencer.publication import StorePublication
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, Sequencer, Surface, application, tell
 from knhk_runtime.sequencer.tls import Guard, TlsFiles
+from knhk_runtime.sequencer.wal import terms
 from knhk_runtime.sequencer.witnesses import MAX_LINES_BYTES, Witnesses
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.policy import Policy, read_policy
@@ -112,7 +114,14 @@ def _key_in_token(path: Path, origin: str) -> LogKey:
     held = token.publics(label)
     if len(held) != 1:
         raise Stalled("Token", f"{path}: the token holds {len(held)} keys of role log: must hold one")
-    return _log_key(held[0], lambda data: token.sign(label, held[0], data), origin)
+
+    def sign(data: bytes) -> bytes:
+        try:
+            return token.sign(label, held[0], data)
+        except (Waiting, Stalled) as error:  # like storage that fails: nothing is published until it works again
+            raise OSError(errno.EIO, str(error)) from error
+
+    return _log_key(held[0], sign, origin)
 
 
 def _log_key(public: bytes, sign: Callable[[bytes], bytes], origin: str) -> LogKey:
@@ -170,7 +179,8 @@ def _holder(folder: Path) -> str:
 def _leading(args: argparse.Namespace) -> tuple[StorePublication, Lease]:
     """Waits for the lease of --store. Raises Stalled."""
     store = open_store(args.store)
-    lease = Lease(store, _holder(args.dir), secrets.token_hex(8), time.monotonic, args.lease_s)
+    last = max((term for term, _ in terms(Disk(), args.dir / "wal")), default=0)
+    lease = Lease(store, _holder(args.dir), secrets.token_hex(8), time.monotonic, args.lease_s, last)
     told = False
     while True:
         try:
@@ -206,8 +216,18 @@ def _renewed(lease: Lease | None) -> Iterator[None]:
             thread.join()
 
 
+async def _bounded(answer: aiohttp.StreamReader) -> bytes:
+    """A body that may come in pieces; of one that is too long so much that this is seen."""
+    data = bytearray()
+    async for piece in answer.iter_any():
+        data += piece
+        if len(data) > MAX_LINES_BYTES:
+            break
+    return bytes(data)
+
+
 @contextlib.asynccontextmanager
-async def _witnesses(policy: Policy | None, log: Verifier, ca: Path | None) -> AsyncIterator[Witnesses | None]:
+async def witnesses_of(policy: Policy | None, log: Verifier, ca: Path | None) -> AsyncIterator[Witnesses | None]:
     """Who cosigns, over connections that are kept. Raises Stalled."""
     if policy is None:
         yield None
@@ -223,7 +243,7 @@ async def _witnesses(policy: Policy | None, log: Verifier, ca: Path | None) -> A
         async def post(url: str, body: bytes) -> tuple[int, bytes]:
             try:
                 async with session.post(url, data=body, allow_redirects=False) as answer:
-                    return answer.status, await answer.content.read(MAX_LINES_BYTES + 1)
+                    return answer.status, await _bounded(answer.content)
             except (aiohttp.ClientError, ValueError) as error:
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
@@ -279,7 +299,7 @@ async def _serve(args: argparse.Namespace, log: Log, lease: Lease | None, witnes
 
 
 async def _run(args: argparse.Namespace, log: Log, lease: Lease | None, policy: Policy | None, key: Verifier) -> None:
-    async with _witnesses(policy, key, args.witness_ca) as witnesses:
+    async with witnesses_of(policy, key, args.witness_ca) as witnesses:
         await _serve(args, log, lease, witnesses)
 
 

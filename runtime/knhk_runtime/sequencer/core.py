@@ -45,7 +45,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class LogKey:
-    """The checkpoint key: verifier key, and bytes → 64-byte signature."""
+    """The checkpoint key: verifier key, and bytes → 64-byte signature; raises OSError when it cannot sign now."""
 
     verifier: Verifier
     sign: Callable[[bytes], bytes]
@@ -184,7 +184,10 @@ class Log:
         gets its old indexes unless another machine wrote meanwhile. Their WALs go only after ours is durable."""
         files, folder = self._files, self.folder / "wal"
         keys, entries, cut = list[bytes](), list[bytes](), list[tuple[str, int]]()
-        earlier = [(number, path) for number, path in terms(files, folder) if number < term]
+        earlier = terms(files, folder)
+        if earlier and earlier[-1][0] >= term:
+            what = f"is of no earlier epoch than {term}: the lease was lost, or an older one brought back"
+            raise Bad(f"wal/{earlier[-1][1].name}", what)
         for _, path in earlier:
             first, found = Wal(files, path).recover_all()
             cut += found.cut

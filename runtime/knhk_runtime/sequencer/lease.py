@@ -48,10 +48,13 @@ class Held:
 
 
 class Lease:
-    """A claim on the lease of one store by one process, for any thread. Errors of the store come as its port says."""
+    """A claim on the lease of one store by one process, for any thread. `after`: its epoch is a later one, also when the object is gone or
+    an older one was brought back. Errors of the store come as its port says."""
 
-    def __init__(self, store: ObjectStore, holder: str, process: str, now_s: Callable[[], float], ttl_s: float = TTL_S) -> None:
-        self._store, self._holder, self._process, self._now_s = store, holder, process, now_s
+    def __init__(
+        self, store: ObjectStore, holder: str, process: str, now_s: Callable[[], float], ttl_s: float = TTL_S, after: int = 0
+    ) -> None:
+        self._store, self._holder, self._process, self._now_s, self._after = store, holder, process, now_s, after
         self._ttl_ms = round(ttl_s * 1000)
         self._mine: Held | None = None
         self._etag = ""
@@ -76,12 +79,12 @@ class Lease:
         try:
             found = self._store.get(KEY)
         except NotFound:
-            return self._won(Held(1, self._holder, self._process, 0, self._ttl_ms), None, began_s)
+            return self._won(Held(self._after + 1, self._holder, self._process, 0, self._ttl_ms), None, began_s)
         held = Held.parse(found.data, f"{self._store.name}/{KEY}")
         left_s = self._left_s(held, found, self._now_s())
         if left_s > 0:
             return left_s
-        return self._won(Held(held.epoch + 1, self._holder, self._process, 0, self._ttl_ms), found, began_s)
+        return self._won(Held(max(held.epoch, self._after) + 1, self._holder, self._process, 0, self._ttl_ms), found, began_s)
 
     def _left_s(self, held: Held, found: Stored, now_s: float) -> float:
         """How long its holder may still believe that it holds it. A holder of our own name is dead: we have the lock of its folder. `now_s`

@@ -3,6 +3,7 @@ seen too. What is fetched goes the way of every request: compared, kept, and nev
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ def of_url(url: str) -> Fetch:
                 if error.code == 404:
                     return None
                 raise OSError(f"{url}/{path}: answers {error.code}") from error
+        except http.client.HTTPException as error:
+            raise OSError(f"{url}/{path}: does not answer as HTTP does: {type(error).__name__}") from error
         if len(data) > MAX_BYTES:
             raise OSError(f"{url}/{path}: answers more than {MAX_BYTES} bytes")
         return data
