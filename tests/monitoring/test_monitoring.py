@@ -17,6 +17,7 @@ from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
 from knhk.admission.metrics import Metrics
 from knhk.builder import server as builder
+from knhk.wiring.archive import Metrics as OfArchive
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from go_binaries import CannotBuild, GoProject
@@ -49,7 +50,8 @@ def told() -> dict[str, set[str]]:
     telemetry.leads("knhk-operator", lambda: True)
     telemetry.requested("GET", "host", 200)
     admission.took("/parse", 200, 0.001, "allowed")
-    text = telemetry.text().decode() + admission.text() + "\n".join(builder.metrics_text({"running": 1}, warm=1))
+    text = telemetry.text().decode() + admission.text() + "\n".join(builder.metrics_text({"running": 1}, warm=1)) + "\n"
+    text += OfArchive().text().decode()
     rows = re.findall(r"^([a-z_]+)(?:\{(.*)\})? ", text, re.MULTILINE)
     return {name: set(re.findall(r'([a-z_]+)="', labels)) for name, labels in rows} | {"up": set()}
 
@@ -89,11 +91,11 @@ def test_a_rule_that_is_none_is_found(rules: str, tmp_path: Path) -> None:
 def test_each_job_finds_a_port_that_its_pods_have() -> None:
     ports = dict(_ports())
     jobs = yaml.safe_load((MANIFESTS / "monitoring" / "scrape.yaml").read_text())["scrape_configs"]
-    assert {job["job_name"] for job in jobs} == {"knhk-operator", "knhk-builder", "knhk-admission"}
+    assert {job["job_name"] for job in jobs} == {"knhk-operator", "knhk-builder", "knhk-admission", "knhk-archive"}
     for job in jobs:
         (kept,) = [row["regex"] for row in job["relabel_configs"] if row.get("action") == "keep"]
         name, port = kept.split(";")
-        assert name == job["job_name"]
+        assert name == {"knhk-archive": "knhk-log"}.get(job["job_name"], job["job_name"])
         assert port in ports[name]
         assert job.get("scheme", "http") == ports[name][port]
 

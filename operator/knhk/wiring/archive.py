@@ -94,8 +94,8 @@ def run_once(options: Options) -> Archive:
 
 def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) -> None:
     """Until `stop`: a commit when enough waits, at the latest after `interval_s`. What fails is told and tried again. Raises Corrupt."""
-    made, clock, metrics = archive(options), SystemClock(), _Metrics()
-    fault = ""
+    made, clock, metrics = archive(options), SystemClock(), Metrics()
+    fault, blamed = "", set[str]()
 
     def ready() -> str:
         return fault
@@ -112,6 +112,9 @@ def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) 
                     more = made.round() is not None
                     due_ns = clock.monotonic_ns() + int(options.interval_s * 1e9)
                     pause = 0.0 if more and waiting >= options.commit_bytes else pause
+                for source in sorted(made.progress.broken - blamed):
+                    tell(f"{source} holds what is no record: it is left out, and where frames are none, all that follows in this copy")
+                blamed |= made.progress.broken
                 fault = ""
             except Corrupt:
                 raise
@@ -124,7 +127,9 @@ def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) 
             stop.wait(pause)
 
 
-class _Metrics:
+class Metrics:
+    """Of one writer."""
+
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
