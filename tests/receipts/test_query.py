@@ -88,6 +88,8 @@ def test_decisions_events_and_what_was_live_are_tables(knhk: Any) -> None:
         ("SET enable_external_access = true", "one SELECT"),
         ("SELECT 1; SELECT 2", "one SELECT"),
         ("DROP TABLE events", "one SELECT"),
+        ("WITH x AS (DELETE FROM events RETURNING *) SELECT * FROM x", "one SELECT"),
+        ("SELECT * FROM (WITH x AS (COPY decisions TO '/tmp/x.csv') SELECT 1)", "one SELECT"),
         ("SELEC 1", "must be SQL"),
         ("SELECT colour FROM decisions", "colour"),
     ],
@@ -114,6 +116,21 @@ def test_an_archive_is_read_without_payloads_and_nothing_beside_it(knhk: Any, tm
     code, said = knhk("query", f"COPY decisions TO '{archive}/x.csv'", "--archive", archive)
     assert code == 1
     assert not (archive / "x.csv").exists()
+    code, said = knhk("query", f"WITH x AS (COPY (SELECT 1) TO '{archive}/x.csv') SELECT 1", "--archive", archive)
+    assert (code, "one SELECT" in json.dumps(said)) == (1, True)
+    assert not (archive / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH a AS (SELECT 1 AS n) SELECT n FROM a UNION ALL SELECT 2",
+        "WITH RECURSIVE a(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM a WHERE n < 2) FROM a",
+        "WITH a AS MATERIALIZED (SELECT 1 AS n) (SELECT n FROM a) UNION SELECT 'COPY_QUERY_NODE'.length() - 13",
+    ],
+)
+def test_what_only_reads_is_answered(knhk: Any, sql: str) -> None:
+    assert sorted(rows(knhk("query", sql))) == [[1], [2]]
 
 
 def test_nothing_of_where_one_stands_is_read(knhk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,7 +21,8 @@ from knhk.adapters.front_proxy import User
 from knhk.adapters.receipt_index import ReceiptIndex
 from knhk.receipts.objects import BASE
 from knhk.receipts.server import WAIT_AT_ONCE, application
-from knhk.wiring.receipts import HANDS, Follower, LogPlace
+from knhk.wiring import renewing
+from knhk.wiring.receipts import BOUNDS, HANDS, Follower, LogPlace
 
 sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import Written, leaf
@@ -127,3 +130,25 @@ def test_an_index_that_fails_is_told_and_the_log_is_followed_on(written: Written
         follower.stop()
     assert "database or disk is full" in caplog.text
     assert "read again" in caplog.text or not follower.unready
+
+
+def test_no_address_takes_all_places() -> None:
+    assert 2 * BOUNDS.of_one <= BOUNDS.connections
+
+
+def test_what_is_renewed_is_looked_at_again_whatever_failed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(renewing, "LOOK_EVERY_S", 0.0)
+    failing, again = [ssl.SSLError("no certificate or crl found")], threading.Event()
+
+    def look() -> None:
+        if failing:
+            raise failing.pop()
+        again.set()
+
+    async def play() -> None:
+        task = asyncio.create_task(renewing.keep_looking(look, logging.getLogger("t")))
+        assert await asyncio.to_thread(again.wait, 30)
+        task.cancel()
+
+    asyncio.run(play())
+    assert "no certificate or crl found" in caplog.text

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MEMORY = "2GB"
 # Words without which a question needs none of these; query() and query_table() make names of text.
 OF_DECISIONS, OF_EVENTS = (re.compile(words, re.IGNORECASE) for words in ("decision|shapes|overrides|query", "events|live|overrides|query"))
+READS = frozenset(("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"))
 BATCH = 1 << 16
 _RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
 SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", "region", *FLAGS)
@@ -103,8 +104,22 @@ def _one_select(db: Any, sql: str) -> None:
         found = db.extract_statements(sql)
     except duckdb.Error as error:
         raise Refused([Fault("SQL", sql[:200], f"must be SQL: {error}")]) from error
-    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
+    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT or not _nodes(_parsed(db, sql)) <= READS:
         raise Refused([Fault("SQL", sql[:200], "must be one SELECT: receipts are only read")])
+
+
+def _parsed(db: Any, sql: str) -> Any:
+    """The tree of a SELECT by DuckDB's own parser."""
+    ((told,),) = db.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+    return json.loads(told)
+
+
+def _nodes(tree: Any) -> set[str]:
+    """Kinds of queries in a tree: a WITH may hold what writes, and the statement is called a SELECT all the same."""
+    inner = list(tree.values()) if isinstance(tree, dict) else tree if isinstance(tree, list) else []
+    own = tree.get("type") if isinstance(tree, dict) else None
+    named = {own} if isinstance(own, str) and own.endswith("_NODE") else set[str]()
+    return named.union(*map(_nodes, inner))
 
 
 def _observed(db: Any, archive: Path) -> None:

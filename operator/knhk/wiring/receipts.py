@@ -32,6 +32,7 @@ from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.tlog.served import Served as ServedLog
 
 HANDS = 4
+BOUNDS = Bounds(connections=1024, of_one=256)  # an API server comes from one address; no other may take all places
 FOLLOW_EVERY_S = 1.0
 GONE_AFTER_S = 5.0  # how long requests still come after this process said that it is not ready
 SERVICE = "v1alpha1.receipts.knhk.dev"
@@ -226,7 +227,7 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     cluster = Cluster(KubeClient(api_client(options.kubeconfig)), options.files)
     follower = Follower(ReceiptIndex(options.index), options.log)
     await asyncio.to_thread(_first, cluster)
-    doors = Doors(Bounds(connections=1024, of_one=1024))  # an API server comes from one address
+    doors = Doors(BOUNDS)
     with ThreadPoolExecutor(HANDS, "hands") as hands:
         async with _kept(cluster, follower):
             runner = web.AppRunner(build(Asked(cluster, follower, halt), hands, doors.watch), access_log=None)

@@ -19,3 +19,5 @@ async def keep_looking(look: Callable[[], None], log: logging.Logger) -> None:
             await asyncio.to_thread(look)
         except KnhkError as error:
             log.warning("%s", error)
+        except Exception:  # were this to end, a certificate would run out weeks later, and nobody told
+            log.exception("the look failed")
