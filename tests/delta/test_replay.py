@@ -152,6 +152,21 @@ def test_altered_segments_and_altered_logs_are_named(world: Decided) -> None:
         world.replay(Shard(0, 3))
 
 
+def test_an_archive_that_calls_a_decision_something_else_hides_nothing(world: Decided) -> None:
+    """Its commits are signed by nobody: what counts is that the log has the leaf of each row that says where it stands."""
+
+    class Forged(Kept):
+        def rows(self, name: str) -> Iterator[Row]:
+            for row in super().rows(name):
+                parked = row.leaf[:1] + b"\2" + row.leaf[2:40] + bytes(32) + row.leaf[72:]
+                yield row._replace(leaf=parked) if row.log_index == 5 else row
+
+    log = opened_folder(world.yard.log_dir).served
+    found = replay_segments(Forged(world.yard.store), log, world.load, evaluator_digest())
+    assert (found.replayed, found.different, found.unrecorded) == (COUNT - 1, 1, 0)
+    assert found.differences[0].reason == "the record has another leaf than the log"
+
+
 def test_rows_survive_being_written(world: Decided) -> None:
     kept = Kept(world.yard.store)
     every = list[Row](kept.rows(kept.names()[0]))

@@ -151,7 +151,7 @@ def replay_segments(segments: Segments, log: Served, load: Load, evaluator_diges
         for row in segments.rows(name):
             where = f"{name}: {row.source}/{row.segment:016x}.seg offset {row.offset}"
             leaf = parse_leaf(row.leaf, where)
-            if leaf.kind != DECISION or row.log_index is None or row.log_index in done:
+            if row.log_index is None or row.log_index in done:
                 continue
             done.add(row.log_index)
             task = _task(row, leaf, where, log, result)
@@ -170,6 +170,8 @@ def replay_segments(segments: Segments, log: Served, load: Load, evaluator_diges
 def _task(row: Row, leaf: Leaf, where: str, log: Served, result: Replayed) -> _Task | None:
     if log.entry(row.log_index or 0) != row.leaf:
         result.differs(where, leaf.receipt_id, "the record has another leaf than the log")
+        return None
+    if leaf.kind != DECISION:
         return None
     if row.erased or row.salt is None or row.observation is None:
         result.erased += 1
