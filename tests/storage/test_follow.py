@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from test_publication import read
 from knhk.adapters.log_reading import of_url
 from knhk.model.faults import NotFound
 from knhk_runtime.objects.folder import FolderStore
-from knhk_runtime.objects.port import ObjectStore
+from knhk_runtime.objects.port import PLAIN, About, ObjectStore
 from knhk_runtime.tlog.follow import follow
 from knhk_runtime.tlog.fsck import fsck
 from knhk_runtime.tlog.notes import format_vkey
@@ -152,3 +152,21 @@ def test_a_static_server_is_followed_by_the_command_and_its_fork_refused(
     code, told = run(capsys, *words)
     assert (code, told["relation"], len(told["kept"])) == (1, "fork", 2)
     assert json.loads((tmp_path / "mirror" / "meta.json").read_text())["origin"] == KEY.verifier.name
+
+
+def test_large_bundles_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read and not yet written is bound by bytes, not by bundles of up to 16 MiB that a server may make up."""
+    written = list[int]()
+
+    class Counting(MemoryStore):
+        def put_all(self, items: Sequence[tuple[str, bytes]], about: About = PLAIN) -> None:
+            written.append(sum(len(data) for _, data in items))
+            super().put_all(items, about)
+
+    source, mirror = MemoryStore(), Counting()
+    grown(tmp_path / "one", source, (0, 1100))
+    bundle = len(source.get("tile/entries/000").data)
+    monkeypatch.setattr("knhk_runtime.tlog.follow.BYTES_AT_ONCE", bundle)
+    assert follow("source", of_memory(source), mirror, KEY.verifier).size == 1100
+    assert max(written) < 2 * bundle
+    assert (read(mirror)[1], fsck(mirror, KEY.verifier).bad) == (read(source)[1], [])

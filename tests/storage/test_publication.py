@@ -83,6 +83,18 @@ def test_a_writer_waits_until_the_other_has_been_silent_for_the_whole_lease(tmp_
         lease.renew()
 
 
+def test_a_lease_that_is_gone_from_the_store_is_no_longer_held(tmp_path: Path, clock: Clock) -> None:
+    store = MemoryStore()
+    machine = Machine(tmp_path / "one", store, clock)
+    log, lease = machine.start()
+    machine.append(log, leaves(0, 3))
+    store.delete(["lease"])
+    with pytest.raises(Deposed, match="the lease is gone"):
+        lease.renew()
+    with pytest.raises(OSError, match="another may write"):
+        log.integrate()
+
+
 def _forked(tmp_path: Path, store: ObjectStore, clock: Clock, before: int) -> tuple[Machine, Machine, Callable[[], bool]]:
     """One, which sleeps with five acknowledged entries, and two, which went on with others; one's next integration."""
     one, two = (Machine(tmp_path / name, store, clock) for name in ("one", "two"))

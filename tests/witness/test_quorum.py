@@ -147,7 +147,8 @@ def test_two_of_three_must_cosign_and_appends_go_on(world: World, posts: list[Po
         assert 'knhk_log_entries{stage="published"} 0\n' in metrics
         assert "knhk_log_unwitnessed_seconds 0.000" not in metrics
         assert metrics.count("} 1\n") >= 2, "each witness that is away is told"
-        assert sequencer.log.proof(5) is None
+        refused = await Surface(sequencer).proof(Mock(match_info={"index": "5"}, query={}))
+        assert "the newest has 0" in (refused.text or "")
         assert await append(sequencer, 300, 301) == [300]
         world.posts = [world.honest(n) for n in range(3)]  # they are there again
         await until(lambda: world.published()[0] == 301)

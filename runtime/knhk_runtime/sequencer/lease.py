@@ -151,7 +151,12 @@ class Lease:
         return self._mine
 
     def _ours(self) -> Stored:
-        mine, found = self._held(), self._store.get(KEY)
+        mine = self._held()
+        try:
+            found = self._store.get(KEY)
+        except NotFound as error:
+            self._mine = None
+            raise Deposed(f"{self._store.name}: epoch {mine.epoch} is over: the lease is gone from the store") from error
         there = Held.parse(found.data, f"{self._store.name}/{KEY}")
         if (there.epoch, there.process) != (mine.epoch, mine.process):
             self._mine = None

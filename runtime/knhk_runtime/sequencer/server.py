@@ -429,7 +429,7 @@ class Surface:
         size = int(numbers[1]) if "size" in request.query else None
         text = await asyncio.to_thread(self._log.proof, int(numbers[0]), size)
         if text is None:
-            what = f"no checkpoint at hand{'' if size is None else f' of size {size}'} covers it; the newest has {self._log.integrated}"
+            what = f"no checkpoint at hand{'' if size is None else f' of size {size}'} covers it; the newest has {self._log.published}"
             return fault(HTTPStatus.NOT_FOUND, f"entry {numbers[0]}", what)
         return web.Response(text=text, content_type=_TEXT)
 

@@ -21,7 +21,7 @@ from knhk_verify.errors import Bad
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint
 from knhk_verify.tree import leaf_hash
 
-BUNDLES_AT_ONCE = 256
+BUNDLES_AT_ONCE, BYTES_AT_ONCE = 256, 32 << 20  # whatever a server makes up, memory is bound
 KEPT = "evidence"
 
 
@@ -101,20 +101,21 @@ def _extended(source: Served, mirror: ObjectStore, ours: Checkpoint) -> Edge:
     edge, size = _edge(mirror, ours.size), ours.size
     if edge.root() != ours.root:
         raise Bad(mirror.name, "the mirror's own tiles do not give the root of its checkpoint: see `knhk log fsck`")
-    held = edge.rests[0]
-    for first in range(size // TILE, -(-source.size // TILE), BUNDLES_AT_ONCE):
-        numbers = range(first, min(first + BUNDLES_AT_ONCE, -(-source.size // TILE)))
-        items, hashes = list[tuple[str, bytes]](), bytearray()
-        for n in numbers:
-            path, data = source.bundle(n)
-            items.append((path, data))
-            entries = [entry for _, entry in parse_bundle_of_entries(data, f"{source.name}/{path}")]
-            ours_of_it = b"".join(map(leaf_hash, entries[: max(0, size - n * TILE)]))
-            if ours_of_it and ours_of_it != held:
-                raise Bad(f"{source.name}/{path}", "begins with other entries than we have of it")
-            hashes += b"".join(map(leaf_hash, entries[max(0, size - n * TILE) :]))
-        items += [(tile_path(level, at, width), tile) for level, at, width, tile in edge.extend(bytes(hashes))]
-        mirror.put_all(items, TILES)
+    held, items, hashes, waiting = edge.rests[0], list[tuple[str, bytes]](), bytearray(), 0
+    end = -(-source.size // TILE)
+    for n in range(size // TILE, end):
+        path, data = source.bundle(n)
+        items.append((path, data))
+        entries = [entry for _, entry in parse_bundle_of_entries(data, f"{source.name}/{path}")]
+        ours_of_it = b"".join(map(leaf_hash, entries[: max(0, size - n * TILE)]))
+        if ours_of_it and ours_of_it != held:
+            raise Bad(f"{source.name}/{path}", "begins with other entries than we have of it")
+        hashes += b"".join(map(leaf_hash, entries[max(0, size - n * TILE) :]))
+        waiting += len(data)
+        if len(items) == BUNDLES_AT_ONCE or waiting >= BYTES_AT_ONCE or n == end - 1:
+            items += [(tile_path(level, at, width), tile) for level, at, width, tile in edge.extend(bytes(hashes))]
+            mirror.put_all(items, TILES)
+            items, hashes, waiting = [], bytearray(), 0
     return edge
 
 
