@@ -209,6 +209,13 @@ def test_a_folder_that_is_no_log_exits_3(knhk: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.server
+def test_beside_a_folder_that_is_no_log_no_archive_is_made(knhk: Any, tmp_path: Path) -> None:
+    answer = knhk("log", "archive", str(tmp_path / "typo"), "--to", str(tmp_path / "delta"))
+    assert answer.exit == 1
+    assert "is no log" in answer.err["error"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_serve_answers_on_its_socket_and_stops_when_asked(log: Any, tmp_path: Path) -> None:
     socket = tmp_path / "s.sock"
     argv = [sys.executable, "-m", "knhk.cli", "log", "serve", str(log.dir), "--socket", str(socket), "--home", str(tmp_path / "home")]

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from machines import KEY, TTL_S, Clock, Machine, leaves
+from machines import KEY, TTL_S, Clock, Machine, Quick, leaves
 from memory_store import MemoryStore
 
 from knhk.model.faults import Corrupt, Deposed
+from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import ObjectStore
+from knhk_runtime.record import entry_key
+from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.lease import Lease
 from knhk_runtime.sequencer.publication import StorePublication
 from knhk_runtime.tlog.served import Served
@@ -93,6 +96,25 @@ def test_a_lease_that_is_gone_from_the_store_is_no_longer_held(tmp_path: Path, c
         lease.renew()
     with pytest.raises(OSError, match="another may write"):
         log.integrate()
+
+
+def test_a_folder_that_was_its_own_store_is_not_opened_without_while_its_epochs_hold_more(tmp_path: Path, clock: Clock) -> None:
+    folder = tmp_path / "one"
+    machine = Machine(folder, FolderStore(folder), clock)
+    log, lease = machine.start()
+    machine.append(log, leaves(0, 3))
+    log.integrate()
+    machine.append(log, leaves(3, 5))
+    log.close()
+    lease.give_back()
+    with pytest.raises(Corrupt, match="start with --store"):
+        Log(folder, KEY, Quick())
+    log, _ = machine.start()
+    log.integrate()
+    log.close()
+    again = Log(folder, KEY, Quick())
+    assert (again.integrated, again.index_of(entry_key(leaves(4, 5)[0]))) == (5, 4)
+    again.close()
 
 
 def _forked(tmp_path: Path, store: ObjectStore, clock: Clock, before: int) -> tuple[Machine, Machine, Callable[[], bool]]:

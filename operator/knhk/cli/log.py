@@ -114,9 +114,10 @@ def verify(call: Call) -> Outcome:
     "not shown yet; `unmatched` records are none of the log's. On a cluster `python -m knhk.archive` does so all the time.",
 )
 def archive(call: Call) -> Outcome:
-    from knhk.wiring.archive import Options, run_once
+    from knhk.wiring.archive import Options, opened_folder, run_once
 
     folder = _log_dir(call)
+    opened_folder(folder)  # beside what is no log nothing is made
     to = call.args.to or str(Home(call.home).root / "delta")
     found = run_once(Options(folder, to, folder / "archive")).progress
     told = {"commits": found.commits, "rows": found.rows, "waiting_bytes": found.waiting_bytes, "unmatched": found.unmatched}

@@ -177,6 +177,9 @@ class Log:
         self.cut = (*recovered.cut, *self._owners.recover())
         self._tail = recovered.entries
         self._learn(recovered.keys, self.integrated, "wal")
+        for term, path in terms(self._files, self.folder / "wal"):
+            if term and not self._index.keys() >= set(Wal(self._files, path).recover_all()[1].keys):
+                raise Bad(f"wal/{path.name}", "has entries that were acknowledged and that the log lacks: start with --store, as before")
         self._wal.begin(self.durable)
 
     def _recover_terms(self, term: int) -> None:
