@@ -125,7 +125,7 @@ sim: setup-dev ## the control plane, then the log, under SIM_SEEDS seeds (10000)
 	@$(PY) tests/sim/run.py --world log --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 
 sim-witness: setup-dev ## logs, witnesses and regions under SIM_SEEDS seeds (10000) from SIM_START (0)
-	@$(PY) tests/sim_witness/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
+	@$(PY) tests/sim_witness/run_regions.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 
 cases: setup-dev ## differential cases and laws with KNHK_CASES examples (100000)
 	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)

@@ -223,7 +223,7 @@ class Agent:
         self._socket = options.socket or self._folders.socket
         self._folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _lock(self._folders.state / "lock")
-        segments = Segments(options.outbox, *((POD_SEGMENT_BYTES,) if options.exchange else ()))
+        segments = Segments(options.outbox, *((POD_SEGMENT_BYTES,) if options.log is not None else ()))
         if segments.cut_bytes:
             log("torn tail cut", path=str(segments.path(segments.durable.segment)), bytes=segments.cut_bytes)
         self._outbox = Outbox(segments)
@@ -237,7 +237,7 @@ class Agent:
         self._envoy_listens = self._envoy_admin is None
         self._ending = False
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
-        self._shipper = self._shipping(options, segments) if self._courier is not None else None
+        self._shipper = self._shipping(options, segments) if options.log is not None else None
         judge = ArmJudge(self._loaded, self._evaluator)
         self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
         self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit_drained, self._set_aside)

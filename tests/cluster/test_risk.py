@@ -61,6 +61,7 @@ def ask(
     for namespace in ("erp", "crm"):
         with contextlib.suppress(AlreadyExists):
             client.call("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+        client.call("DELETE", collection("Receipt", namespace))  # those of tests before
     with_receipts(client, written)
     admin = kubectl_of(servers["kubectl"], cluster.kubeconfig, tmp_path_factory.mktemp("admin"))
     assert admin("apply", "--server-side", "-f", str(ROOT / "manifests" / "base" / "people" / "risk.yaml")).returncode == 0

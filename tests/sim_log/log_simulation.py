@@ -17,9 +17,9 @@ from typing import Any
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "storage")]
 
-from disk import Disk  # noqa: E402
-from lines import Line, late  # noqa: E402
+from log_disk import Disk  # noqa: E402
 from log_laws import Ack, Broken, Laws  # noqa: E402
+from log_lines import Line, late  # noqa: E402
 from log_weather import Weather  # noqa: E402
 from machines import KEY, TTL_S, leaves  # noqa: E402
 from memory_store import MemoryStore  # noqa: E402

@@ -11,9 +11,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from disk import Disk
-from lines import Line, late
+from log_disk import Disk
 from log_laws import Laws
+from log_lines import Line, late
 from machines import KEY, Clock, Machine, leaves
 from memory_store import MemoryStore
 

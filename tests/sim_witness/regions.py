@@ -19,7 +19,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from disk import Disk
+from regions_disk import Disk
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.record import encode_leaf, entry_key

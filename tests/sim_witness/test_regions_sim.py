@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from regions import play
-from run import replayed
+from run_regions import replayed
 
-RUN = Path(__file__).with_name("run.py")
+RUN = Path(__file__).with_name("run_regions.py")
 SEEDS, PARTS = 1000, 4
 
 

@@ -23,7 +23,7 @@ def test_a_planted_bug_is_found(bug: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "runtime", tmp_path / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
     applied = subprocess.run(["git", "apply", str(bug)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert applied.returncode == 0, f"{bug.name} must be renewed: make its change again, diff -u it\n{applied.stderr}"
-    command = [sys.executable, str(HERE / "run.py"), "--seeds", str(BUDGET), "--tail", "1"]
+    command = [sys.executable, str(HERE / "run_regions.py"), "--seeds", str(BUDGET), "--tail", "1"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "runtime")}
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     told = re.search(r"^failing seed [0-9]+, after ([0-9]+) seeds, by law (\w+)$", found.stdout, re.MULTILINE)

@@ -1,7 +1,7 @@
 """Plays seeds until one breaks a law; or one seed again, with its trace.
 
-python tests/sim_witness/run.py [--start S] [--seeds N] [--tail LINES]
-python tests/sim_witness/run.py --seed S
+python tests/sim_witness/run_regions.py [--start S] [--seeds N] [--tail LINES]
+python tests/sim_witness/run_regions.py --seed S
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def replayed(seed: int, tail: int = 150) -> str:
     """The trace of a seed, its last lines, and how it ended."""
     outcome = play(seed, True)
     end = f"seed {seed}: {outcome.broken or 'every law holds'}" + (f" (law {outcome.law})" if outcome.law else "")
-    again = f"again: .venv/bin/python tests/sim_witness/run.py --seed {seed}"
+    again = f"again: .venv/bin/python tests/sim_witness/run_regions.py --seed {seed}"
     return "\n".join([*(outcome.trace[-tail:] if tail else outcome.trace), end, again])
 
 
