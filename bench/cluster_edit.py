@@ -45,8 +45,8 @@ from bench import cluster_plane
 from bench.cluster_plane import control_plane
 from knhk.api import parse, to_sources
 from knhk.model.resource import Key
+from knhk.model.times import from_rfc3339_ns
 from knhk.packaging.builds import PackOrder
-from knhk.reconcilers.context import from_rfc3339_ns
 from knhk.reconcilers.workshop import Bench
 from knhk.wiring import packs
 from knhk.wiring.home import Home

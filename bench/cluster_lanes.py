@@ -25,7 +25,7 @@ from rollout_world import pack, payload, point
 
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.model.resource import Key
-from knhk.reconcilers.context import from_rfc3339_ns
+from knhk.model.times import from_rfc3339_ns
 
 NAMESPACE: dict[str, Any] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "erp"}}
 LOOK_S = 0.005

@@ -11,7 +11,7 @@ from fakes import NS, START_NS, CheckedStore, FakeCompiler, FakeFleet, FakeLog, 
 
 from knhk.model.canonical import sha256_hex
 from knhk.model.resource import Key, Resource
-from knhk.reconcilers.context import rfc3339
+from knhk.model.times import rfc3339
 
 
 @dataclass

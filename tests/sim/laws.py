@@ -17,7 +17,7 @@ from simulated_pods import Pods, payload
 from knhk.model.canonical import sha256_hex
 from knhk.model.phases import WORKING, Phase
 from knhk.model.resource import Key, Resource
-from knhk.reconcilers.context import from_rfc3339_ns
+from knhk.model.times import from_rfc3339_ns
 
 SOON_NS = 3_600_000_000_000
 ROLLING, HELD, ENDED = "rolling", "held", "ended"

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from knhk.adapters.kube_client import APPLY, MERGE, KubeClient
@@ -24,6 +23,7 @@ from knhk.adapters.kube_feed import ChangeFeed
 from knhk.adapters.kube_mirror import Mirror
 from knhk.model.faults import AlreadyExists, Conflict, Gap, KnhkError, NotFound, Stalled, Waiting
 from knhk.model.resource import API_VERSION, Key, Resource
+from knhk.model.times import rfc3339
 from knhk.ports.clock import Clock
 from knhk.ports.store import Change, Event, Listing
 
@@ -282,7 +282,7 @@ class KubeStore:
         except NotFound:
             uid = ""
         now_ns = self._clock.now_ns()
-        name, now = f"{event.key.name}.{now_ns:016x}", _rfc3339(now_ns)
+        name, now = f"{event.key.name}.{now_ns:016x}", rfc3339(now_ns)
         involved = {"kind": event.key.kind, "namespace": event.key.namespace, "name": event.key.name, "apiVersion": API_VERSION}
         document = {
             "apiVersion": "v1",
@@ -302,7 +302,7 @@ class KubeStore:
 
     def _count(self, name: str, event: Event) -> bool:
         """One more of the same; false when the API server has dropped it meanwhile."""
-        more = {"count": event.count, "lastTimestamp": _rfc3339(self._clock.now_ns())}
+        more = {"count": event.count, "lastTimestamp": rfc3339(self._clock.now_ns())}
         try:
             self._call("PATCH", f"{_events(event.key.namespace)}/{name}", {"fieldManager": MANAGER}, more, MERGE)
         except NotFound:
@@ -317,7 +317,3 @@ def _events(namespace: str) -> str:
 def _event(key: Key, document: Mapping[str, Any]) -> Event:
     time = document.get("lastTimestamp") or document.get("eventTime") or ""
     return Event(key, document["type"], document["reason"], document["message"], time, int(document.get("count") or 1))
-
-
-def _rfc3339(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

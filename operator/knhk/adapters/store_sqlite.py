@@ -8,7 +8,6 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,6 +24,7 @@ from knhk.model.faults import (
     Waiting,
 )
 from knhk.model.resource import Key, Resource
+from knhk.model.times import rfc3339
 from knhk.ports.chance import Random
 from knhk.ports.clock import Clock
 from knhk.ports.store import Change, ChangeType, Event, Listing
@@ -354,7 +354,7 @@ class SqliteStore:
         return "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:]))
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339(self._clock.now_ns())
 
 
 @contextmanager

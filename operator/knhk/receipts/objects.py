@@ -10,7 +10,7 @@ from typing import Any
 
 from knhk.adapters.receipt_index import Row
 from knhk.model.selection import FLAGS, TRAITS, labels
-from knhk.reconcilers.receipts import rfc3339_ns
+from knhk.model.times import rfc3339_ns
 from knhk_verify.note import b64
 
 GROUP, VERSION, KIND, PLURAL = "receipts.knhk.dev", "v1alpha1", "DecisionReceipt", "decisionreceipts"

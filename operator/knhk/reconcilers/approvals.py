@@ -11,7 +11,8 @@ from knhk.lockchain import PolicyEvent
 from knhk.model.faults import NotFound
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Approved
-from knhk.reconcilers.context import Journal, Ports, rfc3339, say, write_status
+from knhk.model.times import rfc3339
+from knhk.reconcilers.context import Journal, Ports, say, write_status
 from knhk.reconcilers.documents import pack_reference
 
 WAIT_FOR_REVISION_S = 1.0

@@ -9,9 +9,10 @@ from typing import Any
 from knhk.lockchain import PolicyEvent
 from knhk.model.faults import Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
+from knhk.model.times import rfc3339
 from knhk.packaging.builds import DataOrder, PublishedData
 from knhk.ports.builder import Build
-from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, rfc3339, say, write_status
+from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, say, write_status
 
 LOOK_S = 0.05
 TRY_AGAIN_S = 1.0

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import dropwhile
 from typing import Any
@@ -17,6 +16,7 @@ from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import AlreadyExists, Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Event as Moved
 from knhk.model.resource import Key, Resource
+from knhk.model.times import rfc3339
 from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
 from knhk.ports.fleet import Fleet
@@ -61,23 +61,6 @@ class Ports:
     namespaces: Namespaces = field(default_factory=NoDemands)
     trusts: Trusts = field(default_factory=TrustsNobody)
     together: Together = field(default_factory=InTurn)
-
-
-def rfc3339(ns: int) -> str:
-    """UTC to the second, as signed documents carry it."""
-    return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def rfc3339_ns(ns: int) -> str:
-    """UTC with nanoseconds, as status carries it."""
-    return f"{rfc3339(ns)[:-1]}.{ns % 1_000_000_000:09d}Z"
-
-
-def from_rfc3339_ns(text: str) -> int:
-    """Nanoseconds since 1970 of what `rfc3339_ns` wrote."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
-    return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0")[:9])
 
 
 @dataclass(frozen=True)

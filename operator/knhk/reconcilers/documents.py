@@ -12,7 +12,8 @@ from typing import Any
 from knhk.decide.rollout import Enforced, Order
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Conflict
-from knhk.reconcilers.context import Ordered, Ports, from_rfc3339_ns, rfc3339
+from knhk.model.times import from_rfc3339_ns, rfc3339
+from knhk.reconcilers.context import Ordered, Ports
 
 ROLLOUT = "application/vnd.knhk.rollout.v1+json"
 NS = 1_000_000_000

@@ -11,7 +11,7 @@ from typing import Any
 
 from knhk.adapters.receipt_index import Row
 from knhk.model.selection import FLAGS
-from knhk.reconcilers.receipts import rfc3339_ns
+from knhk.model.times import rfc3339_ns
 
 OCSF_VERSION = "1.7.0"
 COLUMNS = (

@@ -10,7 +10,8 @@ from knhk.decide.flags import Context, Evaluated, Switched, evaluate, switched
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import NotFound
 from knhk.model.resource import Key, Resource
-from knhk.reconcilers.context import Journal, Ports, remembered, rfc3339, write_status
+from knhk.model.times import rfc3339
+from knhk.reconcilers.context import Journal, Ports, remembered, write_status
 from knhk.reconcilers.documents import published
 
 LOOK_AGAIN_S = 0.5

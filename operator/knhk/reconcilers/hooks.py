@@ -12,7 +12,8 @@ from knhk.model.arrows import PackSources
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Fault, Refused
 from knhk.model.resource import Resource
-from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, rfc3339, say, write_status
+from knhk.model.times import rfc3339
+from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, say, write_status
 from knhk.reconcilers.lowering import plan_of
 from knhk.reconcilers.plans import Plans, digests_of, facts_of
 

@@ -12,11 +12,12 @@ from knhk.model.faults import Corrupt, KnhkError, NotFound, Refused
 from knhk.model.phases import Arm, Phase, Rolling
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import PairStats, pair_stats
+from knhk.model.times import from_rfc3339_ns
 from knhk.model.trust import Authors
 from knhk.ports.fleet import Statistics
 from knhk.reconcilers.approvals import approvals_of
 from knhk.reconcilers.bundles import is_published, refusal
-from knhk.reconcilers.context import Ports, from_rfc3339_ns
+from knhk.reconcilers.context import Ports
 from knhk.reconcilers.documents import order_of, published, salt_of
 from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.hooks import is_indexed

@@ -37,6 +37,7 @@ from knhk.model.faults import KnhkError, Refused, Waiting
 from knhk.model.phases import DEADLINES_S, WORKING, Arm, Event, Phase, Rolling, move
 from knhk.model.resource import Key, Resource
 from knhk.model.rollout import Finding, Outcome, Verdict
+from knhk.model.times import from_rfc3339_ns, rfc3339, rfc3339_ns
 from knhk.model.waves import EVERYBODY
 from knhk.packaging.builds import PackOrder
 from knhk.ports.builder import Build
@@ -47,9 +48,6 @@ from knhk.reconcilers.context import (
     Journal,
     Ports,
     fault_rows,
-    from_rfc3339_ns,
-    rfc3339,
-    rfc3339_ns,
     say,
     write_status,
 )

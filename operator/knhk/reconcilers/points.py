@@ -11,9 +11,10 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
 from knhk.model.phases import WORKING, Arm, Phase
 from knhk.model.resource import Key, Resource
+from knhk.model.times import rfc3339
 from knhk.ports.fleet import SILENT_AFTER_S
 from knhk.ports.placement import Placed
-from knhk.reconcilers.context import Journal, Ordered, Ports, remembered, rfc3339, say, write_status
+from knhk.reconcilers.context import Journal, Ordered, Ports, remembered, say, write_status
 from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says
 from knhk.reconcilers.flags import switched_at
 from knhk_templates.envoy import attribute_sources

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from knhk.adapters.receipt_index import Row
 from knhk.model.faults import Fault, NotFound, Refused
+from knhk.model.times import rfc3339_ns
 from knhk_runtime.record import Record, check_record, parse_observation, parse_record
 from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
@@ -108,12 +108,6 @@ def _statement(data: bytes) -> dict[str, Any]:
         "pack": subjects[0]["digest"]["sha256"][:40] if subjects else "",
         "subject": subjects[0]["name"] if subjects else "",
     }
-
-
-def rfc3339_ns(time_ns: int) -> str:
-    """RFC 3339 in UTC, with all nanoseconds."""
-    seconds, rest = divmod(time_ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def records_of(log_dir: Path, entry: Entry) -> list[tuple[str, Record]]:

@@ -20,8 +20,9 @@ from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Fault, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Phase
 from knhk.model.resource import Key, Resource
+from knhk.model.times import rfc3339
 from knhk.reconcilers.checking import Checker
-from knhk.reconcilers.context import Journal, Ports, fault_rows, rfc3339, say, write_status
+from knhk.reconcilers.context import Journal, Ports, fault_rows, say, write_status
 from knhk.reconcilers.provenance import SYSTEM, spec_digest
 from knhk.reconcilers.pulling import Carried, Git, Pulled, Puller
 from knhk.reconcilers.reverting import Reverter

@@ -9,7 +9,8 @@ from typing import Any
 from knhk.lockchain import PolicyEvent
 from knhk.model.faults import Fault, NotFound, Refused
 from knhk.model.resource import Key, Resource
-from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, rfc3339, say, write_status
+from knhk.model.times import rfc3339
+from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, say, write_status
 from knhk.reconcilers.plans import Plans
 from knhk_gen.schema import Schema, read
 from knhk_gen.schema_diff import Effect, SchemaChange, compare

@@ -16,13 +16,13 @@ from knhk.adapters.namespaces import ChosenNamespaces
 from knhk.adapters.review_process import ReviewProcess
 from knhk.adapters.webhook_server import Hooks, serving
 from knhk.model.faults import Stalled
+from knhk.model.times import rfc3339_ns
 from knhk.model.trust import TrustedForge
 from knhk.ports.clock import Clock
 from knhk.ports.forge import Forge
 from knhk.ports.secrets import Secrets
 from knhk.ports.store import Store
 from knhk.ports.trust import Trusts
-from knhk.reconcilers.context import rfc3339_ns
 from knhk.reconcilers.pulling import Git
 from knhk.wiring.leading import FORGE, always, fence
 
