@@ -15,25 +15,13 @@ from memory_store import MemoryStore
 from test_fsck import flip, run
 from test_publication import read
 
-from knhk.adapters.log_reading import of_url
-from knhk.model.faults import NotFound
+from knhk.adapters.log_reading import of_store, of_url
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import PLAIN, About, ObjectStore
 from knhk_runtime.tlog.follow import follow
 from knhk_runtime.tlog.fsck import fsck
 from knhk_runtime.tlog.notes import format_vkey
-from knhk_runtime.tlog.served import Fetch
 from knhk_verify.errors import Bad
-
-
-def of_memory(store: ObjectStore) -> Fetch:
-    def fetch(path: str) -> bytes | None:
-        try:
-            return store.get(path).data
-        except NotFound:
-            return None
-
-    return fetch
 
 
 def grown(base: Path, store: ObjectStore, *batches: tuple[int, int]) -> None:
@@ -52,9 +40,9 @@ def test_a_mirror_follows_from_size_to_size_and_is_a_log_of_its_own(tmp_path: Pa
     source, before = MemoryStore(), 0
     for size in steps:
         grown(tmp_path / "one", source, (before, size))
-        found = follow("source", of_memory(source), store, KEY.verifier)
+        found = follow("source", of_store(source), store, KEY.verifier)
         assert (found.relation, found.before, found.size) == ("ahead", before, size)
-        assert follow("source", of_memory(source), store, KEY.verifier).relation == "equal"
+        assert follow("source", of_store(source), store, KEY.verifier).relation == "equal"
         checked = fsck(store, KEY.verifier)
         assert (checked.size, checked.bad, checked.notes) == (size, [], [])
         assert read(store)[1] == read(source)[1]
@@ -64,9 +52,9 @@ def test_a_mirror_follows_from_size_to_size_and_is_a_log_of_its_own(tmp_path: Pa
 def test_a_mirror_catches_up_over_more_than_it_writes_at_once(tmp_path: Path) -> None:
     source, mirror = MemoryStore(), MemoryStore()
     grown(tmp_path / "one", source, (0, 65_000), (65_000, 66_000), (66_000, 70_000))
-    follow("source", of_memory(source), mirror, KEY.verifier)
+    follow("source", of_store(source), mirror, KEY.verifier)
     grown(tmp_path / "one", source, (70_000, 70_001))
-    assert follow("source", of_memory(source), mirror, KEY.verifier).before == 70_000
+    assert follow("source", of_store(source), mirror, KEY.verifier).before == 70_000
     assert (read(mirror)[1], fsck(mirror, KEY.verifier).bad) == (read(source)[1], [])
 
 
@@ -75,9 +63,9 @@ def test_a_log_that_shows_less_than_before_is_told_and_loses_nothing(tmp_path: P
     grown(tmp_path / "one", source, (0, 3))
     old = dict(source.objects)
     grown(tmp_path / "one", source, (3, 300))
-    follow("source", of_memory(source), mirror, KEY.verifier)
+    follow("source", of_store(source), mirror, KEY.verifier)
     source.objects = old
-    assert follow("source", of_memory(source), mirror, KEY.verifier).relation == "behind"
+    assert follow("source", of_store(source), mirror, KEY.verifier).relation == "behind"
     assert read(mirror)[0] == 300
 
 
@@ -87,11 +75,11 @@ def test_a_fork_is_refused_and_both_its_checkpoints_are_kept(tmp_path: Path, the
     """A log that shows others another past, under its own good signature: the mirror stays as it is, and has the proof."""
     source, mirror, other = MemoryStore(), MemoryStore(), MemoryStore()
     grown(tmp_path / "one", source, (0, 9))
-    follow("source", of_memory(source), mirror, KEY.verifier)
+    follow("source", of_store(source), mirror, KEY.verifier)
     kept = read(mirror)
     grown(tmp_path / "two", other, (theirs[0] + 1000, theirs[1] + 1000))
     for _ in range(2):
-        found = follow("other", of_memory(other), mirror, KEY.verifier)
+        found = follow("other", of_store(other), mirror, KEY.verifier)
         assert found.relation == "fork"
         assert [mirror.get(key).data for key in found.kept] == [source.get("checkpoint").data, other.get("checkpoint").data]
         assert read(mirror) == kept
@@ -101,7 +89,7 @@ def test_a_fork_is_refused_and_both_its_checkpoints_are_kept(tmp_path: Path, the
 def test_nothing_that_does_not_verify_is_under_the_mirrors_checkpoint(tmp_path: Path, key: str) -> None:
     source, mirror = MemoryStore(), MemoryStore()
     grown(tmp_path / "one", source, (0, 9))
-    follow("source", of_memory(source), mirror, KEY.verifier)
+    follow("source", of_store(source), mirror, KEY.verifier)
     kept = read(mirror)
     grown(tmp_path / "one", source, (9, 300))
     whole = source.objects[key]
@@ -109,10 +97,10 @@ def test_nothing_that_does_not_verify_is_under_the_mirrors_checkpoint(tmp_path: 
     for at in range(30, signed, signed // 7):
         source.objects[key] = flip(whole, at)
         with pytest.raises(Bad):
-            follow("source", of_memory(source), mirror, KEY.verifier)
+            follow("source", of_store(source), mirror, KEY.verifier)
         assert read(mirror) == kept
     source.objects[key] = whole
-    assert follow("source", of_memory(source), mirror, KEY.verifier).relation == "ahead"
+    assert follow("source", of_store(source), mirror, KEY.verifier).relation == "ahead"
     assert fsck(mirror, KEY.verifier).bad == []
 
 
@@ -167,6 +155,6 @@ def test_large_bundles_are_written_as_they_come(tmp_path: Path, monkeypatch: pyt
     grown(tmp_path / "one", source, (0, 1100))
     bundle = len(source.get("tile/entries/000").data)
     monkeypatch.setattr("knhk_runtime.tlog.follow.BYTES_AT_ONCE", bundle)
-    assert follow("source", of_memory(source), mirror, KEY.verifier).size == 1100
+    assert follow("source", of_store(source), mirror, KEY.verifier).size == 1100
     assert max(written) < 2 * bundle
     assert (read(mirror)[1], fsck(mirror, KEY.verifier).bad) == (read(source)[1], [])

@@ -1,4 +1,4 @@
-"""Logs by the paths that they serve: a folder, or the URL of a server. Nothing is asked of a network but of the URL that is given."""
+"""Logs by the paths that they serve: a folder, an object store, or the URL of a server. No network is asked but for what is given."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from knhk.model.faults import NotFound, Stalled, Waiting
 from knhk_runtime.objects.opening import open_store
+from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.tlog.served import Fetch
 
 MAX_ANSWER_BYTES = 32 << 20  # a bundle of 256 entries of 64 KiB, with room
@@ -18,13 +19,20 @@ TIMEOUT_S = 20.0
 
 
 def is_store(place: str) -> bool:
-    """Whether a log lies in an object store that is no folder."""
-    return place.startswith("s3://")
+    """Whether what lies there is in an object store, by its address."""
+    return place.startswith(("s3:", "file:"))
 
 
 def is_url(place: str) -> bool:
     """Whether a log is asked for over the network."""
     return place.startswith(("http://", "https://"))
+
+
+def of_place(place: str, ca_file: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> Fetch:
+    """A URL, an object store, or a folder. Raises as each of them."""
+    if is_url(place):
+        return of_url(place, ca_file, certificate, key)
+    return of_store(open_store(place)) if is_store(place) else of_folder(Path(place))
 
 
 def of_folder(folder: Path) -> Fetch:
@@ -39,9 +47,8 @@ def of_folder(folder: Path) -> Fetch:
     return fetch
 
 
-def of_store(address: str) -> Fetch:
-    """Objects of a store, or files of a folder. Raises Stalled, and what the store raises."""
-    store = open_store(address)
+def of_store(store: ObjectStore) -> Fetch:
+    """Objects of a store. Raises what the store raises."""
 
     def fetch(path: str) -> bytes | None:
         try:

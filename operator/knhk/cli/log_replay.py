@@ -267,9 +267,9 @@ def _source(call: Call) -> str:
 
 
 def _log(call: Call) -> Opened:
-    from knhk.wiring import replays
+    from knhk.wiring.log_opening import opened
 
-    return replays.log_at(call.args.log or str(Home(call.home).log), call.args.ca_file, call.args.certificate)
+    return opened(call.args.log or str(Home(call.home).log), call.args.ca_file, call.args.certificate)
 
 
 def _keys(call: Call, log: Opened | None) -> Keys:

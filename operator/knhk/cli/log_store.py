@@ -88,13 +88,14 @@ def _rows(found: list[Finding]) -> list[dict[str, object]]:
     exits={FAULTS: "the log has forked, or what it serves does not verify: nothing of it is in the mirror"},
 )
 def follow(call: Call) -> Outcome:
+    from knhk.adapters import log_reading
     from knhk.model.faults import Waiting
     from knhk.wiring import log_stores
     from knhk_runtime.objects.opening import open_store
     from knhk_runtime.tlog.follow import follow
 
     args = call.args
-    fetch = log_stores.reading(args.source, args.ca_file, args.certificate)
+    fetch = log_reading.of_place(args.source, args.ca_file, args.certificate)
     verifier = log_stores.verifier_for(fetch, args.source, Home(call.home), args.vkey, args.root, args.keys)
     mirror = open_store(args.dest)
     while True:

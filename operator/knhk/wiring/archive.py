@@ -18,7 +18,6 @@ from knhk.ports.clock import Clock
 from knhk.reconcilers.archiving import COMMIT_BYTES, Archive, Opened
 from knhk.reconcilers.evidence import size_of
 from knhk_runtime.objects.opening import open_store
-from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.tlog.served import Fetch, Served
 from knhk_verify.errors import Bad
 from knhk_verify.signed import member, parse_json
@@ -56,22 +55,10 @@ def opened(name: str, fetch: Fetch) -> Opened:
     return Opened(member(meta, "origin", str, "meta.json"), tuple(member(meta, "regions", list, "meta.json")), Served(name, fetch, size))
 
 
-def of_store(store: ObjectStore) -> Fetch:
-    """Files of a log that is published in a store."""
-
-    def fetch(path: str) -> bytes | None:
-        try:
-            return store.get(path).data
-        except NotFound:
-            return None
-
-    return fetch
-
-
 def archive(options: Options, clock: Clock | None = None) -> Archive:
     """Raises Stalled for an address that is none."""
     name = options.published or str(options.log_dir)
-    fetch = of_store(open_store(name)) if options.published else log_reading.of_folder(options.log_dir)
+    fetch = log_reading.of_place(name)
     return Archive(
         options.log_dir / "observations",
         lambda: opened(name, fetch),

@@ -21,15 +21,9 @@ class Opened:
 
 
 def opened(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Opened:
-    """The log of a folder, s3://BUCKET/PREFIX, or URL. Raises NotFound, Bad, Waiting, Stalled."""
-    fetch = _fetch(place, ca_file, certificate)
+    """The log of a folder, s3://BUCKET/PREFIX, file:///FOLDER, or URL. Raises NotFound, Bad, Waiting, Stalled."""
+    fetch = log_reading.of_place(place, ca_file, certificate)
     if (note := fetch("checkpoint")) is None:
-        raise NotFound(f"{place}: has no checkpoint: must be a log folder, or the URL of a log")
+        raise NotFound(f"{place}: has no checkpoint: must be a log folder, a store that a log is published in, or the URL of a log")
     text = note.decode("utf-8", "replace")
     return Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
-
-
-def _fetch(place: str, ca_file: Path | None, certificate: Path | None) -> Fetch:
-    if log_reading.is_url(place):
-        return log_reading.of_url(place, ca_file, certificate)
-    return log_reading.of_store(place) if log_reading.is_store(place) else log_reading.of_folder(Path(place))

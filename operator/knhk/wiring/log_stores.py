@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from knhk.adapters import log_reading
 from knhk.model.faults import NotFound, Stalled
 from knhk.wiring import evidence
 from knhk.wiring.home import Home
@@ -42,13 +41,6 @@ def verifier_for(fetch: Fetch, place: str, home: Home, vkey: str | None, root: s
         if key.name == name:
             return Verifier(key.name, key.public)
     raise Bad("keys.json roles.log", f"names no key of the log {name}: give --vkey, or the keys.json of its own home")
-
-
-def reading(place: str, ca_file: Path | None, certificate: Path | None) -> Fetch:
-    """The log of a URL, a store or a folder. Raises Stalled."""
-    if log_reading.is_url(place):
-        return log_reading.of_url(place, ca_file, certificate)
-    return log_reading.of_store(place)
 
 
 @contextmanager

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from knhk.adapters import log_reading
 from knhk.adapters.evaluators import Evaluator, load
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import KnhkError, NotFound
 from knhk.reconcilers.auditing import Loaded
-from knhk.reconcilers.evidence import size_of
 from knhk.wiring import packs
-from knhk.wiring.archive import of_store
-from knhk.wiring.log_opening import Opened, opened
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.packstore import FetchedPack, PackStore
 from knhk_runtime.pull import pull
@@ -27,18 +25,7 @@ from knhk_verify.signed import Keys, verify_event
 
 def is_archive(place: str) -> bool:
     """Whether records are an archive's segments; else a log folder's outboxes."""
-    return place.startswith(("s3:", "file:")) or (Path(place) / "_commits").is_dir()
-
-
-def log_at(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Opened:
-    """A log: its folder, its URL, or the store that it is published in. Raises as `opened`."""
-    if not place.startswith(("s3:", "file:")):
-        return opened(place, ca_file, certificate)
-    fetch = of_store(open_store(place))
-    if (note := fetch("checkpoint")) is None:
-        raise NotFound(f"{place}: has no checkpoint: must be a store that a log is published in")
-    text = note.decode("utf-8", "replace")
-    return Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
+    return log_reading.is_store(place) or (Path(place) / "_commits").is_dir()
 
 
 def events(log: Served, keys: Keys) -> Iterator[tuple[int, PolicyEvent]]:
