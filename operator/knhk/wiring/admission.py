@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import ssl
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,15 +14,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from knhk.adapters.certificate_files import CertificateFiles, Served, load
+from knhk.adapters.certificate_files import CertificateFiles
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_documents import collection, resource_of
 from knhk.adapters.kube_webhooks import refresh
 from knhk.adapters.lowering_process import BoundedLowering
 from knhk.adapters.point_client import PointClient, address_of
-from knhk.model.faults import Waiting
 from knhk.model.resource import Resource
-from knhk.wiring.renewing import keep_looking
+from knhk.wiring.renewing import Shown, halt_asked, look_until, looking
 
 LOWERERS = 2
 LOWERED_WITHIN_S = 3.0
@@ -53,25 +49,11 @@ class Renewal:
     """The certificate that is served and the authority in the webhook configurations, both looked at again and again."""
 
     def __init__(self, certificates: CertificateFiles, api: KubeClient) -> None:
-        self._certificates = certificates
-        self._served: Served | None = None
-        self._api = api
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-
-    @property
-    def shows(self) -> bool:
-        """Whether there is a certificate."""
-        return self._served is not None
+        self.shown, self._api = Shown(certificates, _log), api
 
     def look(self) -> None:
         """Serves what is there now; new connections get it. Raises Stalled for what is no certificate, and as KubeClient.call."""
-        found = self._certificates.current()
-        if found != self._served:
-            load(self.context, found)
-            self._served = found
-            _log.info("a certificate is served")
-        for name in refresh(self._api, found.authority):
+        for name in refresh(self._api, self.shown.renew().authority):
             _log.info("%s trusts the authority of this certificate", name)
 
 
@@ -98,19 +80,17 @@ Build = Callable[[Parts], web.Application]
 async def serve(options: Options, build: Build, told: Callable[[str], None]) -> None:
     """Runs until SIGTERM or SIGINT: then it says that it is not ready, answers what still comes, and ends. `told` gets the address when
     requests can come. Raises Stalled."""
-    halt, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, halt.set)
+    halt = halt_asked()
     api = KubeClient(api_client(options.kubeconfig))
     renewal = Renewal(options.files, api)
-    await asyncio.to_thread(_first, renewal)
+    await asyncio.to_thread(look_until, lambda: renewal.shown.served is not None, renewal.look, _log)
     lowerers, point = lowering(), PointClient(partial(address_of, api))
     async with _kept(lowerers, renewal), contextlib.aclosing(point):
         unready = partial(_unready, halt, lowerers)
         runner = web.AppRunner(build(Parts(lowerers, partial(points_of, api), point, unready)), access_log=None)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, options.address, options.port, ssl_context=renewal.context, shutdown_timeout=GONE_AFTER_S)
+            site = web.TCPSite(runner, options.address, options.port, ssl_context=renewal.shown.context, shutdown_timeout=GONE_AFTER_S)
             await site.start()
             told(f"https://{options.address}:{runner.addresses[0][1]}")
             await halt.wait()
@@ -125,24 +105,11 @@ def _unready(halt: asyncio.Event, lowerers: BoundedLowering) -> str:
     return "" if lowerers.warm else "lowering is not warm yet"
 
 
-def _first(renewal: Renewal) -> None:
-    """A certificate must be there before anything is answered; it is waited for."""
-    while not renewal.shows:
-        try:
-            renewal.look()
-        except Waiting as waiting:
-            _log.warning("%s", waiting)
-            time.sleep(waiting.retry_after_s)
-
-
 @asynccontextmanager
 async def _kept(lowerers: BoundedLowering, renewal: Renewal) -> AsyncIterator[None]:
     lowerers.start()
-    task = asyncio.create_task(keep_looking(renewal.look, _log))
     try:
-        yield
+        async with looking(renewal.look, _log):
+            yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
         await lowerers.close()

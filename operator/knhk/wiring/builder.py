@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
-import signal
 import ssl
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -16,13 +13,13 @@ from pathlib import Path
 from aiohttp import web
 
 from knhk.adapters.build_workers import BuildWorkers
-from knhk.adapters.certificate_files import CertificateFiles, Served, load
+from knhk.adapters.certificate_files import CertificateFiles
 from knhk.adapters.registry_oci import OciRegistry
 from knhk.adapters.system import SystemClock
 from knhk.model.faults import Stalled
 from knhk.reconcilers.workshop import Retirement
 from knhk.wiring import build_worker, packs
-from knhk.wiring.renewing import keep_looking
+from knhk.wiring.renewing import Shown, halt_asked, looking
 from knhk.wiring.signing import signer_in
 
 PASSED_ON = ("KNHK_CACHE", "KNHK_PROOF_CASES", "KNHK_PROOF_SECONDS", "HOME", "TMPDIR")
@@ -58,23 +55,20 @@ class Door:
     """TLS: what is shown, and whose clients may come in at all; both looked at again and again, for new connections."""
 
     def __init__(self, files: CertificateFiles) -> None:
-        self._files = files
-        self._served: Served | None = None
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._files, self._shown = files, Shown(files, _log)
+        self._authority = b""
+        self.context = self._shown.context
         self.context.verify_mode = ssl.CERT_REQUIRED
 
     def look(self) -> None:
         """Raises Stalled for what is no certificate."""
-        found = self._files.current()
-        if found != self._served:
-            load(self.context, found)
+        authority = self._shown.renew().authority
+        if authority != self._authority:
             try:
-                self.context.load_verify_locations(cadata=found.authority.decode())
+                self.context.load_verify_locations(cadata=authority.decode())
             except (ssl.SSLError, ValueError) as error:
                 raise Stalled("NoCertificate", f"{self._files.authority}: must hold authorities in PEM: {error}") from error
-            self._served = found
-            _log.info("a certificate is served")
+            self._authority = authority
 
 
 Orders = Callable[[BuildWorkers, Callable[[Mapping[str, Collection[str]], Callable[[], bool]], tuple[str, ...]]], web.Application]
@@ -83,9 +77,7 @@ Health = Callable[[BuildWorkers, Callable[[], bool]], web.Application]
 
 async def serve(options: Options, orders: Orders, health: Health, told: Callable[[str], None]) -> None:
     """Runs until SIGTERM or SIGINT: builds that run may end. `told` gets the addresses when requests can come. Raises Stalled."""
-    halt, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, halt.set)
+    halt = halt_asked()
     signer = signer_in(options.keys)
     _log.info("keys: build %s, data %s", signer.keyid("build")[:16], signer.keyid("data")[:16])
     door = Door(options.certificates)
@@ -104,19 +96,16 @@ async def serve(options: Options, orders: Orders, health: Health, told: Callable
         web.AppRunner(app, access_log=None)
         for app in (orders(workers, Retirement(registry, SystemClock(), options.grace_s).sweep), health(workers, halt.is_set))
     ]
-    keeping = asyncio.create_task(keep_looking(door.look, _log))
     try:
-        for runner in runners:
-            await runner.setup()
-        await web.TCPSite(runners[0], options.address, options.port, ssl_context=door.context, shutdown_timeout=1.0).start()
-        await web.TCPSite(runners[1], options.address, options.health_port, shutdown_timeout=1.0).start()
-        told(f"https://{options.address}:{runners[0].addresses[0][1]} http://{options.address}:{runners[1].addresses[0][1]}")
-        await halt.wait()
+        async with looking(door.look, _log):
+            for runner in runners:
+                await runner.setup()
+            await web.TCPSite(runners[0], options.address, options.port, ssl_context=door.context, shutdown_timeout=1.0).start()
+            await web.TCPSite(runners[1], options.address, options.health_port, shutdown_timeout=1.0).start()
+            told(f"https://{options.address}:{runners[0].addresses[0][1]} http://{options.address}:{runners[1].addresses[0][1]}")
+            await halt.wait()
     finally:
         await workers.close()
-        keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeping
         for runner in runners:
             await runner.cleanup()
         repository.close()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import logging
-import signal
 import ssl
 import threading
 import time
@@ -20,13 +18,13 @@ from typing import Any
 from aiohttp import web
 
 from knhk.adapters import log_reading
-from knhk.adapters.certificate_files import CertificateFiles, Served, load
+from knhk.adapters.certificate_files import CertificateFiles
 from knhk.adapters.front_proxy import FrontProxy, User, front_proxy, may
 from knhk.adapters.kube_client import APPLY, KubeClient, api_client
 from knhk.adapters.receipt_index import ReceiptIndex
-from knhk.model.faults import NotFound, Waiting
+from knhk.model.faults import NotFound
 from knhk.reconcilers.evidence import size_of
-from knhk.wiring.renewing import keep_looking
+from knhk.wiring.renewing import Shown, halt_asked, look_until, looking
 from knhk_runtime.doors import Bounds, Doors
 from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.tlog.served import Served as ServedLog
@@ -50,9 +48,7 @@ class LogPlace:
     key: Path | None = None
 
     def fetch(self) -> Fetch:
-        if log_reading.is_url(self.place):
-            return log_reading.of_url(self.place, self.ca_file, self.certificate, self.key)
-        return log_reading.of_folder(Path(self.place))
+        return log_reading.of_place(self.place, self.ca_file, self.certificate, self.key)
 
 
 @dataclass(frozen=True)
@@ -135,24 +131,19 @@ class Cluster:
     """What the API server is asked, and the certificate that is shown; `look` renews both. `context` for the server."""
 
     def __init__(self, api: KubeClient, certificates: CertificateFiles) -> None:
-        self.api, self._certificates = api, certificates
-        self._served: Served | None = None
+        self.api, self._shown = api, Shown(certificates, _log)
         self.proxy: FrontProxy | None = None
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context = self._shown.context
         self.context.verify_mode = ssl.CERT_OPTIONAL  # probes have none; what has none is not heard
 
     @property
-    def begins(self) -> bool:
-        return self._served is None or self.proxy is None
+    def begun(self) -> bool:
+        """Whether a certificate is shown, and it is known who is believed."""
+        return self._shown.served is not None and self.proxy is not None
 
     def look(self) -> None:
         """Raises Stalled for what is no certificate, and as KubeClient.call."""
-        found = self._certificates.current()
-        if found != self._served:
-            load(self.context, found)
-            self._served = found
-            _log.info("a certificate is served")
+        found = self._shown.renew()
         proxy = front_proxy(self.api)
         if proxy != self.proxy:
             self.context.load_verify_locations(cadata=proxy.authority)
@@ -221,12 +212,10 @@ Build = Callable[[Asked, ThreadPoolExecutor, Any], web.Application]
 async def serve(options: Options, build: Build, told: Callable[[str], None]) -> None:
     """Runs until SIGTERM or SIGINT: then it says that it is not ready, answers what still comes, and ends. `told` gets the address when
     requests can come. Raises Stalled."""
-    halt, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, halt.set)
+    halt = halt_asked()
     cluster = Cluster(KubeClient(api_client(options.kubeconfig)), options.files)
     follower = Follower(ReceiptIndex(options.index), options.log)
-    await asyncio.to_thread(_first, cluster)
+    await asyncio.to_thread(look_until, lambda: cluster.begun, cluster.look, _log)
     doors = Doors(BOUNDS)
     with ThreadPoolExecutor(HANDS, "hands") as hands:
         async with _kept(cluster, follower):
@@ -242,24 +231,11 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
                 await runner.cleanup()
 
 
-def _first(cluster: Cluster) -> None:
-    """A certificate, and who is believed, must be there before anything is answered; they are waited for."""
-    while cluster.begins:
-        try:
-            cluster.look()
-        except Waiting as waiting:
-            _log.warning("%s", waiting)
-            time.sleep(waiting.retry_after_s)
-
-
 @asynccontextmanager
 async def _kept(cluster: Cluster, follower: Follower) -> AsyncIterator[None]:
     follower.start()
-    task = asyncio.create_task(keep_looking(cluster.look, _log))
     try:
-        yield
+        async with looking(cluster.look, _log):
+            yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
         await asyncio.to_thread(follower.stop)

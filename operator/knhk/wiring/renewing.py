@@ -1,14 +1,69 @@
-"""What is looked at again while a server runs, such as the certificate that it shows."""
+"""What is looked at again while a server runs, such as the certificate that it shows; and until when it runs."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
-from knhk.model.faults import KnhkError
+from knhk.adapters.certificate_files import CertificateFiles, Served, load
+from knhk.model.faults import KnhkError, Waiting
 
 LOOK_EVERY_S = 5.0
+
+
+class Shown:
+    """The certificate that a server shows. `context` for the server: who must show one of his own is said there."""
+
+    def __init__(self, files: CertificateFiles, log: logging.Logger) -> None:
+        self._files, self._log = files, log
+        self.served: Served | None = None
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    def renew(self) -> Served:
+        """What new connections get from now on. Raises Stalled for what is no certificate."""
+        found = self._files.current()
+        if found != self.served:
+            load(self.context, found)
+            self.served = found
+            self._log.info("a certificate is served")
+        return found
+
+
+def halt_asked() -> asyncio.Event:
+    """Is set by SIGTERM or SIGINT from now on."""
+    halt, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, halt.set)
+    return halt
+
+
+def look_until(there: Callable[[], bool], look: Callable[[], None], log: logging.Logger) -> None:
+    """What must be there before anything is answered is waited for. Raises what `look` does, but for Waiting."""
+    while not there():
+        try:
+            look()
+        except Waiting as waiting:
+            log.warning("%s", waiting)
+            time.sleep(waiting.retry_after_s)
+
+
+@asynccontextmanager
+async def looking(look: Callable[[], None], log: logging.Logger) -> AsyncIterator[None]:
+    """Within, `keep_looking` runs."""
+    task = asyncio.create_task(keep_looking(look, log))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def keep_looking(look: Callable[[], None], log: logging.Logger) -> None:
