@@ -38,7 +38,7 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down demo-cluster bench-cluster gen verify bench fuzz sim sim-witness cases lock clean
+.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down demo-cluster bench-cluster gen verify bench fuzz sim cases lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,7 +54,7 @@ demo: setup ## play the story from a policy to verified receipts; writes demo.js
 	@$(PY) examples/order_to_cash/demo.py --out demo.json
 
 # Without Go there is no Kubernetes here: its tests are then named as not run, and with CI=true they fail.
-test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers of Kubernetes, Gitea, S3, Helm, cert-manager, Argo CD's engine and cosign, once (about half an hour, needs Go)
+test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the servers and programs of others that they need, once (needs Go)
 	@$(PY) tests/cluster/cluster.py build --quiet || echo "test: the tier cluster will not be run" >&2
 	@$(PY) tests/witness/litewitness_binary.py >/dev/null || echo "test: the tests with a witness that others wrote will not be run" >&2
 	@$(PY) tests/helm/helm_binaries.py >/dev/null || echo "test: the tests of the chart by Helm will not be run" >&2
@@ -120,12 +120,10 @@ bench-cluster: setup-dev ## figures of the control plane on a real API server: c
 fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES of wall time (60), as many at a time as there are cores
 	@$(PY) tests/fuzz/campaign.py --minutes $${FUZZ_MINUTES:-60}
 
-sim: setup-dev ## the control plane, then the log, under SIM_SEEDS seeds (10000) from SIM_START (0), on every core; ends at the first that breaks a law
+sim: setup-dev ## the control plane, the log, then regions and witnesses, under SIM_SEEDS seeds (10000) from SIM_START (0), on every core; ends at the first that breaks a law
 	@$(PY) tests/sim/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 	@$(PY) tests/sim/run.py --world log --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
-
-sim-witness: setup-dev ## logs, witnesses and regions under SIM_SEEDS seeds (10000) from SIM_START (0)
-	@$(PY) tests/sim_witness/run_regions.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
+	@$(PY) tests/sim/run.py --world regions --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 
 cases: setup-dev ## differential cases and laws with KNHK_CASES examples (100000)
 	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)

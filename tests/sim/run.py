@@ -21,11 +21,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 _TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(_TESTS / folder) for folder in ("sim", "sim_log", "storage", "reconcilers", "store")]
+sys.path[:0] = [str(_TESTS / folder) for folder in ("sim", "sim_log", "sim_witness", "storage", "reconcilers", "store")]
 
 AT_ONCE = 20
 CONTROL_PLANE = "control-plane"
-WORLDS = {CONTROL_PLANE: "simulation", "log": "log_simulation"}  # name → module with `play`
+WORLDS = {CONTROL_PLANE: "simulation", "log": "log_simulation", "regions": "regions"}  # name → module with `play`
 
 
 class Outcome(Protocol):
@@ -92,7 +92,7 @@ def search(start: int, count: int, processes: int, tail: int, focus: Mapping[str
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="deterministic simulation of the control plane, or of the log")
+    parser = argparse.ArgumentParser(description="deterministic simulation of the control plane, of a log, or of regions")
     parser.add_argument("--world", choices=sorted(WORLDS), default=CONTROL_PLANE)
     parser.add_argument("--seed", type=int, help="play this seed alone and print its trace")
     parser.add_argument("--start", type=int, default=0)

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from planted import Bug, bugs, must_be_found
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+RUN = Path(__file__).with_name("run.py")
 BUDGET = 120
-
-
-@dataclass(frozen=True)
-class Bug:
-    """A patch. Above it are what it does wrong, `Laws:` any of which finds it, and, when it needs one, the `Focus:` of the seeds."""
-
-    path: Path
-    laws: frozenset[str]
-    focus: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> Bug:
-        head = path.read_text().partition("\n--- ")[0]
-        told = {name: text.split() for name, text in re.findall(r"^(Laws|Focus): (.+)$", head, re.MULTILINE)}
-        return cls(path, frozenset(told["Laws"]), tuple(told.get("Focus", ())))
-
-
-BUGS = tuple(map(Bug.read, sorted((HERE / "bugs").glob("*.patch"))))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.path.stem)
+@pytest.mark.parametrize("bug", bugs(Path(__file__).with_name("bugs")), ids=lambda bug: bug.path.stem)
 def test_a_planted_bug_is_found(bug: Bug, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "operator", tmp_path / "operator", ignore=shutil.ignore_patterns("__pycache__"))
-    applied = subprocess.run(["git", "apply", str(bug.path)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert applied.returncode == 0, f"{bug.path.name} must be renewed: make its change again, diff -u it\n{applied.stderr}"
-    focus = [word for one in bug.focus for word in ("--focus", one)]
-    command = [sys.executable, str(HERE / "run.py"), "--seeds", str(BUDGET), "--processes", "1", "--tail", "1", *focus]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "operator")}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    told = re.search(r"^failing seed [0-9]+, after ([0-9]+) seeds, by law (\w+)$", found.stdout, re.MULTILINE)
-    assert told is not None, f"{bug.path.name} was not found within {BUDGET} seeds\n{found.stdout}{found.stderr}"
-    assert told[2] in bug.laws, f"{bug.path.name} was found by {told[2]}, must be one of {sorted(bug.laws)}\n{found.stdout}"
+    must_be_found(bug, "operator", (str(RUN), "--processes", "1"), BUDGET, tmp_path)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from regions_disk import Disk
@@ -369,19 +370,23 @@ class Outcome:
     seed: int
     law: str
     broken: str
-    trace: list[str]
+    steps: int
+    trace: tuple[str, ...] = ()
 
 
-def play(seed: int, traced: bool = False) -> Outcome:
-    """A seed and a commit give the same run everywhere."""
-    regions = Regions(seed, traced)
+def play(seed: int, traced: bool = False, focus: Mapping[str, float] = MappingProxyType({})) -> Outcome:
+    """A seed and a commit give the same run everywhere. ValueError for a `focus`: this world has no weather that could be said."""
+    if focus:
+        raise ValueError(f"--focus {', '.join(focus)}: must be left out, regions have no such weather")
+    regions, steps, law, told = Regions(seed, traced), 0, "", ""
     try:
-        for _ in range(STEPS):
+        while steps < STEPS:
+            steps += 1
             regions.step()
             regions.look()
         regions.calm()
     except Broken as broken:
-        return Outcome(seed, broken.law, str(broken), regions.trace)
+        law, told = broken.law, str(broken)
     finally:
         regions.loop.close()
-    return Outcome(seed, "", "", regions.trace)
+    return Outcome(seed, law, told, steps, tuple(regions.trace))
