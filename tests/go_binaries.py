@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,14 @@ class GoProject:
 
     def _tell(self, line: str) -> None:
         print(f"{self.tells}: {line}", file=sys.stderr, flush=True)
+
+
+def pinned(folder: Path, module: str) -> str:
+    """The version of a module in the go.mod of a folder. Raises CannotBuild."""
+    found = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (folder / "go.mod").read_text(), re.MULTILINE)
+    if found is None:
+        raise CannotBuild(f"go.mod must name {module}")
+    return found[1]
 
 
 @contextmanager

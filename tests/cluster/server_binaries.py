@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from go_binaries import CannotBuild, GoProject
+from go_binaries import CannotBuild, GoProject, pinned
 
 __all__ = ["CONTROL_PLANE", "NODE", "PACKAGES", "CannotBuild", "binaries", "cache_folder", "version"]
 
@@ -34,10 +33,7 @@ NODE = ("kubelet", "kube-proxy")
 
 def version() -> str:
     """The pinned version of Kubernetes, such as 1.36.3."""
-    found = re.search(r"^\tk8s\.io/kubernetes v(\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)
-    if found is None:
-        raise CannotBuild("go.mod must name k8s.io/kubernetes")
-    return found[1]
+    return pinned(HERE, "k8s.io/kubernetes").removeprefix("v")
 
 
 def binaries(names: Iterable[str] = tuple(PACKAGES), *, build: bool) -> dict[str, Path]:

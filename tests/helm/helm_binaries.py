@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from go_binaries import CannotBuild, GoProject
+from go_binaries import CannotBuild, GoProject, pinned
 
 HERE = Path(__file__).resolve().parent
 MODULE = "helm.sh/helm/v4"
@@ -15,19 +14,12 @@ MODULE = "helm.sh/helm/v4"
 
 def helm(*, build: bool) -> Path:
     """The program. Raises CannotBuild."""
-    version = _version()
+    version = pinned(HERE, MODULE)
     stamps = {"version": version, "metadata": "", "gitTreeState": "clean"}
     linker = " ".join(["-s", "-w", *(f"-X {MODULE}/internal/version.{name}={value}" for name, value in stamps.items())])
     flags = ("-trimpath", "-ldflags", linker)
     project = GoProject("helm", HERE, {"helm": f"{MODULE}/cmd/helm"}, flags, cgo=False, tells="helm", about=f"Helm {version}")
     return project.built(("helm",), build=build)["helm"]
-
-
-def _version() -> str:
-    found = re.search(rf"^\s*(?:require )?{re.escape(MODULE)} (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)
-    if found is None:
-        raise CannotBuild(f"go.mod must name {MODULE}")
-    return found[1]
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from go_binaries import CannotBuild, GoProject
+from go_binaries import CannotBuild, GoProject, pinned
 
 HERE = Path(__file__).resolve().parent
 MODULE = "github.com/sigstore/cosign/v3"
@@ -16,16 +15,9 @@ MODULE = "github.com/sigstore/cosign/v3"
 def cosign(*, build: bool) -> Path:
     """The program. Raises CannotBuild."""
     flags = ("-trimpath", "-ldflags", "-s -w")
-    about = f"cosign {_version()}"
+    about = f"cosign {pinned(HERE, MODULE)}"
     project = GoProject("cosign", HERE, {"cosign": f"{MODULE}/cmd/cosign"}, flags, cgo=False, tells="cosign", about=about)
     return project.built(("cosign",), build=build)["cosign"]
-
-
-def _version() -> str:
-    found = re.search(rf"^\s*(?:require )?{re.escape(MODULE)} (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)
-    if found is None:
-        raise CannotBuild(f"go.mod must name {MODULE}")
-    return found[1]
 
 
 if __name__ == "__main__":
