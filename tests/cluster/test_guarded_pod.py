@@ -136,8 +136,10 @@ def test_no_other_pod_gets_round(world: World, address: str) -> None:
 
 
 def failed(found: dict[str, Any]) -> bool:
+    """The application has ended and does not run: one that was started again is ready for as long as it takes to fail."""
     rows = [row for row in found["status"].get("containerStatuses") or () if row["name"] == "app"]
-    return any("terminated" in (row.get("lastState") or {}) or "terminated" in (row.get("state") or {}) for row in rows)
+    states = [(row.get("state") or {}, row.get("lastState") or {}) for row in rows]
+    return any("terminated" in now or ("waiting" in now and "terminated" in last) for now, last in states)
 
 
 def test_the_point_tells_what_its_pods_lack(world: World, address: str) -> None:

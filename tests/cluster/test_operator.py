@@ -128,8 +128,7 @@ def test_a_pack_that_kubectl_applies_is_built_and_signed(clean: KubeClient, oper
     assert pack["status"]["revision"]["digest"].startswith("sha256:")
     receipts = seen(clean, operator, collection("Receipt", "erp"), lambda found: events(found) >= {"Compiled", "Built", "Signed"})
     assert all(row["spec"]["proof"] and row["spec"]["checkpoint"] for row in receipts["items"])
-    pack = seen(clean, operator, place(PACK), lambda found: "pending" not in found["status"])
-    assert not pack["metadata"].get("finalizers")
+    pack = seen(clean, operator, place(PACK), lambda found: "pending" not in found["status"] and not found["metadata"].get("finalizers"))
     assert "kopf" not in json.dumps(pack["metadata"])
 
 
