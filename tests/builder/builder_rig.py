@@ -23,7 +23,7 @@ from knhk.model.resource import Resource
 from knhk_runtime.distribution import Repository
 
 OPERATOR = "spiffe://knhk.dev/component/knhk-operator"
-READY_WITHIN_S = 120.0
+READY_WITHIN_S = 240.0
 SHAPES = """@prefix sh: <http://www.w3.org/ns/shacl#> .
 @prefix ex: <https://example.com/ns#> .
 ex:OrderShape a sh:NodeShape ; sh:targetClass ex:Order ; sh:property [ sh:path ex:currency ; sh:minCount 1 ] .

@@ -25,7 +25,7 @@ from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_webhooks import BASE, PLURALS, configurations
 from knhk.model.faults import NotFound
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 240.0
 OWN_NAMESPACE = "knhk-system"
 IMAGE = "registry.test/knhk-agent@sha256:" + "0" * 64
 

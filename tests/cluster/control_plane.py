@@ -32,7 +32,7 @@ from server_binaries import CONTROL_PLANE, NODE, binaries
 from knhk.adapters.processes import Command, Identity, Supervisor, end_all, identity
 
 READY_WITHIN_S = 180.0
-ENDS_WITHIN_S = 30.0
+ENDS_WITHIN_S = 240.0
 LOOK_EVERY_S = 0.1
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 LOOPBACK = "127.0.0.1"

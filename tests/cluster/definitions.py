@@ -15,7 +15,7 @@ from knhk.model.faults import AlreadyExists, Stalled, Waiting
 
 CRDS = Path(__file__).parents[2] / "crds"
 PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-ESTABLISHED_WITHIN_S = 30.0
+ESTABLISHED_WITHIN_S = 240.0
 
 
 def documents() -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring.cluster import Options, led
 
 ORIGIN = "knhk.dev/test"
-WITHIN_S = 90.0
+WITHIN_S = 240.0
 LOOK_S = 0.05
 PER_LOOK = 12  # requests that an agent judges between two looks
 PACK = Key("PolicyPack", "erp", "orders")

@@ -25,7 +25,7 @@ from knhk_verify.leaf import Leaf, parse_leaf
 SYSTEM = "knhk-system"
 EXCHANGE_PORT, LOG_PORT = 28_443, 28_445
 EXCHANGE, LOG = f"https://{machine.HOST}:{EXCHANGE_PORT}", f"https://{machine.HOST}:{LOG_PORT}"
-WITHIN_S = 120.0
+WITHIN_S = 240.0
 
 
 @dataclass

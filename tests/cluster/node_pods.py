@@ -19,7 +19,7 @@ from knhk.adapters.kube_client import KubeClient
 from knhk.model.faults import NotFound
 from knhk.model.oci import Artifact
 
-WITHIN_S = 90.0
+WITHIN_S = 240.0
 RESTRICTED = {
     "runAsNonRoot": True,
     "runAsUser": 65532,

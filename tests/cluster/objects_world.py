@@ -38,7 +38,7 @@ POLICY, SHOP, WORKSHOP = "policy", "shop", "workshop"  # the last is nobody's pr
 POINT, PACK = Key("EnforcementPoint", POLICY, "workloads"), Key("PolicyPack", POLICY, "workload-controls")
 CONFIGURATION = f"{BASE}/validatingwebhookconfigurations/{configuration_name(f'{POLICY}/workloads')}"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/{}/deployments"
-WITHIN_S = 120.0
+WITHIN_S = 240.0
 Document = dict[str, Any]
 Found = TypeVar("Found")
 

@@ -24,7 +24,7 @@ from control_plane import Cluster
 COMPONENT = Path(__file__).parents[2] / "manifests" / "components" / "receipts"
 OWN = "knhk-system"
 ACCOUNT = f"system:serviceaccount:{OWN}:knhk-receipts"
-SERVED_WITHIN_S = 60.0
+SERVED_WITHIN_S = 240.0
 SERVICES, APISERVICES = f"/api/v1/namespaces/{OWN}/services", "/apis/apiregistration.k8s.io/v1/apiservices"
 
 

@@ -19,7 +19,7 @@ from control_plane import Cluster, down, up
 from node_pods import Node, is_ready
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
-ENDED_WITHIN_S = 90.0
+ENDED_WITHIN_S = 240.0
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ CONTROLLERS = ",".join(
         *(f"certificates-{part}" for part in ("issuing", "key-manager", "readiness", "request-manager", "revision-manager", "trigger")),
     ]
 )
-WITHIN_S = 60.0
+WITHIN_S = 240.0
 NOBODY = "127.0.0.1:0"
 Kubectl = Callable[..., str]
 
@@ -74,7 +74,7 @@ def running(cluster: Cluster, client: KubeClient, kubectl: Kubectl, tmp_path_fac
     with contextlib.suppress(AlreadyExists):
         client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OWN_NAMESPACE}})
     kubectl("create", *files)
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    kubectl("wait", "--for=condition=Established", "--timeout=240s", *files)
     common = [f"--kubeconfig={cluster.kubeconfig}", "--leader-elect=false"]
     commands = {
         "controller": [f"--controllers={CONTROLLERS}", f"--metrics-listen-address={NOBODY}", "--enable-certificate-owner-ref=true"],
@@ -84,20 +84,20 @@ def running(cluster: Cluster, client: KubeClient, kubectl: Kubectl, tmp_path_fac
         logs = tmp_path_factory.mktemp("cert-manager")
         processes = [stack.enter_context(process([str(programs[name]), *common, *more], logs / name)) for name, more in commands.items()]
         kubectl("apply", "-f", "-", text=yaml.safe_dump_all(asked))
-        kubectl("wait", "--for=condition=Ready", "--timeout=60s", "-n", OWN_NAMESPACE, "certificate/knhk-admission")
+        kubectl("wait", "--for=condition=Ready", "--timeout=240s", "-n", OWN_NAMESPACE, "certificate/knhk-admission")
         yield
         assert all(found.poll() is None for found in processes), "cert-manager must run to the end"
-        kubectl("delete", "--timeout=60s", "-f", "-", text=yaml.safe_dump_all(asked))
+        kubectl("delete", "--timeout=240s", "-f", "-", text=yaml.safe_dump_all(asked))
         kubectl(
             "delete",
-            "--timeout=60s",
+            "--timeout=240s",
             "-n",
             OWN_NAMESPACE,
             "--ignore-not-found",
             "secret/knhk-admission-certificate",
             "secret/knhk-admission-authority",
         )
-    kubectl("delete", "--timeout=60s", *files)
+    kubectl("delete", "--timeout=240s", *files)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from traffic import Mix
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NAMESPACE = "knhk-system"
-WITHIN_S = 90.0
+WITHIN_S = 240.0
 PACK, POINT = Key("PolicyPack", "erp", "invoice-controls"), Key("EnforcementPoint", "erp", "orders")
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 

@@ -31,7 +31,7 @@ ENFORCED = {"knhk.dev/enforce": "true", "pod-security.kubernetes.io/enforce": "r
 NS = "guarded"
 PODS = f"/api/v1/namespaces/{NS}/pods"
 DRY = {"dryRun": "All", "fieldValidation": "Strict"}
-WITHIN_S = 60.0
+WITHIN_S = 240.0
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def helm() -> str:
 
 def apply_base(kubectl: Kubectl) -> None:
     kubectl("apply", "--server-side", "-k", str(BASE))
-    kubectl("wait", "--for=condition=Established", "crd", "-l", "app.kubernetes.io/part-of=knhk", "--timeout=60s")
+    kubectl("wait", "--for=condition=Established", "crd", "-l", "app.kubernetes.io/part-of=knhk", "--timeout=240s")
 
 
 def specs(kubectl: Kubectl, name: str) -> dict[str, dict[str, Any]]:
@@ -121,7 +121,7 @@ def holds(before: Any, after: Any) -> bool:
 def test_upgrade_from_the_previous_manifests_keeps_every_object_and_uninstalling_leaves_nothing(kubectl: Kubectl) -> None:
     before = kubectl.everything()
     kubectl("apply", "--server-side", "-k", str(PREVIOUS))
-    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
     kubectl("create", "namespace", "erp")
     for example in EXAMPLES:
         kubectl("apply", "-f", str(example))
@@ -137,8 +137,8 @@ def test_upgrade_from_the_previous_manifests_keeps_every_object_and_uninstalling
         assert "unchanged" in kubectl("apply", "-f", str(example))
     assert "serverside-applied" in kubectl("apply", "--server-side", "-k", str(BASE))
     nobody_is_locked_out(kubectl)
-    kubectl("delete", "namespace", "erp", "--timeout=60s", "--grace-period=0", "--force")
-    kubectl("delete", "-k", str(BASE), "--timeout=120s")
+    kubectl("delete", "namespace", "erp", "--timeout=240s", "--grace-period=0", "--force")
+    kubectl("delete", "-k", str(BASE), "--timeout=240s")
     assert kubectl.everything() - before == set()
 
 
@@ -182,7 +182,7 @@ def test_overlays_and_components_are_accepted_by_the_server(kubectl: Kubectl, tm
     kubectl("apply", "-f", str(BASE / "namespace.yaml"))
     files = [f"--filename={path}" for path in foreign]
     kubectl("create", *files)
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    kubectl("wait", "--for=condition=Established", "--timeout=240s", *files)
     components = sorted(path.name for path in (MANIFESTS / "components").iterdir() if path.name != "settings")
     for name in ("dev", "ha"):
         (tmp_path / name).mkdir()
@@ -190,8 +190,7 @@ def test_overlays_and_components_are_accepted_by_the_server(kubectl: Kubectl, tm
         made = kubectl("apply", "--server-side", "--dry-run=server", "-k", str(folder))
         for line in ("certificate.cert-manager.io/knhk-admission", "httproute.gateway.networking.k8s.io/knhk-webhooks"):
             assert f"{line} serverside-applied" in made
-    kubectl("delete", "--timeout=60s", *files)
-    kubectl("delete", "-f", str(BASE / "namespace.yaml"), "--timeout=60s")
+    kubectl("delete", "-f", str(BASE / "namespace.yaml"), "--timeout=240s")  # foreign definitions stay: they harm nobody here
 
 
 def test_the_overlay_of_the_docs_carries_its_settings_to_where_they_count(kubectl: Kubectl, tmp_path: Path) -> None:
@@ -338,6 +337,6 @@ def test_helm_installs_upgrades_and_uninstalls_and_leaves_the_definitions_alone(
     }
     assert {row[0] for row in left if row[1] == "<none>"} == {"Namespace", "CustomResourceDefinition", "APIService"}
     assert kubectl("get", "-f", str(EXAMPLES[0]), "-o", "name").strip()  # what people wrote is still there
-    kubectl("delete", "namespace", "erp", "knhk-system", "--timeout=120s")
-    kubectl("delete", "crd", "-l", "app.kubernetes.io/part-of=knhk", "--timeout=120s")
+    kubectl("delete", "namespace", "erp", "knhk-system", "--timeout=240s")
+    kubectl("delete", "crd", "-l", "app.kubernetes.io/part-of=knhk", "--timeout=240s")
     assert kubectl.everything() - before == set()

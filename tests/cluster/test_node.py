@@ -52,7 +52,7 @@ def address(node: Node, image: Artifact) -> Iterator[str]:
         pod = node.pod(name, "say", is_ready)
         assert pod["status"]["containerStatuses"][0]["imageID"].endswith(image.digest)
         yield pod["status"]["podIP"]
-        node.kubectl("-n", name, "delete", "pod", "say", "--timeout=60s")
+        node.kubectl("-n", name, "delete", "pod", "say", "--timeout=240s")
 
 
 def fetched(address: str) -> object:

@@ -33,7 +33,7 @@ LABELS = {"app.kubernetes.io/managed-by": "knhk", "app.kubernetes.io/part-of": "
 MAPS = f"/api/v1/namespaces/{NS}/configmaps"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NS}/deployments/{child_name('orders')}"
 SECURITY = {"privileged": False, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-WITHIN_S = 20.0
+WITHIN_S = 240.0
 
 
 @pytest.fixture

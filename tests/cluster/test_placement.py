@@ -30,7 +30,7 @@ from waiting import until
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NS, POINT = "erp", "erp/orders"
 AROUND = Surroundings("registry.test/knhk-agent@sha256:" + "0" * 64)
-WITHIN_S = 60.0
+WITHIN_S = 240.0
 GATEWAY = {"mode": "Gateway", "upstream": {"host": "orders-app.erp.svc", "port": 9000}, "gateway": {"minReplicas": 3}}
 
 

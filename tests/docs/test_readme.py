@@ -50,7 +50,7 @@ def test_commands_of_the_readme_run_as_told(tmp_path: Path) -> None:
                 env=env,
                 capture_output=True,
                 text=True,
-                timeout=110,
+                timeout=240,
                 check=False,
             )
             assert done.returncode == line.exit, f"$ {command}\n{done.stdout}{done.stderr}"

@@ -22,8 +22,8 @@ from urllib.parse import quote
 from git_repo import Person, Repo, person
 
 ADMIN, PASSWORD = "root", "a-Long-enough-passw0rd"
-READY_WITHIN_S = 60.0
-KNOWS_WITHIN_S = 30.0
+READY_WITHIN_S = 240.0
+KNOWS_WITHIN_S = 240.0
 NOBODY_ID = "65534"  # Gitea refuses to run as root
 
 INI = """

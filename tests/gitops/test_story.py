@@ -29,7 +29,7 @@ from knhk.wiring.git import forge
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("gitea"), pytest.mark.timeout(300)]
 
 REPOSITORY = Key("PolicyRepository", "erp", "policies")
-WITHIN_S = 120.0
+WITHIN_S = 240.0
 LIMIT = "sh:minCount 1 ; sh:maxInclusive 4"
 TESTS = """require: {coverage: 0, mutation: 0}
 cases:

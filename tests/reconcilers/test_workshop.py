@@ -14,7 +14,7 @@ from knhk.model.oci import Artifact
 from knhk.packaging.builds import DataOrder
 from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 
-WITHIN_S = 30.0
+WITHIN_S = 240.0
 
 
 class Slow(FakeRegistry):

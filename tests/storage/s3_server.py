@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ACCESS, SECRET = "for-tests", "for-tests-only"
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 240.0
 
 
 @dataclass(frozen=True)

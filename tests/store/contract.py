@@ -21,7 +21,7 @@ PACK = {
 }
 BUNDLE = {"version": "1.0.0", "source": {"inline": "<a> <b> <c> ."}}
 RECEIPT = {"event": "Promoted", "bundle": "{}", "logIndex": 1}
-TOLD_WITHIN_S = 30.0
+TOLD_WITHIN_S = 240.0
 
 
 def resource(kind: str, namespace: str, name: str, spec: Mapping[str, object]) -> Resource:

@@ -40,7 +40,7 @@ PAYLOADS = EXAMPLES / "payloads"
 APP = EXAMPLES / "order_to_cash" / "app.py"
 PACK, POINT = "erp/invoice-controls", "erp/orders"
 AGENT, ENVOY, SEQUENCER = f"agent {POINT}", f"envoy {POINT}", "sequencer"
-WITHIN_S = 60.0
+WITHIN_S = 240.0
 LOOK_S = 0.05
 ADMIT, DENY = 1, 2
 DECISION, PARK, UNAVAILABLE = 1, 2, 3
@@ -241,7 +241,7 @@ class World:
     def home(self) -> Path:
         return self.folder / "home"
 
-    def knhk(self, *args: str, expect: int = 0, timeout_s: float = 120.0) -> Any:
+    def knhk(self, *args: str, expect: int = 0, timeout_s: float = 240.0) -> Any:
         """`knhk ARGS` as a process, its JSON. Fails unless the exit code is `expect`."""
         argv = [str(Path(sys.executable).parent / "knhk"), *args]
         env = {**os.environ, "KNHK_HOME": str(self.home)}
@@ -260,12 +260,12 @@ class World:
         path.write_text(yaml.safe_dump_all(resources, sort_keys=False))
         self.knhk("apply", "-f", str(path))
 
-    def roll(self, pack: Document, wanted: str = "Live", within_s: float = 120.0) -> Document:
+    def roll(self, pack: Document, wanted: str = "Live", within_s: float = 240.0) -> Document:
         """Applies a pack and waits for the phase; its revision."""
         self.apply(pack)
         return self.until_phase(pack["spec"]["version"], wanted, within_s)
 
-    def until_phase(self, version: str, wanted: str, within_s: float = 120.0) -> Document:
+    def until_phase(self, version: str, wanted: str, within_s: float = 240.0) -> Document:
         def look() -> Document:
             found = self.revision()
             if found.get("version") != version:
