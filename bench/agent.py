@@ -19,7 +19,7 @@ from bench import inputs
 from bench.durable import sequencer, until
 from bench.figures import Figures, Goal, Row, Spread, spread
 from bench.native import NativePack
-from knhk.adapters.evaluators import Evaluator
+from knhk.reconcilers.evaluators import Evaluator
 from knhk.reconcilers.replaying import replay
 from knhk_hot.drain import Arm, encode_record
 from knhk_hot.pack import Pack

@@ -493,11 +493,11 @@ def path_name(path: Path) -> str:
     return inner if path.kind in ("sequence", "alternative") else f"{path.kind}-{inner}"
 
 
-def predicates(shapes: Shapes, shape: Term) -> set[str]:
-    """Predicates that a shape and the shapes below it read of their focus nodes."""
+def predicates(shapes: Shapes, shape: str) -> set[str]:
+    """Predicates that a shape, named as a plan does, and the shapes below it read of their focus nodes."""
     found: set[str] = set()
     seen: set[Term] = set()
-    todo = [shape]
+    todo: list[Term] = [BNode(shape.removeprefix(BLANK)) if shape.startswith(BLANK) else URIRef(shape)]
     while todo:
         node = todo.pop()
         if node in seen:

@@ -37,6 +37,11 @@ def entry_key(entry: bytes) -> bytes:
     return entry[100:116] + bytes([entry[5] & 1])
 
 
+def leaf_digest(leaf: bytes) -> bytes:
+    """What tells a leaf from another with its key."""
+    return sha256(leaf).digest()[:16]
+
+
 def h_o(salt: bytes, observation: bytes) -> bytes:
     """H(O): SHA-256("knhk.dev/o/v1\\n" ‖ salt ‖ O), salt 16 bytes."""
     return sha256(b"knhk.dev/o/v1\n" + salt + observation).digest()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from knhk.adapters.evaluators import Evaluator, load
 from knhk.model.observation import Observation
+from knhk.reconcilers.evaluators import Evaluator, load
 from knhk.wiring import packs
 from knhk_runtime.tiers.decide import decide
 from knhk_runtime.tiers.digest import evaluator_digest

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from knhk.adapters import delta_parquet
 from knhk.adapters.log_indexes import LogIndexes
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import Waiting
@@ -172,7 +173,7 @@ class Yard:
         self.log.integrate()
         indexes = LogIndexes(self.base / state / "indexes.db")
         observations = self.log_dir / "observations"
-        return Archive(observations, lambda: opened_folder(self.log_dir), indexes, store or self.store, self.clock, **more)  # type: ignore[arg-type]
+        return Archive(observations, lambda: opened_folder(self.log_dir), indexes, delta_parquet, store or self.store, self.clock, **more)  # type: ignore[arg-type]
 
     def archived(self, **more: object) -> Archive:
         made = self.archive(**more)  # type: ignore[arg-type]

@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from delta_world import NOON_NS, Yard, decided
 
-from knhk.adapters.delta_parquet import Row, encode, rows
-from knhk.adapters.evaluators import Evaluator
+from knhk.adapters import delta_parquet
+from knhk.adapters.delta_parquet import encode, rows
 from knhk.adapters.expectation_files import beside, expectations
 from knhk.adapters.pack_folder import find
 from knhk.api import to_sources
+from knhk.model.delta import Row
 from knhk.model.expectations import Case
 from knhk.model.faults import Corrupt, NotFound
 from knhk.reconcilers import auditing, testing
 from knhk.reconcilers.admission import bundle_bytes
 from knhk.reconcilers.archiving import Kept
+from knhk.reconcilers.evaluators import Evaluator
 from knhk.reconcilers.lowering import plan_of
 from knhk.reconcilers.replaying import Replayed, Shard, replay_segments
 from knhk.wiring import packs
@@ -57,7 +59,7 @@ class Decided:
 
     def replay(self, shard: Shard | None = None, evaluator: bytes | None = None) -> Replayed:
         log = opened_folder(self.yard.log_dir).served
-        return replay_segments(Kept(self.yard.store), log, self.load, evaluator or evaluator_digest(), shard or Shard())
+        return replay_segments(Kept(self.yard.store, delta_parquet), log, self.load, evaluator or evaluator_digest(), shard or Shard())
 
     def audit(self) -> auditing.Audited:
         log = opened_folder(self.yard.log_dir).served
@@ -104,7 +106,7 @@ def test_every_decision_comes_out_as_it_was_and_the_root_is_recomputed(world: De
     found = world.replay()
     assert (found.replayed, found.erased, found.different, found.unrecorded) == (COUNT, 0, 0, 0)
     assert (found.entries, found.root) == (COUNT, opened_folder(world.yard.log_dir).served.root(COUNT).hex())
-    assert len(Kept(world.yard.store).names()) > 2
+    assert len(Kept(world.yard.store, delta_parquet).names()) > 2
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -138,7 +140,7 @@ def test_what_was_decided_otherwise_by_a_pack_or_an_evaluator_is_named(world: De
 
 
 def test_altered_segments_and_altered_logs_are_named(world: Decided) -> None:
-    name = Kept(world.yard.store).names()[0]
+    name = Kept(world.yard.store, delta_parquet).names()[0]
     before = world.yard.store.get(name).data
     world.yard.store.put(name, before[:1000] + bytes([before[1000] ^ 1]) + before[1001:])
     with pytest.raises(Corrupt, match="is not what its commit says"):
@@ -162,13 +164,13 @@ def test_an_archive_that_calls_a_decision_something_else_hides_nothing(world: De
                 yield row._replace(leaf=parked) if row.log_index == 5 else row
 
     log = opened_folder(world.yard.log_dir).served
-    found = replay_segments(Forged(world.yard.store), log, world.load, evaluator_digest())
+    found = replay_segments(Forged(world.yard.store, delta_parquet), log, world.load, evaluator_digest())
     assert (found.replayed, found.different, found.unrecorded) == (COUNT - 1, 1, 0)
     assert found.differences[0].reason == "the record has another leaf than the log"
 
 
 def test_rows_survive_being_written(world: Decided) -> None:
-    kept = Kept(world.yard.store)
+    kept = Kept(world.yard.store, delta_parquet)
     every = list[Row](kept.rows(kept.names()[0]))
     assert list(rows(encode(every[::-1]), "again")) == every
 

@@ -17,9 +17,10 @@ from trusts import FakeTrusts, trusting
 from knhk.adapters.mirrors_git import GitMirrors
 from knhk.model.faults import NotFound, Stalled
 from knhk.model.resource import Key, Resource
+from knhk.ports.checks import Verdict
 from knhk.ports.forge import CheckState
 from knhk.ports.repository import Remote
-from knhk.reconcilers.pulling import Git, Verdict
+from knhk.reconcilers.pulling import Git
 
 REPOSITORY = Key("PolicyRepository", "erp", "policies")
 POINT = Key("EnforcementPoint", "erp", "p1")

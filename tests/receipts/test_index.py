@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, ORIGIN, OTHERS, PACKS, Written, leaf
 
 from knhk.adapters import receipt_index
-from knhk.adapters.receipt_index import ReceiptIndex, Row
+from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.lockchain.entries import Row
 from knhk.model.faults import Refused
 from knhk.model.selection import Selection, field_selector, holds, label_selector
 

@@ -7,9 +7,9 @@ import random
 import pytest
 from pyoxigraph import NamedNode
 
-from knhk.adapters.evaluators import load
 from knhk.model.arrows import PackSources, Source
 from knhk.model.observation import Observation
+from knhk.reconcilers.evaluators import load
 from knhk.wiring import packs
 from knhk_gen.emit import emit
 from knhk_gen.lower import lower

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from knhk.adapters.expectation_files import TESTS_FILE, files_of
-from knhk.model.commits import Entry, is_plain_path
+from knhk.adapters.expectation_files import files_of
+from knhk.model.commits import MAX_FILE_BYTES, Entry, Tree, is_plain_path
+from knhk.model.expectations import TESTS_FILE
 from knhk.model.faults import Fault, Refused
 from knhk.ports.repository import Repository
 
 RESOURCES = (".yaml", ".yml")
 SUFFIXES = (*RESOURCES, ".json", ".jsonld", ".xml")
-MAX_FILE_BYTES = 4 << 20
 _SHOWN = 160
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Files of one commit, written below `folder`: `paths` of the resources that it carries, and `beside`, those that lie in the folders
-    above the chosen paths and may be read by them."""
-
-    folder: Path
-    paths: tuple[str, ...]
-    beside: tuple[str, ...]
 
 
 def write_out(repository: Repository, commit: str, chosen: Sequence[str], folder: Path) -> Tree:

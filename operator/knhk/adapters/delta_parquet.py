@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 65_536, 64 << 20
@@ -31,44 +32,6 @@ DICTIONARIES = (
     "subject",
     "source",
 )
-
-
-class Row(NamedTuple):
-    """A row, its columns in their order; `class_` is the column `class`."""
-
-    log_index: int | None
-    receipt: str
-    time: int  # microseconds since 1970, UTC
-    time_ns: int
-    kind: str
-    verdict: str
-    class_: str
-    mode: str
-    arm: str
-    stale: bool
-    cached: bool
-    brownout: bool
-    fail_open: bool
-    resumed: bool
-    pack: str
-    point: str
-    route: str | None
-    actor: str | None
-    key: str
-    bundle: str | None
-    evaluator: str | None
-    guards: int | None
-    failing: tuple[int, ...] | None
-    leaf: bytes
-    salt: bytes | None
-    observation: bytes | None
-    action: bytes | None
-    sealed: bool
-    subject: str | None
-    erased: bool
-    source: str
-    segment: int
-    offset: int
 
 
 _INT, _TEXT, _BYTES, _TRUTH = pa.int64(), pa.string(), pa.binary(), pa.bool_()

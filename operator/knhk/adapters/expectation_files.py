@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from knhk.api.expectations import Draft, read_sheet, time_ns
-from knhk.model.expectations import Case, EditError, Expectations, edited
+from knhk.model.expectations import TESTS_FILE, Case, EditError, Expectations, edited
 from knhk.model.faults import Fault, Refused
 
-TESTS_FILE = "tests.yaml"
 MAX_FILE_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 20
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
-from knhk_runtime.record import entry_key
+from knhk_runtime.record import entry_key, leaf_digest
 from knhk_runtime.tlog.served import Served
 
 _AT_ONCE = 500
@@ -58,11 +57,6 @@ class LogIndexes:
 
     def close(self) -> None:
         self._db.close()
-
-
-def leaf_digest(leaf: bytes) -> bytes:
-    """What tells a leaf from another with its key."""
-    return sha256(leaf).digest()[:16]
 
 
 def _leaves(entries: Iterable[tuple[int, bytes]]) -> Iterator[tuple[bytes, int, bytes]]:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from knhk.api import is_selected, parse, with_hooks
 from knhk.model.faults import Fault, Refused
+from knhk.model.packs import Found
 from knhk.model.resource import Resource
 
 PACK_FILE = "pack.yaml"
 MAX_FILE_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class Found:
-    """A PolicyPack, with the hooks that it selects as further sources, and the DataBundle that it reads, if it names one."""
-
-    pack: Resource
-    file: Path
-    bundle: Resource | None
 
 
 def find(path: Path) -> Found:
@@ -35,11 +26,6 @@ def find(path: Path) -> Found:
         raise Refused([Fault(str(file), f"{len(packs)} resources of kind PolicyPack", "must hold exactly one")])
     whole, _ = with_hooks(packs[0], _registries(packs[0], resources, file))
     return Found(whole, file, _bundle(packs[0], resources, file))
-
-
-def bundle_name(pack: Resource) -> str | None:
-    """The DataBundle that a pack reads, of its own namespace."""
-    return next((str(row["name"]) for row in pack.spec.get("dataBundles", ())), None)
 
 
 def _pack_file(path: Path) -> Path:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pyoxigraph import BlankNode, Literal, NamedNode, Quad, RdfFormat, Triple, parse
 
 from knhk.model.faults import Fault, Refused
+from knhk.model.rdf import TURTLE, RdfFile
 
 FORMATS: Mapping[str, RdfFormat] = {
-    ".ttl": RdfFormat.TURTLE,
+    TURTLE: RdfFormat.TURTLE,
     ".nt": RdfFormat.N_TRIPLES,
     ".nq": RdfFormat.N_QUADS,
     ".trig": RdfFormat.TRIG,
@@ -21,36 +20,7 @@ FORMATS: Mapping[str, RdfFormat] = {
     ".xml": RdfFormat.RDF_XML,
     ".jsonld": RdfFormat.JSON_LD,
 }
-TURTLE = ".ttl"
 SUBCLASS_OF = NamedNode("http://www.w3.org/2000/01/rdf-schema#subClassOf")
-_TAGS = re.compile(r"""(?:["']@|xml:lang=["']|"@language"\s*:\s*")([A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*)""")
-
-
-@dataclass(frozen=True)
-class RdfFile:
-    """What a file says. `lines`: canonical N-Triples, sorted, distinct, blank nodes named PREFIXn in the order of the text."""
-
-    path: Path
-    text: str
-    uri: str
-    lines: tuple[str, ...]
-    classes: tuple[str, ...]  # those of the lines that are rdfs:subClassOf
-
-    @property
-    def is_turtle(self) -> bool:
-        return self.path.suffix.lower() == TURTLE
-
-    @property
-    def ntriples(self) -> str:
-        return "".join(self.lines)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Language tags with capitals by their lower case, as the file spells them first."""
-        found: dict[str, str] = {}
-        for tag in _TAGS.findall(self.text):
-            found.setdefault(tag.lower(), tag)
-        return {low: tag for low, tag in found.items() if low != tag}
 
 
 def read(path: Path, prefix: str) -> RdfFile:

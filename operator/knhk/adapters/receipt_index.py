@@ -22,10 +22,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from knhk.lockchain.entries import Row
 from knhk.model.selection import FLAGS, Requirement, Selection, Traits, exactly, holds
 from knhk_runtime.tlog.served import Served
 from knhk_verify.errors import Bad
-from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, Leaf, parse_leaf
+from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
 
@@ -50,24 +51,6 @@ _OF_RECEIPT = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """An entry: its index in the log, what it shares with others, and its bytes (of a policy event the statement, canonical)."""
-
-    number: int
-    traits: Traits
-    data: bytes
-
-    @property
-    def leaf(self) -> Leaf:
-        return parse_leaf(self.data, f"entry {self.number}")
-
-    @property
-    def name(self) -> str:
-        """As an object: one for each arm of a request."""
-        return name_of(self.data)
-
-
-@dataclass(frozen=True)
 class Page:
     """Rows, newest first; `size`: entries of the log then; `total`: how many of all fit; `more`: `before` of the next page."""
 
@@ -75,10 +58,6 @@ class Page:
     size: int
     total: int
     more: int | None
-
-
-def name_of(leaf: bytes) -> str:
-    return leaf[_RECEIPT].hex() + ("-candidate" if leaf[5] & 1 else "")
 
 
 def receipt_of_name(name: str) -> bytes | None:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.adapters.receipt_index import Row
+from knhk.lockchain.entries import Row
 from knhk.model.faults import Fault, Refused
 from knhk.model.selection import FLAGS
 from knhk_runtime.record import LAST_NS

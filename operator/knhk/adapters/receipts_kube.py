@@ -7,7 +7,7 @@ from typing import Any
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import collection
-from knhk.adapters.receipt_index import Row
+from knhk.lockchain.entries import Row
 from knhk.model.faults import Stalled
 from knhk.model.selection import FLAGS
 from knhk_verify.note import unb64

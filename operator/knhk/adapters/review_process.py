@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from knhk.adapters.mirrors_git import GitMirrors
+from knhk.ports.checks import Verdict
 from knhk.ports.forge import CheckState
 from knhk.ports.repository import Remote
-from knhk.reconcilers.pulling import Verdict
 
 WITHIN_S = 300.0
 MEMORY_KIB = 4 << 20

@@ -60,8 +60,8 @@ def _name(text: str) -> str:
 )
 def init(call: Call) -> Outcome:
     from knhk.adapters import new_files
-    from knhk.adapters.expectation_files import TESTS_FILE
     from knhk.model.arrows import PackSources
+    from knhk.model.expectations import TESTS_FILE
     from knhk.reconcilers.lowering import plan_of
     from knhk_gen.boot import draft
     from knhk_templates.boot import render

@@ -65,12 +65,9 @@ def replay(call: Call) -> Outcome:
 
     shard, source = _shard(call.args.shard), _source(call)
     if replays.is_archive(source):
-        from knhk.reconcilers.archiving import Kept
-        from knhk_runtime.objects.opening import open_store
-
         log = _log(call)
         found = _packs(call, log)
-        result = replaying.replay_segments(Kept(open_store(source)), log.served, found.evaluator, evaluator_digest(), shard)
+        result = replaying.replay_segments(replays.kept(source), log.served, found.evaluator, evaluator_digest(), shard)
     elif call.args.shard is not None:
         raise Usage("must come with an archive: a log folder is replayed whole", "--shard")
     else:

@@ -13,7 +13,7 @@ from knhk.wiring.home import Home
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    from knhk.adapters.pack_folder import Found
+    from knhk.model.packs import Found
     from knhk.model.resource import Key
     from knhk.packaging.builds import Step
 
@@ -147,13 +147,13 @@ def build(call: Call) -> Outcome:
     exits={FAULTS: "the pack or the request is faulty; nothing was decided"},
 )
 def decide(call: Call) -> Outcome:
-    from knhk.adapters.evaluators import load
     from knhk.adapters.pack_folder import find
     from knhk.api import to_sources
     from knhk.cli import arguments
     from knhk.model.canonical import sha256_hex
     from knhk.model.observation import ZEROS, Observation
     from knhk.reconcilers import building, deciding
+    from knhk.reconcilers.evaluators import load
     from knhk.wiring import packs
     from knhk_runtime.tiers.digest import evaluator_digest
 

@@ -13,9 +13,9 @@ from knhk.cli.schema import array, integer, mapping, nullable, obj, string
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from knhk.adapters.pack_folder import Found
     from knhk.model.arrows import GuardPlan, PackSources, SharedObject
     from knhk.model.expectations import Case
+    from knhk.model.packs import Found
     from knhk.reconcilers.conflicts import Conflict
 
 GUARD = obj(id=string(), kind=string(), **{"class": string("R1", "W1", "C1")}, shape=string(), path=string(), source=string())
@@ -146,13 +146,15 @@ def check(call: Call) -> Outcome:
 
 
 def _reviewed(call: Call) -> Outcome:
+    from knhk.adapters import expectation_files
     from knhk.reconcilers.reviewing import Reviewer
     from knhk.wiring import packs
 
     def prove(found: Found, plan: GuardPlan) -> Mapping[str, Any]:
         return proven(call, found, plan, _objects(plan), found.file.parents[len(Path(found.pack.path).parts) - 1])
 
-    return reviewed(call, Reviewer(packs.compiler(), packs.host_arch(), prove if call.args.prove else None, call.args.mutants))
+    reviewer = Reviewer(packs.compiler(), packs.host_arch(), expectation_files, prove if call.args.prove else None, call.args.mutants)
+    return reviewed(call, reviewer)
 
 
 def proven(call: Call, found: Found, plan: GuardPlan, objects: Sequence[SharedObject], root: Path | None = None) -> Mapping[str, Any]:

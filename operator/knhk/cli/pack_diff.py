@@ -11,9 +11,9 @@ from knhk.cli.schema import array, boolean, integer, mapping, obj, string
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from knhk.adapters.pack_folder import Found
     from knhk.model.arrows import GuardPlan
     from knhk.model.expectations import Case
+    from knhk.model.packs import Found
 
 CHANGED = obj(what=string(), before=string(), after=string())
 FAIL_ON = ("verdicts", "admits", "guards", "never")

@@ -40,7 +40,7 @@ SHARES = {name: obj(r1=NUMBER, r1_or_w1=NUMBER) for name in COUNTED}
     formats=("markdown",),
 )  # fmt: skip
 def tiers(call: Call) -> Outcome:
-    from knhk.adapters.expectation_files import TESTS_FILE
+    from knhk.model.expectations import TESTS_FILE
     from knhk.model.faults import Fault, Refused
 
     files = sorted({file for path in call.args.path for file in (path.rglob(TESTS_FILE) if path.is_dir() else [path])})

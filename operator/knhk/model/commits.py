@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 MAX_PATH = 512
+MAX_FILE_BYTES = 4 << 20
 _RESERVED = frozenset({"", ".", "..", ".git"})
 
 EntryKind = Literal["file", "symlink", "submodule"]
@@ -51,6 +53,16 @@ class Entry:
     kind: EntryKind
     blob: str
     size: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files of one commit, written below `folder`: `paths` of the resources that it carries, and `beside`, those that lie in the folders
+    above the chosen paths and may be read by them."""
+
+    folder: Path
+    paths: tuple[str, ...]
+    beside: tuple[str, ...]
 
 
 def is_plain_path(path: str) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+TESTS_FILE = "tests.yaml"
+
 
 @dataclass(frozen=True)
 class Edits:

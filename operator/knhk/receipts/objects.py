@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from knhk.adapters.receipt_index import Row
+from knhk.lockchain.entries import Row
 from knhk.model.selection import FLAGS, TRAITS, labels
 from knhk.model.times import rfc3339_ns
 from knhk_verify.note import b64

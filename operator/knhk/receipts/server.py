@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from knhk.adapters.front_proxy import User
-from knhk.adapters.receipt_index import Page, ReceiptIndex, Row, decisions
+from knhk.adapters.receipt_index import Page, ReceiptIndex, decisions
+from knhk.lockchain.entries import Row
 from knhk.model.faults import KnhkError, NotFound, Refused
 from knhk.model.selection import Requirement, Selection, equal, field_selector, label_selector
 from knhk.receipts import objects

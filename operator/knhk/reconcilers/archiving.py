@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from knhk.adapters.delta_parquet import Row, column, encode, rows
-from knhk.adapters.log_indexes import LogIndexes
+from knhk.model.delta import Row
 from knhk.model.faults import AlreadyExists, Corrupt, Deposed, NotFound
 from knhk.ports.clock import Clock
+from knhk.ports.leaf_indexes import LeafIndexes
+from knhk.ports.segments import Segments
 from knhk.reconcilers import delta
 from knhk.reconcilers.delta import Commit, File, Framed, Index, Place, Plan
 from knhk_runtime.objects.port import ObjectStore
@@ -63,7 +64,8 @@ class Archive:
         self,
         outboxes: Path,
         log: Callable[[], Opened],
-        indexes: LogIndexes,
+        indexes: LeafIndexes,
+        form: Segments,
         store: ObjectStore,
         clock: Clock,
         *,
@@ -71,7 +73,7 @@ class Archive:
         commit_bytes: int = COMMIT_BYTES,
     ) -> None:
         self._outboxes, self._log, self._indexes, self._store, self._clock = outboxes, log, indexes, store, clock
-        self._remove, self._commit_bytes = remove, commit_bytes
+        self._form, self._remove, self._commit_bytes = form, remove, commit_bytes
         self._last: Commit | None = None
         self._read = False
         self.progress = Progress()
@@ -273,7 +275,7 @@ class Archive:
         return tuple(self._segment(f"{folder}/{number:016x}.parquet", rows) for folder, rows in sorted(parts.items()))
 
     def _segment(self, path: str, rows: list[Row]) -> File:
-        data = encode(rows)
+        data = self._form.encode(rows)
         self._store.put(path, data)
         return file_of(path, data, rows)
 
@@ -308,18 +310,18 @@ def _size(each: Framed) -> int:
 class Kept:
     """The committed segments of an archive, read whole and checked against their commits. Raises Corrupt, and as ObjectStore does."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
+    def __init__(self, store: ObjectStore, form: Segments) -> None:
+        self.store, self._form = store, form
         self.files = {file.path: file for file in committed(store)}
 
     def names(self) -> list[str]:
         return sorted(self.files)
 
     def rows(self, name: str) -> Iterator[Row]:
-        return rows(self._read(name), f"{self.store.name}/{name}")
+        return self._form.rows(self._read(name), f"{self.store.name}/{name}")
 
     def indexes(self, name: str) -> list[int | None]:
-        return column(self._read(name), f"{self.store.name}/{name}", "log_index")
+        return self._form.column(self._read(name), f"{self.store.name}/{name}", "log_index")
 
     def _read(self, name: str) -> bytes:
         data = self.store.get(name).data

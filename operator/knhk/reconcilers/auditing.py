@@ -10,9 +10,9 @@ from typing import Any
 
 from pyoxigraph import NamedNode, RdfFormat, parse
 
-from knhk.adapters.evaluators import Evaluator
 from knhk.model.arrows import PackSources
 from knhk.model.faults import KnhkError
+from knhk.reconcilers.evaluators import Evaluator
 from knhk.reconcilers.lowering import plan_of, portable
 from knhk.reconcilers.oracle import Key, Oracle, canonical_lines, key_of
 from knhk.reconcilers.oracle_mapping import Malformed, Triple, Unsaid

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from rdflib import BNode, URIRef
-
 from knhk.model.expectations import Case
 from knhk.reconcilers.proving import Loaded
 from knhk.reconcilers.testing import observation
@@ -22,7 +20,7 @@ from knhk_gen.ask import mentioned_iris
 from knhk_gen.cases import Trial, cases, edits, trial
 from knhk_gen.names import TYPE
 from knhk_gen.shacl import predicates
-from knhk_gen.shapes import BLANK, Shapes
+from knhk_gen.shapes import Shapes
 from knhk_gen.turtle import read_ntriples
 from knhk_hot.pack import COLD, OK, PackError
 from knhk_runtime.tiers.action import denies
@@ -167,9 +165,7 @@ def _guards(label: str, plan: Mapping[str, Any]) -> list[_Guard]:
             return frozenset(_predicates(guard["expr"]))
         if guard["id"] in cold["asks"]:
             return mentioned_iris(cold["asks"][guard["id"]]) - {TYPE}
-        shape = str(guard["shape"])
-        node = BNode(shape.removeprefix(BLANK)) if shape.startswith(BLANK) else URIRef(shape)
-        return frozenset(predicates(shapes, node))
+        return frozenset(predicates(shapes, str(guard["shape"])))
 
     return [_Guard(f"{label}: {guard['id']}", plan, guard, reads(guard)) for guard in plan["guards"]]
 

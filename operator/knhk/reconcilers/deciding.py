@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from knhk.adapters.evaluators import Evaluator
 from knhk.model.faults import Fault, Refused
 from knhk.model.observation import Observation
+from knhk.reconcilers.evaluators import Evaluator
 from knhk_runtime.record import h_a, h_o, parse_action, parse_observation
 from knhk_runtime.tiers.decide import decide as decide_whole
 from knhk_runtime.tiers.errors import InputRefused

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from knhk.adapters.delta_parquet import Row
-from knhk.adapters.log_indexes import leaf_digest
+from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
-from knhk_runtime.record import LAST_NS, Record, entry_key, parse_action, parse_observation, parse_record
+from knhk_runtime.record import LAST_NS, Record, entry_key, leaf_digest, parse_action, parse_observation, parse_record
 from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import canonical
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from knhk.adapters.receipt_index import Row
+from knhk.lockchain.entries import Row
 from knhk.model.selection import FLAGS
 from knhk.model.times import rfc3339_ns
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyoxigraph
 
-from knhk.adapters.evaluators import Evaluator, load
 from knhk.model.arrows import PackSources, Source
 from knhk.model.faults import Fault, Refused
 from knhk.model.observation import ZEROS, Observation
 from knhk.packaging.builds import Step
 from knhk.ports.compiler import Compiler
+from knhk.reconcilers.evaluators import Evaluator, load
 from knhk.reconcilers.lowering import place
 from knhk_gen.emit import emit
 from knhk_gen.mapping_trace import ROUTE, Rule, Traced, trace

@@ -6,16 +6,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from knhk.adapters.commit_files import MAX_FILE_BYTES
 from knhk.api import parse, with_origin
 from knhk.decide.applying import ORDER
-from knhk.model.commits import Commit, Entry, Signature, Signed, Source, globbed, is_plain_path, stem
+from knhk.model.commits import MAX_FILE_BYTES, Commit, Entry, Signature, Signed, Source, globbed, is_plain_path, stem
 from knhk.model.faults import Fault, Refused, Stalled
 from knhk.model.resource import Key, Resource
 from knhk.model.trust import HOW, SSH_KEY, Trust, TrustedForge, TrustedRepository
-from knhk.ports.forge import CheckState, Forge
+from knhk.ports.checks import Checks
+from knhk.ports.forge import Forge
 from knhk.ports.repository import Mirrors, Remote, Repository
 from knhk.ports.secrets import Secrets
 from knhk.ports.trust import Trusts
@@ -28,21 +28,6 @@ MAX_COMMITS_KNOWN = 4096
 MAX_WRITERS = 32
 MAX_TEXT = 253
 _PRINCIPAL = re.compile(r"[^\s\"',*?!#]+")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a check of a pull request found: one line, and the whole as Markdown."""
-
-    state: CheckState
-    line: str
-    text: str
-
-
-class Checks(Protocol):
-    """Checks what a range of commits changes, in a process of its own, bounded in time and memory: commits of strangers are compiled."""
-
-    def check(self, remote: Remote, base: str, head: str, paths: Sequence[str]) -> Verdict: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knhk.adapters.receipt_index import Row
+from knhk.lockchain.entries import Row
 from knhk.model.faults import Fault, NotFound, Refused
 from knhk.model.times import rfc3339_ns
 from knhk_runtime.record import Record, check_record, parse_observation, parse_record

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from knhk.adapters.evaluators import Evaluator
 from knhk.model.faults import KnhkError
+from knhk.reconcilers.evaluators import Evaluator
 from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
 from knhk_runtime.tiers.decide import decide as decide_whole
 from knhk_runtime.tlog.folder import log_entries, log_records
@@ -19,7 +19,7 @@ from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
 from knhk_verify.tree import HASH, leaf_hash
 
 if TYPE_CHECKING:
-    from knhk.adapters.delta_parquet import Row
+    from knhk.model.delta import Row
 
 BATCH = 1024
 MAX_TOLD = 100

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from knhk.adapters.commit_files import Tree
-from knhk.adapters.expectation_files import TESTS_FILE, beside, expectations, files_of
-from knhk.adapters.pack_folder import Found, bundle_name
 from knhk.api import parse, to_sources
 from knhk.model.arrows import GuardPlan
-from knhk.model.expectations import Case, Expectations
+from knhk.model.commits import Tree
+from knhk.model.expectations import TESTS_FILE, Case, Expectations
 from knhk.model.faults import Fault, Refused
+from knhk.model.packs import Found, bundle_name
 from knhk.model.resource import GROUP, Key, Resource
 from knhk.ports.compiler import Compiler
+from knhk.ports.expectations import ExpectationFiles
 from knhk.reconcilers.admission import admit, bundle_bytes
 from knhk.reconcilers.comparing import Changed, compare
 from knhk.reconcilers.lowering import plan_of
@@ -98,6 +98,7 @@ class Reviewer:
 
     compiler: Compiler
     arch: str
+    files: ExpectationFiles
     prove: Prove | None = None
     mutants: bool = False
     _findings: list[Finding] = field(default_factory=list)
@@ -108,7 +109,7 @@ class Reviewer:
         self._note("fault", new.faults)
         packs, others = [], []
         for key, resource in new.resources.items():
-            if key.kind == "PolicyPack" and _is_touched(resource, new, changed):
+            if key.kind == "PolicyPack" and self._is_touched(resource, new, changed):
                 packs.append(self._pack(resource, old, new))
             elif key.kind != "PolicyPack" and resource.path in changed:
                 others.append(key)
@@ -144,11 +145,11 @@ class Reviewer:
             return None
 
     def _tested(self, made: Reviewed, root: Path, plan: GuardPlan, under: Subject) -> Reviewed:
-        file = beside(root / made.pack.path)
+        file = self.files.beside(root / made.pack.path)
         if not file.is_file():
             return made
         try:
-            wanted = expectations(file, plan.document, root)
+            wanted = self.files.expectations(file, plan.document, root)
             report = test(under, wanted, self.compiler, self.arch, self.mutants)
         except Refused as refused:
             self._note("expectation", (_inside(root, fault) for fault in refused.faults))
@@ -168,8 +169,8 @@ class Reviewer:
             old_data = None if bundle is None else bundle_bytes(bundle)
         except Refused:
             return made
-        file = beside(old.tree.folder / made.before.path)
-        samples = list(_samples(made.wanted, file, past, old.tree.folder))
+        file = self.files.beside(old.tree.folder / made.before.path)
+        samples = list(self._samples(made.wanted, file, past, old.tree.folder))
         old_subject = subject(past, self.compiler, self.arch, old_data) if samples else under
         changed = tuple(compare(old_subject, under, samples))
         for each in (c for c in changed if c.verdict):
@@ -177,6 +178,26 @@ class Reviewer:
             must = f"is decided otherwise by {', '.join(each.guilty) or 'the request'}"
             self._findings.append(Finding("verdict", made.pack.path, what, must))
         return replace(made, difference=diff(past.document, plan.document), samples=len(samples), changed=changed)
+
+    def _is_touched(self, pack: Resource, new: Snapshot, changed: Sequence[str]) -> bool:
+        """Whether a pack may decide otherwise, or is expected to: it changed, or its data, its expectations or their payloads."""
+        try:
+            bundle = new.bundle(pack)
+            files = self.files.files_of(self.files.beside(new.tree.folder / pack.path))
+        except Refused:
+            return True
+        paths = {pack.path} | (set() if bundle is None else {bundle.path})
+        return any(path in paths or new.tree.folder / path in files for path in changed)
+
+    def _samples(self, wanted: Expectations | None, before: Path, past: GuardPlan, root: Path) -> Iterator[Case]:
+        """The cases of the later commit, and those that only the earlier one has."""
+        known = {} if wanted is None else {case.name: case for case in wanted.cases}
+        yield from known.values()
+        if before.name == TESTS_FILE and before.is_file():
+            try:
+                yield from (case for case in self.files.expectations(before, past.document, root).cases if case.name not in known)
+            except Refused:
+                return
 
 
 def snapshot(tree: Tree) -> Snapshot:
@@ -205,28 +226,6 @@ def _parsed(tree: Tree, paths: Iterable[str], faults: list[Fault]) -> Iterator[R
             yield from parse(data, path)
         except Refused as refused:
             faults += refused.faults
-
-
-def _is_touched(pack: Resource, new: Snapshot, changed: Sequence[str]) -> bool:
-    """Whether a pack may decide otherwise, or is expected to: it changed, or its data, its expectations or their payloads."""
-    try:
-        bundle = new.bundle(pack)
-        files = files_of(beside(new.tree.folder / pack.path))
-    except Refused:
-        return True
-    paths = {pack.path} | (set() if bundle is None else {bundle.path})
-    return any(path in paths or new.tree.folder / path in files for path in changed)
-
-
-def _samples(wanted: Expectations | None, before: Path, past: GuardPlan, root: Path) -> Iterator[Case]:
-    """The cases of the later commit, and those that only the earlier one has."""
-    known = {} if wanted is None else {case.name: case for case in wanted.cases}
-    yield from known.values()
-    if before.name == TESTS_FILE and before.is_file():
-        try:
-            yield from (case for case in expectations(before, past.document, root).cases if case.name not in known)
-        except Refused:
-            return
 
 
 def _lacks(report: Report, wanted: Expectations, file: str) -> Iterator[Fault]:

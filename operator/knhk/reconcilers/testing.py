@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from knhk.adapters.evaluators import Evaluator, load
 from knhk.model.arrows import GuardPlan, SharedObject
 from knhk.model.canonical import sha256_hex
 from knhk.model.expectations import Case, Expectations
 from knhk.model.faults import Fault, Refused
 from knhk.model.observation import ZEROS, Observation
 from knhk.ports.compiler import Compiler
+from knhk.reconcilers.evaluators import Evaluator, load
 from knhk_gen.emit import emit
 from knhk_gen.implied import implied
 from knhk_gen.mutants import Mutant, mutants, schemata

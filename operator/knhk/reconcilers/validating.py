@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from pyoxigraph import Literal
 
-from knhk.adapters.evaluators import Evaluator, load
-from knhk.adapters.rdf_files import RdfFile
 from knhk.model.arrows import GuardPlan, PackSources, Source
 from knhk.model.faults import KnhkError
 from knhk.model.observation import Observation
+from knhk.model.rdf import RdfFile
 from knhk.ports.compiler import Compiler
+from knhk.reconcilers.evaluators import Evaluator, load
 from knhk.reconcilers.lowering import plan_of
 from knhk_gen.emit import emit
 from knhk_runtime.tiers.action import failing_bits

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
-from knhk.adapters import log_reading
+from knhk.adapters import delta_parquet, log_reading
 from knhk.adapters.health_http import served
 from knhk.adapters.log_indexes import LogIndexes
 from knhk.adapters.system import SystemClock
@@ -63,6 +63,7 @@ def archive(options: Options, clock: Clock | None = None) -> Archive:
         options.log_dir / "observations",
         lambda: opened(name, fetch),
         LogIndexes(options.state / "indexes.db"),
+        delta_parquet,
         open_store(options.store),
         clock or SystemClock(),
         remove=options.remove,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knhk.adapters.receipt_index import ReceiptIndex, Row, decisions
+from knhk.adapters.receipt_index import ReceiptIndex, decisions
+from knhk.lockchain.entries import Row
 from knhk.model.faults import Fault, Refused
 from knhk.model.selection import Selection, equal, field_selector, label_selector
 from knhk.wiring.home import Home, cache

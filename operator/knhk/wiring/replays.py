@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from knhk.adapters import log_reading
-from knhk.adapters.evaluators import Evaluator, load
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import KnhkError, NotFound
 from knhk.reconcilers.auditing import Loaded
+from knhk.reconcilers.evaluators import Evaluator, load
 from knhk.wiring import packs
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.packstore import FetchedPack, PackStore
@@ -21,6 +22,9 @@ from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_runtime.tlog.served import Served
 from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
 from knhk_verify.signed import Keys, verify_event
+
+if TYPE_CHECKING:
+    from knhk.reconcilers.archiving import Kept
 
 
 def is_archive(place: str) -> bool:
@@ -115,13 +119,19 @@ def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record]]:
                 yield where, parse_leaf(data, where), record
 
 
-def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record]]:
-    """The same of an archive. Raises Bad, and as ObjectStore does."""
+def kept(place: str) -> Kept:
+    """The segments of an archive. Raises as ObjectStore does."""
+    from knhk.adapters import delta_parquet
     from knhk.reconcilers.archiving import Kept
 
-    kept = Kept(open_store(place))
-    for name in kept.names():
-        for row in kept.rows(name):
+    return Kept(open_store(place), delta_parquet)
+
+
+def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record]]:
+    """The same of an archive. Raises Bad, and as ObjectStore does."""
+    segments = kept(place)
+    for name in segments.names():
+        for row in segments.rows(name):
             if row.log_index is None or log.entry(row.log_index) != row.leaf:
                 continue
             record = Record(row.erased, 0, row.salt or bytes(16), (row.leaf,), row.observation or b"", (row.action or b"",))

@@ -1,0 +1,1 @@
+"""Steps: gather, decide, act, one concern per file; what is outside comes by ports."""
