@@ -207,7 +207,8 @@ def scan_frames(data: bytes, number: int, where: str) -> tuple[list[tuple[int, b
 
 @dataclass(frozen=True)
 class Record:
-    """An outbox record: one O, and a leaf and an A for each arm (A empty for a disposition)."""
+    """An outbox record: one O, and a leaf and an A for each arm (A empty for a disposition). `sealed`: O is an envelope
+    (formats/envelope.md), which holds the salt and the whole A."""
 
     erased: bool
     cluster: int
@@ -215,25 +216,30 @@ class Record:
     leaves: tuple[bytes, ...]
     observation: bytes
     actions: tuple[bytes, ...]
+    sealed: bool = False
+
+
+PLAIN, ERASED, SEALED = 0, 1, 2
 
 
 def parse_record(data: bytes, where: str) -> Record:
     """Record of an outbox payload; raises Bad with the offset in it."""
     c = _Cursor(data, where)
     kind, arms, flags = c.number(1), c.number(1), c.number(2)
-    if kind != 1 or arms not in (1, 2) or flags > 1:
-        raise Bad(where, f"type {kind}, {arms} leaves, flags {flags}: must be 1, 1 or 2, 0 or 1")
+    if kind != 1 or arms not in (1, 2) or flags > SEALED:
+        raise Bad(where, f"type {kind}, {arms} leaves, flags {flags}: must be 1, 1 or 2, 0 to 2")
     cluster, salt = c.number(8), c.take(16)
     leaves = tuple(c.take(LEAF_SIZE) for _ in range(arms))
     observation = c.take(c.number(4))
     actions = tuple(c.take(c.number(4)) for _ in range(arms))
     c.end()
-    return Record(bool(flags), cluster, salt, leaves, observation, actions)
+    return Record(flags == ERASED, cluster, salt, leaves, observation, actions, flags == SEALED)
 
 
 def check_record(record: Record, where: str) -> None:
-    """Raises Bad unless each leaf's H(O), H(A), time and verdict are those of the bytes beside it. Erased: nothing to check."""
-    if record.erased:
+    """Raises Bad unless each leaf's H(O), H(A), time and verdict are those of the bytes beside it. Erased or sealed: nothing to
+    check here."""
+    if record.erased or record.sealed:
         return
     observation = parse_observation(record.observation, f"{where} O")
     for arm, (data, action) in enumerate(zip(record.leaves, record.actions, strict=True)):

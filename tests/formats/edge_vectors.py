@@ -181,7 +181,7 @@ def _records_refused() -> list[Row]:
         row("type 2", "type 1", patched(good, 0, b"\2")),
         row("no leaf", "1 or 2 leaves", patched(good, 1, b"\0")),
         row("three leaves", "1 or 2 leaves", patched(good, 1, b"\3")),
-        row("unknown flag", "flags 0 or 1", patched(good, 3, b"\2")),
+        row("unknown flag", "flags 0 to 2", patched(good, 3, b"\3")),
         row("cut", "lengths within the bytes", good[:-1]),
         row("trailing byte", "no bytes after A", good + b"\0"),
         row("O past the end", "lengths within the bytes", patched(good, o_at - 4, b"\xff\xff\xff\xff")),

@@ -188,7 +188,7 @@ type record struct {
 func parseRecord(data []byte) (record, error) {
 	c := cursor{data: data}
 	kind, arms, flags := c.number(1), c.number(1), c.number(2)
-	c.need(kind == 1 && (arms == 1 || arms == 2) && flags <= 1, "type 1, 1 or 2 leaves, flags 0 or 1")
+	c.need(kind == 1 && (arms == 1 || arms == 2) && flags <= 2, "type 1, 1 or 2 leaves, flags 0 to 2")
 	r := record{cluster: c.number(8), salt: c.take(16)}
 	var leaves [][]byte
 	for i := uint64(0); i < arms && c.err == nil; i++ {
@@ -198,7 +198,7 @@ func parseRecord(data []byte) (record, error) {
 	for i := uint64(0); i < arms && c.err == nil; i++ {
 		r.actions = append(r.actions, c.bytes32())
 	}
-	if err := c.end(); err != nil || flags == 1 {
+	if err := c.end(); err != nil || flags != 0 {
 		return r, err
 	}
 	o, err := parseObservation(r.o)
