@@ -19,6 +19,7 @@ KINDS = (
     "enforcementpoints",
     "featureflags",
     "approvals",
+    "consents",
     "policyrepositories",
     "receipts",
 )
@@ -48,6 +49,7 @@ PEOPLE: Mapping[str, Rights] = {
     "policy-engineering": (*ours(KINDS, READ), *ours(("policypacks", "hookregistries", "policyrepositories"), WRITE), *APPROVES, *EVENTS),
     "ontology-ops": (*ours(KINDS, READ), *ours(("schemaversions", "databundles", "hookregistries"), WRITE), *APPROVES, *EVENTS),
     "sre": (*ours(KINDS, READ), *ours(("enforcementpoints", "featureflags"), WRITE), *APPROVES, *EVENTS),
+    "privacy": (*ours(("consents", "receipts", "enforcementpoints"), READ), *ours(("consents",), ("create", "update", "patch"))),
     "risk": (*ours(KINDS, READ), *APPROVES, *everywhere(("decisionreceipts.receipts.knhk.dev",), ("get", "list"))),
     "sre-control-plane": (  # a Role, bound in our own namespace
         *here(("pods", "pods/log", "services", "events", "leases.coordination.k8s.io"), READ),
@@ -62,7 +64,7 @@ CHILDREN = (
     "poddisruptionbudgets.policy",
     "horizontalpodautoscalers.autoscaling",
 )
-BROUGHT = tuple(kind for kind in KINDS if kind not in ("approvals", "receipts"))
+BROUGHT = tuple(kind for kind in KINDS if kind not in ("approvals", "consents", "receipts"))
 ACCOUNTS: Mapping[str, Rights] = {
     "knhk-operator": (
         *ours(KINDS, READ),

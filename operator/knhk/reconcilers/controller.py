@@ -15,6 +15,7 @@ from knhk.ports.telemetry import Result
 from knhk.reconcilers.approvals import ApprovalReconciler
 from knhk.reconcilers.bundles import BundleReconciler
 from knhk.reconcilers.claims import data_named, points_named
+from knhk.reconcilers.consents import ConsentReconciler
 from knhk.reconcilers.context import REQUESTED, Journal, Ports
 from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
@@ -27,7 +28,17 @@ from knhk.reconcilers.repositories import NoGit, RepositoryReconciler, rolled_ba
 from knhk.reconcilers.retention import Retention
 from knhk.reconcilers.schemas import SchemaReconciler
 
-KINDS = ("SchemaVersion", "HookRegistry", "FeatureFlag", "Approval", "DataBundle", "EnforcementPoint", "PolicyPack", "PolicyRepository")
+KINDS = (
+    "SchemaVersion",
+    "HookRegistry",
+    "FeatureFlag",
+    "Approval",
+    "Consent",
+    "DataBundle",
+    "EnforcementPoint",
+    "PolicyPack",
+    "PolicyRepository",
+)
 FAULT_RETRY_S = 1.0
 LEAST_S = 1e-3
 TICK_S = 0.05
@@ -73,6 +84,7 @@ class Controller:
             "PolicyRepository": NoGit(self.ports) if self._repositories is None else self._repositories,
             "FeatureFlag": FlagReconciler(self.ports, self.journal),
             "Approval": ApprovalReconciler(self.ports, self.journal),
+            "Consent": ConsentReconciler(self.ports, self.journal),
         }
 
     def tick(self) -> None:

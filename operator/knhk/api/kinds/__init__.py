@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from knhk.api.kinds.approval import APPROVAL
+from knhk.api.kinds.consent import CONSENT
 from knhk.api.kinds.data_bundle import DATA_BUNDLE
 from knhk.api.kinds.enforcement_point import ENFORCEMENT_POINT
 from knhk.api.kinds.feature_flag import FEATURE_FLAG
@@ -25,6 +26,7 @@ _ALL = (
     HOOK_REGISTRY,
     FEATURE_FLAG,
     APPROVAL,
+    CONSENT,
     POLICY_REPOSITORY,
 )
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.kind: kind for kind in _ALL})

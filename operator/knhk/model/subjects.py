@@ -1,0 +1,14 @@
+"""Persons as keyed hashes: what stands in the log and in guards instead of a name (formats/consent.md, envelope.md)."""
+
+from __future__ import annotations
+
+import hmac
+
+TAG_BYTES, SHORT_BYTES = 32, 16
+LEAST_KEY_BYTES = 32
+_DOMAIN = b"knhk.dev/subject/v1\n"
+
+
+def tag_of(key: bytes, subject: str) -> str:
+    """The tag of a subject, 64 hexadecimal digits."""
+    return hmac.digest(key, _DOMAIN + subject.encode(), "sha256").hex()

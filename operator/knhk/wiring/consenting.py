@@ -1,0 +1,130 @@
+"""Where Consents are written and by whom, and the key that makes tags of names."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knhk.adapters.secrets_folder import FolderSecrets
+from knhk.model.consents import SECRET, SECRET_KEY
+from knhk.model.faults import Stalled, Waiting
+from knhk.model.resource import Key, Resource
+from knhk.model.subjects import LEAST_KEY_BYTES
+from knhk.ports.secrets import Secrets
+from knhk.ports.store import Store
+from knhk.wiring.home import Home, private_folder
+from knhk.wiring.resources import open_store
+
+if TYPE_CHECKING:
+    from knhk.adapters.kube_client import KubeClient
+
+LOOK_EVERY_S = 0.05
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The store, who writes, and the secrets of namespaces."""
+
+    store: Store
+    actor: str
+    secrets: Secrets
+
+    def key(self, namespace: str) -> bytes:
+        """Of the tags of a namespace. Raises Stalled."""
+        return subject_key(self.secrets, namespace)
+
+    def recorded(self, key: Key, generation: int, within_s: float) -> Resource:
+        """The Consent once it is in the log. Raises Waiting when it is not in time, and Stalled when it is refused."""
+        deadline = time.monotonic() + within_s
+        while True:
+            found = self.store.get(key)
+            ready = next((c for c in found.status.get("conditions", ()) if c["type"] == "Ready"), None)
+            if ready is not None and ready["observedGeneration"] >= generation and ready["status"] == "True":
+                return found
+            if ready is not None and ready["observedGeneration"] >= generation and ready["status"] == "False":
+                raise Stalled(ready["reason"], f"{key}: {ready['message']}")
+            if time.monotonic() >= deadline:
+                raise Waiting(
+                    "NotRecorded", f"{key} is stored and not in the log yet: the control plane must run; it counts once it is", 1.0
+                )
+            time.sleep(LOOK_EVERY_S)
+
+
+def subject_key(source: Secrets, namespace: str) -> bytes:
+    """The key of a namespace's tags. Raises Stalled."""
+    key = source.read(namespace, SECRET).get(SECRET_KEY, b"")
+    if len(key) < LEAST_KEY_BYTES:
+        raise Stalled("NoSecret", f"{namespace}/{SECRET}: must have {SECRET_KEY}, {LEAST_KEY_BYTES} random bytes or more")
+    return key
+
+
+@contextmanager
+def desk(home: Home, kubeconfig: Path | None) -> Iterator[Desk]:
+    """Of a home, or of the cluster that a kubeconfig names. Raises Stalled."""
+    if kubeconfig is not None:
+        with _of_cluster(kubeconfig) as found:
+            yield found
+        return
+    from knhk.wiring.embedded import local_user
+
+    with open_store(home, must_exist=True) as store:
+        yield Desk(store, local_user(), Made(home.secrets))
+
+
+@contextmanager
+def _of_cluster(kubeconfig: Path) -> Iterator[Desk]:
+    from knhk.adapters.kube_client import KubeClient, api_client
+    from knhk.adapters.kube_feed import ChangeFeed
+    from knhk.adapters.secrets_kube import KubeSecrets
+    from knhk.adapters.store_kube import KubeStore
+    from knhk.adapters.system import SystemClock
+
+    client = KubeClient(api_client(kubeconfig))
+    store = KubeStore(client, ChangeFeed(), SystemClock())
+    try:
+        yield Desk(store, _who(client), KubeSecrets(client))
+    finally:
+        store.close()
+
+
+def _who(client: KubeClient) -> str:
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    return str(client.call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)["status"]["userInfo"]["username"])
+
+
+@dataclass(frozen=True)
+class Made:
+    """Secrets of a home; the key of a namespace's tags is made when it is asked for first."""
+
+    folder: Path
+
+    def read(self, namespace: str, name: str) -> dict[str, bytes]:
+        """See the port."""
+        if name == SECRET:
+            _make(self.folder / namespace / name / SECRET_KEY, lambda: secrets.token_bytes(LEAST_KEY_BYTES))
+        return dict(FolderSecrets(self.folder).read(namespace, name))
+
+
+def _make(path: Path, made: Callable[[], bytes]) -> None:
+    """A file that only this user reads, whole or not at all; one that is there stays."""
+    if path.exists():
+        return
+    for folder in reversed(path.parents[:3]):
+        private_folder(folder)
+    temporary = path.parent.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(made())
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another made it meanwhile
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
