@@ -60,6 +60,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     },
     ("ConfigMap", "knhk-config", ("data", "KNHK_ORIGIN")): Value("origin", ""),
     ("ConfigMap", "knhk-config", ("data", "KNHK_DELTA")): Value("delta"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_RECEIPTS")): Value("receiptsKept"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WEBHOOK")): Value("webhooks.enabled", False, 'ternary "0.0.0.0:8090" "" {} | quote'),
     **{
         (kind, f"knhk-{part}", place): Value(f"{part}.{name}", as_text="{} | toJson")
@@ -119,6 +120,7 @@ DOCS: Mapping[str, str] = {
     "log": "The only writer of this log: one replica, always. storageClassName: null takes the cluster's default.",
     "origin": "Name of the log, as `knhk cluster keys` was told.",
     "receipts": "Decision receipts by kubectl (an aggregated API). While nobody serves it, deletion of namespaces waits.",
+    "receiptsKept": "How many Receipts of policy events stay: namespace=N,all=N,days=N, 0 for no bound. The log keeps all.",
     "registry": "OCI repository for packs and data.",
     "webhooks": "Pushes from a Git server to PolicyRepositories, and the way in from outside.",
 }

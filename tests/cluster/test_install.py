@@ -55,7 +55,7 @@ SETTINGS = {
     "KNHK_AGENT_IMAGE_BEFORE": BEFORE,
 }
 # What each adds in its way, and what the chart writes out where the base says nothing.
-THEIRS = {"app.kubernetes.io/managed-by", "knhk.dev/settings", "knhk.dev/agent-image", "knhk.dev/registry"}
+THEIRS = {"app.kubernetes.io/managed-by", "knhk.dev/settings", "knhk.dev/agent-image", "knhk.dev/registry", "knhk.dev/receipts"}
 EMPTY: Mapping[str, Any] = {"imagePullSecrets": [], "nodeSelector": {}, "storageClassName": None, "annotations": {}}
 
 

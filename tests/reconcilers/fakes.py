@@ -25,6 +25,7 @@ from knhk.packaging.materials import Material
 from knhk.ports.fleet import Statistics, must_take_its_place
 from knhk.ports.placement import Placed
 from knhk.ports.together import Act
+from knhk_runtime.record import entry_key
 from knhk_verify.signed import keyid, pae
 
 NS = 1_000_000_000
@@ -79,7 +80,11 @@ class FakeLog:
         raise AssertionError("the control plane appends no leaves")
 
     def index_of(self, key: bytes) -> int:
-        raise NotFound("no such key")
+        self._reach()
+        found = next((index for index, entry in enumerate(self.entries) if entry_key(entry) == key), None)
+        if found is None:
+            raise NotFound("no such key")
+        return found
 
     def proof(self, index: int) -> str:
         self._reach()

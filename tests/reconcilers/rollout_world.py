@@ -28,6 +28,7 @@ from fakes import (
 from knhk.adapters.namespaces import ChosenNamespaces
 from knhk.api import parse
 from knhk.model.canonical import sha256_hex
+from knhk.model.keeping import WITHOUT_BOUND, Keep
 from knhk.model.resource import Key, Resource
 from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Statistics
@@ -157,6 +158,7 @@ class World:
     traffic: int = 12
     covers: bool = True
     reviews: bool = False
+    keep: Keep = WITHOUT_BOUND
     together: Together = field(default_factory=InTurn)
     runs: dict[str, Any] | None = None
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
@@ -178,7 +180,7 @@ class World:
         own |= {"builder": Workshop(bench, self.executor, InlineExecutor(), Retirement(mortal["registry"], self.clock))}
         own |= {"together": self.together}
         ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
-        self.controller = Controller(ports, self.git)
+        self.controller = Controller(ports, self.git, self.keep)
 
     # ---- what people do ------------------------------------------------------------------------
 

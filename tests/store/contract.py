@@ -164,6 +164,13 @@ class StoreContract:
         assert names(store.list("PolicyPack", labels={"n": "y"})) == ["b/y"]
         assert names(store.list("PolicyPack", "a", {"n": "y"})) == []
 
+    def test_heads_are_all_objects_of_a_kind_without_what_is_large(self, store: Store) -> None:
+        made = [store.create(replace(resource("Receipt", n, f"r-{i}", RECEIPT), labels={"n": n})) for n in ("a", "b") for i in range(3)]
+        store.create(pack())
+        told = store.update_status(replace(made[0], status={"observedGeneration": 1}))
+        heads = sorted(store.heads("Receipt"), key=lambda found: found.key)
+        assert heads == [replace(found, spec={}, status={}) for found in (told, *made[1:])]
+
     def test_a_deleted_object_is_gone_and_its_name_is_free(self, store: Store) -> None:
         made = store.create(pack())
         store.record(Event(made.key, "Normal", "Promoted", "…"))

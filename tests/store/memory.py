@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from knhk.api import check_update
@@ -52,6 +52,10 @@ class MemoryStore:
             if key.kind == kind and namespace in (None, key.namespace) and wanted <= resource.labels.items()
         ]
         return Listing(tuple(found), self._revision)
+
+    def heads(self, kind: str) -> Iterator[Resource]:
+        self._check_open()
+        yield from [replace(resource, spec={}, status={}) for resource in self._objects.values() if resource.kind == kind]
 
     def update(self, resource: Resource) -> Resource:
         return self._replace(self._current(resource), resource)

@@ -60,9 +60,11 @@ def keys_json(
 
 
 def event(number: int, signer: Ed25519PrivateKey = ROLLOUT) -> bytes:
-    told = PolicyEvent(
-        "Promoted", ("pack/erp/invoice-controls@1.0.0", "ab" * 32), "control-plane", "2026-11-23T10:00:00Z", PACK, "erp/orders", step=number
+    subject, rest = (
+        ("pack/erp/invoice-controls@1.0.0", "ab" * 32),
+        ("control-plane", "2026-11-23T10:00:00Z", PACK, "erp/orders", "production"),
     )
+    told = PolicyEvent("Promoted", subject, *rest, step=number, evidence={"verdict": "Pass"})
     return assemble(statement(told), lambda kind, payload: envelope(signer, kind, payload))
 
 
@@ -372,7 +374,16 @@ def refused_signatures() -> Refused:
 def refused_receipts() -> Refused:
     """What a receipt says beside what is signed."""
     receipt, decision = GOOD.event_receipt(EVENT, SIZE), GOOD.leaf_receipt(LEAF, SIZE)
-    altered = {"event": "RolledBack", "pack": "other", "point": "other", "logIndex": 4, "checkpoint": GOOD.checkpoint(12)}
+    altered = {
+        "event": "RolledBack",
+        "pack": "other",
+        "point": "other",
+        "stage": "canary",
+        "verdict": "Fail",
+        "actor": "ann",
+        "logIndex": 4,
+        "checkpoint": GOOD.checkpoint(12),
+    }
     cases = {
         f"event: {name} altered": ({"r.json": text(receipt | {name: value})}, f"r.json {name}", "must be")
         for name, value in altered.items()

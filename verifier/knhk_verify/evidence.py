@@ -27,8 +27,7 @@ class Evidence:
     def __init__(self, root: bytes, keys_json: bytes, now: datetime | None, witnesses: Collection[Verifier] = (), quorum: int = 0) -> None:
         self.steps, self._keys, self._now = list[Step](), Keys(0, datetime.min, {}), now
         self._witnesses, self._quorum = witnesses, quorum
-        self._trees = dict[tuple[str, int], Checkpoint]()  # by origin and size
-        self._entries = dict[tuple[str, int], bytes]()  # by origin and index
+        self._trees, self._entries = dict[tuple[str, int], Checkpoint](), dict[tuple[str, int], bytes]()  # by origin and size, and index
         self._growth = list[tuple[str, Proof, Checkpoint]]()
         try:
             self._keys = verify_keys(keys_json, root, now)
@@ -112,8 +111,9 @@ class Evidence:
     def _event(self, spec: Any, where: str) -> tuple[bytes, dict[str, object]]:
         data = member(spec, "bundle", str, where).encode()
         statement, id_ = verify_event(data, self._keys, f"{where} bundle")
-        said = {"pack": {}, "point": ""} | statement["predicate"]
-        pack, point = member(said, "pack", dict, where).get("name", ""), member(said, "point", str, where).rpartition("/")[2]
+        said = {"pack": {}, "point": "", "stage": "", "evidence": {}} | statement["predicate"]
+        pack, verdict = (member(said, name, dict, where).get(part, "") for name, part in (("pack", "name"), ("evidence", "verdict")))
+        told = {"point": member(said, "point", str, where).rpartition("/")[2], "stage": said["stage"], "actor": said.get("actor")}
         subjects = ", ".join(str(subject.get("name")) for subject in statement["subject"])
         self._step(f"{where}: the event is signed", self._key("rollout", id_), f"{said['kind']} of {subjects} at {said['time']}")
-        return data, {"bundle": spec["bundle"], "event": said["kind"], "pack": pack, "point": point}
+        return data, told | {"bundle": spec["bundle"], "event": said["kind"], "pack": pack, "verdict": verdict}

@@ -23,6 +23,8 @@ from knhk.model.faults import AlreadyExists, Conflict, Fault, Gap, KnhkError, No
 ANSWERS_WITHIN_S = 30.0
 CONNECTS_WITHIN_S = 5.0
 RETRY_AFTER_S = 1.0
+JSON = "application/json"
+METADATA = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"  # of a list nothing else
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 MERGE = "application/merge-patch+json"
 _VALUE = re.compile(r'^Invalid value: (?:("(?:[^"\\]|\\.)*"|-?[0-9.]+|null|true|false): )?(.*)$', re.DOTALL)
@@ -66,19 +68,21 @@ class KubeClient:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Any = None,
-        media: str = "application/json",
+        media: str = JSON,
         within_s: float = ANSWERS_WITHIN_S,
+        accept: str = JSON,
     ) -> dict[str, Any]:
         """The JSON document that answers, after at most `within_s` of silence."""
         with _reached(path):
-            data = self._send(method, path, query or {}, body, media, (min(CONNECTS_WITHIN_S, within_s), within_s)).data
+            kinds = {"Accept": accept, "Content-Type": media}
+            data = self._send(method, path, query or {}, body, kinds, (min(CONNECTS_WITHIN_S, within_s), within_s)).data
             answer: dict[str, Any] = json.loads(data)
             return answer
 
     def _send(
-        self, method: str, path: str, query: Mapping[str, str], body: Any, media: str, timeout: tuple[float, float]
+        self, method: str, path: str, query: Mapping[str, str], body: Any, kinds: Mapping[str, str], timeout: tuple[float, float]
     ) -> urllib3.HTTPResponse:
-        headers = {"Accept": "application/json", "Content-Type": media, "User-Agent": "knhk"}
+        headers = {**kinds, "User-Agent": "knhk"}
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self._api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         rest: Any = self._api.rest_client  # not typed either

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from knhk.api import KINDS, to_document
@@ -27,13 +28,17 @@ def place(key: Key) -> str:
 def resource_of(document: Mapping[str, Any]) -> Resource:
     """The resource in an answer. The API server has judged it and filled in its defaults, but for those in items of lists; it is not judged
     again."""
-    metadata: Mapping[str, Any] = document["metadata"]
+    spec = completed(KINDS[document["kind"]].spec, document.get("spec") or {})
+    return replace(head_of(document["kind"], document["metadata"]), spec=spec, status=document.get("status") or {})
+
+
+def head_of(kind: str, metadata: Mapping[str, Any]) -> Resource:
+    """The resource with this metadata, without spec and status."""
     return Resource(
-        kind=document["kind"],
+        kind=kind,
         namespace=metadata["namespace"],
         name=metadata["name"],
-        spec=completed(KINDS[document["kind"]].spec, document.get("spec") or {}),
-        status=document.get("status") or {},
+        spec={},
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
         uid=metadata["uid"],

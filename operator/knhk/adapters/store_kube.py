@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from knhk.adapters.kube_client import APPLY, MERGE, KubeClient
+from knhk.adapters.kube_client import APPLY, JSON, MERGE, METADATA, KubeClient
 from knhk.adapters.kube_documents import (
     changed_document,
     collection,
+    head_of,
     hold_document,
     leaves,
     new_document,
@@ -30,6 +31,7 @@ from knhk.ports.store import Change, Event, Listing
 MANAGER = "knhk"
 HOLDER = "knhk-hold"  # field manager of the finalizer alone
 PAGE = 100
+MANY = 1_000  # of metadata alone
 KEPT_EVENTS = 1_000
 REMEMBERED_EVENTS = 1_000  # of the last event of so many objects it is known whether it comes again
 MAX_EVENT_TEXT = 1_024
@@ -84,6 +86,13 @@ class KubeStore:
         selector = ",".join(f"{name}={value}" for name, value in sorted(wanted))
         resources, _ = self._resources(kind, namespace, {"labelSelector": selector} if selector else {})
         return Listing(tuple(sorted(resources, key=lambda found: (found.namespace, found.name))), revision)
+
+    def heads(self, kind: str) -> Iterator[Resource]:
+        """See Store.heads."""
+        for page in self._pages(collection(kind), {}, MANY, METADATA):
+            for document in page["items"]:
+                if not leaves(document):
+                    yield head_of(kind, document["metadata"])
 
     def update(self, resource: Resource) -> Resource:
         """See Store.update."""
@@ -180,11 +189,18 @@ class KubeStore:
     # ---- requests ----------------------------------------------------------------------------
 
     def _call(
-        self, method: str, path: str, query: Mapping[str, str], body: Any = None, media: str = "application/json", key: Key | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any = None,
+        media: str = JSON,
+        key: Key | None = None,
+        accept: str = JSON,
     ) -> dict[str, Any]:
         self._check_open()
         try:
-            return self._client.call(method, path, query, body, media)
+            return self._client.call(method, path, query, body, media, accept=accept)
         except NotFound as error:
             if key is None:
                 raise
@@ -193,13 +209,13 @@ class KubeStore:
     def _document(self, key: Key) -> dict[str, Any]:
         return self._call("GET", place(key), {}, key=key)
 
-    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    def _pages(self, path: str, query: Mapping[str, str], of: int = PAGE, accept: str = JSON) -> Iterator[dict[str, Any]]:
         """A list in pages, all of one moment."""
-        query = {**query, "limit": str(PAGE)}
+        query = {**query, "limit": str(of)}
         further = ""
         while True:
             try:
-                page = self._call("GET", path, {**query, "continue": further} if further else query)
+                page = self._call("GET", path, {**query, "continue": further} if further else query, accept=accept)
             except Gap as error:
                 raise Waiting("ListExpired", f"{path}: the list took too long", 0.0) from error
             yield page

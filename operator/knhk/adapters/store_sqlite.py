@@ -52,7 +52,8 @@ CREATE TABLE event (
 );
 CREATE INDEX event_object ON event (kind, namespace, name, id);
 """
-_COLUMNS = "kind, namespace, name, uid, revision, generation, created, spec, status, labels, annotations"
+_HEAD = "kind, namespace, name, uid, revision, generation, created"
+_COLUMNS = f"{_HEAD}, spec, status, labels, annotations"
 _WHERE = "kind = ? AND namespace = ? AND name = ?"
 
 # Primary SQLite result codes that mean the same thing to a caller: does trying again help?
@@ -112,6 +113,12 @@ class SqliteStore:
             revision = _last(db)
         found = (_resource(row) for row in rows)
         return Listing(tuple(r for r in found if wanted <= r.labels.items()), revision)
+
+    def heads(self, kind: str) -> Iterator[Resource]:
+        """See Store.heads."""
+        with self._translated() as db:
+            rows = db.execute(f"SELECT {_HEAD}, '{{}}', '{{}}', labels, annotations FROM object WHERE kind = ?", (kind,)).fetchall()
+        yield from map(_resource, rows)
 
     def update(self, resource: Resource) -> Resource:
         """See Store.update."""

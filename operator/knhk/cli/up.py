@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from knhk.cli.framework import Argument, Call, Outcome, command
 from knhk.cli.schema import array, boolean, integer, obj, string
+from knhk.model.faults import Refused
+from knhk.model.keeping import FORM, keep_of
+
+
+def _kept(text: str) -> str:
+    """Bounds of Receipts, as they are told to the control plane. Raises ValueError."""
+    try:
+        keep_of(text)
+    except Refused as refused:
+        raise ValueError(refused.faults[0].must) from refused
+    return text
+
+
+KEPT = Argument(
+    "--receipts-kept", help=f"how many Receipts stay while it runs; the log keeps all: {FORM}", kind=_kept, default="", metavar="BOUNDS"
+)
 
 
 def _seconds(text: str) -> float:
@@ -20,9 +36,10 @@ def _seconds(text: str) -> float:
     arguments=(
         Argument("--foreground", help="stay in front and log to standard error; end with Ctrl-C", flag=True),
         Argument("--timeout-s", help="how long to wait until it is ready", kind=_seconds, default=30.0),
+        KEPT,
     ),
     output=obj(home=string(), pid=integer(), started=boolean()),
-    examples=("knhk up", "knhk --home /srv/knhk up", "knhk up --foreground"),
+    examples=("knhk up", "knhk --home /srv/knhk up", "knhk up --foreground", "knhk up --receipts-kept namespace=5000,days=400"),
 )
 def up(call: Call) -> Outcome:
     from knhk.wiring.daemon import run_in_front, start
@@ -30,10 +47,10 @@ def up(call: Call) -> Outcome:
 
     home = Home(call.home)
     if call.args.foreground:
-        run_in_front(home)
+        run_in_front(home, kept=call.args.receipts_kept)
         return Outcome(None)
     call.say("starting the control plane and the sequencer")
-    pid, started = start(home, call.args.timeout_s)
+    pid, started = start(home, call.args.timeout_s, call.args.receipts_kept)
     return Outcome({"home": str(home.root), "pid": pid, "started": started})
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from knhk.lockchain.events import parse_event
 from knhk_verify.note import parse_proof
+
+LABELLED = ("event", "pack", "point", "stage", "actor", "verdict")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def receipt_spec(event_bundle: bytes, event: Mapping[str, Any], index: int, proof: str) -> dict[str, Any]:
@@ -19,5 +25,26 @@ def receipt_spec(event_bundle: bytes, event: Mapping[str, Any], index: int, proo
         "proof": proof,
         "checkpoint": parse_proof(proof).checkpoint,
     }
-    names = {"pack": str((parsed.pack or {}).get("name", "")), "point": parsed.point.rpartition("/")[2]}
+    names = {
+        "pack": str((parsed.pack or {}).get("name", "")),
+        "point": parsed.point.rpartition("/")[2],
+        "stage": parsed.stage,
+        "actor": parsed.actor,
+        "verdict": str(parsed.evidence.get("verdict", "")),
+    }
     return spec | {name: value for name, value in names.items() if value}
+
+
+def receipt_labels(spec: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of the Receipt with this spec. `packDigest` is that of decision receipts: the first 20 bytes, hexadecimal."""
+    told = {name: label_value(spec[name]) for name in LABELLED if name in spec}
+    digest = str(event["predicate"].get("pack", {}).get("digest", "")).removeprefix("sha256:")[:40]
+    return told | ({"packDigest": digest} if digest else {})
+
+
+def label_value(text: str) -> str:
+    """The text, where a label may have it as its value; else as much as may stand there, and 12 digits of its SHA-256:
+    `system:serviceaccount:erp:ci` is `system-serviceaccount-erp-ci-` and so on."""
+    if _LABEL.fullmatch(text):
+        return text
+    return f"{_UNFIT.sub('-', text)[:50].lstrip('-_.') or 'x'}-{sha256(text.encode()).hexdigest()[:12]}"

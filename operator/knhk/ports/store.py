@@ -70,6 +70,10 @@ class Store(Protocol):
         """Objects of a kind, of one namespace or of all, that carry all of `labels`."""
         ...
 
+    def heads(self, kind: str) -> Iterator[Resource]:
+        """Objects of a kind without spec and status, in no order: for kinds of which there are many. Read as they are asked for."""
+        ...
+
     def update(self, resource: Resource) -> Resource:
         """Replace spec, labels and annotations. Raises NotFound, Conflict, Refused (immutable)."""
         ...

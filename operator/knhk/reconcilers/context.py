@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import dropwhile
 from typing import Any
 
 from knhk.api import condition, with_condition
-from knhk.lockchain import PolicyEvent, receipt_spec, statement
+from knhk.lockchain import PolicyEvent, receipt_labels, receipt_spec, statement
 from knhk.model.faults import AlreadyExists, Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Event as Moved
 from knhk.model.resource import Key, Resource
@@ -86,6 +86,7 @@ class Journal:
     """
 
     ports: Ports
+    made: Callable[[Resource], None] = lambda receipt: None  # is told of each Receipt that is new; by any thread
     _delivered: dict[_Slot, Ordered] = field(default_factory=dict)
     _orphans: list[Resource] = field(default_factory=list)
     _departed: dict[str, Resource] = field(default_factory=dict)
@@ -190,10 +191,9 @@ class Journal:
         document = statement_of(bundle)
         name = f"{document['predicate']['kind'].lower()}-{index:08d}"
         spec = receipt_spec(bundle.encode(), document, index, self.ports.log.proof(index))
-        labels = {"event": spec["event"]} | {k: spec[k] for k in ("pack", "point") if k in spec}
-        receipt = Resource("Receipt", namespace, name, spec, labels=labels)
+        receipt = Resource("Receipt", namespace, name, spec, labels=receipt_labels(spec, document))
         try:
-            self.ports.store.create(receipt)
+            self.made(self.ports.store.create(receipt))
         except AlreadyExists:
             pass
         except NotFound as error:  # the namespace is gone, or going: the log alone keeps the event

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from knhk.model.faults import Conflict, Gap, KnhkError, NotFound, Waiting
+from knhk.model.keeping import WITHOUT_BOUND, Keep
 from knhk.model.resource import Key, Resource
 from knhk.ports.telemetry import Result
 from knhk.reconcilers.approvals import ApprovalReconciler
@@ -19,6 +20,7 @@ from knhk.reconcilers.consents import ConsentReconciler
 from knhk.reconcilers.context import REQUESTED, Journal, Ports
 from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
+from knhk.reconcilers.keeping import Keeping
 from knhk.reconcilers.packs import PackReconciler, is_apart
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, rolls
@@ -62,13 +64,15 @@ class Controller:
 
     ports: Ports
     git: Git | None = None
+    keep: Keep = WITHOUT_BOUND
     queue: WorkQueue = field(default_factory=WorkQueue)
     _revision: int = -1
     _said: str = ""
     _known: dict[Key, Resource] = field(default_factory=dict)  # as last seen: what a deletion that nobody saw leaves behind
 
     def __post_init__(self) -> None:
-        self.journal = Journal(self.ports)
+        self._keeping = Keeping(self.ports, self.keep)
+        self.journal = Journal(self.ports, self._keeping.made)
         points = PointReconciler(self.ports, self.journal)
         plans = Plans(self.ports.registry, self.ports.clock)
         self._retention = Retention(self.ports)
@@ -100,6 +104,8 @@ class Controller:
         while (now_s := self._now_s()) < until_s and (taken := self._taken(now_s)):
             self._converge(taken)
         self._beside(self.journal.settle, "receipts wait")
+        busy = self.queue.late_s(self._now_s()) > 0
+        self._beside(lambda: self._keeping.turn(self._now_s(), busy=busy), "old receipts stay for now")
         self._beside(lambda: self._retention.turn(self._now_s()), "retired images stay for now")
         self.ports.telemetry.turned(len(self.queue), self.queue.late_s(self._now_s()))
 

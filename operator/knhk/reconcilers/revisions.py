@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from knhk.api import points_of_stages, said, to_rollout
+from knhk.decide.keeping import MAX_DENIED
 from knhk.decide.rollout import refitted, wave_of, weight_of
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.phases import WORKING, Arm, Event, Phase, Rolling
@@ -16,7 +17,6 @@ from knhk.reconcilers.context import MAX_HISTORY, statement_of
 from knhk.reconcilers.points import rolls
 
 ABORT = "knhk.dev/abort"
-MAX_DENIED = 32
 
 Revision = dict[str, Any]
 

@@ -34,6 +34,7 @@ from knhk.adapters.threads import Threads
 from knhk.adapters.trust_file import FileTrusts
 from knhk.api import KINDS
 from knhk.model.faults import Stalled, Waiting
+from knhk.model.keeping import BY_DEFAULT, Keep
 from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
 from knhk.ports.registry import Registry
@@ -95,7 +96,8 @@ class Elsewhere:
 class Options:
     """Which cluster (None: the one that this pod runs in), where health and metrics are served (HOST:PORT; "": nowhere), and the Lease
     (NAMESPACE/NAME) that makes one of several processes the leader ("": this one is alone).
-    `pods`: where points and the log are. `trusts`: an administrator's file of repositories and forges; None: that of the home."""
+    `pods`: where points and the log are. `trusts`: an administrator's file of repositories and forges; None: that of the home. `keep`:
+    how many Receipts there may be."""
 
     kubeconfig: Path | None = None
     health: str = ""
@@ -103,6 +105,7 @@ class Options:
     pods: PodOptions = field(default_factory=PodOptions)
     elsewhere: Elsewhere = Elsewhere()
     trusts: Path | None = None
+    keep: Keep = BY_DEFAULT
 
 
 def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch: Watch) -> None:
@@ -137,6 +140,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
                 builder=builder,
                 keys=elsewhere.keys,
                 check=check,
+                keep=options.keep,
             )
 
 

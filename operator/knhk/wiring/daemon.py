@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from knhk.adapters.processes import Identity, end_all, identity
 from knhk.adapters.rings import sweep
 from knhk.model.faults import KnhkError, Stalled
+from knhk.model.keeping import keep_of
 from knhk.wiring.home import Home, is_own
 
 LOOK_EVERY_S = 0.05
@@ -28,13 +30,14 @@ Serve = Callable[[Home, threading.Event, Path], None]
 PROBED_FOR_S = 2.0  # others who look whether the home is in use hold its lock for a moment
 
 
-def start(home: Home, timeout_s: float) -> tuple[int, bool]:
-    """Process id, and whether it was started by this call; returns when it is ready. Raises Stalled with what its log says."""
+def start(home: Home, timeout_s: float, kept: str = "") -> tuple[int, bool]:
+    """`kept`: how many Receipts stay (model.keeping). Process id, and whether it was started by this call; returns when it is
+    ready. Raises Stalled with what its log says."""
     home.prepare_to_run()
     log = home.run / "control.log"
     deadline = time.monotonic() + timeout_s
     running = running_pid(home)
-    process = None if running is not None else _spawn(home, log)
+    process = None if running is not None else _spawn(home, log, kept)
     while time.monotonic() < deadline:
         ended = process is not None and process.poll() is not None
         running = running_pid(home)
@@ -63,11 +66,11 @@ def _give_up(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(home: Home, log: Path, kept: str) -> subprocess.Popen[bytes]:
     ready_file(home).unlink(missing_ok=True)
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "knhk.wiring.daemon", str(home.root)],
+            [sys.executable, "-m", "knhk.wiring.daemon", str(home.root), kept],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -139,9 +142,9 @@ def _holder(home: Home) -> Identity | None:
     return named if identity(named.pid) == named else None
 
 
-def run_in_front(home: Home, serve: Serve | None = None) -> None:
-    """Runs until SIGINT, SIGTERM or SIGHUP. `serve` runs the control plane, by default the embedded one. Raises Stalled when the home is
-    in use."""
+def run_in_front(home: Home, serve: Serve | None = None, kept: str = "") -> None:
+    """Runs until SIGINT, SIGTERM or SIGHUP. `serve` runs the control plane, by default the embedded one with
+    `kept` Receipts. Raises Stalled when the home is in use."""
     home.prepare()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     halt = threading.Event()
@@ -152,7 +155,7 @@ def run_in_front(home: Home, serve: Serve | None = None) -> None:
     with _held(home):
         end_leftovers(home)
         try:
-            (serve or embedded.serve)(home, halt, ready_file(home))
+            (serve or partial(embedded.serve, keep=keep_of(kept)))(home, halt, ready_file(home))
         finally:
             ready_file(home).unlink(missing_ok=True)
 
@@ -196,6 +199,6 @@ def _last_line(log: Path) -> str:
 
 if __name__ == "__main__":
     try:
-        run_in_front(Home(Path(sys.argv[1])))
+        run_in_front(Home(Path(sys.argv[1])), kept="".join(sys.argv[2:]))
     except (KnhkError, OSError) as error:
         sys.exit(str(error))

@@ -30,6 +30,7 @@ from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.trust_file import FileTrusts
 from knhk.decide.approvals import LOCAL
 from knhk.model.faults import Stalled, Waiting
+from knhk.model.keeping import BY_DEFAULT, Keep
 from knhk.ports.builder import Builder
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
@@ -116,12 +117,13 @@ def serve(
     builder: Builder | None = None,
     keys: Path | None = None,
     check: Callable[[], None] = always,
+    keep: Keep = BY_DEFAULT,
 ) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
     live in `store`, packs in `registry`, both by default those of the home; `builder` builds, by default this process; `keys`
     is a folder of keys that others fill. `adapt` puts other adapters in place of the home's; `access` is for Git;
-    `own_log`: the sequencer is a child of this process. `check` raises Deposed unless this process may act: what works beside
-    the loop asks it. The store is closed at the end."""
+    `own_log`: the sequencer is a child of this process. `keep`: how many Receipts there may be. `check` raises Deposed unless this
+    process may act: what works beside the loop asks it. The store is closed at the end."""
     home.prepare_to_run()
     signer = signer_of(home, keys)
     clock = SystemClock()
@@ -140,7 +142,7 @@ def serve(
             ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access, check) as found, webhooks(store, access, clock):
-                    _turn(home, Controller(ports, found), supervisor, stop, ready_file)
+                    _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file)
     finally:
         supervisor.stop_all()
         home.children_file.unlink(missing_ok=True)

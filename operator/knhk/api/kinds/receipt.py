@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, NAME_RULE, STATUS_FIELDS, name
+from knhk.api.kinds.common import NAME_RULE, STATUS_FIELDS, name
 from knhk.api.rules import immutable, matches
 from knhk.api.shape import Int, Kind, Obj, Str
 
@@ -17,6 +17,9 @@ SPEC = Obj(
         ),
         "pack": name("PolicyPack that it speaks of."),
         "point": name("EnforcementPoint that it speaks of."),
+        "stage": Str("Stage of the rollout that it speaks of.", max=63, min=1),
+        "verdict": Str("What the judge said then: Pass, Fail or Undecided.", max=63, min=1),
+        "actor": Str("Who acted, whole; label actor has as much of it as a label may have.", max=1024, min=1),
         "bundle": Str("The signed event: a sigstore bundle v0.3, JSON.", max=262_144, min=2),
         "logIndex": Int("Index in the log.", min=0, max=2**53),
         "proof": Str("Inclusion proof, c2sp.org/tlog-proof text.", max=16_384, min=1),
@@ -36,8 +39,12 @@ RECEIPT = Kind(
     columns=(
         ("Event", "string", ".spec.event", 0),
         ("Pack", "string", ".spec.pack", 0),
+        ("Stage", "string", ".spec.stage", 0),
+        ("Verdict", "string", ".spec.verdict", 0),
+        ("Actor", "string", ".spec.actor", 0),
         ("Index", "integer", ".spec.logIndex", 0),
-        *COLUMNS,
+        ("Point", "string", ".spec.point", 1),
+        ("Age", "date", ".metadata.creationTimestamp", 0),
     ),
     rules=(NAME_RULE,),
 )

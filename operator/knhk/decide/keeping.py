@@ -1,0 +1,100 @@
+"""Which Receipts are too many or too old. What a deny list is read from stays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from knhk.model.keeping import Keep
+from knhk.model.phases import Event
+from knhk.model.resource import Key
+
+DAY_S = 86_400
+MAX_DENIED = 32  # so many digests of a pack are remembered as rolled back
+
+
+@dataclass(frozen=True, order=True)
+class Held:
+    """A Receipt as its metadata says it: index in the log, where it is, when it was made, and what for. `digest`: of the pack; "" in
+    Receipts of before, which had none."""
+
+    index: int
+    key: Key
+    created_s: int
+    event: str = ""
+    pack: str = ""
+    digest: str = ""
+
+    @property
+    def denies(self) -> bool:
+        return self.event == Event.ROLLED_BACK.value
+
+
+@dataclass
+class Holding:
+    """All Receipts that there are, oldest first in each namespace. What `oldest` gave is out of it until `back` or `gone` says how it went;
+    neither: it stays, and counts. Not for several threads."""
+
+    keep: Keep
+    _known: dict[Key, Held] = field(default_factory=dict)
+    _free: dict[str, list[Held]] = field(default_factory=dict)  # heaps of those that may go
+    _counts: Counter[str] = field(default_factory=Counter)
+    _denied: dict[tuple[str, str], dict[str, Held]] = field(default_factory=dict)  # namespace, pack → digest → its newest rollback
+
+    def add(self, held: Held) -> None:
+        if held.key in self._known:
+            return
+        self._known[held.key] = held
+        self._counts[held.key.namespace] += 1
+        if not held.denies:
+            self.back(held)
+        elif held.digest:
+            self._deny(held)
+
+    def _deny(self, held: Held) -> None:
+        """Of each pack the last MAX_DENIED digests stay."""
+        rows = self._denied.setdefault((held.key.namespace, held.pack), {})
+        newer = max(held, rows.get(held.digest, held))
+        if (older := min(held, rows.get(held.digest, held))) != newer:
+            self.back(older)
+        rows[held.digest] = newer
+        if len(rows) > MAX_DENIED:
+            self.back(rows.pop(min(rows.values()).digest))
+
+    def back(self, held: Held) -> None:
+        """It may be taken."""
+        heappush(self._free.setdefault(held.key.namespace, []), held)
+
+    def gone(self, held: Held) -> None:
+        """It is removed."""
+        if self._known.pop(held.key, None) is not None:
+            self._counts[held.key.namespace] -= 1
+
+    def oldest(self, now_s: float, most: int) -> list[Held]:
+        """At most so many that are to be removed."""
+        found: list[Held] = []
+        taken: Counter[str] = Counter()
+        while len(found) < most and (name := self._next(now_s, taken, len(found))) is not None:
+            taken[name] += 1
+            found.append(heappop(self._free[name]))
+        return found
+
+    def _next(self, now_s: float, taken: Counter[str], so_many: int) -> str | None:
+        """The namespace whose oldest is to go."""
+        heads = {name: heap[0] for name, heap in self._free.items() if heap}
+        if not heads:
+            return None
+        keep, first = self.keep, min(heads, key=lambda name: heads[name])
+        if keep.days and (old := self._aged(heads, now_s)) is not None:
+            return old
+        if keep.all and len(self._known) - so_many > keep.all:
+            return first
+        full = (name for name in heads if keep.namespace and self._counts[name] - taken[name] > keep.namespace)
+        return next(full, None)
+
+    def _aged(self, heads: dict[str, Held], now_s: float) -> str | None:
+        return next((name for name, held in heads.items() if held.created_s < now_s - self.keep.days * DAY_S), None)
+
+    def __len__(self) -> int:
+        return len(self._known)

@@ -1,0 +1,97 @@
+"""Receipts are kept up to a number and an age; the oldest go first, once the log has said that it has them. They can be read there for ever
+(`knhk receipt list`, `show`, `knhk log prove`), and through the API of decision receipts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from threading import Lock
+
+from knhk.decide.keeping import Held, Holding
+from knhk.model.faults import KnhkError, NotFound
+from knhk.model.keeping import Keep
+from knhk.model.resource import Resource
+from knhk.reconcilers.context import Ports
+from knhk_runtime.record import entry_key
+
+LOOKS_EVERY_S = 1.0
+AFTER_FAULT_S = 10.0
+LISTS_EVERY_S = 6 * 3600.0  # whoever else made or removed some is met then
+AT_ONCE = 2  # of each hand that writes, in one turn
+_log = logging.getLogger("knhk.keeping")
+
+
+@dataclass
+class Keeping:
+    """At rest it reads and writes nothing. `made` may be called by any thread."""
+
+    ports: Ports
+    keep: Keep
+    _holding: Holding | None = None
+    _next_s: float = 0.0
+    _listed_s: float = 0.0
+    _lock: Lock = field(default_factory=Lock)
+
+    def made(self, receipt: Resource) -> None:
+        """There is one more."""
+        with self._lock:
+            if self._holding is not None:
+                self._holding.add(_held(receipt))
+
+    def turn(self, now_s: float, *, busy: bool) -> None:
+        """Removes a few, if some are to be removed; while there is other work, once a second."""
+        if not self.keep.bounded or now_s < self._next_s:
+            return
+        self._next_s = now_s + AFTER_FAULT_S
+        if self._holding is None or now_s > self._listed_s + LISTS_EVERY_S:
+            self._list(now_s)
+        with self._lock:
+            found = self._holding.oldest(self.ports.clock.now_ns() / 1e9, AT_ONCE * self.ports.together.most) if self._holding else []
+        failed: list[Exception] = []
+        self.ports.together([partial(self._remove, held, failed) for held in found])
+        if failed:
+            raise failed[0]
+        self._next_s = now_s if found and not busy else now_s + LOOKS_EVERY_S
+
+    def _list(self, now_s: float) -> None:
+        holding = Holding(self.keep)
+        for receipt in self.ports.store.heads("Receipt"):
+            holding.add(_held(receipt))
+        with self._lock:
+            self._holding, self._listed_s = holding, now_s
+
+    def _remove(self, held: Held, failed: list[Exception]) -> None:
+        """One that the log has. One that it does not have stays for good: it may be all that is left of the event. What goes wrong is added
+        to `failed`, and it is met again."""
+        try:
+            receipt = self.ports.store.get(held.key)
+            if not self._stands(receipt):
+                _log.error("%s stays: entry %d of the log is not its event", held.key, receipt.spec["logIndex"])
+                return
+            self.ports.store.delete(held.key, receipt.resource_version)
+        except NotFound:
+            pass
+        except (KnhkError, OSError) as error:
+            with self._lock:
+                if self._holding is not None:
+                    self._holding.back(held)
+            failed.append(error)
+            return
+        with self._lock:
+            if self._holding is not None:
+                self._holding.gone(held)
+
+    def _stands(self, receipt: Resource) -> bool:
+        try:
+            return self.ports.log.index_of(entry_key(receipt.spec["bundle"].encode())) == int(receipt.spec["logIndex"])
+        except NotFound:
+            return False
+
+
+def _held(receipt: Resource) -> Held:
+    labels, (_, _, index) = receipt.labels, receipt.name.rpartition("-")
+    number = int(index) if index.isascii() and index.isdecimal() else 0
+    created_s = int(datetime.fromisoformat(receipt.created).timestamp())
+    return Held(number, receipt.key, created_s, labels.get("event", ""), labels.get("pack", ""), labels.get("packDigest", ""))
