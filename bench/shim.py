@@ -105,12 +105,13 @@ def _settings(folder: Path, rings: Path) -> dict[str, Any]:
     path = folder / f"{digest}.so"
     path.write_bytes(so)
     path.chmod(0o500)
-    stable = {"path": str(path), "sha256": digest, "digest": digest, "name": "bench/access", "version": "1.0.0"}
+    stable = {"path": str(path), "sha256": digest, "digest": digest, "name": "bench/access", "version": "1.0.0", "durability": "ring"}
     return {
         "version": 1, "point": "bench/point", "epoch": 1, "region": "local", "regionIndex": 0, "ringDir": str(rings), "ringBytes": 32 << 20,
         "generation": 1, "baseline": "Deny", "mode": "Stable", "weight": 0, "salt": "00" * 16, "stale": False, "stable": stable,
         "candidate": None, "bundle": None, "evaluator": "00" * 32, "stickyAttribute": "", "attributes": [], "agentCluster": "knhk_agent",
-        "parkTimeoutMs": 5000, "agentGraceSeconds": 600, "failure": "Closed", "problemBase": "https://knhk.dev/problems/", "notAfterNs": 0,
+        "parkTimeoutMs": 5000, "durableTimeoutMs": 5000, "agentGraceSeconds": 600, "failure": "Closed",
+        "problemBase": "https://knhk.dev/problems/", "notAfterNs": 0,
         "residency": {"bytes": 0, "absent": "Decide", "preload": ["stable", "bundle", "candidate"]},
     }  # fmt: skip
 

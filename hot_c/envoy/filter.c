@@ -15,7 +15,7 @@ static uint8_t boot[16];
 const char *on_program_init(void) { return getrandom(boot, sizeof boot, 0) == (ssize_t)sizeof boot ? "v0.2.0" : NULL; }
 
 static bool define_counters(void *env, shim_config *config, char *err) {
-  static const char *const NAMES[SHIM_COUNTERS] = {"knhk_admit", "knhk_deny", "knhk_park", "knhk_refused", "knhk_unavailable", "knhk_ring_full"};
+  static const char *const NAMES[SHIM_COUNTERS] = {"knhk_admit", "knhk_deny", "knhk_park", "knhk_refused", "knhk_unavailable", "knhk_ring_full", "knhk_undurable"};
   for (size_t i = 0; i < SHIM_COUNTERS; i++) {
     knhk_buf label = SHIM_TEXT("revision");
     if (cb_http_filter_config_define_counter(env, (knhk_buf){NAMES[i], strlen(NAMES[i])}, &label, 1, &config->counters[i]) != 0)
@@ -50,22 +50,30 @@ static shim_worker *worker_of(const shim_request *request) {
   return index < request->config->nworkers ? &request->config->workers[index] : NULL;
 }
 
-/* A leaf for a request that no pack was asked about; false when there is no room for it. */
-static bool keep_refusal(shim_request *request) {
+bool keep_disposition(shim_request *request, const uint8_t *receipt, shim_leaf leaf) {
   const shim_config *config = request->config;
   shim_ring *ring = &request->worker->ring;
   shim_observation seen = {.time_ns = shim_now_ns(CLOCK_REALTIME), .route = {request->route, strlen(request->route)}};
   size_t o_len = observation_size(config, &seen);
   uint8_t *slot = ring_reserve(ring, record_room(config, o_len));
+  request->answered_receipt = slot != NULL;
   if (slot == NULL) return false;
-  shim_record record = {.time_ns = seen.time_ns, .o = slot + SHIM_RECORD_HEADER, .o_len = (uint32_t)o_len, .narms = 1};
-  record.arms[0] = (shim_leaf){.kind = KIND_REFUSED, .verdict = KNHK_DENY, .mode = MODE_ENFORCED, .flags = config_is_stale(config, seen.time_ns) ? FLAG_STALE : 0};
-  ring_next_receipt(ring, record.receipt);
+  shim_record record = {.time_ns = seen.time_ns, .o = slot + SHIM_RECORD_HEADER, .o_len = (uint32_t)o_len, .narms = 1, .arms = {leaf}};
+  record.arms[0].flags |= config_is_stale(config, seen.time_ns) ? FLAG_STALE : 0;
+  if (receipt != NULL) {
+    memcpy(record.receipt, receipt, sizeof record.receipt);
+  } else {
+    ring_next_receipt(ring, record.receipt);
+  }
   observation_write(config, &seen, slot + SHIM_RECORD_HEADER);
   ring_commit(ring, slot, record_write(config, &record, slot));
   memcpy(request->receipt, record.receipt, sizeof record.receipt);
-  request->answered_receipt = true;
   return true;
+}
+
+/* A leaf for a request that no pack was asked about; false when there is no room for it. */
+static bool keep_refusal(shim_request *request) {
+  return keep_disposition(request, NULL, (shim_leaf){.kind = KIND_REFUSED, .verdict = KNHK_DENY, .mode = MODE_ENFORCED});
 }
 
 /* 503 when there is no room for the leaf. */
@@ -80,7 +88,9 @@ static void keep_foreign_answer(shim_request *request) {
   int counter = SHIM_RING_FULL;
   if (request->worker == NULL) request->worker = worker_of(request);
   if (request->worker == NULL) return;
-  if (request->phase == PHASE_PARKED) {
+  if (request->phase == PHASE_WAITING) {
+    counter = durable_abandon(request) ? SHIM_UNDURABLE : SHIM_RING_FULL;
+  } else if (request->phase == PHASE_PARKED) {
     counter = park_abandon(request) ? SHIM_UNAVAILABLE : SHIM_RING_FULL;
   } else if (keep_refusal(request)) {
     counter = SHIM_REFUSED;
@@ -90,7 +100,7 @@ static void keep_foreign_answer(shim_request *request) {
 }
 
 /* The guards that fail in that arm, as JSON; O and A are read where they lie in the ring, which only this thread writes. */
-static void tell(shim_request *request, const shim_record *record, shim_reason reason, size_t number) {
+static knhk_buf violations_of(const shim_request *request, const shim_record *record, size_t number) {
   const shim_arm *arm = &request->config->arms[number];
   const knhk_pack *api = arm->pack->api;
   const shim_leaf *leaf = &record->arms[number];
@@ -100,36 +110,50 @@ static void tell(shim_request *request, const shim_record *record, shim_reason r
     n = 2;
     memcpy(violations, "[]", 2);
   }
-  reply_problem(request, reason, number, violations, (size_t)n);
+  return (knhk_buf){violations, (size_t)n};
 }
 
 static bool decided(const shim_record *record, size_t arm, int verdict) {
   return arm < record->narms && record->arms[arm].kind == KIND_DECISION && record->arms[arm].verdict == verdict;
 }
 
-/* What the enforced leaf, now in the ring, means for the client. */
-static shim_flow answer(shim_request *request, const shim_record *record) {
+/* What the enforced leaf means for the client; REASON_NONE: the request goes on. arm: whose word that is. */
+static shim_reason meaning(const shim_request *request, const shim_record *record, size_t *arm) {
   const shim_leaf *leaf = &record->arms[record->enforced];
-  bool has_pack = request->config->arms[record->enforced].pack != NULL;
+  *arm = record->enforced;
   if (request->tells_candidate && record->enforced == ARM_STABLE && decided(record, ARM_STABLE, KNHK_ADMIT) && decided(record, ARM_CANDIDATE, KNHK_DENY)) {
-    tell(request, record, REASON_OBSERVED, ARM_CANDIDATE);
-    return FLOW_ANSWERED;
+    *arm = ARM_CANDIDATE;
+    return REASON_OBSERVED;
   }
-  if (decided(record, record->enforced, KNHK_ADMIT)) {
-    reply_admit(request, record->enforced);
-    return FLOW_PASS;
+  if (decided(record, record->enforced, KNHK_ADMIT)) return REASON_NONE;
+  if (leaf->kind == KIND_DECISION) return REASON_DENIED;
+  if (leaf->kind == KIND_REFUSED) return request->config->arms[record->enforced].pack != NULL ? REASON_UNMATCHED : REASON_NO_POLICY;
+  return REASON_FAULT;
+}
+
+/* Answers, now that the record is in the ring; one whose pack wants more waits, with its problem document made while O and A are there. */
+static shim_flow answer(shim_request *request, const shim_record *record, bool waits) {
+  size_t arm;
+  const shim_reason reason = meaning(request, record, &arm);
+  const bool tells = reason == REASON_DENIED || reason == REASON_OBSERVED;
+  const knhk_buf violations = tells ? violations_of(request, record, arm) : (knhk_buf){NULL, 0};
+  if (waits && (!tells || reply_compose(request, reason, arm, violations.p, violations.n))) {
+    request->reason = (uint8_t)reason;
+    request->arm = (uint8_t)arm;
+    return durable_wait(request, record);
   }
-  if (leaf->kind == KIND_DECISION) {
-    tell(request, record, REASON_DENIED, record->enforced);
-  } else if (leaf->kind == KIND_REFUSED) {
-    reply_problem(request, has_pack ? REASON_UNMATCHED : REASON_NO_POLICY, record->enforced, NULL, 0);
+  if (waits) {
+    reply_problem(request, REASON_FAULT, arm, NULL, 0);
+  } else if (reason != REASON_NONE) {
+    reply_problem(request, reason, arm, violations.p, violations.n);
   } else {
-    reply_problem(request, REASON_FAULT, record->enforced, NULL, 0);
+    reply_admit(request, arm);
+    return FLOW_PASS;
   }
   return FLOW_ANSWERED;
 }
 
-/* The agent is silent: no pack is asked, each request leaves UNAVAILABLE as long as there is room. */
+/* The agent is silent, or the log without witnesses: no pack is asked, each request leaves UNAVAILABLE as long as there is room. */
 static void make_unavailable(const shim_config *config, shim_record *record) {
   record->narms = 1;
   record->arms[0] = (shim_leaf){.kind = KIND_UNAVAILABLE, .mode = MODE_ENFORCED, .flags = config_is_stale(config, record->time_ns) ? FLAG_STALE : 0};
@@ -139,7 +163,7 @@ static void make_unavailable(const shim_config *config, shim_record *record) {
 static shim_flow decide(shim_request *request, const shim_observation *seen, knhk_buf sticky) {
   const shim_config *config = request->config;
   shim_ring *ring = &request->worker->ring;
-  bool silent = !ring_drained(ring, config->grace_s);
+  const bool silent = !ring_drained(ring, config->grace_s), failing = silent || ring_unwitnessed(ring);
   size_t o_len = observation_size(config, seen);
   uint8_t *slot = ring_reserve(ring, record_room(config, o_len));
   if (slot == NULL) {
@@ -149,10 +173,10 @@ static shim_flow decide(shim_request *request, const shim_observation *seen, knh
   shim_record record = {.time_ns = seen->time_ns, .o = slot + SHIM_RECORD_HEADER, .o_len = (uint32_t)o_len};
   ring_next_receipt(ring, record.receipt);
   observation_write(config, seen, slot + SHIM_RECORD_HEADER);
-  if (silent && !config->fail_open) {
+  if (failing && !config->fail_open) {
     make_unavailable(config, &record);
   } else {
-    judge(config, request->worker, slot, sticky, silent ? FLAG_FAIL_OPEN : 0, &record);
+    judge(config, request->worker, slot, sticky, failing ? FLAG_FAIL_OPEN : 0, &record);
     const shim_leaf *leaf = &record.arms[record.enforced];
     bool admitted = leaf->kind == KIND_DECISION && leaf->verdict == KNHK_ADMIT;
     if (leaf->kind == KIND_PARK || (request->resumed && admitted)) return park(request, &record);
@@ -160,11 +184,11 @@ static shim_flow decide(shim_request *request, const shim_observation *seen, knh
   ring_commit(ring, slot, record_write(config, &record, slot));
   memcpy(request->receipt, record.receipt, sizeof record.receipt);
   request->answered_receipt = true;
-  if (silent && !config->fail_open) {
-    reply_problem(request, REASON_AGENT_SILENT, ARM_STABLE, NULL, 0);
+  if (failing && !config->fail_open) {
+    reply_problem(request, silent ? REASON_AGENT_SILENT : REASON_UNWITNESSED, ARM_STABLE, NULL, 0);
     return FLOW_ANSWERED;
   }
-  return answer(request, &record);
+  return answer(request, &record, !silent && durable_waits(config, &record));
 }
 
 static shim_flow judge_body(shim_request *request, const knhk_buf *chunks, size_t n) {
@@ -233,7 +257,7 @@ int on_http_filter_request_body(void *f, const void *m, bool eos) {
   static const int STATUS[] = {[FLOW_PASS] = ENVOY_BODY_CONTINUE, [FLOW_HOLD] = ENVOY_BODY_STOP_AND_BUFFER, [FLOW_ANSWERED] = ENVOY_BODY_STOP_NO_BUFFER};
   shim_request *request = (shim_request *)(uintptr_t)m;
   if (request->phase == PHASE_DONE) return request->admitted ? ENVOY_BODY_CONTINUE : ENVOY_BODY_STOP_NO_BUFFER;
-  if (!eos || request->phase == PHASE_PARKED) return ENVOY_BODY_STOP_AND_BUFFER;
+  if (!eos || request->phase != PHASE_OPEN) return ENVOY_BODY_STOP_AND_BUFFER;
   bool whole = cb_http_received_buffered_request_body(f);
   return STATUS[end(request, ALL, whole ? 1 : 2)];
 }
@@ -259,7 +283,12 @@ int on_http_filter_response_headers(void *f, const void *m, bool eos) {
 void on_http_filter_http_callout_done(void *f, const void *m, uint64_t id, int result, knhk_hdr *headers, size_t n, knhk_buf *chunks, size_t nchunks) {
   (void)f;
   (void)id;
-  park_done((shim_request *)(uintptr_t)m, result, headers, n, chunks, nchunks);
+  shim_request *request = (shim_request *)(uintptr_t)m;
+  if (request->phase == PHASE_WAITING) {
+    durable_done(request, result, headers, n);
+  } else {
+    park_done(request, result, headers, n, chunks, nchunks);
+  }
 }
 
 /* ---- hooks that a filter must export and that this one has no use for ------------------------------- */

@@ -29,11 +29,14 @@ static size_t message_size(const shim_record *record) {
   return n;
 }
 
+static uint8_t durability_of(const shim_request *request) { return request->config->arms[request->parked.record.enforced].durability; }
+
 /* Writes the message and lets the record's O and A point into it: the ring slot they were built in may be used again. */
 static void write_message(const shim_request *request, shim_parked *parked) {
   shim_record *record = &parked->record;
   uint8_t *at = put(parked->message, "KNPK", 4);
-  at = put_be(put_be(put_be(at, 1, 1), record->narms, 1), 0, 2);
+  at = put_be(put_be(put_be(at, 1, 1), record->narms, 1), durability_of(request), 1);
+  at = put_be(at, 0, 1);
   at = put_be(put(at, record->receipt, 16), record->cluster, 8);
   at = put(at, request->decision, 16);
   for (int i = 0; i < record->narms; i++) {
@@ -49,17 +52,24 @@ static void write_message(const shim_request *request, shim_parked *parked) {
   record->o = at;
 }
 
-static int call(shim_request *request) {
-  const shim_parked *parked = &request->parked;
-  knhk_hdr headers[] = {{":method", 7, "POST", 4}, {":path", 5, "/park", 5}, {"host", 4, "knhk-agent", 10},
+int agent_call(shim_request *request, knhk_buf path, knhk_buf body, uint64_t timeout_ms) {
+  knhk_hdr headers[] = {{":method", 7, "POST", 4}, {":path", 5, path.p, path.n}, {"host", 4, "knhk-agent", 10},
                         {"content-type", 12, "application/octet-stream", 24}};
   knhk_buf cluster = {request->config->agent_cluster, strlen(request->config->agent_cluster)};
   uint64_t id = 0;
   request->calling = true;
   int code = cb_http_filter_http_callout(request->envoy, &id, cluster, headers, sizeof headers / sizeof *headers,
-                                         (knhk_buf){(const char *)parked->message, parked->len}, request->config->park_timeout_ms);
+                                         body, timeout_ms);
   request->calling = false;
   return code;
+}
+
+/* A verdict is answered when its leaves are as durable as the pack wants: on the agent's disk they are anyway. */
+static int call(shim_request *request) {
+  const shim_config *config = request->config;
+  const shim_parked *parked = &request->parked;
+  uint64_t settling_ms = durability_of(request) > DURABLE_DISK ? config->durable_timeout_ms : 0;
+  return agent_call(request, SHIM_TEXT("/park"), (knhk_buf){(const char *)parked->message, parked->len}, config->park_timeout_ms + settling_ms);
 }
 
 /* Writes the parked record to the ring, its enforced leaf changed to this; false when the ring is full. */
@@ -109,6 +119,7 @@ bool park_abandon(shim_request *request) { return keep_one(request, KIND_UNAVAIL
 static shim_flow settle(shim_request *request) {
   size_t arm = request->parked.record.enforced;
   request->answered_receipt = request->outcome == PARK_ADMIT || request->outcome == PARK_DENY || request->outcome == PARK_LATER;
+  if (request->undurable && !durable_missed(request, arm)) return FLOW_ANSWERED;
   switch (request->outcome) {
     case PARK_ADMIT:
       reply_admit(request, arm);
@@ -155,6 +166,10 @@ static bool has_field(const knhk_hdr *headers, size_t n, knhk_buf key, knhk_buf 
   return false;
 }
 
+bool agent_said(int result, const knhk_hdr *headers, size_t n, knhk_buf status) {
+  return result == ENVOY_CALLOUT_OK && has_field(headers, n, SHIM_TEXT("x-knhk-agent"), SHIM_TEXT("1")) && has_field(headers, n, SHIM_TEXT(":status"), status);
+}
+
 /* All chunks as one malloc'ed text of at most PROBLEM_MAX bytes; NULL when it is longer or memory is short. */
 static uint8_t *join(const knhk_buf *chunks, size_t n, size_t *len) {
   *len = 0;
@@ -167,10 +182,11 @@ static uint8_t *join(const knhk_buf *chunks, size_t n, size_t *len) {
 static uint32_t get32(const uint8_t *at) { return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3]; }
 
 static int read_verdict(shim_request *request, const uint8_t *text, size_t len) {
-  if (len < ANSWER_HEAD || memcmp(text, "KNPA\1", 5) != 0 || text[6] != 0 || text[7] != 0) return PARK_UNANSWERED;
+  if (len < ANSWER_HEAD || memcmp(text, "KNPA\1", 5) != 0 || text[6] > 1 || text[7] != 0) return PARK_UNANSWERED;
   if (memcmp(text + 8, request->receipt, 16) != 0 || get32(text + 24) != len - ANSWER_HEAD) return PARK_UNANSWERED;
+  if (text[5] != KNHK_ADMIT && text[5] != KNHK_DENY) return PARK_UNANSWERED;
+  request->undurable = text[6] == 1;
   if (text[5] == KNHK_ADMIT) return PARK_ADMIT;
-  if (text[5] != KNHK_DENY) return PARK_UNANSWERED;
   char *problem = malloc(len - ANSWER_HEAD + 1);
   if (problem == NULL) return PARK_UNANSWERED;
   memcpy(problem, text + ANSWER_HEAD, len - ANSWER_HEAD);
@@ -179,10 +195,9 @@ static int read_verdict(shim_request *request, const uint8_t *text, size_t len) 
 }
 
 static int outcome_of(shim_request *request, int result, const knhk_hdr *headers, size_t n, const knhk_buf *chunks, size_t nchunks) {
-  if (result != ENVOY_CALLOUT_OK || !has_field(headers, n, SHIM_TEXT("x-knhk-agent"), SHIM_TEXT("1"))) return PARK_UNANSWERED;
-  if (has_field(headers, n, SHIM_TEXT(":status"), SHIM_TEXT("202"))) return PARK_LATER;
-  if (has_field(headers, n, SHIM_TEXT(":status"), SHIM_TEXT("410"))) return request->resumed ? PARK_INVALID : PARK_UNANSWERED;
-  if (!has_field(headers, n, SHIM_TEXT(":status"), SHIM_TEXT("200"))) return PARK_UNANSWERED;
+  if (agent_said(result, headers, n, SHIM_TEXT("202"))) return PARK_LATER;
+  if (agent_said(result, headers, n, SHIM_TEXT("410"))) return request->resumed ? PARK_INVALID : PARK_UNANSWERED;
+  if (!agent_said(result, headers, n, SHIM_TEXT("200"))) return PARK_UNANSWERED;
   size_t len;
   uint8_t *text = join(chunks, nchunks, &len);
   int outcome = text == NULL ? PARK_UNANSWERED : read_verdict(request, text, len);

@@ -11,9 +11,9 @@ enum { MEMORY_MAX = 1 << 30, RING_MIN = 4 << 20, RING_MAX = 1 << 30, SALT_MIN = 
 
 static const char *const KEYS[] = {"version", "point", "epoch", "region", "regionIndex", "ringDir", "ringBytes", "generation", "baseline",
     "mode", "weight", "salt", "stale", "stable", "candidate", "bundle", "evaluator", "stickyAttribute", "attributes", "agentCluster",
-    "parkTimeoutMs", "agentGraceSeconds", "failure", "problemBase", "notAfterNs", "residency",
+    "parkTimeoutMs", "durableTimeoutMs", "agentGraceSeconds", "failure", "problemBase", "notAfterNs", "residency",
     NULL};
-static const char *const PACK_KEYS[] = {"path", "sha256", "digest", "name", "version", NULL};
+static const char *const PACK_KEYS[] = {"path", "sha256", "digest", "name", "version", "durability", NULL};
 static const char *const BUNDLE_KEYS[] = {"path", "sha256", NULL};
 static const char *const RESIDENCY_KEYS[] = {"bytes", "absent", "preload", NULL};
 static const char *const ATTRIBUTE_KEYS[] = {"name", "filterState", NULL};
@@ -161,15 +161,18 @@ static bool read_pack(shim_config *config, yyjson_val *root, const char *key, sh
   yyjson_val *file = yyjson_obj_get(root, key);
   snprintf(arm->label, sizeof arm->label, "none");
   if (yyjson_is_null(file)) return true;
+  static const char *const DURABILITIES[] = {"ring", "disk", "log", "region", NULL};
   char path[1024], sha256[65], name[160], version[64];
   uint8_t digest[32], image[32];
+  int durability;
   if (!has_keys(file, PACK_KEYS, key, err) || !read_text(file, "path", path, sizeof path, err) || !read_text(file, "name", name, sizeof name, err) ||
       !read_text(file, "version", version, sizeof version, err) || !read_digest(file, "sha256", digest, 32, false, err) ||
-      !read_digest(file, "digest", image, 32, false, err))
+      !read_digest(file, "digest", image, 32, false, err) || !read_choice(file, "durability", DURABILITIES, &durability, err))
     return false;
   shim_hex(digest, 32, sha256);
   sha256[64] = 0;
   memcpy(arm->digest, image, sizeof arm->digest);
+  arm->durability = (uint8_t)durability;
   snprintf(arm->label, sizeof arm->label, "%s@%s", name, version);
   arm->pack = pack_open(path, sha256, err);
   return arm->pack != NULL && bind_pack(config, arm, err);
@@ -217,10 +220,11 @@ static bool read_texts(shim_config *config, yyjson_val *root, char *err) {
 }
 
 static bool read_numbers(shim_config *config, yyjson_val *root, char *err) {
-  uint64_t version, epoch, region, generation, weight, timeout, grace;
+  uint64_t version, epoch, region, generation, weight, timeout, settling, grace;
   if (!read_number(root, "version", 1, 1, &version, err) || !read_number(root, "epoch", 0, UINT64_MAX, &epoch, err) ||
       !read_number(root, "regionIndex", 0, UINT16_MAX, &region, err) || !read_number(root, "generation", 0, UINT64_MAX, &generation, err) ||
       !read_number(root, "weight", 0, 1000, &weight, err) || !read_number(root, "parkTimeoutMs", 1, 600000, &timeout, err) ||
+      !read_number(root, "durableTimeoutMs", 1, 600000, &settling, err) ||
       !read_number(root, "agentGraceSeconds", 1, 86400, &grace, err) || !read_number(root, "notAfterNs", 0, UINT64_MAX, &config->not_after_ns, err) ||
       !read_number(root, "ringBytes", RING_MIN, RING_MAX, &config->ring_bytes, err))
     return false;
@@ -228,6 +232,7 @@ static bool read_numbers(shim_config *config, yyjson_val *root, char *err) {
   config->region_index = (uint16_t)region;
   config->weight = (uint32_t)weight;
   config->park_timeout_ms = (uint32_t)timeout;
+  config->durable_timeout_ms = (uint32_t)settling;
   config->grace_s = (uint32_t)grace;
   return true;
 }

@@ -1,5 +1,6 @@
 /* reply.c: answers to the client, the receipt for the application, counters. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "shim.h"
@@ -28,6 +29,8 @@ static const shim_answer ANSWERS[REASON_COUNT] = {
     [REASON_PARKED] = {202, SHIM_PARKED, "parked", "The decision is still being made; repeat the request with it"},
     [REASON_RING_FULL] = {503, SHIM_RING_FULL, "ring-full", "Receipts cannot be kept at the moment"},
     [REASON_AGENT_SILENT] = {503, SHIM_UNAVAILABLE, "agent-silent", "Receipts have not been collected for too long"},
+    [REASON_UNWITNESSED] = {503, SHIM_UNAVAILABLE, "unwitnessed", "Receipts have not been witnessed for too long"},
+    [REASON_UNDURABLE] = {503, SHIM_UNDURABLE, "receipt-not-durable", "The receipt did not become as durable as the policy wants in time"},
     [REASON_FAULT] = {503, SHIM_UNAVAILABLE, "fault", "The policy could not be evaluated"},
 };
 
@@ -63,7 +66,8 @@ static int details(const shim_request *request, shim_reason reason, size_t arm, 
   return n;
 }
 
-void reply_problem(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len) {
+/* Writes the document to the worker's `out`. */
+static knhk_buf compose(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len) {
   const shim_answer *answer = &ANSWERS[reason];
   char hex[32], more[512], *out = request->worker->out;
   shim_hex(request->receipt, sizeof request->receipt, hex);
@@ -76,8 +80,25 @@ void reply_problem(shim_request *request, shim_reason reason, size_t arm, const 
     n += 14 + violations_len;
   }
   out[n++] = '}';
+  return (knhk_buf){out, n};
+}
+
+void reply_composed(shim_request *request, shim_reason reason, size_t arm, knhk_buf document) {
+  const shim_answer *answer = &ANSWERS[reason];
   reply_count(request, answer->counter, reason == REASON_OBSERVED ? ARM_STABLE : arm);
-  send(request, answer->status, (knhk_buf){out, n}, reason == REASON_PARKED);
+  send(request, answer->status, document, reason == REASON_PARKED);
+}
+
+void reply_problem(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len) {
+  reply_composed(request, reason, arm, compose(request, reason, arm, violations, violations_len));
+}
+
+bool reply_compose(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len) {
+  knhk_buf document = compose(request, reason, arm, violations, violations_len);
+  char *kept = malloc(document.n);
+  if (kept != NULL) memcpy(kept, document.p, document.n);
+  request->problem = (knhk_buf){kept, kept == NULL ? 0 : document.n};
+  return kept != NULL;
 }
 
 void reply_admit(shim_request *request, size_t arm) {

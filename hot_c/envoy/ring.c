@@ -24,6 +24,7 @@ enum {
   AT_TAIL = 192,
   AT_FULL = 256,
   AT_HEARTBEAT = 320,
+  AT_UNWITNESSED = 328,
   AT_CLOSED = 384,
   AT_ABSENT = 448,
   AT_PACKS = 512,
@@ -123,6 +124,8 @@ bool ring_drained(const shim_ring *ring, uint32_t grace_s) {
   if (seen < ring->born_ns) seen = ring->born_ns;
   return seen >= now || now - seen <= (uint64_t)grace_s * 1000000000u;
 }
+
+bool ring_unwitnessed(const shim_ring *ring) { return load(ring->map + AT_UNWITNESSED) != 0; }
 
 void ring_count_absent(shim_ring *ring) { store(ring->map + AT_ABSENT, load(ring->map + AT_ABSENT) + 1); }
 

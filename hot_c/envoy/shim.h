@@ -7,6 +7,7 @@
  * observe.c  verified attributes and body -> O (formats/observation.md)
  * judge.c    O -> leaves of both arms
  * park.c     the agent's verdict over http_callout (formats/agent.md)
+ * durable.c  a decision whose pack wants more than the ring waits for the agent's word
  * reply.c    answers, counters
  * filter.c   Envoy's hooks
  *
@@ -39,6 +40,7 @@ enum { KIND_DECISION = 1, KIND_PARK = 2, KIND_UNAVAILABLE = 3, KIND_REFUSED = 4 
 enum { MODE_ENFORCED = 1, MODE_OBSERVED = 2 };
 enum { FLAG_CANDIDATE = 1, FLAG_STALE = 2, FLAG_FAIL_OPEN = 16 };
 enum { ARM_STABLE = 0, ARM_CANDIDATE = 1 };
+enum { DURABLE_RING, DURABLE_DISK, DURABLE_LOG, DURABLE_REGION };
 enum { PART_BUNDLE = SHIM_ARMS, SHIM_PARTS }; /* the parts before are the packs of the arms */
 
 /* sha256.zig */
@@ -104,6 +106,8 @@ uint8_t *ring_reserve(shim_ring *ring, size_t max);
 void ring_commit(shim_ring *ring, uint8_t *record, size_t len);
 /* True when the agent drained within grace_s seconds, or since the ring was made. */
 bool ring_drained(const shim_ring *ring, uint32_t grace_s);
+/* True while the agent says that the log's checkpoints lack witnesses for longer than the point allows. */
+bool ring_unwitnessed(const shim_ring *ring);
 void ring_next_receipt(shim_ring *ring, uint8_t receipt[16]);
 /* Counts a judgement whose pack was not resident. */
 void ring_count_absent(shim_ring *ring);
@@ -126,6 +130,7 @@ typedef struct {
   shim_pack *pack;        /* NULL: no pack */
   uint8_t digest[20];     /* zeros: no pack */
   char label[256];        /* name@version, or "none" */
+  uint8_t durability;     /* what a receipt of its decisions must survive before the answer */
   void *binding_memory;
   const knhk_binding *binding;
 } shim_arm;
@@ -140,13 +145,13 @@ typedef struct {
   uint32_t judged;
 } shim_worker;
 
-enum { SHIM_ADMITTED, SHIM_DENIED, SHIM_PARKED, SHIM_REFUSED, SHIM_UNAVAILABLE, SHIM_RING_FULL, SHIM_COUNTERS };
+enum { SHIM_ADMITTED, SHIM_DENIED, SHIM_PARKED, SHIM_REFUSED, SHIM_UNAVAILABLE, SHIM_RING_FULL, SHIM_UNDURABLE, SHIM_COUNTERS };
 
 typedef struct {
   char point[256], region[64], ring_dir[400], agent_cluster[128], problem_base[128];
   uint16_t region_index;
   uint64_t ring_bytes, not_after_ns;
-  uint32_t weight, park_timeout_ms, grace_s;
+  uint32_t weight, park_timeout_ms, durable_timeout_ms, grace_s;
   bool baseline_admit, canary, judge_candidate, stale, fail_open;
   uint8_t salt[32];
   size_t salt_len;
@@ -240,7 +245,8 @@ typedef struct {
 } shim_parked;
 
 enum { PARK_NONE, PARK_ADMIT, PARK_DENY, PARK_LATER, PARK_INVALID, PARK_UNANSWERED };
-enum { PHASE_OPEN, PHASE_PARKED, PHASE_DONE };
+enum { WAIT_NONE, WAIT_DURABLE, WAIT_MISSED };
+enum { PHASE_OPEN, PHASE_PARKED, PHASE_WAITING, PHASE_DONE };
 
 typedef struct {
   const shim_config *config;
@@ -249,11 +255,13 @@ typedef struct {
   uint8_t phase, outcome;
   bool calling;          /* inside http_callout */
   bool resumed;          /* carries a decision id */
+  bool undurable;        /* the agent's verdict came, and its leaf is not as durable as it must be */
+  uint8_t reason, arm;   /* while it waits for its leaf: what is answered then, by which arm */
   bool admitted;         /* nothing else may let a body pass */
   bool answered_receipt; /* the receipt has a leaf: show it on the response */
   bool tells_candidate;  /* the caller may know what the candidate says of an admitted request */
   uint8_t receipt[16], decision[16];
-  knhk_buf problem; /* malloc'ed: the agent's problem document */
+  knhk_buf problem; /* malloc'ed: the problem document of the agent, or of a denial that waits for its leaf */
   char route[SHIM_ROUTE_MAX + 1];
   bool body_allowed;
   shim_parked parked;
@@ -265,7 +273,7 @@ typedef enum { FLOW_PASS, FLOW_HOLD, FLOW_ANSWERED } shim_flow;
 typedef enum {
   REASON_NONE, REASON_UNMATCHED, REASON_QUERY, REASON_UPGRADE, REASON_ENCODING, REASON_MEDIA, REASON_REPEATED, REASON_BODY,
   REASON_TOO_LARGE, REASON_ATTRIBUTE, REASON_PEER, REASON_DECISION, REASON_NO_POLICY, REASON_DENIED, REASON_OBSERVED, REASON_PARKED,
-  REASON_RING_FULL, REASON_AGENT_SILENT, REASON_FAULT, REASON_COUNT
+  REASON_RING_FULL, REASON_AGENT_SILENT, REASON_UNWITNESSED, REASON_UNDURABLE, REASON_FAULT, REASON_COUNT
 } shim_reason;
 
 shim_reason observe_attributes(const shim_request *request, shim_observation *seen, knhk_buf *sticky);
@@ -274,15 +282,37 @@ shim_reason observe_headers(shim_request *request, bool eos);
 
 /* arm: whose verdict it is. REASON_OBSERVED: admitted, and this is what the arm that is not enforced says. */
 void reply_problem(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len);
+/* The same in two steps: the document, malloc'ed by the caller's leave into request->problem (false: no memory), and the answer with it. */
+bool reply_compose(shim_request *request, shim_reason reason, size_t arm, const char *violations, size_t violations_len);
+void reply_composed(shim_request *request, shim_reason reason, size_t arm, knhk_buf document);
 void reply_raw(shim_request *request, uint32_t status, knhk_buf body);
 void reply_count(const shim_request *request, int counter, size_t arm);
 /* Shows the receipt to the application and hides the decision id from it. */
 void reply_admit(shim_request *request, size_t arm);
+
+/* A record of one leaf for a request that no pack answers for: over an O of route and time alone. receipt: NULL takes the ring's next.
+ * Shows that receipt on the response; false, and shows none, when the ring is full. */
+bool keep_disposition(shim_request *request, const uint8_t *receipt, shim_leaf leaf);
+
+/* POST to the agent; the answer comes to callout_done, which may run before this returns. Not 0: there will be none. */
+int agent_call(shim_request *request, knhk_buf path, knhk_buf body, uint64_t timeout_ms);
+/* Whether this is the agent's own word, with this status. */
+bool agent_said(int result, const knhk_hdr *headers, size_t n, knhk_buf status);
 
 /* Hands the record to the agent; the flow is HOLD, or what an immediate failure made of it. */
 shim_flow park(shim_request *request, const shim_record *record);
 /* Envoy answered while the request was parked: the agent's word counts no more. False when the ring is full. */
 bool park_abandon(shim_request *request);
 void park_done(shim_request *request, int result, const knhk_hdr *headers, size_t n, const knhk_buf *chunks, size_t nchunks);
+
+/* Whether the enforced decision of this record must survive more than the ring does before it is answered. */
+bool durable_waits(const shim_config *config, const shim_record *record);
+/* The record is committed and nothing after it; reason, arm and problem say what is to be answered. The flow is as of `park`. */
+shim_flow durable_wait(shim_request *request, const shim_record *record);
+void durable_done(shim_request *request, int result, const knhk_hdr *headers, size_t n);
+/* Too late for that: leaves what says so. True when the request goes on as decided all the same; else it is answered. */
+bool durable_missed(shim_request *request, size_t arm);
+/* Envoy answered while the request waited. False when the ring is full. */
+bool durable_abandon(shim_request *request);
 
 #endif /* KNHK_SHIM_H */

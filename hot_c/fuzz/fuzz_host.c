@@ -49,7 +49,7 @@ typedef struct {
   text filter_state, buffered[BODIES], received[BODIES], posted;
   char body[BODY_MAX], receipt[33];
   size_t body_len;
-  bool parked, passed, agent_admits, ended, has_filter_state, foreign, shows;
+  bool parked, passed, agent_admits, waits, undurable, ended, has_filter_state, foreign, shows;
 } stream;
 
 typedef struct {
@@ -65,7 +65,7 @@ static bool validating;
 /* ---- records that were drained, newest last ------------------------------------------------------- */
 
 typedef struct {
-  uint8_t receipt[16], kind, verdict;
+  uint8_t receipt[16], kind, verdict, flags;
   bool by_pack;
   size_t body_len;
   uint64_t body_sum;
@@ -90,6 +90,7 @@ static void keep(const uint8_t *record) {
   memcpy(l->receipt, record + 16, 16);
   l->kind = arm[20];
   l->verdict = arm[22];
+  l->flags = arm[24];
   l->by_pack = sum(arm, 20) != sum((const uint8_t[20]){0}, 20);
   const uint8_t *o = record + 128;
   size_t at = 12;
@@ -262,17 +263,27 @@ static void read_receipt(const stream *s, uint8_t receipt[16]) {
   for (int i = 0; i < 16; i++) receipt[i] = (uint8_t)(hex(s->receipt[2 * i]) << 4 | hex(s->receipt[2 * i + 1]));
 }
 
+/* What went on though its leaf was not as durable as it must be has a leaf that says so. */
+static void check_missed(const uint8_t receipt[16]) {
+  uint8_t missed[16];
+  memcpy(missed, receipt, 16);
+  missed[8] |= 0x80;
+  const leaf *l = find(missed);
+  MUST(l != NULL && l->kind == 3 && (l->flags & 16) != 0);
+}
+
 static void check_pass(stream *s) {
   uint8_t receipt[16];
   MUST(!s->passed && s->answers == 0 && s->ended);
   s->passed = true;
   s->parked = false;
   read_receipt(s, receipt);
+  drain();
+  if (s->undurable) check_missed(receipt);
   if (s->agent_admits) {
     MUST(memcmp(receipt, s->posted.p + 8, 16) == 0);
     return;
   }
-  drain();
   const leaf *l = find(receipt);
   MUST(l != NULL && l->kind == 1 && l->verdict == 1 && l->body_len == s->body_len && l->body_sum == sum((const uint8_t *)s->body, s->body_len));
   MUST(!l->by_pack || memmem(s->body, s->body_len, "bad", 3) == NULL);
@@ -284,8 +295,9 @@ static void finish_callout(stream *s, bool inline_call);
 
 int cb_http_filter_http_callout(void *f, uint64_t *id, knhk_buf cluster, knhk_hdr *headers, size_t n, knhk_buf body, uint64_t timeout_ms) {
   stream *s = f;
-  MUST(cluster.n > 0 && n >= 3 && timeout_ms > 0 && headers->key_len == 7 && memcmp(body.p, "KNPK\1", 5) == 0);
+  MUST(cluster.n > 0 && n >= 3 && timeout_ms > 0 && headers->key_len == 7 && (memcmp(body.p, "KNPK\1", 5) == 0 || memcmp(body.p, "KNDU\1", 5) == 0));
   *id = 1;
+  s->undurable = s->waits = body.p[2] == 'D';
   if (chance(8) == 0) return 1 + (int)chance(4);
   free(s->posted.p);
   s->posted = copy(body.p, body.n);
@@ -309,8 +321,14 @@ static void finish_callout(stream *s, bool inline_call) {
   if (spoilt) answer[chance(28)] ^= (uint8_t)(1 + chance(255));
   if (chance(6) == 0) len = chance(len + 1), spoilt = true;
   int result = chance(10) == 0 ? 1 : 0;
-  s->agent_admits = result == 0 && marked && strcmp(status, "200") == 0 && !spoilt && answer[5] == 1;
-  if (spoilt && len >= 28 && memcmp(answer, "KNPA\1", 5) == 0 && answer[5] == 1 && answer[6] == 0 && answer[7] == 0 && memcmp(answer + 8, s->posted.p + 8, 16) == 0)
+  if (s->waits) {
+    status = chance(2) ? "204" : status;
+    s->undurable = result != 0 || !marked || strcmp(status, "204") != 0;
+  } else {
+    s->undurable = answer[6] == 1;
+  }
+  s->agent_admits = !s->waits && result == 0 && marked && strcmp(status, "200") == 0 && !spoilt && answer[5] == 1;
+  if (!s->waits && spoilt && len >= 28 && memcmp(answer, "KNPA\1", 5) == 0 && answer[5] == 1 && answer[6] <= 1 && answer[7] == 0 && memcmp(answer + 8, s->posted.p + 8, 16) == 0)
     s->agent_admits = result == 0 && marked && strcmp(status, "200") == 0;
   text parts[2] = {copy((char *)answer, len / 2), copy((char *)answer + len / 2, len - len / 2)}, code = copy(status, strlen(status));
   knhk_hdr headers[] = {{":status", 7, code.p, code.n}, {"x-knhk-agent", 12, marked ? "1" : "10", marked ? 1 : 2}};
@@ -486,9 +504,10 @@ static void touch_stream(stream **place) {
 /* ---- configurations ----------------------------------------------------------------------------------- */
 
 static int pack_json(char *out, size_t cap, const char *path) {
+  static const char *const DURABILITIES[] = {"ring", "disk", "log", "region"};
   if (path == NULL) return snprintf(out, cap, "null");
   const char *name = strrchr(path, '/') + 1;
-  return snprintf(out, cap, "{\"path\":\"%s\",\"sha256\":\"%.64s\",\"digest\":\"%.64s\",\"name\":\"erp/x\",\"version\":\"1\"}", path, name, name);
+  return snprintf(out, cap, "{\"path\":\"%s\",\"sha256\":\"%.64s\",\"digest\":\"%.64s\",\"name\":\"erp/x\",\"version\":\"1\",\"durability\":\"%s\"}", path, name, name, DURABILITIES[chance(4)]);
 }
 
 static char *packs[2], *bundle, *broken[8];
@@ -506,7 +525,7 @@ static size_t config_json(char *out, size_t cap) {
   return (size_t)snprintf(out, cap,
       "{\"version\":1,\"point\":\"a/b\",\"epoch\":1,\"region\":\"r\",\"regionIndex\":0,\"ringDir\":\"%s\",\"ringBytes\":4194304,\"generation\":1,\"baseline\":\"%s\","
       "\"mode\":\"%s\",\"weight\":%d,\"salt\":\"0011223344556677\",\"stale\":%s,\"stable\":%s,\"candidate\":%s,\"bundle\":%s,\"evaluator\":null,\"stickyAttribute\":%s,"
-      "\"attributes\":[{\"name\":\"sub\",\"filterState\":\"k\"},{\"name\":\"peer\",\"filterState\":\"k\"}],\"agentCluster\":\"agent\",\"parkTimeoutMs\":10,\"agentGraceSeconds\":9,"
+      "\"attributes\":[{\"name\":\"sub\",\"filterState\":\"k\"},{\"name\":\"peer\",\"filterState\":\"k\"}],\"agentCluster\":\"agent\",\"parkTimeoutMs\":10,\"durableTimeoutMs\":10,\"agentGraceSeconds\":9,"
       "\"failure\":\"%s\",\"problemBase\":\"https://x/\",\"notAfterNs\":0,\"residency\":{\"bytes\":%d,\"absent\":\"%s\",\"preload\":[\"stable\",\"bundle\",\"candidate\"]}}",
       folder, chance(2) ? "Deny" : "Admit", MODES[chance(3)], (int)chance(1001), chance(6) ? "false" : "true", stable, candidate, data, chance(3) ? "\"sub\"" : "null", chance(2) ? "Open" : "Closed", (int)chance(3) << 13, chance(2) ? "Park" : "Decide");
 }

@@ -17,6 +17,7 @@ _REGION = re.compile(r"[a-z0-9-]{0,63}")
 _ATTRIBUTE = re.compile(r"[a-z0-9_.-]{1,63}")
 MIN_RING_BYTES, MAX_RING_BYTES = 4 << 20, 1 << 30
 MAX_RESIDENT_BYTES = 1 << 40
+DURABLE_TIMEOUT_MS = 2000  # of a point that an operator before this release wrote
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class PointConfig:
     digest: str
     resident_bytes: int = 0
     absent: str = "Decide"
+    durable_timeout_ms: int = DURABLE_TIMEOUT_MS
+    max_unwitnessed_s: int = 0
 
 
 def parse_point(data: bytes, where: str) -> PointConfig:
@@ -58,6 +61,8 @@ def parse_point(data: bytes, where: str) -> PointConfig:
         ring_bytes=document["ringBytes"],
         resident_bytes=document["residency"]["bytes"],
         absent=document["residency"]["absent"],
+        durable_timeout_ms=document.get("durableTimeoutMs", DURABLE_TIMEOUT_MS),
+        max_unwitnessed_s=document.get("maxUnwitnessedSeconds", 0),
         digest=hashlib.sha256(data).hexdigest(),
     )
 
@@ -78,6 +83,13 @@ def _checks(document: object) -> list[tuple[str, object, bool, str]]:
         ("failure", get("failure"), get("failure") in ("Closed", "Open"), "must be Closed or Open"),
         ("agentGraceSeconds", get("agentGraceSeconds"), _between(get("agentGraceSeconds"), 1, 86400), "must be 1 to 86400"),
         ("parkTimeoutMs", get("parkTimeoutMs"), _between(get("parkTimeoutMs"), 1, 600_000), "must be 1 to 600000"),
+        ("durableTimeoutMs", get("durableTimeoutMs"), _between(get("durableTimeoutMs", 1), 1, 600_000), "must be 1 to 600000"),
+        (
+            "maxUnwitnessedSeconds",
+            get("maxUnwitnessedSeconds"),
+            _between(get("maxUnwitnessedSeconds", 0), 0, 31_536_000),
+            "must be 0 (never) to 31536000",
+        ),
         ("ringBytes", get("ringBytes"), _is_ring_size(get("ringBytes")), "must be a power of two, 4 MiB to 1 GiB"),
         (
             "residency",

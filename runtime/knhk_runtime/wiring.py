@@ -32,6 +32,7 @@ from knhk_runtime.http1 import Https
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import PARK, Entries, entries_of, payloads
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.outbox.settling import Settling
 from knhk_runtime.outbox.shipping import Shipper, outbox_id
 from knhk_runtime.outbox.upload import Outbox, Uploader
 from knhk_runtime.packstore import PackStore, architecture
@@ -241,8 +242,12 @@ class Agent:
         judge = ArmJudge(self._loaded, self._evaluator)
         self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
         self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit_drained, self._set_aside)
+        observed = self._observed
+        self._settling = Settling(lambda: segments.durable, lambda: observed.end, self._drain.hurry)
+        self._settling.acked.move(self._uploader.cursor.position)
+        self._settling.judged.move(observed.judged)
         self._decisions = Decisions(self._folders.state / "decisions.db")
-        self._parking = ParkServer(judge, self._decisions, self._commit, self._point)
+        self._parking = ParkServer(judge, self._decisions, self._commit, self._point, self._settling)
         self._exchange = Exchange(
             self._folders,
             root_key(options.root_pub),
@@ -266,10 +271,12 @@ class Agent:
         self._copying = SequencerClient(sequencer_of(options, self._courier), timeout_s=30.0)
         return Shipper(segments, self._uploader.cursor, self._copying, outbox_id(options.outbox))
 
-    def _commit(self, made: Entries) -> None:
-        self._counters.reach(self._outbox.commit(made))
+    def _commit(self, made: Entries) -> Position:
+        end = self._outbox.commit(made)
+        self._counters.reach(end)
         self._counters.take(made.frames)
         self._counters.mark()
+        return end
 
     def _commit_drained(self, made: Entries, drained: Drained) -> None:
         self._counters.reach(self._outbox.commit(made))
@@ -286,7 +293,9 @@ class Agent:
 
     def _point(self) -> Point | None:
         running = self._exchange.running
-        return Point(running.point.region_index, running.point.park_timeout_ms) if running else None
+        if running is None:
+            return None
+        return Point(running.point.region_index, running.point.park_timeout_ms, running.point.durable_timeout_ms)
 
     def _preload(self, stable: bytes, candidate: bytes, from_bundle: Sequence[str]) -> tuple[str, ...]:
         return preload(self._drain.heat, stable, candidate, from_bundle, self._loaded.predicates(stable))
@@ -310,6 +319,11 @@ class Agent:
             loop.add_signal_handler(number, ended.set)
         self._outbox.on_durable = lambda: _soon(loop, self._uploader.wake)
         self._adopt = lambda parked: _soon(loop, self._parking.adopt, parked)
+        settling = self._settling
+        self._observed.on_judged = lambda position: _soon(loop, settling.judged.move, position)
+        self._drain.on_drained = lambda source, tail: _soon(loop, settling.drained, source, tail)
+        self._drain.on_gone = lambda source: _soon(loop, settling.gone, source)
+        self._uploader.on_acked, self._uploader.on_left_out = settling.acknowledged, settling.left_out
         self._drain.on_ring = lambda source: _soon(loop, self._uploader.claim, source)
         counting = threading.Thread(
             target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True

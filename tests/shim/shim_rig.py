@@ -150,10 +150,11 @@ class Parked:
     decision: bytes
     arms: tuple[tuple[str, int, int, int, bytes], ...]  # pack, flags, mode, state, A
     o: bytes
+    level: int
 
 
 def read_park(data: bytes) -> Parked:
-    magic, version, arms, zero, receipt, cluster, decision = struct.unpack_from(">4sBBH16sQ16s", data)
+    magic, version, arms, level, zero, receipt, cluster, decision = struct.unpack_from(">4sBBBB16sQ16s", data)
     assert (magic, version, zero) == (b"KNPK", 1, 0)
     at, found = 48, []
     for _ in range(arms):
@@ -162,17 +163,37 @@ def read_park(data: bytes) -> Parked:
         at += 28 + a_len
     (o_len,) = struct.unpack_from(">I", data, at)
     assert at + 4 + o_len == len(data)
-    return Parked(receipt, cluster, decision, tuple(found), data[at + 4 :])
+    return Parked(receipt, cluster, decision, tuple(found), data[at + 4 :], level)
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What /durable carried."""
+
+    level: int
+    is_open: int
+    receipt: bytes
+    position: int
+
+
+def read_awaited(data: bytes) -> Awaited:
+    magic, version, level, is_open, zero, receipt, position = struct.unpack(">4sBBBB16sQ", data)
+    assert (magic, version, zero) == (b"KNDU", 1, 0)
+    return Awaited(level, is_open, receipt, position)
 
 
 @dataclass
 class Agent:
-    """An agent that answers as it is told: `verdict` maps what was parked to (status, verdict, problem)."""
+    """An agent that answers as it is told: `verdict` maps what was parked to (status, verdict, problem), `durable` what waits to a status.
+    `sure`: the leaves of what was parked are so durable as was asked."""
 
     path: Path
     verdict: Callable[[Parked], tuple[int, int, bytes]] = lambda _: (200, 1, b"")
     marked: bool = True
+    sure: bool = True
+    durable: Callable[[Awaited], int] = lambda _: 204
     parked: list[Parked] = field(default_factory=list)
+    awaited: list[Awaited] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -183,13 +204,23 @@ class Agent:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                parked = read_park(self.rfile.read(int(self.headers["content-length"])))
+                data = self.rfile.read(int(self.headers["content-length"]))
+                if self.path == "/durable":
+                    self._answer(agent.settled(read_awaited(data)), b"")
+                else:
+                    self._answer(*self._judged(read_park(data)))
+
+            def _judged(self, parked: Parked) -> tuple[int, bytes]:
                 agent.parked.append(parked)
                 agent.gate.wait(30)
                 status, verdict, problem = agent.verdict(parked)
-                body = b"KNPA\x01" + bytes([verdict, 0, 0]) + parked.receipt + len(problem).to_bytes(4, "big") + problem
+                head = b"KNPA\x01" + bytes([verdict, not agent.sure, 0])
+                return status, head + parked.receipt + len(problem).to_bytes(4, "big") + problem
+
+            def _answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
-                self.send_header("content-length", str(len(body)))
+                if status != 204:
+                    self.send_header("content-length", str(len(body)))
                 if agent.marked:
                     self.send_header("x-knhk-agent", "1")
                 self.end_headers()
@@ -203,6 +234,11 @@ class Agent:
 
         self._server = _UnixServer(str(self.path), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def settled(self, awaited: Awaited) -> int:
+        self.awaited.append(awaited)
+        self.gate.wait(30)
+        return self.durable(awaited)
 
     def close(self) -> None:
         self.gate.set()
@@ -259,8 +295,8 @@ class Rig:
             },
         }
 
-    def settings(self, stable: Path | None = None, candidate: Path | None = None, **more: Any) -> dict[str, Any]:
-        """filter_config of the shim (formats/agent.md)."""
+    def settings(self, stable: Path | None = None, candidate: Path | None = None, durability: str = "ring", **more: Any) -> dict[str, Any]:
+        """filter_config of the shim (formats/agent.md). `durability`: of both packs."""
         return {
             "version": 1,
             "point": "erp/orders",
@@ -275,14 +311,15 @@ class Rig:
             "weight": 0,
             "salt": "00112233445566778899aabbccddeeff",
             "stale": False,
-            "stable": pack_file(stable, "1.0.0"),
-            "candidate": pack_file(candidate, "1.1.0"),
+            "stable": pack_file(stable, "1.0.0", durability),
+            "candidate": pack_file(candidate, "1.1.0", durability),
             "bundle": None,
             "evaluator": "ab" * 32,
             "stickyAttribute": "sub",
             "attributes": attribute_sources(self.point),
             "agentCluster": "knhk_agent",
             "parkTimeoutMs": 5000,
+            "durableTimeoutMs": 5000,
             "agentGraceSeconds": 600,
             "failure": "Closed",
             "problemBase": "https://knhk.dev/problems/",
@@ -381,10 +418,11 @@ class Rig:
         self.agent.close()
 
 
-def pack_file(path: Path | None, version: str) -> dict[str, str] | None:
+def pack_file(path: Path | None, version: str, durability: str) -> dict[str, str] | None:
     if path is None:
         return None
-    return {"path": str(path), "sha256": path.stem, "digest": image_digest(path), "name": "erp/invoice-controls", "version": version}
+    named = {"name": "erp/invoice-controls", "version": version, "durability": durability}
+    return {"path": str(path), "sha256": path.stem, "digest": image_digest(path), **named}
 
 
 def image_digest(path: Path) -> str:

@@ -61,9 +61,11 @@ from knhk.reconcilers.revisions import (
     ABORT,
     Revision,
     abort_asked,
+    as_durable,
     counted,
     denied_before,
     deny,
+    durability_of,
     edited_steps,
     goes_on,
     inputs_of,
@@ -146,12 +148,13 @@ class PackReconciler:
     def _adopt(self, pack: Resource) -> float:
         """The spec changed in nothing that the revision is made of (a deadline, suspend …): it goes on, with a whole deadline."""
         now = rfc3339_ns(self.ports.clock.now_ns())
-        revision = {**pack.status["revision"], "generation": pack.generation, "phaseSince": now}
+        revision = as_durable(pack, pack.status["revision"]) | {"generation": pack.generation, "phaseSince": now}
         if "arm" in revision:
             revision = {k: v for k, v in revision.items() if k not in _WAVE} | edited_steps(pack, revision)
         revision.pop("deadline", None)
         ready = {Phase.LIVE: True, Phase.STALLED: False}.get(Phase(revision["phase"]))
-        self._write(pack, {**pack.status, "revision": revision}, ready, revision["phase"], "goes on with the changed spec")
+        live = {"live": as_durable(pack, pack.status["live"])} if Phase(revision["phase"]) is Phase.LIVE else {}
+        self._write(pack, {**pack.status, "revision": revision, **live}, ready, revision["phase"], "goes on with the changed spec")
         return 0.0
 
     def _meet(self, pack: Resource) -> float:
@@ -177,6 +180,7 @@ class PackReconciler:
             "phase": Phase.PENDING.value,
             "phaseSince": rfc3339_ns(self.ports.clock.now_ns()),
             "inputs": inputs_of(pack),
+            **durability_of(pack),
             "points": [row["point"] for row in pack.spec["targets"]],
             **staged(pack),
         }
@@ -430,7 +434,7 @@ class PackReconciler:
         if live is None or not _is_live(pack):
             self._roll(pack, facts, Event.ROLLOUT_STARTED, rolling, None)
             return
-        kept = {k: v for k, v in live.items() if k not in ("data", "source")}
+        kept = {k: v for k, v in live.items() if k not in ("data", "source", "durability")}
         approvals = self._approvals(pack, facts, rolling) if facts.joining else {}
         again = kept | {k: v for k, v in revision.items() if k not in ("phase", "phaseSince")} | approvals
         message = f"{revision['version']} is live"

@@ -43,6 +43,7 @@ def point_config(resource: Resource) -> bytes:
             "failure": spec["failure"],
             "agentGraceSeconds": spec["agentGraceSeconds"],
             "parkTimeoutMs": spec["parkTimeoutMs"],
+            "durableTimeoutMs": spec["durableTimeoutMs"],
             "ringBytes": RING_BYTES,
             "residency": {"bytes": spec["residency"]["maxMiB"] << 20, "absent": spec["residency"]["absent"]},
         }
@@ -178,7 +179,8 @@ def stage_at(revision: Mapping[str, Any], point: str) -> int:
 
 
 def _reference(pack: Resource, revision: Mapping[str, Any]) -> dict[str, Any]:
-    return pack_reference(pack.namespace, pack.name, revision["version"], revision["digest"])
+    more = {"durability": revision["durability"]} if "durability" in revision else {}
+    return pack_reference(pack.namespace, pack.name, revision["version"], revision["digest"]) | more
 
 
 def _kind(current: bool, reason: str, wanted: Assignment, before: Mapping[str, Any] | None) -> str:

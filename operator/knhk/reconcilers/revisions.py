@@ -17,6 +17,7 @@ from knhk.reconcilers.context import MAX_HISTORY, statement_of
 from knhk.reconcilers.points import rolls
 
 ABORT = "knhk.dev/abort"
+RING = "ring"
 
 Revision = dict[str, Any]
 
@@ -26,6 +27,17 @@ def inputs_of(pack: Resource) -> str:
     spec = said(pack)
     always = {name: spec[name] for name in ("version", "sources", "routes", "targets", "dataBundles")}
     return sha256_hex(canonical(always | {name: spec[name] for name in ("schemas", "hooks") if spec.get(name)}))
+
+
+def durability_of(pack: Resource) -> Revision:
+    """The member of a revision that says what its receipts must survive; none where the ring is enough."""
+    durability = pack.spec["receipts"]["durability"]
+    return {} if durability == RING else {"durability": durability}
+
+
+def as_durable(pack: Resource, revision: Mapping[str, Any]) -> Revision:
+    """The revision with that member as the spec says it now."""
+    return {k: v for k, v in revision.items() if k != "durability"} | durability_of(pack)
 
 
 def staged(pack: Resource) -> Revision:

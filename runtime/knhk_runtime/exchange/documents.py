@@ -19,6 +19,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SALT = re.compile(r"[0-9a-f]{32}")
 _MODES = ("Stable", "Shadow", "Canary")
 _PACK_MEMBERS = frozenset({"name", "namespace", "version", "digest"})
+_DURABILITIES = ("disk", "log", "region")  # said where it is more than the ring
 _DATA_MEMBERS = frozenset({"name", "digest"})
 _MEMBERS = frozenset(
     "version point epoch origin issued notAfter mode weight salt baseline stable candidate data flags pointConfig bootstrap".split()  # noqa: SIM905
@@ -35,6 +36,7 @@ class PackRef:
     name: str
     version: str
     digest: str
+    durability: str = "ring"
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _refused(error: Bad, must: str) -> Refused:
 
 
 def _is_pack(value: object) -> bool:
+    if isinstance(value, dict) and "durability" in value:
+        return value["durability"] in _DURABILITIES and _is_pack({k: v for k, v in value.items() if k != "durability"})
     return value is None or (_texts(value, _PACK_MEMBERS) and _is_digest(value))
 
 
@@ -223,4 +227,4 @@ def _rollout(d: dict[str, Any], beside: Beside, where: str) -> Rollout:
 
 
 def _pack(value: dict[str, str] | None) -> PackRef | None:
-    return PackRef(value["namespace"], value["name"], value["version"], value["digest"]) if value else None
+    return PackRef(**value) if value else None

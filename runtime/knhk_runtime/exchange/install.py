@@ -164,6 +164,7 @@ def shim_config(
         "attributes": [{"name": name, "filterState": key} for name, key in point.attributes],
         "agentCluster": AGENT_CLUSTER,
         "parkTimeoutMs": point.park_timeout_ms,
+        "durableTimeoutMs": point.durable_timeout_ms,
         "agentGraceSeconds": point.agent_grace_s,
         "failure": point.failure,
         "problemBase": PROBLEM_BASE,
@@ -181,6 +182,7 @@ def _pack_file(pack: Installed | None) -> dict[str, str] | None:
         "digest": pack.ref.digest.removeprefix("sha256:"),
         "name": f"{pack.ref.namespace}/{pack.ref.name}",
         "version": pack.ref.version,
+        "durability": pack.ref.durability,
     }
 
 

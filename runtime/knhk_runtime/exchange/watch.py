@@ -245,7 +245,7 @@ class Exchange:
             if sha256_hex(canonical(pack["plan"])) != pack["planDigest"]:
                 where = f"{self._folders.state / 'running.json'}: plan of {pack['name']}"
                 raise Corrupt(where, f"SHA-256 must be {pack['planDigest']}")
-            ref = PackRef(pack["namespace"], pack["name"], pack["version"], pack["digest"])
+            ref = PackRef(pack["namespace"], pack["name"], pack["version"], pack["digest"], pack.get("durability", "ring"))
             self._load(Installed(ref, path, pack["so"], pack["plan"], pack["planDigest"]), bundle)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from knhk_runtime.sequencer_client import SequencerConflict, SequencerLacks, Seq
 READ_BYTES = 4 << 20
 BATCH_ENTRIES = 30_000  # 30,000 × 137 bytes stay below the sequencer's 8 MiB
 HELD_BYTES = 8 << 20
+RECEIPT_BYTES = 16  # at the beginning of an entry's key
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
 
 
@@ -103,6 +104,8 @@ class Uploader:
         self._wake, self._flushed = asyncio.Event(), asyncio.Event()
         self.uploaded = 0
         self.fault = self.conflict = ""
+        self.on_acked: Callable[[Position, Iterable[int]], None] = lambda end, indexes: None  # where acknowledgements end, their indexes
+        self.on_left_out: Callable[[Iterable[bytes]], None] = lambda receipts: None  # before that: receipts that the log refused
         self._unclaimed: set[bytes] = set()
 
     def claim(self, source: bytes) -> None:
@@ -174,25 +177,28 @@ class Uploader:
         if end == self.cursor.position:
             return False
         self._flushed.clear()
+        indexes = list[int]()
         for first in range(0, count, BATCH_ENTRIES):
-            await self._append(entries[first * ENTRY_SIZE : (first + BATCH_ENTRIES) * ENTRY_SIZE])
+            indexes += await self._append(entries[first * ENTRY_SIZE : (first + BATCH_ENTRIES) * ENTRY_SIZE])
+        self.on_acked(end, indexes)
         await asyncio.to_thread(self.cursor.move, end)
         return True
 
-    async def _append(self, part: bytes) -> None:
-        """What the log refuses as another's is left out and told."""
+    async def _append(self, part: bytes) -> list[int]:
+        """Indexes of what the log took. What it refuses as another's is left out and told."""
         count = len(part) // ENTRY_SIZE
         try:
-            await self._sequencer.append_body(count.to_bytes(4, "big") + part)
+            indexes = await self._sequencer.append_body(count.to_bytes(4, "big") + part)
         except SequencerConflict as error:
             if not error.items:
                 raise
             self._tell_conflict(str(error))
-            left = [part[at * ENTRY_SIZE : (at + 1) * ENTRY_SIZE] for at in range(count) if at not in error.items]
-            if left:
-                await self._append(b"".join(left))
-            return
+            parted = [part[at * ENTRY_SIZE : (at + 1) * ENTRY_SIZE] for at in range(count)]
+            self.on_left_out(parted[at][:RECEIPT_BYTES] for at in error.items if at < count)
+            left = [entry for at, entry in enumerate(parted) if at not in error.items]
+            return await self._append(b"".join(left)) if left else []
         self.uploaded += count
+        return indexes
 
     async def _claim(self) -> None:
         """Each ring by itself, for the log refuses a claim whole. One that was not answered, or refused for the certificate's sake, is

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from knhk.model.faults import Fault, Refused
 from knhk_runtime.outbox.records import ENFORCED, PARK, payloads
+from knhk_runtime.outbox.settling import DISK, REGION
 from knhk_runtime.record import parse_record
 from knhk_runtime.ring.entries import RingRecord
 from knhk_verify.leaf import parse_leaf
@@ -15,9 +16,10 @@ from knhk_verify.leaf import parse_leaf
 DECIDE, DECIDED, UNAVAILABLE, REFUSED = 1, 2, 3, 4
 ADMIT, DENY = 1, 2
 NO_DECISION = bytes(16)
-_HEAD = struct.Struct(">4sBBH16sQ16s")
+_HEAD = struct.Struct(">4sBBBB16sQ16s")
 _ARM = struct.Struct(">20sBBHI")
-_ANSWER = struct.Struct(">4sBBH16sI")
+_ANSWER = struct.Struct(">4sBBBB16sI")
+_DURABLE = struct.Struct(">4sBBBB16sQ")
 MAX_O, MAX_A = (1 << 20) + (1 << 19), 1 << 20
 MAX_MESSAGE = 4 << 20
 _O_HEAD = 12
@@ -44,6 +46,7 @@ class Parked:
     decision: bytes
     arms: tuple[ParkedArm, ...]
     o: bytes
+    level: int = 0  # what its leaves must survive, beyond this disk, before the answer (settling.py)
 
     @property
     def enforced(self) -> int:
@@ -59,9 +62,9 @@ def parse_parked(data: bytes) -> Parked:
     """Raises Refused, saying at which offset."""
     if len(data) < _HEAD.size:
         raise _bad(len(data), "ends too early", f"must have {_HEAD.size} bytes of head")
-    magic, version, count, zero, receipt, cluster, decision = _HEAD.unpack_from(data)
-    if (magic, version, zero) != (b"KNPK", 1, 0) or count not in (1, 2):
-        raise _bad(0, data[:8].hex(), "must be KNPK, version 1, one or two arms, zero")
+    magic, version, count, level, zero, receipt, cluster, decision = _HEAD.unpack_from(data)
+    if (magic, version, zero) != (b"KNPK", 1, 0) or count not in (1, 2) or level > REGION:
+        raise _bad(0, data[:8].hex(), f"must be KNPK, version 1, one or two arms, durability 0 to {REGION}, zero")
     at = _HEAD.size
     arms = []
     for _ in range(count):
@@ -80,7 +83,28 @@ def parse_parked(data: bytes) -> Parked:
         raise _bad(at, f"O of {length} bytes", "must be O, and the end of the message")
     if [arm.mode for arm in arms].count(1) != 1:
         raise _bad(_HEAD.size, "modes", "must have one enforced arm")
-    return Parked(receipt, cluster, decision, tuple(arms), data[at + 4 :])
+    return Parked(receipt, cluster, decision, tuple(arms), data[at + 4 :], level)
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """A decision in a ring whose answer waits: `position` is where its record ends, `level` what it must survive. `is_open`: the agent
+    judges its other arm first."""
+
+    receipt: bytes
+    position: int
+    level: int
+    is_open: bool
+
+
+def parse_awaited(data: bytes) -> Awaited:
+    """Raises Refused."""
+    if len(data) != _DURABLE.size:
+        raise Refused([Fault("KNDU", f"{len(data)} bytes", f"must be {_DURABLE.size}")])
+    magic, version, level, is_open, zero, receipt, position = _DURABLE.unpack(data)
+    if (magic, version, zero) != (b"KNDU", 1, 0) or is_open > 1 or not DISK <= level <= REGION:
+        raise Refused([Fault("KNDU", data[:8].hex(), f"must be KNDU, version 1, durability {DISK} to {REGION}, 0 or 1, zero")])
+    return Awaited(receipt, position, level, bool(is_open))
 
 
 def left_parked(frames: bytes) -> Iterator[Parked]:
@@ -102,9 +126,9 @@ def left_aside(records: Sequence[RingRecord]) -> Iterator[Parked]:
             yield Parked(record.receipt, record.cluster, NO_DECISION, arms, record.o)
 
 
-def answer(receipt: bytes, verdict: int, problem: bytes) -> bytes:
-    """Body of 200."""
-    return _ANSWER.pack(b"KNPA", 1, verdict, 0, receipt, len(problem)) + problem
+def answer(receipt: bytes, verdict: int, problem: bytes, durable: bool = True) -> bytes:
+    """Body of 200. `durable`: the leaves are so sure as was asked."""
+    return _ANSWER.pack(b"KNPA", 1, verdict, int(not durable), 0, receipt, len(problem)) + problem
 
 
 def bundle_of(o: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""POST /park on the agent's Unix socket: bounded, answered below the shim's time-out, and durable before the answer."""
+"""POST /park and /durable on the agent's Unix socket: bounded, answered below the shim's time-outs, and durable before the answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,18 @@ from knhk.model.faults import Fault, Refused
 from knhk_runtime.exchange.install import PROBLEM_BASE
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import DECISION, PARK, RESUMED, UNAVAILABLE, Arm, Entries, encode, time_of
+from knhk_runtime.outbox.segments import Position
+from knhk_runtime.outbox.settling import DISK, Settling
 from knhk_runtime.parking.decisions import EXPIRY_S, Decisions, Judged, Late
 from knhk_runtime.parking.judge import ArmJudge, by_shim
-from knhk_runtime.parking.message import DECIDE, DENY, MAX_MESSAGE, NO_DECISION, Parked, answer, parse_parked
+from knhk_runtime.parking.message import DECIDE, DENY, MAX_MESSAGE, NO_DECISION, Parked, answer, parse_awaited, parse_parked
 from knhk_runtime.record import o_key, parse_action, parse_observation
 from knhk_verify.errors import Bad
 
 MAX_WAITING = 64
 MAX_LATE = 256
+MAX_AWAITED = 4096
+STOP_WITHIN_S = 5.0
 WORKERS = 4
 MARGIN_S = 0.06
 LEAST_WAIT_S = 0.02
@@ -37,21 +41,26 @@ class Point:
 
     region_index: int
     park_timeout_ms: int
+    durable_timeout_ms: int
 
 
-Commit = Callable[[Entries], None]
+Commit = Callable[[Entries], Position]
 
 
 class ParkServer:
-    """`commit` makes entries durable (blocking) and counts them. `point` is asked at each request; None: not ready, nothing is parked."""
+    """`commit` makes entries durable (blocking), counts them and gives their end. `point` is asked at each request; None: not ready,
+    nothing is parked."""
 
-    def __init__(self, judge: ArmJudge, decisions: Decisions, commit: Commit, point: Callable[[], Point | None]) -> None:
+    def __init__(
+        self, judge: ArmJudge, decisions: Decisions, commit: Commit, point: Callable[[], Point | None], settling: Settling
+    ) -> None:
         self._judge = judge
         self._decisions = decisions
         self._commit = commit
         self._point = point
+        self._settling = settling
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="park")
-        self._waiting = 0
+        self._waiting = self._awaited = 0
         self._jobs: dict[bytes, tuple[_Job, asyncio.Task[None]]] = {}
         self._late: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
@@ -60,7 +69,8 @@ class ParkServer:
         """Listens with mode 0600; a socket file that was left behind is replaced."""
         app = web.Application(client_max_size=MAX_MESSAGE)
         app.router.add_post("/park", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        app.router.add_post("/durable", self._durable)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_WITHIN_S)
         await self._runner.setup()
         await asyncio.to_thread(_make_room, socket)
         before = os.umask(0o177)
@@ -93,6 +103,30 @@ class ParkServer:
         finally:
             self._waiting -= 1
 
+    async def _durable(self, request: web.Request) -> web.Response:
+        point = self._point()
+        if point is None or self._awaited >= MAX_AWAITED:
+            return web.Response(status=503)
+        self._awaited += 1
+        try:
+            awaited = parse_awaited(await request.read())
+            settled = self._settling.of_ring(awaited.receipt, awaited.position, awaited.level, awaited.is_open)
+            in_time = await self._in_time(settled, point)
+            return web.Response(status=204, headers=_AGENT) if in_time else web.Response(status=503)
+        except Refused as error:
+            log("durable", refused=[str(fault) for fault in error.faults])
+            return web.Response(status=400)
+        finally:
+            self._awaited -= 1
+
+    @staticmethod
+    async def _in_time(settled: Awaitable[bool], point: Point) -> bool:
+        try:
+            async with asyncio.timeout(max(LEAST_WAIT_S, point.durable_timeout_ms / 1000 - MARGIN_S)):
+                return await settled
+        except TimeoutError:
+            return False
+
     async def _park(self, parked: Parked, point: Point) -> web.Response:
         wait_s = max(LEAST_WAIT_S, point.park_timeout_ms / 1000 - MARGIN_S)
         if parked.decision != NO_DECISION:
@@ -106,8 +140,8 @@ class ParkServer:
         done, _ = await asyncio.wait({job}, timeout=wait_s)
         judged = job.result() if done else None
         if judged is not None and judged[parked.enforced].kind != UNAVAILABLE:
-            await self._write(parked, judged, point, parked.o, 0)
-            return self._answer(parked, judged, parked.o)
+            durable = await self._kept(parked, judged, point, parked.o, 0)
+            return self._answer(parked, judged, parked.o, durable)
         await self._write(parked, _left_open(parked, judged), point, parked.o, 0)
         if judged is None:
             self._follow(parked, _Job(_asked(parked), parked.o, job))
@@ -146,8 +180,8 @@ class ParkServer:
         late = await asyncio.to_thread(self._decisions.find, parked.decision, o_key(parked.o), packs, time.time_ns())
         if late is None or not await asyncio.to_thread(self._decisions.use, parked.decision):
             return web.Response(status=410, headers=_AGENT)
-        await self._write(parked, late.arms, point, late.o, RESUMED)
-        return self._answer(parked, late.arms, late.o)
+        durable = await self._kept(parked, late.arms, point, late.o, RESUMED)
+        return self._answer(parked, late.arms, late.o, durable)
 
     async def _too_early(self, parked: Parked, point: Point, wait_s: float, job: _Job, kept: asyncio.Task[None]) -> web.Response | None:
         """The answer to a repetition while its decision is being made; None when it was made within the time."""
@@ -160,18 +194,23 @@ class ParkServer:
         self._follow(parked, job)
         return web.Response(status=202, headers=_AGENT)
 
-    async def _write(self, parked: Parked, judged: tuple[Judged, ...], point: Point, o: bytes, flag: int) -> None:
+    async def _kept(self, parked: Parked, judged: tuple[Judged, ...], point: Point, o: bytes, flag: int) -> bool:
+        """Writes the leaves; whether they became as sure as the pack wants in time. On this disk they are in any case."""
+        end = await self._write(parked, judged, point, o, flag)
+        return parked.level <= DISK or await self._in_time(self._settling.of_outbox(parked.receipt, end, parked.level), point)
+
+    async def _write(self, parked: Parked, judged: tuple[Judged, ...], point: Point, o: bytes, flag: int) -> Position:
         arms = tuple(
             Arm(made.pack, made.kind, made.klass, made.verdict, arm.mode, arm.flags | flag, made.a)
             for arm, made in zip(parked.arms, judged, strict=True)
         )
         made = await asyncio.to_thread(encode, parked.receipt, point.region_index, parked.cluster, o, arms)
-        await asyncio.to_thread(self._commit, made)
+        return await asyncio.to_thread(self._commit, made)
 
-    def _answer(self, parked: Parked, judged: tuple[Judged, ...], o: bytes) -> web.Response:
+    def _answer(self, parked: Parked, judged: tuple[Judged, ...], o: bytes, durable: bool) -> web.Response:
         made = judged[parked.enforced]
         problem = self._problem(parked.receipt, made, o) if made.verdict == DENY else b""
-        body = answer(parked.receipt, made.verdict, problem)
+        body = answer(parked.receipt, made.verdict, problem, durable)
         return web.Response(status=200, body=body, headers=_AGENT, content_type="application/octet-stream")
 
     def _problem(self, receipt: bytes, made: Judged, o: bytes) -> bytes:

@@ -59,11 +59,13 @@ class DrainLoop:
         self._set_aside = set_aside
         self._rings: dict[str, _Open] = {}
         self._broken: set[tuple[str, int]] = set()
-        self._end = threading.Event()
+        self._end, self._hurried = threading.Event(), threading.Event()
         self._next_look_s = 0.0
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self.storage_fault = ""  # why the last batch could not be written; the ring keeps it and it is tried again
         self.on_ring: Callable[[bytes], None] = lambda source: None  # told of each ring as soon as it is seen
+        self.on_drained: Callable[[bytes, int], None] = lambda source, tail: None  # told of each tail that moved
+        self.on_gone: Callable[[bytes], None] = lambda source: None  # and of each ring that was removed
         self.totals = Totals()
         self.heat = Heat()  # as of the last look at the folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,9 +76,14 @@ class DrainLoop:
     def stop(self) -> None:
         """Ends after everything that is in the rings now is durable, unless storage fails."""
         self._end.set()
+        self.hurry()
         self._thread.join()
         for opened in self._rings.values():
             opened.ring.close()
+
+    def hurry(self) -> None:
+        """Looks into the rings at once: somebody waits for what is there. From any thread."""
+        self._hurried.set()
 
     @property
     def ring_full(self) -> int:
@@ -89,10 +96,17 @@ class DrainLoop:
     def _run(self) -> None:
         while not self._end.is_set():
             if not self._round():
-                self._end.wait(STORAGE_PAUSE_S if self.storage_fault else IDLE_S)
+                self._pause()
         self._look(time.monotonic(), at_once=True)
         while self._round() and not self.storage_fault:
             continue
+
+    def _pause(self) -> None:
+        if self.storage_fault:
+            self._end.wait(STORAGE_PAUSE_S)
+        else:
+            self._hurried.wait(IDLE_S)
+        self._hurried.clear()
 
     def _round(self) -> bool:
         """Every ring once; True when something was drained."""
@@ -121,6 +135,8 @@ class DrainLoop:
         if moved:
             self.storage_fault = ""
         opened.ring.commit(drained.new_tail)
+        if moved:
+            self.on_drained(opened.ring.source, drained.new_tail)
         opened.ring.beat()
         if over and not moved:
             self._remove(opened)
@@ -139,6 +155,7 @@ class DrainLoop:
         """Drained after its producer had ended: nothing can follow."""
         self.totals.gone_full += opened.full
         self.totals.gone_heat.add(opened.ring)
+        self.on_gone(opened.ring.source)
         del self._rings[opened.path.name]
         opened.ring.close()
         opened.path.unlink(missing_ok=True)

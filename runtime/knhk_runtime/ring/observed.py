@@ -19,7 +19,7 @@ _READ_BYTES = 1 << 20
 _HEAD = struct.Struct(">16sHQBI")
 _ARM = struct.Struct(">20sBBBBBI")
 Decide = Callable[[bytes, bytes], Judged]
-Commit = Callable[[Entries], None]
+Commit = Callable[[Entries], object]
 
 
 def pack_record(record: RingRecord) -> bytes:
@@ -51,6 +51,7 @@ class ObservedQueue:
         self._cursor = Cursor(folder / "done", self._segments.start())
         self._decide = decide
         self._commit = commit
+        self.on_judged: Callable[[Position], None] = lambda position: None  # told up to where records are in the outbox
         self._wake, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="observed", daemon=True)
 
@@ -61,6 +62,16 @@ class ObservedQueue:
         """Durable when it returns."""
         self._segments.sync(self._segments.append(b"".join(map(pack_record, records))))
         self._wake.set()
+
+    @property
+    def end(self) -> Position:
+        """Where what is set aside durably ends."""
+        return self._segments.durable
+
+    @property
+    def judged(self) -> Position:
+        """Up to here it is in the outbox."""
+        return self._cursor.position
 
     @property
     def idle(self) -> bool:
@@ -95,6 +106,7 @@ class ObservedQueue:
                 return True
             self._commit(self._judge(frames[start:stop]))
             self._cursor.move(Position(end.segment, first + stop))
+            self.on_judged(self._cursor.position)
         return True
 
     def _judge(self, data: bytes) -> Entries:

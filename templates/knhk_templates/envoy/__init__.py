@@ -73,7 +73,7 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
         agent_socket=local["agentSocket"],
         ecds_path=local["ecds"],
         max_connections=10_000,
-        max_parked=256,
+        max_waiting=1024,
         mutations=_header_mutations(attribute_sources(point)),
         routes=[*(_route(match, application) for match in point["match"]), {"name": "unmatched", "match": {"prefix": "/"}, **onward}],
         jwt_provider=None if jwt is None else _jwt_provider(jwt),

@@ -273,6 +273,12 @@ SPEC = Obj(
             max=60_000,
             default=500,
         ),
+        "durableTimeoutMs": Int(
+            "How long an answer waits for a receipt that must survive more than the ring, before `failure` counts. Default: 2000.",
+            min=1,
+            max=60_000,
+            default=2000,
+        ),
         "residency": Obj(
             "What is kept in memory: packs and their data are read before the first request, the hottest first.",
             {

@@ -331,13 +331,12 @@ SPEC = Obj(
             "How sure receipts must be before a request goes on.",
             {
                 "durability": Str(
-                    "ring: survives the death of Envoy or the agent. disk, log and region come later. Default: ring.",
+                    "What the receipt of a decision must survive before the request is answered. ring: the death of Envoy or the agent. "
+                    "disk: that of the node's memory. log: that of the node. region comes later. Default: ring.",
                     max=16,
                     rules=(
                         one_of("ring", "disk", "log", "region"),
-                        refused("disk", "must be ring; disk is not available yet"),
-                        refused("log", "must be ring; log is not available yet"),
-                        refused("region", "must be ring; region is not available yet"),
+                        refused("region", "must be ring, disk or log; region is not available yet"),
                     ),
                     default="ring",
                 ),
@@ -398,6 +397,7 @@ _REVISION: dict[str, Shape] = {
     "version": Str("Version of the spec.", max=96),
     "generation": Int("Generation of the spec.", min=0, max=2**53),
     "inputs": Str("SHA-256 of what the revision is made of, hexadecimal.", max=64),
+    "durability": Str("What its receipts must survive before the answer, where that is more than the ring.", max=16),
     "points": List("Enforcement points it is meant for.", name("An EnforcementPoint."), max=64),
     "stages": List(
         "Its stages in order, where there are several.",

@@ -1,0 +1,148 @@
+"""Who waits for a receipt to be durable is told when it is, and never before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine
+from pathlib import Path
+
+import pytest
+from agent_world import observation
+
+from knhk_runtime.outbox.records import REFUSED, Arm, encode
+from knhk_runtime.outbox.segments import Cursor, Position, Segments
+from knhk_runtime.outbox.settling import DISK, LOG, Reached, Settling
+from knhk_runtime.outbox.upload import Outbox, Uploader
+from knhk_runtime.sequencer_client import SequencerConflict
+
+A, B = b"RECEIPTA" + bytes(8), b"RECEIPTB" + bytes(8)
+RING, OTHER = A[:8], B[:8]
+
+
+class Place:
+    """Where an outbox ends, and what was set aside; `hurried`: how often somebody could not wait for the next look."""
+
+    def __init__(self) -> None:
+        self.end, self.aside, self.hurried = Position(0, 16), Position(0, 16), 0
+        self.settling = Settling(lambda: self.end, lambda: self.aside, self._hurry)
+        self.settling.acked.move(self.end)
+        self.settling.judged.move(self.aside)
+
+    def _hurry(self) -> None:
+        self.hurried += 1
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+async def begun(waits: Coroutine[None, None, bool]) -> asyncio.Task[bool]:
+    """It waits."""
+    task = asyncio.create_task(waits)
+    await asyncio.sleep(0)
+    return task
+
+
+async def is_waiting(task: asyncio.Task[bool]) -> bool:
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return not task.done()
+
+
+def test_a_place_wakes_those_it_has_passed_in_any_order_and_no_others() -> None:
+    async def run() -> None:
+        reached = Reached(0)
+        tasks = {at: asyncio.create_task(reached.reach(at)) for at in (30, 10, 20)}
+        await asyncio.sleep(0)
+        tasks[10].cancel()
+        for at, done in ((5, []), (20, [20]), (10, [20]), (30, [20, 30])):
+            reached.move(at)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert sorted(at for at, task in tasks.items() if task.done() and not task.cancelled()) == done
+        await reached.reach(30)
+
+    asyncio.run(run())
+
+
+def test_the_disk_is_its_own_ring_s_tail(place: Place) -> None:
+    async def run() -> None:
+        task = await begun(place.settling.of_ring(A, 128, DISK, False))
+        place.settling.drained(OTHER, 4096)
+        place.settling.drained(RING, 64)
+        assert await is_waiting(task)
+        assert place.hurried == 1
+        place.settling.drained(RING, 128)
+        assert await task
+        assert await place.settling.of_ring(A, 64, DISK, False)
+        assert place.hurried == 1, "it was there"
+
+    asyncio.run(run())
+
+
+def test_the_log_is_what_it_acknowledged_after_the_ring_was_drained(place: Place) -> None:
+    async def run() -> None:
+        task = await begun(place.settling.of_ring(A, 128, LOG, False))
+        place.settling.acknowledged(Position(0, 500), [0])
+        place.end = Position(0, 900)
+        place.settling.drained(RING, 128)
+        assert await is_waiting(task)
+        place.settling.acknowledged(Position(0, 899), [1])
+        assert await is_waiting(task)
+        place.settling.acknowledged(Position(0, 900), [2])
+        assert await task
+
+    asyncio.run(run())
+
+
+def test_an_open_arm_is_judged_first(place: Place) -> None:
+    """The record is on the disk, set aside, but its leaves are not even made yet."""
+
+    async def run() -> None:
+        place.settling.drained(RING, 128)
+        place.aside = Position(0, 300)
+        assert await place.settling.of_ring(A, 128, DISK, True)
+        task = await begun(place.settling.of_ring(A, 128, LOG, True))
+        assert await is_waiting(task)
+        place.end = Position(0, 700)
+        place.settling.judged.move(Position(0, 300))
+        assert await is_waiting(task), "its leaves are in the outbox alone"
+        place.settling.acknowledged(Position(0, 700), [0, 1])
+        assert await task
+
+    asyncio.run(run())
+
+
+class Refusing:
+    """A log that takes all leaves but those of one receipt."""
+
+    def __init__(self, receipt: bytes) -> None:
+        self._receipt = receipt
+
+    async def append_body(self, body: bytes) -> list[int]:
+        entries = [body[at : at + 137] for at in range(4, len(body), 137)]
+        bad = frozenset(at for at, entry in enumerate(entries) if entry[:16] == self._receipt)
+        if bad:
+            raise SequencerConflict("another's", bad)
+        return list(range(len(entries)))
+
+    async def claim(self, sources: Collection[bytes]) -> None:
+        return
+
+
+def test_what_the_log_refuses_is_never_in_it(tmp_path: Path, place: Place) -> None:
+    outbox = Outbox(Segments(tmp_path / "outbox"))
+    for receipt in (A, B):
+        end = outbox.commit(encode(receipt, 0, 0, observation(b"x"), (Arm(bytes(20), REFUSED, 0, 2, 1, 0, b""),)))
+    uploader = Uploader(outbox, Cursor(tmp_path / "acked", outbox.segments.start()), Refusing(A))
+    uploader.on_acked, uploader.on_left_out = place.settling.acknowledged, place.settling.left_out
+
+    async def run() -> list[bool]:
+        waiting = [asyncio.create_task(place.settling.of_outbox(receipt, end, LOG)) for receipt in (A, B)]
+        task = asyncio.create_task(uploader.run())
+        found = await asyncio.gather(*waiting)
+        task.cancel()
+        return found
+
+    assert asyncio.run(run()) == [False, True]
