@@ -106,7 +106,7 @@ class House:
 
     def in_outbox(self) -> dict[str, Leaf]:
         """Leaves of the outbox by receipt, each held against O and A beside it."""
-        found = {}
+        found: dict[str, Leaf] = {}
         for record in self.world.records():
             check_record(record, "outbox")
             found |= {leaf.receipt_id.hex(): leaf for leaf in map(parse_leaf, record.leaves)}
