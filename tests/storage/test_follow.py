@@ -15,7 +15,8 @@ from memory_store import MemoryStore
 from test_fsck import flip, run
 from test_publication import read
 
-from knhk.adapters.log_reading import of_store, of_url
+from knhk.adapters.log_reading import of_store
+from knhk.adapters.log_url import of_url
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import PLAIN, About, ObjectStore
 from knhk_runtime.tlog.follow import follow
