@@ -116,6 +116,7 @@ bench-cluster: setup-dev ## figures of the control plane on a real API server: c
 	@$(PY) -m bench.cluster_failover
 	@$(PY) -m bench.cluster_objects
 	@$(PY) -m bench.receipts
+	@$(PY) -m bench.receipt_cap
 
 fuzz: setup-dev $(STAMPS)/apt-fuzz ## search all fuzz harnesses for FUZZ_MINUTES of wall time (60), as many at a time as there are cores
 	@$(PY) tests/fuzz/campaign.py --minutes $${FUZZ_MINUTES:-60}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ class Written:
         for entry in entries:
             log.commit([parse_event(entry) if entry[:1] == b"{" else parse_append(encode_batch([entry]))])
         log.integrate()
+        log.close()
+
+    def add_events(self, bundles: Iterable[bytes], batch: int = 1_000) -> None:
+        """Many at once."""
+        log, waiting = Log(self.folder, self._key, Disk()), iter(bundles)
+        while some := [parse_event(bundle) for bundle in islice(waiting, batch)]:
+            log.commit(some)
+            log.integrate()
         log.close()
 
     def leaves(self, entries: Iterable[bytes], batch: int = 50_000) -> None:

@@ -19,7 +19,6 @@ from knhk_runtime.record import entry_key
 LOOKS_EVERY_S = 1.0
 AFTER_FAULT_S = 10.0
 LISTS_EVERY_S = 6 * 3600.0  # whoever else made or removed some is met then
-AT_ONCE = 2  # of each hand that writes, in one turn
 _log = logging.getLogger("knhk.keeping")
 
 
@@ -32,7 +31,13 @@ class Keeping:
     _holding: Holding | None = None
     _next_s: float = 0.0
     _listed_s: float = 0.0
+    _rests: bool = False
     _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def resting(self) -> bool:
+        """Whether the last look found nothing to remove."""
+        return self._rests
 
     def made(self, receipt: Resource) -> None:
         """There is one more."""
@@ -48,11 +53,12 @@ class Keeping:
         if self._holding is None or now_s > self._listed_s + LISTS_EVERY_S:
             self._list(now_s)
         with self._lock:
-            found = self._holding.oldest(self.ports.clock.now_ns() / 1e9, AT_ONCE * self.ports.together.most) if self._holding else []
+            found = self._holding.oldest(self.ports.clock.now_ns() / 1e9, self.ports.together.most) if self._holding else []
         failed: list[Exception] = []
         self.ports.together([partial(self._remove, held, failed) for held in found])
         if failed:
             raise failed[0]
+        self._rests = not found
         self._next_s = now_s if found and not busy else now_s + LOOKS_EVERY_S
 
     def _list(self, now_s: float) -> None:
