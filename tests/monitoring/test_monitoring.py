@@ -17,6 +17,7 @@ from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
 from knhk.admission.metrics import Metrics
 from knhk.builder import server as builder
+from knhk.receipts.metrics import Metrics as OfReceipts
 from knhk.wiring.archive import Metrics as OfArchive
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -51,7 +52,9 @@ def told() -> dict[str, set[str]]:
     telemetry.requested("GET", "host", 200)
     admission.took("/parse", 200, 0.001, "allowed")
     text = telemetry.text().decode() + admission.text() + "\n".join(builder.metrics_text({"running": 1}, warm=1)) + "\n"
-    text += OfArchive().text().decode()
+    receipts = OfReceipts(lambda: 0.0, lambda: 0, lambda: 0)
+    receipts.took("list", 200, 0.01)
+    text += OfArchive().text().decode() + receipts.text().decode()
     rows = re.findall(r"^([a-z_]+)(?:\{(.*)\})? ", text, re.MULTILINE)
     return {name: set(re.findall(r'([a-z_]+)="', labels)) for name, labels in rows} | {"up": set()}
 
@@ -91,7 +94,7 @@ def test_a_rule_that_is_none_is_found(rules: str, tmp_path: Path) -> None:
 def test_each_job_finds_a_port_that_its_pods_have() -> None:
     ports = dict(_ports())
     jobs = yaml.safe_load((MANIFESTS / "monitoring" / "scrape.yaml").read_text())["scrape_configs"]
-    assert {job["job_name"] for job in jobs} == {"knhk-operator", "knhk-builder", "knhk-admission", "knhk-archive"}
+    assert {job["job_name"] for job in jobs} == {"knhk-operator", "knhk-builder", "knhk-admission", "knhk-archive", "knhk-receipts"}
     for job in jobs:
         (kept,) = [row["regex"] for row in job["relabel_configs"] if row.get("action") == "keep"]
         name, port = kept.split(";")
@@ -102,7 +105,7 @@ def test_each_job_finds_a_port_that_its_pods_have() -> None:
 
 def _ports() -> Iterator[tuple[str, Mapping[str, str]]]:
     """Workload → names of its ports that a probe asks by HTTP, with the scheme."""
-    for path in (MANIFESTS / "base").rglob("*.yaml"):
+    for path in (*(MANIFESTS / "base").rglob("*.yaml"), MANIFESTS / "components" / "receipts" / "deployment.yaml"):
         for document in yaml.safe_load_all(path.read_text()):
             if document and document["kind"] in ("Deployment", "StatefulSet"):
                 asked = (c.get("readinessProbe") or c["livenessProbe"] for c in document["spec"]["template"]["spec"]["containers"])

@@ -186,3 +186,26 @@ def test_a_selector_that_means_nothing_is_refused_and_not_taken_for_everything(t
 def test_a_label_selector_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(Refused):
         label_selector(text)
+
+
+def test_made_up_packs_and_regions_make_no_page_slower(written: Written, index: ReceiptIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard that lies may put any digest and any region into its leaves. All are found; what nobody names shares a few shapes."""
+    monkeypatch.setattr(receipt_index, "STRANGERS", 5)
+    monkeypatch.setattr(receipt_index, "REGIONS", 3)
+    written.add(written.event("Signed"))
+    lies = [leaf(n, ring=b"LIAR0001", pack=n.to_bytes(32, "little")) for n in range(1, 101)]
+    written.leaves([*lies, *(b"".join((other[:6], n.to_bytes(2, "big"), other[8:])) for n in range(100) for other in (leaf(1000 + n),))])
+    written.add(leaf(5000, verdict=2), leaf(5001, ring=b"LIAR0001", pack=bytes((3,)) * 32))
+    index.follow(ORIGIN, written.served)
+    assert index.shapes() <= 1 + 5 + 1 + 3 + 1 + 1
+    assert len(pages(index, (), 30)) == 203
+    (denied,) = pages(index, field_selector("verdict=DENY,pack=invoice-controls,metadata.namespace=erp,region=0"), 10)
+    assert denied.leaf.receipt_id == leaf(5000)[100:116]
+    apart = pages(index, field_selector("packDigest=other"), 50)
+    assert len(apart) == 96
+    assert len({row.leaf.pack for row in apart}) == 96, "what each of them says stands in its leaf"
+    assert len(pages(index, field_selector("pack=invoice-controls,region=other"), 50)) == 97
+    written.add(*(leaf(6000 + n, ring=b"LIAR0002", pack=(n + 900).to_bytes(32, "little")) for n in range(50)))
+    known = index.shapes()
+    index.follow(ORIGIN, written.served)
+    assert index.shapes() == known, "it remembers how many there were"

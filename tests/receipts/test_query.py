@@ -167,6 +167,17 @@ def test_an_answer_goes_into_a_file(knhk: Any, tmp_path: Path, form: str) -> Non
     assert duckdb.execute(f"SELECT verdict, n FROM '{file}' ORDER BY ALL").fetchall() == [("ADMIT", 8), ("DENY", 4)]
 
 
+def test_no_text_is_a_formula_to_a_spreadsheet(knhk: Any, tmp_path: Path) -> None:
+    """OWASP, CSV Injection. Numbers stay numbers, and other forms have no formulas."""
+    sql = "SELECT '=HYPERLINK(1)' AS \"=a\", -1 AS n, '@x' AS b, 'a=b' AS c, '-' || 'y' AS d"
+    for form, first, rest in (("csv", "'=HYPERLINK(1)", ["-1", "'@x", "a=b", "'-y"]), ("jsonl", "=HYPERLINK(1)", [-1, "@x", "a=b", "-y"])):
+        file = tmp_path / f"answer.{form}"
+        assert knhk("query", sql, "--out", file)[0] == 0
+        head, *rows = csv.reader(file.read_text().splitlines()) if form == "csv" else [list(json.loads(file.read_text()).values())] * 2
+        assert rows == [[first, *rest]]
+        assert form != "csv" or head[0] == "'=a"
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_exports_hold_the_same_decisions(knhk: Any, tmp_path: Path, form: str) -> None:
     file = tmp_path / f"denied.{form}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
 import sqlite3
 import ssl
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -22,7 +25,7 @@ from knhk.adapters.receipt_index import ReceiptIndex
 from knhk.receipts.objects import BASE
 from knhk.receipts.server import WAIT_AT_ONCE, application
 from knhk.wiring import renewing
-from knhk.wiring.receipts import BOUNDS, HANDS, Follower, LogPlace
+from knhk.wiring.receipts import BOUNDS, HANDS, UNREADY_AFTER_S, Follower, LogPlace
 
 sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import Written, leaf
@@ -34,7 +37,7 @@ class Asked:
     """Anybody may, and other replicas are waited for until `over`."""
 
     def __init__(self, index: ReceiptIndex) -> None:
-        self.origin, self.index, self.over = "o", index, threading.Event()
+        self.origin, self.index, self.over, self.behind = "o", index, threading.Event(), 0.0
 
     def user(self, _: web.Request) -> User:
         return User("rosa")
@@ -47,6 +50,9 @@ class Asked:
 
     def reaches(self, size: int, within_s: float) -> bool:
         return self.index.size >= size or (within_s > 0 and self.over.wait() and False)
+
+    def behind_s(self) -> float:
+        return self.behind
 
     def unready(self) -> str:
         return ""
@@ -152,3 +158,86 @@ def test_what_is_renewed_is_looked_at_again_whatever_failed(monkeypatch: pytest.
 
     asyncio.run(play())
     assert "no certificate or crl found" in caplog.text
+
+
+async def answers(asked: Asked, *paths: str) -> list[tuple[int, str, Mapping[str, str]]]:
+    """Status, text and headers of each, one after the other."""
+    found = list[tuple[int, str, Mapping[str, str]]]()
+    with ThreadPoolExecutor(HANDS) as hands:
+        runner = web.AppRunner(application(asked, hands))
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
+                for path in paths:
+                    async with session.get(path) as answer:
+                        found.append((answer.status, await answer.text(), answer.headers))
+        finally:
+            await runner.cleanup()
+    return found
+
+
+@pytest.fixture
+def asked(written: Written, tmp_path: Path) -> Asked:
+    written.add(written.event("Signed"), leaf(1), leaf(2, ring=b"NOBODYS1", pack=bytes(32), kind=4, verdict=2))
+    found = Asked(ReceiptIndex(tmp_path / "index.db"))
+    found.index.follow("o", written.served)
+    return found
+
+
+def test_it_tells_prometheus_what_it_was_asked_and_how_far_it_is_behind(asked: Asked) -> None:
+    asked.behind = 12.5
+    *_, (code, text, _) = asyncio.run(answers(asked, LIST, LIST, f"{LIST}?continue=x", f"{LIST}/nothing", "/metrics"))
+    assert code == 200
+    for row in (
+        'knhk_receipts_requests_total{code="200",verb="list"} 2.0',
+        'knhk_receipts_requests_total{code="400",verb="list"} 1.0',
+        'knhk_receipts_requests_total{code="404",verb="get"} 1.0',
+        'knhk_receipts_request_seconds_count{verb="list"} 3.0',
+        "knhk_receipts_behind_seconds 12.5",
+        "knhk_receipts_index_entries 3.0",
+    ):
+        assert row in text.splitlines()
+
+
+def test_who_gets_old_pages_is_told(asked: Asked) -> None:
+    """kubectl shows a Warning to its user."""
+    (fresh,) = asyncio.run(answers(asked, LIST))
+    asked.behind = 99.0
+    (old,) = asyncio.run(answers(asked, LIST))
+    assert (fresh[0], old[0]) == (200, 200)
+    assert "Warning" not in fresh[2]
+    assert old[2]["Warning"] == '299 - "the log was not read for 99 s: newer receipts are not here"'
+
+
+def test_an_index_that_cannot_be_read_says_when_to_come_again(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(asked.index, "page", locked)
+    ((code, _, headers),) = asyncio.run(answers(asked, LIST))
+    assert (code, headers["Retry-After"]) == (503, "1")
+
+
+def test_what_has_no_namespace_is_found_where_it_is_shown(asked: Asked) -> None:
+    every, own = f"{BASE}/decisionreceipts?fieldSelector=metadata.namespace=knhk-system", f"{BASE}/namespaces/knhk-system/decisionreceipts"
+    other = f"{BASE}/decisionreceipts?fieldSelector=metadata.namespace!=knhk-system"
+    names = [
+        [item["metadata"]["name"] for item in json.loads(text)["items"]] for _, text, _ in asyncio.run(answers(asked, every, own, other))
+    ]
+    assert names[0] == names[1] == [leaf(2, ring=b"NOBODYS1")[100:116].hex()]
+    assert names[2] == [leaf(1)[100:116].hex()]
+
+
+def test_a_log_that_is_not_read_for_long_makes_it_unready(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written.add(leaf(1))
+    follower = Follower(ReceiptIndex(tmp_path / "index.db"), LogPlace(str(written.folder)))
+    assert follower.unready == "the log was not read yet"
+    follower.look()
+    assert follower.unready == ""
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + UNREADY_AFTER_S + 60)
+    assert re.match(r"the log was not read for 6\d\d s", follower.unready)
+    follower.look()
+    assert follower.unready == "", "a log that has nothing new is read all the same"

@@ -30,11 +30,15 @@ from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_l
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
 
-VERSION = 1
+VERSION = 2
 BATCH = 1 << 14  # entries in one transaction
+STRANGERS = 256  # digests that no event names, and
+REGIONS = 16  # regions of a pack, each by itself; the others are one, so that nobody's made-up leaves make more shapes than a page can read
+OTHER = "other"
 CACHE_KIB = 8 << 10  # of each thread
 TABLES = ("log", "shapes", "packs", "sources", "entries")
 _PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
+_OTHER_PACK, _OTHER_REGION = b"\xff" * 20, b"\xff" * 2
 _SCHEMA = """
 CREATE TABLE log (origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL);
 CREATE TABLE shapes (id INTEGER PRIMARY KEY, key BLOB NOT NULL, home TEXT NOT NULL, entries INTEGER NOT NULL DEFAULT 0, UNIQUE (key, home));
@@ -129,6 +133,10 @@ class ReceiptIndex:
     def size(self) -> int:
         """Entries of the log that are in here."""
         return int(self._db.execute("SELECT size FROM log").fetchone()[0])
+
+    def shapes(self) -> int:
+        """How many shapes a page reads."""
+        return int(self._db.execute("SELECT count(*) FROM shapes WHERE entries > 0").fetchone()[0])
 
     # ---- following the log ------------------------------------------------------------------------
 
@@ -227,12 +235,18 @@ class _Taking:
         self._packs = {bytes(digest): str(namespace) for digest, namespace in db.execute("SELECT digest, namespace FROM packs")}
         self._sources = {bytes(source): str(namespace) for source, namespace in db.execute("SELECT source, namespace FROM sources")}
         self._learned = dict[bytes, str]()
+        self._regions = dict[bytes, set[bytes]]()
+        for region, digest in db.execute(
+            "SELECT DISTINCT substr(key, 7, 2), substr(key, 9) FROM shapes WHERE length(key) = 28 AND substr(key, 1, 1) = x'01'"
+        ):
+            self._regions.setdefault(bytes(digest), set()).add(bytes(region))
+        self._strangers = len(self._regions.keys() - self._packs.keys())
 
     def row(self, number: int, entry: bytes) -> tuple[int, int, bytes]:
         if len(entry) != LEAF_SIZE or entry[0] != 1:
             key, data = self._event(entry, f"entry {number}")
             return number, self._count(self._shape(key, "")), data
-        key, home = entry[:8] + entry[_PACK], ""
+        key, home = self._key(entry), ""
         if any(entry[_PACK]):
             namespace = self._packs.get(entry[_PACK])
             if namespace and entry[_SOURCE] not in self._sources:
@@ -242,6 +256,21 @@ class _Taking:
         if (key, home) not in self._ids:
             parse_leaf(entry, f"entry {number}")
         return number, self._count(self._shape(key, home)), entry
+
+    def _key(self, entry: bytes) -> bytes:
+        """What a leaf shares with others: its digest and its region as they are while there are few."""
+        digest, region = entry[_PACK], entry[6:8]
+        if region in self._regions.get(digest, ()):
+            return entry[:8] + digest
+        if digest not in self._regions and digest not in self._packs and any(digest):
+            if self._strangers >= STRANGERS:
+                return entry[:6] + _OTHER_REGION + _OTHER_PACK
+            self._strangers += 1
+        regions = self._regions.setdefault(digest, set())
+        if len(regions) >= REGIONS:
+            return entry[:6] + _OTHER_REGION + digest
+        regions.add(region)
+        return entry[:8] + digest
 
     def _shape(self, key: bytes, home: str) -> int:
         if (key, home) not in self._ids:
@@ -319,13 +348,13 @@ def _traits(key: bytes, home: str, packs: Mapping[bytes, Sequence[str]]) -> Trai
         "namespace": namespace,
         "pack": name,
         "version": version,
-        "packDigest": digest.hex() if any(digest) else "",
+        "packDigest": (OTHER if digest == _OTHER_PACK else digest.hex()) if any(digest) else "",
         "kind": KINDS[key[1]],
         "class": CLASSES[key[2]],
         "verdict": VERDICTS[key[3]],
         "mode": MODES[key[4]],
         "arm": "candidate" if key[5] & 1 else "stable",
-        "region": str(int.from_bytes(key[6:8], "big")),
+        "region": OTHER if key[6:8] == _OTHER_REGION else str(int.from_bytes(key[6:8], "big")),
         **flags,
     }
 

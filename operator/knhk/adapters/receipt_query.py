@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.lockchain.entries import Row
+from knhk.model.csv_cells import cell
 from knhk.model.faults import Fault, Refused
 from knhk.model.selection import FLAGS
 from knhk_runtime.record import LAST_NS
@@ -255,6 +256,6 @@ def save(table: pyarrow.Table, path: Path) -> None:
     rows = plain(table)
     with path.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
-            csv.writer(file).writerows([names, *rows])
+            csv.writer(file).writerows([cell(found) for found in row] for row in (names, *rows))
         else:
             file.writelines(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)

@@ -55,7 +55,8 @@ _SPEC = {
 def document(row: Row, origin: str) -> Document:
     """The object, without proof."""
     leaf, traits = row.leaf, row.traits
-    said = {name: traits[name] for name in ("kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest") if traits[name]}
+    said = {name: traits[name] for name in ("kind", "verdict", "class", "mode", "arm", "pack", "version") if traits[name]}
+    said |= {"packDigest": leaf.pack.hex()} if any(leaf.pack) else {}
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -84,7 +85,7 @@ def metadata(row: Row, origin: str) -> Document:
 
 def cells(row: Row) -> list[str | int]:
     traits = row.traits
-    pack = f"{traits['pack']}@{traits['version']}" if traits["pack"] else traits["packDigest"][:12]
+    pack = f"{traits['pack']}@{traits['version']}" if traits["pack"] else row.leaf.pack.hex()[:12] if traits["packDigest"] else ""
     flags = ",".join(flag for flag in FLAGS if traits[flag] == "true")
     middle = [traits[name] for name in ("kind", "class", "mode")]
     return [row.name, traits["verdict"], pack, *middle, rfc3339_ns(row.leaf.time_ns)[:23] + "Z", traits["arm"], flags, row.number]

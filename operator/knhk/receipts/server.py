@@ -9,9 +9,11 @@ import json
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -20,8 +22,9 @@ from knhk.adapters.front_proxy import User
 from knhk.adapters.receipt_index import Page, ReceiptIndex, decisions
 from knhk.lockchain.entries import Row
 from knhk.model.faults import KnhkError, NotFound, Refused
-from knhk.model.selection import Requirement, Selection, equal, field_selector, label_selector
+from knhk.model.selection import Selection, equal, field_selector, label_selector
 from knhk.receipts import objects
+from knhk.receipts.metrics import Metrics
 from knhk.receipts.objects import BASE, GROUP, HOMELESS, PLURAL, VERSION
 from knhk_verify.errors import Bad
 
@@ -29,6 +32,7 @@ MAX_PAGE = 500  # rows of an answer, whatever is asked for: memory has a bound, 
 COMES_WITHIN_S = 3.0  # that this replica learns what another one has answered from
 WAIT_AT_ONCE = 2  # requests that wait for that; fewer than there are hands, or versions that are made up would keep everybody out
 _log = logging.getLogger("knhk.receipts")
+TOLD_BEHIND_S = 30.0  # then who asks is told that what he gets may be old
 Answer = tuple[int, Mapping[str, Any]]
 Handle = Callable[[web.Request, User], Awaitable[tuple[int, bytes]]]
 
@@ -51,6 +55,9 @@ class Asked(Protocol):
 
     def reaches(self, size: int, within_s: float) -> bool:
         """Whether the index has so many entries, now or within that time."""
+
+    def behind_s(self) -> float:
+        """For how long the log was not read."""
 
     def unready(self) -> str:
         """Why no requests should come; "": they may."""
@@ -88,7 +95,12 @@ class Token:
 def application(asked: Asked, hands: Executor, *middlewares: Any) -> web.Application:
     """`hands`: threads for what blocks, more than WAIT_AT_ONCE; as many lists are made at a time. Discovery waits for none of them: the API
     server asks for it to see whether this group is there, and deletion of namespaces hangs on that."""
-    app = web.Application(middlewares=middlewares)
+    app, index = web.Application(middlewares=middlewares), asked.index
+    metrics = Metrics(asked.behind_s, lambda: index.size, index.shapes)
+
+    async def scraped(_: web.Request) -> web.Response:
+        text = await asyncio.get_running_loop().run_in_executor(hands, metrics.text)
+        return web.Response(body=text, content_type="text/plain")
 
     async def told(request: web.Request) -> web.Response:
         why = "" if request.path != "/readyz" else asked.unready()
@@ -96,6 +108,8 @@ def application(asked: Asked, hands: Executor, *middlewares: Any) -> web.Applica
 
     for path in ("/healthz", "/livez", "/readyz"):
         app.router.add_get(path, told)
+    app.router.add_get("/metrics", scraped)
+    heard = partial(_heard, asked, metrics)
     fixed = {
         "/apis": objects.API_GROUPS,
         f"/apis/{GROUP}": objects.API_GROUP,
@@ -105,26 +119,36 @@ def application(asked: Asked, hands: Executor, *middlewares: Any) -> web.Applica
         "/openapi/v2": objects.OPENAPI_V2,
     }
     for path, document in fixed.items():
-        app.router.add_get(path, _heard(asked, _at_once(lambda request, user, document=document: (200, document))))
+        app.router.add_get(path, heard("discover", _at_once(lambda request, user, document=document: (200, document))))
     surface = Surface(asked)
-    app.router.add_get(f"{BASE}/{PLURAL}", _heard(asked, _by(hands, surface.list)))
-    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}", _heard(asked, _by(hands, surface.list)))
-    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}/{{name}}", _heard(asked, _by(hands, surface.get)))
-    app.router.add_route("*", "/{path:.*}", _heard(asked, _at_once(_nothing)))
+    app.router.add_get(f"{BASE}/{PLURAL}", heard("list", _by(hands, surface.list)))
+    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}", heard("list", _by(hands, surface.list)))
+    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}/{{name}}", heard("get", _by(hands, surface.get)))
+    app.router.add_route("*", "/{path:.*}", heard("other", _at_once(_nothing)))
     return app
 
 
-def _heard(asked: Asked, handle: Handle) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _heard(asked: Asked, metrics: Metrics, verb: str, handle: Handle) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
-        user = asked.user(request)
+        start_s, user = time.monotonic(), asked.user(request)
         if user is None:
             why = "must come from an API server: a front proxy's certificate, and who asks in its headers"
             code, body = 401, json.dumps(objects.status(401, "Unauthorized", why)).encode()
         else:
             code, body = await handle(request, user)
-        return web.Response(body=body, status=code, content_type="application/json")
+        metrics.took(verb, code, time.monotonic() - start_s)
+        return web.Response(body=body, status=code, content_type="application/json", headers=_beside(verb, code, asked.behind_s()))
 
     return answer
+
+
+def _beside(verb: str, code: int, behind_s: float) -> Mapping[str, str]:
+    """Headers that kubectl heeds: when to come again, and a warning for its user."""
+    if code == 503:
+        return {"Retry-After": "1"}
+    if verb in ("list", "get") and behind_s > TOLD_BEHIND_S:
+        return {"Warning": f'299 - "the log was not read for {behind_s:.0f} s: newer receipts are not here"'}
+    return {}
 
 
 def _by(hands: Executor, handle: Callable[..., Answer]) -> Handle:
@@ -182,7 +206,7 @@ class Surface:
         selection = (
             decisions(),
             *self._of(namespace),
-            *field_selector(query.get("fieldSelector", "")),
+            *_homed(field_selector(query.get("fieldSelector", ""))),
             *label_selector(query.get("labelSelector", "")),
         )
         page, size = self._page(selection, query)
@@ -218,7 +242,7 @@ class Surface:
     def _of(namespace: str) -> Selection:
         if not namespace:
             return ()
-        return (Requirement("namespace", frozenset((namespace, "") if namespace == HOMELESS else (namespace,))),)
+        return _homed((equal("namespace", namespace),))
 
     def _page(self, selection: Selection, query: Mapping[str, str]) -> tuple[Page, int]:
         """The page, and the size of the log that the list is of."""
@@ -260,6 +284,13 @@ class Surface:
             if media in ("application/json", "*/*", "application/*") and not any(part.startswith("as=") for part in rest):
                 break
         return plain(rows, self._asked.origin, around)
+
+
+def _homed(selection: Selection) -> Selection:
+    """What has no namespace is shown in HOMELESS, and so it is found there."""
+    return tuple(
+        replace(r, values=r.values | {""}) if r.trait == "namespace" and HOMELESS in r.values and not r.present else r for r in selection
+    )
 
 
 def _number(query: Mapping[str, str], name: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from knhk.lockchain.entries import Row
+from knhk.model.csv_cells import cell
 from knhk.model.selection import FLAGS
 from knhk.model.times import rfc3339_ns
 
@@ -38,7 +39,7 @@ def record(row: Row) -> dict[str, Any]:
     traits, leaf = row.traits, row.leaf
     told = {name: traits.get(name, "") for name in ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version")}
     head = {"log_index": row.number, "time": rfc3339_ns(leaf.time_ns), "receipt": leaf.receipt_id.hex()}
-    tail = {"pack_digest": traits["packDigest"], "region": leaf.region}
+    tail = {"pack_digest": leaf.pack.hex() if any(leaf.pack) else "", "region": leaf.region}
     return head | told | tail | {name: traits[flag] == "true" for flag, name in _FLAGS.items()}
 
 
@@ -109,7 +110,7 @@ def _csv(path: Path, rows: Iterable[Row]) -> int:
         writer = csv.DictWriter(file, (*COLUMNS, *_FLAGS.values()))
         writer.writeheader()
         for row in rows:
-            writer.writerow(record(row))
+            writer.writerow({name: cell(value) for name, value in record(row).items()})
             count += 1
     return count
 

@@ -32,6 +32,7 @@ from knhk_runtime.tlog.served import Served as ServedLog
 HANDS = 4
 BOUNDS = Bounds(connections=1024, of_one=256)  # an API server comes from one address; no other may take all places
 FOLLOW_EVERY_S = 1.0
+UNREADY_AFTER_S = 600.0  # that the log was not read: then another replica, if there is one, is the better one
 GONE_AFTER_S = 5.0  # how long requests still come after this process said that it is not ready
 SERVICE = "v1alpha1.receipts.knhk.dev"
 APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
@@ -69,6 +70,7 @@ class Follower:
     def __init__(self, index: ReceiptIndex, log: LogPlace) -> None:
         self.index, self.origin, self._log = index, "", log
         self._note, self._why = "", "the log was not read yet"
+        self._read_s = time.monotonic()  # the newest checkpoint was read then, and all that it covers
         self._came, self._halt = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._always, name="follower", daemon=True)
 
@@ -82,8 +84,15 @@ class Follower:
 
     @property
     def unready(self) -> str:
-        """Why the index has never yet been as its log is; "": it was."""
-        return "" if self.origin else self._why
+        """Why the index was never yet as its log is, or for long has not been; "": it was a moment ago."""
+        if not self.origin:
+            return self._why
+        return f"the log was not read for {self.behind_s:.0f} s: {self._why}" if self.behind_s > UNREADY_AFTER_S else ""
+
+    @property
+    def behind_s(self) -> float:
+        """For how long the log was not read."""
+        return time.monotonic() - self._read_s
 
     def look(self) -> None:
         """Takes in what is new. Raises KnhkError, Bad."""
@@ -97,6 +106,7 @@ class Follower:
             self._note, self.origin = note, note.partition("\n")[0]
             with self._came:
                 self._came.notify_all()
+        self._read_s = time.monotonic()
 
     def reaches(self, size: int, within_s: float) -> bool:
         deadline_s = time.monotonic() + within_s
@@ -201,6 +211,9 @@ class Asked:
 
     def reaches(self, size: int, within_s: float) -> bool:
         return self._follower.reaches(size, within_s)
+
+    def behind_s(self) -> float:
+        return self._follower.behind_s
 
     def unready(self) -> str:
         return "ending" if self._halt.is_set() else self._follower.unready

@@ -1,0 +1,35 @@
+"""What the server of receipts tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """Of one process. `behind_s`: for how long the log was not read; `size`, `shapes`: of the index, asked for at each scrape."""
+
+    def __init__(self, behind_s: Callable[[], float], size: Callable[[], int], shapes: Callable[[], int]) -> None:
+        disable: Any = disable_created_metrics  # not typed
+        disable()
+        self._registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
+        self._requests = Counter("knhk_receipts_requests", "Requests that the API server brought", ("verb", "code"), registry=r)
+        self._seconds = Histogram("knhk_receipts_request_seconds", "How long answers took", ("verb",), registry=r, buckets=SECONDS)
+        for name, what, read in (
+            ("behind_seconds", "For how long the log was not read", behind_s),
+            ("index_entries", "Entries of the log that the index has", size),
+            ("index_shapes", "Shapes of the index: what each page looks at", shapes),
+        ):
+            Gauge(f"knhk_receipts_{name}", what, registry=r).set_function(read)
+
+    def took(self, verb: str, code: int, seconds: float) -> None:
+        self._requests.labels(verb, str(code)).inc()
+        self._seconds.labels(verb).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
