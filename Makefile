@@ -60,7 +60,7 @@ test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the server
 	@$(PY) tests/helm/helm_binaries.py >/dev/null || echo "test: the tests of the chart by Helm will not be run" >&2
 	@$(PY) tests/foreign/cert_manager_binaries.py >/dev/null || echo "test: the test with cert-manager will not be run" >&2
 	@$(PY) tests/foreign/argocd_binary.py >/dev/null || echo "test: the test with Argo CD's engine will not be run" >&2
-	@$(PY) tests/sigstore/cosign_binary.py >/dev/null || echo "test: the tests with cosign will not be run" >&2
+	@$(PY) tests/sigstore/sigstore_binaries.py >/dev/null || echo "test: the tests with cosign and a private sigstore will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2
 	@$(PY) tests/storage/versitygw_binary.py >/dev/null || echo "test: the tests of stores on a real S3 server will not be run" >&2
 	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)

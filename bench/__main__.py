@@ -25,6 +25,7 @@ BENCHES = {
     "memory": ("memory", "pages with prefault, mlock and neither; streams with non-temporal loads"),
     "leaf": ("leaf", "drain, leaf and hashes beside the decision"),
     "durable": ("durable", "receipts per second from ring to acknowledged append"),
+    "rekor": ("rekor", "our sequencer beside Rekor v2's posix server"),
     "shim": ("shim", "Envoy plain and guarded, in pairs"),
     "shapes": ("shapes", "rows of the SHACL classification table: guards by the tables, the rest by the tier below"),
     "compile": ("compiling", "packs to both architectures, edit to first decision"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,9 @@ import pytest
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 TESTS = Path(__file__).parent
+
+sys.path.insert(0, str(TESTS))
+pytest_plugins = ("soft_hsm",)
 
 # "ci" tries the same examples on each run, so that a red build is red again; "dev" tries new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)

@@ -69,7 +69,7 @@ ACCOUNTS: Mapping[str, Rights] = {
     "knhk-operator": (
         *ours(KINDS, READ),
         *ours(BROUGHT, WRITE),
-        *ours((kind for kind in KINDS if kind != "receipts"), ("update", "patch"), "/status"),
+        *ours(KINDS, ("update", "patch"), "/status"),
         *ours(("receipts",), ("create", "delete")),
         *everywhere(("events",), ("get", "list", "create", "patch")),
         *everywhere(("namespaces", "customresourcedefinitions.apiextensions.k8s.io", "pods"), READ),

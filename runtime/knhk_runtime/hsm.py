@@ -1,4 +1,4 @@
-"""Ed25519 keys in a PKCS#11 token (an HSM): made there, and used there. Only signatures leave it.
+"""Keys in a PKCS#11 token (an HSM), Ed25519 and P-256: made there, and used there. Only signatures leave it.
 
 Modules of vendors bear one thread at a time (SoftHSM fails or hangs with two): each module has one thread for the life of the process,
 each token one session in it, which is opened again when the token has ended it.
@@ -14,6 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from knhk.model.faults import Stalled, Waiting
 from knhk_runtime.keyfile import read_private
 from knhk_verify.errors import Bad, demand
@@ -24,11 +29,47 @@ if TYPE_CHECKING:
     import pkcs11
 
 RETRY_S = 5.0
-# EC_PARAMS of PKCS#11 3.0, section 2.3.5: curveName, a PrintableString.
-_ED25519 = b"\x13\x0cedwards25519"
-_POINT = b"\x04\x20"  # DER of an OCTET STRING of 32 bytes
 _PROBE = b"knhk: does the token sign as its public key says?"
 Result = TypeVar("Result")
+
+
+class Curve(NamedTuple):
+    """A kind of key: PKCS#11's names of it, EC_PARAMS, bytes of a public key, how the token signs, and whether a signature is right."""
+
+    name: str
+    key_type: str
+    params: bytes
+    mechanism: str
+    public_bytes: int
+    sign: Callable[[Any, bytes], bytes]
+    right: Callable[[bytes, bytes, bytes], bool]
+
+
+def _eddsa(key: Any, data: bytes) -> bytes:
+    from pkcs11 import Mechanism
+
+    return bytes(key.sign(data, mechanism=Mechanism.EDDSA))
+
+
+def _ecdsa(key: Any, data: bytes) -> bytes:
+    """Of the digest: not every token can hash. In ASN.1, where tokens give r ‖ s."""
+    from pkcs11 import Mechanism
+
+    raw = bytes(key.sign(sha256(data).digest(), mechanism=Mechanism.ECDSA))
+    return encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+
+
+def _p256_right(public: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public).verify(signature, message, ec.ECDSA(SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+# EC_PARAMS of PKCS#11 3.0, section 2.3.5: curveName, a PrintableString; else the curve's object identifier.
+ED25519 = Curve("Ed25519", "EC_EDWARDS", b"\x13\x0cedwards25519", "EC_EDWARDS_KEY_PAIR_GEN", 32, _eddsa, ed25519_ok)
+P256 = Curve("P-256", "EC", bytes.fromhex("06082a8648ce3d030107"), "EC_KEY_PAIR_GEN", 65, _ecdsa, _p256_right)
 
 
 class TokenFile(NamedTuple):
@@ -86,17 +127,17 @@ class Token:
         self._keys = dict[tuple[str, bytes], Any]()
         self._refused: bytes | None = None  # digest of a PIN that the token did not take
 
-    def publics(self, name: str) -> tuple[bytes, ...]:
-        """Raw public keys of all pairs that are labelled `name`, in no order that says anything."""
-        return self._ask(lambda session: tuple(public for public, _ in self._pairs(session, name)))
+    def publics(self, name: str, curve: Curve = ED25519) -> tuple[bytes, ...]:
+        """Public keys of all pairs that are labelled `name`, in no order that says anything: raw, of P-256 the uncompressed point."""
+        return self._ask(lambda session: tuple(public for public, _ in self._pairs(session, name, curve)))
 
-    def make(self, name: str) -> bytes:
-        """Makes a key pair labelled `name`, whose private part the token never gives away; returns the raw public key."""
-        return self._ask(lambda session: self._make(session, name))
+    def make(self, name: str, curve: Curve = ED25519) -> bytes:
+        """Makes a key pair labelled `name`, whose private part the token never gives away; returns the public key."""
+        return self._ask(lambda session: self._make(session, name, curve))
 
-    def sign(self, name: str, public: bytes, data: bytes) -> bytes:
-        """64-byte signature by the private key labelled `name` whose public key is `public`."""
-        return self._ask(lambda session: self._sign(self._key(session, name, public), data))
+    def sign(self, name: str, public: bytes, data: bytes, curve: Curve = ED25519) -> bytes:
+        """Signature by the private key labelled `name` whose public key is `public`: 64 bytes, of P-256 in ASN.1 over the SHA-256."""
+        return self._ask(lambda session: curve.sign(self._key(session, name, public, curve), data))
 
     def _ask(self, question: Callable[[pkcs11.Session], Result]) -> Result:
         return _thread(self._module).submit(self._answer, question).result()
@@ -168,59 +209,55 @@ class Token:
                 raise Stalled("Token", f"{self._module}: must be the PKCS#11 module of the token's vendor") from error
             raise
 
-    def _pairs(self, session: pkcs11.Session, name: str) -> list[tuple[bytes, bytes]]:
-        """(raw public key, id by which the token pairs it with its private key)."""
+    def _pairs(self, session: pkcs11.Session, name: str, curve: Curve) -> list[tuple[bytes, bytes]]:
+        """(public key, id by which the token pairs it with its private key)."""
         from pkcs11 import Attribute, KeyType, ObjectClass
 
         wanted = {
             Attribute.CLASS: ObjectClass.PUBLIC_KEY,
-            Attribute.KEY_TYPE: KeyType.EC_EDWARDS,
+            Attribute.KEY_TYPE: KeyType[curve.key_type],
             Attribute.LABEL: name,
         }
-        return [(_raw(found[Attribute.EC_POINT], name), bytes(found[Attribute.ID])) for found in session.get_objects(wanted)]
+        return [(_raw(found[Attribute.EC_POINT], name, curve), bytes(found[Attribute.ID])) for found in session.get_objects(wanted)]
 
-    def _key(self, session: pkcs11.Session, name: str, public: bytes) -> Any:
+    def _key(self, session: pkcs11.Session, name: str, public: bytes, curve: Curve) -> Any:
         """Handle of a private key, kept for the life of the session; its first signature is verified."""
         from pkcs11 import Attribute, ObjectClass
 
         if (name, public) not in self._keys:
-            ids = [id_ for found, id_ in self._pairs(session, name) if found == public]
+            ids = [id_ for found, id_ in self._pairs(session, name, curve) if found == public]
             wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: name}
             keys = [key for id_ in ids for key in session.get_objects(wanted | {Attribute.ID: id_})]
             if len(keys) != 1:
                 where = f"token {self._label!r}, label {name!r}"
                 raise Stalled("Token", f"{where}: must hold one private key of public key {public.hex()}, holds {len(keys)}")
-            if not ed25519_ok(public, self._sign(keys[0], _PROBE), _PROBE):
-                raise Stalled("Token", f"token {self._label!r}: signs {name} otherwise than Ed25519 (RFC 8032): cannot be used")
+            if not curve.right(public, curve.sign(keys[0], _PROBE), _PROBE):
+                raise Stalled("Token", f"token {self._label!r}: signs {name} otherwise than {curve.name} is defined: cannot be used")
             self._keys[name, public] = keys[0]
         return self._keys[name, public]
 
-    def _sign(self, key: Any, data: bytes) -> bytes:
-        from pkcs11 import Mechanism
-
-        return bytes(key.sign(data, mechanism=Mechanism.EDDSA))
-
-    def _make(self, session: pkcs11.Session, name: str) -> bytes:
+    def _make(self, session: pkcs11.Session, name: str, curve: Curve) -> bytes:
         """`session` has logged in, for all sessions of the token; only this one may write."""
         from pkcs11 import Attribute, KeyType, Mechanism
 
         with self._token().open(rw=True) as writing:
-            curve = writing.create_domain_parameters(KeyType.EC_EDWARDS, {Attribute.EC_PARAMS: _ED25519}, local=True)
-            public, _ = curve.generate_keypair(
-                mechanism=Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
+            parameters = writing.create_domain_parameters(KeyType[curve.key_type], {Attribute.EC_PARAMS: curve.params}, local=True)
+            public, _ = parameters.generate_keypair(
+                mechanism=Mechanism[curve.mechanism],
                 store=True,
                 label=name,
                 id=secrets.token_bytes(16),
                 private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
             )
-            return _raw(public[Attribute.EC_POINT], name)
+            return _raw(public[Attribute.EC_POINT], name, curve)
 
 
-def _raw(point: bytes, name: str) -> bytes:
-    """The 32 bytes of EC_POINT, which some tokens give bare and most in DER."""
-    raw = point[2:] if point[:2] == _POINT and len(point) == 34 else point
-    if len(raw) != 32:
-        raise Stalled("Token", f"key {name!r}: must be an Ed25519 key")
+def _raw(point: bytes, name: str, curve: Curve) -> bytes:
+    """The bytes of EC_POINT, which some tokens give bare and most in DER, as an OCTET STRING."""
+    size = curve.public_bytes
+    raw = point[2:] if point[:2] == bytes((4, size)) and len(point) == size + 2 else point
+    if len(raw) != size:
+        raise Stalled("Token", f"key {name!r}: must be of {curve.name}")
     return raw
 
 

@@ -6,7 +6,9 @@ import os
 import stat
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from knhk.model.faults import Stalled
@@ -28,14 +30,26 @@ def read_private(path: Path, must: str) -> bytes:
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
     """Key of an unencrypted PEM file (PKCS#8) that `read_private` takes. Raises Stalled."""
-    data = read_private(path, "an Ed25519 private key in PEM")
-    try:
-        key = load_pem_private_key(data, None)
-    except (ValueError, TypeError) as error:
-        raise Stalled("KeyFile", f"{path}: must be an unencrypted Ed25519 private key in PEM") from error
+    key = _load(path, "Ed25519")
     if not isinstance(key, Ed25519PrivateKey):
         raise Stalled("KeyFile", f"{path}: must be an Ed25519 private key in PEM")
     return key
+
+
+def load_p256_key(path: Path) -> EllipticCurvePrivateKey:
+    """The same of a P-256 key."""
+    key = _load(path, "P-256")
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        raise Stalled("KeyFile", f"{path}: must be a P-256 private key in PEM")
+    return key
+
+
+def _load(path: Path, name: str) -> PrivateKeyTypes:
+    data = read_private(path, f"a private key of {name} in PEM")
+    try:
+        return load_pem_private_key(data, None)
+    except (ValueError, TypeError) as error:
+        raise Stalled("KeyFile", f"{path}: must be an unencrypted private key of {name} in PEM") from error
 
 
 def raw_public(key: Ed25519PrivateKey) -> bytes:

@@ -29,7 +29,9 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.server
-@pytest.mark.parametrize("name", ["kernels", "verdict", "dictionary", "memory", "leaf", "durable", "shim", "shapes", "compile", "agent"])
+@pytest.mark.parametrize(
+    "name", ["kernels", "verdict", "dictionary", "memory", "leaf", "durable", "rekor", "shim", "shapes", "compile", "agent"]
+)
 def test_a_bench_runs_with_small_sizes(name: str, tmp_path: Path) -> None:
     done = bench("--quick", "--only", name, "-o", "json", "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr

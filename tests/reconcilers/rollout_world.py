@@ -32,6 +32,7 @@ from knhk.model.keeping import WITHOUT_BOUND, Keep
 from knhk.model.resource import Key, Resource
 from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Statistics
+from knhk.ports.notary import Notary
 from knhk.ports.prover import Prover
 from knhk.ports.together import InTurn, Together
 from knhk.ports.trust import Trusts, TrustsNobody
@@ -160,6 +161,7 @@ class World:
     reviews: bool = False
     keep: Keep = WITHOUT_BOUND
     together: Together = field(default_factory=InTurn)
+    notary: Notary | None = None
     runs: dict[str, Any] | None = None
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -175,10 +177,10 @@ class World:
         mortal: dict[str, Any] = {name: Mortal(getattr(self, name), self.fate, writes) for name, writes in WRITES.items()}
         own: dict[str, Any] = {name: getattr(self, name) for name in ("signer", "clock")}
         self.executor = InlineExecutor()
-        bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator")
+        bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator", self.notary)
         own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews, "trusts": self.trusts}
         own |= {"builder": Workshop(bench, self.executor, InlineExecutor(), Retirement(mortal["registry"], self.clock))}
-        own |= {"together": self.together}
+        own |= {"together": self.together, "notary": self.notary}
         ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
         self.controller = Controller(ports, self.git, self.keep)
 

@@ -15,7 +15,6 @@ from unittest.mock import Mock
 
 import pytest
 from sequencing import sequencer
-from soft_hsm import SoftHsm
 
 from knhk.adapters.signer_roles import rotate
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
@@ -32,6 +31,7 @@ from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence
 from knhk_verify.signed import verify_event, verify_keys
+from soft_hsm import SoftHsm
 
 ORIGIN = "knhk.dev/test"
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)

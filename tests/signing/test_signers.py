@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 from sequencing import sequencer
-from soft_hsm import PIN, TOKEN, SoftHsm
 
 from knhk.adapters.key_secrets import write_secrets
 from knhk.adapters.signer_roles import rotate
@@ -25,6 +24,7 @@ from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence
 from knhk_verify.note import open_checkpoint, parse_vkey
 from knhk_verify.signed import ROLES, keyid, verify_bundle, verify_envelope, verify_event, verify_keys
+from soft_hsm import PIN, TOKEN, SoftHsm
 
 ORIGIN = "knhk.dev/test"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

@@ -13,17 +13,22 @@ from knhk.adapters.signer_pkcs11 import TOKEN_FILE
 from knhk_runtime.durable import replace_file
 from knhk_runtime.hsm import read_token_file
 
-# Secret → files. Agents and verifiers need keys.json and root.pub only; both are public.
+# Secret → files. Agents and verifiers need keys.json and root.pub only; both are public. Of OUTSIDE what is there.
 SECRETS: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-rollout": ("rollout.key", "keys.json", "root.pub"),
     "knhk-keys-build": ("build.key", "data.key", "keys.json", "root.pub"),
     "knhk-keys-log": ("log.key", "keys.json", "root.pub"),
 }
+OUTSIDE: Mapping[str, tuple[str, ...]] = {
+    "knhk-keys-rollout": ("rollout.sigstore.key", "sigstore.json", "trusted_root.json"),
+    "knhk-keys-build": ("build.sigstore.key", "data.sigstore.key", "sigstore.json", "trusted_root.json"),
+}
 LABELS = {"app.kubernetes.io/part-of": "knhk"}
 
 
-def _files(keys: Path, files: tuple[str, ...]) -> tuple[str, ...]:
+def _files(keys: Path, name: str) -> tuple[str, ...]:
     """Where the keys lie in a token: token.json and the PIN, which lies beside it, in place of the keys."""
+    files = (*SECRETS[name], *(file for file in OUTSIDE.get(name, ()) if (keys / file).exists()))
     if not (keys / TOKEN_FILE).exists():
         return files
     pin = str(read_token_file(keys / TOKEN_FILE).pin.relative_to(keys))
@@ -38,9 +43,9 @@ def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
             "kind": "Secret",
             "metadata": {"name": name, "namespace": namespace, "labels": dict(LABELS)},
             "type": "Opaque",
-            "data": {file: base64.b64encode((keys / file).read_bytes()).decode() for file in _files(keys, files)},
+            "data": {file: base64.b64encode((keys / file).read_bytes()).decode() for file in _files(keys, name)},
         }
-        for name, files in SECRETS.items()
+        for name in SECRETS
     )
 
 

@@ -4,6 +4,7 @@
 root.key   private key of the root (move it away after `establish`; only `establish` and `rotate` need it)
 root.pub   base64 of its public key: what agents pin
 build.key, rollout.key, log.key, data.key    PEM (PKCS#8), mode 0600
+build.sigstore.key, …      PEM (PKCS#8), P-256: what signs for sigstore, where keys.json names it
 keys.json  formats/signed.md
 ```
 """
@@ -14,7 +15,16 @@ from datetime import datetime
 from pathlib import Path
 
 from knhk.adapters import signer_roles
-from knhk.adapters.signer_roles import VALID_DAYS, RoleKey, RoleSigner, key_in_file, make_key_file
+from knhk.adapters.signer_roles import (
+    OUTSIDE,
+    VALID_DAYS,
+    RoleKey,
+    RoleSigner,
+    key_in_file,
+    make_key_file,
+    make_outside_key_file,
+    outside_key_in_file,
+)
 from knhk.adapters.signer_roles import read_root_pub as read_root_pub
 from knhk.model.faults import Stalled
 from knhk_runtime.keyfile import raw_public
@@ -46,6 +56,15 @@ class FileKeys:
     def key(self, role: str) -> RoleKey:
         """See RoleKeys."""
         return key_in_file(self.file(role))
+
+    def outside(self, role: str) -> RoleKey | None:
+        """See RoleKeys."""
+        path = self.file(role).with_suffix(f"{OUTSIDE}.key")
+        return outside_key_in_file(path) if path.exists() else None
+
+    def make_outside(self, role: str) -> bytes:
+        """See RoleKeys; in place of the one before."""
+        return make_outside_key_file(self.file(role).with_suffix(f"{OUTSIDE}.key"))
 
 
 class LocalSigner(RoleSigner):

@@ -8,11 +8,12 @@ keys.json, root.pub, and root.key unless token.json says that the root is in the
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
-from knhk.adapters.signer_roles import ROOT, RoleKey, keys_of
+from knhk.adapters.signer_roles import OUTSIDE, ROOT, RoleKey, keys_of, outside_of, p256_spki
 from knhk.model.faults import Stalled
-from knhk_runtime.hsm import read_token_file
+from knhk_runtime.hsm import ED25519, P256, Curve, read_token_file
 from knhk_verify.signed import keyid
 
 TOKEN_FILE = "token.json"
@@ -39,12 +40,28 @@ class TokenKeys:
         """See RoleKeys."""
         named = keys_of(self._folder) if role != ROOT else None
         current = [key.public for key in named.roles.get(role, {}).values() if key.until is None] if named else []
-        held = self._token.publics(self._label(role))
+        return self._one(role, self._label(role), current, ED25519)
+
+    def outside(self, role: str) -> RoleKey | None:
+        """See RoleKeys."""
+        label = self._label(role) + OUTSIDE
+        if not self._token.publics(label, P256):
+            return None
+        named = outside_of(self._folder)
+        found = self._one(role, label, [key.public[-P256.public_bytes :] for key in named.keys.get(role, ()) if key.until is None], P256)
+        return RoleKey(p256_spki(found.public), found.sign)
+
+    def make_outside(self, role: str) -> bytes:
+        """See RoleKeys; it signs when keys.json names it."""
+        return p256_spki(self._token.make(self._label(role) + OUTSIDE, P256))
+
+    def _one(self, role: str, label: str, current: Collection[bytes], curve: Curve) -> RoleKey:
+        held = self._token.publics(label, curve)
         found = [public for public in held if public in current] if current else list(held)
         if len(found) != 1:
             told = ", ".join(keyid(public)[:16] for public in held) or "none"
             raise Stalled("Token", f"{self._file}: the token holds of role {role} {told}: must hold one that keys.json names as in use")
-        return RoleKey(found[0], lambda data: self._token.sign(self._label(role), found[0], data))
+        return RoleKey(found[0], lambda data: self._token.sign(label, found[0], data, curve))
 
     def file(self, role: str) -> Path:
         """See RoleKeys; token.json."""

@@ -13,28 +13,33 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_der_public_key
 
 from knhk.lockchain.bundles import assemble
 from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Stalled
 from knhk_runtime.durable import replace_file
-from knhk_runtime.keyfile import load_private_key, raw_public
+from knhk_runtime.keyfile import load_p256_key, load_private_key, raw_public
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, unb64
-from knhk_verify.signed import KEYS, ROLES, Key, Keys, keyid, pae, verify_keys
+from knhk_verify.signed import KEYS, ROLES, Key, Keys, keyid, member, pae, parse_json, parse_time, verify_envelope, verify_keys
 
 VALID_DAYS = 365
 ROOT = "root"
+OUTSIDE = ".sigstore"  # what the names of keys end with that sign for sigstore, beside those of the roles
+SIGNERS = ("build", "rollout", "data")  # roles that have one
 
 
 class RoleKey(NamedTuple):
-    """Raw public key, and bytes → Ed25519 signature by it."""
+    """Raw public key, and bytes → Ed25519 signature by it; of a P-256 key its SubjectPublicKeyInfo, and ECDSA over SHA-256, both in DER."""
 
     public: bytes
     sign: Callable[[bytes], bytes]
@@ -55,6 +60,14 @@ class RoleKeys(Protocol):
 
     def key(self, role: str) -> RoleKey:
         """What signs for this role now."""
+        ...
+
+    def outside(self, role: str) -> RoleKey | None:
+        """The P-256 key that signs for this role now what sigstore's tools verify, if there is one: Rekor v2 takes no Ed25519."""
+        ...
+
+    def make_outside(self, role: str) -> bytes:
+        """A new one, which signs from now on or as soon as keys.json names it; its public key, as in RoleKey."""
         ...
 
     def file(self, role: str) -> Path:
@@ -79,6 +92,33 @@ def key_in_file(path: Path) -> RoleKey:
     return RoleKey(raw_public(key), key.sign)
 
 
+def make_outside_key_file(path: Path) -> bytes:
+    """A new P-256 key, in a file that only its owner may read."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    replace_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    return _spki(key.public_key())
+
+
+def outside_key_in_file(path: Path) -> RoleKey:
+    """Raises Stalled."""
+    key = load_p256_key(path)
+    return RoleKey(_spki(key.public_key()), lambda data: key.sign(data, ec.ECDSA(SHA256())))
+
+
+def p256_spki(point: bytes) -> bytes:
+    """SubjectPublicKeyInfo of an uncompressed point, DER."""
+    return _spki(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
+
+
+def pem_of(spki: bytes) -> bytes:
+    """A public key as cosign takes it. Raises ValueError."""
+    return load_der_public_key(spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
 def _envelope(key: RoleKey, payload_type: str, payload: bytes) -> dict[str, Any]:
     signature = {"keyid": keyid(key.public), "sig": b64(key.sign(pae(payload_type, payload)))}
     return {"payload": b64(payload), "payloadType": payload_type, "signatures": [signature]}
@@ -97,6 +137,16 @@ def _entry(key: Key) -> dict[str, str]:
     return entry
 
 
+class Outside(NamedTuple):
+    """What keys.json says about sigstore: SHA-256 of trusted_root.json, hexadecimal, if one is pinned; and role → its P-256 keys."""
+
+    trusted_root: str | None
+    keys: Mapping[str, tuple[Key, ...]]
+
+
+NOTHING_OUTSIDE = Outside(None, {})
+
+
 class RoleSigner:
     """`knhk.ports.signer.Signer` over a folder and the keys of its roles."""
 
@@ -110,6 +160,14 @@ class RoleSigner:
     def bundle(self, role: str, statement: Mapping[str, Any]) -> bytes:
         """See the port."""
         return assemble(statement, lambda payload_type, payload: self.sign(role, payload_type, payload))
+
+    def outside(self, role: str) -> RoleKey | None:
+        """The P-256 key of a role, for sigstore. Raises Stalled."""
+        return self._keys.outside(role)
+
+    def outside_named(self) -> Outside:
+        """What keys.json says about sigstore. Raises Corrupt."""
+        return outside_of(self._folder)
 
     def keyid(self, role: str) -> str:
         """See the port."""
@@ -174,6 +232,33 @@ def keys_of(folder: Path) -> Keys | None:
         raise Corrupt(error.where, error.what) from error
 
 
+def outside_of(folder: Path) -> Outside:
+    """Of the folder's keys.json. Raises Corrupt."""
+    path = folder / "keys.json"
+    if keys_of(folder) is None:
+        return NOTHING_OUTSIDE
+    try:
+        return outside_in(path.read_bytes(), read_root_pub(folder / "root.pub"), str(path))
+    except Bad as error:
+        raise Corrupt(error.where, error.what) from error
+
+
+def outside_in(data: bytes, root_public: bytes, where: str = "keys.json") -> Outside:
+    """What a keys.json, signed by the pinned root, says about sigstore. Raises Bad."""
+    payload = verify_envelope(parse_json(data, where), KEYS, {keyid(root_public): root_public}, where)
+    document = parse_json(payload, f"{where} payload")
+    if "sigstore" not in document:
+        return NOTHING_OUTSIDE
+    pinned = member(document, "sigstore.trustedRoot", str, where)
+    roles = member(document, "sigstore.keys", dict, where)
+    return Outside(pinned, {role: tuple(_outside_key(row, where) for row in member(roles, role, list, where)) for role in roles})
+
+
+def _outside_key(row: Any, where: str) -> Key:
+    until = parse_time(member(row, "until", str, where), f"{where} until") if "until" in row else None
+    return Key(unb64(member(row, "spki", str, where), f"{where} spki"), "", until)
+
+
 def establish(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> None:
     """Makes what is missing of root, role keys and keys.json. Repeating it changes nothing, but that it signs keys.json again, with the
     next serial, when it does not name the keys or is past half its time. `now` is aware. Raises Stalled and Corrupt."""
@@ -192,8 +277,11 @@ def _established(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid
     current = {role: keys.key(role).public for role in ROLES}
     fits = named is not None and all(keyid(current[role]) in named.of(role, now) for role in ROLES)
     log_named = named is not None and any(key.name == origin for key in named.roles.get("log", {}).values())
+    before = outside_of(folder)
+    outside = before if before.trusted_root is None else _outside_held(keys, before, now)
+    fits = fits and outside == before
     if named is None or not fits or not log_named or now > named.expires - timedelta(days=valid_days / 2):
-        _sign_keys(folder, keys, current, origin, now, valid_days)
+        _sign_keys(folder, keys, current, origin, now, valid_days, outside=outside)
 
 
 def _made_root(folder: Path, keys: RoleKeys) -> bytes:
@@ -231,10 +319,45 @@ def rotate(
             raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
         before = {named: keys.key(named) for named in ROLES}
         current = {named: key.public for named, key in before.items()} | {role: keys.make(role)}
-        _sign_keys(folder, keys, current, origin, now, valid_days, now + overlap)
+        outside = outside_of(folder)
+        if role in outside.keys:
+            outside = _succeeded(outside, role, keys.make_outside(role), now + overlap)
+        _sign_keys(folder, keys, current, origin, now, valid_days, now + overlap, outside)
     signs = before["rollout"]
     by_old = partial(assemble, sign=lambda payload_type, payload: _envelope(signs, payload_type, payload))
     return Rotation(keyid(before[role].public), keyid(current[role]), by_old)
+
+
+def trust(folder: Path, keys: RoleKeys, trusted_root: bytes, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> Outside:
+    """Pins a trusted root, which the caller has looked at: keys.json names its digest with the next serial, and a P-256 key for each role
+    that signs, made where there is none. Repeating it changes nothing. Raises Stalled when the root's private key is away."""
+    with _alone(folder):
+        root_key(folder, keys)
+        if keys_of(folder) is None:
+            raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
+        before = outside_of(folder)
+        made = _outside_held(keys, Outside(sha256(trusted_root).hexdigest(), before.keys), now)
+        replace_file(folder / "trusted_root.json", trusted_root, 0o644)
+        if made != before:
+            current = {role: keys.key(role).public for role in ROLES}
+            _sign_keys(folder, keys, current, origin, now, valid_days, outside=made)
+    return made
+
+
+def _outside_held(keys: RoleKeys, outside: Outside, now: datetime) -> Outside:
+    """With the P-256 keys that sign now, made where there is none; others that it names as in use sign until `now`."""
+    for role in SIGNERS:
+        held = keys.outside(role)
+        public = keys.make_outside(role) if held is None else held.public
+        if public not in [key.public for key in outside.keys.get(role, ()) if key.until is None]:
+            outside = _succeeded(outside, role, public, now)
+    return outside
+
+
+def _succeeded(outside: Outside, role: str, public: bytes, end: datetime) -> Outside:
+    """With a new key of a role; the ones before sign until `end`."""
+    kept = tuple(Key(key.public, "", key.until or end) for key in outside.keys.get(role, ()) if key.public != public)
+    return Outside(outside.trusted_root, {**outside.keys, role: (Key(public), *kept)})
 
 
 @contextmanager
@@ -249,9 +372,17 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _sign_keys(
-    folder: Path, keys: RoleKeys, current: Mapping[str, bytes], origin: str, now: datetime, valid_days: int, end: datetime | None = None
+    folder: Path,
+    keys: RoleKeys,
+    current: Mapping[str, bytes],
+    origin: str,
+    now: datetime,
+    valid_days: int,
+    end: datetime | None = None,
+    outside: Outside | None = None,
 ) -> None:
-    """Sign keys.json over the `current` keys; the ones it named before may sign until `end`, by default `now`."""
+    """Sign keys.json over the `current` keys; the ones it named before may sign until `end`, by default `now`. What it says about
+    sigstore stays, unless `outside` says otherwise."""
     before = keys_of(folder)
     roles = dict[str, list[dict[str, str]]]()
     for role in ROLES:
@@ -259,10 +390,19 @@ def _sign_keys(
         kept = [Key(key.public, key.name, key.until or end or now) for key in named if key.public != current[role]]
         first = Key(current[role], origin if role == "log" else "")
         roles[role] = [_entry(key) for key in (first, *kept)]
-    document = {
+    document: dict[str, Any] = {
         "version": 1,
         "serial": before.serial + 1 if before else 1,
         "expires": _time(now + timedelta(days=valid_days)),
         "roles": roles,
     }
+    outside = outside_of(folder) if outside is None else outside
+    if outside.trusted_root is not None:
+        rows = {role: [_outside_entry(key) for key in held] for role, held in outside.keys.items()}
+        document["sigstore"] = {"trustedRoot": outside.trusted_root, "keys": rows}
     replace_file(folder / "keys.json", canonical(_envelope(root_key(folder, keys), KEYS, canonical(document))), 0o644)
+
+
+def _outside_entry(key: Key) -> dict[str, str]:
+    entry = {"keyid": keyid(key.public), "spki": b64(key.public)}
+    return entry | ({"until": _time(key.until)} if key.until else {})

@@ -91,6 +91,46 @@ def rotate(call: Call) -> Outcome:
     return Outcome(data)
 
 
+@command(
+    ("keys", "trust"),
+    summary="Pin a sigstore's trusted root, vouched for by the root",
+    arguments=(Argument("file", help="trusted_root.json of the sigstore", kind=Path, metavar="FILE"), FOLDER),
+    output=obj(digest=string(), serial=integer(), keys=array(obj(role=string(), keyid=string(), file=string()))),
+    examples=("knhk keys trust trusted_root.json", "knhk keys trust trusted_root.json --folder ./keys"),
+    detail="Needs root.key, or a token that holds the root. keys.json names the file's digest from then on, and a P-256 key of each role\n"
+    "that signs for sigstore; another trusted root, an older one too, is refused until this is said again. The public keys are\n"
+    "written beside as PEM, ROLE.sigstore.pub, for cosign. sigstore.json (formats/signed.md) says which servers are asked.",
+)
+def trust(call: Call) -> Outcome:
+    from knhk.adapters import signer_roles
+    from knhk.adapters.sigstore_root import parse_trusted_root
+    from knhk.model.faults import Fault, Refused
+    from knhk.wiring import packs
+    from knhk.wiring.embedded import signer_of
+    from knhk.wiring.home import Home
+    from knhk.wiring.signing import keys_in, signer_in
+    from knhk_verify.errors import Bad
+    from knhk_verify.signed import keyid
+
+    folder = _folder(call)
+    try:
+        data = call.args.file.read_bytes()
+        digest = parse_trusted_root(data, str(call.args.file)).digest
+    except OSError as error:
+        raise Refused([Fault("FILE", str(call.args.file), f"must be a trusted root: {error.strerror}")]) from error
+    except Bad as error:
+        raise Refused([Fault("FILE", error.where, error.what)]) from error
+    named = signer_roles.trust(folder, keys_in(folder), data, signer_in(folder).log_origin(), datetime.now(UTC))
+    if call.args.folder is None:
+        signer_of(Home(call.home))
+    rows = []
+    for role, (key, *_) in named.keys.items():
+        path = folder / f"{role}{signer_roles.OUTSIDE}.pub"
+        path.write_bytes(signer_roles.pem_of(key.public))
+        rows.append({"role": role, "keyid": keyid(key.public), "file": str(path)})
+    return Outcome({"digest": digest, "serial": packs.keys(folder).serial, "keys": rows})
+
+
 def _folder(call: Call) -> Path:
     from knhk.wiring.home import Home
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from knhk.model.oci import PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob
 from knhk.packaging.image import layer, manifest
@@ -24,3 +26,31 @@ def attached(image: Artifact, bundle: bytes, predicate: str) -> Artifact:
     blob = Blob(SIGNED, bundle)
     notes = {"dev.sigstore.bundle.content": "dsse-envelope", PREDICATE: predicate}
     return manifest(SIGNED, [layer(blob, "bundle.sigstore.json")], (blob,), image, notes)
+
+
+class Told(NamedTuple):
+    """A sigstore bundle among a pack's papers, unverified: the hint of its key ("": a certificate signed), what it says, base64, and
+    whether others outside bear witness to it."""
+
+    bundle: bytes
+    hint: str
+    payload: str
+    outside: bool
+
+
+def told(bundle: bytes) -> Told | None:
+    """None for what is no bundle around an envelope."""
+    try:
+        document = json.loads(bundle)
+        material = document["verificationMaterial"]
+        hint = str(material.get("publicKey", {}).get("hint", ""))
+        return Told(bundle, hint, str(document["dsseEnvelope"]["payload"]), bool(material.get("tlogEntries")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def to_notarise(bundles: Iterable[bytes], keyid: str) -> list[bytes]:
+    """Those by this key to whose statement nobody outside bears witness yet."""
+    read = [found for bundle in bundles if (found := told(bundle)) is not None]
+    done = {found.payload for found in read if found.outside}
+    return [found.bundle for found in read if found.hint == keyid and not found.outside and found.payload not in done]

@@ -10,12 +10,13 @@ from typing import Any
 from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SharedObject, SignedPack
 from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
-from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Descriptor
+from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob, Descriptor
 from knhk.packaging import materials, provenance, sbom, signed
 from knhk.packaging.builds import Step
 from knhk.packaging.image import bundle_image, pack_image, tag_of
 from knhk.packaging.materials import Material
 from knhk.ports.compiler import Compiler
+from knhk.ports.notary import Notary
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.reconcilers.lowering import plan_of, portable
@@ -120,14 +121,15 @@ def known(
     digest = registry.resolve(tag_of(pack.namespace, pack.name, pack.version))
     if digest is None:
         return None
-    keys = {signer.keyid("build"): signer.public("build")}
+    mine = signer.keyid("build")
+    keys = {mine: signer.public("build")}
     wanted = {(m.name, m.sha256) for m in (*_texts(pack), *tools)}
     try:
         registry.manifest(digest)
         listed = registry.referrers(digest, SIGNED)
-        if not any(verify_signature_of(bundle, digest, keys) for bundle in _statements(registry, listed, SIGNATURE_PREDICATE)):
+        if not any(verify_signature_of(bundle, digest, keys) for bundle in _own(registry, listed, SIGNATURE_PREDICATE, mine)):
             return None
-        for bundle in _statements(registry, listed, PROVENANCE_PREDICATE):
+        for bundle in _own(registry, listed, PROVENANCE_PREDICATE, mine):
             told = provenance.read(verify_bundle(bundle, keys), name)
             (plan,) = (m.sha256 for m in told.materials if m.name == materials.PLAN)
             made_of = {(m.name, m.sha256) for m in told.materials if m.name != materials.PLAN}
@@ -137,6 +139,24 @@ def known(
     except (Corrupt, Bad, ValueError):
         return None  # it is built again, which mends it
     return None
+
+
+def _own(registry: Registry, listed: Iterable[Descriptor], predicate: str, keyid: str) -> Iterator[bytes]:
+    """Those of `_statements` that say they are by this key, or say nothing: not what others outside bear witness to."""
+    for bundle in _statements(registry, listed, predicate):
+        found = signed.told(bundle)
+        if found is None or found.hint == keyid:
+            yield bundle
+
+
+def notarise(digest: str, role: str, registry: Registry, signer: Signer, notary: Notary) -> None:
+    """Puts beside an image, for each paper that our key of `role` signed, one to which others outside bear witness. What is there already
+    is left, so that after a failure the rest is made. Raises as `notarised` and `publish`."""
+    listed, subject = registry.referrers(digest, SIGNED), registry.manifest(digest)
+    image = Artifact(Blob(str(parse_object(subject, digest)["mediaType"]), subject), "", ())
+    for predicate in (SIGNATURE_PREDICATE, PROVENANCE_PREDICATE):
+        for bundle in signed.to_notarise(_statements(registry, listed, predicate), signer.keyid(role)):
+            registry.publish((signed.attached(image, notary.notarised(role, bundle), predicate),))
 
 
 def _statements(registry: Registry, listed: Iterable[Descriptor], predicate: str) -> Iterator[bytes]:

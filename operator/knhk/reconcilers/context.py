@@ -22,6 +22,7 @@ from knhk.ports.clock import Clock
 from knhk.ports.fleet import Fleet
 from knhk.ports.log import Log
 from knhk.ports.namespaces import Namespaces, NoDemands
+from knhk.ports.notary import Notary
 from knhk.ports.placement import Placement
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
@@ -43,7 +44,7 @@ RECEIPTS_EACH = 3  # or for so many of each hand that writes
 @dataclass(frozen=True)
 class Ports:
     """One adapter for each port; `origin` names the log, `actor` who acts in policy events. `reviews`: the store knows who wrote what, as
-    an API server does; else approvals and promotions are marked unreviewed."""
+    an API server does; else approvals and promotions are marked unreviewed. `notary`: who bears witness outside to Receipts, if anybody."""
 
     store: Store
     log: Log
@@ -61,6 +62,7 @@ class Ports:
     namespaces: Namespaces = field(default_factory=NoDemands)
     trusts: Trusts = field(default_factory=TrustsNobody)
     together: Together = field(default_factory=InTurn)
+    notary: Notary | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from knhk.reconcilers.context import REQUESTED, Journal, Ports
 from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.keeping import Keeping
+from knhk.reconcilers.notarising import Notarising
 from knhk.reconcilers.packs import PackReconciler, is_apart
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, rolls
@@ -71,8 +72,8 @@ class Controller:
     _known: dict[Key, Resource] = field(default_factory=dict)  # as last seen: what a deletion that nobody saw leaves behind
 
     def __post_init__(self) -> None:
-        self._keeping = Keeping(self.ports, self.keep)
-        self.journal = Journal(self.ports, self._keeping.made)
+        self._keeping, self._notarising = Keeping(self.ports, self.keep), Notarising(self.ports)
+        self.journal = Journal(self.ports, self._made)
         points = PointReconciler(self.ports, self.journal)
         plans = Plans(self.ports.registry, self.ports.clock)
         self._retention = Retention(self.ports)
@@ -106,8 +107,14 @@ class Controller:
         self._beside(self.journal.settle, "receipts wait")
         busy = self.queue.late_s(self._now_s()) > 0
         self._beside(lambda: self._keeping.turn(self._now_s(), busy=busy), "old receipts stay for now")
+        self._beside(lambda: self._notarising.turn(self._now_s()), "receipts have nobody outside yet")
         self._beside(lambda: self._retention.turn(self._now_s()), "retired images stay for now")
         self.ports.telemetry.turned(len(self.queue), self.queue.late_s(self._now_s()))
+
+    def _made(self, receipt: Resource) -> None:
+        """A Receipt is new. Any thread."""
+        self._keeping.made(receipt)
+        self._notarising.made(receipt)
 
     def _beside(self, work: Callable[[], object], otherwise: str) -> None:
         """What is done at each turn beside objects, and keeps no turn from its end."""

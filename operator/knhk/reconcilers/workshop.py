@@ -16,41 +16,49 @@ from knhk.packaging.image import PACK_NAME
 from knhk.ports.builder import Build
 from knhk.ports.clock import Clock
 from knhk.ports.compiler import Compiler
+from knhk.ports.notary import Notary
 from knhk.ports.prover import Prover
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.reconcilers.admission import bundle_bytes
-from knhk.reconcilers.building import Data, Made, build, known, publish_data
+from knhk.reconcilers.building import Data, Made, build, known, notarise, publish_data
 
 GRACE_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What builds with: `generator` is the SHA-256 of the compiler's sources."""
+    """What builds with: `generator` is the SHA-256 of the compiler's sources. With a `notary` nothing is done before others outside bear
+    witness to the papers; what is built meanwhile stays in the registry, and the next order of it goes on from there."""
 
     compiler: Compiler
     prover: Prover
     registry: Registry
     signer: Signer
     generator: str
+    notary: Notary | None = None
 
     def make(self, order: Order, told: Callable[[Step], None]) -> Result:
         """The result of an order, in the registry. Raises as `building.build`, and OSError."""
         return self.data(order) if isinstance(order, DataOrder) else self.pack(order, told)
 
     def pack(self, order: PackOrder, told: Callable[[Step], None]) -> SignedPack:
-        pack, bundle = order.pack, order.bundle
-        data = None if bundle is None else sha256_hex(bundle_bytes(bundle))
-        found = known(pack, self.compiler.materials(), self.registry, self.signer, self.generator, data)
+        found = self._known(order, told) or self._built(order, told)
+        self._notarise(found.image.digest, "build", told)
+        return found
+
+    def _known(self, order: PackOrder, told: Callable[[Step], None]) -> SignedPack | None:
+        data = None if order.bundle is None else sha256_hex(bundle_bytes(order.bundle))
+        found = known(order.pack, self.compiler.materials(), self.registry, self.signer, self.generator, data)
         if found is not None:
             told(Step("Known", found.image.digest))
-            return found
+        return found
 
+    def _built(self, order: PackOrder, told: Callable[[Step], None]) -> SignedPack:
         def prove(made: Made) -> Mapping[str, Any]:
-            return self.prover.prove(pack, made.plan, made.objects, bundle)
+            return self.prover.prove(order.pack, made.plan, made.objects, order.bundle)
 
-        steps = build(pack, self.compiler, self.registry, self.signer, prove, generator=self.generator)
+        steps = build(order.pack, self.compiler, self.registry, self.signer, prove, generator=self.generator)
         while True:
             try:
                 told(next(steps))
@@ -61,7 +69,13 @@ class Bench:
     def data(self, order: DataOrder) -> PublishedData:
         data = bundle_bytes(order.resource)
         image = publish_data(Data(order.resource.namespace, order.resource.name, data), self.registry, self.signer)
+        self._notarise(image.digest, "data", lambda _: None)
         return PublishedData(image.digest, sha256_hex(data))
+
+    def _notarise(self, digest: str, role: str, told: Callable[[Step], None]) -> None:
+        if self.notary is not None:
+            notarise(digest, role, self.registry, self.signer, self.notary)
+            told(Step("Notarised", digest))
 
 
 @dataclass

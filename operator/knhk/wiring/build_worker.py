@@ -19,7 +19,7 @@ from knhk.adapters.registry_oci import OciRegistry
 from knhk.packaging.builds import Step, error_document, read_order, result_document
 from knhk.reconcilers.workshop import Bench
 from knhk.wiring import packs
-from knhk.wiring.signing import signer_in
+from knhk.wiring.signing import notary_in, signer_in
 from knhk_runtime.distribution import Repository
 
 
@@ -48,8 +48,14 @@ def serve(options: Options) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     prover = packs.prover()
+    keys = Path(options.keys)
     bench = Bench(
-        ZigCompiler(Path(options.compiled)), prover, OciRegistry(options.repository()), signer_in(Path(options.keys)), packs.generator()
+        ZigCompiler(Path(options.compiled)),
+        prover,
+        OciRegistry(options.repository()),
+        signer_in(keys),
+        packs.generator(),
+        notary_in(keys),
     )
 
     def say(document: Mapping[str, Any]) -> None:

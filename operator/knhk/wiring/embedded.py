@@ -32,6 +32,7 @@ from knhk.decide.approvals import LOCAL
 from knhk.model.faults import Stalled, Waiting
 from knhk.model.keeping import BY_DEFAULT, Keep
 from knhk.ports.builder import Builder
+from knhk.ports.notary import Notary
 from knhk.ports.registry import Registry
 from knhk.ports.signer import Signer
 from knhk.ports.store import Store
@@ -42,7 +43,7 @@ from knhk.wiring import packs
 from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.leading import ACTS, always, fence
-from knhk.wiring.signing import established, signer_in
+from knhk.wiring.signing import established, notary_in, signer_in
 
 READY_WITHIN_S = 20.0
 _log = logging.getLogger("knhk.embedded")
@@ -90,13 +91,13 @@ Adapt = Callable[[Ports], Ports]
 
 
 @contextmanager
-def workshop(registry: Registry, signer: Signer, compiled: Path) -> Iterator[Builder]:
+def workshop(registry: Registry, signer: Signer, compiled: Path, notary: Notary | None = None) -> Iterator[Builder]:
     """Builds by this process; finished objects are kept in `compiled`."""
     prover = packs.prover()
     executor, beside = ThreadPoolExecutor(2, thread_name_prefix="build"), ThreadPoolExecutor(1, thread_name_prefix="data")
     try:
         prover.warm()
-        bench = Bench(ZigCompiler(compiled), prover, registry, signer, packs.generator())
+        bench = Bench(ZigCompiler(compiled), prover, registry, signer, packs.generator(), notary)
         yield Workshop(bench, executor, beside, Retirement(registry, SystemClock()))
     finally:
         for pool in (executor, beside):
@@ -125,7 +126,7 @@ def serve(
     `own_log`: the sequencer is a child of this process. `keep`: how many Receipts there may be. `check` raises Deposed unless this
     process may act: what works beside the loop asks it. The store is closed at the end."""
     home.prepare_to_run()
-    signer = signer_of(home, keys)
+    signer, notary = signer_of(home, keys), notary_in(keys or home.keys)
     clock = SystemClock()
     supervisor = Supervisor()
     reviews = store is not None  # an API server
@@ -137,14 +138,16 @@ def serve(
         if own_log:
             supervisor.ensure(sequencer_command(home, signer))
         _note_children(home, supervisor)
-        with nullcontext(builder) if builder else workshop(fenced_registry, signer, home.run / "compiled") as building:
+        with nullcontext(builder) if builder else workshop(fenced_registry, signer, home.run / "compiled", notary) as building:
             ports = _ports(home, store, signer, supervisor, clock, registry, building)
-            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts))
+            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access, check) as found, webhooks(store, access, clock):
                     _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file)
     finally:
         supervisor.stop_all()
+        if notary is not None:
+            notary.close()
         home.children_file.unlink(missing_ok=True)
         store.close()
 

@@ -1,4 +1,4 @@
-"""Receipt: one policy event with its proof. Immutable."""
+"""Receipt: one policy event with its proof. Immutable, but for what others outside say to it later."""
 
 from __future__ import annotations
 
@@ -35,7 +35,18 @@ RECEIPT = Kind(
     short=("rcpt",),
     doc="A policy event with its signature, log index and proof; anyone can verify it offline.",
     spec=SPEC,
-    status=Obj("What is.", {k: v for k, v in STATUS_FIELDS.items() if k not in ("faults", "pending")}),
+    status=Obj(
+        "What is.",
+        {
+            **{k: v for k, v in STATUS_FIELDS.items() if k not in ("faults", "pending")},
+            "sigstore": Str(
+                "The same statement as sigstore's tools take it: a bundle v0.3, JSON, with an entry of Rekor and a timestamp. The log has"
+                " `spec.bundle`.",
+                max=262_144,
+                min=2,
+            ),
+        },
+    ),
     columns=(
         ("Event", "string", ".spec.event", 0),
         ("Pack", "string", ".spec.pack", 0),

@@ -1,0 +1,247 @@
+"""What a private sigstore bears witness to: keys in files, keys in a token and a pod's token, each accepted offline, by cosign without
+`--insecure-ignore-tlog` and by sigstore-python where that can; and refused altered, of another key, identity or log."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from private_stack import Stack
+from registry_servers import debian_registry
+from sigstore.errors import Error
+from sigstore.models import Bundle, TrustedRoot
+from sigstore.verify import Verifier, policy
+
+from knhk.adapters.registry_oci import OciRegistry
+from knhk.adapters.signer_roles import RoleSigner, pem_of, trust
+from knhk.lockchain import PolicyEvent, statement
+from knhk.model.faults import Stalled, Waiting
+from knhk.model.oci import PACK, PACK_SO, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, Blob
+from knhk.packaging.image import layer, manifest
+from knhk.packaging.materials import Material
+from knhk.packaging.provenance import image_statement
+from knhk.packaging.signed import attached, signature_statement
+from knhk.reconcilers.building import notarise
+from knhk.wiring.signing import SIGSTORE_FILE, established, keys_in, notary_in
+from knhk_runtime.distribution import Repository
+from knhk_verify.signed import POLICY_EVENT, canonical, keyid, verify_bundle
+from soft_hsm import SoftHsm
+
+NOW = datetime.now(UTC)
+SUBJECT = "ab" * 32
+EVENT = statement(PolicyEvent("Promoted", ("pack/erp/orders@1.0.0", SUBJECT), "control-plane", f"{NOW:%Y-%m-%dT%H:%M:%SZ}"))
+WHO = "https://kubernetes.io/namespaces/knhk-system/serviceaccounts/knhk-operator"
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("sigstore")]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A folder of keys with a notary, and cosign with nothing but a trusted root and whom to believe."""
+
+    folder: Path
+    signer: RoleSigner
+    stack: Stack
+    cosign: Path
+    keyless: bool
+
+    def notarised(self, role: str, told: dict[str, Any] = EVENT) -> bytes:
+        notary = notary_in(self.folder)
+        assert notary is not None
+        with closing(notary):
+            return notary.notarised(role, self.signer.bundle(role, told))
+
+    def whom(self, role: str, identity: str = WHO) -> list[str]:
+        if self.keyless:
+            return ["--certificate-identity", identity, "--certificate-oidc-issuer", self.stack.issuer.url]
+        path = self.folder / f"{role}.pub"
+        path.write_bytes(pem_of(self.signer.outside_named().keys[role][0].public))
+        return ["--key", str(path)]
+
+    def accepts(self, command: str, whom: list[str], *more: str, root: Path | None = None) -> bool:
+        """Offline, with no flag that leaves anything out."""
+        argv = [str(self.cosign), command, *whom, "--trusted-root", str(root or self.stack.trusted_root), "--use-signed-timestamps", *more]
+        environment = {"HOME": str(self.folder), "HTTPS_PROXY": "http://127.0.0.1:1"}
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0 or "Error" in done.stderr or "error" in done.stderr, done.stderr
+        return done.returncode == 0
+
+    def accepts_event(self, whom: list[str], bundle: bytes, root: Path | None = None) -> bool:
+        path = self.folder / "bundle.json"
+        path.write_bytes(bundle)
+        about = ["--bundle", str(path), "--type", POLICY_EVENT, "--digest", SUBJECT, "--digestAlg", "sha256"]
+        return self.accepts("verify-blob-attestation", whom, *about, root=root)
+
+
+def settings(stack: Stack, folder: Path, keyless: bool, **other: object) -> None:
+    said: dict[str, object] = {"rekor": stack.rekor.url, "timestamp": f"{stack.timestamps.url}/api/v1/timestamp"}
+    if keyless:
+        (folder / "token").write_text(stack.issuer.token())
+        said |= {"fulcio": stack.fulcio.url, "token": "token", "identity": WHO, "issuer": stack.issuer.url}
+    (folder / SIGSTORE_FILE).write_text(json.dumps(said | other))
+
+
+@pytest.fixture(params=["files", "token", "keyless"])
+def rig(request: pytest.FixtureRequest, sigstore: Stack, cosign_program: Path, tmp_path: Path) -> Rig:
+    folder = tmp_path / "keys"
+    if request.param == "token":
+        put: Callable[..., Path] = request.getfixturevalue("softhsm").put
+        put(folder)
+    signer = established(folder, "knhk.dev/test", NOW)
+    keyless = request.param == "keyless"
+    settings(sigstore, folder, keyless)
+    trust(folder, keys_in(folder), sigstore.trusted_root.read_bytes(), "knhk.dev/test", NOW)
+    return Rig(folder, signer, sigstore, cosign_program, keyless)
+
+
+def altered(bundle: bytes, *path: str | int) -> bytes:
+    """With one byte of a base64 member turned."""
+    document = json.loads(bundle)
+    place = document
+    for name in path[:-1]:
+        place = place[name]
+    data = bytearray(base64.b64decode(place[path[-1]]))
+    data[-10] ^= 1
+    place[path[-1]] = base64.b64encode(data).decode()
+    return canonical(document)
+
+
+TIMESTAMP = ("verificationMaterial", "timestampVerificationData", "rfc3161Timestamps", 0, "signedTimestamp")
+ENTRY = ("verificationMaterial", "tlogEntries", 0)
+ALTERED = (
+    ("dsseEnvelope", "payload"),
+    ("dsseEnvelope", "signatures", 0, "sig"),
+    TIMESTAMP,
+    (*ENTRY, "inclusionProof", "hashes", 0),
+)
+
+
+def test_a_receipt_is_accepted_offline_and_altered_refused(rig: Rig, tmp_path: Path) -> None:
+    before = rig.notarised("rollout")  # so that the next has a proof of more than nothing
+    bundle = rig.notarised("rollout")
+    assert rig.accepts_event(rig.whom("rollout"), before)
+    assert rig.accepts_event(rig.whom("rollout"), bundle)
+    assert json.loads(bundle)["dsseEnvelope"]["payload"] == base64.b64encode(canonical(EVENT)).decode()
+    for path in ALTERED:
+        assert not rig.accepts_event(rig.whom("rollout"), altered(bundle, *path)), path
+    for name in ("tlogEntries", "timestampVerificationData"):
+        without = json.loads(bundle)
+        del without["verificationMaterial"][name]
+        assert not rig.accepts_event(rig.whom("rollout"), canonical(without)), name
+    mixed = json.loads(bundle)
+    mixed["verificationMaterial"]["tlogEntries"] = json.loads(rig.notarised("rollout", {**EVENT, "subject": []}))["verificationMaterial"][
+        "tlogEntries"
+    ]
+    assert not rig.accepts_event(rig.whom("rollout"), canonical(mixed))
+    other = rig.whom("build") if not rig.keyless else rig.whom("", WHO + "-2")
+    assert not rig.accepts_event(other, bundle)
+    root = json.loads(rig.stack.trusted_root.read_text())
+    root["tlogs"][0]["publicKey"]["validFor"] = {"start": "2020-01-01T00:00:00Z", "end": "2020-01-02T00:00:00Z"}
+    root["tlogs"][0]["publicKey"]["rawBytes"] = root["ctlogs"][0]["publicKey"]["rawBytes"]
+    (tmp_path / "other.json").write_text(json.dumps(root))
+    assert not rig.accepts_event(rig.whom("rollout"), bundle, tmp_path / "other.json")
+
+
+def test_sigstore_python_accepts_what_a_certificate_signed(sigstore: Stack, cosign_program: Path, tmp_path: Path) -> None:
+    signer = established(tmp_path, "knhk.dev/test", NOW)
+    settings(sigstore, tmp_path, keyless=True)
+    trust(tmp_path, keys_in(tmp_path), sigstore.trusted_root.read_bytes(), "knhk.dev/test", NOW)
+    rig = Rig(tmp_path, signer, sigstore, cosign_program, keyless=True)
+    bundle = rig.notarised("rollout")
+    verifier = Verifier(trusted_root=TrustedRoot.from_file(str(sigstore.trusted_root)))
+    _, payload = verifier.verify_dsse(Bundle.from_json(bundle), policy.Identity(identity=WHO, issuer=sigstore.issuer.url))
+    assert payload == canonical(EVENT)
+    for identity, issuer in ((WHO + "-2", sigstore.issuer.url), (WHO, "https://issuer.example")):
+        with pytest.raises(Error):
+            verifier.verify_dsse(Bundle.from_json(bundle), policy.Identity(identity=identity, issuer=issuer))
+    with pytest.raises(Error):
+        verifier.verify_dsse(Bundle.from_json(altered(bundle, *TIMESTAMP)), policy.Identity(identity=WHO, issuer=sigstore.issuer.url))
+
+
+def test_an_image_s_signature_and_provenance_get_witnesses_once(rig: Rig, tmp_path: Path) -> None:
+    blob = Blob(PACK_SO, b"machine code")
+    image = manifest(PACK, [layer(blob, "pack.so")], (blob,))
+    provenance = image_statement(image, "pack/erp/orders@1.0.0", [Material("source", "cd" * 32, "urn:source", "")])
+    papers = ((signature_statement(image, "pack/erp/orders@1.0.0"), SIGNATURE_PREDICATE), (provenance, PROVENANCE_PREDICATE))
+    notary = notary_in(rig.folder)
+    assert notary is not None
+    (tmp_path / "registry").mkdir()
+    with debian_registry(tmp_path / "registry") as url, closing(Repository(f"{url}/shop/orders")) as repository, closing(notary):
+        registry = OciRegistry(repository)
+        registry.publish([image, *(attached(image, rig.signer.bundle("build", told), kind) for told, kind in papers)], "1.0.0")
+        ref = ["--allow-http-registry", f"{url.removeprefix('http://')}/shop/orders@{image.digest}"]
+        assert not rig.accepts("verify", rig.whom("build"), *ref)
+        notarise(image.digest, "build", registry, rig.signer, notary)
+        listed = registry.referrers(image.digest)
+        notarise(image.digest, "build", registry, rig.signer, notary)
+        assert registry.referrers(image.digest) == listed
+        assert len(listed) == 4
+        assert rig.accepts("verify", rig.whom("build"), *ref)
+        assert rig.accepts("verify-attestation", rig.whom("build"), "--type", "slsaprovenance1", *ref)
+        other = rig.whom("data") if not rig.keyless else rig.whom("", WHO + "-2")
+        assert not rig.accepts("verify", other, *ref)
+        assert not rig.accepts("verify-attestation", other, "--type", "slsaprovenance1", *ref)
+
+
+def test_what_comes_back_is_held_against_the_pinned_root_and_identity(rig: Rig) -> None:
+    root = json.loads(rig.stack.trusted_root.read_text())
+    root["tlogs"], older = [{**root["tlogs"][0], "baseUrl": "http://other.example"}], (rig.folder / "trusted_root.json").read_bytes()
+    (rig.folder / "trusted_root.json").write_text(json.dumps(root))
+    with pytest.raises(Stalled, match="as keys"):
+        rig.notarised("rollout")
+    trust(rig.folder, keys_in(rig.folder), json.dumps(root).encode(), "knhk.dev/test", NOW)
+    with pytest.raises(Stalled, match="answered is refused"):
+        rig.notarised("rollout")
+    (rig.folder / "trusted_root.json").write_bytes(older)
+    with pytest.raises(Stalled, match="as keys"):
+        rig.notarised("rollout")
+    trust(rig.folder, keys_in(rig.folder), older, "knhk.dev/test", NOW)
+    rig.notarised("rollout")
+    if rig.keyless:
+        settings(rig.stack, rig.folder, True, identity=WHO + "-2")
+        with pytest.raises(Stalled, match="certificate is refused"):
+            rig.notarised("rollout")
+        settings(rig.stack, rig.folder, True)
+        (rig.folder / "token").write_text(rig.stack.issuer.token(audience="others"))
+        with pytest.raises(Stalled, match="400"):
+            rig.notarised("rollout")
+
+
+def test_keys_for_sigstore_are_vouched_for_and_turn_with_their_role(softhsm: SoftHsm, sigstore: Stack, tmp_path: Path) -> None:
+    from knhk.adapters.signer_roles import rotate
+
+    for folder in (tmp_path / "files", softhsm.put(tmp_path / "token")):
+        signer = established(folder, "knhk.dev/test", NOW)
+        made = trust(folder, keys_in(folder), sigstore.trusted_root.read_bytes(), "knhk.dev/test", NOW)
+        assert trust(folder, keys_in(folder), sigstore.trusted_root.read_bytes(), "knhk.dev/test", NOW) == made == signer.outside_named()
+        first = signer.outside("build")
+        assert first is not None
+        rotate(folder, keys_in(folder), "build", "knhk.dev/test", NOW)
+        second, named = signer.outside("build"), signer.outside_named()
+        assert second is not None
+        assert [(key.public, key.until is None) for key in named.keys["build"]] == [(second.public, True), (first.public, False)]
+        assert named.keys["rollout"] == made.keys["rollout"]
+        established(folder, "knhk.dev/test", NOW)
+        assert signer.outside_named() == named
+        assert keyid(second.public) != keyid(first.public)
+
+
+def test_a_server_that_is_away_is_waited_for(rig: Rig) -> None:
+    for server in (rig.stack.rekor, rig.stack.timestamps, *([rig.stack.fulcio] if rig.keyless else [])):
+        server.stop()
+        try:
+            with pytest.raises(Waiting, match="does not answer"):
+                rig.notarised("rollout")
+        finally:
+            assert server.start()
+    bundle = rig.notarised("rollout")
+    assert rig.accepts_event(rig.whom("rollout"), bundle)
+    assert verify_bundle(rig.signer.bundle("rollout", EVENT), {rig.signer.keyid("rollout"): rig.signer.public("rollout")})
