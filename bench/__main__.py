@@ -27,6 +27,7 @@ BENCHES = {
     "durable": ("durable", "receipts per second from ring to acknowledged append"),
     "rekor": ("rekor", "our sequencer beside Rekor v2's posix server"),
     "shim": ("shim", "Envoy plain and guarded, in pairs"),
+    "durability": ("durability", "what a request waits for its receipt at each level of durability"),
     "shapes": ("shapes", "rows of the SHACL classification table: guards by the tables, the rest by the tier below"),
     "compile": ("compiling", "packs to both architectures, edit to first decision"),
     "agent": ("agent", "memory, starts, verifier, replay"),

@@ -1,7 +1,8 @@
 /* load.c: HTTP/1.1 requests over kept connections, as many as answers come back, until the time is over and each
  * connection has had an answer (on a busy machine a short time may pass without any), at most a minute longer. Loopback only.
  *
- * load PORT CONNECTIONS MILLISECONDS, the request on stdin; one line on stdout: answers, answers that are not 200, microseconds. */
+ * load PORT CONNECTIONS MILLISECONDS, the request on stdin; one line on stdout: answers, answers that are not 200, microseconds, and the
+ * median and the 99th percentile of the microseconds from a request to its answer. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -14,15 +15,17 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 256, ROOM = 16384 };
+enum { MOST = 256, ROOM = 16384, LONGEST_US = 1 << 20 };
 
 typedef struct {
   char in[ROOM];
   size_t have;
+  uint64_t asked_us;
 } connection;
 
 static char request[ROOM];
 static size_t request_len;
+static uint32_t took_us[LONGEST_US]; /* answers by the time that they took */
 
 static uint64_t now_us(void) {
   struct timespec t;
@@ -37,7 +40,22 @@ static int connected(uint16_t port) {
   return fd;
 }
 
-static int ask(int fd) { return write(fd, request, request_len) == (ssize_t)request_len; }
+static int ask(int fd, connection *c) {
+  c->asked_us = now_us();
+  return write(fd, request, request_len) == (ssize_t)request_len;
+}
+
+static void count(uint64_t took) { took_us[took < LONGEST_US ? took : LONGEST_US - 1]++; }
+
+/* The time within which that share, in percent, of the answers came. */
+static uint64_t percentile(uint64_t answers, uint64_t percent) {
+  uint64_t seen = 0, at = 0;
+  for (; at < LONGEST_US - 1; at++) {
+    seen += took_us[at];
+    if (seen * 100 >= answers * percent) break;
+  }
+  return at;
+}
 
 /* Length of the whole answer at the start of c, or 0 when more must come. */
 static size_t answer_length(connection *c) {
@@ -59,7 +77,7 @@ int main(int argc, char **argv) {
   for (int i = 0; i < n; i++) {
     polled[i].fd = connected(port);
     polled[i].events = POLLIN;
-    if (polled[i].fd < 0 || !ask(polled[i].fd)) return 1;
+    if (polled[i].fd < 0 || !ask(polled[i].fd, &connections[i])) return 1;
   }
   uint64_t answers = 0, others = 0;
   const uint64_t begun = now_us(), end = begun + (uint64_t)atoi(argv[3]) * 1000u;
@@ -73,11 +91,13 @@ int main(int argc, char **argv) {
       c->have += (size_t)got;
       if (answer_length(c) == 0) continue;
       answers++;
+      count(now_us() - c->asked_us);
       others += strncmp(c->in, "HTTP/1.1 200", 12) != 0;
       c->have = 0;
-      if (!ask(polled[i].fd)) return 1;
+      if (!ask(polled[i].fd, c)) return 1;
     }
   }
-  printf("%llu %llu %llu\n", (unsigned long long)answers, (unsigned long long)others, (unsigned long long)(now_us() - begun));
+  printf("%llu %llu %llu %llu %llu\n", (unsigned long long)answers, (unsigned long long)others, (unsigned long long)(now_us() - begun),
+         (unsigned long long)percentile(answers, 50), (unsigned long long)percentile(answers, 99));
   return 0;
 }

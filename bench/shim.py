@@ -40,18 +40,18 @@ class Round:
     drain_us: float
 
 
-def _port() -> int:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind((HOST, 0))
         return int(s.getsockname()[1])
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as s:
         return s.connect_ex((HOST, port)) == 0
 
 
-def _envoy() -> str:
+def envoy_binary() -> str:
     import envoy
 
     found = shutil.which("envoy", path=str(Path(next(iter(envoy.__path__))) / "_bin"))
@@ -60,7 +60,7 @@ def _envoy() -> str:
     return found
 
 
-def _upstream(port: int) -> dict[str, Any]:
+def upstream(port: int) -> dict[str, Any]:
     """An Envoy that answers 200 itself: the fastest application there is."""
     answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}}
     manager = {
@@ -79,7 +79,7 @@ def _upstream(port: int) -> dict[str, Any]:
     return {"static_resources": {"listeners": [{"name": "app", "address": address, "filter_chains": [{"filters": filters}]}]}}
 
 
-def _point(port: int, app: int, folder: Path) -> dict[str, Any]:
+def point_of(port: int, app: int, folder: Path) -> dict[str, Any]:
     return {
         "name": "bench/point",
         "listen": {"address": HOST, "port": port},
@@ -98,14 +98,15 @@ def _without_guard(bootstrap: str) -> str:
     return json.dumps(document)
 
 
-def _settings(folder: Path, rings: Path) -> dict[str, Any]:
+def settings(folder: Path, rings: Path, durability: str = "ring") -> dict[str, Any]:
     """filter_config of the shim (formats/agent.md): one stable pack."""
     so = inputs.access_pack()
     digest = hashlib.sha256(so).hexdigest()
     path = folder / f"{digest}.so"
-    path.write_bytes(so)
-    path.chmod(0o500)
-    stable = {"path": str(path), "sha256": digest, "digest": digest, "name": "bench/access", "version": "1.0.0", "durability": "ring"}
+    if not path.exists():
+        path.write_bytes(so)
+        path.chmod(0o500)
+    stable = {"path": str(path), "sha256": digest, "digest": digest, "name": "bench/access", "version": "1.0.0", "durability": durability}
     return {
         "version": 1, "point": "bench/point", "epoch": 1, "region": "local", "regionIndex": 0, "ringDir": str(rings), "ringBytes": 32 << 20,
         "generation": 1, "baseline": "Deny", "mode": "Stable", "weight": 0, "salt": "00" * 16, "stale": False, "stable": stable,
@@ -114,6 +115,13 @@ def _settings(folder: Path, rings: Path) -> dict[str, Any]:
         "problemBase": "https://knhk.dev/problems/", "notAfterNs": 0,
         "residency": {"bytes": 0, "absent": "Decide", "preload": ["stable", "bundle", "candidate"]},
     }  # fmt: skip
+
+
+def an_admitted_request() -> bytes:
+    """A request that the access rule admits."""
+    body = next(case.body for case in inputs.access_cases() if case.admit)
+    head = f"POST {PATH} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 class Bed:
@@ -126,14 +134,14 @@ class Bed:
 
     def start(self, rings: Path) -> None:
         """Starts all of it; `close` ends what was started, also after a fault here."""
-        app, self.plain, self.guarded = _port(), _port(), _port()
+        app, self.plain, self.guarded = free_port(), free_port(), free_port()
         folder, module = self._folder, artifacts().shim
         if module is None:
             raise FileNotFoundError("the Envoy shim is not built: run `make setup`")
-        (folder / "ecds.json").write_text(discovery_text("1", module, _settings(folder, rings)))
-        self._start_envoy("app", json.dumps(_upstream(app)), app)
-        self.plain_envoy = self._start_envoy("plain", _without_guard(render_bootstrap(_point(self.plain, app, folder))), self.plain)
-        self.guarded_envoy = self._start_envoy("guarded", render_bootstrap(_point(self.guarded, app, folder)), self.guarded)
+        (folder / "ecds.json").write_text(discovery_text("1", module, settings(folder, rings)))
+        self._start_envoy("app", json.dumps(upstream(app)), app)
+        self.plain_envoy = self._start_envoy("plain", _without_guard(render_bootstrap(point_of(self.plain, app, folder))), self.plain)
+        self.guarded_envoy = self._start_envoy("guarded", render_bootstrap(point_of(self.guarded, app, folder)), self.guarded)
         self.drain = self._start("drain", [sys.executable, "-m", "bench.draining", str(rings), str(folder)])
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
@@ -145,27 +153,20 @@ class Bed:
     def _start_envoy(self, name: str, bootstrap: str, port: int) -> subprocess.Popen[bytes]:
         path = self._folder / f"{name}.json"
         path.write_text(bootstrap)
-        command = [_envoy(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+        command = [envoy_binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
         process = self._start(name, command)
-        until(lambda: _listens(port), f"Envoy {name} listens; see {self._folder / name}.log", process)
+        until(lambda: listens(port), f"Envoy {name} listens; see {self._folder / name}.log", process)
         return process
-
-    def request(self) -> bytes:
-        """A request that the access rule admits."""
-        body = next(case.body for case in inputs.access_cases() if case.admit)
-        return (
-            f"POST {PATH} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-        )
 
     def round(self, guarded: bool, milliseconds: int) -> Round:
         """One burst of load. Raises ValueError when an answer was not 200."""
         envoy, port = (self.guarded_envoy, self.guarded) if guarded else (self.plain_envoy, self.plain)
         before = cpu_us(envoy.pid), cpu_us(self.drain.pid)
         command = [str(self._load), str(port), str(CONNECTIONS), str(milliseconds)]
-        done = subprocess.run(command, input=self.request(), capture_output=True, check=False)
+        done = subprocess.run(command, input=an_admitted_request(), capture_output=True, check=False)
         if done.returncode != 0:
             raise ValueError(f"the load ended with {done.returncode}; see {self._folder}")
-        answers, others, taken_us = map(int, done.stdout.split())
+        answers, others, taken_us, *_ = map(int, done.stdout.split())
         if others or not answers:
             raise ValueError(f"{others} of {answers} answers were not 200")
         after = cpu_us(envoy.pid), cpu_us(self.drain.pid)

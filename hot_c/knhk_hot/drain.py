@@ -16,6 +16,7 @@ from knhk_hot.native import ffi, lib
 MAGIC = b"KNHKRNG1"
 VERSION = 1
 HEAD, TAIL, FULL, HEARTBEAT, CLOSED, ABSENT, PACKS, SAMPLES, HEAT = 128, 192, 256, 320, 384, 448, 512, 576, 640
+UNWITNESSED = 328
 HEAT_MAX = 216
 CAPACITY_MIN = 1 << 22
 RECORDS_MAX = 16384
@@ -229,8 +230,9 @@ class Ring:
         """Gives the room up to `new_tail` back to the producer; call it after the batch is durable."""
         lib.knhk_ring_store(self._at, TAIL, new_tail)
 
-    def beat(self) -> None:
-        """Tells the producer that the consumer lives."""
+    def beat(self, unwitnessed: bool = False) -> None:
+        """Tells the producer that the consumer lives, and whether the point is to follow its `failure` for want of witnesses."""
+        lib.knhk_ring_store(self._at, UNWITNESSED, int(unwitnessed))
         lib.knhk_ring_store(self._at, HEARTBEAT, time.monotonic_ns())
 
     @property

@@ -77,6 +77,12 @@ class SequencerClient:
         except SequencerConflict as error:
             raise CopyElsewhere(str(error)) from error
 
+    async def stages(self, published: int, regions: int) -> dict[str, float]:
+        """How many entries of the log have come how far (`durable`, `published`, `regions`), as soon as one of the latter is more than
+        these, after some seconds at the latest."""
+        told = json.loads(await self._request("GET", f"/stages?published={published}&regions={regions}"))
+        return {name: told[name] for name in ("durable", "published", "regions", "unwitnessed_s")}
+
     async def append_event(self, bundle: bytes) -> int:
         """Index of a policy event, durable."""
         return int(json.loads(await self._request("POST", "/event", bundle))["index"])

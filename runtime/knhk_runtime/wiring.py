@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -35,6 +35,7 @@ from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.outbox.settling import Settling
 from knhk_runtime.outbox.shipping import Shipper, outbox_id
 from knhk_runtime.outbox.upload import Outbox, Uploader
+from knhk_runtime.outbox.witnessing import Unwitnessed
 from knhk_runtime.packstore import PackStore, architecture
 from knhk_runtime.parking.decisions import Decisions
 from knhk_runtime.parking.judge import ArmJudge
@@ -47,7 +48,7 @@ from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.ring.heat import preload
 from knhk_runtime.ring.observed import ObservedQueue
-from knhk_runtime.sequencer_client import SequencerClient
+from knhk_runtime.sequencer_client import SequencerClient, SequencerRefused, SequencerUnavailable
 from knhk_runtime.statistics import Counters, receipt_at
 from knhk_runtime.tiers.decide import TableDecision
 from knhk_runtime.tiers.digest import evaluator_digest
@@ -246,6 +247,8 @@ class Agent:
         self._settling = Settling(lambda: segments.durable, lambda: observed.end, self._drain.hurry)
         self._settling.acked.move(self._uploader.cursor.position)
         self._settling.judged.move(observed.judged)
+        self._unwitnessed: Unwitnessed | None = None  # where the point bounds it
+        self._asking = SequencerClient(sequencer_of(options, self._courier))  # of its own: its answers may take their time
         self._decisions = Decisions(self._folders.state / "decisions.db")
         self._parking = ParkServer(judge, self._decisions, self._commit, self._point, self._settling)
         self._exchange = Exchange(
@@ -270,6 +273,11 @@ class Agent:
         """A pod's outbox goes with it, so a copy is kept beside the log. A connection of its own: leaves wait for no payload."""
         self._copying = SequencerClient(sequencer_of(options, self._courier), timeout_s=30.0)
         return Shipper(segments, self._uploader.cursor, self._copying, outbox_id(options.outbox))
+
+    def _acknowledged(self, end: Position, indexes: Iterable[int]) -> None:
+        self._settling.acknowledged(end, indexes)
+        if self._unwitnessed is not None:
+            self._unwitnessed.acknowledged(end, self._settling.bound)
 
     def _commit(self, made: Entries) -> Position:
         end = self._outbox.commit(made)
@@ -323,7 +331,7 @@ class Agent:
         self._observed.on_judged = lambda position: _soon(loop, settling.judged.move, position)
         self._drain.on_drained = lambda source, tail: _soon(loop, settling.drained, source, tail)
         self._drain.on_gone = lambda source: _soon(loop, settling.gone, source)
-        self._uploader.on_acked, self._uploader.on_left_out = settling.acknowledged, settling.left_out
+        self._uploader.on_acked, self._uploader.on_left_out = self._acknowledged, settling.left_out
         self._drain.on_ring = lambda source: _soon(loop, self._uploader.claim, source)
         counting = threading.Thread(
             target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True
@@ -334,6 +342,7 @@ class Agent:
         await self._parking.start(self._socket)
         self._listening = True
         tasks = [asyncio.create_task(self._uploader.run()), asyncio.create_task(self._follow()), asyncio.create_task(self._tell())]
+        tasks.append(asyncio.create_task(self._watch_log()))
         if self._courier is not None:
             tasks.append(asyncio.create_task(self._courier.run()))
         if self._shipper is not None:
@@ -360,6 +369,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
+        await self._asking.close()
         if self._shipper is not None:
             await self._copying.close()
         self._ending = True
@@ -378,11 +388,44 @@ class Agent:
             await asyncio.to_thread(self._exchange.look, time.monotonic())
             await asyncio.sleep(LOOK_EVERY_S)
 
+    async def _watch_log(self) -> None:
+        """How far the log's entries have come, for as long as somebody wants to know."""
+        published = regions = 0
+        while True:
+            running = self._exchange.running
+            if running is None or not (self._settling.wants_regions.is_set() or running.point.max_unwitnessed_s):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._settling.wants_regions.wait(), STATS_EVERY_S)
+                continue
+            try:
+                told = await self._asking.stages(published, regions)
+            except (SequencerUnavailable, SequencerRefused):  # the uploader tells it
+                await asyncio.sleep(STATS_EVERY_S)
+                continue
+            published, regions = int(told["published"]), int(told["regions"])
+            self._settling.held(regions)
+            if self._unwitnessed is not None:
+                self._unwitnessed.published(published, int(told["durable"]))
+
+    def _look_for_witnesses(self, now_s: float) -> None:
+        """Whether producers are to be told that the oldest record has waited for too long."""
+        running = self._exchange.running
+        most_s = running.point.max_unwitnessed_s if running is not None else 0
+        self._unwitnessed = (self._unwitnessed or Unwitnessed(self._uploader.cursor.position)) if most_s else None
+        unwitnessed = False
+        if self._unwitnessed is not None:
+            self._unwitnessed.looked(self._outbox.segments.durable, now_s)
+            unwitnessed = self._unwitnessed.seconds(now_s) > most_s
+        if unwitnessed != self._drain.unwitnessed:
+            log("witnesses", unwitnessed=unwitnessed)
+        self._drain.unwitnessed = unwitnessed
+
     async def _tell(self) -> None:
         """stats.json, when it changed or once a second."""
         while True:
             if self._envoy_admin is not None:
                 self._envoy_listens = await listens(self._envoy_admin)
+            self._look_for_witnesses(time.monotonic())
             try:
                 await asyncio.to_thread(self._write_stats, time.monotonic())
             except OSError as error:

@@ -198,9 +198,9 @@ class World:
     def start_sequencer(self, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "knhk_runtime.sequencer", "--dir", str(self.log), "--socket", str(self.socket)]
         command += ["--origin", ORIGIN, "--key", str(self.packs.signer.key_file("log")), *more]
-        return self._start(command, "sequencer.err")
+        return self.start_process(command, "sequencer.err")
 
-    def _start(self, command: list[str], said: str) -> subprocess.Popen[str]:
+    def start_process(self, command: list[str], said: str) -> subprocess.Popen[str]:
         with (self.base / said).open("a") as file:
             process = subprocess.Popen(command, stderr=file, text=True)
         self.running.append(process)
@@ -215,7 +215,7 @@ class World:
             **{name.replace("_", "-"): value for name, value in more.items()},
         }  # fmt: skip
         words = [word for name, path in options.items() for word in (f"--{name}", str(path))]
-        return self._start([sys.executable, str(script), *words], "agent.err")
+        return self.start_process([sys.executable, str(script), *words], "agent.err")
 
     def ring(self, worker: int = 0) -> Producer:
         """A ring as an Envoy worker makes it; closed when the test ends."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Collection, Coroutine
 from pathlib import Path
 
 import pytest
-from agent_world import observation
+from agent_rings import HEAD, Producer, Request
+from agent_world import observation, until
 
-from knhk_runtime.outbox.records import REFUSED, Arm, encode
+from knhk_hot.drain import Ring
+from knhk_runtime.outbox import segments as segments_module
+from knhk_runtime.outbox.records import REFUSED, Arm, Entries, encode
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.outbox.settling import DISK, LOG, Reached, Settling
 from knhk_runtime.outbox.upload import Outbox, Uploader
-from knhk_runtime.sequencer_client import SequencerConflict
+from knhk_runtime.outbox.witnessing import Unwitnessed
+from knhk_runtime.record import parse_record, scan_frames
+from knhk_runtime.ring.drain import DrainLoop
+from knhk_runtime.ring.entries import Drained
+from knhk_runtime.sequencer_client import SequencerConflict, SequencerUnavailable
+from knhk_verify.leaf import parse_leaf
 
 A, B = b"RECEIPTA" + bytes(8), b"RECEIPTB" + bytes(8)
 RING, OTHER = A[:8], B[:8]
@@ -146,3 +156,109 @@ def test_what_the_log_refuses_is_never_in_it(tmp_path: Path, place: Place) -> No
         return found
 
     assert asyncio.run(run()) == [False, True]
+
+
+class Lying:
+    """A log that says that it has failed, once: it had not taken the batch, or had."""
+
+    def __init__(self, took: bool) -> None:
+        self._took, self._lies, self.held = took, True, list[bytes]()
+
+    async def append_body(self, body: bytes) -> list[int]:
+        entries = [body[at : at + 137] for at in range(4, len(body), 137)]
+        lies, self._lies = self._lies, False
+        if not lies or self._took:
+            self.held += [entry for entry in entries if entry not in self.held]
+        if lies:
+            raise SequencerUnavailable("no answer came")
+        return [self.held.index(entry) for entry in entries]
+
+    async def claim(self, sources: Collection[bytes]) -> None:
+        return
+
+
+@pytest.mark.parametrize("took", [False, True])
+def test_a_log_that_lies_makes_nobody_go_on_before_it_has_said_yes(tmp_path: Path, place: Place, took: bool) -> None:
+    """Failed and lost, and failed but persisted: whoever waits is told after the repetition, and the leaf is in the log once."""
+    outbox, log = Outbox(Segments(tmp_path / "outbox")), Lying(took)
+    end = outbox.commit(encode(A, 0, 0, observation(b"x"), (Arm(bytes(20), REFUSED, 0, 2, 1, 0, b""),)))
+    uploader = Uploader(outbox, Cursor(tmp_path / "acked", outbox.segments.start()), log)
+    uploader.on_acked = place.settling.acknowledged
+
+    async def run() -> None:
+        waiting = asyncio.create_task(place.settling.of_outbox(A, end, LOG))
+        task = asyncio.create_task(uploader.run())
+        while not uploader.fault:  # noqa: ASYNC110  told by no event
+            await asyncio.sleep(0)
+        assert await is_waiting(waiting)
+        assert await waiting
+        task.cancel()
+
+    asyncio.run(run())
+    assert (len(log.held), place.settling.bound) == (1, 1)
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+def test_a_disk_that_lies_makes_nobody_go_on_before_it_has_synced(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, persisted: bool
+) -> None:
+    """The first fdatasync says that it has failed, and did nothing, or did all of it; the record is tried again."""
+    (tmp_path / "rings").mkdir()
+    ring = Producer(tmp_path / "rings")
+    outbox, told, real, failed = Outbox(Segments(tmp_path / "outbox")), list[int](), os.fdatasync, threading.Event()
+
+    def lies_once(handle: int) -> None:
+        if failed.is_set():
+            return real(handle)
+        if persisted:
+            real(handle)
+        failed.set()
+        raise OSError(5, "Input/output error")
+
+    def commit(made: Entries, _drained: Drained) -> None:
+        outbox.commit(made)
+
+    drain = DrainLoop(tmp_path / "rings", Ring.open, commit, lambda records: None)
+    drain.on_drained = lambda source, tail: told.append(tail)
+    receipt = ring.next_receipt()
+    assert ring.put(Request(receipt, 0, 7, observation(b"x"), (Arm(bytes(20), REFUSED, 0, 2, 1, 0, b""),)))
+    monkeypatch.setattr(segments_module.os, "fdatasync", lies_once)
+    drain.start()
+    failed.wait()
+    assert told == []
+    until(lambda: told, "the repetition is durable")
+    drain.stop()
+    assert told == [ring.words[HEAD // 8]]
+    (path,) = (tmp_path / "outbox").glob("*.seg")
+    frames, _ = scan_frames(path.read_bytes(), 0, "outbox")
+    found = [parse_leaf(leaf).receipt_id for _, payload in frames for leaf in parse_record(payload, "outbox").leaves]
+    assert found == [receipt]
+    ring.close()
+
+
+def test_the_age_is_that_of_the_oldest_that_no_published_checkpoint_covers() -> None:
+    age = Unwitnessed(Position(0, 16))
+    age.looked(Position(0, 16), 10.0)
+    assert age.seconds(12.0) == 2.0, "what an earlier run had brought to the log may wait for witnesses"
+    age.published(5, 5)
+    assert age.seconds(13.0) == 0.0
+    age.looked(Position(0, 16), 20.0)
+    age.looked(Position(0, 100), 21.0)
+    age.looked(Position(0, 200), 22.0)
+    assert age.seconds(25.0) == 5.0, "never younger than it is"
+    age.acknowledged(Position(0, 100), 6)
+    age.acknowledged(Position(0, 200), 8)
+    age.published(7, 8)
+    assert age.seconds(25.0) == 4.0
+    age.published(8, 8)
+    assert age.seconds(99.0) == 0.0
+
+
+def test_what_is_remembered_of_a_long_silence_is_bound_and_makes_nothing_younger() -> None:
+    age = Unwitnessed(Position(0, 16))
+    for second in range(5000):
+        age.looked(Position(0, 16 + second), float(second))
+        age.acknowledged(Position(0, 16 + second), second)
+    assert age.seconds(5000.0) == 5000.0
+    age.published(5000, 5000)
+    assert age.seconds(5000.0) == 0.0

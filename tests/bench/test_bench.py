@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench.__main__ import BENCHES
 from bench.anchors import available
 from bench.figures import Goal, Row, single, spread
 from bench.guards import ARGUMENTS, KERNELS
@@ -19,7 +20,6 @@ from bench import inputs
 from knhk_hot.pack import ADMIT, DENY, Pack
 
 ROOT = Path(__file__).parents[2]
-SLOW = {"shim", "durable", "agent"}
 
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
@@ -29,9 +29,7 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.server
-@pytest.mark.parametrize(
-    "name", ["kernels", "verdict", "dictionary", "memory", "leaf", "durable", "rekor", "shim", "shapes", "compile", "agent"]
-)
+@pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_runs_with_small_sizes(name: str, tmp_path: Path) -> None:
     done = bench("--quick", "--only", name, "-o", "json", "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from agent_world import ORIGIN, Packs, World, until
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from shim_native import build_pack
 from shim_rig import Answer, Rig
 
+from knhk_runtime.keyfile import raw_public
 from knhk_runtime.record import check_record
+from knhk_runtime.sequencer.edge import Edge
+from knhk_runtime.tlog.folder import log_entries
+from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.tree import TILE, parse_bundle_of_entries, tile_path
 from knhk_verify.leaf import Leaf, parse_leaf
-from knhk_verify.note import open_checkpoint, parse_proof, parse_vkey
+from knhk_verify.note import COSIGNATURE, Verifier, open_checkpoint, parse_proof, parse_vkey
 from knhk_verify.tree import leaf_hash, verify_inclusion
 
 WAIT_MS = 60_000  # of what is to become durable, on a machine as slow as it may be
 MISS_MS = 1_000  # of what is not to
+REGIONS = ("eu", "ap")
+
+
+def free_port() -> int:
+    """A port on loopback that is free, below the range from which the kernel takes ports of its own choice."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port on loopback")
 
 
 class House:
@@ -39,11 +58,14 @@ class House:
         self.rig.rings.symlink_to(self.world.rings)
         self.sequencer: subprocess.Popen[str] | None = None
         self.agent: subprocess.Popen[str] | None = None
+        self.regions: dict[str, subprocess.Popen[str]] = {}
+        self._log_words: tuple[str, ...] = ()
 
-    def start(self, level: str, durable_ms: int = WAIT_MS, **settings: Any) -> None:
+    def start(self, level: str, durable_ms: int = WAIT_MS, unwitnessed_s: int = 0, **settings: Any) -> None:
         """All of it, with packs of this durability; returns when requests can be answered."""
         self.start_sequencer()
-        point = self.world.point_json(durableTimeoutMs=durable_ms, parkTimeoutMs=WAIT_MS)
+        told = {"durableTimeoutMs": durable_ms, "parkTimeoutMs": WAIT_MS, "maxUnwitnessedSeconds": unwitnessed_s}
+        point = self.world.point_json(**told)
         self.world.desire(self.world.sign(self.world.rollout(pointConfig=_sha256(point))), point=point)
         self.start_agent()
         self.world.runs(1)
@@ -54,8 +76,36 @@ class House:
         self.rig.publish(told)
         self.rig.start()
 
-    def start_sequencer(self, *words: str) -> None:
-        self.sequencer = self.world.start_sequencer(*words)
+    def start_regions(self, need: int) -> None:
+        """Two others, each with a witness that mirrors; so many of them are a quorum. To be called before `start`."""
+        port, log = free_port(), self.world.packs.signer.vkey(ORIGIN)
+        (self.world.base / "watched").write_text(f"log {log} http://127.0.0.1:{port}\nquorum none\n")
+        keys = {name: self._start_region(name) for name in REGIONS}
+        witnesses = "".join(f"witness {name} {vkey} http://{self._address(name)}\n" for name, vkey in keys.items())
+        policy = self.world.base / "policy"
+        policy.write_text(f"log {log}\n{witnesses}group others {need} {' '.join(REGIONS)}\nquorum others\n")
+        self._log_words = ("--witnesses", str(policy), "--read-port", str(port), "--checkpoint-interval-s", "0.1")
+
+    def _start_region(self, name: str) -> str:
+        """Verifier key of its witness."""
+        folder, key = self.world.base / name, Ed25519PrivateKey.generate()
+        folder.mkdir()
+        path = folder / "witness.key"
+        path.touch(0o600)
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        words = ["--dir", str(folder / "witness"), "--name", f"knhk.dev/test/{name}", "--key", str(path), "--listen", "127.0.0.1:0"]
+        words += ["--policy", str(self.world.base / "watched"), "--mirror", str(folder / "mirror")]
+        self.regions[name] = self.world.start_process([sys.executable, "-m", "knhk_runtime.witness", *words], f"{name}.err")
+        return format_vkey(Verifier(f"knhk.dev/test/{name}", raw_public(key), COSIGNATURE))
+
+    def _address(self, name: str) -> str:
+        """Where its witness listens, as soon as it says so."""
+        said = self.world.base / f"{name}.err"
+        line = until(lambda: next((line for line in said.read_text().splitlines() if '"witness serves"' in line), ""), f"{name} serves")
+        return str(json.loads(line)["listen"])
+
+    def start_sequencer(self) -> None:
+        self.sequencer = self.world.start_sequencer(*self._log_words)
         until(self._sequencer_answers, "the sequencer answers")
 
     def start_agent(self) -> None:
@@ -97,6 +147,11 @@ class House:
         _kill(self.sequencer)
         shutil.rmtree(self.world.log)
 
+    def lose_region(self) -> None:
+        """Node and log: everything of this region."""
+        self.lose_node()
+        self.lose_log()
+
     def stop(self, process: subprocess.Popen[str] | None) -> None:
         """It exists and does nothing more."""
         assert process is not None
@@ -111,6 +166,22 @@ class House:
             check_record(record, "outbox")
             found |= {leaf.receipt_id.hex(): leaf for leaf in map(parse_leaf, record.leaves)}
         return found
+
+    def in_mirrors(self, receipts: Iterable[str]) -> dict[str, Leaf]:
+        """Leaves of these receipts that another region has, under a checkpoint that the lost log signed."""
+        held = {leaf.receipt_id.hex(): leaf for name in REGIONS for leaf in self._mirrored(name)}
+        return {receipt: held[receipt] for receipt in receipts if receipt in held}
+
+    def _mirrored(self, name: str) -> list[Leaf]:
+        mirror = self.world.base / name / "mirror" / sha256(ORIGIN.encode()).hexdigest()
+        if not (mirror / "checkpoint").exists():
+            return []
+        tree = open_checkpoint((mirror / "checkpoint").read_bytes(), parse_vkey(self.world.packs.signer.vkey(ORIGIN)))
+        entries = list(log_entries(mirror))[: tree.size]
+        edge = Edge()
+        edge.extend(b"".join(map(leaf_hash, entries)))
+        assert (len(entries), edge.root()) == (tree.size, tree.root), f"the mirror in {name} is whole"
+        return [parse_leaf(entry) for entry in entries]
 
     def ask(self, path: str) -> tuple[int, bytes]:
         """GET of the sequencer."""

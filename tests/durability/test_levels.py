@@ -33,11 +33,13 @@ def told(leaves: dict[str, Leaf]) -> dict[str, int]:
     return {receipt: leaf.verdict for receipt, leaf in leaves.items()}
 
 
-@pytest.mark.parametrize("level", ["ring", "disk", "log"])
+@pytest.mark.parametrize("level", ["ring", "disk", "log", "region"])
 @pytest.mark.failure("Envoy", "receipts")
 @pytest.mark.failure("agent", "receipts")
 def test_a_process_is_lost_and_no_receipt(house: House, level: str) -> None:
     """At every level: Envoy and agent are killed, and each answer has its one leaf in the outbox of the next agent and in the log."""
+    if level == "region":
+        house.start_regions(1)
     house.start(level)
     with ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(house.rig.post, [body for body in BODIES[:4] for _ in range(8)]))
@@ -90,6 +92,62 @@ def test_a_disk_is_lost_with_the_node(house: House) -> None:
     house.sequencer.wait()
     house.start_sequencer()
     assert house.in_log(receipts(answers)) == {}
+
+
+@pytest.mark.failure("region", "receipts")
+def test_a_region_keeps_what_its_loss_takes(house: House) -> None:
+    """Guard, node, log and its disk are lost: what was answered at `region` is in the mirrors of others, under the log's signature."""
+    house.start_regions(1)
+    house.start("region")
+    house.stop(house.regions["eu"])  # one of the two is enough
+    answers = house.post(*BODIES)
+    assert [answer.status for answer in answers] == STATUSES
+    house.lose_region()
+    assert told(house.in_mirrors(receipts(answers))) == verdicts(answers)
+
+
+def test_a_log_is_lost_with_its_zone(house: House) -> None:
+    """The node and the disk of the sequencer, before anybody has copied it."""
+    house.start_regions(1)
+    house.start("log")
+    for region in house.regions.values():
+        house.stop(region)
+    answers = house.post(*BODIES)
+    assert [answer.status for answer in answers] == STATUSES
+    house.lose_region()
+    for region in house.regions.values():
+        region.send_signal(signal.SIGCONT)
+    assert house.in_mirrors(receipts(answers)) == {}
+
+
+@pytest.mark.failure("region", "traffic")
+def test_with_too_few_regions_no_answer_at_their_level(house: House) -> None:
+    """Durability `region` of two, and one is away: 503 and a leaf that says so, while checkpoints wait; with it back all goes on."""
+    house.start_regions(2)
+    house.start("region", MISS_MS)
+    house.stop(house.regions["ap"])
+    answers = house.post(*BODIES[:3], BODIES[4])
+    assert {(answer.status, answer.reason) for answer in answers} == {(503, "receipt-not-durable")}
+    assert house.rig.app.seen == []
+    house.regions["ap"].send_signal(signal.SIGCONT)
+    until(lambda: house.post(b"fine")[0].status == 200, "it goes on")
+
+
+@pytest.mark.failure("witness", "traffic")
+def test_unwitnessed_for_longer_than_the_point_allows(house: House) -> None:
+    """No witness cosigns: after maxUnwitnessedSeconds the point fails closed with a leaf that says so; with a witness back it goes on."""
+    house.start_regions(1)
+    house.start("ring", unwitnessed_s=1)
+    assert house.post(b"fine")[0].status == 200
+    for region in house.regions.values():
+        house.stop(region)
+    answer = until(lambda: next((one for one in house.post(b"fine") if one.status != 200), None), "the time is over")
+    assert (answer.status, answer.reason) == (503, "unwitnessed")
+    until(lambda: str(answer.receipt) in house.in_outbox(), "its leaf is drained")
+    assert house.in_outbox()[str(answer.receipt)].kind == UNAVAILABLE
+    for region in house.regions.values():
+        region.send_signal(signal.SIGCONT)
+    until(lambda: house.post(b"fine")[0].status == 200, "it goes on")
 
 
 @pytest.mark.failure("sequencer", "traffic")

@@ -179,7 +179,7 @@ def test_an_answer_that_comes_in_pieces_is_read_whole(world: World) -> None:
         lines = (f"log {format_vkey(KEY.verifier)}", f"witness W {format_vkey(KEYS[0].verifier)} http://127.0.0.1:{runner.addresses[0][1]}")
         policy = parse_policy("\n".join([*lines, "quorum W", ""]).encode())
         try:
-            async with witnesses_of(policy, KEY.verifier, None) as witnesses:
+            async with witnesses_of(policy, KEY.verifier, None) as (witnesses, _):
                 assert witnesses is not None
                 return await witnesses.cosigned(log.signed, 3, prove)
         finally:

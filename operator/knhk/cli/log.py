@@ -309,6 +309,7 @@ def serve(call: Call) -> Outcome:
         Argument("--policy", help="c2sp.org/tlog-policy file; its `log` lines are served", kind=Path, metavar="FILE"),
         Argument("--listen", help="where to serve", metavar="HOST:PORT"),
         Argument("--follow-s", help="look at the policy's logs that have a URL every S seconds (default: never)", kind=float, metavar="S"),
+        Argument("--mirror", help="keep copies of these logs there: s3://BUCKET/PREFIX or a folder", metavar="ADDRESS"),
         Argument("--vkey", help="print the verifier key that others need, and end", flag=True),
     ),
     output=obj(exit=integer()),
@@ -321,7 +322,14 @@ def witness(call: Call) -> Outcome:
     from knhk_runtime.witness.__main__ import main
 
     args = call.args
-    given = {"--name": args.name, "--key": args.key, "--policy": args.policy, "--listen": args.listen, "--follow-s": args.follow_s}
+    given = {
+        "--name": args.name,
+        "--key": args.key,
+        "--policy": args.policy,
+        "--listen": args.listen,
+        "--follow-s": args.follow_s,
+        "--mirror": args.mirror,
+    }
     for option in ("--name", "--key") if args.vkey else ("--name", "--key", "--policy", "--listen"):
         if given[option] is None:
             raise Usage("must be given", option)

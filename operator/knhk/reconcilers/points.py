@@ -44,6 +44,7 @@ def point_config(resource: Resource) -> bytes:
             "agentGraceSeconds": spec["agentGraceSeconds"],
             "parkTimeoutMs": spec["parkTimeoutMs"],
             "durableTimeoutMs": spec["durableTimeoutMs"],
+            "maxUnwitnessedSeconds": spec["maxUnwitnessedSeconds"],
             "ringBytes": RING_BYTES,
             "residency": {"bytes": spec["residency"]["maxMiB"] << 20, "absent": spec["residency"]["absent"]},
         }

@@ -52,6 +52,8 @@ class Settling:
         self._tails: dict[bytes, Reached[int]] = {}
         self._left_out: dict[bytes, None] = {}
         self.judged, self.acked, self.regions = Reached(Position(0, 0)), Reached(Position(0, 0)), Reached(0)
+        self.wants_regions = asyncio.Event()  # set while somebody waits for them
+        self._waiting = 0
         self.bound = 0  # above the index of each leaf that the log has acknowledged
 
     # what has happened; from the event loop's thread
@@ -68,6 +70,10 @@ class Settling:
         """The log has what the outbox has before `end`, and said these indexes."""
         self.bound = max(self.bound, 1 + max(indexes, default=-1))
         self.acked.move(end)
+
+    def held(self, size: int) -> None:
+        """Enough regions hold so many entries of the log."""
+        self.regions.move(size)
 
     def left_out(self, receipts: Iterable[bytes]) -> None:
         """The log will never have these from here, whatever it acknowledges."""
@@ -97,8 +103,18 @@ class Settling:
         if receipt in self._left_out:
             return False
         if level >= REGION:
-            await self.regions.reach(self.bound)
+            await self._mirrored(self.bound)
         return True
+
+    async def _mirrored(self, size: int) -> None:
+        self._waiting += 1
+        self.wants_regions.set()
+        try:
+            await self.regions.reach(size)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.wants_regions.clear()
 
     def _tail(self, source: bytes) -> Reached[int]:
         return self._tails.setdefault(source, Reached(0))

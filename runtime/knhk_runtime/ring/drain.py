@@ -66,6 +66,7 @@ class DrainLoop:
         self.on_ring: Callable[[bytes], None] = lambda source: None  # told of each ring as soon as it is seen
         self.on_drained: Callable[[bytes, int], None] = lambda source, tail: None  # told of each tail that moved
         self.on_gone: Callable[[bytes], None] = lambda source: None  # and of each ring that was removed
+        self.unwitnessed = False  # what producers are told
         self.totals = Totals()
         self.heat = Heat()  # as of the last look at the folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ class DrainLoop:
         opened.ring.commit(drained.new_tail)
         if moved:
             self.on_drained(opened.ring.source, drained.new_tail)
-        opened.ring.beat()
+        opened.ring.beat(self.unwitnessed)
         if over and not moved:
             self._remove(opened)
         return moved

@@ -30,6 +30,7 @@ from knhk_runtime.objects.opening import open_store
 from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk, put
 from knhk_runtime.sequencer.lease import TTL_S, Lease
+from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.sequencer.publication import StorePublication
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, Sequencer, Surface, application, tell
 from knhk_runtime.sequencer.tls import Guard, TlsFiles
@@ -227,10 +228,12 @@ async def _bounded(answer: aiohttp.StreamReader) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def witnesses_of(policy: Policy | None, log: Verifier, ca: Path | None) -> AsyncIterator[Witnesses | None]:
-    """Who cosigns, over connections that are kept. Raises Stalled."""
+async def witnesses_of(
+    policy: Policy | None, log: Verifier, ca: Path | None
+) -> AsyncIterator[tuple[Witnesses | None, MirroringRegions | None]]:
+    """Who cosigns, and whose regions mirror, over connections that are kept. Raises Stalled."""
     if policy is None:
-        yield None
+        yield None, None
         return
     try:
         context = ssl.create_default_context()
@@ -247,7 +250,14 @@ async def witnesses_of(policy: Policy | None, log: Verifier, ca: Path | None) ->
             except (aiohttp.ClientError, ValueError) as error:
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
-        yield Witnesses(policy, log, post)
+        async def get(url: str) -> tuple[int, bytes]:
+            try:
+                async with session.get(url, allow_redirects=False) as answer:
+                    return answer.status, await _bounded(answer.content)
+            except (aiohttp.ClientError, ValueError) as error:
+                raise OSError(f"{type(error).__name__}: {error}") from error
+
+        yield Witnesses(policy, log, post), MirroringRegions(policy, log, get)
 
 
 def _policy(args: argparse.Namespace, key: LogKey) -> Policy | None:
@@ -262,8 +272,10 @@ def _policy(args: argparse.Namespace, key: LogKey) -> Policy | None:
     return policy
 
 
-async def _serve(args: argparse.Namespace, log: Log, lease: Lease | None, witnesses: Witnesses | None) -> None:
-    sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s, witnesses, args.max_unwitnessed_s)
+async def _serve(
+    args: argparse.Namespace, log: Log, lease: Lease | None, witnesses: Witnesses | None, regions: MirroringRegions | None
+) -> None:
+    sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s, witnesses, args.max_unwitnessed_s, regions)
     surface = Surface(sequencer)
     runners = [web.AppRunner(application(surface.writing() + surface.reading()), access_log=None)]
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -299,8 +311,8 @@ async def _serve(args: argparse.Namespace, log: Log, lease: Lease | None, witnes
 
 
 async def _run(args: argparse.Namespace, log: Log, lease: Lease | None, policy: Policy | None, key: Verifier) -> None:
-    async with witnesses_of(policy, key, args.witness_ca) as witnesses:
-        await _serve(args, log, lease, witnesses)
+    async with witnesses_of(policy, key, args.witness_ca) as (witnesses, regions):
+        await _serve(args, log, lease, witnesses, regions)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import struct
 import sys
@@ -19,6 +20,7 @@ from knhk_runtime.objects.port import About
 from knhk_runtime.sequencer.copies import Copies, Elsewhere, Full, NoPod
 from knhk_runtime.sequencer.core import Log, Taken
 from knhk_runtime.sequencer.lease import Lease
+from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.sequencer.publication import CHECKPOINT, TILES
 from knhk_runtime.sequencer.wire import (
     KEY_BYTES,
@@ -39,6 +41,7 @@ from knhk_verify.leaf import LEAF_SIZE
 
 MAX_WAITING_BYTES = 64 << 20
 CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, BODY_WITHIN_S = 0.5, 300.0, 30.0
+STAGES_WITHIN_S = 2.0
 ASK_AGAIN_S = 0.5
 LEAVES_ALONE = "leaves alone"  # in a request whose client may append nothing else
 CLIENT = "client"  # in a request that came over TLS: whom its certificate names
@@ -83,11 +86,15 @@ class Sequencer:
         max_uncovered_s: float = MAX_UNCOVERED_S,
         witnesses: Witnesses | None = None,
         max_unwitnessed_s: float = math.inf,
+        regions: MirroringRegions | None = None,
     ) -> None:
         self.log, self._lease, self._max_uncovered_s = log, lease, max_uncovered_s
         self.witnesses, self._max_unwitnessed_s = witnesses, max_unwitnessed_s
         self._unwitnessed_from_s: float | None = None  # when the first entry that no published checkpoint covers was acknowledged, at most
         self._signed = asyncio.Event()
+        self.regions, self._moved = regions, asyncio.Event()
+        if regions is not None:
+            regions.on_moved = self._tell_moved
         if witnesses is not None and log.integrated > log.published:
             self._signed.set()
         self.failure: dict[str, str] = {}  # "append", "integrate" → what storage said last
@@ -109,6 +116,27 @@ class Sequencer:
     def unwitnessed_s(self) -> float:
         """For how long at most an acknowledged entry has waited for a checkpoint with a quorum of witnesses."""
         return 0.0 if self._unwitnessed_from_s is None else asyncio.get_running_loop().time() - self._unwitnessed_from_s
+
+    def stages(self) -> dict[str, float]:
+        """How many entries have come how far."""
+        held = 0 if self.regions is None else self.regions.size
+        return {
+            "durable": self.log.durable,
+            "published": self.log.published,
+            "regions": held,
+            "unwitnessed_s": round(self.unwitnessed_s(), 3),
+        }
+
+    async def moved(self, published: int, regions: int, within_s: float) -> None:
+        """Returns when more is published, or held by enough regions, than these; after `within_s` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while (told := self.stages())["published"] <= published and told["regions"] <= regions:
+                    await self._moved.wait()
+
+    def _tell_moved(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     async def append(self, append: Append) -> list[int]:
         """Indexes of the entries, durable; raises Unavailable and Conflicting."""
@@ -143,6 +171,9 @@ class Sequencer:
                     group.create_task(self._renew_always(self._lease))
                 if self.witnesses is not None:
                     group.create_task(self._witness_always(self.witnesses))
+                if self.regions is not None:
+                    self.regions.published(self.log.published)
+                    group.create_task(self.regions.run())
         except ExceptionGroup as errors:
             deposed, bugs = errors.split(Deposed)
             if deposed is None or bugs is not None:
@@ -231,6 +262,7 @@ class Sequencer:
             self._uncovered_from_s = began_s if self.log.durable > self.log.integrated else None
             if self.log.integrated > self.log.published:
                 self._signed.set()
+            self._tell_published()
         except OSError as error:
             self._failed("integrate", error)
             self._committed.set()
@@ -265,7 +297,13 @@ class Sequencer:
             self._failed("publish", error)
             return False
         self._recovered("publish")
+        self._tell_published()
         return True
+
+    def _tell_published(self) -> None:
+        if self.regions is not None:
+            self.regions.published(self.log.published)
+        self._tell_moved()
 
     def _failed(self, what: str, error: OSError) -> None:
         text = f"{error.filename or self.log.folder}: {error.strerror or error}"
@@ -343,6 +381,7 @@ class Surface:
             web.get("/health", self.health),
             web.get("/metrics", self.metrics),
             web.get("/records", self.copied),
+            web.get("/stages", self.stages),
         ]
 
     def writing(self) -> list[web.RouteDef]:
@@ -433,6 +472,15 @@ class Surface:
             return fault(HTTPStatus.NOT_FOUND, f"entry {numbers[0]}", what)
         return web.Response(text=text, content_type=_TEXT)
 
+    async def stages(self, request: web.Request) -> web.Response:
+        """How many entries have come how far, as soon as that is further than what the client knows."""
+        try:
+            known = _number(request, "published"), _number(request, "regions")
+        except Bad as error:
+            return _fault_of(error)
+        await self._sequencer.moved(*known, STAGES_WITHIN_S)
+        return web.json_response(self._sequencer.stages())
+
     async def metrics(self, _request: web.Request) -> web.Response:
         """For Prometheus."""
         sequencer, log = self._sequencer, self._log
@@ -451,6 +499,11 @@ class Surface:
         sizes |= {"published": self._log.published, "unwitnessed_s": round(self._sequencer.unwitnessed_s(), 3)}
         failure, witnesses = self._sequencer.failure, self._sequencer.witnesses
         told = {key.name: {"size": each.size, "error": each.error} for key, each in witnesses.told.items()} if witnesses else {}
+        regions = self._sequencer.regions
+        if regions is not None:
+            sizes["regions"] = regions.size
+            mirrors = {key.name: {"size": each.size, "error": each.error} for key, each in regions.told.items()}
+            told = {name: {**row, "mirror": mirrors[name]} for name, row in told.items()}
         status = HTTPStatus.SERVICE_UNAVAILABLE if failure else HTTPStatus.OK
         return web.json_response({"ready": not failure, **sizes, "failure": failure, "witnesses": told}, status=status)
 

@@ -8,6 +8,7 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from aiohttp import web
 from knhk.model.faults import KnhkError, Stalled
 from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_runtime.log import log
+from knhk_runtime.objects.opening import open_store
 from knhk_runtime.sequencer.core import lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.policy import Policy, read_policy
-from knhk_runtime.witness.core import Witness, WitnessKey
+from knhk_runtime.tlog.served import Fetch
+from knhk_runtime.witness.core import Witness, WitnessKey, name_of
 from knhk_runtime.witness.follow import of_url
+from knhk_runtime.witness.mirror import Mirror, Mirrors
 from knhk_runtime.witness.server import Surface
 from knhk_verify.errors import Bad
 from knhk_verify.note import COSIGNATURE, Verifier, parse_vkey
@@ -51,6 +55,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve HTTPS with this certificate")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument("--follow-s", type=float, metavar="S", help="look at logs that have a URL every S seconds (default: never)")
+    parser.add_argument(
+        "--mirror",
+        metavar="ADDRESS",
+        help="keep copies of the logs that have a URL there: s3://BUCKET/PREFIX or a folder; each in a folder of its own",
+    )
     parser.add_argument("--vkey", action="store_true", help="print the verifier key of this witness, and end")
     return parser.parse_args(argv)
 
@@ -77,12 +86,23 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
+def mirrors_of(address: str | None, sources: Mapping[str, Callable[[], Fetch]], policy: Policy) -> Mirrors:
+    """Of each log that has a URL, below the address. Raises Stalled."""
+    if address is None:
+        return {}
+    return {
+        origin: Mirror(origin, source, open_store(f"{address.rstrip('/')}/{name_of(origin)}"), policy.keys_of(origin))
+        for origin, source in sources.items()
+    }
+
+
 async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, context: ssl.SSLContext | None) -> None:
     host, _, port = args.listen.rpartition(":")
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    surface = Surface(witness, {key.name: partial(of_url, url) for key, url in policy.logs.items() if url})
+    sources = {key.name: partial(of_url, url) for key, url in policy.logs.items() if url}
+    surface = Surface(witness, sources, mirrors_of(args.mirror, sources, policy))
     runner = web.AppRunner(surface.application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context)

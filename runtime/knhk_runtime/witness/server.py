@@ -14,16 +14,18 @@ from knhk_runtime.sequencer.server import BODY_WITHIN_S, fault
 from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import SIZE_TYPE, Refusal, Witness, name_of
 from knhk_runtime.witness.follow import Followed
+from knhk_runtime.witness.mirror import Mirrors
 
 MAX_BODY_BYTES = 1 << 20
+MIRRORED_WITHIN_S = 2.0
 _TEXT = "text/plain"
 
 
 class Surface:
     """Requests are judged one after another: what is compared and what is kept is one step."""
 
-    def __init__(self, witness: Witness, logs: Mapping[str, Callable[[], Fetch]]) -> None:
-        self._witness = witness
+    def __init__(self, witness: Witness, logs: Mapping[str, Callable[[], Fetch]], mirrors: Mirrors | None = None) -> None:
+        self._witness, self._mirrors = witness, mirrors or {}
         self.followed = Followed(logs, witness.latest, self._add)
         self._judge = ThreadPoolExecutor(1, "witness")
         self._failure = ""
@@ -56,6 +58,7 @@ class Surface:
             [
                 web.post("/add-checkpoint", self.add_checkpoint),
                 web.get("/checkpoint/{name}", self.checkpoint),
+                web.get("/mirror/{name}", self.mirror),
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
             ]
@@ -90,9 +93,23 @@ class Surface:
             return fault(HTTPStatus.NOT_FOUND, name, "no checkpoint of a log of this name was cosigned")
         return web.Response(text=found.note, content_type=_TEXT)
 
+    async def mirror(self, request: web.Request) -> web.Response:
+        """The checkpoint of our mirror, as soon as it covers `size` entries, at the latest after MIRRORED_WITHIN_S."""
+        name, asked = request.match_info["name"], request.query.get("size", "0")
+        mirror = next((mirror for origin, mirror in self._mirrors.items() if name_of(origin) == name), None)
+        if mirror is None or not (asked.isascii() and asked.isdecimal() and len(asked) < 19):
+            return fault(HTTPStatus.NOT_FOUND, name, "no log of this name is mirrored here, or size is no decimal number")
+        await mirror.reach(int(asked), MIRRORED_WITHIN_S)
+        try:
+            note = await asyncio.to_thread(mirror.checkpoint)
+        except OSError as error:
+            return fault(HTTPStatus.SERVICE_UNAVAILABLE, name, str(error))
+        return web.Response(body=note, content_type=_TEXT)
+
     async def health(self, _request: web.Request) -> web.Response:
         told = {"ready": not self._failure, "logs": self._witness.sizes(), "splitViews": len(self._witness.split_views)}
         told["followed"] = self.followed.errors
+        told["mirrors"] = {origin: {"size": mirror.size, "error": mirror.error} for origin, mirror in self._mirrors.items()}
         return web.json_response(told, status=HTTPStatus.SERVICE_UNAVAILABLE if self._failure else HTTPStatus.OK)
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -100,4 +117,5 @@ class Surface:
         lines = [f"knhk_witness_split_views {len(self._witness.split_views)}", f"knhk_witness_failing {int(bool(self._failure))}"]
         lines += [f'knhk_witness_log_size{{log="{origin}"}} {size}' for origin, size in self._witness.sizes().items()]
         lines += [f'knhk_witness_log_amiss{{log="{origin}"}} {int(bool(error))}' for origin, error in self.followed.errors.items()]
+        lines += [f'knhk_witness_mirror_size{{log="{origin}"}} {mirror.size}' for origin, mirror in self._mirrors.items()]
         return web.Response(text="".join(f"{line}\n" for line in lines), content_type=_TEXT)

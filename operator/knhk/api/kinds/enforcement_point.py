@@ -279,6 +279,12 @@ SPEC = Obj(
             max=60_000,
             default=2000,
         ),
+        "maxUnwitnessedSeconds": Int(
+            "How long a receipt may wait for a checkpoint with a quorum of witnesses before `failure` counts; 0: for ever. Default: 0.",
+            min=0,
+            max=31_536_000,
+            default=0,
+        ),
         "residency": Obj(
             "What is kept in memory: packs and their data are read before the first request, the hottest first.",
             {

@@ -17,7 +17,7 @@ from knhk.api.kinds.common import (
     reference,
     version,
 )
-from knhk.api.rules import forbids_unless, growing, larger, latency_ratio, listed, matches, one_of, refused
+from knhk.api.rules import forbids_unless, growing, larger, latency_ratio, listed, matches, one_of
 from knhk.api.shape import Bool, Int, Kind, List, Obj, Rule, Shape, Str
 from knhk.model.rollout import PRODUCTION, STAGES
 
@@ -332,12 +332,9 @@ SPEC = Obj(
             {
                 "durability": Str(
                     "What the receipt of a decision must survive before the request is answered. ring: the death of Envoy or the agent. "
-                    "disk: that of the node's memory. log: that of the node. region comes later. Default: ring.",
+                    "disk: that of the node's memory. log: that of the node. region: that of its region. Default: ring.",
                     max=16,
-                    rules=(
-                        one_of("ring", "disk", "log", "region"),
-                        refused("region", "must be ring, disk or log; region is not available yet"),
-                    ),
+                    rules=(one_of("ring", "disk", "log", "region"),),
                     default="ring",
                 ),
             },
