@@ -62,7 +62,7 @@ class House:
             self.ports[level] = self._start_guard(level, app)
 
     def _start_guard(self, level: str, app: int) -> int:
-        port, module, folder = free_port(), artifacts().shim, self._folder / level
+        port, module, folder = free_port(), artifacts().shim, self._folder / f"guard-{level}"
         if module is None:
             raise FileNotFoundError("the Envoy shim is not built: run `make setup`")
         folder.mkdir()
