@@ -113,6 +113,7 @@ def settings(folder: Path, rings: Path, durability: str = "ring") -> dict[str, A
         "candidate": None, "bundle": None, "evaluator": "00" * 32, "stickyAttribute": "", "attributes": [], "agentCluster": "knhk_agent",
         "parkTimeoutMs": 5000, "durableTimeoutMs": 5000, "agentGraceSeconds": 600, "failure": "Closed",
         "problemBase": "https://knhk.dev/problems/", "notAfterNs": 0,
+        "consent": None,
         "residency": {"bytes": 0, "absent": "Decide", "preload": ["stable", "bundle", "candidate"]},
     }  # fmt: skip
 

@@ -61,6 +61,7 @@ void config_free(shim_config *config, bool unseen) {
     pack_close(config->arms[i].pack);
   }
   if (config->bundle != NULL) munmap((void *)(uintptr_t)config->bundle, config->bundle_len);
+  consents_close(&config->consents);
   free(config->workers);
   free(config);
 }

@@ -58,8 +58,7 @@ static bool is_utf8(knhk_buf text) {
   return true;
 }
 
-/* Keeps names ascending; REASON_ATTRIBUTE when there is no room, a name twice, or the value is no attribute value. */
-static shim_reason insert(shim_observation *seen, shim_attribute attribute) {
+shim_reason observe_insert(shim_observation *seen, shim_attribute attribute) {
   if (seen->nattributes == SHIM_ATTRS_MAX || attribute.value.n > SHIM_VALUE_MAX || !is_utf8(attribute.value)) return REASON_ATTRIBUTE;
   size_t at = seen->nattributes;
   for (; at > 0; at--) {
@@ -82,7 +81,7 @@ static shim_reason take_sources(const shim_request *request, shim_observation *s
     knhk_buf value = {NULL, 0}, name = {source->name, strlen(source->name)};
     if (!cb_http_get_filter_state_bytes(request->envoy, (knhk_buf){source->filter_state, strlen(source->filter_state)}, &value) || value.n == 0) continue;
     if (strcmp(source->name, "peer") == 0 && memchr(value.p, ',', value.n) != NULL) return REASON_PEER;
-    shim_reason reason = insert(seen, (shim_attribute){name, value});
+    shim_reason reason = observe_insert(seen, (shim_attribute){name, value});
     if (reason != REASON_NONE) return reason;
     if ((int)i == config->sticky) *sticky = value;
   }
@@ -158,7 +157,7 @@ static shim_reason take_capture(const shim_request *request, knhk_buf key, knhk_
   memcpy(text + 5, key.p + prefix, n);
   if (!decode(segment, text + 5 + n, &len)) return REASON_ATTRIBUTE;
   *used = 5 + n + len;
-  return insert(seen, (shim_attribute){{text, 5 + n}, {text + 5 + n, len}});
+  return observe_insert(seen, (shim_attribute){{text, 5 + n}, {text + 5 + n, len}});
 }
 
 static shim_reason take_captures(const shim_request *request, shim_observation *seen) {
@@ -181,9 +180,10 @@ static shim_reason take_captures(const shim_request *request, shim_observation *
 shim_reason observe_attributes(const shim_request *request, shim_observation *seen, knhk_buf *sticky) {
   knhk_buf action = {NULL, 0};
   shim_reason reason = REASON_NONE;
-  if (metadata(request, SHIM_TEXT("action"), &action) && action.n != 0) reason = insert(seen, (shim_attribute){SHIM_TEXT("action"), action});
+  if (metadata(request, SHIM_TEXT("action"), &action) && action.n != 0) reason = observe_insert(seen, (shim_attribute){SHIM_TEXT("action"), action});
   if (reason == REASON_NONE) reason = take_captures(request, seen);
   if (reason == REASON_NONE) reason = take_sources(request, seen, sticky);
+  if (reason == REASON_NONE) reason = observe_consents(&request->config->consents, seen);
   return reason;
 }
 

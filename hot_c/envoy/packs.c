@@ -17,7 +17,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static shim_pack *open_packs; /* guarded by lock */
 
 /* True when nobody but the owner of this process or root may write it. */
-static bool is_private(const struct stat *s) { return (s->st_uid == geteuid() || s->st_uid == 0) && (s->st_mode & 022) == 0; }
+bool file_is_private(const struct stat *s) { return (s->st_uid == geteuid() || s->st_uid == 0) && (s->st_mode & 022) == 0; }
 
 static bool named_by_digest(const char *path, const char *sha256, const char *suffix) {
   const char *slash = strrchr(path, '/');
@@ -32,7 +32,7 @@ static bool in_private_folder(const char *path) {
   memcpy(folder, path, n);
   folder[n] = 0;
   struct stat s;
-  return stat(folder, &s) == 0 && S_ISDIR(s.st_mode) && is_private(&s);
+  return stat(folder, &s) == 0 && S_ISDIR(s.st_mode) && file_is_private(&s);
 }
 
 static bool has_digest(const uint8_t *bytes, size_t len, const char *sha256) {
@@ -45,7 +45,7 @@ static bool has_digest(const uint8_t *bytes, size_t len, const char *sha256) {
 
 static const uint8_t *map_file(int fd, const char *path, size_t *len, char *err) {
   struct stat s;
-  if (fstat(fd, &s) != 0 || !S_ISREG(s.st_mode) || !is_private(&s)) {
+  if (fstat(fd, &s) != 0 || !S_ISREG(s.st_mode) || !file_is_private(&s)) {
     shim_fail(err, "%s: must be a regular file that only its owner may write", path);
     return NULL;
   }

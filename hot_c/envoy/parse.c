@@ -11,11 +11,12 @@ enum { MEMORY_MAX = 1 << 30, RING_MIN = 4 << 20, RING_MAX = 1 << 30, SALT_MIN = 
 
 static const char *const KEYS[] = {"version", "point", "epoch", "region", "regionIndex", "ringDir", "ringBytes", "generation", "baseline",
     "mode", "weight", "salt", "stale", "stable", "candidate", "bundle", "evaluator", "stickyAttribute", "attributes", "agentCluster",
-    "parkTimeoutMs", "durableTimeoutMs", "agentGraceSeconds", "failure", "problemBase", "notAfterNs", "residency",
+    "parkTimeoutMs", "durableTimeoutMs", "agentGraceSeconds", "failure", "problemBase", "notAfterNs", "residency", "consent",
     NULL};
 static const char *const PACK_KEYS[] = {"path", "sha256", "digest", "name", "version", "durability", NULL};
 static const char *const BUNDLE_KEYS[] = {"path", "sha256", NULL};
 static const char *const RESIDENCY_KEYS[] = {"bytes", "absent", "preload", NULL};
+static const char *const CONSENT_KEYS[] = {"subject", "purposes", "path", NULL};
 static const char *const ATTRIBUTE_KEYS[] = {"name", "filterState", NULL};
 
 static bool known(const char *const *keys, const char *key) {
@@ -89,6 +90,8 @@ static bool read_salt(shim_config *config, yyjson_val *root, char *err) {
   return true;
 }
 
+static const char CONSENT[] = "consent.";
+
 static bool is_attribute_name(const char *name) {
   size_t n = strlen(name);
   return n > 0 && n <= SHIM_NAME_MAX && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_.-") == n;
@@ -96,7 +99,7 @@ static bool is_attribute_name(const char *name) {
 
 /* Sources come to stand in the order that O needs; names that the shim itself gives are refused. */
 static bool insert_source(shim_config *config, shim_source source, char *err) {
-  if (!is_attribute_name(source.name) || strcmp(source.name, "action") == 0 || strncmp(source.name, "path.", 5) == 0)
+  if (!is_attribute_name(source.name) || strcmp(source.name, "action") == 0 || strncmp(source.name, "path.", 5) == 0 || strncmp(source.name, CONSENT, sizeof CONSENT - 1) == 0)
     return shim_fail(err, "attributes: %s cannot be the name of an attribute from filter state", source.name);
   size_t at = config->nsources;
   while (at > 0 && strcmp(config->sources[at - 1].name, source.name) > 0) at--;
@@ -205,6 +208,34 @@ static bool read_residency(shim_config *config, yyjson_val *root, char *err) {
   return true;
 }
 
+/* Of each purpose the name, to which consent. is put before. */
+static bool read_purposes(shim_consents *consents, yyjson_val *list, char *err) {
+  size_t i, n;
+  yyjson_val *item;
+  if (!yyjson_is_arr(list) || yyjson_arr_size(list) == 0 || yyjson_arr_size(list) > SHIM_PURPOSES_MAX)
+    return shim_fail(err, "consent purposes: must be a list of 1 to %d names", SHIM_PURPOSES_MAX);
+  yyjson_arr_foreach(list, i, n, item) {
+    char *name = consents->names[i];
+    int len = snprintf(name, sizeof consents->names[i], "%s%s", CONSENT, yyjson_is_str(item) ? yyjson_get_str(item) : "");
+    if (len <= (int)sizeof CONSENT - 1 || len > SHIM_NAME_MAX || !is_attribute_name(name)) return shim_fail(err, "consent purposes: must be names of attributes");
+    for (size_t before = 0; before < i; before++) {
+      if (strcmp(consents->names[before], name) == 0) return shim_fail(err, "consent purposes: %s occurs twice", name);
+    }
+  }
+  consents->npurposes = yyjson_arr_size(list);
+  return true;
+}
+
+static bool read_consent(shim_config *config, yyjson_val *root, char *err) {
+  yyjson_val *consent = yyjson_obj_get(root, "consent");
+  shim_consents *consents = &config->consents;
+  char path[1024];
+  if (yyjson_is_null(consent)) return true;
+  return has_keys(consent, CONSENT_KEYS, "consent", err) && read_text(consent, "subject", consents->subject, sizeof consents->subject, err) &&
+         read_text(consent, "path", path, sizeof path, err) && read_purposes(consents, yyjson_obj_get(consent, "purposes"), err) &&
+         consents_open(consents, path, err);
+}
+
 static bool read_flag(yyjson_val *root, const char *key, bool *out, char *err) {
   yyjson_val *value = yyjson_obj_get(root, key);
   *out = yyjson_is_true(value);
@@ -254,7 +285,7 @@ static bool read_choices(shim_config *config, yyjson_val *root, char *err) {
 static bool read_root(shim_config *config, yyjson_val *root, char *err) {
   bool read = has_keys(root, KEYS, "filter_config", err) && read_texts(config, root, err) && read_numbers(config, root, err) &&
               read_choices(config, root, err) && read_salt(config, root, err) && read_digest(root, "evaluator", config->evaluator, 32, true, err) &&
-              read_attributes(config, root, err) && read_sticky(config, root, err) && read_residency(config, root, err) && read_bundle(config, root, err) &&
+              read_attributes(config, root, err) && read_sticky(config, root, err) && read_consent(config, root, err) && read_residency(config, root, err) && read_bundle(config, root, err) &&
               read_pack(config, root, "stable", &config->arms[ARM_STABLE], err) &&
               read_pack(config, root, "candidate", &config->arms[ARM_CANDIDATE], err);
   if (read && strspn(config->region, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(config->region))

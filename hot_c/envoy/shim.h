@@ -4,6 +4,7 @@
  * packs.c    shared objects by digest, opened once, counted
  * residency.c  what is kept in memory, and which predicates are hot
  * ring.c     producer side of formats/ring.md
+ * consent.c  what the subject of a request consents to
  * observe.c  verified attributes and body -> O (formats/observation.md)
  * judge.c    O -> leaves of both arms
  * park.c     the agent's verdict over http_callout (formats/agent.md)
@@ -33,6 +34,7 @@ enum {
   SHIM_RECORD_HEADER = 128,
   SHIM_ARMS = 2,
   SHIM_RANGES_MAX = 8,
+  SHIM_PURPOSES_MAX = 32,
   SHIM_ERROR_MAX = 512
 };
 
@@ -87,6 +89,10 @@ void pack_close(shim_pack *pack);
 /* Maps a file named HEX+suffix by its own sha256, read-only; the caller unmaps. NULL and err when it is not that file. */
 const uint8_t *verified_map(const char *path, const char *sha256, const char *suffix, size_t *len, char *err);
 
+/* True when nobody but the owner of this process or root may write the file. */
+struct stat;
+bool file_is_private(const struct stat *s);
+
 /* ---- ring -------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -118,6 +124,20 @@ void ring_name_packs(shim_ring *ring, const uint8_t stable[20], const uint8_t ca
 uint64_t *ring_heat(shim_ring *ring, int arm);
 /* Marks the ring closed and unmaps it; the agent removes the file. unlink: nobody has seen it, remove it here. */
 void ring_close(shim_ring *ring, bool remove_file);
+
+/* ---- consents ----------------------------------------------------------------------------------- */
+
+typedef struct {
+  char subject[SHIM_NAME_MAX + 1]; /* attribute that names the subject */
+  char names[SHIM_PURPOSES_MAX][SHIM_NAME_MAX + 1]; /* consent.NAME, a bit each */
+  size_t npurposes; /* 0: nothing is asked */
+  const uint8_t *map; /* written by the agent all the time, word by word */
+  size_t len, slots;
+} shim_consents;
+
+/* Maps the table; false and err when it is none. */
+bool consents_open(shim_consents *consents, const char *path, char *err);
+void consents_close(shim_consents *consents);
 
 /* ---- configuration ------------------------------------------------------------------------------ */
 
@@ -167,6 +187,7 @@ typedef struct {
   bool park_absent;            /* what a pack that is not resident must decide is parked */
   uint8_t preload[SHIM_PARTS]; /* parts, the first to be read first */
   bool kept[SHIM_PARTS];       /* within the budget and read */
+  shim_consents consents;
   size_t scratch_bytes;
   size_t counters[SHIM_COUNTERS];
   uint32_t nworkers;
@@ -276,6 +297,10 @@ typedef enum {
   REASON_RING_FULL, REASON_AGENT_SILENT, REASON_UNWITNESSED, REASON_UNDURABLE, REASON_FAULT, REASON_COUNT
 } shim_reason;
 
+/* Keeps names ascending; REASON_ATTRIBUTE when there is no room, a name twice, or the value is no attribute value. */
+shim_reason observe_insert(shim_observation *seen, shim_attribute attribute);
+/* Adds consent.NAME for each purpose, as of seen->time_ns; the other attributes are there already. */
+shim_reason observe_consents(const shim_consents *consents, shim_observation *seen);
 shim_reason observe_attributes(const shim_request *request, shim_observation *seen, knhk_buf *sticky);
 /* Checks the headers against the route's metadata and keeps what the end of the body needs. */
 shim_reason observe_headers(shim_request *request, bool eos);

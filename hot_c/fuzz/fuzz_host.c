@@ -514,20 +514,38 @@ static char *packs[2], *bundle, *broken[8];
 static size_t nbroken;
 static bool names_broken; /* the last configuration */
 
+/* A table of consents, each time of other bytes: none, of few slots with garbage in them, or of another size than it says. */
+static const char *consents_file(void) {
+  static char path[512];
+  uint64_t words[8 + 3 * 4] = {0};
+  memcpy(words, "KNCONS01", 8);
+  words[1] = chance(8) ? 4 : chance(9);
+  words[2] = chance(2) ? UINT64_MAX : 0;
+  for (size_t i = 8; i < sizeof words / sizeof *words; i++) words[i] = chance(2) ? chance(256) : 0;
+  snprintf(path, sizeof path, "%s/consents.map", folder);
+  unlink(path);
+  int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+  MUST(fd >= 0 && write(fd, words, sizeof words - (chance(8) ? 0 : 8)) > 0);
+  close(fd);
+  return path;
+}
+
 static size_t config_json(char *out, size_t cap) {
   static const char *const MODES[] = {"Stable", "Shadow", "Canary"};
-  char stable[1024], candidate[1024], data[1024];
+  char stable[1024], candidate[1024], data[1024], consent[512];
   pack_json(stable, sizeof stable, chance(6) ? packs[0] : NULL);
   names_broken = chance(8) == 1;
   pack_json(candidate, sizeof candidate, names_broken ? broken[chance(nbroken)] : chance(3) ? packs[1] : NULL);
   if (chance(3) == 1) snprintf(data, sizeof data, "{\"path\":\"%s\",\"sha256\":\"%.64s\"}", bundle, strrchr(bundle, '/') + 1);
   else snprintf(data, sizeof data, "null");
+  if (chance(3) == 1) snprintf(consent, sizeof consent, "{\"subject\":\"%s\",\"purposes\":[\"a\",\"b\"],\"path\":\"%s\"}", chance(2) ? "sub" : "path.id", consents_file());
+  else snprintf(consent, sizeof consent, "null");
   return (size_t)snprintf(out, cap,
       "{\"version\":1,\"point\":\"a/b\",\"epoch\":1,\"region\":\"r\",\"regionIndex\":0,\"ringDir\":\"%s\",\"ringBytes\":4194304,\"generation\":1,\"baseline\":\"%s\","
       "\"mode\":\"%s\",\"weight\":%d,\"salt\":\"0011223344556677\",\"stale\":%s,\"stable\":%s,\"candidate\":%s,\"bundle\":%s,\"evaluator\":null,\"stickyAttribute\":%s,"
       "\"attributes\":[{\"name\":\"sub\",\"filterState\":\"k\"},{\"name\":\"peer\",\"filterState\":\"k\"}],\"agentCluster\":\"agent\",\"parkTimeoutMs\":10,\"durableTimeoutMs\":10,\"agentGraceSeconds\":9,"
-      "\"failure\":\"%s\",\"problemBase\":\"https://x/\",\"notAfterNs\":0,\"residency\":{\"bytes\":%d,\"absent\":\"%s\",\"preload\":[\"stable\",\"bundle\",\"candidate\"]}}",
-      folder, chance(2) ? "Deny" : "Admit", MODES[chance(3)], (int)chance(1001), chance(6) ? "false" : "true", stable, candidate, data, chance(3) ? "\"sub\"" : "null", chance(2) ? "Open" : "Closed", (int)chance(3) << 13, chance(2) ? "Park" : "Decide");
+      "\"failure\":\"%s\",\"problemBase\":\"https://x/\",\"notAfterNs\":0,\"consent\":%s,\"residency\":{\"bytes\":%d,\"absent\":\"%s\",\"preload\":[\"stable\",\"bundle\",\"candidate\"]}}",
+      folder, chance(2) ? "Deny" : "Admit", MODES[chance(3)], (int)chance(1001), chance(6) ? "false" : "true", stable, candidate, data, chance(3) ? "\"sub\"" : "null", chance(2) ? "Open" : "Closed", consent, (int)chance(3) << 13, chance(2) ? "Park" : "Decide");
 }
 
 /* Another text in the place of some bytes. */
@@ -563,7 +581,12 @@ static void swap_config(slot *c) {
 
 /* ---- the driver --------------------------------------------------------------------------------------- */
 
-static void leave(void) { rmdir(folder); }
+static void leave(void) {
+  char path[512];
+  snprintf(path, sizeof path, "%s/consents.map", folder);
+  unlink(path);
+  rmdir(folder);
+}
 
 /* Calls `each` with the path of every file of a folder beside the driver, in order of their names. */
 static void beside(const char *name, void (*each)(char *path)) {

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from knhk.model.consents import MAX_PURPOSES
 from knhk.model.faults import Fault, Refused
 from knhk_verify.errors import Bad
 from knhk_verify.signed import parse_canonical
@@ -15,6 +16,7 @@ from knhk_verify.signed import parse_canonical
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _REGION = re.compile(r"[a-z0-9-]{0,63}")
 _ATTRIBUTE = re.compile(r"[a-z0-9_.-]{1,63}")
+_PURPOSE = re.compile(r"[a-z0-9_.-]{1,48}")
 MIN_RING_BYTES, MAX_RING_BYTES = 4 << 20, 1 << 30
 MAX_RESIDENT_BYTES = 1 << 40
 DURABLE_TIMEOUT_MS = 2000  # of a point that an operator before this release wrote
@@ -22,7 +24,8 @@ DURABLE_TIMEOUT_MS = 2000  # of a point that an operator before this release wro
 
 @dataclass(frozen=True)
 class PointConfig:
-    """`digest`: SHA-256 of the file, hexadecimal, as the rollout document's `pointConfig`. `attributes`: (name, filter state key)."""
+    """`digest`: SHA-256 of the file, hexadecimal, as the rollout document's `pointConfig`. `attributes`: (name, filter state key).
+    `consent_purposes`: (name, IRI); none: nobody asks for consents."""
 
     point: str
     region: str
@@ -38,6 +41,8 @@ class PointConfig:
     absent: str = "Decide"
     durable_timeout_ms: int = DURABLE_TIMEOUT_MS
     max_unwitnessed_s: int = 0
+    consent_subject: str = ""
+    consent_purposes: tuple[tuple[str, str], ...] = ()
 
 
 def parse_point(data: bytes, where: str) -> PointConfig:
@@ -63,6 +68,8 @@ def parse_point(data: bytes, where: str) -> PointConfig:
         absent=document["residency"]["absent"],
         durable_timeout_ms=document.get("durableTimeoutMs", DURABLE_TIMEOUT_MS),
         max_unwitnessed_s=document.get("maxUnwitnessedSeconds", 0),
+        consent_subject=document.get("consent", {}).get("subject", ""),
+        consent_purposes=tuple((row["name"], row["purpose"]) for row in document.get("consent", {}).get("purposes", ())),
         digest=hashlib.sha256(data).hexdigest(),
     )
 
@@ -97,6 +104,12 @@ def _checks(document: object) -> list[tuple[str, object, bool, str]]:
             _is_residency(get("residency")),
             f"must be bytes, 0 to {MAX_RESIDENT_BYTES}, and absent, Decide or Park",
         ),
+        (
+            "consent",
+            get("consent"),
+            "consent" not in document or _is_consent(get("consent")),
+            f"must be subject, the name of an attribute, and 1 to {MAX_PURPOSES} distinct purposes",
+        ),
     ]
 
 
@@ -119,6 +132,20 @@ def _is_residency(value: object) -> bool:
         and _between(value["bytes"], 0, MAX_RESIDENT_BYTES)
         and value["absent"] in ("Decide", "Park")
     )
+
+
+def _is_consent(value: object) -> bool:
+    if not isinstance(value, Mapping) or set(value) != {"subject", "purposes"} or not _matches(_ATTRIBUTE, value["subject"]):
+        return False
+    rows = value["purposes"]
+    if not isinstance(rows, list) or not all(map(_is_purpose, rows)):
+        return False
+    return all(len({row[name] for row in rows}) == len(rows) for name in ("name", "purpose")) and 0 < len(rows) <= MAX_PURPOSES
+
+
+def _is_purpose(row: object) -> bool:
+    fine = isinstance(row, Mapping) and set(row) == {"name", "purpose"} and _matches(_PURPOSE, row["name"])
+    return fine and isinstance(row, Mapping) and isinstance(row["purpose"], str) and 0 < len(row["purpose"]) <= 512
 
 
 def _is_attribute(item: object) -> bool:

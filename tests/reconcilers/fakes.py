@@ -231,6 +231,8 @@ class FakeFleet:
     bootstraps: dict[str, bytes] = field(default_factory=dict)
     told: dict[str, Statistics] = field(default_factory=dict)
     handed: list[tuple[str, bytes]] = field(default_factory=list)
+    consents: dict[str, bytes] = field(default_factory=dict)
+    bases: dict[str, bytes] = field(default_factory=dict)
     torn: set[str] = field(default_factory=set)
     full: bool = False
 
@@ -249,6 +251,11 @@ class FakeFleet:
 
     def publish_config(self, point: str, config: bytes) -> None:
         self.configs[point] = config
+
+    def publish_consents(self, point: str, envelope: bytes, base: bytes | None) -> None:
+        self.consents[point] = envelope
+        if base is not None:
+            self.bases[point] = base
 
     def document(self, point: str) -> bytes | None:
         return self.documents.get(point)
@@ -363,6 +370,6 @@ WRITES: Mapping[str, frozenset[str]] = {
     "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
     "log": frozenset({"append_event"}),
     "registry": frozenset({"publish"}),
-    "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap"}),
+    "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap", "publish_consents"}),
     "placement": frozenset({"ensure", "remove"}),
 }

@@ -34,6 +34,7 @@ from knhk.ports.compiler import Compiler
 from knhk.ports.fleet import Statistics
 from knhk.ports.notary import Notary
 from knhk.ports.prover import Prover
+from knhk.ports.secrets import NoSecrets, Secrets
 from knhk.ports.together import InTurn, Together
 from knhk.ports.trust import Trusts, TrustsNobody
 from knhk.reconcilers.context import Ports
@@ -163,6 +164,7 @@ class World:
     together: Together = field(default_factory=InTurn)
     notary: Notary | None = None
     runs: dict[str, Any] | None = None
+    secrets: Secrets = field(default_factory=NoSecrets)
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     checked: int = 0
@@ -180,7 +182,7 @@ class World:
         bench = Bench(self.compiler, self.prover, mortal["registry"], self.signer, "generator", self.notary)
         own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews, "trusts": self.trusts}
         own |= {"builder": Workshop(bench, self.executor, InlineExecutor(), Retirement(mortal["registry"], self.clock))}
-        own |= {"together": self.together, "notary": self.notary}
+        own |= {"together": self.together, "notary": self.notary, "secrets": self.secrets}
         ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
         self.controller = Controller(ports, self.git, self.keep)
 

@@ -324,6 +324,7 @@ class Rig:
             "failure": "Closed",
             "problemBase": "https://knhk.dev/problems/",
             "notAfterNs": 0,
+            "consent": None,
             "residency": {"bytes": 0, "absent": "Decide", "preload": ["stable", "bundle", "candidate"]},
             **more,
         }

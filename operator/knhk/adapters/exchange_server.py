@@ -78,6 +78,7 @@ class Exchange:
                 web.get("/health", self.health),
                 web.get("/v1/self", self.who),
                 web.get(f"{point}/desired", self.desired),
+                web.get(f"{point}/consents/{{digest}}", self.base),
                 web.post(f"{point}/pods/{{pod}}/statistics", self.statistics),
                 web.post(f"{point}/pods/{{pod}}/certificate", self.certificate),
             ]
@@ -118,6 +119,13 @@ class Exchange:
                 return _desired(found)
             if "after" not in request.query or not await self._waits(news, deadline):
                 return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def base(self, request: web.Request) -> web.Response:
+        caller = await self._caller(request)
+        data = self._fleet.base(caller.point, request.match_info["digest"])
+        if data is None:
+            raise Problem(HTTPStatus.NOT_FOUND, "not-found", "digest: must be that of the base of the consents that are published now")
+        return web.Response(body=data, content_type="application/octet-stream")
 
     async def _waits(self, news: asyncio.Event, deadline: float) -> bool:
         """Whether there was news before the deadline."""
@@ -161,7 +169,7 @@ class Exchange:
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too-many", f"must be at most {PER_SECOND:g} requests a second")
         asked = request.match_info
         own = {"namespace": caller.namespace, "name": caller.name, "pod": caller.pod}
-        if any(asked[name] != own[name] for name in asked):
+        if any(asked[name] != own[name] for name in asked if name in own):
             raise Problem(HTTPStatus.FORBIDDEN, "another-point", f"must be about {caller.point}, pod {caller.pod}")
         return caller
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from knhk.decide.instances import NO_PACK, Gone, Instance, Pair, Silent, together, word_of
+from knhk.model.consents import DOCUMENT as CONSENTS
 from knhk.model.faults import Fault, KnhkError, Refused, Waiting
 from knhk.model.rollout import short_digest
 from knhk.ports.clock import Clock
@@ -69,6 +70,8 @@ class ExchangeFleet:
         self._began_ns = clock.monotonic_ns()
         self._points: dict[str, _Point] = {}
         self._changed = threading.Condition()
+        self._consents: dict[str, bytes] = {}
+        self._bases: dict[str, tuple[str, bytes]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
     # for the control plane
@@ -88,6 +91,14 @@ class ExchangeFleet:
 
     def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
         self._put(point, BOOTSTRAP, bootstrap)
+
+    def publish_consents(self, point: str, envelope: bytes, base: bytes | None) -> None:
+        """Kept in memory only: consents are renewed all the time, and whoever leads next makes them anew."""
+        with self._changed:
+            if base is not None:
+                self._bases[point] = hashlib.sha256(base).hexdigest(), base
+            self._consents[point] = envelope
+        self._news(point)
 
     def document(self, point: str) -> bytes | None:
         return self._shelf.files(point).get(DOCUMENT)
@@ -123,10 +134,18 @@ class ExchangeFleet:
         files = self._shelf.files(point)
         if not {KEYS, CONFIG, DOCUMENT} <= set(files):
             return None
+        consents = self._consents.get(point)
+        if consents is not None:
+            files = {**files, CONSENTS: consents}
         digest = hashlib.sha256()
         for name, data in sorted(files.items()):
             digest.update(f"{name} {len(data)}\n".encode() + data)
         return Desired(digest.hexdigest(), files)
+
+    def base(self, point: str, digest: str) -> bytes | None:
+        """The base of a point's consents with this SHA-256; None when there is none, or another one by now."""
+        known, data = self._bases.get(point, ("", b""))
+        return data if known == digest else None
 
     def tell(self, point: str, uid: str, pod: str, document: Mapping[str, Any]) -> None:
         """What a pod says. Raises Refused for what is no word, and TooManyPods; errors as Shelf."""
@@ -159,8 +178,11 @@ class ExchangeFleet:
         before = self._shelf.files(point).get(name)
         self._shelf.put(point, name, data)
         if before != data:
-            for listener in self._listeners:
-                listener(point)
+            self._news(point)
+
+    def _news(self, point: str) -> None:
+        for listener in self._listeners:
+            listener(point)
 
     def _of(self, point: str) -> _Point:
         return self._points.setdefault(point, _Point())

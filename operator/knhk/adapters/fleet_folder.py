@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from knhk.model.consents import BASE
+from knhk.model.consents import DOCUMENT as CONSENTS
 from knhk.model.faults import Corrupt
 from knhk.ports.fleet import Statistics, must_take_its_place
 from knhk.ports.shelf import BOOTSTRAP, CONFIG, DOCUMENT, KEYS
@@ -71,6 +73,11 @@ class FolderFleet:
 
     def publish_bootstrap(self, point: str, bootstrap: bytes) -> None:
         self._shelf.put(point, BOOTSTRAP, bootstrap)
+
+    def publish_consents(self, point: str, envelope: bytes, base: bytes | None) -> None:
+        if base is not None:
+            self._shelf.put(point, BASE, base)
+        self._shelf.put(point, CONSENTS, envelope)
 
     def document(self, point: str) -> bytes | None:
         return self._shelf.read(point, DOCUMENT)

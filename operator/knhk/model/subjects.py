@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hmac
 
-TAG_BYTES, SHORT_BYTES = 32, 16
-LEAST_KEY_BYTES = 32
+TAG_BYTES, SHORT_BYTES, KEY_BYTES = 32, 16, 32
 _DOMAIN = b"knhk.dev/subject/v1\n"
 
 

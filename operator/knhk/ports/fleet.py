@@ -49,6 +49,11 @@ class Fleet(Protocol):
         """Hand the point's configuration (point.json, formats/agent.md) to its agent; unchanged bytes are not written again."""
         ...
 
+    def publish_consents(self, point: str, envelope: bytes, base: bytes | None) -> None:
+        """Hand the signed consents of `point` (formats/consent.md) and the base that they name, if any, to its agents. Neither needs to
+        outlast the control plane: they are made anew."""
+        ...
+
     def document(self, point: str) -> bytes | None:
         """The rollout document published last, or None."""
         ...

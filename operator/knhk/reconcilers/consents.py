@@ -12,6 +12,7 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.consents import EVENTS
 from knhk.model.resource import Resource
 from knhk.model.times import rfc3339
+from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.context import Journal, Ports, write_status
 
 RECORDED, RECORDING = "Recorded", "Recording"
@@ -22,9 +23,11 @@ NONE_BEFORE = -1
 class ConsentReconciler:
     ports: Ports
     journal: Journal
+    book: ConsentBook
 
     def converge(self, resource: Resource) -> float | None:
-        """Writes the event of a new state into the log, then tells that it is recorded. Never looked at again by itself."""
+        """Writes the event of a new state into the log, tells the points, then says that it is recorded: who waited for that knows that
+        documents are out. Never looked at again by itself."""
         ordered = self.journal.deliver(resource)
         if _ready(resource, RECORDED):
             return None
@@ -39,6 +42,7 @@ class ConsentReconciler:
             resource = write_status(self.ports, resource, status, None, RECORDING, f"{spec['state']} is on its way into the log")
             ordered = self.journal.deliver(resource)
         newest = ordered[-1]
+        self.book.took(resource, spec["state"], newest.index)
         status = {"state": spec["state"], "recorded": newest.time, "index": newest.index}
         write_status(self.ports, resource, status, True, RECORDED, f"{spec['state']}: {spec['purpose']}")
         return None

@@ -25,6 +25,7 @@ from knhk.ports.namespaces import Namespaces, NoDemands
 from knhk.ports.notary import Notary
 from knhk.ports.placement import Placement
 from knhk.ports.registry import Registry
+from knhk.ports.secrets import NoSecrets, Secrets
 from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
 from knhk.ports.telemetry import Silent, Telemetry
@@ -63,6 +64,7 @@ class Ports:
     trusts: Trusts = field(default_factory=TrustsNobody)
     together: Together = field(default_factory=InTurn)
     notary: Notary | None = None
+    secrets: Secrets = field(default_factory=NoSecrets)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from knhk.ports.telemetry import Result
 from knhk.reconcilers.approvals import ApprovalReconciler
 from knhk.reconcilers.bundles import BundleReconciler
 from knhk.reconcilers.claims import data_named, points_named
+from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.consents import ConsentReconciler
 from knhk.reconcilers.context import REQUESTED, Journal, Ports
 from knhk.reconcilers.flags import FlagReconciler
@@ -74,7 +75,8 @@ class Controller:
     def __post_init__(self) -> None:
         self._keeping, self._notarising = Keeping(self.ports, self.keep), Notarising(self.ports)
         self.journal = Journal(self.ports, self._made)
-        points = PointReconciler(self.ports, self.journal)
+        self._consents = ConsentBook(self.ports)
+        points = PointReconciler(self.ports, self.journal, self._consents)
         plans = Plans(self.ports.registry, self.ports.clock)
         self._retention = Retention(self.ports)
         self._packs = PackReconciler(self.ports, self.journal, points, plans, self._retention)
@@ -89,7 +91,7 @@ class Controller:
             "PolicyRepository": NoGit(self.ports) if self._repositories is None else self._repositories,
             "FeatureFlag": FlagReconciler(self.ports, self.journal),
             "Approval": ApprovalReconciler(self.ports, self.journal),
-            "Consent": ConsentReconciler(self.ports, self.journal),
+            "Consent": ConsentReconciler(self.ports, self.journal, self._consents),
         }
 
     def tick(self) -> None:
@@ -190,6 +192,8 @@ class Controller:
         self.journal.outlive(resource)
         if resource.kind == "PolicyPack":
             self._packs.gone(resource)
+        if resource.kind == "Consent":
+            self._consents.gone(resource)
         if resource.kind == "DataBundle":
             self._bundles.gone(resource)
         if resource.kind == "PolicyRepository" and self._repositories is not None:

@@ -14,6 +14,7 @@ from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.ports.fleet import SILENT_AFTER_S
 from knhk.ports.placement import Placed
+from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.context import Journal, Ordered, Ports, remembered, say, write_status
 from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says
 from knhk.reconcilers.flags import switched_at
@@ -32,6 +33,8 @@ def point_config(resource: Resource) -> bytes:
     spec = resource.spec
     names = {source["name"] for source in attribute_sources(spec)}
     sticky = spec.get("stickyAttribute", "")
+    consent = spec.get("consent")
+    asked = {} if consent is None else {"consent": {name: consent[name] for name in ("subject", "purposes")}}
     return canonical(
         {
             "version": 1,
@@ -47,6 +50,7 @@ def point_config(resource: Resource) -> bytes:
             "maxUnwitnessedSeconds": spec["maxUnwitnessedSeconds"],
             "ringBytes": RING_BYTES,
             "residency": {"bytes": spec["residency"]["maxMiB"] << 20, "absent": spec["residency"]["absent"]},
+            **asked,
         }
     )
 
@@ -195,6 +199,7 @@ def _kind(current: bool, reason: str, wanted: Assignment, before: Mapping[str, A
 class PointReconciler:
     ports: Ports
     journal: Journal
+    consents: ConsentBook
 
     def converge(self, resource: Resource) -> float | None:
         """Level-based: publishes what differs, lets the point run, tells what runs. Documents go first, so that a point that cannot
@@ -207,6 +212,7 @@ class PointReconciler:
         wanted = assignment_of(ports, resource, pack)
         ports.fleet.publish_keys(point, ports.signer.keys_json())
         resource = self.bring(resource, wanted, "PointChanged")
+        untold = self._consents(resource)
         try:
             placed = self._placed(resource)
         except Stalled as stalled:
@@ -215,8 +221,16 @@ class PointReconciler:
         except Waiting as waiting:
             write_status(ports, resource, self._kept(resource), None, waiting.reason, str(waiting))
             return waiting.retry_after_s
-        self._tell(resource, wanted, placed.address, placed.trouble)
+        self._tell(resource, wanted, placed.address, (*placed.trouble, *untold))
         return LOOK_AGAIN_S
+
+    def _consents(self, resource: Resource) -> tuple[str, ...]:
+        """Keeps the point's consents fresh; why that does not work."""
+        try:
+            self.consents.tell(resource)
+        except (Stalled, Waiting) as error:
+            return (f"consents go stale: {error}",)
+        return ()
 
     def _placed(self, resource: Resource) -> Placed:
         """Lets the point run as its spec says; one that is suspended, and runs, runs on as it was."""

@@ -15,7 +15,7 @@ from knhk.adapters.secrets_folder import FolderSecrets
 from knhk.model.consents import SECRET, SECRET_KEY
 from knhk.model.faults import Stalled, Waiting
 from knhk.model.resource import Key, Resource
-from knhk.model.subjects import LEAST_KEY_BYTES
+from knhk.model.subjects import KEY_BYTES
 from knhk.ports.secrets import Secrets
 from knhk.ports.store import Store
 from knhk.wiring.home import Home, private_folder
@@ -59,8 +59,8 @@ class Desk:
 def subject_key(source: Secrets, namespace: str) -> bytes:
     """The key of a namespace's tags. Raises Stalled."""
     key = source.read(namespace, SECRET).get(SECRET_KEY, b"")
-    if len(key) < LEAST_KEY_BYTES:
-        raise Stalled("NoSecret", f"{namespace}/{SECRET}: must have {SECRET_KEY}, {LEAST_KEY_BYTES} random bytes or more")
+    if len(key) != KEY_BYTES:
+        raise Stalled("NoSecret", f"{namespace}/{SECRET}: must have {SECRET_KEY}, {KEY_BYTES} random bytes")
     return key
 
 
@@ -107,7 +107,7 @@ class Made:
     def read(self, namespace: str, name: str) -> dict[str, bytes]:
         """See the port."""
         if name == SECRET:
-            _make(self.folder / namespace / name / SECRET_KEY, lambda: secrets.token_bytes(LEAST_KEY_BYTES))
+            _make(self.folder / namespace / name / SECRET_KEY, lambda: secrets.token_bytes(KEY_BYTES))
         return dict(FolderSecrets(self.folder).read(namespace, name))
 
 

@@ -140,7 +140,7 @@ def serve(
         _note_children(home, supervisor)
         with nullcontext(builder) if builder else workshop(fenced_registry, signer, home.run / "compiled", notary) as building:
             ports = _ports(home, store, signer, supervisor, clock, registry, building)
-            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary))
+            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary, secrets=access.secrets))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access, check) as found, webhooks(store, access, clock):
                     _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file)

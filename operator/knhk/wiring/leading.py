@@ -13,7 +13,7 @@ ACTS: Mapping[str, frozenset[str]] = {
     "log": frozenset({"append_event", "append_leaves"}),
     "registry": frozenset({"publish", "remove", "collect_garbage"}),
     "builder": frozenset({"pack", "data", "retire"}),
-    "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap"}),
+    "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap", "publish_consents"}),
     "placement": frozenset({"ensure", "remove"}),
 }
 FORGE = frozenset({"report", "comment", "revert"})

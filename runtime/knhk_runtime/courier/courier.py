@@ -7,14 +7,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from knhk.model.consents import DOCUMENT as CONSENTS
 from knhk.model.faults import Corrupt, KnhkError
 from knhk_runtime.courier.identity import Identity
 from knhk_runtime.courier.mirror import Mirror, read_desired
+from knhk_runtime.exchange.consents import MAX_BASE_BYTES
 from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
 from knhk_runtime.layout import parse_object
 from knhk_runtime.log import log
@@ -52,6 +54,8 @@ class Courier:
     _etag: str = "none"
     _pushed: tuple[bytes, float] = (b"", float("-inf"))
     _taking: _Taking | None = None
+    _files: Mapping[str, bytes] | None = None
+    _consents: bytes = b""
 
     def __post_init__(self) -> None:
         self._asking, self._telling = HttpClient(self.server), HttpClient(self.server)
@@ -106,14 +110,35 @@ class Courier:
             if self._taking is not None and self._taking.task.done():
                 self._taken(self._taking.task)
             if asking.done() and (answer := asking.result()).status != 204:
-                self._take(*read_desired(answer.body, str(self.server)))
+                etag, files = read_desired(answer.body, str(self.server))
+                await self._take_consents(point, files)
+                self._take(etag, files)
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
         return LOOK_EVERY_S if self._taking is None else 0.0
 
+    async def _take_consents(self, point: str, files: dict[str, bytes]) -> None:
+        """They wait for nothing but the base that they name."""
+        envelope = files.pop(CONSENTS, None)
+        if envelope is None or envelope == self._consents:
+            return
+        base, digest = None, await asyncio.to_thread(self.mirror.lacks, envelope)
+        if digest is not None:
+            client = HttpClient(self.server, MAX_BASE_BYTES)
+            try:
+                base = (await self._ask(client, "GET", f"/v1/points/{point}/consents/{digest}", timeout_s=LONG_POLL_S)).body
+            finally:
+                await client.close()
+        await asyncio.to_thread(self.mirror.take_consents, envelope, base)
+        self._consents = envelope
+
     def _take(self, etag: str, files: dict[str, bytes]) -> None:
+        if files == self._files:  # only consents are news: images that are on their way go on coming
+            self._etag = etag
+            return
         self._supersede()
+        self._files = files
         stop = Stop()
         self._taking = _Taking(asyncio.create_task(asyncio.to_thread(self.mirror.take, files, stop)), stop)
         self._etag = etag
@@ -124,7 +149,7 @@ class Courier:
         try:
             task.result()
         except BaseException:
-            self._etag = "none"
+            self._etag, self._files = "none", None
             raise
 
     def _supersede(self) -> None:

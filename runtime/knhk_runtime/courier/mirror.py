@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import threading
 from collections import deque
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from knhk.model.consents import BASE
+from knhk.model.consents import DOCUMENT as CONSENTS
 from knhk.model.faults import Corrupt, KnhkError, Refused, Waiting
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.documents import Beside, Rollout, read_keys, read_rollout
@@ -26,12 +29,14 @@ from knhk_verify.signed import Keys
 
 NEEDED = ("keys.json", "point.json", "rollout.json")
 IN_ORDER = ("keys.json", "point.json", BOOTSTRAP, "rollout.json")
+ANSWERED = (*IN_ORDER, CONSENTS)
 Pull = Callable[[str, Stop], None]
 """Puts the image of a digest into the agent's layout; blocks, until the Stop at the latest; raises KnhkError and OSError."""
 Prune = Callable[[Collection[str]], None]
 """Takes every other image out of it."""
 KEPT = 3
 LOOK_EVERY_S = 0.2
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _ETAG = re.compile(r"[0-9A-Za-z]{1,128}")
 
 
@@ -43,7 +48,7 @@ def read_desired(body: bytes, where: str) -> tuple[str, dict[str, bytes]]:
         raise Corrupt(where, "must have etag, letters and digits, and files")
     if not set(NEEDED) <= set(rows):
         raise Corrupt(where, f"must have {', '.join(NEEDED)}")
-    return etag, {name: _data(rows[name], f"{where}: {name}") for name in IN_ORDER if name in rows}
+    return etag, {name: _data(rows[name], f"{where}: {name}") for name in ANSWERED if name in rows}
 
 
 def _data(row: object, where: str) -> bytes:
@@ -73,6 +78,31 @@ class Mirror:
     _named: deque[frozenset[str]] = field(default_factory=lambda: deque(maxlen=KEPT))
     _pulling: threading.Lock = field(default_factory=threading.Lock)
     _writing: threading.Lock = field(default_factory=threading.Lock)
+
+    def lacks(self, envelope: bytes) -> str | None:
+        """SHA-256 of the base that consents name and that does not lie here; None when nothing is missing."""
+        try:
+            base = json.loads(base64.b64decode(json.loads(envelope)["payload"]))["base"]
+            digest = base and str(base["sha256"])
+        except (ValueError, KeyError, TypeError):
+            return None  # the agent refuses it, and says why
+        if not digest or not _DIGEST.fullmatch(digest):
+            return None
+        try:
+            with (self.folders.desired / BASE).open("rb") as file:
+                return None if hashlib.file_digest(file, "sha256").hexdigest() == digest else digest
+        except FileNotFoundError:
+            return digest
+
+    def take_consents(self, envelope: bytes, base: bytes | None) -> None:
+        """Writes consents, which wait for no image. Raises OSError."""
+        desired = self.folders.desired
+        with self._writing:
+            desired.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if base is not None:
+                replace_file(desired / BASE, base)
+            if not _is(desired / CONSENTS, envelope):
+                replace_file(desired / CONSENTS, envelope)
 
     def take(self, files: Mapping[str, bytes], stop: Stop) -> None:
         """Writes what differs, images first, the rollout document last. Raises KnhkError and OSError; then the document is not written.

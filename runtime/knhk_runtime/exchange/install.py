@@ -140,8 +140,10 @@ def shim_config(
     ring_dir: Path,
     evaluator: bytes,
     preload: Sequence[str],
+    consent: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The configuration of formats/agent.md. `preload`: stable, candidate and bundle, what is to be read first first."""
+    """The configuration of formats/agent.md. `preload`: stable, candidate and bundle, what is to be read first first.
+    `consent`: where the shim finds consents."""
     return {
         "version": 1,
         "point": point.point,
@@ -169,6 +171,7 @@ def shim_config(
         "failure": point.failure,
         "problemBase": PROBLEM_BASE,
         "notAfterNs": rollout.not_after_ns,
+        "consent": consent,
         "residency": {"bytes": point.resident_bytes, "absent": point.absent, "preload": list(preload)},
     }
 

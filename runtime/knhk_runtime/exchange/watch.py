@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.consents import BASE
+from knhk.model.consents import DOCUMENT as CONSENTS
 from knhk.model.faults import Corrupt, Fault, Refused
 from knhk_runtime.durable import replace_file
+from knhk_runtime.exchange.consents import Consents
 from knhk_runtime.exchange.documents import Accepted, Beside, PackRef, Rollout, read_keys, read_rollout
 from knhk_runtime.exchange.install import BOOTSTRAP, Installed, Private, discovery_text, discovery_version, fetch, shim_config
 from knhk_runtime.exchange.loaded import LoadedPacks
@@ -79,6 +82,15 @@ class Running:
         return self.stable, self.candidate
 
 
+@dataclass
+class Tried:
+    """Files as they were seen, how often they were tried, and when again (monotonic)."""
+
+    seen: tuple[object, ...]
+    attempts: int = 0
+    next_s: float = 0.0
+
+
 class Exchange:
     """One thread calls `look`; the properties may be read from any thread."""
 
@@ -109,6 +121,9 @@ class Exchange:
         self._instance = instance
         self._private = Private(folders.private)
         folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._consents = Consents(folders.desired, folders.private, folders.state)
+        self._tried = Tried(())
+        self._consents_refused: tuple[Fault, ...] = ()
         self._refused: OrderedDict[Fault, None] = OrderedDict()
         self._seen: tuple[object, ...] = ()
         self._attempts = 0
@@ -121,10 +136,14 @@ class Exchange:
     @property
     def refused(self) -> list[dict[str, str]]:
         """`refused` of stats.json since a document was last applied, the oldest first."""
-        return [{"what": fault.value, "where": fault.where, "must": fault.must} for fault in list(self._refused)]
+        return [
+            {"what": fault.value, "where": fault.where, "must": fault.must} for fault in (*list(self._refused), *self._consents_refused)
+        ]
 
     def look(self, now_s: float) -> bool:
         """Applies what is new; True when something was applied. `now_s`: monotonic seconds."""
+        if self._look_at_consents(now_s):
+            self._seen = ()
         *needed, bootstrap = (_stamp(self._folders.desired / name) for name in (*FILES, BOOTSTRAP))
         seen = (*needed, bootstrap)
         if seen != self._seen:
@@ -146,6 +165,32 @@ class Exchange:
         self._refused.clear()
         self._next_s = float("inf")
         return True
+
+    def _look_at_consents(self, now_s: float) -> bool:
+        """Takes what is new of them; true when the shim must be told of another table. A withdrawal waits for no rollout document."""
+        seen = tuple(_stamp(self._folders.desired / name) for name in (CONSENTS, BASE, *FILES[:2]))
+        if seen != self._tried.seen:
+            self._tried = Tried(seen, next_s=now_s)
+        tried = self._tried
+        if now_s < tried.next_s or None in (seen[0], *seen[2:]):
+            return False
+        tried.attempts += 1
+        try:
+            another = self._apply_consents()
+        except Exception as error:  # as in `look`
+            tried.next_s = now_s + (SETTLE_S if tried.attempts == 1 else RETRY_S)
+            if tried.attempts > 1:
+                self._consents_refused = _faults(error)
+            return False
+        tried.next_s, self._consents_refused = float("inf"), ()
+        return another
+
+    def _apply_consents(self) -> bool:
+        data, keys_data, point_data = (_read(self._folders.desired / name) for name in (CONSENTS, *FILES[:2]))
+        now, where = datetime.now(UTC), self._folders.desired
+        keys = read_keys(keys_data, self._root_public, now, self.accepted, str(where / "keys.json"))
+        point = parse_point(point_data, str(where / "point.json"))
+        return bool(point.consent_purposes) and self._consents.apply(data, keys, now, point)
 
     def _refuse(self, error: Exception) -> None:
         for fault in _faults(error):
@@ -183,7 +228,8 @@ class Exchange:
                 self._load(arm, bytes_of_bundle)
         running = replace(self._next_running(rollout, point), in_wave=in_wave)
         self._keep(running, arms, bundle)
-        config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest(), self._order(arms))
+        consent = self._consents.config(point)
+        config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest(), self._order(arms), consent)
         self._private.put_bootstrap(rollout.bootstrap)
         self._private.put_discovery(discovery_text(discovery_version(config), self._module_path, config))
         self.running = running
@@ -224,7 +270,8 @@ class Exchange:
         try:
             document = json.loads(path.read_bytes())
             told = document["running"]
-            point = PointConfig(**{**told["point"], "attributes": tuple(map(tuple, told["point"]["attributes"]))})
+            pairs = {name: tuple(map(tuple, told["point"].get(name, ()))) for name in ("attributes", "consent_purposes")}
+            point = PointConfig(**{**told["point"], **pairs})
             running = Running(**{**told, "point": point, "since": tuple(told["since"])})
         except FileNotFoundError:
             return

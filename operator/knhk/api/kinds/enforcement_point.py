@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, choice, match_labels, name, suspend
+from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, absolute_iri, choice, match_labels, name, suspend
 from knhk.api.kinds.kubernetes_objects import ADMISSION
 from knhk.api.rules import exactly_one, matches, one_of, refused
 from knhk.api.shape import Bool, Int, Kind, List, Map, Obj, Rule, Str
+from knhk.model.consents import MAX_PURPOSES
 
 _ATTRIBUTE = r"^[a-z0-9_.-]{1,63}$"
 _ATTRIBUTE_MUST = "must be lower-case letters, digits, dots, hyphens and underscores, at most 63"
 _HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$"
+_PURPOSE = Obj(
+    "One purpose.",
+    {
+        "name": Str(
+            "Rules read attribute consent.NAME: granted, withdrawn, unknown or stale.",
+            max=48,
+            min=1,
+            rules=(matches(r"^[a-z0-9_.-]{1,48}$", "must be lower-case letters, digits, dots, hyphens and underscores, at most 48"),),
+        ),
+        "purpose": absolute_iri("What the data is used for, as Consents name it."),
+    },
+    required=("name", "purpose"),
+)
+_CONSENT = Obj(
+    "Whose consent to what the point knows of every request, for rules to ask (docs/consent.md).",
+    {
+        "subject": Str(
+            "Attribute that names the person: sub, peer, a claim, or path.NAME of a route.",
+            max=63,
+            min=1,
+            rules=(matches(_ATTRIBUTE, _ATTRIBUTE_MUST),),
+        ),
+        "purposes": List("Purposes, each by a name of its own.", _PURPOSE, max=MAX_PURPOSES, min=1, key="name"),
+        "maxStalenessSeconds": Int(
+            "How long the point goes on with what it knows when it hears nothing; then consents are stale. Default: 60.",
+            min=10,
+            max=86_400,
+            default=60,
+        ),
+    },
+    required=("subject", "purposes"),
+)
 _RESERVED = ("sub", "iss", "action", "peer", "region")
 
 
@@ -114,6 +147,11 @@ _JWT = Obj(
                                 "!(self in ['sub', 'iss', 'action', 'peer', 'region']) && !self.startsWith('path.')",
                                 "must not be sub, iss, action, peer, region or path.…: these come from elsewhere",
                                 lambda v: v not in _RESERVED and not v.startswith("path."),
+                            ),
+                            Rule(
+                                "!self.startsWith('consent.')",
+                                "must not be consent.…: these come from Consents",
+                                lambda v: not v.startswith("consent."),
                             ),
                         ),
                     ),
@@ -240,6 +278,7 @@ SPEC = Obj(
             "What happens on matched routes before a first pack is live: Deny or Admit.", "Deny", "Admit", max=8, default="Deny"
         ),
         "attributes": Obj("Where verified attributes come from.", {"jwt": _JWT}, default={}),
+        "consent": _CONSENT,
         "stickyAttribute": Str(
             "Attribute whose value keeps a caller in one arm and is the judge's independent unit.",
             max=63,
