@@ -71,7 +71,7 @@ class House:
             body = answer.read()
         finally:
             connection.close()
-        return answer.status, [row["message"] for row in json.loads(body)["violations"]] if answer.status == 403 else []
+        return answer.status, [row["message"] for row in json.loads(body).get("violations", ())] if answer.status == 403 else []
 
 
 @contextmanager

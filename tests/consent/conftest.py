@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(TESTS / "reconcilers"), str(TESTS / "store"), str(TESTS / "cli")]
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(TESTS / "reconcilers"), str(TESTS / "store"), str(TESTS / "exchange")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, SELECTORS, STEPS, TLS, steps_table
+from knhk.cli.receipt_lineage import ARCHIVE, POINTER, TAG, export_subject
 from knhk.cli.schema import array, boolean, integer, nullable, obj, string
 from knhk.wiring.home import Home
 
@@ -113,29 +114,39 @@ def query(call: Call) -> Outcome:
     summary="Export decisions for other tools: CSV, JSON Lines, Parquet, OCSF",
     arguments=(
         Argument("--format", help="ocsf: events of class API Activity (6003), one a line", choices=("csv", "jsonl", "ocsf", "parquet")),
-        Argument("--out", help="file to write", kind=Path, metavar="FILE"),
+        Argument("--out", help="file to write; with --subject a new or empty folder", kind=Path, metavar="FILE"),
+        Argument("--subject", help="all about this person: records, proofs, consents; leaves a receipt", metavar="SUBJECT"),
+        Argument("--reason", help="why it may be read, with --subject; it is recorded", metavar="TEXT"),
+        TAG,
+        POINTER,
+        ARCHIVE,
         PLACE,
         *SELECTORS,
         *TLS,
         KUBECONFIG,
     ),
-    output=obj(out=string(), written=integer()),
+    output=obj(out=string(), written=integer(), records=nullable(integer()), unreadable=nullable(integer()), receipt=nullable(integer())),
     examples=(
         "knhk receipt export --format ocsf --out decisions.ocsf.jsonl --field-selector mode=ENFORCED",
         "knhk receipt export --format parquet --out denied.parquet -n erp --verdict DENY",
+        "knhk receipt export --subject c-117 -n ats --reason 'access request 2026-17' --out ./c-117",
     ),
+    detail="--subject: `written` rows of `knhk receipt lineage` with their proofs, an audit bundle that verifies without the product,\n"
+    "and `records` payloads in clear; of `unreadable` decisions the payload is sealed, erased or not kept here. Needs the key of the\n"
+    "namespace's tags and the rollout key: the event SubjectExported is in the log (`receipt`) before anything is written.",
 )
 def export(call: Call) -> Outcome:
     from knhk.reconcilers import exporting
     from knhk.wiring import receipt_reading
 
     args = call.args
-    for name in ("format", "out"):
+    for name in ("reason", "out") if args.subject else ("format", "out"):
         if getattr(args, name) is None:
             raise Usage("must be given", f"--{name}")
-    return Outcome(
-        {"out": str(args.out), "written": exporting.write(args.out, args.format, receipt_reading.selected(args, Home(call.home)))}
-    )
+    if args.subject:
+        return export_subject(call)
+    written = exporting.write(args.out, args.format, receipt_reading.selected(args, Home(call.home)))
+    return Outcome({"out": str(args.out), "written": written, "records": None, "unreadable": None, "receipt": None})
 
 
 @command(

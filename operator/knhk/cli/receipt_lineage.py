@@ -1,0 +1,100 @@
+"""`knhk receipt lineage`: everything that happened about one person or business key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
+from knhk.cli.log import AT, KEYS, PLACE, ROOT, STEPS, steps_table
+from knhk.cli.schema import array, obj
+from knhk.wiring.home import Home
+
+if TYPE_CHECKING:
+    from knhk.wiring.lineage import Asked
+
+NAMESPACE = Argument("--namespace", "-n", help="whose key makes tags of names (default: default)", default="default", metavar="NS")
+TAG = Argument("--tag", help="SUBJECT is a tag (64 hexadecimal digits) and no name", flag=True)
+POINTER = Argument("--pointer", help="the name may stand at this place of a JSON body, too (RFC 6901)", repeat=True, metavar="/A/B")
+ARCHIVE = Argument("--archive", help="read records of this archive (formats/delta.md), not the outboxes beside the log", metavar="PLACE")
+COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "record", "verified")
+
+
+@command(
+    ("receipt", "lineage"),
+    summary="All that happened about one person, business key or receipt, in the order of the log",
+    arguments=(
+        Argument("subject", help="a name as attributes hold it, a tag with --tag, or a receipt id", metavar="SUBJECT|RECEIPT"),
+        NAMESPACE,
+        TAG,
+        POINTER,
+        PLACE,
+        ARCHIVE,
+        Argument("--verify", help="hold every row against signatures, proofs and kept records", flag=True),
+        ROOT,
+        KEYS,
+        AT,
+    ),
+    output=obj(rows=array({"type": "object"}), verified={"type": ["boolean", "null"]}, steps=STEPS),
+    examples=(
+        "knhk receipt lineage c-117 -n ats",
+        "knhk receipt lineage c-117 -n ats --verify -o json",
+        "knhk receipt lineage INV-2026-17 --pointer /invoice/number --archive ./delta",
+        "knhk receipt lineage 5f2c…",
+    ),
+    detail="Decisions with pack, data, who approved the pack, when it went live and which consents held then; consents and their\n"
+    "withdrawals; erasures, legal holds and exports. Each row is an entry of the log: `knhk receipt verify ENTRY` verifies one alone.",
+    exits={FAULTS: "something does not verify: `steps` say what and where"},
+)
+def lineage(call: Call) -> Outcome:
+    from knhk.wiring import evidence
+    from knhk.wiring import lineage as wiring
+
+    args, home = call.args, Home(call.home)
+    asked = asked_of(call, args.subject)
+    found = wiring.find(asked, home)
+    steps = []
+    if args.verify:
+        steps = wiring.verified(found, evidence.trust(home, args.root, args.keys, args.at, evidence.folder(asked.log)))
+    good = all(step.ok for step in steps)
+    data = {"rows": list(found.rows), "verified": good if args.verify else None, "steps": [step._asdict() for step in steps]}
+    table = Table("", COLUMNS, tuple(_cells(row) for row in found.rows))
+    bad = [step for step in steps if not step.ok]
+    return Outcome(data, OK if good else FAULTS, (table, *([steps_table(bad)] if bad else [])))
+
+
+def asked_of(call: Call, subject: str) -> Asked:
+    """Raises Usage."""
+    import re
+
+    from knhk.wiring.lineage import Asked
+
+    args = call.args
+    if args.tag and not re.fullmatch("[0-9a-f]{64}", subject):
+        raise Usage("must be 64 hexadecimal digits with --tag", "subject")
+    return Asked(subject, args.namespace or "default", args.tag, tuple(args.pointer), args.log or str(Home(call.home).log), args.archive)
+
+
+def export_subject(call: Call) -> Outcome:
+    """`knhk receipt export --subject`."""
+    from knhk.wiring import evidence
+    from knhk.wiring import lineage as wiring
+    from knhk.wiring.embedded import local_user
+
+    args, home = call.args, Home(call.home)
+    out: Path = args.out
+    asked = asked_of(call, args.subject)
+    made = wiring.export(asked, home, evidence.trust(home, None, None, None, evidence.folder(asked.log)), out, args.reason, local_user())
+    return Outcome({"out": str(out), "written": made.rows, "records": made.records, "unreadable": made.unreadable, "receipt": made.receipt})
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    verified = {True: "ok", False: "BAD"}.get(row.get("verified"), "")  # type: ignore[arg-type]
+    if row["what"] != "decision":
+        of = row["evidence"].get("purpose", row["subject"])
+        return (str(row["index"]), row["time"], row["kind"], of, row["actor"], "", "", verified)
+    pack = row["pack"]["name"] if row["pack"] else ""
+    approvers = ", ".join(sorted({one["approver"] for one in row["approvals"]}))
+    held = ", ".join(f"{one['purpose']}: {one['state']}" for one in row["consents"])
+    what = f"{row['verdict'] or row['kind']} {row['mode'].lower()}"
+    return (str(row["index"]), row["time"][:19] + "Z", what, pack, approvers, held, row["record"], verified)

@@ -1,0 +1,191 @@
+"""Lineage and export of one subject, for commands: which log and records are read, and by whose right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from knhk.adapters.log_sequencer import SequencerLog
+from knhk.adapters.secrets_folder import FolderSecrets
+from knhk.lockchain import PolicyEvent, statement
+from knhk.model.canonical import canonical, sha256_hex
+from knhk.model.faults import Fault, NotFound, Refused, Stalled
+from knhk.model.subjects import tag_of
+from knhk.reconcilers import lineage
+from knhk.reconcilers.evidence import Bundle, judge, write
+from knhk.reconcilers.lineage import Kept, Wanted
+from knhk.wiring import evidence, replays
+from knhk.wiring.consenting import subject_key
+from knhk.wiring.home import Home
+from knhk.wiring.log_opening import Opened, opened
+from knhk_runtime.record import Record
+from knhk_verify.evidence import Step
+from knhk_verify.leaf import Leaf
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose lineage: SUBJECT, a tag, or a receipt id (32 hexadecimal digits); of which log and archive."""
+
+    subject: str
+    namespace: str
+    is_tag: bool
+    pointers: tuple[str, ...]
+    log: str
+    archive: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    rows: Sequence[dict[str, Any]]
+    kept: dict[bytes, Kept]
+    log: Opened
+    wanted: Wanted
+
+
+def find(asked: Asked, home: Home) -> Found:
+    """Raises NotFound, Bad, Waiting, Stalled."""
+    wanted = wanted_of(asked, home)
+    log = opened(asked.log)
+    folder = evidence.folder(asked.log)
+    records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
+    kept = lineage.kept_of(records, wanted, _closed)
+    return Found(lineage.lineage(log.served.entries(), kept, wanted), kept, log, wanted)
+
+
+def wanted_of(asked: Asked, home: Home) -> Wanted:
+    """Without the key of the namespace a name is sought in what lies in clear alone."""
+    if asked.is_tag:
+        return Wanted(tags=frozenset((asked.subject,)))
+    if len(asked.subject) == 32 and set(asked.subject) <= set("0123456789abcdef"):
+        return Wanted(receipts=frozenset((bytes.fromhex(asked.subject),)))
+    return Wanted(asked.subject, frozenset(_tags(asked, home)), pointers=asked.pointers)
+
+
+def _tags(asked: Asked, home: Home) -> list[str]:
+    try:
+        return [tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject)]
+    except Stalled:
+        return []
+
+
+def _closed(record: Record, leaf: Leaf) -> Record | None:
+    """Sealed records stay sealed here."""
+    return None
+
+
+def verified(found: Found, trust: evidence.Trust) -> list[Step]:
+    """Holds every row against the log's checkpoint and its signer's key, and each kept record against its leaf; `verified` of the rows says
+    what came of it. Raises Bad."""
+    steps = list[Step]()
+    for row in found.rows:
+        bundle = Bundle()
+        bundle.prove(found.log.served, row["index"], found.log.note)
+        files = bundle.files()
+        judged = trust.evidence()
+        judge(judged, files)
+        named = [(name, text.encode()) for name, text in files.items()]
+        own = [*judged.steps, *evidence.kept(named, evidence.folder(found.log.served.name))]
+        row["verified"] = all(step.ok for step in own)
+        steps += own
+    return steps
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`receipt`: index of the event that says so."""
+
+    folder: Path
+    rows: int
+    records: int
+    unreadable: int
+    receipt: int
+
+
+def export(asked: Asked, home: Home, trust: evidence.Trust, out: Path, reason: str, actor: str) -> Exported:
+    """Writes all about a subject into a new folder, after the log has the event that it was read. Raises Stalled without the right: the key
+    of the namespace's tags and the rollout key of the home; Refused; and as `find`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refused([Fault("--out", str(out), "must be a new or an empty folder")])
+    tag = asked.subject if asked.is_tag else tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject)
+    found = find(asked, home)
+    if not found.rows:
+        raise NotFound(f"{asked.subject}: nothing in this log is about it")
+    receipt = _announce(home, asked.namespace, tag, reason, actor, found)
+    bundle = Bundle()
+    for row in found.rows:
+        bundle.prove(found.log.served, row["index"], found.log.note)
+    write(out, bundle, trust.keys_json)
+    records = _records(out, found)
+    unreadable = sum(1 for row in found.rows if row["what"] == "decision" and row["record"] != "clear")
+    document = {"subject": tag, "namespace": asked.namespace, "exported": receipt, "rows": list(found.rows)}
+    (out / "subject.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    (out / "index.md").write_text(_index(out, found.rows, receipt, unreadable))
+    return Exported(out, len(found.rows), records, unreadable, receipt)
+
+
+def _announce(home: Home, namespace: str, tag: str, reason: str, actor: str, found: Found) -> int:
+    """Access to personal data is an event, in the log before anything is written."""
+    from knhk.wiring.signing import signer_in
+
+    log = SequencerLog(home.sequencer_socket)
+    size = found.log.served.size
+    said = {"rows": len(found.rows), "size": size, "reason": reason, "entries": sha256_hex(canonical([row["index"] for row in found.rows]))}
+    event = PolicyEvent(
+        "SubjectExported",
+        (f"subject/{tag}", tag),
+        actor,
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        evidence={"namespace": namespace, **said},
+    )
+    return log.append_event(signer_in(home.keys).bundle("rollout", statement(event)))
+
+
+def _records(out: Path, found: Found) -> int:
+    """O of each record that may be read, under the number of its entry."""
+    written = 0
+    for row in found.rows:
+        kept = found.kept.get(found.log.served.entry(row["index"])) if row["what"] == "decision" else None
+        told = lineage.in_clear(kept) if kept is not None else None
+        if told is not None:
+            (out / "records").mkdir(exist_ok=True)
+            (out / "records" / f"{row['index']}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            written += 1
+    return written
+
+
+def _index(out: Path, rows: Sequence[dict[str, Any]], receipt: int, unreadable: int) -> str:
+    decisions = sum(row["what"] == "decision" for row in rows)
+    lines = [
+        "# What is kept about one person",
+        "",
+        f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; that it was written is entry {receipt} of the log.",
+        f"Decisions: {decisions}, of which the payload of {unreadable} is sealed, erased or not here. Events: {len(rows) - decisions}.",
+        "",
+        "- `records/N.json`: what was decided upon, in clear",
+        "- `receipts/N.json`: proof of entry N; verify all of them with Python and its package `cryptography`:",
+        "  `cd verifier && python -m knhk_verify --root ROOT ..`, ROOT being the pinned root key from a source that you trust",
+        "- `subject.json`: the table below for programs",
+        "",
+        "| entry | time | what | of | by | consents then | record |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(row, (out / "records" / f"{row['index']}.json").exists()) for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any], written: bool) -> str:
+    if row["what"] != "decision":
+        evidence_ = row["evidence"]
+        return f"| {row['index']} | {row['time']} | {row['kind']} | {evidence_.get('purpose', row['subject'])} | {row['actor']} | | |"
+    pack = row["pack"]["name"] if row["pack"] else "no pack"
+    approvers = ", ".join(sorted({one["approver"] for one in row["approvals"]})) or "nobody approved it"
+    held = ", ".join(f"{one['purpose']}: {one['state']}" for one in row["consents"])
+    record = f"[records/{row['index']}.json](records/{row['index']}.json)" if written else row["record"]
+    what = f"{row['verdict'] or row['kind']} ({row['mode'].lower()})"
+    return f"| {row['index']} | {row['time']} | {what} | {pack} | {approvers} | {held} | {record} |"
