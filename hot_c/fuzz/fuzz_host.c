@@ -522,7 +522,7 @@ static const char *consents_file(void) {
   words[1] = chance(8) ? 4 : chance(9);
   words[2] = chance(2) ? UINT64_MAX : 0;
   for (size_t i = 8; i < sizeof words / sizeof *words; i++) words[i] = chance(2) ? chance(256) : 0;
-  snprintf(path, sizeof path, "%s/consents.map", folder);
+  snprintf(path, sizeof path, "%s.map", folder);
   unlink(path);
   int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
   MUST(fd >= 0 && write(fd, words, sizeof words - (chance(8) ? 0 : 8)) > 0);
@@ -583,7 +583,7 @@ static void swap_config(slot *c) {
 
 static void leave(void) {
   char path[512];
-  snprintf(path, sizeof path, "%s/consents.map", folder);
+  snprintf(path, sizeof path, "%s.map", folder);
   unlink(path);
   rmdir(folder);
 }

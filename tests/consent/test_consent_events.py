@@ -64,9 +64,10 @@ def test_a_base_is_what_the_format_says() -> None:
             base_records(wrong)
 
 
-def test_masks_have_a_bit_for_each_purpose_of_the_point() -> None:
-    standing = {"a:1": "Granted", "a:2": "Withdrawn", "a:3": "Granted"}
-    assert masks_of(standing, ["a:2", "a:3", "a:9"]) == (0b010, 0b001)
+def test_masks_have_a_bit_for_each_purpose_of_the_point_and_withdrawn_wins() -> None:
+    bits = {"a:2": 1, "a:3": 2, "a:9": 4}
+    standing = [("a:1", "Granted"), ("a:2", "Withdrawn"), ("a:3", "Granted"), ("a:9", "Withdrawn"), ("a:9", "Granted")]
+    assert masks_of(standing, bits) == (0b010, 0b101)
 
 
 def test_each_change_is_an_event_that_names_a_tag_and_never_the_person() -> None:

@@ -169,6 +169,22 @@ def test_many_subjects_are_a_base_and_a_withdrawal_stays_a_small_document(side: 
     assert (side.seen("s8"), side.seen("s9"), side.seen("s10")) == ((0, 1), (0, 0), (1, 0))
 
 
+def test_who_took_the_document_before_needs_no_base_and_who_missed_it_does(side: Side) -> None:
+    for number in range(COMPACT_AT - 1):
+        side.book._of("erp").take(consent(f"s{number}", PURPOSES[0]), GRANTED)
+    side.take("s0", WITHDRAWN)
+    side.take("ada", GRANTED)
+    side.apply()
+    assert side.world.fleet.bases == {}
+    side.take("eve", GRANTED)
+    assert side.world.fleet.bases.pop("erp/p1"), "changes have become many"
+    side.apply()  # and nobody has the base
+    assert [side.seen(name) for name in ("s0", "s1", "ada", "eve")] == [(0, 1), (1, 0), (1, 0), (1, 0)]
+    side.agent = side.start()
+    with pytest.raises(FileNotFoundError):
+        side.apply()
+
+
 def test_a_restarted_agent_goes_on_with_its_table_and_takes_nothing_older(side: Side) -> None:
     side.take("ada", GRANTED)
     old = side.envelope

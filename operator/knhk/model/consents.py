@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 GRANTED: Final = "Granted"
@@ -27,10 +27,15 @@ def consent_name(tag: str, purpose: str) -> str:
     return f"{tag[:32]}-{hashlib.sha256(purpose.encode()).hexdigest()[:8]}"
 
 
-def masks_of(standing: Mapping[str, str], purposes: Sequence[str]) -> Masks:
-    """`standing`: purpose → Granted or Withdrawn."""
-    bits = {state: sum(1 << bit for bit, purpose in enumerate(purposes) if standing.get(purpose) == state) for state in EVENTS}
-    return bits[GRANTED], bits[WITHDRAWN]
+def masks_of(standing: Iterable[tuple[str, str]], bits: Mapping[str, int]) -> Masks:
+    """`standing`: purposes, and Granted or Withdrawn; of two about one the one that was withdrawn counts. `bits`: purpose → mask."""
+    granted = withdrawn = 0
+    for purpose, state in standing:
+        if state == GRANTED:
+            granted |= bits.get(purpose, 0)
+        else:
+            withdrawn |= bits.get(purpose, 0)
+    return granted & ~withdrawn, withdrawn
 
 
 def base_bytes(records: Iterable[tuple[bytes, Masks]]) -> bytes:

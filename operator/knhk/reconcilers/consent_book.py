@@ -50,17 +50,14 @@ class _Known:
             self.dropped += MAX_CHANGES
             del self.changed[:MAX_CHANGES]
 
-    def masks(self, tag: bytes, purposes: tuple[str, ...]) -> Masks:
-        """Of two Consents to one purpose the one that was withdrawn counts."""
-        found: dict[str, str] = {}
-        for purpose, state in sorted(self.standing.get(tag, {}).values()):
-            found[purpose] = state  # Granted before Withdrawn
-        return masks_of(found, purposes)
+    def masks(self, tag: bytes, bits: Mapping[str, int]) -> Masks:
+        return masks_of(self.standing.get(tag, {}).values(), bits)
 
 
 @dataclass
 class _Told:
-    """What a point was told last. `at`: how many changes of the namespace it takes in; `due_s`: when it is to be renewed (monotonic)."""
+    """What a point was told last. `at`: how many changes of the namespace it takes in; `due_s`: when it is to be renewed (monotonic).
+    `last`: SHA-256 of the document; `after`: of the last one before the base."""
 
     purposes: tuple[str, ...]
     staleness_s: int
@@ -70,6 +67,12 @@ class _Told:
     at: int
     due_s: float = 0.0
     unhanded: bytes | None = None
+    last: str | None = None
+    after: str | None = None
+
+    @property
+    def bits(self) -> Mapping[str, int]:
+        return {purpose: 1 << bit for bit, purpose in enumerate(self.purposes)}
 
 
 @dataclass
@@ -144,26 +147,32 @@ class ConsentBook:
         if len(known.standing) > COMPACT_AT:
             self._compact(known, told)
         else:
-            told.changes = {tag: known.masks(tag, purposes) for tag in known.standing}
+            bits = told.bits
+            told.changes = {tag: known.masks(tag, bits) for tag in known.standing}
         return told
 
     def _take_in(self, known: _Known, told: _Told) -> None:
-        fresh = known.changed[told.at - known.dropped :]
+        """What is new goes into the changes, after a new base too: who took the document before needs no base."""
+        fresh, bits = known.changed[told.at - known.dropped :], told.bits
+        if len(told.changes) + len(fresh) > COMPACT_AT:
+            self._compact(known, told)
         for tag in fresh:
             told.changes.pop(tag, None)
-            told.changes[tag] = known.masks(tag, told.purposes)
+            told.changes[tag] = known.masks(tag, bits)
         told.at = known.end
-        if len(told.changes) > COMPACT_AT:
-            self._compact(known, told)
-            told.changes = {tag: known.masks(tag, told.purposes) for tag in fresh[-COMPACT_AT:]}
+        if len(told.changes) > MAX_CHANGES:  # as many at once: everybody takes the base
+            told.changes, told.after = {}, None
 
     def _compact(self, known: _Known, told: _Told) -> None:
-        data = base_bytes((tag, known.masks(tag, told.purposes)) for tag in known.standing)
-        told.base, told.unhanded, told.changes = (sha256_hex(data), len(known.standing)), data, {}
+        bits = told.bits
+        data = base_bytes((tag, masks_of(rows.values(), bits)) for tag, rows in known.standing.items())
+        told.base, told.unhanded, told.changes, told.after = (sha256_hex(data), len(known.standing)), data, {}, told.last
 
     def _publish(self, where: str, known: _Known, told: _Told) -> None:
         now_ns = self.ports.clock.now_ns()
-        base: Mapping[str, object] | None = None if told.base is None else {"sha256": told.base[0], "subjects": told.base[1]}
+        base: Mapping[str, object] | None = None
+        if told.base is not None:
+            base = {"sha256": told.base[0], "subjects": told.base[1], "after": told.after}
         document = {
             "version": 1,
             "point": where,
@@ -176,6 +185,7 @@ class ConsentBook:
             "base": base,
             "changes": [[tag.hex(), *masks] for tag, masks in told.changes.items()],
         }
-        envelope = self.ports.signer.sign("rollout", PAYLOAD_TYPE, canonical(document))
+        payload = canonical(document)
+        envelope = self.ports.signer.sign("rollout", PAYLOAD_TYPE, payload)
         self.ports.fleet.publish_consents(where, canonical(envelope), told.unhanded)
-        told.unhanded = None
+        told.unhanded, told.last = None, sha256_hex(payload)

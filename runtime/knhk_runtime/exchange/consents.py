@@ -35,7 +35,8 @@ _NOBODY = bytes(KEY_BYTES)
 
 @dataclass(frozen=True)
 class Document:
-    """A verified consents.json. `base`: (SHA-256, subjects)."""
+    """A verified consents.json. `base`: (SHA-256, subjects); `after`: digest of the document whose reader needs no base; `digest`: its
+    own."""
 
     epoch: int
     issued: datetime
@@ -43,7 +44,9 @@ class Document:
     key: bytes
     purposes: tuple[str, ...]
     base: tuple[str, int] | None
+    after: str | None
     changes: tuple[tuple[bytes, Masks], ...]
+    digest: str
 
 
 def read_consents(data: bytes, keys: Keys, now: datetime, point: PointConfig, where: str) -> Document:
@@ -60,7 +63,9 @@ def read_consents(data: bytes, keys: Keys, now: datetime, point: PointConfig, wh
             unb64(said["key"], f"{where}: key"),
             tuple(said["purposes"]),
             (said["base"]["sha256"], said["base"]["subjects"]) if said["base"] else None,
+            said["base"]["after"] if said["base"] else None,
             tuple((bytes.fromhex(tag), (granted, withdrawn)) for tag, granted, withdrawn in said["changes"]),
+            sha256_hex(canonical(said)),
         )
     except Bad as error:
         raise Refused([Fault(error.where, error.what, "must be consents of this point, signed by a key of role rollout")]) from error
@@ -75,7 +80,7 @@ def _checks(said: Mapping[str, Any], point: PointConfig) -> Iterator[tuple[str, 
     yield "issued", isinstance(said.get("issued"), str) and isinstance(said.get("notAfter"), str), "must be a time, notAfter too"
     yield "key", _is_key(said.get("key")), f"must be {KEY_BYTES} bytes in base64"
     yield "purposes", said.get("purposes") == iris, f"must be those of point.json: {', '.join(iris)}"
-    yield "base", said.get("base", 0) is None or _is_base(said.get("base")), "must be null or sha256 and subjects"
+    yield "base", said.get("base", 0) is None or _is_base(said.get("base")), "must be null or sha256, subjects and after"
     changes = said.get("changes")
     fine = isinstance(changes, list) and len(changes) <= MAX_CHANGES and all(map(_is_change, changes))
     yield "changes", fine, f"must be at most {MAX_CHANGES} of [tag, granted, withdrawn]"
@@ -93,9 +98,13 @@ def _is_key(value: object) -> bool:
 
 
 def _is_base(value: object) -> bool:
-    if not isinstance(value, dict) or set(value) != {"sha256", "subjects"}:
+    if not isinstance(value, dict) or set(value) != {"sha256", "subjects", "after"} or not _is_count(value["subjects"]):
         return False
-    return isinstance(value["sha256"], str) and re.fullmatch(r"[0-9a-f]{64}", value["sha256"]) is not None and _is_count(value["subjects"])
+    return _is_digest(value["sha256"]) and (value["after"] is None or _is_digest(value["after"]))
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _is_change(row: object) -> bool:
@@ -206,6 +215,7 @@ class Consents:
         self._tables: list[Table] = []
         self._made_of: tuple[bytes, Sequence[str]] = (b"", ())
         self._base: tuple[str, int] | None = None
+        self._last = ""  # digest of the document that the tables say
         self._accepted = self._load()
 
     def _load(self) -> tuple[int, str]:
@@ -237,7 +247,8 @@ class Consents:
         if order[0] < self._accepted[0] or order[1] < self._accepted[1]:
             must = f"must be {self._accepted[0]}, issued {self._accepted[1]}, or later: an older document is refused"
             raise Refused([Fault(f"{where}: epoch", f"{order[0]}, issued {order[1]}", must)])
-        base = self._read_base(document) if document.base is not None and document.base != self._base else None
+        known = document.base in (None, self._base) or (document.after is not None and document.after == self._last)
+        base = None if known or document.base is None else self._read_base(document)
         if order != self._accepted:
             replace_file(self.state / DOCUMENT, canonical({"epoch": order[0], "issued": order[1]}))
             self._accepted = order
@@ -250,7 +261,7 @@ class Consents:
             del self._tables[:-1]  # it is full: what it says goes stale
         if another:
             self._put(document, self._read_base(document) if document.base is not None else None)
-        self._base = document.base
+        self._base, self._last = document.base, document.digest
         for table in self._tables:
             table.fresh_until(document.not_after_ns)
         return another
@@ -282,7 +293,7 @@ class Consents:
         for gone in self._tables[: len(self._tables) - len(kept)]:
             gone.fresh_until(0)
             gone.close()
-        self._tables, self._made_of, self._base = [*kept, made], (key, tuple(purposes)), None
+        self._tables, self._made_of, self._base, self._last = [*kept, made], (key, tuple(purposes)), None, ""
         names = {table.path.name for table in self._tables}
         for path in self.private.glob("consents-*.map"):
             if path.name not in names and not kept:
