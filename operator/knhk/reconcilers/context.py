@@ -16,7 +16,7 @@ from knhk.lockchain import PolicyEvent, receipt_labels, receipt_spec, statement
 from knhk.model.faults import AlreadyExists, Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Event as Moved
 from knhk.model.resource import Key, Resource
-from knhk.model.times import rfc3339
+from knhk.model.times import from_rfc3339_ns, rfc3339
 from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
 from knhk.ports.fleet import Fleet
@@ -40,6 +40,8 @@ REQUESTED = "knhk.dev/requestedAt"  # annotation: look at the object again, and 
 _STAYS = ("pending", "history", "lastHandledRequestedAt")
 RECEIPTS_AT_ONCE = 8  # what is urgent waits no longer than for so many,
 RECEIPTS_EACH = 3  # or for so many of each hand that writes
+GIVES_WAY_S = 10.0  # what a finished build left waits so long for its Receipt, while others are built
+BUILD_ENDED = frozenset((Moved.COMPILED.value, Moved.BUILT.value, Moved.SIGNED.value))
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,16 @@ class Ports:
 
 @dataclass(frozen=True)
 class Ordered:
-    """A policy event that is in the log: its index, its time (RFC 3339), and the SHA-256 of its subject."""
+    """A policy event that is in the log: its index, its time (RFC 3339), the SHA-256 of its subject, and what happened."""
 
     index: int
     time: str
     subject: str
+    kind: str
+
+    def gives_way(self, now_ns: int) -> bool:
+        """Whether its Receipt may wait for builds: it tells of one that ended, a little while ago. When the clock went back none waits."""
+        return self.kind in BUILD_ENDED and 0 <= now_ns - from_rfc3339_ns(self.time) < GIVES_WAY_S * 1e9
 
 
 _Slot = tuple[Key, str]  # an object, and the bundle of an event of it
@@ -136,23 +143,33 @@ class Journal:
             found.append(self._delivered[slot])
         return tuple(found)
 
-    def settle(self) -> bool:
+    def settle(self, building: bool = False) -> bool:
         """Delivers what deleted objects left, and makes Receipts of delivered events that a checkpoint covers by now, a few at a time;
-        true when none is left."""
+        true when none is left. `building`: packs are being built, and what may wait gives way to them."""
         while self._orphans:
             self.deliver(self._orphans[0])
             del self._orphans[0]
         done: dict[Key, set[str]] = {}
-        for key, bundle in self._receipted():
+        for key, bundle in self._receipted(building):
             done.setdefault(key, set()).add(bundle)
         self.ports.together([partial(self._clear, key, bundles) for key, bundles in done.items()])
         self._release()
         return not self._delivered
 
-    def _receipted(self) -> tuple[_Slot, ...]:
+    def _due(self, building: bool) -> Collection[_Slot]:
+        """Delivered events whose Receipts are made now. An object's events leave its status in their order, so they go together; those of
+        a deleted one keep it from its end, and wait for nobody."""
+        if not building:
+            return self._delivered
+        now_ns = self.ports.clock.now_ns()
+        due = {key for (key, _), event in self._delivered.items() if not event.gives_way(now_ns)}
+        due |= {resource.key for resource in self._departed.values()}
+        return [slot for slot in self._delivered if slot[0] in due]
+
+    def _receipted(self, building: bool) -> tuple[_Slot, ...]:
         """Makes Receipts of the oldest delivered events; those that have one now. The first of each namespace go before the others: of one
         that takes no receipt now no more are tried, so that none of another waits for it."""
-        slots = sorted(self._delivered, key=lambda slot: self._delivered[slot].index)
+        slots = sorted(self._due(building), key=lambda slot: self._delivered[slot].index)
         left = max(RECEIPTS_AT_ONCE, RECEIPTS_EACH * self.ports.together.most)
         firsts: dict[str, _Slot] = {}
         for slot in slots:
@@ -234,7 +251,8 @@ def statement_of(bundle: str) -> dict[str, Any]:
 
 def _ordered(index: int, bundle: str) -> Ordered:
     document = statement_of(bundle)
-    return Ordered(index, document["predicate"]["time"], document["subject"][0]["digest"]["sha256"])
+    predicate = document["predicate"]
+    return Ordered(index, predicate["time"], document["subject"][0]["digest"]["sha256"], predicate["kind"])
 
 
 def fault_rows(refused: Refused) -> tuple[list[dict[str, str]], str]:

@@ -106,7 +106,7 @@ class Controller:
         until_s = self._now_s() + TURN_S
         while (now_s := self._now_s()) < until_s and (taken := self._taken(now_s)):
             self._converge(taken)
-        self._beside(self.journal.settle, "receipts wait")
+        self._beside(lambda: self.journal.settle(self._packs.building), "receipts wait")
         busy = self.queue.late_s(self._now_s()) > 0
         self._beside(lambda: self._keeping.turn(self._now_s(), busy=busy), "old receipts stay for now")
         self._beside(lambda: self._notarising.turn(self._now_s()), "receipts have nobody outside yet")

@@ -139,6 +139,11 @@ class PackReconciler:
             return self._build(pack)
         return self._judge(pack, phase)
 
+    @property
+    def building(self) -> bool:
+        """Whether builds are under way."""
+        return bool(self._builds)
+
     def gone(self, pack: Resource) -> None:
         """Forgets a deleted pack. Its points take back what they had without it, by themselves."""
         self._forget_builds(pack)
