@@ -127,8 +127,17 @@ def said(client: KubeClient, pod: dict[str, Any], ns: str = NS) -> str:
 
 
 def said_of_port_forward(client: KubeClient) -> str:
+    return said_of_connecting(client, "portforward", {"ports": "9000"})
+
+
+def said_of(client: KubeClient, way: str, container: str) -> str:
+    """Why nobody gets into a container by exec or attach."""
+    return said_of_connecting(client, way, {"stdout": "true", "command": "id"} | ({"container": container} if container else {}))
+
+
+def said_of_connecting(client: KubeClient, way: str, query: dict[str, str]) -> str:
     try:
-        client.call("POST", f"{PODS}/stored/portforward", {"ports": "9000"})
+        client.call("POST", f"{PODS}/stored/{way}", query)
     except (Refused, Stalled, Waiting, NotFound) as error:
         return str(error)
     return ""
@@ -272,6 +281,14 @@ def test_no_container_and_no_port_forward_enters_a_guarded_pod(guarded: KubeClie
     with pytest.raises((Refused, Stalled), match="must be reached through its guard"):
         guarded.call("PUT", f"{PODS}/stored/ephemeralcontainers", {}, pod)
     assert "must be reached through its guard" in said_of_port_forward(guarded)
+
+
+@pytest.mark.parametrize("way", ["exec", "attach"])
+@pytest.mark.parametrize("container", ["knhk-agent", "knhk-envoy", ""])
+def test_nobody_gets_into_the_guards_own_containers(guarded: KubeClient, stored: dict[str, Any], way: str, container: str) -> None:
+    """There lie its token and its client's key. Without a name the API server chooses, and in a gateway that is the guard's."""
+    assert "must name a container that is not the guard's" in said_of(guarded, way, container)
+    assert "does not have a host" in said_of(guarded, way, stored["spec"]["containers"][0]["name"])  # let through; there is no node
 
 
 def test_without_the_mutating_webhook_a_bare_pod_is_refused_and_so_is_a_guard_of_ones_own_making(
