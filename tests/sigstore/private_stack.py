@@ -6,8 +6,10 @@ All but the issuer are the real servers, on loopback, each over a folder of its 
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -234,8 +236,17 @@ def _timestamps(program: Path, folder: Path, root: tuple[ec.EllipticCurvePrivate
         chain = ("--certificate-chain-path", str(folder / "chain.pem"), "--disable-ntp-monitoring")
         return (str(program), "serve", "--host", HOST, "--port", port, *signer, *chain)
 
-    with _served(folder, 1, command, "/ping") as server:
+    with _alone_on_this_machine(), _served(folder, 1, command, "/ping") as server:
         yield server
+
+
+@contextmanager
+def _alone_on_this_machine() -> Iterator[None]:
+    """The timestamp server's metrics have a port that cannot be chosen, 2112 (timestamp-authority, pkg/server/prometheus.go): another
+    run of these tests waits."""
+    with (Path(tempfile.gettempdir()) / "knhk-tests-port-2112.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
