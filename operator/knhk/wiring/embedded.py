@@ -34,6 +34,7 @@ from knhk.model.keeping import BY_DEFAULT, Keep
 from knhk.ports.builder import Builder
 from knhk.ports.notary import Notary
 from knhk.ports.registry import Registry
+from knhk.ports.secrets import Secrets
 from knhk.ports.signer import Signer
 from knhk.ports.store import Store
 from knhk.reconcilers.context import Ports
@@ -44,6 +45,7 @@ from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.leading import ACTS, always, fence
 from knhk.wiring.signing import established, notary_in, signer_in
+from knhk.wiring.subject_key import Made
 
 READY_WITHIN_S = 20.0
 _log = logging.getLogger("knhk.embedded")
@@ -133,6 +135,7 @@ def serve(
     store = store or SqliteStore(home.store, clock, SystemRandom())
     registry = registry or LayoutRegistry(home.registry)
     fenced_registry: Registry = fence(registry, ACTS["registry"], check)
+    secrets: Secrets = Made(home.secrets) if access is None else access.secrets
     access = access or Access(FolderSecrets(home.secrets), FileTrusts(home.trusts), EMBEDDED)
     try:
         if own_log:
@@ -140,7 +143,7 @@ def serve(
         _note_children(home, supervisor)
         with nullcontext(builder) if builder else workshop(fenced_registry, signer, home.run / "compiled", notary) as building:
             ports = _ports(home, store, signer, supervisor, clock, registry, building)
-            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary, secrets=access.secrets))
+            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary, secrets=secrets))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access, check) as found, webhooks(store, access, clock):
                     _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file)

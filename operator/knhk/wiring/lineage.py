@@ -19,9 +19,9 @@ from knhk.reconcilers import lineage
 from knhk.reconcilers.evidence import Bundle, judge, write
 from knhk.reconcilers.lineage import Kept, Wanted
 from knhk.wiring import evidence, replays
-from knhk.wiring.consenting import subject_key
 from knhk.wiring.home import Home
 from knhk.wiring.log_opening import Opened, opened
+from knhk.wiring.subject_key import subject_key
 from knhk_runtime.record import Record
 from knhk_verify.evidence import Step
 from knhk_verify.leaf import Leaf

@@ -1,0 +1,57 @@
+"""The key that makes tags of names, one for each namespace."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from knhk.adapters.secrets_folder import FolderSecrets
+from knhk.model.consents import SECRET, SECRET_KEY
+from knhk.model.faults import Stalled
+from knhk.model.subjects import KEY_BYTES
+from knhk.ports.secrets import Secrets
+from knhk.wiring.home import private_folder
+
+
+def subject_key(source: Secrets, namespace: str) -> bytes:
+    """The key of a namespace's tags. Raises Stalled."""
+    key = source.read(namespace, SECRET).get(SECRET_KEY, b"")
+    if len(key) != KEY_BYTES:
+        raise Stalled("NoSecret", f"{namespace}/{SECRET}: must have {SECRET_KEY}, {KEY_BYTES} random bytes")
+    return key
+
+
+@dataclass(frozen=True)
+class Made:
+    """Secrets of a home; the key of a namespace's tags is made when it is asked for first."""
+
+    folder: Path
+
+    def read(self, namespace: str, name: str) -> dict[str, bytes]:
+        """See the port."""
+        if name == SECRET:
+            _make(self.folder / namespace / name / SECRET_KEY, lambda: secrets.token_bytes(KEY_BYTES))
+        return dict(FolderSecrets(self.folder).read(namespace, name))
+
+
+def _make(path: Path, made: Callable[[], bytes]) -> None:
+    """A file that only this user reads, whole or not at all; one that is there stays."""
+    if path.exists():
+        return
+    for folder in reversed(path.parents[:3]):
+        private_folder(folder)
+    temporary = path.parent.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(made())
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another made it meanwhile
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
