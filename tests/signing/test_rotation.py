@@ -125,7 +125,9 @@ def test_the_command_rotates_a_folder_and_a_dry_run_does_not(tmp_path: Path) -> 
     code, shown = knhk(tmp_path / "home", "keys", "show", "--folder", str(folder))
     states = {row["keyid"]: row["state"] for row in shown["keys"] if row["role"] == "data"}
     assert (shown["serial"], states) == (2, {did["old"]: "verifies", did["new"]: "signs"})
-    assert knhk(tmp_path / "home", "keys", "rotate", "log", "--folder", str(folder))[0] != 0
+    code, said = knhk(tmp_path / "home", "keys", "rotate", "log", "--folder", str(folder))
+    assert code != 0
+    assert "must be 1 or more for a log" in said
     (folder / "root.key").unlink()
     code, said = knhk(tmp_path / "home", "keys", "rotate", "data", "--folder", str(folder), "--dry-run")
     assert code != 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ class RoleKeys(Protocol):
         ...
 
     def make(self, role: str) -> bytes:
-        """A new key, which signs from now on or as soon as keys.json names it; its raw public key."""
+        """A new key, which signs from now on if there was none, else as soon as keys.json names it; its raw public key."""
         ...
 
     def key(self, role: str) -> RoleKey:
@@ -67,7 +68,7 @@ class RoleKeys(Protocol):
         ...
 
     def make_outside(self, role: str) -> bytes:
-        """A new one, which signs from now on or as soon as keys.json names it; its public key, as in RoleKey."""
+        """A new one, as with `make`; its public key, as in RoleKey."""
         ...
 
     def file(self, role: str) -> Path:
@@ -128,8 +129,8 @@ def _time(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _entry(key: Key) -> dict[str, str]:
-    entry = {"keyid": keyid(key.public), "pub": b64(key.public)}
+def _entry(key: Key, since: str) -> dict[str, str]:
+    entry = {"keyid": keyid(key.public), "pub": b64(key.public), "since": since}
     if key.name:
         entry["name"] = key.name
     if key.until:
@@ -243,6 +244,15 @@ def outside_of(folder: Path) -> Outside:
         raise Corrupt(error.where, error.what) from error
 
 
+def since_of(folder: Path) -> dict[str, str]:
+    """keyid → since when the folder's keys.json names it, where it says so (RFC 3339). Raises Corrupt."""
+    if keys_of(folder) is None:
+        return {}
+    envelope = json.loads((folder / "keys.json").read_bytes())
+    roles = json.loads(unb64(envelope["payload"], "keys.json"))["roles"]
+    return {row["keyid"]: row["since"] for rows in roles.values() for row in rows if isinstance(row.get("since"), str)}
+
+
 def outside_in(data: bytes, root_public: bytes, where: str = "keys.json") -> Outside:
     """What a keys.json, signed by the pinned root, says about sigstore. Raises Bad."""
     payload = verify_envelope(parse_json(data, where), KEYS, {keyid(root_public): root_public}, where)
@@ -307,12 +317,18 @@ class Rotation(NamedTuple):
 
 
 def rotate(
-    folder: Path, keys: RoleKeys, role: str, origin: str, now: datetime, overlap: timedelta = timedelta(0), valid_days: int = VALID_DAYS
+    folder: Path,
+    keys: RoleKeys,
+    role: str,
+    origin: str,
+    now: datetime,
+    overlap: timedelta = timedelta(0),
+    valid_days: int = VALID_DAYS,
+    pend: Callable[[Rotation], None] = lambda _: None,
 ) -> Rotation:
-    """Replace the key of `role` and sign keys.json with the next serial. The old key stays named, for what it signs until `overlap` from
-    now. Raises Stalled when the root's private key is away, and for role log: a log keeps its key."""
-    if role == "log":
-        raise Stalled("Role", "log: a log keeps its checkpoint key for life; begin a new log, with a new origin, for a new key")
+    """Put a new key in place of `role`'s and sign keys.json with the next serial, which is the moment that counts: before it nothing has
+    changed but that a key lies there of which nobody knows. The old key stays named, for what it signs until `overlap` from now. `pend`
+    gets what will be, just before. Raises Stalled when the root's private key is away."""
     with _alone(folder):
         root_key(folder, keys)
         if keys_of(folder) is None:
@@ -322,10 +338,14 @@ def rotate(
         outside = outside_of(folder)
         if role in outside.keys:
             outside = _succeeded(outside, role, keys.make_outside(role), now + overlap)
+        signs = before["rollout"]
+        by_old = partial(assemble, sign=lambda payload_type, payload: _envelope(signs, payload_type, payload))
+        made = Rotation(keyid(before[role].public), keyid(current[role]), by_old)
+        pend(made)
         _sign_keys(folder, keys, current, origin, now, valid_days, now + overlap, outside)
-    signs = before["rollout"]
-    by_old = partial(assemble, sign=lambda payload_type, payload: _envelope(signs, payload_type, payload))
-    return Rotation(keyid(before[role].public), keyid(current[role]), by_old)
+        for settled in (keys.key, keys.outside):
+            settled(role)  # takes its place
+    return made
 
 
 def trust(folder: Path, keys: RoleKeys, trusted_root: bytes, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> Outside:
@@ -383,13 +403,13 @@ def _sign_keys(
 ) -> None:
     """Sign keys.json over the `current` keys; the ones it named before may sign until `end`, by default `now`. What it says about
     sigstore stays, unless `outside` says otherwise."""
-    before = keys_of(folder)
+    before, since = keys_of(folder), since_of(folder)
     roles = dict[str, list[dict[str, str]]]()
     for role in ROLES:
         named = before.roles.get(role, {}).values() if before else ()
         kept = [Key(key.public, key.name, key.until or end or now) for key in named if key.public != current[role]]
         first = Key(current[role], origin if role == "log" else "")
-        roles[role] = [_entry(key) for key in (first, *kept)]
+        roles[role] = [_entry(key, since.get(keyid(key.public), _time(now))) for key in (first, *kept)]
     document: dict[str, Any] = {
         "version": 1,
         "serial": before.serial + 1 if before else 1,

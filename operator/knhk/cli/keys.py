@@ -45,7 +45,7 @@ def show(call: Call) -> Outcome:
     ("keys", "rotate"),
     summary="Put a new key in place of a role's, vouched for by the root",
     arguments=(
-        Argument("role", help="build, rollout or data: a log keeps its key", metavar="ROLE"),
+        Argument("role", help="build, rollout, data or log", metavar="ROLE"),
         FOLDER,
         Argument("--overlap-hours", help="so long what the old key signs counts, too (default 0)", kind=int, default=0, metavar="N"),
         Argument("--dry-run", help="look whether it can be done, change nothing", flag=True),
@@ -54,41 +54,46 @@ def show(call: Call) -> Outcome:
     examples=("knhk keys rotate rollout --dry-run", "knhk keys rotate build --folder ./keys --overlap-hours 24"),
     detail="Needs root.key, or a token that holds the root. In a home, which must run, it leaves a receipt, KeyRotated, signed with the\n"
     "rollout key from before. For a cluster: give --folder, and an overlap in which the new Secrets reach all processes; then run\n"
-    "`knhk cluster keys` and apply them. No receipt is left there.",
+    "`knhk cluster keys` and apply them. No receipt is left there. A log signs with both keys in the overlap, once it has been started\n"
+    "again: a home does that within a minute where rotation.json lies in its keys, else `knhk down` and `knhk up` do. Tell its witnesses\n"
+    "the new key in that time; proofs by the old key alone must be fetched anew afterwards.",
 )
 def rotate(call: Call) -> Outcome:
     from knhk.adapters import signer_roles
     from knhk.adapters.log_sequencer import SequencerLog
-    from knhk.lockchain import PolicyEvent, statement
     from knhk.model.faults import Fault, Refused
     from knhk.wiring import packs
     from knhk.wiring.embedded import local_user, signer_of
     from knhk.wiring.home import Home
+    from knhk.wiring.rotating import rotated
     from knhk.wiring.signing import keys_in, signer_in
+    from knhk_verify.signed import ROLES
 
     args, folder, home = call.args, _folder(call), Home(call.home)
-    if args.role not in ("build", "rollout", "data"):
-        raise Refused([Fault("ROLE", args.role, "must be build, rollout or data: a log keeps its key")])
+    if args.role not in ROLES:
+        raise Refused([Fault("ROLE", args.role, f"must be one of {', '.join(ROLES)}")])
     if args.overlap_hours < 0:
         raise Refused([Fault("--overlap-hours", str(args.overlap_hours), "must be 0 or more")])
+    if args.role == "log" and not args.overlap_hours:
+        raise Refused(
+            [Fault("--overlap-hours", "0", "must be 1 or more for a log: those who know it by its old key must learn the new one")]
+        )
     named, keys, signer = packs.keys(folder), keys_in(folder), signer_in(folder)
     signer_roles.root_key(folder, keys)
     log = None if args.folder else SequencerLog(home.sequencer_socket)
     if log is not None:
         log.checkpoint()  # no key changes where no receipt can be left
-    now = datetime.now(UTC)
-    until = f"{now + timedelta(hours=args.overlap_hours):{TIME}}"
+    now, overlap = datetime.now(UTC), timedelta(hours=args.overlap_hours)
+    until = f"{now + overlap:{TIME}}"
     data = {"role": args.role, "old": signer.keyid(args.role), "new": None, "until": until, "serial": named.serial + 1, "receipt": None}
     if args.dry_run:
         return Outcome(data)
-    made = signer_roles.rotate(folder, keys, args.role, signer.log_origin(), now, timedelta(hours=args.overlap_hours))
-    data |= {"old": made.old, "new": made.new}
-    if log is not None:
+    if log is None:
+        made = signer_roles.rotate(folder, keys, args.role, signer.log_origin(), now, overlap)
+    else:
+        made, data["receipt"] = rotated(folder, args.role, now, overlap, local_user(), log)
         signer_of(home)
-        evidence = {"role": args.role, "old": made.old, "until": until, "serial": named.serial + 1}
-        event = PolicyEvent("KeyRotated", (f"keys/{args.role}", made.new), local_user(), f"{now:{TIME}}", evidence=evidence)
-        data["receipt"] = log.append_event(made.by_old(statement(event)))
-    return Outcome(data)
+    return Outcome(data | {"old": made.old, "new": made.new})
 
 
 @command(

@@ -9,11 +9,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -44,6 +45,7 @@ from knhk.wiring import packs
 from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.leading import ACTS, always, fence
+from knhk.wiring.rotating import Rotating
 from knhk.wiring.signing import established, notary_in, signer_in
 from knhk.wiring.subject_key import Made
 
@@ -146,7 +148,11 @@ def serve(
             ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary, secrets=secrets))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access, check) as found, webhooks(store, access, clock):
-                    _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file)
+                    turning = Rotating(
+                        home.keys, ports.log, ports.actor, partial(signer_of, home), partial(_log_anew, home, signer, supervisor)
+                    )
+                    beside = [turning.turn] if keys is None and own_log else []
+                    _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file, beside)
     finally:
         supervisor.stop_all()
         if notary is not None:
@@ -187,9 +193,25 @@ def local_user() -> str:
         return f"{LOCAL}{os.getuid()}"
 
 
-def _turn(home: Home, controller: Controller, supervisor: Supervisor, stop: Event, ready_file: Path) -> None:
-    """The loop. A full disk delays what it tells, and ends nothing."""
+def _log_anew(home: Home, signer: RoleSigner, supervisor: Supervisor) -> None:
+    """The sequencer, started again: it reads its keys."""
+    command = sequencer_command(home, signer)
+    supervisor.stop(command.name)
+    supervisor.ensure(command)
+
+
+def _turn(
+    home: Home,
+    controller: Controller,
+    supervisor: Supervisor,
+    stop: Event,
+    ready_file: Path,
+    beside: Sequence[Callable[[float], None]] = (),
+) -> None:
+    """The loop. A full disk delays what it tells, and ends nothing. `beside`: what is done, too, now and then, by a clock of seconds."""
     while not stop.is_set():
+        for work in beside:
+            work(time.monotonic())
         for ended in supervisor.tick():
             _log.warning("%s ended with %d (start %d)", ended.name, ended.returncode, ended.restarts + 1)
         try:

@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -39,7 +41,8 @@ from knhk_runtime.sequencer.witnesses import MAX_LINES_BYTES, Witnesses
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.policy import Policy, read_policy
 from knhk_verify.errors import Bad
-from knhk_verify.note import Verifier, parse_vkey
+from knhk_verify.note import Verifier, parse_vkey, unb64
+from knhk_verify.signed import Key, verify_keys
 
 EXAMPLES = """examples:
   openssl genpkey -algorithm ed25519 -out log.key && chmod 600 log.key
@@ -101,28 +104,58 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+FORMER = "log.former.key"
+
+
 def load_key(path: Path, origin: str) -> LogKey:
-    """The checkpoint key in a PEM file that only its owner may read, or in the token that a token.json names; raises Stalled, Waiting."""
+    """The checkpoint key in a PEM file that only its owner may read, or in the token that a token.json names; and the one before, which
+    signs, too, until the keys.json beside says otherwise. Raises Stalled, Waiting."""
     if path.suffix == ".json":
-        return _key_in_token(path, origin)
+        return _keys_in_token(path, origin)
     key = load_private_key(path)
-    return _log_key(raw_public(key), key.sign, origin)
+    found = _log_key(raw_public(key), key.sign, origin)
+    if not (former := path.with_name(FORMER)).exists():
+        return found
+    old = load_private_key(former)
+    return _succeeding(found, _log_key(raw_public(old), old.sign, origin), path.parent)
 
 
-def _key_in_token(path: Path, origin: str) -> LogKey:
+def _succeeding(key: LogKey, former: LogKey, folder: Path) -> LogKey:
+    until = next((held.until for held in _named(folder) if held.public == former.verifier.public), None)
+    return replace(key, former=replace(former, counts=lambda: until is not None and datetime.now(UTC) <= until))
+
+
+def _named(folder: Path) -> tuple[Key, ...]:
+    """Keys of role log in the keys.json of a folder, if there is one. Raises Stalled."""
+    try:
+        root = unb64((folder / "root.pub").read_text("ascii").strip(), "root.pub")
+        return tuple(verify_keys((folder / "keys.json").read_bytes(), root).roles.get("log", {}).values())
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, Bad) as error:
+        raise Stalled("Keys", f"{folder}: keys.json and root.pub must say which key signs: {error}") from error
+
+
+def _keys_in_token(path: Path, origin: str) -> LogKey:
+    """Of several the one signs that keys.json names as in use; the one that ended last is its former."""
     told = read_token_file(path)
     token, label = told.open(), told.label("log")
-    held = token.publics(label)
-    if len(held) != 1:
-        raise Stalled("Token", f"{path}: the token holds {len(held)} keys of role log: must hold one")
+    held, named = token.publics(label), _named(path.parent)
+    ended = sorted((key.until, key.public) for key in named if key.until is not None and key.public in held)
+    current = [key.public for key in named if key.until is None and key.public in held] or list(held)
+    if len(current) != 1:
+        raise Stalled("Token", f"{path}: the token holds {len(held)} keys of role log: must hold one that keys.json names as in use")
 
-    def sign(data: bytes) -> bytes:
-        try:
-            return token.sign(label, held[0], data)
-        except (Waiting, Stalled) as error:  # like storage that fails: nothing is published until it works again
-            raise OSError(errno.EIO, str(error)) from error
+    def key(public: bytes) -> LogKey:
+        def sign(data: bytes) -> bytes:
+            try:
+                return token.sign(label, public, data)
+            except (Waiting, Stalled) as error:  # like storage that fails: nothing is published until it works again
+                raise OSError(errno.EIO, str(error)) from error
 
-    return _log_key(held[0], sign, origin)
+        return _log_key(public, sign, origin)
+
+    return _succeeding(key(current[0]), key(ended[-1][1]), path.parent) if ended else key(current[0])
 
 
 def _log_key(public: bytes, sign: Callable[[bytes], bytes], origin: str) -> LogKey:
@@ -265,7 +298,7 @@ def _policy(args: argparse.Namespace, key: LogKey) -> Policy | None:
     if args.witnesses is None:
         return None
     policy = read_policy(args.witnesses)
-    if key.verifier not in policy.logs:
+    if not {known.verifier for known in key.known()} & set(policy.logs):
         raise Stalled("Policy", f"{args.witnesses}: must have the line: log {format_vkey(key.verifier)}")
     if not policy.holds([witness for witness, url in policy.witnesses.items() if url]):
         raise Stalled("Policy", f"{args.witnesses}: witnesses with a URL must be enough for the quorum")

@@ -22,11 +22,11 @@ from knhk_runtime.sequencer.owners import Owners, named
 from knhk_runtime.sequencer.publication import FilesPublication, Publication
 from knhk_runtime.sequencer.wal import Wal, payload, terms
 from knhk_runtime.sequencer.wire import SOURCE_BYTES, Append, item
-from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, sign_note
+from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, signature_line
 from knhk_runtime.tlog.tree import TILE, Tiles, consistency_proof, inclusion_proof, parse_bundle_of_entries, parse_tile_path, tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE
-from knhk_verify.note import Checkpoint, Verifier, open_checkpoint
+from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, open_note
 from knhk_verify.signed import parse_json
 from knhk_verify.tree import HASH, leaf_hash
 
@@ -45,10 +45,21 @@ class Taken:
 
 @dataclass(frozen=True)
 class LogKey:
-    """The checkpoint key: verifier key, and bytes → 64-byte signature; raises OSError when it cannot sign now."""
+    """The checkpoint key: verifier key, and bytes → 64-byte signature; raises OSError when it cannot sign now. `former`: the one that it
+    takes the place of, by which older checkpoints are opened; both sign as long as `counts` says of that one."""
 
     verifier: Verifier
     sign: Callable[[bytes], bytes]
+    former: LogKey | None = None
+    counts: Callable[[], bool] = lambda: True
+
+    def known(self) -> tuple[LogKey, ...]:
+        """This one, and the former."""
+        return (self,) if self.former is None else (self, self.former)
+
+    def signers(self) -> tuple[LogKey, ...]:
+        """Those that sign now."""
+        return (self, *(key for key in self.known()[1:] if key.counts()))
 
 
 def lock(folder: Path) -> int:
@@ -152,8 +163,11 @@ class Log:
         else:
             if self._read("meta.json") is None:
                 self._meta(regions)
-            self._check_meta()
+            new = self._check_meta()
             self._reopen(note, signed)
+            if new:
+                self._publish(self._edge, "signed" if self._witnessed else "checkpoint")
+                self._meta(regions)
         self._collect()
         if self._public.term is None:
             self._recover_wal()
@@ -162,15 +176,19 @@ class Log:
 
     def _reopen(self, note: bytes, signed: bytes | None) -> None:
         """What was signed is never signed otherwise: the tree goes on from the larger of what is signed and what is published."""
-        key = self._key.verifier
-        published, newest = open_checkpoint(note, key), note
-        if signed is not None and open_checkpoint(signed, key, "signed").size > published.size:
+        published, newest = self._opened(note), note
+        if signed is not None and self._opened(signed, "signed").size > published.size:
             newest = signed
-        self._replay(open_checkpoint(newest, key))
+        self._replay(self._opened(newest))
         self.signed = newest.decode()
         self._notes[published.size] = note.decode()
         if newest is signed and not self._witnessed:
             self.publish(self.signed)
+
+    def _opened(self, note: bytes, where: str = "checkpoint") -> Checkpoint:
+        """A checkpoint of ours: by the key, else by the one before."""
+        signed = open_note(note, [key.verifier for key in self._key.known()], where)[1]
+        return open_checkpoint(note, next((key.verifier for key in self._key.known() if key.verifier in signed), self._key.verifier), where)
 
     def _recover_wal(self) -> None:
         recovered = self._wal.recover(self.integrated)
@@ -249,10 +267,13 @@ class Log:
         meta = {"origin": verifier.name, "vkey": format_vkey(verifier), "regions": list(regions)}
         self._public.meta(json.dumps(meta).encode() + b"\n")
 
-    def _check_meta(self) -> None:
+    def _check_meta(self) -> bool:
+        """Whether it names the former key, so that the new one is to be told."""
         meta = parse_json(self._read("meta.json") or b"", "meta.json")
-        if not isinstance(meta, dict) or meta.get("vkey") != format_vkey(self._key.verifier):
+        told = meta.get("vkey") if isinstance(meta, dict) else None
+        if told not in [format_vkey(key.verifier) for key in self._key.known()]:
             raise Bad("meta.json vkey", f"is not {format_vkey(self._key.verifier)}: the key or the origin is that of another log")
+        return bool(told != format_vkey(self._key.verifier))
 
     def _replay(self, checkpoint: Checkpoint) -> None:
         """Take the tree of `checkpoint` in from its entries, and compare every tile on the way."""
@@ -439,7 +460,8 @@ class Log:
     def _publish(self, edge: Edge, name: str) -> None:
         """Signs the checkpoint of a tree, once it can be read by whoever goes on with this log."""
         checkpoint = Checkpoint(self._key.verifier.name, edge.size, edge.root())
-        note = sign_note(format_checkpoint(checkpoint), self._key.verifier.name, self._key.verifier.public, self._key.sign)
+        text = format_checkpoint(checkpoint)
+        note = f"{text}\n{''.join(signature_line(text, key.verifier, key.sign) for key in self._key.signers())}"
         self._public.checkpoint(note.encode(), name)
         self.signed = note
         if name == "checkpoint":
@@ -448,7 +470,7 @@ class Log:
     def publish(self, note: str) -> None:
         """Publishes a checkpoint that this log signed, with the lines of its witnesses; an older one than is published is left. Raises
         OSError: then it may be published. The caller is the one of `integrate`."""
-        size = open_checkpoint(note, self._key.verifier).size
+        size = self._opened(note.encode()).size
         if size > self.published:
             self._public.checkpoint(note.encode())
             self._remember(size, note)

@@ -20,7 +20,12 @@ def format_checkpoint(checkpoint: Checkpoint) -> str:
 
 def sign_note(text: str, name: str, public: bytes, sign: Callable[[bytes], bytes]) -> str:
     """Signed note over `text` (ends in LF) with one signature; `sign` maps bytes to 64 bytes."""
-    return f"{text}\n— {name} {b64(Verifier(name, public).id + sign(text.encode()))}\n"
+    return f"{text}\n{signature_line(text, Verifier(name, public), sign)}"
+
+
+def signature_line(text: str, verifier: Verifier, sign: Callable[[bytes], bytes]) -> str:
+    """What a signer more puts under a signed note over `text`."""
+    return f"— {verifier.name} {b64(verifier.id + sign(text.encode()))}\n"
 
 
 def size_of(note: str) -> int:

@@ -1,0 +1,140 @@
+"""Keys that turn by themselves: rotation.json in a home's folder of keys says how often (formats/signed.md).
+
+A rotation's receipt is signed by the rollout key from before and kept in a file before keys.json is signed, which is the moment that
+counts. After a crash the file says what is left to be done: the receipt goes into the log if keys.json names the new key, else nothing
+has happened. Appending the same bytes again gives the same index.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from knhk.adapters import signer_roles
+from knhk.adapters.signer_roles import Rotation
+from knhk.lockchain import PolicyEvent, statement
+from knhk.model.faults import KnhkError, Stalled
+from knhk.ports.log import Log
+from knhk.wiring.signing import keys_in, signer_in
+from knhk_runtime.durable import replace_file
+from knhk_verify.errors import Bad, demand
+from knhk_verify.signed import ROLES, TIME, member, parse_json
+
+POLICY_FILE, PENDING_FILE = "rotation.json", "rotation.pending"
+LOOK_EVERY_S, RETRY_S = 60.0, 5.0
+MAX_HOURS = 24
+_log = logging.getLogger("knhk.keys")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A key signs for `every`, and counts for `overlap` more."""
+
+    every: timedelta
+    overlap: timedelta
+
+
+def read_policy(folder: Path) -> Policy | None:
+    """None where there is no rotation.json. Raises Stalled."""
+    path = folder / POLICY_FILE
+    if not path.exists():
+        return None
+    where = str(path)
+    try:
+        said = parse_json(path.read_bytes(), where)
+        every, overlap = (member(said, name, int, where) for name in ("everyHours", "overlapHours"))
+        demand(said.keys() == {"everyHours", "overlapHours"}, where, "must have everyHours and overlapHours only")
+        demand(1 <= every <= MAX_HOURS, f"{where} everyHours", f"{every}: must be 1 to {MAX_HOURS}")
+        demand(1 <= overlap <= MAX_HOURS, f"{where} overlapHours", f"{overlap}: must be 1 to {MAX_HOURS}")
+    except OSError as error:
+        raise Stalled("Rotation", f"{where}: {error.strerror}") from error
+    except Bad as error:
+        raise Stalled("Rotation", str(error)) from error
+    return Policy(timedelta(hours=every), timedelta(hours=overlap))
+
+
+def due(folder: Path, policy: Policy, now: datetime) -> tuple[str, ...]:
+    """Roles whose key has signed for long enough, log's last, for it is started anew then; of one that keys.json gives no beginning, that
+    is so. Raises Corrupt."""
+    named, since = signer_roles.keys_of(folder), signer_roles.since_of(folder)
+    if named is None:
+        return ()
+    latest = f"{now - policy.every:{TIME}}"
+    roles = sorted(ROLES, key="log".__eq__)
+    signing = ((role, id_) for role in roles for id_, key in named.roles.get(role, {}).items() if key.until is None)
+    return tuple(role for role, id_ in signing if since.get(id_, "") <= latest)
+
+
+def rotated(folder: Path, role: str, now: datetime, overlap: timedelta, actor: str, log: Log) -> tuple[Rotation, int]:
+    """A new key for `role`, and the index of its receipt. Nothing changes while the log does not answer, and what was left by a crash is
+    done first. Raises Stalled, Waiting, Corrupt."""
+    log.checkpoint()
+    finish(folder, log)
+    keys, signer = keys_in(folder), signer_in(folder)
+    named = signer_roles.keys_of(folder)
+    serial = 1 + (named.serial if named else 0)
+
+    def pend(made: Rotation) -> None:
+        evidence = {"role": role, "old": made.old, "until": f"{now + overlap:{TIME}}", "serial": serial}
+        event = PolicyEvent("KeyRotated", (f"keys/{role}", made.new), actor, f"{now:{TIME}}", evidence=evidence)
+        told = {"role": role, "new": made.new, "bundle": made.by_old(statement(event)).decode()}
+        replace_file(folder / PENDING_FILE, json.dumps(told).encode(), 0o600)
+
+    made = signer_roles.rotate(folder, keys, role, signer.log_origin(), now, overlap, pend=pend)
+    index = finish(folder, log)
+    assert index is not None
+    return made, index
+
+
+def finish(folder: Path, log: Log) -> int | None:
+    """The receipt of a rotation that keys.json has and the log may not: its index. None when there is none. Raises Waiting."""
+    path = folder / PENDING_FILE
+    if not path.exists():
+        return None
+    told: dict[str, Any] = json.loads(path.read_bytes())
+    named = signer_roles.keys_of(folder)
+    index = log.append_event(told["bundle"].encode()) if named and told["new"] in named.roles.get(told["role"], {}) else None
+    path.unlink()
+    return index
+
+
+@dataclass
+class Rotating:
+    """Turns the keys of a home that runs. `published`: gives keys.json to those that verify; `log_turned`: has the log sign with its new
+    key. What fails is said and tried at the next look."""
+
+    folder: Path
+    log: Log
+    actor: str
+    published: Callable[[], object]
+    log_turned: Callable[[], None]
+    _next_s: float = 0.0
+
+    def turn(self, now_s: float) -> None:
+        """Looks now and then."""
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + LOOK_EVERY_S
+        try:
+            self._look(datetime.now(UTC))
+        except (KnhkError, OSError, ValueError) as error:
+            _log.warning("keys do not turn: %s", error)
+            self._next_s = now_s + RETRY_S
+
+    def _look(self, now: datetime) -> None:
+        if finish(self.folder, self.log) is not None:
+            self.published()
+            self.log_turned()
+        if (policy := read_policy(self.folder)) is None:
+            return
+        for role in due(self.folder, policy, now):
+            made, index = rotated(self.folder, role, now, policy.overlap, self.actor, self.log)
+            _log.info("the key of role %s is new: %s, receipt %d", role, made.new[:16], index)
+            self.published()
+            if role == "log":
+                self.log_turned()

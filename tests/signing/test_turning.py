@@ -1,0 +1,301 @@
+"""Keys turn by themselves, each with its receipt whatever dies; a log signs with both its keys in the overlap."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sequencing import sequencer
+
+from knhk.adapters import signer_roles
+from knhk.lockchain import PolicyEvent, receipt_spec, statement
+from knhk.model.faults import Stalled, Waiting
+from knhk.wiring import rotating
+from knhk.wiring.home import LOG_ORIGIN, Home
+from knhk.wiring.rotating import POLICY_FILE, Policy, Rotating, due, finish, read_policy
+from knhk.wiring.signing import established, keys_in, signer_in
+from knhk_runtime.sequencer.__main__ import load_key
+from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.wire import parse_event
+from knhk_runtime.tlog.folder import log_entries
+from knhk_verify.evidence import Evidence
+from knhk_verify.note import open_checkpoint, parse_vkey
+from knhk_verify.signed import ROLES, keyid, verify_event, verify_keys
+
+ORIGIN, HOUR = "knhk.dev/test", timedelta(hours=1)
+NOW = datetime.now(UTC)
+
+
+class Kept:
+    """A log in memory: the same bytes again, the same index."""
+
+    def __init__(self) -> None:
+        self.entries = list[bytes]()
+        self.dies: Callable[[], None] = lambda: None
+
+    def checkpoint(self) -> str:
+        return "there"
+
+    def append_event(self, bundle: bytes) -> int:
+        self.dies()
+        if bundle not in self.entries:
+            self.entries.append(bundle)
+        return self.entries.index(bundle)
+
+
+class Died(Exception):
+    """The process ends here."""
+
+
+def turning(folder: Path, log: Any) -> Rotating:
+    return Rotating(folder, log, "control-plane", lambda: None, lambda: None)
+
+
+def events(folder: Path, log: Kept) -> list[tuple[str, str, str, str]]:
+    """(role, old, new, signed by) of each receipt, verified."""
+    signer = signer_in(folder)
+    named = verify_keys(signer.keys_json(), signer.root_public())
+    found = []
+    for bundle in log.entries:
+        told, by = verify_event(bundle, named)
+        evidence = told["predicate"]["evidence"]
+        found.append((evidence["role"], evidence["old"], told["subject"][0]["digest"]["sha256"], by))
+    return found
+
+
+def test_all_that_is_due_turns_once_each_with_a_receipt_by_the_key_from_before(keys: Path) -> None:
+    signer, log = established(keys, ORIGIN, NOW - 25 * HOUR), Kept()
+    before = {role: signer.keyid(role) for role in ROLES}
+    turning(keys, log).turn(0.0)
+    assert {role: signer.keyid(role) for role in ROLES} == before  # no rotation.json
+    (keys / POLICY_FILE).write_text('{"everyHours":24,"overlapHours":2}')
+    turning(keys, log).turn(0.0)
+    after = {role: signer.keyid(role) for role in ROLES}
+    told = events(keys, log)
+    assert {(role, old, new) for role, old, new, _ in told} == {(role, before[role], after[role]) for role in ROLES}
+    assert not set(before.values()) & set(after.values())
+    turned = [role for role, *_ in told].index("rollout")
+    assert [by for *_, by in told] == [before["rollout"]] * (turned + 1) + [after["rollout"]] * (3 - turned)
+    named = verify_keys(signer.keys_json(), signer.root_public(), NOW)
+    assert all(set(named.of(role, NOW + HOUR)) == {before[role], after[role]} for role in ROLES)
+    assert all(set(named.of(role, NOW + 3 * HOUR)) == {after[role]} for role in ROLES)
+    assert due(keys, Policy(24 * HOUR, HOUR), datetime.now(UTC)) == ()
+    turning(keys, log).turn(0.0)
+    assert len(log.entries) == len(ROLES)
+    assert set(due(keys, Policy(24 * HOUR, HOUR), NOW + 25 * HOUR)) == set(ROLES)
+
+
+@pytest.mark.parametrize("where", ["make", "pending", "keys.json", "place", "append", "appended"])
+def test_a_rotation_that_dies_anywhere_is_whole_or_never_was(keys: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    signer, log = established(keys, ORIGIN, NOW - 25 * HOUR), Kept()
+    (keys / POLICY_FILE).write_text('{"everyHours":24,"overlapHours":2}')
+    before = signer.keyid("build")
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Died
+
+    def after(real: Callable[..., Any]) -> Callable[..., Any]:
+        def works_and_dies(*args: Any, **kwargs: Any) -> Any:
+            real(*args, **kwargs)
+            raise Died
+
+        return works_and_dies
+
+    kept = type(keys_in(keys))
+    deaths: dict[str, tuple[Any, str, Any]] = {
+        "make": (kept, "make", after(kept.make)),
+        "pending": (rotating, "replace_file", after(rotating.replace_file)),
+        "keys.json": (signer_roles, "_sign_keys", die),
+        "place": (signer_roles, "_sign_keys", after(signer_roles._sign_keys)),
+        "append": (log, "dies", die),
+        "appended": (Path, "unlink", die),
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(*deaths[where])
+        with pytest.raises(Died):
+            rotating.rotated(keys, "build", NOW, HOUR, "control-plane", log)  # type: ignore[arg-type]
+    happened = where in ("place", "append", "appended")
+    assert (signer_in(keys).keyid("build") != before) == happened
+    established(keys, ORIGIN, datetime.now(UTC))  # a start
+    assert (signer_in(keys).keyid("build") != before) == happened
+    finish(keys, log)  # type: ignore[arg-type]
+    assert [(role, old) for role, old, *_ in events(keys, log)] == ([("build", before)] if happened else [])
+    turning(keys, log).turn(0.0)
+    rows = [row for row in events(keys, log) if row[0] == "build"]
+    assert len(rows) == 1
+    assert rows[0][1:3] == (before, signer_in(keys).keyid("build"))
+    envelope = signer_in(keys).sign("build", "text/plain", b"x")
+    assert envelope["signatures"][0]["keyid"] in verify_keys(signer.keys_json(), signer.root_public(), NOW).of("build")
+
+
+def test_nothing_turns_while_the_log_is_away(keys: Path) -> None:
+    class Away(Kept):
+        def checkpoint(self) -> str:
+            raise Waiting("NoLog", "the log does not answer", 1.0)
+
+    signer = established(keys, ORIGIN, NOW - 25 * HOUR)
+    (keys / POLICY_FILE).write_text('{"everyHours":24,"overlapHours":2}')
+    before = signer.keys_json()
+    turning(keys, Away()).turn(0.0)
+    assert signer.keys_json() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"everyHours":25,"overlapHours":1}',
+        '{"everyHours":24,"overlapHours":0}',
+        '{"everyHours":24}',
+        "{",
+        '{"everyHours":1,"overlapHours":1,"x":1}',
+    ],
+)
+def test_a_policy_of_more_than_a_day_or_of_no_overlap_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / POLICY_FILE).write_text(text)
+    with pytest.raises(Stalled):
+        read_policy(tmp_path)
+
+
+# ---- the log's key -------------------------------------------------------------------------------
+
+
+def promoted(at: datetime) -> dict[str, Any]:
+    return statement(PolicyEvent("Promoted", ("pack/erp/orders@1.0.0", "ab" * 32), "control-plane", f"{at:%Y-%m-%dT%H:%M:%SZ}"))
+
+
+def test_a_log_signs_with_both_keys_in_the_overlap_and_afterwards_with_the_new_one(keys: Path, tmp_path: Path) -> None:
+    signer = established(keys, ORIGIN, NOW)
+    old = parse_vkey(signer.vkey(ORIGIN))
+    folder, socket = tmp_path / "log", tmp_path / "s.sock"
+    bundles = [(signer.bundle("rollout", told), told) for told in (promoted(NOW), promoted(NOW + HOUR))]
+    with sequencer(folder, socket, ORIGIN, signer.key_file("log")) as log:
+        log.append_event(bundles[0][0])
+    signer_roles.rotate(keys, keys_in(keys), "log", ORIGIN, NOW, HOUR)
+    new = parse_vkey(signer.vkey(ORIGIN))
+    assert new != old
+    with sequencer(folder, socket, ORIGIN, signer.key_file("log")) as log:
+        assert log.append_event(bundles[1][0]) == 1
+        note = _covering(log, 2)
+        assert open_checkpoint(note, old) == open_checkpoint(note, new)
+        proofs = [log.proof(index) for index in range(2)]
+    assert json.loads((folder / "meta.json").read_text())["vkey"] == signer.vkey(ORIGIN)
+    specs = [receipt_spec(*bundle, index, proof) for index, (bundle, proof) in enumerate(zip(bundles, proofs, strict=True))]
+    for at in (NOW, NOW + 2 * HOUR):  # also when the old key has ended: the same proofs are by the new one, too
+        evidence = Evidence(signer.root_public(), signer.keys_json(), at)
+        for spec in specs:
+            evidence.receipt(spec)
+        assert all(step.ok for step in evidence.steps)
+    _end(keys, old.public)
+    with sequencer(folder, socket, ORIGIN, signer.key_file("log")) as log:
+        log.append_event(signer.bundle("rollout", promoted(NOW + 2 * HOUR)))
+        note = _covering(log, 3)
+    assert open_checkpoint(note, new).size == 3
+    assert old.id not in {base64.b64decode(line.split()[-1])[:4] for line in note.splitlines()[4:]}
+
+
+def _covering(log: Any, size: int) -> str:
+    """A checkpoint of so many entries."""
+    deadline = time.monotonic() + 60
+    while int((note := str(log.checkpoint())).split("\n")[1]) < size:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return note
+
+
+def _end(keys: Path, public: bytes) -> None:
+    """The root says that the overlap is over."""
+    named = signer_roles.keys_of(keys)
+    assert named is not None
+    roles = {role: dict(held) for role, held in named.roles.items()}
+    roles["log"][keyid(public)] = roles["log"][keyid(public)]._replace(until=NOW - HOUR)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(signer_roles, "keys_of", lambda _: named._replace(roles=roles))
+        current = {role: keys_in(keys).key(role).public for role in ROLES}
+        signer_roles._sign_keys(keys, keys_in(keys), current, ORIGIN, NOW, 365)
+
+
+def test_a_log_goes_on_after_a_death_at_any_step_of_taking_its_new_key(tmp_path: Path) -> None:
+    """Its disk dies at each of its writes of the first start with the new key."""
+    signer = established(tmp_path / "keys", ORIGIN, NOW)
+    log = Log(tmp_path / "log", load_key(signer.key_file("log"), ORIGIN), Disk())
+    log.commit([parse_event(signer.bundle("rollout", promoted(NOW)))])
+    log.integrate()
+    log.close()
+    signer_roles.rotate(tmp_path / "keys", keys_in(tmp_path / "keys"), "log", ORIGIN, NOW, HOUR)
+    key = load_key(signer.key_file("log"), ORIGIN)
+
+    class Mortal(Disk):
+        left = 0
+
+        def _step(self) -> None:
+            Mortal.left -= 1
+            if Mortal.left < 0:
+                raise Died
+
+        def write(self, fd: int, data: bytes) -> None:
+            self._step()
+            super().write(fd, data)
+
+        def rename(self, source: Path, target: Path) -> None:
+            self._step()
+            super().rename(source, target)
+
+    for steps in range(40):
+        Mortal.left = steps
+        try:
+            opened = Log(tmp_path / "log", key, Mortal())
+        except Died:
+            continue
+        assert open_checkpoint(opened.checkpoint(), key.verifier).size == 1
+        opened.close()
+        break
+    else:
+        raise AssertionError("it never opens")
+    assert steps > 0
+
+
+def test_a_home_that_runs_turns_all_its_keys_and_goes_on(tmp_path: Path) -> None:
+    """Keys of yesterday; a start; all four turned, the log signs with both, and what happens then is signed by the new ones."""
+    home = Home(tmp_path / "home")
+    home.prepare()
+    signer = established(home.keys, LOG_ORIGIN, datetime.now(UTC) - 25 * HOUR)
+    old = {role: signer.keyid(role) for role in ROLES}
+    old_log = parse_vkey(signer.vkey(LOG_ORIGIN))
+    (home.keys / POLICY_FILE).write_text('{"everyHours":24,"overlapHours":2}')
+    command = [sys.executable, "-m", "knhk.cli"]
+    environment = {**os.environ, "KNHK_HOME": str(home.root)}
+    subprocess.run([*command, "up"], env=environment, check=True, capture_output=True, timeout=120)
+    try:
+        deadline = time.monotonic() + 120
+        while not _turned(home, signer, old) or len(_log_signers(home)) < 2:
+            assert time.monotonic() < deadline, (home.run / "knhk.log").read_text()[-2000:] if (home.run / "knhk.log").exists() else ""
+            time.sleep(0.1)
+        note = (home.log / "checkpoint").read_text()
+        assert open_checkpoint(note, old_log) == open_checkpoint(note, parse_vkey(signer.vkey(LOG_ORIGIN)))
+        done = subprocess.run([*command, "log", "verify", str(home.log)], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        subprocess.run([*command, "down"], env=environment, check=True, capture_output=True, timeout=120)
+
+
+def _turned(home: Home, signer: Any, old: dict[str, str]) -> bool:
+    """All keys are others, and the log has a receipt of each."""
+    if any(signer.keyid(role) == old[role] for role in ROLES):
+        return False
+    payloads = [base64.b64decode(json.loads(entry)["dsseEnvelope"]["payload"]) for entry in log_entries(home.log)]
+    return sum(b'"KeyRotated"' in payload for payload in payloads) == len(ROLES)
+
+
+def _log_signers(home: Home) -> set[bytes]:
+    lines = (home.log / "checkpoint").read_text().splitlines()[4:]
+    return {base64.b64decode(line.split()[-1])[:4] for line in lines}
