@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,8 +20,10 @@ from bench import inputs
 from bench.durable import sequencer, until
 from bench.figures import Figures, Goal, Row, Spread, spread
 from bench.native import NativePack
+from knhk.reconcilers.auditing import JUDGED, Loaded, Sources, audit
 from knhk.reconcilers.evaluators import Evaluator
-from knhk.reconcilers.replaying import replay
+from knhk.reconcilers.replaying import replay, replay_segments
+from knhk.wiring import archive, replays
 from knhk_hot.drain import Arm, encode_record
 from knhk_hot.pack import Pack
 from knhk_runtime.outbox.segments import Segments
@@ -35,6 +38,7 @@ from knhk_runtime.tlog.notes import format_vkey
 TITLE = "Agent, command, verifier, replay"
 BATCH = 8192
 MIB = 1024.0
+AUDITED = 1_000
 IDLE_S = 2.0
 
 
@@ -142,8 +146,37 @@ def _log_rows(folder: Path, count: int, runs: int) -> list[Row]:
         if again.replayed != count:
             raise ValueError(f"replayed {again.replayed} of {count}; {again.differences[:1]}")
     return [
+        *_archive_rows(folder, count, runs, evaluator),
         Row("verifier: whole log", "leaves/s CPU", spread(verified), f"{count:,} leaves with their records"),
         Row("log replay: records, decisions, hashes", "decisions/s CPU", spread(replayed), "each compared byte for byte with the log"),
+    ]
+
+
+def _archive_rows(folder: Path, count: int, runs: int, evaluator: Evaluator) -> list[Row]:
+    """The same decisions as segments of the Δ log: written, replayed, and some judged again by the oracle."""
+    written, replayed, judged = list[float](), list[float](), list[float]()
+    served, sources = archive.opened_folder(folder / "log").served, Sources([inputs.access_sources()])
+    loaded = Loaded(evaluator, next(iter(sources.plans())))
+    for number in range(runs):
+        place = folder / f"delta-{number}"
+        begun = time.process_time()
+        made = archive.run_once(archive.Options(folder / "log", str(place), folder / f"state-{number}"))
+        written.append(count / (time.process_time() - begun))
+        begun = time.process_time()
+        again = replay_segments(replays.kept(str(place)), served, lambda pack, bundle: evaluator, bytes(32))
+        replayed.append(count / (time.process_time() - begun))
+        if (made.progress.rows, again.replayed, again.root) != (count, count, served.root(count).hex()):
+            raise ValueError(f"{made.progress.rows} rows, replayed {again.replayed} of {count}; {again.differences[:1]}")
+        admitted = islice(replays.archived(str(place), served), min(count, AUDITED))
+        begun = time.process_time()
+        found = audit(admitted, sources, lambda pack, bundle: loaded)
+        judged.append(found.kinds[JUDGED].judged / (time.process_time() - begun))
+        if not found.kinds[JUDGED].judged or found.violations or found.unjudged:
+            raise ValueError(f"judged {found.kinds[JUDGED]}, {found.violations[:1]}, {found.unjudged}")
+    return [
+        Row("archive: rows written", "decisions/s CPU", spread(written), "index of the log read, Parquet with ZSTD"),
+        Row("archive: replay", "decisions/s CPU", spread(replayed), "every A, both hashes, every tile and the root recomputed"),
+        Row("archive: audit by the oracle", "decisions/s CPU", spread(judged), "admitted ones, from RDF and mapping, in Python"),
     ]
 
 

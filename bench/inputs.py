@@ -75,10 +75,15 @@ def linked(made: PackSources) -> bytes:
     return link_pack(emit(lower(made)), HOST)
 
 
+def access_sources() -> PackSources:
+    """What the access pack is made of."""
+    return sources("access", SHAPES)
+
+
 @cache
 def access_pack() -> bytes:
     """The access rule, compiled."""
-    return linked(sources("access", SHAPES))
+    return linked(access_sources())
 
 
 def admits(request: dict[str, Any]) -> bool:

@@ -79,6 +79,10 @@ class Sources:
         self._of = {plan.digest: (pack, plan.document) for pack in packs for plan in (plan_of(pack),)}
         self._made = dict[str, _Judge]()
 
+    def plans(self) -> frozenset[str]:
+        """Digests of the plans that they judge."""
+        return frozenset(self._of)
+
     def judge(self, plan_digest: str) -> _Judge | None:
         if plan_digest not in self._made and plan_digest in self._of:
             self._made[plan_digest] = _Judge(*self._of[plan_digest])
