@@ -121,11 +121,7 @@ class Archive:
     def _newest(self) -> Commit | None:
         """The last commit that this writer knows."""
         if not self._read:
-            numbers = [name for each in self._store.list(delta.COMMITS) if (name := _number(each.key)) is not None]
-            if numbers:
-                key = delta.commit_key(max(numbers))
-                self._last = delta.parse_commit(self._store.get(key).data, f"{self._store.name}/{key}", max(numbers))
-            self._read = True
+            self._last, self._read = newest_commit(self._store), True
         return self._last
 
     def _followed(self) -> Commit | None:
@@ -294,6 +290,25 @@ def file_of(path: str, data: bytes, rows: list[Row]) -> File:
     """What a commit says of a segment."""
     indexes = [row.log_index for row in rows if row.log_index is not None]
     return File(path, len(rows), len(data), sha256(data).hexdigest(), min(indexes, default=-1), max(indexes, default=-1))
+
+
+def newest_commit(store: ObjectStore) -> Commit | None:
+    """The last commit, by a few reads however many there are: numbers leave none out. Raises Corrupt and as ObjectStore does."""
+
+    def read(number: int) -> Commit | None:
+        key = delta.commit_key(number)
+        try:
+            return delta.parse_commit(store.get(key).data, f"{store.name}/{key}", number)
+        except NotFound:
+            return None
+
+    last, step = read(0), 1
+    while last is not None and (found := read(last.number + step)) is not None:
+        last, step = found, 2 * step
+    while last is not None and step > 1:
+        step //= 2
+        last = read(last.number + step) or last
+    return last
 
 
 def _number(key: str) -> int | None:
