@@ -1,0 +1,92 @@
+"""The archive of the Δ log on a real S3: both lies at every step of it, two writers, and other people's reader."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "delta"))
+from delta_world import HOUR_NS, NOON_NS, Crash, Failing, Yard, decided
+
+from knhk.adapters import delta_parquet
+from knhk.model.faults import Deposed, Waiting
+from knhk.reconcilers import delta
+from knhk.reconcilers.archiving import Archive, Kept, newest_commit
+from knhk_runtime.objects.opening import open_store
+from knhk_runtime.objects.port import ObjectStore
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    made = Yard(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bucket(s3_address: str) -> ObjectStore:
+    return open_store(f"{s3_address}/delta")
+
+
+def drained(made: Archive) -> None:
+    while made.round() is not None:
+        pass
+
+
+def indexes(store: ObjectStore) -> list[int | None]:
+    """Of all rows that are committed, each segment held against its commit's digest."""
+    kept = Kept(store, delta_parquet)
+    return sorted((row.log_index for name in kept.names() for row in kept.rows(name)), key=lambda index: -1 if index is None else index)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+@pytest.mark.parametrize("after", [True, False])
+def test_each_step_on_s3_may_fail_or_be_done_and_seem_to_fail(yard: Yard, bucket: ObjectStore, after: bool, dies: bool) -> None:
+    number = 0
+    for step in range(60):
+        for hour in (0, 1):
+            yard.record(decided(number, time_ns=NOON_NS + hour * HOUR_NS))
+            number += 1
+        failing = Failing(bucket, step, after, dies)
+        made = yard.archive(failing)
+        try:
+            drained(made)
+        except (Crash, Waiting):
+            drained(yard.archive(bucket) if dies else made)
+        if failing.step < step:
+            break
+    assert step > 5
+    assert indexes(bucket) == list(range(number))
+    segments = [each for each in bucket.list() if not each.key.startswith("_")]
+    assert len(segments) == len(Kept(bucket, delta_parquet).names()), "no segment lies there that no commit names"
+    newest = newest_commit(bucket)
+    assert newest is not None
+    assert [each.key for each in bucket.list(delta.COMMITS)] == [delta.commit_key(n) for n in range(newest.number + 1)]
+
+
+def test_of_two_writers_on_s3_one_is_told(yard: Yard, bucket: ObjectStore) -> None:
+    for number in (1, 3):
+        yard.record(decided(number))
+    first = yard.archive(bucket, state="other", commit_bytes=1)
+
+    class Raced(Failing):
+        """Another writer is faster by a moment, once."""
+
+        def create(self, key: str, data: bytes, *more: object) -> str:
+            if key.startswith(delta.PLANS) and not list(self.inner.list(delta.PLANS)):
+                assert first.round() is not None
+                yard.record(decided(2))
+            return super().create(key, data)
+
+    second = yard.archive(Raced(bucket, -1, after=True, dies=False))
+    with pytest.raises(Deposed, match="another writer"):
+        second.round()
+    yard.log.integrate()
+    drained(second)
+    assert first.round() is None
+    assert indexes(bucket) == [0, 1, 2]
