@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from knhk.reconcilers import delta
 from knhk.reconcilers.archiving import newest_commit
 from knhk.reconcilers.delta import Commit
 from knhk_runtime.objects.folder import FolderStore
-from knhk_runtime.objects.port import Stored
+from knhk_runtime.objects.port import Listed, Stored
 
 
 class Counted(FolderStore):
@@ -23,7 +24,7 @@ class Counted(FolderStore):
         self.reads += 1
         return super().get(key)
 
-    def list(self, folder: str = "") -> None:  # type: ignore[override]
+    def list(self, folder: str = "") -> Iterator[Listed]:
         raise AssertionError("a start must not list what grows for ever")
 
 
