@@ -33,6 +33,7 @@ WORKLOADS = (
     ("Deployment", "admission"),
     ("StatefulSet", "log"),
     ("Deployment", "receipts"),
+    ("StatefulSet", "witness"),
 )
 AS_IT_STANDS = object()
 Place = tuple[str | int, ...]
@@ -60,6 +61,14 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     },
     ("ConfigMap", "knhk-config", ("data", "KNHK_ORIGIN")): Value("origin", ""),
     ("ConfigMap", "knhk-config", ("data", "KNHK_DELTA")): Value("delta"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_WITNESSES")): Value(
+        "witnessed.enabled", False, 'ternary "/etc/knhk/witnesses/policy" "" {} | quote'
+    ),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_WITNESS_CA")): Value("witnessed.caFile", as_text="{} | quote"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_MAX_UNWITNESSED_S")): Value("witnessed.maxSeconds", as_text="{} | quote"),
+    ("ConfigMap", "knhk-log-witnesses", ("data", "policy")): Value("witnessed.policy", as_text="{} | quote"),
+    ("ConfigMap", "knhk-witness", ("data", "KNHK_WITNESS_NAME")): Value("witness.name", as_text="{} | quote"),
+    ("ConfigMap", "knhk-witness", ("data", "watched")): Value("witness.watched", as_text="{} | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_RECEIPTS")): Value("receiptsKept"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WEBHOOK")): Value("webhooks.enabled", False, 'ternary "0.0.0.0:8090" "" {} | quote'),
     **{
@@ -68,10 +77,11 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
         for place, name in (((*CONTAINER, "resources"), "resources"), ((*POD, "nodeSelector"), "nodeSelector"))
     },
     **{(kind, f"knhk-{part}", (*POD, "imagePullSecrets")): Value("imagePullSecrets", as_text="{} | toJson") for kind, part in WORKLOADS},
-    ("StatefulSet", "knhk-log", ("spec", "volumeClaimTemplates", 0, "spec", "resources", "requests", "storage")): Value("log.storage"),
-    ("StatefulSet", "knhk-log", ("spec", "volumeClaimTemplates", 0, "spec", "storageClassName")): Value(
-        "log.storageClassName", as_text="{} | toJson"
-    ),
+    **{
+        ("StatefulSet", f"knhk-{part}", ("spec", "volumeClaimTemplates", 0, "spec", *place)): Value(f"{part}.{place[-1]}", as_text=as_text)
+        for part in ("log", "witness")
+        for place, as_text in ((("resources", "requests", "storage"), "{}"), (("storageClassName",), "{} | toJson"))
+    },
     ("PodDisruptionBudget", "knhk-admission", ("spec", "minAvailable")): Value("admission.minAvailable"),
     ("Deployment", "knhk-admission", (*POD, "volumes", 0, "secret", "secretName")): Value(
         "certManager.enabled", False, 'ternary "knhk-admission-certificate" "knhk-admission-tls" {}'
@@ -97,6 +107,8 @@ OPTIONAL: Mapping[str, str] = {
     "overlays/ha/disruption.yaml": "ha",
     "components/cert-manager/certificate.yaml": "certManager.enabled",
     **{f"components/receipts/{part}.yaml": "receipts.enabled" for part in ("rbac", "deployment", "apiservice", "network-policy")},
+    **{f"components/witness/{part}.yaml": "witness.enabled" for part in ("rbac", "config", "statefulset", "network-policy")},
+    **{f"components/witnessed/{part}.yaml": "witnessed.enabled" for part in ("policy", "network-policy")},
     "components/webhooks/service.yaml": "webhooks.enabled",
     "components/webhooks-ingress/ingress.yaml": "webhooks.ingress.enabled",
     "components/webhooks-route/httproute.yaml": "webhooks.route.enabled",
@@ -122,6 +134,8 @@ DOCS: Mapping[str, str] = {
     "receipts": "Decision receipts by kubectl (an aggregated API). While nobody serves it, deletion of namespaces waits.",
     "receiptsKept": "How many Receipts of policy events stay: namespace=N,all=N,days=N, 0 for no bound. The log keeps all.",
     "registry": "OCI repository for packs and data.",
+    "witness": "A witness of other regions' logs: its policy is `watched`; its key and certificate are Secrets (see docs/witnesses.md).",
+    "witnessed": "Checkpoints wait for a quorum of witnesses: `policy`. caFile: /etc/knhk/witnesses/ca.crt for an authority of their own.",
     "webhooks": "Pushes from a Git server to PolicyRepositories, and the way in from outside.",
 }
 NOTES = """\
@@ -234,7 +248,18 @@ def _substitute(document: dict[str, Any], values: dict[str, Any]) -> None:
             _put(values, own, None)
             document["spec"]["replicas"] = f"@@.Values.{own} | default (ternary {replicas} {document['spec']['replicas']} .Values.ha)@@"
     if kind in {kind for kind, _ in WORKLOADS}:  # what is in the settings is read at the start alone
-        settings = " ".join(f".Values.{name}" for name in ("registry", "images.agent", "origin", "webhooks.enabled"))
+        settings = " ".join(
+            f".Values.{name}"
+            for name in (
+                "registry",
+                "images.agent",
+                "origin",
+                "webhooks.enabled",
+                "witnessed.enabled",
+                "witnessed.policy",
+                "witness.watched",
+            )
+        )
         metadata = document["spec"]["template"]["metadata"]
         metadata["annotations"] = {"knhk.dev/settings": f"@@list {settings} | toJson | sha256sum@@"}
 

@@ -94,6 +94,7 @@ ACCOUNTS: Mapping[str, Rights] = {
     ),
     "knhk-builder": (),
     "knhk-log": (),
+    "knhk-witness": (),
     "knhk-admission": (
         *ours(("enforcementpoints",), ("get", "list")),
         *everywhere(

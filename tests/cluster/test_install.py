@@ -264,8 +264,9 @@ def overlay(folder: Path, resource: str, components: list[str]) -> Path:
         ),
         ("base", ["cert-manager"], {"certManager.enabled": "true"}),
         ("base", ["receipts"], {"receipts.enabled": "true"}),
+        ("base", ["witness", "witnessed"], {"witness.enabled": "true", "witnessed.enabled": "true"}),
     ],
-    ids=["base", "ha", "webhooks", "cert-manager", "receipts"],
+    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "witness"],
 )
 def test_the_chart_makes_what_kustomize_makes(
     kubectl: Kubectl, helm: str, tmp_path: Path, resource: str, components: list[str], values: dict[str, str]

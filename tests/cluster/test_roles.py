@@ -35,7 +35,8 @@ SECRETS = ("knhk-ca", "knhk-keys-rollout", "knhk-keys-build", "knhk-keys-log", "
 def applied(client: KubeClient, cluster: Cluster, servers: dict[str, Path]) -> KubeClient:
     """The accounts and roles of manifests/base are there; a person of each role is bound in namespace erp, or in ours."""
     kubectl(cluster, servers, "apply", "--server-side", "-k", str(BASE))
-    kubectl(cluster, servers, "apply", "--server-side", "-f", str(BASE.parent / "components" / "receipts" / "rbac.yaml"))
+    for component in ("receipts", "witness"):
+        kubectl(cluster, servers, "apply", "--server-side", "-f", str(BASE.parent / "components" / component / "rbac.yaml"))
     kubectl(cluster, servers, "delete", "-f", str(BASE / "admission" / "webhooks.yaml"))  # nobody answers here
     with contextlib.suppress(AlreadyExists):
         client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "erp"}})

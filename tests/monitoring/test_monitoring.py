@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp.test_utils import make_mocked_request
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
@@ -19,6 +22,16 @@ from knhk.admission.metrics import Metrics
 from knhk.builder import server as builder
 from knhk.receipts.metrics import Metrics as OfReceipts
 from knhk.wiring.archive import Metrics as OfArchive
+from knhk_runtime.keyfile import raw_public
+from knhk_runtime.sequencer.core import Log, LogKey
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.server import Sequencer
+from knhk_runtime.sequencer.server import Surface as LogSurface
+from knhk_runtime.sequencer.witnesses import Witnesses
+from knhk_runtime.tlog.policy import Policy
+from knhk_runtime.witness.core import Witness, WitnessKey
+from knhk_runtime.witness.server import Surface as WitnessSurface
+from knhk_verify.note import COSIGNATURE, Verifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from go_binaries import CannotBuild, GoProject
@@ -38,7 +51,32 @@ def rules() -> str:
         pytest.skip(f"not run: {error}")
 
 
-def told() -> dict[str, set[str]]:
+async def of_the_log(folder: Path) -> str:
+    """What a log tells that waits for a witness."""
+    key = Ed25519PrivateKey.generate()
+    log = Log(folder / "log", LogKey(Verifier("log", raw_public(key)), key.sign), Disk())
+    witness = Verifier("witness", bytes(32), COSIGNATURE)
+    asked = Witnesses(Policy({}, {witness: "http://witness"}, witness), Verifier("log", raw_public(key)), lambda url, body: _never())
+    try:
+        return str((await LogSurface(Sequencer(log, witnesses=asked)).metrics(make_mocked_request("GET", "/metrics"))).text)
+    finally:
+        log.close()
+
+
+async def _never() -> tuple[int, bytes]:
+    raise OSError("nobody listens")
+
+
+async def of_the_witness(folder: Path) -> str:
+    """What a witness tells that follows a log which cannot be read."""
+    key, log = Ed25519PrivateKey.generate(), Verifier("log", bytes(32))
+    witness = Witness(folder / "witness", WitnessKey(Verifier("w", raw_public(key), COSIGNATURE), key.sign), {"log": [log]}, Disk(), int)
+    surface = WitnessSurface(witness, {})
+    surface.followed.errors["log"] = "no answer"
+    return str((await surface.metrics(make_mocked_request("GET", "/metrics"))).text)
+
+
+def told(folder: Path) -> dict[str, set[str]]:
     """Series that our processes tell → their labels."""
     telemetry, admission = PrometheusTelemetry(SystemClock()), Metrics()
     telemetry.turned(0, 0.0)
@@ -55,12 +93,13 @@ def told() -> dict[str, set[str]]:
     receipts = OfReceipts(lambda: 0.0, lambda: 0, lambda: 0)
     receipts.took("list", 200, 0.01)
     text += OfArchive().text().decode() + receipts.text().decode()
+    text += asyncio.run(of_the_log(folder)) + asyncio.run(of_the_witness(folder))
     rows = re.findall(r"^([a-z_]+)(?:\{(.*)\})? ", text, re.MULTILINE)
     return {name: set(re.findall(r'([a-z_]+)="', labels)) for name, labels in rows} | {"up": set()}
 
 
-def test_prometheus_takes_the_rules_and_every_series_of_theirs_exists(rules: str) -> None:
-    holds(rules, MANIFESTS / "monitoring" / "alerts.yaml")
+def test_prometheus_takes_the_rules_and_every_series_of_theirs_exists(rules: str, tmp_path: Path) -> None:
+    holds(rules, MANIFESTS / "monitoring" / "alerts.yaml", tmp_path)
 
 
 def test_every_panel_of_the_dashboard_asks_for_series_that_exist(rules: str, tmp_path: Path) -> None:
@@ -69,14 +108,14 @@ def test_every_panel_of_the_dashboard_asks_for_series_that_exist(rules: str, tmp
     asked = [target["expr"] for panel in panels for target in panel["targets"]]
     groups = [{"name": "dashboard", "rules": [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(asked)]}]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
-    holds(rules, tmp_path / "rules.yaml")
+    holds(rules, tmp_path / "rules.yaml", tmp_path)
 
 
-def holds(rules: str, path: Path) -> None:
+def holds(rules: str, path: Path, folder: Path) -> None:
     """Prometheus takes the file, and our processes tell every series and label that it names."""
     done = subprocess.run([rules, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    known = told()
+    known = told(folder)
     assert done.stdout
     for line in done.stdout.splitlines():
         name, *labels = line.split()
@@ -94,7 +133,10 @@ def test_a_rule_that_is_none_is_found(rules: str, tmp_path: Path) -> None:
 def test_each_job_finds_a_port_that_its_pods_have() -> None:
     ports = dict(_ports())
     jobs = yaml.safe_load((MANIFESTS / "monitoring" / "scrape.yaml").read_text())["scrape_configs"]
-    assert {job["job_name"] for job in jobs} == {"knhk-operator", "knhk-builder", "knhk-admission", "knhk-archive", "knhk-receipts"}
+    assert {job["job_name"] for job in jobs} == {
+        *("knhk-operator", "knhk-builder", "knhk-admission"),
+        *("knhk-archive", "knhk-receipts", "knhk-log", "knhk-witness"),
+    }
     for job in jobs:
         (kept,) = [row["regex"] for row in job["relabel_configs"] if row.get("action") == "keep"]
         name, port = kept.split(";")
@@ -104,10 +146,13 @@ def test_each_job_finds_a_port_that_its_pods_have() -> None:
 
 
 def _ports() -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Workload → names of its ports that a probe asks by HTTP, with the scheme."""
-    for path in (*(MANIFESTS / "base").rglob("*.yaml"), MANIFESTS / "components" / "receipts" / "deployment.yaml"):
+    """Workload → names of its ports that a probe asks by HTTP, with the scheme; of the log's, which a client without a certificate may only
+    open, that of its own."""
+    for path in (*(MANIFESTS / "base").rglob("*.yaml"), *(MANIFESTS / "components").glob("*/*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
             if document and document["kind"] in ("Deployment", "StatefulSet"):
                 asked = (c.get("readinessProbe") or c["livenessProbe"] for c in document["spec"]["template"]["spec"]["containers"])
                 probes: list[dict[str, Any]] = [probe["httpGet"] for probe in asked if "httpGet" in probe]
-                yield document["metadata"]["name"], {probe["port"]: probe.get("scheme", "HTTP").lower() for probe in probes}
+                ports = {probe["port"]: probe.get("scheme", "HTTP").lower() for probe in probes}
+                name = document["metadata"]["name"]
+                yield name, ports | ({"log": "https"} if name == "knhk-log" else {})

@@ -56,6 +56,11 @@ exit status: 0 stopped by a signal, everything covered by a checkpoint; 1 refuse
 what and where); 2 wrong arguments"""
 
 
+def _or_none(text: str) -> Path | None:
+    """A path; none of an empty text, as a manifest has it where there is none."""
+    return Path(text) if text else None
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m knhk_runtime.sequencer",
@@ -86,8 +91,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="S",
         help="refuse leaves while an acknowledged entry has waited longer for a checkpoint; default: %(default)s",
     )
-    parser.add_argument("--witnesses", type=Path, metavar="POLICY", help="publish checkpoints only with its quorum (c2sp.org/tlog-policy)")
-    parser.add_argument("--witness-ca", type=Path, metavar="PEM", help="authorities of witnesses' HTTPS beside the system's")
+    parser.add_argument(
+        "--witnesses", type=_or_none, metavar="POLICY", help="publish only with its quorum (c2sp.org/tlog-policy); empty: without"
+    )
+    parser.add_argument("--witness-ca", type=_or_none, metavar="PEM", help="authorities of witnesses' HTTPS beside the system's")
     parser.add_argument(
         "--max-unwitnessed-s",
         type=float,
