@@ -20,12 +20,27 @@ noun("drill", "disasters, rehearsed")
         Argument("--seconds", help="of traffic, half of it before the strike (default 10)", kind=int, default=10),
     ),
     output=obj(
-        rto_ms=integer(), rpo_ms=integer(), acknowledged=integer(), lost=integer(), survivor=string(), merged=string(), receipt=string()
+        rto_ms=integer(),
+        rpo_ms=integer(),
+        policy_ms=integer(),
+        acknowledged=integer(),
+        lost=integer(),
+        messages=integer(),
+        missing=integer(),
+        twice=integer(),
+        doubles=integer(),
+        replayed=integer(),
+        different=integer(),
+        unrecorded=integer(),
+        survivor=string(),
+        merged=string(),
+        receipt=string(),
     ),
     examples=("knhk drill run --strike eu --out drill", "knhk drill run --strike ap --out drill --clients 30 --seconds 60 -o json"),
     detail="Each region has a log, an order and a witness of its own; a client whose region is lost moves to the next with its outbox.\n"
-    "The traffic is made-up decisions straight into the logs: no Envoy, no packs. docs/disaster-recovery.md says what that shows.",
-    exits={FAULTS: "an acknowledged receipt is in no surviving log"},
+    "Requests are made up; a compiled pack, called as a library, decides them, all is recorded, and the survivors replay it. Consumers\n"
+    "of an ordered source resume at the survivor. No Envoy, no broker: docs/disaster-recovery.md says what that shows.",
+    exits={FAULTS: "an acknowledged receipt or a message is in no surviving log, or a decision is not what it was"},
 )
 def run(call: Call) -> Outcome:
     from knhk.wiring import drill
@@ -45,8 +60,16 @@ def run(call: Call) -> Outcome:
         "rpo_ms": -(-found.rpo_ns // 1_000_000),
         "acknowledged": found.acknowledged,
         "lost": found.lost,
+        "policy_ms": -(-done.policy_ns // 1_000_000),
+        "messages": done.dealt.messages,
+        "missing": done.dealt.missing,
+        "twice": done.dealt.twice,
+        "doubles": done.doubles,
+        "replayed": done.replayed.replayed,
+        "different": done.replayed.different,
+        "unrecorded": done.replayed.unrecorded,
         "survivor": done.survivor,
         "merged": done.order,
         "receipt": str(done.receipt),
     }
-    return Outcome(data, FAULTS if found.lost else OK, (Table("", ("", ""), tuple((name, str(value)) for name, value in data.items())),))
+    return Outcome(data, FAULTS if done.failed else OK, (Table("", ("", ""), tuple((name, str(value)) for name, value in data.items())),))

@@ -71,6 +71,37 @@ def measured(held: Sequence[bytes], moved: frozenset[bytes], surviving: Iterable
     )
 
 
+@dataclass(frozen=True)
+class Dealt:
+    """Of an ordered source, by the logs that are left: messages with a receipt, those missing before the last one, and those that were
+    decided to two different leaves."""
+
+    messages: int
+    missing: int
+    twice: int
+
+
+def dealt(sources: Iterable[bytes], surviving: Iterable[bytes]) -> Dealt:
+    """`sources`: first half of the receipt ids of each partition; the second half is the offset."""
+    leaves: dict[bytes, set[bytes]] = {}
+    for entry in surviving:
+        if len(entry) == LEAF_SIZE:
+            leaves.setdefault(parse_leaf(entry).receipt_id, set()).add(entry)
+    messages, missing = 0, 0
+    for source in sources:
+        offsets = sorted(int.from_bytes(id_[SOURCE_BYTES:], "big") for id_ in leaves if id_[:SOURCE_BYTES] == source)
+        messages += len(offsets)
+        missing += offsets[-1] + 1 - len(offsets) if offsets else 0
+    wanted = set(sources)
+    return Dealt(messages, missing, sum(len(found) > 1 for id_, found in leaves.items() if id_[:SOURCE_BYTES] in wanted))
+
+
+def first_under(pack: bytes, surviving: Iterable[bytes], since_ns: int) -> int | None:
+    """How long after `since_ns` the first decision by this pack (its name in leaves) was made; None when none was."""
+    found = (parse_leaf(entry) for entry in surviving if len(entry) == LEAF_SIZE)
+    return min((leaf.time_ns - since_ns for leaf in found if leaf.pack == pack), default=None)
+
+
 def _gap(source: bytes, times_ns: Sequence[int], struck_ns: int) -> int:
     """From the last receipt of before the strike to the first one that was decided after the next was acknowledged: the one that was on its
     way when the region went has its time of before."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,21 +19,23 @@ from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.lockchain import PolicyEvent, statement
 from knhk.model.faults import Stalled, Waiting
-from knhk.reconcilers import evidence
-from knhk.reconcilers.drilling import Measured, digest, measured, merged
-from knhk_runtime.record import encode_leaf
+from knhk.model.phases import Event
+from knhk.reconcilers import evidence, replaying
+from knhk.reconcilers.documents import pack_reference
+from knhk.reconcilers.drilling import Dealt, Measured, dealt, digest, first_under, measured, merged
+from knhk.reconcilers.replaying import Replayed
+from knhk.wiring import packs
+from knhk.wiring.drill_traffic import VERSIONS, Client, Consumed, Consumer, Live, Policy, Topic, policies, source_of
+from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tlog.folder import log_entries
 from knhk_runtime.tlog.notes import format_vkey, size_of
 from knhk_runtime.tlog.served import Served
 from knhk_runtime.witness.__main__ import load_key
 from knhk_verify.evidence import Evidence
-from knhk_verify.leaf import Leaf
 
 REGIONS = ("eu", "us", "ap")
 READY_WITHIN_S = 60.0
-PAUSE_S = 0.002  # between two decisions of a client
 ANSWER_WITHIN_S = 2.0
-PACK = sha256(b"drill").digest()[:20]
 Say = Callable[[str], None]
 
 
@@ -101,9 +101,9 @@ def _regions(folder: Path) -> Iterator[dict[str, Region]]:
 
 
 def _keys(region: Region, first: Region) -> None:
-    """One root and one rollout key for all regions, and of each its own log key."""
+    """One root, rollout and build key for all regions, and of each its own log key."""
     (region.folder / "keys").mkdir(parents=True)
-    for name in ("root.key", "root.pub", "rollout.key") if region is not first else ():
+    for name in ("root.key", "root.pub", "rollout.key", "build.key") if region is not first else ():
         shutil.copy(first.folder / "keys" / name, region.folder / "keys" / name)
     establish(region.folder / "keys", region.origin, datetime.now(UTC))
 
@@ -131,49 +131,26 @@ def _until(holds: Callable[[], bool], what: str) -> None:
     raise Stalled("Drill", f"not within {READY_WITHIN_S:g} s: {what}")
 
 
-class Client(threading.Thread):
-    """Decides one thing after another, each answered when a log has acknowledged its leaf. It keeps its outbox: when its region is lost, it
-    moves to the next, and brings there what the lost one had acknowledged."""
-
-    def __init__(self, home: int, regions: dict[str, Region]) -> None:
-        super().__init__(daemon=True)
-        self.source, self.home = secrets.token_bytes(8), REGIONS[home]
-        self.held: list[bytes] = []  # acknowledged
-        self.moved_to = ""
-        self.stopping = threading.Event()
-        self._logs = {name: region.log() for name, region in regions.items()}
-        self._order = [*REGIONS[home:], *REGIONS[:home]]
-
-    def run(self) -> None:
-        while not self.stopping.wait(PAUSE_S):
-            leaf = self._leaf(len(self.held))
-            while not self._acknowledged(leaf):
-                self._order.append(self._order.pop(0))
-                self.moved_to = self._order[0]
-            self.held.append(leaf)
-
-    def _acknowledged(self, leaf: bytes) -> bool:
-        outbox = self.held if self.moved_to else []
-        try:
-            self._logs[self._order[0]].append_leaves([*outbox, leaf])
-        except Waiting:
-            return False
-        return True
-
-    def _leaf(self, number: int) -> bytes:
-        id_ = self.source + number.to_bytes(8, "big")
-        h_o, h_a = sha256(b"o" + id_).digest(), sha256(b"a" + id_).digest()
-        return encode_leaf(Leaf(1, 1, 1, 1, 0, REGIONS.index(self.home), h_o, h_a, PACK, time.time_ns(), id_))
-
-
 @dataclass(frozen=True)
 class Result:
-    """Of a drill; `receipt`: the file in the audit bundle."""
+    """Of a drill; `receipt`: the file in the audit bundle. `dealt`: of the ordered source; `doubles`: messages that a consumer which took
+    over recognised; `replayed`: decisions that the survivors decide again to the same bytes; `policy_ns`: from the strike to the first
+    decision by the policy that was changed after it."""
 
     measured: Measured
     order: str
     survivor: str
     receipt: Path
+    dealt: Dealt
+    doubles: int
+    replayed: Replayed
+    policy_ns: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything was lost, or is not what it was."""
+        wrong = self.measured.lost, self.dealt.missing, self.dealt.twice, self.replayed.different, self.replayed.unrecorded
+        return any(wrong)
 
 
 def run(out: Path, struck: str, clients: int, seconds: float, say: Say) -> Result:
@@ -190,49 +167,156 @@ def run(out: Path, struck: str, clients: int, seconds: float, say: Say) -> Resul
 
 
 def _drill(regions: dict[str, Region], out: Path, struck: str, clients: int, seconds: float, say: Say) -> Result:
-    running = [Client(number % len(REGIONS), regions) for number in range(clients)]
     survivors = [region for name, region in regions.items() if name != struck]
-    author, change = survivors[0].signer(), dict[str, object]()  # of policy: its keys are in no region, and good in each
-    for client in running:
-        client.start()
-    first = author.bundle("rollout", _statement("DrillBegan", struck, change))
-    regions[struck].log().append_event(first)
+    author = survivors[0].signer()  # of policy: its keys are in no region, and good in each
+    say("building both versions of the policy")
+    known = policies(out.with_name(f".{out.name}.drill") / "registry", author, packs.keys(survivors[0].folder / "keys"))
+    before, after = (known[version] for version in VERSIONS)
+    for region in regions.values():
+        region.log().append_event(author.bundle("rollout", _policy_event(Event.PROMOTED, before, struck)))
+    traffic = Traffic(regions, Live(before), out.with_name(f".{out.name}.drill") / "outboxes")
+    traffic.start(clients)
+    change = author.bundle("rollout", _policy_event(Event.ROLLOUT_STARTED, after, struck))  # under way when the region goes
+    regions[struck].log().append_event(change)
     time.sleep(seconds / 2)
     say(f"ending {struck}: processes and storage")
     regions[struck].end()
     struck_ns = time.time_ns()
     shutil.rmtree(regions[struck].folder)
-    moved_change = survivors[0].log().append_event(first)
-    survivors[0].log().append_event(author.bundle("rollout", _statement("DrillStruck", struck, change)))
-    time.sleep(seconds / 2)
-    for client in running:
-        client.stopping.set()
-    for client in running:
-        client.join(READY_WITHIN_S)
+    traffic.resume(struck)
+    moved_change = survivors[0].log().append_event(change)
+    survivors[0].log().append_event(author.bundle("rollout", _statement("DrillStruck", struck, {})))
     for region in survivors:
-        _published(region, region.log().append_event(author.bundle("rollout", _statement("DrillEnds", region.name, change))))
+        region.log().append_event(author.bundle("rollout", _policy_event(Event.PROMOTED, after, struck)))
+    traffic.live.policy = after
+    time.sleep(seconds / 2)
+    traffic.end()
+    for region in survivors:
+        _published(region, region.log().append_event(author.bundle("rollout", _statement("DrillEnds", region.name, {}))))
     logs = {region.origin: list(log_entries(region.log_dir)) for region in survivors}
-    moved = frozenset(client.source for client in running if client.home == struck)
-    found = measured(
-        [leaf for client in running for leaf in client.held], moved, [entry for log in logs.values() for entry in log], struck_ns
-    )
+    entries = [entry for log in logs.values() for entry in log]
+    found = measured(traffic.held(), traffic.moved(struck), entries, struck_ns)
+    consumed = dealt([source_of(number) for number in range(len(regions))], entries)
+    traffic.bring_outboxes()
+    replayed = _replayed(survivors, known)
+    policy_ns = first_under(after.prefix, entries, struck_ns)
+    if policy_ns is None:
+        raise ValueError("nothing was decided by the changed policy: let the drill last longer")
     order = digest(merged(logs))
     told: dict[str, object] = {
         "struck": struck,
         "survivors": [region.name for region in survivors],
         "clients": str(clients),
-        "moved": str(len(moved)),
-        "rtoMs": str(-(-found.rto_ns // 1_000_000)),
-        "rpoMs": str(-(-found.rpo_ns // 1_000_000)),
+        "moved": str(len(traffic.moved(struck))),
+        "rtoMs": str(_ms(found.rto_ns)),
+        "rpoMs": str(_ms(found.rpo_ns)),
         "acknowledged": str(found.acknowledged),
         "lost": str(found.lost),
         "policyEventMovedTo": str(moved_change),
+        "policyMs": str(_ms(policy_ns)),
+        "packs": [before.digest, after.digest],
+        "messages": str(consumed.messages),
+        "messagesMissing": str(consumed.missing),
+        "messagesTwice": str(consumed.twice),
+        "doublesRecognised": str(traffic.doubles()),
+        "resumedAt": {str(number): str(each.resumed_at) for number, each in enumerate(traffic.consumed)},
+        "replayed": str(replayed.replayed),
+        "different": str(replayed.different),
+        "unrecorded": str(replayed.unrecorded),
         "merged": order,
         "checkpoints": {region.name: region.log().checkpoint() for region in survivors},
     }
     index = survivors[0].log().append_event(author.bundle("rollout", _statement("DrillCompleted", struck, told)))
     _published(survivors[0], index)
-    return Result(found, order, survivors[0].name, _bundle(survivors[0], index, out))
+    receipt = _bundle(survivors[0], index, out)
+    return Result(found, order, survivors[0].name, receipt, consumed, traffic.doubles(), replayed, policy_ns)
+
+
+def _ms(ns: int) -> int:
+    return -(-ns // 1_000_000)
+
+
+def _replayed(survivors: Sequence[Region], known: Mapping[str, Policy]) -> Replayed:
+    """Every decision of the surviving logs, again, from the O that is recorded beside them."""
+    loaded, total = {policy.prefix: policy.evaluator for policy in known.values()}, Replayed()
+    for region in survivors:
+        one = replaying.replay(region.log_dir, lambda pack, bundle: loaded[pack], evaluator_digest())
+        total.replayed, total.different = total.replayed + one.replayed, total.different + one.different
+        total.unrecorded += one.unrecorded
+    return total
+
+
+@dataclass
+class Traffic:
+    """All who decide: clients, spread over the regions, and a consumer in each region, whose partition the next region holds too."""
+
+    regions: dict[str, Region]
+    live: Live
+    outboxes: Path
+    clients: list[Client] = field(default_factory=list)
+    consumed: list[Consumed] = field(default_factory=list)
+    consumers: list[Consumer] = field(default_factory=list)
+
+    def start(self, clients: int) -> None:
+        self.clients = [Client(number % len(REGIONS), self.regions, self.live, self.outboxes / str(number)) for number in range(clients)]
+        self.consumed = [Consumed() for _ in self.regions]
+        self.consumers = [self._consumer(number, self._places(number), resumes=False) for number in range(len(self.regions))]
+        for each in (*self.clients, *self.consumers):
+            each.start()
+
+    def resume(self, struck: str) -> None:
+        """Consumers that lost one of their regions are begun anew where both of their partition's regions are."""
+        for number, ended in enumerate(self.consumers):
+            places = self._places(number)
+            if struck in (place.name for place in places):
+                ended.stopping.set()
+                ended.join(READY_WITHIN_S)
+                left = [place for place in places if place.name != struck]
+                left += [region for region in self.regions.values() if region.name not in (struck, left[0].name)]
+                self.consumers[number] = self._consumer(number, tuple(left), resumes=True)
+                self.consumers[number].start()
+
+    def end(self) -> None:
+        everybody: list[Client | Consumer] = [*self.clients, *self.consumers]
+        for each in everybody:
+            each.stopping.set()
+        for each in everybody:
+            each.join(READY_WITHIN_S)
+
+    def _places(self, number: int) -> tuple[Region, ...]:
+        names = [*REGIONS[number:], *REGIONS[:number]]
+        return tuple(self.regions[name] for name in names[:2])
+
+    def _consumer(self, number: int, places: tuple[Region, ...], *, resumes: bool) -> Consumer:
+        where = REGIONS.index(places[0].name)
+        return Consumer(number, places, where, self.live, self.consumed[number], resumes=resumes, source=Topic())
+
+    def held(self) -> list[bytes]:
+        """Leaves that clients and consumers hold as acknowledged."""
+        return [leaf for each in self.clients for leaf in each.held] + [leaf for each in self.consumed for leaf in each.held]
+
+    def moved(self, struck: str) -> frozenset[bytes]:
+        """Sources of those whose region was lost."""
+        return frozenset({*(each.source for each in self.clients if each.home == struck), source_of(REGIONS.index(struck))})
+
+    def doubles(self) -> int:
+        """Messages that a consumer which took over did not decide again."""
+        return sum(each.doubles for each in self.consumed)
+
+    def bring_outboxes(self) -> None:
+        """Clients' records come to lie beside the log of the region that they speak to."""
+        for client in self.clients:
+            shutil.copytree(client.outbox, self.regions[client.at].log_dir / "observations" / f"client-{client.outbox.name}")
+
+
+def _policy_event(kind: Event, policy: Policy, struck: str) -> dict[str, object]:
+    pack = pack_reference("drill", "orders", policy.version, policy.digest)
+    subject = (f"pack/drill/orders@{policy.version}", policy.digest.removeprefix("sha256:"))
+    return statement(PolicyEvent(kind.value, subject, "knhk drill run", _now(), pack=pack, evidence={"struck": struck}))
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _published(region: Region, index: int) -> None:
@@ -241,8 +325,8 @@ def _published(region: Region, index: int) -> None:
 
 
 def _statement(kind: str, struck: str, told: dict[str, object]) -> dict[str, object]:
-    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return statement(PolicyEvent(kind, (f"drill/{struck}", sha256(struck.encode()).hexdigest()), "knhk drill run", at, evidence=told))
+    subject = (f"drill/{struck}", sha256(struck.encode()).hexdigest())
+    return statement(PolicyEvent(kind, subject, "knhk drill run", _now(), evidence=told))
 
 
 def _bundle(region: Region, index: int, out: Path) -> Path:
