@@ -161,6 +161,7 @@ class World:
     covers: bool = True
     reviews: bool = False
     keep: Keep = WITHOUT_BOUND
+    origin: str = "knhk.dev/test"
     together: Together = field(default_factory=InTurn)
     notary: Notary | None = None
     runs: dict[str, Any] | None = None
@@ -183,7 +184,7 @@ class World:
         own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews, "trusts": self.trusts}
         own |= {"builder": Workshop(bench, self.executor, InlineExecutor(), Retirement(mortal["registry"], self.clock))}
         own |= {"together": self.together, "notary": self.notary, "secrets": self.secrets}
-        ports = Ports(**mortal, **own, origin="knhk.dev/test", actor="test")
+        ports = Ports(**mortal, **own, origin=self.origin, actor="test")
         self.controller = Controller(ports, self.git, self.keep)
 
     # ---- what people do ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from knhk.model.faults import Fault, NotFound, Refused, Waiting
 from knhk_runtime.http1 import Https
@@ -85,6 +86,11 @@ class SequencerLog:
     def checkpoint(self) -> str:
         """See the port."""
         return self._request("GET", "/checkpoint").decode()
+
+    def health(self) -> dict[str, Any]:
+        """How far the log is (formats/log.md). Raises Waiting while its storage fails."""
+        told: dict[str, Any] = json.loads(self._request("GET", "/health"))
+        return told
 
     def _way(self, context: ssl.SSLContext | None) -> _Way:
         if isinstance(self._server, Https):

@@ -209,10 +209,8 @@ class Journal:
                 del self._departed[resource.uid]
 
     def _receipt(self, namespace: str, bundle: str, index: int) -> None:
-        document = statement_of(bundle)
-        name = f"{document['predicate']['kind'].lower()}-{index:08d}"
-        spec = receipt_spec(bundle.encode(), document, index, self.ports.log.proof(index))
-        receipt = Resource("Receipt", namespace, name, spec, labels=receipt_labels(spec, document))
+        receipt = receipt_of(namespace, bundle, index, self.ports.log.proof(index))
+        name, spec = receipt.name, receipt.spec
         try:
             self.made(self.ports.store.create(receipt))
         except AlreadyExists:
@@ -241,6 +239,14 @@ class Journal:
             return
         for bundle in bundles:
             self._delivered.pop((key, bundle), None)
+
+
+def receipt_of(namespace: str, bundle: str, index: int, proof: str) -> Resource:
+    """The Receipt of an event."""
+    document = statement_of(bundle)
+    spec = receipt_spec(bundle.encode(), document, index, proof)
+    name = f"{document['predicate']['kind'].lower()}-{index:08d}"
+    return Resource("Receipt", namespace, name, spec, labels=receipt_labels(spec, document))
 
 
 def statement_of(bundle: str) -> dict[str, Any]:
@@ -283,12 +289,16 @@ def write_status(ports: Ports, resource: Resource, status: Mapping[str, Any], re
     Events that are pending, the history and the last request that was handled stay unless `status` names them. Nothing is written when
     nothing changed."""
     status = {**{name: resource.status[name] for name in _STAYS if name in resource.status}, **status}
-    now = rfc3339(ports.clock.now_ns())
+    wanted = conditioned(resource, status, ready, reason, message, rfc3339(ports.clock.now_ns()))
+    if wanted == resource.status:
+        return resource
+    return ports.store.update_status(replace(resource, status=wanted))
+
+
+def conditioned(resource: Resource, status: Mapping[str, Any], ready: bool | None, reason: str, message: str, now: str) -> dict[str, Any]:
+    """The status with its conditions, as `write_status` writes it."""
     conditions = list(resource.status.get("conditions", []))
     for kind, value in (("Ready", ready), ("Reconciling", ready is None), ("Stalled", ready is False)):
         made = condition(kind, value, reason, message, resource.generation, now)
         conditions = with_condition(conditions, made)
-    wanted = {**status, "conditions": conditions, "observedGeneration": resource.generation}
-    if wanted == resource.status:
-        return resource
-    return ports.store.update_status(replace(resource, status=wanted))
+    return {**status, "conditions": conditions, "observedGeneration": resource.generation}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from knhk.api import to_flag
+from knhk.api import said, to_flag
 from knhk.decide.flags import Context, Evaluated, Switched, evaluate, switched
+from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import NotFound
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.reconcilers.context import Journal, Ports, remembered, write_status
 from knhk.reconcilers.documents import published
+from knhk.reconcilers.provenance import spec_digest
 
+MAX_SAID = 24_576  # an entry of the log has 65,535 bytes at most
 LOOK_AGAIN_S = 0.5
 WAIT_FOR_PACK_S = 1.0
 
@@ -38,7 +41,11 @@ class FlagReconciler:
     def converge(self, resource: Resource) -> float | None:
         """Tells the variant of each point, and whether its document carries it. Gives seconds until the next look."""
         self.journal.deliver(resource)
+        known, resource = resource, self._recorded(resource)
         if resource.spec["suspend"]:
+            if resource is not known:
+                status = {**resource.status, "observedGeneration": resource.generation}
+                self.ports.store.update_status(replace(resource, status=status))
             return None
         try:
             pack = self.ports.store.get(Key("PolicyPack", resource.namespace, resource.spec["pack"]))
@@ -54,6 +61,22 @@ class FlagReconciler:
             late = late or (f"{point.name} must be told" if epoch is None else "")
         self._tell(resource, rows, late)
         return LOOK_AGAIN_S
+
+    def _recorded(self, resource: Resource) -> Resource:
+        """With the event of what the flag says, once for each generation, still to be written: a flag that was turned by hand outlives its
+        store."""
+        if resource.status.get("observedGeneration") == resource.generation:
+            return resource
+        spec, digest = said(resource), spec_digest(resource)
+        evidence: dict[str, Any] = {"generation": resource.generation} | ({"spec": spec} if len(canonical(spec)) <= MAX_SAID else {})
+        event = PolicyEvent(
+            "FlagSet",
+            (f"flag/{resource.namespace}/{resource.name}", digest),
+            self.ports.actor,
+            rfc3339(self.ports.clock.now_ns()),
+            evidence=evidence,
+        )
+        return replace(resource, status=self.journal.pend(resource.status, event))
 
     def _points(self, pack: Resource) -> list[Resource]:
         parts = (pack.status.get("live") or {}, pack.status.get("revision") or {})

@@ -10,6 +10,7 @@ from knhk.lockchain.events import PolicyEvent
 from knhk.model.phases import Event
 
 ENDS = {Event.ROLLED_BACK.value, Event.ABORTED.value}
+RESTORED = "Restored"
 ROLLS = {Event.ROLLOUT_STARTED.value, Event.STEP_ADVANCED.value, Event.RESUMED.value}
 
 
@@ -80,6 +81,9 @@ def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
 
 def _pack(pack: PackThen, index: int, event: PolicyEvent, named: Mapping[str, Any]) -> None:
     version, digest, generation = str(named["version"]), str(named["digest"]), int(event.evidence.get("generation", 0))
+    if event.kind == RESTORED:  # the object is a new one, whose generations begin anew
+        pack.aborted = dict.fromkeys(pack.aborted, generation)
+        return
     for other, denied_in in list(pack.aborted.items()):  # an abort counts for the spec that it met
         if denied_in != generation:
             del pack.aborted[other]

@@ -69,6 +69,7 @@ from knhk.reconcilers.revisions import (
     edited_steps,
     goes_on,
     inputs_of,
+    made_for,
     remember,
     staged,
     waving,
@@ -285,7 +286,7 @@ class PackReconciler:
         evidence: dict[Event, dict[str, Any]] = {
             Event.COMPILED: {"plan": image.plan_digest, "guards": revision["guards"]},
             Event.BUILT: {"image": image.digest, "proof": {name: signed.proof[name] for name in ("cases", "seed", "digest")}, **members},
-            Event.SIGNED: {"keyid": signed.keyid},
+            Event.SIGNED: {"keyid": signed.keyid, **made_for(revision)},
         }
         events = []
         for event, facts in evidence.items():

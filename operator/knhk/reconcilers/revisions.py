@@ -48,6 +48,12 @@ def staged(pack: Resource) -> Revision:
     return {"stages": [{"name": name, "points": [point.partition("/")[2] for point in points]} for name, points in found]}
 
 
+def made_for(revision: Mapping[str, Any]) -> Revision:
+    """What a revision is made of and for, for its event: with it a lost status is made anew from the log (restoring.py)."""
+    names = ("inputs", "data", "stages" if "stages" in revision else "points")
+    return {name: revision[name] for name in names if name in revision}
+
+
 def goes_on(pack: Resource, revision: Mapping[str, Any]) -> bool:
     """Whether a changed spec leaves the revision as it is. What ended, or was refused, begins anew."""
     resting = rolls(revision) or Phase(revision["phase"]) in (*WORKING, Phase.LIVE)

@@ -85,7 +85,7 @@ def stop(home: Home, timeout_s: float) -> tuple[bool, tuple[Path, ...]]:
     ran = bool(end_all([holder], timeout_s)) if holder is not None else False
     if not home.run.is_dir():
         return ran, ()
-    with _held(home):
+    with held(home):
         ran = bool(end_leftovers(home)) or ran
         return ran, _clean(home)
 
@@ -152,7 +152,7 @@ def run_in_front(home: Home, serve: Serve | None = None, kept: str = "") -> None
         signal.signal(number, lambda *_: halt.set())
     from knhk.wiring import embedded
 
-    with _held(home):
+    with held(home):
         end_leftovers(home)
         try:
             (serve or partial(embedded.serve, keep=keep_of(kept)))(home, halt, ready_file(home))
@@ -166,7 +166,7 @@ def ready_file(home: Home) -> Path:
 
 
 @contextmanager
-def _held(home: Home) -> Iterator[None]:
+def held(home: Home) -> Iterator[None]:
     """The home's lock, with this process named in it. Raises Stalled when another process keeps it."""
     with home.pid_file.open("a+") as file:
         deadline = time.monotonic() + PROBED_FOR_S
