@@ -18,8 +18,8 @@ from knhk_verify.signed import parse_json
 CONSENT_EVENTS = {event: state for state, event in EVENTS.items()}
 NOT_A_PERSON = ("action", "iss")
 BRINGS = ("StepAdvanced", "Promoted")
-Open = Callable[[Record, Leaf], Record | None]
-"""A sealed record in clear; None for who may not, or when its key is gone. Raises Bad for one that does not open as it must."""
+Open = Callable[[Record, Leaf], Record | str]
+"""A sealed record in clear, or why not: sealed (this reader may not), erased (its key is gone). Raises Bad for one that does not open."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _kept(where: str, leaf: Leaf, record: Record, wanted: Wanted, opened: Open) 
         if not asked and parse_envelope(record.observation, where).tag.hex() not in wanted.tags:
             return None
         clear = opened(record, leaf)
-        return Kept(where, "sealed" if clear is None else "clear", clear)
+        return Kept(where, clear, None) if isinstance(clear, str) else Kept(where, "clear", clear)
     return Kept(where, "clear", record) if asked or wanted.has(parse_observation(record.observation, where)) else None
 
 

@@ -73,9 +73,9 @@ def _tags(asked: Asked, home: Home) -> list[str]:
         return []
 
 
-def _closed(record: Record, leaf: Leaf) -> Record | None:
+def _closed(record: Record, leaf: Leaf) -> str:
     """Sealed records stay sealed here."""
-    return None
+    return "sealed"
 
 
 def verified(found: Found, trust: evidence.Trust) -> list[Step]:

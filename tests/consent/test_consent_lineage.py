@@ -1,0 +1,59 @@
+"""Which records are about a person, in clear and sealed, and what a reader gets of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from knhk.reconcilers.lineage import Kept, Open, Wanted, in_clear, kept_of
+from knhk_runtime.envelope import parse_envelope, unseal
+from knhk_runtime.record import Record, parse_record
+from knhk_verify.leaf import Leaf, parse_leaf
+
+VECTORS = json.loads((Path(__file__).parents[2] / "formats" / "vectors" / "envelope.json").read_bytes())
+ANNA, ZOE = (row["tag"] for row in VECTORS["tags"][:2])
+ADMITTED = VECTORS["records"][0]
+
+
+def record(form: str) -> Record:
+    """Of a vector: its frame without length and checksum."""
+    return parse_record(bytes.fromhex(ADMITTED[form])[8:], form)
+
+
+def with_key(sealed: Record, leaf: Leaf) -> Record:
+    plain = unseal(bytes.fromhex(VECTORS["key"]), parse_envelope(sealed.observation), sealed.leaves[0])
+    return Record(False, sealed.cluster, plain.salt, sealed.leaves, plain.observation, tuple(plain.actions.values()))
+
+
+def kept(form: str, wanted: Wanted, opened: Open = with_key) -> list[Kept]:
+    found = record(form)
+    return list(kept_of([("here", parse_leaf(found.leaves[0], form), found)], wanted, opened).values())
+
+
+@pytest.mark.parametrize(("text", "found"), [("anna", True), ("ann", False), ("create", False)])
+def test_what_lies_in_clear_is_found_by_a_whole_attribute(text: str, found: bool) -> None:
+    assert [one.state for one in kept("plain", Wanted(text))] == (["clear"] if found else [])
+
+
+def test_what_lies_in_clear_is_found_by_a_place_in_the_body_that_was_named() -> None:
+    assert kept("plain", Wanted("1")) == []
+    (one,) = kept("plain", Wanted("1", pointers=("/id",)))
+    told = in_clear(one)
+    assert told is not None
+    assert (told["attributes"], told["body"]) == ({"sub": "anna"}, {"id": "1"})
+
+
+def test_a_sealed_record_is_found_by_its_tag_and_told_by_who_may_open_it() -> None:
+    assert kept("sealed", Wanted("anna", frozenset((ZOE,)))) == []
+    (one,) = kept("sealed", Wanted("anna", frozenset((ANNA,))))
+    told = in_clear(one)
+    assert told is not None
+    assert (one.state, told["body"]) == ("clear", {"id": "1"})
+
+
+@pytest.mark.parametrize("why", ["sealed", "erased"])
+def test_who_may_not_open_it_learns_that_it_is_there_and_nothing_of_it(why: str) -> None:
+    (one,) = kept("sealed", Wanted("anna", frozenset((ANNA,))), lambda sealed, leaf: why)
+    assert (one.state, in_clear(one)) == (why, None)
