@@ -23,10 +23,13 @@ import images
 import node_machine as machine
 from control_plane import Cluster, shared
 from definitions import install
+from guarded_pods import PODS, end_pod, enforce, there
 from node_pods import Node
 from server_binaries import CannotBuild, binaries
+from waiting import until
 
 NAMESPACES = ("erp", "a", "b")
+SYSTEM = "knhk-system"
 ANSWERS_WITHIN_S = 240.0
 
 
@@ -86,6 +89,30 @@ def clean(client: KubeClient) -> KubeClient:
         with contextlib.suppress(AlreadyExists):
             client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     return client
+
+
+@pytest.fixture
+def ours(clean: KubeClient) -> Iterator[KubeClient]:
+    """Our namespace, and a service account for pods; no pod is left."""
+    with contextlib.suppress(AlreadyExists):
+        clean.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
+    until(lambda: there(clean, "/api/v1/namespaces/erp/serviceaccounts/default") is not None, ANSWERS_WITHIN_S)
+    clear(clean)
+    enforce(clean, "true")
+    yield clean
+    enforce(clean, None)
+    clear(clean)
+
+
+def clear(client: KubeClient) -> None:
+    """What pods of the test before trusted is no other's."""
+    for row in client.call("GET", PODS)["items"]:
+        end_pod(client, row["metadata"]["name"])
+    for kind, namespace in ((kind, namespace) for kind in ("configmaps", "secrets") for namespace in (SYSTEM, "erp")):
+        path = f"/api/v1/namespaces/{namespace}/{kind}"
+        for row in client.call("GET", path)["items"]:
+            if row["metadata"]["name"].startswith("knhk-"):
+                client.call("DELETE", f"{path}/{row['metadata']['name']}")
 
 
 def patiently(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:

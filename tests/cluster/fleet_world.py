@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -50,6 +51,7 @@ from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.receipts import entries
 from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring.cluster import Options, led
+from knhk.wiring.pods import Adapt, PodOptions, pods
 
 ORIGIN = "knhk.dev/test"
 WITHIN_S = 240.0
@@ -85,14 +87,20 @@ def operate(folder: Path, options: Options) -> None:
     try:
         with led(options, watched, stop) as found:
             if found is not None:
-                _, store, adapt, _ = found
-                _turn(folder, stop, store, adapt)
+                client, store, adapt, _ = found
+                root_pub = (folder / "keys" / "root.pub").read_bytes
+                with pods(client, options.pods, SystemClock(), root_pub) if options.pods.exchange else nullcontext(_as_is) as in_pods:
+                    _turn(folder, stop, store, lambda ports: adapt(in_pods(ports)))
     except (KnhkError, OSError) as error:
         logging.error("%s", error)
         sys.exit(1)
 
 
-def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Callable[[Ports], Ports]) -> None:
+def _as_is(ports: Ports) -> Ports:
+    return ports
+
+
+def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Adapt) -> None:
     registry, signer = LayoutRegistry(folder / "registry"), establish(folder / "keys", ORIGIN, datetime.now(UTC))
     with ThreadPoolExecutor(1) as executor:
         ports = Ports(
@@ -108,6 +116,7 @@ def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Callable
             clock=SystemClock(),
             origin=ORIGIN,
             actor="test",
+            reviews=True,
         )
         controller = Controller(adapt(ports))
         while not stop.is_set():
@@ -175,13 +184,13 @@ class Agents:
             version = self.versions[candidate] = document["candidate"]["version"]
             row[1] += PER_LOOK // 3 if stable and version in self.bad else 0
         told = {"version": 1, "point": name, "epoch": document["epoch"], "ready": True, "refused": [], "durable": 1 << 40}
-        pairs = [_pair(one, other, *counted) for (where, one, other), counted in self.counts.items() if where == name]
+        pairs = [pair_row(one, other, *counted) for (where, one, other), counted in self.counts.items() if where == name]
         temporary = into.with_suffix(".tmp")
         temporary.write_text(json.dumps(told | {"pairs": pairs, "decisions": {}}))
         temporary.rename(into)
 
 
-def _pair(stable: str, candidate: str, n: int, worse: int) -> dict[str, Any]:
+def pair_row(stable: str, candidate: str, n: int, worse: int) -> dict[str, Any]:
     """A row of `pairs` (formats/agent.md) of packs that differ in new denials alone."""
     return {
         **{"stable": stable, "candidate": candidate, "pairs": n, "covered": n, "clusters": n, "errors": 0},
@@ -196,9 +205,9 @@ def _pair(stable: str, candidate: str, n: int, worse: int) -> dict[str, Any]:
 class World:
     """A namespace of a cluster with one log, one fleet and any number of operators."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, client: KubeClient, forks: Any) -> None:
+    def __init__(self, folder: Path, kubeconfig: Path, client: KubeClient, forks: Any, agents: Agents | None = None) -> None:
         self.folder, self.kubeconfig, self.client = folder, kubeconfig, client
-        self.agents = Agents(folder)
+        self.agents = agents or Agents(folder)
         self.store = KubeStore(client, ChangeFeed(), SystemClock())
         self.operators: list[Operator] = []
         self._forks = forks
@@ -226,12 +235,12 @@ class World:
         self._sequencer.kill()
         self._sequencer.wait()
 
-    def operator(self, *, lease: bool = False, kubeconfig: Path | None = None) -> Operator:
-        """A new one, begun."""
+    def operator(self, *, lease: bool = False, kubeconfig: Path | None = None, exchange: str = "") -> Operator:
+        """A new one, begun. `exchange`: HOST:PORT where it serves pods; "": points are folders."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             health = f"127.0.0.1:{probe.getsockname()[1]}"
-        options = Options(kubeconfig or self.kubeconfig, health, "erp/operator" if lease else "")
+        options = Options(kubeconfig or self.kubeconfig, health, "erp/operator" if lease else "", PodOptions(exchange))
         process = self._forks.Process(target=operate, args=(self.folder, options))
         process.start()
         self.operators.append(Operator(process, health))

@@ -15,6 +15,7 @@ from typing import Any
 
 from knhk.adapters.kube_client import MERGE, KubeClient
 from knhk.adapters.placement_processes import envoy_binary
+from knhk.model.faults import NotFound, Waiting
 from knhk.ports.caller import AUDIENCE, ENFORCE_LABEL, POINT_LABEL
 from knhk_runtime.proxy import placed
 
@@ -27,6 +28,14 @@ def enforce(client: KubeClient, value: str | None) -> None:
     """The namespace's label; None takes it away."""
     body = {"metadata": {"labels": {ENFORCE_LABEL: value}}}
     client.call("PATCH", f"/api/v1/namespaces/{NAMESPACE}", body=body, media=MERGE)
+
+
+def there(client: KubeClient, path: str) -> Any:
+    """The object; None while there is none, or while the API server does not answer."""
+    try:
+        return client.call("GET", path)
+    except (NotFound, Waiting):
+        return None
 
 
 def make_pod(

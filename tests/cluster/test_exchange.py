@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "examples" / "order_to_cash"))
 from control_plane import Cluster
-from guarded_pods import PODS, GuardedPod, end_pod, enforce, make_pod, token_of
+from guarded_pods import GuardedPod, end_pod, enforce, make_pod, there, token_of
 from system_world import PACKS, PAYLOADS, Application, fast_pack, free_port
 
 from identity import AUDIENCE, ISSUER, IdentityProvider
@@ -33,7 +33,7 @@ from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import collection, place
 from knhk.adapters.shelf_kube import KubeShelf
 from knhk.adapters.system import SystemClock
-from knhk.model.faults import AlreadyExists, Conflict, NotFound, Waiting
+from knhk.model.faults import AlreadyExists, Conflict
 from knhk.model.resource import Key
 from knhk.ports.caller import ENFORCE_LABEL, UNGUARDED_LABEL, Denied
 from traffic import Mix
@@ -43,36 +43,6 @@ NAMESPACE = "knhk-system"
 WITHIN_S = 240.0
 PACK, POINT = Key("PolicyPack", "erp", "invoice-controls"), Key("EnforcementPoint", "erp", "orders")
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-
-
-@pytest.fixture
-def ours(clean: KubeClient) -> Iterator[KubeClient]:
-    """Our namespace, and a service account for pods; no pod is left."""
-    with contextlib.suppress(AlreadyExists):
-        clean.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    until(lambda: there(clean, "/api/v1/namespaces/erp/serviceaccounts/default"), lambda: "no service account")
-    clear(clean)
-    enforce(clean, "true")
-    yield clean
-    enforce(clean, None)
-    clear(clean)
-
-
-def clear(client: KubeClient) -> None:
-    for row in client.call("GET", PODS)["items"]:
-        end_pod(client, row["metadata"]["name"])
-    for kind in ("configmaps", "secrets"):
-        path = f"/api/v1/namespaces/{NAMESPACE}/{kind}"
-        for row in client.call("GET", path)["items"]:
-            if row["metadata"]["name"].startswith("knhk-"):
-                client.call("DELETE", f"{path}/{row['metadata']['name']}")
-
-
-def there(client: KubeClient, path: str) -> Any:
-    try:
-        return client.call("GET", path)
-    except (NotFound, Waiting):
-        return None
 
 
 def until(look: Callable[[], Any], said: Callable[[], str], within_s: float = WITHIN_S) -> Any:
