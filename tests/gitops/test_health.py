@@ -70,6 +70,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     house.world.apply(f"apiVersion: knhk.dev/v1alpha1\nkind: FeatureFlag\nmetadata: {{name: canary, namespace: erp}}\nspec: {flag}\n")
     spec = {"pack": "orders", "revision": house.world.get(PACK).status["live"]["digest"], "stage": "production", "approver": "local:kim"}
     house.world.store.create(Resource("Approval", "erp", "kim", spec))
+    consent = (examples / "consent.yaml").read_text().replace("namespace: ats", "namespace: erp")
+    house.world.apply(consent)
     house.world.run(60)
     house.world.settle()
     return house.world
@@ -158,7 +160,7 @@ def test_the_examples_apply_what_a_controller_may_and_wait_for_what_is_there() -
     flux, role = objects["Kustomization"]["spec"], objects["Role"]
     assert flux["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
     allowed = {name for rule in role["rules"] if "create" in rule["verbs"] for name in rule["resources"]}
-    assert allowed == {KINDS[kind].plural for kind in KINDS} - {"approvals", "receipts", "policyrepositories"}
+    assert allowed == {KINDS[kind].plural for kind in KINDS} - {"approvals", "consents", "receipts", "policyrepositories"}
     examples = [each for file in (ROOT / "manifests" / "examples").glob("*.yaml") for each in parse(file.read_text(), file.name)]
     known = {(each.kind, each.namespace, each.name) for each in (replace(one, status={}) for one in examples)}
     checked = {(row["kind"], row["namespace"], row["name"]) for row in flux["healthChecks"]}
