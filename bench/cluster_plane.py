@@ -38,6 +38,7 @@ TLS = "/api/v1/namespaces/knhk-system/secrets/knhk-builder-tls"
 SERVICE_ACCOUNT = "/api/v1/namespaces/{}/serviceaccounts/default"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 TOKEN_LIVES_S = 3600
+NAMESPACES: Mapping[str, Mapping[str, str]] = {"erp": {"knhk.dev/enforce": "true"}, "knhk-system": {}}  # elsewhere no pod is heard
 
 
 @dataclass
@@ -119,10 +120,11 @@ def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plan
         cluster = stack.enter_context(owned(folder / "cluster"))
         client = KubeClient(api_client(cluster.kubeconfig))
         install(client)
-        for namespace in ("erp", "knhk-system"):
+        for namespace, labels in NAMESPACES.items():
+            metadata = {"name": namespace, "labels": labels}
             with contextlib.suppress(AlreadyExists):
-                client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        for namespace in ("erp", "knhk-system"):
+                client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        for namespace in NAMESPACES:
             until(partial(there, client, SERVICE_ACCOUNT.format(namespace)), "the service account is there", 60.0, 0.1)
         establish(folder / "keys", LOG_ORIGIN, datetime.now(UTC))
         (folder / "registry").mkdir()
