@@ -45,7 +45,7 @@ def test_a_skip_fails_in_ci_alone(ci: str, outcome: int, tmp_path: Path) -> None
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "."],
         cwd=tmp_path,
-        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": "", "PYTHONPATH": str(ROOT / "tests")},  # its plugin is there
         capture_output=True,
         text=True,
     )
