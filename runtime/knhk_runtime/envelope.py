@@ -110,14 +110,14 @@ def without_triples(action: bytes) -> bytes:
 def wrap(by: bytes, purpose: bytes, key: bytes, nonce: bytes | None = None) -> bytes:
     """`key` wrapped by the key `by` for one purpose."""
     nonce = os.urandom(NONCE) if nonce is None else nonce
-    return b"KNW1" + nonce + AESGCM(by).encrypt(nonce, key, _purposed(purpose))
+    return b"KNW1" + nonce + AESGCM(by).encrypt(nonce, key, purposed(purpose))
 
 
 def unwrap(by: bytes, purpose: bytes, wrapped: bytes, where: str) -> bytes:
     """Raises Bad."""
     nonce, ciphertext = wrapped_parts(wrapped, where)
     try:
-        return AESGCM(by).decrypt(nonce, ciphertext, _purposed(purpose))
+        return AESGCM(by).decrypt(nonce, ciphertext, purposed(purpose))
     except InvalidTag as error:
         raise Bad(where, "does not unwrap: it was altered, or is for another purpose or by another key") from error
 
@@ -129,7 +129,8 @@ def wrapped_parts(wrapped: bytes, where: str) -> tuple[bytes, bytes]:
     return wrapped[4 : 4 + NONCE], wrapped[4 + NONCE :]
 
 
-def _purposed(purpose: bytes) -> bytes:
+def purposed(purpose: bytes) -> bytes:
+    """AAD of a wrapped key."""
     return b"knhk.dev/wrapped-key/v1\n" + purpose
 
 

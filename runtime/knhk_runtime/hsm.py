@@ -1,4 +1,5 @@
-"""Keys in a PKCS#11 token (an HSM), Ed25519 and P-256: made there, and used there. Only signatures leave it.
+"""Keys in a PKCS#11 token (an HSM), Ed25519, P-256 and AES: made there, and used there. Only signatures, and keys that an AES key has wrapped
+or unwrapped, leave it.
 
 Modules of vendors bear one thread at a time (SoftHSM fails or hangs with two): each module has one thread for the life of the process,
 each token one session in it, which is opened again when the token has ended it.
@@ -139,6 +140,22 @@ class Token:
         """Signature by the private key labelled `name` whose public key is `public`: 64 bytes, of P-256 in ASN.1 over the SHA-256."""
         return self._ask(lambda session: curve.sign(self._key(session, name, public, curve), data))
 
+    def has_secret(self, name: str) -> bool:
+        """Whether there is an AES key labelled `name`."""
+        return self._ask(lambda session: len(self._secrets(session, name)) > 0)
+
+    def make_secret(self, name: str) -> None:
+        """Makes an AES-256 key labelled `name`, which the token never gives away."""
+        self._ask(lambda session: self._make_secret(name))
+
+    def encrypt(self, name: str, nonce: bytes, text: bytes, aad: bytes) -> bytes:
+        """AES-256-GCM by the key labelled `name`; the tag of 16 bytes at the end."""
+        return self._ask(lambda session: bytes(self._secret(session, name).encrypt(text, **_gcm(nonce, aad))))
+
+    def decrypt(self, name: str, nonce: bytes, ciphertext: bytes, aad: bytes) -> bytes | None:
+        """None for what this key did not encrypt so."""
+        return self._ask(lambda session: self._decrypt(session, name, nonce, ciphertext, aad))
+
     def _ask(self, question: Callable[[pkcs11.Session], Result]) -> Result:
         return _thread(self._module).submit(self._answer, question).result()
 
@@ -250,6 +267,44 @@ class Token:
                 private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
             )
             return _raw(public[Attribute.EC_POINT], name, curve)
+
+    def _secrets(self, session: pkcs11.Session, name: str) -> list[Any]:
+        from pkcs11 import Attribute, KeyType, ObjectClass
+
+        wanted = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.AES, Attribute.LABEL: name}
+        return list(session.get_objects(wanted))
+
+    def _secret(self, session: pkcs11.Session, name: str) -> Any:
+        found = self._secrets(session, name)
+        if len(found) != 1:
+            raise Stalled("Token", f"token {self._label!r}, label {name!r}: must hold one AES key, holds {len(found)}")
+        return found[0]
+
+    def _make_secret(self, name: str) -> None:
+        from pkcs11 import Attribute, KeyType
+
+        with self._token().open(rw=True) as writing:
+            template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.ENCRYPT: True, Attribute.DECRYPT: True}
+            writing.generate_key(KeyType.AES, 256, store=True, label=name, id=secrets.token_bytes(16), template=template)
+
+    def _decrypt(self, session: pkcs11.Session, name: str, nonce: bytes, ciphertext: bytes, aad: bytes) -> bytes | None:
+        """Tokens say in many ways that a tag is wrong, SoftHSM as a general error: one that then opens what it encrypts itself is well."""
+        from pkcs11.exceptions import PKCS11Error
+
+        key = self._secret(session, name)
+        try:
+            return bytes(key.decrypt(ciphertext, **_gcm(nonce, aad)))
+        except PKCS11Error:
+            probe = _gcm(secrets.token_bytes(len(nonce)), aad)
+            if bytes(key.decrypt(bytes(key.encrypt(_PROBE, **probe)), **probe)) != _PROBE:
+                raise
+            return None
+
+
+def _gcm(nonce: bytes, aad: bytes) -> dict[str, Any]:
+    from pkcs11 import GCMParams, Mechanism
+
+    return {"mechanism": Mechanism.AES_GCM, "mechanism_param": GCMParams(nonce, aad, 128)}
 
 
 def _raw(point: bytes, name: str, curve: Curve) -> bytes:

@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="UID",
         help="who this is among a point's instances, for waves: a pod's uid (default: of no wave)",
     )
+    parser.add_argument("--subject-keys", type=Path, metavar="PATH", help="folder of the key store, for points with privacy")
+    parser.add_argument("--store-key", type=Path, metavar="PATH", help="file with the key store's own key, 32 bytes, in memory only")
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")
     return parser
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from knhk.model.consents import MAX_PURPOSES
 from knhk.model.faults import Fault, Refused
+from knhk_runtime.subjects import Privacy, parse_privacy
 from knhk_verify.errors import Bad
 from knhk_verify.signed import parse_canonical
 
@@ -43,6 +44,7 @@ class PointConfig:
     max_unwitnessed_s: int = 0
     consent_subject: str = ""
     consent_purposes: tuple[tuple[str, str], ...] = ()
+    privacy: Privacy | None = None
 
 
 def parse_point(data: bytes, where: str) -> PointConfig:
@@ -71,6 +73,7 @@ def parse_point(data: bytes, where: str) -> PointConfig:
         consent_subject=document.get("consent", {}).get("subject", ""),
         consent_purposes=tuple((row["name"], row["purpose"]) for row in document.get("consent", {}).get("purposes", ())),
         digest=hashlib.sha256(data).hexdigest(),
+        privacy=parse_privacy(document["privacy"]) if "privacy" in document else None,
     )
 
 
@@ -81,7 +84,13 @@ def _checks(document: object) -> list[tuple[str, object, bool, str]]:
     names = [item["name"] for item in attributes if _is_attribute(item)] if isinstance(attributes, list) else []
     get = document.get
     return [
-        ("version", get("version"), get("version") == 1, "must be 1"),
+        ("version", get("version"), get("version") == (2 if "privacy" in document else 1), "must be 1, and 2 for a point with privacy"),
+        (
+            "privacy",
+            get("privacy"),
+            "privacy" not in document or parse_privacy(document["privacy"]) is not None,
+            "must be subjects, 1 to 16 of {route, attribute} or {route, pointer}, and retentionDays",
+        ),
         ("point", get("point"), _matches(_NAME, get("point")), "must be NAMESPACE/NAME"),
         ("region", get("region"), _matches(_REGION, get("region")), f"must match {_REGION.pattern}"),
         ("regionIndex", get("regionIndex"), _between(get("regionIndex"), 0, 65535), "must be 0 to 65535"),

@@ -57,6 +57,11 @@ def parse_privacy(document: object) -> Privacy | None:
     return Privacy(tuple(Rule(**rule) for rule in rules), days)
 
 
+def restored_privacy(told: Mapping[str, Any] | None) -> Privacy | None:
+    """Of its plain data (dataclasses.asdict)."""
+    return None if told is None else Privacy(tuple(Rule(**rule) for rule in told["subjects"]), told["retention_days"])
+
+
 def _is_rule(rule: object) -> bool:
     if not isinstance(rule, Mapping) or not isinstance(rule.get("route"), str):
         return False

@@ -27,7 +27,7 @@ from knhk_runtime.exchange.documents import Beside, read_keys, read_rollout
 from knhk_runtime.exchange.install import fetch
 from knhk_runtime.exchange.loaded import CountedBinding, LoadedPacks
 from knhk_runtime.exchange.loaded import Opener as PackOpener
-from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted, read_bootstrap
+from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted, must_seal, read_bootstrap
 from knhk_runtime.http1 import Https
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import PARK, Entries, entries_of, payloads
@@ -48,6 +48,7 @@ from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.ring.heat import preload
 from knhk_runtime.ring.observed import ObservedQueue
+from knhk_runtime.sealing import CannotSeal, Sealer, Sealing, store_opener
 from knhk_runtime.sequencer_client import SequencerClient, SequencerRefused, SequencerUnavailable
 from knhk_runtime.statistics import Counters, receipt_at
 from knhk_runtime.tiers.decide import TableDecision
@@ -90,6 +91,12 @@ class Options:
     token_file: Path | None = None
     ca_file: Path | None = None
     instance: str = ""
+    subject_keys: Path | None = None  # the folder of the key store, and the file of its own key: for points with privacy
+    store_key: Path | None = None
+
+    @property
+    def seals(self) -> bool:
+        return self.subject_keys is not None and self.store_key is not None
 
 
 def root_key(path: Path) -> bytes:
@@ -203,6 +210,7 @@ def check_once(options: Options) -> dict[str, Any]:
     accepted = load_accepted(folders)
     keys = read_keys(data["keys.json"], root_key(options.root_pub), now, accepted, str(paths["keys.json"]))
     point = parse_point(data["point.json"], str(paths["point.json"]))
+    must_seal(point, options.seals, str(paths["point.json"]))
     beside = Beside(point, read_bootstrap(folders))
     rollout = read_rollout(data["rollout.json"], keys, now, beside, accepted, str(paths["rollout.json"]))
     rollout, _ = rollout.seen_by(options.instance)
@@ -262,7 +270,9 @@ class Agent:
             self._outbox_end,
             self._preload,
             options.instance,
+            seals=options.seals,
         )
+        self._sealer = Sealer(store_opener(options.subject_keys, options.store_key)) if options.subject_keys and options.store_key else None
         self._adopt: Callable[[Parked], None] = lambda parked: None
         self._boot = secrets.token_hex(8)
         self._acked_before = 0
@@ -279,7 +289,18 @@ class Agent:
         if self._unwitnessed is not None:
             self._unwitnessed.acknowledged(end, self._settling.bound)
 
+    def _asked(self) -> tuple[Sealer, Sealing] | None:
+        """Who seals, and as the point says; None at a point without privacy. Raises CannotSeal."""
+        running = self._exchange.running
+        if running is None or running.point.privacy is None:
+            return None
+        if self._sealer is None:
+            raise CannotSeal(f"{running.point.point} has privacy, and this agent no key store")
+        return self._sealer, Sealing(running.point.point, running.point.privacy)
+
     def _commit(self, made: Entries) -> Position:
+        if asked := self._asked():
+            made = asked[0].entries(made, asked[1])
         end = self._outbox.commit(made)
         self._counters.reach(end)
         self._counters.take(made.frames)
@@ -287,8 +308,10 @@ class Agent:
         return end
 
     def _commit_drained(self, made: Entries, drained: Drained) -> None:
-        self._counters.reach(self._outbox.commit(made))
-        self._counters.take_drained(drained)
+        asked = self._asked()
+        sealed, counted = asked[0].batch(made, drained, asked[1]) if asked else (made, drained)
+        self._counters.reach(self._outbox.commit(sealed))
+        self._counters.take_drained(counted)
         self._counters.mark()
         if any(kind == PARK for _, kind, _, _ in drained.counts):
             for parked in left_parked(drained.frames):

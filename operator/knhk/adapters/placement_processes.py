@@ -43,7 +43,8 @@ def envoy_binary() -> Path:
 
 @dataclass
 class ProcessPlacement:
-    """`knhk.ports.placement.Placement`. `folders_of`: point → folders; `registry`, `sequencer_socket`, `root_pub`: what agents read."""
+    """`knhk.ports.placement.Placement`. `folders_of`: point → folders; `registry`, `sequencer_socket`, `root_pub`: what agents read;
+    `keys`: folder of the key store and file of its own key, for points with privacy."""
 
     supervisor: Supervisor
     folders_of: Callable[[str], PointFolders]
@@ -51,6 +52,7 @@ class ProcessPlacement:
     sequencer_socket: Path
     root_pub: Path
     workers: int = 1
+    keys: tuple[Path, Path] | None = None
     _ports: dict[str, tuple[str, int]] = field(default_factory=dict)
     _rendered: dict[str, tuple[Mapping[str, Any], bytes]] = field(default_factory=dict)
 
@@ -145,6 +147,7 @@ class ProcessPlacement:
             str(folders.sockets / "envoy-admin.sock"),
             "--instance",
             point,
+            *(("--subject-keys", str(self.keys[0]), "--store-key", str(self.keys[1])) if self.keys else ()),
         )
         return Command(f"agent {point}", argv, folders.folder / "agent.log", rank=AGENT_RANK)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from knhk.reconcilers.replaying import Shard
     from knhk.wiring.log_opening import Opened
     from knhk.wiring.replays import Packs
+    from knhk_runtime.unsealing import Unsealer
     from knhk_verify.signed import Keys
 
 NUMBER = {"type": "number"}
@@ -29,7 +30,10 @@ PULL = (
     Argument("--pull", help="registry to get from what the folder has not: https://HOST[:PORT][/REPOSITORY]", metavar="URL"),
     Argument("--pull-auth", help="docker config.json with credentials for it", kind=Path, metavar="FILE"),
 )
-COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS)
+SUBJECT_KEYS = Argument(
+    "--subject-keys", help="home whose key store opens sealed records (default: this home's, where its user may)", kind=Path, metavar="HOME"
+)
+COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS, SUBJECT_KEYS)
 
 
 @command(
@@ -39,6 +43,7 @@ COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS)
     output=obj(
         replayed=integer(),
         erased=integer(),
+        sealed=integer(),
         different=integer(),
         unrecorded=integer(),
         entries=integer(),
@@ -67,16 +72,16 @@ def replay(call: Call) -> Outcome:
     if replays.is_archive(source):
         log = _log(call)
         found = _packs(call, log)
-        result = replaying.replay_segments(replays.kept(source), log.served, found.evaluator, evaluator_digest(), shard)
+        result = replaying.replay_segments(replays.kept(source), log.served, found.evaluator, evaluator_digest(), shard, _unsealer(call))
     elif call.args.shard is not None:
         raise Usage("must come with an archive: a log folder is replayed whole", "--shard")
     else:
-        result = replaying.replay(Path(source), _packs(call, None).evaluator, evaluator_digest())
+        result = replaying.replay(Path(source), _packs(call, None).evaluator, evaluator_digest(), _unsealer(call))
     rows = tuple((d.where, d.receipt, d.reason) for d in result.differences)
     counts = Table(
         "",
-        ("replayed", "erased", "different", "unrecorded"),
-        ((str(result.replayed), str(result.erased), str(result.different), str(result.unrecorded)),),
+        ("replayed", "erased", "sealed", "different", "unrecorded"),
+        (tuple(str(n) for n in (result.replayed, result.erased, result.sealed, result.different, result.unrecorded)),),
     )
     tables = (counts, *((Table("differences", ("where", "receipt", "reason"), rows),) if rows else ()))
     return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables)
@@ -96,6 +101,7 @@ def replay(call: Call) -> Outcome:
         goal_ppm=NUMBER,
         kinds=mapping(obj(judged=integer(), violations=integer(), ppm=NUMBER, low_ppm=NUMBER, high_ppm=NUMBER)),
         erased=integer(),
+        sealed=integer(),
         unjudged=mapping(integer()),
         violations=array(obj(where=string(), receipt=string(), kind=string(), guards=array(string()))),
     ),
@@ -122,19 +128,20 @@ def audit(call: Call) -> Outcome:
     archive = replays.is_archive(source)
     log = _log(call) if archive else None
     admitted = replays.archived(source, log.served) if log else replays.recorded(Path(source))
-    found = auditing.audit(admitted, sources, _packs(call, log).loaded)
+    found = auditing.audit(admitted, sources, _packs(call, log).loaded, _unsealer(call))
     kinds = {
         name: {"judged": k.judged, "violations": k.violations, "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]}
         for name, k in found.kinds.items()
     }
-    data = {"goal_ppm": goal, "kinds": kinds, "erased": found.erased, "unjudged": found.unjudged}
+    data = {"goal_ppm": goal, "kinds": kinds, "erased": found.erased, "sealed": found.sealed, "unjudged": found.unjudged}
     data |= {"violations": [{**vars(one), "guards": list(one.guards)} for one in found.violations]}
     rows = tuple(
         (name, str(k.judged), str(k.violations), f"{k.ppm:.1f}", f"{k.interval[0]:.1f} … {k.interval[1]:.1f}")
         for name, k in found.kinds.items()
     )
     tables = [Table("", ("admitted", "judged", "violations", "ppm", "95 %"), rows)]
-    apart = (*found.unjudged.items(), *((("erased", found.erased),) if found.erased else ()))
+    closed = (("erased", found.erased), ("sealed", found.sealed))
+    apart = (*found.unjudged.items(), *(each for each in closed if each[1]))
     tables += [Table("not judged", ("why", "records"), tuple((why, str(count)) for why, count in apart))] if apart else []
     told = tuple((one.where, one.receipt, one.kind, " ".join(one.guards)) for one in found.violations)
     tables += [Table("violations", ("where", "receipt", "admitted", "guards"), told)] if told else []
@@ -257,6 +264,13 @@ def _shard(text: str | None) -> Shard:
     if not found or int(found[1]) >= int(found[2]):
         raise Usage(f"is {text!r}, must be I/N with 0 ≤ I < N", "--shard")
     return Shard(int(found[1]), int(found[2]))
+
+
+def _unsealer(call: Call) -> Unsealer:
+    from knhk.wiring import privacy
+
+    home = call.args.subject_keys
+    return privacy.unsealer(Home(home) if home is not None else Home(call.home), needed=home is not None)
 
 
 def _source(call: Call) -> str:

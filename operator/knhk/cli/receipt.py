@@ -159,6 +159,7 @@ def export(call: Call) -> Outcome:
             obj(
                 where=string(),
                 erased=boolean(),
+                sealed=boolean(),
                 route=string(),
                 region=string(),
                 attributes=array(string()),

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from knhk.model.delta import Row
 from knhk.model.faults import AlreadyExists, Corrupt, Deposed, NotFound
@@ -18,7 +20,7 @@ from knhk.ports.clock import Clock
 from knhk.ports.leaf_indexes import LeafIndexes
 from knhk.ports.segments import Segments
 from knhk.reconcilers import delta
-from knhk.reconcilers.delta import Commit, File, Framed, Index, Place, Plan
+from knhk.reconcilers.delta import Commit, File, Framed, Index, Place, Plan, Ranges
 from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.outbox.segments import check_frames, whole_frames
 from knhk_runtime.record import SEGMENT_HEAD
@@ -102,6 +104,10 @@ class Archive:
             self._create(delta.plan_key(number), delta.plan_bytes(plan))
         if plan is None:
             return None
+        return self._erase(plan, opened.origin) if plan.erase else self._archive(plan, opened)
+
+    def _archive(self, plan: Plan, opened: Opened) -> Commit:
+        number, last = plan.number, self._last
         found = [each for source, (start, end) in sorted(plan.ranges.items()) for each in self._range(source, start, end)]
         index = self._indexes.find(key for each in found for key in delta.keys_of(each.record))
         files = self._segments(number, found, index, opened.regions)
@@ -115,6 +121,63 @@ class Archive:
         if self._remove:
             self._clean(commit)
         return commit
+
+    # ---- erasing -------------------------------------------------------------------------------
+
+    def erase(self, indexes: Collection[int]) -> int:
+        """How many rows of these entries of the log lost what was recorded; 0 when none had any more. What a crash left of this is done
+        by the next call, and by `round` as far as its plan was made."""
+        done = 0
+        while True:
+            last = self._followed()
+            if self._planned(last.number + 1 if last else 0) is not None:
+                self.round()
+                continue
+            wanted = self._wanted(sorted(indexes))
+            if last is None or not wanted:
+                self._sweep()
+                return done
+            plan = Plan(last.number + 1, {}, wanted)
+            try:
+                self._create(delta.plan_key(plan.number), delta.plan_bytes(plan))
+            except Deposed:  # another writer was faster: its commit first
+                continue
+            self._erase(plan, last.origin)
+            done += sum(last - first + 1 for ranges in wanted.values() for first, last in ranges)
+
+    def _wanted(self, indexes: list[int]) -> dict[str, Ranges]:
+        """Of each segment the indexes of rows that are to be erased and are not yet."""
+        found, kept = dict[str, Ranges](), Kept(self._store, self._form)
+        for path, file in kept.files.items():
+            here = set(indexes[bisect_left(indexes, file.first) : bisect_right(indexes, file.last)]) if file.first >= 0 else set[int]()
+            if not here:
+                continue
+            rows = zip(kept.indexes(path), kept.column(path, "erased"), strict=True)
+            if ranges := delta.ranges_of(index for index, erased in rows if index in here and not erased):
+                found[path] = ranges
+        return found
+
+    def _erase(self, plan: Plan, origin: str) -> Commit:
+        """New segments without what is erased, the commit that names them, and only then are the old ones deleted."""
+        kept, parts = Kept(self._store, self._form), defaultdict[str, list[Row]](list)
+        for path, ranges in plan.erase.items():
+            gone = set(delta.indexes_of(ranges))
+            parts[path.rpartition("/")[0]] += [delta.erased(row) if row.log_index in gone else row for row in kept.rows(path)]
+        made = tuple(self._segment(f"{folder}/{plan.number:016x}.parquet", rows) for folder, rows in sorted(parts.items()))
+        gone_files = tuple(File(path, 0, 0, sha256(b"").hexdigest(), -1, -1) for path in sorted(plan.erase))
+        last = self._last
+        commit = Commit(plan.number, origin, dict(last.sources) if last else {}, (*made, *gone_files))
+        self._create(delta.commit_key(plan.number), delta.commit_bytes(commit))
+        self._last = commit
+        self.progress.commits += 1
+        self._store.delete([file.path for file in gone_files])
+        return commit
+
+    def _sweep(self) -> None:
+        """Segments that a commit took away, and a crash left."""
+        named = {file.path: file for file in named_files(self._store)}
+        if gone := sorted({each.key for each in self._store.list() if (file := named.get(each.key)) and not file.rows}):
+            self._store.delete(gone)
 
     # ---- what is there -------------------------------------------------------------------------
 
@@ -336,7 +399,11 @@ class Kept:
         return self._form.rows(self._read(name), f"{self.store.name}/{name}")
 
     def indexes(self, name: str) -> list[int | None]:
-        return self._form.column(self._read(name), f"{self.store.name}/{name}", "log_index")
+        return self.column(name, "log_index")
+
+    def column(self, name: str, column: str) -> list[Any]:
+        """All values of one column."""
+        return self._form.column(self._read(name), f"{self.store.name}/{name}", column)
 
     def _read(self, name: str) -> bytes:
         data = self.store.get(name).data
@@ -348,9 +415,12 @@ class Kept:
 def committed(store: ObjectStore) -> list[File]:
     """The segments of an archive as its commits tell them, in order of their paths: of one path the later counts. Raises Corrupt and as
     ObjectStore does."""
-    found = dict[str, File]()
+    found = {file.path: file for file in named_files(store)}
+    return [found[path] for path in sorted(found) if found[path].rows]
+
+
+def named_files(store: ObjectStore) -> Iterator[File]:
+    """All that commits ever named, in their order."""
     for number in sorted(n for each in store.list(delta.COMMITS) if (n := _number(each.key)) is not None):
         key = delta.commit_key(number)
-        for file in delta.parse_commit(store.get(key).data, f"{store.name}/{key}", number).files:
-            found[file.path] = file
-    return [found[path] for path in sorted(found) if found[path].rows]
+        yield from delta.parse_commit(store.get(key).data, f"{store.name}/{key}", number).files

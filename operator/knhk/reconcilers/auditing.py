@@ -21,6 +21,8 @@ from knhk_gen.turtle import ill_formed_is_no_news
 from knhk_runtime.record import Record, parse_observation
 from knhk_runtime.tiers.action import denies
 from knhk_runtime.tiers.errors import InputRefused
+from knhk_runtime.unsealing import NO_ACCESS, Closed, Unsealer
+from knhk_verify.errors import Bad
 from knhk_verify.leaf import Leaf
 
 CONFIDENCE = 0.95
@@ -65,6 +67,7 @@ class Audited:
 
     kinds: dict[str, Counted] = field(default_factory=lambda: {name: Counted() for name in (JUDGED, *(name for name, _ in APART))})
     erased: int = 0
+    sealed: int = 0
     unjudged: dict[str, int] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
 
@@ -138,21 +141,28 @@ class Loaded:
 Load = Callable[[bytes, bytes], Loaded]
 
 
-def audit(admitted: Iterator[tuple[str, Leaf, Record]], sources: Sources, load: Load) -> Audited:
-    """Judges every enforced, admitted decision again: (place, leaf, record)."""
+def audit(admitted: Iterator[tuple[str, Leaf, Record]], sources: Sources, load: Load, unsealer: Unsealer = NO_ACCESS) -> Audited:
+    """Judges every enforced, admitted decision again: (place, leaf, record). `unsealer` opens sealed records."""
     result = Audited()
     with warnings.catch_warnings(), ill_formed_is_no_news():
         for where, leaf, record in admitted:
             if (leaf.kind, leaf.verdict, leaf.mode) != (DECISION, ADMIT, ENFORCED):
                 continue
-            _one(where, leaf, record, sources, load, result)
+            _one(where, leaf, record, sources, load, result, unsealer)
     return result
 
 
-def _one(where: str, leaf: Leaf, record: Record, sources: Sources, load: Load, result: Audited) -> None:
-    if record.erased:
-        result.erased += 1
+def _one(where: str, leaf: Leaf, record: Record, sources: Sources, load: Load, result: Audited, unsealer: Unsealer) -> None:
+    try:
+        opened = unsealer.open(record, where)
+    except Bad as error:
+        result.leave(f"it does not open: {error.what}")
         return
+    if not isinstance(opened, Record):
+        result.erased += opened is Closed.ERASED
+        result.sealed += opened is Closed.SEALED
+        return
+    record = opened
     if not any(leaf.pack):
         result.leave("no pack: the point admits what comes before its first pack")
         return

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
+from knhk_runtime.envelope import NOBODY, parse_envelope
 from knhk_runtime.record import LAST_NS, Record, entry_key, leaf_digest, parse_action, parse_observation, parse_record
 from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import canonical
 
 PLANS, COMMITS = "_plans", "_commits"
 Place = tuple[int, int]  # segment and offset of an outbox
+Ranges = tuple[tuple[int, int], ...]  # first and last index in the log, ascending
 Index = Mapping[bytes, tuple[int, bytes]]  # idempotency key → index in the log, digest of the leaf there
 
 
@@ -57,6 +59,7 @@ class Commit:
 class Plan:
     number: int
     ranges: Mapping[str, tuple[Place, Place]]
+    erase: Mapping[str, Ranges] = field(default_factory=dict)
 
 
 def framed(source: str, segment: int, offset: int, frames: bytes) -> Iterator[Framed]:
@@ -83,12 +86,14 @@ def point_of(source: str) -> str:
 def rows_of(found: Framed, index: Index) -> Iterator[Row]:
     """A row for each leaf of a record. Raises Bad."""
     record = found.record
-    seen = None if record.erased else parse_observation(record.observation, f"{found.where} O")
+    plain = not record.erased and not record.sealed
+    seen = parse_observation(record.observation, f"{found.where} O") if plain else None
+    tag = parse_envelope(record.observation, f"{found.where} O").tag if record.sealed else NOBODY
     attributes = dict(seen.attributes) if seen else {}
     for data, a in zip(record.leaves, record.actions, strict=True):
         leaf = parse_leaf(data, found.where)
         at = index.get(entry_key(data))
-        action = parse_action(a, f"{found.where} A") if a else None
+        action = parse_action(a, f"{found.where} A") if a and not record.erased else None
         yield Row(
             log_index=at[0] if at and at[1] == leaf_digest(data) else None,
             receipt=leaf.receipt_id.hex(),
@@ -108,22 +113,51 @@ def rows_of(found: Framed, index: Index) -> Iterator[Row]:
             point=point_of(found.source),
             route=seen.route if seen else None,
             actor=attributes.get("sub") or attributes.get("peer"),
-            key=f"{record.cluster:016x}",
+            key="" if record.erased else f"{record.cluster:016x}",
             bundle=_digest(seen.bundle) if seen else None,
             evaluator=_digest(seen.evaluator) if seen else None,
             guards=action.guards if action else None,
             failing=action.failing if action else None,
             leaf=data,
-            salt=None if record.erased else record.salt,
+            salt=record.salt if plain else None,
             observation=None if record.erased else record.observation,
             action=None if record.erased or not a else a,
-            sealed=False,
-            subject=None,
+            sealed=record.sealed,
+            subject=tag.hex() if tag != NOBODY else None,
             erased=record.erased,
             source=found.source,
             segment=found.segment,
             offset=found.offset,
         )
+
+
+def record_of(row: Row) -> Record:
+    """The record of one leaf that a row holds."""
+    cluster = int(row.key, 16) if row.key else 0
+    salt, observation, action = row.salt or bytes(16), row.observation or b"", row.action or b""
+    lost = row.erased or row.observation is None
+    return Record(lost, cluster, salt, (row.leaf,), observation, (action,), row.sealed and not lost)
+
+
+def erased(row: Row) -> Row:
+    """A row without what was recorded."""
+    return row._replace(salt=None, observation=None, action=None, actor=None, route=None, subject=None, key="", sealed=False, erased=True)
+
+
+def ranges_of(indexes: Iterable[int]) -> Ranges:
+    """Of indexes in any order."""
+    found = list[list[int]]()
+    for index in sorted(set(indexes)):
+        if found and found[-1][1] == index - 1:
+            found[-1][1] = index
+        else:
+            found.append([index, index])
+    return tuple((first, last) for first, last in found)
+
+
+def indexes_of(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
+    for first, last in ranges:
+        yield from range(first, last + 1)
 
 
 def _digest(found: bytes) -> str:
@@ -150,7 +184,8 @@ def commit_key(number: int) -> str:
 
 def plan_bytes(plan: Plan) -> bytes:
     ranges = {source: [list(start), list(end)] for source, (start, end) in plan.ranges.items()}
-    return canonical({"version": 1, "number": plan.number, "ranges": ranges})
+    erase = {"erase": {path: [list(each) for each in ranges] for path, ranges in plan.erase.items()}} if plan.erase else {}
+    return canonical({"version": 1, "number": plan.number, "ranges": ranges, **erase})
 
 
 def commit_bytes(commit: Commit) -> bytes:
@@ -163,7 +198,8 @@ def parse_plan(data: bytes, where: str, number: int) -> Plan:
     """Raises Corrupt."""
     found = _document(data, where, number)
     try:
-        return Plan(number, {source: (_place(start), _place(end)) for source, (start, end) in found["ranges"].items()})
+        erase = {path: tuple(_place(each) for each in ranges) for path, ranges in found.get("erase", {}).items()}
+        return Plan(number, {source: (_place(start), _place(end)) for source, (start, end) in found["ranges"].items()}, erase)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Corrupt(where, f"is no plan of the Δ log: {error}") from error
 

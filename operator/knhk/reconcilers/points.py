@@ -35,9 +35,10 @@ def point_config(resource: Resource) -> bytes:
     sticky = spec.get("stickyAttribute", "")
     consent = spec.get("consent")
     asked = {} if consent is None else {"consent": {name: consent[name] for name in ("subject", "purposes")}}
+    privacy = {"privacy": _privacy(spec["privacy"])} if "privacy" in spec else {}
     return canonical(
         {
-            "version": 1,
+            "version": 2 if privacy else 1,
             "point": f"{resource.namespace}/{resource.name}",
             "region": spec["region"],
             "regionIndex": REGION_INDEX,
@@ -51,8 +52,14 @@ def point_config(resource: Resource) -> bytes:
             "ringBytes": RING_BYTES,
             "residency": {"bytes": spec["residency"]["maxMiB"] << 20, "absent": spec["residency"]["absent"]},
             **asked,
+            **privacy,
         }
     )
+
+
+def _privacy(said: Mapping[str, Any]) -> dict[str, Any]:
+    """`privacy` of point.json (formats/envelope.md)."""
+    return {"subjects": [{"route": "", **place} for place in said["subjects"]], "retentionDays": said["retentionDays"]}
 
 
 def heat_of(stats: Mapping[str, Any], digest: str) -> list[dict[str, Any]]:

@@ -123,10 +123,11 @@ def records_of(log_dir: Path, entry: Entry) -> list[tuple[str, Record]]:
 
 def observed(record: Record, where: str) -> Mapping[str, Any]:
     """Route, region, names of attributes and size of the body; never their values."""
-    if record.erased:
+    if record.erased or record.sealed:
         return {
             "where": where,
-            "erased": True,
+            "erased": record.erased,
+            "sealed": record.sealed,
             "route": "",
             "region": "",
             "attributes": [],
@@ -136,6 +137,7 @@ def observed(record: Record, where: str) -> Mapping[str, Any]:
     return {
         "where": where,
         "erased": False,
+        "sealed": False,
         "route": seen.route,
         "region": seen.region,
         "attributes": [name for name, _value in seen.attributes],

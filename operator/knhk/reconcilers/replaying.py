@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from knhk.model.faults import KnhkError
+from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator
 from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
 from knhk_runtime.tiers.decide import decide as decide_whole
 from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_runtime.tlog.served import Served
 from knhk_runtime.tlog.tree import TILE, subtree_hash, tile_path
+from knhk_runtime.unsealing import NO_ACCESS, Closed, Unsealer
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
 from knhk_verify.tree import HASH, leaf_hash
@@ -53,11 +55,13 @@ class Difference:
 
 @dataclass
 class Replayed:
-    """Decisions replayed to the same bytes, erased ones, those that differ, and leaves of which no record is kept here; the first
-    differences in words. Of segments: entries of the log whose tiles were recomputed, and the root (of the first shard)."""
+    """Decisions replayed to the same bytes, erased ones, sealed ones that this reader may not open, those that differ, and leaves of which
+    no record is kept here; the first differences in words. Of segments: entries of the log whose tiles were recomputed, and the root (of
+    the first shard)."""
 
     replayed: int = 0
     erased: int = 0
+    sealed: int = 0
     different: int = 0
     unrecorded: int = 0
     entries: int = 0
@@ -67,6 +71,19 @@ class Replayed:
     def differs(self, where: str, receipt: bytes, reason: str) -> None:
         self.different += 1
         self._tell(where, receipt, reason)
+
+    def opened(self, record: Record, leaf: Leaf, where: str, unsealer: Unsealer) -> Record | None:
+        """The record when it can be decided again; else it is counted."""
+        try:
+            found = unsealer.open(record, where)
+        except Bad as error:
+            self.differs(where, leaf.receipt_id, error.what)
+            return None
+        if isinstance(found, Record):
+            return found
+        self.erased += found is Closed.ERASED
+        self.sealed += found is Closed.SEALED
+        return None
 
     def lacks(self, receipt: bytes) -> None:
         self.unrecorded += 1
@@ -85,8 +102,9 @@ class _Task:
     action: bytes
 
 
-def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
-    """Replay every DECISION leaf of a log folder. `evaluator_digest` names the cold tier of this installation.
+def replay(log_dir: Path, load: Load, evaluator_digest: bytes, unsealer: Unsealer = NO_ACCESS) -> Replayed:
+    """Replay every DECISION leaf of a log folder. `evaluator_digest` names the cold tier of this installation; `unsealer` opens sealed
+    records.
 
     A decision is confirmed when the pack gives the same A for the same O, and verdict, time and both hashes are those of the leaf in
     the log. Records that the log does not hold (yet) are nobody's evidence and do not count.
@@ -96,8 +114,8 @@ def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
     result, seen, other = Replayed(), set[bytes](), dict[bytes, str]()
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
     for where, payload in log_records(log_dir):
-        record = parse_record(payload, where)
-        for leaf_bytes, action in zip(record.leaves, record.actions, strict=True):
+        kept = parse_record(payload, where)
+        for arm, leaf_bytes in enumerate(kept.leaves):
             key, leaf = entry_key(leaf_bytes), parse_leaf(leaf_bytes, where)
             if leaf.kind != DECISION or key in seen or key not in logged:
                 continue
@@ -105,11 +123,10 @@ def replay(log_dir: Path, load: Load, evaluator_digest: bytes) -> Replayed:
                 other[key] = where
                 continue
             seen.add(key)
-            if record.erased:
-                result.erased += 1
+            if (record := result.opened(kept, leaf, where, unsealer)) is None:
                 continue
             group = (leaf.pack, parse_observation(record.observation, where).bundle)
-            waiting.setdefault(group, []).append(_Task(where, leaf, record, action))
+            waiting.setdefault(group, []).append(_Task(where, leaf, record, record.actions[arm]))
             if len(waiting[group]) >= BATCH:
                 _judge(group, waiting.pop(group), load, evaluator_digest, result)
     for group, tasks in waiting.items():
@@ -134,7 +151,9 @@ class Shard:
         return place % self.count == self.number
 
 
-def replay_segments(segments: Segments, log: Served, load: Load, evaluator_digest: bytes, shard: Shard = Shard()) -> Replayed:
+def replay_segments(
+    segments: Segments, log: Served, load: Load, evaluator_digest: bytes, shard: Shard = Shard(), unsealer: Unsealer = NO_ACCESS
+) -> Replayed:
     """Replay the DECISION leaves of an archive's segments (formats/delta.md) against a log, and recompute the log's tiles and root from its
     entries: each shard its part, all shards together everything.
 
@@ -154,7 +173,7 @@ def replay_segments(segments: Segments, log: Served, load: Load, evaluator_diges
             if row.log_index is None or row.log_index in done:
                 continue
             done.add(row.log_index)
-            task = _task(row, leaf, where, log, result)
+            task = _task(row, leaf, where, log, result, unsealer)
             if task is None:
                 continue
             group = (leaf.pack, parse_observation(task.record.observation, where).bundle)
@@ -167,17 +186,14 @@ def replay_segments(segments: Segments, log: Served, load: Load, evaluator_diges
     return result
 
 
-def _task(row: Row, leaf: Leaf, where: str, log: Served, result: Replayed) -> _Task | None:
+def _task(row: Row, leaf: Leaf, where: str, log: Served, result: Replayed, unsealer: Unsealer) -> _Task | None:
     if log.entry(row.log_index or 0) != row.leaf:
         result.differs(where, leaf.receipt_id, "the record has another leaf than the log")
         return None
     if leaf.kind != DECISION:
         return None
-    if row.erased or row.salt is None or row.observation is None:
-        result.erased += 1
-        return None
-    record = Record(False, 0, row.salt, (row.leaf,), row.observation, (row.action or b"",))
-    return _Task(where, leaf, record, row.action or b"")
+    record = result.opened(record_of(row), leaf, where, unsealer)
+    return None if record is None else _Task(where, leaf, record, record.actions[0])
 
 
 class _Marks:

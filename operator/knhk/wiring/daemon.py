@@ -111,6 +111,7 @@ def _clean(home: Home) -> tuple[Path, ...]:
         shutil.rmtree(home.sockets)
     if not is_own(home.ring_root):
         return ()
+    home.store_key.unlink(missing_ok=True)
     kept = tuple(ring for folder in sorted(home.ring_root.iterdir()) for ring in sweep(folder))
     if not kept:
         home.ring_root.rmdir()

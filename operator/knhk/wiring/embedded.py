@@ -41,7 +41,7 @@ from knhk.ports.store import Store
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.workshop import Bench, Retirement, Workshop
-from knhk.wiring import packs
+from knhk.wiring import packs, privacy
 from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.leading import ACTS, always, fence
@@ -142,6 +142,7 @@ def serve(
     try:
         if own_log:
             supervisor.ensure(sequencer_command(home, signer))
+            privacy.prepare(home, keys)
         _note_children(home, supervisor)
         with nullcontext(builder) if builder else workshop(fenced_registry, signer, home.run / "compiled", notary) as building:
             ports = _ports(home, store, signer, supervisor, clock, registry, building)
@@ -158,6 +159,7 @@ def serve(
         if notary is not None:
             notary.close()
         home.children_file.unlink(missing_ok=True)
+        home.store_key.unlink(missing_ok=True)
         store.close()
 
 
@@ -177,6 +179,7 @@ def _ports(
             home.registry,
             home.sequencer_socket,
             home.root_pub,
+            keys=(home.subjects, home.store_key),
         ),
         clock=clock,
         origin=signer.log_origin(),

@@ -5,6 +5,7 @@ HOME/store.db            resources
 HOME/keys/               private keys (0600), root.pub
 HOME/registry/           OCI layout
 HOME/forges.yaml         which repositories may be followed, and what they may tell
+HOME/subjects/           key store of sealed records
 HOME/log/                the lockchain (formats/log.md)
 HOME/receipts.db         an index over it, made anew when it is missing
 HOME/points/NS.NAME/     one folder for each enforcement point (formats/agent.md)
@@ -73,6 +74,16 @@ class Home:
     def trusts(self) -> Path:
         """Whom the administrator of this home believes (docs/gitops.md)."""
         return self.root / "forges.yaml"
+
+    @property
+    def subjects(self) -> Path:
+        """The key store: keys of the subjects whose data records hold, and erasures (docs/privacy.md)."""
+        return self.root / "subjects"
+
+    @property
+    def store_key(self) -> Path:
+        """The key store's own key while the home is up, in a tmpfs."""
+        return self.ring_root / "store.key"
 
     @property
     def receipts(self) -> Path:

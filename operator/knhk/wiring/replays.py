@@ -12,6 +12,7 @@ from knhk.adapters import log_reading
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import KnhkError, NotFound
 from knhk.reconcilers.auditing import Loaded
+from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator, load
 from knhk.wiring import packs
 from knhk_runtime.objects.opening import open_store
@@ -134,5 +135,4 @@ def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record]]:
         for row in segments.rows(name):
             if row.log_index is None or log.entry(row.log_index) != row.leaf:
                 continue
-            record = Record(row.erased, 0, row.salt or bytes(16), (row.leaf,), row.observation or b"", (row.action or b"",))
-            yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record
+            yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record_of(row)

@@ -23,6 +23,7 @@ from knhk_runtime.exchange.loaded import LoadedPacks
 from knhk_runtime.log import log
 from knhk_runtime.packstore import PackStore
 from knhk_runtime.point import PointConfig, parse_point
+from knhk_runtime.subjects import restored_privacy
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tiers.errors import ShapeError, Undecided
 from knhk_verify.signed import Keys
@@ -106,9 +107,11 @@ class Exchange:
         outbox_end: Callable[[], tuple[int, int]],
         preload: Preload,
         instance: str = "",
+        *,
+        seals: bool = False,
     ) -> None:
-        """Takes up the state of the run before. `instance`: who this is among the point's instances; empty: of no wave. Raises Corrupt
-        when it was altered."""
+        """Takes up the state of the run before. `instance`: who this is among the point's instances; empty: of no wave. `seals`: whether
+        this agent has a key store. Raises Corrupt when it was altered."""
         self._folders = folders
         self._root_public = root_public
         self._store = store
@@ -119,6 +122,7 @@ class Exchange:
         self._outbox_end = outbox_end
         self._preload = preload
         self._instance = instance
+        self._seals = seals
         self._private = Private(folders.private)
         folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._consents = Consents(folders.desired, folders.private, folders.state)
@@ -206,6 +210,7 @@ class Exchange:
         where = self._folders.desired
         keys = read_keys(keys_data, self._root_public, now, self.accepted, str(where / "keys.json"))
         point = parse_point(point_data, str(where / "point.json"))
+        must_seal(point, self._seals, str(where / "point.json"))
         beside = Beside(point, read_bootstrap(self._folders))
         rollout = read_rollout(rollout_data, keys, now, beside, self.accepted, str(where / "rollout.json"))
         self._accept(replace(self.accepted, serial=keys.serial, epoch=rollout.epoch, digest=rollout.digest, origin=rollout.origin))
@@ -271,7 +276,8 @@ class Exchange:
             document = json.loads(path.read_bytes())
             told = document["running"]
             pairs = {name: tuple(map(tuple, told["point"].get(name, ()))) for name in ("attributes", "consent_purposes")}
-            point = PointConfig(**{**told["point"], **pairs})
+            privacy = restored_privacy(told["point"].get("privacy"))
+            point = PointConfig(**{**told["point"], **pairs, "privacy": privacy})
             running = Running(**{**told, "point": point, "since": tuple(told["since"])})
         except FileNotFoundError:
             return
@@ -294,6 +300,12 @@ class Exchange:
                 raise Corrupt(where, f"SHA-256 must be {pack['planDigest']}")
             ref = PackRef(pack["namespace"], pack["name"], pack["version"], pack["digest"], pack.get("durability", "ring"))
             self._load(Installed(ref, path, pack["so"], pack["plan"], pack["planDigest"]), bundle)
+
+
+def must_seal(point: PointConfig, seals: bool, where: str) -> None:
+    """Raises Refused for a point whose records must be sealed, where there is no key store."""
+    if point.privacy is not None and not seals:
+        raise Refused([Fault(f"{where}: privacy", "given", "must not be there: this agent has no key store (--subject-keys, --store-key)")])
 
 
 def load_accepted(folders: Folders) -> Accepted:

@@ -110,6 +110,12 @@ class Segments:
                 self._rotate()
             return self._write(frames, before)
 
+    def rotate(self) -> None:
+        """What is there is in closed segments from now on. Raises OSError; then nothing changed."""
+        with self._sync_lock, self._write_lock:
+            if self._end.offset > SEGMENT_HEAD:
+                self._rotate()
+
     def _has_room(self, frames: bytes) -> bool:
         return self._end.offset + len(frames) <= self._segment_bytes or self._end.offset == SEGMENT_HEAD
 

@@ -189,6 +189,21 @@ _LISTEN_TLS = Obj(
     required=("certificate", "key"),
 )
 
+_SUBJECT = Obj(
+    "One place.",
+    {
+        "route": name("Route of match that it is for; left out: any."),
+        "attribute": Str("Attribute that says the subject.", max=63, min=1, rules=(matches(_ATTRIBUTE, _ATTRIBUTE_MUST),)),
+        "pointer": Str(
+            "JSON pointer (RFC 6901) into a body of JSON, to a string or an integer.",
+            max=512,
+            min=2,
+            rules=(matches(r"^(/([^/~]|~[01])*){1,32}$", "must be a JSON pointer such as /customer/email, of at most 32 steps"),),
+        ),
+    },
+    rules=(exactly_one("attribute", "pointer", "must have either attribute or pointer"),),
+)
+
 SPEC = Obj(
     "Where and how requests are judged.",
     {
@@ -338,6 +353,19 @@ SPEC = Obj(
             },
             default={},
         ),
+        "privacy": Obj(
+            "Personal data: O of each record is sealed for its subject before it is written (docs/privacy.md). In embedded homes, for now.",
+            {
+                "subjects": List(
+                    "Where the subject of a record is found: the first that finds a text counts; none: sealed for nobody.",
+                    _SUBJECT,
+                    max=16,
+                    min=1,
+                ),
+                "retentionDays": Int("How long records stay; 0: no end. Default: 0.", min=0, max=36_500, default=0),
+            },
+            required=("subjects",),
+        ),
         "brownout": Obj(
             "What to shed under overload.",
             {
@@ -355,6 +383,13 @@ SPEC = Obj(
     required=("mode", "match"),
     rules=(
         exactly_one("upstream", "admission", "must have either upstream, or admission when objects of Kubernetes are judged"),
+        Rule(
+            "!has(self.privacy) || self.privacy.subjects.all(s, !has(s.route) || self.match.exists(m, m.name == s.route))",
+            "must name in each route of privacy.subjects a route of match",
+            lambda v: {s["route"] for s in v.get("privacy", {}).get("subjects", ()) if "route" in s} <= {m["name"] for m in v["match"]},
+            ("privacy", "match"),
+            at="privacy",
+        ),
         Rule(
             "!has(self.admission) || self.mode == 'Gateway'",
             "must be Gateway for a point that has admission",

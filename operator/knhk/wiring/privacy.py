@@ -1,0 +1,58 @@
+"""The key store of a home: where its key-encryption key lies, and how it is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from knhk.adapters.signer_pkcs11 import TOKEN_FILE
+from knhk.adapters.wrapping_keys import FileWrapping, TokenWrapping
+from knhk.model.faults import Corrupt, NotFound, Stalled
+from knhk.ports.wrapping import Wrapping
+from knhk.wiring.home import Home
+from knhk_runtime import subject_keys
+from knhk_runtime.durable import replace_file
+from knhk_runtime.envelope import KEY
+from knhk_runtime.subject_keys import KeyStore
+from knhk_runtime.unsealing import Unsealer
+
+STORE = b"store"
+
+
+def wrapping_in(folder: Path) -> Wrapping:
+    """By the token that token.json of a folder of keys names, else by a file there. Raises Stalled."""
+    return TokenWrapping(folder / TOKEN_FILE) if (folder / TOKEN_FILE).exists() else FileWrapping(folder)
+
+
+def established(folder: Path, wrapping: Wrapping) -> bytes:
+    """The own key of the key store in a folder, which is made when it is missing. Raises Stalled, Corrupt and Waiting."""
+    if subject_keys.wrapped_store_key(folder) is None:
+        made = os.urandom(KEY)
+        subject_keys.create(folder, made, wrapping.wrap(STORE, made))
+    if (wrapped := subject_keys.wrapped_store_key(folder)) is None:
+        raise Corrupt(str(subject_keys.store_file(folder)), "has no key of its own")
+    return wrapping.unwrap(STORE, wrapped)
+
+
+def prepare(home: Home, keys: Path | None = None) -> None:
+    """For the agents of a home that comes up: the key store, and its own key in memory. Raises as `established`."""
+    replace_file(home.store_key, established(home.subjects, wrapping_in(keys or home.keys)))
+
+
+def unsealer(home: Home, *, needed: bool = False) -> Unsealer:
+    """Opens the sealed records of a home for who may use its key store; else it tells them as sealed, unless the key store is `needed`.
+    Raises as `opened`."""
+    try:
+        return Unsealer(opened(home))
+    except (NotFound, Stalled):
+        if needed:
+            raise
+        return Unsealer()
+
+
+def opened(home: Home) -> KeyStore:
+    """The key store of a home. Raises NotFound when it has none, Stalled when this user may not use its key, Corrupt and Waiting."""
+    wrapped = subject_keys.wrapped_store_key(home.subjects)
+    if wrapped is None:
+        raise NotFound(f"{home.subjects}: there is no key store")
+    return KeyStore(home.subjects, wrapping_in(home.keys).unwrap(STORE, wrapped))

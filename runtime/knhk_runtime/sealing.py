@@ -1,0 +1,156 @@
+"""What the agent does to records before they reach the outbox: each is sealed for its subject (formats/envelope.md)."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from knhk.model.faults import KnhkError
+from knhk_runtime.envelope import Plain, blinded, seal, tag_of, window_of, without_triples
+from knhk_runtime.outbox.records import Entries, payloads, time_of
+from knhk_runtime.record import SEALED, Record, frame, parse_observation, parse_record
+from knhk_runtime.ring.entries import Difference, Drained, RingArm, RingRecord
+from knhk_runtime.subject_keys import KeyStore, SubjectKey
+from knhk_runtime.subjects import Privacy
+from knhk_verify.errors import Bad
+
+MAX_KEYS = 65_536  # kept in memory, at some 300 bytes
+_HEAD = struct.Struct(">BBHQ16s")
+
+
+class Sealing(NamedTuple):
+    """What a point asks for: its name and its rules."""
+
+    point: str
+    privacy: Privacy
+
+
+class CannotSeal(OSError):
+    """Nothing may be written in clear: the batch stays where it is, and is tried again."""
+
+
+@dataclass(frozen=True)
+class _Blind:
+    receipt: bytes
+    cluster: int
+    arms: Sequence[RingArm]
+
+
+@dataclass(frozen=True)
+class SealedBatch:
+    """A batch of the hot library as statistics may see it; `Drained` with clusters as they stand in the outbox."""
+
+    frames: bytes
+    leaves: bytes
+    keys: bytes
+    counts: Mapping[tuple[bytes, int, int, int], int]
+    discordant: Sequence[Difference]
+    clusters: bytes
+    latencies: Mapping[tuple[bytes, bytes], tuple[Sequence[int], Sequence[int]]]
+    parked: Sequence[RingRecord]
+    new_tail: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    record: Record
+    tag: bytes
+    window: int
+
+
+class Sealer:
+    """Seals for one key store. Any thread."""
+
+    def __init__(self, open_store: Callable[[], KeyStore]) -> None:
+        """`open_store` is called when the first record is to be sealed."""
+        self._open_store = open_store
+        self._store: KeyStore | None = None
+        self._generation = -1
+        self._lock = threading.Lock()
+        self._keys = dict[tuple[str, bytes, int], SubjectKey]()
+
+    def entries(self, made: Entries, asked: Sealing) -> Entries:
+        """The same entries with sealed frames. Raises CannotSeal."""
+        with self._lock:
+            return Entries(self._sealed(made.frames, asked), made.entries, made.count)
+
+    def batch(self, made: Entries, drained: Drained, asked: Sealing) -> tuple[Entries, Drained]:
+        """Both with sealed frames. Raises CannotSeal."""
+        sealed = self.entries(made, asked)
+        with self._lock:
+            tags_key = self._opened().tags_key
+        seen = memoryview(drained.clusters).cast("Q")
+        clusters = struct.pack(f"={len(seen)}Q", *(blinded(tags_key, each) for each in seen))
+        discordant = tuple(_Blind(each.receipt, blinded(tags_key, each.cluster), each.arms) for each in drained.discordant)
+        return sealed, SealedBatch(
+            sealed.frames,
+            drained.leaves,
+            drained.keys,
+            drained.counts,
+            discordant,
+            clusters,
+            drained.latencies,
+            drained.parked,
+            drained.new_tail,
+        )
+
+    def _sealed(self, frames: bytes, asked: Sealing) -> bytes:
+        try:
+            store = self._opened()
+            found = [self._found(frames[start:end], asked.privacy, store.tags_key) for start, end in payloads(frames)]
+            keys = self._keys_of(asked.point, {(each.tag, each.window) for each in found}, store)
+        except (KnhkError, Bad) as error:
+            raise CannotSeal(f"cannot seal for {asked.point}: {error}") from error
+        return b"".join(_frame(each, keys[each.tag, each.window], store.tags_key) for each in found)
+
+    def _opened(self) -> KeyStore:
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
+
+    def _found(self, payload: bytes, privacy: Privacy, tags_key: bytes) -> _Found:
+        record = parse_record(payload, "record")
+        try:
+            subject = privacy.subject_of(parse_observation(record.observation))
+        except Bad:  # an O that is none is a refused request's: nobody's, and sealed all the same
+            subject = ""
+        return _Found(record, tag_of(tags_key, subject), window_of(time_of(record.observation)))
+
+    def _keys_of(self, point: str, wanted: set[tuple[bytes, int]], store: KeyStore) -> dict[tuple[bytes, int], SubjectKey]:
+        if (generation := store.generation()) != self._generation or len(self._keys) > MAX_KEYS:
+            self._keys.clear()
+            self._generation = generation
+        lacking = {each for each in wanted if (point, *each) not in self._keys}
+        for each, key in (store.keys_for(point, lacking) if lacking else {}).items():
+            self._keys[(point, *each)] = key
+        return {each: self._keys[(point, *each)] for each in wanted}
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+
+def _frame(found: _Found, key: SubjectKey, tags_key: bytes) -> bytes:
+    record = found.record
+    arms = {leaf[5] & 1: action for leaf, action in zip(record.leaves, record.actions, strict=True)}
+    envelope = seal(key.key, key.id, found.tag, record.leaves, Plain(record.salt, record.observation, arms))
+    beside = (without_triples(action) for action in record.actions)
+    parts = [
+        _HEAD.pack(1, len(record.leaves), SEALED, blinded(tags_key, record.cluster), bytes(len(record.salt))),
+        *record.leaves,
+        len(envelope).to_bytes(4, "big"),
+        envelope,
+        *(len(action).to_bytes(4, "big") + action for action in beside),
+    ]
+    return frame(b"".join(parts))
+
+
+def store_opener(folder: Path, store_key: Path) -> Callable[[], KeyStore]:
+    """Opens a key store with its own key from a file, which its owner alone may read."""
+    from knhk_runtime.keyfile import read_private
+
+    return lambda: KeyStore(folder, read_private(store_key, "the key of the key store"))

@@ -1,0 +1,235 @@
+"""The key store of a region (docs/privacy.md): a key for each point, subject and window of time; legal holds; erasures under way. SQLite,
+many processes. Keys are wrapped by the store's own key, which whoever opens it must have."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from knhk.model.faults import Corrupt, Stalled, Waiting
+from knhk_runtime.envelope import KEY, KEY_ID, unwrap, wrap
+from knhk_verify.errors import Bad
+
+FILE = "keys.db"
+BUSY_S = 10.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS key (id BLOB PRIMARY KEY, point TEXT NOT NULL, tag BLOB NOT NULL, window INTEGER NOT NULL, wrapped BLOB NOT NULL)
+  WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS key_of ON key (tag, point, window);
+CREATE TABLE IF NOT EXISTS destroyed (id BLOB PRIMARY KEY, erasure TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hold (id TEXT PRIMARY KEY, tag BLOB NOT NULL, reference TEXT NOT NULL, standing INTEGER NOT NULL, bundle BLOB)
+  WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS erasure (id TEXT PRIMARY KEY, state TEXT NOT NULL, plan TEXT NOT NULL, bundles TEXT NOT NULL DEFAULT '[]')
+  WITHOUT ROWID;
+"""
+_TRY_LATER = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+
+
+@dataclass(frozen=True)
+class SubjectKey:
+    """A key and its id."""
+
+    id: bytes
+    key: bytes
+
+
+@dataclass(frozen=True)
+class Held:
+    """A legal hold. `bundle`: its signed event, durable before it is appended."""
+
+    id: str
+    tag: bytes
+    reference: str
+    standing: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """An erasure: its state, its plan (JSON) and the signed events that tell it (JSON), durable before they are appended."""
+
+    id: str
+    state: str
+    plan: str
+    bundles: str
+
+
+def store_file(folder: Path) -> Path:
+    """Where the keys of a key store are."""
+    return folder / FILE
+
+
+def wrapped_store_key(folder: Path) -> bytes | None:
+    """The store's own key, wrapped by the key-encryption key; None before there is a store. Raises Corrupt, Waiting and Stalled."""
+    if not store_file(folder).exists():
+        return None
+    with _told(folder):
+        db = sqlite3.connect(store_file(folder), timeout=BUSY_S)
+        try:
+            row = db.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            row = None
+        finally:
+            db.close()
+    return None if row is None else bytes(row[0])
+
+
+def create(folder: Path, store_key: bytes, wrapped: bytes) -> None:
+    """Makes a key store; one that another process made meanwhile stays. Raises as `wrapped_store_key`."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _told(folder):
+        os.close(os.open(store_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = _connected(folder)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (wrapped,))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('tags', ?)", (wrap(store_key, b"tags", os.urandom(KEY)),))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('generation', 0)")
+            db.execute("COMMIT")
+        finally:
+            db.close()
+
+
+class KeyStore:
+    """Any thread. What a method did is durable when it returns. Raises Waiting while another process writes or the disk is full, Stalled
+    for what a person must mend, Corrupt for what was altered."""
+
+    def __init__(self, folder: Path, store_key: bytes) -> None:
+        """A store that was made. `store_key`: its own key, unwrapped."""
+        self.folder, self._by = folder, store_key
+        self._lock = threading.RLock()
+        if not store_file(folder).exists():
+            raise Stalled("KeyStore", f"{store_file(folder)}: must be there; it is made by: knhk up")
+        with _told(folder):
+            self._db = _connected(folder)
+            row = self._db.execute("SELECT value FROM meta WHERE name = 'tags'").fetchone()
+        if row is None:
+            raise Corrupt(str(store_file(folder)), "has no key for tags")
+        self.tags_key = self._unwrapped(b"tags", bytes(row[0]))
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    # ---- keys ------------------------------------------------------------------------------------
+
+    def generation(self) -> int:
+        """Grows with each destruction: whoever keeps keys in memory forgets them when it moved."""
+        return int(self._one("SELECT value FROM meta WHERE name = 'generation'")[0])
+
+    def keys_for(self, point: str, wanted: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int], SubjectKey]:
+        """The keys of (tag, window) at a point; those that are missing are made."""
+        with self._write() as db:
+            found = dict[tuple[bytes, int], SubjectKey]()
+            for tag, window in wanted:
+                row = db.execute("SELECT id, wrapped FROM key WHERE tag = ? AND point = ? AND window = ?", (tag, point, window)).fetchone()
+                if row is None:
+                    made = SubjectKey(os.urandom(KEY_ID), os.urandom(KEY))
+                    db.execute("INSERT INTO key VALUES (?,?,?,?,?)", (made.id, point, tag, window, wrap(self._by, made.id, made.key)))
+                else:
+                    made = SubjectKey(bytes(row[0]), self._unwrapped(bytes(row[0]), bytes(row[1])))
+                found[tag, window] = made
+            return found
+
+    def key(self, key_id: bytes) -> bytes | None:
+        """The key with this id; None when there is none."""
+        row = self._one("SELECT wrapped FROM key WHERE id = ?", (key_id,))
+        return None if row is None else self._unwrapped(key_id, bytes(row[0]))
+
+    def is_destroyed(self, key_id: bytes) -> bool:
+        return self._one("SELECT 1 FROM destroyed WHERE id = ?", (key_id,)) is not None
+
+    def ids_of(self, tag: bytes) -> list[bytes]:
+        """Ids of all keys of a subject."""
+        return [bytes(row[0]) for row in self._all("SELECT id FROM key WHERE tag = ? ORDER BY id", (tag,))]
+
+    def ids_before(self, point: str, window: int) -> list[tuple[bytes, bytes]]:
+        """(id, tag) of the keys of a point for windows before this one."""
+        rows = self._all("SELECT id, tag FROM key WHERE point = ? AND window < ? ORDER BY id", (point, window))
+        return [(bytes(key_id), bytes(tag)) for key_id, tag in rows]
+
+    def destroy(self, erasure: str, ids: Iterable[bytes]) -> None:
+        """Keys are gone, from this file and its journal; their ids are known as destroyed. What was destroyed already stays so."""
+        with self._write() as db:
+            rows = [(key_id, erasure) for key_id in ids]
+            db.executemany("DELETE FROM key WHERE id = ?", [(key_id,) for key_id, _ in rows])
+            db.executemany("INSERT OR IGNORE INTO destroyed VALUES (?,?)", rows)
+            db.execute("UPDATE meta SET value = value + 1 WHERE name = 'generation'")
+        with self._lock, _told(self.folder):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    # ---- holds -----------------------------------------------------------------------------------
+
+    def put_hold(self, hold: Held) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO hold VALUES (?,?,?,?,NULL) ON CONFLICT (id) DO UPDATE SET standing = excluded.standing",
+                (hold.id, hold.tag, hold.reference, int(hold.standing)),
+            )
+
+    def holds(self) -> list[Held]:
+        """All that were ever placed here."""
+        rows = self._all("SELECT id, tag, reference, standing FROM hold ORDER BY id")
+        return [Held(row[0], bytes(row[1]), row[2], bool(row[3])) for row in rows]
+
+    # ---- erasures --------------------------------------------------------------------------------
+
+    def put_work(self, work: Work) -> None:
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO erasure VALUES (?,?,?,?)", (work.id, work.state, work.plan, work.bundles))
+
+    def works(self) -> list[Work]:
+        """All erasures that this store knows."""
+        return [Work(*row) for row in self._all("SELECT id, state, plan, bundles FROM erasure ORDER BY id")]
+
+    # ---- SQLite ----------------------------------------------------------------------------------
+
+    def _unwrapped(self, purpose: bytes, wrapped: bytes) -> bytes:
+        try:
+            return unwrap(self._by, purpose, wrapped, str(store_file(self.folder)))
+        except Bad as error:
+            raise Corrupt(error.where, error.what) from error
+
+    def _one(self, sql: str, values: tuple[object, ...] = ()) -> Any:
+        with self._lock, _told(self.folder):
+            return self._db.execute(sql, values).fetchone()
+
+    def _all(self, sql: str, values: tuple[object, ...] = ()) -> list[Any]:
+        with self._lock, _told(self.folder):
+            return self._db.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _told(self.folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+
+def _connected(folder: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(store_file(folder), timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;" + _SCHEMA)
+    return db
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        where = store_file(folder)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _TRY_LATER:
+            raise Waiting("KeyStore", f"{where}: {error}", 0.5) from error
+        raise Stalled("KeyStore", f"{where}: {error}: must be a key store that this user may write") from error
