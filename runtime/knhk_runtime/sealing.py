@@ -69,7 +69,7 @@ class Sealer:
         """`open_store` is called when the first record is to be sealed."""
         self._open_store = open_store
         self._store: KeyStore | None = None
-        self._generation = -1
+        self._generation = self._seen = -1
         self._lock = threading.Lock()
         self._keys = dict[tuple[str, bytes, int], SubjectKey]()
 
@@ -128,6 +128,12 @@ class Sealer:
         for each, key in (store.keys_for(point, lacking) if lacking else {}).items():
             self._keys[(point, *each)] = key
         return {each: self._keys[(point, *each)] for each in wanted}
+
+    def moved(self) -> bool:
+        """Whether keys were destroyed since the last look. Raises as KeyStore does."""
+        with self._lock:
+            before, self._seen = self._seen, self._opened().generation()
+        return before not in (-1, self._seen)
 
     def close(self) -> None:
         if self._store is not None:

@@ -42,7 +42,7 @@ class SubjectKey:
 
 @dataclass(frozen=True)
 class Held:
-    """A legal hold. `bundle`: its signed event, durable before it is appended."""
+    """A legal hold on what is recorded about a subject."""
 
     id: str
     tag: bytes
@@ -168,12 +168,15 @@ class KeyStore:
 
     # ---- holds -----------------------------------------------------------------------------------
 
-    def put_hold(self, hold: Held) -> None:
+    def put_hold(self, hold: Held, bundle: bytes | None) -> None:
+        """`bundle`: its signed event, until that is in the log."""
         with self._write() as db:
-            db.execute(
-                "INSERT INTO hold VALUES (?,?,?,?,NULL) ON CONFLICT (id) DO UPDATE SET standing = excluded.standing",
-                (hold.id, hold.tag, hold.reference, int(hold.standing)),
-            )
+            db.execute("INSERT OR REPLACE INTO hold VALUES (?,?,?,?,?)", (hold.id, hold.tag, hold.reference, int(hold.standing), bundle))
+
+    def untold(self) -> list[tuple[Held, bytes]]:
+        """Holds whose signed event may not be in the log yet."""
+        rows = self._all("SELECT id, tag, reference, standing, bundle FROM hold WHERE bundle IS NOT NULL ORDER BY id")
+        return [(Held(row[0], bytes(row[1]), row[2], bool(row[3])), bytes(row[4])) for row in rows]
 
     def holds(self) -> list[Held]:
         """All that were ever placed here."""

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.model.faults import Corrupt, Fault, Refused, Stalled
+from knhk.model.faults import Corrupt, Fault, KnhkError, Refused, Stalled
 from knhk_runtime.durable import replace_file
 from knhk_runtime.envoy import listens
 from knhk_runtime.exchange.documents import Beside, read_keys, read_rollout
@@ -402,6 +402,8 @@ class Agent:
         self._evaluator.close()
         self._decisions.close()
         self._outbox.segments.close()
+        if self._sealer is not None:
+            self._sealer.close()
         self._socket.unlink(missing_ok=True)
         log("stopped", idle=self._uploader.idle)
 
@@ -409,6 +411,7 @@ class Agent:
         """The control plane's wishes."""
         while True:
             await asyncio.to_thread(self._exchange.look, time.monotonic())
+            await asyncio.to_thread(self._close_erased)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _watch_log(self) -> None:
@@ -442,6 +445,14 @@ class Agent:
         if unwitnessed != self._drain.unwitnessed:
             log("witnesses", unwitnessed=unwitnessed)
         self._drain.unwitnessed = unwitnessed
+
+    def _close_erased(self) -> None:
+        """What was erased lies in closed segments, which others may rewrite: the next record begins a new one."""
+        try:
+            if (asked := self._asked()) and asked[0].moved():
+                self._outbox.segments.rotate()
+        except (KnhkError, OSError) as error:
+            log("erasure", fault=str(error))
 
     async def _tell(self) -> None:
         """stats.json, when it changed or once a second."""

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "delta"))
 
-from delta_world import NOON_NS, Yard, observation, receipt
+from delta_world import NOON_NS, Crash, Yard, observation, receipt
 
 from knhk.adapters import delta_parquet
+from knhk.adapters.signer_local import LocalSigner
 from knhk.adapters.wrapping_keys import FileWrapping
-from knhk.reconcilers.archiving import Kept
-from knhk.reconcilers.replaying import BASELINE_ADMIT, NO_ACCESS, NO_PACK, Replayed, replay, replay_segments
+from knhk.lockchain.events import PolicyEvent, statement
+from knhk.reconcilers.archiving import Archive, Kept
+from knhk.reconcilers.erasing import Eraser, Surroundings
+from knhk.reconcilers.replaying import BASELINE_ADMIT, NO_PACK, Replayed, replay, replay_segments
+from knhk.wiring import replays
 from knhk.wiring.archive import opened_folder
 from knhk.wiring.privacy import established
 from knhk_runtime.envelope import tag_of
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm, Entries, encode
 from knhk_runtime.sealing import Sealer, Sealing
+from knhk_runtime.sequencer.wire import parse_event as parse_wire_event
 from knhk_runtime.subject_keys import KeyStore
 from knhk_runtime.subjects import Privacy, Rule
-from knhk_runtime.unsealing import Unsealer
+from knhk_runtime.unsealing import NO_ACCESS, Unsealer
+from knhk_verify.signed import verify_keys
 
 POINT, SOURCE = "erp/orders", "erp.orders"
 PRIVACY = Privacy((Rule("orders", pointer="/who"),))
@@ -35,6 +45,47 @@ def plain(number: int, who: str, time_ns: int = NOON_NS, arms: int = 1) -> Entri
     return encode(receipt(number), 0, 1 + number % 3, observation(b'{"n":%d,"who":"%s"}' % (number, who.encode()), time_ns, who), found)
 
 
+class Chance:
+    """Bytes that nobody had before."""
+
+    def bytes(self, count: int) -> bytes:
+        return os.urandom(count)
+
+
+@dataclass
+class Steps:
+    """Dies at call number `at` that changes something, before it is done or `after` it."""
+
+    at: int = -1
+    after: bool = False
+    taken: int = 0
+    CHANGES = ("destroy", "put_work", "put_hold", "erase")
+
+    def wrapped(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
+            self.taken += 1
+            if self.taken - 1 == self.at and not self.after:
+                raise Crash
+            found = act(*args)
+            if self.taken - 1 == self.at:
+                raise Crash
+            return found
+
+        return called
+
+    def of(self, thing: object) -> object:
+        return _Stepped(thing, self)
+
+
+class _Stepped:
+    def __init__(self, thing: object, steps: Steps) -> None:
+        self._thing, self._steps = thing, steps
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        return self._steps.wrapped(found) if name in Steps.CHANGES else found
+
+
 @dataclass
 class Vault:
     """`yard` with records of `POINT`; `names`: who was recorded under which number."""
@@ -46,8 +97,17 @@ class Vault:
     def __post_init__(self) -> None:
         self.folder = self.yard.base / "subjects"
         self.wrapping = FileWrapping(self.yard.base / "keys")
+        self.open()
+
+    def open(self) -> None:
+        """The key store, and an agent's sealer on it."""
         self.keys = KeyStore(self.folder, established(self.folder, self.wrapping))
         self.sealer = Sealer(lambda: KeyStore(self.folder, established(self.folder, self.wrapping)))
+
+    def shut(self) -> None:
+        """Nobody has the key store open."""
+        self.keys.close()
+        self.sealer.close()
 
     def record(self, who: str, time_ns: int = NOON_NS, arms: int = 1, source: str = SOURCE, sealed: bool = True) -> int:
         """Into outbox and log; its number."""
@@ -79,9 +139,52 @@ class Vault:
         found = (path for path in (self.yard.base / below).rglob("*") if path.is_file())
         return [str(path.relative_to(self.yard.base)) for path in found if text.encode() in path.read_bytes()]
 
+    def eraser(self, steps: Steps | None = None, *, archive: bool = True, privacy: Privacy | None = None) -> Eraser:
+        """As `knhk receipt erase` has it, on this log; `steps` lets it die at one."""
+        self.yard.log.integrate()
+        steps = steps or Steps()
+        signer = LocalSigner(self.yard.base / "keys")
+
+        def append(bundle: bytes) -> int:
+            found = self.yard.log.commit([parse_wire_event(bundle)])[0]
+            self.yard.log.integrate()
+            return int(found[0])
+
+        def events() -> Iterator[tuple[int, PolicyEvent]]:
+            keys = verify_keys(signer.keys_json(), signer.root_public())
+            return replays.events(opened_folder(self.yard.log_dir).served, keys)
+
+        around = Surroundings(
+            keys=cast(KeyStore, steps.of(self.keys)),
+            observations=self.yard.log_dir / "observations",
+            archive=cast(Archive, steps.of(self.yard.archive(state="erasing"))) if archive else None,
+            rows=lambda: (row for name in self.kept().names() for row in self.kept().rows(name)) if archive else iter(()),
+            log=lambda: opened_folder(self.yard.log_dir).served,
+            events=events,
+            sign=lambda event: signer.bundle("rollout", statement(event)),
+            append=steps.wrapped(append),
+            closed=self.closed,
+            clock=self.yard.clock,
+            chance=Chance(),
+            actor="local:tests",
+            privacy={POINT: privacy or self.privacy},
+        )
+        return Eraser(around)
+
+    @contextmanager
+    def closed(self, source: str) -> Iterator[bool]:
+        """Nobody appends while nothing runs."""
+        yield True
+
+    def events(self, kind: str) -> list[PolicyEvent]:
+        """Of the log, verified."""
+        self.yard.log.integrate()
+        signer = LocalSigner(self.yard.base / "keys")
+        keys = verify_keys(signer.keys_json(), signer.root_public())
+        return [event for _, event in replays.events(opened_folder(self.yard.log_dir).served, keys) if event.kind == kind]
+
     def close(self) -> None:
-        self.keys.close()
-        self.sealer.close()
+        self.shut()
         self.yard.close()
 
 
@@ -94,4 +197,4 @@ def _no_pack(pack: bytes, bundle: bytes) -> None:
     raise AssertionError("no record here is of a pack")
 
 
-__all__ = ["ANNA", "BOB", "NOON_NS", "NO_ACCESS", "POINT", "SOURCE", "Vault", "counts", "plain"]
+__all__ = ["ANNA", "BOB", "NOON_NS", "NO_ACCESS", "POINT", "SOURCE", "Crash", "Steps", "Vault", "counts", "plain"]

@@ -35,7 +35,7 @@ def point_config(resource: Resource) -> bytes:
     sticky = spec.get("stickyAttribute", "")
     consent = spec.get("consent")
     asked = {} if consent is None else {"consent": {name: consent[name] for name in ("subject", "purposes")}}
-    privacy = {"privacy": _privacy(spec["privacy"])} if "privacy" in spec else {}
+    privacy = {"privacy": privacy_of(spec["privacy"])} if "privacy" in spec else {}
     return canonical(
         {
             "version": 2 if privacy else 1,
@@ -57,7 +57,7 @@ def point_config(resource: Resource) -> bytes:
     )
 
 
-def _privacy(said: Mapping[str, Any]) -> dict[str, Any]:
+def privacy_of(said: Mapping[str, Any]) -> dict[str, Any]:
     """`privacy` of point.json (formats/envelope.md)."""
     return {"subjects": [{"route": "", **place} for place in said["subjects"]], "retentionDays": said["retentionDays"]}
 

@@ -1,0 +1,189 @@
+"""`knhk receipt erase`, `hold`, `release`, `retain`, `reapply`: what is recorded about people ends, or must not (docs/privacy.md)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
+from knhk.cli.schema import array, boolean, integer, obj, string
+from knhk.wiring.home import Home
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from knhk.reconcilers.erasing import Told
+
+_SAID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()/:_-]{0,127}")
+TEXT = "the text that the point's rule finds, such as an e-mail address; - reads it from standard input"
+SUBJECT = Argument("subject", help=TEXT, metavar="SUBJECT")
+ARCHIVE = Argument("--archive", help="archive of the Δ log, whose rows are rewritten too: a folder, or s3://BUCKET/PREFIX", metavar="PLACE")
+DRY = Argument("--dry-run", help="say what would be erased, change nothing", flag=True)
+ERASURE = obj(
+    erasure=string(),
+    state=string("", "dry", "queued", "done"),
+    subject=string(),
+    basis=string(),
+    leaves=integer(),
+    targets=array(array(integer())),
+    keys=integer(),
+    holds=array(string()),
+    records=integer(),
+    rows=integer(),
+    entries=array(integer()),
+)
+HOLD = obj(hold=string(), subject=string(), reference=string(), standing=boolean())
+COLUMNS = ("erasure", "state", "basis", "leaves", "keys", "records", "rows", "holds", "entries")
+
+
+@command(
+    ("receipt", "erase"),
+    summary="Erase what is recorded about a subject, and tell the log: keys first, then copies",
+    arguments=(
+        Argument("subject", help=TEXT, metavar="SUBJECT", optional=True),
+        Argument("--basis", help="why, such as 'GDPR 17(1)(b)'; stands in the log for ever: never a name", metavar="TEXT"),
+        ARCHIVE,
+        DRY,
+        Argument("--resume", help="no subject: end what an earlier run began", flag=True),
+    ),
+    output=obj(erasures=array(ERASURE)),
+    examples=(
+        "knhk receipt erase anna@example.com --basis 'GDPR 17(1)(b)' --dry-run",
+        "knhk receipt erase - --basis 'GDPR 17(1)(a)' --archive ./delta",
+        "knhk receipt erase --resume",
+    ),
+    detail="The home must be up. Keys of the subject are destroyed, so every copy is unreadable; then records in outboxes and rows of\n"
+    "the archive lose salt, O and A; then a signed event says which leaves, whose hashes stay as they are. Killed anywhere it is ended by\n"
+    "the next run. While a legal hold stands it waits (`queued`) for its release. Nothing is said of copies that this home does not know.",
+)
+def erase(call: Call) -> Outcome:
+    from knhk.wiring.erasing import erasing
+
+    args = call.args
+    if args.resume:
+        if args.subject is not None or args.dry_run:
+            raise Usage("must come alone, or with --archive", "--resume")
+        with erasing(Home(call.home), args.archive) as eraser:
+            return _told(eraser.resume())
+    if args.basis is None:
+        raise Usage("must be given", "--basis")
+    subject, basis = _subject(args.subject), _said(args.basis, "--basis")
+    with erasing(Home(call.home), args.archive) as eraser:
+        return _told([eraser.erase(subject, basis, dry=args.dry_run)])
+
+
+@command(
+    ("receipt", "retain"),
+    summary="Erase what is older than the retention of its point, unless it is held",
+    arguments=(ARCHIVE, DRY),
+    output=obj(erasures=array(ERASURE)),
+    examples=("knhk receipt retain --dry-run", "knhk receipt retain --archive ./delta"),
+    detail="spec.privacy.retentionDays of each EnforcementPoint of this home, which must be up. From a timer, once a day.",
+)
+def retain(call: Call) -> Outcome:
+    from knhk.wiring.erasing import erasing
+
+    with erasing(Home(call.home), call.args.archive) as eraser:
+        return _told(eraser.retain(dry=call.args.dry_run))
+
+
+@command(
+    ("receipt", "hold"),
+    summary="Place a legal hold: what is recorded about a subject is not erased until its release",
+    arguments=(
+        SUBJECT,
+        Argument("--reference", help="case or file; stands in the log for ever: never a name", required=True, metavar="TEXT"),
+    ),
+    output=HOLD,
+    examples=("knhk receipt hold anna@example.com --reference 'case 2026/117'",),
+    detail="The home must be up. Repeated with the same reference it changes nothing.",
+)
+def hold(call: Call) -> Outcome:
+    from knhk.wiring.erasing import erasing
+
+    subject, reference = _subject(call.args.subject), _said(call.args.reference, "--reference")
+    with erasing(Home(call.home), None) as eraser:
+        made = eraser.hold(subject, reference)
+    return Outcome({"hold": made.id, "subject": made.tag.hex(), "reference": made.reference, "standing": made.standing})
+
+
+@command(
+    ("receipt", "release"),
+    summary="End a legal hold, and carry out the erasures that waited for it",
+    arguments=(Argument("hold", help="its id, as `knhk receipt hold` said it", metavar="HOLD"), ARCHIVE),
+    output=obj(hold=HOLD, erasures=array(ERASURE)),
+    examples=("knhk receipt release 5f2c… --archive ./delta",),
+)
+def release(call: Call) -> Outcome:
+    from knhk.model.faults import NotFound
+    from knhk.wiring.erasing import erasing
+
+    with erasing(Home(call.home), call.args.archive) as eraser:
+        found = eraser.release(call.args.hold)
+    if found is None:
+        raise NotFound(f"{call.args.hold}: there is no such hold in this home")
+    ended, told = found
+    said = {"hold": ended.id, "subject": ended.tag.hex(), "reference": ended.reference, "standing": ended.standing}
+    outcome = _told(told)
+    return Outcome({"hold": said, **outcome.data}, outcome.exit, outcome.tables)
+
+
+@command(
+    ("receipt", "reapply"),
+    summary="After a restore from a backup: erase again all that the log says was erased, and restore holds",
+    arguments=(ARCHIVE,),
+    output=obj(events=integer(), keys=integer(), records=integer(), rows=integer(), holds=integer()),
+    examples=("knhk receipt reapply --archive ./delta",),
+    detail="Walks the events Erased, Held and HoldReleased of the log, their signatures verified. Repeated it finds nothing to do. Run\n"
+    "it before `knhk receipt erase`, and for each archive.",
+)
+def reapply(call: Call) -> Outcome:
+    from dataclasses import asdict
+
+    from knhk.wiring.erasing import erasing
+
+    with erasing(Home(call.home), call.args.archive) as eraser:
+        data = asdict(eraser.reapply())
+    return Outcome(data, tables=(Table("", tuple(data), (tuple(map(str, data.values())),)),))
+
+
+def _subject(given: str | None) -> str:
+    if given is None:
+        raise Usage("must be given", "SUBJECT")
+    text = sys.stdin.readline().rstrip("\r\n") if given == "-" else given
+    if not text:
+        raise Usage("must not be empty", "SUBJECT")
+    return text
+
+
+def _said(text: str, where: str) -> str:
+    """What stands in the log for ever."""
+    if not _SAID.fullmatch(text):
+        raise Usage("must be at most 128 letters, digits, blanks and . , ( ) / : _ -, and never a name", where)
+    return text
+
+
+def _told(told: Sequence[Told]) -> Outcome:
+    rows = [_row(each) for each in told]
+    shown = tuple(
+        tuple(" ".join(map(str, row[name])) if isinstance(row[name], list) else str(row[name]) for name in COLUMNS) for row in rows
+    )
+    return Outcome({"erasures": rows}, FAULTS if any(row["state"] == "queued" for row in rows) else OK, (Table("", COLUMNS, shown),))
+
+
+def _row(told: Told) -> dict[str, Any]:
+    plan = told.plan
+    return {
+        "erasure": told.erasure,
+        "state": told.state,
+        "subject": plan.subject,
+        "basis": plan.basis,
+        "leaves": plan.leaves,
+        "targets": [list(each) for each in plan.targets],
+        "keys": len(plan.keys),
+        "holds": list(plan.holds),
+        "records": told.records,
+        "rows": told.rows,
+        "entries": list(plan.entries),
+    }

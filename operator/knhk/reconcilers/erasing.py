@@ -1,0 +1,398 @@
+"""Erasing what was recorded about a subject, or longer ago than a point keeps it (docs/privacy.md). The plan is durable first, then keys
+are destroyed, then copies are rewritten, then the log is told: each step may be repeated, so the next run ends what a crash cut off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from knhk.lockchain.events import PolicyEvent
+from knhk.model.delta import Row
+from knhk.model.faults import Waiting
+from knhk.model.times import rfc3339
+from knhk.ports.chance import Random
+from knhk.ports.clock import Clock
+from knhk.reconcilers.archiving import Archive
+from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
+from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
+from knhk_runtime.outbox.erasing import erase_segment
+from knhk_runtime.record import SEGMENT_HEAD, Record, parse_observation, parse_record, scan_frames
+from knhk_runtime.subject_keys import Held, KeyStore, Work
+from knhk_runtime.subjects import Privacy
+from knhk_runtime.tlog.folder import segment_number
+from knhk_runtime.tlog.served import Served
+from knhk_verify.errors import Bad
+from knhk_verify.tree import leaf_hash
+
+QUEUED, PLANNED, TELLING, DONE = "queued", "planned", "telling", "done"
+SUBJECT, RETENTION = "subject", "retention"
+RETAINED = "retention"  # basis of what a point's retention ends
+PART = 500  # ranges and keys of one event
+SETTLE_S, LOOKS = 0.5, 10
+DAY_NS = 86_400 * 10**9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`subject`: tag, hexadecimal, or the point whose retention it is; `targets`: ranges of indexes in the log; `keys`: ids, hexadecimal.
+    `entries`: indexes of the events that told it."""
+
+    kind: str
+    subject: str
+    basis: str
+    targets: tuple[tuple[int, int], ...] = ()
+    keys: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    destroyed: str = ""
+    entries: tuple[int, ...] = ()
+
+    @property
+    def leaves(self) -> int:
+        return sum(last - first + 1 for first, last in self.targets)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of an erasure; `state` is empty where there was nothing to erase, or for a dry run `dry`. `records`, `rows`: rewritten by
+    this run, of outboxes and of the archive."""
+
+    erasure: str
+    state: str
+    plan: Plan
+    records: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Reapplied:
+    """What walking the log's erasures did: events read, keys destroyed again, records and rows erased again, holds restored."""
+
+    events: int = 0
+    keys: int = 0
+    records: int = 0
+    rows: int = 0
+    holds: int = 0
+
+
+# An outbox nobody appends to may be rewritten whole: true within the context.
+Closed = Callable[[str], AbstractContextManager[bool]]
+
+
+@dataclass
+class Surroundings:
+    """What an eraser works on. `observations`: folder of outboxes; `archive`: the Δ log, when there is one, and `rows` what it holds;
+    `append`: a signed event, idempotent by its bytes; `closed`: whether nobody appends to an outbox."""
+
+    keys: KeyStore
+    observations: Path
+    archive: Archive | None
+    rows: Callable[[], Iterator[Row]]
+    log: Callable[[], Served]
+    events: Callable[[], Iterator[tuple[int, PolicyEvent]]]
+    sign: Callable[[PolicyEvent], bytes]
+    append: Callable[[bytes], int]
+    closed: Closed
+    clock: Clock
+    chance: Random
+    actor: str
+    privacy: Mapping[str, Privacy] = field(default_factory=dict)
+
+
+class Eraser:
+    """One at a time on a home. Methods raise Waiting for what is to be tried again, Stalled, Corrupt, and as ObjectStore does."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._at = around
+
+    # ---- commands ------------------------------------------------------------------------------
+
+    def erase(self, subject: str, basis: str, *, dry: bool = False) -> Told:
+        """Everything about a subject, unless a hold stands: then it waits for the release."""
+        tag = tag_of(self._at.keys.tags_key, subject)
+        if not dry:
+            self.resume()
+        known = next((work for work in self._at.keys.works() if work.state == QUEUED and _plan(work).subject == tag.hex()), None)
+        if known is not None:
+            return Told(known.id, QUEUED, _plan(known))
+        plan = self._of_subject(tag, subject, basis)
+        return self._begin(plan, dry)
+
+    def retain(self, *, dry: bool = False) -> list[Told]:
+        """What is older than the retention of its point, unless it is held."""
+        if not dry:
+            self.resume()
+        now_ns = self._at.clock.now_ns()
+        limits = {point: said.retention_days * DAY_NS for point, said in sorted(self._at.privacy.items()) if said.retention_days}
+        plans = [self._of_retention(point, now_ns - limit_ns) for point, limit_ns in limits.items()]
+        return [self._begin(plan, dry) for plan in plans if plan.targets or plan.keys]
+
+    def hold(self, subject: str, reference: str) -> Held:
+        """A legal hold: what is recorded about this subject, now and later, is not erased until its release."""
+        self.resume()
+        tag = tag_of(self._at.keys.tags_key, subject)
+        same = next((hold for hold in self._at.keys.holds() if hold.standing and (hold.tag, hold.reference) == (tag, reference)), None)
+        if same is not None:
+            return same
+        made = Held(self._id(), tag, reference, True)
+        self._tell_hold(made, "Held")
+        return made
+
+    def release(self, hold_id: str) -> tuple[Held, list[Told]] | None:
+        """Ends a hold and carries out what waited for it; None when there is no such hold."""
+        self.resume()
+        found = next((hold for hold in self._at.keys.holds() if hold.id == hold_id), None)
+        if found is None:
+            return None
+        if found.standing:
+            found = replace(found, standing=False)
+            self._tell_hold(found, "HoldReleased")
+        return found, self.resume()
+
+    def resume(self) -> list[Told]:
+        """What an earlier run began or queued, as far as it may be done now."""
+        for hold, bundle in self._at.keys.untold():
+            self._at.append(bundle)
+            self._at.keys.put_hold(hold, None)
+        told = []
+        for work in self._at.keys.works():
+            if work.state == QUEUED:
+                self._append(work)
+                if self._holds(bytes.fromhex(_plan(work).subject)):
+                    continue
+                again = self._replanned(_plan(work))
+                work = Work(work.id, PLANNED, _text(again), "[]")
+                self._at.keys.put_work(work)
+            if work.state != DONE:
+                told.append(self._carry(work))
+        return told
+
+    def reapply(self) -> Reapplied:
+        """After a restore from a backup: all that the log says was erased is erased again, and holds are as the log says."""
+        events, keys, indexes, holds, done = 0, list[bytes](), set[int](), dict[str, Held](), set[str]()
+        for _, event in self._at.events():
+            evidence = event.evidence
+            if event.kind == "Erased":
+                events += 1
+                keys += [bytes.fromhex(key) for key in evidence["keys"]]
+                indexes.update(indexes_of((first, last) for first, last in evidence["targets"]))
+                done |= {evidence["erasure"]} if evidence["part"] == evidence["parts"] else set()
+            elif event.kind in ("Held", "HoldReleased"):
+                holds[evidence["hold"]] = Held(
+                    evidence["hold"], bytes.fromhex(event.subject[1]), evidence["reference"], event.kind == "Held"
+                )
+        known = {hold.id: hold for hold in self._at.keys.holds()}
+        restored = [hold for hold in holds.values() if known.get(hold.id) != hold]
+        for hold in restored:
+            self._at.keys.put_hold(hold, None)
+        for work in self._at.keys.works():
+            if work.id in done and work.state != DONE:
+                self._at.keys.put_work(replace(work, state=DONE, bundles="[]"))
+        there = [key for key in keys if self._at.keys.key(key) is not None]
+        if keys:
+            self._at.keys.destroy("reapplied", keys)
+        records, rows = self._rewrite(indexes)
+        return Reapplied(events, len(there), records, rows, len(restored))
+
+    # ---- plans ---------------------------------------------------------------------------------
+
+    def _of_subject(self, tag: bytes, subject: str, basis: str) -> Plan:
+        def is_wanted(point: str, record: Record) -> bool:
+            return self._tag(point, record) == tag
+
+        targets = ranges_of(self._found(is_wanted))
+        keys = tuple(key.hex() for key in self._at.keys.ids_of(tag))
+        return Plan(SUBJECT, tag.hex(), basis, targets, keys, tuple(hold.id for hold in self._holds(tag)))
+
+    def _of_retention(self, point: str, before_ns: int) -> Plan:
+        held = {hold.tag for hold in self._at.keys.holds() if hold.standing}
+
+        def is_wanted(at: str, record: Record) -> bool:
+            return at == point and int.from_bytes(record.leaves[0][92:100], "big") < before_ns and self._tag(at, record) not in held
+
+        targets = ranges_of(self._found(is_wanted))
+        keys = (key.hex() for key, tag in self._at.keys.ids_before(point, window_of(max(0, before_ns))) if tag not in held)
+        return Plan(RETENTION, point, RETAINED, targets, tuple(keys))
+
+    def _replanned(self, plan: Plan) -> Plan:
+        """A queued plan as it is now."""
+        tag = bytes.fromhex(plan.subject)
+        return replace(self._of_subject(tag, "", plan.basis), holds=())
+
+    def _holds(self, tag: bytes) -> list[Held]:
+        return [hold for hold in self._at.keys.holds() if hold.standing and hold.tag == tag]
+
+    def _tag(self, point: str, record: Record) -> bytes | None:
+        """Whose record it is; None when nobody says."""
+        if record.erased:
+            return None
+        try:
+            if record.sealed:
+                return parse_envelope(record.observation).tag
+            said = self._at.privacy.get(point)
+            return tag_of(self._at.keys.tags_key, said.subject_of(parse_observation(record.observation))) if said else None
+        except Bad:
+            return None
+
+    def _found(self, is_wanted: Callable[[str, Record], bool]) -> set[int]:
+        """Indexes in the log of the leaves of wanted records that are not erased. What the log has acknowledged a moment ago is under the
+        next checkpoint; what it does not show after that is nobody's evidence."""
+        indexes, leaves = set[int](), set[bytes]()
+        for row in self._at.rows():
+            if not row.erased and row.log_index is not None and is_wanted(row.point, record_of(row)):
+                indexes.add(row.log_index)
+        for path in self._segments():
+            point = point_of(path.parent.name)
+            leaves.update(leaf for record in _records(path) if not record.erased and is_wanted(point, record) for leaf in record.leaves)
+        for look in range(LOOKS):
+            shown = {entry: index for index, entry in enumerate(self._at.log().entries()) if entry in leaves}
+            if len(shown) == len(leaves) or look == LOOKS - 1:
+                break
+            self._at.clock.sleep(SETTLE_S)
+        return indexes | set(shown.values())
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def _begin(self, plan: Plan, dry: bool) -> Told:
+        if dry or not (plan.targets or plan.keys):
+            return Told("", "dry" if dry else "", plan)
+        work = Work(self._id(), QUEUED if plan.holds else PLANNED, _text(plan), "[]")
+        if plan.holds:
+            evidence = {"erasure": work.id, "basis": plan.basis, "holds": list(plan.holds)}
+            work = replace(work, bundles=_texts([self._signed("ErasureQueued", plan, evidence)]))
+        self._at.keys.put_work(work)
+        if work.state == QUEUED:
+            self._append(work)
+            return Told(work.id, QUEUED, plan)
+        return self._carry(work)
+
+    def _carry(self, work: Work) -> Told:
+        records = rows = 0
+        if work.state == PLANNED:
+            plan = _plan(work)
+            if not plan.destroyed:
+                plan = replace(plan, destroyed=self._now())
+                work = replace(work, plan=_text(plan))
+                self._at.keys.put_work(work)
+            self._at.keys.destroy(work.id, map(bytes.fromhex, plan.keys))
+            records, rows = self._rewrite(set(indexes_of(plan.targets)))
+            work = replace(work, state=TELLING, bundles=_texts(self._parts(work.id, plan)))
+            self._at.keys.put_work(work)
+        entries = self._append(work, clear=False)
+        plan = replace(_plan(work), entries=tuple(entries))
+        self._at.keys.put_work(Work(work.id, DONE, _text(plan), "[]"))
+        return Told(work.id, DONE, plan, records, rows)
+
+    def _rewrite(self, indexes: Collection[int]) -> tuple[int, int]:
+        """(records of outboxes, rows of the archive) that lost what was recorded. Raises Waiting while an agent appends to a segment that
+        holds some: it begins another one when it sees that keys were destroyed."""
+        leaves = {entry for index, entry in enumerate(self._at.log().entries()) if index in indexes} if indexes else set[bytes]()
+        records = sum(self._rewrite_outbox(folder, leaves) for folder in self._folders()) if leaves else 0
+        return records, self._at.archive.erase(indexes) if self._at.archive is not None and indexes else 0
+
+    def _rewrite_outbox(self, folder: Path, leaves: set[bytes]) -> int:
+        def is_wanted(record: Record) -> bool:
+            return any(leaf in leaves for leaf in record.leaves)
+
+        erased = 0
+        last = max(folder.glob("*.seg"), default=None)
+        for path in sorted(folder.glob("*.seg")):
+            if path != last:
+                erased += erase_segment(path, is_wanted)
+        if last is None or not any(is_wanted(record) and not record.erased for record in _records(last)):
+            return erased
+        if "~" in folder.name:  # a copy that may grow: its ciphertext stays until the archive removes it, and no key opens it
+            return erased
+        for _ in range(LOOKS):
+            with self._at.closed(folder.name) as nobody:
+                if nobody or max(folder.glob("*.seg")) != last:
+                    return erased + erase_segment(last, is_wanted)
+            self._at.clock.sleep(SETTLE_S)
+        raise Waiting("Outbox", f"{last}: its agent still appends to it; run `knhk receipt erase --resume` again", SETTLE_S)
+
+    def _parts(self, erasure: str, plan: Plan) -> list[bytes]:
+        """Signed events, as many as the ranges and keys need."""
+        wanted = set(indexes_of(plan.targets))
+        hashes = {index: leaf_hash(entry) for index, entry in enumerate(self._at.log().entries()) if index in wanted}
+        count = max(1, -(-len(plan.targets) // PART), -(-len(plan.keys) // PART))
+        parts = []
+        for number in range(count):
+            here = slice(number * PART, (number + 1) * PART)
+            targets, keys = plan.targets[here], plan.keys[here]
+            indexes = list(indexes_of(targets))
+            evidence = {
+                "erasure": erasure,
+                "part": number + 1,
+                "parts": count,
+                "basis": plan.basis,
+                "leaves": len(indexes),
+                "targets": [list(each) for each in targets],
+                "leafHashes": leaves_digest([hashes[index] for index in indexes]),
+                "keys": list(keys),
+                "destroyed": plan.destroyed,
+                "hold": "none",
+            }
+            parts.append(self._signed("Erased", plan, evidence))
+        return parts
+
+    def _signed(self, kind: str, plan: Plan, evidence: Mapping[str, Any]) -> bytes:
+        subject = (f"subject/{plan.subject}", plan.subject)
+        if plan.kind == RETENTION:
+            subject = (f"retention/{plan.subject}", sha256(plan.subject.encode()).hexdigest())
+        point = plan.subject if plan.kind == RETENTION else ""
+        return self._at.sign(PolicyEvent(kind, subject, self._at.actor, self._now(), point=point, evidence=evidence))
+
+    def _append(self, work: Work, *, clear: bool = True) -> list[int]:
+        """Indexes of the events of an erasure. Their bytes are durable, so that a repetition appends nothing twice."""
+        entries = [self._at.append(text.encode()) for text in json.loads(work.bundles)]
+        if clear and entries:
+            self._at.keys.put_work(replace(work, bundles="[]"))
+        return entries
+
+    def _tell_hold(self, hold: Held, kind: str) -> None:
+        """The hold counts from before its event is in the log."""
+        tag = hold.tag.hex()
+        evidence = {"hold": hold.id, "reference": hold.reference}
+        bundle = self._at.sign(PolicyEvent(kind, (f"subject/{tag}", tag), self._at.actor, self._now(), evidence=evidence))
+        self._at.keys.put_hold(hold, bundle)
+        self._at.append(bundle)
+        self._at.keys.put_hold(hold, None)
+
+    # ---- small things --------------------------------------------------------------------------
+
+    def _folders(self) -> list[Path]:
+        return sorted(path for path in self._at.observations.glob("*") if path.is_dir())
+
+    def _segments(self) -> list[Path]:
+        return [path for folder in self._folders() for path in sorted(folder.glob("*.seg"))]
+
+    def _id(self) -> str:
+        return self._at.chance.bytes(16).hex()
+
+    def _now(self) -> str:
+        return rfc3339(self._at.clock.now_ns())
+
+
+def _records(path: Path) -> Iterable[Record]:
+    data = path.read_bytes()
+    if len(data) < SEGMENT_HEAD:
+        return ()
+    return [parse_record(payload, f"{path} offset {at}") for at, payload in scan_frames(data, segment_number(path), str(path))[0]]
+
+
+def _text(plan: Plan) -> str:
+    return json.dumps(asdict(plan), sort_keys=True)
+
+
+def _texts(bundles: Iterable[bytes]) -> str:
+    return json.dumps([bundle.decode() for bundle in bundles])
+
+
+def _plan(work: Work) -> Plan:
+    said = json.loads(work.plan)
+    lists = {name: tuple(said[name]) for name in ("keys", "holds", "entries")}
+    return Plan(**{**said, **lists, "targets": tuple((first, last) for first, last in said["targets"])})

@@ -1,0 +1,277 @@
+"""Erasure, legal hold, retention and re-applying: what is gone, what stays provable, and a death anywhere is mended by the next run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from delta_world import HOUR_NS
+from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault, counts
+
+from knhk.adapters.signer_local import LocalSigner
+from knhk.reconcilers.erasing import DONE, QUEUED
+from knhk.wiring.archive import opened_folder
+from knhk_runtime.envelope import WINDOW_NS, leaves_digest
+from knhk_runtime.record import h_o, parse_record, scan_frames
+from knhk_runtime.subjects import Privacy
+from knhk_runtime.tlog.notes import verify_proof
+from knhk_verify.leaf import parse_leaf
+from knhk_verify.note import parse_vkey
+from knhk_verify.tree import leaf_hash
+
+BASIS = "GDPR 17(1)(b)"
+DAY_NS = 24 * HOUR_NS
+
+
+def filled(vault: Vault) -> Vault:
+    """Anna's and Bob's records, some archived, some in the outbox alone, over several segments."""
+    vault.yard.outbox(SOURCE, 4096)
+    for number in range(12):
+        vault.record((ANNA, BOB)[number % 2], NOON_NS + number % 3 * HOUR_NS, arms=1 + number % 2)
+    vault.yard.archived()
+    for number in range(6):
+        vault.record((ANNA, BOB)[number % 2])
+    return vault
+
+
+def envelopes(vault: Vault, who: str) -> list[str]:
+    """Files in which the subject's tag still stands beside a ciphertext."""
+    found = []
+    for path in sorted((vault.yard.log_dir / "observations").rglob("*.seg")):
+        for at, payload in scan_frames(path.read_bytes(), int(path.stem, 16), "s")[0]:
+            record = parse_record(payload, "r")
+            if record.observation.startswith(b"KNE1") and vault.tag(who) in record.observation:
+                found.append(f"{path} {at}")
+    return found + [name for name in vault.kept().names() for row in vault.kept().rows(name) if row.subject == vault.tag(who).hex()]
+
+
+def test_an_erasure_takes_all_of_one_subject_and_nothing_of_others(vault: Vault) -> None:
+    filled(vault)
+    root_before = opened_folder(vault.yard.log_dir).served.root(18)
+    told = vault.eraser().erase(ANNA, BASIS)
+    assert (told.state, told.plan.leaves, len(told.plan.keys)) == (DONE, 9, 1)
+    assert (told.records, told.rows) == (9, 6)
+    assert counts(vault.replay()) == (15, 9, 0, 0, 0)
+    vault.yard.archived()
+    assert counts(vault.replay_archive()) == (15, 9, 0, 0, 0)
+    assert envelopes(vault, ANNA) == []
+    assert len(envelopes(vault, BOB)) == 9 + 15
+    assert opened_folder(vault.yard.log_dir).served.root(18) == root_before
+    assert vault.keys.ids_of(vault.tag(ANNA)) == []
+
+
+def test_the_log_tells_which_leaves_were_erased_and_keeps_them(vault: Vault) -> None:
+    filled(vault)
+    told = vault.eraser().erase(ANNA, BASIS)
+    (event,) = vault.events("Erased")
+    served = opened_folder(vault.yard.log_dir).served
+    indexes = [index for first, last in event.evidence["targets"] for index in range(first, last + 1)]
+    assert event.evidence["leaves"] == len(indexes) == 9
+    assert event.evidence["leafHashes"] == leaves_digest([leaf_hash(served.entry(index)) for index in indexes])
+    tag = vault.tag(ANNA).hex()
+    assert (event.subject, event.evidence["basis"], event.evidence["hold"]) == ((f"subject/{tag}", tag), BASIS, "none")
+    assert tuple(event.evidence["keys"]) == told.plan.keys
+    note = (vault.yard.log_dir / "checkpoint").read_text()
+    verifier = parse_vkey(LocalSigner(vault.yard.base / "keys").vkey("knhk.dev/test"))
+    for index in indexes:  # the leaf is provable as it was
+        assert verify_proof(served.inclusion(index, note), served.entry(index), verifier)[0] == index
+    assert ANNA not in str(event)
+
+
+def test_erasing_again_finds_nothing_and_tells_nothing(vault: Vault) -> None:
+    filled(vault)
+    vault.eraser().erase(ANNA, BASIS)
+    again = vault.eraser().erase(ANNA, BASIS)
+    assert (again.state, again.plan.leaves, again.plan.keys) == ("", 0, ())
+    assert len(vault.events("Erased")) == 1
+
+
+def test_a_dry_run_changes_nothing(vault: Vault) -> None:
+    filled(vault)
+    told = vault.eraser().erase(ANNA, BASIS, dry=True)
+    assert (told.state, told.plan.leaves, len(told.plan.keys)) == ("dry", 9, 1)
+    assert counts(vault.replay()) == (24, 0, 0, 0, 0)
+    assert vault.events("Erased") == []
+    assert vault.keys.works() == []
+
+
+def test_with_the_key_gone_a_copy_that_nobody_knew_of_is_unreadable(vault: Vault, tmp_path: Path) -> None:
+    filled(vault)
+    copy = shutil.copytree(vault.yard.log_dir / "observations", tmp_path / "taken")
+    vault.eraser().erase(ANNA, BASIS)
+    shutil.rmtree(vault.yard.log_dir / "observations")
+    shutil.copytree(copy, vault.yard.log_dir / "observations")
+    assert counts(vault.replay()) == (15, 9, 0, 0, 0)
+
+
+def test_the_erased_record_no_longer_confirms_a_guess(vault: Vault) -> None:
+    """With the salt, the hash in the log would tell whether a guess of O is right."""
+    number = vault.record(ANNA)
+    vault.yard.log.integrate()
+    (path,) = (vault.yard.log_dir / "observations" / SOURCE).glob("*.seg")
+    record = parse_record(scan_frames(path.read_bytes(), 0, "s")[0][0][1], "r")
+    from privacy_world import plain
+
+    guess = parse_record(plain(number, ANNA).frames[8:], "guess").observation
+    assert h_o(record.salt, guess) != parse_leaf(record.leaves[0]).h_o
+
+
+def test_records_from_before_the_point_had_privacy_are_erased_too(vault: Vault) -> None:
+    vault.record(ANNA, sealed=False)
+    vault.record(BOB, sealed=False)
+    vault.yard.archived()
+    vault.record(ANNA, sealed=False)
+    told = vault.eraser().erase(ANNA, BASIS)
+    assert (told.plan.leaves, told.plan.keys, told.state) == (2, (), DONE)
+    assert vault.files_with(ANNA) == []
+    assert vault.files_with(BOB)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is done", "after it is done"])
+def test_a_death_at_any_step_is_mended_by_the_next_run(vault: Vault, after: bool) -> None:
+    filled(vault)
+    died = 0
+    for at in range(20):
+        who = f"{at}.{ANNA}"
+        for _ in range(3):
+            vault.record(who)
+        vault.yard.archived()
+        vault.record(who)
+        steps = Steps(at, after)
+        try:
+            vault.eraser(steps).erase(who, BASIS)
+        except Crash:
+            died += 1
+        vault.eraser().resume()
+        vault.eraser().erase(who, BASIS)
+        assert [event.subject[0] for event in vault.events("Erased")].count(f"subject/{vault.tag(who).hex()}") == 1, at
+        assert envelopes(vault, who) == []
+        assert vault.keys.ids_of(vault.tag(who)) == []
+        if steps.taken <= at:
+            break
+    else:
+        raise AssertionError("more steps than were tried")
+    assert died >= 6
+    found = vault.replay()
+    assert (found.erased, found.different, found.sealed) == ((died + 1) * 4, 0, 0)
+
+
+def test_a_death_between_two_steps_of_the_archive_is_mended(vault: Vault) -> None:
+    from delta_world import Failing
+
+    filled(vault)
+    indexes = {index for first, last in vault.eraser().erase(ANNA, BASIS, dry=True).plan.targets for index in range(first, last + 1)}
+    at, whole = 0, False
+    while not whole:
+        failing = Failing(vault.yard.store, at, after=bool(at % 2), dies=True)
+        try:
+            vault.yard.archive(store=failing, state="a").erase(indexes)
+            whole = failing.step < at
+        except Crash:
+            at += 1
+        vault.kept()
+        assert all(vault.kept().indexes(name) for name in vault.kept().names())  # readable at each step
+        assert sorted(index for name in vault.kept().names() for index in vault.kept().indexes(name)) == list(range(18))
+    rows = [row for name in vault.kept().names() for row in vault.kept().rows(name)]
+    assert [row.erased for row in sorted(rows, key=lambda row: row.log_index or 0)] == [index in indexes for index in range(18)]
+    stored = {each.key for each in vault.yard.store.list() if each.key.endswith(".parquet")}
+    assert stored == set(vault.kept().names())
+
+
+# ---- holds --------------------------------------------------------------------------------------
+
+
+def test_what_is_held_waits_for_its_release(vault: Vault) -> None:
+    filled(vault)
+    hold = vault.eraser().hold(ANNA, "case 7")
+    told = vault.eraser().erase(ANNA, BASIS)
+    assert (told.state, told.plan.holds) == (QUEUED, (hold.id,))
+    vault.record(ANNA)
+    assert counts(vault.replay()) == (25, 0, 0, 0, 0)
+    assert vault.eraser().erase(ANNA, BASIS).erasure == told.erasure
+    released = vault.eraser().release(hold.id)
+    assert released is not None
+    assert [(each.erasure, each.state, each.plan.leaves) for each in released[1]] == [(told.erasure, DONE, 10)]
+    assert counts(vault.replay()) == (15, 10, 0, 0, 0)
+    kinds = [len(vault.events(kind)) for kind in ("Held", "ErasureQueued", "HoldReleased", "Erased")]
+    assert kinds == [1, 1, 1, 1]
+    assert vault.events("Held")[0].evidence == {"hold": hold.id, "reference": "case 7"}
+
+
+def test_of_two_holds_both_must_end(vault: Vault) -> None:
+    filled(vault)
+    first, second = vault.eraser().hold(ANNA, "case 7"), vault.eraser().hold(ANNA, "case 8")
+    assert vault.eraser().hold(ANNA, "case 7") == first
+    vault.eraser().erase(ANNA, BASIS)
+    assert vault.eraser().release(first.id) == (type(first)(first.id, first.tag, "case 7", False), [])
+    assert counts(vault.replay())[1] == 0
+    vault.eraser().release(second.id)
+    assert counts(vault.replay())[1] == 9
+    assert vault.eraser().release("00" * 16) is None
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_hold_whose_event_was_cut_off_counts_and_is_told_by_the_next_run(vault: Vault, at: int) -> None:
+    filled(vault)
+    with pytest.raises(Crash):
+        vault.eraser(Steps(at % 3, at == 3)).hold(ANNA, "case 7")
+    hold = vault.eraser().hold(ANNA, "case 7")
+    assert vault.eraser().erase(ANNA, BASIS).plan.holds == (hold.id,)
+    assert len(vault.events("Held")) == 1
+
+
+# ---- retention ----------------------------------------------------------------------------------
+
+
+def test_retention_takes_what_is_older_and_not_held(vault: Vault) -> None:
+    said = Privacy(vault.privacy.subjects, 40)
+    vault.record(ANNA, NOON_NS - 2 * WINDOW_NS)
+    vault.record(BOB, NOON_NS - 2 * WINDOW_NS)
+    vault.yard.archived()
+    vault.record("", NOON_NS - 41 * DAY_NS)
+    vault.record(ANNA, NOON_NS - 39 * DAY_NS)
+    vault.eraser().hold(BOB, "case 9")
+    (dry,) = vault.eraser(privacy=said).retain(dry=True)
+    assert (dry.state, dry.plan.targets) == ("dry", ((0, 0), (2, 2)))
+    (told,) = vault.eraser(privacy=said).retain()
+    assert (told.state, told.plan.leaves, told.plan.basis) == (DONE, 2, "retention")
+    assert counts(vault.replay()) == (2, 2, 0, 0, 0)
+    assert vault.events("Erased")[0].subject[0] == f"retention/{POINT}"
+    assert len(vault.keys.ids_of(vault.tag(ANNA))) == 1  # the newer window's
+    assert len(vault.keys.ids_of(vault.tag(BOB))) == 1
+    assert vault.eraser(privacy=said).retain() == []
+    assert vault.eraser().retain() == []
+
+
+# ---- after a restore ----------------------------------------------------------------------------
+
+
+def test_after_a_restore_erasures_are_applied_again_from_the_log(vault: Vault, tmp_path: Path) -> None:
+    filled(vault)
+    keys_backup, store, outboxes = vault.folder / "keys.db", vault.yard.base / "delta", vault.yard.log_dir / "observations"
+    backup = tmp_path / "backup"
+    for path in (store, outboxes):
+        shutil.copytree(path, backup / path.name)
+    vault.shut()
+    shutil.copy(keys_backup, backup / "keys.db")
+    vault.open()
+    hold = vault.eraser().hold(BOB, "case 3")
+    vault.eraser().erase(ANNA, BASIS)
+    vault.shut()
+    for path in (store, outboxes):
+        shutil.rmtree(path)
+        shutil.copytree(backup / path.name, path)
+    for left in vault.folder.iterdir():
+        left.unlink()
+    shutil.copy(backup / "keys.db", keys_backup)
+    vault.open()
+    assert counts(vault.replay()) == (24, 0, 0, 0, 0)  # the backup brought everything back
+    again = vault.eraser().reapply()
+    assert (again.events, again.keys, again.records, again.rows, again.holds) == (1, 1, 9, 6, 1)
+    assert counts(vault.replay()) == (15, 9, 0, 0, 0)
+    assert envelopes(vault, ANNA) == []
+    assert [(each.id, each.standing) for each in vault.keys.holds()] == [(hold.id, True)]
+    twice = vault.eraser().reapply()
+    assert (twice.keys, twice.records, twice.rows, twice.holds) == (0, 0, 0, 0)
+    assert len(vault.events("Erased")) == 1
