@@ -72,7 +72,16 @@ def _decided(evaluator: Evaluator, number: int, body: bytes, bundle: bytes) -> t
 def test_every_decision_comes_out_again(knhk: Any, story: Any) -> None:
     answer = knhk("log", "replay")
     assert answer.exit == 0, answer.text
-    assert answer.out == {"replayed": 4, "erased": 0, "different": 0, "unrecorded": 0, "entries": 0, "root": "", "differences": []}
+    assert answer.out == {
+        "replayed": 4,
+        "erased": 0,
+        "sealed": 0,
+        "different": 0,
+        "unrecorded": 0,
+        "entries": 0,
+        "root": "",
+        "differences": [],
+    }
 
 
 def test_the_slower_tier_took_part(story: Any) -> None:
