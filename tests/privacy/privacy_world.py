@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "delta"))
 
@@ -173,8 +173,9 @@ class Vault:
 
     @contextmanager
     def closed(self, source: str) -> Iterator[bool]:
-        """Nobody appends while nothing runs."""
-        yield True
+        """This process appends, and begins a new segment as an agent does that sees keys destroyed."""
+        self.yard.outboxes[source].segments.rotate()
+        yield False
 
     def events(self, kind: str) -> list[PolicyEvent]:
         """Of the log, verified."""
@@ -193,7 +194,7 @@ def counts(found: Replayed) -> tuple[int, int, int, int, int]:
     return found.replayed, found.erased, found.sealed, found.different, found.unrecorded
 
 
-def _no_pack(pack: bytes, bundle: bytes) -> None:
+def _no_pack(pack: bytes, bundle: bytes) -> NoReturn:
     raise AssertionError("no record here is of a pack")
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from delta_world import HOUR_NS
+from delta_world import HOUR_NS, Failing
 from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault, counts
 
+from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
+from knhk.reconcilers.archiving import Kept
 from knhk.reconcilers.erasing import DONE, QUEUED
 from knhk.wiring.archive import opened_folder
 from knhk_runtime.envelope import WINDOW_NS, leaves_digest
+from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.record import h_o, parse_record, scan_frames
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.notes import verify_proof
@@ -158,25 +162,25 @@ def test_a_death_at_any_step_is_mended_by_the_next_run(vault: Vault, after: bool
 
 
 def test_a_death_between_two_steps_of_the_archive_is_mended(vault: Vault) -> None:
-    from delta_world import Failing
-
     filled(vault)
     indexes = {index for first, last in vault.eraser().erase(ANNA, BASIS, dry=True).plan.targets for index in range(first, last + 1)}
-    at, whole = 0, False
-    while not whole:
-        failing = Failing(vault.yard.store, at, after=bool(at % 2), dies=True)
-        try:
-            vault.yard.archive(store=failing, state="a").erase(indexes)
-            whole = failing.step < at
-        except Crash:
-            at += 1
-        vault.kept()
-        assert all(vault.kept().indexes(name) for name in vault.kept().names())  # readable at each step
-        assert sorted(index for name in vault.kept().names() for index in vault.kept().indexes(name)) == list(range(18))
-    rows = [row for name in vault.kept().names() for row in vault.kept().rows(name)]
-    assert [row.erased for row in sorted(rows, key=lambda row: row.log_index or 0)] == [index in indexes for index in range(18)]
-    stored = {each.key for each in vault.yard.store.list() if each.key.endswith(".parquet")}
-    assert stored == set(vault.kept().names())
+    for at in range(60):
+        shutil.copytree(vault.yard.base / "delta", vault.yard.base / f"delta-{at}")
+        store = FolderStore(vault.yard.base / f"delta-{at}")
+        failing = Failing(store, at, after=bool(at % 2), dies=True)
+        with suppress(Crash):
+            vault.yard.archive(store=failing, state=f"a-{at}").erase(indexes)
+        between = Kept(store, delta_parquet)
+        there = [index for name in between.names() for index in between.indexes(name) if index is not None]
+        assert sorted(there) == list(range(18)), at  # each row is there once
+        vault.yard.archive(store=store, state=f"b-{at}").erase(indexes)
+        kept = Kept(store, delta_parquet)
+        rows = [row for name in kept.names() for row in kept.rows(name)]
+        assert {row.log_index: row.erased for row in rows} == {index: index in indexes for index in range(18)}, at
+        assert {each.key for each in store.list() if each.key.endswith(".parquet")} == set(kept.names()), at
+        if failing.step < at:
+            return
+    raise AssertionError("more steps than were tried")
 
 
 # ---- holds --------------------------------------------------------------------------------------
