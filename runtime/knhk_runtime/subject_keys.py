@@ -164,7 +164,8 @@ class KeyStore:
             db.executemany("INSERT OR IGNORE INTO destroyed VALUES (?,?)", rows)
             db.execute("UPDATE meta SET value = value + 1 WHERE name = 'generation'")
         with self._lock, _told(self.folder):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise Waiting("KeyStore", f"{store_file(self.folder)}: somebody reads it: its journal still holds what was destroyed", 0.5)
 
     # ---- holds -----------------------------------------------------------------------------------
 
