@@ -1,4 +1,4 @@
-"""Keys in a PKCS#11 token (an HSM), Ed25519, P-256 and AES: made there, and used there. Only signatures, and keys that an AES key has wrapped
+"""Keys in a PKCS#11 token (an HSM), Ed25519, P-256 and AES: made there, used there. Only signatures, and keys that an AES key has wrapped
 or unwrapped, leave it.
 
 Modules of vendors bear one thread at a time (SoftHSM fails or hangs with two): each module has one thread for the life of the process,
