@@ -100,6 +100,9 @@ def test_a_subject_is_forgotten_while_the_point_runs(up: Running) -> None:
     assert up.files_with(NAME) == up.files_with(OTHER) == []
     up.ok("receipt", "verify", receipts[0])
 
+    told = up.run("receipt", "lineage", NAME, "-n", "erp").stdout  # found by its tag, and opened
+    assert [receipt in told for receipt in receipts] == [True, False, True]
+
     dry = up.ok("receipt", "erase", NAME, "--basis", "GDPR 17(1)(b)", "--dry-run")["erasures"][0]
     assert (dry["state"], dry["leaves"], dry["keys"]) == ("dry", 2, 1)
     told = up.ok("receipt", "erase", "-", "--basis", "GDPR 17(1)(b)", said=NAME + "\n")["erasures"][0]

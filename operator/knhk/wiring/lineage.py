@@ -18,7 +18,7 @@ from knhk.model.subjects import tag_of
 from knhk.reconcilers import lineage
 from knhk.reconcilers.evidence import Bundle, judge, write
 from knhk.reconcilers.lineage import Kept, Wanted
-from knhk.wiring import evidence, replays
+from knhk.wiring import evidence, privacy, replays
 from knhk.wiring.home import Home
 from knhk.wiring.log_opening import Opened, opened
 from knhk.wiring.subject_key import subject_key
@@ -53,12 +53,12 @@ def find(asked: Asked, home: Home) -> Found:
     log = opened(asked.log)
     folder = evidence.folder(asked.log)
     records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
-    kept = lineage.kept_of(records, wanted, _closed)
+    kept = lineage.kept_of(records, wanted, _opener(home))
     return Found(lineage.lineage(log.served.entries(), kept, wanted), kept, log, wanted)
 
 
 def wanted_of(asked: Asked, home: Home) -> Wanted:
-    """Without the key of the namespace a name is sought in what lies in clear alone."""
+    """Without the key of the namespace, and that of the key store, a name is sought in what lies in clear alone."""
     if asked.is_tag:
         return Wanted(tags=frozenset((asked.subject,)))
     if len(asked.subject) == 32 and set(asked.subject) <= set("0123456789abcdef"):
@@ -67,15 +67,22 @@ def wanted_of(asked: Asked, home: Home) -> Wanted:
 
 
 def _tags(asked: Asked, home: Home) -> list[str]:
+    sealed = privacy.tags_of(home, asked.subject)
     try:
-        return [tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject)]
+        return [tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject), *sealed]
     except Stalled:
-        return []
+        return sealed
 
 
-def _closed(record: Record, leaf: Leaf) -> str:
-    """Sealed records stay sealed here."""
-    return "sealed"
+def _opener(home: Home) -> lineage.Open:
+    """Opens sealed records for who may use the home's key store."""
+    unsealer = privacy.unsealer(home)
+
+    def clear(record: Record, leaf: Leaf) -> Record | str:
+        found = unsealer.open(record, f"record of {leaf.receipt_id.hex()}")
+        return found if isinstance(found, Record) else found.value
+
+    return clear
 
 
 def verified(found: Found, trust: evidence.Trust) -> list[Step]:

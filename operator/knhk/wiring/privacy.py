@@ -12,7 +12,7 @@ from knhk.ports.wrapping import Wrapping
 from knhk.wiring.home import Home
 from knhk_runtime import subject_keys
 from knhk_runtime.durable import replace_file
-from knhk_runtime.envelope import KEY
+from knhk_runtime.envelope import KEY, tag_of
 from knhk_runtime.subject_keys import KeyStore
 from knhk_runtime.unsealing import Unsealer
 
@@ -48,6 +48,17 @@ def unsealer(home: Home, *, needed: bool = False) -> Unsealer:
         if needed:
             raise
         return Unsealer()
+
+
+def tags_of(home: Home, subject: str) -> list[str]:
+    """The tag, hexadecimal, under which a home's records about a subject are sealed; none where its key store may not be used."""
+    try:
+        keys = opened(home)
+    except (NotFound, Stalled):
+        return []
+    found = tag_of(keys.tags_key, subject).hex()
+    keys.close()
+    return [found]
 
 
 def opened(home: Home) -> KeyStore:
