@@ -51,6 +51,13 @@ def test_the_catalog_lists_every_command_with_what_it_takes_and_gives(knhk: Any)
     assert {e["noun"] for e in listed.values() if e["noun"]} <= set(answer.out["nouns"])
 
 
+@pytest.mark.parametrize("argv", [("catalog", "-o", "json"), ("completion", "bash"), ("completion", "zsh"), ("completion", "fish")])
+def test_a_process_of_its_own_tells_of_every_command(argv: tuple[str, ...]) -> None:
+    """It reads no more modules than it is asked for; here that is all of them."""
+    told = subprocess.run([sys.executable, "-m", "knhk.cli", *argv], capture_output=True, text=True, check=True).stdout
+    assert {word for words in WORDS for word in words.split()} <= {*re.findall(r"[a-z-]+", told)}
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Start-up stays fast because it stays light: the modules that cost are not there yet."""
     script = "import sys, knhk.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"

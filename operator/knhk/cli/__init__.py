@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 
 FRAME = frozenset({"__main__", "arguments", "framework", "schema"})
-
-
+OF_ALL = frozenset({"catalog", "completion"})  # what these print is made of every command
 VALUED = frozenset({"--home", "--output", "-o"})  # options of every command that take the next word
 
 
@@ -38,7 +37,7 @@ def _load_for(argv: Sequence[str]) -> None:
     named = _named(argv)
     if named:
         load(named[0])
-    if not {" ".join(named), " ".join(named[:1])} & COMMANDS.keys():
+    if OF_ALL & {*named} or not {" ".join(named), " ".join(named[:1])} & COMMANDS.keys():
         load()
 
 
