@@ -165,6 +165,7 @@ class StoreContract:
         assert names(store.list("PolicyPack", "a", {"n": "y"})) == []
 
     def test_heads_are_all_objects_of_a_kind_without_what_is_large(self, store: Store) -> None:
+        assert list(store.heads("Receipt")) == []
         made = [store.create(replace(resource("Receipt", n, f"r-{i}", RECEIPT), labels={"n": n})) for n in ("a", "b") for i in range(3)]
         store.create(pack())
         told = store.update_status(replace(made[0], status={"observedGeneration": 1}))

@@ -90,7 +90,7 @@ class KubeStore:
     def heads(self, kind: str) -> Iterator[Resource]:
         """See Store.heads."""
         for page in self._pages(collection(kind), {}, MANY, METADATA):
-            for document in page["items"]:
+            for document in page["items"] or ():  # null for none, of a nil slice in Go
                 if not leaves(document):
                     yield head_of(kind, document["metadata"])
 
@@ -229,7 +229,7 @@ class KubeStore:
         found: list[Resource] = []
         version = ""
         for page in self._pages(collection(kind, namespace), query):
-            for document in page["items"]:
+            for document in page["items"] or ():  # null for none, of a nil slice in Go
                 resource = resource_of({**document, "kind": kind})
                 if not leaves(document):
                     found.append(resource)
