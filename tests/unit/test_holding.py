@@ -1,4 +1,5 @@
-"""Which Receipts are to go: the oldest, as many as are too many or too old, and none that a deny list is read from."""
+"""Which Receipts are to go: the oldest, as many as are too many or too old, and none that a deny list, or a question about what is live,
+is read from."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from random import Random
 
 import pytest
 
-from knhk.decide.keeping import DAY_S, MAX_DENIED, Held, Holding
+from knhk.decide.keeping import DAY_S, MAX_DENIED, MAX_VERSIONS, Held, Holding
 from knhk.lockchain.receipts import label_value
 from knhk.model.faults import Refused
 from knhk.model.keeping import Keep, keep_of
@@ -56,6 +57,16 @@ def test_rollbacks_stay_the_last_of_each_digest_and_pack() -> None:
     found = holding(Keep(1, 1, 1), *rows, held(9, event="RolledBack", digest="ab", pack="limits", days=500), held(10, event="RolledBack"))
     assert removed(found) == [0, 1, 2]
     many = holding(Keep(1, 0, 0), *(held(n, event="RolledBack", digest=f"{n:040x}") for n in range(MAX_DENIED + 2)))
+    assert removed(many) == [0, 1]
+
+
+@pytest.mark.parametrize("event", ["Promoted", "Approved"])
+def test_what_says_which_versions_were_live_and_who_approved_stays(event: str) -> None:
+    """Else question 10 of docs/risk.md finds that nobody approved what has been live for long."""
+    found = holding(Keep(1, 1, 30), held(0, event="Signed", digest="ab"), held(1, event=event, digest="ab", days=400), held(2))
+    assert removed(found) == [0, 2]
+    assert len(found) == 1
+    many = holding(Keep(1, 0, 0), *(held(n, event=event, digest=f"{n:040x}") for n in range(MAX_VERSIONS + 2)))
     assert removed(many) == [0, 1]
 
 

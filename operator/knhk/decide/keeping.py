@@ -1,17 +1,24 @@
-"""Which Receipts are too many or too old. What a deny list is read from stays."""
+"""Which Receipts are too many or too old. What a deny list is read from stays, and what says which versions were live and who approved."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from types import MappingProxyType
 
 from knhk.model.keeping import Keep
 from knhk.model.phases import Event
 from knhk.model.resource import Key
 
 DAY_S = 86_400
-MAX_DENIED = 32  # so many digests of a pack are remembered as rolled back
+APPROVED = "Approved"
+MAX_DENIED = 32  # so many digests of a pack are remembered as rolled back,
+MAX_VERSIONS = 16  # and so many as live, and as approved: a question must not find that nobody approved what is enforced
+STAY: Mapping[str, int] = MappingProxyType(
+    {Event.ROLLED_BACK.value: MAX_DENIED, Event.PROMOTED.value: MAX_VERSIONS, APPROVED: MAX_VERSIONS}
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -26,10 +33,6 @@ class Held:
     pack: str = ""
     digest: str = ""
 
-    @property
-    def denies(self) -> bool:
-        return self.event == Event.ROLLED_BACK.value
-
 
 @dataclass
 class Holding:
@@ -40,26 +43,26 @@ class Holding:
     _known: dict[Key, Held] = field(default_factory=dict)
     _free: dict[str, list[Held]] = field(default_factory=dict)  # heaps of those that may go
     _counts: Counter[str] = field(default_factory=Counter)
-    _denied: dict[tuple[str, str], dict[str, Held]] = field(default_factory=dict)  # namespace, pack → digest → its newest rollback
+    _stay: dict[tuple[str, str, str], dict[str, Held]] = field(default_factory=dict)  # namespace, pack, event → digest → its newest
 
     def add(self, held: Held) -> None:
         if held.key in self._known:
             return
         self._known[held.key] = held
         self._counts[held.key.namespace] += 1
-        if not held.denies:
+        if held.event in STAY and held.digest:
+            self._needed(held)
+        elif held.event != Event.ROLLED_BACK.value:
             self.back(held)
-        elif held.digest:
-            self._deny(held)
 
-    def _deny(self, held: Held) -> None:
-        """Of each pack the last MAX_DENIED digests stay."""
-        rows = self._denied.setdefault((held.key.namespace, held.pack), {})
+    def _needed(self, held: Held) -> None:
+        """Of each pack and event of STAY the last digests stay, each with its newest Receipt."""
+        rows = self._stay.setdefault((held.key.namespace, held.pack, held.event), {})
         newer = max(held, rows.get(held.digest, held))
         if (older := min(held, rows.get(held.digest, held))) != newer:
             self.back(older)
         rows[held.digest] = newer
-        if len(rows) > MAX_DENIED:
+        if len(rows) > STAY[held.event]:
             self.back(rows.pop(min(rows.values()).digest))
 
     def back(self, held: Held) -> None:

@@ -22,10 +22,10 @@ from knhk.adapters.signer_roles import RoleSigner
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.api import parse, with_origin
+from knhk.decide.keeping import STAY
 from knhk.lockchain import statement
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import AlreadyExists, Corrupt, Fault, KnhkError, NotFound, Refused, Stalled, Waiting
-from knhk.model.phases import Event
 from knhk.model.resource import Resource
 from knhk.model.times import rfc3339
 from knhk.ports.store import Store
@@ -325,9 +325,9 @@ def fill(store: Store, plan: Plan, signer: RoleSigner, actor: str, now_ns: int) 
 
 
 def _receipts(store: Store, seen: Verified) -> int:
-    """Receipts of policy events: of all rollbacks, for they deny digests for good, and of the newest others."""
+    """Receipts of policy events: of all that keeping leaves (rollbacks deny digests for good), and of the newest others."""
     events = [(index, entry, event) for index, entry, event in seen.events if _namespace(event)]
-    old = [each for each in events[:-MAX_RECEIPTS] if each[2].kind == Event.ROLLED_BACK.value]
+    old = [each for each in events[:-MAX_RECEIPTS] if each[2].kind in STAY]
     made = 0
     for index, entry, event in (*old, *events[-MAX_RECEIPTS:]):
         try:
