@@ -159,22 +159,26 @@ class Operator:
 
 @dataclass
 class Agents:
-    """What the agents of all points do: judge requests by the document that is out. They note each document that they met, and refuse
-    none: that an older one never comes is what is tested."""
+    """What the agents of all points do: judge requests by the document that is out. They note each document that they took,
+    and as real ones do refuse an older one: that none comes but from a leader that slept is what is tested."""
 
     folder: Path
     bad: frozenset[str] = frozenset()
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     met: dict[str, list[bytes]] = field(default_factory=dict)
+    refused: set[bytes] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=dict)
 
     def look(self) -> None:
         for point in sorted(self.folder.glob("points/*/desired/rollout.json")):
             name = point.parents[1].name.replace(".", "/", 1)
             envelope = point.read_bytes()
-            if self.met.setdefault(name, [b""])[-1] != envelope:
-                self.met[name].append(envelope)
-            self._judge(name, payload(envelope), point.parents[1] / "stats.json")
+            taken = self.met.setdefault(name, [b""])
+            if taken[-1] and payload(envelope)["epoch"] < payload(taken[-1])["epoch"]:
+                self.refused.add(envelope)
+            elif taken[-1] != envelope:
+                taken.append(envelope)
+            self._judge(name, payload(taken[-1]), point.parents[1] / "stats.json")
 
     def _judge(self, name: str, document: dict[str, Any], into: Path) -> None:
         stable, candidate = ((document[arm] or {}).get("digest", "").removeprefix("sha256:")[:40] for arm in ("stable", "candidate"))
@@ -330,9 +334,10 @@ class World:
         """What the log says, in order; every entry is a policy event."""
         return [statement_of(entry.data.decode()) for entry in entries(self.folder / "log")]
 
-    def check(self) -> None:
+    def check(self, slept: int = 0) -> None:
         """Epochs only grow, and name one document each; what was enforced was ordered before; nothing was promoted twice; every event of
-        the log has one Receipt."""
+        the log has one Receipt. Leaders that `slept` may each bring one older document when they wake (ADR 36): agents refuse it."""
+        assert len(self.agents.refused) <= slept, [payload(envelope)["epoch"] for envelope in self.agents.refused]
         statements = self.statements()
         for name, documents in self.agents.met.items():
             newest = -1

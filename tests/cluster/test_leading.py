@@ -71,7 +71,7 @@ def test_a_standby_goes_on_and_a_leader_that_slept_does_nothing_when_it_wakes(wo
     assert (world.get().status, world.statements()) == (before.status, said)
     second.signal(signal.SIGTERM)
     assert second.ended() == 0
-    world.check()
+    world.check(slept=1)
 
 
 def test_a_leader_that_is_told_to_end_lets_the_next_one_act_at_once(world: World) -> None:
