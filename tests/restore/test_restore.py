@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +22,10 @@ from rollout_world import PACK, pack
 
 from knhk.model.faults import Refused, Stalled
 from knhk.model.resource import Key
-from knhk.wiring.restore import planned, restore_home
+from knhk.reconcilers import restoring
+from knhk.wiring import restore as wiring
+from knhk.wiring.home import Home
+from knhk.wiring.restore import Left, planned, restore_home
 from knhk_runtime.tlog.notes import size_of
 from knhk_runtime.tlog.tree import parse_bundle_of_entries
 from knhk_verify.errors import Bad
@@ -175,20 +180,40 @@ def knhk(house: House, *words: str) -> tuple[int, Any]:
     return done.returncode, json.loads(done.stdout or done.stderr.splitlines()[-1])
 
 
+def killed(module: ModuleType, name: str, nth: int, home: Home, left: Left) -> None:
+    """The whole of it, in a process that ends by SIGKILL just after the nth call of a function."""
+    real, calls = getattr(module, name), count(1)
+
+    def works_and_dies(*args: Any, **kwargs: Any) -> Any:
+        found = real(*args, **kwargs)
+        if next(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(module, name, works_and_dies)
+    restore_home(home, left, quiet)
+
+
 @pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.failure("operator", "act")
+@pytest.mark.timeout(600)
 def test_killed_in_between_it_is_run_again(lost: House) -> None:
-    """By SIGKILL when it has brought keys, when the log's sequencer runs, and when half of the store is written."""
+    """By SIGKILL when it has brought a key and all, when the log's sequencer has run, and when half of the store is written and all."""
     begin = multiprocessing.get_context("fork").Process
-    for there in (lost.home.keys / "keys.json", lost.home.run / "sequencer.log", lost.home.root / "restore" / "store.db"):
-        running = begin(target=restore_home, args=(lost.home, lost.left(), quiet))
+    moments = (
+        (wiring, "replace_file", 1, lost.home.keys),
+        (wiring, "_take_over", 1, lost.home.keys / "keys.json"),
+        (wiring, "recover", 1, lost.home.run / "sequencer.log"),
+        (restoring, "status_of", 3, lost.home.root / "restore" / "store.db"),
+        (wiring, "fill", 1, lost.home.root / "restore" / "store.db"),
+    )
+    for module, name, nth, there in moments:
+        running = begin(target=killed, args=(module, name, nth, lost.home, lost.left()))
         running.start()
-        while not there.exists() and running.is_alive():
-            time.sleep(0.005)
-        running.kill()
-        running.join()
-        assert running.exitcode == -signal.SIGKILL
+        running.join(120)
+        assert running.exitcode == -signal.SIGKILL, name
+        assert there.exists()
         assert not lost.home.store.exists()
     code, told = knhk(lost)
     assert code == 0, told

@@ -30,7 +30,8 @@ def cosign_program(programs: dict[str, Path]) -> Path:
     return programs["cosign"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sigstore(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Until the last test of its module, not of the session: other runs on this machine wait for it meanwhile."""
     with private_sigstore(programs, tmp_path_factory.mktemp("sigstore")) as stack:
         yield stack

@@ -159,7 +159,7 @@ def _free_ports(count: int) -> tuple[int, ...]:
 
 @dataclass
 class Server:
-    """A process that serves; it can be taken away and come back at its address."""
+    """A process that serves."""
 
     argv: tuple[str, ...]
     url: str
