@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -28,23 +29,31 @@ from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_event
 from knhk_runtime.tlog.folder import log_entries
+from knhk_runtime.tlog.notes import sign_note
 from knhk_verify.evidence import Evidence
 from knhk_verify.note import open_checkpoint, parse_vkey
 from knhk_verify.signed import ROLES, keyid, verify_event, verify_keys
+from knhk_verify.tree import EMPTY
 
 ORIGIN, HOUR = "knhk.dev/test", timedelta(hours=1)
 NOW = datetime.now(UTC)
 
 
 class Kept:
-    """A log in memory: the same bytes again, the same index."""
+    """A log in memory: the same bytes again, the same index. Its checkpoints are by the key that it had at its last `start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Path) -> None:
         self.entries = list[bytes]()
         self.dies: Callable[[], None] = lambda: None
+        self._keys = keys
+        self.start()
+
+    def start(self) -> None:
+        self._key = load_key(signer_in(self._keys).key_file("log"), ORIGIN)
 
     def checkpoint(self) -> str:
-        return "there"
+        key = self._key
+        return sign_note(f"{ORIGIN}\n0\n{base64.b64encode(EMPTY).decode()}\n", ORIGIN, key.verifier.public, key.sign)
 
     def append_event(self, bundle: bytes) -> int:
         self.dies()
@@ -58,7 +67,7 @@ class Died(Exception):
 
 
 def turning(folder: Path, log: Any) -> Rotating:
-    return Rotating(folder, log, "control-plane", lambda: None, lambda: None)
+    return Rotating(folder, log, "control-plane", lambda: None, log.start)
 
 
 def events(folder: Path, log: Kept) -> list[tuple[str, str, str, str]]:
@@ -74,7 +83,7 @@ def events(folder: Path, log: Kept) -> list[tuple[str, str, str, str]]:
 
 
 def test_all_that_is_due_turns_once_each_with_a_receipt_by_the_key_from_before(keys: Path) -> None:
-    signer, log = established(keys, ORIGIN, NOW - 25 * HOUR), Kept()
+    signer, log = established(keys, ORIGIN, NOW - 25 * HOUR), Kept(keys)
     before = {role: signer.keyid(role) for role in ROLES}
     turning(keys, log).turn(0.0)
     assert {role: signer.keyid(role) for role in ROLES} == before  # no rotation.json
@@ -97,7 +106,7 @@ def test_all_that_is_due_turns_once_each_with_a_receipt_by_the_key_from_before(k
 
 @pytest.mark.parametrize("where", ["make", "pending", "keys.json", "place", "append", "appended"])
 def test_a_rotation_that_dies_anywhere_is_whole_or_never_was(keys: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    signer, log = established(keys, ORIGIN, NOW - 25 * HOUR), Kept()
+    signer, log = established(keys, ORIGIN, NOW - 25 * HOUR), Kept(keys)
     (keys / POLICY_FILE).write_text('{"everyHours":24,"overlapHours":2}')
     before = signer.keyid("build")
 
@@ -138,6 +147,38 @@ def test_a_rotation_that_dies_anywhere_is_whole_or_never_was(keys: Path, monkeyp
     assert envelope["signatures"][0]["keyid"] in verify_keys(signer.keys_json(), signer.root_public(), NOW).of("build")
 
 
+def test_somebody_who_looks_at_a_rotation_under_way_takes_nothing_of_it_away(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home's look, when `knhk keys rotate` is just about to sign keys.json: whoever brings the receipt, there is one."""
+    established(keys, ORIGIN, NOW)
+    log, real = Kept(keys), signer_roles._sign_keys
+    looker = threading.Thread(target=finish, args=(keys, log))
+
+    def looked_at(*args: Any, **kwargs: Any) -> None:
+        looker.start()
+        looker.join(0.5)  # it waits for the rotation, or is done by now
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(signer_roles, "_sign_keys", looked_at)
+    made, index = rotating.rotated(keys, "build", NOW, HOUR, "control-plane", log)  # type: ignore[arg-type]
+    looker.join()
+    assert index == 0
+    assert [(role, old, new) for role, old, new, _ in events(keys, log)] == [("build", made.old, made.new)]
+
+
+def test_a_log_s_key_turns_again_only_when_the_log_signs_with_the_one_before(keys: Path) -> None:
+    """Else it would know the key of none of its checkpoints. A home that runs starts it anew, whoever turned its key."""
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+    rotating.rotated(keys, "log", NOW, HOUR, "local:kim", log)  # type: ignore[arg-type]
+    before = signer_in(keys).keys_json()
+    with pytest.raises(Stalled, match="signs with the key from before"):
+        rotating.rotated(keys, "log", NOW, HOUR, "local:kim", log)  # type: ignore[arg-type]
+    assert signer_in(keys).keys_json() == before
+    turning(keys, log).turn(0.0)
+    rotating.rotated(keys, "log", NOW, HOUR, "local:kim", log)  # type: ignore[arg-type]
+    assert [role for role, *_ in events(keys, log)] == ["log", "log"]
+
+
 def test_nothing_turns_while_the_log_is_away(keys: Path) -> None:
     class Away(Kept):
         def checkpoint(self) -> str:
@@ -146,7 +187,7 @@ def test_nothing_turns_while_the_log_is_away(keys: Path) -> None:
     signer = established(keys, ORIGIN, NOW - 25 * HOUR)
     (keys / POLICY_FILE).write_text('{"everyHours":24,"overlapHours":2}')
     before = signer.keys_json()
-    turning(keys, Away()).turn(0.0)
+    turning(keys, Away(keys)).turn(0.0)
     assert signer.keys_json() == before
 
 

@@ -273,7 +273,7 @@ def establish(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_da
     """Makes what is missing of root, role keys and keys.json. Repeating it changes nothing, but that it signs keys.json again, with the
     next serial, when it does not name the keys or is past half its time. `now` is aware. Raises Stalled and Corrupt."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         _established(folder, keys, origin, now, valid_days)
 
 
@@ -329,7 +329,7 @@ def rotate(
     """Put a new key in place of `role`'s and sign keys.json with the next serial, which is the moment that counts: before it nothing has
     changed but that a key lies there of which nobody knows. The old key stays named, for what it signs until `overlap` from now. `pend`
     gets what will be, just before. Raises Stalled when the root's private key is away."""
-    with _alone(folder):
+    with alone(folder):
         root_key(folder, keys)
         if keys_of(folder) is None:
             raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
@@ -351,7 +351,7 @@ def rotate(
 def trust(folder: Path, keys: RoleKeys, trusted_root: bytes, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> Outside:
     """Pins a trusted root, which the caller has looked at: keys.json names its digest with the next serial, and a P-256 key for each role
     that signs, made where there is none. Repeating it changes nothing. Raises Stalled when the root's private key is away."""
-    with _alone(folder):
+    with alone(folder):
         root_key(folder, keys)
         if keys_of(folder) is None:
             raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
@@ -381,7 +381,7 @@ def _succeeded(outside: Outside, role: str, public: bytes, end: datetime) -> Out
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process at a time makes keys in a folder: others wait, and take what it made."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

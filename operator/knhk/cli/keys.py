@@ -55,8 +55,8 @@ def show(call: Call) -> Outcome:
     detail="Needs root.key, or a token that holds the root. In a home, which must run, it leaves a receipt, KeyRotated, signed with the\n"
     "rollout key from before. For a cluster: give --folder, and an overlap in which the new Secrets reach all processes; then run\n"
     "`knhk cluster keys` and apply them. No receipt is left there. A log signs with both keys in the overlap, once it has been started\n"
-    "again: a home does that within a minute where rotation.json lies in its keys, else `knhk down` and `knhk up` do. Tell its witnesses\n"
-    "the new key in that time; proofs by the old key alone must be fetched anew afterwards.",
+    "again: a home that runs does that within a minute. Turn its key again only after that: it knows the last two. Tell its\n"
+    "witnesses the new key in the overlap; proofs by the old key alone must be fetched anew afterwards.",
 )
 def rotate(call: Call) -> Outcome:
     from knhk.adapters import signer_roles

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from knhk.adapters import signer_roles
-from knhk.adapters.signer_roles import Rotation
+from knhk.adapters.signer_roles import RoleSigner, Rotation
 from knhk.lockchain import PolicyEvent, statement
 from knhk.model.faults import KnhkError, Stalled
 from knhk.ports.log import Log
 from knhk.wiring.signing import keys_in, signer_in
 from knhk_runtime.durable import replace_file
 from knhk_verify.errors import Bad, demand
+from knhk_verify.note import open_note, parse_vkey
 from knhk_verify.signed import ROLES, TIME, member, parse_json
 
 POLICY_FILE, PENDING_FILE = "rotation.json", "rotation.pending"
@@ -71,42 +72,52 @@ def due(folder: Path, policy: Policy, now: datetime) -> tuple[str, ...]:
 
 
 def rotated(folder: Path, role: str, now: datetime, overlap: timedelta, actor: str, log: Log) -> tuple[Rotation, int]:
-    """A new key for `role`, and the index of its receipt. Nothing changes while the log does not answer, and what was left by a crash is
-    done first. Raises Stalled, Waiting, Corrupt."""
-    log.checkpoint()
+    """A new key for `role`, and the index of its receipt. Nothing changes while the log does not answer, or, of its own key, while it
+    signs with the one before; and what was left by a crash is done first. Raises Stalled, Waiting, Corrupt."""
+    note, signer = log.checkpoint(), signer_in(folder)
+    if role == "log" and not _is_by(note, signer):
+        must = "a home that runs starts it again within a minute, knhk down and knhk up do at once"
+        raise Stalled("LogKey", f"the log signs with the key from before, and would not know its own checkpoints: {must}")
     finish(folder, log)
-    keys, signer = keys_in(folder), signer_in(folder)
-    named = signer_roles.keys_of(folder)
-    serial = 1 + (named.serial if named else 0)
+    bundles = list[bytes]()
 
     def pend(made: Rotation) -> None:
-        evidence = {"role": role, "old": made.old, "until": f"{now + overlap:{TIME}}", "serial": serial}
+        named = signer_roles.keys_of(folder)
+        evidence = {"role": role, "old": made.old, "until": f"{now + overlap:{TIME}}", "serial": 1 + (named.serial if named else 0)}
         event = PolicyEvent("KeyRotated", (f"keys/{role}", made.new), actor, f"{now:{TIME}}", evidence=evidence)
-        told = {"role": role, "new": made.new, "bundle": made.by_old(statement(event)).decode()}
+        bundles.append(made.by_old(statement(event)))
+        told = {"role": role, "new": made.new, "bundle": bundles[0].decode()}
         replace_file(folder / PENDING_FILE, json.dumps(told).encode(), 0o600)
 
-    made = signer_roles.rotate(folder, keys, role, signer.log_origin(), now, overlap, pend=pend)
+    made = signer_roles.rotate(folder, keys_in(folder), role, signer.log_origin(), now, overlap, pend=pend)
     index = finish(folder, log)
-    assert index is not None
-    return made, index
+    return made, log.append_event(bundles[0]) if index is None else index  # somebody else who looked was quicker: the same index
+
+
+def _is_by(note: str, signer: RoleSigner) -> bool:
+    """Whether a checkpoint is signed by the log's key of now. Raises Bad for an altered one."""
+    verifier = parse_vkey(signer.vkey(signer.log_origin()))
+    return verifier in open_note(note, [verifier])[1]
 
 
 def finish(folder: Path, log: Log) -> int | None:
-    """The receipt of a rotation that keys.json has and the log may not: its index. None when there is none. Raises Waiting."""
+    """The receipt of a rotation that keys.json has and the log may not: its index. None when there is none. One that is under way in
+    another process is waited for. Raises Waiting."""
     path = folder / PENDING_FILE
-    if not path.exists():
-        return None
-    told: dict[str, Any] = json.loads(path.read_bytes())
-    named = signer_roles.keys_of(folder)
-    index = log.append_event(told["bundle"].encode()) if named and told["new"] in named.roles.get(told["role"], {}) else None
-    path.unlink()
+    with signer_roles.alone(folder):
+        if not path.exists():
+            return None
+        told: dict[str, Any] = json.loads(path.read_bytes())
+        named = signer_roles.keys_of(folder)
+        index = log.append_event(told["bundle"].encode()) if named and told["new"] in named.roles.get(told["role"], {}) else None
+        path.unlink()
     return index
 
 
 @dataclass
 class Rotating:
     """Turns the keys of a home that runs. `published`: gives keys.json to those that verify; `log_turned`: has the log sign with its new
-    key. What fails is said and tried at the next look."""
+    key, whoever turned it. What fails is said and tried at the next look."""
 
     folder: Path
     log: Log
@@ -129,7 +140,8 @@ class Rotating:
     def _look(self, now: datetime) -> None:
         if finish(self.folder, self.log) is not None:
             self.published()
-            self.log_turned()
+        if not _is_by(self.log.checkpoint(), signer_in(self.folder)):
+            self.log_turned()  # by somebody else, or just before a crash
         if (policy := read_policy(self.folder)) is None:
             return
         for role in due(self.folder, policy, now):
