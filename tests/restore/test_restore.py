@@ -20,6 +20,7 @@ import pytest
 from restore_house import House, approve, base, flag, moved_in, reviewed
 from rollout_world import PACK, pack
 
+from knhk.adapters.signer_roles import make_key_file
 from knhk.model.faults import Refused, Stalled
 from knhk.model.resource import Key
 from knhk.reconcilers import restoring
@@ -321,8 +322,29 @@ def test_a_home_that_holds_something_else_is_left_alone(lost: House) -> None:
         restore_home(lost.home, lost.left(), quiet)
     (lost.home.root / "letters.txt").unlink()
     shutil.rmtree(lost.folder / "kept-keys")
-    with pytest.raises(Stalled, match=r"kept-keys.log.key: must be there: a log keeps its checkpoint key"):
+    with pytest.raises(Stalled, match=r"kept-keys.log.key: must be there: who has it not cannot go on"):
         restore_home(lost.home, lost.left(), quiet)
+
+
+def test_whatever_else_a_home_keeps_is_left_there(lost: House) -> None:
+    """All that a home is made of but its store: keys of subjects above all, without which sealed records are lost."""
+    paths = [getattr(lost.home, name) for name, value in vars(Home).items() if isinstance(value, property)]
+    own = {path.relative_to(lost.home.root).parts[0] for path in paths if isinstance(path, Path) and path.is_relative_to(lost.home.root)}
+    assert {"subjects", "secrets", "store.db"} <= own - {"."}
+    assert own - {lost.home.store.name} <= set(wiring.PARTS)
+    lost.home.subjects.mkdir()
+    (lost.home.subjects / "keys.db").write_bytes(b"keys")
+    restore_home(lost.home, lost.left(), quiet)
+    assert (lost.home.subjects / "keys.db").read_bytes() == b"keys"
+
+
+def test_keys_from_before_the_log_s_own_turned_are_refused(lost: House) -> None:
+    kept = lost.folder / "kept-keys" / "log.key"
+    kept.unlink()
+    make_key_file(kept)
+    with pytest.raises(Stalled, match=r"kept-keys: have not the key that signed .*checkpoint"):
+        restore_home(lost.home, lost.left(), quiet)
+    assert {path.name for path in lost.home.root.iterdir()} == {"log", "registry"}
 
 
 def test_a_log_elsewhere_is_brought_and_role_keys_that_are_lost_are_made_anew(lost: House, tmp_path: Path) -> None:

@@ -36,25 +36,27 @@ from knhk.reconcilers.reviewing import speaks_of_ours
 from knhk.wiring import daemon, embedded
 from knhk.wiring.home import Home, private_folder
 from knhk.wiring.log_opening import Opened, opened
+from knhk.wiring.signing import keys_in
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.watch import Folders, load_accepted
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.packstore import PackStore, architecture
 from knhk_runtime.pull import pull
+from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.edge import Edge
 from knhk_runtime.signatures import ROLLOUT, verify_document
 from knhk_runtime.tlog.follow import follow
 from knhk_runtime.tlog.tree import TILE
 from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence
-from knhk_verify.note import Verifier, unb64
+from knhk_verify.note import Verifier, open_note, unb64
 from knhk_verify.signed import Keys, verify_event, verify_keys
 from knhk_verify.tree import HASH, leaf_hash
 
 MAX_RECEIPTS = 1000
 COVERED_WITHIN_S = 60.0
 # What a home may hold that lost its store.
-PARTS = ("log", "registry", "keys", "points", "run", "git", "secrets", "forges.yaml", "receipts.db", "restore")
+PARTS = ("log", "registry", "keys", "subjects", "points", "run", "git", "secrets", "forges.yaml", "receipts.db", "restore")
 Say = Callable[[str], None]
 
 
@@ -406,8 +408,9 @@ def _take_over(home: Home, left: Left, say: Say) -> None:
         raise Stalled("InUse", f"{home.root}: a control plane runs here; run: knhk --home {home.root} down")
     source = at_home(left, home)
     if not any((source.keys / name).exists() for name in ("log.key", TOKEN_FILE)):
-        raise Stalled("Keys", f"{source.keys / 'log.key'}: must be there: a log keeps its checkpoint key for life; give --keys")
+        raise Stalled("Keys", f"{source.keys / 'log.key'}: must be there: who has it not cannot go on with a log; give --keys")
     plan = planned(source, False, lambda line: None)
+    _demand_log_key(source.keys, plan.verified)
     for folder in (home.root, home.keys):
         private_folder(folder)
     for path in sorted(left.keys.iterdir()) if left.keys.resolve() != home.keys.resolve() else ():
@@ -422,6 +425,15 @@ def _take_over(home: Home, left: Left, say: Say) -> None:
         seen = plan.verified
         key = next(iter(seen.keys.of("log", datetime.now(UTC)).values()))
         follow(left.log, seen.log.fetch, FolderStore(home.log), Verifier(seen.origin, key))
+
+
+def _demand_log_key(keys: Path, seen: Verified) -> None:
+    """Raises Stalled for keys from before the log's own turned: it would not start, and keys.json would name a wrong one."""
+    known = [key.verifier for key in load_key(keys_in(keys).file("log"), seen.origin).known()]
+    if not open_note(seen.log.note, known)[1]:
+        raise Stalled(
+            "Keys", f"{keys}: have not the key that signed {seen.log.served.name}/checkpoint: must be kept each time that keys turn"
+        )
 
 
 def recover(home: Home, signer: RoleSigner, say: Say) -> None:
