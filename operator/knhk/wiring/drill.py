@@ -35,7 +35,7 @@ from knhk_verify.evidence import Evidence
 
 REGIONS = ("eu", "us", "ap")
 READY_WITHIN_S = 60.0
-ANSWER_WITHIN_S = 2.0
+ANSWER_WITHIN_S = 20.0  # a region that is gone refuses at once; one on a busy machine is only slow
 Say = Callable[[str], None]
 
 
