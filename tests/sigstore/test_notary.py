@@ -33,6 +33,7 @@ from knhk.packaging.signed import attached, signature_statement
 from knhk.reconcilers.building import notarise
 from knhk.wiring.signing import SIGSTORE_FILE, established, keys_in, notary_in
 from knhk_runtime.distribution import Repository
+from knhk_verify.errors import Bad
 from knhk_verify.signed import POLICY_EVENT, canonical, keyid, verify_bundle
 from soft_hsm import SoftHsm
 
@@ -215,6 +216,29 @@ def test_what_comes_back_is_held_against_the_pinned_root_and_identity(rig: Rig) 
         (rig.folder / "token").write_text(rig.stack.issuer.token(audience="others"))
         with pytest.raises(Stalled, match="400"):
             rig.notarised("rollout")
+
+
+def test_answers_and_files_of_a_wrong_form_are_told(sigstore: Stack, tmp_path: Path) -> None:
+    """Else the Receipt would wait for ever, and all others with it."""
+    signer = established(tmp_path, "knhk.dev/test", NOW)
+    settings(sigstore, tmp_path, False)
+    trust(tmp_path, keys_in(tmp_path), sigstore.trusted_root.read_bytes(), "knhk.dev/test", NOW)
+    notary = notary_in(tmp_path)
+    assert notary is not None
+    with closing(notary):
+        entry = json.loads(notary.notarised("rollout", signer.bundle("rollout", EVENT)))["verificationMaterial"]["tlogEntries"][0]
+        body, root = base64.b64decode(entry["canonicalizedBody"]), notary.root()
+        root.demand_entry(entry, body, datetime.now(UTC))
+        for hashes in ([1], 5, [None], {"a": 1}):
+            with pytest.raises(Bad, match="hashes"):
+                root.demand_entry({**entry, "inclusionProof": {**entry["inclusionProof"], "hashes": hashes}}, body, datetime.now(UTC))
+    (tmp_path / "empty.pem").write_text("")
+    for name in ("nowhere.pem", "empty.pem"):
+        settings(sigstore, tmp_path, False, ca=name)
+        wrong = notary_in(tmp_path)
+        assert wrong is not None
+        with closing(wrong), pytest.raises(Stalled, match=f"{name}.*must hold authorities"):
+            wrong.notarised("rollout", signer.bundle("rollout", EVENT))
 
 
 def test_keys_for_sigstore_are_vouched_for_and_turn_with_their_role(softhsm: SoftHsm, sigstore: Stack, tmp_path: Path) -> None:

@@ -211,10 +211,17 @@ class SigstoreNotary:
             raise Stalled("Sigstore", f"{url}: must answer with an object")
         return answer
 
+    def _believed(self) -> ssl.SSLContext:
+        """Authorities of the servers' TLS."""
+        path = self.settings.authorities
+        try:
+            return ssl.create_default_context(cafile=None if path is None else str(path))
+        except OSError as error:
+            raise Stalled("Sigstore", f"{path}: {error}: must hold authorities in PEM, as {self.folder}/sigstore.json says") from error
+
     def _post(self, url: str, body: bytes, kind: str) -> bytes:
         """What is not there, is busy or forbids is asked again: tokens and servers are renewed."""
-        context = ssl.create_default_context(cafile=None if self.settings.authorities is None else str(self.settings.authorities))
-        opener = build_opener(ProxyHandler({}), _NoRedirect(), HTTPSHandler(context=context))
+        opener = build_opener(ProxyHandler({}), _NoRedirect(), HTTPSHandler(context=self._believed()))
         try:
             with opener.open(Request(url, body, {"Content-Type": kind}), timeout=ANSWERS_WITHIN_S) as answer:
                 data: bytes = answer.read(MAX_ANSWER)

@@ -114,7 +114,9 @@ class TrustedRoot(NamedTuple):
         demand(same, f"{where} canonicalizedBody", "is not about what was signed")
         proof = member(entry, "inclusionProof", dict, where)
         checkpoint = open_checkpoint(member(proof, "checkpoint.envelope", str, where), log.key, f"{where} checkpoint")
-        hashes = [unb64(text, f"{where} hash") for text in proof.get("hashes") or ()]
+        told = member(proof, "hashes", list, where) if "hashes" in proof else []  # of a log of one entry there are none
+        demand(all(isinstance(text, str) for text in told), f"{where} hashes", "must be base64")
+        hashes = [unb64(text, f"{where} hash") for text in told]
         index = member(proof, "logIndex", str, where)
         demand(index.isdecimal() and len(index) < 20, f"{where} logIndex", f"{index!r}: must be a number")
         verify_inclusion(leaf_hash(body), int(index), checkpoint.size, checkpoint.root, hashes)
