@@ -185,6 +185,36 @@ def test_who_took_the_document_before_needs_no_base_and_who_missed_it_does(side:
         side.apply()
 
 
+@pytest.mark.parametrize("many", [COMPACT_AT - 2, COMPACT_AT - 1], ids=["then-a-base", "a-base-itself"])
+def test_a_document_that_could_not_be_handed_over_is_not_taken_for_read(side: Side, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    """Its withdrawal reaches who has read the one before it, though a base was made meanwhile."""
+
+    def refused(*told: object) -> None:
+        raise OSError("no room")
+
+    for number in range(many):
+        side.book._of("erp").take(consent(f"s{number}", PURPOSES[0]), GRANTED)
+    side.take("ada", GRANTED)
+    side.apply()
+    with monkeypatch.context() as full:
+        full.setattr(side.world.fleet, "publish_consents", refused)
+        side.take("bob", WITHDRAWN)
+        for number in range(COMPACT_AT):
+            side.book._of("erp").take(consent(f"t{number}", PURPOSES[0]), GRANTED)
+    side.take("eve", GRANTED)
+    side.apply()
+    assert [side.seen(name) for name in ("ada", "bob", "eve", "t1")] == [(1, 0), (0, 1), (1, 0), (1, 0)]
+
+
+def test_what_the_log_has_later_is_newer_whatever_the_clocks_of_two_control_planes_say(side: Side) -> None:
+    side.take("ada", GRANTED)
+    side.apply()
+    side.world.clock.ns -= 5 * 10**9
+    side.take("ada", WITHDRAWN)
+    side.apply()
+    assert side.seen("ada") == (0, 1)
+
+
 def test_a_restarted_agent_goes_on_with_its_table_and_takes_nothing_older(side: Side) -> None:
     side.take("ada", GRANTED)
     old = side.envelope

@@ -115,6 +115,7 @@ class ConsentBook:
         self._told[where] = told
         told.due_s = 0.0  # what is not handed over is tried again
         self._take_in(known, told)
+        told.last = None  # unless this one is handed over, no reader has all that comes before the next base
         self._publish(where, known, told)
         told.due_s = now_s + told.staleness_s / RENEWALS
 

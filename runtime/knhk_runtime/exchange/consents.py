@@ -244,7 +244,7 @@ class Consents:
         where = str(self.desired / DOCUMENT)
         document = read_consents(data, keys, now, point, where)
         order = document.epoch, document.issued.isoformat()
-        if order[0] < self._accepted[0] or order[1] < self._accepted[1]:
+        if order < self._accepted:
             must = f"must be {self._accepted[0]}, issued {self._accepted[1]}, or later: an older document is refused"
             raise Refused([Fault(f"{where}: epoch", f"{order[0]}, issued {order[1]}", must)])
         known = document.base in (None, self._base) or (document.after is not None and document.after == self._last)
