@@ -100,11 +100,11 @@ def _until_live(made: House) -> None:
     while time.monotonic() < deadline:
         made.address = made.knhk("get", "point", "ats/candidates")["status"].get("address", "")
         revision = made.knhk("get", "policypack", "ats/candidate-consent")["status"].get("revision", {})
-        if revision.get("phase") == "Live" and made.address and made.read(CONSENTS)[0] == 200:
-            return
         if made.address:
             with suppress(OSError):  # Envoy does not listen yet
-                made.read(CONSENTS)  # what the rollout judges
+                status, _ = made.read(CONSENTS)  # what the rollout judges, too
+                if (revision.get("phase"), status) == ("Live", 200):
+                    return
         time.sleep(0.1)
     raise TimeoutError("the pack is not live")
 

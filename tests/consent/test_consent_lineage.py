@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from knhk.model.subjects import tag_of
 from knhk.reconcilers.lineage import Kept, Open, Wanted, in_clear, kept_of
+from knhk.wiring.home import Home
+from knhk.wiring.lineage import Asked, wanted_of
 from knhk_runtime.envelope import parse_envelope, unseal
 from knhk_runtime.record import Record, parse_record
 from knhk_verify.leaf import Leaf, parse_leaf
@@ -51,6 +54,17 @@ def test_a_sealed_record_is_found_by_its_tag_and_told_by_who_may_open_it() -> No
     told = in_clear(one)
     assert told is not None
     assert (one.state, told["body"]) == ("clear", {"id": "1"})
+
+
+def test_a_name_that_looks_like_a_receipt_is_a_name_too(tmp_path: Path) -> None:
+    """An account number of 32 hexadecimal digits, say: all about it is found, and can be exported."""
+    name = "0123456789abcdef" * 2
+    secret = tmp_path / "secrets" / "ats" / "knhk-subjects"
+    secret.mkdir(parents=True)
+    (secret / "key").touch(0o600)
+    (secret / "key").write_bytes(bytes(32))
+    found = wanted_of(Asked(name, "ats", False, (), "", None), Home(tmp_path))
+    assert (found.text, found.tags, found.receipts) == (name, {tag_of(bytes(32), name)}, {bytes.fromhex(name)})
 
 
 @pytest.mark.parametrize("why", ["sealed", "erased"])

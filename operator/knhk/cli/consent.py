@@ -125,8 +125,9 @@ def _record(call: Call, state: str) -> Outcome:
         spec = {"subject": tag, "purpose": args.purpose, "state": state, "controller": controller, "basis": basis, "actor": found.actor}
         if args.evidence is not None:
             spec["document"] = f"sha256:{hashlib.sha256(args.evidence.read_bytes()).hexdigest()}"
-        if before.get("state") == state and args.evidence is None:
-            spec |= {name: before[name] for name in ("actor", "document") if name in before}  # what holds already is recorded once
+        same = spec | {name: before[name] for name in ("actor", "document") if name in before}
+        if same == before and args.evidence is None:
+            spec = same  # what holds already is recorded once
         made = found.store.apply(from_document(to_document(Resource("Consent", key.namespace, key.name, spec))))
         call.say("waiting until it is in the log")
         made = found.recorded(key, made.generation, args.within_s)

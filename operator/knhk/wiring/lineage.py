@@ -61,9 +61,9 @@ def wanted_of(asked: Asked, home: Home) -> Wanted:
     """Without the key of the namespace, and that of the key store, a name is sought in what lies in clear alone."""
     if asked.is_tag:
         return Wanted(tags=frozenset((asked.subject,)))
-    if len(asked.subject) == 32 and set(asked.subject) <= set("0123456789abcdef"):
-        return Wanted(receipts=frozenset((bytes.fromhex(asked.subject),)))
-    return Wanted(asked.subject, frozenset(_tags(asked, home)), pointers=asked.pointers)
+    is_receipt = len(asked.subject) == 32 and set(asked.subject) <= set("0123456789abcdef")  # which some names look like, too
+    receipts = frozenset((bytes.fromhex(asked.subject),)) if is_receipt else frozenset[bytes]()
+    return Wanted(asked.subject, frozenset(_tags(asked, home)), receipts, asked.pointers)
 
 
 def _tags(asked: Asked, home: Home) -> list[str]:
@@ -126,6 +126,7 @@ def export(asked: Asked, home: Home, trust: evidence.Trust, out: Path, reason: s
     bundle = Bundle()
     for row in found.rows:
         bundle.prove(found.log.served, row["index"], found.log.note)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     write(out, bundle, trust.keys_json)
     records = _records(out, found)
     unreadable = sum(1 for row in found.rows if row["what"] == "decision" and row["record"] != "clear")
