@@ -75,7 +75,7 @@ def _soon(loop: asyncio.AbstractEventLoop, uploader: Uploader) -> None:
 async def _follow(client: SequencerClient, settling: Settling) -> None:
     published = regions = 0
     while True:
-        told = await client.stages(published, regions)
+        told = await client.stages((published, regions))
         published, regions = int(told["published"]), int(told["regions"])
         settling.held(regions)
 

@@ -77,10 +77,11 @@ class SequencerClient:
         except SequencerConflict as error:
             raise CopyElsewhere(str(error)) from error
 
-    async def stages(self, published: int, regions: int) -> dict[str, float]:
-        """How many entries of the log have come how far (`durable`, `published`, `regions`), as soon as one of the latter is more than
-        these, after some seconds at the latest."""
-        told = json.loads(await self._request("GET", f"/stages?published={published}&regions={regions}"))
+    async def stages(self, known: tuple[int, int] | None) -> dict[str, float]:
+        """How many entries of the log have come how far (`durable`, `published`, `regions`), as soon as one of the latter two is more than
+        known, after some seconds at the latest; None: at once."""
+        query = f"?published={known[0]}&regions={known[1]}" if known is not None else ""
+        told = json.loads(await self._request("GET", f"/stages{query}"))
         return {name: told[name] for name in ("durable", "published", "regions", "unwitnessed_s")}
 
     async def append_event(self, bundle: bytes) -> int:

@@ -416,19 +416,20 @@ class Agent:
 
     async def _watch_log(self) -> None:
         """How far the log's entries have come, for as long as somebody wants to know."""
-        published = regions = 0
+        known: tuple[int, int] | None = None
         while True:
             running = self._exchange.running
             if running is None or not (self._settling.wants_regions.is_set() or running.point.max_unwitnessed_s):
+                known = None
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._settling.wants_regions.wait(), STATS_EVERY_S)
                 continue
             try:
-                told = await self._asking.stages(published, regions)
+                told = await self._asking.stages(known)
             except (SequencerUnavailable, SequencerRefused):  # the uploader tells it
                 await asyncio.sleep(STATS_EVERY_S)
                 continue
-            published, regions = int(told["published"]), int(told["regions"])
+            published, regions = known = int(told["published"]), int(told["regions"])
             self._settling.held(regions)
             if self._unwitnessed is not None:
                 self._unwitnessed.published(published, int(told["durable"]))

@@ -159,14 +159,16 @@ def test_what_the_log_refuses_is_never_in_it(tmp_path: Path, place: Place) -> No
 
 
 class Lying:
-    """A log that says that it has failed, once: it had not taken the batch, or had."""
+    """A log that says that it has failed, once: it had not taken the batch, or had. The repetition waits for `again`."""
 
     def __init__(self, took: bool) -> None:
-        self._took, self._lies, self.held = took, True, list[bytes]()
+        self._took, self._lies, self.held, self.again = took, True, list[bytes](), asyncio.Event()
 
     async def append_body(self, body: bytes) -> list[int]:
         entries = [body[at : at + 137] for at in range(4, len(body), 137)]
         lies, self._lies = self._lies, False
+        if not lies:
+            await self.again.wait()
         if not lies or self._took:
             self.held += [entry for entry in entries if entry not in self.held]
         if lies:
@@ -191,6 +193,7 @@ def test_a_log_that_lies_makes_nobody_go_on_before_it_has_said_yes(tmp_path: Pat
         while not uploader.fault:  # noqa: ASYNC110  told by no event
             await asyncio.sleep(0)
         assert await is_waiting(waiting)
+        log.again.set()
         assert await waiting
         task.cancel()
 
@@ -206,9 +209,11 @@ def test_a_disk_that_lies_makes_nobody_go_on_before_it_has_synced(
     (tmp_path / "rings").mkdir()
     ring = Producer(tmp_path / "rings")
     outbox, told, real, failed = Outbox(Segments(tmp_path / "outbox")), list[int](), os.fdatasync, threading.Event()
+    again = threading.Event()
 
     def lies_once(handle: int) -> None:
         if failed.is_set():
+            again.wait()
             return real(handle)
         if persisted:
             real(handle)
@@ -226,6 +231,7 @@ def test_a_disk_that_lies_makes_nobody_go_on_before_it_has_synced(
     drain.start()
     failed.wait()
     assert told == []
+    again.set()
     until(lambda: told, "the repetition is durable")
     drain.stop()
     assert told == [ring.words[HEAD // 8]]

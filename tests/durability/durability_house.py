@@ -38,8 +38,9 @@ REGIONS = ("eu", "ap")
 
 
 def free_port() -> int:
-    """A port on loopback that is free, below the range from which the kernel takes ports of its own choice."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+    """A port on loopback that is free, below the range from which the kernel takes ports of its own choice; two workers begin far apart."""
+    first = os.getpid() * 101 % 12_000
+    for port in (20_000 + (first + step) % 12_000 for step in range(12_000)):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

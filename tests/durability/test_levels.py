@@ -138,7 +138,7 @@ def test_unwitnessed_for_longer_than_the_point_allows(house: House) -> None:
     """No witness cosigns: after maxUnwitnessedSeconds the point fails closed with a leaf that says so; with a witness back it goes on."""
     house.start_regions(1)
     house.start("ring", unwitnessed_s=1)
-    assert house.post(b"fine")[0].status == 200
+    until(lambda: house.post(b"fine")[0].status == 200, "witnesses cosign")  # within that second, on a machine that may be full
     for region in house.regions.values():
         house.stop(region)
     answer = until(lambda: next((one for one in house.post(b"fine") if one.status != 200), None), "the time is over")
@@ -165,13 +165,13 @@ def test_without_the_log_no_answer_at_its_level(house: House) -> None:
     decided = [bytes([*bytes.fromhex(r)[:8], bytes.fromhex(r)[8] & 0x7F, *bytes.fromhex(r)[9:]]).hex() for r in receipts(answers)]
     assert {leaf.kind for leaf in house.in_log(receipts(answers)).values()} == {UNAVAILABLE}
     assert [leaf.verdict for leaf in house.in_log(decided).values()] == [ADMIT, ADMIT, DENY, ADMIT], "the decisions are there, too"
-    assert house.post(b"fine")[0].status == 200, "and it goes on"
+    until(lambda: house.post(b"fine")[0].status == 200, "and it goes on")
 
 
 def test_a_disk_that_is_full_keeps_the_answer(house: House) -> None:
     """No room for the outbox: nothing is answered as durable that is not; with room again it goes on."""
     house.start("disk", MISS_MS)
-    assert house.post(b"fine")[0].status == 200
+    until(lambda: house.post(b"fine")[0].status == 200, "there is room")  # within MISS_MS, on a machine that may be full
     assert house.agent is not None
     used = max(path.stat().st_size for path in house.world.outbox.glob("*.seg"))
     resource.prlimit(house.agent.pid, resource.RLIMIT_FSIZE, (used, resource.RLIM_INFINITY))

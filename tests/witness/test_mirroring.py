@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from machines import KEY
+from machines import KEY, Quick
 from memory_store import MemoryStore
 from test_regions import log_of, of_folder
 from witness_world import witness_key
 
 from knhk.model.faults import Waiting
 from knhk_runtime.objects.port import PLAIN, About, ObjectStore
+from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.tlog.fsck import fsck
 from knhk_runtime.tlog.notes import format_vkey
@@ -82,6 +83,7 @@ class Regions:
         self.notes = {4: (tmp_path / "log" / "checkpoint").read_bytes()}
         log_of(tmp_path / "log", (4, 9))
         self.notes |= {9: (tmp_path / "log" / "checkpoint").read_bytes()}
+        self.ours = tmp_path / "log"
 
     async def get(self, url: str) -> tuple[int, bytes]:
         await asyncio.sleep(0)
@@ -95,14 +97,16 @@ def counted(regions: Regions, after: Callable[[MirroringRegions], bool]) -> int:
     """What a log takes for held once this is so."""
 
     async def story() -> int:
-        asked = MirroringRegions(regions.policy, KEY.verifier, regions.get)
-        asked.published(9)
+        log = Log(regions.ours, KEY, Quick())
+        asked = MirroringRegions(regions.policy, KEY.verifier, log.root, regions.get)
+        asked.published(log.published)
         task = asyncio.create_task(asked.run())
         async with asyncio.timeout(60):
             while not after(asked):  # noqa: ASYNC110  told by no event
                 await asyncio.sleep(0.001)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        log.close()
         return asked.size
 
     return asyncio.run(story())
@@ -135,3 +139,12 @@ def test_a_checkpoint_of_another_is_no_mirror_of_ours(tmp_path: Path) -> None:
     regions.sizes = {0: 9}
     regions.notes = {9: regions.notes[9].replace(b"\n9\n", b"\n8\n")}
     assert counted(regions, lambda asked: any("mirror" in told.error for told in asked.told.values())) == 0
+
+
+@pytest.mark.parametrize("since", [(), (900, 910)], ids=["shorter", "longer"])
+def test_a_mirror_of_what_this_log_has_lost_holds_nothing_of_it(tmp_path: Path, since: tuple[int, int] | tuple[()]) -> None:
+    """The log's folder came back from a copy: what mirrors have beyond it are other entries, under the log's own signature."""
+    regions = Regions(tmp_path, "1")
+    regions.sizes = {0: 9}
+    regions.ours = log_of(tmp_path / "copy", (0, 4), *([since] if since else []))
+    assert counted(regions, lambda asked: any("another history" in told.error for told in asked.told.values())) == 0

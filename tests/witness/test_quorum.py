@@ -14,14 +14,15 @@ from machines import KEY, TTL_S, Clock, Quick, leaves
 from memory_store import MemoryStore
 from witness_world import answer, witness_key
 
+from knhk_runtime.sequencer import server
 from knhk_runtime.sequencer.__main__ import witnesses_of
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.lease import Lease
 from knhk_runtime.sequencer.publication import StorePublication
-from knhk_runtime.sequencer.server import Sequencer, Surface, Unavailable
+from knhk_runtime.sequencer.server import Sequencer, Surface, Unavailable, application
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer.witnesses import Witnesses
-from knhk_runtime.sequencer_client import encode_batch
+from knhk_runtime.sequencer_client import SequencerClient, encode_batch
 from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.policy import parse_policy
@@ -179,7 +180,7 @@ def test_an_answer_that_comes_in_pieces_is_read_whole(world: World) -> None:
         lines = (f"log {format_vkey(KEY.verifier)}", f"witness W {format_vkey(KEYS[0].verifier)} http://127.0.0.1:{runner.addresses[0][1]}")
         policy = parse_policy("\n".join([*lines, "quorum W", ""]).encode())
         try:
-            async with witnesses_of(policy, KEY.verifier, None) as (witnesses, _):
+            async with witnesses_of(policy, log, KEY.verifier, None) as (witnesses, _):
                 assert witnesses is not None
                 return await witnesses.cosigned(log.signed, 3, prove)
         finally:
@@ -285,3 +286,32 @@ def test_another_machine_goes_on_from_what_a_witness_may_have_seen(tmp_path: Pat
     assert note is not None
     two.publish(note)
     assert open_checkpoint(store.get("checkpoint").data, KEY.verifier).size == 7
+
+
+def test_who_knows_nothing_is_told_at_once_how_far_the_log_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent begins to count how long its records wait with that answer; one that knows waits for news."""
+    monkeypatch.setattr(server, "STAGES_WITHIN_S", 3600.0)
+    log = Log(world.folder / "log", KEY, Quick())
+    path = world.folder / "s.sock"
+
+    async def story() -> dict[str, float]:
+        runner = web.AppRunner(application(Surface(Sequencer(log)).reading()), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.UnixSite(runner, str(path)).start()
+        client, waiting = SequencerClient(path, timeout_s=120.0), SequencerClient(path, timeout_s=120.0)
+        try:
+            waits = asyncio.create_task(waiting.stages((0, 0)))
+            told = await client.stages(None)
+            assert not waits.done()
+            waits.cancel()
+            await asyncio.gather(waits, return_exceptions=True)
+            return told
+        finally:
+            await client.close()
+            await waiting.close()
+            await runner.cleanup()
+
+    try:
+        assert asyncio.run(story()) == {"durable": 0, "published": 0, "regions": 0, "unwitnessed_s": 0.0}
+    finally:
+        log.close()

@@ -269,7 +269,7 @@ async def _bounded(answer: aiohttp.StreamReader) -> bytes:
 
 @contextlib.asynccontextmanager
 async def witnesses_of(
-    policy: Policy | None, log: Verifier, ca: Path | None
+    policy: Policy | None, log: Log, key: Verifier, ca: Path | None
 ) -> AsyncIterator[tuple[Witnesses | None, MirroringRegions | None]]:
     """Who cosigns, and whose regions mirror, over connections that are kept. Raises Stalled."""
     if policy is None:
@@ -297,7 +297,7 @@ async def witnesses_of(
             except (aiohttp.ClientError, ValueError) as error:
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
-        yield Witnesses(policy, log, post), MirroringRegions(policy, log, get)
+        yield Witnesses(policy, key, post), MirroringRegions(policy, key, log.root, get)
 
 
 def _policy(args: argparse.Namespace, key: LogKey) -> Policy | None:
@@ -351,7 +351,7 @@ async def _serve(
 
 
 async def _run(args: argparse.Namespace, log: Log, lease: Lease | None, policy: Policy | None, key: Verifier) -> None:
-    async with witnesses_of(policy, key, args.witness_ca) as (witnesses, regions):
+    async with witnesses_of(policy, log, key, args.witness_ca) as (witnesses, regions):
         await _serve(args, log, lease, witnesses, regions)
 
 

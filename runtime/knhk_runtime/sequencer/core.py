@@ -23,7 +23,16 @@ from knhk_runtime.sequencer.publication import FilesPublication, Publication
 from knhk_runtime.sequencer.wal import Wal, payload, terms
 from knhk_runtime.sequencer.wire import SOURCE_BYTES, Append, item
 from knhk_runtime.tlog.notes import format_checkpoint, format_proof, format_vkey, signature_line
-from knhk_runtime.tlog.tree import TILE, Tiles, consistency_proof, inclusion_proof, parse_bundle_of_entries, parse_tile_path, tile_path
+from knhk_runtime.tlog.tree import (
+    TILE,
+    Tiles,
+    consistency_proof,
+    inclusion_proof,
+    parse_bundle_of_entries,
+    parse_tile_path,
+    range_root,
+    tile_path,
+)
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, open_note
@@ -509,6 +518,11 @@ class Log:
     def consistency(self, old: int, new: int) -> list[bytes]:
         """Proof that the tree of `old` entries is the beginning of that of `new`, none above what is signed."""
         return consistency_proof(Tiles(self.tile, self._edge.size), old, new)
+
+    def root(self, size: int) -> bytes | None:
+        """Root hash of the first `size` entries; None when not so many are signed."""
+        signed = self._edge.size
+        return range_root(Tiles(self.tile, signed), 0, size) if 0 < size <= signed else None
 
     def tile(self, path: str) -> bytes:
         """Bytes of a tile; raises FileNotFoundError. A partial one that was tidied away meanwhile is the beginning of the full one."""

@@ -19,10 +19,13 @@ Get = Callable[[str], Awaitable[tuple[int, bytes]]]  # URL → (status, body); r
 
 
 class MirroringRegions:
-    """Witnesses of a policy that have a URL, asked all the time, each by itself; one event loop. `on_moved` is told when `size` grew."""
+    """Witnesses of a policy that have a URL, asked all the time, each by itself; one event loop. `root`: of the first so many entries of
+    this log, None of more than it has; `on_moved` is told when `size` grew."""
 
-    def __init__(self, policy: Policy, log: Verifier, get: Get, on_moved: Callable[[], None] = lambda: None) -> None:
-        self._policy, self._log, self._get, self.on_moved = policy, log, get, on_moved
+    def __init__(
+        self, policy: Policy, log: Verifier, root: Callable[[int], bytes | None], get: Get, on_moved: Callable[[], None] = lambda: None
+    ) -> None:
+        self._policy, self._log, self._root, self._get, self.on_moved = policy, log, root, get, on_moved
         self._name = sha256(log.name.encode()).hexdigest()
         self._urls = {witness: url.rstrip("/") for witness, url in policy.witnesses.items() if url}
         self.told: Mapping[Verifier, Told] = {witness: Told() for witness in self._urls}
@@ -63,7 +66,13 @@ class MirroringRegions:
         status, body = await self._get(f"{self._urls[witness]}/mirror/{self._name}?size={size}")
         if status != 200:
             raise OSError(f"answers {status}: it mirrors nothing of this log")
-        return open_checkpoint(body, self._log, "mirror").size
+        held = open_checkpoint(body, self._log, "mirror")
+        if held.size and await asyncio.to_thread(self._root, held.size) != held.root:
+            raise Bad(
+                "mirror",
+                f"holds {held.size} entries of another history of this log, which was brought back from a copy: see `knhk log diff`",
+            )
+        return held.size
 
     def _count(self) -> None:
         sizes = sorted({told.size for told in self.told.values()}, reverse=True)

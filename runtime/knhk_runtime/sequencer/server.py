@@ -473,12 +473,13 @@ class Surface:
         return web.Response(text=text, content_type=_TEXT)
 
     async def stages(self, request: web.Request) -> web.Response:
-        """How many entries have come how far, as soon as that is further than what the client knows."""
+        """How many entries have come how far, as soon as that is further than what the client knows; at once for one that knows nothing."""
         try:
-            known = _number(request, "published"), _number(request, "regions")
+            known = (_number(request, "published"), _number(request, "regions")) if request.query else None
         except Bad as error:
             return _fault_of(error)
-        await self._sequencer.moved(*known, STAGES_WITHIN_S)
+        if known is not None:
+            await self._sequencer.moved(*known, STAGES_WITHIN_S)
         return web.json_response(self._sequencer.stages())
 
     async def metrics(self, _request: web.Request) -> web.Response:
