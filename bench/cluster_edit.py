@@ -39,8 +39,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "order_to_cash"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "system"))
-from system_world import free_port
-
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from bench import cluster_plane
 from bench.cluster_plane import control_plane
 from knhk.api import parse, to_sources
@@ -52,6 +51,7 @@ from knhk.wiring import packs
 from knhk.wiring.home import Home
 from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.leaf import parse_leaf
+from loopback_ports import free_port
 
 GOAL_S = 5.0
 RATE_S = 50.0

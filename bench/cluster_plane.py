@@ -19,20 +19,24 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "order_to_cash"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "system"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "registry"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from control_plane import Cluster, owned
 from definitions import install
 from registry_servers import debian_registry
 from server_binaries import binaries
-from system_world import Application, free_port
-from test_exchange import World, free_port_after
+from system_world import Application
+from test_exchange import World
 
 from identity import IdentityProvider
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import AlreadyExists, NotFound
 from knhk.wiring.home import LOG_ORIGIN
+from loopback_ports import free_port
 
 TLS = "/api/v1/namespaces/knhk-system/secrets/knhk-builder-tls"
 SERVICE_ACCOUNT = "/api/v1/namespaces/{}/serviceaccounts/default"
@@ -129,8 +133,7 @@ def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plan
         establish(folder / "keys", LOG_ORIGIN, datetime.now(UTC))
         (folder / "registry").mkdir()
         registry = f"{stack.enter_context(debian_registry(folder / 'registry'))}/knhk/packs"
-        first = free_port()
-        exchange, log, listen, build = first, *(free_port_after(first + more) for more in (0, 20, 40))
+        exchange, log, listen, build = free_port(), free_port(), free_port(), free_port()
         kubectl = (str(binaries(("kubectl",), build=False)["kubectl"]), f"--kubeconfig={cluster.kubeconfig}")
         unused = Application(folder / "unused.db", 0)
         plane = Plane(client, folder, unused, IdentityProvider.new(), (exchange, log, listen), registry=registry, kubectl=kubectl)

@@ -10,6 +10,7 @@ import json
 import shutil
 import socket
 import socketserver
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,11 +22,14 @@ from typing import Any
 
 import yaml
 from attack_policy import admissible
-from system_world import PACKS, PAYLOADS, World, free_port, until
+from system_world import PACKS, PAYLOADS, World, until
 
 from identity import AUDIENCE, ISSUER, IdentityProvider
 from knhk_verify.leaf import Leaf
 from traffic import Callers, Mix
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
 
 DECISION, REFUSED, DENY, ADMIT, ENFORCED = 1, 4, 2, 1, 1
 QUIET_S = 0.15  # how long to listen for an answer that need not come: what reached the application after that is found by the next look

@@ -24,11 +24,14 @@ from knhk.model.faults import AlreadyExists
 from knhk.wiring.home import LOG_ORIGIN
 from knhk_runtime.distribution import Repository
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
 from registry_servers import debian_registry
 from test_operator import EXAMPLES, PACK, Operator, phase, seen
+
+from loopback_ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NAMESPACE = "knhk-system"
@@ -53,15 +56,6 @@ def builder(folder: Path, registry: str, port: int) -> Iterator[int]:
             yield int(found[1])
         finally:
             process.send_signal(signal.SIGTERM)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_builder_builds_what_kubectl_applies_and_the_operator_holds_no_key_for_it(

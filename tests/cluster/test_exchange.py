@@ -23,9 +23,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
 sys.path.insert(2, str(Path(__file__).parents[2] / "examples" / "order_to_cash"))
+sys.path.insert(3, str(Path(__file__).parents[1]))
 from control_plane import Cluster
 from guarded_pods import GuardedPod, end_pod, enforce, make_pod, there, token_of
-from system_world import PACKS, PAYLOADS, Application, fast_pack, free_port
+from system_world import PACKS, PAYLOADS, Application, fast_pack
 
 from identity import AUDIENCE, ISSUER, IdentityProvider
 from knhk.adapters.callers_kube import BELIEVED_S, KubeAuthenticator
@@ -36,6 +37,7 @@ from knhk.adapters.system import SystemClock
 from knhk.model.faults import AlreadyExists, Conflict
 from knhk.model.resource import Key
 from knhk.ports.caller import ENFORCE_LABEL, UNGUARDED_LABEL, Denied
+from loopback_ports import free_port
 from traffic import Mix
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
@@ -239,20 +241,9 @@ class World:
 def world(ours: KubeClient, tmp_path: Path) -> Iterator[World]:
     app = Application(tmp_path / "application.db", 0)
     app.start()
-    base = free_port()
-    found = World(ours, tmp_path, app, IdentityProvider.new(), (base, free_port_after(base), free_port_after(base + 20)))
+    found = World(ours, tmp_path, app, IdentityProvider.new(), (free_port(), free_port(), free_port()))
     yield found
     found.stop()
-
-
-def free_port_after(port: int) -> int:
-    import socket
-
-    for candidate in range(port + 1, port + 200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", candidate))
-            return candidate
-    raise AssertionError("no free port on loopback")
 
 
 @dataclass

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,19 +30,12 @@ from knhk_verify.leaf import Leaf, parse_leaf
 from knhk_verify.note import COSIGNATURE, Verifier, open_checkpoint, parse_proof, parse_vkey
 from knhk_verify.tree import leaf_hash, verify_inclusion
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
+
 WAIT_MS = 60_000  # of what is to become durable, on a machine as slow as it may be
 MISS_MS = 1_000  # of what is not to
 REGIONS = ("eu", "ap")
-
-
-def free_port() -> int:
-    """A port on loopback that is free, below the range from which the kernel takes ports of its own choice; two workers begin far apart."""
-    first = os.getpid() * 101 % 12_000
-    for port in (20_000 + (first + step) % 12_000 for step in range(12_000)):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port on loopback")
 
 
 class House:

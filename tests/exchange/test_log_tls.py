@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
+import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,16 +32,12 @@ from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import parse_proof
 from knhk_verify.tree import leaf_hash, verify_inclusion
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
+
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 POD, OPERATOR = "spiffe://knhk.dev/ns/erp/point/orders/pod/one", "spiffe://knhk.dev/component/knhk-operator"
 OTHER, DAY = POD.replace("one", "two"), timedelta(days=1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

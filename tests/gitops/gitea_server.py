@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +20,9 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 
 from git_repo import Person, Repo, person
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
 
 ADMIN, PASSWORD = "root", "a-Long-enough-passw0rd"
 READY_WITHIN_S = 240.0
@@ -140,7 +143,7 @@ def running(program: Path, static: Path, folder: Path) -> Iterator[Gitea]:
     """While the context lasts. Raises AssertionError with its last words when it does not get ready."""
     folder.mkdir(parents=True)
     key = person("forge", folder)
-    port = _free_port()
+    port = free_port()
     ini = folder / "app.ini"
     ini.write_text(INI.format(folder=folder, port=port, static=_readable(static, folder), key=key.key, internal="0" * 40))
     _hand_over(folder)
@@ -202,9 +205,3 @@ def _wait(gitea: Gitea, process: subprocess.Popen[bytes], log: Path) -> None:
         except (OSError, HTTPError):
             time.sleep(0.1)
     raise AssertionError(f"Gitea is not ready: {log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -10,6 +10,7 @@ import socket
 import socketserver
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,9 @@ from shim_native import envoy_binary, shim_module
 from knhk_runtime.exchange.install import discovery_text
 from knhk_templates import attribute_sources, render_bootstrap
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
+
 ISSUER, AUDIENCE = "https://issuer.example", "orders"
 MATCHES = (
     {"name": "create", "method": "POST", "path": "/invoices", "action": "create", "mediaTypes": ["application/json"]},
@@ -41,12 +45,6 @@ MATCHES = (
     {"name": "search", "method": "GET", "path": "/search", "action": "read", "mediaTypes": [], "query": True},
     {"name": "pay", "method": "POST", "path": "/payments", "action": "pay", "mediaTypes": []},
 )
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def wait_for(what: str, ready: Callable[[], Any], timeout_s: float = 30) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
 
 ACCESS, SECRET = "for-tests", "for-tests-only"
 READY_WITHIN_S = 240.0
@@ -38,12 +41,6 @@ class S3Server:
         return f"s3://{name}"
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
@@ -60,7 +57,7 @@ def running(program: Path, folder: Path) -> Iterator[S3Server]:
     """While the context lasts."""
     data = folder / "buckets"
     data.mkdir(parents=True)
-    port, log = _free_port(), folder / "log.txt"
+    port, log = free_port(), folder / "log.txt"
     environment = {"ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET, "HOME": str(folder), "PATH": "/usr/bin:/bin"}
     command = [str(program), "-p", f"127.0.0.1:{port}", "-q", "--health", "/health", "posix", str(data)]
     with log.open("wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=folder) as process:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -33,6 +32,9 @@ from knhk_runtime.record import Record, h_o, parse_observation, parse_record, sc
 from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.leaf import Leaf, parse_leaf
 from traffic import Answer, Callers, Mix, Request
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PACKS = EXAMPLES / "packs" / "invoice-controls"
@@ -72,15 +74,6 @@ def fast_pack(version: str, shadow: int = 20, step: int = 20) -> Document:
         "onNoData": "Hold",
     }
     return pack
-
-
-def free_port() -> int:
-    """A port on loopback that is free now, below the range from which the kernel takes ports of its own choice."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port on loopback")
 
 
 def descendants(pid: int) -> list[int]:
