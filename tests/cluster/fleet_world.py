@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "reconcilers"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
 from fakes import FakeCompiler, FakeProver
@@ -52,6 +52,7 @@ from knhk.reconcilers.receipts import entries
 from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring.cluster import Options, led
 from knhk.wiring.pods import Adapt, PodOptions, pods
+from loopback_ports import free_port
 
 ORIGIN = "knhk.dev/test"
 WITHIN_S = 240.0
@@ -241,9 +242,7 @@ class World:
 
     def operator(self, *, lease: bool = False, kubeconfig: Path | None = None, exchange: str = "") -> Operator:
         """A new one, begun. `exchange`: HOST:PORT where it serves pods; "": points are folders."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            health = f"127.0.0.1:{probe.getsockname()[1]}"
+        health = f"127.0.0.1:{free_port()}"
         options = Options(kubeconfig or self.kubeconfig, health, "erp/operator" if lease else "", PodOptions(exchange))
         process = self._forks.Process(target=operate, args=(self.folder, options))
         process.start()

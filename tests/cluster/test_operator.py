@@ -23,8 +23,11 @@ from knhk.adapters.kube_documents import collection, place
 from knhk.model.faults import NotFound, Waiting
 from knhk.model.resource import Key
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
+
+from loopback_ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 EXAMPLES = Path(__file__).parents[2] / "examples" / "packs" / "invoice-controls"
@@ -68,12 +71,6 @@ class Operator:
 
     def said(self) -> str:
         return self._log.read_text(errors="replace")[-4000:]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.model.faults import Waiting
 from knhk_runtime.tlog.notes import format_vkey, size_of
 from knhk_verify.note import Verifier, open_note, parse_vkey
+from loopback_ports import free_port
 
 SAYS = {"another root of the same size": 422}  # where c2sp.org/tlog-witness wants 409
 
@@ -49,12 +49,6 @@ def third(program: Path) -> Iterator[tuple[int, Verifier]]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="w") as folder, serving(program, Path(folder), FakeLog().verifier, private(50), port) as key:
         yield port, key
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def appended(log: SequencerLog, rows: list[bytes]) -> None:
