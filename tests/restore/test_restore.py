@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -20,16 +21,19 @@ import pytest
 from restore_house import House, approve, base, flag, moved_in, reviewed
 from rollout_world import PACK, pack
 
+from knhk.adapters import signer_roles
+from knhk.adapters.signer_local import FileKeys, LocalSigner
 from knhk.adapters.signer_roles import make_key_file
 from knhk.model.faults import Refused, Stalled
 from knhk.model.resource import Key
 from knhk.reconcilers import restoring
 from knhk.wiring import restore as wiring
-from knhk.wiring.home import Home
+from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.restore import Left, planned, restore_home
 from knhk_runtime.tlog.notes import size_of
 from knhk_runtime.tlog.tree import parse_bundle_of_entries
 from knhk_verify.errors import Bad
+from knhk_verify.note import open_note, parse_vkey
 from knhk_verify.tree import leaf_hash
 
 pytestmark = pytest.mark.xdist_group("restore")
@@ -345,6 +349,17 @@ def test_keys_from_before_the_log_s_own_turned_are_refused(lost: House) -> None:
     with pytest.raises(Stalled, match=r"kept-keys: have not the key that signed .*checkpoint"):
         restore_home(lost.home, lost.left(), quiet)
     assert {path.name for path in lost.home.root.iterdir()} == {"log", "registry"}
+
+
+def test_a_log_that_was_lost_before_it_signed_with_its_new_key_is_brought_and_signs_with_both(lost: House, tmp_path: Path) -> None:
+    kept = lost.folder / "kept-keys"
+    now = datetime.now(UTC)
+    old = parse_vkey(LocalSigner(kept).vkey(LOG_ORIGIN))
+    signer_roles.rotate(kept, FileKeys(kept), "log", LOG_ORIGIN, now, timedelta(hours=1))
+    shutil.move(lost.home.log, tmp_path / "log")
+    restore_home(lost.home, lost.left(log=str(tmp_path / "log")), quiet)
+    known = {old, parse_vkey(LocalSigner(kept).vkey(LOG_ORIGIN))}
+    assert open_note((lost.home.log / "checkpoint").read_text(), known)[1] == known
 
 
 def test_a_log_elsewhere_is_brought_and_role_keys_that_are_lost_are_made_anew(lost: House, tmp_path: Path) -> None:

@@ -423,8 +423,9 @@ def _take_over(home: Home, left: Left, say: Say) -> None:
     if not (home.log / "checkpoint").exists():
         say(f"{left.log}: {plan.verified.size} entries are copied")
         seen = plan.verified
-        key = next(iter(seen.keys.of("log", datetime.now(UTC)).values()))
-        follow(left.log, seen.log.fetch, FolderStore(home.log), Verifier(seen.origin, key))
+        known = [Verifier(seen.origin, key) for key in seen.keys.of("log", datetime.now(UTC)).values()]
+        signed = open_note(seen.log.note, known)[1]  # not by the newest where the log was lost before it signed with it
+        follow(left.log, seen.log.fetch, FolderStore(home.log), next(key for key in known if key in signed))
 
 
 def _demand_log_key(keys: Path, seen: Verified) -> None:
