@@ -174,19 +174,26 @@ def test_an_image_s_signature_and_provenance_get_witnesses_once(rig: Rig, tmp_pa
     image = manifest(PACK, [layer(blob, "pack.so")], (blob,))
     provenance = image_statement(image, "pack/erp/orders@1.0.0", [Material("source", "cd" * 32, "urn:source", "")])
     papers = ((signature_statement(image, "pack/erp/orders@1.0.0"), SIGNATURE_PREDICATE), (provenance, PROVENANCE_PREDICATE))
+    others = manifest(PACK, [], (), None, {"of": "others"})
+    forged = altered(
+        rig.signer.bundle("build", signature_statement(others, "pack/erp/orders@1.0.0")), "dsseEnvelope", "signatures", 0, "sig"
+    )
     notary = notary_in(rig.folder)
     assert notary is not None
     (tmp_path / "registry").mkdir()
     with debian_registry(tmp_path / "registry") as url, closing(Repository(f"{url}/shop/orders")) as repository, closing(notary):
         registry = OciRegistry(repository)
         registry.publish([image, *(attached(image, rig.signer.bundle("build", told), kind) for told, kind in papers)], "1.0.0")
+        registry.publish([attached(image, forged, SIGNATURE_PREDICATE)])  # by who can write the registry, under our key's name
+        with pytest.raises(Stalled, match="signed by no key of role build"):
+            notary.notarised("build", forged)
         ref = ["--allow-http-registry", f"{url.removeprefix('http://')}/shop/orders@{image.digest}"]
         assert not rig.accepts("verify", rig.whom("build"), *ref)
         notarise(image.digest, "build", registry, rig.signer, notary)
         listed = registry.referrers(image.digest)
         notarise(image.digest, "build", registry, rig.signer, notary)
         assert registry.referrers(image.digest) == listed
-        assert len(listed) == 4
+        assert len(listed) == 2 + 1 + 2  # nothing outside bears witness to what is forged
         assert rig.accepts("verify", rig.whom("build"), *ref)
         assert rig.accepts("verify-attestation", rig.whom("build"), "--type", "slsaprovenance1", *ref)
         other = rig.whom("data") if not rig.keyless else rig.whom("", WHO + "-2")

@@ -25,12 +25,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from rfc3161_client import TimestampRequestBuilder
 
-from knhk.adapters.signer_roles import Outside, RoleKey
+from knhk.adapters.signer_roles import Outside, RoleKey, keys_of
 from knhk.adapters.sigstore_root import TrustedRoot, parse_trusted_root
 from knhk.model.canonical import canonical
 from knhk.model.faults import Stalled, Waiting
 from knhk_verify.errors import Bad, demand
-from knhk_verify.signed import BUNDLE, keyid, member, pae, parse_json
+from knhk_verify.signed import BUNDLE, keyid, member, pae, parse_json, verify_bundle
 
 ROOT_FILE = "trusted_root.json"
 ANSWERS_WITHIN_S, RETRY_S = 20.0, 5.0
@@ -121,6 +121,7 @@ class SigstoreNotary:
     def notarised(self, role: str, bundle: bytes) -> bytes:
         """See the port."""
         root = self.root()
+        self._demand_ours(role, bundle)
         envelope = member(parse_json(bundle, "bundle"), "dsseEnvelope", dict, "bundle")
         payload, kind = base64.b64decode(envelope["payload"]), str(envelope["payloadType"])
         signature = (self._by_key if self.settings.keyless is None else self._by_certificate)(role, pae(kind, payload))
@@ -143,6 +144,15 @@ class SigstoreNotary:
         if self.settings.keyless is not None:
             _demand_identity(canonical(made), self.folder / ROOT_FILE, self.settings.keyless)
         return canonical(made)
+
+    def _demand_ours(self, role: str, bundle: bytes) -> None:
+        """Raises Stalled for what no key of the role signed, now or before: who can write a Receipt or a registry is none of us."""
+        named = keys_of(self.folder)
+        keys = {} if named is None else {id_: key.public for id_, key in named.roles.get(role, {}).items()}
+        try:
+            verify_bundle(bundle, keys)
+        except Bad as error:
+            raise Stalled("Sigstore", f"is signed by no key of role {role}, and not to be signed by us: {error}") from error
 
     def root(self) -> TrustedRoot:
         """The trusted root that keys.json pins. Raises Stalled for another, older or altered one."""

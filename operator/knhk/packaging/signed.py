@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from knhk.model.oci import PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob
 from knhk.packaging.image import layer, manifest
 from knhk.packaging.provenance import STATEMENT
+from knhk_verify.errors import Bad
+from knhk_verify.signed import verify_bundle
 
 
 def signature_statement(image: Artifact, name: str) -> dict[str, Any]:
@@ -49,8 +51,17 @@ def told(bundle: bytes) -> Told | None:
         return None
 
 
-def to_notarise(bundles: Iterable[bytes], keyid: str) -> list[bytes]:
-    """Those by this key to whose statement nobody outside bears witness yet."""
+def to_notarise(bundles: Iterable[bytes], keys: Mapping[str, bytes]) -> list[bytes]:
+    """Those that one of these keys signed, by keyid, and to whose statement nobody outside bears witness yet. Who can write a registry can
+    put there what says that it is by our key: it must not be signed by us for that."""
     read = [found for bundle in bundles if (found := told(bundle)) is not None]
     done = {found.payload for found in read if found.outside}
-    return [found.bundle for found in read if found.hint == keyid and not found.outside and found.payload not in done]
+    return [found.bundle for found in read if not found.outside and found.payload not in done and _is_by(found.bundle, keys)]
+
+
+def _is_by(bundle: bytes, keys: Mapping[str, bytes]) -> bool:
+    try:
+        verify_bundle(bundle, keys)
+    except Bad:
+        return False
+    return True

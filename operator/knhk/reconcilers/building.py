@@ -154,8 +154,9 @@ def notarise(digest: str, role: str, registry: Registry, signer: Signer, notary:
     is left, so that after a failure the rest is made. Raises as `notarised` and `publish`."""
     listed, subject = registry.referrers(digest, SIGNED), registry.manifest(digest)
     image = Artifact(Blob(str(parse_object(subject, digest)["mediaType"]), subject), "", ())
+    keys = {signer.keyid(role): signer.public(role)}
     for predicate in (SIGNATURE_PREDICATE, PROVENANCE_PREDICATE):
-        for bundle in signed.to_notarise(_statements(registry, listed, predicate), signer.keyid(role)):
+        for bundle in signed.to_notarise(_statements(registry, listed, predicate), keys):
             registry.publish((signed.attached(image, notary.notarised(role, bundle), predicate),))
 
 
