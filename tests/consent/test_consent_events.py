@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from memory import MemoryStore
 from rollout_world import World
 
+from knhk.cli import main
 from knhk.model.canonical import canonical
 from knhk.model.consents import base_bytes, base_records, consent_name, masks_of
 from knhk.model.faults import Refused
-from knhk.model.resource import Key
+from knhk.model.resource import Key, Resource
 from knhk.model.subjects import tag_of
+from knhk.wiring import consenting
+from knhk.wiring.consenting import Desk
+from knhk.wiring.subject_key import Made
 
 VECTORS = json.loads((Path(__file__).parents[2] / "formats" / "vectors" / "consent.json").read_bytes())
 PURPOSE = "https://example.com/purposes/recruiting"
@@ -136,3 +142,29 @@ def test_a_name_in_place_of_a_tag_and_other_wrong_fields_are_refused(field: str,
     with pytest.raises(Refused) as refused:
         from_document(document)
     assert any(must in fault.must for fault in refused.value.faults)
+
+
+class AtOnce(Desk):
+    """A desk whose home records at once."""
+
+    def recorded(self, key: Key, generation: int, within_s: float) -> Resource:
+        return self.store.get(key)
+
+
+def test_who_records_another_controller_is_who_is_named_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What holds already is recorded once, by whom it was; what differs is recorded anew, by who does."""
+    store = MemoryStore()
+
+    def recorded(actor: str, controller: str) -> tuple[str, int]:
+        monkeypatch.setattr(consenting, "desk", lambda home, kubeconfig: nullcontext(AtOnce(store, actor, Made(tmp_path / "secrets"))))
+        words = ["c-117", "-n", "erp", "--purpose", PURPOSE, "--controller", controller, "-o", "json"]
+        assert main(["--home", str(tmp_path), "consent", "grant", *words]) == 0
+        row = json.loads(capsys.readouterr().out)
+        (found,) = store.list("Consent", "erp").resources
+        return row["actor"], found.generation
+
+    assert recorded("local:ada", "Example Ltd") == ("local:ada", 1)
+    assert recorded("local:eve", "Example Ltd") == ("local:ada", 1)
+    assert recorded("local:eve", "Other Ltd") == ("local:eve", 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from knhk.cli import main
 from knhk.model.subjects import tag_of
 from knhk.reconcilers.lineage import Kept, Open, Wanted, in_clear, kept_of
 from knhk.wiring.home import Home
@@ -71,3 +72,21 @@ def test_a_name_that_looks_like_a_receipt_is_a_name_too(tmp_path: Path) -> None:
 def test_who_may_not_open_it_learns_that_it_is_there_and_nothing_of_it(why: str) -> None:
     (one,) = kept("sealed", Wanted("anna", frozenset((ANNA,))), lambda sealed, leaf: why)
     assert (one.state, in_clear(one)) == (why, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("--subject", "c-117", "--reason", "asked", "--verdict", "DENY"), "--verdict"),
+        (("--subject", "c-117", "--reason", "asked", "--kubeconfig", "risk.conf"), "--kubeconfig"),
+        (("--format", "csv", "--pointer", "/id"), "--pointer"),
+        (("--format", "csv", "--tag"), "--tag"),
+    ],
+)
+def test_an_export_ignores_nothing_that_was_asked_of_it(
+    words: tuple[str, ...], wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["--home", str(tmp_path), "receipt", "export", "--out", str(out), *words, "-o", "json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"].startswith(f"{wrong}: must not be given")
+    assert not out.exists()

@@ -109,6 +109,10 @@ def query(call: Call) -> Outcome:
     return Outcome({"columns": found.column_names, "rows": rows, "written": 0}, tables=(table,))
 
 
+OF_A_SUBJECT = ("reason", "tag", "pointer", "archive")
+OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector", "ca_file", "certificate", "kubeconfig")
+
+
 @command(
     ("receipt", "export"),
     summary="Export decisions for other tools: CSV, JSON Lines, Parquet, OCSF",
@@ -143,6 +147,9 @@ def export(call: Call) -> Outcome:
     for name in ("reason", "out") if args.subject else ("format", "out"):
         if getattr(args, name) is None:
             raise Usage("must be given", f"--{name}")
+    for name in OF_DECISIONS if args.subject else OF_A_SUBJECT:
+        if getattr(args, name):
+            raise Usage(f"must not be given {'with' if args.subject else 'without'} --subject", f"--{name.replace('_', '-')}")
     if args.subject:
         return export_subject(call)
     written = exporting.write(args.out, args.format, receipt_reading.selected(args, Home(call.home)))
