@@ -47,7 +47,7 @@ MATCHES = (
 )
 
 
-def wait_for(what: str, ready: Callable[[], Any], timeout_s: float = 30) -> Any:
+def wait_for(what: str, ready: Callable[[], Any], timeout_s: float = 120) -> Any:
     """Polls until `ready` is true; an error that names `what` when it never is."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -317,7 +317,7 @@ class Rig:
             "attributes": attribute_sources(self.point),
             "agentCluster": "knhk_agent",
             "parkTimeoutMs": 5000,
-            "durableTimeoutMs": 5000,
+            "durableTimeoutMs": 60_000,
             "agentGraceSeconds": 600,
             "failure": "Closed",
             "problemBase": "https://knhk.dev/problems/",
