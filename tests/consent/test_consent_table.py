@@ -100,9 +100,9 @@ class Side:
         assert config is not None
         return Path(config["path"])
 
-    def seen(self, subject: str) -> tuple[int, int]:
-        """What the shim finds, by the words of the format alone."""
-        data = self.path.read_bytes()
+    def seen(self, subject: str, path: Path | None = None) -> tuple[int, int]:
+        """What the shim finds, by the words of the format alone; in the table that it is told of, or still has."""
+        data = (path or self.path).read_bytes()
         assert (data[:8], data[24:56]) == (b"KNCONS01", SECRET)
         (slots,) = struct.unpack_from("<Q", data, 8)
         tag = bytes.fromhex(tag_of(SECRET, subject))[:16]
@@ -266,9 +266,28 @@ def test_a_table_that_is_full_of_who_is_gone_gives_way_to_a_larger_one(side: Sid
     side.book._told.clear()
     for number in range(6, 9):
         side.take(f"s{number}", GRANTED)
+    side.take("s1", WITHDRAWN)
     assert side.apply()
     assert side.path != small
-    assert [side.seen(f"s{number}") for number in (0, 6, 7, 8)] == [(0, 0), (1, 0), (1, 0), (1, 0)]
+    assert [side.seen(f"s{number}") for number in (0, 1, 6, 7, 8)] == [(0, 0), (0, 1), (1, 0), (1, 0), (1, 0)]
+    assert side.seen("s1", small) == (0, 1), "the shim may look there for a moment more"
+
+
+def test_a_table_whose_base_came_late_is_told_all_the_same(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has grown, its base comes a look later: the shim must not stay with a table that nobody renews."""
+    monkeypatch.setattr(consents, "_slots_for", lambda subjects: 1 << (2 * subjects - 1).bit_length())
+    side.take("ada", GRANTED)
+    side.apply()
+    small = side.path
+    for number in range(COMPACT_AT + 1):
+        side.book._of("erp").take(consent(f"s{number}", PURPOSES[0]), GRANTED)
+    side.take("eve", GRANTED)
+    base = side.world.fleet.bases.pop("erp/p1")
+    with pytest.raises(FileNotFoundError):
+        side.apply()
+    side.world.fleet.bases["erp/p1"] = base
+    assert side.apply()
+    assert (side.path == small, side.seen("ada"), side.seen("s7")) == (False, (1, 0), (1, 0))
 
 
 def test_the_control_plane_renews_what_would_go_stale(side: Side) -> None:

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -216,6 +217,7 @@ class Consents:
         self._made_of: tuple[bytes, Sequence[str]] = (b"", ())
         self._base: tuple[str, int] | None = None
         self._last = ""  # digest of the document that the tables say
+        self._told: Path | None = None  # the table that the shim is told of
         self._accepted = self._load()
 
     def _load(self) -> tuple[int, str]:
@@ -236,7 +238,8 @@ class Consents:
         if not self._tables or self._made_of[1] != iris:
             self._open(_NOBODY, iris, LEAST_SLOTS)
         names = [name for name, _ in point.consent_purposes]
-        return {"subject": point.consent_subject, "purposes": names, "path": os.fspath(self._tables[-1].path)}
+        self._told = self._tables[-1].path
+        return {"subject": point.consent_subject, "purposes": names, "path": os.fspath(self._told)}
 
     def apply(self, data: bytes, keys: Keys, now: datetime, point: PointConfig) -> bool:
         """Takes a document; true when the shim must be told of another table. Raises Refused, Corrupt and OSError, and then nothing is
@@ -258,13 +261,21 @@ class Consents:
         except Full:
             self._open(document.key, document.purposes, 2 * self._tables[-1].slots)
             another = True
-            del self._tables[:-1]  # it is full: what it says goes stale
+            self._leave(document, base)
         if another:
             self._put(document, self._read_base(document) if document.base is not None else None)
         self._base, self._last = document.base, document.digest
         for table in self._tables:
             table.fresh_until(document.not_after_ns)
-        return another
+        return self._tables[-1].path != self._told
+
+    def _leave(self, document: Document, base: dict[bytes, Masks] | None) -> None:
+        """The table before is full. Until the shim has the next one, who is not there is unknown, and whom it holds must be as of now."""
+        full = self._tables.pop(0)
+        for tag, masks in {**(base or {}), **dict(document.changes)}.items():
+            with suppress(Full):
+                full.put(tag, masks)
+        full.close()
 
     def _read_base(self, document: Document) -> dict[bytes, Masks]:
         path = self.desired / BASE
