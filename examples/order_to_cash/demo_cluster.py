@@ -106,6 +106,7 @@ async def play(kubectl: Kubectl, folder: Path, images: Images) -> tuple[Story, D
 def gather(kubectl: Kubectl, folder: Path, registry: str, digests: Iterable[str]) -> tuple[Path, list[Path]]:
     """Copies the log, what the guards that are left recorded, the application's databases, and the images that decided. What a deleted
     pod recorded of O went with its volume: its leaves are in the log, its bytes are not."""
+    kubectl.run("label", "namespace", NAMESPACE, "knhk.dev/unguarded=allow", "--overwrite")  # or nobody may exec into a guard
     data = kubectl.get("databundle", f"{NAMESPACE}/finance-roles")["status"]["image"]
     for digest in (*digests, data):
         pull(registry, digest, folder / "registry", auth=None, tls=None)
