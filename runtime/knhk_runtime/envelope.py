@@ -11,9 +11,11 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from knhk.model.subjects import TAG_BYTES as TAG
+from knhk.model.subjects import tag_bytes
 from knhk_verify.errors import Bad
 
-KEY, KEY_ID, TAG, NONCE, SALT = 32, 16, 32, 12, 16
+KEY, KEY_ID, NONCE, SALT = 32, 16, 12, 16
 NOBODY = bytes(TAG)
 WINDOW_NS = 30 * 86_400 * 10**9
 _MAGIC = b"KNE1"
@@ -42,7 +44,7 @@ class Plain:
 
 def tag_of(tags_key: bytes, subject: str) -> bytes:
     """The subject's tag; that of nobody for an empty one."""
-    return hmac.digest(tags_key, b"knhk.dev/subject/v1\n" + subject.encode(), "sha256") if subject else NOBODY
+    return tag_bytes(tags_key, subject) if subject else NOBODY
 
 
 def blinded(tags_key: bytes, cluster: int) -> int:

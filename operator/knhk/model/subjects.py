@@ -8,6 +8,11 @@ TAG_BYTES, SHORT_BYTES, KEY_BYTES = 32, 16, 32
 _DOMAIN = b"knhk.dev/subject/v1\n"
 
 
+def tag_bytes(key: bytes, subject: str) -> bytes:
+    """The tag of a subject, 32 bytes."""
+    return hmac.digest(key, _DOMAIN + subject.encode(), "sha256")
+
+
 def tag_of(key: bytes, subject: str) -> str:
-    """The tag of a subject, 64 hexadecimal digits."""
-    return hmac.digest(key, _DOMAIN + subject.encode(), "sha256").hex()
+    """The same, 64 hexadecimal digits."""
+    return tag_bytes(key, subject).hex()
