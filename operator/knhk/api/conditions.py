@@ -30,6 +30,12 @@ def condition(
     }
 
 
+def ready_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The condition Ready of a status, as it was told last; empty before that."""
+    found: Mapping[str, Any] = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), {})
+    return found
+
+
 def with_condition(conditions: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`conditions` with `new` in its place. The transition time moves only when status moved;
     Reconciling and Stalled leave when they are not True. The same input twice gives the same list."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from knhk.api.conditions import ready_of
 from knhk.decide.approvals import LOCAL
 from knhk.lockchain import PolicyEvent
 from knhk.model.faults import NotFound
@@ -75,7 +76,7 @@ class ApprovalReconciler:
 
 
 def _reason(resource: Resource) -> str:
-    return next((str(c["reason"]) for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), "")
+    return str(ready_of(resource.status).get("reason", ""))
 
 
 def approvals_of(ports: Ports, pack: Resource, digest: str) -> tuple[Approved, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from knhk.api.conditions import ready_of
 from knhk.lockchain import PolicyEvent
 from knhk.model.faults import Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
@@ -94,8 +95,8 @@ def refusal(resource: Resource) -> str:
 
 def _ready(resource: Resource) -> Mapping[str, str]:
     """The condition Ready of this generation."""
-    found = (c for c in resource.status.get("conditions", ()) if c["type"] == "Ready")
-    return next((c for c in found if c["observedGeneration"] == resource.generation), {"status": "Unknown"})
+    ready = ready_of(resource.status)
+    return ready if ready.get("observedGeneration") == resource.generation else {"status": "Unknown"}
 
 
 def _before(resource: Resource) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from knhk.api.conditions import ready_of
 from knhk.decide.approvals import LOCAL
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import canonical, sha256_hex
@@ -68,5 +68,5 @@ def _told(resource: Resource) -> dict[str, Any]:
 
 def _ready(resource: Resource, reason: str) -> bool:
     """Whether that is what became of this generation."""
-    found: Mapping[str, Any] = next((c for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), {})
+    found = ready_of(resource.status)
     return (found.get("reason"), found.get("observedGeneration")) == (reason, resource.generation)

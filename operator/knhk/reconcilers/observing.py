@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from knhk.api import is_selected, to_rollout, with_hooks
+from knhk.api.conditions import ready_of
 from knhk.decide.rollout import Facts, Instances, orders, short_of
 from knhk.model.faults import Corrupt, KnhkError, NotFound, Refused
 from knhk.model.phases import Arm, Phase, Rolling
@@ -197,8 +198,8 @@ def _joining(pack: Resource) -> tuple[str, ...]:
 
 def _because(resource: Resource) -> str:
     """Why an object is not ready; nothing while it is worked on."""
-    ready = next((c for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), {"status": "Unknown"})
-    return f": {ready['message']}" if ready["status"] == "False" else ""
+    ready = ready_of(resource.status)
+    return f": {ready['message']}" if ready.get("status") == "False" else ""
 
 
 def instances_at(point: str, digest: str, told: Statistics) -> Instances:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from knhk.api.conditions import ready_of
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
@@ -316,7 +317,7 @@ class PointReconciler:
         if outliers:
             status["outliers"] = outliers[:20]
         ready, reason, message = self._readiness(stats, document, outliers)
-        was = _reason(resource)
+        was = ready_of(resource.status).get("reason", "")
         drifted = reason == DRIFTED != was
         if drifted:
             event = self._drifted(wanted, document, outliers)
@@ -379,11 +380,6 @@ class PointReconciler:
         if stats.get("epoch") != document.get("epoch"):
             return None, "Rolling", _progress(stats, document)
         return True, "Running", f"epoch {document.get('epoch')} runs"
-
-
-def _reason(resource: Resource) -> str:
-    """Of the condition Ready, as it was told last."""
-    return next((str(c["reason"]) for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), "")
 
 
 def _foreign(stats: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:

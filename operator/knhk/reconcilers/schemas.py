@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from knhk.api.conditions import ready_of
 from knhk.lockchain import PolicyEvent
 from knhk.model.faults import Fault, NotFound, Refused
 from knhk.model.resource import Key, Resource
@@ -125,7 +126,7 @@ class SchemaReconciler:
         status = {k: v for k, v in _kept(resource).items() if k != "affected"}
         if hooks or packs:
             status["affected"] = {"hooks": sorted(hooks)[:MAX_AFFECTED], "packs": sorted(packs)[:MAX_AFFECTED]}
-        ready = next(c for c in resource.status["conditions"] if c["type"] == "Ready")
+        ready = ready_of(resource.status)
         write_status(self.ports, resource, status, ready["status"] == "True", ready["reason"], ready["message"])
 
     def _speaks(self, pack: Resource, terms: Collection[str]) -> bool:
@@ -179,7 +180,7 @@ def _renames(resource: Resource) -> dict[str, str]:
 
 def _is_judged(resource: Resource, before: Sequence[Resource]) -> bool:
     """Whether this generation was judged against what stands before it now."""
-    ready: Mapping[str, Any] = next((c for c in resource.status.get("conditions", ()) if c["type"] == "Ready"), {})
+    ready = ready_of(resource.status)
     same = resource.status.get("difference", {}).get("previous") == (before[0].status["digest"] if before else None)
     return same and ready.get("observedGeneration") == resource.generation and "verdict" in resource.status and ready["status"] != "Unknown"
 

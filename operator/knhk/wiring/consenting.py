@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knhk.api.conditions import ready_of
 from knhk.model.faults import Stalled, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.ports.secrets import Secrets
@@ -40,10 +41,11 @@ class Desk:
         deadline = time.monotonic() + within_s
         while True:
             found = self.store.get(key)
-            ready = next((c for c in found.status.get("conditions", ()) if c["type"] == "Ready"), None)
-            if ready is not None and ready["observedGeneration"] >= generation and ready["status"] == "True":
+            ready = ready_of(found.status)
+            is_new = ready.get("observedGeneration", -1) >= generation
+            if is_new and ready["status"] == "True":
                 return found
-            if ready is not None and ready["observedGeneration"] >= generation and ready["status"] == "False":
+            if is_new and ready["status"] == "False":
                 raise Stalled(ready["reason"], f"{key}: {ready['message']}")
             if time.monotonic() >= deadline:
                 raise Waiting(
