@@ -15,6 +15,7 @@ from knhk.model.faults import Stalled
 from knhk.model.subjects import KEY_BYTES
 from knhk.ports.secrets import Secrets
 from knhk.wiring.home import private_folder
+from knhk_runtime.durable import sync_folder
 
 
 def subject_key(source: Secrets, namespace: str) -> bytes:
@@ -53,5 +54,6 @@ def _make(path: Path, made: Callable[[], bytes]) -> None:
             os.fsync(file.fileno())
         with suppress(FileExistsError):  # another made it meanwhile
             os.link(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink()
