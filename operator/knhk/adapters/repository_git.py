@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from knhk.adapters.git_program import GitProgram
 from knhk.model.commits import MAX_PATH, Commit, Entry, EntryKind, Signature, Signed
 from knhk.model.faults import Fault, Refused
+from knhk.model.times import rfc3339
 
 MAX_REVISION = 255
 MAX_ENTRIES = 50_000
@@ -55,7 +55,7 @@ class GitRepository:
         form = "%H%x00%P%x00%an <%ae>%x00%ct%x00%s"
         fields = self._git.run("show", "--no-patch", "--no-notes", f"--format=tformat:{form}", _id(commit)).stdout.decode(errors="replace")
         name, parents, author, seconds, subject = fields.rstrip("\n").split("\0")
-        time = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        time = rfc3339(int(seconds) * 10**9)
         return Commit(name, tuple(parents.split()), _line(author), time, _line(subject))
 
     def signature(self, commit: str, allowed_signers: str) -> Signature:

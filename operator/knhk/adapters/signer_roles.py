@@ -31,7 +31,7 @@ from knhk_runtime.keyfile import load_p256_key, load_private_key, raw_public
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, unb64
-from knhk_verify.signed import KEYS, ROLES, Key, Keys, keyid, member, pae, parse_json, parse_time, verify_envelope, verify_keys
+from knhk_verify.signed import KEYS, ROLES, TIME, Key, Keys, keyid, member, pae, parse_json, parse_time, verify_envelope, verify_keys
 
 VALID_DAYS = 365
 ROOT = "root"
@@ -126,7 +126,7 @@ def _envelope(key: RoleKey, payload_type: str, payload: bytes) -> dict[str, Any]
 
 
 def _time(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{at.astimezone(UTC):{TIME}}"
 
 
 def _entry(key: Key, since: str) -> dict[str, str]:

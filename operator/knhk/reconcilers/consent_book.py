@@ -13,6 +13,7 @@ from knhk.model.faults import KnhkError, Stalled
 from knhk.model.resource import Resource
 from knhk.model.subjects import KEY_BYTES, SHORT_BYTES
 from knhk.model.times import rfc3339
+from knhk.ports.secrets import Secrets
 from knhk.reconcilers.context import Ports
 
 NS = 1_000_000_000
@@ -20,6 +21,14 @@ COMPACT_AT = MAX_CHANGES // 2
 REMEMBERED = 2 * MAX_CHANGES
 RENEWALS = 3  # within the time that a point goes on without news
 _log = logging.getLogger("knhk.consents")
+
+
+def subject_key(source: Secrets, namespace: str) -> bytes:
+    """The key of a namespace's tags. Raises Stalled."""
+    key = source.read(namespace, SECRET).get(SECRET_KEY, b"")
+    if len(key) != KEY_BYTES:
+        raise Stalled("NoSecret", f"{namespace}/{SECRET}: must have {SECRET_KEY}, {KEY_BYTES} random bytes")
+    return key
 
 
 @dataclass
@@ -107,8 +116,8 @@ class ConsentBook:
         wanted = tuple(row["purpose"] for row in asked["purposes"]), asked["maxStalenessSeconds"]
         now_s = self.ports.clock.monotonic_ns() / NS
         if told is None or (told.purposes, told.staleness_s) != wanted or told.at < known.dropped:
-            told = self._begin(known, *wanted, self._key(point.namespace))
-        elif now_s >= told.due_s and (key := self._key(point.namespace)) != told.key:
+            told = self._begin(known, *wanted, subject_key(self.ports.secrets, point.namespace))
+        elif now_s >= told.due_s and (key := subject_key(self.ports.secrets, point.namespace)) != told.key:
             told = self._begin(known, *wanted, key)
         elif told.at == known.end and now_s < told.due_s:
             return
@@ -136,12 +145,6 @@ class ConsentBook:
                     found.epoch = max(found.epoch, consent.status["index"])
             self._known[namespace] = found
         return self._known[namespace]
-
-    def _key(self, namespace: str) -> bytes:
-        key = self.ports.secrets.read(namespace, SECRET).get(SECRET_KEY, b"")
-        if len(key) != KEY_BYTES:
-            raise Stalled("NoSecret", f"{namespace}/{SECRET}: must have {SECRET_KEY}, {KEY_BYTES} random bytes")
-        return key
 
     def _begin(self, known: _Known, purposes: tuple[str, ...], staleness_s: int, key: bytes) -> _Told:
         told = _Told(purposes, staleness_s, key, None, {}, known.end)

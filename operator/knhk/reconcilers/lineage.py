@@ -72,7 +72,7 @@ def _kept(where: str, leaf: Leaf, record: Record, wanted: Wanted, opened: Open) 
     asked = leaf.receipt_id in wanted.receipts
     if record.erased:
         return Kept(where, "erased", None) if asked else None
-    if record.observation[:4] == b"KNE1":
+    if record.sealed:
         if not asked and parse_envelope(record.observation, where).tag.hex() not in wanted.tags:
             return None
         clear = opened(record, leaf)

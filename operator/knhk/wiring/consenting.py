@@ -14,9 +14,10 @@ from knhk.model.faults import Stalled, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.ports.secrets import Secrets
 from knhk.ports.store import Store
+from knhk.reconcilers.consent_book import subject_key
 from knhk.wiring.home import Home
 from knhk.wiring.resources import open_store
-from knhk.wiring.subject_key import Made, subject_key
+from knhk.wiring.subject_key import Made
 
 if TYPE_CHECKING:
     from knhk.adapters.kube_client import KubeClient

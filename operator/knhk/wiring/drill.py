@@ -20,6 +20,7 @@ from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.lockchain import PolicyEvent, statement
 from knhk.model.faults import Stalled, Waiting
 from knhk.model.phases import Event
+from knhk.model.times import rfc3339
 from knhk.reconcilers import evidence, replaying
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.drilling import Dealt, Measured, dealt, digest, first_under, measured, merged
@@ -316,7 +317,7 @@ def _policy_event(kind: Event, policy: Policy, struck: str) -> dict[str, object]
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(time.time_ns())
 
 
 def _published(region: Region, index: int) -> None:

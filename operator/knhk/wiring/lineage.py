@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +16,14 @@ from knhk.lockchain import PolicyEvent, statement
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Fault, NotFound, Refused, Stalled
 from knhk.model.subjects import tag_of
+from knhk.model.times import rfc3339
 from knhk.reconcilers import lineage
+from knhk.reconcilers.consent_book import subject_key
 from knhk.reconcilers.evidence import Bundle, judge, write
 from knhk.reconcilers.lineage import Kept, Wanted
 from knhk.wiring import evidence, privacy, replays
 from knhk.wiring.home import Home
 from knhk.wiring.log_opening import Opened, opened
-from knhk.wiring.subject_key import subject_key
 from knhk_runtime.record import Record
 from knhk_verify.evidence import Step
 from knhk_verify.leaf import Leaf
@@ -147,7 +149,7 @@ def _announce(home: Home, namespace: str, tag: str, reason: str, actor: str, fou
         "SubjectExported",
         (f"subject/{tag}", tag),
         actor,
-        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        rfc3339(time.time_ns()),
         evidence={"namespace": namespace, **said},
     )
     return log.append_event(signer_in(home.keys).bundle("rollout", statement(event)))

@@ -1,4 +1,4 @@
-"""The key that makes tags of names, one for each namespace."""
+"""The key that makes tags of names, one for each namespace, as a home makes it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,9 @@ from pathlib import Path
 
 from knhk.adapters.secrets_folder import FolderSecrets
 from knhk.model.consents import SECRET, SECRET_KEY
-from knhk.model.faults import Stalled
 from knhk.model.subjects import KEY_BYTES
-from knhk.ports.secrets import Secrets
 from knhk.wiring.home import private_folder
 from knhk_runtime.durable import sync_folder
-
-
-def subject_key(source: Secrets, namespace: str) -> bytes:
-    """The key of a namespace's tags. Raises Stalled."""
-    key = source.read(namespace, SECRET).get(SECRET_KEY, b"")
-    if len(key) != KEY_BYTES:
-        raise Stalled("NoSecret", f"{namespace}/{SECRET}: must have {SECRET_KEY}, {KEY_BYTES} random bytes")
-    return key
 
 
 @dataclass(frozen=True)
