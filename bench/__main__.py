@@ -30,6 +30,7 @@ BENCHES = {
     "durability": ("durability", "what a request waits for its receipt at each level of durability"),
     "shapes": ("shapes", "rows of the SHACL classification table: guards by the tables, the rest by the tier below"),
     "compile": ("compiling", "packs to both architectures, edit to first decision"),
+    "sealing": ("sealing", "sealing O for its subject, opening it again"),
     "agent": ("agent", "memory, starts, verifier, replay"),
 }
 EPILOG = """examples:
