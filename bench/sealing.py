@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bench import inputs
@@ -76,7 +77,7 @@ def run(quick: bool = False) -> Figures:
                 _held(unsealer.open(parse_record(entries.frames[start:end], "record"), "record"))
 
         sealing = _per_second(made.count, samples, lambda: sealer.entries(made, ASKED))
-        clear, opened = (_per_second(made.count, samples, lambda each=each: read(each)) for each in (made, sealed))
+        clear, opened = (_per_second(made.count, samples, partial(read, each)) for each in (made, sealed))
         sealer.close()
         keys.close()
     rows = (
