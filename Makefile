@@ -76,7 +76,7 @@ test-cluster: setup-dev $(STAMPS)/apt-node ## the tests on a real Kubernetes alo
 	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)
 
 demo-cluster: setup-dev $(STAMPS)/apt-node ## the same story on a real Kubernetes with pods (root, Go); writes demo-cluster.json
-	@$(PY) tests/cluster/demo.py --out demo-cluster.json
+	@$(PY) tests/cluster/demo_on_a_node.py --out demo-cluster.json
 
 cluster: setup-dev $(STAMPS)/apt-node ## a real Kubernetes, with a node where this machine can (KNHK_NODE=0: without); prints where its kubeconfig is
 	@$(PY) tests/cluster/cluster.py up .cluster

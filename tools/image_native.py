@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from image_sources import HEADERS, debian
@@ -17,8 +19,9 @@ PLACE = f"{PACKAGES}/knhk_hot/prebuilt"
 _TRIPLES = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 
 
-def runtime(arch: str) -> dict[str, File]:
-    """What the agent needs: the cffi extension and Envoy's module."""
+@cache
+def runtime(arch: str) -> Mapping[str, File]:
+    """What the agent needs: the cffi extension and Envoy's module. Every image has them; compiled once."""
     with tempfile.TemporaryDirectory(prefix="knhk-image-") as name:
         folder = Path(name)
         _headers(folder, arch)

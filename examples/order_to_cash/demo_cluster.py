@@ -104,8 +104,8 @@ async def play(kubectl: Kubectl, folder: Path, images: Images) -> tuple[Story, D
 
 
 def gather(kubectl: Kubectl, folder: Path, registry: str, digests: Iterable[str]) -> tuple[Path, list[Path]]:
-    """Copies the log, what the guards that are left recorded, the application's databases, and the images that decided. What a deleted
-    pod recorded of O went with its volume: its leaves are in the log, its bytes are not."""
+    """Copies the log, what the guards that are left recorded, the application's databases, and the images that decided. What the deleted
+    pod recorded of O is in its copy beside the log; its application's rows went with its volume."""
     kubectl.run("label", "namespace", NAMESPACE, "knhk.dev/unguarded=allow", "--overwrite")  # or nobody may exec into a guard
     data = kubectl.get("databundle", f"{NAMESPACE}/finance-roles")["status"]["image"]
     for digest in (*digests, data):
@@ -158,7 +158,7 @@ def main() -> int:
         return 1
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     console.print(closing_table(result))
-    return 0 if result["different"] == 0 and disturbance.deleted else 1
+    return 0 if result["different"] == result["unrecorded"] == 0 and disturbance.deleted else 1
 
 
 if __name__ == "__main__":

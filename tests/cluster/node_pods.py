@@ -63,9 +63,13 @@ class Node:
         try:
             yield name
         finally:
-            self.kubectl("delete", "namespace", name, "--wait=false")
-            self.kubectl("-n", name, "delete", "pods", "--all", "--force", "--grace-period=0")
-            self.until(lambda: not self.exists(f"/api/v1/namespaces/{name}"), f"the namespace {name} gone")
+            self.without(name)
+
+    def without(self, namespace: str) -> None:
+        """Takes the namespace away with all of its objects, if it is there; its pods are not waited for."""
+        self.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+        self.kubectl("-n", namespace, "delete", "pods", "--all", "--force", "--grace-period=0")
+        self.until(lambda: not self.exists(f"/api/v1/namespaces/{namespace}"), f"the namespace {namespace} gone")
 
     def exists(self, path: str) -> bool:
         try:

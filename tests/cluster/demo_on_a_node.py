@@ -1,4 +1,4 @@
-"""The demo on a cluster, from nothing: images, a cluster with a node, the story, and everything ended. `demo.py --out FILE`."""
+"""The demo on a cluster, from nothing: images, a cluster with a node, the story, and everything ended. `demo_on_a_node.py --out FILE`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import images
 import node_machine as machine
-from control_plane import NotStarted, down, up
+from control_plane import Cluster, NotStarted, down, up
 from server_binaries import CannotBuild, binaries
 
 from knhk.adapters.registry_layout import LayoutRegistry
@@ -38,12 +38,17 @@ def main(argv: list[str]) -> int:
     try:
         if code := images.main(["build", "--out", str(LAYOUTS), "--push", cluster.registry]):
             return code
-        pulled = [f"--{name}-image={machine.REGISTRY}/knhk-{name}@{_digest(f'knhk-{name}')}" for name in NAMES]
-        told = [f"--kubectl={kubectl}", f"--kubeconfig={cluster.kubeconfig}", f"--registry={cluster.registry}/knhk", f"--out={args.out}"]
-        story = [sys.executable, str(ROOT / "examples" / "order_to_cash" / "demo_cluster.py"), f"--home={FOLDER / 'story'}"]
-        return subprocess.run([*story, *told, *pulled], check=False).returncode
+        pulled = {name: f"{machine.REGISTRY}/knhk-{name}@{_digest(f'knhk-{name}')}" for name in NAMES}
+        return subprocess.run(story(cluster, kubectl, pulled, FOLDER / "story", args.out), check=False).returncode
     finally:
         down(FOLDER / "cluster")
+
+
+def story(cluster: Cluster, kubectl: Path, pulled: dict[str, str], home: Path, out: Path) -> list[str]:
+    """The command that plays it on a cluster that is there. `pulled`: the images by the names of NAMES, as pods call them."""
+    told = [f"--kubectl={kubectl}", f"--kubeconfig={cluster.kubeconfig}", f"--registry={cluster.registry}/knhk", f"--out={out}"]
+    program = [sys.executable, str(ROOT / "examples" / "order_to_cash" / "demo_cluster.py"), f"--home={home}"]
+    return [*program, *told, *(f"--{name}-image={image}" for name, image in pulled.items())]
 
 
 def _digest(name: str) -> str | None:
