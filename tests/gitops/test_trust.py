@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from git_repo import Person, Repo, person
-from policy_house import FORGE, POINT, House, signed_by
+from policy_house import FORGE, House, signed_by
 from rollout_world import PACK, pack, point
 from trusts import trusting
 
@@ -25,13 +25,15 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def repo(tmp_path: Path) -> Repo:
     made = Repo(tmp_path / "repo" / "erp" / "policies")
-    made.commit({"point.yaml": point(), "pack.yaml": pack("1.0.0")})
+    made.commit({"pack.yaml": pack("1.0.0")})
     return made
 
 
 @pytest.fixture
 def house(repo: Repo, tmp_path: Path) -> House:
     made = House(repo, tmp_path)
+    made.world.apply(point())
+    made.world.run(4)  # it counted before anything had to be merged
     made.world.merged_only = frozenset({"erp"})
     made.world.start()
     return made
@@ -59,7 +61,7 @@ def test_an_address_that_no_administrator_names_is_never_asked(house: House) -> 
     house.world.run(6)
     assert house.ready() == ("False", "NotTrusted")
     assert "must be a repository that namespace erp may follow: an administrator names it in forges.yaml" in house.message()
-    assert not house.has(POINT)
+    assert not house.has(PACK)
     assert not (house.folder / "mirrors").exists()
 
 
@@ -117,7 +119,7 @@ def test_what_must_be_signed_is_merged_by_a_known_key_only(house: House, alice: 
     mallory = person("mallory", tmp_path)
     house.trusts.repository(signed=True)
     house.trusts.knows(alice)
-    house.repo.commit({"pack.yaml": pack("1.1.0"), "point.yaml": point() + "  # signed\n"}, mallory)
+    house.repo.commit({"pack.yaml": pack("1.1.0")}, mallory)
     claims = signed_by(mallory).replace("mallory@example.com, user: mallory", "alice@example.com, user: alice")
     house.follow(claims)
     assert "must be signed by somebody whose key is known" in waits(house)
@@ -142,6 +144,7 @@ def approve(house: House, approver: str) -> None:
 def test_nobody_who_had_a_hand_in_a_change_approves_it(repo: Repo, tmp_path: Path, alice: Person) -> None:
     """Signed and merged by the forge, opened by ann, committed by alice, co-authored by bob: only cyd is left."""
     house = House(repo, tmp_path)
+    house.world.apply(point())
     house.world.reviews = True
     house.world.start()
     merger = person("forge", tmp_path)

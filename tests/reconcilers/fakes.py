@@ -119,8 +119,11 @@ class FakeSigner:
     def __init__(self) -> None:
         self._keys = {role: Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32) for i, role in enumerate(("build", "rollout", "data"))}
 
+        self._replaced: list[tuple[str, Ed25519PrivateKey]] = []
+
     def turn(self, role: str) -> None:
-        self._keys[role] = Ed25519PrivateKey.from_private_bytes(bytes([99]) * 32)
+        self._replaced.append((role, self._keys[role]))
+        self._keys[role] = Ed25519PrivateKey.from_private_bytes(bytes([99 + len(self._replaced) % 100]) * 32)
 
     def sign(self, role: str, payload_type: str, payload: bytes) -> dict[str, Any]:
         signature = self._keys[role].sign(pae(payload_type, payload))
@@ -137,7 +140,13 @@ class FakeSigner:
         return self._keys[role].public_key().public_bytes_raw()
 
     def keys_json(self) -> bytes:
-        return canonical({"keys": {role: self.keyid(role) for role in self._keys}})
+        """Signed by nobody. It names keys that were replaced, too."""
+        named = (*self._replaced, *self._keys.items())
+        roles: dict[str, list[dict[str, str]]] = {role: [] for role in self._keys}
+        for role, key in named:
+            raw = key.public_key().public_bytes_raw()
+            roles[role].append({"keyid": keyid(raw), "pub": base64.b64encode(raw).decode()})
+        return canonical({"payload": base64.b64encode(canonical({"roles": roles})).decode()})
 
 
 @dataclass

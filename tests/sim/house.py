@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fakes import NS, START_NS, CheckedStore, FakeCompiler, FakeFleet, FakeLog, FakePlacement, FakeProver, FakeRegistry, FakeSigner
 
-from knhk.model.canonical import sha256_hex
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 
@@ -89,31 +87,26 @@ class SimFleet(FakeFleet):
 
 
 class SimSigner(FakeSigner):
-    """Signatures of role rollout cost nothing: nobody here forges one. Those of builds are looked at before a pack is taken as built."""
+    """keys.json and the names of keys, which are asked for at each look, are made once for each turn."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.turns = 0
+        self._named: dict[str, str] = {}
+        self._keys_json = b""
 
     def turn(self, role: str) -> None:
-        self.turns += 1
-
-    def sign(self, role: str, payload_type: str, payload: bytes) -> dict[str, Any]:
-        if role != "rollout":
-            return super().sign(role, payload_type, payload)
-        key = self.keyid(role)
-        signature = base64.b64encode(sha256_hex(key.encode() + payload).encode()).decode()
-        return {
-            "payload": base64.b64encode(payload).decode(),
-            "payloadType": payload_type,
-            "signatures": [{"keyid": key, "sig": signature}],
-        }
+        super().turn(role)
+        self._named.clear()
+        self._keys_json = b""
 
     def keyid(self, role: str) -> str:
-        return sha256_hex(f"{role} {self.turns}".encode()) if role == "rollout" else super().keyid(role)
+        if role not in self._named:
+            self._named[role] = super().keyid(role)
+        return self._named[role]
 
     def keys_json(self) -> bytes:
-        return f"rollout {self.turns}".encode()
+        self._keys_json = self._keys_json or super().keys_json()
+        return self._keys_json
 
 
 @dataclass

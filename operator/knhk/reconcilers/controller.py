@@ -19,6 +19,7 @@ from knhk.reconcilers.claims import data_named, points_named
 from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.consents import ConsentReconciler
 from knhk.reconcilers.context import REQUESTED, Journal, Ports
+from knhk.reconcilers.counting import RESTS, not_counted, rest
 from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.keeping import Keeping
@@ -269,7 +270,7 @@ class Controller:
             resource = self.ports.store.get(key)
             self._know(resource)
             lane = _lane(resource)
-            again_s = self._reconcilers[key.kind].converge(resource)
+            again_s = self._rests(resource) or self._reconcilers[key.kind].converge(resource)
             self._handled(resource)
         except NotFound:
             again_s = self._gone(key)
@@ -287,6 +288,14 @@ class Controller:
         ended_s = self._now_s()
         self.ports.telemetry.reconciled(key.kind, result or _result(again_s), begun_s - due_s, ended_s - begun_s)
         return again_s, lane
+
+    def _rests(self, resource: Resource) -> float | None:
+        """Seconds until the next look at an object that does not count yet, and from which nothing is made before it does."""
+        why = not_counted(self.ports, resource) if resource.kind in RESTS else ""
+        if not why:
+            return None
+        self.journal.deliver(resource)
+        return rest(self.ports, resource, why)
 
     def _put(self, key: Key, due_s: float, lane: Lane = Lane.NORMAL) -> None:
         self.queue.put(key, due_s, lane)

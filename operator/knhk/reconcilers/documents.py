@@ -14,13 +14,16 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Conflict
 from knhk.model.times import from_rfc3339_ns, rfc3339
 from knhk.reconcilers.context import Ordered, Ports
+from knhk_verify.errors import Bad
+from knhk_verify.note import unb64
+from knhk_verify.signed import verify_envelope
 
 ROLLOUT = "application/vnd.knhk.rollout.v1+json"
 NS = 1_000_000_000
 LIFETIME_S = 24 * 3600
 _MOVING = ("epoch", "issued", "notAfter")
 _READ: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("issued", "notAfter", "mode"), str),
+    **dict.fromkeys(("issued", "notAfter", "mode", "baseline", "pointConfig"), str),
     **dict.fromkeys(("epoch", "weight"), int),
     **dict.fromkeys(("stable", "candidate", "data"), (dict, type(None))),
     "flags": dict,
@@ -90,6 +93,21 @@ def published(ports: Ports, point: str) -> dict[str, Any] | None:
         return None
     readable = isinstance(payload, dict) and all(isinstance(payload.get(name), kind) for name, kind in _READ.items())
     return payload if readable else None
+
+
+def told(ports: Ports, point: str) -> dict[str, Any] | None:
+    """The published document if a key of ours signed it: what it says may be signed again. Whoever else writes where documents lie has no
+    say in what a point was told before."""
+    document = published(ports, point)
+    if document is None:
+        return None
+    roles = json.loads(unb64(json.loads(ports.signer.keys_json())["payload"], "keys.json"))["roles"]
+    keys = {row["keyid"]: unb64(row["pub"], "keys.json") for row in roles["rollout"]}
+    try:
+        verify_envelope(json.loads(ports.fleet.document(point) or b"{}"), ROLLOUT, keys, point)
+    except Bad:
+        return None
+    return document
 
 
 def says(document: Mapping[str, Any] | None, assignment: Assignment, origin: str) -> bool:

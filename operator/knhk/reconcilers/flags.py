@@ -13,7 +13,8 @@ from knhk.model.faults import NotFound
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.reconcilers.context import Journal, Ports, remembered, write_status
-from knhk.reconcilers.documents import published
+from knhk.reconcilers.counting import not_counted, rest
+from knhk.reconcilers.documents import published, told
 from knhk.reconcilers.provenance import spec_digest
 
 MAX_SAID = 24_576  # an entry of the log has 65,535 bytes at most
@@ -28,9 +29,18 @@ def context_of(point: Resource) -> Context:
 
 
 def switched_at(ports: Ports, point: Resource, pack: str) -> Switched:
-    """What the flags of a pack say of a point."""
-    flags = ports.store.list("FeatureFlag", point.namespace).resources
-    return switched((to_flag(flag) for flag in flags if flag.spec["pack"] == pack), context_of(point))
+    """What the flags of a pack say of a point. One that does not count lets nothing go: its canary is held, and the document says of it
+    what it said before. Of a point that does not count nobody knows what flags say: they look at its spec."""
+    flags = [flag for flag in ports.store.list("FeatureFlag", point.namespace).resources if flag.spec["pack"] == pack]
+    unknown = not_counted(ports, point) if flags else ""
+    why = {flag.name: unknown or not_counted(ports, flag) for flag in flags}
+    found = switched((to_flag(flag) for flag in flags if not why[flag.name]), context_of(point))
+    resting = [name for name in why if why[name]]
+    if not resting:
+        return found
+    before = (told(ports, f"{point.namespace}/{point.name}") or {}).get("flags", {})
+    kept = {name: before[name] for name in resting if name in before}
+    return Switched({**found.variants, **kept}, found.held or f"FeatureFlag {resting[0]}: {why[resting[0]]}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class FlagReconciler:
     def converge(self, resource: Resource) -> float | None:
         """Tells the variant of each point, and whether its document carries it. Gives seconds until the next look."""
         self.journal.deliver(resource)
+        if why := not_counted(self.ports, resource):
+            return rest(self.ports, resource, why)
         known, resource = resource, self._recorded(resource)
         if resource.spec["suspend"]:
             if resource is not known:

@@ -14,6 +14,7 @@ from knhk.model.faults import Fault, Refused
 from knhk.model.resource import Resource
 from knhk.model.times import rfc3339
 from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, say, write_status
+from knhk.reconcilers.counting import is_resting
 from knhk.reconcilers.lowering import plan_of
 from knhk.reconcilers.plans import Plans, digests_of, facts_of
 
@@ -36,7 +37,7 @@ class HookReconciler:
         if resource.spec["suspend"]:
             return None
         told = {name: resource.status[name] for name in _TOLD if name in resource.status}
-        if resource.status.get("observedGeneration") != resource.generation:
+        if resource.status.get("observedGeneration") != resource.generation or is_resting(resource):
             try:
                 told = index_of(resource)
             except Refused as refused:

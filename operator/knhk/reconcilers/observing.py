@@ -23,7 +23,7 @@ from knhk.reconcilers.documents import order_of, published, salt_of
 from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.hooks import is_indexed
 from knhk.reconcilers.plans import Plans
-from knhk.reconcilers.points import owner_of
+from knhk.reconcilers.points import owner_of, untold
 from knhk.reconcilers.provenance import authors_of
 from knhk.reconcilers.revisions import abort_asked, denied
 from knhk.reconcilers.schemas import is_accepted
@@ -108,15 +108,17 @@ class Observer:
             point = point_of(self.ports, pack.namespace, row["point"])
             if point is None:
                 return f"EnforcementPoint {pack.namespace}/{row['point']} must be there; apply it"
+            if why := untold(self.ports, point):
+                return f"EnforcementPoint {pack.namespace}/{row['point']} must count first: {why}"
             owner = owner_of(self.ports, point)
             if owner is not None and owner.name != pack.name:
                 return f"EnforcementPoint {pack.namespace}/{row['point']} must be free: PolicyPack {owner.name} has it"
         return ""
 
     def _mine(self, pack: Resource) -> list[Resource]:
-        """Points that the spec targets, that are there and that no other pack has."""
+        """Points that the spec targets, that are there, that are told anything and that no other pack has."""
         found = (point_of(self.ports, pack.namespace, row["point"]) for row in pack.spec["targets"])
-        owned = ((point, owner_of(self.ports, point)) for point in found if point is not None)
+        owned = ((point, owner_of(self.ports, point)) for point in found if point is not None and not untold(self.ports, point))
         return [point for point, owner in owned if owner is None or owner.name == pack.name]
 
     def look(self, pack: Resource, phase: Phase) -> Seen:

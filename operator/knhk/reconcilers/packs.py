@@ -54,7 +54,7 @@ from knhk.reconcilers.context import (
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
-from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls
+from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls, untold
 from knhk.reconcilers.provenance import source_of, unmerged
 from knhk.reconcilers.retention import Retention
 from knhk.reconcilers.revisions import (
@@ -537,7 +537,7 @@ class PackReconciler:
         errors: list[Exception] = []
         for name in sorted({*pack.status["revision"]["points"], *before}):
             point = point_of(self.ports, pack.namespace, name)
-            if point is None:
+            if point is None or untold(self.ports, point):
                 continue
             try:
                 owner = owner_of(self.ports, point)  # it may be another pack, whose document never comes before its events

@@ -17,7 +17,9 @@ from knhk.ports.fleet import SILENT_AFTER_S
 from knhk.ports.placement import Placed
 from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.context import Journal, Ordered, Ports, remembered, say, write_status
-from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says
+from knhk.reconcilers.counting import REASON as NOT_MERGED
+from knhk.reconcilers.counting import not_counted, rest
+from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says, told
 from knhk.reconcilers.flags import switched_at
 from knhk_templates.envoy import attribute_sources
 
@@ -124,15 +126,20 @@ def data_of(ports: Ports, point: str, name: str) -> dict[str, Any] | None:
     try:
         bundle = ports.store.get(Key("DataBundle", point.partition("/")[0], name))
     except NotFound:
-        before: Mapping[str, Any] = (published(ports, point) or {}).get("data") or {}
-        return dict(before) if before.get("name") == name else None
-    return {"name": name, "digest": bundle.status["image"]} if "image" in bundle.status else None
+        return _data_before(ports, point, name)
+    return {"name": name, "digest": bundle.status["image"]} if "image" in bundle.status else _data_before(ports, point, name)
+
+
+def _data_before(ports: Ports, point: str, name: str) -> dict[str, Any] | None:
+    """The bundle as the point has it."""
+    before: Mapping[str, Any] = (told(ports, point) or {}).get("data") or {}
+    return dict(before) if before.get("name") == name else None
 
 
 def bootstrap_of(ports: Ports, resource: Resource) -> bytes | None:
-    """What Envoy of the point is to start with; None where that stays as it was published last: the point is suspended and runs, or
-    cannot be placed as its spec says."""
-    if runs_suspended(ports, resource):
+    """What Envoy of the point is to start with; None where that stays as it was published last: the point is suspended and runs, does
+    not count, or cannot be placed as its spec says."""
+    if not_counted(ports, resource) or runs_suspended(ports, resource):
         return None
     try:
         return ports.placement.bootstrap(f"{resource.namespace}/{resource.name}", resource.spec)
@@ -141,9 +148,12 @@ def bootstrap_of(ports: Ports, resource: Resource) -> bytes | None:
 
 
 def runs_suspended(ports: Ports, resource: Resource) -> bool:
-    """Whether the point runs on as it was, whatever its spec says by now."""
-    suspended = bool(resource.spec.get("suspend")) and "address" in resource.status
-    return suspended and f"{resource.namespace}/{resource.name}" in ports.placement.placed()
+    """Whether the point runs on as it was, whatever its spec says by now, because it is suspended."""
+    return bool(resource.spec.get("suspend")) and _runs(ports, resource)
+
+
+def _runs(ports: Ports, resource: Resource) -> bool:
+    return "address" in resource.status and f"{resource.namespace}/{resource.name}" in ports.placement.placed()
 
 
 def _bootstrap_digest(ports: Ports, resource: Resource) -> str | None:
@@ -157,7 +167,7 @@ def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> As
     """What the point must run by the status of the pack that has it. The same status gives the same assignment; the spec, which may
     be refused yet, has no say."""
     point = f"{resource.namespace}/{resource.name}"
-    base = Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)), _bootstrap_digest(ports, resource))
+    base = _base(ports, resource)
     if pack is None:
         return base
     live, revision = pack.status.get("live") or {}, pack.status.get("revision", {})
@@ -191,6 +201,23 @@ def stage_at(revision: Mapping[str, Any], point: str) -> int:
     return next((index for index, row in enumerate(revision.get("stages", ())) if point in row["points"]), 0)
 
 
+def untold(ports: Ports, resource: Resource) -> str:
+    """Why a point is told nothing, for people: it does not count, and nothing is known that it was told before. Empty for all others."""
+    why = not_counted(ports, resource)
+    return why if why and told(ports, f"{resource.namespace}/{resource.name}") is None else ""
+
+
+def _base(ports: Ports, resource: Resource) -> Assignment:
+    """What the point is told of itself; of one that does not count, what it was told last. Raises Waiting while it is told nothing."""
+    point = f"{resource.namespace}/{resource.name}"
+    if why := not_counted(ports, resource):
+        before = told(ports, point)
+        if before is None:
+            raise Waiting(NOT_MERGED, f"{point}: {why}", LOOK_AGAIN_S)
+        return Assignment(point, before["baseline"], before["pointConfig"], before.get("bootstrap"))
+    return Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)), _bootstrap_digest(ports, resource))
+
+
 def _reference(pack: Resource, revision: Mapping[str, Any]) -> dict[str, Any]:
     more = {"durability": revision["durability"]} if "durability" in revision else {}
     return pack_reference(pack.namespace, pack.name, revision["version"], revision["digest"]) | more
@@ -214,22 +241,25 @@ class PointReconciler:
         be placed as it should still gets its pack back. Gives seconds until the next look."""
         ports = self.ports
         point = f"{resource.namespace}/{resource.name}"
+        if why := untold(ports, resource):
+            return rest(ports, resource, why)
+        why = not_counted(ports, resource)
         pack = owner_of(ports, resource)
         if pack is not None:
             self.journal.deliver(pack)  # a document never comes before the event that its status speaks of
         wanted = assignment_of(ports, resource, pack)
         ports.fleet.publish_keys(point, ports.signer.keys_json())
         resource = self.bring(resource, wanted, "PointChanged")
-        untold = self._consents(resource)
+        stale = self._consents(resource)
         try:
-            placed = self._placed(resource)
+            placed = self._placed(resource, why)
         except Stalled as stalled:
             write_status(ports, resource, self._kept(resource), False, stalled.reason, str(stalled))
             return LOOK_AGAIN_S * 10
         except Waiting as waiting:
             write_status(ports, resource, self._kept(resource), None, waiting.reason, str(waiting))
             return waiting.retry_after_s
-        self._tell(resource, wanted, placed.address, (*placed.trouble, *untold))
+        self._tell(resource, wanted, replace(placed, trouble=(*placed.trouble, *stale)), why)
         return LOOK_AGAIN_S
 
     def _consents(self, resource: Resource) -> tuple[str, ...]:
@@ -240,9 +270,11 @@ class PointReconciler:
             return (f"consents go stale: {error}",)
         return ()
 
-    def _placed(self, resource: Resource) -> Placed:
-        """Lets the point run as its spec says; one that is suspended, and runs, runs on as it was."""
-        if runs_suspended(self.ports, resource):
+    def _placed(self, resource: Resource, why: str) -> Placed:
+        """Lets the point run as its spec says; one that is suspended, or does not count (`why`), and runs, runs on as it was."""
+        if why and not _runs(self.ports, resource):
+            raise Waiting(NOT_MERGED, why, LOOK_AGAIN_S)
+        if why or runs_suspended(self.ports, resource):
             return Placed(resource.status["address"])
         return self.ports.placement.ensure(f"{resource.namespace}/{resource.name}", resource.spec)
 
@@ -268,7 +300,9 @@ class PointReconciler:
 
     def _hand(self, resource: Resource, wanted: Assignment) -> None:
         """What the document signs goes before it, and not before its event is in the log: agents refuse a document for other files."""
-        self.ports.fleet.publish_config(wanted.point, point_config(resource))
+        config = point_config(resource)
+        if sha256_hex(config) == wanted.config:
+            self.ports.fleet.publish_config(wanted.point, config)
         bootstrap = bootstrap_of(self.ports, resource)
         if bootstrap and sha256_hex(bootstrap) == wanted.bootstrap:
             self.ports.fleet.publish_bootstrap(wanted.point, bootstrap)
@@ -294,9 +328,10 @@ class PointReconciler:
     def _kept(self, resource: Resource) -> dict[str, Any]:
         return {k: v for k, v in resource.status.items() if k not in ("conditions", "observedGeneration")}
 
-    def _tell(self, resource: Resource, wanted: Assignment, address: str, trouble: tuple[str, ...]) -> None:
+    def _tell(self, resource: Resource, wanted: Assignment, placed: Placed, why: str) -> None:
+        """`why` it does not count; empty when it does."""
         stats, silence = self._heard(wanted.point)
-        trouble = (*trouble, *silence)
+        address, trouble = placed.address, (*placed.trouble, *silence)
         document = published(self.ports, wanted.point) or {}
         status: dict[str, Any] = {"address": address, "mode": wanted.mode, "weight": wanted.weight, "epoch": document.get("epoch", 0)}
         for name, pack in (("stable", wanted.stable), ("candidate", wanted.candidate), ("data", wanted.data)):
@@ -316,7 +351,7 @@ class PointReconciler:
         outliers = [{"name": wanted.point, "reason": line[:512]} for line in trouble] + self._drift(wanted.point, stats, document)
         if outliers:
             status["outliers"] = outliers[:20]
-        ready, reason, message = self._readiness(stats, document, outliers)
+        ready, reason, message = (None, NOT_MERGED, why) if why else self._readiness(stats, document, outliers)
         was = ready_of(resource.status).get("reason", "")
         drifted = reason == DRIFTED != was
         if drifted:

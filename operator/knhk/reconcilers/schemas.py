@@ -12,6 +12,7 @@ from knhk.model.faults import Fault, NotFound, Refused
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, say, write_status
+from knhk.reconcilers.counting import not_counted
 from knhk.reconcilers.plans import Plans
 from knhk_gen.schema import Schema, read
 from knhk_gen.schema_diff import Effect, SchemaChange, compare
@@ -81,8 +82,15 @@ class SchemaReconciler:
                 must = f"must be a version of {resource.spec['ontology']}"
                 raise Refused([Fault(f"{resource.key} spec.previous", f"{name} of {current.spec['ontology']}", must)])
             found.append(current)
-        late = next((f"SchemaVersion {one.namespace}/{one.name} must be accepted first" for one in found if not is_accepted(one)), "")
-        return tuple(found), late
+        return tuple(found), next(filter(None, map(self._late, found)), "")
+
+    def _late(self, before: Resource) -> str:
+        """Why nothing is compared with a version yet; empty when it can be. What it says must be what was accepted."""
+        name = f"SchemaVersion {before.namespace}/{before.name}"
+        if not is_accepted(before):
+            return f"{name} must be accepted first"
+        why = not_counted(self.ports, before)
+        return f"{name} must count first: {why}" if why else ""
 
     def _judge(self, resource: Resource, before: Sequence[Resource]) -> float:
         ports = self.ports

@@ -1,0 +1,42 @@
+"""What counts where only merged commits do: of an object that was changed by hand, what it said before."""
+
+from __future__ import annotations
+
+from knhk.api.conditions import ready_of
+from knhk.model.faults import NotFound, Waiting
+from knhk.model.resource import Resource
+from knhk.reconcilers.context import Ports, say, write_status
+from knhk.reconcilers.provenance import unmerged
+
+REASON = "NotMerged"
+RESTS = ("DataBundle", "SchemaVersion", "HookRegistry")  # nothing is made of them until they are merged
+LOOK_AGAIN_S = 0.5
+
+
+def is_resting(resource: Resource) -> bool:
+    """Whether its status says that it does not count; what else the status says is of what it said before."""
+    return bool(ready_of(resource.status).get("reason") == REASON)
+
+
+def not_counted(ports: Ports, resource: Resource) -> str:
+    """Why what an object says does not count yet, for people; empty when it does. What counted once, as it is, goes on counting: neither
+    a label that is set later nor a row that an administrator takes away stops what runs. While nobody can tell, nothing new counts."""
+    ready = ready_of(resource.status)
+    if ready.get("observedGeneration") == resource.generation and not is_resting(resource):
+        return ""
+    try:
+        if not ports.namespaces.requires_merged_commit(resource.namespace):
+            return ""
+    except (Waiting, NotFound) as error:
+        return str(error)
+    why = unmerged(ports.store, ports.trusts, resource)
+    return f"namespace {resource.namespace} takes only what a merged commit says: {why}; what it said before stays" if why else ""
+
+
+def rest(ports: Ports, resource: Resource, why: str) -> float:
+    """Tells that it does not count; what else its status says stays. Gives seconds until the next look."""
+    if not is_resting(resource):
+        say(ports, resource.key, REASON, why, warning=True)
+    kept = {name: value for name, value in resource.status.items() if name not in ("conditions", "observedGeneration")}
+    write_status(ports, resource, kept, None, REASON, why)
+    return LOOK_AGAIN_S

@@ -1,0 +1,221 @@
+"""Where only merged commits count, nothing does that a person changed by hand: what it said before stays, and the condition says why."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from git_repo import Repo
+from policy_house import DATA, OWNER, POINT, House
+from rollout_world import PACK, bundle, pack, payload, point
+
+from knhk.api import parse
+from knhk.model.canonical import canonical
+from knhk.model.faults import NotFound
+from knhk.model.resource import Key
+
+pytestmark = pytest.mark.slow
+EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
+FLAG = Key("FeatureFlag", "erp", "canary")
+
+
+def flag(default: str) -> str:
+    spec = f"{{pack: orders, variants: {{'on': true, 'off': false}}, defaultVariant: '{default}'}}"
+    return f"apiVersion: knhk.dev/v1alpha1\nkind: FeatureFlag\nmetadata: {{name: canary, namespace: erp}}\nspec: {spec}\n"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """All of it merged, and 1.0.0 live."""
+    made = House(Repo(tmp_path / "repo" / "erp" / "policies"), tmp_path)
+    made.world.merged_only = frozenset({"erp"})
+    made.world.start()
+    made.repo.commit({"point.yaml": point(), "roles.yaml": bundle(), "pack.yaml": pack("1.0.0", bundles="{name: roles}")})
+    made.follow()
+    made.until_live()
+    made.world.run(4)
+    return made
+
+
+def by_hand(house: House, text: str) -> Key:
+    """As somebody does who may write the object: labels and annotations stay as the repository gave them."""
+    (resource,) = parse(text, "hand.yaml")
+    try:
+        before = house.world.get(resource.key)
+        resource = replace(resource, labels=before.labels, annotations=before.annotations)
+    except NotFound:
+        pass  # it is new
+    house.world.store.apply(resource)
+    return resource.key
+
+
+def stops(house: House, key: Key, *, by: str = "it was applied by hand") -> None:
+    house.world.until(lambda: reason(house, key) == "NotMerged")
+    house.world.run(20)
+    told = house.world.ready(key)
+    assert (told["status"], told["reason"]) == ("Unknown", "NotMerged")
+    assert f"namespace erp takes only what a merged commit says: {by}" in told["message"]
+
+
+def reason(house: House, key: Key) -> str:
+    rows = house.world.get(key).status.get("conditions", ())
+    return next((str(row["reason"]) for row in rows if row["type"] == "Ready"), "")
+
+
+def document(house: House) -> dict[str, Any]:
+    return house.world.document()
+
+
+def test_data_changed_by_hand_reaches_no_point(house: House) -> None:
+    before = document(house)["data"]
+    stops(house, by_hand(house, bundle(9)))
+    assert document(house)["data"] == before
+    house.world.store.delete(DATA)
+    stops(house, by_hand(house, bundle(9)))
+    assert document(house)["data"] == before
+    house.repo.commit({"roles.yaml": bundle(9)})
+    house.world.store.delete(DATA)
+    house.pulled()
+    house.world.until(lambda: document(house)["data"] != before)
+    assert reason(house, DATA) == "Published"
+
+
+def test_a_point_changed_by_hand_stays_as_it_was_and_a_rollback_still_reaches_it(house: House) -> None:
+    before, placed = document(house), house.world.placement.running["erp/p1"]
+    opened = point(baseline="Admit").replace("port: 8080", "port: 8099")
+    stops(house, by_hand(house, opened))
+    after = document(house)
+    assert {name: after[name] for name in ("baseline", "pointConfig")} == {name: before[name] for name in ("baseline", "pointConfig")}
+    assert house.world.placement.running["erp/p1"] == placed
+    house.world.bad = frozenset({"2.0.0"})
+    house.repo.commit({"pack.yaml": pack("2.0.0", bundles="{name: roles}", constraint="sh:minCount 2")})
+    house.pulled()
+    house.world.until_phase("RolledBack", "2.0.0")
+    assert (document(house)["stable"]["version"], document(house)["candidate"], document(house)["baseline"]) == ("1.0.0", None, "Deny")
+    assert reason(house, POINT) == "NotMerged"
+    house.repo.commit({"point.yaml": opened})
+    house.pulled()
+    house.world.until(lambda: document(house)["baseline"] == "Admit")
+    house.world.until(lambda: reason(house, POINT) == "Running")
+    assert house.world.placement.running["erp/p1"] != placed
+
+
+def test_a_point_made_by_hand_is_not_placed_and_no_pack_starts_there(house: House) -> None:
+    key = by_hand(house, point("p2"))
+    stops(house, key)
+    assert "erp/p2" not in house.world.placement.running
+    house.repo.commit({"pack.yaml": pack("1.1.0", constraint="sh:minCount 1 ; sh:maxCount 9", targets="{point: p2}")})
+    house.pulled()
+    house.world.until(lambda: "EnforcementPoint erp/p2 must count first" in house.world.ready(PACK)["message"])
+    house.repo.commit({"p2.yaml": point("p2")})
+    house.world.store.update(replace(house.world.get(key), labels={OWNER: "erp.policies"}))
+    house.pulled()
+    house.world.until_phase("Live", "1.1.0")
+
+
+def test_a_flag_changed_by_hand_lets_no_canary_go(house: House) -> None:
+    house.repo.commit({"flag.yaml": flag("off"), "pack.yaml": pack("1.1.0", bundles="{name: roles}", constraint="sh:minCount 2")})
+    house.pulled()
+    house.world.until(lambda: house.world.ready(PACK)["reason"] == "Held")
+    stops(house, by_hand(house, flag("on")))
+    assert house.world.ready(PACK)["reason"] == "Held"
+    assert (document(house)["mode"], document(house)["flags"]) == ("Shadow", {"canary": "off"})
+    house.repo.commit({"flag.yaml": flag("on")})
+    house.pulled()
+    house.world.until_phase("Live", "1.1.0")
+
+
+@pytest.mark.parametrize("name", ["invoice-schema", "finance-hooks"])
+def test_schemas_and_hooks_made_by_hand_are_nothing_to_build_with(house: House, name: str) -> None:
+    text = (EXAMPLES / f"{name}.yaml").read_text().partition("\n---")[0] + "\n"
+    key = by_hand(house, text)
+    stops(house, key)
+    assert not {"accepted", "digest"} & house.world.get(key).status.keys()
+    house.repo.commit({"made.yaml": text})
+    house.world.store.update(replace(house.world.get(key), labels={OWNER: "erp.policies"}))
+    house.pulled()
+    house.world.until(lambda: house.world.ready(key)["status"] == "True")
+
+
+def test_hooks_changed_by_hand_are_not_indexed_until_they_are_merged(house: House) -> None:
+    text = (EXAMPLES / "finance-hooks.yaml").read_text()
+    house.repo.commit({"hooks.yaml": text})
+    house.pulled()
+    key = Key("HookRegistry", "erp", "finance-hooks")
+    house.world.until(lambda: reason(house, key) == "Indexed")
+    before = house.world.get(key).status["digest"]
+    changed = text.replace("sh:minInclusive 0", "sh:minInclusive 1")
+    stops(house, by_hand(house, changed))
+    assert house.world.get(key).status["digest"] == before
+    house.repo.commit({"hooks.yaml": changed})
+    house.pulled()
+    house.world.until(lambda: reason(house, key) == "Indexed")
+    assert house.world.get(key).status["digest"] != before
+
+
+def test_a_point_changed_by_hand_escapes_no_flag(house: House) -> None:
+    """A flag may look at what a point says of itself, its region for one: who may write that lets no canary go."""
+    careful = flag("on").replace("'on'}\n", "'on', targeting: [{var: region, values: [local], variant: 'off'}]}\n")
+    house.repo.commit({"flag.yaml": careful, "pack.yaml": pack("1.1.0", bundles="{name: roles}", constraint="sh:minCount 2")})
+    house.pulled()
+    house.world.until(lambda: house.world.ready(PACK)["reason"] == "Held")
+    stops(house, by_hand(house, point().replace("  mode: Sidecar", "  mode: Sidecar\n  region: elsewhere")))
+    assert (document(house)["mode"], document(house)["flags"]) == ("Shadow", {"canary": "off"})
+
+
+def test_what_counted_before_goes_on_counting(tmp_path: Path) -> None:
+    """Neither a label that is set later, nor a row that is taken away, stops what runs."""
+    house = House(Repo(tmp_path / "repo"), tmp_path)
+    house.world.apply(point(), bundle(), flag("on"), pack("1.0.0", bundles="{name: roles}"))
+    house.until_live()
+    house.world.run(8)
+    house.world.merged_only = frozenset({"erp"})
+    house.world.start()
+    house.world.run(20)
+    assert [reason(house, key) for key in (POINT, DATA, FLAG)] == ["Running", "Published", "Evaluated"]
+    assert house.world.get(PACK).status["revision"]["phase"] == "Live"
+
+
+def test_a_point_of_which_nothing_is_known_any_more_is_told_nothing(house: House) -> None:
+    """Not what a person wrote into it, nor what somebody wrote to where documents lie: only what was signed is signed again."""
+    stops(house, by_hand(house, point(baseline="Admit")))
+    forged = {**document(house), "baseline": "Admit"}
+    kind = "application/vnd.knhk.rollout.v1+json"
+    told = {"payload": b64encode(canonical(forged)).decode(), "payloadType": kind, "signatures": []}
+    house.world.fleet.documents["erp/p1"] = canonical(told)
+    house.world.run(20)
+    assert not [1 for name, handed in house.world.fleet.handed if name == "erp/p1" and payload(handed)["baseline"] == "Admit"]
+    house.world.fleet.documents.clear()
+    house.world.annotate(PACK, abort="now")
+    house.world.run(20)
+    assert house.world.fleet.documents == {}
+    house.repo.commit({"point.yaml": point(baseline="Admit")})
+    house.pulled()
+    house.world.until(lambda: "erp/p1" in house.world.fleet.documents)
+    house.world.until(lambda: document(house)["stable"] is not None)
+    assert document(house)["baseline"] == "Admit"
+
+
+def test_turning_a_flag_off_by_hand_stops_a_canary_at_once(house: House) -> None:
+    """The switch for emergencies needs no merge: a flag that does not count holds, a new one too."""
+    house.world.traffic = 1
+    house.repo.commit({"pack.yaml": pack("1.1.0", bundles="{name: roles}", constraint="sh:minCount 2")})
+    house.pulled()
+    house.world.until(lambda: document(house)["mode"] == "Canary")
+    by_hand(house, flag("off"))
+    house.world.until(lambda: document(house)["mode"] == "Shadow")
+    house.world.start()  # whoever leads next knows it, too
+    house.world.run(20)
+    assert (document(house)["mode"], house.world.ready(PACK)["reason"]) == ("Shadow", "Held")
+    house.world.store.delete(FLAG)
+    house.world.until(lambda: document(house)["mode"] == "Canary")
+
+
+def test_what_a_key_signed_that_was_replaced_is_still_what_a_point_was_told(house: House) -> None:
+    house.world.signer.turn("rollout")
+    stops(house, by_hand(house, point(baseline="Admit")))
+    assert document(house)["baseline"] == "Deny"
+    assert house.world.signer.keyid("rollout").encode() in house.world.fleet.documents["erp/p1"]
