@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,11 +64,10 @@ FIRST, SECOND = Rolling(0, Arm.CANARY, 0), Rolling(0, Arm.CANARY, 1)
 def facts(rolling: Rolling, ids: tuple[str, ...], wave: int | None, pairs: int = 0, denials: int = 0) -> Facts:
     """A canary step at one point of these pods, published with this bound."""
     stats = PairStats("a", "b", pairs, pairs, any=Counts(denials, 0), covered=pairs)
-    found = Facts(
+    return told(Facts(
         Phase.ROLLING, "sha256:" + "b" * 64, SPEC, now_ns=NS, entered_ns=0, rolling=rolling,
         stats={"erp/orders": stats}, instances={"erp/orders": Instances(SALT, ids)}, waves={} if wave is None else {"erp/orders": wave},
-    )  # fmt: skip
-    return replace(found, published={order.point: order for order in orders(found)})
+    ))  # fmt: skip
 
 
 def test_a_step_says_in_which_pods_it_is() -> None:
@@ -98,11 +98,56 @@ def test_a_wave_whose_pod_went_takes_the_next_one_in() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "wave"),
-    [(UIDS, BOUNDS[0]), (UIDS, BOUNDS[2]), (UIDS[:2], BOUNDS[1]), ((), BOUNDS[0])],
-    ids=["as drawn", "more than it needs", "pods outside went", "nobody is known"],
+    [(UIDS, BOUNDS[0]), (UIDS, BOUNDS[1]), (UIDS[:2], BOUNDS[1]), ((), BOUNDS[0]), ((), BOUNDS[3])],
+    ids=["as drawn", "twice what it needs", "pods outside went", "nobody is known", "nobody is known of a large one"],
 )
-def test_it_never_lets_one_go_and_draws_from_nobody(ids: tuple[str, ...], wave: int) -> None:
+def test_what_comes_and_goes_in_between_moves_no_bound(ids: tuple[str, ...], wave: int) -> None:
     assert isinstance(decide(facts(FIRST, ids, wave)), Wait)
+
+
+def test_a_wave_that_was_drawn_while_others_were_away_goes_back_when_they_come() -> None:
+    """A hundred pods, scaled in to the one at 0.9 and out again, in a step of 1 %."""
+    uids = sorted((f"uid-{i}" for i in range(100)), key=lambda uid: position(SALT, uid))
+    spec = replace(SPEC, stages=(replace(SPEC.stages[0], steps=(Step(5, 100, wave=1),)),))
+    alone = replace(facts(FIRST, (uids[90],), None), spec=spec)
+    grown = played(alone)
+    assert grown.waves == {"erp/orders": position(SALT, uids[90]) + 1}
+    back = played(replace(grown, instances={"erp/orders": Instances(SALT, tuple(uids))}))
+    assert back.waves == {"erp/orders": position(SALT, uids[0]) + 1}
+
+
+@pytest.mark.parametrize(
+    "stopped", [{"spec": replace(SPEC, suspend=True)}, {"held": {"erp/orders": "a flag is off"}}], ids=["suspended", "held"]
+)
+def test_what_waits_lets_pods_go_and_takes_none_in(stopped: dict[str, Any]) -> None:
+    large, small = (replace(found, **stopped) for found in (facts(FIRST, UIDS, BOUNDS[3]), facts(FIRST, UIDS[1:], BOUNDS[0])))
+    assert decide(told(large)) == Draw({"erp/orders": BOUNDS[0]})
+    assert isinstance(decide(told(small)), Wait)
+
+
+def told(found: Facts) -> Facts:
+    """The facts when documents say what they should."""
+    return replace(found, published={order.point: order for order in orders(found)})
+
+
+def played(found: Facts) -> Facts:
+    """The facts after what is drawn of them, which is drawn once."""
+    action = decide(found)
+    if isinstance(action, Draw):
+        found = told(replace(found, waves=action.waves))
+        action = decide(found)
+    assert isinstance(action, Wait)
+    return found
+
+
+@given(st.lists(st.sets(st.uuids().map(str), max_size=40), min_size=1, max_size=6), st.integers(1, 99))
+def test_whatever_pods_come_and_go_a_wave_has_its_share_and_at_most_twice_as_many(days: list[set[str]], percent: int) -> None:
+    spec = replace(SPEC, stages=(replace(SPEC.stages[0], steps=(Step(5, 100, wave=percent),)),))
+    now = replace(facts(FIRST, (), 0), spec=spec)
+    for pods in days:
+        now = played(replace(now, instances={"erp/orders": Instances(SALT, tuple(pods))}))
+        inside = sum(is_in(SALT, pod, now.waves["erp/orders"]) for pod in pods)
+        assert size(percent, len(pods)) <= inside <= 2 * size(percent, len(pods))
 
 
 def test_a_wave_is_judged_as_any_step_and_rolled_back_before_it_is_drawn_anew() -> None:

@@ -18,6 +18,7 @@ from knhk.model.canonical import sha256_hex
 from knhk.model.phases import WORKING, Phase
 from knhk.model.resource import Key, Resource
 from knhk.model.times import from_rfc3339_ns
+from knhk.model.waves import size
 
 SOON_NS = 3_600_000_000_000
 ROLLING, HELD, ENDED = "rolling", "held", "ended"
@@ -378,6 +379,22 @@ class Laws:
                 found = (document[place] or {}).get("digest")
                 if found != by.get(point):
                     yield f"{point}: {place} is {found}, packs say {by.get(point)}"
+
+    def waves(self) -> Iterator[str]:
+        """At most twice as many pods have a candidate as its wave says."""
+        percents = {
+            (f"{pack.namespace}/{name}", revision.get("digest")): revision["wave"]
+            for pack in self.house.store.list("PolicyPack").resources
+            if "wave" in (revision := pack.status.get("revision", {}))
+            for name in revision["points"]
+        }
+        for point, pods in self.pods.pods.items():
+            inside = [pod for pod in pods if pod.in_wave and pod.document is not None]
+            candidates = {(pod.document or {})["candidate"]["digest"] for pod in inside}
+            for percent in (percents[point, digest] for digest in candidates if (point, digest) in percents):
+                share = size(percent, len(pods))
+                if len(inside) > 2 * share:
+                    yield f"{point}: {len(inside)} of {len(pods)} pods are in the wave, {percent} % are {share}"
 
     def _nothing_left(self) -> Iterator[str]:
         """Nothing runs for what was deleted."""

@@ -19,6 +19,7 @@ from knhk.ports.fleet import Statistics
 
 GUARD = "shapes.S.total.minCount"
 NOTHING = "0" * 40
+SCALES = (1, 1, 2, 8)
 
 
 @lru_cache(4096)
@@ -103,6 +104,8 @@ class Pods:
     many: int
     pods: dict[str, list[Pod]] = field(default_factory=dict)
     gone: dict[str, list[Pod]] = field(default_factory=dict)
+    scaling: Random | None = None  # draws how many pods points have; None: as many as ever
+    _wanted: dict[str, int] = field(default_factory=dict)
     _made: int = 0
 
     def turn(self, requests: int, late: float, silence: float, restarts: float) -> None:
@@ -112,7 +115,10 @@ class Pods:
             self.gone.setdefault(point, []).extend(self.pods.pop(point))
         for point in sorted(running):
             pods = self.pods.setdefault(point, [])
-            while len(pods) < self.many:
+            wanted = self._wanted.get(point, self.many)
+            while len(pods) > wanted:
+                self.gone.setdefault(point, []).append(pods.pop(self.chance.randrange(len(pods))))
+            while len(pods) < wanted:
                 pods.append(self._new(point))
             if restarts and self.chance.random() < restarts:
                 self._restart(point, pods)
@@ -121,6 +127,15 @@ class Pods:
                 pod.judge(requests)
             if not silence or self.chance.random() >= silence:
                 self._tell(point, pods)
+
+    def scale(self, many: int | None = None) -> None:
+        """One point that runs has another number of pods from now on; with `many`, all have so many."""
+        if self.scaling is not None:
+            chosen = sorted(self.pods) if many is not None else [self.scaling.choice(sorted(self.pods))] if self.pods else []
+            self._wanted |= {point: many or self.scaling.choice(SCALES) for point in chosen}
+
+    def are_in_a_wave(self) -> bool:
+        return any(pod.in_wave for pods in self.pods.values() for pod in pods)
 
     def everyone(self) -> list[Pod]:
         return [pod for rows in (*self.pods.values(), *self.gone.values()) for pod in rows]

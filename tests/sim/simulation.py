@@ -20,7 +20,7 @@ from laws import Broken, Laws, broken, pack_key
 from lines import Call, SlowWorkshop, ports_of, subject_of
 from people import NAMES, People, Wish
 from rollout_world import bundle, point
-from simulated_pods import Pods, quality
+from simulated_pods import SCALES, Pods, quality
 from weather import PORTS, Weather
 
 from knhk.model.arrows import CText, PackSources
@@ -32,6 +32,7 @@ from knhk.reconcilers.controller import Controller
 
 DEEPEST = 2
 CALM_STEPS = 160
+STILL_STEPS = 16
 REQUESTS = 24
 PACES_S = (0.05, 0.25, 0.25, 1.0, 5.0)
 BUILDER_PORTS = ("compiler", "prover")
@@ -102,6 +103,8 @@ class Simulation:
         self.people = People(self.house, self.chance, points, NAMES[: weather.packs], weather.bad, self.say)
         if weather.waves:
             self.people.waving = Random(f"{self.seed} waves")
+        if weather.scaling:
+            self.pods.scaling = Random(f"{self.seed} scaling")
         if weather.switches:
             self.people.switching = Random(f"{self.seed} switches")
         self.laws = Laws(self.house, self.pods)
@@ -115,6 +118,8 @@ class Simulation:
         self._start()
         for _ in range(self.weather.steps):
             self.step()
+            if (scaling := self.pods.scaling) is not None and self.pods.are_in_a_wave() and scaling.random() < 0.7:
+                break  # to look at it
         self._calm()
 
     def step(self) -> None:
@@ -125,6 +130,8 @@ class Simulation:
             self.people.act()
         if (switching := self.people.switching) is not None and switching.random() < weather.switches:
             self.people.switch()
+        if (scaling := self.pods.scaling) is not None and scaling.random() < weather.scaling:
+            self.pods.scale()
         self._come_true()
         requests = REQUESTS if chance.random() < weather.busy else 0
         self.pods.turn(requests, weather.delay, weather.silence, weather.restarts)
@@ -144,6 +151,8 @@ class Simulation:
         self._come_true()
         if not self.operators:
             self._start()
+        if self.pods.scaling is not None:
+            self._still()
         wanted = self._last_wishes()
         left: list[tuple[str, str]] = []
         for _ in range(CALM_STEPS):
@@ -158,6 +167,18 @@ class Simulation:
             if not left:
                 return
         raise broken(left[0][0], "when all is quiet: " + "; ".join(text for _, text in left[:6]))
+
+    def _still(self) -> None:
+        """All pods come back, and no request does, so that rollouts stay where they are: each wave must fit."""
+        self.pods.scale(max(SCALES))
+        for _ in range(STILL_STEPS):
+            self.pods.turn(0, 0.0, 0.0, 0.0)
+            self._turn_all()
+            self.house.log.cover()
+            self.house.clock.ns += NS // 2
+            self._check()
+        if left := list(self.laws.waves()):
+            raise broken("waves", "when nothing moves: " + "; ".join(left))
 
     def _last_wishes(self) -> dict[str, tuple[Phase, ...]]:
         """Points and data are there, and most packs get one more version; by pack the phases in which it may come to rest."""

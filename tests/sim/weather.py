@@ -37,6 +37,7 @@ class Weather:
     busy: float
     mirrored: bool
     waves: bool = False  # whether steps are in waves of pods; never drawn: asked for by a focus
+    scaling: float = 0.0  # how often a point gets fewer pods, or more, at each step; never drawn: asked for by a focus
     switches: float = 0.0  # whether people turn flags and approve, at each step; never drawn: asked for by a focus
 
     @classmethod

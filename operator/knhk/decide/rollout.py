@@ -25,7 +25,7 @@ from knhk.model.rollout import (
     combine,
 )
 from knhk.model.trust import Authors
-from knhk.model.waves import EVERYBODY, drawn, size
+from knhk.model.waves import EVERYBODY, drawn, fits, size
 
 NS = 1_000_000_000
 ENDED = (Phase.ROLLED_BACK, Phase.ABORTED, Phase.RETIRED)
@@ -151,7 +151,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Draw:
-    """The wave of the present step has these bounds from now on, by point: pods of it have gone, or came where there were none."""
+    """The wave of the present step has these bounds from now on, by point: pods of it have gone, or many more came below its bound."""
 
     waves: Mapping[str, int]
 
@@ -375,14 +375,27 @@ def _held(case: _Case) -> Action | None:
     return Wait(None, "held", case.verdict, "; ".join(facts.held[point] for point in sorted(facts.held)))
 
 
-def _drawn(case: _Case) -> Action | None:
-    """A wave that has lost pods takes others in, so that a step goes on when its pods are drained. It never lets one go."""
+def _redrawn(case: _Case) -> dict[str, int]:
+    """Bounds of the waves of the present step that fit the pods of their points no more, by point, as they should be."""
     facts = case.facts
-    if case.stage is None or facts.rolling is None or wave_of(facts.spec, facts.rolling) == EVERYBODY:
-        return None
+    if case.stage is None or facts.rolling is None or (percent := wave_of(facts.spec, facts.rolling)) == EVERYBODY:
+        return {}
     now = waves_of(facts.spec, facts.rolling, facts.instances)
-    more = {point: below for point, below in now.items() if facts.instances[point].ids and below > facts.waves.get(point, 0)}
-    return Draw({**facts.waves, **more}) if more else None
+    seen = {point: facts.instances[point] for point in now if facts.instances[point].ids}
+    return {point: now[point] for point, one in seen.items() if not fits(one.salt, one.ids, percent, facts.waves.get(point, 0))}
+
+
+def _shrunk(case: _Case) -> Action | None:
+    """A wave that has far more pods than its share lets them go: it was drawn when others were away. Suspension and flags delay that no
+    more than they delay a rollback."""
+    less = {point: below for point, below in _redrawn(case).items() if below < case.facts.waves.get(point, 0)}
+    return Draw({**case.facts.waves, **less}) if less else None
+
+
+def _grown(case: _Case) -> Action | None:
+    """A wave that has lost pods takes others in, so that a step goes on when its pods are drained."""
+    more = _redrawn(case)
+    return Draw({**case.facts.waves, **more}) if more else None
 
 
 def _joins(case: _Case) -> Action | None:
@@ -463,9 +476,10 @@ CHECKS: tuple[Callable[[_Case], Action | None], ...] = (
     _denied,
     _unpublished,
     _rests,
+    _shrunk,
     _suspended,
     _held,
-    _drawn,
+    _grown,
     _joins,
     _start,
     _passed,

@@ -12,6 +12,7 @@ from typing import Final
 
 POSITIONS: Final = 1 << 32
 EVERYBODY: Final = 100  # percent
+MOST: Final = 2  # times its share: what a wave may have before it is drawn anew
 _DOMAIN = b"knhk-wave-v1\0"
 
 
@@ -28,6 +29,13 @@ def is_in(salt: str, instance: str, below: int) -> bool:
 def size(percent: int, instances: int) -> int:
     """How many of so many instances a wave of `percent` has: rounded up, so that it is never empty where there is one."""
     return -(-percent * instances // EVERYBODY)
+
+
+def fits(salt: str, instances: Collection[str], percent: int, below: int) -> bool:
+    """Whether a wave with that bound has its share of these instances, and no more than `MOST` times as many: what comes and goes in
+    between moves no bound."""
+    inside = sum(is_in(salt, one, below) for one in instances)
+    return size(percent, len(instances)) <= inside <= MOST * size(percent, len(instances))
 
 
 def drawn(salt: str, instances: Collection[str], percent: int) -> int:
