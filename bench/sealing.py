@@ -69,7 +69,7 @@ def run(quick: bool = False) -> Figures:
         made = _made(folder / "rings", most)
         create(folder / "keys", own, b"")
         keys = KeyStore(folder / "keys", own)
-        sealer, unsealer = Sealer(lambda: KeyStore(folder / "keys", own)), Unsealer(keys)
+        sealer, unsealer = Sealer(lambda _: KeyStore(folder / "keys", own)), Unsealer(keys)
         sealed = sealer.entries(made, ASKED)
 
         def read(entries: Entries) -> None:

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from knhk.model.faults import KnhkError
+from knhk.model.faults import KnhkError, Waiting
 from knhk_runtime.envelope import Plain, blinded, seal, tag_of, window_of, without_triples
+from knhk_runtime.locked import LockedKeys
 from knhk_runtime.outbox.records import Entries, payloads, time_of
 from knhk_runtime.record import SEALED, Record, frame, parse_observation, parse_record
 from knhk_runtime.ring.entries import Difference, Drained, RingArm, RingRecord
-from knhk_runtime.subject_keys import KeyStore, SubjectKey
+from knhk_runtime.subject_keys import KeyStore, SealingKeys, SubjectKey
 from knhk_runtime.subjects import Privacy
 from knhk_verify.errors import Bad
 
-MAX_KEYS = 65_536  # kept in memory, at some 300 bytes
+MAX_KEYS = 65_536  # kept in memory, at some 350 bytes
 _HEAD = struct.Struct(">BBHQ16s")
+
+
+Opener = Callable[[str], SealingKeys]
+"""Of a point."""
 
 
 class Sealing(NamedTuple):
@@ -65,13 +70,13 @@ class _Found:
 class Sealer:
     """Seals for one key store. Any thread."""
 
-    def __init__(self, open_store: Callable[[], KeyStore]) -> None:
-        """`open_store` is called when the first record is to be sealed."""
+    def __init__(self, open_store: Opener) -> None:
+        """`open_store` is called with a point, before the first record of it is sealed."""
         self._open_store = open_store
-        self._store: KeyStore | None = None
+        self._store: SealingKeys | None = None
         self._generation = self._seen = -1
-        self._lock = threading.Lock()
-        self._keys = dict[tuple[str, bytes, int], SubjectKey]()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._keys = LockedKeys(MAX_KEYS)
 
     def entries(self, made: Entries, asked: Sealing) -> Entries:
         """The same entries with sealed frames. Raises CannotSeal."""
@@ -82,7 +87,7 @@ class Sealer:
         """Both with sealed frames. Raises CannotSeal."""
         sealed = self.entries(made, asked)
         with self._lock:
-            tags_key = self._opened().tags_key
+            tags_key = self._opened(asked.point).tags_key
         seen = memoryview(drained.clusters).cast("Q")
         clusters = struct.pack(f"={len(seen)}Q", *(blinded(tags_key, each) for each in seen))
         discordant = tuple(_Blind(each.receipt, blinded(tags_key, each.cluster), each.arms) for each in drained.discordant)
@@ -100,17 +105,18 @@ class Sealer:
 
     def _sealed(self, frames: bytes, asked: Sealing) -> bytes:
         try:
-            store = self._opened()
+            store = self._opened(asked.point)
             found = [self._found(frames[start:end], asked.privacy, store.tags_key) for start, end in payloads(frames)]
             keys = self._keys_of(asked.point, {(each.tag, each.window) for each in found}, store)
         except (KnhkError, Bad) as error:
             raise CannotSeal(f"cannot seal for {asked.point}: {error}") from error
         return b"".join(_frame(each, keys[each.tag, each.window], store.tags_key) for each in found)
 
-    def _opened(self) -> KeyStore:
-        if self._store is None:
-            self._store = self._open_store()
-        return self._store
+    def _opened(self, point: str) -> SealingKeys:
+        with self._opening:
+            if self._store is None:
+                self._store = self._open_store(point)
+            return self._store
 
     def _found(self, payload: bytes, privacy: Privacy, tags_key: bytes) -> _Found:
         record = parse_record(payload, "record")
@@ -120,24 +126,31 @@ class Sealer:
             subject = ""
         return _Found(record, tag_of(tags_key, subject), window_of(time_of(record.observation)))
 
-    def _keys_of(self, point: str, wanted: set[tuple[bytes, int]], store: KeyStore) -> dict[tuple[bytes, int], SubjectKey]:
-        if (generation := store.generation()) != self._generation or len(self._keys) > MAX_KEYS:
+    def _keys_of(self, point: str, wanted: set[tuple[bytes, int]], store: SealingKeys) -> dict[tuple[bytes, int], SubjectKey]:
+        if (generation := store.generation()) != self._generation:
             self._keys.clear()
             self._generation = generation
-        lacking = {each for each in wanted if (point, *each) not in self._keys}
-        for each, key in (store.keys_for(point, lacking) if lacking else {}).items():
-            self._keys[(point, *each)] = key
-        return {each: self._keys[(point, *each)] for each in wanted}
+        found = {each: self._keys.get((point, *each)) for each in wanted}
+        if lacking := [each for each, key in found.items() if key is None]:
+            for each, key in store.keys_for(point, lacking).items():
+                self._keys.put((point, *each), key)
+                found[each] = key
+        return {each: key for each, key in found.items() if key is not None}
 
-    def moved(self) -> bool:
-        """Whether keys were destroyed since the last look. Raises as KeyStore does."""
-        with self._lock:
-            before, self._seen = self._seen, self._opened().generation()
+    def moved(self, point: str) -> bool:
+        """Whether keys were destroyed since the last look, as far as that is known; asks nobody who may be slow. One thread. Raises as
+        KeyStore, but for Waiting."""
+        try:
+            before, self._seen = self._seen, self._opened(point).generation()
+        except Waiting:
+            return False
         return before not in (-1, self._seen)
 
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
+        with self._lock:
+            self._keys.close()
 
 
 def _frame(found: _Found, key: SubjectKey, tags_key: bytes) -> bytes:
@@ -155,8 +168,8 @@ def _frame(found: _Found, key: SubjectKey, tags_key: bytes) -> bytes:
     return frame(b"".join(parts))
 
 
-def store_opener(folder: Path, store_key: Path) -> Callable[[], KeyStore]:
+def store_opener(folder: Path, store_key: Path) -> Opener:
     """Opens a key store with its own key from a file, which its owner alone may read."""
     from knhk_runtime.keyfile import read_private
 
-    return lambda: KeyStore(folder, read_private(store_key, "the key of the key store"))
+    return lambda _: KeyStore(folder, read_private(store_key, "the key of the key store"))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from knhk.model.faults import Corrupt, Stalled, Waiting
 from knhk_runtime.envelope import KEY, KEY_ID, unwrap, wrap
@@ -38,6 +38,24 @@ class SubjectKey:
 
     id: bytes
     key: bytes
+
+
+class SealingKeys(Protocol):
+    """What an agent seals with: a key store of this machine, or a key service. Any thread. What `keys_for` gives is durable. Raises Waiting
+    when it cannot be had now, Stalled for what a person must mend, Corrupt for what was altered."""
+
+    @property
+    def tags_key(self) -> bytes: ...
+
+    def generation(self) -> int:
+        """Grows with each destruction: whoever keeps keys in memory forgets them when it moved. Returns at once."""
+        ...
+
+    def keys_for(self, point: str, wanted: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int], SubjectKey]:
+        """The keys of (tag, window) at a point; those that are missing are made."""
+        ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -82,8 +100,8 @@ def wrapped_store_key(folder: Path) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def create(folder: Path, store_key: bytes, wrapped: bytes) -> None:
-    """Makes a key store; one that another process made meanwhile stays. Raises as `wrapped_store_key`."""
+def create(folder: Path, store_key: bytes, wrapped: bytes, tags_key: bytes | None = None) -> None:
+    """Makes a key store; one that another process made meanwhile stays. `tags_key`: None: one of its own. Raises as `wrapped_store_key`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _told(folder):
         os.close(os.open(store_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -91,7 +109,7 @@ def create(folder: Path, store_key: bytes, wrapped: bytes) -> None:
         try:
             db.execute("BEGIN IMMEDIATE")
             db.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (wrapped,))
-            db.execute("INSERT OR IGNORE INTO meta VALUES ('tags', ?)", (wrap(store_key, b"tags", os.urandom(KEY)),))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('tags', ?)", (wrap(store_key, b"tags", tags_key or os.urandom(KEY)),))
             db.execute("INSERT OR IGNORE INTO meta VALUES ('generation', 0)")
             db.execute("COMMIT")
         finally:

@@ -93,10 +93,12 @@ class Options:
     instance: str = ""
     subject_keys: Path | None = None  # the folder of the key store, and the file of its own key: for points with privacy
     store_key: Path | None = None
+    keys: str | None = None  # or the key service in their place
+    keys_token: Path | None = None
 
     @property
     def seals(self) -> bool:
-        return self.subject_keys is not None and self.store_key is not None
+        return self.keys is not None or (self.subject_keys is not None and self.store_key is not None)
 
 
 def root_key(path: Path) -> bytes:
@@ -199,6 +201,22 @@ def sequencer_of(options: Options, courier: Courier | None) -> Path | Https:
     return options.sequencer_socket
 
 
+def sealer_of(options: Options) -> Sealer | None:
+    """Who seals records at points with privacy; None for an agent that cannot. Raises Stalled."""
+    if options.keys is not None:
+        if options.keys_token is None or options.ca_file is None:
+            raise Stalled("Options", "--keys: must have --keys-token and --ca-file beside it")
+        from knhk_runtime.courier.identity import Identity
+        from knhk_runtime.remote_keys import RemoteKeys
+
+        identity = Identity(options.keys_token, options.ca_file, Folders(options.point_dir).state)
+        server = Https.of(options.keys, identity.trusting)
+        return Sealer(lambda point: RemoteKeys(server, identity.authorization, point))
+    if options.subject_keys is not None and options.store_key is not None:
+        return Sealer(store_opener(options.subject_keys, options.store_key))
+    return None
+
+
 def check_once(options: Options) -> dict[str, Any]:
     """Verifies what is desired and fetches it, writing nothing. Raises Refused and Corrupt."""
     folders, now = Folders(options.point_dir), datetime.now(UTC)
@@ -272,7 +290,7 @@ class Agent:
             options.instance,
             seals=options.seals,
         )
-        self._sealer = Sealer(store_opener(options.subject_keys, options.store_key)) if options.subject_keys and options.store_key else None
+        self._sealer = sealer_of(options)
         self._adopt: Callable[[Parked], None] = lambda parked: None
         self._boot = secrets.token_hex(8)
         self._acked_before = 0
@@ -450,7 +468,7 @@ class Agent:
     def _close_erased(self) -> None:
         """What was erased lies in closed segments, which others may rewrite: the next record begins a new one."""
         try:
-            if (asked := self._asked()) and asked[0].moved():
+            if (asked := self._asked()) and asked[0].moved(asked[1].point):
                 self._outbox.segments.rotate()
         except (KnhkError, OSError) as error:
             log("erasure", fault=str(error))

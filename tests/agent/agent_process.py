@@ -59,9 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("point-dir", "registry", "sequencer-socket", "outbox", "ring-dir", "root-pub"):
         parser.add_argument(f"--{name}", type=Path)
-    for name in ("token-file", "ca-file", "socket", "subject-keys", "store-key"):
+    for name in ("token-file", "ca-file", "socket", "subject-keys", "store-key", "keys-token"):
         parser.add_argument(f"--{name}", type=Path)
-    for name in ("exchange", "log", "pull"):
+    for name in ("exchange", "log", "pull", "keys"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--instance", default="")
     options = Options(**vars(parser.parse_args()))

@@ -10,8 +10,8 @@ from agent_process import GUARDS
 from agent_rings import Request
 from agent_world import World, observation, until
 
+from knhk.adapters.key_stores import established
 from knhk.adapters.wrapping_keys import FileWrapping
-from knhk.wiring.privacy import established
 from knhk_runtime.durable import replace_file
 from knhk_runtime.envelope import NOBODY, parse_envelope, tag_of
 from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, Arm

@@ -21,8 +21,9 @@ from exchange_world import Answered, Callers, Served, SetClock, exchange, word
 from kubernetes.client import ApiClient
 
 from knhk.adapters.callers_kube import KubeAuthenticator
-from knhk.adapters.exchange_server import AT_ONCE, MAX_BODY_BYTES, MEETING, MEETING_OF_ONE, PER_SECOND
+from knhk.adapters.exchange_server import AT_ONCE, MAX_BODY_BYTES, PER_SECOND
 from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.pod_door import MEETING, MEETING_OF_ONE
 from knhk.adapters.system import SystemClock
 from knhk.ports.caller import Acquaintance, Caller
 from knhk_runtime.buckets import Buckets

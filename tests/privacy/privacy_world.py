@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "delta"))
 from delta_world import NOON_NS, Crash, Yard, observation, receipt
 
 from knhk.adapters import delta_parquet
+from knhk.adapters.key_stores import established
 from knhk.adapters.signer_local import LocalSigner
 from knhk.adapters.wrapping_keys import FileWrapping
 from knhk.lockchain.events import PolicyEvent, statement
@@ -23,7 +24,6 @@ from knhk.reconcilers.erasing import Eraser, Surroundings
 from knhk.reconcilers.replaying import BASELINE_ADMIT, NO_PACK, Replayed, replay, replay_segments
 from knhk.wiring import replays
 from knhk.wiring.archive import opened_folder
-from knhk.wiring.privacy import established
 from knhk_runtime.envelope import tag_of
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm, Entries, encode
 from knhk_runtime.sealing import Sealer, Sealing
@@ -103,7 +103,7 @@ class Vault:
     def open(self) -> None:
         """The key store, and an agent's sealer on it."""
         self.keys = KeyStore(self.folder, established(self.folder, self.wrapping))
-        self.sealer = Sealer(lambda: KeyStore(self.folder, established(self.folder, self.wrapping)))
+        self.sealer = Sealer(lambda _: KeyStore(self.folder, established(self.folder, self.wrapping)))
 
     def shut(self) -> None:
         """Nobody has the key store open."""

@@ -115,7 +115,7 @@ def test_keys_are_of_a_point_a_subject_and_a_window(vault: Vault) -> None:
 def test_without_the_key_store_nothing_is_written(vault: Vault) -> None:
     vault.record(ANNA)
     (vault.folder / "keys.db").rename(vault.folder / "away.db")
-    broken = Sealer(lambda: KeyStore(vault.folder, bytes(KEY)))
+    broken = Sealer(lambda _: KeyStore(vault.folder, bytes(KEY)))
     with pytest.raises(CannotSeal, match=r"keys\.db: must be there"):
         broken.entries(plain(9, BOB), Sealing(POINT, vault.privacy))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from knhk.adapters.key_stores import established
 from knhk.model.faults import Corrupt, Stalled
-from knhk.wiring.privacy import established, wrapping_in
+from knhk.wiring.privacy import wrapping_in
 from knhk_runtime.envelope import KEY
 from knhk_runtime.hsm import read_token_file
 from knhk_runtime.subject_keys import KeyStore, wrapped_store_key

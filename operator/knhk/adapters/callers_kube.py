@@ -43,8 +43,8 @@ class _Listed:
 class KubeAuthenticator:
     """`knhk.ports.caller.Authenticator`. Remembers digests of tokens, never tokens; what was denied takes no room from what is believed."""
 
-    def __init__(self, client: KubeClient, clock: Clock) -> None:
-        self._client, self._clock = client, clock
+    def __init__(self, client: KubeClient, clock: Clock, audience: str = AUDIENCE) -> None:
+        self._client, self._clock, self._audience = client, clock, audience
         self._believed: OrderedDict[bytes, _Answer[Caller]] = OrderedDict()
         self._denied: OrderedDict[bytes, _Answer[str]] = OrderedDict()
         self._listed: dict[str, _Listed] = {}
@@ -60,7 +60,7 @@ class KubeAuthenticator:
             return believed.found if believed.until_ns > now else Acquaintance.MET
         if denied is not None and denied.until_ns > now:
             raise Denied(denied.found)
-        _must_be_for_us(token, self._clock.now_ns())
+        _must_be_for_us(token, self._audience, self._clock.now_ns())
         return Acquaintance.STRANGER
 
     def caller(self, token: str) -> Caller:
@@ -70,7 +70,7 @@ class KubeAuthenticator:
             return known
         name, now = _digest(token), self._clock.monotonic_ns()
         try:
-            found = self._bound_pod(self._review(token))
+            found = self._bound_pod(reviewed(self._client, token, self._audience))
         except (Denied, Refused) as denied:
             with self._lock:
                 self._believed.pop(name, None)
@@ -114,15 +114,6 @@ class KubeAuthenticator:
             self._enforced[namespace] = found, now + int(DENIED_S * 1e9)
         return found
 
-    def _review(self, token: str) -> Mapping[str, Any]:
-        """The user of a token that is good for us."""
-        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": [AUDIENCE]}}
-        status: Mapping[str, Any] = self._client.call("POST", _REVIEWS, body=review).get("status") or {}
-        if status.get("authenticated") is not True or AUDIENCE not in (status.get("audiences") or ()):
-            raise Denied(f"the token must be a valid one of audience {AUDIENCE}")
-        user: Mapping[str, Any] = status.get("user") or {}
-        return user
-
     def _bound_pod(self, user: Mapping[str, Any]) -> Caller:
         account, extra = str(user.get("username", "")), user.get("extra") or {}
         named: list[list[str]] = [extra.get(f"{_EXTRA}{what}") or [] for what in ("pod-name", "pod-uid")]
@@ -147,6 +138,16 @@ class KubeAuthenticator:
         return Caller(namespace, pod, uid, str(point))
 
 
+def reviewed(client: KubeClient, token: str, audience: str) -> Mapping[str, Any]:
+    """The user of a token that is good for an audience, as the API server says. Raises Denied, and as KubeClient.call."""
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": [audience]}}
+    status: Mapping[str, Any] = client.call("POST", _REVIEWS, body=review).get("status") or {}
+    if status.get("authenticated") is not True or audience not in (status.get("audiences") or ()):
+        raise Denied(f"the token must be a valid one of audience {audience}")
+    user: Mapping[str, Any] = status.get("user") or {}
+    return user
+
+
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode(errors="surrogateescape")).digest()  # what is no text in a header comes so
 
@@ -158,7 +159,7 @@ def _remember(answers: OrderedDict[bytes, _Answer[T]], name: bytes, answer: _Ans
         answers.popitem(last=False)
 
 
-def _must_be_for_us(token: str, now_ns: int) -> None:
+def _must_be_for_us(token: str, audience: str, now_ns: int) -> None:
     """Raises Denied for what the API server could not find good: it is no JWT (RFC 7519), of another audience, over, or of no pod. Who it
     is nobody believes of it."""
     try:
@@ -167,11 +168,11 @@ def _must_be_for_us(token: str, now_ns: int) -> None:
         _, claims, _ = token.split(".")
         said = json.loads(base64.b64decode(claims + "=" * (-len(claims) % 4), b"-_", validate=True))
         audiences = said["aud"] if isinstance(said["aud"], list) else [said["aud"]]
-        fits = AUDIENCE in audiences and "pod" in said["kubernetes.io"] and said["exp"] > now_ns / 1e9 - SKEW_S
+        fits = audience in audiences and "pod" in said["kubernetes.io"] and said["exp"] > now_ns / 1e9 - SKEW_S
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Denied("the token must be one of a service account, bound to a pod") from None
     if not fits:
-        raise Denied(f"the token must be one of audience {AUDIENCE}, bound to a pod, and not be over")
+        raise Denied(f"the token must be one of audience {audience}, bound to a pod, and not be over")
 
 
 def _runs(pod: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Authenticator: which pod sent a request."""
+"""Authenticator: which pod sent a request. Readers: who else did, and whether he may."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from knhk.model.faults import KnhkError
 
-AUDIENCE = "exchange.knhk.dev"
+AUDIENCE, KEYS_AUDIENCE = "exchange.knhk.dev", "keys.knhk.dev"
 POINT_LABEL, ENFORCE_LABEL, UNGUARDED_LABEL = "knhk.dev/point", "knhk.dev/enforce", "knhk.dev/unguarded"
 
 
@@ -53,7 +53,7 @@ class Authenticator(Protocol):
         ...
 
     def caller(self, token: str) -> Caller:
-        """The pod that a service account token of audience `exchange.knhk.dev` is bound to."""
+        """The pod that a service account token of the adapter's audience is bound to."""
         ...
 
     def pods(self, point: str) -> Mapping[str, str]:
@@ -62,4 +62,21 @@ class Authenticator(Protocol):
 
     def there(self, point: str) -> frozenset[str]:
         """uids of all pods of a point that exist, those that begin, end or have ended too."""
+        ...
+
+
+class NotAllowed(KnhkError):
+    """It is known who asks, and he may not."""
+
+
+class Readers(Protocol):
+    """Promises of every adapter. Default deny; safe from any thread; what was said is believed for ten seconds at most.
+    Errors: Denied, NotAllowed, Waiting when it cannot be told now."""
+
+    def remembered(self, token: str, verb: str, namespace: str) -> str | None:
+        """Who may use the subject keys of a namespace so, without asking anybody."""
+        ...
+
+    def reader(self, token: str, verb: str, namespace: str) -> str:
+        """The same, asked now."""
         ...

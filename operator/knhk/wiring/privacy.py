@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from knhk.adapters.key_stores import STORE, established
 from knhk.adapters.signer_pkcs11 import TOKEN_FILE
 from knhk.adapters.wrapping_keys import FileWrapping, TokenWrapping
-from knhk.model.faults import Corrupt, NotFound, Stalled
+from knhk.model.faults import NotFound, Stalled
 from knhk.ports.wrapping import Wrapping
 from knhk.wiring.home import Home
 from knhk_runtime import subject_keys
 from knhk_runtime.durable import replace_file
-from knhk_runtime.envelope import KEY, tag_of
+from knhk_runtime.envelope import tag_of
 from knhk_runtime.subject_keys import KeyStore
 from knhk_runtime.unsealing import Unsealer
-
-STORE = b"store"
 
 
 def wrapping_in(folder: Path) -> Wrapping:
     """By the token that token.json of a folder of keys names, else by a file there. Raises Stalled."""
     return TokenWrapping(folder / TOKEN_FILE) if (folder / TOKEN_FILE).exists() else FileWrapping(folder)
-
-
-def established(folder: Path, wrapping: Wrapping) -> bytes:
-    """The own key of the key store in a folder, which is made when it is missing. Raises Stalled, Corrupt and Waiting."""
-    if subject_keys.wrapped_store_key(folder) is None:
-        made = os.urandom(KEY)
-        subject_keys.create(folder, made, wrapping.wrap(STORE, made))
-    if (wrapped := subject_keys.wrapped_store_key(folder)) is None:
-        raise Corrupt(str(subject_keys.store_file(folder)), "has no key of its own")
-    return wrapping.unwrap(STORE, wrapped)
 
 
 def prepare(home: Home, keys: Path | None = None) -> None:

@@ -305,7 +305,15 @@ class Exchange:
 def must_seal(point: PointConfig, seals: bool, where: str) -> None:
     """Raises Refused for a point whose records must be sealed, where there is no key store."""
     if point.privacy is not None and not seals:
-        raise Refused([Fault(f"{where}: privacy", "given", "must not be there: this agent has no key store (--subject-keys, --store-key)")])
+        raise Refused(
+            [
+                Fault(
+                    f"{where}: privacy",
+                    "given",
+                    "must not be there: this agent has no key store (--subject-keys and --store-key, or --keys)",
+                )
+            ]
+        )
 
 
 def load_accepted(folders: Folders) -> Accepted:

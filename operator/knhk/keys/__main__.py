@@ -1,0 +1,52 @@
+"""Entry point; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from knhk.adapters.certificate_files import CertificateFiles
+from knhk.keys.metrics import Metrics
+from knhk.keys.server import KeyService
+from knhk.model.faults import KnhkError
+from knhk.wiring.key_service import Options, serve
+
+SERVING = Path("/etc/knhk/serving")  # Secret knhk-keys-tls, which the operator keeps renewed
+FILES = (
+    ("certificate", SERVING / "tls.crt", "certificate chain that it shows"),
+    ("key", SERVING / "tls.key", "its private key"),
+    ("authority", SERVING / "ca.crt", "the authorities that signed it"),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m knhk.keys", description="Keeps the keys of subjects, for guards that seal and readers that open (formats/keys.md)"
+    )
+    parser.add_argument("--address", default="0.0.0.0", help="IP address; default: all")
+    parser.add_argument("--port", type=int, default=8448, help="TCP port; 0: a free one, which is printed (default: %(default)s)")
+    parser.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the key stores, one for each namespace; of one process")
+    parser.add_argument("--keys", type=Path, required=True, help="folder with subjects.key, or a token.json for a key in a PKCS#11 token")
+    parser.add_argument("--health", help="HOST:PORT of /healthz, /readyz and /metrics; default: a free port of loopback")
+    for name, file, doc in FILES:
+        parser.add_argument(f"--{name}", type=Path, default=file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    files = CertificateFiles(args.certificate, args.key, args.authority)
+    options = Options(args.address, args.port, args.kubeconfig, files, args.store, args.keys, args.health or "127.0.0.1:0")
+    try:
+        asyncio.run(serve(options, Metrics, KeyService, lambda address: print(address, flush=True)))
+    except (KnhkError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""An agent in a cluster seals by the key service: no name on its disk, and without the service nothing in clear."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_process import GUARDS
+from agent_rings import Producer, Request
+from agent_world import World, observation, until
+from keys_world import KeyWorld, token
+from test_key_service import did, opened
+
+from knhk_runtime.envelope import parse_envelope
+from knhk_runtime.keys_wire import State
+from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
+from knhk_runtime.tiers.action import action_bytes
+
+pytestmark = pytest.mark.server
+NAME, OTHER = "anna.planted@example.com", "bob.planted@example.com"
+PRIVACY = {"subjects": [{"route": "orders", "pointer": "/who"}], "retentionDays": 0}
+
+
+def start(world: World, keys: KeyWorld, given: str) -> Producer:
+    """A point with privacy, and an agent with this token; its ring."""
+    world.start_sequencer()
+    point = world.point_json(version=2, privacy=PRIVACY)
+    world.desire(world.sign(world.rollout(pointConfig=hashlib.sha256(point).hexdigest())), point)
+    world.start_agent(keys=keys.url, keys_token=keys.token_file(given), ca_file=keys.ca_file)
+    world.runs(1)
+    return world.ring()
+
+
+def put(world: World, ring: Producer, who: str) -> None:
+    pack = bytes.fromhex(world.packs.digests["1.0.0"][7:47])
+    arm = Arm(pack, DECISION, 1, 1, ENFORCED, 0, action_bytes(GUARDS, []))
+    assert ring.put(Request(ring.next_receipt(), 0, 1, observation(b'{"who":"%s"}' % who.encode(), sub=who), (arm,)))
+
+
+def ids(world: World) -> list[bytes]:
+    return [parse_envelope(record.observation).key_id for record in world.records()]
+
+
+def files_with(base: Path, *texts: bytes) -> list[Path]:
+    """Rings are memory."""
+    files = (path for path in base.rglob("*") if path.is_file() and path.suffix != ".ring")
+    return [path for path in files if any(text in path.read_bytes() for text in texts)]
+
+
+def test_what_it_seals_opens_with_the_services_keys_and_no_name_lies_anywhere(world: World, keys: KeyWorld) -> None:
+    ring = start(world, keys, keys.api.guard("erp/orders", "one"))
+    for number in range(200):
+        put(world, ring, f"{number}.{NAME}")
+    until(lambda: len(world.records()) == 200, f"all are in the outbox: {world.stats()}")
+    found = opened(keys, keys.api.reader("audit", ("open", "erp")), *ids(world))
+    assert len({key for _, key in found}) == 200
+    assert {state for state, _ in found} == {State.KEPT}
+    until(lambda: world.stats()["acked"] == 200, "the log has them")
+    told = [NAME.encode(), *(key for _, key in found)]
+    assert files_with(world.base, *told) == files_with(keys.base, *told) == []
+
+
+def test_while_the_service_is_away_a_known_subject_is_sealed_and_a_new_one_waits_in_the_ring(world: World, keys: KeyWorld) -> None:
+    ring = start(world, keys, keys.api.guard("erp/orders", "one"))
+    put(world, ring, NAME)
+    until(lambda: len(world.records()) == 1, "sealed")
+    keys.kill()
+    put(world, ring, NAME)
+    until(lambda: len(world.records()) == 2, "sealed by the key that it has")
+    put(world, ring, OTHER)
+    until(lambda: any("cannot seal" in row["what"] for row in world.stats()["refused"]), "it says that it cannot seal")
+    assert len(world.records()) == 2
+    keys.start()
+    until(lambda: len(world.records()) == 3, "the ring kept it")
+    assert len(set(ids(world))) == 2
+    assert files_with(world.base, NAME.encode(), OTHER.encode()) == []
+
+
+def test_after_an_erasure_a_new_record_of_the_subject_has_another_key(world: World, keys: KeyWorld) -> None:
+    ring = start(world, keys, keys.api.guard("erp/orders", "one"))
+    put(world, ring, NAME)
+    until(lambda: len(world.records()) == 1, "sealed")
+    segments = len(list(world.outbox.glob("*.seg")))
+    eraser = keys.api.reader("privacy", ("erase", "erp"), ("open", "erp"))
+    (old,) = ids(world)
+    did(keys, eraser, "destroy", erasure="e" * 32, ids=[old.hex()])
+    until(lambda: len(list(world.outbox.glob("*.seg"))) > segments, "it saw that, and begins another segment")
+    put(world, ring, NAME)
+    until(lambda: len(world.records()) == 2, "sealed anew")
+    new = ids(world)[1]
+    assert [state for state, _ in opened(keys, eraser, old, new)] == [State.DESTROYED, State.KEPT]
+
+
+@pytest.mark.parametrize("given", [token("nobody"), "other"])
+def test_a_token_of_nobody_or_of_another_point_seals_nothing(world: World, keys: KeyWorld, given: str) -> None:
+    ring = start(world, keys, keys.api.guard("erp/invoices", "two") if given == "other" else given)
+    put(world, ring, NAME)
+    until(lambda: any("cannot seal" in row["what"] for row in world.stats()["refused"]), "it says that it cannot seal")
+    assert world.records() == []
+    assert files_with(world.base, NAME.encode()) == []
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port where whoever connects hears nothing."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_service_that_never_answers_holds_up_neither_documents_nor_the_end(world: World, keys: KeyWorld, silent: int) -> None:
+    keys.kill()
+    keys.port = silent
+    ring = start(world, keys, keys.api.guard("erp/orders", "one"))
+    put(world, ring, NAME)
+    until(lambda: any("cannot seal" in row["what"] for row in world.stats()["refused"]), "it says that it cannot seal")
+    point = world.point_json(version=2, privacy=PRIVACY)
+    world.desire(world.sign(world.rollout(epoch=2, pointConfig=hashlib.sha256(point).hexdigest())), point)
+    world.runs(2)
+    assert world.records() == []
+    agent = world.running[-1]
+    agent.terminate()
+    assert agent.wait(60) == 0
+    assert files_with(world.base, NAME.encode()) == []

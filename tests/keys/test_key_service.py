@@ -1,0 +1,257 @@
+"""The key service as guards and readers meet it: what is handed out is durable, and to nobody else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from agent_world import until
+from keys_vectors import FILE, vectors
+from keys_world import KeyWorld, token
+
+from knhk_runtime import keys_wire
+from knhk_runtime.envelope import window_of
+from knhk_runtime.keys_wire import State
+from knhk_runtime.subject_keys import SubjectKey
+from knhk_verify.errors import Bad
+
+pytestmark = pytest.mark.server
+POINT, KEYS, OPEN = "erp/orders", "/v1/points/erp/orders/keys", "/v1/namespaces/erp/open"
+TAG, OTHER = b"t" * 32, b"o" * 32
+
+
+def now() -> int:
+    return window_of(time.time_ns())
+
+
+def taken(keys: KeyWorld, guard: str, *tags: bytes, point: str = POINT) -> list[SubjectKey]:
+    wanted = [(tag, now()) for tag in tags]
+    answer = keys.ask("POST", f"/v1/points/{point}/keys", guard, keys_wire.wanted_body(wanted))
+    assert answer.status == 200, answer
+    return keys_wire.parse_keys(answer.body, len(wanted))[1]
+
+
+def opened(keys: KeyWorld, reader: str, *ids: bytes) -> list[tuple[State, bytes]]:
+    answer = keys.ask("POST", OPEN, reader, b"".join(ids))
+    assert answer.status == 200, answer
+    return list(keys_wire.parse_open(answer.body, len(ids)))
+
+
+def did(keys: KeyWorld, reader: str, act: str, **told: object) -> dict[str, object]:
+    answer = keys.ask("POST", f"/v1/namespaces/erp/store/{act}", reader, json.dumps(told).encode())
+    assert answer.status == 200, answer
+    found: dict[str, object] = json.loads(answer.body)
+    return found
+
+
+def generation(keys: KeyWorld, guard: str) -> int:
+    return int(json.loads(keys.ask("GET", "/v1/points/erp/orders/generation", guard).body)["generation"])
+
+
+def test_bodies_are_as_their_format_says() -> None:
+    found = json.loads(FILE.read_text())
+    assert found == vectors()
+    rows = [(bytes.fromhex(tag), window) for tag, window in found["wanted"]["rows"]]
+    assert keys_wire.wanted_body(rows).hex() == found["wanted"]["body"]
+    assert keys_wire.parse_wanted(bytes.fromhex(found["wanted"]["body"])) == rows
+    held = [SubjectKey(bytes.fromhex(key_id), bytes.fromhex(key)) for key_id, key in found["keys"]["rows"]]
+    assert keys_wire.keys_answer(3, held).hex() == found["keys"]["body"]
+    assert keys_wire.parse_keys(bytes.fromhex(found["keys"]["body"]), 2) == (3, held)
+    states = [(State(state), bytes.fromhex(key)) for state, key in found["open"]["rows"]]
+    assert keys_wire.open_answer(states).hex() == found["open"]["body"]
+    assert len(keys_wire.parse_ids(bytes.fromhex(found["open"]["ids"]))) == 3
+    for text in found["refused"]["wanted"]:
+        with pytest.raises(Bad):
+            keys_wire.parse_wanted(bytes.fromhex(text))
+    for text in found["refused"]["open"]:
+        with pytest.raises(Bad):
+            keys_wire.parse_ids(bytes.fromhex(text))
+
+
+def test_two_guards_at_once_get_the_same_keys_and_each_is_on_the_disk(keys: KeyWorld) -> None:
+    guards = [keys.api.guard(POINT, name) for name in ("one", "two")]
+    tags = [number.to_bytes(32, "big") for number in range(1, 1500)]
+
+    def ask(number: int) -> dict[bytes, SubjectKey]:
+        mine = tags if number % 2 else tags[::-1]
+        return dict(zip(mine, taken(keys, guards[number % 2], *mine), strict=True))
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(4)))
+    assert all(answer == answers[0] for answer in answers)
+    assert {(key.id, tag) for tag, key in answers[0].items()} == {(key_id, tag) for key_id, tag, _, _ in keys.rows()}
+    assert all(key.key not in path.read_bytes() for path in (keys.store / "erp").iterdir() for key in list(answers[0].values())[:50])
+
+
+def test_killed_between_durable_and_answered_it_gives_the_same_key_again(keys: KeyWorld) -> None:
+    guard = keys.api.guard(POINT, "one")
+    generation(keys, guard)
+    with closing(keys.send("POST", KEYS, guard, keys_wire.wanted_body([(TAG, now())]))):
+        until(lambda: len(keys.rows()) == 1, "the key is on the disk")
+        keys.kill()
+    ((before, _, _, _),) = keys.rows()
+    keys.start()
+    (first,) = taken(keys, guard, TAG)
+    keys.kill()
+    keys.start()
+    assert taken(keys, guard, TAG) == [first]
+    assert first.id == before
+    assert len(keys.rows()) == 1
+
+
+def test_a_pod_gets_keys_of_its_own_point_alone(keys: KeyWorld) -> None:
+    mine, other, elsewhere = keys.api.guard(POINT, "one"), keys.api.guard("erp/invoices", "two"), keys.api.guard("crm/orders", "three")
+    (found,) = taken(keys, mine, TAG)
+    for guard in (other, elsewhere):
+        answer = keys.ask("POST", KEYS, guard, keys_wire.wanted_body([(TAG, now())]))
+        assert (answer.status, answer.kind) == (403, "another-point")
+        assert keys.ask("GET", "/v1/points/erp/orders/tags-key", guard).status == 403
+    assert taken(keys, other, TAG, point="erp/invoices") != [found]
+    assert taken(keys, elsewhere, TAG, point="crm/orders") != [found]
+    tags = {keys.ask("GET", f"/v1/points/{point}/tags-key", guard).body for point, guard in ((POINT, mine), ("erp/invoices", other))}
+    assert len(tags) == 1
+    assert keys.ask("GET", "/v1/points/crm/orders/tags-key", elsewhere).body not in tags
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, "no-token", token("nobody"), token("one", audience="exchange.knhk.dev"), token("one", pod=False)],
+    ids=["none", "no token", "of nobody", "of the exchange's audience", "of no pod"],
+)
+def test_who_is_no_guard_gets_nothing(keys: KeyWorld, given: str | None) -> None:
+    keys.api.guard(POINT, "one")
+    answer = keys.ask("POST", KEYS, given, keys_wire.wanted_body([(TAG, now())]))
+    assert (answer.status, answer.kind) == (401, "unauthenticated")
+    assert keys.rows() == []
+
+
+def test_keys_of_long_ago_are_not_a_guards_to_have(keys: KeyWorld) -> None:
+    guard = keys.api.guard(POINT, "one")
+    for window in (now() - 2, now() + 2, 0):
+        answer = keys.ask("POST", KEYS, guard, keys_wire.wanted_body([(TAG, now()), (TAG, window)]))
+        assert (answer.status, answer.kind) == (403, "another-window")
+    assert keys.rows() == []
+
+
+def test_readers_open_by_a_right_in_the_namespace_and_a_line_is_left(keys: KeyWorld) -> None:
+    guard = keys.api.guard(POINT, "one")
+    (found,) = taken(keys, guard, TAG)
+    reader, other = keys.api.reader("audit", ("open", "erp")), keys.api.reader("curious", ("open", "crm"))
+    assert opened(keys, reader, found.id, b"x" * 16) == [(State.KEPT, found.key), (State.UNKNOWN, bytes(32))]
+    assert '{"event": "opened", "who": "audit", "namespace": "erp", "keys": 1}' in keys.said()
+    for given, kind in ((other, "forbidden"), (guard, "forbidden")):
+        answer = keys.ask("POST", OPEN, given, found.id)
+        assert (answer.status, answer.kind) == (403, kind)
+    assert keys.ask("POST", "/v1/namespaces/erp/store/works", reader, b"{}").status == 403
+    assert keys.ask("GET", "/v1/namespaces/erp/tags-key", reader).body == keys.ask("GET", "/v1/points/erp/orders/tags-key", guard).body
+    assert found.key.hex() not in keys.said()
+
+
+def test_what_was_destroyed_is_told_and_a_new_record_of_the_subject_gets_another_key(keys: KeyWorld) -> None:
+    guard, eraser = keys.api.guard(POINT, "one"), keys.api.reader("privacy", ("erase", "erp"), ("open", "erp"))
+    old, kept = taken(keys, guard, TAG, OTHER)
+    before = generation(keys, guard)
+    assert did(keys, eraser, "ids-of", tag=TAG.hex()) == {"ids": [old.id.hex()]}
+    for _ in range(2):
+        did(keys, eraser, "destroy", erasure="e" * 32, ids=[old.id.hex()])
+    assert generation(keys, guard) > before
+    assert opened(keys, eraser, old.id, kept.id) == [(State.DESTROYED, bytes(32)), (State.KEPT, kept.key)]
+    (new,) = taken(keys, guard, TAG)
+    assert new.id != old.id
+    assert taken(keys, guard, OTHER) == [kept]
+    keys.kill()
+    keys.start()
+    assert opened(keys, eraser, old.id, new.id) == [(State.DESTROYED, bytes(32)), (State.KEPT, new.key)]
+
+
+def test_holds_and_erasures_are_kept_as_they_were_put(keys: KeyWorld) -> None:
+    taken(keys, keys.api.guard(POINT, "one"), TAG)
+    eraser = keys.api.reader("privacy", ("erase", "erp"))
+    hold = {"id": "1" * 32, "tag": TAG.hex(), "reference": "case 7", "standing": True}
+    work = {"id": "2" * 32, "state": "planned", "plan": "{}", "bundles": "[]"}
+    did(keys, eraser, "put-hold", hold=hold, bundle="c2lnbmVk")
+    did(keys, eraser, "put-work", work=work)
+    assert did(keys, eraser, "untold") == {"holds": [{"hold": hold, "bundle": "c2lnbmVk"}]}
+    did(keys, eraser, "put-hold", hold=hold, bundle=None)
+    assert did(keys, eraser, "untold") == {"holds": []}
+    assert did(keys, eraser, "holds") == {"holds": [hold]}
+    assert did(keys, eraser, "works") == {"works": [work]}
+    found = did(keys, eraser, "ids-before", point=POINT, window=now() + 1)["ids"]
+    assert [row[1] for row in found] == [TAG.hex()]  # type: ignore[attr-defined]
+
+
+def test_tags_are_those_of_the_namespaces_consents_where_it_has_them(keys: KeyWorld) -> None:
+    keys.api.secrets["hr"] = b"s" * 32
+    guard = keys.api.guard("hr/candidates", "one")
+    assert keys.ask("GET", "/v1/points/hr/candidates/tags-key", guard).body == b"s" * 32
+    keys.api.secrets["hr"] = b"z" * 32
+    keys.kill()
+    keys.start()
+    assert keys.ask("GET", "/v1/points/hr/candidates/tags-key", guard).body == b"s" * 32
+    assert "one subject has two tags" in keys.said()
+
+
+def test_while_the_api_server_is_away_a_known_guard_goes_on_and_nobody_else(keys: KeyWorld) -> None:
+    known, unknown = keys.api.guard(POINT, "one"), keys.api.guard(POINT, "two")
+    taken(keys, known, TAG)
+    keys.api.away = True
+    assert len(taken(keys, known, OTHER)) == 1
+    answer = keys.ask("POST", KEYS, unknown, keys_wire.wanted_body([(TAG, now())]))
+    assert (answer.status, answer.kind) == (503, "unavailable")
+
+
+HOSTILE = [
+    (KEYS, b""),
+    (KEYS, b"x" * 35),
+    (KEYS, b"x" * 36 * 4097),
+    (OPEN, b"x" * 15),
+    (OPEN, b"x" * 16 * 4097),
+    ("/v1/namespaces/erp/store/destroy", b'{"erasure": 1, "ids": []}'),
+    ("/v1/namespaces/erp/store/destroy", b'{"erasure": "e", "ids": ["zz"]}'),
+    ("/v1/namespaces/erp/store/destroy", b'{"erasure": "e", "ids": [[[]]]}'),
+    ("/v1/namespaces/erp/store/put-hold", b'{"hold": {"id": "1"}, "bundle": null}'),
+    ("/v1/namespaces/erp/store/put-hold", b'{"hold": null, "bundle": "\\ud800"}'),
+    ("/v1/namespaces/erp/store/put-work", b'{"work": {"id": 1, "state": 2, "plan": 3, "bundles": 4}}'),
+    ("/v1/namespaces/erp/store/ids-before", b'{"point": "erp/orders", "window": 1e400}'),
+    ("/v1/namespaces/erp/store/ids-before", b'{"point": "erp/orders", "window": 99999999999999999999}'),
+    ("/v1/namespaces/erp/store/works", b"[" * 100_000),
+    ("/v1/namespaces/erp/store/works", b'{"more": 1}'),
+    ("/v1/namespaces/erp/store/drop", b"{}"),
+    ("/v1/namespaces/..%2f..%2fetc/store/works", b"{}"),
+    ("/v1/namespaces/nowhere/open", b"x" * 16),
+]
+
+
+def test_what_is_no_request_is_refused_and_the_service_goes_on(keys: KeyWorld) -> None:
+    guard = keys.api.guard(POINT, "one")
+    taken(keys, guard, TAG)
+    reader = keys.api.reader("privacy", *((verb, where) for verb in ("open", "erase") for where in ("erp", "nowhere", "../../etc")))
+    for target, body in HOSTILE:
+        answer = keys.ask("POST", target, guard if target == KEYS else reader, body)
+        assert answer.status in (400, 404, 413), (target, body[:80], answer)
+    assert len(taken(keys, guard, OTHER)) == 1
+    assert "Traceback" not in keys.said()
+
+
+def test_connections_that_say_nothing_keep_nobody_out(keys: KeyWorld) -> None:
+    guard = keys.api.guard(POINT, "one")
+    context = ssl.create_default_context(cadata=keys.authority.certificate.decode())
+    silent = [context.wrap_socket(socket.create_connection(("127.0.0.1", keys.port)), server_hostname="127.0.0.1") for _ in range(40)]
+    try:
+        assert len(taken(keys, guard, TAG)) == 1
+    finally:
+        for each in silent:
+            each.close()
+
+
+def test_one_process_has_the_folder(keys: KeyWorld) -> None:
+    second = KeyWorld(keys.base, keys.api, keys.authority, keys.kubeconfig)
+    with pytest.raises(AssertionError, match="another key service has it"):
+        second.start()
+    second.kill()
+    assert keys.ask("GET", "/health").status == 200
