@@ -236,6 +236,7 @@ def _controllers(folder: Path, ports: Mapping[str, int]) -> list[str]:
         f"--cluster-signing-key-file={keys / 'ca.key'}",
         "--kube-api-qps=500",  # with the default of 20 a namespace waits seconds for its service account
         "--kube-api-burst=1000",
+        "--horizontal-pod-autoscaler-sync-period=5s",
     ]
 
 

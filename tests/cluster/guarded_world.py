@@ -5,19 +5,23 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import node_machine as machine
-from node_pods import Node
+from node_pods import Node, is_ready
 
 from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.kube_documents import collection
 from knhk.model.faults import NotFound, Waiting
 from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.leaf import Leaf, parse_leaf
@@ -26,17 +30,49 @@ SYSTEM = "knhk-system"
 EXCHANGE_PORT, LOG_PORT = 28_443, 28_445
 EXCHANGE, LOG = f"https://{machine.HOST}:{EXCHANGE_PORT}", f"https://{machine.HOST}:{LOG_PORT}"
 WITHIN_S = 240.0
+BODY = b'{"total": 7}'
+SHAPES = """@prefix sh: <http://www.w3.org/ns/shacl#> .
+@prefix ex: <https://example.com/ns#> .
+ex:S a sh:NodeShape ; sh:targetClass ex:Order ;
+  sh:property [ sh:path ex:total ; %s ; sh:message "an order needs a total" ] .
+"""
+MAPPING = """prefixes: {ex: "https://example.com/ns#"}
+unknownMembers: Allow
+maps: [{id: order, iterator: $, subject: {blank: true}, class: ex:Order, properties: {ex:total: $.total}}]
+"""
+
+
+def document(kind: str, namespace: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "knhk.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def pack(
+    namespace: str, point: str, version: str, *steps: dict[str, int], shadow: int = 20, total: str = "sh:minCount 1"
+) -> dict[str, Any]:
+    """A pack called as its point; `total` is what it asks of an order's total."""
+    spec = {
+        "version": version,
+        "sources": [
+            {"name": "shapes", "kind": "shapes", "inline": SHAPES % total},
+            {"name": "body", "kind": "mapping", "inline": MAPPING},
+        ],
+        "routes": [{"name": "submit", "mapping": "body"}],
+        "targets": [{"point": point}],
+        "rollout": {"shadow": {"minPairs": shadow}, "steps": list(steps)},
+    }
+    return document("PolicyPack", namespace, point, spec)
 
 
 @dataclass
 class World:
-    """Pods are in `namespace`; `selector` chooses those whose words are shown when something fails."""
+    """Pods are in `namespace`, and `selector` chooses them; `point` and its pack have one name."""
 
     node: Node
     folder: Path
     image: str
     namespace: str
     selector: str
+    point: str = "orders"
     packs: str = ""  # URL of the registry that packs go to; "": they stay in the operator's home
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -89,6 +125,36 @@ class World:
             return f"{container}: " + self.node.kubectl("-n", self.namespace, "logs", "-l", self.selector, "-c", container, "--tail=20")
         return ""
 
+    def get(self, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.there(f"{collection(kind, self.namespace)}/{self.point}") or {}
+        return found
+
+    def revision(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.get("PolicyPack").get("status", {}).get("revision", {})
+        return found
+
+    def instances(self) -> dict[str, int]:
+        found: dict[str, int] = self.get("EnforcementPoint").get("status", {}).get("instances", {})
+        return found
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """Those that are not on their way out."""
+        rows = self.client.call("GET", f"/api/v1/namespaces/{self.namespace}/pods", {"labelSelector": self.selector})["items"]
+        return {row["metadata"]["name"]: row for row in rows if "deletionTimestamp" not in row["metadata"]}
+
+    def ready(self, many: int) -> bool:
+        found = self.pods().values()
+        return len(found) == many and all(map(is_ready, found))
+
+    def told(self, pod: str) -> dict[str, Any]:
+        """The statistics of a pod's agent."""
+        show = ("python3", "-c", "print(open('/var/lib/knhk/point/stats.json').read())")
+        found: dict[str, Any] = json.loads(self.node.kubectl("-n", self.namespace, "exec", pod, "-c", "knhk-agent", "--", *show))
+        return found
+
+    def in_wave(self) -> list[str]:
+        return [name for name in self.pods() if self.told(name)["inWave"]]
+
     def leaves(self) -> list[Leaf]:
         """Of decisions, as the log has them."""
         return [parse_leaf(entry) for entry in log_entries(self.folder / "log") if entry[:1] == b"\x01"]
@@ -96,6 +162,15 @@ class World:
     def logged(self) -> set[str]:
         """Receipt ids of decisions in the log."""
         return {leaf.receipt_id.hex() for leaf in self.leaves()}
+
+    def arms(self, receipt: str) -> int:
+        """Leaves of one request."""
+        return sum(leaf.receipt_id.hex() == receipt for leaf in self.leaves())
+
+    def judged(self, digest: str) -> int:
+        """Leaves of a pack."""
+        pack = bytes.fromhex(digest.removeprefix("sha256:"))[:20]
+        return sum(leaf.pack == pack for leaf in self.leaves())
 
     def stop(self) -> None:
         for process in self.running:
@@ -116,3 +191,40 @@ def post(address: str, port: int = 8080, path: str = "/invoices", body: bytes = 
         raise OSError(str(error)) from error
     finally:
         connection.close()
+
+
+@dataclass
+class Load:
+    """Callers of the Service, each request by a connection of its own. `lost`: requests that got no answer, and why."""
+
+    address: str
+    port: int = 8080
+    callers: int = 3
+    body: bytes = BODY
+    admitted: list[str] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def coming(self) -> Iterator[Load]:
+        with ThreadPoolExecutor(self.callers) as pool:
+            running = [pool.submit(self._call) for _ in range(self.callers)]
+            try:
+                yield self
+            finally:
+                self._stop.set()
+        for call in running:
+            call.result()
+
+    def _call(self) -> None:
+        while not self._stop.wait(0.02):
+            try:
+                status, receipt = post(self.address, self.port, body=self.body)
+            except OSError as error:
+                self.lost.append(str(error))
+                continue
+            if status == 200:
+                self.admitted.append(receipt)
+            else:
+                self.others.append(status)

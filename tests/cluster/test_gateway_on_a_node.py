@@ -1,18 +1,17 @@
 """A gateway in pods of a real node: it judges what comes through its Service, is rolled out in waves, and survives a drain and a restart.
 
-The autoscaler decides nothing here: the node has no metrics API. Its minimum is kept, and what a person scales to.
+Until the last test the autoscaler decides nothing, for there is no metrics API: its minimum is kept, and what a person scales to. Then it
+scales out and in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.server
-import json
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +19,29 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import node_machine as machine
-from guarded_world import SYSTEM, World, post
-from node_pods import Node, is_ready
+from guarded_world import BODY, SYSTEM, Load, World, document, pack, post
+from metrics_process import CannotBuild, MetricsServer
+from node_pods import Node
 
-from knhk.adapters.kube_documents import collection
 from knhk.adapters.placement_kube import PATHS, child_name
 from knhk.model.faults import AlreadyExists, Waiting
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NS, POINT, CHILD = "gate", "orders", child_name("orders")
-PODS, PORT, CALLERS = f"/api/v1/namespaces/{NS}/pods", 8080, 3
-BODY = b'{"total": 7}'
-SHAPES = """@prefix sh: <http://www.w3.org/ns/shacl#> .
-@prefix ex: <https://example.com/ns#> .
-ex:S a sh:NodeShape ; sh:targetClass ex:Order ;
-  sh:property [ sh:path ex:total ; sh:minCount 1 ; sh:message "an order needs a total" ] .
-"""
-MAPPING = """prefixes: {ex: "https://example.com/ns#"}
-unknownMembers: Allow
-maps: [{id: order, iterator: $, subject: {blank: true}, class: ex:Order, properties: {ex:total: $.total}}]
-"""
+PODS, PORT = f"/api/v1/namespaces/{NS}/pods", 8080
+AT_ONCE = {"cpuPercent": 180, "scaleInAfterSeconds": 0}
 
 
-def document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "knhk.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": NS}, "spec": spec}
-
-
-def pack(version: str, *steps: dict[str, int]) -> dict[str, Any]:
+def point(upstream_port: int, **scaling: int) -> dict[str, Any]:
     spec = {
-        "version": version,
-        "sources": [
-            {"name": "shapes", "kind": "shapes", "inline": SHAPES},
-            {"name": "body", "kind": "mapping", "inline": MAPPING},
-        ],
-        "routes": [{"name": "submit", "mapping": "body"}],
-        "targets": [{"point": POINT}],
-        "rollout": {"shadow": {"minPairs": 20}, "steps": list(steps)},
+        "mode": "Gateway",
+        "listen": {"port": PORT},
+        "upstream": {"host": machine.HOST, "port": upstream_port},
+        "match": [{"name": "submit", "method": "POST", "path": "/invoices", "action": "submit"}],
+        "baseline": "Admit",
+        "gateway": {"minReplicas": 1, "maxReplicas": 2, **scaling},
     }
-    return document("PolicyPack", POINT, spec)
+    return document("EnforcementPoint", NS, POINT, spec)
 
 
 class Application(http.server.ThreadingHTTPServer):
@@ -85,79 +69,15 @@ class _Answer(http.server.BaseHTTPRequestHandler):
 
 
 @dataclass
-class Load:
-    """Callers of the Service, each request by a connection of its own. `lost`: requests that got no answer, and why."""
-
-    address: str
-    admitted: list[str] = field(default_factory=list)
-    others: list[int] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    @contextlib.contextmanager
-    def coming(self) -> Iterator[Load]:
-        with ThreadPoolExecutor(CALLERS) as pool:
-            running = [pool.submit(self._call) for _ in range(CALLERS)]
-            try:
-                yield self
-            finally:
-                self._stop.set()
-        for call in running:
-            call.result()
-
-    def _call(self) -> None:
-        while not self._stop.wait(0.02):
-            try:
-                status, receipt = post(self.address, PORT, body=BODY)
-            except OSError as error:
-                self.lost.append(str(error))
-                continue
-            if status == 200:
-                self.admitted.append(receipt)
-            else:
-                self.others.append(status)
-
-
-@dataclass
 class Gateway(World):
     """The point `orders` of mode Gateway, and its pods."""
 
     address: str = ""
 
-    def get(self, kind: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.there(f"{collection(kind, NS)}/{POINT}") or {}
-        return found
-
-    def revision(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.get("PolicyPack").get("status", {}).get("revision", {})
-        return found
-
-    def instances(self) -> dict[str, int]:
-        found: dict[str, int] = self.get("EnforcementPoint").get("status", {}).get("instances", {})
-        return found
-
     def child(self, kind: str) -> dict[str, Any]:
         base, plural = PATHS[kind]
         found: dict[str, Any] = self.there(f"{base}/namespaces/{NS}/{plural}/{CHILD}") or {}
         return found
-
-    def pods(self) -> dict[str, dict[str, Any]]:
-        """Those that are not on their way out."""
-        rows = self.client.call("GET", PODS, {"labelSelector": self.selector})["items"]
-        return {row["metadata"]["name"]: row for row in rows if "deletionTimestamp" not in row["metadata"]}
-
-    def ready(self, many: int) -> bool:
-        found = self.pods().values()
-        return len(found) == many and all(map(is_ready, found))
-
-    def told(self, pod: str) -> dict[str, Any]:
-        """The statistics of a pod's agent."""
-        show = "print(open('/var/lib/knhk/point/stats.json').read())"
-        found: dict[str, Any] = json.loads(self.node.kubectl("-n", NS, "exec", pod, "-c", "knhk-agent", "--", "python3", "-c", show))
-        return found
-
-    def in_wave(self) -> list[str]:
-        return [name for name in self.pods() if self.told(name)["inWave"]]
 
     def evict(self, pod: str) -> bool:
         """As `kubectl drain` does; False when the budget does not allow it."""
@@ -168,9 +88,13 @@ class Gateway(World):
             return False
         return True
 
-    def arms(self, receipt: str) -> int:
-        """Leaves of one request."""
-        return sum(leaf.receipt_id.hex() == receipt for leaf in self.leaves())
+    def said(self) -> str:
+        return f"{super().said()}\n{self.node.kubectl('-n', NS, 'describe', 'hpa')}"
+
+    def sizes(self) -> set[str]:
+        """What the autoscaler says that it did, and why."""
+        rows = self.client.call("GET", f"/api/v1/namespaces/{NS}/events", {"fieldSelector": "reason=SuccessfulRescale"})["items"]
+        return {row["message"] for row in rows if row["involvedObject"]["kind"] == "HorizontalPodAutoscaler"}
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +112,7 @@ def application(node: Node) -> Iterator[Application]:
 def gateway(node: Node, guard_image: str, application: Application, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """1.0.0 is live in one pod."""
     folder = tmp_path_factory.mktemp("gateway")
-    found = Gateway(node, folder, guard_image, NS, f"knhk.dev/point={POINT}", f"{node.cluster.registry}/gate/packs")
+    found = Gateway(node, folder, guard_image, NS, f"knhk.dev/point={POINT}", packs=f"{node.cluster.registry}/gate/packs")
     with node.namespace(NS), contextlib.ExitStack() as stack:
         node.kubectl("label", "namespace", NS, "knhk.dev/enforce=true", "knhk.dev/unguarded=allow")  # its pods are looked into
         with contextlib.suppress(AlreadyExists):
@@ -196,15 +120,7 @@ def gateway(node: Node, guard_image: str, application: Application, tmp_path_fac
         found.start_operator()
         stack.callback(found.stop)
         found.start_log()
-        spec = {
-            "mode": "Gateway",
-            "listen": {"port": PORT},
-            "upstream": {"host": machine.HOST, "port": application.server_port},
-            "match": [{"name": "submit", "method": "POST", "path": "/invoices", "action": "submit"}],
-            "baseline": "Admit",
-            "gateway": {"minReplicas": 1, "maxReplicas": 2},
-        }
-        node.apply(document("EnforcementPoint", POINT, spec), pack("1.0.0", {"weight": 100, "minPairs": 20}))
+        node.apply(point(application.server_port), pack(NS, POINT, "1.0.0", {"weight": 100, "minPairs": 20}))
         found.until(lambda: found.ready(1))
         found.address = found.until(lambda: found.child("Service").get("spec", {}).get("clusterIP"))
         with Load(found.address).coming():
@@ -227,7 +143,7 @@ def test_a_rollout_in_waves_outlives_a_drain(gateway: Gateway, application: Appl
     not be; the step goes on in the pods that are left, to the end."""
     gateway.node.kubectl("-n", NS, "scale", f"deployment/{CHILD}", "--replicas=2")
     gateway.until(lambda: gateway.ready(2) and gateway.instances().get("live") == 2)
-    held = pack("1.1.0", {"weight": 100, "minPairs": 1_000_000, "wave": 50}, {"weight": 100, "minPairs": 20})
+    held = pack(NS, POINT, "1.1.0", {"weight": 100, "minPairs": 1_000_000, "wave": 50}, {"weight": 100, "minPairs": 20})
     (nodes,) = gateway.client.call("GET", "/api/v1/nodes")["items"]
     name = nodes["metadata"]["name"]
     with Load(gateway.address).coming() as load:
@@ -257,7 +173,7 @@ def test_a_rollout_in_waves_outlives_a_drain(gateway: Gateway, application: Appl
         after = gateway.revision()
         kept = ("version", "phase", "arm", "step", "weight", "phaseSince", "digest")
         assert {field: after[field] for field in kept} == {field: before[field] for field in kept}
-        gateway.node.apply(pack("1.1.0", {"weight": 100, "minPairs": 20, "wave": 50}, {"weight": 100, "minPairs": 20}))
+        gateway.node.apply(pack(NS, POINT, "1.1.0", {"weight": 100, "minPairs": 20, "wave": 50}, {"weight": 100, "minPairs": 20}))
         gateway.until(lambda: gateway.revision().get("phase") == "Live")
     _accounted_for(gateway, application, load)
     assert gateway.get("PolicyPack")["status"]["live"]["version"] == "1.1.0"
@@ -272,6 +188,47 @@ def test_a_restart_under_load_loses_no_request(gateway: Gateway, application: Ap
         time_of_the_last = len(load.admitted)
         gateway.until(lambda: len(load.admitted) > time_of_the_last)
     _accounted_for(gateway, application, load)
+
+
+@pytest.fixture
+def metrics(node: Node, tmp_path: Path) -> Iterator[MetricsServer]:
+    try:
+        found = MetricsServer(node, tmp_path / "metrics-server")
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
+    yield found
+    found.end()
+
+
+def test_the_autoscaler_makes_fewer_pods_of_idle_ones_and_more_under_load(
+    gateway: Gateway, application: Application, metrics: MetricsServer
+) -> None:
+    """By the CPU that the kubelet measures. What pods judged that came and went meanwhile is in the log, and counts for the rollout."""
+    held = pack(NS, POINT, "1.2.0", {"weight": 100, "minPairs": 20}, shadow=1_000_000)
+    gateway.node.apply(point(application.server_port, **AT_ONCE), held)
+    gateway.node.kubectl("-n", NS, "scale", f"deployment/{CHILD}", "--replicas=2")
+    gateway.until(lambda: gateway.ready(2) and gateway.revision().get("arm") == "Shadow" and heard(gateway) == (2, 2, 0))
+    with metrics.served():
+        gateway.until(lambda: gateway.ready(1) and heard(gateway) == (1, 1, 0))
+        (first,) = gateway.pods()
+        with Load(gateway.address, callers=12).coming() as load:
+            gateway.until(lambda: gateway.ready(2) and heard(gateway) == (2, 2, 0))
+            (added,) = set(gateway.pods()) - {first}
+            _, receipt = post(gateway.pods()[added]["status"]["podIP"], PORT, body=BODY)
+            gateway.until(lambda: gateway.arms(receipt) == 2)
+        gateway.until(lambda: gateway.ready(1) and heard(gateway) == (1, 1, 0))
+    assert gateway.sizes() == {
+        "New size: 2; reason: cpu resource utilization (percentage of request) above target",
+        "New size: 1; reason: All metrics below target",
+    }
+    _accounted_for(gateway, application, load)
+    digest = gateway.revision()["digest"]
+    gateway.until(lambda: gateway.revision()["pairs"] == gateway.judged(digest))
+
+
+def heard(gateway: Gateway) -> tuple[int, ...]:
+    """Pods that live, have what is wanted, and say nothing."""
+    return tuple(gateway.instances().get(name, -1) for name in ("live", "current", "silent"))
 
 
 def _accounted_for(gateway: Gateway, application: Application, load: Load) -> None:

@@ -132,6 +132,8 @@ class KubePlacement:
             pod_labels={**LABELS, **pods, "app.kubernetes.io/name": child_name(name)},
             min_replicas=replicas.get("minReplicas", 2),
             max_replicas=replicas.get("maxReplicas", 10),
+            cpu_percent=replicas.get("cpuPercent", 300),
+            scale_in_after_s=replicas.get("scaleInAfterSeconds", 300),
         )
         for document in documents:
             base, plural = PATHS[document["kind"]]

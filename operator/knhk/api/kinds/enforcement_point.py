@@ -236,10 +236,21 @@ SPEC = Obj(
             required=("matchLabels",),
         ),
         "gateway": Obj(
-            "On a cluster, how many pods a point of mode Gateway has.",
+            "On a cluster, how many pods a point of mode Gateway has, and when there are more or fewer: a HorizontalPodAutoscaler of it. "
+            "Without a metrics API on the cluster there is the least.",
             {
                 "minReplicas": Int("The least. Default: 2.", min=1, max=1000, default=2),
                 "maxReplicas": Int("The most, by load. Default: 10.", min=1, max=1000, default=10),
+                "cpuPercent": Int(
+                    "CPU that its pods use on the average, in percent of what they ask for (70m each), above which there are more. They "
+                    "have no limit, so it may be above 100. Default: 300.",
+                    min=1,
+                    max=10_000,
+                    default=300,
+                ),
+                "scaleInAfterSeconds": Int(
+                    "How long fewer must have been enough before there are fewer. Default: 300.", min=0, max=3600, default=300
+                ),
             },
             rules=(
                 Rule(
