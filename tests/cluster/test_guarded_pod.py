@@ -1,12 +1,17 @@
-"""On a real node: an application's pod gets its guard, answers through it with a receipt, cannot be reached past it, and drains."""
+"""On a real node: an application's pod gets its guard, answers through it with a receipt, cannot be reached past it, and drains.
+
+A second point has four such pods: a step of a rollout in waves over them outlives `kubectl drain` and a pod that is made anew.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "admission"))
 sys.path.insert(0, str(Path(__file__).parent))
 from admission_process import Admission, applied, manifests
-from guarded_world import EXCHANGE, LOG, SYSTEM, World, post
+from guarded_world import EXCHANGE, LOG, SYSTEM, Load, World, document, pack, post
 from node_pods import RESTRICTED, Node, has_ended, is_ready
 from pods import app_pod, point_spec
 
@@ -25,6 +30,7 @@ from knhk.model.faults import AlreadyExists, Refused, Stalled, Waiting
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NS, PODS = "shop", "/api/v1/namespaces/shop/pods"
+FLEET, MANY = "fleet", 4
 APPLICATION = """
 import http.server, signal, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -59,7 +65,8 @@ for address, port in json.loads(sys.argv[1]):
 @pytest.fixture(scope="module")
 def world(node: Node, guard_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("guarded")
-    found = World(node, folder, guard_image, NS, "app=orders")
+    packs = f"{node.cluster.registry}/shop/packs"
+    found = World(node, folder, guard_image, NS, "app=orders", packs=packs)
     with node.namespace(NS), contextlib.ExitStack() as stack:
         labels = {"knhk.dev/enforce": "true", "pod-security.kubernetes.io/enforce": "restricted"}
         node.kubectl("label", "namespace", NS, *(f"{name}={value}" for name, value in labels.items()))
@@ -68,9 +75,8 @@ def world(node: Node, guard_image: str, tmp_path_factory: pytest.TempPathFactory
         found.start_operator()
         stack.callback(found.stop)
         found.start_log()
-        document = {"apiVersion": "knhk.dev/v1alpha1", "kind": "EnforcementPoint", "metadata": {"name": "orders"}}
-        node.client.call("POST", collection("EnforcementPoint", NS), body={**document, "spec": {**point_spec(), "baseline": "Admit"}})
-        arguments = ("--image", guard_image, "--exchange", EXCHANGE, "--log", LOG)
+        node.apply(document("EnforcementPoint", NS, "orders", {**point_spec(), "baseline": "Admit"}))
+        arguments = ("--image", guard_image, "--exchange", EXCHANGE, "--log", LOG, "--registry", packs)
         (folder / "admission").mkdir()
         admission = Admission(folder / "admission", node.cluster.kubeconfig, *arguments)
         stack.callback(admission.end)
@@ -161,3 +167,114 @@ def test_a_pod_that_is_deleted_drains_and_loses_no_receipt(world: World, address
         time.sleep(0.02)
     assert after, "it was deleted, and answered while it drained"
     world.until(lambda: {*before, *after} <= world.logged())
+
+
+# ---- four pods and a rollout -----------------------------------------------------------------------
+
+
+def fleet_documents(image: str) -> list[dict[str, Any]]:
+    """What an application team has: a Deployment, its Service, its disruption budget; and the point before them."""
+    labels = {"app": FLEET}
+    template = pod(image, FLEET, "127.0.0.1")
+    selector = {"matchLabels": labels}
+    deployment = {"replicas": MANY, "selector": selector, "template": {"metadata": {"labels": labels}, "spec": template["spec"]}}
+    service = {"selector": labels, "ports": [{"port": 8080, "targetPort": 8080}]}
+    parts = (
+        ("apps/v1", "Deployment", deployment),
+        ("v1", "Service", service),
+        ("policy/v1", "PodDisruptionBudget", {"maxUnavailable": 1, "selector": selector}),
+    )
+    made = [{"apiVersion": api, "kind": kind, "metadata": {"name": FLEET, "namespace": NS}, "spec": spec} for api, kind, spec in parts]
+    return [document("EnforcementPoint", NS, FLEET, {**point_spec(app_label=FLEET), "baseline": "Admit"}), *made]
+
+
+@pytest.fixture(scope="module")
+def fleet(world: World) -> World:
+    """1.0.0 is live in four pods behind a Service."""
+    found = replace(world, selector=f"app={FLEET}", point=FLEET)
+    world.node.kubectl("label", "namespace", NS, "knhk.dev/unguarded=allow")  # its pods are looked into
+    world.node.apply(*fleet_documents(world.image))
+    found.until(lambda: found.ready(MANY) and found.instances().get("live") == MANY)
+    with load(found).coming():
+        world.node.apply(pack(NS, FLEET, "1.0.0", {"weight": 100, "minPairs": 20}))
+        found.until(lambda: found.revision().get("phase") == "Live")
+    return found
+
+
+def load(fleet: World) -> Load:
+    return Load(fleet.client.call("GET", f"/api/v1/namespaces/{NS}/services/{FLEET}")["spec"]["clusterIP"])
+
+
+def stands(fleet: World) -> set[tuple[str, str | None]]:
+    """How the pods stand: the pack that they enforce, and the one in canary."""
+    rows = [fleet.told(name)["running"] for name in fleet.pods()]
+    return {(row["stable"], row["candidate"]) for row in rows}
+
+
+def test_a_step_in_waves_outlives_a_drain_and_a_pod_made_anew(fleet: World) -> None:
+    """The new version is in two of four pods. These are drained from their node by kubectl, one at a time as their budget allows, and one
+    of the others is deleted, under load: others take their places, the step goes on, and nobody was answered otherwise."""
+    (node,) = fleet.client.call("GET", "/api/v1/nodes")["items"]
+    name = node["metadata"]["name"]
+    with load(fleet).coming() as callers:
+        fleet.node.apply(pack(NS, FLEET, "1.1.0", {"weight": 100, "minPairs": 1_000_000, "wave": 50}, {"weight": 100, "minPairs": 20}))
+        fleet.until(lambda: fleet.revision().get("arm") == "Canary" and fleet.instances().get("wave") == 2)
+        before, wave = fleet.revision(), fleet.in_wave()
+        assert len(wave) == 2
+        (other, *_) = set(fleet.pods()) - set(wave)
+        fleet.node.kubectl("-n", NS, "label", "pod", *wave, "leaves=now")
+        with drained(fleet, name, "leaves=now") as draining:
+            fleet.until(lambda: len(set(wave) & set(fleet.pods())) < 2)
+            assert set(wave) & set(fleet.pods()), "one at a time: no other node takes the first one's successor"
+            fleet.node.kubectl("uncordon", name)
+            fleet.until(lambda: draining.poll() is not None)
+            assert draining.returncode == 0, draining.communicate()
+        fleet.node.kubectl("-n", NS, "delete", "pod", other)
+        fleet.until(lambda: fleet.ready(MANY) and fleet.instances().items() >= {"live": MANY, "current": MANY, "silent": 0}.items())
+        fleet.until(lambda: fleet.instances()["wave"] >= 2 and len(fleet.in_wave()) >= 2)
+        assert not {*wave, other} & set(fleet.pods())
+        after = fleet.revision()
+        kept = ("version", "phase", "arm", "step", "weight", "phaseSince", "digest")
+        assert {field: after[field] for field in kept} == {field: before[field] for field in kept}
+        fleet.node.apply(pack(NS, FLEET, "1.1.0", {"weight": 100, "minPairs": 20, "wave": 50}, {"weight": 100, "minPairs": 20}))
+        fleet.until(lambda: fleet.revision().get("phase") == "Live")
+        fleet.until(lambda: stands(fleet) == {(before["digest"], None)})
+    accounted_for(fleet, callers)
+
+
+@contextlib.contextmanager
+def drained(fleet: World, node: str, selector: str) -> Iterator[subprocess.Popen[str]]:
+    """`kubectl drain` of the pods that the selector chooses; in the end the node takes pods again."""
+    arguments = ("drain", node, f"--pod-selector={selector}", "--delete-emptydir-data", "--timeout=240s")
+    command = [str(fleet.node.program), f"--kubeconfig={fleet.node.cluster.kubeconfig}", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as draining:
+        try:
+            yield draining
+        finally:
+            draining.terminate()
+            fleet.node.kubectl("uncordon", node)
+
+
+def accounted_for(fleet: World, callers: Load) -> None:
+    """No request got another answer than the application's; each of these has its receipt in the log."""
+    assert (callers.others, callers.lost) == ([], [])
+    assert callers.admitted
+    fleet.until(lambda: {*callers.admitted} <= fleet.logged())
+
+
+def test_a_bad_version_is_taken_back_from_all_pods(fleet: World) -> None:
+    """It denies what nobody sent while it was in shadow."""
+    good = fleet.revision()["digest"]
+    with load(fleet).coming():
+        bad = pack(NS, FLEET, "1.2.0", {"weight": 100, "minPairs": 1_000_000, "wave": 50}, total="sh:minCount 1 ; sh:maxInclusive 9")
+        fleet.node.apply(bad)
+        fleet.until(lambda: fleet.revision().get("arm") == "Canary" and fleet.instances().get("wave") == 2)
+        in_wave = {(good, fleet.revision()["digest"])}
+        fleet.until(lambda: in_wave < stands(fleet))
+    with replace(load(fleet), body=b'{"total": 10}').coming() as callers:
+        fleet.until(lambda: fleet.revision().get("phase") == "RolledBack")
+        fleet.until(lambda: stands(fleet) == {(good, None)})
+        assert set(callers.others) <= {403}
+    status = fleet.get("PolicyPack")["status"]
+    assert [row["digest"] for row in status["denyList"]] == [status["revision"]["digest"]]
+    assert post(load(fleet).address, body=b'{"total": 10}')[0] == 200
