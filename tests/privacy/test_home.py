@@ -120,7 +120,7 @@ def test_a_subject_is_forgotten_while_the_point_runs(up: Running) -> None:
     assert [each["state"] for each in released["erasures"]] == ["done"]
     assert up.replayed() == {"replayed": 1, "erased": 3, "sealed": 0, "different": 0, "unrecorded": 0}
     assert up.ok("receipt", "retain", "--dry-run") == {"erasures": []}
-    assert up.ok("receipt", "reapply") == {"events": 2, "keys": 0, "records": 0, "rows": 0, "holds": 0}
+    assert up.ok("receipt", "reapply") == {"events": 2, "keys": 0, "records": 0, "rows": 0, "holds": 0, "queued": 0}
     for words in (("erase", NAME), ("erase", "", "--basis", "x"), ("erase", NAME, "--basis", "Müller"), ("hold", NAME, "--reference", "")):
         assert up.run("receipt", *words).returncode == 2
 

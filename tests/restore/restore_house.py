@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from fakes import FakeLog, FakePlacement
@@ -25,7 +28,7 @@ from knhk.model.resource import Resource
 from knhk.ports.store import Store
 from knhk.wiring import packs
 from knhk.wiring.home import LOG_ORIGIN, Home
-from knhk.wiring.restore import Left
+from knhk.wiring.restore import Left, restore_home
 from knhk_runtime.exchange.documents import Accepted, Beside, read_keys, read_rollout
 from knhk_runtime.point import parse_point
 from knhk_runtime.record import entry_key
@@ -159,10 +162,13 @@ class House:
 
     def commit(self, *texts: str) -> str:
         """Commits these as the whole of the repository and applies them, as a merge does."""
-        self.repo.git("rm", "-rq", "--ignore-unmatch", ".")
-        found = self.repo.commit({f"policies/{number}.yaml": text for number, text in enumerate(texts)})
+        found = self.commit_only(*texts)
         self.world.apply(*texts)
         return found
+
+    def commit_only(self, *texts: str) -> str:
+        self.repo.git("rm", "-rq", "--ignore-unmatch", ".")
+        return self.repo.commit({f"policies/{number}.yaml": text for number, text in enumerate(texts)})
 
     def until(self, phase: str, version: str) -> None:
         self.world.until_phase(phase, version)
@@ -230,3 +236,21 @@ def approve(world: World, approver: str = "local:kim") -> None:
     digest = world.get(PACK).status["revision"]["digest"]
     spec = {"pack": "orders", "revision": digest, "stage": "production", "approver": approver}
     world.store.create(Resource("Approval", "erp", f"kim-{digest[7:15]}", spec))
+
+
+def quiet(line: str) -> None:
+    """Nobody listens."""
+
+
+def killed(module: ModuleType, name: str, nth: int, home: Home, left: Left) -> None:
+    """The whole of it, in a process that ends by SIGKILL just after the nth call of a function."""
+    real, calls = getattr(module, name), count(1)
+
+    def works_and_dies(*args: Any, **kwargs: Any) -> Any:
+        found = real(*args, **kwargs)
+        if next(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(module, name, works_and_dies)
+    restore_home(home, left, quiet)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
@@ -12,13 +11,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from restore_house import House, approve, base, flag, moved_in, reviewed
+from restore_house import House, approve, base, flag, killed, moved_in, quiet, reviewed
 from rollout_world import PACK, pack
 
 from knhk.adapters import signer_roles
@@ -29,7 +26,7 @@ from knhk.model.resource import Key
 from knhk.reconcilers import restoring
 from knhk.wiring import restore as wiring
 from knhk.wiring.home import LOG_ORIGIN, Home
-from knhk.wiring.restore import Left, planned, restore_home
+from knhk.wiring.restore import planned, restore_home
 from knhk_runtime.tlog.notes import size_of
 from knhk_runtime.tlog.tree import parse_bundle_of_entries
 from knhk_verify.errors import Bad
@@ -42,10 +39,6 @@ BAD = pack("1.1.0", constraint="sh:minCount 2", **TARGETS)
 NEXT = pack("1.2.0", constraint="sh:minCount 3", **TARGETS)
 MOMENTS = ("generation", "phaseSince", "pairs", "pairsAtStart")
 FLAG = Key("FeatureFlag", "erp", "canary")
-
-
-def quiet(line: str) -> None:
-    """Nobody listens."""
 
 
 @pytest.fixture(scope="module")
@@ -183,20 +176,6 @@ def command(house: House, *words: str) -> list[str]:
 def knhk(house: House, *words: str) -> tuple[int, Any]:
     done = subprocess.run(command(house, *words), capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout or done.stderr.splitlines()[-1])
-
-
-def killed(module: ModuleType, name: str, nth: int, home: Home, left: Left) -> None:
-    """The whole of it, in a process that ends by SIGKILL just after the nth call of a function."""
-    real, calls = getattr(module, name), count(1)
-
-    def works_and_dies(*args: Any, **kwargs: Any) -> Any:
-        found = real(*args, **kwargs)
-        if next(calls) == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-    setattr(module, name, works_and_dies)
-    restore_home(home, left, quiet)
 
 
 @pytest.mark.slow

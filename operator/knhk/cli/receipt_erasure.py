@@ -131,12 +131,12 @@ def release(call: Call) -> Outcome:
 
 @command(
     ("receipt", "reapply"),
-    summary="After a restore from a backup: erase again all that the log says was erased, and restore holds",
+    summary="After a restore from a backup: erase again all that the log says was erased, and restore holds and what waits for them",
     arguments=(ARCHIVE,),
-    output=obj(events=integer(), keys=integer(), records=integer(), rows=integer(), holds=integer()),
+    output=obj(events=integer(), keys=integer(), records=integer(), rows=integer(), holds=integer(), queued=integer()),
     examples=("knhk receipt reapply --archive ./delta",),
-    detail="Walks the events Erased, Held and HoldReleased of the log, their signatures verified. Repeated it finds nothing to do. Run\n"
-    "it before `knhk receipt erase`, and for each archive.",
+    detail="Walks the events Erased, ErasureQueued, Held and HoldReleased of the log, their signatures verified. Repeated it finds\n"
+    "nothing to do. Run it before `knhk receipt erase`, and for each archive. `knhk restore` does it by itself.",
 )
 def reapply(call: Call) -> Outcome:
     from dataclasses import asdict

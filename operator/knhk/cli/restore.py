@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.framework import Argument, Call, Outcome, Table, Usage, command
+from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.log import TLS
 from knhk.cli.schema import array, boolean, integer, mapping, nullable, obj, string
 from knhk.wiring.home import Home
@@ -13,6 +13,16 @@ from knhk.wiring.home import Home
 if TYPE_CHECKING:
     from knhk.wiring.restore import Done, Left, Plan
 
+PLACE = obj(
+    place=string(),
+    state=string("would", "reapplied", "unreached"),
+    why=string(),
+    keys=integer(),
+    records=integer(),
+    rows=integer(),
+    holds=integer(),
+    queued=integer(),
+)
 ROLLING = obj(version=string(), digest=string(), stage=string(), arm=string(), step=integer(), weight=integer(), index=integer())
 
 
@@ -32,6 +42,8 @@ ROLLING = obj(version=string(), digest=string(), stage=string(), arm=string(), s
         Argument("--root", help="pinned root key: base64, or a root.pub file (default: root.pub of the keys)"),
         Argument("--guard", help="folder of a guard that runs on: the log must not be behind it", kind=Path, repeat=True, metavar="DIR"),
         Argument("--checkpoint", help="checkpoint that somebody kept: the log must be a later one", kind=Path, repeat=True, metavar="FILE"),
+        Argument("--subjects", help="key store from a backup, whose key is among --keys (default HOME/subjects)", kind=Path, metavar="DIR"),
+        Argument("--archive", help="archive of the log: a folder, or s3://BUCKET/PREFIX; all of them", repeat=True, metavar="PLACE"),
         Argument("--allow-missing", help="leave away what the log knows in force and nothing at hand says", flag=True),
         Argument("--kubeconfig", help="make it in this cluster, whose operator must not run", kind=Path, metavar="FILE"),
         Argument("--out", help="write it as manifests instead (new folder)", kind=Path, metavar="DIR"),
@@ -59,6 +71,8 @@ ROLLING = obj(version=string(), digest=string(), stage=string(), arm=string(), s
         made=array(string()),
         there=array(string()),
         receipts=integer(),
+        erased=obj(events=integer(), keys=integer(), leaves=integer(), places=array(PLACE)),
+        consents=array(obj(namespace=string(), consent=string(), subject=string(), purpose=string(), index=integer())),
         dry_run=boolean(),
     ),
     examples=(
@@ -69,7 +83,9 @@ ROLLING = obj(version=string(), digest=string(), stage=string(), arm=string(), s
     detail="Everything that the log says is verified under the root first: its checkpoint, every entry, every event's signature; an\n"
     "altered one is refused with its place. A log behind what a --guard has seen, or another than a --checkpoint is of, is refused.\n"
     "Images that guards run must be in the registry, whole and signed. Nothing is brought before all of it is good; a second run\n"
-    "changes nothing. Afterwards `knhk up`: each pack leaves the receipt `Restored`. Lost role keys are made anew where root.key is.",
+    "changes nothing. Afterwards `knhk up`: each pack leaves the receipt `Restored`. Lost role keys are made anew where root.key is.\n"
+    "What the log says was erased is erased again, in the key store, beside the log and in each --archive; exit status 1 when one of\n"
+    "them cannot be reached, which is told, and run again. Consents that only the log has are told by tag.",
 )
 def restore(call: Call) -> Outcome:
     from knhk.wiring import restore as wiring
@@ -79,7 +95,10 @@ def restore(call: Call) -> Outcome:
         raise Usage("must not come with --kubeconfig", "--out")
     left, elsewhere = _left(call, home), bool(args.kubeconfig or args.out)
     if args.dry_run:
-        return _told(wiring.Done(wiring.planned(left if elsewhere else wiring.at_home(left, home), elsewhere, call.say)), dry=True)
+        left = left if elsewhere else wiring.at_home(left, home)
+        done = wiring.Done(wiring.planned(left, elsewhere, call.say))
+        done.reached = wiring.erased_again(left, done.plan, None if elsewhere else home, dry=True)
+        return _told(done, dry=True)
     if elsewhere:
         from knhk.wiring import restore_cluster
 
@@ -108,12 +127,19 @@ def _left(call: Call, home: Home) -> Left:
         ca_file=args.ca_file,
         certificate=args.certificate,
         allow_missing=args.allow_missing,
+        subjects=args.subjects,
+        archives=tuple(args.archive or ()),
     )
 
 
 def _told(done: Done, *, dry: bool = False) -> Outcome:
+    from knhk.reconcilers.erasing import erased_by
+    from knhk.wiring.reapplying import UNREACHED, told
+
     plan, seen = done.plan, done.plan.verified
     packs = {name: _pack(plan, name) for name in sorted(plan.told.packs)}
+    erased = erased_by(event for _, _, event in seen.events)
+    places = [told(each) for each in done.reached]
     data = {
         "origin": seen.origin,
         "entries": seen.size,
@@ -129,6 +155,8 @@ def _told(done: Done, *, dry: bool = False) -> Outcome:
         "made": done.made,
         "there": done.there,
         "receipts": done.receipts,
+        "erased": {"events": erased.events, "keys": len(erased.keys), "leaves": len(erased.indexes), "places": places},
+        "consents": list(plan.consents),
         "dry_run": dry,
     }
     objects = [(str(each.key), "would be made") for each in plan.resources] if dry else [(key, "made") for key in done.made]
@@ -138,7 +166,9 @@ def _told(done: Done, *, dry: bool = False) -> Outcome:
         Table("objects", ("object", ""), (*objects, *((key, "there") for key in done.there))),
     ]
     tables += [Table("notes", ("",), tuple((note,) for note in plan.notes))] if plan.notes else []
-    return Outcome(data, tables=tuple(tables))
+    named = [("erased again", places), ("consents that only the log has", plan.consents)]
+    tables += [Table(name, tuple(rows[0]), tuple(tuple(map(str, row.values())) for row in rows)) for name, rows in named if rows]
+    return Outcome(data, FAULTS if any(row["state"] == UNREACHED for row in places) else OK, tuple(tables))
 
 
 def _pack(plan: Plan, name: str) -> dict[str, Any]:

@@ -70,13 +70,15 @@ class Told:
 
 @dataclass(frozen=True)
 class Reapplied:
-    """What walking the log's erasures did: events read, keys destroyed again, records and rows erased again, holds restored."""
+    """What walking the log's erasures did: events read, keys destroyed again, records and rows erased again, holds and queued erasures
+    restored."""
 
     events: int = 0
     keys: int = 0
     records: int = 0
     rows: int = 0
     holds: int = 0
+    queued: int = 0
 
 
 # An outbox nobody appends to may be rewritten whole: true within the context.
@@ -84,20 +86,30 @@ Closed = Callable[[str], AbstractContextManager[bool]]
 
 
 @dataclass
-class Surroundings:
-    """What an eraser works on. `observations`: folder of outboxes; `archive`: the Δ log, when there is one, and `rows` what it holds;
-    `append`: a signed event, idempotent by its bytes; `closed`: whether nobody appends to an outbox."""
+class Copies:
+    """Where records lie. `observations`: folder of outboxes, None where there is none; `archive`: the Δ log, when there is one; `closed`:
+    whether nobody appends to an outbox."""
+
+    observations: Path | None
+    archive: Archive | None
+    log: Callable[[], Served]
+    closed: Closed
+    clock: Clock
+
+    def folders(self) -> list[Path]:
+        found = self.observations.glob("*") if self.observations is not None else ()
+        return sorted(path for path in found if path.is_dir())
+
+
+@dataclass
+class Surroundings(Copies):
+    """What an eraser works on. `rows`: what the archive holds; `append`: a signed event, idempotent by its bytes."""
 
     keys: KeyStore
-    observations: Path
-    archive: Archive | None
     rows: Callable[[], Iterator[Row]]
-    log: Callable[[], Served]
     events: Callable[[], Iterator[tuple[int, PolicyEvent]]]
     sign: Callable[[PolicyEvent], bytes]
     append: Callable[[bytes], int]
-    closed: Closed
-    clock: Clock
     chance: Random
     actor: str
     privacy: Mapping[str, Privacy] = field(default_factory=dict)
@@ -173,30 +185,10 @@ class Eraser:
 
     def reapply(self) -> Reapplied:
         """After a restore from a backup: all that the log says was erased is erased again, and holds are as the log says."""
-        events, keys, indexes, holds, done = 0, list[bytes](), set[int](), dict[str, Held](), set[str]()
-        for _, event in self._at.events():
-            evidence = event.evidence
-            if event.kind == "Erased":
-                events += 1
-                keys += [bytes.fromhex(key) for key in evidence["keys"]]
-                indexes.update(indexes_of((first, last) for first, last in evidence["targets"]))
-                done |= {evidence["erasure"]} if evidence["part"] == evidence["parts"] else set()
-            elif event.kind in ("Held", "HoldReleased"):
-                holds[evidence["hold"]] = Held(
-                    evidence["hold"], bytes.fromhex(event.subject[1]), evidence["reference"], event.kind == "Held"
-                )
-        known = {hold.id: hold for hold in self._at.keys.holds()}
-        restored = [hold for hold in holds.values() if known.get(hold.id) != hold]
-        for hold in restored:
-            self._at.keys.put_hold(hold, None)
-        for work in self._at.keys.works():
-            if work.id in done and work.state != DONE:
-                self._at.keys.put_work(replace(work, state=DONE, bundles="[]"))
-        there = [key for key in keys if self._at.keys.key(key) is not None]
-        if keys:
-            self._at.keys.destroy("reapplied", keys)
-        records, rows = self._rewrite(indexes)
-        return Reapplied(events, len(there), records, rows, len(restored))
+        erased = erased_by(event for _, event in self._at.events())
+        keys = reapply_keys(self._at.keys, erased)
+        records, rows = rewrite(self._at, erased.indexes)
+        return replace(keys, records=records, rows=rows)
 
     # ---- plans ---------------------------------------------------------------------------------
 
@@ -279,40 +271,13 @@ class Eraser:
                 work = replace(work, plan=_text(plan))
                 self._at.keys.put_work(work)
             self._at.keys.destroy(work.id, map(bytes.fromhex, plan.keys))
-            records, rows = self._rewrite(set(indexes_of(plan.targets)))
+            records, rows = rewrite(self._at, set(indexes_of(plan.targets)))
             work = replace(work, state=TELLING, bundles=_texts(self._parts(work.id, plan)))
             self._at.keys.put_work(work)
         entries = self._append(work, clear=False)
         plan = replace(_plan(work), entries=tuple(entries))
         self._at.keys.put_work(Work(work.id, DONE, _text(plan), "[]"))
         return Told(work.id, DONE, plan, records, rows)
-
-    def _rewrite(self, indexes: Collection[int]) -> tuple[int, int]:
-        """(records of outboxes, rows of the archive) that lost what was recorded. Raises Waiting while an agent appends to a segment that
-        holds some: it begins another one when it sees that keys were destroyed."""
-        leaves = {entry for index, entry in enumerate(self._at.log().entries()) if index in indexes} if indexes else set[bytes]()
-        records = sum(self._rewrite_outbox(folder, leaves) for folder in self._folders()) if leaves else 0
-        return records, self._at.archive.erase(indexes) if self._at.archive is not None and indexes else 0
-
-    def _rewrite_outbox(self, folder: Path, leaves: set[bytes]) -> int:
-        def is_wanted(record: Record) -> bool:
-            return any(leaf in leaves for leaf in record.leaves)
-
-        erased = 0
-        last = max(folder.glob("*.seg"), default=None)
-        for path in sorted(folder.glob("*.seg")):
-            if path != last:
-                erased += erase_segment(path, is_wanted)
-        if last is None or not any(is_wanted(record) and not record.erased for record in _records(last)):
-            return erased
-        if "~" in folder.name:  # a copy that may grow: its ciphertext stays until the archive removes it, and no key opens it
-            return erased
-        for _ in range(LOOKS):
-            with self._at.closed(folder.name) as nobody:
-                if nobody or max(folder.glob("*.seg")) != last:
-                    return erased + erase_segment(last, is_wanted)
-            self._at.clock.sleep(SETTLE_S)
-        raise Waiting("Outbox", f"{last}: its agent still appends to it; run `knhk receipt erase --resume` again", SETTLE_S)
 
     def _parts(self, erasure: str, plan: Plan) -> list[bytes]:
         """Signed events, as many as the ranges and keys need."""
@@ -364,17 +329,94 @@ class Eraser:
 
     # ---- small things --------------------------------------------------------------------------
 
-    def _folders(self) -> list[Path]:
-        return sorted(path for path in self._at.observations.glob("*") if path.is_dir())
-
     def _segments(self) -> list[Path]:
-        return [path for folder in self._folders() for path in sorted(folder.glob("*.seg"))]
+        return [path for folder in self._at.folders() for path in sorted(folder.glob("*.seg"))]
 
     def _id(self) -> str:
         return self._at.chance.bytes(16).hex()
 
     def _now(self) -> str:
         return rfc3339(self._at.clock.now_ns())
+
+
+# ---- copies, and what the log says of them ---------------------------------------------------------
+
+
+@dataclass
+class Erased:
+    """What the log says was erased, and is held: `keys` that were destroyed, `indexes` of leaves whose records are gone, erasures that are
+    `done` and `queued`, `holds` as they stand."""
+
+    events: int = 0
+    keys: list[bytes] = field(default_factory=list)
+    indexes: set[int] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+    queued: dict[str, Plan] = field(default_factory=dict)
+    holds: dict[str, Held] = field(default_factory=dict)
+
+
+def erased_by(events: Iterable[PolicyEvent]) -> Erased:
+    """By the verified events of a log, in its order."""
+    found = Erased()
+    for event in events:
+        said = event.evidence
+        if event.kind == "Erased":
+            found.events += 1
+            found.keys += map(bytes.fromhex, said["keys"])
+            found.indexes.update(indexes_of((first, last) for first, last in said["targets"]))
+            found.done |= {said["erasure"]} if said["part"] == said["parts"] else set()
+        elif event.kind == "ErasureQueued":
+            found.queued[said["erasure"]] = Plan(SUBJECT, event.subject[1], said["basis"], holds=tuple(said["holds"]))
+        elif event.kind in ("Held", "HoldReleased"):
+            found.holds[said["hold"]] = Held(said["hold"], bytes.fromhex(event.subject[1]), said["reference"], event.kind == "Held")
+    return found
+
+
+def reapply_keys(keys: KeyStore, erased: Erased) -> Reapplied:
+    """A key store as the log says: keys are destroyed again, holds stand, what waits for them waits. Repeated it changes nothing."""
+    held, works = {hold.id: hold for hold in keys.holds()}, {work.id: work for work in keys.works()}
+    restored = [hold for hold in erased.holds.values() if held.get(hold.id) != hold]
+    for hold in restored:
+        keys.put_hold(hold, None)
+    for work in works.values():
+        if work.id in erased.done and work.state != DONE:
+            keys.put_work(replace(work, state=DONE, bundles="[]"))
+    queued = [Work(name, QUEUED, _text(plan), "[]") for name, plan in erased.queued.items() if name not in erased.done | works.keys()]
+    for work in queued:
+        keys.put_work(work)
+    there = [key for key in erased.keys if keys.key(key) is not None]
+    if erased.keys:
+        keys.destroy("reapplied", erased.keys)
+    return Reapplied(erased.events, len(there), holds=len(restored), queued=len(queued))
+
+
+def rewrite(at: Copies, indexes: Collection[int]) -> tuple[int, int]:
+    """(records of outboxes, rows of the archive) that lost what was recorded. Raises Waiting while an agent appends to a segment that
+    holds some: it begins another one when it sees that keys were destroyed."""
+    leaves = {entry for index, entry in enumerate(at.log().entries()) if index in indexes} if indexes else set[bytes]()
+    records = sum(_rewrite_outbox(at, folder, leaves) for folder in at.folders()) if leaves else 0
+    return records, at.archive.erase(indexes) if at.archive is not None and indexes else 0
+
+
+def _rewrite_outbox(at: Copies, folder: Path, leaves: set[bytes]) -> int:
+    def is_wanted(record: Record) -> bool:
+        return any(leaf in leaves for leaf in record.leaves)
+
+    erased = 0
+    last = max(folder.glob("*.seg"), default=None)
+    for path in sorted(folder.glob("*.seg")):
+        if path != last:
+            erased += erase_segment(path, is_wanted)
+    if last is None or not any(is_wanted(record) and not record.erased for record in _records(last)):
+        return erased
+    if "~" in folder.name:  # a copy that may grow: its ciphertext stays until the archive removes it, and no key opens it
+        return erased
+    for _ in range(LOOKS):
+        with at.closed(folder.name) as nobody:
+            if nobody or max(folder.glob("*.seg")) != last:
+                return erased + erase_segment(last, is_wanted)
+        at.clock.sleep(SETTLE_S)
+    raise Waiting("Outbox", f"{last}: its agent still appends to it; run `knhk receipt erase --resume` again", SETTLE_S)
 
 
 def _records(path: Path) -> Iterable[Record]:

@@ -11,11 +11,13 @@ from knhk.decide.applying import ORDER
 from knhk.decide.approvals import LOCAL
 from knhk.decide.keeping import MAX_DENIED
 from knhk.lockchain.events import PolicyEvent
+from knhk.model.consents import EVENTS, GRANTED, WITHDRAWN
 from knhk.model.faults import Fault
 from knhk.model.phases import Event, Phase
 from knhk.model.resource import Key, Resource
 from knhk.model.times import from_rfc3339_ns, rfc3339, rfc3339_ns
 from knhk.reconcilers.approvals import RECORDED
+from knhk.reconcilers.consents import RECORDED as CONSENT_RECORDED
 from knhk.reconcilers.context import MAX_HISTORY, NO_DIGEST, conditioned
 from knhk.reconcilers.history import ENDS, RESTORED, ROLLS, PackThen, PointThen, state_at
 from knhk.reconcilers.repositories import MAX_DENIED as MAX_COMMITS_DENIED
@@ -45,7 +47,7 @@ class PackTold:
 @dataclass
 class Told:
     """What the log tells of a control plane. Packs, points and data by NAMESPACE/NAME; `flags`: what each flag said last, and where;
-    `approved`: all approvals; `denied`: commits by PolicyRepository, newest first; `covered`: of each namespace its events."""
+    `approved`: all approvals; `denied`: commits by PolicyRepository, newest first; `consents`: what each Consent said last, and where."""
 
     packs: dict[str, PackTold] = field(default_factory=dict)
     then: dict[str, PackThen] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class Told:
     flags: dict[str, tuple[int, PolicyEvent]] = field(default_factory=dict)
     approved: list[PolicyEvent] = field(default_factory=list)
     denied: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    consents: dict[str, tuple[int, PolicyEvent]] = field(default_factory=dict)
 
 
 def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
@@ -73,6 +76,8 @@ def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
             found.data[name] = {"digest": f"sha256:{event.subject[1]}", "image": image, "version": version, "built": event.time}
         elif kind == "flag":
             found.flags[name] = index, event
+        elif kind == "consent":
+            found.consents[f"{name.partition('/')[0]}/{event.evidence['consent']}"] = index, event
         elif event.kind == "CommitDenied" and event.reason.startswith(Event.ROLLED_BACK.value):
             row = {"commit": event.subject[0].rpartition("@")[2], "reason": event.reason, "time": event.time}
             found.denied.setdefault(name, []).insert(0, row)
@@ -175,7 +180,8 @@ def live_points(told: Told, name: str) -> list[str]:
 
 def resources(told: Told, given: Sequence[Resource], reviews: bool) -> tuple[list[Resource], list[str]]:
     """Everything that the store is to hold, in the order in which it is written, and what differs from what was given: flags stand as they
-    were turned last. `reviews`: people give approvals themselves, for the store knows who they are."""
+    were turned last, consents as they were recorded last. `reviews`: people give approvals and record consents themselves, for the store
+    knows who they are."""
     found, notes = {resource.key: resource for resource in given}, list[str]()
     for name, (index, event) in sorted(told.flags.items()):
         key, spec = _key("FeatureFlag", name), event.evidence.get("spec")
@@ -185,10 +191,37 @@ def resources(told: Told, given: Sequence[Resource], reviews: bool) -> tuple[lis
         if before is not None and before.spec != spec:
             notes.append(f"{key} stands as entry {index} of the log says, not as the commit does")
         found[key] = Resource(key.kind, key.namespace, key.name, spec) if before is None else replace(before, spec=spec)
+    for name, (index, event) in sorted(told.consents.items()):
+        key, spec = _key("Consent", name), _consent(event)
+        before = found.get(key)
+        if before is None and (reviews or spec["state"] != WITHDRAWN):
+            continue
+        if before is not None and before.spec != spec:
+            notes.append(f"{key} is {spec['state']}, as entry {index} of the log says, not as what was given does")
+        found[key] = Resource(key.kind, key.namespace, key.name, spec) if before is None else replace(before, spec=spec)
     if not reviews:
         for approval in _approvals(told):
             found.setdefault(approval.key, approval)
     return sorted(found.values(), key=lambda each: (KINDS.index(each.kind), each.key)), notes
+
+
+def _consent(event: PolicyEvent) -> dict[str, Any]:
+    """The spec of a Consent, as its event recorded it."""
+    said = {name: event.evidence[name] for name in ("purpose", "controller", "basis", "document") if name in event.evidence}
+    state = next(state for state, kind in EVENTS.items() if kind == event.kind)
+    return {"subject": event.subject[0].rpartition("/")[2], "state": state, "actor": event.actor, **said}
+
+
+def not_given(told: Told, made: Iterable[Key]) -> list[dict[str, Any]]:
+    """Consents that stand in the log and that nothing at hand says, by tag. A Consent that was deleted leaves no event, so nobody but who
+    recorded it can tell whether it counts: it does not."""
+    there, found = set(made), list[dict[str, Any]]()
+    for name, (index, event) in sorted(told.consents.items()):
+        spec = _consent(event)
+        if spec["state"] == GRANTED and (key := _key("Consent", name)) not in there:
+            row = {"namespace": key.namespace, "consent": key.name, "subject": spec["subject"], "purpose": spec["purpose"], "index": index}
+            found.append(row)
+    return found
 
 
 def _is_gone(told: Told, key: Key, index: int, event: PolicyEvent) -> bool:
@@ -226,6 +259,10 @@ def status_of(told: Told, resource: Resource, now_ns: int) -> dict[str, Any] | N
     if resource.kind == "Approval":
         message = f"{resource.spec['approver']} approved {resource.spec['revision'][:19]}… for {resource.spec['stage']}"
         return conditioned(resource, {"unreviewed": True}, True, RECORDED, message, now)
+    if resource.kind == "Consent" and name in told.consents:
+        index, event = told.consents[name]
+        found = {"state": resource.spec["state"], "recorded": event.time, "index": index}
+        return conditioned(resource, found, True, CONSENT_RECORDED, f"{resource.spec['state']}: {resource.spec['purpose']}", now)
     if resource.kind == "FeatureFlag" and name in told.flags and told.flags[name][1].evidence.get("spec") == resource.spec:
         return {"observedGeneration": resource.generation}
     return None

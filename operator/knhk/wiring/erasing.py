@@ -60,7 +60,7 @@ def erasing(home: Home, archive_at: str | None) -> Iterator[Eraser]:
                 events=events,
                 sign=sign,
                 append=log.append_event,
-                closed=partial(_closed, home),
+                closed=partial(closed, home),
                 clock=clock,
                 chance=SystemRandom(),
                 actor=local_user(),
@@ -83,7 +83,7 @@ def _privacy(home: Home, clock: SystemClock) -> dict[str, Privacy]:
 
 
 @contextmanager
-def _closed(home: Home, source: str) -> Iterator[bool]:
+def closed(home: Home, source: str) -> Iterator[bool]:
     """Whether no agent runs that appends to this outbox; none starts meanwhile."""
     namespace, _, name = source.partition(".")
     path = home.point(namespace, name) / "state" / "lock"

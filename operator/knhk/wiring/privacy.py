@@ -51,7 +51,12 @@ def tags_of(home: Home, subject: str) -> list[str]:
 
 def opened(home: Home) -> KeyStore:
     """The key store of a home. Raises NotFound when it has none, Stalled when this user may not use its key, Corrupt and Waiting."""
-    wrapped = subject_keys.wrapped_store_key(home.subjects)
+    return opened_in(home.subjects, home.keys)
+
+
+def opened_in(folder: Path, keys: Path) -> KeyStore:
+    """The key store in a folder, by the key-encryption key in `keys`. Raises as `opened`."""
+    wrapped = subject_keys.wrapped_store_key(folder)
     if wrapped is None:
-        raise NotFound(f"{home.subjects}: there is no key store")
-    return KeyStore(home.subjects, wrapping_in(home.keys).unwrap(STORE, wrapped))
+        raise NotFound(f"{folder}: there is no key store")
+    return KeyStore(folder, wrapping_in(keys).unwrap(STORE, wrapped))

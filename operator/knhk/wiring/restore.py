@@ -32,10 +32,12 @@ from knhk.ports.store import Store
 from knhk.reconcilers import evidence, restoring
 from knhk.reconcilers.admission import admit
 from knhk.reconcilers.context import receipt_of
+from knhk.reconcilers.erasing import erased_by
 from knhk.reconcilers.reviewing import speaks_of_ours
 from knhk.wiring import daemon, embedded
 from knhk.wiring.home import Home, private_folder
 from knhk.wiring.log_opening import Opened, opened
+from knhk.wiring.reapplying import Places, Reached, bring_key_store, demand_key_store, reapplied
 from knhk.wiring.signing import keys_in
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.watch import Folders, load_accepted
@@ -64,7 +66,8 @@ Say = Callable[[str], None]
 class Left:
     """What is left of a control plane. `git`: a checkout or bare repository; `files`: resources that were in no commit; `log`: a
     folder, store or URL; `pull`: a registry, of what the folder `registry` has not; `keys`: the folder of its keys; `guards`: folders of
-    guards that run on; `checkpoints`: of the log, as others kept them."""
+    guards that run on; `checkpoints`: of the log, as others kept them; `subjects`: folder of a key store from a backup; `archives`: of the
+    Δ log, by address."""
 
     git: Path
     revision: str
@@ -81,6 +84,8 @@ class Left:
     ca_file: Path | None = None
     certificate: Path | None = None
     allow_missing: bool = False
+    subjects: Path | None = None
+    archives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Verified:
 @dataclass(frozen=True)
 class Plan:
     """What is to be made. `held`: so many documents of guards and checkpoints the log was held against; `epoch`: the newest that a guard
-    has, -1 when none was looked at."""
+    has, -1 when none was looked at; `consents`: that stand in the log and are not made."""
 
     verified: Verified
     told: restoring.Told
@@ -113,16 +118,18 @@ class Plan:
     images: tuple[str, ...]
     epoch: int
     held: int
+    consents: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass
 class Done:
-    """`made`, `there`: objects by what became of them."""
+    """`made`, `there`: objects by what became of them; `reached`: places that may hold what was erased."""
 
     plan: Plan
     made: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
     receipts: int = 0
+    reached: tuple[Reached, ...] = ()
 
 
 # ---- verified before it is used ------------------------------------------------------------------
@@ -235,7 +242,8 @@ def planned(left: Left, reviews: bool, say: Say) -> Plan:
     if faults or missing:
         raise Refused([*faults, *missing])
     resources, notes = restoring.resources(told, given, reviews)
-    return Plan(seen, told, commit, tuple(resources), tuple(notes), images, epoch, held)
+    consents = restoring.not_given(told, (each.key for each in resources))
+    return Plan(seen, told, commit, tuple(resources), tuple(notes), images, epoch, held, tuple(consents))
 
 
 def _given(left: Left) -> tuple[str, list[Resource]]:
@@ -350,8 +358,13 @@ def restore_home(home: Home, left: Left, say: Say) -> Done:
     """The embedded home. The store comes whole, by rename, as the last thing: before that `knhk up` finds none, after it nothing is left to
     do. Raises as `planned`, and Stalled when a control plane runs, or the home has another store. Call it on the main thread."""
     if home.store.exists():
-        return _again(home, planned(at_home(left, home), False, say))
+        here = at_home(left, home)
+        done = _again(home, planned(here, False, say))
+        _bring_key_store(home, left)
+        done.reached = erased_again(here, done.plan, home)
+        return done
     _take_over(home, left, say)
+    _bring_key_store(home, left)
     with daemon.held(home):
         signer, left = embedded.signer_of(home), at_home(left, home)
         first = verified(left, datetime.now(UTC))
@@ -360,6 +373,7 @@ def restore_home(home: Home, left: Left, say: Say) -> Done:
         plan = planned(left, False, say)
         if plan.verified.log.served.root(first.size) != first.root:
             raise Bad(str(home.log), "does not continue what was verified before its sequencer ran")
+        reached = erased_again(left, plan, home)
         folder = home.root / "restore"
         shutil.rmtree(folder, ignore_errors=True)
         private_folder(folder)
@@ -368,9 +382,22 @@ def restore_home(home: Home, left: Left, say: Say) -> Done:
             done = fill(store, plan, signer, embedded.local_user(), time.time_ns())
         finally:
             store.close()
+        done.reached = reached
         (folder / home.store.name).rename(home.store)
         shutil.rmtree(folder)
     return done
+
+
+def _bring_key_store(home: Home, left: Left) -> None:
+    if left.subjects is not None and left.subjects.resolve() != home.subjects.resolve():
+        bring_key_store(left.subjects, home.subjects)
+
+
+def erased_again(left: Left, plan: Plan, home: Home | None, *, dry: bool = False) -> tuple[Reached, ...]:
+    """What the log says was erased is erased again, before anybody can open it. Repeated it finds nothing."""
+    folder = left.subjects if home is None or (dry and not home.subjects.exists()) else home.subjects
+    seen = plan.verified
+    return reapplied(erased_by(event for _, _, event in seen.events), Places(folder, left.keys, left.archives, home), seen.log, dry=dry)
 
 
 def _again(home: Home, plan: Plan) -> Done:
@@ -411,6 +438,8 @@ def _take_over(home: Home, left: Left, say: Say) -> None:
         raise Stalled("Keys", f"{source.keys / 'log.key'}: must be there: who has it not cannot go on with a log; give --keys")
     plan = planned(source, False, lambda line: None)
     _demand_log_key(source.keys, plan.verified)
+    if left.subjects is not None:
+        demand_key_store(left.subjects)
     for folder in (home.root, home.keys):
         private_folder(folder)
     for path in sorted(left.keys.iterdir()) if left.keys.resolve() != home.keys.resolve() else ():

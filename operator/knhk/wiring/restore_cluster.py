@@ -19,7 +19,7 @@ from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.model.faults import Fault, NotFound, Refused, Stalled
 from knhk.model.resource import Resource
 from knhk.wiring.embedded import local_user
-from knhk.wiring.restore import Done, Left, Say, fill, planned
+from knhk.wiring.restore import Done, Left, Say, erased_again, fill, planned
 from knhk.wiring.signing import signer_in
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/knhk-system/leases/knhk-operator"
@@ -32,9 +32,11 @@ def applied(kubeconfig: Path, left: Left, say: Say) -> Done:
     _demand_idle(client, say)
     store = KubeStore(client, ChangeFeed(), SystemClock())
     try:
-        return fill(store, plan, signer_in(left.keys), local_user(), time.time_ns())
+        done = fill(store, plan, signer_in(left.keys), local_user(), time.time_ns())
+        done.reached = erased_again(left, plan, None)
     finally:
         store.close()
+    return done
 
 
 def _demand_idle(client: KubeClient, say: Say) -> None:
@@ -76,6 +78,7 @@ def written(folder: Path, left: Left, say: Say) -> Done:
     folder.mkdir(parents=True)
     for name, documents in files.items():
         (folder / name).write_text(HEADS[name] + yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
+    done.reached = erased_again(left, plan, None)
     return done
 
 

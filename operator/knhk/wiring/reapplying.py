@@ -1,0 +1,138 @@
+"""What was erased is erased again where a control plane is made anew: in the key store, beside the log, and in archives."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from knhk.adapters import delta_parquet
+from knhk.adapters.log_indexes import LogIndexes
+from knhk.adapters.system import SystemClock
+from knhk.model.faults import KnhkError, NotFound, Stalled
+from knhk.reconcilers.archiving import Archive, newest_commit
+from knhk.reconcilers.erasing import Copies, Erased, Reapplied, reapply_keys, rewrite
+from knhk.wiring import privacy
+from knhk.wiring.archive import opened
+from knhk.wiring.erasing import closed
+from knhk.wiring.home import Home, private_folder
+from knhk.wiring.log_opening import Opened
+from knhk_runtime import subject_keys
+from knhk_runtime.durable import replace_file
+from knhk_runtime.objects.opening import open_store
+from knhk_verify.errors import Bad
+
+WOULD, REAPPLIED, UNREACHED = "would", "reapplied", "unreached"
+Act = Callable[[], Reapplied]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What became of one place that may hold what was erased. `why` it could not be reached."""
+
+    place: str
+    state: str
+    did: Reapplied = field(default_factory=Reapplied)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look. `subjects`: folder of the key store, and `keys` of its key-encryption key; `home`, if it is one: its outboxes lie
+    beside its log."""
+
+    subjects: Path | None
+    keys: Path
+    archives: tuple[str, ...]
+    home: Home | None = None
+
+    @property
+    def outboxes(self) -> Path | None:
+        return None if self.home is None else self.home.log / "observations"
+
+
+def reapplied(erased: Erased, places: Places, log: Opened, *, dry: bool) -> tuple[Reached, ...]:
+    """Every place, one after another: that one cannot be reached holds up no other. `log`: what `erased` is of, verified."""
+    if not (erased.events or erased.holds or erased.queued):
+        return ()
+    acts: list[tuple[str, Act]] = [(str(places.subjects or "key store"), partial(_keys, places, erased, dry))]
+    if places.outboxes is not None:
+        acts.append((str(places.outboxes), partial(_outboxes, places, erased, log, dry)))
+    acts += [(each, partial(_archive, places, each, erased, log, dry)) for each in places.archives]
+    return tuple(_tried(place, act, dry) for place, act in acts)
+
+
+def _tried(place: str, act: Act, dry: bool) -> Reached:
+    try:
+        return Reached(place, WOULD if dry else REAPPLIED, act())
+    except (KnhkError, Bad, OSError) as error:
+        return Reached(place, UNREACHED, why=str(error))
+
+
+def _keys(places: Places, erased: Erased, dry: bool) -> Reapplied:
+    if places.subjects is None or not subject_keys.store_file(places.subjects).exists():
+        must = "must be given by --subjects; where it is lost for good no sealed record can be opened, and nothing is to be done"
+        raise NotFound(f"there is no key store, and the log names {len(erased.keys)} keys that were destroyed: {must}")
+    keys = privacy.opened_in(places.subjects, places.keys)
+    try:
+        return Reapplied() if dry else reapply_keys(keys, erased)
+    finally:
+        keys.close()
+
+
+def _outboxes(places: Places, erased: Erased, log: Opened, dry: bool) -> Reapplied:
+    if dry or places.home is None:
+        return Reapplied()
+    copies = Copies(places.outboxes, None, lambda: log.served, partial(closed, places.home), SystemClock())
+    return Reapplied(records=rewrite(copies, erased.indexes)[0])
+
+
+def _archive(places: Places, address: str, erased: Erased, log: Opened, dry: bool) -> Reapplied:
+    store, source = open_store(address), opened(log.served.name, log.fetch)
+    if (newest := newest_commit(store)) is None:
+        raise Stalled("Archive", f"{address}: has no commit: must be the archive of a log")
+    if newest.origin != source.origin:
+        raise Stalled("Archive", f"{address}: is the archive of {newest.origin}: must be that of {source.origin}")
+    if dry:
+        return Reapplied()
+    with tempfile.TemporaryDirectory(prefix="knhk-reapply-") as made:
+        indexes = LogIndexes(Path(made) / "indexes.db")
+        archive = Archive(places.outboxes or Path(made), lambda: source, indexes, delta_parquet, store, SystemClock())
+        return Reapplied(rows=archive.erase(erased.indexes))
+
+
+def demand_key_store(folder: Path) -> None:
+    """Raises NotFound unless there is one."""
+    if not subject_keys.store_file(folder).exists():
+        raise NotFound(f"{subject_keys.store_file(folder)}: is not there: must be a key store")
+
+
+def bring_key_store(source: Path, folder: Path) -> None:
+    """A key store from a backup, with what its journal holds; one that is there already stays. Raises NotFound, and Stalled when that is
+    another one: records that they sealed could not be opened by one of them."""
+    demand_key_store(source)
+    if (own := subject_keys.wrapped_store_key(folder)) is not None:
+        if own != subject_keys.wrapped_store_key(source):
+            raise Stalled("KeyStore", f"{folder}: is another key store than {source}: one of them must be taken away")
+        return
+    private_folder(folder)
+    with tempfile.TemporaryDirectory(prefix=".knhk-", dir=folder) as made:
+        for path in sorted(source.glob(f"{subject_keys.FILE}*")):  # and its journal
+            shutil.copy(path, made)
+        whole = subject_keys.store_file(Path(made))
+        db = sqlite3.connect(whole)
+        try:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            db.close()
+        replace_file(subject_keys.store_file(folder), whole.read_bytes())
+
+
+def told(found: Reached) -> dict[str, str | int]:
+    """As commands say it."""
+    numbers = {name: number for name, number in asdict(found.did).items() if name != "events"}
+    return {"place": found.place, "state": found.state, "why": found.why, **numbers}
