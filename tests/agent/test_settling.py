@@ -243,28 +243,41 @@ def test_a_disk_that_lies_makes_nobody_go_on_before_it_has_synced(
 
 
 def test_the_age_is_that_of_the_oldest_that_no_published_checkpoint_covers() -> None:
-    age = Unwitnessed(Position(0, 16))
-    age.looked(Position(0, 16), 10.0)
+    age = Unwitnessed(Position(3, 16))
+    age.looked(Position(3, 16), 10.0)
     assert age.seconds(12.0) == 2.0, "what an earlier run had brought to the log may wait for witnesses"
     age.published(5, 5)
     assert age.seconds(13.0) == 0.0
-    age.looked(Position(0, 16), 20.0)
-    age.looked(Position(0, 100), 21.0)
-    age.looked(Position(0, 200), 22.0)
+    age.looked(Position(3, 16), 20.0)
+    age.looked(Position(3, 100), 21.0)
+    age.looked(Position(3, 200), 22.0)
     assert age.seconds(25.0) == 5.0, "never younger than it is"
-    age.acknowledged(Position(0, 100), 6)
-    age.acknowledged(Position(0, 200), 8)
+    age.acknowledged(Position(3, 100), 6)
+    age.acknowledged(Position(3, 200), 8)
     age.published(7, 8)
     assert age.seconds(25.0) == 4.0
     age.published(8, 8)
     assert age.seconds(99.0) == 0.0
 
 
-def test_what_is_remembered_of_a_long_silence_is_bound_and_makes_nothing_younger() -> None:
+def test_an_outbox_that_never_held_anything_has_nothing_that_waits() -> None:
+    """However long the log has not answered: the first receipt begins to wait when it is there."""
     age = Unwitnessed(Position(0, 16))
+    for second in (10.0, 500.0):
+        age.looked(Position(0, 16), second)
+        assert age.seconds(second) == 0.0
+    age.looked(Position(0, 100), 501.0)
+    assert age.seconds(502.0) == 2.0
+    age.acknowledged(Position(0, 100), 1)
+    age.published(1, 1)
+    assert age.seconds(503.0) == 0.0
+
+
+def test_what_is_remembered_of_a_long_silence_is_bound_and_makes_nothing_younger() -> None:
+    age = Unwitnessed(Position(3, 16))
     for second in range(5000):
-        age.looked(Position(0, 16 + second), float(second))
-        age.acknowledged(Position(0, 16 + second), second)
+        age.looked(Position(3, 16 + second), float(second))
+        age.acknowledged(Position(3, 16 + second), second)
     assert age.seconds(5000.0) == 5000.0
     age.published(5000, 5000)
     assert age.seconds(5000.0) == 0.0

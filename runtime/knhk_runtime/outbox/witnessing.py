@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from knhk_runtime.outbox.segments import Position
+from knhk_runtime.record import SEGMENT_HEAD
 
+FIRST = Position(0, SEGMENT_HEAD)  # of an outbox in which nothing was ever written
 MOST_MARKS = 1024  # beyond that what comes is counted with what came before it
 
 
@@ -13,11 +15,11 @@ class Unwitnessed:
     """One event loop's thread. A record is as old as the look before the one that found it: never younger than it is."""
 
     def __init__(self, start: Position) -> None:
-        """`start`: what lies before was acknowledged to an earlier run."""
+        """`start`: what lies before was acknowledged to an earlier run; nothing, where an outbox begins: then nothing waits yet."""
         self._end, self._looked_s = start, 0.0
         self._marks: deque[tuple[float, Position]] = deque()  # since when there is something before that place
         self._acked: deque[tuple[int, Position]] = deque()  # what the log has before that place has indexes below the number
-        self._earlier: Position | None = start
+        self._earlier = start if start > FIRST else None
 
     def looked(self, end: Position, now_s: float) -> None:
         """The outbox ends there."""
