@@ -21,6 +21,10 @@ type witnessVectors struct {
 		Name, Note string
 		Signed     []string
 	}
+	Mirrors []struct {
+		Name, Note string
+		Mirrored   *bool
+	}
 }
 
 // cosigner is a note.Verifier of Ed25519 cosignatures (c2sp.org/tlog-cosignature), which Go's note package does not bring.
@@ -54,6 +58,24 @@ func newCosigner(vkey string) (cosigner, error) {
 	return cosigner{parts[0], binary.BigEndian.Uint32(id[:]), data[1:]}, nil
 }
 
+// mirror is a note.Verifier of what a witness says that it holds (formats/witness.md), by the same key.
+type mirror struct{ cosigner }
+
+const mirrored = "knhk.dev/mirrored/v1"
+
+func (m mirror) KeyHash() uint32 {
+	id := sha256.Sum256(append([]byte(m.name+"\n\xff"+mirrored), m.key...))
+	return binary.BigEndian.Uint32(id[:])
+}
+
+func (m mirror) Verify(msg, sig []byte) bool {
+	if len(sig) != 8+ed25519.SignatureSize {
+		return false
+	}
+	covered := fmt.Appendf(nil, "%s\ntime %d\n%s", mirrored, binary.BigEndian.Uint64(sig), msg)
+	return ed25519.Verify(m.key, covered, sig[8:])
+}
+
 func checkWitness(v witnessVectors) {
 	log, err := note.NewVerifier(v.Log)
 	must(err, "witness: log")
@@ -79,4 +101,16 @@ func checkWitness(v witnessVectors) {
 		demand(slices.Equal(signed, row.Signed), fmt.Sprintf("witness, %s: signed by %v", row.Name, signed))
 	}
 	demand(len(v.Notes) > 5, "witness: too few notes")
+	first, err := newCosigner(v.Witnesses[0].Vkey)
+	must(err, "witness: vkey")
+	for _, row := range v.Mirrors {
+		opened, err := note.Open([]byte(row.Note), note.VerifierList(log, mirror{first}))
+		if row.Mirrored == nil {
+			demand(err != nil, "mirror, "+row.Name+": was accepted")
+			continue
+		}
+		must(err, "mirror, "+row.Name)
+		demand((len(opened.Sigs) == 2) == *row.Mirrored, "mirror, "+row.Name+": is told otherwise")
+	}
+	demand(len(v.Mirrors) > 5, "mirror: too few notes")
 }

@@ -279,7 +279,7 @@ class Regions:
                 raise Refusal(HTTPStatus(status), "", told.decode())
             return told.decode()
 
-        Followed({origin: lambda: fetch}, watcher.witness.latest, add).look()
+        Followed({origin: lambda: fetch}, watcher.witness.latest, add).look_at(origin)
         self._tell(f"{PLACES[watcher.region]} looks at {writer.name}")
 
     def _late(self) -> None:

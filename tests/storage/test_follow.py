@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from machines import KEY, Clock, Machine, leaves
 from memory_store import MemoryStore
 from test_fsck import flip, run
 from test_publication import read
 
+from knhk.adapters import signer_roles
 from knhk.adapters.log_reading import of_store
 from knhk.adapters.log_url import of_url
+from knhk.adapters.signer_local import FileKeys, LocalSigner, establish
+from knhk_runtime.keyfile import raw_public
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import PLAIN, About, ObjectStore
+from knhk_runtime.sequencer.__main__ import load_key
+from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.wire import parse_append
+from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.follow import follow
 from knhk_runtime.tlog.fsck import fsck
-from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.tlog.notes import format_vkey, sign_note
 from knhk_verify.errors import Bad
+from knhk_verify.note import Verifier, open_note, parse_vkey
 
 
 def grown(base: Path, store: ObjectStore, *batches: tuple[int, int]) -> None:
@@ -159,3 +172,52 @@ def test_large_bundles_are_written_as_they_come(tmp_path: Path, monkeypatch: pyt
     assert follow("source", of_store(source), mirror, KEY.verifier).size == 1100
     assert max(written) < 2 * bundle
     assert (read(mirror)[1], fsck(mirror, KEY.verifier).bad) == (read(source)[1], [])
+
+
+def test_a_key_that_turns_is_followed_by_keys_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mirror's caller has the keys.json from before; beside the log is the newer one, by the same root."""
+    keys, place, origin = tmp_path / "keys", tmp_path / "log", "knhk.dev/local"
+    signer = establish(keys, origin, datetime.now(UTC))
+    shutil.copy(keys / "keys.json", tmp_path / "before.json")
+
+    def grow(start: int, stop: int) -> str:
+        log = Log(place, load_key(signer.key_file("log"), origin), Disk())
+        log.commit([parse_append(encode_batch(leaves(start, stop)))])
+        log.integrate()
+        log.close()
+        return (place / "checkpoint").read_text()
+
+    def looked() -> tuple[int, Any]:
+        words = ("--root", str(keys / "root.pub"), "--keys", str(tmp_path / "before.json"))
+        return run(capsys, "follow", str(place), str(tmp_path / "mirror"), "--once", *words)
+
+    grow(0, 5)
+    assert looked() == (0, {"relation": "ahead", "size": 5, "before": 0, "kept": []})
+    old = parse_vkey(LocalSigner(keys).vkey(origin))
+    signer_roles.rotate(keys, FileKeys(keys), "log", origin, datetime.now(UTC), timedelta(hours=1))
+    new = parse_vkey(LocalSigner(keys).vkey(origin))
+    note = grow(5, 9)
+    assert open_note(note, {old, new})[1] == {old, new}  # the overlap
+    assert looked()[1]["relation"] == "ahead"  # by the one that is known
+    (keys / "log.former.key").unlink()
+    note = grow(9, 12)
+    assert open_note(note, {old, new})[1] == {new}
+    assert looked() == (1, None)  # nobody has said that the key turned
+    shutil.copy(keys / "keys.json", place / "keys.json")
+    assert looked()[1] == {"relation": "ahead", "size": 12, "before": 9, "kept": []}
+    assert json.loads((tmp_path / "mirror" / "meta.json").read_text())["vkey"] == format_vkey(new)
+    assert fsck(FolderStore(tmp_path / "mirror"), new).bad == []
+
+
+def test_a_mirror_that_lacks_nothing_takes_the_checkpoint_of_the_new_key(tmp_path: Path) -> None:
+    """Else it could not be verified any more once the former key is forgotten."""
+    source, mirror = MemoryStore(), MemoryStore()
+    grown(tmp_path / "one", source, (0, 9))
+    follow("source", of_store(source), mirror, KEY.verifier)
+    text = source.get("checkpoint").data.decode().rpartition("\n\n")[0] + "\n"
+    key = Ed25519PrivateKey.from_private_bytes(bytes([77]) * 32)
+    turned = Verifier(KEY.verifier.name, raw_public(key))
+    source.put("checkpoint", sign_note(text, turned.name, turned.public, key.sign).encode())
+    assert follow("source", of_store(source), mirror, turned, [KEY.verifier]).relation == "equal"
+    assert fsck(mirror, turned).bad == []
+    assert follow("source", of_store(source), mirror, turned).relation == "equal"

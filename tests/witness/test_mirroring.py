@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +20,7 @@ from knhk_runtime.objects.port import PLAIN, About, ObjectStore
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.tlog.fsck import fsck
-from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.tlog.notes import cosign, format_vkey, mirrored
 from knhk_runtime.tlog.policy import parse_policy
 from knhk_runtime.witness.mirror import Mirror
 
@@ -36,7 +37,7 @@ class Full(MemoryStore):
 
 
 def mirror_of(place: Callable[[], Path], store: ObjectStore) -> Mirror:
-    return Mirror(ORIGIN, lambda: of_folder(place()), store, [KEY.verifier])
+    return Mirror(ORIGIN, lambda: of_folder(place()), store, lambda: [KEY.verifier])
 
 
 def test_a_mirror_holds_what_it_says_and_says_no_more(tmp_path: Path) -> None:
@@ -84,13 +85,17 @@ class Regions:
         log_of(tmp_path / "log", (4, 9))
         self.notes |= {9: (tmp_path / "log" / "checkpoint").read_bytes()}
         self.ours = tmp_path / "log"
+        self.signs: Callable[[int, str], str] = lambda host, text: mirrored(text, KEYS[host].verifier, 1, KEYS[host].sign)
 
     async def get(self, url: str) -> tuple[int, bytes]:
         await asyncio.sleep(0)
         host, _, path = url.removeprefix("http://w").partition("/")
         assert path.partition("?")[0] == f"mirror/{sha256(ORIGIN.encode()).hexdigest()}"
         size = self.sizes.get(int(host))
-        return (200, self.notes[size]) if size is not None else (404, b"{}")
+        if size is None:
+            return 404, b"{}"
+        text = self.notes[size].decode().rpartition("\n\n")[0] + "\n"
+        return 200, self.notes[size] + self.signs(int(host), text).encode()
 
 
 def counted(regions: Regions, after: Callable[[MirroringRegions], bool]) -> int:
@@ -139,6 +144,31 @@ def test_a_checkpoint_of_another_is_no_mirror_of_ours(tmp_path: Path) -> None:
     regions.sizes = {0: 9}
     regions.notes = {9: regions.notes[9].replace(b"\n9\n", b"\n8\n")}
     assert counted(regions, lambda asked: any("mirror" in told.error for told in asked.told.values())) == 0
+
+
+def cosigned_only(host: int, text: str) -> str:
+    return cosign(text, KEYS[host].verifier, 1, KEYS[host].sign)
+
+
+def of_another(host: int, text: str) -> str:
+    return mirrored(text, KEYS[host - 1].verifier, 1, KEYS[host - 1].sign)
+
+
+def of_a_thief(host: int, text: str) -> str:
+    return mirrored(text, KEYS[host].verifier, 1, KEYS[host - 1].sign)
+
+
+def of_a_smaller_one(host: int, text: str) -> str:
+    return mirrored(text.replace("\n9\n", "\n4\n"), KEYS[host].verifier, 1, KEYS[host].sign)
+
+
+@pytest.mark.parametrize("signs", [lambda host, text: "", cosigned_only, of_another, of_a_thief, of_a_smaller_one])
+def test_who_answers_for_a_mirror_and_has_not_its_key_counts_for_nothing(tmp_path: Path, signs: Callable[[int, str], str]) -> None:
+    """Nor does who has cosigned and not mirrored, which needs none of the entries."""
+    regions = Regions(tmp_path, "1")
+    regions.sizes, regions.signs = {0: 9}, signs
+    told = "the signature of .* is wrong|is not signed by"
+    assert counted(regions, lambda asked: any(re.search(told, each.error) for each in asked.told.values())) == 0
 
 
 @pytest.mark.parametrize("since", [(), (900, 910)], ids=["shorter", "longer"])

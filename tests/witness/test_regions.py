@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +21,7 @@ from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import Refusal, Witness
 from knhk_runtime.witness.follow import Followed, of_url
 from knhk_verify.__main__ import main
@@ -172,6 +173,54 @@ def test_a_log_that_does_not_speak_http_keeps_nobody_from_looking_at_others(log:
         followed.look()
     assert "does not answer as HTTP does" in followed.errors[log.origin]
     assert (followed.errors[KEY.verifier.name], witness.sizes()[KEY.verifier.name]) == ("", 5)
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """A server that never ends its answer's head, a byte at a time, until the context ends."""
+    over = threading.Event()
+
+    class Drip(StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            with suppress(OSError):
+                while not over.wait(0.02):
+                    self.wfile.write(b"H")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        over.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_a_log_that_drips_its_answer_keeps_nobody_from_looking_at_others(log: FakeLog, tmp_path: Path) -> None:
+    """It is told, and has one look at a time, until that ends."""
+    witness = Witness(tmp_path / "w", witness_key(), {KEY.verifier.name: [KEY.verifier]}, Quick(), lambda: 1)
+    place, asked = [tmp_path / "a"], list[str]()
+    log_of(tmp_path / "a", (0, 5))
+    with dripping() as url:
+
+        def slow() -> Fetch:
+            asked.append(url)
+            return of_url(url)
+
+        logs = {log.origin: slow, KEY.verifier.name: lambda: of_folder(place[0])}
+        followed = Followed(logs, witness.latest, witness.add_checkpoint, within_s=0.5)
+        followed.look()
+        assert "has not been read within 0.5 s" in followed.errors[log.origin]
+        assert witness.sizes()[KEY.verifier.name] == 5
+        log_of(tmp_path / "a", (5, 9))
+        followed.look()
+        assert (witness.sizes()[KEY.verifier.name], len(asked)) == (9, 1)
+
+    def looked_anew() -> bool:
+        followed.look()
+        return len(asked) == 2
+
+    _until(looked_anew)
 
 
 def _until(holds: Callable[[], bool]) -> None:

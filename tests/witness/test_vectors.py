@@ -10,7 +10,7 @@ import pytest
 import witness_vectors as given
 from witness_world import witness_key
 
-from knhk_runtime.tlog.notes import cosign, format_vkey
+from knhk_runtime.tlog.notes import cosign, format_vkey, is_mirrored
 from knhk_verify.__main__ import main
 from knhk_verify.errors import Bad
 from knhk_verify.note import COSIGNATURE, open_note, parse_vkey
@@ -32,6 +32,16 @@ def test_who_cosigned_is_told(row: dict[str, str | list[str] | None]) -> None:
         return
     _, signed = open_note(str(row["note"]), verifiers)
     assert sorted(key.name for key in signed if key.kind == COSIGNATURE) == row["signed"]
+
+
+@pytest.mark.parametrize("row", VECTORS["mirrors"], ids=lambda row: row["name"])
+def test_who_mirrors_is_told(row: dict[str, str | bool | None]) -> None:
+    if row["mirrored"] is None:
+        with pytest.raises(Bad, match="is wrong"):
+            is_mirrored(str(row["note"]), WITNESSES[0])
+        return
+    assert is_mirrored(str(row["note"]), WITNESSES[0]) is row["mirrored"]
+    open_note(str(row["note"]), [parse_vkey(VECTORS["log"]), *WITNESSES])  # whoever knows cosignatures alone skips it
 
 
 CASES = [

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import json
 import signal
+import socket
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from knhk.model.faults import Corrupt
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.witness.core import Witness, name_of
+from knhk_runtime.witness.server import AT_ONCE_OF_ONE
 from knhk_verify.note import open_note
 
 Opened = Callable[[], Witness]
@@ -167,6 +172,28 @@ def test_a_process_that_is_killed_at_any_time_has_kept_what_it_signed(run: Calla
         size = old + 2
         assert f"\n{size}\n" in witness.get(f"/checkpoint/{name_of(log.origin)}")[1]
         assert witness.end(signal.SIGKILL if round_ < 2 else signal.SIGTERM) == (-signal.SIGKILL if round_ < 2 else 0)
+
+
+@pytest.mark.server
+def test_who_floods_it_finds_no_place_and_others_do(run: Callable[..., Running], tmp_path: Path, log: FakeLog) -> None:
+    """Requests that never end hold the places of their address; nothing more of it is read, and another address is answered."""
+    witness, body = run(*options(tmp_path, log)), log.asks(0, 3)
+    with ExitStack() as floods:
+        for _ in range(AT_ONCE_OF_ONE):
+            flood = floods.enter_context(socket.create_connection(("127.0.0.1", witness.port)))
+            flood.sendall(b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\nContent-Length: 99\r\n\r\nold")
+        until(lambda: witness.post(body)[0] == 429)
+        other = http.client.HTTPConnection("127.0.0.1", witness.port, timeout=60, source_address=("127.0.0.2", 0))
+        other.request("POST", "/add-checkpoint", body)
+        assert other.getresponse().status == 200
+        other.close()
+    until(lambda: witness.post(log.asks(3, 5))[0] == 200)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """The test's own time-out ends what never comes."""
+    while not holds():
+        time.sleep(0.01)
 
 
 @pytest.mark.server

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from witness_world import FakeLog, answer, witness_key
 
 from knhk_runtime.sequencer.files import Disk
-from knhk_runtime.tlog.notes import cosign, format_vkey
+from knhk_runtime.tlog.notes import cosign, format_vkey, mirrored
 from knhk_runtime.witness.core import Witness, WitnessKey
 from knhk_verify.note import b64, unb64
 
@@ -52,6 +52,25 @@ def notes() -> list[dict[str, Any]]:
     return [{"name": name, "note": text, "signed": signed} for name, (text, signed) in rows.items()]
 
 
+def held(key: WitnessKey, size: int = SIZE) -> str:
+    return mirrored(LOG.checkpoint(size).rpartition("\n\n")[0] + "\n", key.verifier, TIME, key.sign)
+
+
+def mirrors() -> list[dict[str, Any]]:
+    """Whether the first witness says that it holds all entries (null: it must be refused)."""
+    note = LOG.checkpoint(SIZE)
+    rows: dict[str, tuple[str, bool | None]] = {
+        "mirrored": (note + held(ONE), True),
+        "mirrored and cosigned": (note + line(ONE) + held(ONE), True),
+        "cosigned only": (note + line(ONE), False),
+        "mirrored by another": (note + held(TWO), False),
+        "signed by another key": (note + held(IMPOSTOR), None),
+        "another checkpoint's": (note + held(ONE, SIZE + 1), None),
+        "another time": (note + later(held(ONE)), None),
+    }
+    return [{"name": name, "note": text, "mirrored": said} for name, (text, said) in rows.items()]
+
+
 def requests(folder: Path) -> list[dict[str, Any]]:
     """To a witness that has cosigned size 5: each its answer, the accepted ones last."""
     witness = Witness(folder, ONE, {LOG.origin: [LOG.verifier]}, Disk(), lambda: TIME)
@@ -80,6 +99,7 @@ def made(folder: Path) -> bytes:
         "witnesses": [{"vkey": format_vkey(key.verifier), "seed": (bytes([seed]) * 32).hex()} for key, seed in ((ONE, 40), (TWO, 41))],
         "time": TIME,
         "notes": notes(),
+        "mirrors": mirrors(),
         "requests": requests(folder),
     }
     return json.dumps(vectors, indent=1, ensure_ascii=False).encode() + b"\n"

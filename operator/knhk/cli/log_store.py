@@ -84,7 +84,8 @@ def _rows(found: list[Finding]) -> list[dict[str, object]]:
     ),
     detail="`relation` says how SOURCE stands to DEST; what is ahead has been mirrored when this says so. The mirror is a log in a store\n"
     "of its own: `knhk log verify`, `fsck`, `diff` and any reader of C2SP tiles take it. Of a fork both signed checkpoints are kept in\n"
-    "DEST/evidence; `knhk log diff SOURCE DEST --out` proves it. One follower at a time writes a mirror.",
+    "DEST/evidence; `knhk log diff SOURCE DEST --out` proves it. One follower at a time writes a mirror. Keys of the log that turn are\n"
+    "followed by keys.json, signed by the pinned root: --keys is read again at each look, and so is what the log has of it.",
     exits={FAULTS: "the log has forked, or what it serves does not verify: nothing of it is in the mirror"},
 )
 def follow(call: Call) -> Outcome:
@@ -96,11 +97,11 @@ def follow(call: Call) -> Outcome:
 
     args = call.args
     fetch = log_reading.of_place(args.source, args.ca_file, args.certificate)
-    verifier = log_stores.verifier_for(fetch, args.source, Home(call.home), args.vkey, args.root, args.keys)
     mirror = open_store(args.dest)
     while True:
         try:
-            found = follow(args.source, fetch, mirror, verifier)
+            newest, *former = log_stores.verifiers_for(fetch, args.source, Home(call.home), args.vkey, args.root, args.keys)
+            found = follow(args.source, fetch, mirror, newest, former)
         except Waiting as error:
             if args.once:
                 raise

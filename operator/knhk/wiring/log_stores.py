@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from knhk.model.faults import NotFound, Stalled
@@ -16,9 +17,9 @@ from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.sequencer.core import lock
 from knhk_runtime.sequencer.lease import KEY, Lease
 from knhk_runtime.tlog.served import Fetch
-from knhk_verify.errors import Bad
+from knhk_verify.errors import demand
 from knhk_verify.note import Verifier, parse_vkey
-from knhk_verify.signed import member, parse_json, verify_keys
+from knhk_verify.signed import TIME, member, parse_json, verify_keys
 
 
 def own_verifier(store: ObjectStore) -> Verifier:
@@ -26,21 +27,24 @@ def own_verifier(store: ObjectStore) -> Verifier:
     return parse_vkey(member(parse_json(store.get("meta.json").data, "meta.json"), "vkey", str, "meta.json"))
 
 
-def verifier_for(fetch: Fetch, place: str, home: Home, vkey: str | None, root: str | None, keys: Path | None) -> Verifier:
-    """The key to follow the log at `place` by: `vkey`, or that of role log and of the log's name in the keys.json of a pinned root. Raises
-    Stalled, NotFound, Bad."""
+def verifiers_for(fetch: Fetch, place: str, home: Home, vkey: str | None, root: str | None, keys: Path | None) -> list[Verifier]:
+    """Keys to follow the log at `place` by, the newest first: `vkey`, or those of role log and the log's name in keys.json of the pinned
+    root, the one at hand or that beside the log, whichever is newer. Raises Stalled, NotFound, Bad."""
     if vkey is not None:
-        return parse_vkey(vkey)
+        return [parse_vkey(vkey)]
     note = fetch("checkpoint")
     if note is None:
         raise NotFound(f"{place}: has no checkpoint: must be a log folder, an object store, or the URL of a log")
     name = note.split(b"\n", 1)[0].decode("utf-8", "replace")
     trusted = evidence.trust(home, root, keys, None, None)
-    named = verify_keys(trusted.keys_json, trusted.root_public, trusted.now).roles.get("log", {})
-    for key in named.values():
-        if key.name == name:
-            return Verifier(key.name, key.public)
-    raise Bad("keys.json roles.log", f"names no key of the log {name}: give --vkey, or the keys.json of its own home")
+    known = verify_keys(trusted.keys_json, trusted.root_public)
+    if (beside := fetch("keys.json")) is not None:
+        known = max(known, verify_keys(beside, trusted.root_public, where=f"{place}/keys.json"), key=lambda each: each.serial)
+    demand(trusted.now < known.expires, "keys.json expires", f"expired at {known.expires:{TIME}}: a newer one must be at hand")
+    named = [key for key in known.roles.get("log", {}).values() if key.name == name]
+    demand(bool(named), "keys.json roles.log", f"names no key of the log {name}: give --vkey, or the keys.json of its own home")
+    newest = sorted(named, key=lambda key: key.until or datetime.max.replace(tzinfo=UTC), reverse=True)
+    return [Verifier(key.name, key.public) for key in newest]
 
 
 @contextmanager

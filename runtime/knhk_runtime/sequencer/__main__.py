@@ -103,7 +103,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="refuse leaves while an entry has waited longer for a quorum; default: never",
     )
     parser.add_argument(
-        "--store", metavar="ADDRESS", help="publish tiles and checkpoint there: s3://BUCKET/PREFIX or a folder (default: DIR)"
+        "--store", metavar="ADDRESS", help="publish tiles and checkpoint there: s3://BUCKET/PREFIX or a folder (default and if empty: DIR)"
     )
     parser.add_argument(
         "--lease-s", type=float, default=TTL_S, metavar="S", help="how long --store is ours after each renewal; default: %(default)s"

@@ -1,20 +1,24 @@
 """Which other regions hold the entries: their witnesses are asked how far their mirrors of this log reach (formats/witness.md).
 
-A mirror's word is as good as the connection: it is about durability, and proves nothing to a third party."""
+A mirror signs what it holds, with its witness's key: whoever answers in its place lets nothing go on. It is about durability, and says
+nothing of other histories."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 
 from knhk_runtime.sequencer.witnesses import Told
+from knhk_runtime.tlog.notes import is_mirrored
 from knhk_runtime.tlog.policy import NOBODY, Policy
-from knhk_verify.errors import Bad
+from knhk_verify.errors import Bad, demand
 from knhk_verify.note import Verifier, open_checkpoint
 
 ASK_WITHIN_S = 15.0  # a mirror answers after 2 s, unless it has much to copy at once
 ASK_AGAIN_S = 1.0
+MARKS = 1024  # of sizes that were published and are not held yet
 Get = Callable[[str], Awaitable[tuple[int, bytes]]]  # URL → (status, body); raises OSError when no answer came
 
 
@@ -30,13 +34,22 @@ class MirroringRegions:
         self._urls = {witness: url.rstrip("/") for witness, url in policy.witnesses.items() if url}
         self.told: Mapping[Verifier, Told] = {witness: Told() for witness in self._urls}
         self._published, self._grown = 0, asyncio.Event()
+        self._waiting = deque[tuple[int, float]]()
         self.size = 0  # entries that a quorum of the policy, of regions that mirror, holds
 
     def published(self, size: int) -> None:
         """There is something to hold."""
+        if size > self._published and len(self._waiting) < MARKS:
+            self._waiting.append((size, asyncio.get_running_loop().time()))
         self._published = size
         self._grown.set()
         self._grown = asyncio.Event()
+
+    def unheld_s(self) -> float:
+        """For how long the oldest entry has waited that was published and is held by too few."""
+        while self._waiting and self._waiting[0][0] <= self.size:
+            self._waiting.popleft()
+        return asyncio.get_running_loop().time() - self._waiting[0][1] if self._waiting else 0.0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -67,6 +80,9 @@ class MirroringRegions:
         if status != 200:
             raise OSError(f"answers {status}: it mirrors nothing of this log")
         held = open_checkpoint(body, self._log, "mirror")
+        demand(
+            is_mirrored(body.decode(), witness), "mirror", f"is not signed by {witness.name}: it must be the witness of the policy, of now"
+        )
         if held.size and await asyncio.to_thread(self._root, held.size) != held.root:
             raise Bad(
                 "mirror",

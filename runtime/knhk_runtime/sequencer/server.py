@@ -493,6 +493,9 @@ class Surface:
         ]
         lines += [f"knhk_log_failing {int(bool(sequencer.failure))}"]
         lines += [f'knhk_log_witness_amiss{{witness="{key.name}"}} {int(bool(each.error))}' for key, each in told.items()]
+        if (regions := sequencer.regions) is not None:
+            lines += [f'knhk_log_entries{{stage="regions"}} {regions.size}', f"knhk_log_unmirrored_seconds {regions.unheld_s():.3f}"]
+            lines += [f'knhk_log_mirror_amiss{{witness="{key.name}"}} {int(bool(each.error))}' for key, each in regions.told.items()]
         return web.Response(text="".join(f"{line}\n" for line in lines), content_type=_TEXT)
 
     async def health(self, _request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ kept."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from knhk.model.faults import NotFound
@@ -18,7 +18,7 @@ from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.served import Fetch, Served
 from knhk_runtime.tlog.tree import TILE, parse_bundle_of_entries, tile_path
 from knhk_verify.errors import Bad
-from knhk_verify.note import Checkpoint, Verifier, open_checkpoint
+from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, open_note
 from knhk_verify.tree import leaf_hash
 
 BUNDLES_AT_ONCE, BYTES_AT_ONCE = 256, 32 << 20  # whatever a server makes up, memory is bound
@@ -36,17 +36,23 @@ class Followed:
     kept: tuple[str, ...] = ()
 
 
-def follow(name: str, fetch: Fetch, mirror: ObjectStore, verifier: Verifier) -> Followed:
-    """One look at the log `name`. Raises Bad for what does not verify: then nothing of it is under the mirror's checkpoint; NotFound for a
+def follow(name: str, fetch: Fetch, mirror: ObjectStore, verifier: Verifier, former: Sequence[Verifier] = ()) -> Followed:
+    """One look at the log `name`, whose key is `verifier`; `former`: keys that it signed with before, and by which its checkpoint and the
+    mirror's own count, too. Raises Bad for what does not verify: then nothing of it is under the mirror's checkpoint; NotFound for a
     source without one. One follower at a time writes a mirror."""
     note = fetch("checkpoint")
     if note is None:
         raise NotFound(f"{name}: has no checkpoint")
+    known = [verifier, *former]
+    verifier = signer(note, known)
     theirs = open_checkpoint(note, verifier)
-    ours, our_note, etag = _ours(mirror, verifier)
+    ours, our_note, etag = _ours(mirror, known)
     if theirs.size <= ours.size:
         if _served(mirror, ours).root(theirs.size) != theirs.root:
             return _fork(mirror, theirs, note, ours, our_note)
+        if theirs.size == ours.size and etag is not None and not open_note(our_note, [verifier])[1]:  # its key turned since
+            _meta(fetch, mirror, verifier)
+            mirror.swap("checkpoint", note, etag, CHECKPOINT)
         return Followed("equal" if theirs.size == ours.size else "behind", ours.size, ours.size)
     source = Served(name, fetch, theirs.size)
     try:
@@ -66,12 +72,18 @@ def follow(name: str, fetch: Fetch, mirror: ObjectStore, verifier: Verifier) -> 
     return Followed("ahead", theirs.size, ours.size)
 
 
-def _ours(mirror: ObjectStore, verifier: Verifier) -> tuple[Checkpoint, bytes, str | None]:
+def _ours(mirror: ObjectStore, known: Sequence[Verifier]) -> tuple[Checkpoint, bytes, str | None]:
     try:
         found = mirror.get("checkpoint")
     except NotFound:
-        return Checkpoint(verifier.name, 0, Edge().root()), b"", None
-    return open_checkpoint(found.data, verifier), found.data, found.etag
+        return Checkpoint(known[0].name, 0, Edge().root()), b"", None
+    return open_checkpoint(found.data, signer(found.data, known)), found.data, found.etag
+
+
+def signer(note: str | bytes, known: Sequence[Verifier]) -> Verifier:
+    """The first of these keys that signed a checkpoint; when none did, the first of all, which says what is missing. Raises Bad."""
+    signed = open_note(note, known)[1]
+    return next((key for key in known if key in signed), known[0])
 
 
 def _served(mirror: ObjectStore, ours: Checkpoint) -> Served:

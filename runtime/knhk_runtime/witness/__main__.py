@@ -38,6 +38,11 @@ EXAMPLES = """examples:
 exit status: 0 stopped by a signal, or --vkey; 1 refused to start (the message says what and where); 2 wrong arguments"""
 
 
+def _or_none(text: str) -> Path | None:
+    """A path; none of an empty text, as a manifest has it where there is none."""
+    return Path(text) if text else None
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m knhk_runtime.witness",
@@ -54,11 +59,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--listen", metavar="HOST:PORT", help="where to serve")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve HTTPS with this certificate")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
+    parser.add_argument("--log-ca", type=_or_none, metavar="PEM", help="authorities of the logs' HTTPS beside the system's; empty: none")
     parser.add_argument("--follow-s", type=float, metavar="S", help="look at logs that have a URL every S seconds (default: never)")
     parser.add_argument(
         "--mirror",
         metavar="ADDRESS",
-        help="keep copies of the logs that have a URL there: s3://BUCKET/PREFIX or a folder; each in a folder of its own",
+        help="keep copies of the logs that have a URL there: s3://BUCKET/PREFIX or a folder; each in a folder of its own; empty: none",
     )
     parser.add_argument("--vkey", action="store_true", help="print the verifier key of this witness, and end")
     return parser.parse_args(argv)
@@ -86,12 +92,23 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
+def _trusting(authorities: Path | None) -> ssl.SSLContext:
+    """The system's authorities, and these. Raises Stalled."""
+    context = ssl.create_default_context()
+    try:
+        if authorities is not None:
+            context.load_verify_locations(authorities)
+    except OSError as error:
+        raise Stalled("Tls", f"--log-ca {authorities}: must be a readable PEM file: {error}") from error
+    return context
+
+
 def mirrors_of(address: str | None, sources: Mapping[str, Callable[[], Fetch]], policy: Policy) -> Mirrors:
     """Of each log that has a URL, below the address. Raises Stalled."""
-    if address is None:
+    if not address:
         return {}
     return {
-        origin: Mirror(origin, source, open_store(f"{address.rstrip('/')}/{name_of(origin)}"), policy.keys_of(origin))
+        origin: Mirror(origin, source, open_store(f"{address.rstrip('/')}/{name_of(origin)}"), partial(policy.keys_of, origin))
         for origin, source in sources.items()
     }
 
@@ -101,7 +118,8 @@ async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, con
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sources = {key.name: partial(of_url, url) for key, url in policy.logs.items() if url}
+    trusting = _trusting(args.log_ca)
+    sources = {key.name: partial(of_url, url, trusting) for key, url in policy.logs.items() if url}
     surface = Surface(witness, sources, mirrors_of(args.mirror, sources, policy))
     runner = web.AppRunner(surface.application(), access_log=None)
     await runner.setup()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.sequencer.files import Files, put
-from knhk_runtime.tlog.notes import cosign
+from knhk_runtime.tlog.notes import cosign, mirrored
 from knhk_verify.errors import Bad, demand
 from knhk_verify.note import Checkpoint, Proof, Verifier, open_checkpoint, open_note, parse_path, unb64
 from knhk_verify.tree import EMPTY, verify_consistency
@@ -99,6 +99,10 @@ class Witness:
 
     def _size(self, origin: str) -> int:
         return self._latest[origin].tree.size if origin in self._latest else 0
+
+    def held(self, note: str) -> str:
+        """Our line under a log's checkpoint whose entries our mirror holds, all of them. It says nothing of other histories."""
+        return mirrored(note.rpartition("\n\n")[0] + "\n", self._key.verifier, self._now_s(), self._key.sign)
 
     def add_checkpoint(self, body: bytes) -> str:
         """The cosignature line for a request's body. Raises Refusal; OSError when storage fails, after which nothing was signed."""

@@ -12,17 +12,17 @@ from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.tlog.follow import follow
 from knhk_runtime.tlog.served import Fetch
 from knhk_verify.errors import Bad
-from knhk_verify.note import Verifier, open_checkpoint
+from knhk_verify.note import Verifier
 
 PAUSE_S = 0.05  # between two looks at a log that has not published yet what somebody waits for
 _AMISS = (OSError, Bad, ValueError, IndexError, NotFound, AlreadyExists, Conflict, Corrupt, Stalled, Waiting)
 
 
 class Mirror:
-    """Of one log, in a store of its own, whose only writer it is; one event loop. `error`: what was wrong at the last look, empty when
-    nothing was."""
+    """Of one log, in a store of its own, whose only writer it is; one event loop. `keys`: of the log, the newest first. `error`: what was
+    wrong at the last look, empty when nothing was."""
 
-    def __init__(self, origin: str, source: Callable[[], Fetch], store: ObjectStore, keys: Sequence[Verifier]) -> None:
+    def __init__(self, origin: str, source: Callable[[], Fetch], store: ObjectStore, keys: Callable[[], Sequence[Verifier]]) -> None:
         self._origin, self._source, self._store, self._keys = origin, source, store, keys
         self._thread = ThreadPoolExecutor(1, "mirror")
         self._looking = asyncio.Lock()
@@ -54,25 +54,14 @@ class Mirror:
 
     def _amiss(self) -> str:
         try:
-            fetch = self._source()
-            found = follow(self._origin, fetch, self._store, self._signer(fetch))
+            newest, *former = self._keys()
+            found = follow(self._origin, self._source(), self._store, newest, former)
         except _AMISS as error:
             return f"{type(error).__name__}: {error}"
         if found.relation == "fork":
             return f"has forked: both checkpoints are kept, {', '.join(found.kept)}"
         self.size = found.size
         return ""
-
-    def _signer(self, fetch: Fetch) -> Verifier:
-        """The key of the log that signed its newest checkpoint."""
-        note = fetch("checkpoint") or b""
-        for key in self._keys[1:]:
-            try:
-                open_checkpoint(note, key)
-            except Bad:
-                continue
-            return key
-        return self._keys[0]
 
 
 Mirrors = Mapping[str, Mirror]  # by origin

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http import HTTPStatus
 
 from aiohttp import web
@@ -18,7 +20,27 @@ from knhk_runtime.witness.mirror import Mirrors
 
 MAX_BODY_BYTES = 1 << 20
 MIRRORED_WITHIN_S = 2.0
+AT_ONCE, AT_ONCE_OF_ONE = 64, 8  # requests that want a signature: of all, and of one address
 _TEXT = "text/plain"
+
+
+class Places:
+    """Bounds how many wait for a signature: who floods finds none, before anything of his is read or verified."""
+
+    def __init__(self, most: int = AT_ONCE, of_one: int = AT_ONCE_OF_ONE) -> None:
+        self._most, self._of_one, self._of = most, of_one, Counter[str]()
+
+    @contextmanager
+    def one(self, address: str) -> Iterator[bool]:
+        """Whether there is a place, which is held within the context."""
+        free = self._of.total() < self._most and self._of[address] < self._of_one
+        self._of[address] += free
+        try:
+            yield free
+        finally:
+            self._of[address] -= free
+            if not self._of[address]:
+                del self._of[address]
 
 
 class Surface:
@@ -28,6 +50,7 @@ class Surface:
         self._witness, self._mirrors = witness, mirrors or {}
         self.followed = Followed(logs, witness.latest, self._add)
         self._judge = ThreadPoolExecutor(1, "witness")
+        self._places = Places()
         self._failure = ""
 
     def _add(self, body: bytes) -> str:
@@ -66,6 +89,10 @@ class Surface:
         return app
 
     async def add_checkpoint(self, request: web.Request) -> web.Response:
+        with self._places.one(request.remote or "") as free:
+            return await self._add_checkpoint(request) if free else _busy()
+
+    async def _add_checkpoint(self, request: web.Request) -> web.Response:
         try:
             async with asyncio.timeout(BODY_WITHIN_S):
                 body = await request.read()
@@ -94,17 +121,21 @@ class Surface:
         return web.Response(text=found.note, content_type=_TEXT)
 
     async def mirror(self, request: web.Request) -> web.Response:
-        """The checkpoint of our mirror, as soon as it covers `size` entries, at the latest after MIRRORED_WITHIN_S."""
+        with self._places.one(request.remote or "") as free:
+            return await self._mirror(request) if free else _busy()
+
+    async def _mirror(self, request: web.Request) -> web.Response:
+        """The checkpoint of our mirror, with our signature, as soon as it covers `size` entries, at the latest after MIRRORED_WITHIN_S."""
         name, asked = request.match_info["name"], request.query.get("size", "0")
         mirror = next((mirror for origin, mirror in self._mirrors.items() if name_of(origin) == name), None)
         if mirror is None or not (asked.isascii() and asked.isdecimal() and len(asked) < 19):
             return fault(HTTPStatus.NOT_FOUND, name, "no log of this name is mirrored here, or size is no decimal number")
         await mirror.reach(int(asked), MIRRORED_WITHIN_S)
         try:
-            note = await asyncio.to_thread(mirror.checkpoint)
-        except OSError as error:
+            note = (await asyncio.to_thread(mirror.checkpoint)).decode()
+        except (OSError, UnicodeError) as error:
             return fault(HTTPStatus.SERVICE_UNAVAILABLE, name, str(error))
-        return web.Response(body=note, content_type=_TEXT)
+        return web.Response(text=note + self._witness.held(note), content_type=_TEXT)
 
     async def health(self, _request: web.Request) -> web.Response:
         told = {"ready": not self._failure, "logs": self._witness.sizes(), "splitViews": len(self._witness.split_views)}
@@ -118,4 +149,11 @@ class Surface:
         lines += [f'knhk_witness_log_size{{log="{origin}"}} {size}' for origin, size in self._witness.sizes().items()]
         lines += [f'knhk_witness_log_amiss{{log="{origin}"}} {int(bool(error))}' for origin, error in self.followed.errors.items()]
         lines += [f'knhk_witness_mirror_size{{log="{origin}"}} {mirror.size}' for origin, mirror in self._mirrors.items()]
+        lines += [f'knhk_witness_mirror_amiss{{log="{origin}"}} {int(bool(mirror.error))}' for origin, mirror in self._mirrors.items()]
         return web.Response(text="".join(f"{line}\n" for line in lines), content_type=_TEXT)
+
+
+def _busy() -> web.Response:
+    answer = fault(HTTPStatus.TOO_MANY_REQUESTS, "witness", f"answers {AT_ONCE} at once, {AT_ONCE_OF_ONE} of one address: ask again")
+    answer.headers["Retry-After"] = "1"
+    return answer
