@@ -68,6 +68,10 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     ("ConfigMap", "knhk-config", ("data", "KNHK_MAX_UNWITNESSED_S")): Value("witnessed.maxSeconds", as_text="{} | quote"),
     ("ConfigMap", "knhk-log-witnesses", ("data", "policy")): Value("witnessed.policy", as_text="{} | quote"),
     ("ConfigMap", "knhk-witness", ("data", "KNHK_WITNESS_NAME")): Value("witness.name", as_text="{} | quote"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_LOG_STORE")): Value("published.store", as_text="{} | quote"),
+    ("ConfigMap", "knhk-witness", ("data", "KNHK_WITNESS_MIRROR")): Value("witness.mirror", as_text="{} | quote"),
+    ("ConfigMap", "knhk-witness", ("data", "KNHK_WITNESS_LOG_CA")): Value("witness.logCaFile", as_text="{} | quote"),
+    ("ConfigMap", "knhk-witness", ("data", "ca.crt")): Value("witness.logCa", as_text="{} | quote"),
     ("ConfigMap", "knhk-witness", ("data", "watched")): Value("witness.watched", as_text="{} | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_RECEIPTS")): Value("receiptsKept"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WEBHOOK")): Value("webhooks.enabled", False, 'ternary "0.0.0.0:8090" "" {} | quote'),
@@ -108,6 +112,7 @@ OPTIONAL: Mapping[str, str] = {
     "components/cert-manager/certificate.yaml": "certManager.enabled",
     **{f"components/receipts/{part}.yaml": "receipts.enabled" for part in ("rbac", "deployment", "apiservice", "network-policy")},
     **{f"components/witness/{part}.yaml": "witness.enabled" for part in ("rbac", "config", "statefulset", "network-policy")},
+    "components/published/network-policy.yaml": "published.enabled",
     **{f"components/witnessed/{part}.yaml": "witnessed.enabled" for part in ("policy", "network-policy")},
     "components/webhooks/service.yaml": "webhooks.enabled",
     "components/webhooks-ingress/ingress.yaml": "webhooks.ingress.enabled",
@@ -134,7 +139,8 @@ DOCS: Mapping[str, str] = {
     "receipts": "Decision receipts by kubectl (an aggregated API). While nobody serves it, deletion of namespaces waits.",
     "receiptsKept": "How many Receipts of policy events stay: namespace=N,all=N,days=N, 0 for no bound. The log keeps all.",
     "registry": "OCI repository for packs and data.",
-    "witness": "A witness of other regions' logs: its policy is `watched`; its key and certificate are Secrets (see docs/witnesses.md).",
+    "published": "The log is published in `store` (s3://BUCKET/PREFIX) from its first entry on, where other regions read it.",
+    "witness": "A witness of other regions' logs: `watched` is its policy, `mirror` has its copies; keys are Secrets (docs/witnesses.md).",
     "witnessed": "Checkpoints wait for a quorum of witnesses: `policy`. caFile: /etc/knhk/witnesses/ca.crt for an authority of their own.",
     "webhooks": "Pushes from a Git server to PolicyRepositories, and the way in from outside.",
 }
@@ -258,6 +264,9 @@ def _substitute(document: dict[str, Any], values: dict[str, Any]) -> None:
                 "witnessed.enabled",
                 "witnessed.policy",
                 "witness.watched",
+                "witness.mirror",
+                "witness.logCa",
+                "published.store",
             )
         )
         metadata = document["spec"]["template"]["metadata"]

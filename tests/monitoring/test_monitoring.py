@@ -23,13 +23,16 @@ from knhk.builder import server as builder
 from knhk.receipts.metrics import Metrics as OfReceipts
 from knhk.wiring.archive import Metrics as OfArchive
 from knhk_runtime.keyfile import raw_public
+from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.sequencer.core import Log, LogKey
 from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.sequencer.server import Sequencer
 from knhk_runtime.sequencer.server import Surface as LogSurface
 from knhk_runtime.sequencer.witnesses import Witnesses
 from knhk_runtime.tlog.policy import Policy
 from knhk_runtime.witness.core import Witness, WitnessKey
+from knhk_runtime.witness.mirror import Mirror
 from knhk_runtime.witness.server import Surface as WitnessSurface
 from knhk_verify.note import COSIGNATURE, Verifier
 
@@ -52,13 +55,15 @@ def rules() -> str:
 
 
 async def of_the_log(folder: Path) -> str:
-    """What a log tells that waits for a witness."""
+    """What a log tells that waits for a witness, and for its mirror."""
     key = Ed25519PrivateKey.generate()
     log = Log(folder / "log", LogKey(Verifier("log", raw_public(key)), key.sign), Disk())
     witness = Verifier("witness", bytes(32), COSIGNATURE)
-    asked = Witnesses(Policy({}, {witness: "http://witness"}, witness), Verifier("log", raw_public(key)), lambda url, body: _never())
+    policy, own = Policy({}, {witness: "http://witness"}, witness), Verifier("log", raw_public(key))
+    asked, mirrors = Witnesses(policy, own, lambda url, body: _never()), MirroringRegions(policy, own, log.root, lambda url: _never())
+    surface = LogSurface(Sequencer(log, witnesses=asked, regions=mirrors))
     try:
-        return str((await LogSurface(Sequencer(log, witnesses=asked)).metrics(make_mocked_request("GET", "/metrics"))).text)
+        return str((await surface.metrics(make_mocked_request("GET", "/metrics"))).text)
     finally:
         log.close()
 
@@ -68,10 +73,10 @@ async def _never() -> tuple[int, bytes]:
 
 
 async def of_the_witness(folder: Path) -> str:
-    """What a witness tells that follows a log which cannot be read."""
+    """What a witness tells that follows and mirrors a log which cannot be read."""
     key, log = Ed25519PrivateKey.generate(), Verifier("log", bytes(32))
     witness = Witness(folder / "witness", WitnessKey(Verifier("w", raw_public(key), COSIGNATURE), key.sign), {"log": [log]}, Disk(), int)
-    surface = WitnessSurface(witness, {})
+    surface = WitnessSurface(witness, {}, {"log": Mirror("log", lambda: lambda path: None, FolderStore(folder / "mirror"), lambda: [log])})
     surface.followed.errors["log"] = "no answer"
     return str((await surface.metrics(make_mocked_request("GET", "/metrics"))).text)
 

@@ -20,7 +20,7 @@ from knhk.model.oci import ARCHES
 from knhk.packaging.materials import Material
 from knhk_verify.signed import Key, Keys, keyid, pae
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "registry"))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "registry")]
 HEADER = Path(__file__).parents[2] / "hot_c" / "include"
 TARGETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 
