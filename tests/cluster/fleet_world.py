@@ -1,7 +1,7 @@
 """Operators over a real API server that share a log, keys, registry and fleet, as replicas of a Deployment do; agents that judge as told.
 
-Compiler and prover are the fakes of tests/reconcilers, so that a rollout takes seconds. Operators are forked from a process that has
-imported everything; each can be killed, stopped and continued.
+Compiler and prover are the fakes of tests/reconcilers, unless a test says otherwise, so that a rollout takes seconds. Operators are forked
+from a process that has imported everything; each can be killed, stopped and continued.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from knhk.api import parse
 from knhk.handlers.seeing import watched
 from knhk.model.faults import KnhkError, Stalled, Waiting
 from knhk.model.resource import Key, Resource
+from knhk.ports.compiler import Compiler
 from knhk.ports.placement import Placed
 from knhk.reconcilers.context import Ports, statement_of
 from knhk.reconcilers.controller import Controller
@@ -77,7 +78,7 @@ class Elsewhere:
         return frozenset()
 
 
-def operate(folder: Path, options: Options) -> None:
+def operate(folder: Path, options: Options, compiler: Callable[[], Compiler]) -> None:
     """The process of an operator: exits with 0 after SIGTERM, with 1 when it must not go on."""
     out = os.open(folder / "operators.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(out, 1)
@@ -91,7 +92,7 @@ def operate(folder: Path, options: Options) -> None:
                 client, store, adapt, _ = found
                 root_pub = (folder / "keys" / "root.pub").read_bytes
                 with pods(client, options.pods, SystemClock(), root_pub) if options.pods.exchange else nullcontext(_as_is) as in_pods:
-                    _turn(folder, stop, store, lambda ports: adapt(in_pods(ports)))
+                    _turn(folder, stop, store, compiler(), lambda ports: adapt(in_pods(ports)))
     except (KnhkError, OSError) as error:
         logging.error("%s", error)
         sys.exit(1)
@@ -101,7 +102,7 @@ def _as_is(ports: Ports) -> Ports:
     return ports
 
 
-def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Adapt) -> None:
+def _turn(folder: Path, stop: threading.Event, store: KubeStore, compiler: Compiler, adapt: Adapt) -> None:
     registry, signer = LayoutRegistry(folder / "registry"), establish(folder / "keys", ORIGIN, datetime.now(UTC))
     with ThreadPoolExecutor(1) as executor:
         ports = Ports(
@@ -110,7 +111,7 @@ def _turn(folder: Path, stop: threading.Event, store: KubeStore, adapt: Adapt) -
             signer=signer,
             registry=registry,
             builder=Workshop(
-                Bench(FakeCompiler(), FakeProver(), registry, signer, "generator"), executor, executor, Retirement(registry, SystemClock())
+                Bench(compiler, FakeProver(), registry, signer, "generator"), executor, executor, Retirement(registry, SystemClock())
             ),
             fleet=FolderFleet(folder / "points"),
             placement=Elsewhere(),
@@ -215,6 +216,7 @@ class World:
         self.agents = agents or Agents(folder)
         self.store = KubeStore(client, ChangeFeed(), SystemClock())
         self.operators: list[Operator] = []
+        self.compiler: Callable[[], Compiler] = FakeCompiler  # of operators that are begun from now on
         self._forks = forks
         self._halt = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
@@ -244,10 +246,15 @@ class World:
         """A new one, begun. `exchange`: HOST:PORT where it serves pods; "": points are folders."""
         health = f"127.0.0.1:{free_port()}"
         options = Options(kubeconfig or self.kubeconfig, health, "erp/operator" if lease else "", PodOptions(exchange))
-        process = self._forks.Process(target=operate, args=(self.folder, options))
+        process = self._forks.Process(target=operate, args=(self.folder, options, self.compiler))
         process.start()
         self.operators.append(Operator(process, health))
         return self.operators[-1]
+
+    def moves_to(self, kubeconfig: Path, client: KubeClient, agents: Agents) -> None:
+        """Another cluster, with the same log, keys and registry."""
+        self.kubeconfig, self.client, self.agents = kubeconfig, client, agents
+        self.store = KubeStore(client, ChangeFeed(), SystemClock())
 
     def close(self) -> None:
         """Ends all of them."""

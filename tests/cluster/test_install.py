@@ -264,9 +264,13 @@ def overlay(folder: Path, resource: str, components: list[str]) -> Path:
         ),
         ("base", ["cert-manager"], {"certManager.enabled": "true"}),
         ("base", ["receipts"], {"receipts.enabled": "true"}),
-        ("base", ["witness", "witnessed"], {"witness.enabled": "true", "witnessed.enabled": "true"}),
+        (
+            "base",
+            ["published", "witness", "witnessed"],
+            {"published.enabled": "true", "witness.enabled": "true", "witnessed.enabled": "true"},
+        ),
     ],
-    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "witness"],
+    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "regions"],
 )
 def test_the_chart_makes_what_kustomize_makes(
     kubectl: Kubectl, helm: str, tmp_path: Path, resource: str, components: list[str], values: dict[str, str]

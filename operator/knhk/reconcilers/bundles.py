@@ -8,6 +8,7 @@ from typing import Any
 
 from knhk.api.conditions import ready_of
 from knhk.lockchain import PolicyEvent
+from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
@@ -17,6 +18,7 @@ from knhk.reconcilers.context import Journal, Ports, fault_rows, remembered, say
 
 LOOK_S = 0.05
 TRY_AGAIN_S = 1.0
+PUBLISHED = "Published"
 
 
 @dataclass
@@ -67,14 +69,21 @@ class BundleReconciler:
         now = rfc3339(ports.clock.now_ns())
         version = resource.spec["version"]
         name = f"data/{resource.namespace}/{resource.name}@{version}"
-        event = PolicyEvent("DataPublished", (name, made.digest), ports.actor, now, evidence={"image": made.image})
+        event = PolicyEvent(
+            "DataPublished", (name, made.digest), ports.actor, now, evidence={"image": made.image, "inputs": made_of(resource)}
+        )
         history = remembered(resource.status, f"sha256:{made.digest}", "Published", now, version)
         status: dict[str, Any] = {"digest": f"sha256:{made.digest}", "image": made.image, "version": version, "built": now}
         status["history"] = history
         status = self.journal.pend({**_kept(resource), **status}, event)
-        resource = write_status(ports, resource, status, True, "Published", f"{version} is published")
+        resource = write_status(ports, resource, status, True, PUBLISHED, f"{version} is published")
         say(ports, resource.key, "Published", f"data bundle {version}, sha256:{made.digest[:12]}")
         self.journal.deliver(resource)
+
+
+def made_of(bundle: Resource) -> str:
+    """SHA-256 over what a published bundle is made of, as its spec says it."""
+    return sha256_hex(canonical({name: bundle.spec[name] for name in ("version", "source", "callerTemplate") if name in bundle.spec}))
 
 
 def _done(resource: Resource) -> bool:

@@ -17,6 +17,7 @@ from knhk.model.phases import Event, Phase
 from knhk.model.resource import Key, Resource
 from knhk.model.times import from_rfc3339_ns, rfc3339, rfc3339_ns
 from knhk.reconcilers.approvals import RECORDED
+from knhk.reconcilers.bundles import PUBLISHED, made_of
 from knhk.reconcilers.consents import RECORDED as CONSENT_RECORDED
 from knhk.reconcilers.context import MAX_HISTORY, NO_DIGEST, conditioned
 from knhk.reconcilers.history import ENDS, RESTORED, ROLLS, PackThen, PointThen, state_at
@@ -47,7 +48,8 @@ class PackTold:
 @dataclass
 class Told:
     """What the log tells of a control plane. Packs, points and data by NAMESPACE/NAME; `flags`: what each flag said last, and where;
-    `approved`: all approvals; `denied`: commits by PolicyRepository, newest first; `consents`: what each Consent said last, and where."""
+    `approved`: all approvals; `denied`: commits by PolicyRepository, newest first; `consents`: what each Consent said last, and where;
+    `inputs`: what data was made of, where an event says it."""
 
     packs: dict[str, PackTold] = field(default_factory=dict)
     then: dict[str, PackThen] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Told:
     approved: list[PolicyEvent] = field(default_factory=list)
     denied: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     consents: dict[str, tuple[int, PolicyEvent]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
@@ -74,6 +77,7 @@ def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
             version = event.subject[0].rpartition("@")[2]
             image = str(event.evidence["image"])
             found.data[name] = {"digest": f"sha256:{event.subject[1]}", "image": image, "version": version, "built": event.time}
+            found.inputs[name] = str(event.evidence.get("inputs", ""))
         elif kind == "flag":
             found.flags[name] = index, event
         elif kind == "consent":
@@ -253,7 +257,10 @@ def status_of(told: Told, resource: Resource, now_ns: int) -> dict[str, Any] | N
     if resource.kind == "PolicyPack" and name in told.packs:
         return _pack_status(told, name, resource, now_ns)
     if resource.kind == "DataBundle" and name in told.data:
-        return dict(told.data[name])
+        data = dict(told.data[name])
+        if told.inputs[name] != made_of(resource):
+            return data  # the commit says other data, or the event is from before it told: published anew
+        return conditioned(resource, data, True, PUBLISHED, f"{data['version']} is published", now)
     if resource.kind == "PolicyRepository" and name in told.denied:
         return {"denied": told.denied[name][:MAX_COMMITS_DENIED]}
     if resource.kind == "Approval":
