@@ -54,17 +54,19 @@ def world(ours: KubeClient, cluster: Cluster, tmp_path: Path, pods: PlayedPods) 
     """1.0.0 is live on two pods, the commit's 1.1.0 was rolled back."""
     found = World(tmp_path, cluster.kubeconfig, ours, forks(), pods)
     found.compiler = packs.compiler  # of images that are real, restoring looks into them
-    found.start()
-    found.apply(POINT)  # its namespace gets what pods trust
-    begin(found, pods)
-    found.apply(pack("1.0.0", targets=TARGETS))
-    found.until_phase("Live", "1.0.0")
-    found.apply(BAD)
-    found.until_phase("RolledBack", "1.1.0")
-    found.until(lambda: standing(pods) == {("1.0.0", "")}, "all pods are back")
-    found.until_settled()
-    yield found
-    found.close()
+    try:
+        found.start()
+        found.apply(POINT)  # its namespace gets what pods trust
+        begin(found, pods)
+        found.apply(pack("1.0.0", targets=TARGETS))
+        found.until_phase("Live", "1.0.0")
+        found.apply(BAD)
+        found.until_phase("RolledBack", "1.1.0")
+        found.until(lambda: standing(pods) == {("1.0.0", "")}, "all pods are back")
+        found.until_settled()
+        yield found
+    finally:
+        found.close()
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""What the containers of manifests/ run, as processes of this machine: their paths lie below a folder, their ports are free ones."""
+"""What the containers of manifests/, and the agent of a guarded pod, run, as processes of this machine: their paths lie below a folder,
+their ports are free ones."""
 
 from __future__ import annotations
 
@@ -18,13 +19,16 @@ import yaml
 
 from knhk.adapters.certificates import Pair, new_authority, server_pair
 from knhk.adapters.signer_local import establish
+from knhk_templates.kubernetes.guard import Surroundings, guard_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from loopback_ports import free_port
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 HOLDERS = ("Deployment", "StatefulSet", "Job", "CronJob")
-_PATH = re.compile(r"/(?:etc/knhk|var/lib/knhk|run/knhk|tmp)(?=/|$)[^\s,]*")
+PROGRAMS: Mapping[str, tuple[str, ...]] = {"python3": (), "knhk-agent": ("-m", "knhk_runtime.main")}
+NOBODY = "https://127.0.0.1:1"
+_PATH = re.compile(r"/(?:etc/knhk|var/lib/knhk|var/run/secrets/knhk|run/knhk|tmp)(?=/|$)[^\s,]*")
 _PORT = re.compile(r"0\.0\.0\.0:(\d+)")
 _NAMED = re.compile(r"\$\((\w+)\)")
 
@@ -62,7 +66,8 @@ def containers() -> list[Container]:
             pod = document["spec"]["template"]["spec"]
             rows = [*pod.get("initContainers", ()), *pod["containers"]]
             found += [Container(f"{document['metadata']['name']}/{row['name']}", row, pod) for row in rows]
-    return found
+    guard = guard_of("orders", {"listen": {"port": 8080}}, Surroundings("image", NOBODY, NOBODY, NOBODY), native=True)
+    return [*found, Container("guard/knhk-agent", guard.containers[0], {})]
 
 
 def settings() -> dict[str, dict[str, str]]:
@@ -130,9 +135,8 @@ class Installed:
             text = _NAMED.sub(lambda found: named[found[1]], word)
             text = _PATH.sub(path, text) if not text.startswith(("http", "--store=s3")) else text
             words.append(_PORT.sub(lambda found: f"127.0.0.1:{self.port(container, int(found[1]))}", text))
-        first, *module = container.spec["command"]
-        assert first == "python3", container.name
-        return [sys.executable, *module, *words]
+        program, *module = container.spec["command"]
+        return [sys.executable, *PROGRAMS[program], *module, *words]
 
     def start(self, container: Container) -> subprocess.Popen[bytes]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")}

@@ -34,9 +34,10 @@ from knhk_verify.note import COSIGNATURE, Verifier
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 ORIGIN = "log.example.com/eu"
 WITHIN_S = 240.0
-ALONE = ("knhk-log/log", "knhk-log/archive", "knhk-witness/witness")  # what needs no API server
+ALONE = ("knhk-log/log", "knhk-log/archive", "knhk-witness/witness", "guard/knhk-agent")  # what needs no API server
 # What others lack here first, once their command line was taken; a pod has its certificate where it looks for it by itself.
 LACKS = {"knhk-builder/builder": "/etc/knhk/serving/tls.crt: must be a readable PEM file"}
+TRUSTED = {"/etc/knhk/trust/root.pub": b"", "/var/run/secrets/knhk/token": b"token"}  # an agent's; empty: as the keys have it
 ALL = {container.name: container for container in containers()}
 
 
@@ -65,7 +66,9 @@ def until(holds: Callable[[], Any], installed: Installed, what: str) -> Any:
 
 
 def answers(installed: Installed, container: Container) -> bool:
-    """As the kubelet's probe sees it."""
+    """As the kubelet's probe sees it; an agent has none, and is there when its socket is."""
+    if not container.probe:
+        return installed.place("/run/knhk/agent.sock").exists()
     (kind, at), *_ = ((kind, at) for kind, at in container.probe.items() if kind in ("httpGet", "tcpSocket"))
     port = installed.port(container, container.ports[at["port"]])
     if kind == "tcpSocket":
@@ -88,6 +91,8 @@ def test_each_container_s_command_line_is_what_its_process_takes(installed: Inst
     container = ALL[name]
     witness_key(installed)
     installed.place("/etc/knhk/witness/watched").write_text(installed.settings["knhk-witness"]["watched"])
+    for path, data in TRUSTED.items():
+        installed.place(path).write_bytes(data or installed.place("/etc/knhk/keys/root.pub").read_bytes())
     if name == "knhk-log/archive":
         installed.start(ALL["knhk-log/log"])
         until(lambda: installed.place("/var/lib/knhk/log/meta.json").exists(), installed, "there is a log")
