@@ -110,6 +110,12 @@ def test_status_columns_names(kind: str) -> None:
     assert "observedGeneration" in status
 
 
+@kinds
+def test_what_nobody_has_worked_on_says_so(kind: str) -> None:
+    status = version(kind)["schema"]["openAPIV3Schema"]["properties"]["status"]
+    assert status.get("default") == (None if kind == "Receipt" else {"observedGeneration": -1})
+
+
 def test_short_names_are_of_one_kind_only() -> None:
     names = [n for k in KINDS.values() for n in (k.plural, k.singular, *k.short)]
     assert len(names) == len(set(names))

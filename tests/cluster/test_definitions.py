@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from knhk.adapters.kube_client import KubeClient
-from knhk.adapters.kube_documents import collection, place
+from knhk.adapters.kube_documents import collection, new_document, place, resource_of
 from knhk.api import KINDS, from_document, parse
 from knhk.api.check import completed
 from knhk.model.faults import Fault, NotFound, Refused
@@ -144,3 +144,12 @@ def test_no_name_of_ours_is_a_name_of_kubernetes(client: KubeClient) -> None:
     listed = [row for path in theirs for row in client.call("GET", path)["resources"]]
     taken = {name for row in listed for name in (row["name"], row["singularName"], *row.get("shortNames", ()))}
     assert taken.isdisjoint(name for kind in KINDS.values() for name in (kind.plural, kind.singular, *kind.short))
+
+
+def test_what_nobody_has_worked_on_says_so(clean: KubeClient) -> None:
+    """By itself, when it is made and when it is read: Flux takes an object without a status for a finished one. To us it has none."""
+    (resource,) = parse((ROOT / "manifests" / "examples" / "finance-roles.yaml").read_bytes(), "finance-roles.yaml")
+    namespaced(clean, resource.namespace)
+    clean.call("POST", collection(resource.kind, resource.namespace), body=new_document(resource))
+    read = clean.call("GET", place(resource.key))
+    assert (read["status"], resource_of(read).status) == ({"observedGeneration": -1}, {})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / name) for name in ("gitops", "reconcilers", "store", "."))
 from gitea_binaries import gitea as build
-from gitea_server import Gitea, running
+from gitea_server import Gitea, fresh
 
 from go_binaries import CannotBuild
 
@@ -24,9 +22,5 @@ def gitea() -> Iterator[Gitea]:
         program, static = build(build=False)
     except CannotBuild as error:
         pytest.skip(f"not run: {error}")
-    folder = Path(tempfile.mkdtemp(prefix="knhk-gitea-"))
-    try:
-        with running(program, static, folder / "gitea") as found:
-            yield found
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with fresh(program, static) as found:
+        yield found

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -136,6 +137,17 @@ class Gitea:
     def remote(self, repository: str, who: str) -> str:
         """The address for pushes of a test."""
         return f"{self.url.replace('://', f'://{who}:{PASSWORD}@')}/{repository}.git"
+
+
+@contextmanager
+def fresh(program: Path, static: Path) -> Iterator[Gitea]:
+    """One in a folder of its own, which is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="knhk-gitea-"))
+    try:
+        with running(program, static, folder / "gitea") as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from knhk.api import KINDS, to_document
 from knhk.api.check import completed
+from knhk.api.kinds.common import UNSEEN
 from knhk.model.resource import API_VERSION, Key, Resource
 
 BASE = f"/apis/{API_VERSION}"
@@ -29,7 +30,12 @@ def resource_of(document: Mapping[str, Any]) -> Resource:
     """The resource in an answer. The API server has judged it and filled in its defaults, but for those in items of lists; it is not judged
     again."""
     spec = completed(KINDS[document["kind"]].spec, document.get("spec") or {})
-    return replace(head_of(document["kind"], document["metadata"]), spec=spec, status=document.get("status") or {})
+    return replace(head_of(document["kind"], document["metadata"]), spec=spec, status=_status(document.get("status") or {}))
+
+
+def _status(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was written: the definition's default says that nothing was."""
+    return {name: value for name, value in document.items() if (name, value) not in UNSEEN.items()}
 
 
 def head_of(kind: str, metadata: Mapping[str, Any]) -> Resource:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from knhk.api.kinds import KINDS
+from knhk.api.kinds.common import UNSEEN
 from knhk.api.rules import least
 from knhk.api.shape import JSON_TYPE, NO_DEFAULT, Int, Kind, List, Map, Obj, Rule, Shape, Str
 from knhk.model.resource import GROUP, VERSION
@@ -100,6 +101,8 @@ def _root(kind: Kind) -> dict[str, Any]:
             "status": schema(kind.status, told=False),
         },
     }
+    if kind.awaited:  # else kstatus, and so Flux, takes what nobody has worked on yet for finished
+        root["properties"]["status"]["default"] = dict(UNSEEN)
     if kind.rules:
         root["x-kubernetes-validations"] = [_rule(rule) for rule in kind.rules]
     return root

@@ -111,7 +111,8 @@ JSON_TYPE: Mapping[type, str] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One custom resource. `immutable` makes the spec equal to what it was."""
+    """One custom resource. `immutable` makes the spec equal to what it was. `awaited`: the control plane has to say something of each
+    before it counts as finished."""
 
     kind: str
     plural: str
@@ -121,6 +122,7 @@ class Kind:
     status: Obj
     columns: tuple[tuple[str, str, str, int], ...] = ()  # name, type, JSON path, priority
     rules: tuple[Rule, ...] = ()  # over the whole object: self.metadata.name
+    awaited: bool = True
 
     @property
     def singular(self) -> str:

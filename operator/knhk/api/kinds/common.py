@@ -16,6 +16,8 @@ SEMVER = r"^(0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})[.](0|[1-9][0-9]{0,8})(-[0-
 SEMVER_MUST = "must be a semantic version such as 1.0.0 or 1.1.0-rc.1"
 IRI = r"^[A-Za-z][A-Za-z0-9+.-]*:[^ <>\"{}|^`\\\\]*$"
 MAX_INLINE = 98_304
+# The status of what nobody has worked on yet, as an API server tells it.
+UNSEEN: Mapping[str, int] = MappingProxyType({"observedGeneration": -1})
 # Other forms of a source: named, so that they are refused in plain words.
 LATER_FORMS = {
     form: f"must be inline for now; {form} is not available yet" for form in ("configMap", "configMapRef", "oci", "git", "file", "url")
@@ -111,7 +113,7 @@ CONDITION = Obj(
 
 STATUS_FIELDS: dict[str, Shape] = {
     "conditions": List("Ready always; Reconciling and Stalled while they are True.", CONDITION, max=16, key="type"),
-    "observedGeneration": Int("Generation of the spec that was last worked on.", min=0, max=2**53),
+    "observedGeneration": Int("Generation of the spec that was last worked on; -1: none yet.", min=-1, max=2**53),
     "lastHandledRequestedAt": Str("Value of the annotation knhk.dev/requestedAt that was last acted on.", max=64),
     "faults": List("All faults of the present spec.", FAULT, max=64),
     "pending": List(

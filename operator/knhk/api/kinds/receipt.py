@@ -58,4 +58,5 @@ RECEIPT = Kind(
         ("Age", "date", ".metadata.creationTimestamp", 0),
     ),
     rules=(NAME_RULE,),
+    awaited=False,
 )

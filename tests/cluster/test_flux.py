@@ -1,0 +1,222 @@
+"""Flux's own controllers keep our kinds as plain resources, out of a real Git server: a Kustomization is ready when its packs are, says so
+when one of them is not, heals drift, prunes, and does not fight with the operator."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from knhk.adapters.kube_client import MERGE, KubeClient
+from knhk.adapters.kube_documents import collection, place
+from knhk.model.resource import Key
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "reconcilers"))
+sys.path.append(str(Path(__file__).parents[1] / "foreign"))
+sys.path.append(str(Path(__file__).parents[1] / "gitops"))
+from control_plane import Cluster
+from fleet_world import Operator, World, forks
+from flux_binaries import CannotBuild, flux_definitions
+from flux_binaries import flux as build_flux
+from flux_controllers import Flux
+from flux_controllers import running as running_flux
+from git_repo import Repo
+from gitea_binaries import gitea as build_gitea
+from gitea_server import Gitea, fresh
+from guarded_pods import there
+from test_operator import kubectl as kubectl
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+ROOT = Path(__file__).parents[2]
+EXAMPLES = {name: (ROOT / "manifests" / "examples" / f"{name}.yaml").read_text() for name in ("orders", "finance-roles", "invoice-schema")}
+PACK_YAML = (ROOT / "manifests" / "examples" / "invoice-controls.yaml").read_text()
+PLAIN = (ROOT / "manifests" / "gitops" / "flux.yaml").read_text()
+PACK = Key("PolicyPack", "erp", "invoice-controls")
+POINT = Key("EnforcementPoint", "erp", "orders")
+GIVEN_UP_S = 5  # how long Flux waits where nobody is there to wait for
+WITHIN_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def flux(client: KubeClient, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux]:
+    try:
+        programs, definitions = build_flux(build=False), flux_definitions()
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
+    with running_flux(programs, definitions, client, cluster.kubeconfig, tmp_path_factory.mktemp("flux")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def gitea() -> Iterator[Gitea]:
+    try:
+        program, static = build_gitea(build=False)
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
+    with fresh(program, static) as found:
+        yield found
+
+
+class Policies:
+    """The repository at the Git server, which only its owner and user `flux` may read."""
+
+    def __init__(self, gitea: Gitea, folder: Path) -> None:
+        self._gitea, self.name = gitea, "ann/policies"
+        gitea.user("ann")
+        self.token = gitea.user("flux")
+        gitea.call("POST", "user/repos", {"name": "policies", "default_branch": "main", "private": True}, "ann")
+        gitea.call("PUT", f"repos/{self.name}/collaborators/flux", {"permission": "read"}, "ann")
+        self._repo = Repo(folder / "policies")
+
+    @property
+    def url(self) -> str:
+        return f"{self._gitea.url}/{self.name}.git"
+
+    def push(self, **files: str | None) -> str:
+        """Files of the folder erp, by name; the commit."""
+        self._repo.commit({f"erp/{name.replace('_', '-')}.yaml": text for name, text in files.items()})
+        return self._gitea.push(self._repo, self.name, "ann", "main")
+
+
+@pytest.fixture
+def policies(gitea: Gitea, tmp_path: Path) -> Policies:
+    return Policies(gitea, tmp_path)
+
+
+@pytest.fixture
+def world(clean: KubeClient, cluster: Cluster, flux: Flux, tmp_path: Path) -> Iterator[World]:
+    """No operator runs yet."""
+    found = World(tmp_path, cluster.kubeconfig, clean, forks())
+    found.start()
+    yield found
+    flux.forget()
+    found.close()
+
+
+def pack(version: str, least: int = 0) -> str:
+    text = PACK_YAML.replace("  version: 1.0.0\n", f"  version: {version}\n").replace("sh:minInclusive 0", f"sh:minInclusive {least}")
+    assert f"version: {version}\n" in text
+    return text
+
+
+def test_flux_keeps_what_a_repository_holds(
+    world: World, flux: Flux, policies: Policies, kubectl: Callable[..., str], tmp_path: Path
+) -> None:
+    commit = policies.push(**EXAMPLES, pack=pack("1.0.0"))
+    given(flux, policies, kubectl, tmp_path)
+
+    # Nobody works on what Flux applied: that must not look finished.
+    until(flux, lambda: flux.is_ready()[0] == "True" or "HealthCheckFailed" in flux.is_ready()[1], "Flux has given up, or is content")
+    status, message = flux.is_ready()
+    assert (status, "PolicyPack/erp/invoice-controls status: 'InProgress'" in message) == ("False", True), message
+
+    operator = world.operator()
+    flux.change(timeout="30m")
+    ready(flux, world, commit, "1.0.0")
+
+    ready(flux, world, moved(flux, policies, "1.0.1", 1), "1.0.1")
+
+    world.agents.bad |= {"1.1.0"}
+    bad = moved(flux, policies, "1.1.0", 2)
+    until(flux, lambda: attempted(flux, bad) and "HealthCheckFailed" in flux.is_ready()[1], "Flux says that it failed")
+    assert "PolicyPack/erp/invoice-controls status: 'Failed'" in flux.is_ready()[1], flux.is_ready()
+    assert phase(world) == ("RolledBack", "1.1.0")
+    ready(flux, world, moved(flux, policies, "1.0.1", 1), "1.0.1")
+
+    # What a person edits is put back, and neither Flux nor the operator writes any more when all is as it should be.
+    world.client.call("PATCH", place(PACK), {}, {"spec": {"version": "9.9.9"}}, MERGE)
+    flux.reconcile()
+    until(flux, lambda: phase(world) == ("Live", "1.0.1"), "what was edited is put back")
+    until(flux, lambda: rests(flux, world, operator), "neither of the two writes any more")
+
+    flux.fetch(policies.push(pack=None))
+    until(flux, lambda: there(world.client, place(PACK)) is None, "a pack that left the repository is pruned, and nothing holds it")
+    assert there(world.client, place(POINT)) is not None
+    world.until_settled()
+    receipts = world.client.call("GET", collection("Receipt", "erp"))["items"]
+    told = {row["spec"]["event"] for row in receipts if row["spec"].get("pack") == PACK.name}
+    assert told >= {"Compiled", "Built", "Signed", "Promoted", "RolledBack"}, "receipts outlive their pack"
+
+    flux.forget()
+    assert not any(
+        world.client.call("GET", collection(kind, "erp"))["items"] for kind in ("EnforcementPoint", "DataBundle", "SchemaVersion")
+    )
+    world.check()
+
+
+def given(flux: Flux, policies: Policies, kubectl: Callable[..., str], folder: Path) -> None:
+    """What a user copies, with the address of this repository. Flux gives up soon, for nobody is there to wait for."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "policies-read", "namespace": "erp"},
+        "stringData": {"username": "flux", "password": policies.token},
+    }
+    (folder / "secret.json").write_text(json.dumps(secret))
+    (folder / "flux.yaml").write_text(
+        PLAIN.replace("https://git.example.com/erp/policies.git", policies.url).replace("timeout: 30m", f"timeout: {GIVEN_UP_S}s")
+    )
+    kubectl("apply", "-f", str(folder / "secret.json"), "-f", str(folder / "flux.yaml"))
+
+
+def moved(flux: Flux, policies: Policies, version: str, least: int) -> str:
+    """Another version of the pack is merged, and Flux has it; the commit."""
+    commit = policies.push(pack=pack(version, least))
+    flux.fetch(commit)
+    return commit
+
+
+def ready(flux: Flux, world: World, commit: str, version: str) -> None:
+    """Flux is content with this commit, and the pack was ready by then."""
+
+    def content() -> bool:
+        return flux.is_ready()[0] == "True" and flux.kustomization()["status"]["lastAppliedRevision"] == f"main@sha1:{commit}"
+
+    until(flux, content, f"ready at {version}")
+    found = world.get(PACK)
+    assert phase(world) == ("Live", version)
+    (pack_since,) = (row["lastTransitionTime"] for row in found.status["conditions"] if row["type"] == "Ready")
+    (since,) = (row["lastTransitionTime"] for row in flux.kustomization()["status"]["conditions"] if row["type"] == "Ready")
+    assert pack_since <= since
+
+
+def attempted(flux: Flux, commit: str) -> bool:
+    return bool(flux.kustomization()["status"].get("lastAttemptedRevision") == f"main@sha1:{commit}")
+
+
+def phase(world: World) -> tuple[str, str]:
+    found = world.get(PACK)
+    revision = found.status.get("revision", {})
+    return (revision["phase"], revision["version"]) if revision.get("generation") == found.generation else ("", "")
+
+
+def rests(flux: Flux, world: World, operator: Operator) -> bool:
+    """Whether nothing is written while both look at all of it."""
+    before, turns = versions(world), looks(operator)
+    flux.reconcile()
+    until(flux, lambda: looks(operator) >= turns + 10, "the operator has looked")
+    return versions(world) == before
+
+
+def versions(world: World) -> dict[str, str]:
+    """Object → its resourceVersion, of all that Flux applied."""
+    kinds = ("PolicyPack", "EnforcementPoint", "DataBundle", "SchemaVersion")
+    items = (row for kind in kinds for row in world.client.call("GET", collection(kind, "erp"))["items"])
+    return {row["metadata"]["name"]: row["metadata"]["resourceVersion"] for row in items}
+
+
+def looks(operator: Operator) -> float:
+    rows = (line for line in operator.get("metrics")[1].splitlines() if line.startswith("controller_runtime_reconcile_total"))
+    return sum(float(row.rpartition(" ")[2]) for row in rows)
+
+
+def until(flux: Flux, holds: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < deadline_s, f"not so: {what}; {flux.is_ready()}\n{flux.said()}"
+        time.sleep(0.1)
