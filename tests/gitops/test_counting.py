@@ -219,3 +219,18 @@ def test_what_a_key_signed_that_was_replaced_is_still_what_a_point_was_told(hous
     stops(house, by_hand(house, point(baseline="Admit")))
     assert document(house)["baseline"] == "Deny"
     assert house.world.signer.keyid("rollout").encode() in house.world.fleet.documents["erp/p1"]
+
+
+def test_a_lower_level_of_receipts_must_be_merged_a_higher_one_counts_at_once(house: House) -> None:
+    def at(level: str) -> str:
+        return pack("1.0.0", bundles="{name: roles}") + f"  receipts: {{durability: {level}}}\n"
+
+    by_hand(house, at("log"))
+    house.world.until(lambda: document(house)["stable"].get("durability") == "log")
+    stops(house, by_hand(house, at("disk")))
+    assert document(house)["stable"]["durability"] == "log"
+    house.repo.commit({"pack.yaml": at("disk")})
+    house.pulled()
+    house.world.until(lambda: document(house)["stable"]["durability"] == "disk")
+    (told,) = house.predicates("Loosened")
+    assert told["evidence"]["loosened"] == [{"field": "receipts.durability", "was": "log", "is": "disk"}]

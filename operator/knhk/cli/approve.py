@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     arguments=(
         Argument("pack", help="NAMESPACE/NAME of the PolicyPack"),
         Argument("--stage", help="name of the stage", required=True),
+        Argument("--revision", help="instead of the present one: what status.loosening of the pack, or of one of its points, says"),
         Argument("--comment", help="what was looked at, for auditors"),
     ),
     output=obj(
@@ -40,9 +41,10 @@ def approve(call: Call) -> Outcome:
     with open_store(Home(call.home), must_exist=True) as store:
         pack = store.get(key_of("PolicyPack", args.pack))
         revision = pack.status.get("revision") or {}
-        if "digest" not in revision:
+        digest = args.revision or revision.get("digest")
+        if digest is None:
             raise Refused([Fault(str(pack.key), "no revision", "must be built first: there is nothing to look at yet")])
-        spec = {"pack": pack.name, "revision": revision["digest"], "stage": args.stage, "approver": approver}
+        spec = {"pack": pack.name, "revision": digest, "stage": args.stage, "approver": approver}
         spec |= {"comment": args.comment} if args.comment else {}
         made = from_document(to_document(_approval(pack, spec)))
         made = store.apply(made)
@@ -51,7 +53,7 @@ def approve(call: Call) -> Outcome:
             "approval": f"{made.namespace}/{made.name}",
             "pack": f"{pack.namespace}/{pack.name}",
             "version": revision["version"],
-            "revision": revision["digest"],
+            "revision": digest,
             "stage": args.stage,
             "approver": approver,
             "unreviewed": True,

@@ -50,7 +50,15 @@ class ApprovalReconciler:
         except NotFound:
             return None
         parts = (pack.status.get("revision") or {}, pack.status.get("live") or {})
-        return next((part for part in parts if part.get("digest") == resource.spec["revision"]), None)
+        found = next((part for part in parts if part.get("digest") == resource.spec["revision"]), None)
+        return found or self._loosening(resource, pack)
+
+    def _loosening(self, resource: Resource, pack: Resource) -> Mapping[str, Any] | None:
+        """What the pack, or a point, is to promise less, if that is what is approved."""
+        version = (pack.status.get("live") or {}).get("version", pack.spec["version"])
+        points = self.ports.store.list("EnforcementPoint", resource.namespace).resources
+        found = (one.status.get("loosening", {}) for one in (pack, *points))
+        return next(({"version": version, **row} for row in found if row.get("digest") == resource.spec["revision"]), None)
 
     def _record(self, resource: Resource, revision: Mapping[str, Any], local: bool) -> None:
         spec = resource.spec
@@ -58,6 +66,7 @@ class ApprovalReconciler:
         evidence: dict[str, Any] = {"approval": resource.name, "by": self.ports.actor}
         evidence |= {"comment": spec["comment"]} if "comment" in spec else {}
         evidence |= {"unreviewed": True} if local else {}
+        evidence |= {"loosened": list(revision["changes"])} if "changes" in revision else {}
         event = PolicyEvent(
             "Approved",
             (f"pack/{resource.namespace}/{spec['pack']}@{version}", digest.removeprefix("sha256:")),

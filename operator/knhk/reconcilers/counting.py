@@ -13,6 +13,17 @@ RESTS = ("DataBundle", "SchemaVersion", "HookRegistry")  # nothing is made of th
 LOOK_AGAIN_S = 0.5
 
 
+def not_merged(ports: Ports, resource: Resource) -> str:
+    """Why what a resource says may not count where only merged commits may, for people; empty when it may."""
+    try:
+        if not ports.namespaces.requires_merged_commit(resource.namespace):
+            return ""
+    except (Waiting, NotFound) as error:
+        return str(error)
+    why = unmerged(ports.store, ports.trusts, resource)
+    return f"namespace {resource.namespace} takes only what a merged commit says: {why}; what it said before stays" if why else ""
+
+
 def is_resting(resource: Resource) -> bool:
     """Whether its status says that it does not count; what else the status says is of what it said before."""
     return bool(ready_of(resource.status).get("reason") == REASON)
@@ -24,19 +35,13 @@ def not_counted(ports: Ports, resource: Resource) -> str:
     ready = ready_of(resource.status)
     if ready.get("observedGeneration") == resource.generation and not is_resting(resource):
         return ""
-    try:
-        if not ports.namespaces.requires_merged_commit(resource.namespace):
-            return ""
-    except (Waiting, NotFound) as error:
-        return str(error)
-    why = unmerged(ports.store, ports.trusts, resource)
-    return f"namespace {resource.namespace} takes only what a merged commit says: {why}; what it said before stays" if why else ""
+    return not_merged(ports, resource)
 
 
-def rest(ports: Ports, resource: Resource, why: str) -> float:
+def rest(ports: Ports, resource: Resource, why: str, reason: str = REASON) -> float:
     """Tells that it does not count; what else its status says stays. Gives seconds until the next look."""
-    if not is_resting(resource):
-        say(ports, resource.key, REASON, why, warning=True)
+    if ready_of(resource.status).get("reason") != reason:
+        say(ports, resource.key, reason, why, warning=True)
     kept = {name: value for name, value in resource.status.items() if name not in ("conditions", "observedGeneration")}
-    write_status(ports, resource, kept, None, REASON, why)
+    write_status(ports, resource, kept, None, reason, why)
     return LOOK_AGAIN_S

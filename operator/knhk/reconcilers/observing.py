@@ -108,8 +108,8 @@ class Observer:
             point = point_of(self.ports, pack.namespace, row["point"])
             if point is None:
                 return f"EnforcementPoint {pack.namespace}/{row['point']} must be there; apply it"
-            if why := untold(self.ports, point):
-                return f"EnforcementPoint {pack.namespace}/{row['point']} must count first: {why}"
+            if (held := untold(self.ports, point)) is not None:
+                return f"EnforcementPoint {pack.namespace}/{row['point']} must count first: {held.why}"
             owner = owner_of(self.ports, point)
             if owner is not None and owner.name != pack.name:
                 return f"EnforcementPoint {pack.namespace}/{row['point']} must be free: PolicyPack {owner.name} has it"
@@ -118,7 +118,7 @@ class Observer:
     def _mine(self, pack: Resource) -> list[Resource]:
         """Points that the spec targets, that are there, that are told anything and that no other pack has."""
         found = (point_of(self.ports, pack.namespace, row["point"]) for row in pack.spec["targets"])
-        owned = ((point, owner_of(self.ports, point)) for point in found if point is not None and not untold(self.ports, point))
+        owned = ((point, owner_of(self.ports, point)) for point in found if point is not None and untold(self.ports, point) is None)
         return [point for point, owner in owned if owner is None or owner.name == pack.name]
 
     def look(self, pack: Resource, phase: Phase) -> Seen:

@@ -10,6 +10,7 @@ from typing import Any
 
 from knhk.api import to_sources
 from knhk.decide.approvals import counted as given
+from knhk.decide.loosening import DURABILITY, loosened
 from knhk.decide.rollout import (
     Abort,
     Action,
@@ -51,7 +52,10 @@ from knhk.reconcilers.context import (
     say,
     write_status,
 )
+from knhk.reconcilers.counting import not_merged
 from knhk.reconcilers.documents import pack_reference
+from knhk.reconcilers.loosening import KIND as LOOSENED
+from knhk.reconcilers.loosening import UNAPPROVED, Loosening, stages_of
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls, untold
@@ -59,6 +63,7 @@ from knhk.reconcilers.provenance import source_of, unmerged
 from knhk.reconcilers.retention import Retention
 from knhk.reconcilers.revisions import (
     ABORT,
+    RING,
     Revision,
     abort_asked,
     as_durable,
@@ -69,6 +74,7 @@ from knhk.reconcilers.revisions import (
     edited_steps,
     goes_on,
     inputs_of,
+    level_of,
     made_for,
     remember,
     staged,
@@ -138,6 +144,8 @@ class PackReconciler:
             return self._answered(pack)
         if phase in BUILDING:
             return self._build(pack)
+        if phase is Phase.LIVE and (again_s := self._level(pack)) is not None:
+            return again_s
         return self._judge(pack, phase)
 
     @property
@@ -186,7 +194,7 @@ class PackReconciler:
             "phase": Phase.PENDING.value,
             "phaseSince": rfc3339_ns(self.ports.clock.now_ns()),
             "inputs": inputs_of(pack),
-            **durability_of(pack),
+            **durability_of(pack, before.get("live")),
             "points": [row["point"] for row in pack.spec["targets"]],
             **staged(pack),
         }
@@ -194,7 +202,8 @@ class PackReconciler:
             status["revision"]["data"] = row["name"]
         if source := source_of(self.ports.store, self.ports.trusts, pack):
             status["revision"]["source"] = source.document()
-        status.pop("faults", None)
+        for name in ("faults", "loosening"):
+            status.pop(name, None)
         self._forget_builds(pack)
         pack = self._write(pack, self.journal.pend(status, *events), None, "Pending", f"{pack.spec['version']} is to be compiled")
         if old and rolls(old):
@@ -528,6 +537,40 @@ class PackReconciler:
         self.ports.store.update(replace(pack, annotations=left))
         return 0.0
 
+    # ---- what is live promises less --------------------------------------------------------------
+
+    def _level(self, pack: Resource) -> float | None:
+        """Brings what is live to the durability of its spec: upwards at once; downwards with an event of its own, merged and approved where
+        that is asked for. None when that is done."""
+        live, said = pack.status["live"], pack.spec["receipts"]["durability"]
+        rows = loosened({DURABILITY: level_of(live)}, {DURABILITY: said})
+        if not rows:
+            return self._raised(pack, said)
+        loosening = Loosening(pack, rows, pack, stages_of(pack))
+        unmerged, lacking = not_merged(self.ports, pack), loosening.lacking(self.ports)
+        if unmerged or lacking:
+            status, reason = {**pack.status, "loosening": loosening.status()}, "NotMerged" if unmerged else UNAPPROVED
+            pack = self._write(pack, status, None, reason, unmerged or lacking)
+            again_s = self._judge(pack, Phase.LIVE)
+            return WAIT_FOR_DATA_S if again_s is None else again_s
+        made = self._event(pack, live, LOOSENED, evidence=loosening.evidence(self.ports, self.journal))
+        self._lie(pack, said, self.journal.pend(pack.status, made))
+        say(self.ports, pack.key, LOOSENED, "; ".join(map(str, rows)))
+        return 0.0
+
+    def _raised(self, pack: Resource, said: str) -> float | None:
+        if level_of(pack.status["live"]) == said and "loosening" not in pack.status:
+            return None
+        self._lie(pack, said, pack.status)
+        return 0.0
+
+    def _lie(self, pack: Resource, level: str, status: Mapping[str, Any]) -> None:
+        """What is live has this level from now on."""
+        member = {} if level == RING else {"durability": level}
+        parts = {name: {k: v for k, v in status[name].items() if k != "durability"} | member for name in ("live", "revision")}
+        kept = {k: v for k, v in status.items() if k != "loosening"} | parts
+        self._bring(self._write(pack, kept, True, "Live", f"{parts['live']['version']} is live"))
+
     # ---- shared --------------------------------------------------------------------------------
 
     def _bring(self, pack: Resource, before: Iterable[str] = ()) -> None:
@@ -537,7 +580,7 @@ class PackReconciler:
         errors: list[Exception] = []
         for name in sorted({*pack.status["revision"]["points"], *before}):
             point = point_of(self.ports, pack.namespace, name)
-            if point is None or untold(self.ports, point):
+            if point is None or untold(self.ports, point) is not None:
                 continue
             try:
                 owner = owner_of(self.ports, point)  # it may be another pack, whose document never comes before its events
@@ -557,14 +600,14 @@ class PackReconciler:
         self,
         pack: Resource,
         revision: Mapping[str, Any],
-        event: Event,
+        event: Event | str,
         stage: str = "",
         reason: str = "",
         evidence: Mapping[str, Any] | None = None,
     ) -> PolicyEvent:
         digest = revision.get("digest", f"sha256:{NO_DIGEST}")
         return PolicyEvent(
-            kind=event.value,
+            kind=str(event),
             subject=(f"pack/{pack.namespace}/{pack.name}@{revision['version']}", digest.removeprefix("sha256:")),
             actor=self.ports.actor,
             time=rfc3339(self.ports.clock.now_ns()),

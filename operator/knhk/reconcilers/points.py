@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from knhk.api.conditions import ready_of
+from knhk.decide.loosening import loosened
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
@@ -21,6 +22,8 @@ from knhk.reconcilers.counting import REASON as NOT_MERGED
 from knhk.reconcilers.counting import not_counted, rest
 from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says, told
 from knhk.reconcilers.flags import switched_at
+from knhk.reconcilers.loosening import KIND as LOOSENED
+from knhk.reconcilers.loosening import UNAPPROVED, Loosening, promises_of, stages_of
 from knhk_templates.envoy import attribute_sources
 
 LOOK_AGAIN_S = 0.5
@@ -139,7 +142,7 @@ def _data_before(ports: Ports, point: str, name: str) -> dict[str, Any] | None:
 def bootstrap_of(ports: Ports, resource: Resource) -> bytes | None:
     """What Envoy of the point is to start with; None where that stays as it was published last: the point is suspended and runs, does
     not count, or cannot be placed as its spec says."""
-    if not_counted(ports, resource) or runs_suspended(ports, resource):
+    if held_back(ports, resource) is not None or runs_suspended(ports, resource):
         return None
     try:
         return ports.placement.bootstrap(f"{resource.namespace}/{resource.name}", resource.spec)
@@ -201,19 +204,45 @@ def stage_at(revision: Mapping[str, Any], point: str) -> int:
     return next((index for index, row in enumerate(revision.get("stages", ())) if point in row["points"]), 0)
 
 
-def untold(ports: Ports, resource: Resource) -> str:
-    """Why a point is told nothing, for people: it does not count, and nothing is known that it was told before. Empty for all others."""
-    why = not_counted(ports, resource)
-    return why if why and told(ports, f"{resource.namespace}/{resource.name}") is None else ""
+@dataclass(frozen=True)
+class Held:
+    """Why what a point says does not count yet, in a word and for people."""
+
+    reason: str
+    why: str
+
+
+def held_back(ports: Ports, resource: Resource) -> Held | None:
+    """Why a point is what it was before: no merged commit says its spec, or it would promise less and people have not approved that."""
+    if why := not_counted(ports, resource):
+        return Held(NOT_MERGED, why)
+    loosening = loosening_of(ports, resource)
+    why = loosening.lacking(ports) if loosening is not None else ""
+    return Held(UNAPPROVED, why) if why else None
+
+
+def loosening_of(ports: Ports, resource: Resource) -> Loosening | None:
+    """What a point promises less than its status says that it does; None of nothing."""
+    rows = loosened(resource.status.get("promises", {}), promises_of(resource.spec))
+    if not rows:
+        return None
+    pack = owner_of(ports, resource)
+    return Loosening(resource, rows, pack, stages_of(pack, resource.name))
+
+
+def untold(ports: Ports, resource: Resource) -> Held | None:
+    """Why a point is told nothing: it does not count, and nothing is known that it was told before. None for all others."""
+    held = held_back(ports, resource)
+    return held if held is not None and told(ports, f"{resource.namespace}/{resource.name}") is None else None
 
 
 def _base(ports: Ports, resource: Resource) -> Assignment:
     """What the point is told of itself; of one that does not count, what it was told last. Raises Waiting while it is told nothing."""
     point = f"{resource.namespace}/{resource.name}"
-    if why := not_counted(ports, resource):
+    if (held := held_back(ports, resource)) is not None:
         before = told(ports, point)
         if before is None:
-            raise Waiting(NOT_MERGED, f"{point}: {why}", LOOK_AGAIN_S)
+            raise Waiting(held.reason, f"{point}: {held.why}", LOOK_AGAIN_S)
         return Assignment(point, before["baseline"], before["pointConfig"], before.get("bootstrap"))
     return Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)), _bootstrap_digest(ports, resource))
 
@@ -241,9 +270,9 @@ class PointReconciler:
         be placed as it should still gets its pack back. Gives seconds until the next look."""
         ports = self.ports
         point = f"{resource.namespace}/{resource.name}"
-        if why := untold(ports, resource):
-            return rest(ports, resource, why)
-        why = not_counted(ports, resource)
+        if (held := untold(ports, resource)) is not None:
+            return rest(ports, resource, held.why, held.reason)
+        held = held_back(ports, resource)
         pack = owner_of(ports, resource)
         if pack is not None:
             self.journal.deliver(pack)  # a document never comes before the event that its status speaks of
@@ -252,14 +281,14 @@ class PointReconciler:
         resource = self.bring(resource, wanted, "PointChanged")
         stale = self._consents(resource)
         try:
-            placed = self._placed(resource, why)
+            placed = self._placed(resource, held)
         except Stalled as stalled:
             write_status(ports, resource, self._kept(resource), False, stalled.reason, str(stalled))
             return LOOK_AGAIN_S * 10
         except Waiting as waiting:
             write_status(ports, resource, self._kept(resource), None, waiting.reason, str(waiting))
             return waiting.retry_after_s
-        self._tell(resource, wanted, replace(placed, trouble=(*placed.trouble, *stale)), why)
+        self._tell(resource, wanted, replace(placed, trouble=(*placed.trouble, *stale)), held)
         return LOOK_AGAIN_S
 
     def _consents(self, resource: Resource) -> tuple[str, ...]:
@@ -270,11 +299,11 @@ class PointReconciler:
             return (f"consents go stale: {error}",)
         return ()
 
-    def _placed(self, resource: Resource, why: str) -> Placed:
-        """Lets the point run as its spec says; one that is suspended, or does not count (`why`), and runs, runs on as it was."""
-        if why and not _runs(self.ports, resource):
-            raise Waiting(NOT_MERGED, why, LOOK_AGAIN_S)
-        if why or runs_suspended(self.ports, resource):
+    def _placed(self, resource: Resource, held: Held | None) -> Placed:
+        """Lets the point run as its spec says; one that is suspended, or does not count, and runs, runs on as it was."""
+        if held is not None and not _runs(self.ports, resource):
+            raise Waiting(held.reason, held.why, LOOK_AGAIN_S)
+        if held is not None or runs_suspended(self.ports, resource):
             return Placed(resource.status["address"])
         return self.ports.placement.ensure(f"{resource.namespace}/{resource.name}", resource.spec)
 
@@ -285,13 +314,17 @@ class PointReconciler:
         pending = self.journal.deliver(resource)
         document = published(ports, wanted.point)
         current = says(document, wanted, ports.origin)
+        loosening = None if current or held_back(ports, resource) is not None else loosening_of(ports, resource)
         if current and document is not None and is_valid(ports, wanted.point, document):
             self._hand(resource, wanted)
             return resource
+        by = by if loosening is None else None  # what promises less has an event of its own
         own = next((order for order in pending[-1:] if order.subject == wanted.digest(ports.origin)), None)
         usable = [order for order in (by, own) if order is not None and may_carry(ports, order, document)]
         if not usable:
             event = self._event(wanted, _kind(current, reason, wanted, document), document)
+            if loosening is not None:
+                event = replace(event, kind=LOOSENED, evidence={**event.evidence, **loosening.evidence(ports, self.journal)})
             resource = self._order(resource, event)
             usable = [self.journal.deliver(resource)[-1]]
         self._hand(resource, wanted)
@@ -328,8 +361,7 @@ class PointReconciler:
     def _kept(self, resource: Resource) -> dict[str, Any]:
         return {k: v for k, v in resource.status.items() if k not in ("conditions", "observedGeneration")}
 
-    def _tell(self, resource: Resource, wanted: Assignment, placed: Placed, why: str) -> None:
-        """`why` it does not count; empty when it does."""
+    def _tell(self, resource: Resource, wanted: Assignment, placed: Placed, held: Held | None) -> None:
         stats, silence = self._heard(wanted.point)
         address, trouble = placed.address, (*placed.trouble, *silence)
         document = published(self.ports, wanted.point) or {}
@@ -348,10 +380,11 @@ class PointReconciler:
         if stats.get("absent"):
             status["absent"] = int(stats["absent"])
         status |= instances_of(stats, document.get("epoch"))
+        status |= self._promised(resource, held)
         outliers = [{"name": wanted.point, "reason": line[:512]} for line in trouble] + self._drift(wanted.point, stats, document)
         if outliers:
             status["outliers"] = outliers[:20]
-        ready, reason, message = (None, NOT_MERGED, why) if why else self._readiness(stats, document, outliers)
+        ready, reason, message = (None, held.reason, held.why) if held is not None else self._readiness(stats, document, outliers)
         was = ready_of(resource.status).get("reason", "")
         drifted = reason == DRIFTED != was
         if drifted:
@@ -364,6 +397,14 @@ class PointReconciler:
         resource = write_status(self.ports, resource, status, ready, reason, message)
         if drifted:
             self.journal.deliver(resource)
+
+    def _promised(self, resource: Resource, held: Held | None) -> dict[str, Any]:
+        """What the point promises, and what waits for people before it promises less."""
+        if held is None:
+            return {"promises": promises_of(resource.spec)}
+        kept = {name: resource.status[name] for name in ("promises",) if name in resource.status}
+        loosening = loosening_of(self.ports, resource) if held.reason == UNAPPROVED else None
+        return kept | ({"loosening": loosening.status()} if loosening is not None else {})
 
     def _drifted(self, wanted: Assignment, document: Mapping[str, Any], outliers: list[dict[str, str]]) -> PolicyEvent:
         """The receipt of what runs and should not; `document` is what should."""

@@ -43,6 +43,12 @@ def authors_of(store: Store, trusts: Trusts, pack: Resource) -> Authors:
     return Authors() if source is None else _believed(trusts)[0].authors(source)
 
 
+def authors_of_spec(store: Store, trusts: Trusts, resource: Resource) -> Authors:
+    """Who is behind what a resource says now; nobody is known of what was applied by hand."""
+    source = source_of(store, trusts, resource)
+    return Authors() if source is None else _believed(trusts)[0].authors(source)
+
+
 def unmerged(store: Store, trusts: Trusts, resource: Resource) -> str:
     """Why what a resource says does not count as merged, for people; empty when it does."""
     trust, why = _believed(trusts)

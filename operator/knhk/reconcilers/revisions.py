@@ -7,6 +7,7 @@ from typing import Any
 
 from knhk.api import points_of_stages, said, to_rollout
 from knhk.decide.keeping import MAX_DENIED
+from knhk.decide.loosening import lower
 from knhk.decide.rollout import refitted, wave_of, weight_of
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.phases import WORKING, Arm, Event, Phase, Rolling
@@ -29,15 +30,22 @@ def inputs_of(pack: Resource) -> str:
     return sha256_hex(canonical(always | {name: spec[name] for name in ("schemas", "hooks") if spec.get(name)}))
 
 
-def durability_of(pack: Resource) -> Revision:
-    """The member of a revision that says what its receipts must survive; none where the ring is enough."""
-    durability = pack.spec["receipts"]["durability"]
-    return {} if durability == RING else {"durability": durability}
+def level_of(revision: Mapping[str, Any]) -> str:
+    """What the receipts of a revision must survive."""
+    return str(revision.get("durability", RING))
+
+
+def durability_of(pack: Resource, live: Mapping[str, Any] | None) -> Revision:
+    """The member of a revision that says what its receipts must survive; none where the ring is enough. Never less than of what is live:
+    that is a step of its own (loosening.py)."""
+    said, before = pack.spec["receipts"]["durability"], level_of(live or {})
+    level = before if lower(said, before) else said
+    return {} if level == RING else {"durability": level}
 
 
 def as_durable(pack: Resource, revision: Mapping[str, Any]) -> Revision:
     """The revision with that member as the spec says it now."""
-    return {k: v for k, v in revision.items() if k != "durability"} | durability_of(pack)
+    return {k: v for k, v in revision.items() if k != "durability"} | durability_of(pack, pack.status.get("live"))
 
 
 def staged(pack: Resource) -> Revision:

@@ -12,7 +12,8 @@ SPEC = Obj(
     {
         "pack": name("Name of the PolicyPack in the same namespace."),
         "revision": Str(
-            "Digest of the pack image: status.revision.digest of the pack.",
+            "Digest of the pack image: status.revision.digest of the pack. Or of what is to promise less: status.loosening.digest of the "
+            "pack or of one of its points.",
             max=71,
             rules=(matches(DIGEST, "must be sha256: and 64 hexadecimal digits: status.revision.digest of the pack"),),
         ),

@@ -111,6 +111,15 @@ CONDITION = Obj(
     required=("type", "status", "reason", "message", "lastTransitionTime"),
 )
 
+LOOSENING = Obj(
+    "What the spec promises less than what is live, while that waits; it stays as it was until then.",
+    {
+        "digest": digest("What people approve: spec.revision of an Approval."),
+        "changes": List("Each field, what it is to be and what it was.", Str("One field.", max=256), max=8),
+    },
+    required=("digest", "changes"),
+)
+
 STATUS_FIELDS: dict[str, Shape] = {
     "conditions": List("Ready always; Reconciling and Stalled while they are True.", CONDITION, max=16, key="type"),
     "observedGeneration": Int("Generation of the spec that was last worked on; -1: none yet.", min=-1, max=2**53),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knhk.api.kinds.common import COLUMNS, HISTORY, NAME_RULE, STATUS_FIELDS, absolute_iri, choice, match_labels, name, suspend
+from knhk.api.kinds.common import COLUMNS, HISTORY, LOOSENING, NAME_RULE, STATUS_FIELDS, absolute_iri, choice, match_labels, name, suspend
 from knhk.api.kinds.kubernetes_objects import ADMISSION
 from knhk.api.rules import exactly_one, matches, one_of, refused
 from knhk.api.shape import Bool, Int, Kind, List, Map, Obj, Rule, Str
@@ -478,6 +478,17 @@ STATUS = Obj(
             ),
             max=20,
         ),
+        "promises": Obj(
+            "What the point promises now; what is less in its spec waits for approvals, where the stage of its pack asks for any.",
+            {
+                "failure": Str("What happens when no decision can be made.", max=8),
+                "maxUnwitnessedSeconds": Int(
+                    "How long a receipt may wait for a checkpoint with a quorum; 0: for ever.", min=0, max=31_536_000
+                ),
+                "privacy": Str("sealed, or clear.", max=8),
+            },
+        ),
+        "loosening": LOOSENING,
         "history": HISTORY,
     },
 )

@@ -6,6 +6,7 @@ from knhk.api.kinds.common import (
     COLUMNS,
     IRI,
     LATER_FORMS,
+    LOOSENING,
     MAX_INLINE,
     NAME_RULE,
     SOURCE,
@@ -458,6 +459,7 @@ STATUS = Obj(
         **STATUS_FIELDS,
         "revision": Obj("The revision that is being worked on, or was last.", _REVISION),
         "live": Obj("The revision that is enforced.", _REVISION),
+        "loosening": LOOSENING,
         "denyList": List(
             "Digests that were rolled back or aborted; not tried again until the spec changes.",
             Obj(
