@@ -53,6 +53,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "kubelet": Subject(f"system:node:{machine.NAME}", ("system:nodes",)),
     "kubelet-serving": Subject(f"system:node:{machine.NAME}", ("system:nodes",), serves=(machine.NAME, machine.ADDRESS)),
     "kube-proxy": Subject("system:kube-proxy"),
+    "webhooks": Subject("kube-apiserver-webhooks"),
     "registry": Subject(machine.REGISTRY, serves=(machine.REGISTRY, machine.ADDRESS)),
 }
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -100,6 +101,18 @@ def kubeconfig(path: Path, folder: Path, file: str, server: str) -> Path:
         "current-context": "test",
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def webhook_client(path: Path, folder: Path, file: str) -> Path:
+    """An AdmissionConfiguration by which the API server shows the certificate `file` of `folder` to each webhook that asks for one."""
+    shown = kubeconfig(path.with_suffix(".kubeconfig"), folder, file, "")
+    document = json.loads(shown.read_text())
+    document["users"][0]["name"] = "*"
+    shown.write_text(json.dumps(document, indent=1) + "\n")
+    said = {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration", "kubeConfigFile": str(shown)}
+    plugins = [{"name": f"{kind}AdmissionWebhook", "configuration": said} for kind in ("Mutating", "Validating")]
+    path.write_text(json.dumps({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": plugins}) + "\n")
     return path
 
 

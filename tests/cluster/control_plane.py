@@ -207,6 +207,7 @@ def _apiserver(folder: Path, ports: Mapping[str, int], host: str) -> list[str]:
         f"--api-audiences={ISSUER}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        f"--admission-control-config-file={pki.webhook_client(folder / 'admission.json', keys, 'webhooks')}",
         f"--requestheader-client-ca-file={keys / 'front-proxy-ca.crt'}",
         "--requestheader-allowed-names=front-proxy-client",
         "--requestheader-username-headers=X-Remote-User",

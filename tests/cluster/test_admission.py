@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import signal
+import ssl
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +43,8 @@ OTHER_REQUESTS = {"pack-unknown-api-version", "pack-unknown-kind", "pack-name-mi
 def admission(cluster: Cluster, client: KubeClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admission]:
     folder = tmp_path_factory.mktemp("admission")
     certificate(folder)
-    found = Admission(folder, cluster.kubeconfig)
+    authority = cluster.kubeconfig.parent / "pki" / "ca.crt"
+    found = Admission(folder, cluster.kubeconfig, f"--client-ca={authority}", "--client-name=kube-apiserver-webhooks")
     found.until_ready()
     yield found
     if found.process.poll() is None:
@@ -122,6 +127,23 @@ def test_what_cert_manager_serves_is_left_alone(clean: KubeClient, admission: Ad
     with applied(clean, documents):
         until(lambda: trusted(clean, documents[1]), admission)
         assert not trusted(clean, documents[0])
+
+
+def test_who_is_not_the_api_server_may_not_ask(asked: KubeClient, admission: Admission, cluster: Cluster) -> None:
+    """Neither without a certificate, nor with one of the same authority and another name; the API server, which has its own, may."""
+    question = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {}}).encode()
+    pki = cluster.kubeconfig.parent / "pki"
+    for shown in (None, "scheduler"):
+        context = ssl.create_default_context(cafile=str(admission.folder / "ca.crt"))
+        if shown is not None:
+            context.load_cert_chain(pki / f"{shown}.crt", pki / f"{shown}.key")
+        request = urllib.request.Request(f"{admission.url}/validate", question, {"content-type": "application/json"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            opener.open(request, timeout=60)
+        assert refused.value.code == 403
+        assert "client certificate" in refused.value.read().decode()
+    assert refused_by_webhook(asked)
 
 
 def test_each_wrong_object_is_refused_in_the_parsers_words_all_at_once(asked: KubeClient) -> None:

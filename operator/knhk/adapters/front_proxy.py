@@ -40,7 +40,7 @@ class FrontProxy:
 
     def user_of(self, certificate: Mapping[str, Any] | None, headers: Sequence[tuple[str, str]]) -> User | None:
         """Who asks, of a client whose certificate (as `ssl` tells it) was held against `authority`; None: nobody that this proxy names."""
-        if not certificate or (self.names and _common_name(certificate) not in self.names):
+        if not certificate or (self.names and common_name(certificate) not in self.names):
             return None
         found = [(name.lower(), value) for name, value in headers]
         name = next((value for wanted in self.user for named, value in found if named == wanted and value), "")
@@ -56,7 +56,8 @@ class FrontProxy:
         return User(name, uid, groups, extra)
 
 
-def _common_name(certificate: Mapping[str, Any]) -> str:
+def common_name(certificate: Mapping[str, Any]) -> str:
+    """Of the subject of a certificate, as `ssl` tells it; empty when it has none."""
     return next((str(value) for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), "")
 
 

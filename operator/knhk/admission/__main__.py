@@ -13,10 +13,11 @@ from pathlib import Path
 from aiohttp import web
 
 from knhk.adapters.certificate_files import CertificateFiles
+from knhk.admission.callers import Callers
 from knhk.admission.judges import Kinds, Pods
 from knhk.admission.metrics import Metrics
 from knhk.admission.objects import Objects
-from knhk.admission.server import Judge, application
+from knhk.admission.server import Doubt, Judge, application
 from knhk.model.faults import KnhkError
 from knhk.wiring.admission import Options, Parts, serve
 from knhk_templates.kubernetes.guard import Surroundings
@@ -43,6 +44,10 @@ def main(argv: Sequence[str]) -> int:
         )
     for name in ("exchange", "registry", "log"):
         served.add_argument(f"--{name}", default=getattr(Surroundings, name), help=f"URL of the {name}, for agents in pods")
+    served.add_argument(
+        "--client-ca", type=Path, help="authorities, PEM: only who shows a certificate of theirs may ask; read at the start"
+    )
+    served.add_argument("--client-name", action="append", default=[], help="a common name that may; default: all; may be repeated")
     served.add_argument("--image", required=True, help="image of the guard (knhk-agent), by digest, as ConfigMap knhk-config names it")
     args = parser.parse_args(argv)
     return _serve(args)
@@ -52,16 +57,23 @@ def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     files = CertificateFiles(args.certificate, args.key, args.authority)
     around = Surroundings(args.image, args.exchange, args.registry, args.log)
-    options = Options(args.address, args.port, args.kubeconfig, files)
+    callers = Callers(args.client_ca, frozenset(args.client_name)) if args.client_ca else None
+    options = Options(args.address, args.port, args.kubeconfig, files, callers.ask if callers else None)
     try:
-        asyncio.run(serve(options, partial(_application, around), lambda address: print(address, flush=True)))
+        asyncio.run(
+            serve(
+                options,
+                partial(_application, around, callers.doubt if callers else lambda _: ""),
+                lambda address: print(address, flush=True),
+            )
+        )
     except (KnhkError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _application(around: Surroundings, parts: Parts) -> web.Application:
+def _application(around: Surroundings, doubt: Doubt, parts: Parts) -> web.Application:
     kinds, pods, objects = Kinds(parts.lowering), Pods(parts.points, around), Objects(parts.point)
     judges: dict[str, Judge] = {
         "/parse": kinds.parsed,
@@ -70,7 +82,7 @@ def _application(around: Surroundings, parts: Parts) -> web.Application:
         "/validate-pods": pods.validated,
         "/objects/{namespace}/{point}": objects.judged,
     }
-    return application(judges, parts.unready, Metrics())
+    return application(judges, parts.unready, Metrics(), doubt=doubt)
 
 
 if __name__ == "__main__":

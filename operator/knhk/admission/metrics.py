@@ -20,7 +20,7 @@ class Metrics:
         self.in_flight: Counter[str] = Counter()
 
     def took(self, webhook: str, code: int, seconds: float, verdict: str) -> None:
-        """A request was answered. `verdict`: allowed, warned, denied, malformed, failed, shed (never judged) or late (given up)."""
+        """A request was answered. `verdict`: allowed, warned, denied, malformed, failed, shed (not judged), late (given up) or stranger."""
         self._requests[webhook, code] += 1
         self._verdicts[webhook, verdict] += 1
         counts = self._buckets.setdefault(webhook, [0] * len(BUCKETS_S))
@@ -50,7 +50,7 @@ class Metrics:
             yield f'controller_runtime_webhook_latency_seconds_bucket{{webhook="{webhook}",le="+Inf"}} {self._sums[webhook]}'
             yield f'controller_runtime_webhook_latency_seconds_sum{{webhook="{webhook}"}} {self._seconds[webhook]:.6f}'
             yield f'controller_runtime_webhook_latency_seconds_count{{webhook="{webhook}"}} {self._sums[webhook]}'
-        yield "# HELP knhk_admission_verdicts_total Answers: allowed, warned, denied, malformed, failed, shed (not judged) or late."
+        yield "# HELP knhk_admission_verdicts_total Answers: allowed, warned, denied, malformed, failed, shed, late or stranger."
         yield "# TYPE knhk_admission_verdicts_total counter"
         for (webhook, verdict), count in sorted(self._verdicts.items()):
             yield f'knhk_admission_verdicts_total{{webhook="{webhook}",verdict="{verdict}"}} {count}'

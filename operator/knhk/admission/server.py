@@ -21,14 +21,16 @@ MAX_BODY_BYTES = 8 << 20  # twice the largest object that an API server stores: 
 LARGE_BYTES = 1 << 20  # larger ones are read from JSON one at a time: as objects of Python they are twenty times as large
 
 Judge = Callable[..., Awaitable[Mapping[str, Any]]]  # of a Review, and the names in the path that the judge is for
+Doubt = Callable[[Mapping[str, Any] | None], str]  # of a client's certificate, as `ssl` tells it: why it must not ask, or nothing
 _log = logging.getLogger("knhk.admission")
 
 
 @dataclass(frozen=True)
 class _Doors:
-    """What all questions share: who is let in, how far the loop is behind, and the one place for large ones."""
+    """What all questions share: who may ask and who is let in, how far the loop is behind, and the one place for large ones."""
 
     gates: Gates
+    doubt: Doubt
     pulse: Pulse = field(default_factory=Pulse)
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
@@ -41,7 +43,13 @@ class _Doors:
             await beat
 
 
-def application(judges: Mapping[str, Judge], ready: Callable[[], str], metrics: Metrics, gates: Gates | None = None) -> web.Application:
+def _of_nobody(_: Mapping[str, Any] | None) -> str:
+    return ""
+
+
+def application(
+    judges: Mapping[str, Judge], ready: Callable[[], str], metrics: Metrics, gates: Gates | None = None, doubt: Doubt = _of_nobody
+) -> web.Application:
     """`judges`: path, with {names} in it → judge; `ready`: why no requests should come, or nothing."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -54,7 +62,7 @@ def application(judges: Mapping[str, Judge], ready: Callable[[], str], metrics: 
     async def told(_: web.Request) -> web.Response:
         return web.Response(text=metrics.text(), content_type="text/plain")
 
-    app, doors = web.Application(client_max_size=MAX_BODY_BYTES), _Doors(gates or Gates())
+    app, doors = web.Application(client_max_size=MAX_BODY_BYTES), _Doors(gates or Gates(), doubt)
     app.cleanup_ctx.append(doors.beating)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
@@ -87,6 +95,8 @@ async def _judged(judge: Judge, request: web.Request, doors: _Doors, start_s: fl
     when to come again: an API server that is told would ask anew within the same time."""
     if request.content_type != "application/json":
         return 415, "malformed", "content-type must be application/json\n"
+    if why := doors.doubt(request.get_extra_info("peercert")):
+        return 403, "stranger", f"{why}\n"
     time_s = given_s(request.query.get("timeout", ""))
     try:
         async with asyncio.timeout_at(start_s + time_s * ANSWERS_WITHIN), doors.gates.entered(request.path) as gate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,12 +33,13 @@ _log = logging.getLogger("knhk.admission")
 
 @dataclass(frozen=True)
 class Options:
-    """Where it listens, which cluster, and its certificate, which others renew."""
+    """Where it listens, which cluster, its certificate, which others renew, and how clients are asked for theirs (None: they are not)."""
 
     address: str
     port: int
     kubeconfig: Path | None
     files: CertificateFiles
+    ask: Callable[[ssl.SSLContext], None] | None = None
 
 
 def lowering() -> BoundedLowering:
@@ -83,6 +85,8 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     halt = halt_asked()
     api = KubeClient(api_client(options.kubeconfig))
     renewal = Renewal(options.files, api)
+    if options.ask is not None:
+        options.ask(renewal.shown.context)
     await asyncio.to_thread(look_until, lambda: renewal.shown.served is not None, renewal.look, _log)
     lowerers, point = lowering(), PointClient(partial(address_of, api))
     async with _kept(lowerers, renewal), contextlib.aclosing(point):
