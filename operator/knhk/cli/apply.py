@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import Argument, Call, Outcome, Usage, command
 from knhk.cli.schema import array, obj, string
 
@@ -70,20 +71,22 @@ def find(store: Store, key: Key) -> Resource | None:
     arguments=(
         Argument("--file", "-f", help="YAML file, - for standard input", repeat=True, required=True),
         Argument("--dry-run", help="check everything, write nothing", flag=True),
+        KUBECONFIG,
     ),
     output=_RESULT,
-    examples=("knhk apply -f pack.yaml", "knhk apply -f a.yaml -f b.yaml --dry-run"),
+    examples=("knhk apply -f pack.yaml", "knhk apply -f a.yaml -f b.yaml --dry-run", "knhk apply -f pack.yaml --kubeconfig admin.conf"),
 )
 def apply(call: Call) -> Outcome:
     from knhk.api import check_update, with_origin
     from knhk.model.faults import Refused
     from knhk.wiring.home import Home
-    from knhk.wiring.resources import open_store
+    from knhk.wiring.places import place
 
     resources, home = [with_origin(r) for r in read_resources(call.args.file)], Home(call.home)
-    if call.args.dry_run and not home.store.exists():
+    if call.args.dry_run and call.args.kubeconfig is None and not home.store.exists():
         return Outcome({"resources": [_row(resource, "would create") for resource in resources]})
-    with open_store(home, must_exist=True) as store:
+    with place(home, call.args.kubeconfig) as there:
+        store = there.store
         before = [find(store, resource.key) for resource in resources]
         faults = [fault for old, new in zip(before, resources, strict=True) if old is not None for fault in check_update(old, new)]
         if faults:
@@ -118,6 +121,7 @@ def _write(store: Store, before: Resource | None, resource: Resource) -> str:
     arguments=(
         Argument("kind", help="any kind but Receipt, such as policypack, or a short name"),
         Argument("name", help="NAMESPACE/NAME"),
+        KUBECONFIG,
     ),
     output=_RESULT,
     examples=("knhk delete policypack erp/invoice-controls",),
@@ -125,12 +129,12 @@ def _write(store: Store, before: Resource | None, resource: Resource) -> str:
 def delete(call: Call) -> Outcome:
     from knhk.cli.get import key_of, kind_of
     from knhk.wiring.home import Home
-    from knhk.wiring.resources import open_store
+    from knhk.wiring.places import place
 
     key = key_of(kind_of(call.args.kind), call.args.name)
     if key.kind == "Receipt":
         raise Usage("a Receipt must stay: it is immutable", "kind")
-    with open_store(Home(call.home), must_exist=True) as store:
-        store.delete(key)
+    with place(Home(call.home), call.args.kubeconfig) as there:
+        there.store.delete(key)
     row = {"kind": key.kind, "namespace": key.namespace, "name": key.name, "result": "deleted"}
     return Outcome({"resources": [row]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import Argument, Call, Outcome, command
 from knhk.cli.schema import boolean, obj, string
 
@@ -20,25 +21,26 @@ if TYPE_CHECKING:
         Argument("--stage", help="name of the stage", required=True),
         Argument("--revision", help="instead of the present one: what status.loosening of the pack, or of one of its points, says"),
         Argument("--comment", help="what was looked at, for auditors"),
+        KUBECONFIG,
     ),
     output=obj(
         approval=string(), pack=string(), version=string(), revision=string(), stage=string(), approver=string(), unreviewed=boolean()
     ),
     examples=("knhk approve erp/invoice-controls --stage production --comment '214 pairs in shadow, no new denial'",),
     detail="Writes an Approval. The embedded home knows one user, so what is approved in it is marked unreviewed. On a cluster a person\n"
-    "creates the Approval with kubectl, under the name that the API server knows.",
+    "approves with --kubeconfig, or creates the Approval with kubectl, under the name that the API server knows.",
 )
 def approve(call: Call) -> Outcome:
     from knhk.api import to_document
     from knhk.api.parse import from_document
     from knhk.cli.get import key_of
     from knhk.model.faults import Fault, Refused
-    from knhk.wiring.embedded import local_user
     from knhk.wiring.home import Home
-    from knhk.wiring.resources import open_store
+    from knhk.wiring.places import place
 
-    args, approver = call.args, local_user()
-    with open_store(Home(call.home), must_exist=True) as store:
+    args = call.args
+    with place(Home(call.home), args.kubeconfig) as there:
+        store, approver = there.store, there.user()
         pack = store.get(key_of("PolicyPack", args.pack))
         revision = pack.status.get("revision") or {}
         digest = args.revision or revision.get("digest")
@@ -52,11 +54,11 @@ def approve(call: Call) -> Outcome:
         {
             "approval": f"{made.namespace}/{made.name}",
             "pack": f"{pack.namespace}/{pack.name}",
-            "version": revision["version"],
+            "version": revision.get("version", pack.spec["version"]),
             "revision": digest,
             "stage": args.stage,
             "approver": approver,
-            "unreviewed": True,
+            "unreviewed": args.kubeconfig is None,
         }
     )
 

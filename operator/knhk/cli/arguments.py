@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from knhk.cli.framework import Usage
+from knhk.cli.framework import Argument, Usage
+
+KUBECONFIG = Argument("--kubeconfig", help="in this cluster, as its user may, and in no home", kind=Path, metavar="FILE")
 
 
 def attributes(given: Sequence[str]) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.schema import array, integer, nullable, obj, string
 from knhk.model.consents import BASES, EVENTS, GRANTED, WITHDRAWN
@@ -19,7 +20,6 @@ SUBJECT = Argument("subject", help="the person, as the point knows it: a value o
 TAG = Argument("--tag", help="SUBJECT is a tag (64 hexadecimal digits) and no name", flag=True)
 NAMESPACE = Argument("--namespace", "-n", help="namespace of the point (default: default)", default="default")
 PURPOSE = Argument("--purpose", help="what the data is used for", metavar="IRI", required=True)
-KUBECONFIG = Argument("--kubeconfig", help="on this cluster, as its user may", kind=Path, metavar="FILE")
 WITHIN = Argument("--within-s", help="wait so long until it is in the log (default 30)", kind=float, default=30.0, metavar="S")
 EVIDENCE = Argument("--evidence", help="what the person signed, heard or clicked: its SHA-256 is recorded", kind=Path, metavar="FILE")
 CONTROLLER = Argument("--controller", help="who is responsible for the use (default: as recorded before)")

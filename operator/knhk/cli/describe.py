@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import Argument, Call, Outcome, Table, command
 from knhk.cli.schema import anything, array, integer, obj, string
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     arguments=(
         Argument("kind", help="a kind such as policypack, or a short name"),
         Argument("name", help="NAMESPACE/NAME"),
+        KUBECONFIG,
     ),
     output=obj(resource=anything(), events=array(obj(time=string(), type=string(), reason=string(), message=string(), count=integer()))),
     examples=("knhk describe policypack erp/invoice-controls", "knhk describe schema erp/invoice-1-1"),
@@ -27,12 +29,12 @@ def describe(call: Call) -> Outcome:
     from knhk.api import to_document
     from knhk.cli.get import key_of, kind_of
     from knhk.wiring.home import Home
-    from knhk.wiring.resources import open_store
+    from knhk.wiring.places import place
 
-    with open_store(Home(call.home), must_exist=True) as store:
+    with place(Home(call.home), call.args.kubeconfig) as there:
         key = key_of(kind_of(call.args.kind), call.args.name)
-        found = store.get(key)
-        events = store.events(key)
+        found = there.store.get(key)
+        events = there.store.events(key)
     status = found.status
     rows = [{"time": e.time, "type": e.type, "reason": e.reason, "message": e.message, "count": e.count} for e in events]
     tables = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.schema import array, obj
 
@@ -63,19 +64,20 @@ def _cell(resource: Resource, path: str) -> str:
         Argument("kind", help="a kind such as policypacks, or a short name"),
         Argument("name", help="NAMESPACE/NAME; all when left out", optional=True),
         Argument("--namespace", "-n", help="only this namespace"),
+        KUBECONFIG,
     ),
     output=obj(items=array(obj())),
-    examples=("knhk get policypacks", "knhk get policypack erp/invoice-controls -o json"),
+    examples=("knhk get policypacks", "knhk get policypack erp/invoice-controls -o json", "knhk get pp --kubeconfig admin.conf"),
 )
 def get(call: Call) -> Outcome:
     from knhk.api import to_document
     from knhk.wiring.home import Home
-    from knhk.wiring.resources import open_store
+    from knhk.wiring.places import place
 
     kind = kind_of(call.args.kind)
-    with open_store(Home(call.home), must_exist=True) as store:
+    with place(Home(call.home), call.args.kubeconfig) as there:
         if call.args.name:
-            found = store.get(key_of(kind, call.args.name))
+            found = there.store.get(key_of(kind, call.args.name))
             return Outcome(to_document(found), tables=(_rows(kind, [found]),))
-        listed = list(store.list(kind, call.args.namespace).resources)
+        listed = list(there.store.list(kind, call.args.namespace).resources)
     return Outcome({"items": [to_document(r) for r in listed]}, tables=(_rows(kind, listed),))

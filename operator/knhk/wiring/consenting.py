@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from knhk.api.conditions import ready_of
 from knhk.model.faults import Stalled, Waiting
@@ -16,11 +15,9 @@ from knhk.ports.secrets import Secrets
 from knhk.ports.store import Store
 from knhk.reconcilers.consent_book import subject_key
 from knhk.wiring.home import Home
+from knhk.wiring.places import of_cluster, who
 from knhk.wiring.resources import open_store
 from knhk.wiring.subject_key import Made
-
-if TYPE_CHECKING:
-    from knhk.adapters.kube_client import KubeClient
 
 LOOK_EVERY_S = 0.05
 
@@ -70,20 +67,7 @@ def desk(home: Home, kubeconfig: Path | None) -> Iterator[Desk]:
 
 @contextmanager
 def _of_cluster(kubeconfig: Path) -> Iterator[Desk]:
-    from knhk.adapters.kube_client import KubeClient, api_client
-    from knhk.adapters.kube_feed import ChangeFeed
     from knhk.adapters.secrets_kube import KubeSecrets
-    from knhk.adapters.store_kube import KubeStore
-    from knhk.adapters.system import SystemClock
 
-    client = KubeClient(api_client(kubeconfig))
-    store = KubeStore(client, ChangeFeed(), SystemClock())
-    try:
-        yield Desk(store, _who(client), KubeSecrets(client))
-    finally:
-        store.close()
-
-
-def _who(client: KubeClient) -> str:
-    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    return str(client.call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)["status"]["userInfo"]["username"])
+    with of_cluster(kubeconfig) as (store, client):
+        yield Desk(store, who(client), KubeSecrets(client))
