@@ -36,6 +36,7 @@ PATIENCE_S = 20.0
 LEAST_BYTES_PER_S = 64 << 10
 MAX_REFERRERS, MAX_PAGES, MAX_REDIRECTS, MAX_ERROR_BYTES = 256, 1024, 4, 64 << 10
 TOKEN_LIVES_S = 60.0
+REFERRERS_ASKED_EVERY_S = 60.0  # of a registry that has no referrers API: it may have been upgraded
 MISSING = "is missing"
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 MOVED = (301, 302, 303, 307, 308)
@@ -140,6 +141,7 @@ class Repository:
     _known: dict[str, _Known] = field(default_factory=dict)
     _busy: set[http.client.HTTPConnection] = field(default_factory=set)
     _aborted: str = ""
+    _by_tag_until_s: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -235,17 +237,20 @@ class Repository:
         or by the fallback tag where the registry has none. What a list says is not believed: each manifest is read, and who is none of
         `digest` is left out: whoever may push could else keep an image from being pulled. For the same reason signatures by what the
         list says come first, and what is beyond MAX_REFERRERS is not read."""
-        listed = {entry.digest: entry for entry in self.referring(digest)}
-        first = sorted(listed.values(), key=lambda entry: (not _says_signature(entry), entry.digest))[:MAX_REFERRERS]
-        read = ((entry.digest, self._refers(entry.digest, digest)) for entry in first)
-        found = {name: told for name, told in read if told is not None}
-        return tuple(found[name] for name in sorted(found))
+        return tuple(sorted(self.refer(digest), key=lambda found: found[0].digest))
 
-    def _refers(self, digest: str, subject: str) -> tuple[Descriptor, bytes] | None:
+    def refer(self, digest: str) -> Iterator[tuple[Descriptor, bytes]]:
+        """As `referrers`, each read when it is asked for: signatures first, then other signed statements, by what the list says."""
+        listed = {entry.digest: entry for entry in self.referring(digest)}
+        first = sorted(listed.values(), key=lambda entry: (not _says_signature(entry), entry.artifact_type != SIGNED, entry.digest))
+        read = (self._refers(entry, digest) for entry in first[:MAX_REFERRERS])
+        yield from (told for told in read if told is not None)
+
+    def _refers(self, entry: Descriptor, subject: str) -> tuple[Descriptor, bytes] | None:
         """A manifest that refers to `subject`; None for one that is missing, is no manifest, or refers to something else."""
         try:
-            data = self.manifest(digest)
-            where = self.at("manifests", digest)
+            data = entry.data or self.manifest(entry.digest)
+            where = self.at("manifests", entry.digest)
             document = parse_object(data, where)
             named = document.get("subject")
             return (described(document, data, where), data) if isinstance(named, dict) and named.get("digest") == subject else None
@@ -255,7 +260,7 @@ class Repository:
     def referring(self, digest: str) -> tuple[Descriptor, ...]:
         """The list of referrers as the registry tells it."""
         self._well_formed(digest)
-        pages = list(self._pages(f"referrers/{digest}", absent=True))
+        pages = [] if time.monotonic() < self._by_tag_until_s else list(self._pages(f"referrers/{digest}", absent=True))
         if not pages:
             tag = fallback_tag(digest)
             data = self.tagged(tag)
@@ -264,15 +269,18 @@ class Repository:
         return tuple(entry for page in pages for entry in children({"manifests": page.get("manifests") or []}, where))
 
     def _pages(self, target: str, absent: bool = False) -> Iterator[dict[str, Any]]:
-        """JSON documents, page after page. `absent`: none when there is no such thing."""
+        """JSON documents, page after page. `absent`: none when the registry has no such API, which is remembered for a while."""
         at: str | None = f"/v2/{self.name}/{target}"
         for _ in range(MAX_PAGES):
             if at is None:
                 return
             answer = self.request("GET", at, expect=(200, 404), most=MAX_MANIFEST_BYTES)
             if answer.status == 404:
-                if not absent and b"NAME_UNKNOWN" not in answer.body:
+                if b"NAME_UNKNOWN" in answer.body:
+                    return
+                if not absent:
                     raise _refused(self._named(at), answer)
+                self._by_tag_until_s = time.monotonic() + REFERRERS_ASKED_EVERY_S
                 return
             yield parse_object(answer.body, self._named(at))
             following = _NEXT.search(answer.headers.get("link", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -103,7 +104,16 @@ def descriptor(item: object, where: str) -> Descriptor:
         raise Corrupt(where, "digest must be sha256: and 64 hexadecimal digits")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(media, str) or not _texts(notes):
         raise Corrupt(where, "must have mediaType, size and annotations of text")
-    return Descriptor(media, digest, size, str(item.get("artifactType", "")), notes)
+    return Descriptor(media, digest, size, str(item.get("artifactType", "")), notes, _embedded(item.get("data"), digest))
+
+
+def _embedded(data: object, digest: str) -> bytes:
+    """What a descriptor carries of what it names, when it is that; else nothing, and it must be fetched."""
+    try:
+        found = base64.b64decode(data, validate=True) if isinstance(data, str) else b""
+    except ValueError:
+        return b""
+    return found if found and f"sha256:{hashlib.sha256(found).hexdigest()}" == digest else b""
 
 
 def children(manifest: Mapping[str, Any], where: str) -> Iterable[Descriptor]:

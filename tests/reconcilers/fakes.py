@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,7 +19,7 @@ from knhk.lockchain import assemble
 from knhk.model.arrows import CText, GuardPlan, PackSources, SharedObject
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Corrupt, Fault, NotFound, Refuted, Stalled, Waiting
-from knhk.model.oci import ARCHES, Artifact, Descriptor
+from knhk.model.oci import ARCHES, SIGNED, Artifact, Descriptor
 from knhk.model.resource import Resource
 from knhk.packaging.materials import Material
 from knhk.ports.fleet import Statistics, must_take_its_place
@@ -181,6 +181,9 @@ class FakeRegistry:
     def resolve(self, tag: str) -> str | None:
         return self.named.get(tag)
 
+    def tagged(self, tag: str) -> bytes | None:
+        return None if tag not in self.named else self.read(self.named[tag])
+
     def tags(self) -> Mapping[str, str]:
         return dict(sorted(self.named.items()))
 
@@ -190,6 +193,9 @@ class FakeRegistry:
     def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
         found = (self.artifacts[name] for name in sorted(self.artifacts))
         return tuple(_described(a) for a in found if a.subject == digest and artifact_type in (None, a.artifact_type))
+
+    def statements(self, digest: str) -> Iterator[Descriptor]:
+        return iter(self.referrers(digest, SIGNED))
 
     def remove(self, digest: str) -> None:
         self.artifacts = {name: a for name, a in self.artifacts.items() if digest not in (name, a.subject)}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from knhk.model.faults import Corrupt
-from knhk.model.oci import INDEX, Artifact, Blob
+from knhk.model.oci import INDEX, SIGNED, Artifact, Blob
 from knhk.packaging.image import layer, manifest
 from knhk.ports.registry import Registry
 
@@ -84,6 +84,18 @@ class RegistryContract:
         assert found.data in (b"", bill.root.data)
         with pytest.raises(Corrupt, match="missing"):
             registry.manifest("sha256:" + "0" * 64)
+
+    def test_what_a_tag_names_is_told_with_its_bytes(self, registry: Registry) -> None:
+        registry.publish([one := image(b"one")], "erp/one:1")
+        assert registry.tagged("erp/one:1") == one.root.data
+        assert registry.tagged("erp/two:1") is None
+
+    def test_signed_statements_are_told_apart_from_other_referrers(self, registry: Registry) -> None:
+        one = artifact(b"one")
+        statements = [artifact(text, one, SIGNED) for text in (b"signature", b"provenance")]
+        registry.publish([one, artifact(b"bill", one, BILL), *statements])
+        assert {told.digest for told in registry.statements(one.digest)} == {made.digest for made in statements}
+        assert list(registry.statements(statements[0].digest)) == []
 
     def test_referrers_are_found_by_subject_and_type(self, registry: Registry) -> None:
         one, two = artifact(b"one"), artifact(b"two")

@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,9 @@ from registry_contract import artifact, image
 
 from knhk.adapters.registry_oci import OciRegistry
 from knhk.model.faults import Corrupt, KnhkError, Stalled, Waiting
-from knhk.model.oci import MANIFEST, PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob
+from knhk.model.oci import INDEX, MANIFEST, PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob
 from knhk.packaging.image import layer, manifest
-from knhk_runtime.distribution import Repository, fallback_tag
+from knhk_runtime.distribution import REFERRERS_ASKED_EVERY_S, Repository, fallback_tag
 from knhk_runtime.layout import Layout, children
 from knhk_runtime.pull import Stop, prune, pull
 
@@ -236,6 +237,47 @@ def test_what_lies_there_already_is_not_fetched_again_and_new_signatures_come(mi
     pull(url, ONE.digest, tmp_path, auth=None, tls=None)
     middle.meddle = of("blobs", lambda _: Reply(500, {}, b""))
     pull(url, ONE.digest, tmp_path, auth=None, tls=None)
+
+
+def test_a_fallback_list_carries_what_it_lists(middle: Between, name: str) -> None:
+    """Each paper of an image would else be a question more."""
+    middle.meddle = of("manifests/sha256:", lambda _: Reply(500, {}, b""))
+    repository = Repository(f"{middle.url}/{name}")
+    (found,) = OciRegistry(repository).referrers(ONE.digest)
+    assert (found.digest, found.data) == (signature(ONE).digest, signature(ONE).root.data)
+    repository.close()
+
+
+@pytest.mark.parametrize("carried", ["e30=", "no base64", 7, None], ids=["another", "broken", "no text", "nothing"])
+def test_what_a_fallback_list_carries_is_believed_by_its_digest_alone(debian: str, name: str, carried: object) -> None:
+    repository = Repository(f"{debian}/{name}")
+    tag = fallback_tag(ONE.digest)
+    told = json.loads(repository.tagged(tag) or b"")
+    told["manifests"][0]["data"] = carried
+    repository.request("PUT", f"manifests/{tag}", body=json.dumps(told).encode(), media=INDEX, expect=(201,))
+    (found,) = OciRegistry(repository).referrers(ONE.digest)
+    assert found.data == signature(ONE).root.data
+    repository.close()
+
+
+def test_a_registry_that_is_upgraded_meanwhile_is_asked_for_referrers_again(
+    middle: Between, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = signature(artifact(b"another"))
+
+    def upgraded(request: Request, ask: Callable[[], Reply]) -> Reply | None:
+        told = json.dumps({"schemaVersion": 2, "manifests": [late.root.descriptor(artifactType=SIGNED)]}).encode()
+        return Reply(200, {}, told) if "/referrers/" in request.path else ask()
+
+    repository = Repository(f"{middle.url}/{name}")
+    assert [entry.digest for entry in repository.referring(ONE.digest)] == [signature(ONE).digest]
+    middle.meddle = upgraded
+    assert [entry.digest for entry in repository.referring(ONE.digest)] == [signature(ONE).digest]
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + REFERRERS_ASKED_EVERY_S)
+    assert [entry.digest for entry in repository.referring(ONE.digest)] == [late.digest]
+    monkeypatch.undo()
+    repository.close()
 
 
 def test_only_what_is_kept_stays_in_a_pruned_layout(middle: Between, name: str, tmp_path: Path) -> None:

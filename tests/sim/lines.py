@@ -71,7 +71,7 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
     "log": {"append_event": WRITE, "proof": READ},
     "registry": {
         **dict.fromkeys(("publish", "remove", "collect_garbage"), Way((_os_error,), writes=True)),
-        **dict.fromkeys(("read", "manifest", "resolve", "referrers", "listed"), Way((_os_error,))),
+        **dict.fromkeys(("read", "manifest", "resolve", "tagged", "referrers", "statements", "listed"), Way((_os_error,))),
     },
     "fleet": {
         **dict.fromkeys(("publish_keys", "publish_config", "publish_bootstrap"), Way((_os_error,), writes=True)),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from knhk.model.oci import Descriptor
+from knhk.model.oci import SIGNED, Descriptor
 from knhk_runtime.layout import REF_NAME
 from knhk_runtime.layout_writer import LayoutWriter
 
@@ -21,6 +21,9 @@ class LayoutRegistry(LayoutWriter):
     def resolve(self, tag: str) -> str | None:
         return self.tags().get(tag)
 
+    def tagged(self, tag: str) -> bytes | None:
+        return None if (digest := self.resolve(tag)) is None else self.read(digest)
+
     def tags(self) -> Mapping[str, str]:
         named = {e.annotations[REF_NAME]: e.digest for e in self.layout.entries() if REF_NAME in e.annotations}
         return dict(sorted(named.items()))
@@ -31,3 +34,6 @@ class LayoutRegistry(LayoutWriter):
 
     def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
         return self.layout.referrers(digest, artifact_type)
+
+    def statements(self, digest: str) -> Iterator[Descriptor]:
+        return iter(self.referrers(digest, SIGNED))

@@ -7,6 +7,7 @@ them can be enumerated: `_listed-HEX` for artifacts, `_part-HEX` for what belong
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import Any
 
 from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Stalled, Waiting
-from knhk.model.oci import INDEX, MANIFEST, Artifact, Blob, Descriptor, digest_of
+from knhk.model.oci import INDEX, MANIFEST, SIGNED, Artifact, Blob, Descriptor, digest_of
 from knhk_runtime.distribution import MISSING, RETRY_AFTER_S, TRIES, Repository, described, fallback_tag
 from knhk_runtime.layout import children, parse_object
 
 LISTED, PART = "_listed-", "_part-"
 GRACE_S = 3600.0
 MAX_TAG = 128
+MAX_EMBEDDED = 4096  # bytes of a manifest that a fallback list carries, so that it need not be asked for
 _OURS = re.compile(r"_(listed|part)-([0-9a-f]{64})")
 _FALLBACK = re.compile(r"sha256-[0-9a-f]{64}")
 _PLAIN = re.compile(r"[^A-Za-z0-9.-]|^[.-]")
@@ -64,6 +66,9 @@ class OciRegistry:
     def resolve(self, tag: str) -> str | None:
         return self.repository.resolve(_written(tag))
 
+    def tagged(self, tag: str) -> bytes | None:
+        return self.repository.tagged(_written(tag))
+
     def tags(self) -> Mapping[str, str]:
         found = ((tag, self.repository.resolve(name)) for name, tag in self._named())
         return dict(sorted((tag, digest) for tag, digest in found if digest is not None))
@@ -78,6 +83,9 @@ class OciRegistry:
     def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
         found = self.repository.referrers(digest)
         return tuple(replace(told, data=data) for told, data in found if artifact_type in (None, told.artifact_type))
+
+    def statements(self, digest: str) -> Iterator[Descriptor]:
+        return (replace(told, data=data) for told, data in self.repository.refer(digest) if told.artifact_type == SIGNED)
 
     def remove(self, digest: str) -> None:
         """The artifact itself comes last: what was cut off in the middle is still listed, without its signature, and removed next time."""
@@ -219,6 +227,8 @@ def _entry(artifact: Artifact) -> dict[str, Any]:
     more: dict[str, Any] = {"artifactType": artifact.artifact_type}
     if artifact.annotations:
         more["annotations"] = dict(artifact.annotations)
+    if len(artifact.root.data) <= MAX_EMBEDDED:
+        more["data"] = base64.b64encode(artifact.root.data).decode()
     return artifact.root.descriptor(**more)
 
 

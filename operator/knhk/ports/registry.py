@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from knhk.model.oci import Artifact, Descriptor
@@ -38,6 +38,10 @@ class Registry(Protocol):
         """The digest that `tag` names, or None."""
         ...
 
+    def tagged(self, tag: str) -> bytes | None:
+        """The manifest or index that `tag` names; its digest is that of these bytes. None when it names none."""
+        ...
+
     def tags(self) -> Mapping[str, str]:
         """Tag → digest, in order of tag."""
         ...
@@ -48,6 +52,10 @@ class Registry(Protocol):
 
     def referrers(self, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
         """Artifacts whose subject is `digest` (OCI 1.1), in order of digest; of one artifact type, if given."""
+        ...
+
+    def statements(self, digest: str) -> Iterator[Descriptor]:
+        """Of the referrers the signed statements, each read when it is asked for; those come first that are likely signatures."""
         ...
 
     def remove(self, digest: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from knhk.model.arrows import CText, GuardPlan, PackImage, PackSources, SharedObject, SignedPack
 from knhk.model.canonical import sha256_hex
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
-from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob, Descriptor
+from knhk.model.oci import PREDICATE, PROVENANCE_PREDICATE, SIGNATURE_PREDICATE, SIGNED, Artifact, Blob, Descriptor, digest_of
 from knhk.packaging import materials, provenance, sbom, signed
 from knhk.packaging.builds import Step
 from knhk.packaging.image import bundle_image, pack_image, tag_of
@@ -118,35 +118,44 @@ def known(
     """The pack as the registry has it, when it was made of the same sources by the same tools and generator, proven with the same data
     (SHA-256 of the bundle's file), and signed by the keys of `signer`. None when there is none such, or when what is there is damaged."""
     pack, name = portable(pack), f"{pack.namespace}/{pack.name}"
-    digest = registry.resolve(tag_of(pack.namespace, pack.name, pack.version))
-    if digest is None:
-        return None
     mine = signer.keyid("build")
     keys = {mine: signer.public("build")}
     wanted = {(m.name, m.sha256) for m in (*_texts(pack), *tools)}
-    try:
-        registry.manifest(digest)
-        listed = registry.referrers(digest, SIGNED)
-        if not any(verify_signature_of(bundle, digest, keys) for bundle in _own(registry, listed, SIGNATURE_PREDICATE, mine)):
+
+    def told_in(bundle: bytes, digest: str) -> SignedPack | None:
+        """What a provenance says, when it is of this very pack."""
+        told = provenance.read(verify_bundle(bundle, keys), name)
+        (plan,) = (m.sha256 for m in told.materials if m.name == materials.PLAN)
+        made_of = {(m.name, m.sha256) for m in told.materials if m.name != materials.PLAN}
+        same = (told.subject, told.parameters, told.generator, made_of) == (digest, provenance.parameters(pack), generator, wanted)
+        if not same or told.proof is None or told.proof.get("bundle") != data:
             return None
-        for bundle in _own(registry, listed, PROVENANCE_PREDICATE, mine):
-            told = provenance.read(verify_bundle(bundle, keys), name)
-            (plan,) = (m.sha256 for m in told.materials if m.name == materials.PLAN)
-            made_of = {(m.name, m.sha256) for m in told.materials if m.name != materials.PLAN}
-            same = (told.subject, told.parameters, told.generator, made_of) == (digest, provenance.parameters(pack), generator, wanted)
-            if same and told.proof is not None and told.proof.get("bundle") == data:
-                return SignedPack(PackImage(pack.name, pack.namespace, pack.version, digest, plan), next(iter(keys)), told.proof)
+        return SignedPack(PackImage(pack.name, pack.namespace, pack.version, digest, plan), mine, told.proof)
+
+    try:
+        image = registry.tagged(tag_of(pack.namespace, pack.name, pack.version))
+        digest = "" if image is None else digest_of(image)
+        found, missing = None, {SIGNATURE_PREDICATE, PROVENANCE_PREDICATE}
+        for told in registry.statements(digest) if digest else ():  # each is a question more: no more of them than it takes
+            predicate = told.annotations.get(PREDICATE)
+            if predicate not in missing or not _says_by(bundle := _statement(registry, told), mine):
+                continue
+            if predicate == SIGNATURE_PREDICATE:
+                verify_signature_of(bundle, digest, keys)
+                missing.remove(predicate)
+            elif (found := told_in(bundle, digest)) is not None:
+                missing.remove(predicate)
+            if not missing:
+                return found
     except (Corrupt, Bad, ValueError):
-        return None  # it is built again, which mends it
+        pass  # it is built again, which mends it
     return None
 
 
-def _own(registry: Registry, listed: Iterable[Descriptor], predicate: str, keyid: str) -> Iterator[bytes]:
-    """Those of `_statements` that say they are by this key, or say nothing: not what others outside bear witness to."""
-    for bundle in _statements(registry, listed, predicate):
-        found = signed.told(bundle)
-        if found is None or found.hint == keyid:
-            yield bundle
+def _says_by(bundle: bytes, keyid: str) -> bool:
+    """Whether a bundle says that it is by this key, or says nothing: not what others outside bear witness to."""
+    found = signed.told(bundle)
+    return found is None or found.hint == keyid
 
 
 def notarise(digest: str, role: str, registry: Registry, signer: Signer, notary: Notary) -> None:
@@ -164,9 +173,14 @@ def _statements(registry: Registry, listed: Iterable[Descriptor], predicate: str
     """sigstore bundles among what is listed; nothing about them is verified."""
     for told in listed:
         if told.annotations.get(PREDICATE) == predicate:
-            manifest = parse_object(told.data or registry.manifest(told.digest), told.digest)
-            (layer,) = (c for c in children(manifest, told.digest) if c.media_type == SIGNED)
-            yield registry.read(layer.digest)
+            yield _statement(registry, told)
+
+
+def _statement(registry: Registry, told: Descriptor) -> bytes:
+    """The bundle of a referrer."""
+    manifest = parse_object(told.data or registry.manifest(told.digest), told.digest)
+    (layer,) = (c for c in children(manifest, told.digest) if c.media_type == SIGNED)
+    return registry.read(layer.digest)
 
 
 def publish_data(data: Data, registry: Registry, signer: Signer) -> Artifact:
