@@ -43,7 +43,7 @@ PACKS = EXAMPLES / "packs" / "invoice-controls"
 PAYLOADS = EXAMPLES / "payloads"
 PACK = "erp/invoice-controls"
 POINT = "erp/orders"
-WAIT_S = 90.0
+WAIT_S = 180.0
 MOST_REQUESTS = 60_000
 ENDED = frozenset({"Live", "RolledBack", "Aborted", "Stalled"})
 

@@ -181,12 +181,16 @@ class World:
 
 def post(address: str, port: int = 8080, path: str = "/invoices", body: bytes = b"{}") -> tuple[int, str]:
     """HTTP status and receipt. Raises OSError when nobody answers."""
+    return answer(address, port, path, body)[:2]
+
+
+def answer(address: str, port: int, path: str, body: bytes) -> tuple[int, str, str]:
+    """The same, and what was said."""
     connection = http.client.HTTPConnection(address, port, timeout=10)
     try:
         connection.request("POST", path, body, {"content-type": "application/json", "connection": "close"})
         response = connection.getresponse()
-        response.read()
-        return response.status, response.headers.get("knhk-receipt", "")
+        return response.status, response.headers.get("knhk-receipt", ""), response.read().decode(errors="replace")
     except http.client.HTTPException as error:
         raise OSError(str(error)) from error
     finally:
@@ -195,14 +199,15 @@ def post(address: str, port: int = 8080, path: str = "/invoices", body: bytes = 
 
 @dataclass
 class Load:
-    """Callers of the Service, each request by a connection of its own. `lost`: requests that got no answer, and why."""
+    """Callers of the Service, each request by a connection of its own. `others`: answers that are not 200.
+    `lost`: requests that got none, and why."""
 
     address: str
     port: int = 8080
     callers: int = 3
     body: bytes = BODY
     admitted: list[str] = field(default_factory=list)
-    others: list[int] = field(default_factory=list)
+    others: list[tuple[int, str]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -220,11 +225,11 @@ class Load:
     def _call(self) -> None:
         while not self._stop.wait(0.02):
             try:
-                status, receipt = post(self.address, self.port, body=self.body)
+                status, receipt, said = answer(self.address, self.port, "/invoices", self.body)
             except OSError as error:
                 self.lost.append(str(error))
                 continue
             if status == 200:
                 self.admitted.append(receipt)
             else:
-                self.others.append(status)
+                self.others.append((status, said))

@@ -48,6 +48,7 @@ class Application(http.server.ThreadingHTTPServer):
     """Behind the gateway, on this machine: remembers the receipt of each request that it answered."""
 
     daemon_threads = True
+    request_queue_size = 128  # with five, connections of two Envoys at once are not taken in time
 
     def __init__(self) -> None:
         super().__init__((machine.HOST, 0), _Answer)
