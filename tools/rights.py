@@ -42,6 +42,7 @@ def secrets(names: Iterable[str]) -> Rights:
     return (*here((f"secrets={name}" for name in names), ("get", "update", "patch")), *here(("secrets",), ("create",)))
 
 
+SERVED = ("decisionreceipts", "policyreceipts")  # by the server of receipts
 APPROVES = ours(("approvals",), ("create",))
 EVENTS = everywhere(("events",), READ)
 # Bound in a namespace; here as if bound in every one.
@@ -50,7 +51,7 @@ PEOPLE: Mapping[str, Rights] = {
     "ontology-ops": (*ours(KINDS, READ), *ours(("schemaversions", "databundles", "hookregistries"), WRITE), *APPROVES, *EVENTS),
     "sre": (*ours(KINDS, READ), *ours(("enforcementpoints", "featureflags"), WRITE), *APPROVES, *EVENTS),
     "privacy": (*ours(("consents", "receipts", "enforcementpoints"), READ), *ours(("consents",), ("create", "update", "patch"))),
-    "risk": (*ours(KINDS, READ), *APPROVES, *everywhere(("decisionreceipts.receipts.knhk.dev",), ("get", "list"))),
+    "risk": (*ours(KINDS, READ), *APPROVES, *everywhere((f"{name}.receipts.knhk.dev" for name in SERVED), READ)),
     "sre-control-plane": (  # a Role, bound in our own namespace
         *here(("pods", "pods/log", "services", "events", "leases.coordination.k8s.io"), READ),
         *here((f"{kind}.apps" for kind in ("deployments", "statefulsets", "replicasets")), READ),

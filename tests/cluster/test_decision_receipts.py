@@ -27,6 +27,7 @@ from receipts_process import ReceiptsServer, kubectl_of
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 DENIED = 7
+PATHS = "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp"
 Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -111,9 +112,78 @@ def test_an_object_is_evidence_that_verifies_down_to_the_root(
     assert any("inclusion" in step["what"] and step["ok"] for step in steps)
 
 
+def test_policy_events_are_asked_for_though_no_receipt_of_them_is_left(
+    risk: Kubectl, written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = read(risk("get", "policyreceipts", "-n", "erp", "--field-selector", "event=Signed,time=2026-11-20"))
+    head, *rows = said.splitlines()
+    assert head.split() == ["NAME", "EVENT", "PACK", "STAGE", "VERDICT", "ACTOR", "INDEX", "TIME"]
+    assert [row.split()[:3] for row in rows] == [
+        ["signed-00000001", "Signed", "limits@1.0.0"],
+        ["signed-00000000", "Signed", "invoice-controls@1.0.0"],
+    ]
+    labelled = read(risk("get", "prcpt", "-n", "erp", "-l", f"packDigest={LIMITS[:20].hex()}", "-o", "name"))
+    assert labelled == "policyreceipt.receipts.knhk.dev/signed-00000001\n"
+    (tmp_path / "event.yaml").write_text(read(risk("get", "policyreceipt", "signed-00000001", "-n", "erp", "-o", "yaml")))
+    keys = ("--root", str(written.folder.parent / "keys" / "root.pub"), "--keys", str(written.folder / "keys.json"))
+    assert main(["receipt", "verify", str(tmp_path / "event.yaml"), *keys, "-o", "json"]) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert any("Signed of pack/erp/limits@1.0.0" in step["detail"] for step in steps)
+    assert any("inclusion" in step["what"] and step["ok"] for step in steps)
+
+
+class Follows:
+    """`kubectl get -w`, line by line."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def line(self) -> list[str]:
+        assert self.process.stdout is not None
+        found = self.process.stdout.readline()
+        assert found, "kubectl ended"
+        return found.split()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def test_kubectl_follows_both_as_the_log_takes_them_in(
+    cluster: Cluster, servers: dict[str, Path], risk: Kubectl, written: Written, tmp_path: Path
+) -> None:
+    """Through the real API server: what is listed first, then each once, in the log's order."""
+    command = [str(servers["kubectl"]), f"--kubeconfig={cluster.user('rosa')}", f"--cache-dir={tmp_path}", "get", "-n", "erp", "-w"]
+    with contextlib.ExitStack() as stack:
+        decided, happened = (
+            stack.enter_context(contextlib.closing(Follows([*command, *words])))
+            for words in (("drcpt", "-l", "pack=limits,arm=candidate"), ("prcpt", "--field-selector=pack=limits"))
+        )
+        assert [decided.line()[1] for _ in range(3)] == ["VERDICT", "ADMIT", "ADMIT"]
+        assert happened.line()[:2] == ["NAME", "EVENT"]
+        assert happened.line()[0] == "signed-00000001"
+        size = int(json.loads(read(risk("get", "--raw", f"{PATHS}/policyreceipts")))["metadata"]["resourceVersion"])
+        written.add(
+            leaf(7000, ring=b"RING0002", pack=LIMITS, flags=1),
+            leaf(7001, ring=b"RING0002", pack=LIMITS),
+            written.event("Promoted", OTHERS),
+            written.event("Promoted", LIMITS, stage="production", evidence={"verdict": "Pass"}),
+            leaf(7002, ring=b"RING0002", pack=LIMITS, flags=1, verdict=2),
+        )
+        assert happened.line()[:5] == [f"promoted-{size + 3:08d}", "Promoted", "limits@1.0.0", "production", "Pass"]
+        names = [leaf(number, ring=b"RING0002")[100:116].hex() + "-candidate" for number in (7000, 7002)]
+        assert [decided.line()[:2] for _ in range(2)] == [[names[0], "ADMIT"], [names[1], "DENY"]]
+
+
 def test_kubectl_knows_the_kind(risk: Kubectl) -> None:
     rows = [row.split() for row in read(risk("api-resources", "--api-group=receipts.knhk.dev")).splitlines()]
-    assert rows[1:] == [["decisionreceipts", "drcpt", "receipts.knhk.dev/v1alpha1", "true", "DecisionReceipt"]]
+    assert rows[1:] == [
+        ["decisionreceipts", "drcpt", "receipts.knhk.dev/v1alpha1", "true", "DecisionReceipt"],
+        ["policyreceipts", "prcpt", "receipts.knhk.dev/v1alpha1", "true", "PolicyReceipt"],
+    ]
+    assert "in-toto statement" in read(risk("explain", "policyreceipts.status.statement"))
     assert "nanoseconds" in read(risk("explain", "decisionreceipts.status.time"))
     assert "tlog-proof" in read(risk("explain", "decisionreceipts.spec.proof"))
 
@@ -130,7 +200,10 @@ def test_kubectl_knows_the_kind(risk: Kubectl) -> None:
         (("delete", "decisionreceipts", "-n", "erp", (b"RING0001" + bytes(8)).hex()), "forbidden"),
         (("get", "decisionreceipts", "-n", "erp", "--field-selector", "colour=red"), "must be one of"),
         (("get", "--raw", "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?continue=x"), "token"),
-        (("get", "--raw", "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?watch=true"), "cannot watch"),
+        (("get", "--raw", "/apis/receipts.knhk.dev/v1alpha1/namespaces/crm/decisionreceipts?watch=true"), "cannot watch"),
+        (("get", "--raw", f"{PATHS}/decisionreceipts?watch=true"), "list them"),
+        (("get", "policyreceipts", "-n", "crm"), 'cannot list resource "policyreceipts"'),
+        (("get", "policyreceipts", "-n", "erp", "signed-00000001"), "not found"),
     ],
 )
 def test_what_may_not_be_asked_is_refused_with_why(risk: Kubectl, arguments: tuple[str, ...], says: str) -> None:
@@ -169,7 +242,6 @@ def test_who_says_by_himself_whom_he_asks_for_is_not_heard(server: ReceiptsServe
     vouched = server.context()
     vouched.load_cert_chain(pki / "front-proxy-client.crt", pki / "front-proxy-client.key")
     assert asked(server, path, forged, vouched) == 200
-    assert asked(server, f"{path}?watch=true", forged, vouched) == 405
     assert asked(server, path, {}, vouched) == 401
     assert asked(server, path, {"X-Remote-User": "nobody"}, vouched) == 403
     assert asked(server, "/readyz", {}, server.context()) == 200
@@ -195,7 +267,8 @@ def test_what_nothing_tells_the_namespace_of_is_ours(server: ReceiptsServer, cli
 def test_a_decision_is_there_as_soon_as_the_log_has_it(risk: Kubectl, written: Written) -> None:
     written.add(leaf(5000, pack=CONTROLS))
     name = (b"RING0001" + (5000).to_bytes(8, "big")).hex()
-    path = f"/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?resourceVersion=1210&fieldSelector=metadata.name%3D{name}"
+    size = str(written.served.size)
+    path = f"/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?resourceVersion={size}&fieldSelector=metadata.name%3D{name}"
     assert [item["metadata"]["name"] for item in json.loads(read(risk("get", "--raw", path)))["items"]] == [name]
-    later = risk("get", "--raw", path.replace("1210", "999999"))
+    later = risk("get", "--raw", path.replace(f"={size}&", "=999999&"))
     assert "Too large resource version" in later.stderr

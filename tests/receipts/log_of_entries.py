@@ -83,6 +83,11 @@ class Written:
         )
         return self.signer.bundle("rollout", statement(found))
 
+    def nobodys(self, kind: str) -> bytes:
+        """An event of no namespace."""
+        found = PolicyEvent(kind, ("keys/build", CONTROLS.hex()), "root", "2026-11-23T10:00:00Z")
+        return self.signer.bundle("rollout", statement(found))
+
     @property
     def served(self) -> Served:
         size = int((self.folder / "checkpoint").read_text().split("\n")[1])

@@ -12,10 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, ORIGIN, OTHERS, PACKS, Written, leaf
 
 from knhk.adapters import receipt_index
-from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.adapters.receipt_index import ReceiptIndex, decisions, policy_events
 from knhk.lockchain.entries import Row
+from knhk.lockchain.receipts import label_value
 from knhk.model.faults import Refused
-from knhk.model.selection import Selection, field_selector, holds, label_selector
+from knhk.model.selection import EVENT_FIELDS, EVENT_LABELS, Selection, equal, field_selector, holds, label_selector
 
 NONE = bytes(20)
 
@@ -154,6 +155,93 @@ def test_one_receipt_is_found_by_its_id_with_both_of_its_arms(written: Written, 
     assert [row.number for row in index.page(field_selector(f"metadata.name={receipt}-candidate"), 9).rows] == [2]
     assert [row.number for row in index.page(field_selector(f"metadata.name={receipt},verdict=DENY"), 9).rows] == []
     assert index.page(field_selector("metadata.name=nonsense"), 9).rows == ()
+
+
+EVENT_SELECTORS = (
+    "",
+    "event=Promoted",
+    "event!=Promoted,pack=limits",
+    "stage=production,verdict=Pass",
+    "stage=",
+    "actor=ann,metadata.namespace=erp",
+    "point=orders",
+    "time=2026-11-21",
+    "time=2026-11,time!=2026-11-20T10",
+    "metadata.namespace=knhk-system",
+    "packDigest=" + CONTROLS[:20].hex(),
+)
+
+
+def happenings(written: Written) -> None:
+    """Policy events between leaves; one of them is of no namespace."""
+    production = {"stage": "production", "evidence": {"verdict": "Pass"}, "point": "point/erp/orders"}
+    written.add(
+        written.event("Signed"),
+        leaf(1),
+        written.event("Approved", actor="ann", stage="production", time="2026-11-20T11:00:00Z"),
+        written.event("Promoted", time="2026-11-21T12:00:00Z", **production),
+        written.event("Promoted", LIMITS, actor="system:serviceaccount:erp:ci", time="2026-10-21T12:00:00Z"),
+        leaf(2),
+        written.event("RolledBack", LIMITS, time="2026-11-22T12:00:00Z", evidence={"verdict": "Fail"}),
+        written.nobodys("KeyRotated"),
+    )
+
+
+@pytest.mark.parametrize("limit", [1, 3, 500])
+def test_policy_events_are_found_by_what_they_say(written: Written, index: ReceiptIndex, limit: int) -> None:
+    happenings(written)
+    index.follow(ORIGIN, written.served)
+    everything = [row for row in index.rows() if row.traits["kind"] == "POLICY"]
+    assert [row.name for row in everything][:3] == ["signed-00000000", "approved-00000002", "promoted-00000003"]
+    found = dict[str, list[int]]()
+    for text in EVENT_SELECTORS:
+        selection = (policy_events(), *field_selector(text, known=EVENT_FIELDS))
+        found[text] = [row.number for row in pages(index, selection, limit)]
+        assert found[text] == [row.number for row in reversed(everything) if holds(selection, row.traits)], text
+    assert found["stage=production,verdict=Pass"] == [3]
+    assert found["actor=ann,metadata.namespace=erp"] == [2]
+    assert found["time=2026-11-21"] == [3]
+    assert found["time=2026-11,time!=2026-11-20T10"] == [7, 6, 3, 2]
+    (labelled,) = pages(index, label_selector(f"actor={label_value('system:serviceaccount:erp:ci')}", known=EVENT_LABELS), limit)
+    assert labelled.number == 4
+    (named,) = pages(index, (policy_events(), equal("name", "promoted-00000003")), limit)
+    assert named.number == 3
+    assert pages(index, (policy_events(), equal("name", "promoted-00000002")), limit) == []
+
+
+def test_pages_of_large_events_are_small(written: Written, index: ReceiptIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipt_index, "PAGE_BYTES", 3000)
+    written.add(*(written.event("Promoted", evidence={"told": "x" * 1000, "n": n}) for n in range(7)), leaf(1))
+    index.follow(ORIGIN, written.served)
+    first = index.page((policy_events(),), 500)
+    assert 1 <= len(first.rows) <= 2
+    assert [row.number for row in pages_of_any_size(index, (policy_events(),))] == list(range(6, -1, -1))
+
+
+def pages_of_any_size(index: ReceiptIndex, selection: Selection) -> list[Row]:
+    found, page = list[Row](), index.page(selection, 500)
+    while True:
+        found += page.rows
+        if page.more is None:
+            return found
+        page = index.page(selection, 500, page.more)
+
+
+@pytest.mark.parametrize("step", [1, 2, 2048])
+def test_what_comes_after_an_index_is_told_in_steps_and_once(
+    written: Written, index: ReceiptIndex, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_index, "STEP", step)
+    happenings(written)
+    index.follow(ORIGIN, written.served)
+    for selection in ((), (policy_events(),), (decisions(),), field_selector("pack=limits"), (equal("verdict", "Pass"),)):
+        for start in range(9):
+            found, at = list[Row](), start
+            while at < index.size:
+                rows, end = index.after(selection, at)
+                assert end > at
+                found, at = found + rows, end
+            assert found == [row for row in index.rows(selection) if row.number >= start]
 
 
 TRAITS = {"pack": "limits", "verdict": "DENY", "cached": "false"}

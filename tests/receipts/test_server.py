@@ -48,6 +48,12 @@ class Asked:
     def proof(self, _: int) -> tuple[str, str]:
         raise AssertionError
 
+    def entry(self, _: int) -> bytes:
+        raise AssertionError
+
+    def on_growth(self, told: Callable[[], None]) -> None:
+        self.grown = told
+
     def reaches(self, size: int, within_s: float) -> bool:
         return self.index.size >= size or (within_s > 0 and self.over.wait() and False)
 

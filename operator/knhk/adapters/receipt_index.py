@@ -3,7 +3,7 @@
 It is derived: whatever is wrong with it, it is made anew from the log, and who wants proof takes it from the log. Entries that are alike
 in all that can be asked for (all but time, hashes and receipt id) share one *shape*, of which there are few. So a selector, whatever it
 combines, is held against shapes, and a page is the merge of their newest entries: no page reads more than its own rows and one row of
-each shape that fits.
+each shape that fits. Policy events, which are few, and each different, stand in a table of their own.
 
 A leaf names no namespace. It is of that of its pack, which the policy events of the log name; a leaf without a pack is of that which its
 ring's other leaves are of, and until there is one, of none.
@@ -18,36 +18,45 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from knhk.lockchain.entries import Row
-from knhk.model.selection import FLAGS, Requirement, Selection, Traits, exactly, holds
+from knhk.lockchain.receipts import label_value, named, pack_digest, receipt_name
+from knhk.model.selection import EVENT_TRAITS, FLAGS, INTERVAL, Requirement, Selection, Traits, equal, exactly, holds
 from knhk_runtime.tlog.served import Served
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
 
-VERSION = 2
+VERSION = 3
 BATCH = 1 << 14  # entries in one transaction
 STRANGERS = 256  # digests that no event names, and
 REGIONS = 16  # regions of a pack, each by itself; the others are one, so that nobody's made-up leaves make more shapes than a page can read
-OTHER = "other"
+OTHER, POLICY, NO_SHAPE = "other", "POLICY", 0
 CACHE_KIB = 8 << 10  # of each thread
-TABLES = ("log", "shapes", "packs", "sources", "entries")
+TABLES = ("log", "shapes", "packs", "sources", "entries", "events")
+EVENT_COLUMNS = ("namespace", "name", *EVENT_TRAITS, "actorLabel", "time")
+PAGE_BYTES = 4 << 20  # of statements in an answer; an entry has at most 64 KiB
+STEP = 2048  # entries that are looked at in one step of what follows them
 _PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
 _OTHER_PACK, _OTHER_REGION = b"\xff" * 20, b"\xff" * 2
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE log (origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL);
 CREATE TABLE shapes (id INTEGER PRIMARY KEY, key BLOB NOT NULL, home TEXT NOT NULL, entries INTEGER NOT NULL DEFAULT 0, UNIQUE (key, home));
 CREATE TABLE packs (digest BLOB PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (source BLOB PRIMARY KEY, namespace TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE entries (number INTEGER PRIMARY KEY, shape INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE entries (number INTEGER PRIMARY KEY, shape INTEGER NOT NULL, data BLOB NOT NULL); -- shape 0: of a policy event
 CREATE INDEX entries_by_shape ON entries (shape);
+CREATE TABLE events (number INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT NOT NULL" for name in EVENT_COLUMNS)});
+CREATE INDEX events_by_name ON events (name);
+CREATE INDEX events_by_namespace ON events (namespace);
+CREATE INDEX events_by_pack ON events (namespace, pack);
 CREATE INDEX entries_by_receipt ON entries (substr(data, 101, 16)) WHERE length(data) = 118;
 """
+_INSERT_EVENT = f"INSERT INTO events VALUES ({', '.join('?' * (1 + len(EVENT_COLUMNS)))})"
 _NEWEST = "SELECT number, data FROM entries INDEXED BY entries_by_shape WHERE shape = ? AND number < ? ORDER BY number DESC"
 _OF_RECEIPT = (
     "SELECT number, shape, data FROM entries WHERE length(data) = 118 AND substr(data, 101, 16) = ? AND number < ? ORDER BY number DESC"
@@ -171,21 +180,65 @@ class ReceiptIndex:
     # ---- reading ----------------------------------------------------------------------------------
 
     def page(self, selection: Selection, limit: int, before: int | None = None) -> Page:
-        """The newest `limit` entries that fit, of those below index `before`."""
+        """The newest `limit` entries that fit, of those below index `before`; fewer, where their statements are large."""
         with self._reading() as db:
             size = self.size
             below = size if before is None else min(before, size)
-            if (receipt := exactly(selection, "receipt")) is not None or (name := exactly(selection, "name")) is not None:
-                found = receipt_of_name(name if receipt is None and name is not None else receipt or "")
-                fitting = [row for row in self._of_receipt(db, found, below) if _fits(selection, row)]
-                rows, total = fitting[: limit + 1], len(fitting)
-            else:
-                shapes = [(shape, traits, entries) for shape, traits, entries in self._shapes(db) if holds(selection, traits)]
-                streams = [self._newest(db, shape, traits, below) for shape, traits, _ in shapes]
-                merged = heapq.merge(*streams, key=lambda row: row.number, reverse=True)
-                rows, total = list(islice(merged, limit + 1)), sum(entries for _, _, entries in shapes)
-            more = rows[limit - 1].number if len(rows) > limit > 0 else None
-            return Page(tuple(rows[:limit]), size, total, more)
+            decisions, so_many = self._decisions(db, selection, below)
+            events, more_of_them = self._events(db, selection, below, limit + 1)
+            merged = heapq.merge(*decisions, events, key=lambda row: row.number, reverse=True)
+            rows, more = _bounded(merged, limit)
+            return Page(rows, size, so_many + more_of_them, more)
+
+    def _decisions(self, db: sqlite3.Connection, selection: Selection, below: int) -> tuple[list[Iterator[Row]], int]:
+        """Streams of the decisions that fit, each newest first, and how many there are."""
+        if (receipt := exactly(selection, "receipt")) is not None or (name := exactly(selection, "name")) is not None:
+            found = receipt_of_name(name if receipt is None and name is not None else receipt or "")
+            fitting = [row for row in self._of_receipt(db, found, below) if _fits(selection, row)]
+            return [iter(fitting)], len(fitting)
+        shapes = [(shape, traits, entries) for shape, traits, entries in self._shapes(db) if holds(selection, traits)]
+        return [self._newest(db, shape, traits, below) for shape, traits, _ in shapes], sum(entries for _, _, entries in shapes)
+
+    def _events(self, db: sqlite3.Connection, selection: Selection, below: int, limit: int) -> tuple[Iterator[Row], int]:
+        """The newest policy events that fit, and how many there are."""
+        if (asked := _where(selection)) is None:
+            return iter(()), 0
+        where, values = asked
+        total = int(db.execute(f"SELECT count(*) FROM events WHERE {where}", values).fetchone()[0])
+        return self._of_events(db, f"{where} AND number < ? ORDER BY number DESC LIMIT ?", (*values, below, limit)), total
+
+    def _of_events(self, db: sqlite3.Connection, where: str, values: Sequence[str | int]) -> Iterator[Row]:
+        for number, *said in db.execute(f"SELECT number, {', '.join(EVENT_COLUMNS)} FROM events WHERE {where}", values):
+            (data,) = db.execute("SELECT data FROM entries WHERE number = ?", (number,)).fetchone()
+            yield Row(number, _event_traits(said), data)
+
+    def _from(self, db: sqlite3.Connection, selection: Selection, start: int) -> Iterator[Row]:
+        """Policy events that fit, oldest first."""
+        if (asked := _where(selection)) is None:
+            return iter(())
+        return self._of_events(db, f"{asked[0]} AND number >= ? ORDER BY number", (*asked[1], start))
+
+    def beyond(self, selection: Selection, start: int) -> int:
+        """How many entries from `start` on `after` may have to look at."""
+        with self._reading() as db:
+            if not only_events(selection):
+                return self.size - start
+            return int(db.execute("SELECT count(*) FROM events WHERE number >= ?", (start,)).fetchone()[0])
+
+    def after(self, selection: Selection, start: int) -> tuple[list[Row], int]:
+        """Entries that fit from index `start` on, oldest first, and where to go on: one step."""
+        with self._reading() as db:
+            events, size = self._from(db, selection, start), self.size
+            if only_events(selection):
+                rows, more = _bounded(events, STEP)
+                return list(rows), size if more is None else more + 1
+            end = min(size, start + STEP)
+            shapes = {shape: traits for shape, traits, _ in self._shapes(db) if holds(selection, traits)}
+            found = db.execute("SELECT number, shape, data FROM entries WHERE number >= ? AND number < ? ORDER BY number", (start, end))
+            decided = (Row(number, shapes[shape], data) for number, shape, data in found if shape in shapes)
+            told: Iterator[Row] = takewhile(lambda row: row.number < end, events)
+            rows, more = _bounded(heapq.merge(decided, told, key=lambda row: row.number), STEP)
+            return list(rows), end if more is None else more + 1
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -220,9 +273,10 @@ class ReceiptIndex:
             return
         with self._reading() as db:
             traits = {shape: found for shape, found, _ in self._shapes(db) if holds(selection, found)}
-            for number, shape, data in db.execute("SELECT number, shape, data FROM entries ORDER BY number"):
-                if shape in traits:
-                    yield Row(number, traits[shape], data)
+            events = self._from(db, selection, 0)
+            entries = db.execute("SELECT number, shape, data FROM entries ORDER BY number") if traits else ()
+            decided = (Row(number, traits[shape], data) for number, shape, data in entries if shape in traits)
+            yield from heapq.merge(decided, events, key=lambda row: row.number)
 
 
 class _Taking:
@@ -244,8 +298,7 @@ class _Taking:
 
     def row(self, number: int, entry: bytes) -> tuple[int, int, bytes]:
         if len(entry) != LEAF_SIZE or entry[0] != 1:
-            key, data = self._event(entry, f"entry {number}")
-            return number, self._count(self._shape(key, "")), data
+            return number, NO_SHAPE, self._event(number, entry)
         key, home = self._key(entry), ""
         if any(entry[_PACK]):
             namespace = self._packs.get(entry[_PACK])
@@ -283,23 +336,34 @@ class _Taking:
         self._counts[shape] = self._counts.get(shape, 0) + 1
         return shape
 
-    def _event(self, entry: bytes, where: str) -> tuple[bytes, bytes]:
-        """(key of its shape, statement) of a policy event; packs that it names are known from now on."""
+    def _event(self, number: int, entry: bytes) -> bytes:
+        """The statement of a policy event, which is found from now on, as are packs that it names."""
+        where = f"entry {number}"
         document = parse_json(entry, where)
         try:
             statement = unb64(document["dsseEnvelope"]["payload"], f"{where} payload")
             told = json.loads(statement)
             predicate, subject = told["predicate"], told["subject"][0]
-            traits = {"kind": "POLICY", "event": str(predicate["kind"]), **_subject(str(subject["name"]))}
+            event, time = str(predicate["kind"]), str(predicate.get("time", ""))
+            traits = {
+                "event": event,
+                "time": time,
+                **_subject(str(subject["name"])),
+                **named(predicate),
+                "packDigest": pack_digest(predicate),
+            }
             pack: Mapping[str, Any] = predicate.get("pack") or {}
             if pack:
                 self._knows(bytes.fromhex(str(pack["digest"]).removeprefix("sha256:"))[:20], pack)
-                traits |= {"namespace": str(pack["namespace"]), "pack": str(pack["name"]), "version": str(pack["version"])}
+                traits |= {"namespace": str(pack["namespace"]), "version": str(pack["version"])}
             elif str(subject["name"]).startswith("pack/"):
                 self._knows(bytes.fromhex(subject["digest"]["sha256"])[:20], {**traits, "name": traits["pack"]})
+                traits |= {"packDigest": str(subject["digest"]["sha256"])[:40]}
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise Bad(where, f"is no policy event: {error!r}") from error
-        return json.dumps(traits, sort_keys=True).encode(), statement
+        traits |= {"name": receipt_name(event, number), "actorLabel": label_value(traits["actor"]) if "actor" in traits else ""}
+        self._db.execute(_INSERT_EVENT, (number, *(traits.get(column, "") for column in EVENT_COLUMNS)))
+        return statement
 
     def _knows(self, digest: bytes, pack: Mapping[str, Any]) -> None:
         if len(digest) == 20 and digest not in self._packs:
@@ -339,8 +403,6 @@ def _subject(name: str) -> dict[str, str]:
 
 
 def _traits(key: bytes, home: str, packs: Mapping[bytes, Sequence[str]]) -> Traits:
-    if key[:1] == b"{":
-        return {name: str(value) for name, value in json.loads(key).items()}
     digest = key[8:]
     namespace, name, version = packs.get(digest, (home, "", ""))
     flags = {flag: "true" if key[5] >> bit & 1 else "false" for bit, flag in enumerate(FLAGS, 1)}
@@ -359,6 +421,40 @@ def _traits(key: bytes, home: str, packs: Mapping[bytes, Sequence[str]]) -> Trai
     }
 
 
+def _event_traits(said: Sequence[str]) -> Traits:
+    return {"kind": POLICY, **dict(zip(EVENT_COLUMNS, said, strict=True))}
+
+
+def _bounded(rows: Iterator[Row], limit: int) -> tuple[tuple[Row, ...], int | None]:
+    """At most so many rows, of at most PAGE_BYTES but for the first, and the number of the last when there are more."""
+    found, taken = list[Row](), 0
+    for row in rows:
+        taken += len(row.data)
+        if found and (len(found) == limit or taken > PAGE_BYTES):
+            return tuple(found), found[-1].number
+        found.append(row)
+    return tuple(found), None
+
+
+def _where(selection: Selection) -> tuple[str, tuple[str, ...]] | None:
+    """The condition for rows of table events, with its values; None when no policy event fits."""
+    own = [requirement for requirement in selection if requirement.trait in EVENT_COLUMNS]
+    if not holds(tuple(requirement for requirement in selection if requirement not in own), {"kind": POLICY}):
+        return None
+    conditions = [_condition(requirement) for requirement in own]
+    return " AND ".join(["1", *(text for text, _ in conditions)]), tuple(value for _, values in conditions for value in values)
+
+
+def _condition(requirement: Requirement) -> tuple[str, tuple[str, ...]]:
+    trait, values, no = requirement.trait, tuple(sorted(requirement.values)), "" if requirement.wanted else "NOT "
+    if requirement.present:
+        return f"{no}({trait} != '')", ()
+    if trait == INTERVAL:
+        (value,) = values
+        return f"{no}(substr({trait}, 1, length(?)) = ?)", (value, value)
+    return f"{no}({trait} IN ({', '.join('?' * len(values))}))", values
+
+
 def _fits(selection: Selection, row: Row) -> bool:
     own = {**row.traits, "name": row.name, "receipt": row.data[_RECEIPT].hex()}
     return holds(selection, own)
@@ -366,4 +462,12 @@ def _fits(selection: Selection, row: Row) -> bool:
 
 def decisions() -> Requirement:
     """What is no policy event."""
-    return Requirement("kind", frozenset(("POLICY",)), wanted=False)
+    return Requirement("kind", frozenset((POLICY,)), wanted=False)
+
+
+def policy_events() -> Requirement:
+    return equal("kind", POLICY)
+
+
+def only_events(selection: Selection) -> bool:
+    return exactly(selection, "kind") == POLICY

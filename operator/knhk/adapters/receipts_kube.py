@@ -1,40 +1,58 @@
-"""Receipts as a person of a cluster may read them, as rows of the index: decisions by the aggregated API, policy events from Receipts."""
+"""Receipts as a person of a cluster may read them, as rows of the index: decisions and policy events by the aggregated API."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from knhk.adapters.kube_client import KubeClient
-from knhk.adapters.kube_documents import collection
 from knhk.lockchain.entries import Row
-from knhk.model.faults import Stalled
-from knhk.model.selection import FLAGS
+from knhk.model.canonical import canonical
+from knhk.model.faults import NotFound, Stalled
+from knhk.model.selection import EVENT_TRAITS, FLAGS
 from knhk_verify.note import unb64
-from knhk_verify.signed import member, parse_json
 
-DECISIONS = "/apis/receipts.knhk.dev/v1alpha1"
+BASE = "/apis/receipts.knhk.dev/v1alpha1"
 PAGE = 500
+Read = Callable[[Mapping[str, Any]], Row]
 
 
-def page(client: KubeClient, namespace: str | None, query: Mapping[str, str]) -> tuple[list[Row], str, int]:
-    """Rows, `continue`, and the size of the log. Raises as KubeClient.call."""
-    where = f"{DECISIONS}/namespaces/{namespace}/decisionreceipts" if namespace else f"{DECISIONS}/decisionreceipts"
+def page(client: KubeClient, namespace: str | None, query: Mapping[str, str], *, policy: bool = False) -> tuple[list[Row], str, int]:
+    """Decisions, or policy events; `continue`, and the size of the log. Raises as KubeClient.call."""
+    plural, read = ("policyreceipts", _event) if policy else ("decisionreceipts", _decision)
+    where = f"{BASE}/namespaces/{quote(namespace, safe='')}/{plural}" if namespace else f"{BASE}/{plural}"
     try:
         answer = client.call("GET", where, query)
-    except Stalled as error:
-        if error.reason == "NotFound" or "could not find" in str(error):
-            raise Stalled("NotServed", "the cluster serves no decision receipts: it must have manifests/components/receipts") from error
+    except (NotFound, Stalled) as error:
+        if isinstance(error, NotFound) or error.reason == "NotFound" or "could not find" in str(error):
+            raise Stalled(
+                "NotServed", f"the cluster serves no {plural}: it must have manifests/components/receipts, of this version"
+            ) from error
         raise
-    return [_decision(item) for item in answer["items"]], answer["metadata"].get("continue", ""), int(answer["metadata"]["resourceVersion"])
+    return [read(item) for item in answer["items"]], answer["metadata"].get("continue", ""), int(answer["metadata"]["resourceVersion"])
 
 
 def decisions(client: KubeClient, namespace: str | None, fields: str = "", labels: str = "") -> Iterator[Row]:
     """All that fit, the newest first, of the log as it was at the first page. Raises as `page`."""
+    return _all(client, namespace, fields, labels, policy=False)
+
+
+def events(client: KubeClient, namespace: str | None, fields: str = "", labels: str = "") -> Iterator[Row]:
+    """The same of policy events: all that the log has, whether or not there still are Receipts of them."""
+    return _all(client, namespace, fields, labels, policy=True)
+
+
+def policy_receipt(client: KubeClient, namespace: str, name: str) -> dict[str, Any]:
+    """The object of a policy event, with its proof. Raises as KubeClient.call."""
+    return client.call("GET", f"{BASE}/namespaces/{quote(namespace, safe='')}/policyreceipts/{quote(name, safe='')}")
+
+
+def _all(client: KubeClient, namespace: str | None, fields: str, labels: str, *, policy: bool) -> Iterator[Row]:
     query = {name: text for name, text in (("fieldSelector", fields), ("labelSelector", labels), ("limit", str(PAGE))) if text}
     token = ""
     while True:
-        rows, token, _ = page(client, namespace, query | ({"continue": token} if token else {}))
+        rows, token, _ = page(client, namespace, query | ({"continue": token} if token else {}), policy=policy)
         yield from rows
         if not token:
             return
@@ -50,16 +68,8 @@ def _decision(item: Mapping[str, Any]) -> Row:
     return Row(int(spec["logIndex"]), traits, unb64(spec["leaf"], "leaf"))
 
 
-def events(client: KubeClient, namespace: str | None) -> Iterator[Row]:
-    """Policy events whose Receipts are still there: a cluster keeps the newest; the log keeps all. Raises as KubeClient.call, Bad."""
-    query: dict[str, str] = {"limit": str(PAGE)}
-    while True:
-        answer = client.call("GET", collection("Receipt", namespace), query)
-        for item in answer["items"]:
-            where = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
-            bundle = parse_json(item["spec"]["bundle"].encode(), where)
-            statement = unb64(member(bundle, "dsseEnvelope.payload", str, where), where)
-            yield Row(int(item["spec"]["logIndex"]), {"kind": "POLICY", "namespace": item["metadata"]["namespace"]}, statement)
-        if not (token := answer["metadata"].get("continue", "")):
-            return
-        query["continue"] = token
+def _event(item: Mapping[str, Any]) -> Row:
+    said = {**item["status"], **item["spec"]}
+    traits = {name: str(said.get(name, "")) for name in (*EVENT_TRAITS, "time")}
+    where = {"kind": "POLICY", "namespace": str(item["metadata"]["namespace"]), "name": str(item["metadata"]["name"])}
+    return Row(int(said["logIndex"]), {**where, **traits}, canonical(item["status"]["statement"]))

@@ -2,6 +2,6 @@
 
 from knhk.lockchain.bundles import assemble
 from knhk.lockchain.events import PolicyEvent, parse_event, statement
-from knhk.lockchain.receipts import receipt_labels, receipt_spec
+from knhk.lockchain.receipts import receipt_labels, receipt_name, receipt_spec
 
-__all__ = ["PolicyEvent", "assemble", "parse_event", "receipt_labels", "receipt_spec", "statement"]
+__all__ = ["PolicyEvent", "assemble", "parse_event", "receipt_labels", "receipt_name", "receipt_spec", "statement"]

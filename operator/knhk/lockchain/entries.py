@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from knhk.lockchain.receipts import receipt_name
 from knhk.model.selection import Traits
 from knhk_verify.leaf import Leaf, parse_leaf
 
@@ -24,7 +25,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """As an object: one for each arm of a request."""
+        """As an object: of a decision one for each arm of a request; of a policy event that of its Receipt."""
+        if self.traits.get("kind") == "POLICY":
+            return receipt_name(self.traits["event"], self.number)
         return name_of(self.data)
 
 

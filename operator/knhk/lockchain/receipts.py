@@ -25,21 +25,36 @@ def receipt_spec(event_bundle: bytes, event: Mapping[str, Any], index: int, proo
         "proof": proof,
         "checkpoint": parse_proof(proof).checkpoint,
     }
+    return spec | named(event["predicate"])
+
+
+def named(predicate: Mapping[str, Any]) -> dict[str, str]:
+    """What `spec` says of whom an event speaks, and of who acted."""
     names = {
-        "pack": str((parsed.pack or {}).get("name", "")),
-        "point": parsed.point.rpartition("/")[2],
-        "stage": parsed.stage,
-        "actor": parsed.actor,
-        "verdict": str(parsed.evidence.get("verdict", "")),
+        "pack": str((predicate.get("pack") or {}).get("name", "")),
+        "point": str(predicate.get("point", "")).rpartition("/")[2],
+        "stage": str(predicate.get("stage", "")),
+        "actor": str(predicate.get("actor", "")),
+        "verdict": str((predicate.get("evidence") or {}).get("verdict", "")),
     }
-    return spec | {name: value for name, value in names.items() if value}
+    return {name: value for name, value in names.items() if value}
+
+
+def receipt_name(event: str, index: int) -> str:
+    """Name of the Receipt of an event of this kind."""
+    return f"{event.lower()}-{index:08d}"
 
 
 def receipt_labels(spec: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, str]:
     """Labels of the Receipt with this spec. `packDigest` is that of decision receipts: the first 20 bytes, hexadecimal."""
     told = {name: label_value(spec[name]) for name in LABELLED if name in spec}
-    digest = str(event["predicate"].get("pack", {}).get("digest", "")).removeprefix("sha256:")[:40]
+    digest = pack_digest(event["predicate"])
     return told | ({"packDigest": digest} if digest else {})
+
+
+def pack_digest(predicate: Mapping[str, Any]) -> str:
+    """First 20 bytes of the digest of the pack that an event speaks of, hexadecimal; "": of none."""
+    return str((predicate.get("pack") or {}).get("digest", "")).removeprefix("sha256:")[:40]
 
 
 def label_value(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from knhk.model.faults import Fault, Refused
 
@@ -14,6 +14,12 @@ TRAITS = ("pack", "version", "packDigest", "kind", "class", "verdict", "mode", "
 NAMED = {"metadata.name": "name", "metadata.namespace": "namespace"}
 FIELDS: Mapping[str, str] = {**NAMED, **{name: name for name in ("receipt", "event", *TRAITS)}}
 LABELS: Mapping[str, str] = {name: name for name in TRAITS}
+# What a policy event has; a label has as much of its actor as a label may have. `time=2026-11` is all of that month: a time of less
+# precision is an interval (ISO 8601).
+EVENT_TRAITS = ("event", "pack", "version", "packDigest", "point", "stage", "verdict", "actor")
+EVENT_FIELDS: Mapping[str, str] = {**NAMED, **{name: name for name in (*EVENT_TRAITS, "time")}}
+EVENT_LABELS: Mapping[str, str] = {**{name: name for name in EVENT_TRAITS if name != "version"}, "actor": "actorLabel"}
+INTERVAL = "time"
 SINGLE = ("name", "receipt")
 MAX_SELECTOR = 8192
 _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z.]*)\s*(==|=|!=)((?:[^,\\]|\\.)*)")
@@ -39,6 +45,8 @@ class Requirement:
         found = traits.get(self.trait, "")
         if self.present:
             return bool(found) == self.wanted
+        if self.trait == INTERVAL:
+            return found.startswith(tuple(self.values)) == self.wanted
         return (found in self.values) == self.wanted
 
 
@@ -59,14 +67,14 @@ def exactly(selection: Selection, trait: str) -> str | None:
     return next((next(iter(r.values)) for r in selection if r.trait == trait and r.wanted and len(r.values) == 1), None)
 
 
-def field_selector(text: str, where: str = "fieldSelector") -> Selection:
-    """`verdict=DENY,pack!=x`; raises Refused with every fault."""
-    return _parsed(text, where, _FIELD, _field, FIELDS)
+def field_selector(text: str, where: str = "fieldSelector", known: Mapping[str, str] = FIELDS) -> Selection:
+    """`verdict=DENY,pack!=x`; `known`: field → trait. Raises Refused with every fault."""
+    return _parsed(text, where, _FIELD, _field, known)
 
 
-def label_selector(text: str, where: str = "labelSelector") -> Selection:
-    """`verdict=DENY`, `pack in (a, b)`, `pack notin (a)`, `pack`, `!pack`; raises Refused."""
-    return _parsed(text, where, _LABEL, _label, LABELS)
+def label_selector(text: str, where: str = "labelSelector", known: Mapping[str, str] = LABELS) -> Selection:
+    """`verdict=DENY`, `pack in (a, b)`, `pack notin (a)`, `pack`, `!pack`; `known`: label → trait. Raises Refused."""
+    return _parsed(text, where, _LABEL, _label, known)
 
 
 def _parsed(
@@ -81,8 +89,10 @@ def _parsed(
             faults.append(Fault(where, text[at : at + 64], "must be KEY=VALUE, KEY!=VALUE, with a comma between two"))
             break
         requirement = read(match)
-        if requirement.trait not in known.values():
-            faults.append(Fault(where, requirement.trait, f"must be one of {', '.join(sorted(known))}"))
+        if requirement.trait not in known:
+            hint = next((f" (say {field})" for field, trait in NAMED.items() if trait == requirement.trait and field in known), "")
+            faults.append(Fault(where, f"{requirement.trait}{hint}", f"must be one of {', '.join(sorted(known))}"))
+        requirement = replace(requirement, trait=known.get(requirement.trait, requirement.trait))
         if requirement.trait in SINGLE and not requirement.wanted:
             faults.append(Fault(where, match[0], "must be =: one receipt is asked for by its name"))
         found.append(requirement)
@@ -93,10 +103,7 @@ def _parsed(
 
 
 def _field(match: re.Match[str]) -> Requirement:
-    name, value = FIELDS.get(match[1], match[1]), re.sub(r"\\(.)", r"\1", match[3])
-    if match[1] in NAMED.values():
-        name = f"{match[1]} (say metadata.{match[1]})"
-    return Requirement(name, frozenset((value,)), match[2] != "!=")
+    return Requirement(match[1], frozenset((re.sub(r"\\(.)", r"\1", match[3]),)), match[2] != "!=")
 
 
 def _label(match: re.Match[str]) -> Requirement:

@@ -27,6 +27,10 @@ class Metrics:
         ):
             Gauge(f"knhk_receipts_{name}", what, registry=r).set_function(read)
 
+    def watches(self, open_: Callable[[], int]) -> None:
+        """How many there are, asked for at each scrape."""
+        Gauge("knhk_receipts_watches", "Watches that are open", registry=self._registry).set_function(open_)
+
     def took(self, verb: str, code: int, seconds: float) -> None:
         self._requests.labels(verb, str(code)).inc()
         self._seconds.labels(verb).observe(seconds)

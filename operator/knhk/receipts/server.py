@@ -19,13 +19,15 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from knhk.adapters.front_proxy import User
-from knhk.adapters.receipt_index import Page, ReceiptIndex, decisions
+from knhk.adapters.receipt_index import Page, ReceiptIndex
 from knhk.lockchain.entries import Row
 from knhk.model.faults import KnhkError, NotFound, Refused
 from knhk.model.selection import Selection, equal, field_selector, label_selector
 from knhk.receipts import objects
+from knhk.receipts.kinds import API_VERSION, GROUP, HOMELESS, KINDS, VERSION, Kind
 from knhk.receipts.metrics import Metrics
-from knhk.receipts.objects import BASE, GROUP, HOMELESS, PLURAL, VERSION
+from knhk.receipts.objects import BASE
+from knhk.receipts.watching import LASTS_AT_MOST_S, LASTS_S, TOO_OLD, Watch, Watches, too_old
 from knhk_verify.errors import Bad
 
 MAX_PAGE = 500  # rows of an answer, whatever is asked for: memory has a bound, and `continue` says that there is more
@@ -35,6 +37,13 @@ _log = logging.getLogger("knhk.receipts")
 TOLD_BEHIND_S = 30.0  # then who asks is told that what he gets may be old
 Answer = tuple[int, Mapping[str, Any]]
 Handle = Callable[[web.Request, User], Awaitable[tuple[int, bytes]]]
+Answering = Callable[[web.Request], Awaitable[web.Response]]
+_NOT_HEARD = (
+    401,
+    json.dumps(
+        objects.status(401, "Unauthorized", "must come from an API server: a front proxy's certificate, and who asks in its headers")
+    ).encode(),
+)
 
 
 class Asked(Protocol):
@@ -52,6 +61,12 @@ class Asked(Protocol):
 
     def proof(self, number: int) -> tuple[str, str]:
         """(tlog-proof text, checkpoint) of an entry."""
+
+    def entry(self, number: int) -> bytes:
+        """An entry as the log has it."""
+
+    def on_growth(self, told: Callable[[], None]) -> None:
+        """From now on `told` is called, by any thread, when the index has more."""
 
     def reaches(self, size: int, within_s: float) -> bool:
         """Whether the index has so many entries, now or within that time."""
@@ -120,33 +135,78 @@ def application(asked: Asked, hands: Executor, *middlewares: Any) -> web.Applica
     }
     for path, document in fixed.items():
         app.router.add_get(path, heard("discover", _at_once(lambda request, user, document=document: (200, document))))
-    surface = Surface(asked)
-    app.router.add_get(f"{BASE}/{PLURAL}", heard("list", _by(hands, surface.list)))
-    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}", heard("list", _by(hands, surface.list)))
-    app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{PLURAL}/{{name}}", heard("get", _by(hands, surface.get)))
+    watches, waiting = Watches(index, hands), threading.BoundedSemaphore(WAIT_AT_ONCE)
+    metrics.watches(lambda: len(watches))
+
+    async def begun(_: web.Application) -> None:
+        loop = asyncio.get_running_loop()
+
+        def grown() -> None:
+            loop.call_soon_threadsafe(watches.wake)
+
+        asked.on_growth(grown)
+
+    async def ending(_: web.Application) -> None:
+        watches.end()
+
+    app.on_startup.append(begun)
+    app.on_shutdown.append(ending)
+    for kind in KINDS:
+        surface = Surface(asked, kind, waiting)
+        listed = _listed_or_watched(asked, metrics, heard("list", _by(hands, surface.list)), surface, watches, hands)
+        app.router.add_get(f"{BASE}/{kind.plural}", listed)
+        app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{kind.plural}", listed)
+        app.router.add_get(f"{BASE}/namespaces/{{namespace}}/{kind.plural}/{{name}}", heard("get", _by(hands, surface.get)))
     app.router.add_route("*", "/{path:.*}", heard("other", _at_once(_nothing)))
     return app
 
 
-def _heard(asked: Asked, metrics: Metrics, verb: str, handle: Handle) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _heard(asked: Asked, metrics: Metrics, verb: str, handle: Handle) -> Answering:
     async def answer(request: web.Request) -> web.Response:
         start_s, user = time.monotonic(), asked.user(request)
-        if user is None:
-            why = "must come from an API server: a front proxy's certificate, and who asks in its headers"
-            code, body = 401, json.dumps(objects.status(401, "Unauthorized", why)).encode()
-        else:
-            code, body = await handle(request, user)
+        code, body = _NOT_HEARD if user is None else await handle(request, user)
         metrics.took(verb, code, time.monotonic() - start_s)
         return web.Response(body=body, status=code, content_type="application/json", headers=_beside(verb, code, asked.behind_s()))
 
     return answer
 
 
+def _listed_or_watched(
+    asked: Asked, metrics: Metrics, listed: Answering, surface: Surface, watches: Watches, hands: Executor
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """What took time of a watch is its beginning."""
+    refused = _heard(asked, metrics, "watch", _at_once(_too_many))
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if not _true(request.query.get("watch", "")):
+            return await listed(request)
+        user, found = asked.user(request), list[Watch]()
+        if user is not None and watches.full(user):
+            return await refused(request)
+
+        def begin(request: web.Request, user: User) -> Answer:
+            found.append(surface.watch(request, user))
+            return 200, {}
+
+        response = await _heard(asked, metrics, "watch", _by(hands, begin))(request)
+        return await watches.serve(request, user, found[0]) if user is not None and found else response
+
+    return answer
+
+
+def _too_many(_: web.Request, __: User) -> Answer:
+    raise Said(429, "TooManyRequests", "too many watches are open: try again, or list")
+
+
+def _true(word: str) -> bool:
+    return word not in ("", "false", "0")
+
+
 def _beside(verb: str, code: int, behind_s: float) -> Mapping[str, str]:
     """Headers that kubectl heeds: when to come again, and a warning for its user."""
-    if code == 503:
+    if code in (429, 503):
         return {"Retry-After": "1"}
-    if verb in ("list", "get") and behind_s > TOLD_BEHIND_S:
+    if verb in ("list", "get", "watch") and behind_s > TOLD_BEHIND_S:
         return {"Warning": f'299 - "the log was not read for {behind_s:.0f} s: newer receipts are not here"'}
     return {}
 
@@ -189,54 +249,103 @@ def _safely(handle: Callable[..., Answer], request: web.Request, user: User) -> 
 def _nothing(request: web.Request, _: User) -> Answer:
     if request.method in ("GET", "HEAD"):
         return 404, objects.status(404, "NotFound", "the server could not find the requested resource")
-    return 405, objects.status(405, "MethodNotAllowed", f"{PLURAL}.{GROUP} are read only: the log alone makes them")
+    return 405, objects.status(405, "MethodNotAllowed", f"what is in {GROUP} is read only: the log alone makes it")
 
 
 class Surface:
-    """Of one index. Any thread."""
+    """One kind, of one index. Any thread. `waiting`: who waits for another replica's version, of all kinds."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked, self._waiting = asked, threading.BoundedSemaphore(WAIT_AT_ONCE)
+    def __init__(self, asked: Asked, kind: Kind, waiting: threading.Semaphore) -> None:
+        self._asked, self._kind, self._waiting = asked, kind, waiting
+        self._name = f"{kind.plural}.{GROUP}"
 
     def list(self, request: web.Request, user: User) -> Answer:
         namespace, query = request.match_info.get("namespace", ""), request.query
         self._demand(user, "list", namespace, "")
-        if query.get("watch", "false") not in ("false", "0"):
-            raise Said(405, "MethodNotAllowed", f"{PLURAL}.{GROUP} cannot be watched: list them again")
-        selection = (
-            decisions(),
-            *self._of(namespace),
-            *_homed(field_selector(query.get("fieldSelector", ""))),
-            *label_selector(query.get("labelSelector", "")),
-        )
-        page, size = self._page(selection, query)
+        page, size = self._page(self._selection(namespace, query), query)
         token = Token(page.more, size).text() if page.more is not None else ""
         around = {"resourceVersion": str(size), **({"continue": token} if token else {})}
-        return 200, self._shown(request, page.rows, around, objects.listed)
+        return 200, self._shown(request, page.rows, around, partial(objects.listed, self._kind))
 
     def get(self, request: web.Request, user: User) -> Answer:
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         self._demand(user, "get", namespace, name)
-        rows = self._asked.index.page((decisions(), *self._of(namespace), equal("name", name)), 1).rows
+        rows = self._asked.index.page((self._kind.what, *self._of(namespace), equal("name", name)), 1).rows
         if not rows:
-            details = {"name": name, "group": GROUP, "kind": PLURAL}
-            return 404, objects.status(404, "NotFound", f'{PLURAL}.{GROUP} "{name}" not found', **details)
+            details = {"name": name, "group": GROUP, "kind": self._kind.plural}
+            return 404, objects.status(404, "NotFound", f'{self._name} "{name}" not found', **details)
 
         def proven(_: Any, origin: str, __: Any) -> dict[str, Any]:
-            document = objects.document(rows[0], origin)
+            document = self._kind.document(rows[0], origin)
+            document["spec"] |= self._kind.evidence(self._asked.entry, rows[0].number)
             proof, checkpoint = self._asked.proof(rows[0].number)
             document["spec"] |= {"proof": proof, "checkpoint": checkpoint}
             return document
 
         return 200, self._shown(request, rows, {"resourceVersion": str(rows[0].number + 1)}, proven)
 
+    def watch(self, request: web.Request, user: User) -> Watch:
+        """One that may begin. Raises Said, Refused."""
+        namespace, query = request.match_info.get("namespace", ""), request.query
+        self._demand(user, "watch", namespace, "")
+        if "sendInitialEvents" in query:
+            raise Said(422, "Invalid", "sendInitialEvents: must be left out: list, then watch from the list's resourceVersion")
+        selection, version = self._selection(namespace, query), _number(query, "resourceVersion")
+        rows, start = self._begin(selection, version)
+
+        def shown(rows: tuple[Row, ...], version: int) -> Mapping[str, Any]:
+            return self._shown(request, rows, {"resourceVersion": str(version)}, self._one)
+
+        return Watch(
+            self._kind,
+            selection,
+            rows,
+            start,
+            shown,
+            lambda: self._why_not(user, "watch", namespace, ""),
+            _true(query.get("allowWatchBookmarks", "")),
+            min(_number(query, "timeoutSeconds") or LASTS_S, LASTS_AT_MOST_S),
+        )
+
+    def _begin(self, selection: Selection, version: int) -> tuple[tuple[Row, ...], int]:
+        """What is told at once, and from where on. Without a version that is all that there is, if it is no more than a page."""
+        index = self._asked.index
+        if version:
+            self._come(version)
+            if index.beyond(selection, version) > TOO_OLD:
+                raise Said(*too_old(version, index.size))
+            return (), version
+        page = index.page(selection, MAX_PAGE)
+        if page.more is not None:
+            raise Said(410, "Expired", f"more than {len(page.rows)} fit: list them, then watch from the list's resourceVersion")
+        return tuple(reversed(page.rows)), page.size
+
+    def _one(self, rows: tuple[Row, ...], origin: str, around: Mapping[str, Any]) -> dict[str, Any]:
+        """The only row as it is; of none a bookmark."""
+        bookmark = {"apiVersion": API_VERSION, "kind": self._kind.kind, "metadata": around}
+        return self._kind.document(rows[0], origin) if rows else bookmark
+
+    def _selection(self, namespace: str, query: Mapping[str, str]) -> Selection:
+        return (
+            self._kind.what,
+            *self._of(namespace),
+            *_homed(field_selector(query.get("fieldSelector", ""), known=self._kind.fields)),
+            *label_selector(query.get("labelSelector", ""), known=self._kind.labels),
+        )
+
     def _demand(self, user: User, verb: str, namespace: str, name: str) -> None:
-        """Raises Said for who may not, in the words of an API server."""
-        resource = {"group": GROUP, "version": VERSION, "resource": PLURAL, "namespace": namespace, "name": name}
-        if why := self._asked.may(user, verb, resource):
-            where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
-            said = f'User "{user.name}" cannot {verb} resource "{PLURAL}" in API group "{GROUP}" {where}: {why}'
-            raise Said(403, "Forbidden", f"{PLURAL}.{GROUP} is forbidden: {said}")
+        """Raises Said for who may not."""
+        if why := self._why_not(user, verb, namespace, name):
+            raise Said(403, "Forbidden", why)
+
+    def _why_not(self, user: User, verb: str, namespace: str, name: str) -> str:
+        """In the words of an API server; "": he may."""
+        plural = self._kind.plural
+        resource = {"group": GROUP, "version": VERSION, "resource": plural, "namespace": namespace, "name": name}
+        if not (why := self._asked.may(user, verb, resource)):
+            return ""
+        where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
+        return f'{self._name} is forbidden: User "{user.name}" cannot {verb} resource "{plural}" in API group "{GROUP}" {where}: {why}'
 
     @staticmethod
     def _of(namespace: str) -> Selection:
@@ -280,7 +389,7 @@ class Surface:
         for wanted in request.headers.get("Accept", "").split(","):
             media, *rest = (part.strip() for part in wanted.split(";"))
             if media == "application/json" and "as=Table" in rest and "v=v1" in rest and "g=meta.k8s.io" in rest:
-                return objects.table(rows, self._asked.origin, request.query.get("includeObject", "Metadata"), around)
+                return objects.table(self._kind, rows, self._asked.origin, request.query.get("includeObject", "Metadata"), around)
             if media in ("application/json", "*/*", "application/*") and not any(part.startswith("as=") for part in rest):
                 break
         return plain(rows, self._asked.origin, around)

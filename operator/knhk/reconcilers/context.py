@@ -12,7 +12,7 @@ from itertools import dropwhile
 from typing import Any
 
 from knhk.api import condition, with_condition
-from knhk.lockchain import PolicyEvent, receipt_labels, receipt_spec, statement
+from knhk.lockchain import PolicyEvent, receipt_labels, receipt_name, receipt_spec, statement
 from knhk.model.faults import AlreadyExists, Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Event as Moved
 from knhk.model.resource import Key, Resource
@@ -245,7 +245,7 @@ def receipt_of(namespace: str, bundle: str, index: int, proof: str) -> Resource:
     """The Receipt of an event."""
     document = statement_of(bundle)
     spec = receipt_spec(bundle.encode(), document, index, proof)
-    name = f"{document['predicate']['kind'].lower()}-{index:08d}"
+    name = receipt_name(document["predicate"]["kind"], index)
     return Resource("Receipt", namespace, name, spec, labels=receipt_labels(spec, document))
 
 

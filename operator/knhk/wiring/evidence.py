@@ -135,9 +135,17 @@ def _named(word: str, home: Home, kubeconfig: Path | None) -> dict[str, Any]:
             return dict(store.get(key).spec)
     from knhk.adapters.kube_client import KubeClient, api_client  # takes a second to import
     from knhk.adapters.kube_documents import collection
+    from knhk.adapters.receipts_kube import policy_receipt
 
+    api = KubeClient(api_client(kubeconfig))
     path = f"{collection('Receipt', quote(key.namespace, safe=''))}/{quote(name, safe='')}"
-    return dict(KubeClient(api_client(kubeconfig)).call("GET", path)["spec"])
+    try:
+        return dict(api.call("GET", path)["spec"])
+    except NotFound as error:  # it left by number or age
+        try:
+            return dict(policy_receipt(api, key.namespace, name)["spec"])
+        except (NotFound, Stalled):
+            raise error from None
 
 
 def _proven(spec: dict[str, Any], log: Callable[[], Opened]) -> bytes:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knhk.adapters.receipt_index import ReceiptIndex, decisions
+from knhk.adapters.receipt_index import POLICY, ReceiptIndex, decisions, policy_events
 from knhk.lockchain.entries import Row
 from knhk.model.faults import Fault, Refused
-from knhk.model.selection import Selection, equal, field_selector, label_selector
+from knhk.model.selection import EVENT_FIELDS, EVENT_LABELS, FIELDS, LABELS, Selection, equal, field_selector, label_selector
 from knhk.wiring.home import Home, cache
 from knhk.wiring.log_opening import Opened, opened
 
@@ -24,7 +24,9 @@ def selection(args: Namespace) -> Selection:
     """Of the arguments SELECTORS. Raises Refused."""
     words = (("namespace", args.namespace), ("pack", args.pack), ("kind", args.kind), ("verdict", args.verdict))
     chosen = tuple(equal(trait, value) for trait, value in words if value is not None)
-    return chosen + field_selector(args.field_selector, "--field-selector") + label_selector(args.selector, "--selector")
+    fields = {**FIELDS, **EVENT_FIELDS} if args.kind == POLICY else FIELDS
+    labels = {**LABELS, **EVENT_LABELS} if args.kind == POLICY else LABELS
+    return chosen + field_selector(args.field_selector, "--field-selector", fields) + label_selector(args.selector, "--selector", labels)
 
 
 def followed(home: Home, place: str, ca_file: Path | None = None, certificate: Path | None = None) -> ReceiptIndex:
@@ -71,7 +73,8 @@ def listed(args: Namespace, home: Home, limit: int) -> Listed:
 
         fields, labels = _selectors(args)
         query = {"fieldSelector": fields, "labelSelector": labels, "limit": str(limit), "continue": token or ""}
-        rows, more, size = receipts_kube.page(_client(args), args.namespace, {name: text for name, text in query.items() if text})
+        query = {name: text for name, text in query.items() if text}
+        rows, more, size = receipts_kube.page(_client(args), args.namespace, query, policy=args.kind == POLICY)
         return Listed(tuple(rows), None, size, more or None)
     if token is not None and not (token.isascii() and token.isdecimal() and len(token) < 19):
         raise Refused([Fault("--continue", token[:64], "must be `continue` of an earlier page")])
@@ -104,7 +107,7 @@ def _events(args: Namespace, home: Home) -> Iterator[Row]:
         return
     own = () if args.namespace is None else (equal("namespace", args.namespace),)
     index = followed(home, args.log or str(home.log), args.ca_file, args.certificate)
-    yield from index.rows((equal("kind", "POLICY"), *own))
+    yield from index.rows((policy_events(), *own))
 
 
 def _client(args: Namespace) -> KubeClient:
@@ -116,7 +119,6 @@ def _client(args: Namespace) -> KubeClient:
 def _selectors(args: Namespace) -> tuple[str, str]:
     """As an API server takes them. Raises Refused for what it would refuse, in words of the command line."""
     selection(args)
-    words = [
-        f"{name}={value}" for name, value in (("pack", args.pack), ("kind", args.kind), ("verdict", args.verdict)) if value is not None
-    ]
+    kind = None if args.kind == POLICY else args.kind  # that is another resource
+    words = [f"{name}={value}" for name, value in (("pack", args.pack), ("kind", kind), ("verdict", args.verdict)) if value is not None]
     return ",".join([*words, *([args.field_selector] if args.field_selector else [])]), args.selector

@@ -71,6 +71,7 @@ class Follower:
         self.index, self.origin, self._log = index, "", log
         self._note, self._why = "", "the log was not read yet"
         self._read_s = time.monotonic()  # the newest checkpoint was read then, and all that it covers
+        self._told = list[Callable[[], None]]()
         self._came, self._halt = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._always, name="follower", daemon=True)
 
@@ -106,7 +107,12 @@ class Follower:
             self._note, self.origin = note, note.partition("\n")[0]
             with self._came:
                 self._came.notify_all()
+            for told in self._told:
+                told()
         self._read_s = time.monotonic()
+
+    def on_growth(self, told: Callable[[], None]) -> None:
+        self._told.append(told)
 
     def reaches(self, size: int, within_s: float) -> bool:
         deadline_s = time.monotonic() + within_s
@@ -119,7 +125,14 @@ class Follower:
     def proof(self, number: int) -> tuple[str, str]:
         """tlog-proof text and checkpoint of an entry, from the log. Raises KnhkError, Bad."""
         note = self._note
-        return ServedLog(self._log.place, self._log.fetch(), size_of(note, "checkpoint")).inclusion(number, note), note
+        return self._served(note).inclusion(number, note), note
+
+    def entry(self, number: int) -> bytes:
+        """An entry, from the log. Raises KnhkError, Bad."""
+        return self._served(self._note).entry(number)
+
+    def _served(self, note: str) -> ServedLog:
+        return ServedLog(self._log.place, self._log.fetch(), size_of(note, "checkpoint"))
 
     def _always(self) -> None:
         told = ""
@@ -208,6 +221,12 @@ class Asked:
 
     def proof(self, number: int) -> tuple[str, str]:
         return self._follower.proof(number)
+
+    def entry(self, number: int) -> bytes:
+        return self._follower.entry(number)
+
+    def on_growth(self, told: Callable[[], None]) -> None:
+        self._follower.on_growth(told)
 
     def reaches(self, size: int, within_s: float) -> bool:
         return self._follower.reaches(size, within_s)
