@@ -203,7 +203,7 @@ def test_kubectl_knows_the_kind(risk: Kubectl) -> None:
         (("get", "--raw", "/apis/receipts.knhk.dev/v1alpha1/namespaces/crm/decisionreceipts?watch=true"), "cannot watch"),
         (("get", "--raw", f"{PATHS}/decisionreceipts?watch=true"), "list them"),
         (("get", "policyreceipts", "-n", "crm"), 'cannot list resource "policyreceipts"'),
-        (("get", "policyreceipts", "-n", "erp", "signed-00000001"), "not found"),
+        (("get", "policyreceipts", "-n", "erp", "promoted-00000001"), "not found"),
     ],
 )
 def test_what_may_not_be_asked_is_refused_with_why(risk: Kubectl, arguments: tuple[str, ...], says: str) -> None:
