@@ -44,7 +44,7 @@ STEP = 2048  # entries that are looked at in one step of what follows them
 _PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
 _OTHER_PACK, _OTHER_REGION = b"\xff" * 20, b"\xff" * 2
 _SCHEMA = f"""
-CREATE TABLE log (origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL);
+CREATE TABLE log (origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, born TEXT NOT NULL);
 CREATE TABLE shapes (id INTEGER PRIMARY KEY, key BLOB NOT NULL, home TEXT NOT NULL, entries INTEGER NOT NULL DEFAULT 0, UNIQUE (key, home));
 CREATE TABLE packs (digest BLOB PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (source BLOB PRIMARY KEY, namespace TEXT NOT NULL) WITHOUT ROWID;
@@ -124,7 +124,7 @@ class ReceiptIndex:
                 db.execute(f"DROP TABLE IF EXISTS {table}")
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
-            db.execute("INSERT INTO log VALUES ('', 0, x'')")
+            db.execute("INSERT INTO log VALUES ('', 0, x'', hex(randomblob(8)))")
             db.execute(f"PRAGMA user_version={VERSION}")
 
     @contextmanager
@@ -142,6 +142,11 @@ class ReceiptIndex:
     def size(self) -> int:
         """Entries of the log that are in here."""
         return int(self._db.execute("SELECT size FROM log").fetchone()[0])
+
+    @property
+    def born(self) -> str:
+        """Another one each time that the index is made anew."""
+        return str(self._db.execute("SELECT born FROM log").fetchone()[0])
 
     def shapes(self) -> int:
         """How many shapes a page reads."""

@@ -291,6 +291,7 @@ class Surface:
         if "sendInitialEvents" in query:
             raise Said(422, "Invalid", "sendInitialEvents: must be left out: list, then watch from the list's resourceVersion")
         selection, version = self._selection(namespace, query), _number(query, "resourceVersion")
+        born = self._asked.index.born
         rows, start = self._begin(selection, version)
 
         def shown(rows: tuple[Row, ...], version: int) -> Mapping[str, Any]:
@@ -301,6 +302,7 @@ class Surface:
             selection,
             rows,
             start,
+            born,
             shown,
             lambda: self._why_not(user, "watch", namespace, ""),
             _true(query.get("allowWatchBookmarks", "")),

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -39,12 +40,14 @@ _log = logging.getLogger("knhk.receipts")
 
 @dataclass(frozen=True)
 class Watch:
-    """One that may begin: `rows` are told at once, then all that fits from index `start` on. `may`: why not, any more; "": it may."""
+    """One that may begin: `rows` are told at once, then all that fits from index `start` on. `born`: of the
+    index that they are of. `may`: why not, any more; "": it may."""
 
     kind: Kind
     selection: Selection
     rows: tuple[Row, ...]
     start: int
+    born: str
     shown: Callable[[tuple[Row, ...], int], Mapping[str, Any]]
     may: Callable[[], str]
     bookmarks: bool
@@ -114,7 +117,7 @@ class Watches:
             woken.clear()
             try:
                 said, at, more = await loop.run_in_executor(self._hands, self._step, watch, at)
-            except (KnhkError, OSError, ValueError) as error:
+            except (KnhkError, OSError, ValueError, sqlite3.Error) as error:
                 _log.warning("a watch ends: %s: %s", type(error).__name__, error)
                 yield _error(500, "InternalError", f"{type(error).__name__}: {error}")
                 return
@@ -138,10 +141,10 @@ class Watches:
 
     def _step(self, watch: Watch, at: int) -> tuple[bytes, int, bool]:
         """What is to be told, where to go on (below 0: nowhere), and whether there is more now."""
-        size = self._index.size
-        if size < at or self._index.beyond(watch.selection, at) > TOO_OLD:
-            return _error(*too_old(at, size)), -1, False
+        far = self._index.beyond(watch.selection, at) > TOO_OLD
         rows, end = self._index.after(watch.selection, at)
+        if far or self._index.born != watch.born:  # looked at last: what was read is of that log
+            return _error(*too_old(at, self._index.size)), -1, False
         return _added(watch, tuple(rows)), end, end < self._index.size
 
 
