@@ -61,6 +61,7 @@ test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the server
 	@$(PY) tests/foreign/cert_manager_binaries.py >/dev/null || echo "test: the test with cert-manager will not be run" >&2
 	@$(PY) tests/foreign/metrics_server_binary.py >/dev/null || echo "test: the test of the autoscaler will not be run" >&2
 	@$(PY) tests/foreign/argocd_binary.py >/dev/null || echo "test: the test with Argo CD's engine will not be run" >&2
+	@$(PY) tests/foreign/argocd_controllers_binary.py >/dev/null || echo "test: the test with Argo CD's controllers will not be run" >&2
 	@$(PY) tests/foreign/flux_binaries.py >/dev/null || echo "test: the test with Flux's controllers will not be run" >&2
 	@$(PY) tests/sigstore/sigstore_binaries.py >/dev/null || echo "test: the tests with cosign and a private sigstore will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2
@@ -76,6 +77,7 @@ test-cluster: setup-dev $(STAMPS)/apt-node ## the tests on a real Kubernetes alo
 	@$(PY) tests/foreign/cert_manager_binaries.py >/dev/null
 	@$(PY) tests/foreign/argocd_binary.py >/dev/null
 	@$(PY) tests/foreign/metrics_server_binary.py >/dev/null
+	@$(PY) tests/foreign/argocd_controllers_binary.py >/dev/null
 	@$(PY) tests/foreign/flux_binaries.py >/dev/null
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null
 	@$(PY) -m pytest -n 0 -m cluster tests/cluster $(PYTEST_ARGS)

@@ -63,14 +63,14 @@ def gitea() -> Iterator[Gitea]:
 
 
 class Policies:
-    """The repository at the Git server, which only its owner and user `flux` may read."""
+    """A repository of somebody's at the Git server; of a private one `reader` has the password `token`."""
 
-    def __init__(self, gitea: Gitea, folder: Path) -> None:
-        self._gitea, self.name = gitea, "ann/policies"
-        gitea.user("ann")
-        self.token = gitea.user("flux")
-        gitea.call("POST", "user/repos", {"name": "policies", "default_branch": "main", "private": True}, "ann")
-        gitea.call("PUT", f"repos/{self.name}/collaborators/flux", {"permission": "read"}, "ann")
+    def __init__(self, gitea: Gitea, folder: Path, owner: str, *, private: bool) -> None:
+        self._gitea, self._owner, self.name, self.reader = gitea, owner, f"{owner}/policies", f"{owner}-reader"
+        gitea.user(owner)
+        self.token = gitea.user(self.reader)
+        gitea.call("POST", "user/repos", {"name": "policies", "default_branch": "main", "private": private}, owner)
+        gitea.call("PUT", f"repos/{self.name}/collaborators/{self.reader}", {"permission": "read"}, owner)
         self._repo = Repo(folder / "policies")
 
     @property
@@ -80,12 +80,12 @@ class Policies:
     def push(self, **files: str | None) -> str:
         """Files of the folder erp, by name; the commit."""
         self._repo.commit({f"erp/{name.replace('_', '-')}.yaml": text for name, text in files.items()})
-        return self._gitea.push(self._repo, self.name, "ann", "main")
+        return self._gitea.push(self._repo, self.name, self._owner, "main")
 
 
 @pytest.fixture
 def policies(gitea: Gitea, tmp_path: Path) -> Policies:
-    return Policies(gitea, tmp_path)
+    return Policies(gitea, tmp_path, "ann", private=True)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def given(flux: Flux, policies: Policies, kubectl: Callable[..., str], folder: P
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "policies-read", "namespace": "erp"},
-        "stringData": {"username": "flux", "password": policies.token},
+        "stringData": {"username": policies.reader, "password": policies.token},
     }
     (folder / "secret.json").write_text(json.dumps(secret))
     (folder / "flux.yaml").write_text(

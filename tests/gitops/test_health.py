@@ -159,6 +159,9 @@ def test_the_examples_apply_what_a_controller_may() -> None:
     flux, role = objects["Kustomization"]["spec"], objects["Role"]
     assert flux["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
     allowed = {name for rule in role["rules"] if "create" in rule["verbs"] for name in rule["resources"]}
-    assert allowed == {KINDS[kind].plural for kind in KINDS} - {"approvals", "consents", "receipts", "policyrepositories"}
+    ours = KINDS.keys() - {"Approval", "Consent", "Receipt", "PolicyRepository"}
+    assert allowed == {KINDS[kind].plural for kind in ours}
     assert flux["wait"] is True
-    assert yaml.safe_load((GITOPS / "argocd-application.yaml").read_text())["spec"]["destination"]["namespace"] == "erp"
+    project, application = (row["spec"] for row in yaml.safe_load_all((GITOPS / "argocd-application.yaml").read_text()))
+    assert {(row["group"], row["kind"]) for row in project["namespaceResourceWhitelist"]} == {("knhk.dev", kind) for kind in ours}
+    assert project["destinations"] == [application["destination"]]
