@@ -145,6 +145,10 @@ def test_an_archive_of_the_log_says_the_same_in_parts(knhk: Any, story: Any, tmp
     assert (whole.out["replayed"], whole.out["unrecorded"], len(whole.out["root"])) == (4, 0, 64)
     parts = [knhk("log", "replay", archive, "--shard", f"{number}/2").out for number in (0, 1)]
     assert sum(part["replayed"] for part in parts) == 4
+    few = knhk("log", "compact", archive, "--open-hours")
+    assert (few.exit, few.out["after"] <= few.out["before"]) == (0, True), few.text
+    assert knhk("log", "compact", archive, "--target-mib", "0").exit == 2
+    assert knhk("log", "replay", archive).out == whole.out
     assert knhk("log", "replay", archive, "--shard", "2/2").exit == 2
     assert knhk("log", "replay", "--shard", "0/2").exit == 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,6 +102,9 @@ class Failing:
 
     def get(self, key: str) -> Stored:
         return self._do(lambda: self.inner.get(key))  # type: ignore[return-value]
+
+    def get_all(self, keys: Iterable[str]) -> Iterator[bytes]:
+        return iter(self._do(lambda: list(self.inner.get_all(keys))))  # type: ignore[call-overload,no-any-return]
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self._do(lambda: self.inner.get_range(key, start, length))  # type: ignore[return-value]

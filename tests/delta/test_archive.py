@@ -11,7 +11,7 @@ import pytest
 from delta_world import HOUR_NS, NOON_NS, Crash, Failing, Yard, decided, receipt, refused
 
 from knhk.model.faults import Corrupt, Deposed, Waiting
-from knhk.reconcilers.archiving import committed
+from knhk.reconcilers.ledger import contents_of
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import PLAIN, About
 from knhk_runtime.record import frame, h_a, h_o, parse_record
@@ -53,7 +53,7 @@ def test_segments_are_sorted_and_can_be_searched_without_reading_them(yard: Yard
     for number in range(600):
         yard.record(decided(number, sub=f"user{number % 7}", deny=number % 5 == 0, pack=bytes([number % 2 + 1]) * 20))
     yard.archived()
-    (file,) = committed(yard.store)
+    (file,) = contents_of(yard.store).files.values()
     path = yard.base / "delta" / file.path
     table = pq.read_table(path, partitioning=None)
     order = list(zip(*(table.column(name).to_pylist() for name in ("pack", "verdict", "actor", "key", "time_ns")), strict=True))
@@ -118,7 +118,7 @@ def test_each_step_may_fail_or_be_done_and_seem_to_fail(yard: Yard, after: bool,
             break
     assert step > 5
     assert query(yard, "SELECT log_index FROM {segments} ORDER BY 1") == [(n,) for n in range(number)]
-    assert sum(file.rows for file in committed(yard.store)) == number
+    assert sum(file.rows for file in contents_of(yard.store).files.values()) == number
     names = sorted(path.name for path in (yard.base / "delta" / "_commits").iterdir())
     assert names == [f"{n:016x}.json" for n in range(len(names))]
 

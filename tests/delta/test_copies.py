@@ -17,7 +17,7 @@ ONE, TWO, THREE = (decided(number).frames for number in (1, 2, 3))
 
 
 def test_frames_come_once_wherever_sending_broke_off(tmp_path: Path) -> None:
-    copies = Copies(tmp_path)
+    copies = Copies(tmp_path / "observations")
     assert copies.end(POD, OUTBOX) is None
     at = 4, SEGMENT_HEAD
     for frames in (ONE, ONE, ONE + TWO, ONE + TWO, ONE):  # again, and longer, as after an answer that was lost
@@ -26,12 +26,12 @@ def test_frames_come_once_wherever_sending_broke_off(tmp_path: Path) -> None:
     assert copies.end(POD, OUTBOX) == end
     copies.add(POD, OUTBOX, (5, SEGMENT_HEAD), THREE)
     copies.add(POD, OUTBOX, at, ONE + TWO)  # of a segment before the last
-    assert Copies(tmp_path).end(POD, OUTBOX) == (5, SEGMENT_HEAD + len(THREE))
-    assert (tmp_path / SOURCE / f"{4:016x}.seg").read_bytes() == b"KNHKSEG1" + (4).to_bytes(8, "big") + ONE + TWO
+    assert Copies(tmp_path / "observations").end(POD, OUTBOX) == (5, SEGMENT_HEAD + len(THREE))
+    assert (tmp_path / "observations" / SOURCE / f"{4:016x}.seg").read_bytes() == b"KNHKSEG1" + (4).to_bytes(8, "big") + ONE + TWO
 
 
 def test_what_fits_nowhere_is_told_where_to_go_on(tmp_path: Path) -> None:
-    copies = Copies(tmp_path)
+    copies = Copies(tmp_path / "observations")
     with pytest.raises(Elsewhere) as told:
         copies.add(POD, OUTBOX, (0, 99), ONE)
     assert told.value.end is None
@@ -43,34 +43,34 @@ def test_what_fits_nowhere_is_told_where_to_go_on(tmp_path: Path) -> None:
 
 
 def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
-    copies = Copies(tmp_path)
+    copies = Copies(tmp_path / "observations")
     copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE)
-    before = (tmp_path / SOURCE / f"{0:016x}.seg").read_bytes()
+    before = (tmp_path / "observations" / SOURCE / f"{0:016x}.seg").read_bytes()
     with pytest.raises(Bad, match="is there with other bytes"):
         copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), TWO)
     for body in (b"", ONE[:-1], ONE + b"\0", bytes([ONE[0], ONE[1] ^ 1]) + ONE[2:], ONE[:20] + bytes([ONE[20] ^ 1]) + ONE[21:]):
         with pytest.raises(Bad):
             copies.add(POD, OUTBOX, (0, SEGMENT_HEAD + len(ONE)), body)
-    assert (tmp_path / SOURCE / f"{0:016x}.seg").read_bytes() == before
+    assert (tmp_path / "observations" / SOURCE / f"{0:016x}.seg").read_bytes() == before
 
 
 @pytest.mark.parametrize("client", ["", "spiffe://knhk.dev/component/knhk-operator", f"{POD}/../x", POD.replace("erp", "../erp")])
 def test_only_pods_have_copies(tmp_path: Path, client: str) -> None:
     with pytest.raises(NoPod):
-        Copies(tmp_path).add(client, OUTBOX, (0, SEGMENT_HEAD), ONE)
+        Copies(tmp_path / "observations").add(client, OUTBOX, (0, SEGMENT_HEAD), ONE)
     with pytest.raises(Bad):
-        Copies(tmp_path).add(POD, "../../etc", (0, SEGMENT_HEAD), ONE)
+        Copies(tmp_path / "observations").add(POD, "../../etc", (0, SEGMENT_HEAD), ONE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_pod_fills_no_disk(tmp_path: Path) -> None:
-    copies = Copies(tmp_path, client_bytes=3 * len(ONE))
+    copies = Copies(tmp_path / "observations", client_bytes=3 * len(ONE))
     for segment in (0, 1):
         copies.add(POD, OUTBOX, (segment, SEGMENT_HEAD), ONE)
     with pytest.raises(Full):
         copies.add(POD, OUTBOX, (2, SEGMENT_HEAD), ONE)
     copies.add(POD.replace("pod-1", "pod-2"), OUTBOX, (0, SEGMENT_HEAD), ONE)
-    (tmp_path / SOURCE / f"{0:016x}.seg").unlink()  # archived
+    (tmp_path / "observations" / SOURCE / f"{0:016x}.seg").unlink()  # archived
     copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE)  # sent again late: it was there
     copies.add(POD, OUTBOX, (2, SEGMENT_HEAD), ONE)
-    assert sorted(path.name for path in (tmp_path / SOURCE).iterdir()) == [f"{n:016x}.seg" for n in (1, 2)]
+    assert sorted(path.name for path in (tmp_path / "observations" / SOURCE).iterdir()) == [f"{n:016x}.seg" for n in (1, 2)]

@@ -18,10 +18,12 @@ from knhk.api import to_sources
 from knhk.model.delta import Row
 from knhk.model.expectations import Case
 from knhk.model.faults import Corrupt, NotFound
-from knhk.reconcilers import auditing, testing
+from knhk.reconcilers import auditing, delta, testing
 from knhk.reconcilers.admission import bundle_bytes
-from knhk.reconcilers.archiving import Kept
+from knhk.reconcilers.compacting import Policy
+from knhk.reconcilers.delta import Commit
 from knhk.reconcilers.evaluators import Evaluator
+from knhk.reconcilers.ledger import Kept
 from knhk.reconcilers.lowering import plan_of
 from knhk.reconcilers.replaying import Replayed, Shard, replay_segments
 from knhk.wiring import packs
@@ -169,10 +171,35 @@ def test_an_archive_that_calls_a_decision_something_else_hides_nothing(world: De
     assert found.differences[0].reason == "the record has another leaf than the log"
 
 
+def test_a_row_that_stands_in_two_segments_counts_once(world: Decided) -> None:
+    """Whoever can write the archive can put it there twice: its commits are signed by nobody."""
+    made, store = world.yard.archive(), world.yard.store
+    contents = made.followed()
+    path, file = max(contents.files.items())
+    store.put(again := f"{path.rpartition('/')[0]}/{99:016x}.parquet", store.get(path).data)
+    commit = Commit(contents.number + 1, contents.origin, contents.sources, (replace(file, path=again),))
+    store.create(delta.commit_key(commit.number), delta.commit_bytes(commit))
+    whole = [world.replay(), *(world.replay(Shard(number, 3)) for number in range(3))]
+    assert [each.different for each in whole] == [0] * 4
+    assert whole[0].replayed == sum(each.replayed for each in whole[1:]) == COUNT
+    assert world.audit().kinds[auditing.JUDGED].judged == COUNT - world.denied
+
+
+def test_after_a_merge_replay_and_audit_say_the_same(world: Decided) -> None:
+    before = world.replay(), world.audit()
+    names = Kept(world.yard.store, delta_parquet).names()
+    world.yard.clock.ns += 3600 * 10**9
+    assert world.yard.archive().compact(Policy()) is not None
+    assert len(Kept(world.yard.store, delta_parquet).names()) < len(names)
+    assert (world.replay(), world.audit()) == before
+    parts = [world.replay(Shard(number, 3)) for number in range(3)]
+    assert sum(part.replayed for part in parts) == COUNT
+
+
 def test_rows_survive_being_written(world: Decided) -> None:
     kept = Kept(world.yard.store, delta_parquet)
     every = list[Row](kept.rows(kept.names()[0]))
-    assert list(rows(encode(every[::-1]), "again")) == every
+    assert list(rows(encode(every[::-1]).data, "again")) == every
 
 
 def test_nothing_that_was_admitted_is_denied_by_the_sources(world: Decided) -> None:

@@ -19,8 +19,9 @@ from knhk.adapters.key_stores import established
 from knhk.adapters.signer_local import LocalSigner
 from knhk.adapters.wrapping_keys import FileWrapping
 from knhk.lockchain.events import PolicyEvent, statement
-from knhk.reconcilers.archiving import Archive, Kept
+from knhk.reconcilers.archiving import Archive
 from knhk.reconcilers.erasing import Eraser, Surroundings
+from knhk.reconcilers.ledger import Kept
 from knhk.reconcilers.replaying import BASELINE_ADMIT, NO_PACK, Replayed, replay, replay_segments
 from knhk.wiring import replays
 from knhk.wiring.archive import opened_folder

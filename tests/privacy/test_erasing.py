@@ -12,8 +12,8 @@ from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault
 
 from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
-from knhk.reconcilers.archiving import Kept
 from knhk.reconcilers.erasing import DONE, QUEUED
+from knhk.reconcilers.ledger import Kept
 from knhk.wiring.archive import opened_folder
 from knhk_runtime.envelope import WINDOW_NS, leaves_digest
 from knhk_runtime.objects.folder import FolderStore

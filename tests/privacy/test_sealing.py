@@ -8,6 +8,7 @@ from privacy_world import ANNA, BOB, NO_ACCESS, NOON_NS, POINT, SOURCE, Vault, c
 
 from knhk.adapters.signer_local import LocalSigner
 from knhk.model.faults import Corrupt
+from knhk.reconcilers.compacting import Policy
 from knhk_runtime.envelope import KEY, WINDOW_NS
 from knhk_runtime.outbox.records import payloads
 from knhk_runtime.record import parse_record
@@ -33,6 +34,20 @@ def test_archive_rows_say_the_tag_and_not_the_actor(vault: Vault) -> None:
     assert sorted(row.subject or "" for row in found) == ["", vault.tag(ANNA).hex()]
     assert {(row.sealed, row.erased, row.actor, row.route, row.salt) for row in found} == {(True, False, None, None, None)}
     assert {(row.verdict, row.guards, row.failing) for row in found} == {("ADMIT", 0, ())}
+
+
+def test_sealed_rows_that_are_merged_stay_sealed_and_replay_to_their_leaves(vault: Vault) -> None:
+    for number in range(9):
+        vault.record((ANNA, BOB)[number % 2], arms=1 + number % 2)
+        vault.yard.archived()
+    before = {row for name in vault.kept().names() for row in vault.kept().rows(name)}
+    vault.yard.clock.ns += 2 * 3600 * 10**9
+    assert vault.yard.archive().compact(Policy()) is not None
+    (name,) = vault.kept().names()
+    assert set(vault.kept().rows(name)) == before
+    assert vault.files_with(ANNA) == []
+    assert counts(vault.replay_archive()) == (13, 0, 0, 0, 0)
+    assert counts(vault.replay_archive(NO_ACCESS)) == (0, 0, 13, 0, 0)
 
 
 def test_the_same_record_in_clear_and_sealed_has_the_same_leaves(vault: Vault) -> None:

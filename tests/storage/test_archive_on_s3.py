@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from delta_world import HOUR_NS, NOON_NS, Crash, Failing, Yard, decided
 from knhk.adapters import delta_parquet
 from knhk.model.faults import Deposed, Waiting
 from knhk.reconcilers import delta
-from knhk.reconcilers.archiving import Archive, Kept, newest_commit
+from knhk.reconcilers.archiving import Archive
+from knhk.reconcilers.compacting import Policy
+from knhk.reconcilers.ledger import Kept, Ledger, contents_of
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.objects.port import ObjectStore
 
@@ -64,9 +67,8 @@ def test_each_step_on_s3_may_fail_or_be_done_and_seem_to_fail(yard: Yard, bucket
     assert indexes(bucket) == list(range(number))
     segments = [each for each in bucket.list() if not each.key.startswith("_")]
     assert len(segments) == len(Kept(bucket, delta_parquet).names()), "no segment lies there that no commit names"
-    newest = newest_commit(bucket)
-    assert newest is not None
-    assert [each.key for each in bucket.list(delta.COMMITS)] == [delta.commit_key(n) for n in range(newest.number + 1)]
+    newest = contents_of(bucket).number
+    assert [each.key for each in bucket.list(delta.COMMITS)] == [delta.commit_key(n) for n in range(newest + 1)]
 
 
 def test_of_two_writers_on_s3_one_is_told(yard: Yard, bucket: ObjectStore) -> None:
@@ -90,3 +92,55 @@ def test_of_two_writers_on_s3_one_is_told(yard: Yard, bucket: ObjectStore) -> No
     drained(second)
     assert first.round() is None
     assert indexes(bucket) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["done", "not done"])
+def test_a_death_at_any_step_of_a_merge_on_s3_is_mended_by_the_next_writer(
+    yard: Yard, s3_address: str, bucket: ObjectStore, after: bool
+) -> None:
+    number = 0
+    for at in range(60):
+        for _ in range(3):  # an hour that is over, of three segments
+            yard.record(decided(number, time_ns=NOON_NS + at * HOUR_NS))
+            number += 1
+            drained(yard.archive(bucket))
+        yard.clock.ns = NOON_NS + (at + 2) * HOUR_NS
+        failing = Failing(bucket, at, after, dies=True)
+        with suppress(Crash):
+            compacted(Ledger(failing, delta_parquet, yard.clock))
+        assert indexes(bucket) == list(range(number))
+        compacted(Ledger(bucket, delta_parquet, yard.clock))
+        if failing.step < at:
+            break
+    assert at > 12
+    assert indexes(bucket) == list(range(number))
+    names = Kept(bucket, delta_parquet).names()
+    assert len(names) == at + 1
+    assert [each.key for each in bucket.list() if not each.key.startswith("_")] == names
+
+
+def compacted(made: Ledger) -> None:
+    while made.compact(Policy(few=2)) is not None:
+        pass
+    made.tidy()
+
+
+def test_of_two_writers_on_s3_that_merge_one_is_told(yard: Yard, bucket: ObjectStore) -> None:
+    for number in range(3):
+        yard.record(decided(number))
+        drained(yard.archive(bucket))
+    yard.clock.ns += HOUR_NS
+
+    class Raced(Failing):
+        """Another writer is faster by a moment."""
+
+        def create(self, key: str, data: bytes, *more: object) -> str:
+            if key == delta.plan_key(3):
+                yard.clock.ns += 1
+                assert Ledger(bucket, delta_parquet, yard.clock).compact(Policy()) is not None
+            return super().create(key, data)
+
+    with pytest.raises(Deposed, match="another writer"):
+        Ledger(Raced(bucket, -1, after=True, dies=False), delta_parquet, yard.clock).compact(Policy())
+    assert indexes(bucket) == [0, 1, 2]
+    assert len(Kept(bucket, delta_parquet).names()) == 1

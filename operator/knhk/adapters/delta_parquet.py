@@ -6,16 +6,24 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
+from knhk.ports.segments import Made, Part
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 65_536, 64 << 20
 FALSE_POSITIVES = 0.01
 ORDER = ("pack", "verdict", "actor", "key", "time_ns")
+KNOWN = "actor is known"
+SORTED = ("pack", "verdict", KNOWN, *ORDER[2:], "receipt", "arm", "source", "segment", "offset")
 BLOOM = ("receipt", "pack", "actor", "key", "subject")
 UNSEARCHED = ("leaf", "salt", "observation", "action")
+ERASED: dict[str, object] = {
+    **dict.fromkeys(("salt", "observation", "action", "actor", "route", "subject")),
+    **{"key": "", "sealed": False, "erased": True},
+}
 DICTIONARIES = (
     "kind",
     "verdict",
@@ -51,13 +59,46 @@ NAMES = tuple(name.rstrip("_") for name in Row._fields)
 SCHEMA = pa.schema([pa.field(name, _TYPES.get(name, _TEXT), name in _NULL) for name in NAMES])
 
 
-def encode(rows: Sequence[Row]) -> bytes:
+def encode(rows: Sequence[Row]) -> Made:
     """A segment: the same rows give the same bytes."""
-    ordered = sorted(rows, key=_order)
-    columns = zip(*ordered, strict=True) if ordered else [() for _ in NAMES]
+    columns = zip(*rows, strict=True) if rows else [() for _ in NAMES]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=SCHEMA)
-    bloom = {name: {"ndv": max(1, min(len(rows), ROW_GROUP_ROWS)), "fpp": FALSE_POSITIVES} for name in BLOOM}
+    return _made(pa.Table.from_arrays(arrays, schema=SCHEMA))
+
+
+def rewrite(parts: Sequence[Part]) -> Made:
+    """One segment of the rows of several, without what is to be erased. Raises Corrupt."""
+    return _made(pa.concat_tables([_erased(_table(part.data, part.where), part.erase) for part in parts]))
+
+
+def _erased(table: pa.Table, ranges: Sequence[tuple[int, int]]) -> pa.Table:
+    if not ranges:
+        return table
+    indexes = pa.array([index for first, last in ranges for index in range(first, last + 1)], pa.int64())
+    hit = pc.is_in(table.column("log_index"), value_set=indexes)
+    for name, value in ERASED.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, SCHEMA.field(at), pc.if_else(hit, pa.scalar(value, SCHEMA.field(at).type), table.column(name)))
+    return table
+
+
+def _table(data: bytes, where: str) -> pa.Table:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        found = file.schema_arrow.names
+        if sorted(found) != sorted(NAMES):
+            other = sorted(set(found) ^ set(NAMES))
+            raise Corrupt(where, f"cannot be merged by this version: {', '.join(other)} is a column of one of the two alone")
+        return file.read().select(NAMES).cast(SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(where, f"is no segment of the Δ log: {error}") from error
+
+
+def _made(table: pa.Table) -> Made:
+    known = table.append_column(KNOWN, pc.is_valid(table.column("actor")))  # null is the least
+    order = pc.sort_indices(known, sort_keys=[(name, "ascending") for name in SORTED])
+    sizes = pc.fill_null(pc.binary_length(table.column("observation")), 0).take(order).to_pylist()
+    bloom = {name: {"ndv": max(1, min(len(sizes), ROW_GROUP_ROWS)), "fpp": FALSE_POSITIVES} for name in BLOOM}
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
@@ -70,37 +111,24 @@ def encode(rows: Sequence[Row]) -> bytes:
         bloom_filter_options=bloom,
         store_schema=False,
     ) as writer:
-        for first, count in _groups(ordered):
-            writer.write_table(table.slice(first, count), row_group_size=ROW_GROUP_ROWS)
-    return bytes(sink.getvalue())
+        for first, count in _groups(sizes):
+            group = table.take(order.slice(first, count)).combine_chunks()
+            writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+    bounds = pc.min_max(table.column("log_index")).as_py()
+    first_index, last_index = (-1 if bounds[name] is None else bounds[name] for name in ("min", "max"))
+    return Made(bytes(sink.getvalue()), len(sizes), first_index, last_index, table.nbytes)
 
 
-def _order(row: Row) -> tuple[object, ...]:
-    return (
-        row.pack,
-        row.verdict,
-        row.actor is not None,
-        row.actor or "",
-        row.key,
-        row.time_ns,
-        row.receipt,
-        row.arm,
-        row.segment,
-        row.offset,
-    )
-
-
-def _groups(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
-    """(first, count) of each row group."""
+def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of each row group. `sizes`: bytes of O of each row."""
     first = held = 0
-    for number, row in enumerate(rows):
-        size = len(row.observation or b"")
+    for number, size in enumerate(sizes):
         if number > first and (number - first == ROW_GROUP_ROWS or held + size > ROW_GROUP_BYTES):
             yield first, number - first
             first, held = number, 0
         held += size
-    if len(rows) > first:
-        yield first, len(rows) - first
+    if len(sizes) > first:
+        yield first, len(sizes) - first
 
 
 def rows(data: bytes, where: str) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ MEMORY = "2GB"
 OF_DECISIONS, OF_EVENTS = (re.compile(words, re.IGNORECASE) for words in ("decision|shapes|overrides|query", "events|live|overrides|query"))
 READS = frozenset(("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"))
 BATCH = 1 << 16
+ANY = ("region=*/*/*/*.parquet",)
 _RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
 SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", "region", *FLAGS)
 EVENTS = (
@@ -71,9 +72,11 @@ CREATE VIEW observations AS SELECT * EXCLUDE (observation, action, salt) FROM re
 """
 
 
-def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Path | None = None) -> pyarrow.Table:
-    """What one SELECT over `decisions`, `events`, `live`, `overrides` and, with an archive, `observations` gives. Raises Refused for
-    what is no such question, and what reading the rows raises."""
+def query(
+    sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Path | None = None, segments: Sequence[str] = ANY
+) -> pyarrow.Table:
+    """What one SELECT over `decisions`, `events`, `live`, `overrides` and, with an archive, `observations` gives. `segments`: paths or
+    patterns of those below `archive` that count. Raises Refused for what is no such question, and what reading the rows raises."""
     import duckdb
 
     # No folder to spill into: DuckDB takes .tmp of where one stands, and lets a question read what lies there.
@@ -88,7 +91,7 @@ def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Pa
         _load(db, decisions if OF_DECISIONS.search(sql) else (), events if OF_EVENTS.search(sql) else ())
         db.execute(_VIEWS)
         if archive is not None:
-            _observed(db, archive)
+            _observed(db, archive, segments)
         db.execute("SET python_enable_replacements = false")  # nor variables of this process
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
@@ -123,14 +126,14 @@ def _nodes(tree: Any) -> set[str]:
     return named.union(*map(_nodes, inner))
 
 
-def _observed(db: Any, archive: Path) -> None:
+def _observed(db: Any, archive: Path, segments: Sequence[str]) -> None:
     """Its segments are the only files that may be read from here on."""
     import duckdb
 
     try:
-        pattern = f"{archive.absolute()}/region=*/*/*/*.parquet"
+        paths = ", ".join(f"'{_quoted(f'{archive.absolute()}/{path}')}'" for path in segments)
         db.execute(f"SET allowed_directories = ['{_quoted(str(archive.absolute()) + '/')}']")
-        db.execute(_OBSERVATIONS.replace("?", f"'{_quoted(pattern)}'"))
+        db.execute(_OBSERVATIONS.replace("?", f"[{paths}]"))
     except duckdb.Error as error:
         raise Refused([Fault("--archive", str(archive), f"must be a folder with segments of the Δ log: {error}")]) from error
 

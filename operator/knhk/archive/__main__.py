@@ -11,6 +11,8 @@ from pathlib import Path
 
 from knhk.model.faults import KnhkError
 from knhk.reconcilers.archiving import COMMIT_BYTES
+from knhk.reconcilers.compacting import Policy
+from knhk.reconcilers.ledger import KEEP_S
 from knhk.wiring.archive import Options, serve
 
 
@@ -26,13 +28,26 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--remove", action="store_true", help="remove copies of outboxes that are archived")
     parser.add_argument("--interval-s", type=float, default=60.0, help="a commit at the latest after so many seconds; default 60")
     parser.add_argument("--commit-bytes", type=int, default=COMMIT_BYTES, help="and when so many bytes wait; default %(default)s")
+    parser.add_argument("--target-bytes", type=int, default=Policy.target_bytes, help="of a segment that is merged; default %(default)s")
+    parser.add_argument("--keep-s", type=float, default=KEEP_S, help="merged segments stay aside so long; default %(default)s")
     parser.add_argument("--health", help="HOST:PORT of /healthz, /readyz and /metrics; default: a free port of loopback")
     args = parser.parse_args(argv)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     state = args.state or args.log_dir / "archive"
-    options = Options(args.log_dir, args.store, state, args.remove, args.interval_s, args.health, args.commit_bytes, args.published)
+    options = Options(
+        args.log_dir,
+        args.store,
+        state,
+        args.remove,
+        args.interval_s,
+        args.health,
+        args.commit_bytes,
+        args.published,
+        Policy(args.target_bytes),
+        args.keep_s,
+    )
     try:
         serve(options, stop, lambda line: print(f"archive: {line}", file=sys.stderr, flush=True))
     except (KnhkError, OSError) as error:

@@ -125,6 +125,34 @@ def archive(call: Call) -> Outcome:
 
 
 @command(
+    ("log", "compact"),
+    summary="Make few segments of many in an archive: the same rows, quicker to read",
+    arguments=(
+        Argument("place", help="the archive: a folder, or s3://BUCKET/PREFIX (default HOME/delta)", metavar="PLACE", optional=True),
+        Argument("--target-mib", help="size of a segment, MiB (default 32)", kind=int, default=32, metavar="N"),
+        Argument("--open-hours", help="also of hours that are not over", flag=True),
+        Argument("--keep-s", help="what was merged stays aside so long for those who read it (default 21600)", kind=int, metavar="S"),
+    ),
+    output=obj(place=string(), before=integer(), after=integer(), merged=integer(), commits=integer()),
+    examples=("knhk log compact", "knhk log compact s3://audit/delta --target-mib 64 -o json"),
+    detail="`python -m knhk.archive` does so by itself, ten minutes after an hour is over. Rows, hashes and envelopes stay what they are.\n"
+    "A crash is mended by the next run, and of two that write one is refused. How others read meanwhile: formats/delta.md.",
+)
+def compact(call: Call) -> Outcome:
+    from knhk.reconcilers.compacting import Policy
+    from knhk.reconcilers.ledger import KEEP_S
+    from knhk.wiring import archive as wired
+
+    if call.args.target_mib < 1:
+        raise Usage("must be at least 1", "--target-mib")
+    place = call.args.place or str(Home(call.home).root / "delta")
+    settle_s = None if call.args.open_hours else Policy.settle_s
+    policy = Policy(call.args.target_mib << 20, settle_s=settle_s, few=2)
+    found = vars(wired.compact(place, policy, KEEP_S if call.args.keep_s is None else call.args.keep_s))
+    return Outcome({"place": place} | found, tables=(Table("", ("", ""), tuple((name, str(value)) for name, value in found.items())),))
+
+
+@command(
     ("log", "prove"),
     summary="Prove entries of a log, and that it only grew, as an audit bundle that knhk_verify takes",
     arguments=(

@@ -95,13 +95,15 @@ TO = ("csv", "jsonl", "parquet")
 )
 def query(call: Call) -> Outcome:
     from knhk.adapters import receipt_query
-    from knhk.wiring import receipt_reading
+    from knhk.wiring import receipt_reading, replays
 
     args = call.args
     if args.out is not None and args.out.suffix[1:] not in TO:
         raise Usage(f"must end in {', '.join(f'.{form}' for form in TO)}", "--out")
     decisions, events = receipt_reading.asked(args, Home(call.home))
-    found = receipt_query.query(args.sql, decisions, events, args.archive)
+    committed = args.archive is not None and replays.is_archive(str(args.archive))
+    segments = replays.kept(str(args.archive)).names() if committed else receipt_query.ANY
+    found = receipt_query.query(args.sql, decisions, events, args.archive, segments)
     if args.out is not None:
         receipt_query.save(found, args.out)
         return Outcome({"columns": found.column_names, "rows": [], "written": found.num_rows})

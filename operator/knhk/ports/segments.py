@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from knhk.model.delta import Row
+
+
+@dataclass(frozen=True)
+class Made:
+    """A segment. `first`, `last`: least and greatest index in the log, -1 when it has none; `decoded`: bytes of its columns in memory."""
+
+    data: bytes
+    rows: int
+    first: int
+    last: int
+    decoded: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment that is written anew. `where`: for people; `erase`: first and last index in the log of rows that lose what was recorded."""
+
+    where: str
+    data: bytes
+    erase: Sequence[tuple[int, int]] = ()
 
 
 class Segments(Protocol):
     """A form of segments. Promises: the same rows give the same bytes, in whatever order they come; what is read is all in memory, a row
     group at a time. Reading raises Corrupt, which names `where`, for what is no segment."""
 
-    def encode(self, rows: Sequence[Row]) -> bytes:
+    def encode(self, rows: Sequence[Row]) -> Made:
         """A segment."""
+        ...
+
+    def rewrite(self, parts: Sequence[Part]) -> Made:
+        """One segment of the rows of several, all of which are in memory at once. A row that is erased loses salt, observation, action,
+        actor, route, subject and key. Raises Corrupt also for a segment with columns that this version does not know, and would lose."""
         ...
 
     def rows(self, data: bytes, where: str) -> Iterator[Row]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from knhk.model.delta import Row
@@ -15,7 +17,8 @@ from knhk_runtime.record import LAST_NS, Record, entry_key, leaf_digest, parse_a
 from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import canonical
 
-PLANS, COMMITS = "_plans", "_commits"
+PLANS, COMMITS, SNAPSHOTS, REPLACED, ENDS = "_plans", "_commits", "_snapshots", "_replaced", "_ends"
+UNTOLD_BYTES = 64 << 20  # in memory, at most, of a segment whose commit does not tell: those of before were made of 32 MiB of frames
 Place = tuple[int, int]  # segment and offset of an outbox
 Ranges = tuple[tuple[int, int], ...]  # first and last index in the log, ascending
 Index = Mapping[bytes, tuple[int, bytes]]  # idempotency key → index in the log, digest of the leaf there
@@ -37,7 +40,8 @@ class Framed:
 
 @dataclass(frozen=True)
 class File:
-    """A segment as its commit tells it; `first`, `last`: least and greatest index in the log, -1 when it has none."""
+    """A segment as its commit tells it; `first`, `last`: least and greatest index in the log, -1 when it has none; `decoded`: bytes of its
+    columns in memory, about."""
 
     path: str
     rows: int
@@ -45,21 +49,63 @@ class File:
     sha256: str
     first: int
     last: int
+    decoded: int = UNTOLD_BYTES
 
 
 @dataclass(frozen=True)
 class Commit:
+    """`time_ns`: when what it takes away was planned; 0: nothing was, or it is not told."""
+
     number: int
     origin: str
     sources: Mapping[str, Place]
     files: tuple[File, ...]
+    time_ns: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
+    """Records to archive, or segments to rewrite: without the rows that are named, or, when none is, as they are (a merge)."""
+
     number: int
     ranges: Mapping[str, tuple[Place, Place]]
     erase: Mapping[str, Ranges] = field(default_factory=dict)
+    time_ns: int = 0
+
+    @property
+    def merges(self) -> bool:
+        return bool(self.erase) and not any(self.erase.values())
+
+
+@dataclass(frozen=True)
+class Contents:
+    """An archive as of commit `number`. `files`: what is there, by path; `gone`: when (time of the plan) a segment was taken away that
+    readers may still be at."""
+
+    number: int = -1
+    origin: str = ""
+    sources: Mapping[str, Place] = field(default_factory=dict)
+    files: Mapping[str, File] = field(default_factory=dict)
+    gone: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, commits: Iterable[Commit]) -> Contents:
+        """As of the last of these, which follow: of one path the later entry counts."""
+        made, files, gone = self, dict(self.files), dict(self.gone)
+        for commit in commits:
+            for file in commit.files:
+                files.pop(file.path, None)
+                gone.pop(file.path, None)
+                if file.rows:
+                    files[file.path] = file
+                else:
+                    gone[file.path] = commit.time_ns
+            made = Contents(commit.number, commit.origin, commit.sources, files, gone)
+        return made
+
+    def without(self, paths: Iterable[str]) -> Contents:
+        """Nobody is at these any more."""
+        left = set(paths)
+        return replace(self, gone={path: time_ns for path, time_ns in self.gone.items() if path not in left})
 
 
 def framed(source: str, segment: int, offset: int, frames: bytes) -> Iterator[Framed]:
@@ -139,11 +185,6 @@ def record_of(row: Row) -> Record:
     return Record(lost, cluster, salt, (row.leaf,), observation, (action,), row.sealed and not lost)
 
 
-def erased(row: Row) -> Row:
-    """A row without what was recorded."""
-    return row._replace(salt=None, observation=None, action=None, actor=None, route=None, subject=None, key="", sealed=False, erased=True)
-
-
 def ranges_of(indexes: Iterable[int]) -> Ranges:
     """Of indexes in any order."""
     found = list[list[int]]()
@@ -182,16 +223,53 @@ def commit_key(number: int) -> str:
     return f"{COMMITS}/{number:016x}.json"
 
 
+def snapshot_key(number: int) -> str:
+    return f"{SNAPSHOTS}/{number:016x}.json"
+
+
+def replaced_key(path: str) -> str:
+    """Where a segment that was merged into another lies for those who are at it."""
+    return f"{REPLACED}/{path}"
+
+
+def end_key(source: str) -> str:
+    """Names of sources are longer than a key may be."""
+    return f"{ENDS}/{sha256(source.encode()).hexdigest()}.json"
+
+
+def number_of(key: str) -> int | None:
+    """Of a plan, commit or snapshot."""
+    name = key.rpartition("/")[2]
+    return int(name[:16], 16) if re.fullmatch(r"[0-9a-f]{16}\.json", name) else None
+
+
 def plan_bytes(plan: Plan) -> bytes:
     ranges = {source: [list(start), list(end)] for source, (start, end) in plan.ranges.items()}
     erase = {"erase": {path: [list(each) for each in ranges] for path, ranges in plan.erase.items()}} if plan.erase else {}
-    return canonical({"version": 1, "number": plan.number, "ranges": ranges, **erase})
+    return canonical({"version": 1, "number": plan.number, "ranges": ranges, **erase, **_time(plan.time_ns)})
 
 
 def commit_bytes(commit: Commit) -> bytes:
-    files = [vars(file) for file in commit.files]
-    sources = {source: list(place) for source, place in commit.sources.items()}
-    return canonical({"version": 1, "number": commit.number, "origin": commit.origin, "sources": sources, "files": files})
+    said = {"version": 1, "number": commit.number, "origin": commit.origin, "sources": _listed(commit.sources)}
+    return canonical({**said, "files": [vars(file) for file in commit.files], **_time(commit.time_ns)})
+
+
+def snapshot_bytes(contents: Contents) -> bytes:
+    said = {"version": 1, "number": contents.number, "origin": contents.origin, "sources": _listed(contents.sources)}
+    files = [vars(contents.files[path]) for path in sorted(contents.files)]
+    return canonical({**said, "files": files, "gone": dict(contents.gone)})
+
+
+def end_bytes(source: str, place: Place) -> bytes:
+    return canonical({"version": 1, "source": source, "end": list(place)})
+
+
+def parse_end(data: bytes, where: str) -> Place:
+    """Raises Corrupt."""
+    try:
+        return _place(json.loads(data)["end"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(where, f"must say where an outbox ended: {error}") from error
 
 
 def parse_plan(data: bytes, where: str, number: int) -> Plan:
@@ -199,7 +277,8 @@ def parse_plan(data: bytes, where: str, number: int) -> Plan:
     found = _document(data, where, number)
     try:
         erase = {path: tuple(_place(each) for each in ranges) for path, ranges in found.get("erase", {}).items()}
-        return Plan(number, {source: (_place(start), _place(end)) for source, (start, end) in found["ranges"].items()}, erase)
+        ranges = {source: (_place(start), _place(end)) for source, (start, end) in found["ranges"].items()}
+        return Plan(number, ranges, erase, int(found.get("time_ns", 0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Corrupt(where, f"is no plan of the Δ log: {error}") from error
 
@@ -208,10 +287,19 @@ def parse_commit(data: bytes, where: str, number: int) -> Commit:
     """Raises Corrupt."""
     found = _document(data, where, number)
     try:
-        files = tuple(File(**{name: file[name] for name in File.__dataclass_fields__}) for file in found["files"])
-        return Commit(number, found["origin"], {source: _place(place) for source, place in found["sources"].items()}, files)
+        return Commit(number, found["origin"], _places(found), tuple(_files(found)), int(found.get("time_ns", 0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Corrupt(where, f"is no commit of the Δ log: {error}") from error
+
+
+def parse_snapshot(data: bytes, where: str, number: int) -> Contents:
+    """Raises Corrupt."""
+    found = _document(data, where, number)
+    try:
+        gone = {path: int(time_ns) for path, time_ns in found["gone"].items()}
+        return Contents(number, found["origin"], _places(found), {file.path: file for file in _files(found)}, gone)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Corrupt(where, f"is no snapshot of the Δ log: {error}") from error
 
 
 def _document(data: bytes, where: str, number: int) -> Any:
@@ -222,6 +310,24 @@ def _document(data: bytes, where: str, number: int) -> Any:
     if not isinstance(found, dict) or found.get("version") != 1 or found.get("number") != number:
         raise Corrupt(where, f"must be of version 1 and number {number}")
     return found
+
+
+def _files(found: Any) -> Iterator[File]:
+    """What later versions add is ignored, what earlier ones had not has its default."""
+    for file in found["files"]:
+        yield File(**{name: file[name] for name in File.__dataclass_fields__ if name in file})
+
+
+def _listed(sources: Mapping[str, Place]) -> dict[str, list[int]]:
+    return {source: list(place) for source, place in sources.items()}
+
+
+def _places(found: Any) -> dict[str, Place]:
+    return {source: _place(place) for source, place in found["sources"].items()}
+
+
+def _time(time_ns: int) -> dict[str, int]:
+    return {"time_ns": time_ns} if time_ns else {}
 
 
 def _place(found: Any) -> Place:

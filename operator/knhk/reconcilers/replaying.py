@@ -35,7 +35,7 @@ Load = Callable[[bytes, bytes], Evaluator]
 
 
 class Segments(Protocol):
-    """knhk.reconcilers.archiving.Kept."""
+    """knhk.reconcilers.ledger.Kept."""
 
     def names(self) -> list[str]: ...
 
@@ -158,21 +158,18 @@ def replay_segments(
     entries: each shard its part, all shards together everything.
 
     Rows that the log does not hold are nobody's evidence and do not count. Raises Bad and Corrupt for what cannot be read."""
-    result, seen = Replayed(), _Marks(log.size, shard)
+    result, seen = Replayed(), Marks(log.size)
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
     for place, name in enumerate(segments.names()):
-        for index in segments.indexes(name):
-            if index is not None:
-                seen.add(index)
+        first = {index for index in segments.indexes(name) if index is not None and seen.add(index)}
         if not shard.has(place):
             continue
-        done = set[int]()
         for row in segments.rows(name):
             where = f"{name}: {row.source}/{row.segment:016x}.seg offset {row.offset}"
             leaf = parse_leaf(row.leaf, where)
-            if row.log_index is None or row.log_index in done:
+            if row.log_index is None or row.log_index not in first:
                 continue
-            done.add(row.log_index)
+            first.remove(row.log_index)
             task = _task(row, leaf, where, log, result, unsealer)
             if task is None:
                 continue
@@ -196,26 +193,24 @@ def _task(row: Row, leaf: Leaf, where: str, log: Served, result: Replayed, unsea
     return None if record is None else _Task(where, leaf, record, record.actions[0])
 
 
-class _Marks:
-    """Which entries of this shard's bundles have a record: one byte each."""
+class Marks:
+    """A set of indexes below `size`, one bit each."""
 
-    def __init__(self, size: int, shard: Shard) -> None:
-        self._shard = shard
-        self._marks = bytearray((-(-size // TILE) // shard.count + 1) * TILE)
-        self._size = size
+    def __init__(self, size: int) -> None:
+        self._size, self._bits = size, bytearray(-(-size // 8))
 
-    def add(self, index: int) -> None:
-        if 0 <= index < self._size and self._shard.has(index // TILE):
-            self._marks[self._at(index)] = 1
+    def add(self, index: int) -> bool:
+        """Whether it is new and in range."""
+        if not 0 <= index < self._size or self.has(index):
+            return False
+        self._bits[index >> 3] |= 1 << (index & 7)
+        return True
 
     def has(self, index: int) -> bool:
-        return bool(self._marks[self._at(index)])
-
-    def _at(self, index: int) -> int:
-        return index // TILE // self._shard.count * TILE + index % TILE
+        return bool(self._bits[index >> 3] >> (index & 7) & 1)
 
 
-def _recompute(log: Served, shard: Shard, seen: _Marks, result: Replayed) -> None:
+def _recompute(log: Served, shard: Shard, seen: Marks, result: Replayed) -> None:
     """The tiles over the entries of this shard, those above them by the first shard; and what no record is kept of. Raises Bad."""
     for n in range(-(-log.size // TILE)):
         if not shard.has(n):

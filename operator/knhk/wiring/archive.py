@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
@@ -16,7 +16,9 @@ from knhk.adapters.system import SystemClock
 from knhk.model.faults import Corrupt, KnhkError, NotFound, Waiting
 from knhk.ports.clock import Clock
 from knhk.reconcilers.archiving import COMMIT_BYTES, Archive, Opened
+from knhk.reconcilers.compacting import Policy
 from knhk.reconcilers.evidence import size_of
+from knhk.reconcilers.ledger import KEEP_S, Ledger
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.tlog.served import Fetch, Served
 from knhk_verify.errors import Bad
@@ -38,6 +40,8 @@ class Options:
     health: str | None = None
     commit_bytes: int = COMMIT_BYTES
     published: str | None = None
+    policy: Policy = field(default_factory=Policy)
+    keep_s: float = KEEP_S
 
 
 def opened_folder(log_dir: Path) -> Opened:
@@ -68,6 +72,7 @@ def archive(options: Options, clock: Clock | None = None) -> Archive:
         clock or SystemClock(),
         remove=options.remove,
         commit_bytes=options.commit_bytes,
+        keep_s=options.keep_s,
     )
 
 
@@ -80,8 +85,29 @@ def run_once(options: Options) -> Archive:
     return made
 
 
+@dataclass(frozen=True)
+class Compacted:
+    """Segments before and after, and how many of them were merged in so many commits."""
+
+    before: int
+    after: int
+    merged: int
+    commits: int
+
+
+def compact(place: str, policy: Policy, keep_s: float = KEEP_S) -> Compacted:
+    """Merges until nothing is to be merged. Raises Waiting for records that another writer has begun to archive."""
+    made = Ledger(open_store(place), delta_parquet, SystemClock(), keep_s=keep_s)
+    before = len(made.followed().files)
+    while made.compact(policy) is not None:
+        pass
+    made.tidy()
+    return Compacted(before, len(made.contents().files), made.progress.merged, made.progress.commits)
+
+
 def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) -> None:
-    """Until `stop`: a commit when enough waits, at the latest after `interval_s`. What fails is told and tried again. Raises Corrupt."""
+    """Until `stop`: a commit when enough waits, at the latest after `interval_s`; between them, segments of hours that are over become few.
+    What fails is told and tried again. Raises Corrupt."""
     made, clock, metrics = archive(options), SystemClock(), Metrics()
     fault, blamed = "", set[str]()
 
@@ -90,7 +116,7 @@ def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) 
 
     with served(options.health or "127.0.0.1:0", {"healthz": lambda: "", "readyz": ready}, metrics.text):
         tell(f"archives {options.log_dir} to {options.store}")
-        due_ns = 0
+        due_ns = tidy_ns = 0
         while not stop.is_set():
             pause = min(1.0, options.interval_s)
             try:
@@ -100,6 +126,11 @@ def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) 
                     more = made.round() is not None
                     due_ns = clock.monotonic_ns() + int(options.interval_s * 1e9)
                     pause = 0.0 if more and waiting >= options.commit_bytes else pause
+                elif clock.monotonic_ns() >= tidy_ns:
+                    pause = 0.0 if made.compact(options.policy) is not None else pause
+                    if pause:
+                        made.tidy()
+                        tidy_ns = clock.monotonic_ns() + int(options.interval_s * 1e9)
                 for source in sorted(made.progress.broken - blamed):
                     tell(f"{source} holds what is no record: it is left out, and where frames are none, all that follows in this copy")
                 blamed |= made.progress.broken
@@ -126,6 +157,8 @@ class Metrics:
         self._bytes = Gauge("knhk_archive_waiting_bytes", "Bytes of outboxes that are not in the archive yet", registry=r)
         self._commits = Gauge("knhk_archive_commits", "Commits since the start of this process", registry=r)
         self._rows = Gauge("knhk_archive_rows", "Rows that were written since the start of this process", registry=r)
+        self._merged = Gauge("knhk_archive_merged", "Segments that became part of greater ones since the start of this process", registry=r)
+        self._segments = Gauge("knhk_archive_segments", "Segments that are in the archive", registry=r)
         self._unmatched = Gauge("knhk_archive_unmatched", "Records whose leaf the log does not show, since the start", registry=r)
         self._broken = Gauge("knhk_archive_broken", "Copies of outboxes with what is no record, since the start", registry=r)
         self.failures = Counter("knhk_archive_failures", "Rounds that failed and are tried again", registry=r)
@@ -136,6 +169,8 @@ class Metrics:
         self._bytes.set(progress.waiting_bytes)
         self._commits.set(progress.commits)
         self._rows.set(progress.rows)
+        self._merged.set(progress.merged)
+        self._segments.set(len(made.contents().files))
         self._unmatched.set(progress.unmatched)
         self._broken.set(len(progress.broken))
 

@@ -14,6 +14,7 @@ from knhk.model.faults import KnhkError, NotFound
 from knhk.reconcilers.auditing import Loaded
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator, load
+from knhk.reconcilers.replaying import Marks
 from knhk.wiring import packs
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.packstore import FetchedPack, PackStore
@@ -25,7 +26,7 @@ from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
 from knhk_verify.signed import Keys, verify_event
 
 if TYPE_CHECKING:
-    from knhk.reconcilers.archiving import Kept
+    from knhk.reconcilers.ledger import Kept
 
 
 def is_archive(place: str) -> bool:
@@ -123,16 +124,16 @@ def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record]]:
 def kept(place: str) -> Kept:
     """The segments of an archive. Raises as ObjectStore does."""
     from knhk.adapters import delta_parquet
-    from knhk.reconcilers.archiving import Kept
+    from knhk.reconcilers.ledger import Kept
 
     return Kept(open_store(place), delta_parquet)
 
 
 def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record]]:
-    """The same of an archive. Raises Bad, and as ObjectStore does."""
-    segments = kept(place)
+    """The same of an archive, an entry of the log once, however often a record of it was kept. Raises Bad, and as ObjectStore does."""
+    segments, told = kept(place), Marks(log.size)
     for name in segments.names():
         for row in segments.rows(name):
-            if row.log_index is None or log.entry(row.log_index) != row.leaf:
+            if row.log_index is None or log.entry(row.log_index) != row.leaf or not told.add(row.log_index):
                 continue
             yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record_of(row)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from knhk_verify.errors import Bad
 
 CLIENT_BYTES = 1 << 30  # that wait for the archive, of one client
 MAX_SEGMENT = 1 << 48
+LOCK = "copies.lock"
 _POD = re.compile(r"spiffe://knhk\.dev/ns/([a-z0-9-]+)/point/([a-z0-9.-]+)/pod/([a-z0-9.-]+)")
 _OUTBOX = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"[0-9a-f]{16}\.seg")
@@ -28,7 +32,7 @@ class Full(Exception):
     """So much of this client's waits for the archive that no more is taken."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Elsewhere(Exception):
     """The copy ends at another place: go on from there."""
 
@@ -54,7 +58,7 @@ class Copies:
         name = source_of(client, outbox)
         _check(at, frames)
         folder = self.folder / name
-        with self._locks[name]:
+        with self._locks[name], _locked(self.folder, fcntl.LOCK_SH):
             end = self._end(folder)
             if end is not None and at[0] == end[0] and at[1] <= end[1]:
                 self._append(folder, at, frames, end[1])
@@ -99,6 +103,23 @@ class Copies:
         os.rename(temporary, path)
         for each in (folder, self.folder):
             sync_folder(each)
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Nothing is added to copies meanwhile, by any process."""
+    with _locked(folder, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    handle = os.open(folder.parent / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
 
 
 def source_of(client: str, outbox: str) -> str:
