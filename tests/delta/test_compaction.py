@@ -27,7 +27,7 @@ from knhk.reconcilers.delta import File
 from knhk.reconcilers.ledger import SNAPSHOT_EVERY, Kept, Ledger, contents_of
 from knhk.wiring.archive import Options, opened_folder, serve
 from knhk_runtime.objects.folder import FolderStore
-from knhk_runtime.objects.port import PLAIN, About, ObjectStore
+from knhk_runtime.objects.port import PLAIN, About, ObjectStore, Stored
 
 HOURS, COMMITS = 3, 3
 EVERY = Policy(few=2)
@@ -258,7 +258,7 @@ def test_a_start_reads_few_commits_however_many_there_were(yard: Yard) -> None:
     class Reads(FolderStore):
         found = 0
 
-        def get(self, key: str) -> object:  # type: ignore[override]
+        def get(self, key: str) -> Stored:
             self.found += key.startswith(delta.COMMITS)
             return super().get(key)
 

@@ -21,7 +21,7 @@ from restore_house import killed, quiet
 from knhk.adapters import delta_parquet
 from knhk.adapters.key_stores import established
 from knhk.model.faults import Stalled
-from knhk.reconcilers.archiving import Kept
+from knhk.reconcilers.ledger import Kept
 from knhk.wiring import privacy, reapplying
 from knhk.wiring import restore as wiring
 from knhk.wiring.home import LOG_ORIGIN, Home
@@ -182,7 +182,7 @@ def test_two_key_stores_are_told_apart(ruin: Ruin) -> None:
 @pytest.mark.server
 @pytest.mark.timeout(600)
 def test_killed_while_it_erases_it_is_run_again(ruin: Ruin) -> None:
-    moments = ((wiring, "bring_key_store"), (reapplying, "reapply_keys"), (reapplying, "rewrite"), (reapplying, "newest_commit"))
+    moments = ((wiring, "bring_key_store"), (reapplying, "reapply_keys"), (reapplying, "rewrite"), (reapplying, "contents_of"))
     begin = multiprocessing.get_context("fork").Process
     for module, name in moments:
         running = begin(target=killed, args=(module, name, 1, ruin.home, ruin.left(ruin.archive)))

@@ -14,8 +14,9 @@ from knhk.adapters import delta_parquet
 from knhk.adapters.log_indexes import LogIndexes
 from knhk.adapters.system import SystemClock
 from knhk.model.faults import KnhkError, NotFound, Stalled
-from knhk.reconcilers.archiving import Archive, newest_commit
+from knhk.reconcilers.archiving import Archive
 from knhk.reconcilers.erasing import Copies, Erased, Reapplied, reapply_keys, rewrite
+from knhk.reconcilers.ledger import contents_of
 from knhk.wiring import privacy
 from knhk.wiring.archive import opened
 from knhk.wiring.erasing import closed
@@ -93,7 +94,7 @@ def _outboxes(places: Places, erased: Erased, log: Opened, dry: bool) -> Reappli
 
 def _archive(places: Places, address: str, erased: Erased, log: Opened, dry: bool) -> Reapplied:
     store, source = open_store(address), opened(log.served.name, log.fetch)
-    if (newest := newest_commit(store)) is None:
+    if (newest := contents_of(store)).number < 0:
         raise Stalled("Archive", f"{address}: has no commit: must be the archive of a log")
     if newest.origin != source.origin:
         raise Stalled("Archive", f"{address}: is the archive of {newest.origin}: must be that of {source.origin}")
