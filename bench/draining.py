@@ -16,6 +16,7 @@ from knhk_runtime.outbox.segments import Segments
 from knhk_runtime.outbox.upload import Outbox
 from knhk_runtime.ring.drain import DrainLoop
 from knhk_runtime.ring.observed import Judged, ObservedQueue
+from knhk_runtime.waiting import InClear
 
 
 def _never(pack: bytes, o: bytes) -> Judged:
@@ -26,7 +27,7 @@ def main() -> int:
     """Exit code 0 after SIGTERM."""
     rings, folder = Path(sys.argv[1]), Path(sys.argv[2])
     outbox, ended = Outbox(Segments(folder / "outbox")), threading.Event()
-    observed = ObservedQueue(folder / "observed", _never, lambda made: None)
+    observed = ObservedQueue(folder / "observed", _never, lambda made: None, InClear())
     drain = DrainLoop(rings, Ring.open, lambda made, _: _commit(outbox, made), observed.put)
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     drain.start()

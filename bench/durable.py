@@ -33,6 +33,7 @@ from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import SequencerClient
+from knhk_runtime.waiting import InClear
 
 TITLE = "Durable receipts"
 ORIGIN = "knhk.dev/bench"
@@ -83,7 +84,7 @@ async def _flow(folder: Path, rings: Path, socket: Path, count: int) -> float:
     uploader = Uploader(outbox, Cursor(folder / "outbox" / "acked", outbox.segments.start()), client)
     loop = asyncio.get_running_loop()
     outbox.on_durable = lambda: _wake(loop, uploader)
-    observed = ObservedQueue(folder / "observed", _never, lambda made: None)
+    observed = ObservedQueue(folder / "observed", _never, lambda made: None, InClear())
     producer = ProducerRing(rings, CAPACITY)
     drain = DrainLoop(rings, Ring.open, lambda made, _: _commit(outbox, made), observed.put)
     drain.start()

@@ -24,6 +24,7 @@ from knhk_runtime.ring.drain import DrainLoop
 from knhk_runtime.ring.observed import ObservedQueue
 from knhk_runtime.sequencer_client import SequencerClient
 from knhk_runtime.tiers.pool import WarmEvaluator
+from knhk_runtime.waiting import InClear
 
 POINT = Point(0, 5000, 5000)
 WITHIN_S = 60.0
@@ -39,7 +40,7 @@ async def run(rings: Path, folder: Path, agent: Path, sequencer: Path) -> None:
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     outbox = Outbox(Segments(folder / "outbox"))
     uploader = Uploader(outbox, Cursor(folder / "outbox" / "acked", outbox.segments.start()), SequencerClient(sequencer, WITHIN_S))
-    observed = ObservedQueue(folder / "observed", _never, lambda made: None)
+    observed = ObservedQueue(folder / "observed", _never, lambda made: None, InClear())
 
     def commit(made: Entries, _drained: object) -> None:
         outbox.commit(made)
@@ -56,7 +57,7 @@ async def run(rings: Path, folder: Path, agent: Path, sequencer: Path) -> None:
     uploader.on_acked = settling.acknowledged
     evaluator = WarmEvaluator()
     judge = ArmJudge(LoadedPacks(evaluator, _never), evaluator)
-    server = ParkServer(judge, Decisions(folder / "decisions.db"), outbox.commit, lambda: POINT, settling)
+    server = ParkServer(judge, Decisions(folder / "decisions.db", InClear()), outbox.commit, lambda: POINT, settling)
     await server.start(agent)
     drain.start()
     tasks = [asyncio.create_task(uploader.run()), asyncio.create_task(_follow(SequencerClient(sequencer, WITHIN_S), settling))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import os
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from knhk.model.faults import KnhkError, Waiting
-from knhk_runtime.envelope import Plain, blinded, seal, tag_of, window_of, without_triples
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from knhk.model.faults import Corrupt, KnhkError, Waiting
+from knhk_runtime.envelope import KEY_ID, NOBODY, NONCE, Plain, blinded, seal, tag_of, window_of, without_triples
 from knhk_runtime.locked import LockedKeys
 from knhk_runtime.outbox.records import Entries, payloads, time_of
 from knhk_runtime.record import SEALED, Record, frame, parse_observation, parse_record
@@ -20,6 +25,7 @@ from knhk_runtime.subjects import Privacy
 from knhk_verify.errors import Bad
 
 MAX_KEYS = 65_536  # kept in memory, at some 350 bytes
+BOX = b"KNHKBOX1"
 _HEAD = struct.Struct(">BBHQ16s")
 
 
@@ -111,6 +117,43 @@ class Sealer:
         except (KnhkError, Bad) as error:
             raise CannotSeal(f"cannot seal for {asked.point}: {error}") from error
         return b"".join(_frame(each, keys[each.tag, each.window], store.tags_key) for each in found)
+
+    # ---- what waits in the agent's own files ---------------------------------------------------------
+
+    def box(self, data: bytes, point: str, time_ns: int) -> bytes:
+        """`data` sealed by the key of nobody at this point, whose retention alone ends it. Raises CannotSeal."""
+        window = window_of(time_ns)
+        key, name = self._key_of_nobody(point, window), point.encode()
+        head = BOX + window.to_bytes(4, "big") + key.id + len(name).to_bytes(2, "big") + name
+        nonce = os.urandom(NONCE)
+        return head + nonce + AESGCM(key.key).encrypt(nonce, data, head)
+
+    def unbox(self, boxed: bytes, where: str) -> bytes | None:
+        """What is in a box; None when its key was destroyed. Raises Corrupt, and CannotSeal while keys cannot be had."""
+        at = len(BOX) + 4 + KEY_ID + 2
+        end = at + int.from_bytes(boxed[at - 2 : at], "big")
+        head, key_id = boxed[:end], boxed[len(BOX) + 4 : at - 2]
+        key = self._key_of_nobody(head[at:].decode("utf-8", "replace"), int.from_bytes(boxed[len(BOX) : len(BOX) + 4], "big"))
+        if key.id != key_id:
+            return None
+        try:
+            return AESGCM(key.key).decrypt(boxed[end : end + NONCE], boxed[end + NONCE :], head)
+        except (InvalidTag, ValueError) as error:
+            raise Corrupt(where, "does not open: it was altered") from error
+
+    def named(self, data: bytes, point: str) -> bytes:
+        """A keyed hash, by which what is boxed is found again. Raises CannotSeal."""
+        try:
+            return hmac.digest(self._opened(point).tags_key, b"knhk.dev/waiting/v1\n" + data, "sha256")
+        except KnhkError as error:
+            raise CannotSeal(f"cannot seal for {point}: {error}") from error
+
+    def _key_of_nobody(self, point: str, window: int) -> SubjectKey:
+        with self._lock:
+            try:
+                return self._keys_of(point, {(NOBODY, window)}, self._opened(point))[NOBODY, window]
+            except KnhkError as error:
+                raise CannotSeal(f"cannot seal for {point}: {error}") from error
 
     def _opened(self, point: str) -> SealingKeys:
         with self._opening:

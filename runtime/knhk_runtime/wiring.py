@@ -10,6 +10,7 @@ import os
 import random
 import secrets
 import signal
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -48,13 +49,14 @@ from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.ring.heat import preload
 from knhk_runtime.ring.observed import ObservedQueue
-from knhk_runtime.sealing import CannotSeal, Sealer, Sealing, store_opener
+from knhk_runtime.sealing import BOX, CannotSeal, Sealer, Sealing, store_opener
 from knhk_runtime.sequencer_client import SequencerClient, SequencerRefused, SequencerUnavailable
 from knhk_runtime.statistics import Counters, receipt_at
 from knhk_runtime.tiers.decide import TableDecision
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tiers.errors import Undecided
 from knhk_runtime.tiers.pool import WarmEvaluator
+from knhk_runtime.waiting import InClear
 from knhk_verify.errors import Bad
 from knhk_verify.note import unb64
 
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.05
 STATS_EVERY_S = 0.2
 STATS_AT_LEAST_EVERY_S = 1.0
+FORGET_EVERY_S = 60.0
 FLUSH_S = 5.0
 POD_SEGMENT_BYTES = 4 << 20  # the last one of each pod that is gone stays beside the log
 LAST_WORD_S = 2.0
@@ -242,6 +245,24 @@ def check_once(options: Options) -> dict[str, Any]:
     }
 
 
+class _Boxes:
+    """Boxes of the point that runs."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent, self._clear = agent, InClear()
+
+    def close(self, data: bytes, time_ns: int) -> bytes:
+        asked = self._agent.asked()
+        return asked[0].box(data, asked[1].point, time_ns) if asked else self._clear.close(data, time_ns)
+
+    def open(self, data: bytes, where: str) -> bytes | None:
+        return self._agent.opened(data, where) if data.startswith(BOX) else self._clear.open(data, where)
+
+    def name(self, data: bytes) -> bytes:
+        asked = self._agent.asked()
+        return asked[0].named(data, asked[1].point) if asked else self._clear.name(data)
+
+
 class Agent:
     """Everything of one enforcement point on this machine."""
 
@@ -266,8 +287,8 @@ class Agent:
         self._ending = False
         self._uploader = Uploader(self._outbox, Cursor(options.outbox / "acked", segments.start()), self._client)
         self._shipper = self._shipping(options, segments) if options.log is not None else None
-        judge = ArmJudge(self._loaded, self._evaluator)
-        self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit)
+        judge, boxes = ArmJudge(self._loaded, self._evaluator), _Boxes(self)
+        self._observed = ObservedQueue(self._folders.state / "observed", judge.decide, self._commit, boxes)
         self._drain = DrainLoop(options.ring_dir, hot.open_ring, self._commit_drained, self._set_aside)
         observed = self._observed
         self._settling = Settling(lambda: segments.durable, lambda: observed.end, self._drain.hurry)
@@ -275,7 +296,7 @@ class Agent:
         self._settling.judged.move(observed.judged)
         self._unwitnessed: Unwitnessed | None = None  # where the point bounds it
         self._asking = SequencerClient(sequencer_of(options, self._courier))  # of its own: its answers may take their time
-        self._decisions = Decisions(self._folders.state / "decisions.db")
+        self._decisions = Decisions(self._folders.state / "decisions.db", boxes)
         self._parking = ParkServer(judge, self._decisions, self._commit, self._point, self._settling)
         self._exchange = Exchange(
             self._folders,
@@ -307,7 +328,7 @@ class Agent:
         if self._unwitnessed is not None:
             self._unwitnessed.acknowledged(end, self._settling.bound)
 
-    def _asked(self) -> tuple[Sealer, Sealing] | None:
+    def asked(self) -> tuple[Sealer, Sealing] | None:
         """Who seals, and as the point says; None at a point without privacy. Raises CannotSeal."""
         running = self._exchange.running
         if running is None or running.point.privacy is None:
@@ -316,8 +337,14 @@ class Agent:
             raise CannotSeal(f"{running.point.point} has privacy, and this agent no key store")
         return self._sealer, Sealing(running.point.point, running.point.privacy)
 
+    def opened(self, boxed: bytes, where: str) -> bytes | None:
+        """What a box holds, of whatever point: it may have another now. Raises CannotSeal and Corrupt."""
+        if self._sealer is None:
+            raise CannotSeal(f"{where} is sealed, and this agent has no key store")
+        return self._sealer.unbox(boxed, where)
+
     def _commit(self, made: Entries) -> Position:
-        if asked := self._asked():
+        if asked := self.asked():
             made = asked[0].entries(made, asked[1])
         end = self._outbox.commit(made)
         self._counters.reach(end)
@@ -326,7 +353,7 @@ class Agent:
         return end
 
     def _commit_drained(self, made: Entries, drained: Drained) -> None:
-        asked = self._asked()
+        asked = self.asked()
         sealed, counted = asked[0].batch(made, drained, asked[1]) if asked else (made, drained)
         self._counters.reach(self._outbox.commit(sealed))
         self._counters.take_drained(counted)
@@ -383,7 +410,7 @@ class Agent:
         await self._parking.start(self._socket)
         self._listening = True
         tasks = [asyncio.create_task(self._uploader.run()), asyncio.create_task(self._follow()), asyncio.create_task(self._tell())]
-        tasks.append(asyncio.create_task(self._watch_log()))
+        tasks += [asyncio.create_task(self._watch_log()), asyncio.create_task(self._forget_expired())]
         if self._courier is not None:
             tasks.append(asyncio.create_task(self._courier.run()))
         if self._shipper is not None:
@@ -468,10 +495,18 @@ class Agent:
     def _close_erased(self) -> None:
         """What was erased lies in closed segments, which others may rewrite: the next record begins a new one."""
         try:
-            if (asked := self._asked()) and asked[0].moved(asked[1].point):
+            if (asked := self.asked()) and asked[0].moved(asked[1].point):
                 self._outbox.segments.rotate()
         except (KnhkError, OSError) as error:
             log("erasure", fault=str(error))
+
+    async def _forget_expired(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._decisions.forget, time.time_ns())
+            except sqlite3.Error as error:
+                log("park", fault=str(error))
+            await asyncio.sleep(FORGET_EVERY_S)
 
     async def _tell(self) -> None:
         """stats.json, when it changed or once a second."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from agent_process import GUARDS
 from agent_rings import Request
 from agent_world import World, observation, until
+from test_parking import id16, is_kept, message
 
 from knhk.adapters.key_stores import established
 from knhk.adapters.wrapping_keys import FileWrapping
 from knhk_runtime.durable import replace_file
 from knhk_runtime.envelope import NOBODY, parse_envelope, tag_of
 from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, Arm
-from knhk_runtime.record import Record, check_record
+from knhk_runtime.record import SEGMENT_HEAD, Record, check_record
 from knhk_runtime.subject_keys import KeyStore
 from knhk_runtime.tiers.action import action_bytes
 from knhk_runtime.unsealing import Unsealer
@@ -94,6 +97,53 @@ def test_records_of_tables_and_of_the_agent_are_sealed_and_survive_a_kill(world:
     for record in records:
         check_record(record, "opened")
         assert NAME.encode() in record.observation
+
+
+COLD = b"cold %s" % NAME.encode()
+
+
+def stands_in(world: World) -> list[str]:
+    """Files of the agent in which the name stands, and its body, which nobody else sends."""
+    found = (path for path in world.point.rglob("*") if path.is_file())
+    return [path.name for path in found if (data := path.read_bytes()) and (NAME.encode() in data or b"cold " in data)]
+
+
+def waiting_bytes(world: World) -> int:
+    return sum(path.stat().st_size - SEGMENT_HEAD for path in (world.point / "state" / "observed").glob("*.seg"))
+
+
+def test_what_waits_for_a_slower_tier_is_sealed_survives_a_kill_and_goes(world: World) -> None:
+    """An observed arm that is set aside, and a late decision that its client has not come back for."""
+    folder, store_key = keys_of(world)
+    world.park_timeout_ms = 150
+    world.start_sequencer()
+    desire(world, mode="Shadow", candidate=world.pack("1.1.0"))
+    start(world, folder, store_key)
+    world.runs(1)
+    until(lambda: world.park(message(world, b"cold good", 999))[0] == 200, "the evaluator is warm")
+    ring, asked = world.ring(), observation(COLD, sub=NAME)
+    evaluator = world.evaluator()
+    os.kill(evaluator, signal.SIGSTOP)
+    assert world.park(message(world, b"", 1, o=asked))[:2] == (202, "1")
+    os.kill(evaluator, signal.SIGCONT)
+    until(lambda: is_kept(world, 1), "the decision is made and kept")
+    os.kill(evaluator, signal.SIGSTOP)
+    assert ring.put(Request(ring.next_receipt(), 0, 77, asked, (arm(world), arm(world, PARK, OBSERVED, 1, "1.1.0"))))
+    until(lambda: waiting_bytes(world) > len(asked), "it is set aside")
+    assert stands_in(world) == []
+    before = len(world.records())
+    world.running[-1].kill()
+    world.running[-1].wait()
+    os.kill(evaluator, signal.SIGKILL)
+    assert stands_in(world) == []
+    start(world, folder, store_key)
+    until(lambda: len(world.records()) == before + 1, "what was set aside is judged")
+    until(lambda: waiting_bytes(world) == 0, "and goes")
+    assert world.park(message(world, b"", 2, id16(1), o=observation(COLD, sub="eve")))[:2] == (410, "1")
+    assert until(lambda: world.park(message(world, b"", 3, id16(1), o=asked))[:2] == (200, "1"), "the late decision passes")
+    assert world.park(message(world, b"", 4, id16(1), o=asked))[:2] == (410, "1")
+    assert [record.observation for record in opened(world)].count(asked) == 3
+    assert stands_in(world) == []
 
 
 def test_whom_no_rule_finds_is_nobody_and_sealed_all_the_same(world: World) -> None:

@@ -116,6 +116,14 @@ class Segments:
             if self._end.offset > SEGMENT_HEAD:
                 self._rotate()
 
+    def remove_before(self, number: int) -> None:
+        """Segments before this one are no longer needed; the last stays in any case. Raises OSError."""
+        old = [each for each in self.numbers()[:-1] if each < number]
+        for each in old:
+            self.path(each).unlink()
+        if old:
+            sync_folder(self.folder)
+
     def _has_room(self, frames: bytes) -> bool:
         return self._end.offset + len(frames) <= self._segment_bytes or self._end.offset == SEGMENT_HEAD
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 import threading
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from knhk_runtime.outbox.records import time_of
+from knhk_runtime.waiting import Boxes
 
 EXPIRY_S = 300
 MAX_KEPT = 100_000
-_SCHEMA = """
+VERSION = 2  # of the schema: rows of version 1 were in clear
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS decision (
-  id BLOB PRIMARY KEY, o_key BLOB NOT NULL, packs BLOB NOT NULL, expires_ns INTEGER NOT NULL,
-  o BLOB NOT NULL, used INTEGER NOT NULL DEFAULT 0
+  id BLOB PRIMARY KEY, request BLOB NOT NULL, packs BLOB NOT NULL, expires_ns INTEGER NOT NULL,
+  judgement BLOB NOT NULL, box BLOB NOT NULL, used INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS arm (
-  id BLOB, number INTEGER, pack BLOB NOT NULL, kind INTEGER NOT NULL, klass INTEGER NOT NULL, verdict INTEGER NOT NULL,
-  a BLOB NOT NULL, violations BLOB NOT NULL, PRIMARY KEY (id, number)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS decision_o_key ON decision (o_key);
+CREATE INDEX IF NOT EXISTS decision_judgement ON decision (judgement);
+PRAGMA user_version = {VERSION};
 """
 # A request that came back too early has several ids for one judgement, and O with its time names that judgement.
 _KEEP = """
 INSERT OR IGNORE INTO decision
-VALUES (:id, :o_key, :packs, :expires_ns, :o, EXISTS (SELECT 1 FROM decision WHERE o_key = :o_key AND o = :o AND used = 1))
+VALUES (:id, :request, :packs, :expires_ns, :judgement, :box, EXISTS (SELECT 1 FROM decision WHERE judgement = :judgement AND used = 1))
 """
-_USE = "UPDATE decision SET used = 1 WHERE used = 0 AND (o_key, o) = (SELECT o_key, o FROM decision WHERE id = ? AND used = 0)"
+_USE = "UPDATE decision SET used = 1 WHERE used = 0 AND judgement = (SELECT judgement FROM decision WHERE id = ? AND used = 0)"
+_ARM = struct.Struct(">20sBBBII")
 
 
 @dataclass(frozen=True)
@@ -56,45 +59,49 @@ class Late:
 
 
 class Decisions:
-    """Safe from any thread. What `keep` and `use` did is durable when they return."""
+    """Safe from any thread. What `keep` and `use` did is durable when they return. What is forgotten is overwritten."""
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, path: Path, boxes: Boxes) -> None:
+        self._lock, self._boxes, self._path = threading.Lock(), boxes, path
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;")
+        if self._db.execute("PRAGMA user_version").fetchone()[0] < VERSION:  # clients come back to a 410, and are judged anew
+            self._db.executescript("DROP TABLE IF EXISTS decision; DROP TABLE IF EXISTS arm; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
+        self._db.executescript(_SCHEMA)
 
     def keep(self, late: Late, now_ns: int) -> None:
-        """Stores a decision and forgets those that expired, and the oldest above MAX_KEPT."""
-        row = {"id": late.id, "o_key": late.o_key, "packs": late.packs, "expires_ns": late.expires_ns, "o": late.o}
-        arms = [(late.id, number, *astuple(arm)) for number, arm in enumerate(late.arms)]
+        """Stores a decision and forgets those that expired, and the oldest above MAX_KEPT. Raises OSError as Boxes does."""
+        row = {"id": late.id, "request": self._boxes.name(late.o_key), "packs": late.packs, "expires_ns": late.expires_ns}
+        row |= {"judgement": self._boxes.name(late.o_key + late.o), "box": self._boxes.close(_packed(late), time_of(late.o))}
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.execute(_KEEP, row)
-                self._db.executemany("INSERT OR IGNORE INTO arm VALUES (?,?,?,?,?,?,?,?)", arms)
-                self._forget(now_ns)
+                self._db.execute("DELETE FROM decision WHERE expires_ns <= ?", (now_ns,))
+                over = "SELECT id FROM decision ORDER BY expires_ns DESC LIMIT -1 OFFSET ?"
+                self._db.execute(f"DELETE FROM decision WHERE id IN ({over})", (MAX_KEPT,))
                 self._db.execute("COMMIT")
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
 
-    def _forget(self, now_ns: int) -> None:
-        self._db.execute("DELETE FROM decision WHERE expires_ns <= ?", (now_ns,))
-        over = "SELECT id FROM decision ORDER BY expires_ns DESC LIMIT -1 OFFSET ?"
-        self._db.execute(f"DELETE FROM decision WHERE id IN ({over})", (MAX_KEPT,))
-        self._db.execute("DELETE FROM arm WHERE id NOT IN (SELECT id FROM decision)")
+    def forget(self, now_ns: int) -> None:
+        """What expired goes from the file and from its log of writes."""
+        with self._lock:
+            if self._db.execute("DELETE FROM decision WHERE expires_ns <= ?", (now_ns,)).rowcount:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def find(self, decision: bytes, o_key: bytes, packs: bytes, now_ns: int) -> Late | None:
-        """The decision, when it is unused, not expired, and O-key and packs are equal."""
+        """The decision, when it is unused, not expired, and O-key and packs are equal. Raises Corrupt, and OSError as Boxes does."""
+        request = self._boxes.name(o_key)
         with self._lock:
             row = self._db.execute(
-                "SELECT id, o_key, expires_ns, o FROM decision WHERE id = ? AND o_key = ? AND packs = ? AND expires_ns > ? AND used = 0",
-                (decision, o_key, packs, now_ns),
+                "SELECT expires_ns, box FROM decision WHERE id = ? AND request = ? AND packs = ? AND expires_ns > ? AND used = 0",
+                (decision, request, packs, now_ns),
             ).fetchone()
-            if row is None:
-                return None
-            arms = self._db.execute("SELECT pack, kind, klass, verdict, a, violations FROM arm WHERE id = ? ORDER BY number", (decision,))
-            return Late(row[0], row[1], row[2], row[3], tuple(Judged(*arm) for arm in arms.fetchall()))
+        if row is None or (data := self._boxes.open(row[1], f"{self._path} {decision.hex()}")) is None:
+            return None
+        return Late(decision, o_key, row[0], *_unpacked(data))
 
     def use(self, decision: bytes) -> bool:
         """Marks it used, under each of its ids; False when somebody was faster."""
@@ -104,3 +111,19 @@ class Decisions:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _packed(late: Late) -> bytes:
+    heads = (_ARM.pack(a.pack, a.kind, a.klass, a.verdict, len(a.a), len(a.violations)) + a.a + a.violations for a in late.arms)
+    return len(late.o).to_bytes(4, "big") + late.o + b"".join(heads)
+
+
+def _unpacked(data: bytes) -> tuple[bytes, tuple[Judged, ...]]:
+    at, arms = 4 + int.from_bytes(data[:4], "big"), list[Judged]()
+    o = data[4:at]
+    while at < len(data):
+        pack, kind, klass, verdict, length, more = _ARM.unpack_from(data, at)
+        at += _ARM.size
+        arms.append(Judged(pack, kind, klass, verdict, data[at : at + length], data[at + length : at + length + more]))
+        at += length + more
+    return o, tuple(arms)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.log import log
-from knhk_runtime.outbox.records import OBSERVED, PARK, Arm, Entries, encode, payloads
+from knhk_runtime.outbox.records import OBSERVED, PARK, Arm, Entries, encode, payloads, time_of
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.parking.decisions import Judged
 from knhk_runtime.record import frame
 from knhk_runtime.ring.entries import RingRecord
+from knhk_runtime.waiting import Boxes
 
 _READ_BYTES = 1 << 20
 _HEAD = struct.Struct(">16sHQBI")
@@ -23,11 +24,11 @@ Commit = Callable[[Entries], object]
 
 
 def pack_record(record: RingRecord) -> bytes:
-    """The frame in which a record is set aside (private to the agent)."""
+    """The bytes in which a record is set aside (private to the agent)."""
     parts = [_HEAD.pack(record.receipt, record.region, record.cluster, len(record.arms), len(record.o)), record.o]
     for arm in record.arms:
         parts += [_ARM.pack(arm.pack, arm.kind, arm.klass, arm.verdict, arm.mode, arm.flags, len(arm.a)), arm.a]
-    return frame(b"".join(parts))
+    return b"".join(parts)
 
 
 def unpack_record(data: bytes) -> tuple[bytes, int, int, bytes, tuple[Arm, ...]]:
@@ -43,14 +44,18 @@ def unpack_record(data: bytes) -> tuple[bytes, int, int, bytes, tuple[Arm, ...]]
 
 
 class ObservedQueue:
-    """Segments of records that wait, judged one after another by one thread; a crash repeats the last ones, which appends forgive."""
+    """Segments of records that wait, judged one after another by one thread; a crash repeats the last ones, which appends forgive. Segments
+    that were judged are removed."""
 
-    def __init__(self, folder: Path, decide: Decide, commit: Commit) -> None:
+    def __init__(self, folder: Path, decide: Decide, commit: Commit, boxes: Boxes) -> None:
         """Raises Corrupt and OSError."""
         self._segments = Segments(folder)
         self._cursor = Cursor(folder / "done", self._segments.start())
+        if self._cursor.position < self._segments.start():  # it is not synced, and what was judged is gone
+            self._cursor.move(self._segments.start())
         self._decide = decide
         self._commit = commit
+        self._boxes = boxes
         self.on_judged: Callable[[Position], None] = lambda position: None  # told up to where records are in the outbox
         self._wake, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="observed", daemon=True)
@@ -60,7 +65,8 @@ class ObservedQueue:
 
     def put(self, records: Sequence[RingRecord]) -> None:
         """Durable when it returns."""
-        self._segments.sync(self._segments.append(b"".join(map(pack_record, records))))
+        frames = [frame(self._boxes.close(pack_record(record), time_of(record.o))) for record in records]
+        self._segments.sync(self._segments.append(b"".join(frames)))
         self._wake.set()
 
     @property
@@ -86,9 +92,9 @@ class ObservedQueue:
     def _run(self) -> None:
         while not self._end.is_set():
             try:
-                if not self._step():
-                    self._wake.wait(1.0)
-                    self._wake.clear()
+                if not self._step() and not self._wake.wait(1.0):
+                    self._forget()
+                self._wake.clear()
             except Corrupt as error:
                 log("observed", fault=str(error))
                 return
@@ -104,10 +110,24 @@ class ObservedQueue:
         for start, stop in payloads(frames):
             if self._end.is_set():
                 return True
-            self._commit(self._judge(frames[start:stop]))
-            self._cursor.move(Position(end.segment, first + stop))
-            self.on_judged(self._cursor.position)
+            if (data := self._boxes.open(frames[start:stop], str(self._segments.path(end.segment)))) is not None:
+                self._commit(self._judge(data))
+            else:
+                log("observed", fault="a request waited for longer than its key was kept, and has no leaf")
+            self._move(Position(end.segment, first + stop))
         return True
+
+    def _move(self, position: Position) -> None:
+        self._cursor.move(position)
+        self.on_judged(position)
+
+    def _forget(self) -> None:
+        """Nothing came for a second: what was judged goes."""
+        self._segments.rotate()
+        frames, end = self._segments.read(self._cursor.position, 1)
+        if not frames and end > self._cursor.position:
+            self._move(end)
+        self._segments.remove_before(self._cursor.position.segment)
 
     def _judge(self, data: bytes) -> Entries:
         receipt, region, cluster, o, arms = unpack_record(data)
