@@ -38,7 +38,7 @@ NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' 
 digests = { find $(wildcard $(GENERATED)) /dev/null -type f -print0 | sort -z | \
             xargs -0 -r sha256sum > $(STAMPS)/generated.$(1); }
 
-.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down demo-cluster bench-cluster gen verify bench fuzz sim cases lock clean
+.PHONY: help setup setup-dev images demo test test-fast test-cluster cluster cluster-down demo-cluster bench-cluster gen verify bench fuzz sim kills cases lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -132,6 +132,9 @@ sim: setup-dev ## the control plane, the log, then regions and witnesses, under 
 	@$(PY) tests/sim/run.py --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 	@$(PY) tests/sim/run.py --world log --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
 	@$(PY) tests/sim/run.py --world regions --start $${SIM_START:-0} --seeds $${SIM_SEEDS:-10000}
+
+kills: setup-dev ## SIGKILL at random steps within append, flush, tile, checkpoint, upload, rotation and merge, KNHK_STAGED_KILLS (75) of each; says how many hit what
+	@KNHK_STAGED_KILLS=$${KNHK_STAGED_KILLS:-75} $(PY) -m pytest -q -n 0 -rP tests/storage/test_staged_kills.py $(PYTEST_ARGS)
 
 cases: setup-dev ## differential cases and laws with KNHK_CASES examples (100000)
 	@KNHK_CASES=$${KNHK_CASES:-100000} HYPOTHESIS_PROFILE=dev $(PY) -m pytest -n 2 --timeout 0 tests/property tests/mapping/test_oracle.py $(PYTEST_ARGS)

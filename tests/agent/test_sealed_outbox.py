@@ -103,9 +103,8 @@ COLD = b"cold %s" % NAME.encode()
 
 
 def stands_in(world: World) -> list[str]:
-    """Files of the agent in which the name stands, and its body, which nobody else sends."""
-    found = (path for path in world.point.rglob("*") if path.is_file())
-    return [path.name for path in found if (data := path.read_bytes()) and (NAME.encode() in data or b"cold " in data)]
+    """Files of the agent in which the name stands."""
+    return [path.name for path in world.point.rglob("*") if path.is_file() and NAME.encode() in path.read_bytes()]
 
 
 def waiting_bytes(world: World) -> int:

@@ -140,8 +140,9 @@ class Wal:
             self._unlink(path)
 
     def remove(self) -> None:
-        """Remove all segments, and their folder when it has nothing else."""
-        for _, path in self._segments():
+        """Remove all segments, and their folder when it has nothing else. The last goes first: what a kill leaves is a beginning, whose
+        entries get the indexes that they had. An end of it would be taken for entries that come before those that are gone."""
+        for _, path in reversed(self._segments()):
             self._unlink(path)
         if not self._files.names(self._folder):
             self._files.rmdir(self._folder)
