@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,22 +18,28 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench import inputs
 from bench.durable import sequencer, until
-from bench.figures import Figures, Goal, Row, Spread, spread
+from bench.figures import Figures, Goal, Row, Spread, single, spread
 from bench.native import NativePack
+from bench.sealing import ASKED
 from knhk.reconcilers.auditing import JUDGED, Loaded, Sources, audit
 from knhk.reconcilers.evaluators import Evaluator
 from knhk.reconcilers.replaying import replay, replay_segments
 from knhk.wiring import archive, replays
 from knhk_hot.drain import Arm, encode_record
 from knhk_hot.pack import Pack
+from knhk_runtime.envelope import KEY
+from knhk_runtime.outbox.records import Entries
 from knhk_runtime.outbox.segments import Segments
+from knhk_runtime.sealing import Sealer
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
+from knhk_runtime.subject_keys import KeyStore, create
 from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.unsealing import Unsealer
 
 TITLE = "Agent, command, verifier, replay"
 BATCH = 8192
@@ -107,8 +113,9 @@ def _command(words: Sequence[str], runs: int) -> Spread:
     return spread(found)
 
 
-def _filled(folder: Path, count: int) -> None:
-    """A log with `count` decisions of the access pack and their records, by the product's own writers."""
+def _filled(folder: Path, count: int, sealed: Callable[[bytes], bytes] = bytes) -> None:
+    """A log with `count` decisions of the access pack and their records, by the product's own writers. `sealed`: frames as they
+    are kept."""
     binding = Pack.load(inputs.access_pack()).bind()
     pack = hashlib.sha256(inputs.access_pack()).digest()[:20]
     decided = [(case.o, binding.decide(case.o)) for case in inputs.access_cases()]
@@ -119,7 +126,7 @@ def _filled(folder: Path, count: int) -> None:
         for number in range(first, min(count, first + BATCH)):
             o, d = decided[number % len(decided)]
             made.append(encode_record(source + number.to_bytes(8, "big"), 0, 0, o, [Arm(pack, 1, d.klass, d.verdict, 1, 0, d.a)]))
-        segments.append(b"".join(each.frame for each in made))
+        segments.append(sealed(b"".join(each.frame for each in made)))
         log.commit([parse_append(encode_batch([leaf for each in made for leaf in each.leaves]))])
     log.integrate()
     log.close()
@@ -145,8 +152,10 @@ def _log_rows(folder: Path, count: int, runs: int) -> list[Row]:
         replayed.append(count / (time.process_time() - begun))
         if again.replayed != count:
             raise ValueError(f"replayed {again.replayed} of {count}; {again.differences[:1]}")
+    clear = _archive_rows(folder, count, runs, evaluator)
     return [
-        *_archive_rows(folder, count, runs, evaluator),
+        *clear,
+        *_sealed_rows(folder / "sealed", count, runs, evaluator, clear[1]),
         Row("verifier: whole log", "leaves/s CPU", spread(verified), f"{count:,} leaves with their records"),
         Row("log replay: records, decisions, hashes", "decisions/s CPU", spread(replayed), "each compared byte for byte with the log"),
     ]
@@ -177,6 +186,32 @@ def _archive_rows(folder: Path, count: int, runs: int, evaluator: Evaluator) -> 
         Row("archive: rows written", "decisions/s CPU", spread(written), "index of the log read, Parquet with ZSTD"),
         Row("archive: replay", "decisions/s CPU", spread(replayed), "every A, both hashes, every tile and the root recomputed"),
         Row("archive: audit by the oracle", "decisions/s CPU", spread(judged), "admitted ones, from RDF and mapping, in Python"),
+    ]
+
+
+def _sealed_rows(folder: Path, count: int, runs: int, evaluator: Evaluator, clear: Row) -> list[Row]:
+    """The same decisions again, each sealed for its subject, replayed by who has the key store. `clear`: those in clear."""
+    folder.mkdir()
+    with sequencer(folder):
+        pass
+    own, found = os.urandom(KEY), list[float]()
+    create(folder / "keys", own, b"")
+    sealer, keys = Sealer(lambda _: KeyStore(folder / "keys", own)), KeyStore(folder / "keys", own)
+    _filled(folder, count, lambda frames: sealer.entries(Entries(frames, b"", count), ASKED).frames)
+    archive.run_once(archive.Options(folder / "log", str(folder / "delta"), folder / "state"))
+    served = archive.opened_folder(folder / "log").served
+    for _ in range(runs):
+        segments, begun = replays.kept(str(folder / "delta")), time.process_time()
+        again = replay_segments(segments, served, lambda pack, bundle: evaluator, bytes(32), unsealer=Unsealer(keys))
+        found.append(count / (time.process_time() - begun))
+        if (again.replayed, again.sealed, again.root) != (count, 0, served.root(count).hex()):
+            raise ValueError(f"replayed {again.replayed} of {count} sealed; {again.differences[:1]}")
+    sealer.close()
+    keys.close()
+    beside = clear.spread.median if clear.spread is not None else 0.0
+    return [
+        Row("archive: replay of sealed records", "decisions/s CPU", spread(found), "the same, each opened first"),
+        Row("sealed ÷ clear", "×", single(spread(found).median / beside), "what decryption leaves of the rate of replay"),
     ]
 
 
