@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from unittest.mock import Mock
 import pytest
 from sequencing import sequencer
 
+from knhk.adapters.key_secrets import secrets_of
 from knhk.adapters.signer_roles import rotate
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import Waiting
@@ -132,6 +134,41 @@ def test_the_command_rotates_a_folder_and_a_dry_run_does_not(tmp_path: Path) -> 
     code, said = knhk(tmp_path / "home", "keys", "rotate", "data", "--folder", str(folder), "--dry-run")
     assert code != 0
     assert "root.key" in said
+
+
+def mounted(keys: Path, folder: Path) -> Path:
+    """What the log's pod finds of Secret knhk-keys-log; its key."""
+    folder.mkdir()
+    (secret,) = (one for one in secrets_of(keys, "knhk-system") if one["metadata"]["name"] == "knhk-keys-log")
+    for name, data in secret["data"].items():
+        (folder / name).write_bytes(base64.b64decode(data))
+        (folder / name).chmod(0o600)
+    return folder / "log.key"
+
+
+def test_the_log_of_a_cluster_goes_on_from_its_new_secret_and_its_key_turns_again_only_then(tmp_path: Path) -> None:
+    folder, log = tmp_path / "keys", tmp_path / "log"
+    established(folder, ORIGIN, datetime.now(UTC))
+    turn = ("keys", "rotate", "log", "--folder", str(folder), "--overlap-hours", "24")
+
+    def signed_by(key: Path, name: str) -> Path:
+        with sequencer(log, tmp_path / "s", ORIGIN, key) as running:
+            (tmp_path / name).write_text(running.checkpoint())
+        return tmp_path / name
+
+    old = signed_by(mounted(folder, tmp_path / "first"), "old")
+    assert knhk(tmp_path / "home", *turn)[0] == 0
+    before = (folder / "keys.json").read_bytes()
+    code, said = knhk(tmp_path / "home", *turn)
+    assert code != 0
+    assert "--checkpoint must be a file" in said
+    code, said = knhk(tmp_path / "home", *turn, "--checkpoint", str(old), "--dry-run")
+    assert code != 0
+    assert "start the log anew" in said
+    assert (folder / "keys.json").read_bytes() == before
+    new = signed_by(mounted(folder, tmp_path / "second"), "new")
+    assert knhk(tmp_path / "home", *turn, "--checkpoint", str(new))[0] == 0
+    signed_by(mounted(folder, tmp_path / "third"), "newest")
 
 
 def test_a_home_leaves_a_receipt_by_the_old_key_and_changes_nothing_without_its_log(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
 OUTSIDE: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-rollout": ("rollout.sigstore.key", "sigstore.json", "trusted_root.json"),
     "knhk-keys-build": ("build.sigstore.key", "data.sigstore.key", "sigstore.json", "trusted_root.json"),
+    "knhk-keys-log": ("log.former.key",),  # without it a log whose key turned knows the key of none of its checkpoints, and does not start
 }
 LABELS = {"app.kubernetes.io/part-of": "knhk"}
 

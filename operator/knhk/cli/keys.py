@@ -48,6 +48,7 @@ def show(call: Call) -> Outcome:
         Argument("role", help="build, rollout, data or log", metavar="ROLE"),
         FOLDER,
         Argument("--overlap-hours", help="so long what the old key signs counts, too (default 0)", kind=int, default=0, metavar="N"),
+        Argument("--checkpoint", help="of the log, by its key of now: to turn that again with --folder", kind=Path, metavar="FILE"),
         Argument("--dry-run", help="look whether it can be done, change nothing", flag=True),
     ),
     output=obj(role=string(), old=string(), new=nullable(string()), until=string(), serial=integer(), receipt=nullable(integer())),
@@ -55,7 +56,8 @@ def show(call: Call) -> Outcome:
     detail="Needs root.key, or a token that holds the root. In a home, which must run, it leaves a receipt, KeyRotated, signed with the\n"
     "rollout key from before. For a cluster: give --folder, and an overlap in which the new Secrets reach all processes; then run\n"
     "`knhk cluster keys` and apply them. No receipt is left there. A log signs with both keys in the overlap, once it has been started\n"
-    "again: a home that runs does that within a minute. Turn its key again only after that: it knows the last two. Tell its\n"
+    "again: a home that runs does that within a minute. Its key turns again only after that, for it knows the last\n"
+    "two: with --folder a checkpoint by the newer one shows it (--checkpoint: that of any receipt of now). Tell its\n"
     "witnesses the new key in the overlap; proofs by the old key alone must be fetched anew afterwards.",
 )
 def rotate(call: Call) -> Outcome:
@@ -65,7 +67,7 @@ def rotate(call: Call) -> Outcome:
     from knhk.wiring import packs
     from knhk.wiring.embedded import local_user, signer_of
     from knhk.wiring.home import Home
-    from knhk.wiring.rotating import rotated
+    from knhk.wiring.rotating import demand_used, rotated
     from knhk.wiring.signing import keys_in, signer_in
     from knhk_verify.signed import ROLES
 
@@ -83,6 +85,8 @@ def rotate(call: Call) -> Outcome:
     log = None if args.folder else SequencerLog(home.sequencer_socket)
     if log is not None:
         log.checkpoint()  # no key changes where no receipt can be left
+    elif args.role == "log":
+        demand_used(folder, args.checkpoint)
     now, overlap = datetime.now(UTC), timedelta(hours=args.overlap_hours)
     until = f"{now + overlap:{TIME}}"
     data = {"role": args.role, "old": signer.keyid(args.role), "new": None, "until": until, "serial": named.serial + 1, "receipt": None}

@@ -94,6 +94,19 @@ def rotated(folder: Path, role: str, now: datetime, overlap: timedelta, actor: s
     return made, log.append_event(bundles[0]) if index is None else index  # somebody else who looked was quicker: the same index
 
 
+def demand_used(folder: Path, checkpoint: Path | None) -> None:
+    """Of a log whose key turned before, and which is not asked: a checkpoint of it by its key of now, in a file. It knows the last two
+    keys; turned again before it signed with the newer, it would know the key of none of its checkpoints. Raises Stalled, Bad, OSError."""
+    named, how = signer_roles.keys_of(folder), "kubectl get policyreceipt -n NAMESPACE NAME -o jsonpath={.spec.checkpoint}"
+    if named is None or all(key.until is None for key in named.roles.get("log", {}).values()):
+        return
+    if checkpoint is None:
+        raise Stalled("LogKey", f"the log's key turned before: --checkpoint must be a file with a checkpoint by its key of now: {how}")
+    if not _is_by(checkpoint.read_text("utf-8", "replace"), signer_in(folder)):
+        must = "must be by its key of now: apply the new Secrets, start the log anew, and take a newer one"
+        raise Stalled("LogKey", f"{checkpoint}: is not signed by the key that keys.json says the log signs with: {must}")
+
+
 def _is_by(note: str, signer: RoleSigner) -> bool:
     """Whether a checkpoint is signed by the log's key of now. Raises Bad for an altered one."""
     verifier = parse_vkey(signer.vkey(signer.log_origin()))
