@@ -71,7 +71,7 @@ def world(ours: KubeClient, cluster: Cluster, tmp_path: Path, pods: PlayedPods) 
 
 @pytest.fixture
 def anew(servers: dict[str, Path], tmp_path: Path) -> Iterator[Cluster]:
-    """Another control plane, whose store is empty."""
+    """Another control plane, whose store is empty. To be named before `world`, whose operators then end before it."""
     with owned(tmp_path / "anew") as found:
         client = KubeClient(api_client(found.kubeconfig))
         install(client)
@@ -117,7 +117,7 @@ def accepts(new: Pod, old: Pod, root: bytes) -> int:
 
 
 @pytest.mark.failure("API server", "rollout")
-def test_an_operator_goes_on_in_a_new_cluster_and_guards_never_stop(world: World, pods: PlayedPods, anew: Cluster, tmp_path: Path) -> None:
+def test_an_operator_goes_on_in_a_new_cluster_and_guards_never_stop(anew: Cluster, world: World, pods: PlayedPods, tmp_path: Path) -> None:
     repo = Repo(tmp_path / "repo")
     repo.commit({"point.yaml": POINT, "pack.yaml": BAD})
     before, entries = world.get().status, len(world.statements())

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from restore_house import killed, quiet
 from knhk.adapters import delta_parquet
 from knhk.adapters.key_stores import established
 from knhk.model.faults import Stalled
+from knhk.reconcilers.erasing import erased_by
 from knhk.reconcilers.ledger import Kept
 from knhk.wiring import privacy, reapplying
 from knhk.wiring import restore as wiring
 from knhk.wiring.home import LOG_ORIGIN, Home
-from knhk.wiring.reapplying import REAPPLIED, UNREACHED
+from knhk.wiring.reapplying import REAPPLIED, UNREACHED, Places, reapplied
 from knhk.wiring.restore import Done, Left, restore_home
 from knhk_runtime.envelope import tag_of
 from knhk_runtime.objects.folder import FolderStore
@@ -176,6 +178,24 @@ def test_two_key_stores_are_told_apart(ruin: Ruin) -> None:
     with pytest.raises(Stalled, match=r"is another key store than .*backup: one of them must be taken away"):
         restore_home(ruin.home, ruin.left(ruin.archive), quiet)
     assert not ruin.home.store.exists()
+
+
+def test_a_key_service_s_folder_has_a_store_for_each_namespace(ruin: Ruin) -> None:
+    """On a cluster: nothing but key stores and archives is reached. What waits for a hold waits where the subject has keys."""
+    folder, by = ruin.folder / "service", privacy.wrapping_in(ruin.folder / "keys")
+    shutil.copytree(ruin.folder / "backup", folder / "erp", ignore=shutil.ignore_patterns("delta", "observations"))
+    established(folder / "ats", by)
+    (folder / "lock").touch()
+    seen = wiring.verified(ruin.left(), datetime.now(UTC))
+    erased = erased_by(event for _, _, event in seen.events)
+    places = Places(folder, ruin.folder / "keys", (str(ruin.archive),))
+    found = reapplied(erased, places, seen.log, dry=False)
+    assert [(Path(each.place).name, each.state, each.did.keys, each.did.rows, each.did.queued) for each in found] == [
+        ("ats", REAPPLIED, 0, 0, 0),
+        ("erp", REAPPLIED, 1, 0, 1),
+        ("delta", REAPPLIED, 0, 4, 0),
+    ]
+    assert ruin.opened() == (6, 0)
 
 
 @pytest.mark.slow

@@ -42,7 +42,12 @@ ROLLING = obj(version=string(), digest=string(), stage=string(), arm=string(), s
         Argument("--root", help="pinned root key: base64, or a root.pub file (default: root.pub of the keys)"),
         Argument("--guard", help="folder of a guard that runs on: the log must not be behind it", kind=Path, repeat=True, metavar="DIR"),
         Argument("--checkpoint", help="checkpoint that somebody kept: the log must be a later one", kind=Path, repeat=True, metavar="FILE"),
-        Argument("--subjects", help="key store from a backup, whose key is among --keys (default HOME/subjects)", kind=Path, metavar="DIR"),
+        Argument(
+            "--subjects",
+            help="key store from a backup, or folder of a key service, whose key is among --keys (default HOME/subjects)",
+            kind=Path,
+            metavar="DIR",
+        ),
         Argument("--archive", help="archive of the log: a folder, or s3://BUCKET/PREFIX; all of them", repeat=True, metavar="PLACE"),
         Argument("--allow-missing", help="leave away what the log knows in force and nothing at hand says", flag=True),
         Argument("--kubeconfig", help="make it in this cluster, whose operator must not run", kind=Path, metavar="FILE"),

@@ -372,8 +372,9 @@ def erased_by(events: Iterable[PolicyEvent]) -> Erased:
     return found
 
 
-def reapply_keys(keys: KeyStore, erased: Erased) -> Reapplied:
-    """A key store as the log says: keys are destroyed again, holds stand, what waits for them waits. Repeated it changes nothing."""
+def reapply_keys(keys: KeyStore, erased: Erased, *, alone: bool = True) -> Reapplied:
+    """A key store as the log says: keys are destroyed again, holds stand, what waits for them waits. Repeated it finds nothing. `alone`: it
+    is the only one of its log; of several, each has the erasures of subjects that it has keys of."""
     held, works = {hold.id: hold for hold in keys.holds()}, {work.id: work for work in keys.works()}
     restored = [hold for hold in erased.holds.values() if held.get(hold.id) != hold]
     for hold in restored:
@@ -381,7 +382,9 @@ def reapply_keys(keys: KeyStore, erased: Erased) -> Reapplied:
     for work in works.values():
         if work.id in erased.done and work.state != DONE:
             keys.put_work(replace(work, state=DONE, bundles="[]"))
-    queued = [Work(name, QUEUED, _text(plan), "[]") for name, plan in erased.queued.items() if name not in erased.done | works.keys()]
+    waiting = {name: plan for name, plan in erased.queued.items() if name not in erased.done | works.keys()}
+    mine = {name: plan for name, plan in waiting.items() if alone or keys.ids_of(bytes.fromhex(plan.subject))}
+    queued = [Work(name, QUEUED, _text(plan), "[]") for name, plan in mine.items()]
     for work in queued:
         keys.put_work(work)
     there = [key for key in erased.keys if keys.key(key) is not None]

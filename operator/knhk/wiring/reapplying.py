@@ -43,8 +43,8 @@ class Reached:
 
 @dataclass(frozen=True)
 class Places:
-    """Where to look. `subjects`: folder of the key store, and `keys` of its key-encryption key; `home`, if it is one: its outboxes lie
-    beside its log."""
+    """Where to look. `subjects`: folder of the key store, or of one for each namespace, and `keys` of its key-encryption key; `home`, if it
+    is one: its outboxes lie beside its log."""
 
     subjects: Path | None
     keys: Path
@@ -60,7 +60,10 @@ def reapplied(erased: Erased, places: Places, log: Opened, *, dry: bool) -> tupl
     """Every place, one after another: that one cannot be reached holds up no other. `log`: what `erased` is of, verified."""
     if not (erased.events or erased.holds or erased.queued):
         return ()
-    acts: list[tuple[str, Act]] = [(str(places.subjects or "key store"), partial(_keys, places, erased, dry))]
+    stores = key_stores(places.subjects)
+    acts: list[tuple[str, Act]] = [(str(each), partial(_keys, each, places.keys, erased, dry, len(stores) == 1)) for each in stores]
+    if not stores:
+        acts.append((str(places.subjects or "key store"), partial(_no_keys, erased)))
     if places.outboxes is not None:
         acts.append((str(places.outboxes), partial(_outboxes, places, erased, log, dry)))
     acts += [(each, partial(_archive, places, each, erased, log, dry)) for each in places.archives]
@@ -74,15 +77,26 @@ def _tried(place: str, act: Act, dry: bool) -> Reached:
         return Reached(place, UNREACHED, why=str(error))
 
 
-def _keys(places: Places, erased: Erased, dry: bool) -> Reapplied:
-    if places.subjects is None or not subject_keys.store_file(places.subjects).exists():
-        must = "must be given by --subjects; where it is lost for good no sealed record can be opened, and nothing is to be done"
-        raise NotFound(f"there is no key store, and the log names {len(erased.keys)} keys that were destroyed: {must}")
-    keys = privacy.opened_in(places.subjects, places.keys)
+def key_stores(folder: Path | None) -> list[Path]:
+    """The folders of the key stores that lie there: this one, or one for each namespace below it, as a key service has them."""
+    if folder is None or not folder.is_dir():
+        return []
+    below = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
+    found = [path for path in below if subject_keys.store_file(path).exists()]
+    return found[:1] if folder in found else found
+
+
+def _keys(folder: Path, by: Path, erased: Erased, dry: bool, alone: bool) -> Reapplied:
+    keys = privacy.opened_in(folder, by)
     try:
-        return Reapplied() if dry else reapply_keys(keys, erased)
+        return Reapplied() if dry else reapply_keys(keys, erased, alone=alone)
     finally:
         keys.close()
+
+
+def _no_keys(erased: Erased) -> Reapplied:
+    must = "must be given by --subjects; where it is lost for good no sealed record can be opened, and nothing is to be done"
+    raise NotFound(f"there is no key store, and the log names {len(erased.keys)} keys that were destroyed: {must}")
 
 
 def _outboxes(places: Places, erased: Erased, log: Opened, dry: bool) -> Reapplied:
