@@ -72,6 +72,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     ("ConfigMap", "knhk-witness", ("data", "KNHK_WITNESS_MIRROR")): Value("witness.mirror", as_text="{} | quote"),
     ("ConfigMap", "knhk-witness", ("data", "KNHK_WITNESS_LOG_CA")): Value("witness.logCaFile", as_text="{} | quote"),
     ("ConfigMap", "knhk-witness", ("data", "ca.crt")): Value("witness.logCa", as_text="{} | quote"),
+    ("ConfigMap", "knhk-witness", ("data", "roots")): Value("witness.roots", as_text="{} | quote"),
     ("ConfigMap", "knhk-witness", ("data", "watched")): Value("witness.watched", as_text="{} | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_RECEIPTS")): Value("receiptsKept"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WEBHOOK")): Value("webhooks.enabled", False, 'ternary "0.0.0.0:8090" "" {} | quote'),
@@ -266,6 +267,7 @@ def _substitute(document: dict[str, Any], values: dict[str, Any]) -> None:
                 "witness.watched",
                 "witness.mirror",
                 "witness.logCa",
+                "witness.roots",
                 "published.store",
             )
         )

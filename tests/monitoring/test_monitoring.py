@@ -76,7 +76,9 @@ async def of_the_witness(folder: Path) -> str:
     """What a witness tells that follows and mirrors a log which cannot be read."""
     key, log = Ed25519PrivateKey.generate(), Verifier("log", bytes(32))
     witness = Witness(folder / "witness", WitnessKey(Verifier("w", raw_public(key), COSIGNATURE), key.sign), {"log": [log]}, Disk(), int)
-    surface = WitnessSurface(witness, {}, {"log": Mirror("log", lambda: lambda path: None, FolderStore(folder / "mirror"), lambda: [log])})
+    surface = WitnessSurface(
+        witness, {}, {"log": Mirror("log", lambda: lambda path: None, FolderStore(folder / "mirror"), lambda: ([log], []))}
+    )
     surface.followed.errors["log"] = "no answer"
     return str((await surface.metrics(make_mocked_request("GET", "/metrics"))).text)
 

@@ -90,7 +90,8 @@ def test_each_container_s_command_line_is_what_its_process_takes(installed: Inst
     """Without a cluster a process says so and ends; a wrong flag, path or value ends it otherwise."""
     container = ALL[name]
     witness_key(installed)
-    installed.place("/etc/knhk/witness/watched").write_text(installed.settings["knhk-witness"]["watched"])
+    for file in ("watched", "roots"):
+        installed.place(f"/etc/knhk/witness/{file}").write_text(installed.settings["knhk-witness"][file])
     for path, data in TRUSTED.items():
         installed.place(path).write_bytes(data or installed.place("/etc/knhk/keys/root.pub").read_bytes())
     if name == "knhk-log/archive":
@@ -161,6 +162,7 @@ def test_a_log_counts_what_the_witness_of_another_region_mirrors(installed: Inst
         with bucket(store) as url:
             us.settings["knhk-witness"] |= {"KNHK_WITNESS_NAME": name, "KNHK_WITNESS_MIRROR": "/var/lib/knhk/mirrors"}
             us.place("/etc/knhk/witness/watched").write_text(f"log {signer.vkey(ORIGIN)} {url}\nquorum none\n")
+            us.place("/etc/knhk/witness/roots").write_text(f"{ORIGIN} {eu.place('/etc/knhk/keys/root.pub').read_text()}")
             us.start(witness)
             until(lambda: answers(us, witness), us, "the witness serves")
             address = f"https://localhost:{us.port(witness, 8447)}"
@@ -179,6 +181,7 @@ def test_a_log_counts_what_the_witness_of_another_region_mirrors(installed: Inst
             until(lambda: json.loads(ask(eu, "stages"))["regions"] > index, eu, "another region holds the event")
             mirrors = us.place("/var/lib/knhk/mirrors")
             (mirror,) = mirrors.iterdir()
+            assert "keys.json" in {path.name for path in store.iterdir()}  # by which the witness would follow a key that turns
             assert (mirror / "checkpoint").read_text().startswith(f"{ORIGIN}\n{index + 1}\n")
             told = ask(eu, "metrics")
             assert f'knhk_log_entries{{stage="regions"}} {index + 1}' in told

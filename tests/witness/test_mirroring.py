@@ -37,7 +37,7 @@ class Full(MemoryStore):
 
 
 def mirror_of(place: Callable[[], Path], store: ObjectStore) -> Mirror:
-    return Mirror(ORIGIN, lambda: of_folder(place()), store, lambda: [KEY.verifier])
+    return Mirror(ORIGIN, lambda: of_folder(place()), store, lambda: ([KEY.verifier], []))
 
 
 def test_a_mirror_holds_what_it_says_and_says_no_more(tmp_path: Path) -> None:

@@ -336,6 +336,8 @@ def serve(call: Call) -> Outcome:
         Argument("--key", help="Ed25519 private key of this witness alone, PEM, mode 0600", kind=Path, metavar="FILE"),
         Argument("--policy", help="c2sp.org/tlog-policy file; its `log` lines are served", kind=Path, metavar="FILE"),
         Argument("--listen", help="where to serve", metavar="HOST:PORT"),
+        Argument("--roots", help="root keys of logs, whose keys.json then says by which keys they sign", kind=Path, metavar="FILE"),
+        Argument("--log-ca", help="authorities of the logs' HTTPS beside the system's (PEM)", kind=Path, metavar="PEM"),
         Argument("--follow-s", help="look at the policy's logs that have a URL every S seconds (default: never)", kind=float, metavar="S"),
         Argument("--mirror", help="keep copies of these logs there: s3://BUCKET/PREFIX or a folder", metavar="ADDRESS"),
         Argument("--vkey", help="print the verifier key that others need, and end", flag=True),
@@ -355,6 +357,8 @@ def witness(call: Call) -> Outcome:
         "--key": args.key,
         "--policy": args.policy,
         "--listen": args.listen,
+        "--roots": args.roots,
+        "--log-ca": args.log_ca,
         "--follow-s": args.follow_s,
         "--mirror": args.mirror,
     }

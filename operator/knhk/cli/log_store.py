@@ -100,8 +100,8 @@ def follow(call: Call) -> Outcome:
     mirror = open_store(args.dest)
     while True:
         try:
-            newest, *former = log_stores.verifiers_for(fetch, args.source, Home(call.home), args.vkey, args.root, args.keys)
-            found = follow(args.source, fetch, mirror, newest, former)
+            (newest, *others), over = log_stores.verifiers_for(fetch, args.source, Home(call.home), args.vkey, args.root, args.keys)
+            found = follow(args.source, fetch, mirror, newest, others, over)
         except Waiting as error:
             if args.once:
                 raise

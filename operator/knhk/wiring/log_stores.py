@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from knhk.model.faults import NotFound, Stalled
@@ -16,6 +15,7 @@ from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.sequencer.core import lock
 from knhk_runtime.sequencer.lease import KEY, Lease
+from knhk_runtime.tlog.log_keys import keys_of
 from knhk_runtime.tlog.served import Fetch
 from knhk_verify.errors import demand
 from knhk_verify.note import Verifier, parse_vkey
@@ -27,11 +27,13 @@ def own_verifier(store: ObjectStore) -> Verifier:
     return parse_vkey(member(parse_json(store.get("meta.json").data, "meta.json"), "vkey", str, "meta.json"))
 
 
-def verifiers_for(fetch: Fetch, place: str, home: Home, vkey: str | None, root: str | None, keys: Path | None) -> list[Verifier]:
-    """Keys to follow the log at `place` by, the newest first: `vkey`, or those of role log and the log's name in keys.json of the pinned
-    root, the one at hand or that beside the log, whichever is newer. Raises Stalled, NotFound, Bad."""
+def verifiers_for(
+    fetch: Fetch, place: str, home: Home, vkey: str | None, root: str | None, keys: Path | None
+) -> tuple[list[Verifier], list[Verifier]]:
+    """Keys to follow the log at `place` by, as `keys_of` gives them: `vkey`, or those of role log and the log's name in keys.json of the
+    pinned root, the one at hand or that beside the log, whichever is newer. Raises Stalled, NotFound, Bad."""
     if vkey is not None:
-        return [parse_vkey(vkey)]
+        return [parse_vkey(vkey)], []
     note = fetch("checkpoint")
     if note is None:
         raise NotFound(f"{place}: has no checkpoint: must be a log folder, an object store, or the URL of a log")
@@ -41,10 +43,9 @@ def verifiers_for(fetch: Fetch, place: str, home: Home, vkey: str | None, root: 
     if (beside := fetch("keys.json")) is not None:
         known = max(known, verify_keys(beside, trusted.root_public, where=f"{place}/keys.json"), key=lambda each: each.serial)
     demand(trusted.now < known.expires, "keys.json expires", f"expired at {known.expires:{TIME}}: a newer one must be at hand")
-    named = [key for key in known.roles.get("log", {}).values() if key.name == name]
-    demand(bool(named), "keys.json roles.log", f"names no key of the log {name}: give --vkey, or the keys.json of its own home")
-    newest = sorted(named, key=lambda key: key.until or datetime.max.replace(tzinfo=UTC), reverse=True)
-    return [Verifier(key.name, key.public) for key in newest]
+    now, over = keys_of(known, name, trusted.now)
+    demand(bool(now), "keys.json roles.log", f"names no key of the log {name}: give --vkey, or the keys.json of its own home")
+    return now, over
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-FORMER = "log.former.key"
+FORMER, KEYS_JSON = "log.former.key", "keys.json"
 
 
 def load_key(path: Path, origin: str) -> LogKey:
@@ -136,7 +136,7 @@ def _named(folder: Path) -> tuple[Key, ...]:
     """Keys of role log in the keys.json of a folder, if there is one. Raises Stalled."""
     try:
         root = unb64((folder / "root.pub").read_text("ascii").strip(), "root.pub")
-        return tuple(verify_keys((folder / "keys.json").read_bytes(), root).roles.get("log", {}).values())
+        return tuple(verify_keys((folder / KEYS_JSON).read_bytes(), root).roles.get("log", {}).values())
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, Bad) as error:
@@ -316,7 +316,7 @@ async def _serve(
     args: argparse.Namespace, log: Log, lease: Lease | None, witnesses: Witnesses | None, regions: MirroringRegions | None
 ) -> None:
     sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s, witnesses, args.max_unwitnessed_s, regions)
-    surface = Surface(sequencer)
+    surface = Surface(sequencer, args.key.with_name(KEYS_JSON))
     runners = [web.AppRunner(application(surface.writing() + surface.reading()), access_log=None)]
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -368,6 +368,8 @@ def main(argv: list[str] | None = None) -> int:
         public, lease = _leading(args) if args.store else (None, None)
         with _renewed(lease):
             log = Log(args.dir, key, Disk(), args.region or ("local",), public, witnessed=policy is not None)
+        if public is not None and (named := args.key.with_name(KEYS_JSON)).exists():
+            public.beside(KEYS_JSON, named.read_bytes())
         if log.moved:
             tell(f"{log.moved} entries that an earlier writer acknowledged have other indexes: another machine wrote meanwhile")
         for where, count in log.cut:

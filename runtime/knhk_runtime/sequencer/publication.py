@@ -203,9 +203,13 @@ class StorePublication:
         return key
 
     def meta(self, data: bytes) -> None:
+        self.beside("meta.json", data)
+
+    def beside(self, name: str, data: bytes) -> None:
+        """What is no part of the tree, and replaced as a whole."""
         self.writable()
         with _errors():
-            self._store.put("meta.json", data, META)
+            self._store.put(name, data, META)
 
     def tiles(self, items: Items) -> None:
         self.writable()

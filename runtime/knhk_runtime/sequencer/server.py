@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -367,8 +368,9 @@ def _fault_of(error: Exception) -> web.Response:
 class Surface:
     """Handlers of the routes; `reading` alone may be offered beyond the socket."""
 
-    def __init__(self, sequencer: Sequencer) -> None:
-        self._sequencer, self._log = sequencer, sequencer.log
+    def __init__(self, sequencer: Sequencer, keys_json: Path | None = None) -> None:
+        """`keys_json`: the file that says by which keys the log signs, if there is one."""
+        self._sequencer, self._log, self._keys_json = sequencer, sequencer.log, keys_json
         self._copies = Copies(sequencer.log.folder / "observations")
 
     def reading(self) -> list[web.RouteDef]:
@@ -376,6 +378,7 @@ class Surface:
         return [
             web.get("/checkpoint", self.checkpoint),
             web.get("/tile/{path:.+}", self.tile),
+            web.get("/keys.json", self.keys),
             web.get("/index/{key}", self.index),
             web.get("/proof/{index}", self.proof),
             web.get("/health", self.health),
@@ -481,6 +484,16 @@ class Surface:
         if known is not None:
             await self._sequencer.moved(*known, STAGES_WITHIN_S)
         return web.json_response(self._sequencer.stages())
+
+    async def keys(self, _request: web.Request) -> web.Response:
+        """keys.json, which its root has signed."""
+        try:
+            data = await asyncio.to_thread(self._keys_json.read_bytes) if self._keys_json is not None else None
+        except FileNotFoundError:
+            data = None
+        if data is None:
+            return fault(HTTPStatus.NOT_FOUND, "keys.json", "is not beside the log's key")
+        return web.Response(body=data, content_type="application/json")
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """For Prometheus."""

@@ -36,17 +36,19 @@ class Followed:
     kept: tuple[str, ...] = ()
 
 
-def follow(name: str, fetch: Fetch, mirror: ObjectStore, verifier: Verifier, former: Sequence[Verifier] = ()) -> Followed:
-    """One look at the log `name`, whose key is `verifier`; `former`: keys that it signed with before, and by which its checkpoint and the
-    mirror's own count, too. Raises Bad for what does not verify: then nothing of it is under the mirror's checkpoint; NotFound for a
-    source without one. One follower at a time writes a mirror."""
+def follow(
+    name: str, fetch: Fetch, mirror: ObjectStore, verifier: Verifier, others: Sequence[Verifier] = (), over: Sequence[Verifier] = ()
+) -> Followed:
+    """One look at the log `name`, whose key is `verifier`; `others`: keys that count beside it, while one follows the other; `over`: those
+    that it signed with before, by which the mirror's own checkpoint counts, and nothing new. Raises Bad for what does not verify: then
+    nothing of it is under the mirror's checkpoint; NotFound for a source without one. One follower at a time writes a mirror."""
     note = fetch("checkpoint")
     if note is None:
         raise NotFound(f"{name}: has no checkpoint")
-    known = [verifier, *former]
+    known = [verifier, *others]
     verifier = signer(note, known)
     theirs = open_checkpoint(note, verifier)
-    ours, our_note, etag = _ours(mirror, known)
+    ours, our_note, etag = _ours(mirror, [*known, *over])
     if theirs.size <= ours.size:
         if _served(mirror, ours).root(theirs.size) != theirs.root:
             return _fork(mirror, theirs, note, ours, our_note)

@@ -9,6 +9,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from knhk_runtime.tlog.policy import Policy, read_policy
 from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import Witness, WitnessKey, name_of
 from knhk_runtime.witness.follow import of_url
-from knhk_runtime.witness.mirror import Mirror, Mirrors
+from knhk_runtime.witness.keys import LogKeys, read_roots
+from knhk_runtime.witness.mirror import KeysNow, Mirror, Mirrors
 from knhk_runtime.witness.server import Surface
 from knhk_verify.errors import Bad
 from knhk_verify.note import COSIGNATURE, Verifier, parse_vkey
@@ -59,6 +61,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--listen", metavar="HOST:PORT", help="where to serve")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve HTTPS with this certificate")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
+    parser.add_argument(
+        "--roots", type=_or_none, metavar="FILE", help="root keys of logs, whose keys.json then says by which keys they sign; empty: none"
+    )
     parser.add_argument("--log-ca", type=_or_none, metavar="PEM", help="authorities of the logs' HTTPS beside the system's; empty: none")
     parser.add_argument("--follow-s", type=float, metavar="S", help="look at logs that have a URL every S seconds (default: never)")
     parser.add_argument(
@@ -103,24 +108,28 @@ def _trusting(authorities: Path | None) -> ssl.SSLContext:
     return context
 
 
-def mirrors_of(address: str | None, sources: Mapping[str, Callable[[], Fetch]], policy: Policy) -> Mirrors:
+def mirrors_of(address: str | None, sources: Mapping[str, Callable[[], Fetch]], keys: LogKeys) -> Mirrors:
     """Of each log that has a URL, below the address. Raises Stalled."""
     if not address:
         return {}
     return {
-        origin: Mirror(origin, source, open_store(f"{address.rstrip('/')}/{name_of(origin)}"), partial(policy.keys_of, origin))
+        origin: Mirror(origin, source, open_store(f"{address.rstrip('/')}/{name_of(origin)}"), partial(_now_and_over, keys, origin))
         for origin, source in sources.items()
     }
 
 
-async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, context: ssl.SSLContext | None) -> None:
+def _now_and_over(keys: LogKeys, origin: str) -> KeysNow:
+    return keys[origin], keys.over(origin)
+
+
+async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, keys: LogKeys, context: ssl.SSLContext | None) -> None:
     host, _, port = args.listen.rpartition(":")
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     trusting = _trusting(args.log_ca)
     sources = {key.name: partial(of_url, url, trusting) for key, url in policy.logs.items() if url}
-    surface = Surface(witness, sources, mirrors_of(args.mirror, sources, policy))
+    surface = Surface(witness, sources, mirrors_of(args.mirror, sources, keys), keys.learn)
     runner = web.AppRunner(surface.application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context)
@@ -152,7 +161,9 @@ def main(argv: list[str] | None = None) -> int:
         except BlockingIOError:
             raise Stalled("Locked", f"{args.dir}: another witness runs on this folder: stop it, or give another --dir") from None
         logs = {log.name: policy.keys_of(log.name) for log in policy.logs}
-        asyncio.run(_serve(args, Witness(args.dir, key, logs, Disk(), lambda: int(time.time())), policy, _context(args)))
+        keys = LogKeys(args.dir, logs, read_roots(args.roots) if args.roots else {}, Disk(), lambda: datetime.now(UTC))
+        witness = Witness(args.dir, key, keys, Disk(), lambda: int(time.time()), keys.ever())
+        asyncio.run(_serve(args, witness, policy, keys, _context(args)))
     except KnhkError as error:
         log("witness ends", what=str(error))
         return 1

@@ -58,8 +58,15 @@ class Witness:
     not one that a log and this witness signed."""
 
     def __init__(
-        self, folder: Path, key: WitnessKey, logs: Mapping[str, Sequence[Verifier]], files: Files, now_s: Callable[[], int]
+        self,
+        folder: Path,
+        key: WitnessKey,
+        logs: Mapping[str, Sequence[Verifier]],
+        files: Files,
+        now_s: Callable[[], int],
+        ever: Mapping[str, Sequence[Verifier]] | None = None,
     ) -> None:
+        """`logs`: keys of each log that count, at any time; `ever`: these and those that are over, which may have signed what is stored."""
         self._folder, self._key, self._logs, self._files, self._now_s = folder, key, logs, files, now_s
         for name in ("latest", "splitviews"):
             files.mkdir(folder / name)
@@ -67,7 +74,7 @@ class Witness:
             if name.endswith(".tmp"):
                 files.unlink(folder / "latest" / name)
         try:
-            found = {origin: self._stored(origin) for origin in logs}
+            found = {origin: self._stored(origin, (ever or logs)[origin]) for origin in logs}
         except Bad as error:
             raise Corrupt(str(folder / "latest"), str(error)) from error
         self._latest = {origin: cosigned for origin, cosigned in found.items() if cosigned is not None}
@@ -77,12 +84,12 @@ class Witness:
             name for name in files.names(views) if any("offered" in files.names(views / name / kind) for kind in offered)
         )
 
-    def _stored(self, origin: str) -> Cosigned | None:
+    def _stored(self, origin: str, keys: Sequence[Verifier]) -> Cosigned | None:
         if name_of(origin) not in self._files.names(self._folder / "latest"):
             return None
         where = f"{name_of(origin)} ({origin})"
         note = self._files.read(self._folder / "latest" / name_of(origin)).decode("utf-8", "replace")
-        _, signed = open_note(note, [*self._logs[origin], self._key.verifier], where)
+        _, signed = open_note(note, [*keys, self._key.verifier], where)
         demand(self._key.verifier in signed, where, "has no cosignature of this witness: it is another's folder, or was altered")
         log = next((key for key in signed if key != self._key.verifier), None)
         demand(log is not None, where, "is signed by no key of this log in the policy: keep it there until a newer checkpoint is cosigned")

@@ -60,16 +60,18 @@ def _whole(answer: http.client.HTTPResponse, where: str) -> bytes:
 
 
 class Followed:
-    """Logs by origin, and how each is read. `add`: a request to our own witness. `errors`: what was wrong with each at the last look."""
+    """Logs by origin, and how each is read. `add`: a request to our own witness; `learn`: before that, by which keys the log signs.
+    `errors`: what was wrong with each at the last look."""
 
     def __init__(
         self,
         logs: Mapping[str, Callable[[], Fetch]],
         latest: Callable[[str], Cosigned | None],
         add: Callable[[bytes], str],
+        learn: Callable[[str, Fetch], None] = lambda origin, fetch: None,
         within_s: float = LOOK_WITHIN_S,
     ) -> None:
-        self._logs, self._latest, self._add, self._within_s = logs, latest, add, within_s
+        self._logs, self._latest, self._add, self._learn, self._within_s = logs, latest, add, learn, within_s
         self._under_way = dict[str, threading.Thread]()
         self.errors = dict.fromkeys(logs, "")
 
@@ -95,6 +97,7 @@ class Followed:
             self.errors[origin] = f"{type(error).__name__}: {error}"
 
     def _look(self, origin: str, fetch: Fetch) -> str:
+        self._learn(origin, fetch)
         if (data := fetch("checkpoint")) is None:
             return "has no checkpoint"
         note, known = data.decode("utf-8", "replace"), self._latest(origin)

@@ -18,11 +18,14 @@ PAUSE_S = 0.05  # between two looks at a log that has not published yet what som
 _AMISS = (OSError, Bad, ValueError, IndexError, NotFound, AlreadyExists, Conflict, Corrupt, Stalled, Waiting)
 
 
-class Mirror:
-    """Of one log, in a store of its own, whose only writer it is; one event loop. `keys`: of the log, the newest first. `error`: what was
-    wrong at the last look, empty when nothing was."""
+KeysNow = tuple[Sequence[Verifier], Sequence[Verifier]]
 
-    def __init__(self, origin: str, source: Callable[[], Fetch], store: ObjectStore, keys: Callable[[], Sequence[Verifier]]) -> None:
+
+class Mirror:
+    """Of one log, in a store of its own, whose only writer it is; one event loop. `keys`: of the log, those that
+    count, the newest first, and those that are over. `error`: what was wrong at the last look, empty when nothing was."""
+
+    def __init__(self, origin: str, source: Callable[[], Fetch], store: ObjectStore, keys: Callable[[], KeysNow]) -> None:
         self._origin, self._source, self._store, self._keys = origin, source, store, keys
         self._thread = ThreadPoolExecutor(1, "mirror")
         self._looking = asyncio.Lock()
@@ -54,8 +57,8 @@ class Mirror:
 
     def _amiss(self) -> str:
         try:
-            newest, *former = self._keys()
-            found = follow(self._origin, self._source(), self._store, newest, former)
+            (newest, *others), over = self._keys()
+            found = follow(self._origin, self._source(), self._store, newest, others, over)
         except _AMISS as error:
             return f"{type(error).__name__}: {error}"
         if found.relation == "fork":

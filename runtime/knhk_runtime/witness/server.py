@@ -46,9 +46,15 @@ class Places:
 class Surface:
     """Requests are judged one after another: what is compared and what is kept is one step."""
 
-    def __init__(self, witness: Witness, logs: Mapping[str, Callable[[], Fetch]], mirrors: Mirrors | None = None) -> None:
+    def __init__(
+        self,
+        witness: Witness,
+        logs: Mapping[str, Callable[[], Fetch]],
+        mirrors: Mirrors | None = None,
+        learn: Callable[[str, Fetch], None] = lambda origin, fetch: None,
+    ) -> None:
         self._witness, self._mirrors = witness, mirrors or {}
-        self.followed = Followed(logs, witness.latest, self._add)
+        self.followed = Followed(logs, witness.latest, self._add, learn)
         self._judge = ThreadPoolExecutor(1, "witness")
         self._places = Places()
         self._failure = ""

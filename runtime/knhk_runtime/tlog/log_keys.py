@@ -1,0 +1,18 @@
+"""Which keys of a log keys.json names, for those who follow it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from knhk_verify.note import Verifier
+from knhk_verify.signed import Keys
+
+_ALWAYS = datetime.max.replace(tzinfo=UTC)
+
+
+def keys_of(keys: Keys, origin: str, at: datetime) -> tuple[list[Verifier], list[Verifier]]:
+    """Those of this log that count at that time, the newest first, and those that are over: by these only what was signed before counts."""
+    named = [key for key in keys.roles.get("log", {}).values() if key.name == origin]
+    newest = sorted(named, key=lambda key: key.until or _ALWAYS, reverse=True)
+    now = [Verifier(origin, key.public) for key in newest if key.until is None or at <= key.until]
+    return now, [verifier for key in newest if (verifier := Verifier(origin, key.public)) not in now]

@@ -1,0 +1,88 @@
+"""By which keys a witness knows a log: those that its policy names and, of a log whose root it was given, those of its newest keys.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from knhk.model.faults import Corrupt, Stalled
+from knhk_runtime.sequencer.files import Files, put
+from knhk_runtime.tlog.log_keys import keys_of
+from knhk_runtime.tlog.served import Fetch
+from knhk_runtime.witness.core import name_of
+from knhk_verify.errors import Bad
+from knhk_verify.note import Verifier, unb64
+from knhk_verify.signed import Keys, verify_keys
+
+FOLDER, FILE = "keys", "keys.json"
+
+
+def read_roots(path: Path) -> dict[str, bytes]:
+    """Origin and root key, base64, a line each; `#` begins a comment. Raises Stalled."""
+    found = dict[str, bytes]()
+    try:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            words = line.partition("#")[0].split()
+            if not words:
+                continue
+            if len(words) != 2 or words[0] in found:
+                raise Stalled("Roots", f"{path} line {number}: must be the name of a log, and its root key, once")
+            found[words[0]] = unb64(words[1], f"line {number}")
+    except (OSError, UnicodeError, Bad) as error:
+        raise Stalled("Roots", f"{path}: {error}") from error
+    return found
+
+
+class LogKeys(Mapping[str, Sequence[Verifier]]):
+    """Origin → keys, the newest first. Of each log with a root the newest keys.json is kept in `folder`; one thread learns, any reads."""
+
+    def __init__(
+        self, folder: Path, policy: Mapping[str, Sequence[Verifier]], roots: Mapping[str, bytes], files: Files, now: Callable[[], datetime]
+    ) -> None:
+        """Raises Corrupt for a keys.json that was altered."""
+        self._folder, self._policy, self._roots, self._files, self._now = folder / FOLDER, policy, roots, files, now
+        files.mkdir(self._folder)
+        there = files.names(self._folder)
+        try:
+            self._named = {
+                origin: verify_keys(files.read(self._folder / name_of(origin)), roots[origin], where=name_of(origin))
+                for origin in roots
+                if name_of(origin) in there
+            }
+        except Bad as error:
+            raise Corrupt(str(self._folder), str(error)) from error
+
+    def __getitem__(self, origin: str) -> list[Verifier]:
+        """That count now."""
+        now, over = self._split(origin)
+        return [*now, *(key for key in self._policy[origin] if key not in (*now, *over))]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._policy)
+
+    def __len__(self) -> int:
+        return len(self._policy)
+
+    def over(self, origin: str) -> list[Verifier]:
+        """By which only what was taken before counts."""
+        return self._split(origin)[1]
+
+    def ever(self) -> Mapping[str, Sequence[Verifier]]:
+        """Those that count, and those that are over: what was cosigned last may be signed by one of these."""
+        return {origin: [*self[origin], *self.over(origin)] for origin in self}
+
+    def learn(self, origin: str, fetch: Fetch) -> None:
+        """Takes the log's keys.json if it is newer. Raises Bad for one that the root has not signed, is over or older; OSError."""
+        root, known = self._roots.get(origin), self._named.get(origin)
+        if root is None or (data := fetch(FILE)) is None:
+            return
+        found = verify_keys(data, root, self._now(), known.serial if known else 0)
+        if known is None or found.serial > known.serial:
+            put(self._files, self._folder / name_of(origin), data)
+            self._files.sync_dir(self._folder)
+            self._named[origin] = found
+
+    def _split(self, origin: str) -> tuple[list[Verifier], list[Verifier]]:
+        named: Keys | None = self._named.get(origin)
+        return keys_of(named, origin, self._now()) if named is not None else ([], [])
