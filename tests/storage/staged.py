@@ -41,9 +41,9 @@ from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.tlog.fsck import fsck
 
 WITHIN = 12  # the step at which a child dies is one of so many
-WITHIN_MERGES = 120  # a merge has some thirty
+WITHIN_MERGES = 60  # a merge has some thirty
 SMALL_SEGMENT = 4_000  # bytes of a WAL segment, so that it is followed by another soon
-LIMIT_S = 60.0
+LIMIT_S = 600.0  # for a machine on which each sync takes its time
 _ACK = struct.Struct(">IQ")  # number of a receipt, its index
 BEFORE, MIDDLE, AFTER = "before", "middle", "after"
 
