@@ -61,13 +61,16 @@ class Death:
         if not self.armed or not self.is_of(name, path):
             return act()
         self.n -= 1
-        if self.n == 0 and self.how == MIDDLE and half is not None:
-            half()
-        elif self.n == 0 and self.how == AFTER:
-            act()
-        if self.n == 0:
+        if self.n > 0:
+            return act()
+        try:  # a step may fail as well
+            if self.how == AFTER:
+                act()
+            elif self.how == MIDDLE and half is not None:
+                half()
+        finally:
             os.kill(os.getpid(), signal.SIGKILL)
-        return act()
+        return None
 
 
 class Mortal(Disk):
