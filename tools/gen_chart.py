@@ -34,6 +34,7 @@ WORKLOADS = (
     ("StatefulSet", "log"),
     ("Deployment", "receipts"),
     ("StatefulSet", "witness"),
+    ("StatefulSet", "keys"),
 )
 AS_IT_STANDS = object()
 Place = tuple[str | int, ...]
@@ -61,6 +62,9 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     },
     ("ConfigMap", "knhk-config", ("data", "KNHK_ORIGIN")): Value("origin", ""),
     ("ConfigMap", "knhk-config", ("data", "KNHK_DELTA")): Value("delta"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_KEYS")): Value(
+        "keys.enabled", False, 'ternary "https://knhk-keys.knhk-system.svc:8448" "" {} | quote'
+    ),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WITNESSES")): Value(
         "witnessed.enabled", False, 'ternary "/etc/knhk/witnesses/policy" "" {} | quote'
     ),
@@ -84,7 +88,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     **{(kind, f"knhk-{part}", (*POD, "imagePullSecrets")): Value("imagePullSecrets", as_text="{} | toJson") for kind, part in WORKLOADS},
     **{
         ("StatefulSet", f"knhk-{part}", ("spec", "volumeClaimTemplates", 0, "spec", *place)): Value(f"{part}.{place[-1]}", as_text=as_text)
-        for part in ("log", "witness")
+        for part in ("log", "witness", "keys")
         for place, as_text in ((("resources", "requests", "storage"), "{}"), (("storageClassName",), "{} | toJson"))
     },
     ("PodDisruptionBudget", "knhk-admission", ("spec", "minAvailable")): Value("admission.minAvailable"),
@@ -114,6 +118,7 @@ OPTIONAL: Mapping[str, str] = {
     **{f"components/receipts/{part}.yaml": "receipts.enabled" for part in ("rbac", "deployment", "apiservice", "network-policy")},
     **{f"components/witness/{part}.yaml": "witness.enabled" for part in ("rbac", "config", "statefulset", "network-policy")},
     "components/published/network-policy.yaml": "published.enabled",
+    **{f"components/keys/{part}.yaml": "keys.enabled" for part in ("rbac", "people", "statefulset", "network-policy")},
     **{f"components/witnessed/{part}.yaml": "witnessed.enabled" for part in ("policy", "network-policy")},
     "components/webhooks/service.yaml": "webhooks.enabled",
     "components/webhooks-ingress/ingress.yaml": "webhooks.ingress.enabled",
@@ -135,6 +140,7 @@ DOCS: Mapping[str, str] = {
     "ha": "Two operators, of which one leads, two builders and three admissions, and disruption budgets; a part's `replicas` counts first.",
     "imagePullSecrets": "Secrets for the images of the control plane, such as [{name: registry}].",
     "images": "By digest, as they were pushed to your registry. agentBefore: that of the release before, while pods with either are made.",
+    "keys": "The key service, by which guards seal at points with spec.privacy; its Secret: `knhk cluster keys` (see docs/privacy.md).",
     "log": "The only writer of this log: one replica, always. storageClassName: null takes the cluster's default.",
     "origin": "Name of the log, as `knhk cluster keys` was told.",
     "receipts": "Decision receipts by kubectl (an aggregated API). While nobody serves it, deletion of namespaces waits.",
@@ -262,6 +268,7 @@ def _substitute(document: dict[str, Any], values: dict[str, Any]) -> None:
                 "images.agent",
                 "origin",
                 "webhooks.enabled",
+                "keys.enabled",
                 "witnessed.enabled",
                 "witnessed.policy",
                 "witness.watched",

@@ -52,6 +52,8 @@ PEOPLE: Mapping[str, Rights] = {
     "sre": (*ours(KINDS, READ), *ours(("enforcementpoints", "featureflags"), WRITE), *APPROVES, *EVENTS),
     "privacy": (*ours(("consents", "receipts", "enforcementpoints"), READ), *ours(("consents",), ("create", "update", "patch"))),
     "risk": (*ours(KINDS, READ), *APPROVES, *everywhere((f"{name}.receipts.knhk.dev" for name in SERVED), READ)),
+    "key-reader": everywhere(("subjectkeys.knhk.dev",), ("open",)),
+    "key-eraser": everywhere(("subjectkeys.knhk.dev",), ("open", "erase")),
     "sre-control-plane": (  # a Role, bound in our own namespace
         *here(("pods", "pods/log", "services", "events", "leases.coordination.k8s.io"), READ),
         *here((f"{kind}.apps" for kind in ("deployments", "statefulsets", "replicasets")), READ),
@@ -90,6 +92,7 @@ ACCOUNTS: Mapping[str, Rights] = {
                 "knhk-admission-tls",
                 "knhk-receipts-tls",
                 "knhk-receipts-client",
+                "knhk-keys-tls",
             )
         ),
     ),
@@ -102,6 +105,10 @@ ACCOUNTS: Mapping[str, Rights] = {
             (f"{kind}webhookconfigurations.admissionregistration.k8s.io=knhk-admission" for kind in ("mutating", "validating")),
             ("get", "patch"),
         ),
+    ),
+    "knhk-keys": (
+        *everywhere(("tokenreviews.authentication.k8s.io", "subjectaccessreviews.authorization.k8s.io"), ("create",)),
+        *everywhere(("pods", "namespaces"), ("get",)),
     ),
     "knhk-receipts": (
         *everywhere(("subjectaccessreviews.authorization.k8s.io",), ("create",)),

@@ -7,7 +7,7 @@ from enum import Enum
 
 from knhk_runtime.envelope import parse_envelope, unseal
 from knhk_runtime.record import Record
-from knhk_runtime.subject_keys import KeyStore
+from knhk_runtime.subject_keys import ErasableKeys
 from knhk_verify.errors import Bad
 
 MAX_KEYS = 65_536
@@ -21,10 +21,11 @@ class Closed(Enum):
 
 
 class Unsealer:
-    """`keys`: the key store; None for a reader without access to it. One thread."""
+    """`keys`: the key store; None for a reader without access to it. `whole`: it is all that there is; else what it never had is another's.
+    One thread."""
 
-    def __init__(self, keys: KeyStore | None = None) -> None:
-        self._keys = keys
+    def __init__(self, keys: ErasableKeys | None = None, *, whole: bool = True) -> None:
+        self._keys, self._whole = keys, whole
         self._known = dict[bytes, bytes]()
 
     def open(self, record: Record, where: str) -> Record | Closed:
@@ -40,6 +41,8 @@ class Unsealer:
         if key is None:
             if self._keys.is_destroyed(sealed.key_id):
                 return Closed.ERASED
+            if not self._whole:
+                return Closed.SEALED
             raise Bad(where, f"is sealed by key {sealed.key_id.hex()}, which this key store never had")
         plain = unseal(key, sealed, record.leaves[0], where)
         arms = [leaf[5] & 1 for leaf in record.leaves]

@@ -48,6 +48,7 @@ def first(spec: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+_OF_KEYS = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"audience": "keys.knhk.dev", "path": "t"}}]}}
 _TOKEN = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"audience": "exchange.knhk.dev", "path": "t"}}]}}
 PAST_THE_GUARD: Mapping[str, tuple[str, Change]] = {
     "host network": ("spec.hostNetwork", lambda s: s.update(hostNetwork=True)),
@@ -74,6 +75,10 @@ PAST_THE_GUARD: Mapping[str, tuple[str, Change]] = {
         lambda s: first(s).update(volumeMounts=[{"name": "knhk-run", "mountPath": "/x"}]),
     ),
     "the guard's token": ("spec.volumes[0].projected.sources[0].serviceAccountToken.audience", lambda s: s.update(volumes=[_TOKEN])),
+    "the guard's token for keys": (
+        "spec.volumes[0].projected.sources[0].serviceAccountToken.audience",
+        lambda s: s.update(volumes=[_OF_KEYS]),
+    ),
     "a probe over the network": (
         "spec.containers[0].livenessProbe.httpGet",
         lambda s: first(s).update(livenessProbe={"httpGet": {"port": 8080, "path": "/"}}),

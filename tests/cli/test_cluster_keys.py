@@ -35,6 +35,7 @@ def test_each_process_gets_its_own_keys_and_nobody_the_root(made: Path) -> None:
         "knhk-keys-rollout": {"rollout.key"},
         "knhk-keys-build": {"build.key", "data.key"},
         "knhk-keys-log": {"log.key"},
+        "knhk-keys-subjects": {"subjects.key"},
     }
     assert stat.S_IMODE((made / "secrets.yaml").stat().st_mode) == 0o600
     root = (made / "root.key").read_bytes()

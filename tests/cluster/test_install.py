@@ -55,7 +55,7 @@ SETTINGS = {
     "KNHK_AGENT_IMAGE_BEFORE": BEFORE,
 }
 # What each adds in its way, and what the chart writes out where the base says nothing.
-THEIRS = {"app.kubernetes.io/managed-by", "knhk.dev/settings", "knhk.dev/agent-image", "knhk.dev/registry", "knhk.dev/receipts"}
+THEIRS = {"app.kubernetes.io/managed-by", *(f"knhk.dev/{name}" for name in ("settings", "agent-image", "registry", "receipts", "keys"))}
 EMPTY: Mapping[str, Any] = {"imagePullSecrets": [], "nodeSelector": {}, "storageClassName": None, "annotations": {}}
 
 
@@ -264,13 +264,14 @@ def overlay(folder: Path, resource: str, components: list[str]) -> Path:
         ),
         ("base", ["cert-manager"], {"certManager.enabled": "true"}),
         ("base", ["receipts"], {"receipts.enabled": "true"}),
+        ("base", ["keys"], {"keys.enabled": "true"}),
         (
             "base",
             ["published", "witness", "witnessed"],
             {"published.enabled": "true", "witness.enabled": "true", "witnessed.enabled": "true"},
         ),
     ],
-    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "regions"],
+    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "keys", "regions"],
 )
 def test_the_chart_makes_what_kustomize_makes(
     kubectl: Kubectl, helm: str, tmp_path: Path, resource: str, components: list[str], values: dict[str, str]

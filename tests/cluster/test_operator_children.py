@@ -84,7 +84,7 @@ def test_all_that_the_operator_keeps_passes(clean: KubeClient, operator: KubeCli
     """A gateway with all of its children, what is published for it, and what its guards trust; made, changed, and taken away."""
     spec = stored(clean, **GATEWAY)
     clock = SystemClock()
-    placement = KubePlacement(Documents(), operator, Surroundings(IMAGE), clock)
+    placement = KubePlacement(Documents(), operator, Surroundings(IMAGE, keys="https://knhk-keys.knhk-system.svc:8448"), clock)
     placement.ensure(POINT, spec)
     placement.ensure(POINT, {**spec, "gateway": {"minReplicas": 4}})
     shelf = KubeShelf(operator, OWN)

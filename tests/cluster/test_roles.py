@@ -40,8 +40,8 @@ def applied(client: KubeClient, cluster: Cluster, servers: dict[str, Path]) -> I
     """The accounts and roles of manifests/base are there; a person of each role is bound in namespace erp, or in ours. Its admission
     policies, which other tests of this cluster do not expect, are gone at the end."""
     kubectl(cluster, servers, "apply", "--server-side", "-k", str(BASE))
-    for component in ("receipts", "witness"):
-        kubectl(cluster, servers, "apply", "--server-side", "-f", str(BASE.parent / "components" / component / "rbac.yaml"))
+    for file in ("receipts/rbac", "witness/rbac", "keys/rbac", "keys/people"):
+        kubectl(cluster, servers, "apply", "--server-side", "-f", str(BASE.parent / "components" / f"{file}.yaml"))
     kubectl(cluster, servers, "delete", "-f", str(BASE / "admission" / "webhooks.yaml"))  # nobody answers here
     with contextlib.suppress(AlreadyExists):
         client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "erp"}})

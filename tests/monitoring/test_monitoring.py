@@ -20,6 +20,7 @@ from knhk.adapters.system import SystemClock
 from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
 from knhk.admission.metrics import Metrics
 from knhk.builder import server as builder
+from knhk.keys.metrics import Metrics as OfKeys
 from knhk.receipts.metrics import Metrics as OfReceipts
 from knhk.wiring.archive import Metrics as OfArchive
 from knhk_runtime.keyfile import raw_public
@@ -99,6 +100,9 @@ def told(folder: Path) -> dict[str, set[str]]:
     text = telemetry.text().decode() + admission.text() + "\n".join(builder.metrics_text({"running": 1}, warm=1)) + "\n"
     receipts = OfReceipts(lambda: 0.0, lambda: 0, lambda: 0)
     receipts.took("list", 200, 0.01)
+    keys = OfKeys(lambda: 0, lambda: 0)
+    keys.took("keys", 200, 0.01)
+    text += keys.text().decode()
     text += OfArchive().text().decode() + receipts.text().decode()
     text += asyncio.run(of_the_log(folder)) + asyncio.run(of_the_witness(folder))
     rows = re.findall(r"^([a-z_]+)(?:\{(.*)\})? ", text, re.MULTILINE)
@@ -142,7 +146,7 @@ def test_each_job_finds_a_port_that_its_pods_have() -> None:
     jobs = yaml.safe_load((MANIFESTS / "monitoring" / "scrape.yaml").read_text())["scrape_configs"]
     assert {job["job_name"] for job in jobs} == {
         *("knhk-operator", "knhk-builder", "knhk-admission"),
-        *("knhk-archive", "knhk-receipts", "knhk-log", "knhk-witness"),
+        *("knhk-archive", "knhk-receipts", "knhk-log", "knhk-witness", "knhk-keys"),
     }
     for job in jobs:
         (kept,) = [row["regex"] for row in job["relabel_configs"] if row.get("action") == "keep"]

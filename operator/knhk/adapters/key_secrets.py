@@ -18,6 +18,7 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-rollout": ("rollout.key", "keys.json", "root.pub"),
     "knhk-keys-build": ("build.key", "data.key", "keys.json", "root.pub"),
     "knhk-keys-log": ("log.key", "keys.json", "root.pub"),
+    "knhk-keys-subjects": ("subjects.key",),
 }
 OUTSIDE: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-rollout": ("rollout.sigstore.key", "sigstore.json", "trusted_root.json"),

@@ -78,6 +78,8 @@ class KubePlacement:
         faults = point_faults(Resource("EnforcementPoint", namespace, name, spec))
         if faults:
             raise Stalled("BadPoint", "\n".join(map(str, faults)))
+        if "privacy" in spec and not self._around.keys:
+            raise Stalled("NoKeyService", "spec.privacy: needs a key service, and this cluster has none: install component keys")
         self._documents.ensure(point, spec)
         with _translated(point):
             return self._ensured(point, namespace, name, spec)

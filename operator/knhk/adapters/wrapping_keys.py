@@ -21,11 +21,15 @@ class FileWrapping:
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"{NAME}.key"
 
-    def wrap(self, purpose: bytes, key: bytes) -> bytes:
-        """See the port."""
+    def ensure(self) -> None:
+        """The key is there."""
         if not self._path.exists():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(self._path, os.urandom(KEY))
+
+    def wrap(self, purpose: bytes, key: bytes) -> bytes:
+        """See the port."""
+        self.ensure()
         return wrap(self._key(), purpose, key)
 
     def unwrap(self, purpose: bytes, wrapped: bytes) -> bytes:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         served.add_argument(
             f"--{name}", type=Path, default=CERTIFICATES / file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)"
         )
-    for name in ("exchange", "registry", "log"):
+    for name in ("exchange", "registry", "log", "keys"):
         served.add_argument(f"--{name}", default=getattr(Surroundings, name), help=f"URL of the {name}, for agents in pods")
     served.add_argument(
         "--client-ca", type=Path, help="authorities, PEM: only who shows a certificate of theirs may ask; read at the start"
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     files = CertificateFiles(args.certificate, args.key, args.authority)
-    around = Surroundings(args.image, args.exchange, args.registry, args.log)
+    around = Surroundings(args.image, args.exchange, args.registry, args.log, args.keys)
     callers = Callers(args.client_ca, frozenset(args.client_name)) if args.client_ca else None
     options = Options(args.address, args.port, args.kubeconfig, files, callers.ask if callers else None)
     try:

@@ -36,11 +36,15 @@ def keys(call: Call) -> Outcome:
     from datetime import UTC, datetime
 
     from knhk.adapters.key_secrets import write_secrets
+    from knhk.adapters.signer_pkcs11 import TOKEN_FILE
+    from knhk.adapters.wrapping_keys import FileWrapping
     from knhk.wiring.signing import established
     from knhk_verify.signed import ROLES
 
     folder: Path = call.args.folder
     signer = established(folder, call.args.origin, datetime.now(UTC))
+    if not (folder / TOKEN_FILE).exists():
+        FileWrapping(folder).ensure()
     secrets = write_secrets(folder, call.args.namespace)
     return Outcome(
         {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
+from knhk.cli.key_place import KEY_NAMESPACE, KEY_SERVICE, key_place
 from knhk.cli.log import KEYS, PLACE, ROOT, TLS
 from knhk.cli.schema import array, integer, mapping, nullable, obj, string
 from knhk.wiring.home import Home
@@ -33,7 +34,7 @@ PULL = (
 SUBJECT_KEYS = Argument(
     "--subject-keys", help="home whose key store opens sealed records (default: this home's, where its user may)", kind=Path, metavar="HOME"
 )
-COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS, SUBJECT_KEYS)
+COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS, SUBJECT_KEYS, *KEY_SERVICE, KEY_NAMESPACE)
 
 
 @command(
@@ -269,6 +270,8 @@ def _shard(text: str | None) -> Shard:
 def _unsealer(call: Call) -> Unsealer:
     from knhk.wiring import privacy
 
+    if (place := key_place(call, call.args.key_namespace)) is not None:
+        return privacy.unsealer(place, needed=True)
     home = call.args.subject_keys
     return privacy.unsealer(Home(home) if home is not None else Home(call.home), needed=home is not None)
 

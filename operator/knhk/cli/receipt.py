@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
+from knhk.cli.key_place import KEY_SERVICE
 from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, SELECTORS, STEPS, TLS, steps_table
 from knhk.cli.receipt_lineage import ARCHIVE, POINTER, TAG, export_subject
 from knhk.cli.schema import array, boolean, integer, nullable, obj, string
@@ -112,7 +113,7 @@ def query(call: Call) -> Outcome:
     return Outcome({"columns": found.column_names, "rows": rows, "written": 0}, tables=(table,))
 
 
-OF_A_SUBJECT = ("reason", "tag", "pointer", "archive")
+OF_A_SUBJECT = ("reason", "tag", "pointer", "archive", "key_service")
 OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector", "ca_file", "certificate", "kubeconfig")
 
 
@@ -127,6 +128,7 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
         TAG,
         POINTER,
         ARCHIVE,
+        *KEY_SERVICE,
         PLACE,
         *SELECTORS,
         *TLS,

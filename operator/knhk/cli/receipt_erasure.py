@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
+from knhk.cli.key_place import KEY_NAMESPACE, KEY_SERVICE, key_place
 from knhk.cli.schema import array, boolean, integer, obj, string
 from knhk.wiring.home import Home
 
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from knhk.reconcilers.erasing import Told
+    from knhk.wiring.privacy import KeyPlace
 
 _SAID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()/:_-]{0,127}")
 TEXT = "the text that the point's rule finds, such as an e-mail address; - reads it from standard input"
 SUBJECT = Argument("subject", help=TEXT, metavar="SUBJECT")
 ARCHIVE = Argument("--archive", help="archive of the Δ log, whose rows are rewritten too: a folder, or s3://BUCKET/PREFIX", metavar="PLACE")
 DRY = Argument("--dry-run", help="say what would be erased, change nothing", flag=True)
+AT_SERVICE = (*KEY_SERVICE, KEY_NAMESPACE)
 ERASURE = obj(
     erasure=string(),
     state=string("", "dry", "queued", "done"),
@@ -44,6 +47,7 @@ COLUMNS = ("erasure", "state", "basis", "leaves", "keys", "records", "rows", "ho
         Argument("subject", help=TEXT, metavar="SUBJECT", optional=True),
         Argument("--basis", help="why, such as 'GDPR 17(1)(b)'; stands in the log for ever: never a name", metavar="TEXT"),
         ARCHIVE,
+        *AT_SERVICE,
         DRY,
         Argument("--resume", help="no subject: end what an earlier run began", flag=True),
     ),
@@ -64,19 +68,19 @@ def erase(call: Call) -> Outcome:
     if args.resume:
         if args.subject is not None or args.dry_run:
             raise Usage("must come alone, or with --archive", "--resume")
-        with erasing(Home(call.home), args.archive) as eraser:
+        with erasing(Home(call.home), args.archive, _place(call)) as eraser:
             return _told(eraser.resume())
     if args.basis is None:
         raise Usage("must be given", "--basis")
     subject, basis = _subject(args.subject), _said(args.basis, "--basis")
-    with erasing(Home(call.home), args.archive) as eraser:
+    with erasing(Home(call.home), args.archive, _place(call)) as eraser:
         return _told([eraser.erase(subject, basis, dry=args.dry_run)])
 
 
 @command(
     ("receipt", "retain"),
     summary="Erase what is older than the retention of its point, unless it is held",
-    arguments=(ARCHIVE, DRY),
+    arguments=(ARCHIVE, *AT_SERVICE, DRY),
     output=obj(erasures=array(ERASURE)),
     examples=("knhk receipt retain --dry-run", "knhk receipt retain --archive ./delta"),
     detail="spec.privacy.retentionDays of each EnforcementPoint of this home, which must be up. From a timer, once a day.",
@@ -84,7 +88,7 @@ def erase(call: Call) -> Outcome:
 def retain(call: Call) -> Outcome:
     from knhk.wiring.erasing import erasing
 
-    with erasing(Home(call.home), call.args.archive) as eraser:
+    with erasing(Home(call.home), call.args.archive, _place(call)) as eraser:
         return _told(eraser.retain(dry=call.args.dry_run))
 
 
@@ -94,6 +98,7 @@ def retain(call: Call) -> Outcome:
     arguments=(
         SUBJECT,
         Argument("--reference", help="case or file; stands in the log for ever: never a name", required=True, metavar="TEXT"),
+        *AT_SERVICE,
     ),
     output=HOLD,
     examples=("knhk receipt hold anna@example.com --reference 'case 2026/117'",),
@@ -103,7 +108,7 @@ def hold(call: Call) -> Outcome:
     from knhk.wiring.erasing import erasing
 
     subject, reference = _subject(call.args.subject), _said(call.args.reference, "--reference")
-    with erasing(Home(call.home), None) as eraser:
+    with erasing(Home(call.home), None, _place(call)) as eraser:
         made = eraser.hold(subject, reference)
     return Outcome({"hold": made.id, "subject": made.tag.hex(), "reference": made.reference, "standing": made.standing})
 
@@ -111,7 +116,7 @@ def hold(call: Call) -> Outcome:
 @command(
     ("receipt", "release"),
     summary="End a legal hold, and carry out the erasures that waited for it",
-    arguments=(Argument("hold", help="its id, as `knhk receipt hold` said it", metavar="HOLD"), ARCHIVE),
+    arguments=(Argument("hold", help="its id, as `knhk receipt hold` said it", metavar="HOLD"), ARCHIVE, *AT_SERVICE),
     output=obj(hold=HOLD, erasures=array(ERASURE)),
     examples=("knhk receipt release 5f2c… --archive ./delta",),
 )
@@ -119,7 +124,7 @@ def release(call: Call) -> Outcome:
     from knhk.model.faults import NotFound
     from knhk.wiring.erasing import erasing
 
-    with erasing(Home(call.home), call.args.archive) as eraser:
+    with erasing(Home(call.home), call.args.archive, _place(call)) as eraser:
         found = eraser.release(call.args.hold)
     if found is None:
         raise NotFound(f"{call.args.hold}: there is no such hold in this home")
@@ -132,7 +137,7 @@ def release(call: Call) -> Outcome:
 @command(
     ("receipt", "reapply"),
     summary="After a restore from a backup: erase again all that the log says was erased, and restore holds and what waits for them",
-    arguments=(ARCHIVE,),
+    arguments=(ARCHIVE, *AT_SERVICE),
     output=obj(events=integer(), keys=integer(), records=integer(), rows=integer(), holds=integer(), queued=integer()),
     examples=("knhk receipt reapply --archive ./delta",),
     detail="Walks the events Erased, ErasureQueued, Held and HoldReleased of the log, their signatures verified. Repeated it finds\n"
@@ -143,9 +148,13 @@ def reapply(call: Call) -> Outcome:
 
     from knhk.wiring.erasing import erasing
 
-    with erasing(Home(call.home), call.args.archive) as eraser:
+    with erasing(Home(call.home), call.args.archive, _place(call)) as eraser:
         data = asdict(eraser.reapply())
     return Outcome(data, tables=(Table("", tuple(data), (tuple(map(str, data.values())),)),))
+
+
+def _place(call: Call) -> KeyPlace | None:
+    return key_place(call, call.args.key_namespace)
 
 
 def _subject(given: str | None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
+from knhk.cli.key_place import KEY_SERVICE, key_place
 from knhk.cli.log import AT, KEYS, PLACE, ROOT, STEPS, steps_table
 from knhk.cli.schema import array, obj
 from knhk.wiring.home import Home
@@ -34,6 +35,7 @@ COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "recor
         ROOT,
         KEYS,
         AT,
+        *KEY_SERVICE,
     ),
     output=obj(rows=array({"type": "object"}), verified={"type": ["boolean", "null"]}, steps=STEPS),
     examples=(
@@ -72,7 +74,8 @@ def asked_of(call: Call, subject: str) -> Asked:
     args = call.args
     if args.tag and not re.fullmatch("[0-9a-f]{64}", subject):
         raise Usage("must be 64 hexadecimal digits with --tag", "subject")
-    return Asked(subject, args.namespace or "default", args.tag, tuple(args.pointer), args.log or str(Home(call.home).log), args.archive)
+    namespace, log = args.namespace or "default", args.log or str(Home(call.home).log)
+    return Asked(subject, namespace, args.tag, tuple(args.pointer), log, args.archive, key_place(call, namespace))
 
 
 def export_subject(call: Call) -> Outcome:

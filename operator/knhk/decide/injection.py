@@ -15,7 +15,7 @@ from knhk_templates.kubernetes.guard import DRAIN_S, USER, Guard
 POINT, ENFORCE, UNGUARDED = "knhk.dev/point", "knhk.dev/enforce", "knhk.dev/unguarded"
 COMPONENT, GATEWAY = "app.kubernetes.io/component", "gateway"
 GRACE_S: Final = 30  # the least: draining, the application's end, and what the agent still has to upload
-AUDIENCE: Final = "exchange.knhk.dev"
+AUDIENCES: Final = ("exchange.knhk.dev", "keys.knhk.dev")
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 NOT_OURS: Final = "must have another name, or be as the guard's template says"
 _GROUPS: Final = ("initContainers", "containers", "ephemeralContainers")
@@ -153,9 +153,10 @@ def _handler_faults(where: str, handler: Mapping[str, Any], port: int) -> Iterat
 
 def _token_faults(where: str, volume: Mapping[str, Any]) -> Iterator[Fault]:
     for number, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
-        if (source.get("serviceAccountToken") or {}).get("audience") == AUDIENCE:
+        audience = (source.get("serviceAccountToken") or {}).get("audience")
+        if audience in AUDIENCES:
             place = f"{where}.projected.sources[{number}].serviceAccountToken.audience"
-            yield Fault(place, AUDIENCE, "must be another audience: this one speaks for the guard")
+            yield Fault(place, audience, "must be another audience: this one speaks for the guard")
 
 
 # ---- the guard -------------------------------------------------------------------------------------

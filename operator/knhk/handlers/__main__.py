@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--guard-image", default="", metavar="IMAGE", help="with --exchange: run points as pods of it (knhk-agent, by digest)"
     )
-    for name in ("exchange", "registry", "log"):
+    for name in ("exchange", "registry", "log", "keys"):
         default = getattr(Surroundings, name)
         parser.add_argument(
             f"--guard-{name}", default=default, metavar="URL", help="what guards are told; the same as admission tells them"
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--receipts-kept", default="", metavar="BOUNDS", help=f"how many Receipts stay: {FORM}")
     args = parser.parse_args(argv)
-    around = Surroundings(args.guard_image, args.guard_exchange, args.guard_registry, args.guard_log)
+    around = Surroundings(args.guard_image, args.guard_exchange, args.guard_registry, args.guard_log, args.guard_keys)
     guard = around if args.guard_image else None
     pod_options = PodOptions(args.exchange, args.exchange_address, args.log, args.namespace, guard, args.registry_ca, args.admission)
     elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)

@@ -25,7 +25,8 @@ from knhk_runtime.keys_wire import State
 from knhk_runtime.subject_keys import KeyStore
 from knhk_verify.errors import Bad
 
-PER_SECOND, AT_ONCE = 50.0, 100.0
+PER_SECOND, AT_ONCE = 50.0, 100.0  # of a guard
+READS_PER_SECOND, READS_AT_ONCE = 500.0, 5_000.0  # of a reader
 KEYS_PER_SECOND, KEYS_AT_ONCE = 50_000.0, 400_000.0
 MAX_ACT_BYTES = 16 << 20
 LEASE_S = 300  # for how long a guard uses keys without having heard that they still are
@@ -46,7 +47,7 @@ class KeyService:
         self._stores, self._readers, self._clock, self._metrics = stores, readers, clock, metrics
         self._door = Door(guards, clock, PER_SECOND, AT_ONCE)
         self._keys = Buckets(clock.monotonic_ns, KEYS_PER_SECOND, KEYS_AT_ONCE)
-        self._reading = Buckets(clock.monotonic_ns, PER_SECOND, AT_ONCE)
+        self._reading = Buckets(clock.monotonic_ns, READS_PER_SECOND, READS_AT_ONCE)
 
     def application(self, *outer: Middleware) -> web.Application:
         made = web.Application(client_max_size=MAX_ACT_BYTES, middlewares=[*outer, self._count, problems("keys", TOLD)])
@@ -143,7 +144,7 @@ class KeyService:
         if who is None:
             who = await self._door.meet(lambda: self._readers.reader(token, verb, namespace), request.remote or "")
         if not self._reading.take(who):
-            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too-many", f"must be at most {PER_SECOND:g} requests a second")
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too-many", f"must be at most {READS_PER_SECOND:g} requests a second")
         store = await self._door.run(lambda: self._stores.there(namespace))
         if store is None:
             raise Problem(HTTPStatus.NOT_FOUND, "not-found", "namespace: must be one whose guards have sealed")

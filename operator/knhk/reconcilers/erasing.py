@@ -22,7 +22,7 @@ from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
 from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
 from knhk_runtime.outbox.erasing import erase_segment
 from knhk_runtime.record import SEGMENT_HEAD, Record, parse_observation, parse_record, scan_frames
-from knhk_runtime.subject_keys import Held, KeyStore, Work
+from knhk_runtime.subject_keys import ErasableKeys, Held, Work
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.folder import segment_number
 from knhk_runtime.tlog.served import Served
@@ -105,7 +105,7 @@ class Copies:
 class Surroundings(Copies):
     """What an eraser works on. `rows`: what the archive holds; `append`: a signed event, idempotent by its bytes."""
 
-    keys: KeyStore
+    keys: ErasableKeys
     rows: Callable[[], Iterator[Row]]
     events: Callable[[], Iterator[tuple[int, PolicyEvent]]]
     sign: Callable[[PolicyEvent], bytes]
@@ -372,7 +372,7 @@ def erased_by(events: Iterable[PolicyEvent]) -> Erased:
     return found
 
 
-def reapply_keys(keys: KeyStore, erased: Erased, *, alone: bool = True) -> Reapplied:
+def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> Reapplied:
     """A key store as the log says: keys are destroyed again, holds stand, what waits for them waits. Repeated it finds nothing. `alone`: it
     is the only one of its log; of several, each has the erasures of subjects that it has keys of."""
     held, works = {hold.id: hold for hold in keys.holds()}, {work.id: work for work in keys.works()}

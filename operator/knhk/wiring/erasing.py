@@ -19,7 +19,7 @@ from knhk.wiring import replays
 from knhk.wiring.archive import Options, archive, opened_folder
 from knhk.wiring.embedded import local_user
 from knhk.wiring.home import Home
-from knhk.wiring.privacy import opened
+from knhk.wiring.privacy import KeyPlace, opened
 from knhk.wiring.signing import signer_in
 from knhk_runtime.subjects import Privacy, parse_privacy
 from knhk_runtime.tlog.served import Served
@@ -27,9 +27,10 @@ from knhk_verify.signed import verify_keys
 
 
 @contextmanager
-def erasing(home: Home, archive_at: str | None) -> Iterator[Eraser]:
-    """Erases in a home that is up. `archive_at`: address of an archive of its Δ log. Raises as `opened`."""
-    keys = opened(home)
+def erasing(home: Home, archive_at: str | None, place: KeyPlace | None = None) -> Iterator[Eraser]:
+    """Erases in a home that is up. `archive_at`: address of an archive of its Δ log; `place`: of the keys of a namespace, in place of the
+    home's own. Raises as `opened`."""
+    keys = opened(place or home)
     signer, clock = signer_in(home.keys), SystemClock()
     delta = archive(Options(home.log, archive_at, home.log / "archive"), clock) if archive_at else None
     log = SequencerLog(home.sequencer_socket)
@@ -64,22 +65,22 @@ def erasing(home: Home, archive_at: str | None) -> Iterator[Eraser]:
                 clock=clock,
                 chance=SystemRandom(),
                 actor=local_user(),
-                privacy=_privacy(home, clock),
+                privacy=_privacy(home, clock, place),
             )
         )
     finally:
         keys.close()
 
 
-def _privacy(home: Home, clock: SystemClock) -> dict[str, Privacy]:
-    """What the points of a home say of privacy, by NAMESPACE/NAME."""
+def _privacy(home: Home, clock: SystemClock, place: KeyPlace | None) -> dict[str, Privacy]:
+    """What the points of a home, of those in the namespace of the keys, say of privacy, by NAMESPACE/NAME."""
     store = SqliteStore(home.store, clock, SystemRandom())
     try:
         points = store.list("EnforcementPoint").resources
         found = {f"{p.namespace}/{p.name}": parse_privacy(privacy_of(p.spec["privacy"])) for p in points if "privacy" in p.spec}
     finally:
         store.close()
-    return {point: said for point, said in found.items() if said is not None}
+    return {point: said for point, said in found.items() if said is not None and (place is None or point.startswith(f"{place.namespace}/"))}
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from knhk.reconcilers.lineage import Kept, Wanted
 from knhk.wiring import evidence, privacy, replays
 from knhk.wiring.home import Home
 from knhk.wiring.log_opening import Opened, opened
+from knhk.wiring.privacy import KeyPlace, Keys
 from knhk_runtime.record import Record
 from knhk_verify.evidence import Step
 from knhk_verify.leaf import Leaf
@@ -39,6 +40,7 @@ class Asked:
     pointers: tuple[str, ...]
     log: str
     archive: str | None
+    keys: KeyPlace | None = None  # of the namespace, in place of the home's key store
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def find(asked: Asked, home: Home) -> Found:
     log = opened(asked.log)
     folder = evidence.folder(asked.log)
     records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
-    kept = lineage.kept_of(records, wanted, _opener(home))
+    kept = lineage.kept_of(records, wanted, _opener(asked.keys or home))
     return Found(lineage.lineage(log.served.entries(), kept, wanted), kept, log, wanted)
 
 
@@ -69,16 +71,23 @@ def wanted_of(asked: Asked, home: Home) -> Wanted:
 
 
 def _tags(asked: Asked, home: Home) -> list[str]:
-    sealed = privacy.tags_of(home, asked.subject)
+    sealed = privacy.tags_of(asked.keys or home, asked.subject)
     try:
         return [tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject), *sealed]
     except Stalled:
         return sealed
 
 
-def _opener(home: Home) -> lineage.Open:
+def _tag(asked: Asked, home: Home) -> str:
+    """Of the namespace: by the key service, else by the key of its consents. Raises Stalled."""
+    if asked.keys is not None:
+        return privacy.tags_of(asked.keys, asked.subject)[0]
+    return tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject)
+
+
+def _opener(keys: Keys) -> lineage.Open:
     """Opens sealed records for who may use the home's key store."""
-    unsealer = privacy.unsealer(home)
+    unsealer = privacy.unsealer(keys, needed=isinstance(keys, KeyPlace))
 
     def clear(record: Record, leaf: Leaf) -> Record | str:
         found = unsealer.open(record, f"record of {leaf.receipt_id.hex()}")
@@ -120,7 +129,7 @@ def export(asked: Asked, home: Home, trust: evidence.Trust, out: Path, reason: s
     of the namespace's tags and the rollout key of the home; Refused; and as `find`."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused([Fault("--out", str(out), "must be a new or an empty folder")])
-    tag = asked.subject if asked.is_tag else tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject)
+    tag = asked.subject if asked.is_tag else _tag(asked, home)
     found = find(asked, home)
     if not found.rows:
         raise NotFound(f"{asked.subject}: nothing in this log is about it")

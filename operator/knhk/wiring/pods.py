@@ -30,7 +30,7 @@ from knhk_runtime.http1 import Https
 from knhk_templates.kubernetes.guard import Surroundings
 
 SERVICE, LOG_SERVICE, ADMISSION_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-admission", "knhk-operator"
-RECEIPTS = "knhk-receipts"
+RECEIPTS, KEYS = "knhk-receipts", "knhk-keys"
 ADMISSION = f"https://{ADMISSION_SERVICE}.knhk-system.svc"
 Adapt = Callable[[Ports], Ports]
 
@@ -91,6 +91,8 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
             certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
             certificates.leaf(RECEIPTS)
             certificates.kept_client(RECEIPTS)
+        if options.guard is not None and options.guard.keys:
+            certificates.leaf(KEYS, _addresses(Https.of(options.guard.keys, context).host))
         return certificates.leaf(SERVICE, _addresses(host))
 
     address, endpoints = options.exchange_address, KubeEndpoints(client, options.namespace, SERVICE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from knhk.adapters.key_stores import STORE, established
+from knhk.adapters.keys_remote import RemoteKeyStore
 from knhk.adapters.signer_pkcs11 import TOKEN_FILE
 from knhk.adapters.wrapping_keys import FileWrapping, TokenWrapping
 from knhk.model.faults import NotFound, Stalled
@@ -13,7 +15,7 @@ from knhk.wiring.home import Home
 from knhk_runtime import subject_keys
 from knhk_runtime.durable import replace_file
 from knhk_runtime.envelope import tag_of
-from knhk_runtime.subject_keys import KeyStore
+from knhk_runtime.subject_keys import ErasableKeys, KeyStore
 from knhk_runtime.unsealing import Unsealer
 
 
@@ -27,31 +29,49 @@ def prepare(home: Home, keys: Path | None = None) -> None:
     replace_file(home.store_key, established(home.subjects, wrapping_in(keys or home.keys)))
 
 
-def unsealer(home: Home, *, needed: bool = False) -> Unsealer:
-    """Opens the sealed records of a home for who may use its key store; else it tells them as sealed, unless the key store is `needed`.
-    Raises as `opened`."""
+@dataclass(frozen=True)
+class KeyPlace:
+    """The key store of a namespace behind a key service: its URL, a file with a token of audience keys.knhk.dev, and one with the
+    authority of the service's certificate."""
+
+    url: str
+    namespace: str
+    token: Path
+    authority: Path
+
+
+Keys = Home | KeyPlace
+"""Where a key store is."""
+
+
+def unsealer(keys: Keys, *, needed: bool = False) -> Unsealer:
+    """Opens the sealed records of a home, or of a namespace, for who may use its key store; else it tells them as sealed, unless the key
+    store is `needed`. Raises as `opened`."""
     try:
-        return Unsealer(opened(home))
+        return Unsealer(opened(keys), whole=isinstance(keys, Home))
     except (NotFound, Stalled):
         if needed:
             raise
         return Unsealer()
 
 
-def tags_of(home: Home, subject: str) -> list[str]:
-    """The tag, hexadecimal, under which a home's records about a subject are sealed; none where its key store may not be used."""
+def tags_of(keys: Keys, subject: str) -> list[str]:
+    """The tag, hexadecimal, under which records about a subject are sealed; none where the home's key store may not be used."""
     try:
-        keys = opened(home)
+        found = opened(keys)
     except (NotFound, Stalled):
         return []
-    found = tag_of(keys.tags_key, subject).hex()
-    keys.close()
-    return [found]
+    made = tag_of(found.tags_key, subject).hex()
+    found.close()
+    return [made]
 
 
-def opened(home: Home) -> KeyStore:
-    """The key store of a home. Raises NotFound when it has none, Stalled when this user may not use its key, Corrupt and Waiting."""
-    return opened_in(home.subjects, home.keys)
+def opened(keys: Keys) -> ErasableKeys:
+    """Raises NotFound for a home that has none, Stalled when this user may not use its key, Corrupt and Waiting; of a key service when it
+    is first asked."""
+    if isinstance(keys, KeyPlace):
+        return RemoteKeyStore(keys.url, keys.namespace, keys.token, keys.authority)
+    return opened_in(keys.subjects, keys.keys)
 
 
 def opened_in(folder: Path, keys: Path) -> KeyStore:

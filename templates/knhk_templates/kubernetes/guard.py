@@ -14,12 +14,14 @@ DRAIN_S: Final = 5
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What every guard of a cluster is told: its image, and where exchange, registry and log are (URLs)."""
+    """What every guard of a cluster is told: its image, and where exchange, registry, log and key service are (URLs); there may be no key
+    service ("")."""
 
     image: str
     exchange: str = "https://knhk-exchange.knhk-system.svc:8443"
     registry: str = "https://registry.knhk-system.svc"
     log: str = "https://knhk-log.knhk-system.svc:8445"
+    keys: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def guard_of(point: str, spec: Mapping[str, Any], around: Surroundings, *, nativ
         exchange=around.exchange,
         registry=around.registry,
         log=around.log,
+        keys=around.keys,
         user=USER,
         drain_s=DRAIN_S,
     )
