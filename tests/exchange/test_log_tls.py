@@ -127,6 +127,9 @@ def test_one_client_with_many_threads_is_refused_nothing(log: Log) -> None:
     with ThreadPoolExecutor(16) as pool:
         assert sorted(pool.map(client.append_event, events)) == list(range(48))
         assert sorted(pool.map(client.index_of, map(entry_key, events))) == list(range(48))
+    later = EVENT.replace(b"{", b'{"n":48,')
+    assert client.append_events([later, events[7], later]) == [48, client.index_of(entry_key(events[7])), 48]
+    assert client.append_events([]) == []
     log.running.kill()
     log.running.wait()
     with pytest.raises(Waiting):

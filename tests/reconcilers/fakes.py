@@ -76,6 +76,9 @@ class FakeLog:
             self.entries.append(bundle)
         return self.entries.index(bundle)
 
+    def append_events(self, bundles: Sequence[bytes]) -> list[int]:
+        return [self.append_event(bundle) for bundle in bundles]
+
     def append_leaves(self, leaves: Sequence[bytes]) -> list[int]:
         raise AssertionError("the control plane appends no leaves")
 
@@ -383,7 +386,7 @@ class Fate:
 
 WRITES: Mapping[str, frozenset[str]] = {
     "store": frozenset({"create", "update", "update_status", "apply", "delete", "record"}),
-    "log": frozenset({"append_event"}),
+    "log": frozenset({"append_event", "append_events"}),
     "registry": frozenset({"publish"}),
     "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap", "publish_consents"}),
     "placement": frozenset({"ensure", "remove"}),

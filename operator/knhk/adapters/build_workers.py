@@ -42,11 +42,14 @@ class Job:
     number: int = 0
     done_s: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def move(self, state: str, step: str = "", outcome: Mapping[str, Any] | None = None) -> None:
         self.state, self.step, self.outcome, self.number = state, step or self.step, outcome, self.number + 1
         self.changed.set()
         self.changed = asyncio.Event()
+        if state == DONE:
+            self.ended.set()
 
 
 class BuildWorkers:

@@ -19,6 +19,7 @@ from knhk_runtime.http1 import Https
 from knhk_runtime.record import entry_key
 
 BATCH = 32_768  # leaves of one request, below both bounds of the sequencer
+EVENTS = 64  # policy events of one, which may be large
 RETRY_AFTER_S = 0.5
 AGAIN = (408, 429)
 AT_ONCE = 4  # more of one client the sequencer refuses
@@ -61,11 +62,18 @@ class SequencerLog:
         """See the port."""
         return int(json.loads(self._request("POST", "/event", bundle))["index"])
 
+    def append_events(self, bundles: Sequence[bytes]) -> list[int]:
+        """See the port."""
+        return self._appended(bundles, EVENTS)
+
     def append_leaves(self, leaves: Sequence[bytes]) -> list[int]:
         """See the port."""
+        return self._appended(leaves, BATCH)
+
+    def _appended(self, entries: Sequence[bytes], of: int) -> list[int]:
         indexes = list[int]()
-        for start in range(0, len(leaves), BATCH):
-            items = [entry_key(leaf) + len(leaf).to_bytes(2, "big") + leaf for leaf in leaves[start : start + BATCH]]
+        for start in range(0, len(entries), of):
+            items = [entry_key(entry) + len(entry).to_bytes(2, "big") + entry for entry in entries[start : start + of]]
             answer = self._request("POST", "/append", b"".join([len(items).to_bytes(4, "big"), *items]))
             if len(answer) != 8 * len(items):
                 raise Waiting("LogAnswer", "the sequencer's answer does not fit the batch", RETRY_AFTER_S)

@@ -18,6 +18,7 @@ from knhk.packaging.builds import error_document, read_order
 
 MAX_BODY_BYTES = 8 << 20
 LONGEST_WAIT_S = 20.0
+LINGERS_S = 0.2  # a step is told so late, or with the end: of what the registry has one answer tells all
 
 Retire = Callable[[Mapping[str, Collection[str]], Callable[[], bool]], tuple[str, ...]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -47,6 +48,7 @@ def orders(workers: BuildWorkers, retire: Retire, clients: Collection[str]) -> w
         if job.state != DONE and job.number == known and wait_s > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job.changed.wait(), wait_s)
+                await asyncio.wait_for(job.ended.wait(), min(LINGERS_S, wait_s))
         return web.json_response(status_of(job))
 
     async def cancel(request: web.Request) -> web.Response:

@@ -21,6 +21,10 @@ class Log(Protocol):
         """Index of a policy event, a bundle of at most 65,535 bytes."""
         ...
 
+    def append_events(self, bundles: Sequence[bytes]) -> list[int]:
+        """Index of each of several policy events, in order, as a batch: a pack that is built leaves three."""
+        ...
+
     def append_leaves(self, leaves: Sequence[bytes]) -> list[int]:
         """Index of each leaf (118 bytes), in order; any number of them."""
         ...

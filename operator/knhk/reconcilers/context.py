@@ -133,15 +133,12 @@ class Journal:
 
     def deliver(self, resource: Resource) -> tuple[Ordered, ...]:
         """The pending events of an object, in the log now, oldest first. Raises Waiting when the log cannot take them."""
-        found = []
-        for row in resource.status.get("pending", ()):
-            slot = (resource.key, row["bundle"])
-            if slot not in self._delivered:
-                index = self.ports.log.append_event(row["bundle"].encode())
-                self._delivered[slot] = _ordered(index, row["bundle"])
-                self.ports.telemetry.moved(statement_of(row["bundle"])["predicate"]["kind"])
-            found.append(self._delivered[slot])
-        return tuple(found)
+        slots = [(resource.key, row["bundle"]) for row in resource.status.get("pending", ())]
+        if new := [slot for slot in slots if slot not in self._delivered]:
+            for slot, index in zip(new, self.ports.log.append_events([bundle.encode() for _, bundle in new]), strict=True):
+                self._delivered[slot] = ordered = _ordered(index, slot[1])
+                self.ports.telemetry.moved(ordered.kind)
+        return tuple(self._delivered[slot] for slot in slots)
 
     def settle(self, building: bool = False) -> bool:
         """Delivers what deleted objects left, and makes Receipts of delivered events that a checkpoint covers by now, a few at a time;

@@ -86,6 +86,7 @@ WAIT_FOR_DATA_S = 0.5
 LOOK_AT_REST_S = 1.0
 LOOK_AT_BUILDS_S = 0.5  # for their steps; their ends tell themselves
 TELLS_STEPS_AFTER_S = 2.0
+UNSEEN_S = 10.0  # so long a new pack may have no status yet: its definition says for it that it is waited for
 BUILDING = (Phase.PENDING, Phase.COMPILED, Phase.BUILT)
 BUILD_WITHIN_S = sum(DEADLINES_S[phase] or 0.0 for phase in BUILDING)
 VERDICTS: Mapping[type, str] = {Advance: Outcome.PASS.value, Promote: Outcome.PASS.value, RollBack: Outcome.FAIL.value}
@@ -171,13 +172,20 @@ class PackReconciler:
         self._write(pack, {**pack.status, "revision": revision, **live}, ready, revision["phase"], "goes on with the changed spec")
         return 0.0
 
-    def _meet(self, pack: Resource) -> float:
+    def _meet(self, pack: Resource) -> float | None:
         """A new object; under its name there may have been one before, whose rollbacks hold."""
         if self.journal.owes(pack.key):
             self._write(pack, pack.status, None, "Waiting", "the receipts of the pack that had this name must be written first")
             return JUDGE_EVERY_S
         rows = denied_before(self.journal.rollbacks(pack.namespace, pack.name))
+        if not rows and self._is_unseen(pack):
+            return self.converge(replace(pack, status={**pack.status, "revision": self._revision(pack, None)}))
         return self._begin(pack, {**pack.status, "denyList": rows} if rows else pack.status)
+
+    def _is_unseen(self, pack: Resource) -> bool:
+        """Whether nothing was written of a pack yet, for a little while: what comes out of it is written with all that was before."""
+        age_ns = self.ports.clock.now_ns() - from_rfc3339_ns(pack.created)
+        return not pack.status and 0 <= age_ns < UNSEEN_S * 1e9
 
     def _begin(self, pack: Resource, before: Mapping[str, Any]) -> float:
         """A new generation of the spec: what rolled is superseded, points go back to what is live, work begins."""
@@ -188,27 +196,33 @@ class PackReconciler:
             status = remember(status, old, Phase.RETIRED, reason, rfc3339(self.ports.clock.now_ns()))
             if "digest" in old:
                 events = [self._event(pack, old, Event.SUPERSEDED, reason=reason)]
-        status["revision"] = {
+        status["revision"] = self._revision(pack, before.get("live"))
+        for name in ("faults", "loosening"):
+            status.pop(name, None)
+        if old:
+            self._forget_builds(pack)
+        pack = self._write(pack, self.journal.pend(status, *events), None, "Pending", f"{pack.spec['version']} is to be compiled")
+        if old and rolls(old):
+            self._bring(pack, old["points"])
+        return 0.0
+
+    def _revision(self, pack: Resource, live: Mapping[str, Any] | None) -> Revision:
+        """The revision that a spec begins, over what is live."""
+        revision = {
             "version": pack.spec["version"],
             "generation": pack.generation,
             "phase": Phase.PENDING.value,
             "phaseSince": rfc3339_ns(self.ports.clock.now_ns()),
             "inputs": inputs_of(pack),
-            **durability_of(pack, before.get("live")),
+            **durability_of(pack, live),
             "points": [row["point"] for row in pack.spec["targets"]],
             **staged(pack),
         }
         for row in pack.spec["dataBundles"][:1]:
-            status["revision"]["data"] = row["name"]
+            revision["data"] = row["name"]
         if source := source_of(self.ports.store, self.ports.trusts, pack):
-            status["revision"]["source"] = source.document()
-        for name in ("faults", "loosening"):
-            status.pop(name, None)
-        self._forget_builds(pack)
-        pack = self._write(pack, self.journal.pend(status, *events), None, "Pending", f"{pack.spec['version']} is to be compiled")
-        if old and rolls(old):
-            self._bring(pack, old["points"])
-        return 0.0
+            revision["source"] = source.document()
+        return revision
 
     def _build(self, pack: Resource) -> float | None:
         if reason := abort_asked(pack):
@@ -230,6 +244,7 @@ class PackReconciler:
                 return self._waits(pack, "Waiting", waits)
             members = {"schemas": list(schemas), "hooks": list(hooks)}
             order = PackOrder(to_sources(whole), next(iter(bundles), None), urgent="live" in pack.status)
+            self._forget_builds(pack)  # of a spec before this one
             build = self.ports.builder.pack(order)
             named = {name: found for name, found in members.items() if found}
             running = self._builds[key] = _Build(build, named, sweep=self.retention.running)

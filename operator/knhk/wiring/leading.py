@@ -10,7 +10,7 @@ from knhk.reconcilers.context import Ports
 
 ACTS: Mapping[str, frozenset[str]] = {
     "store": frozenset({"create", "update", "update_status", "apply", "delete", "release", "record"}),
-    "log": frozenset({"append_event", "append_leaves"}),
+    "log": frozenset({"append_event", "append_events", "append_leaves"}),
     "registry": frozenset({"publish", "remove", "collect_garbage"}),
     "builder": frozenset({"pack", "data", "retire"}),
     "fleet": frozenset({"publish_document", "publish_keys", "publish_config", "publish_bootstrap", "publish_consents"}),
