@@ -101,6 +101,7 @@ class Journal:
     _delivered: dict[_Slot, Ordered] = field(default_factory=dict)
     _orphans: list[Resource] = field(default_factory=list)
     _departed: dict[str, Resource] = field(default_factory=dict)
+    _willing: set[str] = field(default_factory=set)  # namespaces that took a Receipt at the last turn
     _rollbacks: dict[str, dict[str, dict[str, Resource]]] = field(default_factory=dict)  # namespace → pack → name → Receipt
 
     def outlive(self, resource: Resource) -> None:
@@ -164,18 +165,21 @@ class Journal:
         return [slot for slot in self._delivered if slot[0] in due]
 
     def _receipted(self, building: bool) -> tuple[_Slot, ...]:
-        """Makes Receipts of the oldest delivered events; those that have one now. The first of each namespace go before the others: of one
-        that takes no receipt now no more are tried, so that none of another waits for it."""
+        """Makes Receipts of the oldest delivered events; those that have one now. The first of each namespace that took none at the last
+        turn go before the others: of one that takes no receipt now no more are tried, so that none of another waits for it."""
         slots = sorted(self._due(building), key=lambda slot: self._delivered[slot].index)
         left = max(RECEIPTS_AT_ONCE, RECEIPTS_EACH * self.ports.together.most)
         firsts: dict[str, _Slot] = {}
         for slot in slots:
-            firsts.setdefault(slot[0].namespace, slot)
+            if slot[0].namespace not in self._willing:
+                firsts.setdefault(slot[0].namespace, slot)
         heads = list(firsts.values())[:left]
         found = self._made(heads)
-        willing, tried = {key.namespace for key, _ in found}, set(heads)
+        willing, tried = self._willing | {key.namespace for key, _ in found}, set(heads)
         rest = [slot for slot in slots if slot not in tried and slot[0].namespace in willing]
-        return (*found, *self._made(rest[: left - len(heads)]))
+        found = (*found, *self._made(rest[: left - len(heads)]))
+        self._willing = {key.namespace for key, _ in found}
+        return found
 
     def _made(self, slots: Collection[_Slot]) -> tuple[_Slot, ...]:
         """Those of these slots, oldest first, that have their Receipt now."""
