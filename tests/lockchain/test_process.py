@@ -59,6 +59,11 @@ def test_what_is_acknowledged_is_found_proven_and_verified(home: Any, leaves: Le
         log.index_of(bytes(17))
     with pytest.raises(Waiting):
         log.proof(700)
+    assert log.proofs([255, 700, 0]) == [log.proof(255), None, log.proof(0)]
+    assert log.proofs(range(65))[64] == log.proof(64)
+    assert log.proofs([]) == []
+    for wrong in ("", "one", "-1", ",".join(["0"] * 65)):
+        assert request(home.socket, "GET", f"/proofs?of={wrong}")[0] == 400
     assert "700 entries under the checkpoint" in home.stop(process)
     assert not home.socket.exists()
     report = verify_log(home.dir, home.vkey)

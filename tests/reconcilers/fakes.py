@@ -95,6 +95,16 @@ class FakeLog:
             raise Waiting("NotCovered", f"entry {index} is not covered yet", 0.5)
         return f"c2sp.org/tlog-proof@v1\nindex {index}\n\n{self.checkpoint()}"
 
+    def proofs(self, indexes: Sequence[int]) -> list[str | None]:
+        self._reach()
+        return [self._proven(index) for index in indexes]
+
+    def _proven(self, index: int) -> str | None:
+        try:
+            return self.proof(index)
+        except Waiting:
+            return None
+
     def checkpoint(self) -> str:
         return f"knhk.dev/test\n{self.covered}\n"
 

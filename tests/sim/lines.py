@@ -68,7 +68,7 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
         **dict.fromkeys(("create", "update", "update_status", "apply", "delete", "release"), WRITE),
         "record": Way((_waiting,), writes=True),
     },
-    "log": {"append_events": WRITE, "proof": READ},
+    "log": {"append_events": WRITE, "proofs": READ},
     "registry": {
         **dict.fromkeys(("publish", "remove", "collect_garbage"), Way((_os_error,), writes=True)),
         **dict.fromkeys(("read", "manifest", "resolve", "tagged", "referrers", "statements", "listed"), Way((_os_error,))),

@@ -19,7 +19,7 @@ from knhk_runtime.http1 import Https
 from knhk_runtime.record import entry_key
 
 BATCH = 32_768  # leaves of one request, below both bounds of the sequencer
-EVENTS = 64  # policy events of one, which may be large
+EVENTS = 64  # policy events of one, which may be large, and proofs
 RETRY_AFTER_S = 0.5
 AGAIN = (408, 429)
 AT_ONCE = 4  # more of one client the sequencer refuses
@@ -90,6 +90,14 @@ class SequencerLog:
             return self._request("GET", f"/proof/{index}").decode()
         except NotFound as error:
             raise Waiting("NotCovered", str(error), RETRY_AFTER_S) from error
+
+    def proofs(self, indexes: Sequence[int]) -> list[str | None]:
+        """See the port."""
+        found = list[str | None]()
+        for start in range(0, len(indexes), EVENTS):
+            wanted = ",".join(map(str, indexes[start : start + EVENTS]))
+            found += json.loads(self._request("GET", f"/proofs?of={wanted}"))["proofs"]
+        return found
 
     def checkpoint(self) -> str:
         """See the port."""

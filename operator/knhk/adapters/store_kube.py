@@ -36,6 +36,7 @@ KEPT_EVENTS = 1_000
 REMEMBERED_EVENTS = 1_000  # of the last event of so many objects it is known whether it comes again
 MAX_EVENT_TEXT = 1_024
 _WRITE = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+_APPLIED = {"force": "true", "fieldValidation": "Ignore"}  # what is unknown is refused all the same; Strict has it parsed a second time
 
 
 class KubeStore:
@@ -112,7 +113,7 @@ class KubeStore:
         if not resource.status and not (before := self.get(resource.key)).status:
             return before  # to apply nothing for the first time would still note who applied it
         owes = bool(resource.status.get("pending"))
-        path, query = f"{place(resource.key)}/status", {**_WRITE, "force": "true"}
+        path, query = f"{place(resource.key)}/status", {"fieldManager": MANAGER, **_APPLIED}
         with self._told(resource.key):
             if owes and not resource.held and resource.uid:
                 resource = replace(resource, resource_version=self._hold(resource, hold=True).resource_version)
@@ -258,7 +259,7 @@ class KubeStore:
 
     def _hold(self, resource: Resource, *, hold: bool) -> Resource:
         """The finalizer that keeps an object until its pending events are told, set or taken away."""
-        query = {"fieldManager": HOLDER, "force": "true"}
+        query = {"fieldManager": HOLDER, **_APPLIED}
         return self._seen(self._call("PATCH", place(resource.key), query, hold_document(resource, hold=hold), APPLY, key=resource.key))
 
     def _let_go(self, resource: Resource) -> Resource:

@@ -20,7 +20,7 @@ from knhk.model.faults import Stalled
 from knhk.ports.store import ChangeType
 from knhk.wiring.cluster import WATCHED, Access
 
-BATCH_WINDOW_S = 0.01  # several changes of one object within it are seen as the last one
+BATCH_WINDOW_S = 0.03  # several changes of one object within it are seen as the last one
 RESYNC_S = 600.0  # whatever was missed is met now and then
 STOPS_WITHIN_S = 10.0
 WATCH_S = 240  # then the API server ends a watch, and the next goes on where it was

@@ -38,6 +38,10 @@ class Log(Protocol):
         covered within the checkpoint interval (0.5 s)."""
         ...
 
+    def proofs(self, indexes: Sequence[int]) -> list[str | None]:
+        """`proof` of several entries; None for what no checkpoint covers yet."""
+        ...
+
     def checkpoint(self) -> str:
         """The newest signed checkpoint."""
         ...

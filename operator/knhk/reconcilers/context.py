@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import dropwhile
@@ -29,7 +29,7 @@ from knhk.ports.secrets import NoSecrets, Secrets
 from knhk.ports.signer import Signer
 from knhk.ports.store import Event, Store
 from knhk.ports.telemetry import Silent, Telemetry
-from knhk.ports.together import InTurn, Together
+from knhk.ports.together import Act, InTurn, Together
 from knhk.ports.trust import Trusts, TrustsNobody
 from knhk.reconcilers.claims import Claims
 
@@ -101,6 +101,7 @@ class Journal:
     _delivered: dict[_Slot, Ordered] = field(default_factory=dict)
     _orphans: list[Resource] = field(default_factory=list)
     _departed: dict[str, Resource] = field(default_factory=dict)
+    _told: dict[Key, set[str]] = field(default_factory=dict)  # have their Receipt, and leave their status at the next turn
     _willing: set[str] = field(default_factory=set)  # namespaces that took a Receipt at the last turn
     _rollbacks: dict[str, dict[str, dict[str, Resource]]] = field(default_factory=dict)  # namespace → pack → name → Receipt
 
@@ -147,10 +148,10 @@ class Journal:
         while self._orphans:
             self.deliver(self._orphans[0])
             del self._orphans[0]
-        done: dict[Key, set[str]] = {}
-        for key, bundle in self._receipted(building):
-            done.setdefault(key, set()).add(bundle)
-        self.ports.together([partial(self._clear, key, bundles) for key, bundles in done.items()])
+        told, self._told = self._told, {}
+        clears = [partial(self._clear, key, bundles) for key, bundles in told.items()]
+        for key, bundle in self._receipted([slot for slot in self._due(building) if slot[1] not in told.get(slot[0], ())], clears):
+            self._told.setdefault(key, set()).add(bundle)
         self._release()
         return not self._delivered
 
@@ -164,10 +165,11 @@ class Journal:
         due |= {resource.key for resource in self._departed.values()}
         return [slot for slot in self._delivered if slot[0] in due]
 
-    def _receipted(self, building: bool) -> tuple[_Slot, ...]:
-        """Makes Receipts of the oldest delivered events; those that have one now. The first of each namespace that took none at the last
-        turn go before the others: of one that takes no receipt now no more are tried, so that none of another waits for it."""
-        slots = sorted(self._due(building), key=lambda slot: self._delivered[slot].index)
+    def _receipted(self, due: Collection[_Slot], beside: Sequence[Act]) -> tuple[_Slot, ...]:
+        """Makes Receipts of the oldest due events; those that have one now. The first of each namespace that took none at the last turn go
+        before the others: of one that takes no receipt now no more are tried, so that none of another waits for it. `beside`: other acts
+        that may meet them; together there is more at hand for whoever is done first."""
+        slots = sorted(due, key=lambda slot: self._delivered[slot].index)
         left = max(RECEIPTS_AT_ONCE, RECEIPTS_EACH * self.ports.together.most)
         firsts: dict[str, _Slot] = {}
         for slot in slots:
@@ -177,29 +179,37 @@ class Journal:
         found = self._made(heads)
         willing, tried = self._willing | {key.namespace for key, _ in found}, set(heads)
         rest = [slot for slot in slots if slot not in tried and slot[0].namespace in willing]
-        found = (*found, *self._made(rest[: left - len(heads)]))
+        found = (*found, *self._made(rest[: left - len(heads)], beside))
         self._willing = {key.namespace for key, _ in found}
         return found
 
-    def _made(self, slots: Collection[_Slot]) -> tuple[_Slot, ...]:
+    def _made(self, slots: Collection[_Slot], beside: Sequence[Act] = ()) -> tuple[_Slot, ...]:
         """Those of these slots, oldest first, that have their Receipt now."""
         found: list[_Slot] = []
-        uncovered: list[int] = []
+        waits: list[int] = []
 
-        def act(slot: _Slot) -> None:
+        def act(slot: _Slot, proof: str) -> None:
             (key, bundle), index = slot, self._delivered[slot].index
-            if any(index > other for other in uncovered):
-                return  # a checkpoint covers a prefix of the log: what follows is not covered either
+            if any(index > other for other in waits):
+                return
             try:
-                self._receipt(key.namespace, bundle, index)
+                self._receipt(key.namespace, bundle, index, proof)
                 found.append(slot)
             except Waiting:
-                uncovered.append(index)
+                waits.append(index)
             except (Refused, Stalled) as error:
                 _log.warning("receipts of namespace %s wait: %s", key.namespace, error)
 
-        self.ports.together([partial(act, slot) for slot in slots])
+        self.ports.together([*beside, *(partial(act, slot, proof) for slot, proof in self._proven(slots))])
         return tuple(found)
+
+    def _proven(self, slots: Collection[_Slot]) -> list[tuple[_Slot, str]]:
+        """Those that a checkpoint covers by now, with their proofs; none while the log is away."""
+        try:
+            proofs = self.ports.log.proofs([self._delivered[slot].index for slot in slots]) if slots else ()
+        except Waiting:
+            return []
+        return [(slot, proof) for slot, proof in zip(slots, proofs, strict=True) if proof is not None]
 
     def _release(self) -> None:
         """Deleted objects whose events all have receipts."""
@@ -209,8 +219,8 @@ class Journal:
                 self.ports.store.release(resource)
                 del self._departed[resource.uid]
 
-    def _receipt(self, namespace: str, bundle: str, index: int) -> None:
-        receipt = receipt_of(namespace, bundle, index, self.ports.log.proof(index))
+    def _receipt(self, namespace: str, bundle: str, index: int, proof: str) -> None:
+        receipt = receipt_of(namespace, bundle, index, proof)
         name, spec = receipt.name, receipt.spec
         try:
             self.made(self.ports.store.create(receipt))

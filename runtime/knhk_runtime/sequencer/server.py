@@ -44,6 +44,7 @@ MAX_WAITING_BYTES = 64 << 20
 CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, BODY_WITHIN_S = 0.5, 300.0, 30.0
 STAGES_WITHIN_S = 2.0
 ASK_AGAIN_S = 0.5
+MAX_PROOFS = 64  # of one request
 LEAVES_ALONE = "leaves alone"  # in a request whose client may append nothing else
 CLIENT = "client"  # in a request that came over TLS: whom its certificate names
 _OCTETS = "application/octet-stream"
@@ -381,6 +382,7 @@ class Surface:
             web.get("/keys.json", self.keys),
             web.get("/index/{key}", self.index),
             web.get("/proof/{index}", self.proof),
+            web.get("/proofs", self.proofs),
             web.get("/health", self.health),
             web.get("/metrics", self.metrics),
             web.get("/records", self.copied),
@@ -474,6 +476,14 @@ class Surface:
             what = f"no checkpoint at hand{'' if size is None else f' of size {size}'} covers it; the newest has {self._log.published}"
             return fault(HTTPStatus.NOT_FOUND, f"entry {numbers[0]}", what)
         return web.Response(text=text, content_type=_TEXT)
+
+    async def proofs(self, request: web.Request) -> web.Response:
+        """Of several entries under the newest checkpoint, null for what it does not cover."""
+        numbers = request.query.get("of", "").split(",")
+        if len(numbers) > MAX_PROOFS or not all(number.isascii() and number.isdecimal() and len(number) <= 19 for number in numbers):
+            return fault(HTTPStatus.BAD_REQUEST, "of", f"must be 1 to {MAX_PROOFS} decimal numbers")
+        texts = await asyncio.to_thread(lambda: [self._log.proof(int(number)) for number in numbers])
+        return web.json_response({"proofs": texts})
 
     async def stages(self, request: web.Request) -> web.Response:
         """How many entries have come how far, as soon as that is further than what the client knows; at once for one that knows nothing."""
