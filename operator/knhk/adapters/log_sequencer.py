@@ -96,7 +96,10 @@ class SequencerLog:
         found = list[str | None]()
         for start in range(0, len(indexes), EVENTS):
             wanted = ",".join(map(str, indexes[start : start + EVENTS]))
-            found += json.loads(self._request("GET", f"/proofs?of={wanted}"))["proofs"]
+            try:
+                found += json.loads(self._request("GET", f"/proofs?of={wanted}"))["proofs"]
+            except NotFound as error:
+                raise Waiting("LogOfBefore", f"{error}: the sequencer must be of this release", RETRY_AFTER_S) from error
         return found
 
     def checkpoint(self) -> str:

@@ -191,7 +191,7 @@ class Journal:
         def act(slot: _Slot, proof: str) -> None:
             (key, bundle), index = slot, self._delivered[slot].index
             if any(index > other for other in waits):
-                return
+                return  # whoever stores them is busy, or away
             try:
                 self._receipt(key.namespace, bundle, index, proof)
                 found.append(slot)
