@@ -93,7 +93,7 @@ def test_after_an_erasure_a_new_record_of_the_subject_has_another_key(world: Wor
     assert [state for state, _ in opened(keys, eraser, old, new)] == [State.DESTROYED, State.KEPT]
 
 
-@pytest.mark.parametrize("given", [token("nobody"), "other"])
+@pytest.mark.parametrize("given", [token("nobody"), "other"], ids=["of nobody", "of another point"])
 def test_a_token_of_nobody_or_of_another_point_seals_nothing(world: World, keys: KeyWorld, given: str) -> None:
     ring = start(world, keys, keys.api.guard("erp/invoices", "two") if given == "other" else given)
     put(world, ring, NAME)
