@@ -1,7 +1,6 @@
 """Argo CD's own application-controller and repo-server on a cluster, with what they need of an installation.
 
-The controller's metrics are at a free port of every address, for it can be told no other; the repo-server's socket for passwords, which
-nobody asks for here, has one name on a machine."""
+The controller's metrics are at a free port of every address, for it can be told no other."""
 
 from __future__ import annotations
 
@@ -70,6 +69,7 @@ def running(
     logs = [folder / f"argocd-{name}.log" for name in commands]
     around = {"KUBECONFIG": str(kubeconfig), "ARGOCD_FAKE_IN_CLUSTER": "true"}  # the cluster of KUBECONFIG, as if in a pod
     folders = {f"ARGOCD_{name}": str(folder) for name in ("SSH_DATA_PATH", "TLS_DATA_PATH", "PLUGINSOCKFILEPATH")}
+    folders["ARGOCD_ASK_PASS_SOCK"] = str(folder / "ask-pass.sock")  # by default one name for all of a machine
     with ExitStack() as stack:
         stack.enter_context(defined(client, definitions))
         stack.enter_context(_installed(client, configuration))
@@ -85,12 +85,14 @@ def _installed(client: KubeClient, configuration: Path) -> Iterator[None]:
     until(lambda: is_gone(client, f"/api/v1/namespaces/{NAMESPACE}"), READY_WITHIN_S)
     client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     of = f"/api/v1/namespaces/{NAMESPACE}"
-    client.call("POST", f"{of}/configmaps", body=yaml.safe_load(configuration.read_text()))
-    for name in ("argocd-rbac-cm", "argocd-ssh-known-hosts-cm", "argocd-tls-certs-cm", "argocd-gpg-keys-cm"):
-        client.call("POST", f"{of}/configmaps", body={"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": PART}})
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "argocd-secret", "labels": PART}}
-    client.call("POST", f"{of}/secrets", body={**secret, "stringData": {"server.secretkey": "for-tests-only"}})
     try:
+        client.call("POST", f"{of}/configmaps", body=yaml.safe_load(configuration.read_text()))
+        for name in ("argocd-rbac-cm", "argocd-ssh-known-hosts-cm", "argocd-tls-certs-cm", "argocd-gpg-keys-cm"):
+            client.call(
+                "POST", f"{of}/configmaps", body={"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": PART}}
+            )
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "argocd-secret", "labels": PART}}
+        client.call("POST", f"{of}/secrets", body={**secret, "stringData": {"server.secretkey": "for-tests-only"}})
         yield
     finally:
         client.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}")

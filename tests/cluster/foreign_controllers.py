@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from knhk.adapters.kube_client import KubeClient
-from knhk.model.faults import AlreadyExists
+from knhk.model.faults import AlreadyExists, NotFound
 
 sys.path.insert(0, str(Path(__file__).parent))
 from definitions import PATH as DEFINITIONS
@@ -39,7 +39,8 @@ def defined(client: KubeClient, files: Sequence[Path]) -> Iterator[None]:
         yield
     finally:
         for name in names:
-            client.call("DELETE", f"{DEFINITIONS}/{name}")
+            with suppress(NotFound):  # one that was refused before
+                client.call("DELETE", f"{DEFINITIONS}/{name}")
         until(lambda: all(is_gone(client, f"{DEFINITIONS}/{name}") for name in names), READY_WITHIN_S)
 
 

@@ -51,9 +51,11 @@ def policies(gitea: Gitea, tmp_path: Path) -> Policies:
 def world(clean: KubeClient, cluster: Cluster, argo: Argo, tmp_path: Path) -> Iterator[World]:
     """No operator runs yet."""
     found = World(tmp_path, cluster.kubeconfig, clean, forks())
-    found.start()
-    yield found
-    found.close()
+    try:
+        found.start()
+        yield found
+    finally:
+        found.close()
 
 
 def test_argo_cd_keeps_what_a_repository_holds(

@@ -92,10 +92,12 @@ def policies(gitea: Gitea, tmp_path: Path) -> Policies:
 def world(clean: KubeClient, cluster: Cluster, flux: Flux, tmp_path: Path) -> Iterator[World]:
     """No operator runs yet."""
     found = World(tmp_path, cluster.kubeconfig, clean, forks())
-    found.start()
-    yield found
-    flux.forget()
-    found.close()
+    try:
+        found.start()
+        yield found
+        flux.forget()
+    finally:
+        found.close()
 
 
 def pack(version: str, least: int = 0) -> str:
@@ -175,7 +177,8 @@ def ready(flux: Flux, world: World, commit: str, version: str) -> None:
     """Flux is content with this commit, and the pack was ready by then."""
 
     def content() -> bool:
-        return flux.is_ready()[0] == "True" and flux.kustomization()["status"]["lastAppliedRevision"] == f"main@sha1:{commit}"
+        applied = flux.is_ready()[0] == "True" and flux.kustomization()["status"].get("lastAppliedRevision")  # written after its conditions
+        return bool(applied == f"main@sha1:{commit}")
 
     until(flux, content, f"ready at {version}")
     found = world.get(PACK)

@@ -22,6 +22,9 @@ from typing import Any
 
 from knhk.adapters.certificates import Pair, new_authority, server_pair
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
+
 AUDIENCE, ENFORCED = "keys.knhk.dev", "erp"
 
 
@@ -109,7 +112,7 @@ class KeyWorld:
     api: Api
     authority: Pair
     kubeconfig: Path
-    port: int = 0
+    port: int = field(default_factory=free_port)  # not one of the kernel's choice, which another may get while the service is down
     process: subprocess.Popen[str] | None = None
 
     @property

@@ -178,7 +178,7 @@ def test_a_log_counts_what_the_witness_of_another_region_mirrors(installed: Inst
             until(lambda: '"ready": true' in ask(eu, "health"), eu, "the log serves")
             event = PolicyEvent("DrillCompleted", ("drill/one", "0" * 64), "local:tests", "2026-11-26T12:00:00Z")
             index = SequencerLog(eu.place("/tmp/log.sock")).append_event(signer.bundle("rollout", statement(event)))
-            until(lambda: json.loads(ask(eu, "stages"))["regions"] > index, eu, "another region holds the event")
+            until(lambda: json.loads(ask(eu, "stages") or '{"regions": 0}')["regions"] > index, eu, "another region holds the event")
             mirrors = us.place("/var/lib/knhk/mirrors")
             (mirror,) = mirrors.iterdir()
             assert "keys.json" in {path.name for path in store.iterdir()}  # by which the witness would follow a key that turns
