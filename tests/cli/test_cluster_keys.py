@@ -60,6 +60,21 @@ def test_repeating_it_changes_nothing(made: Path) -> None:
     assert (made / "secrets.yaml").read_bytes() == before
 
 
+def test_the_key_of_subjects_is_never_made_anew_for_an_installation_that_may_have_one(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another in its place would open none of the keys that the cluster keeps."""
+    (made / "subjects.key").unlink()
+    capsys.readouterr()
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 0
+    assert not (made / "subjects.key").exists()
+    assert set(secrets(made)) == {"knhk-keys-rollout", "knhk-keys-build", "knhk-keys-log"}
+    assert "knhk-keys-subjects is left as it is" in capsys.readouterr().out
+    (made / "subjects.key").write_bytes(bytes(32))
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 0
+    assert secrets(made)["knhk-keys-subjects"] == {"subjects.key": bytes(32)}
+
+
 def test_an_origin_with_a_scheme_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster", "keys", str(tmp_path / "keys"), "--origin", "https://log.example.com"]) == 2
     assert "must be a name without a scheme" in capsys.readouterr().err

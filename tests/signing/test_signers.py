@@ -202,6 +202,10 @@ def test_a_key_that_the_token_has_lost_is_missed(softhsm: SoftHsm, tmp_path: Pat
 def test_secrets_carry_the_way_to_the_token_and_no_key(softhsm: SoftHsm, tmp_path: Path) -> None:
     folder = softhsm.put(tmp_path / "keys", root=True)
     established(folder, ORIGIN, NOW)
-    for secret in yaml.safe_load_all(write_secrets(folder, "knhk-system").read_text()):
-        assert set(secret["data"]) == {"token.json", "pin", "keys.json", "root.pub"}
+    found = list(yaml.safe_load_all(write_secrets(folder, "knhk-system").read_text()))
+    names = {f"knhk-keys-{who}" for who in ("rollout", "build", "log", "subjects")}
+    assert {secret["metadata"]["name"] for secret in found} == names
+    for secret in found:
+        signs = {"keys.json", "root.pub"} if secret["metadata"]["name"] != "knhk-keys-subjects" else set()
+        assert set(secret["data"]) == {"token.json", "pin"} | signs
         assert json.loads(base64.b64decode(secret["data"]["token.json"]))["token"] == TOKEN

@@ -13,12 +13,13 @@ from knhk.adapters.signer_pkcs11 import TOKEN_FILE
 from knhk_runtime.durable import replace_file
 from knhk_runtime.hsm import read_token_file
 
+SUBJECTS = "knhk-keys-subjects"
 # Secret → files. Agents and verifiers need keys.json and root.pub only; both are public. Of OUTSIDE what is there.
 SECRETS: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-rollout": ("rollout.key", "keys.json", "root.pub"),
     "knhk-keys-build": ("build.key", "data.key", "keys.json", "root.pub"),
     "knhk-keys-log": ("log.key", "keys.json", "root.pub"),
-    "knhk-keys-subjects": ("subjects.key",),
+    SUBJECTS: ("subjects.key",),
 }
 OUTSIDE: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-rollout": ("rollout.sigstore.key", "sigstore.json", "trusted_root.json"),
@@ -38,7 +39,8 @@ def _files(keys: Path, name: str) -> tuple[str, ...]:
 
 
 def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
-    """A Secret for each process, from the folder of `knhk.adapters.signer_local.establish`. Raises OSError for a missing file."""
+    """A Secret for each process, from the folder of `knhk.adapters.signer_local.establish`. Raises OSError for a missing file, but for
+    the key of subjects: where it is kept elsewhere its Secret is not ours to replace."""
     return tuple(
         {
             "apiVersion": "v1",
@@ -48,6 +50,7 @@ def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
             "data": {file: base64.b64encode((keys / file).read_bytes()).decode() for file in _files(keys, name)},
         }
         for name in SECRETS
+        if name != SUBJECTS or all((keys / file).exists() for file in _files(keys, name))
     )
 
 

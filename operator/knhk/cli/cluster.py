@@ -30,21 +30,24 @@ def _origin(text: str) -> str:
     output=obj(folder=string(), secrets=string(), root=string(), keyids=mapping(string()), next=array(string())),
     examples=("knhk cluster keys ./keys --origin log.example.com/eu",),
     detail="The root signs keys.json and is needed again for renewal within a year, and for new role keys: run the same\n"
-    "command with root.key back in DIR, then apply the Secrets. Repeating it changes nothing before half of a year has passed.",
+    "command with root.key back in DIR, then apply the Secrets. Repeating it changes nothing before half of a year has passed.\n"
+    "The key of subjects is made with the first keys only: later, when it is not in DIR, its Secret is left out.",
 )
 def keys(call: Call) -> Outcome:
     from datetime import UTC, datetime
 
-    from knhk.adapters.key_secrets import write_secrets
+    from knhk.adapters.key_secrets import SUBJECTS, write_secrets
     from knhk.adapters.signer_pkcs11 import TOKEN_FILE
     from knhk.adapters.wrapping_keys import FileWrapping
     from knhk.wiring.signing import established
     from knhk_verify.signed import ROLES
 
     folder: Path = call.args.folder
-    signer = established(folder, call.args.origin, datetime.now(UTC))
-    if not (folder / TOKEN_FILE).exists():
+    subjects, in_token = folder / "subjects.key", (folder / TOKEN_FILE).exists()
+    if not in_token and not (folder / "keys.json").exists():  # later another would open nothing that the cluster keeps
         FileWrapping(folder).ensure()
+    signer = established(folder, call.args.origin, datetime.now(UTC))
+    lacks = not in_token and not subjects.exists()
     secrets = write_secrets(folder, call.args.namespace)
     return Outcome(
         {
@@ -56,6 +59,9 @@ def keys(call: Call) -> Outcome:
                 f"kubectl apply -f {secrets}",
                 f"move {folder / 'root.key'} to a safe place that no cluster reaches",
                 f"delete {secrets} and the role keys here, or keep them where only you can read them",
+                f"{subjects} is not here: Secret {SUBJECTS} is left as it is in the cluster"
+                if lacks
+                else "keep the key of subjects where only you can read it: without it no backup of knhk-keys can be opened",
             ],
         }
     )
