@@ -137,6 +137,26 @@ def test_a_death_or_a_lost_answer_at_any_step_is_mended_by_the_next_writer(fille
     assert at > 15
 
 
+def test_what_could_not_be_deleted_is_deleted_by_the_same_writers_next_tidying(filled: Yard) -> None:
+    class Refusing(FolderStore):
+        refuses = False
+
+        def delete(self, keys: Sequence[str]) -> None:
+            if self.refuses:
+                raise Waiting("Store", "no answer", 0.0)
+            super().delete(keys)
+
+    store = Refusing(filled.base / "delta")
+    made = ledger(filled, store)
+    made.tidy()
+    store.refuses = True
+    with pytest.raises(Waiting):
+        made.compact(EVERY)
+    store.refuses = False
+    made.tidy()
+    assert visible(filled.store) == set(Kept(filled.store, delta_parquet).names())
+
+
 def test_the_archiving_process_goes_on_with_a_merge_that_another_began(filled: Yard) -> None:
     """And the other way round: records that another began to archive are told."""
 

@@ -128,8 +128,14 @@ def test_commands_export_and_erase_against_the_service(
         assert (told["state"], told["leaves"], told["keys"]) == ("done", 6, 1)
         again = run("receipt", "export", "--subject", BOB, "-n", "erp", "--reason", "request 8", "--out", str(tmp_path / "bob"))
         assert (again["records"], again["unreadable"]) == (6, 0)
-        after = run("receipt", "lineage", ANNA, "-n", "erp")["rows"]
-        assert "clear" not in [row.get("record") for row in after]
+
+        def lineage(who: str) -> list[str]:
+            """Kinds of events, and how records are kept; under the newest checkpoint, which follows what was appended."""
+            rows = run("receipt", "lineage", who, "-n", "erp")["rows"]
+            return [row["record"] if row["what"] == "decision" else row["kind"] for row in rows]
+
+        until(lambda: lineage(BOB) == ["clear"] * 6 + ["SubjectExported"], "the log shows what was appended last")
+        assert lineage(ANNA) == ["SubjectExported", "Erased"]
     finally:
         sequencer.terminate()
         sequencer.wait()

@@ -177,8 +177,10 @@ class Ledger:
         made = tuple(self._rewritten(plan, folder, paths, before) for folder, paths in sorted(parts.items()))
         gone = tuple(File(path, 0, 0, EMPTY, -1, -1, 0) for path in sorted(plan.erase))
         commit = Commit(plan.number, before.origin, before.sources, (*made, *gone), plan.time_ns)
+        swept, self._swept = self._swept, False
         self._commit(commit)
         self._store.delete(sorted(plan.erase))
+        self._swept = swept
         if plan.merges:
             self.progress.merged += len(gone)
         else:
