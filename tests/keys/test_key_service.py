@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from agent_world import until
 from keys_vectors import FILE, vectors
 from keys_world import KeyWorld, token
 
+from knhk.adapters.key_stores import KeyStores
+from knhk.adapters.wrapping_keys import FileWrapping
 from knhk_runtime import keys_wire
 from knhk_runtime.envelope import window_of
 from knhk_runtime.keys_wire import State
@@ -255,3 +259,24 @@ def test_one_process_has_the_folder(keys: KeyWorld) -> None:
         second.start()
     second.kill()
     assert keys.ask("GET", "/health").status == 200
+
+
+def test_a_namespace_that_is_open_waits_for_none_that_is_being_opened(tmp_path: Path) -> None:
+    opening, answered = threading.Event(), threading.Event()
+
+    def tags_key(namespace: str) -> None:
+        if namespace == "slow":
+            opening.set()
+            answered.wait(60.0)
+
+    stores = KeyStores(tmp_path / "store", FileWrapping(tmp_path / "kek"), tags_key)
+    erp = stores.of("erp")
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            slow = pool.submit(stores.of, "slow")
+            assert opening.wait(60.0)
+            assert pool.submit(stores.of, "erp").result(60.0) is erp
+        finally:
+            answered.set()
+        slow.result(60.0)
+    stores.close()

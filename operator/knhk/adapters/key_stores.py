@@ -50,7 +50,9 @@ class KeyStores:
             raise Stalled("Running", f"{folder}: another key service has it: there is one for each folder") from None
 
     def of(self, namespace: str) -> KeyStore:
-        """That of a namespace, made when it is missing."""
+        """That of a namespace, made when it is missing. One that is open waits for no other that is being opened."""
+        if (known := self._open.get(namespace)) is not None:
+            return known
         with self._lock:
             if namespace not in self._open:
                 self._open[namespace] = self._opened(namespace)
