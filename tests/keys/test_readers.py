@@ -22,6 +22,7 @@ from knhk.cli import main
 from knhk.model.faults import Stalled
 from knhk.wiring.home import Home
 from knhk.wiring.privacy import KeyPlace, opened, unsealer
+from knhk_runtime.envelope import tag_of
 from knhk_runtime.http1 import Https
 from knhk_runtime.remote_keys import RemoteKeys
 from knhk_runtime.sealing import CannotSeal, Sealer, Sealing
@@ -81,6 +82,15 @@ def test_replay_and_erasure_by_the_service_are_as_by_a_store_of_the_home(vault: 
     assert [(told.state, told.plan.leaves) for told in released[1]] == [("done", 6)]
     assert counts(vault.replay(unsealer(place))) == counts(vault.replay_archive(unsealer(place))) == (6, 6, 0, 0, 0)
     assert [len(vault.events(kind)) for kind in ("Held", "ErasureQueued", "HoldReleased", "Erased")] == [1, 1, 1, 1]
+    store.close()
+
+
+def test_a_connection_that_the_service_has_closed_ends_no_command(vault: Vault, keys: KeyWorld, place: KeyPlace) -> None:
+    store = opened(place)
+    tag = tag_of(store.tags_key, ANNA)
+    keys.kill()
+    keys.start()
+    assert len(store.ids_of(tag)) == 1
     store.close()
 
 

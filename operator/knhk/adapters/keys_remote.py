@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import ssl
+import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from http import HTTPStatus
@@ -21,12 +22,13 @@ from knhk_runtime.subject_keys import Held, Work
 from knhk_verify.errors import Bad
 
 WITHIN_S = 30.0
+PAUSES_S = (0.0, 1.0, 2.0, 4.0)  # a connection that was idle for too long; too many requests a second; a service that starts anew
 _AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class RemoteKeyStore:
-    """`knhk_runtime.subject_keys.ErasableKeys`. One thread. `token` is read anew for each request. Raises Waiting when it may work later,
-    Stalled for who may not, NotFound for a namespace without keys, Corrupt."""
+    """`knhk_runtime.subject_keys.ErasableKeys`. One thread. `token` is read anew for each request; what waits is asked again after each of
+    PAUSES_S. Raises Waiting when it may work later, Stalled for who may not, NotFound for a namespace without keys, Corrupt."""
 
     def __init__(self, url: str, namespace: str, token: Path, authority: Path) -> None:
         self._context = ssl.create_default_context(cafile=authority)
@@ -96,6 +98,14 @@ class RemoteKeyStore:
         return found
 
     def _asked(self, method: str, what: str, body: bytes = b"") -> bytes:
+        for pause_s in PAUSES_S:
+            try:
+                return self._asked_once(method, what, body)
+            except Waiting:
+                time.sleep(pause_s)
+        return self._asked_once(method, what, body)
+
+    def _asked_once(self, method: str, what: str, body: bytes) -> bytes:
         try:
             headers = {"Authorization": f"Bearer {self._token.read_text(encoding='ascii').strip()}"}
         except (OSError, UnicodeDecodeError) as error:
