@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,4 +90,15 @@ def test_what_expired_stands_nowhere_in_the_file(tmp_path: Path) -> None:
     assert any(SECRET in each.read_bytes() for each in files)
     made.forget(LATE.expires_ns)
     assert all(SECRET not in each.read_bytes() for each in files)
+    made.close()
+
+
+def test_what_a_later_decision_made_forget_stands_nowhere_either(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.db"
+    made, other = Decisions(path, InClear()), replace(LATE, id=b"j" * 16, o=OBSERVED[:12], expires_ns=LATE.expires_ns + 2, arms=())
+    made.keep(LATE, TIME_NS)
+    made.keep(other, LATE.expires_ns + 1)
+    made.forget(LATE.expires_ns + 1)
+    assert all(SECRET not in each.read_bytes() for each in (path, path.with_name("decisions.db-wal")))
+    assert made.find(other.id, other.o_key, other.packs, LATE.expires_ns + 1) == other
     made.close()

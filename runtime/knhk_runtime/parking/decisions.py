@@ -88,8 +88,8 @@ class Decisions:
     def forget(self, now_ns: int) -> None:
         """What expired goes from the file and from its log of writes."""
         with self._lock:
-            if self._db.execute("DELETE FROM decision WHERE expires_ns <= ?", (now_ns,)).rowcount:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("DELETE FROM decision WHERE expires_ns <= ?", (now_ns,))
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # `keep` deletes, too
 
     def find(self, decision: bytes, o_key: bytes, packs: bytes, now_ns: int) -> Late | None:
         """The decision, when it is unused, not expired, and O-key and packs are equal. Raises Corrupt, and OSError as Boxes does."""
