@@ -146,14 +146,23 @@ class KeyWorld:
             f"--keys={self.base / 'kek'}",
             *tls,
         ]
+        end = time.monotonic() + 60.0
+        while not (line := self._began(words)):  # whoever dialled from this port meanwhile lets it go again
+            assert "address already in use" in self.said().rstrip().rpartition("\n")[2], self.said()
+            assert time.monotonic() < end, self.said()
+            time.sleep(0.2)
+        self.port = int(line.rpartition(":")[2])
+
+    def _began(self, words: list[str]) -> str:
+        """What it says first; nothing when it ended."""
         with (self.base / "keys.err").open("a") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "knhk.keys", *words], stdout=subprocess.PIPE, stderr=said, text=True, env=os.environ
             )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, (self.base / "keys.err").read_text()
-        self.port = int(line.rpartition(":")[2])
+        if not (line := self.process.stdout.readline()):
+            self.kill()
+        return line
 
     def kill(self) -> None:
         assert self.process is not None
