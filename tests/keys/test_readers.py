@@ -155,3 +155,10 @@ def test_commands_export_and_erase_against_the_service(
 def test_options_of_a_key_service_come_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["receipt", "lineage", ANNA, "-n", "erp", "--key-service", "https://keys.example:8448"]) == 2
     assert "--key-token" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_no_authority_is_named(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_text("junk")
+    for name in ("junk", "missing"):
+        with pytest.raises(Stalled, match=f"{name}: must hold the authority"):
+            opened(KeyPlace("https://keys.example:8448", "erp", tmp_path / "token", tmp_path / name))

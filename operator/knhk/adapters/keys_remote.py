@@ -31,7 +31,10 @@ class RemoteKeyStore:
     PAUSES_S. Raises Waiting when it may work later, Stalled for who may not, NotFound for a namespace without keys, Corrupt."""
 
     def __init__(self, url: str, namespace: str, token: Path, authority: Path) -> None:
-        self._context = ssl.create_default_context(cafile=authority)
+        try:
+            self._context = ssl.create_default_context(cafile=authority)
+        except OSError as error:  # of ssl too
+            raise Stalled("KeysAuthority", f"{authority}: must hold the authority of the key service, PEM: {error}") from error
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._server = Https.of(url, lambda: self._context)
         self._client, self._runner = HttpClient(self._server), asyncio.Runner()
