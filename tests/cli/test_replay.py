@@ -148,6 +148,8 @@ def test_an_archive_of_the_log_says_the_same_in_parts(knhk: Any, story: Any, tmp
     few = knhk("log", "compact", archive, "--open-hours")
     assert (few.exit, few.out["after"] <= few.out["before"]) == (0, True), few.text
     assert knhk("log", "compact", archive, "--target-mib", "0").exit == 2
+    nothing = knhk("log", "compact", f"{archive}-of-others")
+    assert (nothing.exit, "is no archive" in nothing.error_text) == (1, True), nothing.error_text
     assert knhk("log", "replay", archive).out == whole.out
     assert knhk("log", "replay", archive, "--shard", "2/2").exit == 2
     assert knhk("log", "replay", "--shard", "0/2").exit == 2

@@ -96,9 +96,11 @@ class Compacted:
 
 
 def compact(place: str, policy: Policy, keep_s: float = KEEP_S) -> Compacted:
-    """Merges until nothing is to be merged. Raises Waiting for records that another writer has begun to archive."""
+    """Merges until nothing is to be merged. Raises Waiting for records that another writer has begun to archive, and NotFound."""
     made = Ledger(open_store(place), delta_parquet, SystemClock(), keep_s=keep_s)
-    before = len(made.followed().files)
+    if made.followed().number < 0:
+        raise NotFound(f"{place}: is no archive: nothing was ever archived there")
+    before = len(made.contents().files)
     while made.compact(policy) is not None:
         pass
     made.tidy()
