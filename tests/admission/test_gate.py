@@ -53,13 +53,11 @@ def test_what_finds_all_places_taken_waits_and_what_finds_those_taken_too_is_tur
     """Turned away is an error of HTTP, for failurePolicy, and without a word when to come again. Another point has its own places."""
     judged: Counter[str] = Counter()
 
-    async def play() -> tuple[list[int], int, list[int], str]:
-        goes_on, all_in = asyncio.Event(), asyncio.Event()
+    async def play() -> tuple[list[int], int, Mapping[str, str], int, str]:
+        goes_on = asyncio.Event()
 
         async def judge(review: Review, *, point: str) -> Mapping[str, Any]:
             judged[point] += 1
-            if sum(judged.values()) == 2:
-                all_in.set()
             if point == "p":
                 await goes_on.wait()
             return allowed(review)
@@ -67,27 +65,19 @@ def test_what_finds_all_places_taken_waits_and_what_finds_those_taken_too_is_tur
         found: list[Any] = []
 
         async def story(client: TestClient[Any, Any]) -> None:
-            first = [asyncio.create_task(_post(client)) for _ in range(5)]  # two are judged, three wait
-            await all_in.wait()
-            shed = None
-            while shed is None:  # the three may still be on their way
-                more = asyncio.create_task(_post(client))
-                done, _ = await asyncio.wait({more}, timeout=0.05)
-                if done:
-                    shed = more.result()
-                else:
-                    first.append(more)
+            asked = [asyncio.create_task(_post(client)) for _ in range(6)]  # two are judged, three wait, and nothing goes on
+            (shed,), rest = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             other = await _post(client, "q")
             goes_on.set()
-            found.extend([[status for status, _ in await asyncio.gather(*first)], shed, other[0]])
+            found.extend([[status for status, _ in await asyncio.gather(*rest)], *shed.result(), other[0]])
 
         text = await _asked(judge, Gates(at_once=2, waiting=3), story)
-        assert "Retry-After" not in found[1][1]
-        return found[0], found[1][0], [found[2]], text
+        return *found, text  # type: ignore[return-value]
 
-    answered, shed, other, text = asyncio.run(play())
-    assert (set(answered), shed, other) == ({200}, 503, [200])
-    assert judged == {"p": len(answered), "q": 1}
+    answered, shed, headers, other, text = asyncio.run(play())
+    assert (answered, shed, other) == ([200] * 5, 503, 200)
+    assert "Retry-After" not in headers
+    assert judged == {"p": 5, "q": 1}
     assert 'knhk_admission_verdicts_total{webhook="objects",verdict="shed"} 1' in text
 
 
@@ -136,7 +126,9 @@ def test_a_judge_that_takes_too_long_is_given_up_and_its_place_is_free() -> None
         found: list[int] = []
 
         async def story(client: TestClient[Any, Any]) -> None:
-            found.extend([(await _post(client, timeout="1s"))[0], (await _post(client))[0]])
+            while not given_up:  # on a full machine its time may be over before it is judged
+                late = (await _post(client, timeout="1s"))[0]
+            found.extend([late, (await _post(client))[0]])
 
         await _asked(judge, Gates(at_once=1, waiting=0), story)
         return found + given_up
