@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from knhk.admission.__main__ import main
 from knhk.admission.callers import Callers
 from knhk.model.faults import Stalled
 
@@ -35,3 +36,12 @@ def test_an_authority_that_is_none_is_told(tmp_path: Path) -> None:
     for path in (tmp_path / "ca.crt", tmp_path / "none.crt"):
         with pytest.raises(Stalled, match="must be a readable PEM file of authorities"):
             Callers(path).ask(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_names_without_an_authority_let_nobody_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else whoever thinks that the port is closed leaves it open."""
+    files = [f"--{name}={tmp_path / name}" for name in ("certificate", "key", "authority")]
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", *files, "--image=example.com/knhk-agent", f"--kubeconfig={tmp_path / 'none'}", "--client-name=webhooks"])
+    assert ended.value.code == 2
+    assert "--client-name must come with --client-ca" in capsys.readouterr().err

@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     served.add_argument("--client-name", action="append", default=[], help="a common name that may; default: all; may be repeated")
     served.add_argument("--image", required=True, help="image of the guard (knhk-agent), by digest, as ConfigMap knhk-config names it")
     args = parser.parse_args(argv)
+    if args.client_name and not args.client_ca:
+        served.error("--client-name must come with --client-ca: without authorities nobody is asked for a certificate")
     return _serve(args)
 
 
