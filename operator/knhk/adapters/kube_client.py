@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
+import yaml
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
@@ -43,7 +44,7 @@ def api_client(kubeconfig: Path | None) -> ApiClient:
             load.load_incluster_config(client_configuration=found)
         else:
             load.load_kube_config(str(kubeconfig), client_configuration=found, persist_config=False)
-    except config.ConfigException as error:
+    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:  # of a file that is something else
         raise Stalled("NoCluster", f"{kubeconfig or 'service account'}: must lead to a cluster: {error}") from error
     found.retries = urllib3.Retry(total=1, connect=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
     found.connection_pool_maxsize = 32
