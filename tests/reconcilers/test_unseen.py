@@ -6,6 +6,8 @@ from collections import Counter
 
 from rollout_world import World, pack
 
+from knhk.api.conditions import ready_of
+
 BUILT = Counter(("Compiled", "Built", "Signed"))
 
 
@@ -55,6 +57,15 @@ def test_what_is_edited_before_is_built_as_it_is_now() -> None:
     world.until_phase("Signed", "1.1.0")
     told_once(world)
     assert {name.partition(":")[2] for name in world.registry.named} == {"1.1.0"}, "the build of what it was is taken back"
+
+
+def test_what_is_edited_before_and_waits_then_takes_its_build_back() -> None:
+    world = waiting()
+    world.apply(pack("1.1.0", bundles="{name: rates}"))
+    world.until(lambda: ready_of(world.get().status).get("reason") == "Waiting")
+    goes_on(world)
+    world.run(4)
+    assert not world.registry.named
 
 
 def test_a_crash_before_leaves_nothing_behind() -> None:

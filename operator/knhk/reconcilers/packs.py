@@ -233,6 +233,7 @@ class PackReconciler:
         running = self._builds.get(key)
         now_s = self.ports.clock.monotonic_ns() / 1e9
         if running is None:
+            self._forget_builds(pack)  # of a spec before this one
             schemas, waits = self.observer.schemas(pack)
             if waits:
                 return self._waits(pack, "SchemaNotAccepted", waits)
@@ -244,7 +245,6 @@ class PackReconciler:
                 return self._waits(pack, "Waiting", waits)
             members = {"schemas": list(schemas), "hooks": list(hooks)}
             order = PackOrder(to_sources(whole), next(iter(bundles), None), urgent="live" in pack.status)
-            self._forget_builds(pack)  # of a spec before this one
             build = self.ports.builder.pack(order)
             named = {name: found for name, found in members.items() if found}
             running = self._builds[key] = _Build(build, named, sweep=self.retention.running)
