@@ -38,7 +38,7 @@ PACK_YAML = (ROOT / "manifests" / "examples" / "invoice-controls.yaml").read_tex
 PLAIN = (ROOT / "manifests" / "gitops" / "flux.yaml").read_text()
 PACK = Key("PolicyPack", "erp", "invoice-controls")
 POINT = Key("EnforcementPoint", "erp", "orders")
-GIVEN_UP_S = 5  # how long Flux waits where nobody is there to wait for
+GIVEN_UP_S = 10  # how long Flux waits where nobody is there to wait for; on a full machine it is not done by then, and tries again
 WITHIN_S = 240.0
 
 
@@ -113,9 +113,7 @@ def test_flux_keeps_what_a_repository_holds(
     given(flux, policies, kubectl, tmp_path)
 
     # Nobody works on what Flux applied: that must not look finished.
-    until(flux, lambda: flux.is_ready()[0] == "True" or "HealthCheckFailed" in flux.is_ready()[1], "Flux has given up, or is content")
-    status, message = flux.is_ready()
-    assert (status, "PolicyPack/erp/invoice-controls status: 'InProgress'" in message) == ("False", True), message
+    assert says(flux, "PolicyPack/erp/invoice-controls status: 'InProgress'") == "False"
 
     operator = world.operator()
     flux.change(timeout="30m")
@@ -125,8 +123,7 @@ def test_flux_keeps_what_a_repository_holds(
 
     world.agents.bad |= {"1.1.0"}
     bad = moved(flux, policies, "1.1.0", 2)
-    until(flux, lambda: attempted(flux, bad) and "HealthCheckFailed" in flux.is_ready()[1], "Flux says that it failed")
-    assert "PolicyPack/erp/invoice-controls status: 'Failed'" in flux.is_ready()[1], flux.is_ready()
+    until(flux, lambda: attempted(flux, bad) and "PolicyPack/erp/invoice-controls status: 'Failed'" in flux.is_ready()[1], "Flux says it")
     assert phase(world) == ("RolledBack", "1.1.0")
     ready(flux, world, moved(flux, policies, "1.0.1", 1), "1.0.1")
 
@@ -186,6 +183,18 @@ def ready(flux: Flux, world: World, commit: str, version: str) -> None:
     (pack_since,) = (row["lastTransitionTime"] for row in found.status["conditions"] if row["type"] == "Ready")
     (since,) = (row["lastTransitionTime"] for row in flux.kustomization()["status"]["conditions"] if row["type"] == "Ready")
     assert pack_since <= since
+
+
+def says(flux: Flux, words: str) -> str:
+    """Status of Ready when its message has these words; "True" when Flux is content before."""
+    found = [("", "")]
+
+    def told() -> bool:
+        found.append(flux.is_ready())
+        return found[-1][0] == "True" or words in found[-1][1]
+
+    until(flux, told, words)
+    return found[-1][0]
 
 
 def attempted(flux: Flux, commit: str) -> bool:
