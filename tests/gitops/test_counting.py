@@ -199,6 +199,16 @@ def test_a_point_of_which_nothing_is_known_any_more_is_told_nothing(house: House
     assert document(house)["baseline"] == "Admit"
 
 
+def test_what_another_point_was_told_is_signed_again_for_none_but_it(house: House) -> None:
+    """Whoever writes where documents lie may lay there what we signed for a point with an open door."""
+    stops(house, by_hand(house, point(baseline="Admit")))
+    others = {**document(house), "point": "erp/p2", "baseline": "Admit"}
+    signed = house.world.signer.sign("rollout", "application/vnd.knhk.rollout.v1+json", canonical(others))
+    house.world.fleet.documents["erp/p1"] = canonical(signed)
+    house.world.run(20)
+    assert not [1 for name, handed in house.world.fleet.handed if name == "erp/p1" and payload(handed)["baseline"] == "Admit"]
+
+
 def test_turning_a_flag_off_by_hand_stops_a_canary_at_once(house: House) -> None:
     """The switch for emergencies needs no merge: a flag that does not count holds, a new one too."""
     house.world.traffic = 1

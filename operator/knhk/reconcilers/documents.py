@@ -84,7 +84,10 @@ def pack_reference(namespace: str, name: str, version: str, digest: str) -> dict
 
 def published(ports: Ports, point: str) -> dict[str, Any] | None:
     """Payload of the document that the fleet was handed last; None when there is none, or one that nobody can read."""
-    envelope = ports.fleet.document(point)
+    return _payload(ports.fleet.document(point))
+
+
+def _payload(envelope: bytes | None) -> dict[str, Any] | None:
     if envelope is None:
         return None
     try:
@@ -96,15 +99,16 @@ def published(ports: Ports, point: str) -> dict[str, Any] | None:
 
 
 def told(ports: Ports, point: str) -> dict[str, Any] | None:
-    """The published document if a key of ours signed it: what it says may be signed again. Whoever else writes where documents lie has no
-    say in what a point was told before."""
-    document = published(ports, point)
-    if document is None:
+    """The published document if it is of this point and a key of ours signed it: what it says may be signed again. Whoever else writes
+    where documents lie has no say in what a point was told before."""
+    envelope = ports.fleet.document(point)
+    document = _payload(envelope)
+    if envelope is None or document is None or document.get("point") != point:
         return None
     roles = json.loads(unb64(json.loads(ports.signer.keys_json())["payload"], "keys.json"))["roles"]
     keys = {row["keyid"]: unb64(row["pub"], "keys.json") for row in roles["rollout"]}
     try:
-        verify_envelope(json.loads(ports.fleet.document(point) or b"{}"), ROLLOUT, keys, point)
+        verify_envelope(json.loads(envelope), ROLLOUT, keys, point)
     except Bad:
         return None
     return document
