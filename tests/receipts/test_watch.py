@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -253,6 +254,24 @@ def test_watches_have_a_bound_and_lists_go_on(log: Followed, monkeypatch: pytest
             while "knhk_receipts_watches 1.0" not in (await door.text("/metrics")).splitlines():
                 await asyncio.to_thread(log.grow, of_limits(log))
             assert (await door.watch(f"{EVENTS}&resourceVersion=2")).status == 200
+
+    play(scene())
+
+
+def test_watches_that_begin_together_have_the_same_bound(log: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(3)
+
+    def may(_: User, __: str, ___: Mapping[str, str]) -> str:
+        together.wait(WITHIN_S)
+        return ""
+
+    async def scene() -> None:
+        monkeypatch.setattr(watching, "MOST_OF_ONE", 2)
+        monkeypatch.setattr(watching, "LOOK_S", 10 * WITHIN_S)  # nobody is asked again
+        monkeypatch.setattr(log, "may", may)
+        async with opened(log) as door:
+            watches = await asyncio.gather(*(door.watch(f"{EVENTS}&resourceVersion=2") for _ in range(3)))
+            assert sorted(watch.status for watch in watches) == [200, 200, 429]
 
     play(scene())
 

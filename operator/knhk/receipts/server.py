@@ -189,7 +189,11 @@ def _listed_or_watched(
             return 200, {}
 
         response = await _heard(asked, metrics, "watch", _by(hands, begin))(request)
-        return await watches.serve(request, user, found[0]) if user is not None and found else response
+        if user is None or not found:
+            return response
+        if watches.full(user):  # by others that began meanwhile
+            return await refused(request)
+        return await watches.serve(request, user, found[0])
 
     return answer
 
