@@ -28,9 +28,10 @@ from knhk_runtime.witness.core import Refusal, Witness
 from knhk_runtime.witness.follow import Followed
 from knhk_runtime.witness.keys import LogKeys, read_roots
 from knhk_runtime.witness.mirror import Mirror
-from knhk_verify.note import Verifier, open_note, parse_vkey
+from knhk_verify.note import Verifier, b64, open_note, parse_vkey
 
 ORIGIN = "knhk.dev/local"
+ROOT = b64(bytes(32))
 
 
 @dataclass
@@ -164,7 +165,7 @@ def test_a_mirror_goes_on_with_the_new_key(region: Region) -> None:
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("text", ["one\n", "one AAAA extra\n", "one !\n", "one AAAA\none AAAA\n"])
+@pytest.mark.parametrize("text", ["one\n", f"one {ROOT} extra\n", "one !\n", "one AAAA\n", f"one {ROOT}\none {ROOT}\n"])
 def test_roots_that_are_none_are_told_with_their_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "roots"
     path.write_text(f"# logs\n\n{text}")
@@ -172,3 +173,8 @@ def test_roots_that_are_none_are_told_with_their_line(tmp_path: Path, text: str)
         read_roots(path)
     path.write_text("# none\n\n")
     assert read_roots(path) == {}
+
+
+def test_a_root_of_a_log_that_is_not_in_the_policy_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Stalled, match=r"knhk.dev/loca: is no log of the policy: must be one of knhk.dev/local"):
+        LogKeys(tmp_path, {ORIGIN: []}, {"knhk.dev/loca": bytes(32)}, Disk(), lambda: datetime.now(UTC))

@@ -16,6 +16,7 @@ from knhk_verify.note import Verifier, unb64
 from knhk_verify.signed import Keys, verify_keys
 
 FOLDER, FILE = "keys", "keys.json"
+ROOT = 32  # bytes
 
 
 def read_roots(path: Path) -> dict[str, bytes]:
@@ -29,6 +30,8 @@ def read_roots(path: Path) -> dict[str, bytes]:
             if len(words) != 2 or words[0] in found:
                 raise Stalled("Roots", f"{path} line {number}: must be the name of a log, and its root key, once")
             found[words[0]] = unb64(words[1], f"line {number}")
+            if len(found[words[0]]) != ROOT:
+                raise Stalled("Roots", f"{path} line {number}: must be a root key of {ROOT} bytes, as in root.pub")
     except (OSError, UnicodeError, Bad) as error:
         raise Stalled("Roots", f"{path}: {error}") from error
     return found
@@ -40,7 +43,9 @@ class LogKeys(Mapping[str, Sequence[Verifier]]):
     def __init__(
         self, folder: Path, policy: Mapping[str, Sequence[Verifier]], roots: Mapping[str, bytes], files: Files, now: Callable[[], datetime]
     ) -> None:
-        """Raises Corrupt for a keys.json that was altered."""
+        """Raises Stalled for the root of a log that is not in the policy, Corrupt for a keys.json that was altered."""
+        if strangers := sorted(roots.keys() - policy.keys()):
+            raise Stalled("Roots", f"{strangers[0]}: is no log of the policy: must be one of {', '.join(sorted(policy))}")
         self._folder, self._policy, self._roots, self._files, self._now = folder / FOLDER, policy, roots, files, now
         files.mkdir(self._folder)
         there = files.names(self._folder)
