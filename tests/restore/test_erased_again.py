@@ -198,6 +198,17 @@ def test_a_key_service_s_folder_has_a_store_for_each_namespace(ruin: Ruin) -> No
     assert ruin.opened() == (6, 0)
 
 
+@pytest.mark.parametrize("data", [b"x" * 4096, b""], ids=["altered", "empty"])
+def test_a_backup_that_is_no_key_store_is_named_and_nothing_of_it_is_brought(ruin: Ruin, data: bytes) -> None:
+    backup = ruin.folder / "backup"
+    for path in backup.glob("keys.db*"):
+        path.unlink()
+    (backup / "keys.db").write_bytes(data)
+    with pytest.raises(Stalled, match=r"backup/keys\.db: .*must be a key store"):
+        restore_home(ruin.home, ruin.left(ruin.archive), quiet)
+    assert not list(ruin.home.subjects.glob("**/keys.db*"))
+
+
 @pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.timeout(600)

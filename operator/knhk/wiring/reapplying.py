@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -128,7 +129,7 @@ def demand_key_store(folder: Path) -> None:
 
 def bring_key_store(source: Path, folder: Path) -> None:
     """A key store from a backup, with what its journal holds; one that is there already stays. Raises NotFound, and Stalled when that is
-    another one: records that they sealed could not be opened by one of them."""
+    another one (records that they sealed could not be opened by one of them), or what is given is none."""
     demand_key_store(source)
     if (own := subject_keys.wrapped_store_key(folder)) is not None:
         if own != subject_keys.wrapped_store_key(source):
@@ -139,11 +140,13 @@ def bring_key_store(source: Path, folder: Path) -> None:
         for path in sorted(source.glob(f"{subject_keys.FILE}*")):  # and its journal
             shutil.copy(path, made)
         whole = subject_keys.store_file(Path(made))
-        db = sqlite3.connect(whole)
         try:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            db.close()
+            with closing(sqlite3.connect(whole)) as db:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.DatabaseError as error:
+            raise Stalled("KeyStore", f"{subject_keys.store_file(source)}: {error}: must be a key store") from error
+        if subject_keys.wrapped_store_key(Path(made)) is None:
+            raise Stalled("KeyStore", f"{subject_keys.store_file(source)}: has no key of its own: must be a key store")
         replace_file(subject_keys.store_file(folder), whole.read_bytes())
 
 
