@@ -55,15 +55,15 @@ def end_pod(client: KubeClient, name: str) -> None:
     client.call("DELETE", f"{PODS}/{name}", {"gracePeriodSeconds": "0"})
 
 
-def token_of(client: KubeClient, pod: str | None, uid: str = "", audience: str = AUDIENCE) -> str:
-    """A service account token, bound to a pod as a kubelet asks for it; None: bound to nothing."""
+def token_of(client: KubeClient, pod: str | None, uid: str = "", audience: str = AUDIENCE, tokens: str = TOKENS) -> str:
+    """A service account token, bound to a pod as a kubelet asks for it; None: bound to nothing. `tokens`: of which account."""
     bound = {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}} if pod is not None else {}
     body = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
         "spec": {"audiences": [audience], "expirationSeconds": 3600, **bound},
     }
-    token: str = client.call("POST", TOKENS, body=body)["status"]["token"]
+    token: str = client.call("POST", tokens, body=body)["status"]["token"]
     return token
 
 

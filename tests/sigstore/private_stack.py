@@ -21,6 +21,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import socket
+from types import MappingProxyType
 from typing import Any
 
 import jwt
@@ -192,12 +193,15 @@ class Server:
 
 
 @contextmanager
-def _served(folder: Path, ports: int, command: Callable[..., tuple[str, ...]], ready: str) -> Iterator[Server]:
-    """`command` gets the ports; the first is the one that serves."""
+def _served(
+    folder: Path, ports: int, command: Callable[..., tuple[str, ...]], ready: str, more: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Server]:
+    """`command` gets the ports; the first is the one that serves. `more`: of its environment."""
     folder.mkdir(parents=True, exist_ok=True)
+    environment = {"HOME": str(folder), **more}
     for _ in range(TRIES):
         found = _free_ports(ports)
-        server = Server(command(*map(str, found)), f"http://{HOST}:{found[0]}", ready, folder / "server.log", {"HOME": str(folder)})
+        server = Server(command(*map(str, found)), f"http://{HOST}:{found[0]}", ready, folder / "server.log", environment)
         if server.start():
             try:
                 yield server
@@ -263,9 +267,9 @@ def _ctlog(program: Path, folder: Path, roots: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def _fulcio(program: Path, folder: Path, told: Issuer, ctlog: str) -> Iterator[Server]:
-    """Its authority, key.pem and root.pem, is there already."""
-    config = {"oidc-issuers": {told.url: {"issuer-url": told.url, "client-id": "sigstore", "type": "kubernetes"}}}
+def _fulcio(program: Path, folder: Path, believed: tuple[str, ...], ctlog: str, more: Mapping[str, str]) -> Iterator[Server]:
+    """Its authority, key.pem and root.pem, is there already; `believed`: the issuers."""
+    config = {"oidc-issuers": {url: {"issuer-url": url, "client-id": "sigstore", "type": "kubernetes"} for url in believed}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
     def command(http: str, grpc: str, metrics: str) -> tuple[str, ...]:
@@ -274,8 +278,20 @@ def _fulcio(program: Path, folder: Path, told: Issuer, ctlog: str) -> Iterator[S
         more = ("--fileca-key-passwd", PASSWORD, "--config-path", str(folder / "config.yaml"), "--ct-log-url", f"{ctlog}/ct")
         return (str(program), "serve", *where, *ca, *more, "--legacy-unix-domain-socket", str(folder / "legacy.sock"))
 
-    with _served(folder, 3, command, "/healthz") as server:
+    with _served(folder, 3, command, "/healthz", more) as server:
         yield server
+
+
+# ---- who verifies ---------------------------------------------------------------------------------
+
+
+def cosign_accepts(cosign: Path, home: Path, root: Path, command: str, *arguments: str) -> bool:
+    """Offline, with no flag that leaves anything out."""
+    argv = [str(cosign), command, "--trusted-root", str(root), "--use-signed-timestamps", *arguments]
+    environment = {"HOME": str(home), "HTTPS_PROXY": "http://127.0.0.1:1"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 or "Error" in done.stderr or "error" in done.stderr, done.stderr
+    return done.returncode == 0
 
 
 # ---- the whole of it -----------------------------------------------------------------------------
@@ -315,8 +331,10 @@ def _ca_row(url: str, *chain: x509.Certificate) -> dict[str, Any]:
 
 
 @contextmanager
-def private_sigstore(programs: Mapping[str, Path], folder: Path) -> Iterator[Stack]:
-    """All servers, on free ports."""
+def private_sigstore(
+    programs: Mapping[str, Path], folder: Path, issuers: tuple[str, ...] = (), environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Stack]:
+    """All servers, on free ports. Fulcio believes `issuers`, too, and reaches them by `environment`."""
     with ExitStack() as stack:
         enter = stack.enter_context
         ca_key, ca = authority("fulcio root")
@@ -328,7 +346,7 @@ def private_sigstore(programs: Mapping[str, Path], folder: Path) -> Iterator[Sta
         log = enter(rekor(programs["rekor"], folder / "rekor", "--checkpoint-interval", "200ms", "--batch-max-age", "50ms"))
         times = enter(_timestamps(programs["timestamp"], folder / "timestamps", tsa_root))
         ctlog = enter(_ctlog(programs["ctlog"], folder / "ctlog", folder / "fulcio" / "root.pem"))
-        fulcio = enter(_fulcio(programs["fulcio"], folder / "fulcio", told, ctlog.url))
+        fulcio = enter(_fulcio(programs["fulcio"], folder / "fulcio", (told.url, *issuers), ctlog.url, environment))
         rekor_key, ct_key = _public(folder / "rekor" / "key.pem"), _public(folder / "ctlog" / "key.pem")
         (tsa_leaf,) = x509.load_pem_x509_certificates((folder / "timestamps" / "chain.pem").read_bytes())[:1]
         document = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from socket import socket
 from typing import Any
 
 import pytest
-from private_stack import Stack
+from private_stack import Stack, cosign_accepts
 from registry_servers import debian_registry
 from sigstore.errors import Error
 from sigstore.models import Bundle, TrustedRoot
@@ -70,12 +69,7 @@ class Rig:
         return ["--key", str(path)]
 
     def accepts(self, command: str, whom: list[str], *more: str, root: Path | None = None) -> bool:
-        """Offline, with no flag that leaves anything out."""
-        argv = [str(self.cosign), command, *whom, "--trusted-root", str(root or self.stack.trusted_root), "--use-signed-timestamps", *more]
-        environment = {"HOME": str(self.folder), "HTTPS_PROXY": "http://127.0.0.1:1"}
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0 or "Error" in done.stderr or "error" in done.stderr, done.stderr
-        return done.returncode == 0
+        return cosign_accepts(self.cosign, self.folder, root or self.stack.trusted_root, command, *whom, *more)
 
     def accepts_event(self, whom: list[str], bundle: bytes, root: Path | None = None) -> bool:
         path = self.folder / "bundle.json"

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from rfc3161_client import TimestampRequestBuilder
 
-from knhk.adapters.signer_roles import Outside, RoleKey, keys_of
+from knhk.adapters.signer_roles import SIGNERS, Outside, RoleKey, keys_of
 from knhk.adapters.sigstore_root import TrustedRoot, parse_trusted_root
 from knhk.model.canonical import canonical
 from knhk.model.faults import Stalled, Waiting
@@ -42,11 +42,11 @@ _KEYLESS = ("fulcio", "token", "identity", "issuer")
 
 @dataclass(frozen=True)
 class Keyless:
-    """Fulcio's address, the file of the OIDC token, and who the certificate must say that we are, by whose word."""
+    """Fulcio's address, the file of the OIDC token, and who the certificate must say that we are when a role signs, by whose word."""
 
     fulcio: str
     token: Path
-    identity: str
+    identity: Mapping[str, str]
     issuer: str
 
 
@@ -71,12 +71,22 @@ def read_settings(path: Path) -> Settings:
         authorities = path.parent / member(said, "ca", str, where) if "ca" in said else None
         if not said.keys() & set(_KEYLESS):
             return Settings(rekor, timestamp, None, authorities)
-        token, identity, issuer = (member(said, name, str, where) for name in _KEYLESS[1:])
-        return Settings(rekor, timestamp, Keyless(_url(said, "fulcio", where), path.parent / token, identity, issuer), authorities)
+        token, issuer = (member(said, name, str, where) for name in ("token", "issuer"))
+        keyless = Keyless(_url(said, "fulcio", where), path.parent / token, _identities(said, where), issuer)
+        return Settings(rekor, timestamp, keyless, authorities)
     except OSError as error:
         raise Stalled("Sigstore", f"{where}: {error.strerror}: must name the servers of a sigstore") from error
     except Bad as error:
         raise Stalled("Sigstore", str(error)) from error
+
+
+def _identities(said: Mapping[str, Any], where: str) -> Mapping[str, str]:
+    """Role → who signs for it: one text is said for all. Raises Bad."""
+    found: Any = said.get("identity")
+    by_role = found if isinstance(found, dict) else dict.fromkeys(SIGNERS, found)
+    fits = bool(by_role) and by_role.keys() <= set(SIGNERS) and all(isinstance(one, str) for one in by_role.values())
+    demand(fits, f"{where} identity", f"must be there, a text, or a text for each of {', '.join(SIGNERS)}")
+    return by_role
 
 
 def _url(said: object, name: str, where: str) -> str:
@@ -142,7 +152,7 @@ class SigstoreNotary:
         except Bad as error:
             raise Stalled("Sigstore", f"what {self.settings.rekor} and {self.settings.timestamp} answered is refused: {error}") from error
         if self.settings.keyless is not None:
-            _demand_identity(canonical(made), self.folder / ROOT_FILE, self.settings.keyless)
+            _demand_identity(canonical(made), self.folder / ROOT_FILE, self.settings.keyless, role)
         return canonical(made)
 
     def _demand_ours(self, role: str, bundle: bytes) -> None:
@@ -181,6 +191,8 @@ class SigstoreNotary:
         """By a key that is made for this signature and forgotten."""
         keyless = self.settings.keyless
         assert keyless is not None
+        if role not in keyless.identity:
+            raise Stalled("Sigstore", f"{self.folder}/sigstore.json identity: says nobody for role {role}")
         try:
             token = keyless.token.read_text().strip()
         except OSError as error:
@@ -252,14 +264,14 @@ def _body(digest: bytes, signature: Signature) -> bytes:
     return canonical({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": record}})
 
 
-def _demand_identity(bundle: bytes, root: Path, keyless: Keyless) -> None:
+def _demand_identity(bundle: bytes, root: Path, keyless: Keyless, role: str) -> None:
     """By sigstore-python: chain, SCT, identity and all the rest. Raises Stalled."""
     from sigstore.errors import Error
     from sigstore.models import Bundle, TrustedRoot
     from sigstore.verify import Verifier, policy
 
     try:
-        who = policy.Identity(identity=keyless.identity, issuer=keyless.issuer)
+        who = policy.Identity(identity=keyless.identity[role], issuer=keyless.issuer)
         Verifier(trusted_root=TrustedRoot.from_file(str(root))).verify_dsse(Bundle.from_json(bundle), who)
     except Error as error:
         raise Stalled("Sigstore", f"{keyless.fulcio}: the certificate is refused: {error}") from error
