@@ -2,7 +2,8 @@
 clusters taken from values.
 
 The manifests are the source. A row of VALUES names a place in them; what stands there is the default of values.yaml, and the template
-takes the value instead. A file of OPTIONAL is a template behind a condition. The Namespace of the base is Helm's to make
+takes the value instead. A file of OPTIONAL is a template behind a condition; what a component of ADDED adds to lists of the base's objects
+is an item behind one. The Namespace of the base is Helm's to make
 (`--create-namespace`) and has one name, as everywhere; the definitions lie in crds/, which Helm installs first and never deletes.
 """
 
@@ -91,6 +92,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
         for part in ("log", "witness", "keys")
         for place, as_text in ((("resources", "requests", "storage"), "{}"), (("storageClassName",), "{} | toJson"))
     },
+    ("NetworkPolicy", "knhk-asks-sigstore", ("spec", "egress")): Value("keyless.egress", as_text="{} | toJson"),
     ("PodDisruptionBudget", "knhk-admission", ("spec", "minAvailable")): Value("admission.minAvailable"),
     ("Deployment", "knhk-admission", (*POD, "volumes", 0, "secret", "secretName")): Value(
         "certManager.enabled", False, 'ternary "knhk-admission-certificate" "knhk-admission-tls" {}'
@@ -118,12 +120,17 @@ OPTIONAL: Mapping[str, str] = {
     **{f"components/receipts/{part}.yaml": "receipts.enabled" for part in ("rbac", "deployment", "apiservice", "network-policy")},
     **{f"components/witness/{part}.yaml": "witness.enabled" for part in ("rbac", "config", "statefulset", "network-policy")},
     "components/published/network-policy.yaml": "published.enabled",
+    "components/keyless/network-policy.yaml": "keyless.enabled",
     **{f"components/keys/{part}.yaml": "keys.enabled" for part in ("rbac", "people", "statefulset", "network-policy")},
     **{f"components/witnessed/{part}.yaml": "witnessed.enabled" for part in ("policy", "network-policy")},
     "components/webhooks/service.yaml": "webhooks.enabled",
     "components/webhooks-ingress/ingress.yaml": "webhooks.ingress.enabled",
     "components/webhooks-route/httproute.yaml": "webhooks.route.enabled",
 }
+# Component → the value that adds what its patches add.
+ADDED: Mapping[str, str] = {"components/keyless": "keyless.enabled"}
+IF = "@@if"  # first member of an item of a list: the value that makes it part of a release
+_ITEM_IF = re.compile(rf"^( *)- '{IF}': (\S+)\n\1  (.*\n(?:\1  .*\n)*)", re.MULTILINE)
 BY_DIGEST = r"^[^@\s]+@sha256:[0-9a-f]{64}$"
 # Value → what it must match, and the words for people. All faults are told at once.
 NEEDED: Mapping[str, tuple[str, str]] = {
@@ -140,6 +147,7 @@ DOCS: Mapping[str, str] = {
     "ha": "Two operators, of which one leads, two builders and three admissions, and disruption budgets; a part's `replicas` counts first.",
     "imagePullSecrets": "Secrets for the images of the control plane, such as [{name: registry}].",
     "images": "By digest, as they were pushed to your registry. agentBefore: that of the release before, while pods with either are made.",
+    "keyless": "Operator and builder get tokens for a Fulcio, and reach `egress` (rules of a NetworkPolicy) (see docs/cluster.md).",
     "keys": "The key service, by which guards seal at points with spec.privacy; its Secret: `knhk cluster keys` (see docs/privacy.md).",
     "log": "The only writer of this log: one replica, always. storageClassName: null takes the cluster's default.",
     "origin": "Name of the log, as `knhk cluster keys` was told.",
@@ -251,6 +259,9 @@ def _substitute(document: dict[str, Any], values: dict[str, Any]) -> None:
     for (of_kind, of_name, place), value in VALUES.items():
         if (of_kind, of_name) == (kind, name):
             _take(document, place, value, values)
+    for condition, target, step in _added():
+        if target == {"kind": kind, "name": name}:
+            _list_at(document, step["path"]).append({IF: condition, **step["value"]})
     for holder, key in _places(document, lambda key, found: key == "image" and found in IMAGES):
         image = IMAGES[holder[key]]
         _put(values, image, "")
@@ -289,6 +300,24 @@ def _replicas_of_ha() -> dict[str, int]:
     return {name: step["value"] for name, step in rows if step["path"] == "/spec/replicas"}
 
 
+def _added() -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
+    """Value, target, and step of a JSON Patch that adds to a list."""
+    for component, condition in ADDED.items():
+        for patch in yaml.safe_load((MANIFESTS / component / "kustomization.yaml").read_text())["patches"]:
+            yield from ((condition, patch["target"], step) for step in yaml.safe_load(patch["patch"]))
+
+
+def _list_at(document: Any, path: str) -> list[Any]:
+    """That of `path`, which adds at its end. Raises ValueError for another."""
+    *places, end = path.strip("/").split("/")
+    if end != "-":
+        raise ValueError(f"{path}: must end with /-")
+    for place in places:
+        document = document[int(place) if place.isdecimal() else place]
+    found: list[Any] = document
+    return found
+
+
 def _take(document: Any, place: Place, value: Value, values: dict[str, Any]) -> None:
     for step in place[:-1]:
         document = document[step]
@@ -319,6 +348,7 @@ def _expressions(text: str) -> str:
     """What is no expression of ours may hold braces (none does today): they stay themselves."""
     if "{{" in text:
         raise ValueError("manifests must not hold {{: Helm would read it")
+    text = _ITEM_IF.sub(r"\1{{- if .Values.\2 }}\n\1- \3\1{{- end }}\n", text)
     return re.sub(r"'?@@(.*?)@@'?", lambda found: f"{{{{ {found[1].replace(chr(39) * 2, chr(39))} }}}}", text)
 
 
@@ -354,7 +384,7 @@ def _schema(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**top, **_form("", values)}
 
 
-FREE = ("resources", "nodeSelector", "gateway")  # objects of Kubernetes, which its API server judges
+FREE = ("resources", "nodeSelector", "gateway", "egress")  # objects of Kubernetes, or lists of them, which its API server judges
 NULLABLE: Mapping[str, Mapping[str, Any]] = {
     "replicas": {"type": ["integer", "null"], "minimum": 1, "maximum": 32},
     "storageClassName": {"type": ["string", "null"]},
@@ -365,7 +395,7 @@ def _form(name: str, value: Any) -> dict[str, Any]:
     if name in NULLABLE:
         return dict(NULLABLE[name])
     if name in FREE:
-        return {"type": "object"}
+        return {"type": "array" if isinstance(value, list) else "object"}
     if isinstance(value, dict):
         properties = {key: _form(key, found) for key, found in value.items()} | ({} if name else {"global": {"type": "object"}})
         return {"type": "object", "additionalProperties": False, "properties": properties}

@@ -265,19 +265,44 @@ def overlay(folder: Path, resource: str, components: list[str]) -> Path:
         ("base", ["cert-manager"], {"certManager.enabled": "true"}),
         ("base", ["receipts"], {"receipts.enabled": "true"}),
         ("base", ["keys"], {"keys.enabled": "true"}),
+        ("base", ["keyless"], {"keyless.enabled": "true"}),
         (
             "base",
             ["published", "witness", "witnessed"],
             {"published.enabled": "true", "witness.enabled": "true", "witnessed.enabled": "true"},
         ),
     ],
-    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "keys", "regions"],
+    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "keys", "keyless", "regions"],
 )
 def test_the_chart_makes_what_kustomize_makes(
     kubectl: Kubectl, helm: str, tmp_path: Path, resource: str, components: list[str], values: dict[str, str]
 ) -> None:
     made = by_name(said([helm, "template", "reflex", str(CHART), *flags(values)]))
     assert made == by_name(kubectl("kustomize", str(overlay(tmp_path, resource, components))))
+
+
+def test_keyless_gives_tokens_for_sigstore_to_who_signs_and_to_nobody_else(kubectl: Kubectl, helm: str, tmp_path: Path) -> None:
+    """Where sigstore.json looks for them (formats/signed.md); and the network is open to where an administrator says."""
+    (told,) = re.findall(r'"token":"(/[^"]+)/([^"/]+)"', (ROOT / "formats" / "signed.md").read_text())
+    rules = [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 3000, "protocol": "TCP"}]}]
+    made = by_name(
+        said(
+            [helm, "template", "reflex", str(CHART), *flags({"keyless.enabled": "true"}), f"--set-json=keyless.egress={json.dumps(rules)}"]
+        )
+    )
+    assert made["NetworkPolicy", "knhk-asks-sigstore"]["spec"]["egress"] == rules
+    found = {}
+    for (kind, name), document in made.items():
+        pod = document["spec"]["template"]["spec"] if kind in ("Deployment", "StatefulSet") else {}
+        mounts = {row["name"]: row["mountPath"] for container in pod.get("containers", ()) for row in container["volumeMounts"]}
+        for volume in pod.get("volumes", ()):
+            for source in volume.get("projected", {}).get("sources", ()):
+                found[name] = (source["serviceAccountToken"]["audience"], mounts[volume["name"]], source["serviceAccountToken"]["path"])
+    assert found == dict.fromkeys(("knhk-operator", "knhk-builder"), ("sigstore", *told))
+    kubectl("apply", "-f", str(BASE / "namespace.yaml"))
+    for document in (made["NetworkPolicy", "knhk-asks-sigstore"], made["Deployment", "knhk-operator"], made["Deployment", "knhk-builder"]):
+        kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", text=yaml.safe_dump(document))
+    kubectl("delete", "-f", str(BASE / "namespace.yaml"), "--timeout=240s")
 
 
 def test_helm_finds_no_fault_in_the_chart(helm: str) -> None:
