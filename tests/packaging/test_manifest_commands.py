@@ -138,7 +138,7 @@ class ByPath(http.client.HTTPConnection):
 
 def ask(installed: Installed, path: str) -> str:
     """What the log answers; nothing while it does not."""
-    connection = ByPath(str(installed.place("/tmp/log.sock")), timeout=10)
+    connection = ByPath(str(installed.place("/tmp/log.sock")), timeout=60)
     try:
         connection.request("GET", f"/{path}", headers={"host": "localhost"})
         return connection.getresponse().read().decode()
