@@ -68,6 +68,7 @@ STATS_EVERY_S = 0.2
 STATS_AT_LEAST_EVERY_S = 1.0
 FORGET_EVERY_S = 60.0
 FLUSH_S = 5.0
+POD_FLUSH_S = 30.0  # where the outbox goes with the pod: half of the grace that admission gives it
 POD_SEGMENT_BYTES = 4 << 20  # the last one of each pod that is gone stays beside the log
 LAST_WORD_S = 2.0
 REBUILD_BYTES = 1 << 20
@@ -389,7 +390,7 @@ class Agent:
         return end.segment, end.offset
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT; then drains, flushes and uploads for at most FLUSH_S."""
+        """Until SIGTERM or SIGINT; then drains, flushes and uploads for at most FLUSH_S, in a pod POD_FLUSH_S."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
@@ -430,9 +431,10 @@ class Agent:
         await self._parking.stop()
         await asyncio.to_thread(self._drain.stop)
         await asyncio.to_thread(self._observed.stop)
-        await self._uploader.flush(FLUSH_S)
+        until_s = time.monotonic() + (FLUSH_S if self._shipper is None else POD_FLUSH_S)
+        await self._uploader.flush(until_s - time.monotonic())
         if self._shipper is not None:
-            await self._shipper.flush(FLUSH_S)
+            await self._shipper.flush(until_s - time.monotonic())
         for task in tasks[:writing]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

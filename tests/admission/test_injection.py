@@ -174,4 +174,4 @@ def test_grace_and_the_applications_last_word() -> None:
     spec = injected(pod, GUARD)["spec"]
     assert spec["terminationGracePeriodSeconds"] == 300
     assert spec["containers"][0]["lifecycle"] == {"preStop": {"exec": {"command": ["bye"]}}}
-    assert injected(app_pod(), GUARD)["spec"]["terminationGracePeriodSeconds"] == 30
+    assert injected(app_pod(), GUARD)["spec"]["terminationGracePeriodSeconds"] == 60

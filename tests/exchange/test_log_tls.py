@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
+import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -28,6 +30,7 @@ from knhk_runtime.record import entry_key, parse_record
 from knhk_runtime.sequencer.tls import BYTES_AT_ONCE, may
 from knhk_runtime.tiers.action import action_bytes
 from knhk_runtime.tlog.folder import log_entries, log_records
+from knhk_runtime.wiring import FLUSH_S
 from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import parse_proof
 from knhk_verify.tree import leaf_hash, verify_inclusion
@@ -309,6 +312,28 @@ def test_what_a_pod_recorded_outlives_its_volume(log: Log) -> None:
     ]
     recorded = [parse_leaf(leaf).receipt_id for _, payload in log_records(world.log) for leaf in parse_record(payload, "").leaves]
     assert sorted(recorded) == sorted(sent)
+
+
+@pytest.mark.failure("agent", "receipts")
+def test_a_pod_that_ends_waits_for_a_log_that_is_slow(log: Log) -> None:
+    """Its outbox goes with it: while the kubelet lets it, what was decided last is still on its way."""
+    world, callers = log.world, Callers()
+    (log.base / "token").write_text(callers.add("erp/orders", "one"))
+    with exchange(log.base / "points", log.authority, callers) as served:
+        agent = world.start_agent(exchange=served.url, log=log.url, token_file=log.base / "token", ca_file=log.base / "ca.crt")
+        ring = world.ring()
+        sent = [decide_one(world, ring.next_receipt, ring.put)]
+        until(lambda: world.stats().get("acked") == 1, "the log takes what it decided")
+        log.running.send_signal(signal.SIGSTOP)
+        sent.append(decide_one(world, ring.next_receipt, ring.put))
+        agent.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            agent.wait(3 * FLUSH_S)
+        log.running.send_signal(signal.SIGCONT)
+        assert agent.wait(60) == 0
+    log.running.terminate()
+    assert log.running.wait(60) == 0
+    assert [parse_leaf(entry).receipt_id for entry in log_entries(world.log)] == sent
 
 
 def copies(log: Log) -> list[Path]:

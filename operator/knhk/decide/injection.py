@@ -14,7 +14,7 @@ from knhk_templates.kubernetes.guard import DRAIN_S, USER, Guard
 
 POINT, ENFORCE, UNGUARDED = "knhk.dev/point", "knhk.dev/enforce", "knhk.dev/unguarded"
 COMPONENT, GATEWAY = "app.kubernetes.io/component", "gateway"
-GRACE_S: Final = 30  # the least: draining, the application's end, and what the agent still has to upload
+GRACE_S: Final = 60  # the least: draining, the application's end, and what the agent still has to upload
 AUDIENCES: Final = ("exchange.knhk.dev", "keys.knhk.dev")
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 NOT_OURS: Final = "must have another name, or be as the guard's template says"
