@@ -13,9 +13,7 @@ import os
 import random
 import select
 import signal
-import struct
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from acknowledging import acknowledged, append_for_ever
 from machines import KEY, Machine, leaves
 from test_publication import read
 
@@ -41,7 +40,6 @@ STEPS = {
     "unlink": "collect",
 }
 LONGEST_S = 0.03
-_ACK = struct.Struct(">IIQ")  # first number, count, first index
 
 
 class Told:
@@ -69,20 +67,7 @@ def child(folder: Path, address: str, first: int, pipe: int, shared: mmap.mmap, 
     shared[0] = 0
     machine = Machine(folder, Told(open_store(address), shared), time.monotonic, Told(Disk(), shared))
     log, lease = machine.start()
-
-    def integrate() -> None:
-        while True:
-            log.integrate()
-            lease.renew()
-
-    threading.Thread(target=integrate, daemon=True).start()
-    while True:
-        again = chance.randint(0, min(3, first))  # what was perhaps not acknowledged is sent again
-        count = again + chance.choice((1, 1, 2, 5, 9, 40))
-        indexes = machine.append(log, leaves(first - again, first - again + count))
-        for number, index in enumerate(indexes, first - again):
-            os.write(pipe, _ACK.pack(number, 1, index))
-        first += count - again
+    append_for_ever(machine, log, lease, first, (1, 1, 2, 5, 9, 40), pipe, chance)
 
 
 def killed(folder: Path, address: str, first: int, chance: random.Random, shared: mmap.mmap) -> tuple[dict[int, int], str]:
@@ -110,8 +95,7 @@ def killed(folder: Path, address: str, first: int, chance: random.Random, shared
     os.close(reading)
     if os.WIFEXITED(status):
         raise SystemExit(f"a child ended by itself with {os.WEXITSTATUS(status)}")
-    whole = len(data) // _ACK.size * _ACK.size
-    return {number: index for number, _, index in _ACK.iter_unpack(data[:whole])}, PHASES[shared[0]]
+    return acknowledged(bytes(data)), PHASES[shared[0]]
 
 
 def main(argv: list[str]) -> None:

@@ -12,9 +12,7 @@ import json
 import os
 import random
 import signal
-import struct
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "delta"))
 
+from acknowledging import acknowledged, append_for_ever
 from delta_world import HOUR_NS, NOON_NS, Clock, decided
 from machines import KEY, Machine, leaves
 from test_publication import read
@@ -44,7 +43,6 @@ WITHIN = 12  # the step at which a child dies is one of so many
 WITHIN_MERGES = 60  # a merge has some thirty
 SMALL_SEGMENT = 4_000  # bytes of a WAL segment, so that it is followed by another soon
 LIMIT_S = 600.0  # for a machine on which each sync takes its time
-_ACK = struct.Struct(">IQ")  # number of a receipt, its index
 BEFORE, MIDDLE, AFTER = "before", "middle", "after"
 
 
@@ -149,19 +147,7 @@ def logging(folder: Path, death: Death, first: int, pipe: int, chance: random.Ra
     machine = Machine(folder / "machine", FolderStore(folder / "store", files), time.monotonic, files)
     log, lease = machine.start()
     death.armed = True
-
-    def integrate() -> None:
-        while True:
-            log.integrate()
-            lease.renew()
-
-    threading.Thread(target=integrate, daemon=True).start()
-    while True:
-        again = chance.randint(0, min(3, first))  # what was perhaps not acknowledged is sent again
-        count = again + chance.choice((1, 2, 5, 40))
-        for number, index in enumerate(machine.append(log, leaves(first - again, first - again + count)), first - again):
-            os.write(pipe, _ACK.pack(number, index))
-        first += count - again
+    append_for_ever(machine, log, lease, first, (1, 2, 5, 40), pipe, chance)
 
 
 def merging(folder: Path, death: Death, first: int, pipe: int, chance: random.Random) -> None:
@@ -215,8 +201,7 @@ def killed(folder: Path, stage: str, first: int, chance: random.Random) -> tuple
     status = os.waitpid(pid, 0)[1]
     if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
         raise SystemExit(f"{stage}: a child did not die in its stage: {status}")
-    whole = len(data) // _ACK.size * _ACK.size
-    return dict(_ACK.iter_unpack(data[:whole])), death.how
+    return acknowledged(bytes(data)), death.how
 
 
 def of_log(folder: Path, kills: int, chance: random.Random) -> dict[str, object]:
