@@ -157,7 +157,14 @@ def no_http() -> Iterator[str]:
             self.rfile.readline()
             self.wfile.write(b"what?\r\n\r\n")
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Rubbish) as server:
+    with answering(Rubbish) as url:
+        yield url
+
+
+@contextmanager
+def answering(handler: type[StreamRequestHandler]) -> Iterator[str]:
+    """URL of a server that answers so."""
+    with ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -187,13 +194,9 @@ def dripping() -> Iterator[str]:
                 while not over.wait(0.02):
                     self.wfile.write(b"H")
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+    with answering(Drip) as url:
+        yield url
         over.set()
-        server.shutdown()
-        thread.join()
 
 
 def test_a_log_that_drips_its_answer_keeps_nobody_from_looking_at_others(log: FakeLog, tmp_path: Path) -> None:
