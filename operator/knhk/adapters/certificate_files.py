@@ -9,6 +9,13 @@ from pathlib import Path
 
 from knhk.model.faults import Stalled
 
+_SERVING = Path("/etc/knhk/serving")  # Secret knhk-COMPONENT-tls, which the operator keeps renewed
+MOUNTED = (  # option, where a component's pod has it, and what it is
+    ("certificate", _SERVING / "tls.crt", "certificate chain that it shows"),
+    ("key", _SERVING / "tls.key", "its private key"),
+    ("authority", _SERVING / "ca.crt", "the authorities that signed it"),
+)
+
 
 @dataclass(frozen=True)
 class Served:

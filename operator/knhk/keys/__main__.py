@@ -9,18 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from knhk.adapters.certificate_files import CertificateFiles
+from knhk.adapters.certificate_files import MOUNTED, CertificateFiles
 from knhk.keys.metrics import Metrics
 from knhk.keys.server import KeyService
 from knhk.model.faults import KnhkError
 from knhk.wiring.key_service import Options, serve
-
-SERVING = Path("/etc/knhk/serving")  # Secret knhk-keys-tls, which the operator keeps renewed
-FILES = (
-    ("certificate", SERVING / "tls.crt", "certificate chain that it shows"),
-    ("key", SERVING / "tls.key", "its private key"),
-    ("authority", SERVING / "ca.crt", "the authorities that signed it"),
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--store", type=Path, required=True, help="folder of the key stores, one for each namespace; of one process")
     parser.add_argument("--keys", type=Path, required=True, help="folder with subjects.key, or a token.json for a key in a PKCS#11 token")
     parser.add_argument("--health", help="HOST:PORT of /healthz, /readyz and /metrics; default: a free port of loopback")
-    for name, file, doc in FILES:
+    for name, file, doc in MOUNTED:
         parser.add_argument(f"--{name}", type=Path, default=file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

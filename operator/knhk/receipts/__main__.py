@@ -9,17 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from knhk.adapters.certificate_files import CertificateFiles
+from knhk.adapters.certificate_files import MOUNTED, CertificateFiles
 from knhk.model.faults import KnhkError
 from knhk.receipts.server import application
 from knhk.wiring.receipts import LogPlace, Options, serve
 
-SERVING = Path("/etc/knhk/serving")  # Secret knhk-receipts-tls, which the operator keeps renewed
-FILES = (
-    ("certificate", SERVING / "tls.crt", "certificate chain that it shows"),
-    ("key", SERVING / "tls.key", "its private key"),
-    ("authority", SERVING / "ca.crt", "the authorities that signed it"),
-)
 OF_LOG = (
     ("log-ca", "authority of the log's server"),
     ("log-certificate", "own certificate for the log"),
@@ -37,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
     parser.add_argument("--log", required=True, help="URL of the log, or its folder")
     parser.add_argument("--index", type=Path, required=True, help="file of the index; made from the log when it is missing")
-    for name, file, doc in FILES:
+    for name, file, doc in MOUNTED:
         parser.add_argument(f"--{name}", type=Path, default=file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)")
     for name, doc in OF_LOG:
         parser.add_argument(f"--{name}", type=Path, help=f"{doc}, PEM; read anew every second")
