@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from knhk.model.faults import Corrupt, Stalled, Waiting
+from knhk.model.faults import Corrupt, Fault, KnhkError, Refused, Stalled, Waiting
 from knhk_runtime.envelope import KEY, KEY_ID, unwrap, wrap
 from knhk_verify.errors import Bad
 
@@ -56,6 +56,10 @@ class SealingKeys(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class OnHold(KnhkError):
+    """Keys that were to be destroyed are of a subject whose legal hold stands: none of them was."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +198,11 @@ class KeyStore:
         return [(bytes(key_id), bytes(tag)) for key_id, tag in rows]
 
     def destroy(self, erasure: str, ids: Iterable[bytes]) -> None:
-        """Keys are gone, from this file and its journal; their ids are known as destroyed. What was destroyed already stays so."""
+        """Keys are gone, from this file and its journal; their ids are known as destroyed. What was destroyed already stays so, whoever is
+        held since. Raises OnHold, and destroys none, while one of them is of a subject whose hold stands."""
         with self._write() as db:
             rows = [(key_id, erasure) for key_id in ids]
+            _must_be_free(db, [key_id for key_id, _ in rows])
             db.executemany("DELETE FROM key WHERE id = ?", [(key_id,) for key_id, _ in rows])
             db.executemany("INSERT OR IGNORE INTO destroyed VALUES (?,?)", rows)
             db.execute("UPDATE meta SET value = value + 1 WHERE name = 'generation'")
@@ -207,8 +213,11 @@ class KeyStore:
     # ---- holds -----------------------------------------------------------------------------------
 
     def put_hold(self, hold: Held, bundle: bytes | None) -> None:
-        """`bundle`: its signed event, until that is in the log."""
+        """`bundle`: its signed event, until that is in the log. Raises Refused for one that was another subject's."""
         with self._write() as db:
+            was = db.execute("SELECT tag, reference FROM hold WHERE id = ?", (hold.id,)).fetchone()
+            if was is not None and (bytes(was[0]), was[1]) != (hold.tag, hold.reference):
+                raise Refused([Fault("hold", hold.id, "must have the tag and the reference that it was placed with")])
             db.execute("INSERT OR REPLACE INTO hold VALUES (?,?,?,?,?)", (hold.id, hold.tag, hold.reference, int(hold.standing), bundle))
 
     def untold(self) -> list[tuple[Held, bytes]]:
@@ -257,6 +266,14 @@ class KeyStore:
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
+
+
+def _must_be_free(db: sqlite3.Connection, ids: list[bytes]) -> None:
+    """Raises OnHold."""
+    standing = {bytes(tag): hold_id for hold_id, tag in db.execute("SELECT id, tag FROM hold WHERE standing")}
+    rows = (db.execute("SELECT tag FROM key WHERE id = ?", (key_id,)).fetchone() for key_id in ids) if standing else ()
+    if found := sorted({standing[bytes(row[0])] for row in rows if row is not None and bytes(row[0]) in standing}):
+        raise OnHold(f"a legal hold stands: {', '.join(found[:20])}; its release carries out what waits")
 
 
 def _connected(folder: Path) -> sqlite3.Connection:

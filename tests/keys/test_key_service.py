@@ -189,6 +189,34 @@ def test_holds_and_erasures_are_kept_as_they_were_put(keys: KeyWorld) -> None:
     assert [row[1] for row in found] == [TAG.hex()]  # type: ignore[attr-defined]
 
 
+def test_what_is_held_is_destroyed_by_nobody_before_its_release(keys: KeyWorld) -> None:
+    """The service keeps the hold itself: whatever command asks, after whatever death."""
+    held, free = taken(keys, keys.api.guard(POINT, "one"), TAG, OTHER)
+    eraser = keys.api.reader("privacy", ("erase", "erp"), ("open", "erp"))
+    hold = {"id": "1" * 32, "tag": TAG.hex(), "reference": "case 7", "standing": True}
+    did(keys, eraser, "put-hold", hold=hold, bundle=None)
+
+    def destroys(*ids: bytes) -> tuple[int, str]:
+        body = json.dumps({"erasure": "e" * 32, "ids": [each.hex() for each in ids]}).encode()
+        answer = keys.ask("POST", "/v1/namespaces/erp/store/destroy", eraser, body)
+        return answer.status, "" if answer.status == 200 else answer.kind
+
+    assert destroys(free.id, held.id) == (409, "held")
+    keys.kill()
+    keys.start()
+    assert destroys(held.id) == (409, "held")
+    assert opened(keys, eraser, held.id, free.id) == [(State.KEPT, held.key), (State.KEPT, free.key)]
+    assert destroys(free.id) == (200, "")
+    for other in ({"tag": OTHER.hex()}, {"reference": "case 8"}):
+        body = json.dumps({"hold": hold | other, "bundle": None}).encode()
+        answer = keys.ask("POST", "/v1/namespaces/erp/store/put-hold", eraser, body)
+        assert (answer.status, answer.kind) == (400, "malformed")
+    did(keys, eraser, "put-hold", hold=hold | {"standing": False}, bundle=None)
+    assert destroys(held.id) == (200, "")
+    did(keys, eraser, "put-hold", hold=hold | {"id": "2" * 32}, bundle=None)
+    assert destroys(held.id) == (200, "")  # again: it was destroyed before this hold
+
+
 def test_tags_are_those_of_the_namespaces_consents_where_it_has_them(keys: KeyWorld) -> None:
     keys.api.secrets["hr"] = b"s" * 32
     guard = keys.api.guard("hr/candidates", "one")

@@ -18,6 +18,7 @@ from knhk.wiring.archive import opened_folder
 from knhk_runtime.envelope import WINDOW_NS, leaves_digest
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.record import h_o, parse_record, scan_frames
+from knhk_runtime.subject_keys import Held
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.notes import verify_proof
 from knhk_verify.leaf import parse_leaf
@@ -225,6 +226,22 @@ def test_a_hold_whose_event_was_cut_off_counts_and_is_told_by_the_next_run(vault
     assert len(vault.events("Held")) == 1
 
 
+def test_a_hold_that_comes_between_plan_and_destruction_counts(vault: Vault) -> None:
+    """Of another command: the key store itself refuses, and the erasure waits for the release."""
+    filled(vault)
+    with pytest.raises(Crash):
+        vault.eraser(Steps(2)).erase(ANNA, BASIS)  # planned twice, nothing destroyed
+    hold = Held("1" * 32, vault.tag(ANNA), "case 7", True)
+    vault.keys.put_hold(hold, None)
+    (told,) = vault.eraser().resume()
+    assert (told.state, told.plan.holds, told.plan.destroyed) == (QUEUED, (hold.id,), "")
+    assert counts(vault.replay()) == (24, 0, 0, 0, 0)
+    released = vault.eraser().release(hold.id)
+    assert released is not None
+    assert [(each.erasure, each.state, each.plan.leaves) for each in released[1]] == [(told.erasure, DONE, 9)]
+    assert [len(vault.events(kind)) for kind in ("ErasureQueued", "HoldReleased", "Erased")] == [1, 1, 1]
+
+
 # ---- retention ----------------------------------------------------------------------------------
 
 
@@ -248,6 +265,19 @@ def test_retention_takes_what_is_older_and_not_held(vault: Vault) -> None:
     assert vault.eraser().retain() == []
 
 
+def test_retention_goes_on_without_who_is_held_since_it_was_planned(vault: Vault) -> None:
+    said = Privacy(vault.privacy.subjects, 40)
+    for who in (ANNA, BOB, ANNA):
+        vault.record(who, NOON_NS - 2 * WINDOW_NS)
+    with pytest.raises(Crash):
+        vault.eraser(Steps(2), privacy=said).retain()
+    vault.keys.put_hold(Held("1" * 32, vault.tag(BOB), "case 9", True), None)
+    (told,) = vault.eraser(privacy=said).resume()
+    assert (told.state, told.plan.targets, len(told.plan.keys)) == (DONE, ((0, 0), (2, 2)), 1)
+    assert counts(vault.replay()) == (1, 2, 0, 0, 0)
+    assert len(vault.keys.ids_of(vault.tag(BOB))) == 1
+
+
 # ---- after a restore ----------------------------------------------------------------------------
 
 
@@ -260,8 +290,8 @@ def test_after_a_restore_erasures_are_applied_again_from_the_log(vault: Vault, t
     vault.shut()
     shutil.copy(keys_backup, backup / "keys.db")
     vault.open()
-    hold = vault.eraser().hold(BOB, "case 3")
     vault.eraser().erase(ANNA, BASIS)
+    hold, later = vault.eraser().hold(BOB, "case 3"), vault.eraser().hold(ANNA, "case 4")  # she was erased before it
     vault.shut()
     for path in (store, outboxes):
         shutil.rmtree(path)
@@ -273,10 +303,10 @@ def test_after_a_restore_erasures_are_applied_again_from_the_log(vault: Vault, t
     assert counts(vault.replay()) == (24, 0, 0, 0, 0)  # the backup brought everything back
     vault.appends = False
     again = vault.eraser().reapply()
-    assert (again.events, again.keys, again.records, again.rows, again.holds) == (1, 1, 9, 6, 1)
+    assert (again.events, again.keys, again.records, again.rows, again.holds) == (1, 1, 9, 6, 2)
     assert counts(vault.replay()) == (15, 9, 0, 0, 0)
     assert envelopes(vault, ANNA) == []
-    assert [(each.id, each.standing) for each in vault.keys.holds()] == [(hold.id, True)]
+    assert {(each.id, each.standing) for each in vault.keys.holds()} == {(hold.id, True), (later.id, True)}
     twice = vault.eraser().reapply()
     assert (twice.keys, twice.records, twice.rows, twice.holds) == (0, 0, 0, 0)
     assert len(vault.events("Erased")) == 1

@@ -18,7 +18,7 @@ from knhk_runtime import keys_wire
 from knhk_runtime.envelope import KEY
 from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
 from knhk_runtime.keys_wire import State
-from knhk_runtime.subject_keys import Held, Work
+from knhk_runtime.subject_keys import Held, OnHold, Work
 from knhk_verify.errors import Bad
 
 WITHIN_S = 30.0
@@ -28,7 +28,8 @@ _AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 class RemoteKeyStore:
     """`knhk_runtime.subject_keys.ErasableKeys`. One thread. `token` is read anew for each request; what waits is asked again after each of
-    PAUSES_S. Raises Waiting when it may work later, Stalled for who may not, NotFound for a namespace without keys, Corrupt."""
+    PAUSES_S. Raises Waiting when it may work later, Stalled for who may not, NotFound for a namespace without keys, Corrupt, and OnHold as
+    KeyStore."""
 
     def __init__(self, url: str, namespace: str, token: Path, authority: Path) -> None:
         try:
@@ -120,6 +121,8 @@ class RemoteKeyStore:
         if answer.status == HTTPStatus.OK:
             return answer.body
         said = f"{self._server}: {what}: {_detail(answer)}"
+        if answer.status == HTTPStatus.CONFLICT:
+            raise OnHold(said)
         if answer.status in _AGAIN or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise Waiting("KeyService", said, 1.0)
         raise NotFound(said) if answer.status == HTTPStatus.NOT_FOUND else Stalled("KeyService", said)

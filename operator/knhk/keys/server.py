@@ -22,7 +22,7 @@ from knhk_runtime import keys_wire
 from knhk_runtime.buckets import Buckets
 from knhk_runtime.envelope import window_of
 from knhk_runtime.keys_wire import State
-from knhk_runtime.subject_keys import KeyStore
+from knhk_runtime.subject_keys import KeyStore, OnHold
 from knhk_verify.errors import Bad
 
 PER_SECOND, AT_ONCE = 50.0, 100.0  # of a guard
@@ -33,6 +33,7 @@ LEASE_S = 300  # for how long a guard uses keys without having heard that they s
 TOLD: dict[type[Exception], tuple[HTTPStatus, str]] = {
     Bad: (HTTPStatus.BAD_REQUEST, "malformed"),
     NotAllowed: (HTTPStatus.FORBIDDEN, "forbidden"),
+    OnHold: (HTTPStatus.CONFLICT, "held"),
 }
 OPEN, ERASE = "open", "erase"
 BYTES = "application/octet-stream"

@@ -22,7 +22,7 @@ from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
 from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
 from knhk_runtime.outbox.erasing import erase_segment
 from knhk_runtime.record import SEGMENT_HEAD, Record, parse_observation, parse_record, scan_frames
-from knhk_runtime.subject_keys import ErasableKeys, Held, Work
+from knhk_runtime.subject_keys import ErasableKeys, Held, OnHold, Work
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.folder import segment_number
 from knhk_runtime.tlog.served import Served
@@ -201,7 +201,7 @@ class Eraser:
         return Plan(SUBJECT, tag.hex(), basis, targets, keys, tuple(hold.id for hold in self._holds(tag)))
 
     def _of_retention(self, point: str, before_ns: int) -> Plan:
-        held = {hold.tag for hold in self._at.keys.holds() if hold.standing}
+        held = self._held()
 
         def is_wanted(at: str, record: Record) -> bool:
             return at == point and int.from_bytes(record.leaves[0][92:100], "big") < before_ns and self._tag(at, record) not in held
@@ -214,6 +214,10 @@ class Eraser:
         """A queued plan as it is now."""
         tag = bytes.fromhex(plan.subject)
         return replace(self._of_subject(tag, "", plan.basis), holds=())
+
+    def _held(self) -> set[bytes]:
+        """Tags of the subjects whose holds stand."""
+        return {hold.tag for hold in self._at.keys.holds() if hold.standing}
 
     def _holds(self, tag: bytes) -> list[Held]:
         return [hold for hold in self._at.keys.holds() if hold.standing and hold.tag == tag]
@@ -252,15 +256,18 @@ class Eraser:
     def _begin(self, plan: Plan, dry: bool) -> Told:
         if dry or not (plan.targets or plan.keys):
             return Told("", "dry" if dry else "", plan)
-        work = Work(self._id(), QUEUED if plan.holds else PLANNED, _text(plan), "[]")
         if plan.holds:
-            evidence = {"erasure": work.id, "basis": plan.basis, "holds": list(plan.holds)}
-            work = replace(work, bundles=_texts([self._signed("ErasureQueued", plan, evidence)]))
+            return self._queue(self._id(), plan)
+        work = Work(self._id(), PLANNED, _text(plan), "[]")
         self._at.keys.put_work(work)
-        if work.state == QUEUED:
-            self._append(work)
-            return Told(work.id, QUEUED, plan)
         return self._carry(work)
+
+    def _queue(self, erasure: str, plan: Plan) -> Told:
+        evidence = {"erasure": erasure, "basis": plan.basis, "holds": list(plan.holds)}
+        work = Work(erasure, QUEUED, _text(plan), _texts([self._signed("ErasureQueued", plan, evidence)]))
+        self._at.keys.put_work(work)
+        self._append(work)
+        return Told(erasure, QUEUED, plan)
 
     def _carry(self, work: Work) -> Told:
         records = rows = 0
@@ -270,7 +277,10 @@ class Eraser:
                 plan = replace(plan, destroyed=self._now())
                 work = replace(work, plan=_text(plan))
                 self._at.keys.put_work(work)
-            self._at.keys.destroy(work.id, map(bytes.fromhex, plan.keys))
+            try:
+                self._at.keys.destroy(work.id, map(bytes.fromhex, plan.keys))
+            except OnHold:  # placed since it was planned
+                return self._held_since(work, plan)
             records, rows = rewrite(self._at, set(indexes_of(plan.targets)))
             work = replace(work, state=TELLING, bundles=_texts(self._parts(work.id, plan)))
             self._at.keys.put_work(work)
@@ -278,6 +288,19 @@ class Eraser:
         plan = replace(_plan(work), entries=tuple(entries))
         self._at.keys.put_work(Work(work.id, DONE, _text(plan), "[]"))
         return Told(work.id, DONE, plan, records, rows)
+
+    def _held_since(self, work: Work, plan: Plan) -> Told:
+        """The erasure of a subject waits for the release; retention goes on without those who are held."""
+        if plan.kind == SUBJECT:
+            holds = tuple(hold.id for hold in self._holds(bytes.fromhex(plan.subject)))
+            return self._queue(work.id, replace(plan, destroyed="", holds=holds)) if holds else self._carry(work)
+        held = self._held()
+        kept = {key_id.hex() for tag in held for key_id in self._at.keys.ids_of(tag)}
+        theirs = self._found(lambda point, record: self._tag(point, record) in held)
+        targets = ranges_of(set(indexes_of(plan.targets)) - theirs)
+        without = replace(plan, targets=targets, keys=tuple(key for key in plan.keys if key not in kept))
+        self._at.keys.put_work(work := replace(work, plan=_text(without)))
+        return self._carry(work)
 
     def _parts(self, erasure: str, plan: Plan) -> list[bytes]:
         """Signed events, as many as the ranges and keys need."""
@@ -374,11 +397,21 @@ def erased_by(events: Iterable[PolicyEvent]) -> Erased:
 
 def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> Reapplied:
     """A key store as the log says: keys are destroyed again, holds stand, what waits for them waits. Repeated it finds nothing. `alone`: it
-    is the only one of its log; of several, each has the erasures of subjects that it has keys of."""
+    is the only one of its log; of several, each has the erasures of subjects that it has keys of.
+
+    Holds that were released are released first, and those that stand placed last: what was erased before its hold is destroyed. Raises
+    OnHold for a hold that was placed after the restore, and before this."""
     held, works = {hold.id: hold for hold in keys.holds()}, {work.id: work for work in keys.works()}
     restored = [hold for hold in erased.holds.values() if held.get(hold.id) != hold]
     for hold in restored:
-        keys.put_hold(hold, None)
+        if not hold.standing:
+            keys.put_hold(hold, None)
+    there = [key for key in erased.keys if keys.key(key) is not None]
+    if erased.keys:
+        keys.destroy("reapplied", erased.keys)
+    for hold in restored:
+        if hold.standing:
+            keys.put_hold(hold, None)
     for work in works.values():
         if work.id in erased.done and work.state != DONE:
             keys.put_work(replace(work, state=DONE, bundles="[]"))
@@ -387,9 +420,6 @@ def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> R
     queued = [Work(name, QUEUED, _text(plan), "[]") for name, plan in mine.items()]
     for work in queued:
         keys.put_work(work)
-    there = [key for key in erased.keys if keys.key(key) is not None]
-    if erased.keys:
-        keys.destroy("reapplied", erased.keys)
     return Reapplied(erased.events, len(there), holds=len(restored), queued=len(queued))
 
 
