@@ -66,6 +66,8 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     ("ConfigMap", "knhk-config", ("data", "KNHK_KEYS")): Value(
         "keys.enabled", False, 'ternary "https://knhk-keys.knhk-system.svc:8448" "" {} | quote'
     ),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_KEYS_OF_POINT")): Value("keys.ofPoint", 1_000_000, "{} | int64 | quote"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_KEYS_OF_NAMESPACE")): Value("keys.ofNamespace", 3_000_000, "{} | int64 | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WITNESSES")): Value(
         "witnessed.enabled", False, 'ternary "/etc/knhk/witnesses/policy" "" {} | quote'
     ),
@@ -148,7 +150,7 @@ DOCS: Mapping[str, str] = {
     "imagePullSecrets": "Secrets for the images of the control plane, such as [{name: registry}].",
     "images": "By digest, as they were pushed to your registry. agentBefore: that of the release before, while pods with either are made.",
     "keyless": "Operator and builder get tokens for a Fulcio, and reach `egress` (rules of a NetworkPolicy) (see docs/cluster.md).",
-    "keys": "The key service, by which guards seal at points with spec.privacy; its Secret: `knhk cluster keys` (see docs/privacy.md).",
+    "keys": "The key service (docs/privacy.md); its Secret: `knhk cluster keys`. ofPoint, ofNamespace: most new keys of each in 30 days.",
     "log": "The only writer of this log: one replica, always. storageClassName: null takes the cluster's default.",
     "origin": "Name of the log, as `knhk cluster keys` was told.",
     "receipts": "Decision receipts by kubectl (an aggregated API). While nobody serves it, deletion of namespaces waits.",

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WIT
 CREATE TABLE IF NOT EXISTS key (id BLOB PRIMARY KEY, point TEXT NOT NULL, tag BLOB NOT NULL, window INTEGER NOT NULL, wrapped BLOB NOT NULL)
   WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS key_of ON key (tag, point, window);
+CREATE TABLE IF NOT EXISTS made (point TEXT, window INTEGER, keys INTEGER NOT NULL, PRIMARY KEY (point, window)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS destroyed (id BLOB PRIMARY KEY, erasure TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS hold (id TEXT PRIMARY KEY, tag BLOB NOT NULL, reference TEXT NOT NULL, standing INTEGER NOT NULL, bundle BLOB)
   WITHOUT ROWID;
@@ -56,6 +57,18 @@ class SealingKeys(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many keys may be made for a window: of a point, and of all points of a key store. Destroyed ones count."""
+
+    of_point: int
+    of_store: int
+
+
+class OverQuota(KnhkError):
+    """Keys that were asked for would be more than a quota: none of them was made."""
 
 
 class OnHold(KnhkError):
@@ -143,9 +156,9 @@ class KeyStore:
     """Any thread. What a method did is durable when it returns. Raises Waiting while another process writes or the disk is full, Stalled
     for what a person must mend, Corrupt for what was altered."""
 
-    def __init__(self, folder: Path, store_key: bytes) -> None:
-        """A store that was made. `store_key`: its own key, unwrapped."""
-        self.folder, self._by = folder, store_key
+    def __init__(self, folder: Path, store_key: bytes, quota: Quota | None = None) -> None:
+        """A store that was made. `store_key`: its own key, unwrapped. `quota`: None: no bound, and what is made is not counted."""
+        self.folder, self._by, self._quota = folder, store_key, quota
         self._lock = threading.RLock()
         if not store_file(folder).exists():
             raise Stalled("KeyStore", f"{store_file(folder)}: must be there; it is made by: knhk up")
@@ -155,6 +168,8 @@ class KeyStore:
         if row is None:
             raise Corrupt(str(store_file(folder)), "has no key for tags")
         self.tags_key = self._unwrapped(b"tags", bytes(row[0]))
+        if quota is not None:
+            self._begin_to_count()
 
     def close(self) -> None:
         with self._lock:
@@ -167,18 +182,34 @@ class KeyStore:
         return int(self._one("SELECT value FROM meta WHERE name = 'generation'")[0])
 
     def keys_for(self, point: str, wanted: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int], SubjectKey]:
-        """The keys of (tag, window) at a point; those that are missing are made."""
+        """The keys of (tag, window) at a point; those that are missing are made. Raises OverQuota, and makes none, where they would be too
+        many."""
         with self._write() as db:
-            found = dict[tuple[bytes, int], SubjectKey]()
+            found, new = dict[tuple[bytes, int], SubjectKey](), _Counted(db, point, self._quota)
             for tag, window in wanted:
                 row = db.execute("SELECT id, wrapped FROM key WHERE tag = ? AND point = ? AND window = ?", (tag, point, window)).fetchone()
                 if row is None:
+                    new.add(window)
                     made = SubjectKey(os.urandom(KEY_ID), os.urandom(KEY))
                     db.execute("INSERT INTO key VALUES (?,?,?,?,?)", (made.id, point, tag, window, wrap(self._by, made.id, made.key)))
                 else:
                     made = SubjectKey(bytes(row[0]), self._unwrapped(bytes(row[0]), bytes(row[1])))
                 found[tag, window] = made
+            new.write()
             return found
+
+    def used(self, window: int) -> float:
+        """The share of its quota that a window's keys have, of the fullest point or of all of them; 0 without a quota."""
+        if self._quota is None:
+            return 0.0
+        most, total = self._one("SELECT max(keys), sum(keys) FROM made WHERE window = ?", (window,))
+        return max((most or 0) / self._quota.of_point, (total or 0) / self._quota.of_store)
+
+    def _begin_to_count(self) -> None:
+        """What was made before anybody counted: once, a look at every key."""
+        with self._write() as db:
+            if db.execute("SELECT 1 FROM made LIMIT 1").fetchone() is None:
+                db.execute("INSERT INTO made SELECT point, window, count(*) FROM key GROUP BY point, window")
 
     def key(self, key_id: bytes) -> bytes | None:
         """The key with this id; None when there is none."""
@@ -266,6 +297,35 @@ class KeyStore:
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
+
+
+class _Counted:
+    """New keys of a point within a transaction, held against the quota."""
+
+    def __init__(self, db: sqlite3.Connection, point: str, quota: Quota | None) -> None:
+        self._db, self._point, self._quota = db, point, quota
+        self._left, self._new = dict[int, int](), dict[int, int]()
+
+    def add(self, window: int) -> None:
+        """Raises OverQuota."""
+        if self._quota is None:
+            return
+        if window not in self._left:
+            self._left[window] = self._free(window, self._quota)
+        self._new[window] = self._new.get(window, 0) + 1
+        if self._new[window] > self._left[window]:
+            of_point, of_all = self._quota.of_point, self._quota.of_store
+            raise OverQuota(f"window {window}: must have at most {of_point} new keys of a point, and {of_all} of all points of a namespace")
+
+    def write(self) -> None:
+        rows = [(self._point, window, keys) for window, keys in self._new.items()]
+        add = "INSERT INTO made VALUES (?,?,?) ON CONFLICT (point, window) DO UPDATE SET keys = keys + excluded.keys"
+        self._db.executemany(add, rows)
+
+    def _free(self, window: int, quota: Quota) -> int:
+        ask = "SELECT coalesce(sum(keys), 0), coalesce(sum(keys) FILTER (WHERE point = ?), 0) FROM made WHERE window = ?"
+        of_all, of_point = self._db.execute(ask, (self._point, window)).fetchone()
+        return int(min(quota.of_point - of_point, quota.of_store - of_all))
 
 
 def _must_be_free(db: sqlite3.Connection, ids: list[bytes]) -> None:

@@ -114,6 +114,7 @@ class KeyWorld:
     kubeconfig: Path
     port: int = field(default_factory=free_port)  # not one of the kernel's choice, which another may get while the service is down
     process: subprocess.Popen[str] | None = None
+    quota: tuple[str, ...] = ()  # options of its command line
 
     @property
     def url(self) -> str:
@@ -145,6 +146,7 @@ class KeyWorld:
             f"--store={self.store}",
             f"--keys={self.base / 'kek'}",
             *tls,
+            *self.quota,
         ]
         end = time.monotonic() + 60.0
         while not (line := self._began(words)):  # whoever dialled from this port meanwhile lets it go again

@@ -78,6 +78,24 @@ def test_while_the_service_is_away_a_known_subject_is_sealed_and_a_new_one_waits
     assert files_with(world.base, NAME.encode(), OTHER.encode()) == []
 
 
+def test_beyond_a_quota_a_new_subject_waits_in_the_ring_until_it_is_raised(world: World, keys: KeyWorld) -> None:
+    """As while the service is away: nothing is lost, and nothing written in clear."""
+    keys.kill()
+    keys.quota = ("--keys-of-point=1", "--keys-of-namespace=1")
+    keys.start()
+    ring = start(world, keys, keys.api.guard("erp/orders", "one"))
+    put(world, ring, NAME)
+    until(lambda: len(world.records()) == 1, "sealed")
+    put(world, ring, OTHER)
+    until(lambda: any("at most 1 new keys of a point" in row["what"] for row in world.stats()["refused"]), "it says why it cannot seal")
+    assert len(world.records()) == 1
+    keys.kill()
+    keys.quota = ()
+    keys.start()
+    until(lambda: len(world.records()) == 2, "the ring kept it")
+    assert files_with(world.base, NAME.encode(), OTHER.encode()) == []
+
+
 def test_after_an_erasure_a_new_record_of_the_subject_has_another_key(world: World, keys: KeyWorld) -> None:
     ring = start(world, keys, keys.api.guard("erp/orders", "one"))
     put(world, ring, NAME)

@@ -16,12 +16,12 @@ from agent_world import until
 from keys_vectors import FILE, vectors
 from keys_world import KeyWorld, token
 
-from knhk.adapters.key_stores import KeyStores
+from knhk.adapters.key_stores import KeyStores, established
 from knhk.adapters.wrapping_keys import FileWrapping
 from knhk_runtime import keys_wire
 from knhk_runtime.envelope import window_of
 from knhk_runtime.keys_wire import State
-from knhk_runtime.subject_keys import SubjectKey
+from knhk_runtime.subject_keys import KeyStore, OverQuota, Quota, SubjectKey
 from knhk_verify.errors import Bad
 
 pytestmark = pytest.mark.server
@@ -215,6 +215,61 @@ def test_what_is_held_is_destroyed_by_nobody_before_its_release(keys: KeyWorld) 
     assert destroys(held.id) == (200, "")
     did(keys, eraser, "put-hold", hold=hold | {"id": "2" * 32}, bundle=None)
     assert destroys(held.id) == (200, "")  # again: it was destroyed before this hold
+
+
+def quota(of_point: int, of_namespace: int) -> tuple[str, ...]:
+    return f"--keys-of-point={of_point}", f"--keys-of-namespace={of_namespace}"
+
+
+def over(keys: KeyWorld, guard: str, point: str, *tags: bytes) -> int:
+    """How many seconds later it may ask again, who is refused for a quota."""
+    body = keys_wire.wanted_body([(tag, now()) for tag in tags])
+    with closing(keys.send("POST", f"/v1/points/{point}/keys", guard, body)) as connection:
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["type"].rpartition("/")[2]) == (429, "quota")
+        return int(answer.headers["Retry-After"])
+
+
+def test_keys_are_made_up_to_a_quota_of_the_point_and_of_the_namespace(keys: KeyWorld) -> None:
+    keys.kill()
+    keys.quota = quota(3, 5)
+    keys.start()
+    orders, invoices, elsewhere = (
+        keys.api.guard(point, pod) for point, pod in ((POINT, "one"), ("erp/invoices", "two"), ("crm/orders", "three"))
+    )
+    tags = [bytes([number]) * 32 for number in range(6)]
+    two = taken(keys, orders, *tags[:2])
+    assert over(keys, orders, POINT, *tags[1:4]) == 60
+    assert len(keys.rows()) == 2  # none of them was made
+    third = taken(keys, orders, tags[2])
+    assert taken(keys, orders, *tags[:3]) == [*two, *third]  # what is there is given for ever
+    taken(keys, invoices, *tags[:2], point="erp/invoices")
+    over(keys, invoices, "erp/invoices", tags[2])  # the namespace has five
+    taken(keys, elsewhere, *tags[:3], point="crm/orders")
+    eraser = keys.api.reader("privacy", ("erase", "erp"))
+    did(keys, eraser, "destroy", erasure="e" * 32, ids=[two[0].id.hex()])
+    keys.kill()
+    keys.start()
+    over(keys, orders, POINT, tags[3])  # destroyed ones count, and a new start forgets nothing
+    keys.kill()
+    keys.quota = quota(4, 6)
+    keys.start()
+    assert len(taken(keys, orders, tags[3])) == 1
+
+
+def test_keys_of_before_there_were_quotas_count(tmp_path: Path) -> None:
+    folder, by = tmp_path / "store", FileWrapping(tmp_path / "kek")
+    before = KeyStore(folder, established(folder, by))
+    before.keys_for(POINT, [(bytes([number]) * 32, now()) for number in range(4)])
+    before.close()
+    store = KeyStore(folder, established(folder, by), Quota(5, 10))
+    assert store.used(now()) == 0.8
+    store.keys_for(POINT, [(TAG, now())])
+    with pytest.raises(OverQuota, match="at most 5 new keys of a point"):
+        store.keys_for(POINT, [(OTHER, now())])
+    assert store.used(now()) == 1.0
+    store.keys_for(POINT, [(OTHER, now() + 1)])
+    store.close()
 
 
 def test_tags_are_those_of_the_namespaces_consents_where_it_has_them(keys: KeyWorld) -> None:

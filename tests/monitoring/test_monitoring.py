@@ -100,8 +100,9 @@ def told(folder: Path) -> dict[str, set[str]]:
     text = telemetry.text().decode() + admission.text() + "\n".join(builder.metrics_text({"running": 1}, warm=1)) + "\n"
     receipts = OfReceipts(lambda: 0.0, lambda: 0, lambda: 0)
     receipts.took("list", 200, 0.01)
-    keys = OfKeys(lambda: 0, lambda: 0)
+    keys = OfKeys(lambda: 0, lambda: 0, lambda: {"erp": 0.5})
     keys.took("keys", 200, 0.01)
+    keys.over_quota("erp", "orders")
     text += keys.text().decode()
     text += OfArchive().text().decode() + receipts.text().decode()
     text += asyncio.run(of_the_log(folder)) + asyncio.run(of_the_witness(folder))

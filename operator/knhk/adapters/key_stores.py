@@ -14,7 +14,7 @@ from knhk.model.faults import Corrupt, KnhkError, Stalled
 from knhk.ports.wrapping import Wrapping
 from knhk_runtime import subject_keys
 from knhk_runtime.envelope import KEY
-from knhk_runtime.subject_keys import KeyStore
+from knhk_runtime.subject_keys import KeyStore, Quota
 
 MOST = 256  # each with files that stay open
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -35,10 +35,10 @@ def established(folder: Path, wrapping: Wrapping, tags_key: bytes | None = None)
 
 
 class KeyStores:
-    """Any thread. Raises Stalled when another process has the folder, and as KeyStore."""
+    """Any thread. `quota`: of each namespace. Raises Stalled when another process has the folder, and as KeyStore."""
 
-    def __init__(self, folder: Path, wrapping: Wrapping, tags_key: TagsKey) -> None:
-        self._folder, self._wrapping, self._tags_key = folder, wrapping, tags_key
+    def __init__(self, folder: Path, wrapping: Wrapping, tags_key: TagsKey, quota: Quota | None = None) -> None:
+        self._folder, self._wrapping, self._tags_key, self._quota = folder, wrapping, tags_key, quota
         self._open = dict[str, KeyStore]()
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class KeyStores:
         if len(self._open) >= MOST:
             raise Stalled("TooMany", f"more than {MOST} namespaces have a key store")
         told = self._of_consents(namespace)
-        store = KeyStore(folder, established(folder, self._wrapping, told))
+        store = KeyStore(folder, established(folder, self._wrapping, told), self._quota)
         if told not in (None, store.tags_key):
             _log.warning("namespace %s: its consents have another key of tags than its sealed records: one subject has two tags", namespace)
         return store

@@ -31,16 +31,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Problem(Exception):
-    """An answer that is none (RFC 9457)."""
+    """An answer that is none (RFC 9457). `again_s`: when to ask again, of one that may be answered then."""
 
-    def __init__(self, status: HTTPStatus, kind: str, detail: str) -> None:
+    def __init__(self, status: HTTPStatus, kind: str, detail: str, again_s: int = 1) -> None:
         super().__init__(detail)
-        self.status, self.kind, self.detail = status, kind, detail
+        self.status, self.kind, self.detail, self.again_s = status, kind, detail, again_s
 
     def response(self, server: str) -> web.Response:
         kind = f"{PROBLEMS}{server}/{self.kind}"
         document = {"type": kind, "title": self.status.phrase, "status": int(self.status), "detail": self.detail}
-        headers = {"Retry-After": "1"} if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE) else {}
+        headers = (
+            {"Retry-After": str(self.again_s)} if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE) else {}
+        )
         return web.Response(
             status=self.status, headers=headers, body=json.dumps(document).encode(), content_type="application/problem+json"
         )

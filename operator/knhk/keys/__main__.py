@@ -14,6 +14,15 @@ from knhk.keys.metrics import Metrics
 from knhk.keys.server import KeyService
 from knhk.model.faults import KnhkError
 from knhk.wiring.key_service import Options, serve
+from knhk_runtime.subject_keys import Quota
+
+OF_POINT, OF_NAMESPACE = 1_000_000, 3_000_000  # 231 bytes each on the disk: a year of windows fits into 10 GiB
+
+
+def _many(text: str) -> int:
+    if (found := int(text)) < 1:
+        raise ValueError
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,12 +36,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--store", type=Path, required=True, help="folder of the key stores, one for each namespace; of one process")
     parser.add_argument("--keys", type=Path, required=True, help="folder with subjects.key, or a token.json for a key in a PKCS#11 token")
     parser.add_argument("--health", help="HOST:PORT of /healthz, /readyz and /metrics; default: a free port of loopback")
+    for of, most in (("point", OF_POINT), ("namespace", OF_NAMESPACE)):
+        doc = f"how many keys may be made of a {of} for a window of 30 days, destroyed ones counted (default: %(default)s)"
+        parser.add_argument(f"--keys-of-{of}", type=_many, default=most, metavar="N", help=doc)
     for name, file, doc in MOUNTED:
         parser.add_argument(f"--{name}", type=Path, default=file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     files = CertificateFiles(args.certificate, args.key, args.authority)
-    options = Options(args.address, args.port, args.kubeconfig, files, args.store, args.keys, args.health or "127.0.0.1:0")
+    quota = Quota(args.keys_of_point, args.keys_of_namespace)
+    options = Options(args.address, args.port, args.kubeconfig, files, args.store, args.keys, args.health or "127.0.0.1:0", quota)
     try:
         asyncio.run(serve(options, Metrics, KeyService, lambda address: print(address, flush=True)))
     except (KnhkError, OSError) as error:

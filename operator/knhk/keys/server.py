@@ -22,12 +22,13 @@ from knhk_runtime import keys_wire
 from knhk_runtime.buckets import Buckets
 from knhk_runtime.envelope import window_of
 from knhk_runtime.keys_wire import State
-from knhk_runtime.subject_keys import KeyStore, OnHold
+from knhk_runtime.subject_keys import KeyStore, OnHold, OverQuota
 from knhk_verify.errors import Bad
 
 PER_SECOND, AT_ONCE = 50.0, 100.0  # of a guard
 READS_PER_SECOND, READS_AT_ONCE = 500.0, 5_000.0  # of a reader
 KEYS_PER_SECOND, KEYS_AT_ONCE = 50_000.0, 400_000.0
+QUOTA_AGAIN_S = 60  # a person raises a quota, or its window ends
 MAX_ACT_BYTES = 16 << 20
 LEASE_S = 300  # for how long a guard uses keys without having heard that they still are
 TOLD: dict[type[Exception], tuple[HTTPStatus, str]] = {
@@ -97,7 +98,11 @@ class KeyService:
         self._must_be_of_now(wanted)
         if not self._keys.take(caller.uid, len(wanted)):
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too-many", f"must be at most {KEYS_PER_SECOND:g} keys a second")
-        answer = await self._door.run(lambda: self._made(caller, wanted))
+        try:
+            answer = await self._door.run(lambda: self._made(caller, wanted))
+        except OverQuota as over:
+            self._metrics.over_quota(caller.namespace, caller.name)
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "quota", str(over), QUOTA_AGAIN_S) from over
         self._metrics.handed("guard", len(wanted))
         return web.Response(body=answer, content_type=BYTES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,16 @@ from knhk.reconcilers.consent_book import subject_key
 from knhk.wiring.privacy import wrapping_in
 from knhk.wiring.renewing import Shown, halt_asked, look_until, looking
 from knhk_runtime.doors import Doors
+from knhk_runtime.envelope import window_of
+from knhk_runtime.subject_keys import Quota
 
 _log = logging.getLogger("knhk.keys")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where it listens, which cluster, its certificate, the folder of its stores, that of the key-encryption key, and where it says how it
-    is."""
+    """Where it listens, which cluster, its certificate, the folder of its stores, that of the key-encryption key, where it says how it is,
+    and how many keys may be made in a namespace."""
 
     address: str
     port: int
@@ -43,6 +45,7 @@ class Options:
     store: Path
     keys: Path
     health: str
+    quota: Quota
 
 
 class Measured(Protocol):
@@ -55,7 +58,7 @@ class Surface(Protocol):
     def close(self) -> None: ...
 
 
-Measure = Callable[[Callable[[], int], Callable[[], int]], Any]
+Measure = Callable[[Callable[[], int], Callable[[], int], Callable[[], Mapping[str, float]]], Any]
 Build = Callable[[KeyStores, Authenticator, Readers, Clock, Any], Surface]
 
 
@@ -64,7 +67,7 @@ async def serve(options: Options, measure: Measure, build: Build, told: Callable
     halt, clock = halt_asked(), SystemClock()
     client, shown = KubeClient(api_client(options.kubeconfig)), Shown(options.files, _log)
     secrets = KubeSecrets(client)
-    stores = KeyStores(options.store, wrapping_in(options.keys), lambda namespace: subject_key(secrets, namespace))
+    stores = KeyStores(options.store, wrapping_in(options.keys), lambda namespace: subject_key(secrets, namespace), options.quota)
 
     def look() -> None:
         shown.renew()
@@ -72,7 +75,7 @@ async def serve(options: Options, measure: Measure, build: Build, told: Callable
     with ExitStack() as ending:
         ending.callback(stores.close)
         await asyncio.to_thread(look_until, lambda: shown.served is not None, look, _log)
-        metrics = measure(lambda: len(stores.known()), lambda: _free_bytes(options.store))
+        metrics = measure(lambda: len(stores.known()), lambda: _free_bytes(options.store), lambda: _used(stores, clock))
         surface = build(stores, KubeAuthenticator(client, clock, KEYS_AUDIENCE), KubeReaders(client, clock), clock, metrics)
         ending.callback(surface.close)
         ending.enter_context(health_http.served(options.health, {"healthz": lambda: "", "readyz": lambda: ""}, metrics.text))
@@ -87,6 +90,11 @@ async def serve(options: Options, measure: Measure, build: Build, told: Callable
             finally:
                 server.close()
                 await runner.cleanup()
+
+
+def _used(stores: KeyStores, clock: Clock) -> dict[str, float]:
+    window = window_of(clock.now_ns())
+    return {namespace: store.used(window) for namespace, store in stores.known().items()}
 
 
 def _free_bytes(folder: Path) -> int:
