@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import Waiting
 from knhk.model.observation import Observation
+from knhk_runtime.keyfile import raw_public
 from knhk_runtime.record import frame, scan_frames
+from knhk_runtime.tlog.notes import cosign, format_vkey
 from knhk_verify.leaf import LEAF_SIZE
+from knhk_verify.note import COSIGNATURE, Verifier
 
 BASELINE = b"KNA1\x01\x00\x00\x00\x00\x00"
 
@@ -53,6 +57,21 @@ def test_a_foreign_key_is_refused(knhk: Any, log: Any, tmp_path: Path) -> None:
     answer = knhk("log", "verify", log.dir, "--vkey", other.vkey("knhk.dev/local"))
     assert answer.exit == 1
     assert any(row["where"].startswith("checkpoint") for row in answer.out["bad"])
+
+
+@pytest.mark.parametrize(
+    ("need", "told"), [("1 us", []), ("2 us ap", ["is cosigned by witness/us: must be by a quorum of the policy's witnesses"])]
+)
+def test_a_quorum_of_witnesses_must_have_cosigned(knhk: Any, log: Any, tmp_path: Path, need: str, told: list[str]) -> None:
+    keys = {name: Ed25519PrivateKey.generate() for name in ("us", "ap")}
+    witnesses = {name: Verifier(f"witness/{name}", raw_public(key), COSIGNATURE) for name, key in keys.items()}
+    note = (log.dir / "checkpoint").read_text()
+    (log.dir / "checkpoint").write_text(note + cosign(note.split("\n\n")[0] + "\n", witnesses["us"], 1_800_000_000, keys["us"].sign))
+    lines = [f"log {knhk('log', 'checkpoint').out['vkey']}", *(f"witness {name} {format_vkey(key)}" for name, key in witnesses.items())]
+    policy = tmp_path / "policy"
+    policy.write_text("\n".join([*lines, f"group q {need}", "quorum q\n"]))
+    answer = knhk("log", "verify", log.dir, "--witnesses", policy)
+    assert (answer.exit, [row["what"] for row in answer.out["bad"]]) == (len(told), told)
 
 
 def test_replay_confirms_what_was_recorded(knhk: Any, log: Any) -> None:

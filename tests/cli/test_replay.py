@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def test_every_decision_comes_out_again(knhk: Any, story: Any) -> None:
         "unrecorded": 0,
         "entries": 0,
         "root": "",
+        "size": 0,
+        "shard": "",
         "differences": [],
     }
 
@@ -153,6 +156,46 @@ def test_an_archive_of_the_log_says_the_same_in_parts(knhk: Any, story: Any, tmp
     assert knhk("log", "replay", archive).out == whole.out
     assert knhk("log", "replay", archive, "--shard", "2/2").exit == 2
     assert knhk("log", "replay", "--shard", "0/2").exit == 2
+
+
+def test_what_pods_said_of_their_shards_is_gathered(knhk: Any, story: Any, tmp_path: Path) -> None:
+    """As `kubectl logs` shows it: with what else they said, tries that failed, and one after another."""
+    archive = str(tmp_path / "delta")
+    assert knhk("log", "archive", "--to", archive).exit == 0
+    whole = knhk("log", "replay", archive).out
+    lines = [json.dumps(knhk("log", "replay", archive, "--shard", f"{number}/3").out) for number in range(3)]
+    failed = json.dumps({**json.loads(lines[0]), "replayed": 0, "different": 4, "entries": 0, "root": ""})
+    noise = ["pack sha256:0123…", '{"error": "no answer", "faults": []}', '{"replayed": 1, "sh']
+    said = tmp_path / "said"
+    said.write_text("\n".join([failed, *noise, *lines]))
+    answer = knhk("log", "gather", said)
+    assert answer.exit == 0, answer.text
+    assert answer.out == {"shards": 3, "missing": [], **whole}
+    said.write_text("\n".join(lines[::2]))
+    answer = knhk("log", "gather", said)
+    assert (answer.exit, answer.out["missing"]) == (1, [1])
+    said.write_text("\n".join([*lines[:2], failed.replace("0/3", "2/3")]))
+    answer = knhk("log", "gather", said)
+    assert (answer.exit, answer.out["missing"], answer.out["different"]) == (1, [], 4)
+    for wrong, told in ((lines[1].replace("1/3", "1/4"), "the same N"), (lines[1].replace('"size": 5', '"size": 6'), "--size")):
+        said.write_text("\n".join([lines[0], wrong]))
+        answer = knhk("log", "gather", said)
+        assert (answer.exit, told in answer.error_text) == (1, True), answer.text
+    said.write_text("\n".join(noise))
+    assert knhk("log", "gather", said).exit == 2
+
+
+def test_an_archive_is_replayed_as_the_log_was(knhk: Any, story: Any, tmp_path: Path) -> None:
+    """What came since, with a record or on its way to one, is none of it."""
+    archive = str(tmp_path / "delta")
+    assert knhk("log", "archive", "--to", archive).exit == 0
+    now = knhk("log", "replay", archive).out
+    then = knhk("log", "replay", archive, "--size", "3")
+    assert then.exit == 0, then.text
+    assert (then.out["replayed"], then.out["unrecorded"], then.out["entries"], then.out["size"]) == (3, 0, 3, 3)
+    assert then.out["root"] != now["root"]
+    assert [knhk("log", "replay", archive, "--size", size).exit for size in ("0", str(now["size"] + 1))] == [2, 2]
+    assert knhk("log", "replay", "--size", "3").exit == 2
 
 
 def test_what_was_admitted_is_judged_again_by_the_sources_that_made_the_pack(knhk: Any, story: Any, cold_pack: Path) -> None:

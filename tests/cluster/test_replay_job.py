@@ -50,7 +50,8 @@ def test_the_job_is_taken_and_has_an_index_for_each_shard(cluster: Cluster, serv
         "json",
     ]
     taken = json.loads(subprocess.run([*command, "-f", "-"], input=job, check=True, capture_output=True, text=True).stdout)
-    item = taken["items"][0] if taken["kind"] == "List" else taken
+    policy, item = taken["items"]
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"batch.kubernetes.io/job-name": item["metadata"]["name"]}
     spec, (container,) = item["spec"], item["spec"]["template"]["spec"]["containers"]
     shards = 3 if "--shards=3" in places else 8
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", shards, 2 if shards == 3 else 8)

@@ -17,12 +17,13 @@ from knhk.adapters.pack_folder import find
 from knhk.api import to_sources
 from knhk.model.delta import Row
 from knhk.model.expectations import Case
-from knhk.model.faults import Corrupt, NotFound
+from knhk.model.faults import Corrupt, NotFound, Waiting
 from knhk.reconcilers import auditing, delta, testing
 from knhk.reconcilers.admission import bundle_bytes
 from knhk.reconcilers.compacting import Policy
 from knhk.reconcilers.delta import Commit
 from knhk.reconcilers.evaluators import Evaluator
+from knhk.reconcilers.gathering import gathered
 from knhk.reconcilers.ledger import Kept
 from knhk.reconcilers.lowering import plan_of
 from knhk.reconcilers.replaying import Replayed, Shard, replay_segments
@@ -121,6 +122,28 @@ def test_shards_together_are_the_whole(world: Decided, count: int) -> None:
         assert sum(getattr(part, member) for part in parts) == getattr(whole, member)
     assert (whole.replayed, whole.different, whole.unrecorded) == (COUNT, 1, 1)
     assert [bool(part.root) for part in parts] == [True, *[False] * (count - 1)]
+
+
+@pytest.mark.parametrize("size", [1, 300, COUNT])
+def test_a_log_that_grew_since_is_replayed_as_it_was(world: Decided, size: int) -> None:
+    """What came later, and has no record yet, is none of it."""
+    world.yard.record(decided(2), acked=False)
+    world.yard.archived()
+    log, kept = opened_folder(world.yard.log_dir).served, Kept(world.yard.store, delta_parquet)
+    parts = [replay_segments(kept, log.before(size), world.load, evaluator_digest(), Shard(number, 2)) for number in (0, 1)]
+    found = gathered(parts)
+    assert (found.confirmed, found.whole.replayed, found.whole.entries, found.whole.size) == (True, size, size, size)
+    assert found.whole.root == log.root(size).hex()
+    assert not gathered([world.replay()]).confirmed
+
+
+def test_a_registry_that_does_not_answer_now_says_nothing_of_decisions(world: Decided) -> None:
+    def load(pack: bytes, bundle: bytes) -> Evaluator:
+        raise Waiting("RegistryBusy", "no answer", 1.0)
+
+    log = opened_folder(world.yard.log_dir).served
+    with pytest.raises(Waiting):
+        replay_segments(Kept(world.yard.store, delta_parquet), log, load, evaluator_digest())
 
 
 def test_what_was_decided_otherwise_by_a_pack_or_an_evaluator_is_named(world: Decided) -> None:

@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--log-dir", type=Path, required=True, help="the log's folder: observations/ below it is archived")
     parser.add_argument("--store", required=True, help="where segments go: a folder, or s3://BUCKET/PREFIX (credentials: AWS_*)")
-    parser.add_argument("--published", help="the store of the log's tiles, when they are not in its folder")
+    parser.add_argument("--published", help="the store of the log's tiles, when they are not in its folder; empty: they are")
     parser.add_argument("--state", type=Path, help="folder for what can be made again; default LOG_DIR/archive")
     parser.add_argument("--remove", action="store_true", help="remove copies of outboxes that are archived")
     parser.add_argument("--interval-s", type=float, default=60.0, help="a commit at the latest after so many seconds; default 60")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         args.interval_s,
         args.health,
         args.commit_bytes,
-        args.published,
+        args.published or None,
         Policy(args.target_bytes),
         args.keep_s,
     )

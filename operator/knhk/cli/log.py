@@ -68,7 +68,14 @@ FOUND = array(obj(where=string(), what=string()))
 @command(
     ("log", "verify"),
     summary="Recompute a log from its entries up, offline, and list everything that does not fit",
-    arguments=(DIR, VKEY, ROOT),
+    arguments=(
+        DIR,
+        VKEY,
+        ROOT,
+        Argument(
+            "--witnesses", help="tlog-policy, of whose witnesses a quorum must have cosigned the checkpoint", kind=Path, metavar="FILE"
+        ),
+    ),
     output=obj(
         size=integer(),
         root=string(),
@@ -83,15 +90,18 @@ FOUND = array(obj(where=string(), what=string()))
     examples=(
         "knhk log verify .knhk/log",
         "knhk log verify ./log --vkey 'knhk.dev/local+0123abcd+AQ…' --root root.pub -o json | jq .bad",
+        "knhk log verify ./mirror --root root.pub --witnesses policy",
     ),
     exits={FAULTS: "something does not verify; each is listed in `bad`"},
 )
 def verify(call: Call) -> Outcome:
     from knhk_runtime.tlog.audit import report_json, verify_log
     from knhk_runtime.tlog.notes import format_vkey
+    from knhk_runtime.tlog.policy import read_policy
 
     folder = _log_dir(call)
-    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder))
+    policy = read_policy(call.args.witnesses) if call.args.witnesses else None
+    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder), policy)
     data = report_json(report)
     summary = tuple((name, str(data[name])) for name in ("size", "root", "receipts", "leaves", "events", "observations", "erased"))
     tables = [Table("", ("", ""), summary)]

@@ -1,4 +1,4 @@
-"""`knhk log replay`, `audit`, `state`, `job`: what was decided, decided again; what was admitted, judged again; what was in force."""
+"""`knhk log replay`, `audit`, `state`: what was decided, decided again; what was admitted, judged again; what was in force."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from knhk.cli.schema import array, integer, mapping, nullable, obj, string
 from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
-    from knhk.reconcilers.replaying import Shard
+    from knhk.reconcilers.replaying import Replayed, Shard
     from knhk.wiring.log_opening import Opened
     from knhk.wiring.replays import Packs
     from knhk_runtime.unsealing import Unsealer
@@ -30,9 +30,23 @@ REGISTRY = Argument("--registry", help="registry folder (default: `registry` bes
 PULL = (
     Argument("--pull", help="registry to get from what the folder has not: https://HOST[:PORT][/REPOSITORY]", metavar="URL"),
     Argument("--pull-auth", help="docker config.json with credentials for it", kind=Path, metavar="FILE"),
+    Argument("--pull-ca", help="authorities of its HTTPS beside the system's (PEM)", kind=Path, metavar="FILE"),
 )
+SIZE = Argument("--size", help="the log as it was with so many entries (default: now)", kind=int, metavar="N")
 SUBJECT_KEYS = Argument(
     "--subject-keys", help="home whose key store opens sealed records (default: this home's, where its user may)", kind=Path, metavar="HOME"
+)
+REPLAYED = obj(
+    replayed=integer(),
+    erased=integer(),
+    sealed=integer(),
+    different=integer(),
+    unrecorded=integer(),
+    entries=integer(),
+    root=string(),
+    size=integer(),
+    shard=string(),
+    differences=array(obj(where=string(), receipt=string(), reason=string())),
 )
 COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS, SUBJECT_KEYS, *KEY_SERVICE, KEY_NAMESPACE)
 
@@ -40,17 +54,8 @@ COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS, SUBJECT_KEYS, *KEY_S
 @command(
     ("log", "replay"),
     summary="Decide every recorded observation again with the recorded pack and compare the bytes of A with the log",
-    arguments=(*COMMON, Argument("--shard", help="only part I of N, from 0 on; all parts together are the whole", metavar="I/N")),
-    output=obj(
-        replayed=integer(),
-        erased=integer(),
-        sealed=integer(),
-        different=integer(),
-        unrecorded=integer(),
-        entries=integer(),
-        root=string(),
-        differences=array(obj(where=string(), receipt=string(), reason=string())),
-    ),
+    arguments=(*COMMON, Argument("--shard", help="only part I of N, from 0 on; all parts together are the whole", metavar="I/N"), SIZE),
+    output=REPLAYED,
     examples=(
         "knhk log replay .knhk/log",
         "knhk log replay ./log --registry ./registry -o json",
@@ -58,7 +63,9 @@ COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS, SUBJECT_KEYS, *KEY_S
     ),
     detail="Packs and data bundles are taken from the registry by the digests in leaf and O, and verified first.\n"
     "`differences` tells the first 100 in words; `unrecorded` counts leaves whose O is not kept there. Of an archive the log's tiles and\n"
-    "root are recomputed from its entries, too: `entries` of this shard, `root` by the first one; --log says where the log is.\n"
+    "root are recomputed from its entries, too: `entries` of this shard, `root` by the first one; --log says where the log is. Of a log\n"
+    "that grows, --size (of a checkpoint older than the archive's lag) has every shard see the same, and counts nothing as unrecorded\n"
+    "that is only on its way. `knhk log gather` makes one of the shards.\n"
     "What another evaluator of slower guards decided is told as `evaluator missing`.",
     exits={FAULTS: "a decision came out different, could not be replayed, or has no record here"},
 )
@@ -69,23 +76,19 @@ def replay(call: Call) -> Outcome:
     from knhk.wiring import replays
     from knhk_runtime.tiers.digest import evaluator_digest
 
-    shard, source = _shard(call.args.shard), _source(call)
+    shard, source = shard_of(call.args.shard or "0/1"), _source(call)
     if replays.is_archive(source):
-        log = _log(call)
+        log, size = _log(call), call.args.size
+        if size is not None and not 0 < size <= log.served.size:
+            raise Usage(f"must be from 1 to {log.served.size}, what the log has", "--size")
+        then = log.served if size is None else log.served.before(size)
         found = _packs(call, log)
-        result = replaying.replay_segments(replays.kept(source), log.served, found.evaluator, evaluator_digest(), shard, _unsealer(call))
-    elif call.args.shard is not None:
-        raise Usage("must come with an archive: a log folder is replayed whole", "--shard")
+        result = replaying.replay_segments(replays.kept(source), then, found.evaluator, evaluator_digest(), shard, _unsealer(call))
+    elif (option := next((name for name in ("shard", "size") if getattr(call.args, name) is not None), None)) is not None:
+        raise Usage("must come with an archive: a log folder is replayed whole", f"--{option}")
     else:
         result = replaying.replay(Path(source), _packs(call, None).evaluator, evaluator_digest(), _unsealer(call))
-    rows = tuple((d.where, d.receipt, d.reason) for d in result.differences)
-    counts = Table(
-        "",
-        ("replayed", "erased", "sealed", "different", "unrecorded"),
-        (tuple(str(n) for n in (result.replayed, result.erased, result.sealed, result.different, result.unrecorded)),),
-    )
-    tables = (counts, *((Table("differences", ("where", "receipt", "reason"), rows),) if rows else ()))
-    return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables)
+    return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables_of(result))
 
 
 @command(
@@ -210,60 +213,21 @@ def state(call: Call) -> Outcome:
     return Outcome({"at": at, **then}, tables=tables)
 
 
-@command(
-    ("log", "job"),
-    summary="Write the replay of an archive as an Indexed Job for a cluster, a shard for each index",
-    arguments=(
-        Argument("source", help="the archive as the pods see it: s3://BUCKET/PREFIX, or a folder below /var/lib/knhk", metavar="SOURCE"),
-        Argument("--log", help="the log: a store that it is published in, or a folder below /var/lib/knhk", metavar="PLACE", required=True),
-        Argument("--pull", help="registry of packs and data: https://HOST[:PORT][/REPOSITORY]", metavar="URL", required=True),
-        Argument("--image", help="image of the control plane, by digest", metavar="IMAGE", required=True),
-        Argument("--shards", help="shards, and pods in all (default 8)", kind=int, default=8, metavar="N"),
-        Argument("--parallel", help="pods at the same time (default: all)", kind=int, metavar="N"),
-        Argument("--secret", help="Secret with AWS_*, for the store", metavar="NAME"),
-        Argument("--claim", help="PersistentVolumeClaim at /var/lib/knhk, read only (the log's: data-knhk-log-0)", metavar="NAME"),
-        Argument("--name", help="of the Job (default knhk-replay)", default="knhk-replay", metavar="NAME"),
-        Argument("--namespace", "-n", help="default knhk-system", default="knhk-system", metavar="NAME"),
-    ),
-    output=obj(apiVersion=string(), kind=string(), items=array({"type": "object"})),
-    examples=(
-        "knhk log job s3://audit/delta --log s3://audit/log --pull https://registry.example.com/knhk --image knhk-operator@sha256:…",
-        "knhk log job /var/lib/knhk/delta --log /var/lib/knhk/log --claim data-knhk-log-0 --pull https://r.example.com --image …",
-    ),
-    detail="Pipe it: knhk log job … -o json | kubectl apply -f -. Each pod answers by its exit code and, in its log, by JSON; the\n"
-    "Job is complete when every shard came out as recorded. Keys come from Secret knhk-keys-log (keys.json and root.pub alone).",
-)
-def job(call: Call) -> Outcome:
-    from knhk_templates.kubernetes import render
-
-    args = call.args
-    if args.shards < 1 or (args.parallel or 1) < 1:
-        raise Usage("must be at least 1", "--shards" if args.shards < 1 else "--parallel")
-    items = render(
-        "replay",
-        name=args.name,
-        namespace=args.namespace,
-        image=args.image,
-        shards=args.shards,
-        parallelism=args.parallel or args.shards,
-        source=args.source,
-        log=args.log,
-        pull=args.pull,
-        secret=args.secret,
-        claim=args.claim,
-    )
-    rows = tuple((item["kind"], f"{item['metadata']['namespace']}/{item['metadata']['name']}") for item in items)
-    return Outcome({"apiVersion": "v1", "kind": "List", "items": items}, tables=(Table("", ("kind", "object"), rows),))
+def tables_of(result: Replayed) -> tuple[Table, ...]:
+    """For people."""
+    names = ("replayed", "erased", "sealed", "different", "unrecorded")
+    counts = Table("", names, (tuple(str(getattr(result, name)) for name in names),))
+    rows = tuple((d.where, d.receipt, d.reason) for d in result.differences)
+    return (counts, *((Table("differences", ("where", "receipt", "reason"), rows),) if rows else ()))
 
 
-def _shard(text: str | None) -> Shard:
+def shard_of(text: str, where: str = "--shard") -> Shard:
+    """Raises Usage."""
     from knhk.reconcilers.replaying import Shard
 
-    if text is None:
-        return Shard()
     found = re.fullmatch(r"(0|[1-9][0-9]{0,5})/([1-9][0-9]{0,5})", text)
     if not found or int(found[1]) >= int(found[2]):
-        raise Usage(f"is {text!r}, must be I/N with 0 ≤ I < N", "--shard")
+        raise Usage(f"is {text!r}, must be I/N with 0 ≤ I < N", where)
     return Shard(int(found[1]), int(found[2]))
 
 
@@ -312,4 +276,4 @@ def _packs(call: Call, log: Opened | None) -> Packs:
     args, home = call.args, Home(call.home)
     beside = Path(_source(call)).parent / "registry" if log is None else home.registry
     keys = _keys(call, log)
-    return Packs(args.registry or beside, keys, args.pull, args.pull_auth, log.served if log else None, call.say)
+    return Packs(args.registry or beside, keys, args.pull, args.pull_auth, args.pull_ca, log.served if log else None, call.say)

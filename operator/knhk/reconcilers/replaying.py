@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from knhk.model.faults import KnhkError
+from knhk.model.faults import KnhkError, Waiting
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator
 from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
@@ -56,8 +56,8 @@ class Difference:
 @dataclass
 class Replayed:
     """Decisions replayed to the same bytes, erased ones, sealed ones that this reader may not open, those that differ, and leaves of which
-    no record is kept here; the first differences in words. Of segments: entries of the log whose tiles were recomputed, and the root (of
-    the first shard)."""
+    no record is kept here; the first differences in words. Of segments: entries of the log whose tiles were recomputed, the root (of the
+    first shard), how many entries the log had, and which shard (I/N) this is."""
 
     replayed: int = 0
     erased: int = 0
@@ -66,6 +66,8 @@ class Replayed:
     unrecorded: int = 0
     entries: int = 0
     root: str = ""
+    size: int = 0
+    shard: str = ""
     differences: list[Difference] = field(default_factory=list)
 
     def differs(self, where: str, receipt: bytes, reason: str) -> None:
@@ -157,8 +159,9 @@ def replay_segments(
     """Replay the DECISION leaves of an archive's segments (formats/delta.md) against a log, and recompute the log's tiles and root from its
     entries: each shard its part, all shards together everything.
 
-    Rows that the log does not hold are nobody's evidence and do not count. Raises Bad and Corrupt for what cannot be read."""
-    result, seen = Replayed(), Marks(log.size)
+    Rows that the log does not hold are nobody's evidence and do not count. Raises Bad and Corrupt for what cannot be read, and Waiting
+    when a pack cannot be had just now."""
+    result, seen = Replayed(size=log.size, shard=f"{shard.number}/{shard.count}"), Marks(log.size)
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
     for place, name in enumerate(segments.names()):
         first = {index for index in segments.indexes(name) if index is not None and seen.add(index)}
@@ -245,6 +248,8 @@ def _judge(
         return
     try:
         evaluator = load(*group)
+    except Waiting:
+        raise  # what could not be asked for now says nothing of a decision
     except KnhkError as error:
         for task in tasks:
             result.differs(task.where, task.leaf.receipt_id, str(error))

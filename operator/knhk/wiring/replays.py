@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from knhk.adapters import log_reading
 from knhk.lockchain.events import PolicyEvent, parse_event
-from knhk.model.faults import KnhkError, NotFound
+from knhk.model.faults import KnhkError, NotFound, Waiting
 from knhk.reconcilers.auditing import Loaded
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator, load
@@ -43,13 +43,14 @@ def events(log: Served, keys: Keys) -> Iterator[tuple[int, PolicyEvent]]:
 
 @dataclass
 class Packs:
-    """Packs and data by the digests in leaf and O, verified. `pull`: the registry to get from what the folder has not; which images there
-    are, the log's policy events say."""
+    """Packs and data by the digests in leaf and O, verified. `pull`: the registry to get from what the folder has not (`auth`, `tls`: as
+    knhk_runtime.pull takes them); which images there are, the log's policy events say."""
 
     folder: Path
     keys: Keys
     pull: str | None = None
     auth: Path | None = None
+    tls: Path | None = None
     log: Served | None = None
     say: Callable[[str], None] = lambda line: None
     _loaded: dict[tuple[bytes, bytes], Loaded] = field(default_factory=dict)
@@ -99,6 +100,8 @@ class Packs:
         for digest in self._known if image is None else ():
             try:
                 self._get(digest)
+            except Waiting:
+                raise
             except KnhkError:
                 continue  # retired since, or no data
             if (image := self._store.find_bundle(bundle)) is not None:
@@ -108,7 +111,7 @@ class Packs:
         return self._store.fetch_bundle(image, self.keys)
 
     def _get(self, digest: str) -> None:
-        pull(str(self.pull), digest, self.folder, auth=self.auth, tls=None)
+        pull(str(self.pull), digest, self.folder, auth=self.auth, tls=self.tls)
 
 
 def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record]]:

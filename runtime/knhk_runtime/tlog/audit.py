@@ -16,10 +16,11 @@ from typing import Any
 from knhk_runtime.record import SEGMENT_HEAD, check_record, entry_key, parse_record, parse_wal_payload, scan_frames
 from knhk_runtime.tlog.folder import Folder, Tile, segment_number
 from knhk_runtime.tlog.notes import format_vkey
+from knhk_runtime.tlog.policy import Policy
 from knhk_runtime.tlog.tree import TILE, parse_bundle_of_entries, range_root, subtree_hash, tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import parse_leaf
-from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, parse_vkey, unb64
+from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, open_note, parse_vkey, unb64
 from knhk_verify.signed import Keys, member, parse_json, verify_event, verify_keys
 from knhk_verify.tree import HASH, leaf_hash
 
@@ -74,14 +75,19 @@ class _Audit:
     def name(self, path: Path) -> str:
         return path.relative_to(self.folder.path).as_posix()
 
-    def checkpoint(self, verifier: Verifier) -> Checkpoint | None:
+    def checkpoint(self, verifier: Verifier, policy: Policy | None) -> Checkpoint | None:
         if (found := self.folder.read("checkpoint")) is None:
             return None
         try:
-            return open_checkpoint(found[1], verifier)
+            opened = open_checkpoint(found[1], verifier)
+            signed = open_note(found[1], policy.witnesses)[1] if policy else frozenset()
         except Bad as error:
             self.bad(error.where, error.what)
             return None
+        if policy and not policy.holds(signed):
+            told = ", ".join(sorted(key.name for key in signed)) or "nobody"
+            self.bad("checkpoint", f"is cosigned by {told}: must be by a quorum of the policy's witnesses")
+        return opened
 
     def entries(self, tiles: set[Tile], size: int) -> None:
         """All entries, in order: those below `size`, and what is there beyond."""
@@ -292,12 +298,13 @@ class _Audit:
                 self.note(f"{where} leaf {arm}", "is not in the log yet")
 
 
-def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None) -> Report:
+def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None, policy: Policy | None = None) -> Report:
     """Report over the log in `log_dir`. `vkey`: the trusted checkpoint key in note format. `root_public`: the pinned root key
-    (raw, 32 bytes); without it the folder's own root.pub is used, which shows damage but not a forger who replaced both.
+    (raw, 32 bytes); without it the folder's own root.pub is used, which shows damage but not a forger who replaced both. `policy`: a
+    quorum of its witnesses must have cosigned the checkpoint.
     Raises Bad only for a malformed `vkey`."""
     verifier, audit = parse_vkey(vkey), _Audit(Path(log_dir))
-    checkpoint = audit.checkpoint(verifier)
+    checkpoint = audit.checkpoint(verifier, policy)
     size = checkpoint.size if checkpoint else 0
     audit.meta(verifier)
     tiles = audit.folder.tiles()

@@ -37,6 +37,15 @@ class Served:
         self._kept: tuple[int, list[bytes]] = (-1, [])
         self.read: Read = Tiles(self._tile, size)
 
+    def before(self, size: int) -> Served:
+        """The same log as it was with `size` entries: the beginnings of its tiles and bundles of now."""
+
+        def fetch(path: str) -> bytes:
+            level, n, _ = parse_tile_path(path)
+            return self.bundle(n)[1] if level is None else self.tile(level, n)
+
+        return Served(self.name, fetch, size)
+
     def _one(self, path: str) -> bytes:
         """Bytes at a tile's path, or of the full tile that has taken its place."""
         level, n, width = parse_tile_path(path)
