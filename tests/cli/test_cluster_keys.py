@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import stat
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,61 @@ def test_an_origin_with_a_scheme_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert main(["cluster", "keys", str(tmp_path / "keys"), "--origin", "https://log.example.com"]) == 2
     assert "must be a name without a scheme" in capsys.readouterr().err
     assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize("gone", ["rollout.key", "log.key", "keys.json", "root.pub"])
+def test_what_is_missing_beside_the_root_is_asked_for_and_never_made_anew_unasked(
+    made: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    """A new role key would end the former without an overlap, a new keys.json begin with an old serial."""
+    kept = (made / gone).read_bytes()
+    (made / gone).unlink()
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    capsys.readouterr()
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 1
+    (fault,) = json.loads(capsys.readouterr().err)["faults"]
+    secret = {"log.key": "knhk-keys-log"}.get(gone, "knhk-keys-rollout")
+    data = gone.replace(".", "\\.")
+    assert f"kubectl get secret -n knhk-system {secret} -o jsonpath='{{.data.{data}}}' | base64 -d > {made / gone}" in fault["must"]
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    (made / gone).write_bytes(kept)
+    (made / gone).chmod(0o600)
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 0
+    assert (made / "keys.json").read_bytes() == before.get("keys.json", kept)
+
+
+def test_an_older_role_key_brought_back_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = (made / "build.key").read_bytes()
+    assert main(["keys", "rotate", "build", "--folder", str(made)]) == 0
+    (made / "build.key").write_bytes(old)
+    (made / "build.next.key").unlink(missing_ok=True)
+    before = (made / "keys.json").read_bytes()
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 1
+    (fault,) = json.loads(capsys.readouterr().err.splitlines()[-1])["faults"]
+    assert (fault["where"], fault["value"]) == (str(made / "build.key"), "is no key that keys.json names as in use")
+    assert (made / "keys.json").read_bytes() == before
+
+
+def test_role_keys_are_made_anew_for_who_says_so(made: Path) -> None:
+    signer = LocalSigner(made)
+    before = signer.keyid("rollout")
+    (made / "rollout.key").unlink()
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN, "--anew"]) == 0
+    named = verify_keys(signer.keys_json(), signer.root_public())
+    assert named.serial == 2
+    assert named.roles["rollout"][before].until is not None
+    assert named.roles["rollout"][signer.keyid("rollout")].until is None
+
+
+def test_authorities_that_sigstore_json_names_come_with_it(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"rekor": "https://rekor.example", "timestamp": "https://tsa.example", "ca": "ca.pem"}
+    (made / "sigstore.json").write_text(json.dumps(said))
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 1
+    assert "must be a file beside it" in capsys.readouterr().err
+    (made / "ca.pem").write_bytes(b"authorities")
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 0
+    found = secrets(made)
+    assert {name for name, files in found.items() if files.get("ca.pem") == b"authorities"} == {"knhk-keys-rollout", "knhk-keys-build"}
+    (made / "sigstore.json").write_text(json.dumps(said | {"ca": "/etc/ssl/ours/ca.pem"}))  # an overlay mounts it
+    assert main(["cluster", "keys", str(made), "--origin", ORIGIN]) == 0
+    assert "ca.pem" not in secrets(made)["knhk-keys-rollout"]

@@ -18,11 +18,12 @@ import pytest
 from sequencing import sequencer
 
 from knhk.adapters import signer_roles
+from knhk.adapters.key_secrets import secrets_of
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import Stalled, Waiting
 from knhk.wiring import rotating
 from knhk.wiring.home import LOG_ORIGIN, Home
-from knhk.wiring.rotating import POLICY_FILE, Policy, Rotating, due, finish, read_policy
+from knhk.wiring.rotating import POLICY_FILE, Policy, Rotating, Telling, due, finish, read_policy
 from knhk.wiring.signing import established, keys_in, signer_in
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
@@ -145,6 +146,56 @@ def test_a_rotation_that_dies_anywhere_is_whole_or_never_was(keys: Path, monkeyp
     assert rows[0][1:3] == (before, signer_in(keys).keyid("build"))
     envelope = signer_in(keys).sign("build", "text/plain", b"x")
     assert envelope["signatures"][0]["keyid"] in verify_keys(signer.keys_json(), signer.root_public(), NOW).of("build")
+
+
+def test_a_rotation_without_a_log_at_hand_leaves_its_receipt_to_who_has_both(keys: Path, tmp_path: Path) -> None:
+    """What a folder of `knhk cluster keys` has comes with its Secrets; the operator that leads tells it, once, whenever it starts."""
+    signer, log = established(keys, ORIGIN, NOW), Kept(keys)
+    before = {role: signer.keyid(role) for role in ROLES}
+    for role in ("rollout", "build"):
+        rotating.rotated_apart(keys, role, NOW, HOUR, "local:kim")
+    (secret,) = (one for one in secrets_of(keys, "knhk-system") if one["metadata"]["name"] == "knhk-keys-rollout")
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    for name, data in secret["data"].items():
+        (mounted / name).write_bytes(base64.b64decode(data))
+    for _ in range(2):  # and another process after it
+        Telling(mounted, log).turn(0.0)  # type: ignore[arg-type]
+    after = {role: signer.keyid(role) for role in ROLES}
+    assert events(keys, log) == [
+        ("rollout", before["rollout"], after["rollout"], before["rollout"]),
+        ("build", before["build"], after["build"], after["rollout"]),
+    ]
+
+
+def test_of_a_rotation_that_died_before_the_root_signed_no_receipt_is_told(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    established(keys, ORIGIN, NOW)
+    log, real = Kept(keys), signer_roles._sign_keys
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Died
+
+    monkeypatch.setattr(signer_roles, "_sign_keys", die)
+    with pytest.raises(Died):
+        rotating.rotated_apart(keys, "build", NOW, HOUR, "local:kim")
+    telling = Telling(keys, log)  # type: ignore[arg-type]
+    telling.turn(0.0)
+    assert log.entries == []
+    monkeypatch.setattr(signer_roles, "_sign_keys", real)
+    made = rotating.rotated_apart(keys, "build", NOW, HOUR, "local:kim")
+    telling.turn(1000.0)
+    assert [(role, new) for role, _, new, _ in events(keys, log)] == [("build", made.new)]
+
+
+def test_a_receipt_that_was_altered_reaches_no_log(keys: Path) -> None:
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+    rotating.rotated_apart(keys, "build", NOW, HOUR, "local:kim")
+    rows = json.loads((keys / "rotated.json").read_bytes())
+    rows[0]["dsseEnvelope"]["payload"] = base64.b64encode(b"{}").decode()
+    (keys / "rotated.json").write_text(json.dumps(rows))
+    Telling(keys, log).turn(0.0)  # type: ignore[arg-type]
+    assert log.entries == []
 
 
 def test_somebody_who_looks_at_a_rotation_under_way_takes_nothing_of_it_away(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:

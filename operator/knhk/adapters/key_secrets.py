@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from knhk.adapters.rotation_receipts import FILE as RECEIPTS_FILE
+from knhk.adapters.signer_local import FileKeys
 from knhk.adapters.signer_pkcs11 import TOKEN_FILE
+from knhk.adapters.signer_roles import keys_of
+from knhk.model.faults import Fault, Refused
 from knhk_runtime.durable import replace_file
 from knhk_runtime.hsm import read_token_file
+from knhk_verify.errors import Bad
+from knhk_verify.signed import ROLES, keyid, parse_json
 
 SUBJECTS = "knhk-keys-subjects"
 # Secret → files. Agents and verifiers need keys.json and root.pub only; both are public. Of OUTSIDE what is there.
@@ -21,26 +28,72 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-log": ("log.key", "keys.json", "root.pub"),
     SUBJECTS: ("subjects.key",),
 }
+SIGSTORE = "sigstore.json"
 OUTSIDE: Mapping[str, tuple[str, ...]] = {
-    "knhk-keys-rollout": ("rollout.sigstore.key", "sigstore.json", "trusted_root.json"),
-    "knhk-keys-build": ("build.sigstore.key", "data.sigstore.key", "sigstore.json", "trusted_root.json"),
+    "knhk-keys-rollout": ("rollout.sigstore.key", SIGSTORE, "trusted_root.json", RECEIPTS_FILE),
+    "knhk-keys-build": ("build.sigstore.key", "data.sigstore.key", SIGSTORE, "trusted_root.json"),
     "knhk-keys-log": ("log.former.key",),  # without it a log whose key turned knows the key of none of its checkpoints, and does not start
 }
 LABELS = {"app.kubernetes.io/part-of": "knhk"}
+_NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # of a file of a Secret
 
 
 def _files(keys: Path, name: str) -> tuple[str, ...]:
     """Where the keys lie in a token: token.json and the PIN, which lies beside it, in place of the keys."""
-    files = (*SECRETS[name], *(file for file in OUTSIDE.get(name, ()) if (keys / file).exists()))
+    beside = tuple(file for file in OUTSIDE.get(name, ()) if (keys / file).exists())
+    files = (*SECRETS[name], *beside, *(_authorities(keys) if SIGSTORE in beside else ()))
     if not (keys / TOKEN_FILE).exists():
         return files
     pin = str(read_token_file(keys / TOKEN_FILE).pin.relative_to(keys))
     return (TOKEN_FILE, pin, *(file for file in files if not file.endswith(".key")))
 
 
+def _authorities(keys: Path) -> tuple[str, ...]:
+    """The file beside sigstore.json that it names as `ca`; one with a path is the pod's own, and an overlay's affair. Raises Refused."""
+    where = str(keys / SIGSTORE)
+    try:
+        said = parse_json((keys / SIGSTORE).read_bytes(), where)
+    except Bad as error:
+        raise Refused([Fault(error.where, error.what, "must name the servers of a sigstore")]) from error
+    named = said.get("ca") if isinstance(said, dict) else None
+    if not isinstance(named, str) or not _NAME.fullmatch(named):
+        return ()
+    if not (keys / named).exists():
+        raise Refused([Fault(f"{where} ca", named, "must be a file beside it, authorities in PEM")])
+    return (named,)
+
+
+def lacking(keys: Path, namespace: str) -> tuple[Fault, ...]:
+    """What must be brought back into a folder whose root was made already, before anything is signed there: without the last keys.json
+    it would have an old serial, and a role key that is missing would be made anew, without an overlap. Raises Corrupt."""
+    if (keys / TOKEN_FILE).exists() or not any((keys / name).exists() for name in ("root.key", "root.pub", "keys.json")):
+        return ()
+    files = ("root.pub", "keys.json", *(f"{role}.key" for role in ROLES))
+    missing = tuple(Fault(str(keys / name), "is missing", _back(keys, name, namespace)) for name in files if not (keys / name).exists())
+    return missing or _strangers(keys, namespace)
+
+
+def _strangers(keys: Path, namespace: str) -> tuple[Fault, ...]:
+    """Role keys that keys.json does not name as in use: older ones, or another installation's."""
+    named, held = keys_of(keys), FileKeys(keys)
+    current = {role: [id_ for id_, key in named.roles.get(role, {}).items() if key.until is None] for role in ROLES} if named else {}
+    wrong = (role for role in ROLES if keyid(held.key(role).public) not in current.get(role, ()))
+    return tuple(
+        Fault(str(keys / f"{role}.key"), "is no key that keys.json names as in use", _back(keys, f"{role}.key", namespace))
+        for role in wrong
+    )
+
+
+def _back(keys: Path, file: str, namespace: str) -> str:
+    secret = next(name for name, files in SECRETS.items() if file in files)
+    data = file.replace(".", "\\.")
+    read = f"kubectl get secret -n {namespace} {secret} -o jsonpath='{{.data.{data}}}' | base64 -d"
+    return f"must be brought back: (umask 077; {read} > {keys / file}); or say --anew"
+
+
 def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
     """A Secret for each process, from the folder of `knhk.adapters.signer_local.establish`. Raises OSError for a missing file, but for
-    the key of subjects: where it is kept elsewhere its Secret is not ours to replace."""
+    the key of subjects: where it is kept elsewhere its Secret is not ours to replace. Raises Refused for a `ca` that is not there."""
     return tuple(
         {
             "apiVersion": "v1",

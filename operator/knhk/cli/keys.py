@@ -51,23 +51,33 @@ def show(call: Call) -> Outcome:
         Argument("--checkpoint", help="of the log, by its key of now: to turn that again with --folder", kind=Path, metavar="FILE"),
         Argument("--dry-run", help="look whether it can be done, change nothing", flag=True),
     ),
-    output=obj(role=string(), old=string(), new=nullable(string()), until=string(), serial=integer(), receipt=nullable(integer())),
+    output=obj(
+        role=string(),
+        old=string(),
+        new=nullable(string()),
+        until=string(),
+        serial=integer(),
+        receipt=nullable(integer()),
+        waits=nullable(string()),
+    ),
     examples=("knhk keys rotate rollout --dry-run", "knhk keys rotate build --folder ./keys --overlap-hours 24"),
     detail="Needs root.key, or a token that holds the root. In a home, which must run, it leaves a receipt, KeyRotated, signed with the\n"
     "rollout key from before. For a cluster: give --folder, and an overlap in which the new Secrets reach all processes; then run\n"
-    "`knhk cluster keys` and apply them. No receipt is left there. A log signs with both keys in the overlap, once it has been started\n"
-    "again: a home that runs does that within a minute. Its key turns again only after that, for it knows the last\n"
-    "two: with --folder a checkpoint by the newer one shows it (--checkpoint: that of any receipt of now). Tell its\n"
-    "witnesses the new key in the overlap; proofs by the old key alone must be fetched anew afterwards.",
+    "`knhk cluster keys` and apply them. Its receipt waits in the folder (rotated.json) and comes with them: the operator that leads\n"
+    "brings it into the log. A log signs with both keys in the overlap, once it has been started again: a home that runs does that\n"
+    "within a minute. Its key turns again only after that, for it knows the last two: with --folder a checkpoint by the newer one\n"
+    "shows it (--checkpoint: that of any receipt of now). Tell its witnesses the new key in the overlap;\n"
+    "proofs by the old key alone must be fetched anew afterwards.",
 )
 def rotate(call: Call) -> Outcome:
     from knhk.adapters import signer_roles
     from knhk.adapters.log_sequencer import SequencerLog
+    from knhk.adapters.rotation_receipts import FILE
     from knhk.model.faults import Fault, Refused
     from knhk.wiring import packs
     from knhk.wiring.embedded import local_user, signer_of
     from knhk.wiring.home import Home
-    from knhk.wiring.rotating import demand_used, rotated
+    from knhk.wiring.rotating import demand_used, rotated, rotated_apart
     from knhk.wiring.signing import keys_in, signer_in
     from knhk_verify.signed import ROLES
 
@@ -89,11 +99,13 @@ def rotate(call: Call) -> Outcome:
         demand_used(folder, args.checkpoint)
     now, overlap = datetime.now(UTC), timedelta(hours=args.overlap_hours)
     until = f"{now + overlap:{TIME}}"
-    data = {"role": args.role, "old": signer.keyid(args.role), "new": None, "until": until, "serial": named.serial + 1, "receipt": None}
+    data: dict[str, object] = {"role": args.role, "old": signer.keyid(args.role), "new": None, "until": until, "serial": named.serial + 1}
+    data |= {"receipt": None, "waits": None}
     if args.dry_run:
         return Outcome(data)
     if log is None:
-        made = signer_roles.rotate(folder, keys, args.role, signer.log_origin(), now, overlap)
+        made = rotated_apart(folder, args.role, now, overlap, local_user())
+        data["waits"] = str(folder / FILE)
     else:
         made, data["receipt"] = rotated(folder, args.role, now, overlap, local_user(), log)
         signer_of(home)

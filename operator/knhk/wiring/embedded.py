@@ -45,7 +45,7 @@ from knhk.wiring import packs, privacy
 from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.leading import ACTS, always, fence
-from knhk.wiring.rotating import Rotating
+from knhk.wiring.rotating import Rotating, Telling
 from knhk.wiring.signing import established, notary_in, signer_in
 from knhk.wiring.subject_key import Made
 
@@ -152,7 +152,7 @@ def serve(
                     turning = Rotating(
                         home.keys, ports.log, ports.actor, partial(signer_of, home), partial(_log_anew, home, signer, supervisor)
                     )
-                    beside = [turning.turn] if keys is None and own_log else []
+                    beside = [Telling(keys, ports.log).turn] if keys is not None else [turning.turn] if own_log else []
                     _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file, beside)
     finally:
         supervisor.stop_all()

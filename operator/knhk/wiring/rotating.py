@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from knhk.adapters import signer_roles
+from knhk.adapters.rotation_receipts import keep, receipts_in
 from knhk.adapters.signer_roles import RoleSigner, Rotation
 from knhk.lockchain import PolicyEvent, statement
 from knhk.model.faults import KnhkError, Stalled
@@ -82,16 +83,30 @@ def rotated(folder: Path, role: str, now: datetime, overlap: timedelta, actor: s
     bundles = list[bytes]()
 
     def pend(made: Rotation) -> None:
-        named = signer_roles.keys_of(folder)
-        evidence = {"role": role, "old": made.old, "until": f"{now + overlap:{TIME}}", "serial": 1 + (named.serial if named else 0)}
-        event = PolicyEvent("KeyRotated", (f"keys/{role}", made.new), actor, f"{now:{TIME}}", evidence=evidence)
-        bundles.append(made.by_old(statement(event)))
+        bundles.append(_receipt(folder, role, made, now, overlap, actor))
         told = {"role": role, "new": made.new, "bundle": bundles[0].decode()}
         replace_file(folder / PENDING_FILE, json.dumps(told).encode(), 0o600)
 
     made = signer_roles.rotate(folder, keys_in(folder), role, signer.log_origin(), now, overlap, pend=pend)
     index = finish(folder, log)
     return made, log.append_event(bundles[0]) if index is None else index  # somebody else who looked was quicker: the same index
+
+
+def rotated_apart(folder: Path, role: str, now: datetime, overlap: timedelta, actor: str) -> Rotation:
+    """A new key for `role` where no log is at hand: its receipt waits in the folder, for whoever has both. Raises Stalled, Corrupt."""
+    signer = signer_in(folder)
+
+    def pend(made: Rotation) -> None:
+        keep(folder, _receipt(folder, role, made, now, overlap, actor))
+
+    return signer_roles.rotate(folder, keys_in(folder), role, signer.log_origin(), now, overlap, pend=pend)
+
+
+def _receipt(folder: Path, role: str, made: Rotation, now: datetime, overlap: timedelta, actor: str) -> bytes:
+    """KeyRotated, by the rollout key from before."""
+    named = signer_roles.keys_of(folder)
+    evidence = {"role": role, "old": made.old, "until": f"{now + overlap:{TIME}}", "serial": 1 + (named.serial if named else 0)}
+    return made.by_old(statement(PolicyEvent("KeyRotated", (f"keys/{role}", made.new), actor, f"{now:{TIME}}", evidence=evidence)))
 
 
 def demand_used(folder: Path, checkpoint: Path | None) -> None:
@@ -163,3 +178,28 @@ class Rotating:
             self.published()
             if role == "log":
                 self.log_turned()
+
+
+@dataclass
+class Telling:
+    """Brings receipts of rotations that were made elsewhere from a folder of keys into the log: each once, and all again after a start,
+    for the same bytes have the same index."""
+
+    folder: Path
+    log: Log
+    _told: frozenset[bytes] = frozenset()
+    _next_s: float = 0.0
+
+    def turn(self, now_s: float) -> None:
+        """Looks now and then."""
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + RETRY_S
+        try:
+            for bundle in receipts_in(self.folder):
+                if bundle not in self._told:
+                    _log.info("a rotation's receipt is entry %d", self.log.append_event(bundle))
+                    self._told |= {bundle}
+        except (KnhkError, OSError, ValueError) as error:
+            _log.warning("receipts of rotations wait: %s", error)
+            self._next_s = now_s + LOOK_EVERY_S
