@@ -147,7 +147,7 @@ class _Buffers:
         d = self.drained = ffi.new("knhk_drained *")
         d.frames, d.leaves, d.keys, d.aside = self.room
         d.records = self.records
-        d.frames_cap, d.aside_cap, d.records_cap = frames, batch, self.records_max
+        d.frames_cap, d.aside_cap = frames, batch
 
 
 _local = threading.local()
@@ -202,8 +202,8 @@ class Ring:
             return Drained(b"", b"", b"", 0, 0, (), {}, (), b"", {}, self.tail)
         buffers = _buffers(max_bytes)
         d = buffers.drained
-        salts = os.urandom(lib.KNHK_SALT_SIZE * min(buffers.records_max, max(pending, 0) // lib.KNHK_RECORD_MIN + 1))
-        held = d.salts = ffi.from_buffer("uint8_t[]", salts)
+        d.records_cap = min(buffers.records_max, max(pending, 0) // lib.KNHK_RECORD_MIN + 1)  # the producer goes on meanwhile
+        held = d.salts = ffi.from_buffer("uint8_t[]", os.urandom(lib.KNHK_SALT_SIZE * d.records_cap))
         status = lib.knhk_ring_drain(self._at, self._size, max_bytes, d)
         del held
         if status != 0 and d.new_tail == self.tail:

@@ -66,10 +66,10 @@ typedef struct {
 typedef struct {
   /* room given by the caller */
   uint8_t *frames, *leaves, *keys, *aside;
-  const uint8_t *salts; /* KNHK_SALT_SIZE for each record */
+  const uint8_t *salts; /* records_cap of KNHK_SALT_SIZE */
   knhk_drained_record *records;
   size_t frames_cap, aside_cap;
-  uint32_t records_cap; /* leaves and keys have room for 2 × as many */
+  uint32_t records_cap; /* no more are taken; leaves and keys have room for 2 × as many */
   /* results */
   size_t frames_len, aside_len;
   uint32_t nrecords, nleaves, naside, ncounts, ndiscordant, nlatencies;

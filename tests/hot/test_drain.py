@@ -109,6 +109,31 @@ def test_records_that_the_agent_must_judge_are_set_aside(producer: Producer, ope
     assert drained.n_records == 3
 
 
+def test_records_that_come_while_a_batch_begins_have_salts_of_their_own(
+    producer: Producer, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer goes on while the consumer makes salts for what it saw: what came since waits, and no salt is other memory."""
+    records = [Record(receipt(i), observation(b"{}")) for i in range(2000)]
+    given: list[bytes] = []
+    random = hot.os.urandom
+
+    def meanwhile(size: int) -> bytes:
+        for record in () if given else records[1:]:
+            producer.put(record)
+        given.append(random(size))
+        return given[-1]
+
+    producer.put(records[0])
+    ring, found = opened(producer.path), 0
+    monkeypatch.setattr(hot.os, "urandom", meanwhile)
+    while (drained := ring.drain(1 << 20)).n_records:
+        check(drained, records[found : found + drained.n_records])
+        assert b"".join(salts_of(drained.frames)) == given[-1][: 16 * drained.n_records]
+        found += drained.n_records
+        ring.commit(drained.new_tail)
+    assert found == len(records)
+
+
 def test_a_batch_ends_near_its_size_and_the_next_goes_on(producer: Producer, opened: Opener) -> None:
     for i in range(200):
         producer.put(Record(receipt(i), observation(b"y" * 700)))
