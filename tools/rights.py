@@ -90,6 +90,7 @@ ACCOUNTS: Mapping[str, Rights] = {
                 "knhk-builder-tls",
                 "knhk-log-tls",
                 "knhk-admission-tls",
+                "knhk-admission-client",
                 "knhk-receipts-tls",
                 "knhk-receipts-client",
                 "knhk-keys-tls",

@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store-key", type=Path, metavar="PATH", help="file with the key store's own key, 32 bytes, in memory only")
     parser.add_argument("--keys", metavar="URL", help="https://HOST:PORT of the key service, in place of a key store on this machine")
     parser.add_argument("--keys-token", type=Path, metavar="PATH", help="service account token of audience keys.knhk.dev; may rotate")
+    parser.add_argument(
+        "--serving",
+        type=Path,
+        metavar="PATH",
+        help="folder in memory for what Envoy shows, by certificates of the exchange (default: who asks is not our own admission)",
+    )
     parser.add_argument("--once-check", action="store_true", help="verify what is desired, print it as JSON and end")
     return parser
 

@@ -19,10 +19,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from knhk.model.faults import Corrupt, Stalled
 from knhk_runtime.durable import replace_file
@@ -55,6 +56,19 @@ def placed(bootstrap: bytes, address: str, where: str) -> bytes:
     except (ValueError, TypeError, KeyError) as error:
         raise Corrupt(where, f"must be a bootstrap with static listeners: {error}") from error
     return json.dumps(document).encode()
+
+
+def followed(bootstrap: bytes) -> Iterator[Path]:
+    """Files that it follows, secrets among them; without one of them Envoy does not start."""
+    rows: list[Any] = [json.loads(bootstrap)]
+    while rows:
+        row = rows.pop()
+        if isinstance(row, dict):
+            if isinstance(source := row.get("path_config_source"), dict):
+                yield Path(source["path"])
+            rows += row.values()
+        elif isinstance(row, list):
+            rows += row
 
 
 def ports_of(bootstrap: bytes) -> list[int]:
@@ -156,6 +170,8 @@ class Proxy:
                 self._running.opened = True
                 self._lend(False)
                 log("envoy listens", address=self._address)
+            return
+        if not all(path.exists() for path in followed(wanted)):
             return
         if self._running is not None:
             log("draining", seconds=self._drain_s)

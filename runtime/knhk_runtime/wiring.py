@@ -99,6 +99,7 @@ class Options:
     store_key: Path | None = None
     keys: str | None = None  # or the key service in their place
     keys_token: Path | None = None
+    serving: Path | None = None  # a folder in memory, where Envoy is to find what it shows to who asks
 
     @property
     def seals(self) -> bool:
@@ -181,6 +182,7 @@ def courier_of(options: Options) -> Courier | None:
     from knhk_runtime.courier.identity import Identity
     from knhk_runtime.courier.mirror import Mirror
     from knhk_runtime.pull import Stop, prune, pull
+    from knhk_runtime.serving import Serving
 
     folders = Folders(options.point_dir)
     identity = Identity(options.token_file, options.ca_file, folders.state)
@@ -193,7 +195,8 @@ def courier_of(options: Options) -> Courier | None:
     mirror = Mirror(
         folders, root_key(options.root_pub), options.registry, architecture(), pulls, partial(prune, options.registry) if pulls else None
     )
-    return Courier(Https.of(options.exchange, identity.trusting), identity, mirror, random.SystemRandom().random)
+    serving = Serving(options.serving) if options.serving is not None else None
+    return Courier(Https.of(options.exchange, identity.trusting), identity, mirror, random.SystemRandom().random, serving)
 
 
 def sequencer_of(options: Options, courier: Courier | None) -> Path | Https:

@@ -6,9 +6,12 @@ import asyncio
 import io
 import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from knhk.adapters.certificates import new_authority, server_pair
+from knhk.adapters.client_context import show
+from knhk.adapters.placement_kube import service_name
 from knhk.adapters.placement_objects import client_of
 from knhk.adapters.point_client import PointClient, Told
 from knhk.admission.metrics import Metrics
@@ -119,7 +125,13 @@ async def _asked(answers: list[web.Response | None], path: str = "/objects/polic
 
     behind = web.Application()
     behind.router.add_post("/apps/deployments/CREATE/shop", point)
-    async with TestServer(behind) as server:
+    authority = new_authority(datetime.now(UTC))
+    shown, shows = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cadata=authority.certificate.decode())
+    show(shown, server_pair(authority, [service_name("policy/workloads")], datetime.now(UTC), timedelta(days=1)))
+    async with AsyncExitStack() as stack:
+        server = TestServer(behind)
+        stack.push_async_callback(server.close)
+        await server.start_server(ssl=shown)
         places = {("policy", "workloads"): f"127.0.0.1:{server.port}"}
 
         def look(namespace: str, name: str) -> str:
@@ -127,14 +139,13 @@ async def _asked(answers: list[web.Response | None], path: str = "/objects/polic
                 raise NotFound(f"EnforcementPoint {namespace}/{name}")
             return places[namespace, name]
 
-        points = PointClient(look)
+        points = PointClient(look, lambda: shows)
+        stack.push_async_callback(points.aclose)
         app = application({"/objects/{namespace}/{point}": Objects(points).judged}, lambda: "", Metrics())
-        try:
-            async with TestClient(TestServer(app)) as client, client.post(path, data=body(), headers=JSON) as response:
-                text = await response.text()
-                return response.status, json.loads(text) if response.status == 200 else {}, seen
-        finally:
-            await points.aclose()
+        client = await stack.enter_async_context(TestClient(TestServer(app)))
+        async with client.post(path, data=body(), headers=JSON) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if response.status == 200 else {}, seen
 
 
 def test_the_point_sees_the_question_as_it_came() -> None:

@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("point-dir", "registry", "sequencer-socket", "outbox", "ring-dir", "root-pub"):
         parser.add_argument(f"--{name}", type=Path)
-    for name in ("token-file", "ca-file", "socket", "subject-keys", "store-key", "keys-token"):
+    for name in ("token-file", "ca-file", "socket", "subject-keys", "store-key", "keys-token", "serving"):
         parser.add_argument(f"--{name}", type=Path)
     for name in ("exchange", "log", "pull", "keys"):
         parser.add_argument(f"--{name}")

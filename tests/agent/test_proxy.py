@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from knhk.model.faults import Corrupt, Stalled
-from knhk_runtime.proxy import envoy_binary, held, placed
+from knhk_runtime.proxy import envoy_binary, followed, held, placed
 
 WITHIN_S = 240.0
 POD = "127.0.0.77"  # all of 127/8 is this machine's: an address of its own, as a pod has one
@@ -166,6 +166,27 @@ def test_before_the_agent_has_verified_anything_nobody_listens(pod: Pod) -> None
         assert probe.connect_ex((POD, pod.port)) != 0
     pod.configured()
     until(lambda: pod.says() == "one")
+
+
+@pytest.mark.server
+def test_it_starts_when_every_secret_that_it_follows_is_there(pod: Pod, tmp_path: Path) -> None:
+    """Envoy ends by itself when a file that it follows is not there."""
+    secret, file = tmp_path / "identity.json", pod.point / "private" / "envoy.json"
+    pod.desire("one")
+    document = json.loads(file.read_bytes())
+    source = {"path_config_source": {"path": str(secret)}, "resource_api_version": "V3"}
+    document["layered_runtime"] = {"layers": [{"name": "one", "rtds_layer": {"name": "one", "rtds_config": source}}]}
+    document["node"] = {"id": "one", "cluster": "knhk"}
+    assert list(followed(json.dumps(document).encode())) == [secret]
+    file.with_suffix(".tmp").write_text(json.dumps(document))
+    file.with_suffix(".tmp").rename(file)
+    pod.configured()
+    until(lambda: taken(pod.app))  # the process runs
+    layer = {"@type": "type.googleapis.com/envoy.service.runtime.v3.Runtime", "name": "one", "layer": {}}
+    secret.with_suffix(".tmp").write_text(json.dumps({"resources": [layer]}))
+    secret.with_suffix(".tmp").rename(secret)
+    until(lambda: pod.says() == "one")
+    assert not pod.told("envoy ended")
 
 
 @pytest.mark.server

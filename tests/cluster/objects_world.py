@@ -189,12 +189,16 @@ def world(client: KubeClient, cluster: Cluster, folder: Path) -> Iterator[World]
     label(client, POLICY, {ALLOWED: "allow"})
     label(client, SHOP, {"environment": "production"})
     label(client, WORKSHOP, {})
-    ServingCertificates(client, OWN_NAMESPACE, SystemClock()).leaf(ADMISSION_SERVICE, ("127.0.0.1",))
-    secret = client.call("GET", f"/api/v1/namespaces/{OWN_NAMESPACE}/secrets/{ADMISSION_SERVICE}-tls")
-    for file in ("tls.crt", "tls.key", "ca.crt"):
-        (folder / file).write_bytes(base64.b64decode(secret["data"][file]))
+    certificates = ServingCertificates(client, OWN_NAMESPACE, SystemClock())
+    certificates.leaf(ADMISSION_SERVICE, ("127.0.0.1",))
+    certificates.kept_client(ADMISSION_SERVICE)
+    mounted(client, "tls", folder)
+    to_points = mounted(client, "client", folder / "client")
+    options = [
+        f"--point-{name}={to_points / file}" for name, file in (("certificate", "tls.crt"), ("key", "tls.key"), ("authority", "ca.crt"))
+    ]
     with ExitStack() as stack:
-        admission = Admission(folder, cluster.kubeconfig)
+        admission = Admission(folder, cluster.kubeconfig, *options)
         stack.callback(admission.end)
         admission.until_ready()
         found = World(client, cluster, folder, admission)
@@ -204,6 +208,15 @@ def world(client: KubeClient, cluster: Cluster, folder: Path) -> Iterator[World]
         found.start_operator()
         found.until(lambda: found.asked() and found.point_reason() == "Running")
         yield found
+
+
+def mounted(client: KubeClient, which: str, folder: Path) -> Path:
+    """The folder with what admission's pod finds in a Secret of the operator's making."""
+    folder.mkdir(exist_ok=True)
+    secret = client.call("GET", f"/api/v1/namespaces/{OWN_NAMESPACE}/secrets/{ADMISSION_SERVICE}-{which}")
+    for file in ("tls.crt", "tls.key", "ca.crt"):
+        (folder / file).write_bytes(base64.b64decode(secret["data"][file]))
+    return folder
 
 
 def point() -> Document:

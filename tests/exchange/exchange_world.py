@@ -13,10 +13,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from knhk.adapters.certificates import Pair, client_certificate, new_authority, server_pair
+from knhk.adapters.certificates import Pair, client_certificate, new_authority, server_certificate, server_pair
 from knhk.adapters.exchange_server import Exchange, serving
 from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.fleet_folder import FolderShelf
+from knhk.adapters.placement_kube import service_name
 from knhk.adapters.system import SystemClock
 from knhk.model.faults import Waiting
 from knhk.ports.caller import Acquaintance, Caller, Denied
@@ -144,7 +145,11 @@ def exchange(
         return client_certificate(authority, request, uri, datetime.now(UTC), DAY)
 
     shown = server_pair(authority, ["127.0.0.1"], datetime.now(UTC), DAY)
-    with serving(Exchange(fleet, callers, issue, clock), "127.0.0.1", port, lambda: shown, bounds) as found:
+
+    def serves(request: bytes, point: str) -> bytes:
+        return server_certificate(authority, request, [service_name(point)], datetime.now(UTC), DAY)
+
+    with serving(Exchange(fleet, callers, issue, serves, clock), "127.0.0.1", port, lambda: shown, bounds) as found:
         yield Served(fleet, callers, authority, found)
 
 

@@ -22,6 +22,7 @@ from exchange_world import Callers, Served, exchange
 from knhk.adapters.certificates import Pair, new_authority
 from knhk.ports.shelf import DOCUMENT
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
+from knhk_runtime.serving import Serving
 from knhk_runtime.tiers.action import action_bytes
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -100,6 +101,35 @@ def test_what_is_published_runs_and_what_runs_is_told(pod: Pod) -> None:
         assert agent.wait(60) == 0
         assert told(served, "instances")["live"] == 0
         assert told(served, "drained") == 1
+
+
+def test_what_envoy_shows_lies_there_outlives_the_agent_and_is_made_anew_when_its_authority_went(pod: Pod) -> None:
+    folder = pod.base / "serving"
+    with pod.serving() as served:
+        agent = pod.start(served, serving=str(folder))
+        until(lambda: not Serving(folder).is_due(pod.authority.certificate, datetime.now(UTC)), "a certificate is shown")
+        assert b64(pod.authority.certificate) in b64((folder / "authorities.json").read_bytes())
+        ended(agent)
+        shown = (folder / "identity.json").read_bytes()
+        agent = pod.start(served, serving=str(folder))
+        pod.publish(served, pod.world.sign(pod.world.rollout()))
+        until(lambda: told(served, "epoch") == 1, "it runs again")
+        assert (folder / "identity.json").read_bytes() == shown
+        ended(agent)
+    pod.authority = new_authority(datetime.now(UTC))
+    with pod.serving() as served:
+        pod.start(served, serving=str(folder))
+        until(lambda: not Serving(folder).is_due(pod.authority.certificate, datetime.now(UTC)), "one of the new authority is shown")
+
+
+def ended(agent: Any) -> None:
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(60) == 0
+
+
+def b64(pem: bytes) -> bytes:
+    """Of a PEM, or of JSON with one, without its line ends."""
+    return pem.replace(b"\\n", b"").replace(b"\n", b"")
 
 
 @pytest.mark.failure("operator", "traffic")

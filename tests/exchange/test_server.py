@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from agent_world import until
@@ -22,9 +23,12 @@ from kubernetes.client import ApiClient
 
 from knhk.adapters.callers_kube import KubeAuthenticator
 from knhk.adapters.exchange_server import AT_ONCE, MAX_BODY_BYTES, PER_SECOND
+from knhk.adapters.gateway_certificates import GatewayCertificates
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.pod_door import MEETING, MEETING_OF_ONE
+from knhk.adapters.serving_certificates import ServingCertificates
 from knhk.adapters.system import SystemClock
+from knhk.model.faults import Refused
 from knhk.ports.caller import Acquaintance, Caller
 from knhk_runtime.buckets import Buckets
 from knhk_runtime.courier.identity import Identity
@@ -94,6 +98,8 @@ def test_who_is_nobody_gets_nothing(served: Served, token: str | None, method: s
         ("GET", "/v1/points/hr/orders/desired"),
         ("POST", "/v1/points/erp/orders/pods/two/statistics"),
         ("POST", "/v1/points/erp/invoices/pods/one/certificate"),
+        ("POST", "/v1/points/erp/invoices/pods/one/serving"),
+        ("POST", "/v1/points/erp/orders/pods/two/serving"),
     ],
 )
 def test_a_pod_speaks_for_itself_and_its_point_alone(served: Served, method: str, target: str) -> None:
@@ -162,6 +168,24 @@ def test_a_pod_gets_a_certificate_that_names_it_and_nothing_that_it_asked_for(se
     assert list(found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     assert is_problem(served.ask("POST", "/v1/points/erp/orders/pods/one/certificate", "token-one", b"no request"), 400, "malformed")
+
+
+def test_a_pod_gets_what_its_envoy_shows_as_its_points_service_and_as_nothing_else(served: Served, tmp_path: Path) -> None:
+    _, request = Identity(tmp_path / "token", tmp_path / "ca", tmp_path).request()
+    answer = served.ask("POST", "/v1/points/erp/orders/pods/one/serving", "token-one", request)
+    found = x509.load_pem_x509_certificate(answer.document["certificate"].encode())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == ["knhk-orders.erp.svc"]
+    assert list(found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert is_problem(served.ask("POST", "/v1/points/erp/orders/pods/one/serving", "token-one", b"no request"), 400, "malformed")
+
+
+def test_no_point_gets_a_name_of_our_own_services(tmp_path: Path) -> None:
+    """A point `exchange` there would be `knhk-exchange.knhk-system.svc`."""
+    _, request = Identity(tmp_path / "token", tmp_path / "ca", tmp_path).request()
+    gateways = GatewayCertificates(cast(ServingCertificates, None), "knhk-system", SystemClock())
+    with pytest.raises(Refused, match="must not be in knhk-system"):
+        gateways.issue(request, "knhk-system/exchange")
 
 
 def test_who_does_not_trust_our_authority_hears_nothing(served: Served) -> None:

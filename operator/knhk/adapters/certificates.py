@@ -66,8 +66,7 @@ def new_authority(now: datetime) -> Pair:
 def server_pair(authority: Pair, names: Sequence[str], now: datetime, life: timedelta) -> Pair:
     """A new key and its certificate for a server that is reached by these DNS names and addresses, the first in its subject."""
     key = ec.generate_private_key(ec.SECP256R1())
-    others = x509.SubjectAlternativeName([_name(name) for name in names])
-    return Pair(_sign(authority, key.public_key(), _common(names[0]), others, ExtendedKeyUsageOID.SERVER_AUTH, now, life), _pem(key))
+    return Pair(_server(authority, key.public_key(), names, now, life), _pem(key))
 
 
 def client_pair(authority: Pair, uri: str, now: datetime, life: timedelta) -> Pair:
@@ -78,6 +77,15 @@ def client_pair(authority: Pair, uri: str, now: datetime, life: timedelta) -> Pa
 
 def client_certificate(authority: Pair, request: bytes, uri: str, now: datetime, life: timedelta) -> bytes:
     """The certificate (PEM) for the key of a signing request (PEM, PKCS#10). Nothing else is taken from the request. Raises Refused."""
+    return _client(authority, _requested(request), uri, now, life)
+
+
+def server_certificate(authority: Pair, request: bytes, names: Sequence[str], now: datetime, life: timedelta) -> bytes:
+    """The same for a server that is reached by these names. Raises Refused."""
+    return _server(authority, _requested(request), names, now, life)
+
+
+def _requested(request: bytes) -> ec.EllipticCurvePublicKey:
     try:
         found = x509.load_pem_x509_csr(request) if len(request) <= MAX_REQUEST_BYTES else None
     except ValueError as error:
@@ -87,7 +95,7 @@ def client_certificate(authority: Pair, request: bytes, uri: str, now: datetime,
     key = found.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or not found.is_signature_valid:
         raise _bad_request("another key, or a signature that is not by it")
-    return _client(authority, key, uri, now, life)
+    return key
 
 
 def _bad_request(what: str) -> Refused:
@@ -98,6 +106,11 @@ def _bad_request(what: str) -> Refused:
 def _client(authority: Pair, key: ec.EllipticCurvePublicKey, uri: str, now: datetime, life: timedelta) -> bytes:
     name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
     return _sign(authority, key, _common(uri.rpartition("/")[2]), name, ExtendedKeyUsageOID.CLIENT_AUTH, now, life)
+
+
+def _server(authority: Pair, key: ec.EllipticCurvePublicKey, names: Sequence[str], now: datetime, life: timedelta) -> bytes:
+    others = x509.SubjectAlternativeName([_name(name) for name in names])
+    return _sign(authority, key, _common(names[0]), others, ExtendedKeyUsageOID.SERVER_AUTH, now, life)
 
 
 def _sign(

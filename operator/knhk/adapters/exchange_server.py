@@ -33,14 +33,15 @@ MAX_WAITING = 20_000
 TOLD: dict[type[Exception], tuple[HTTPStatus, str]] = {TooManyPods: (HTTPStatus.TOO_MANY_REQUESTS, "too-many")}
 
 _log = logging.getLogger("knhk.exchange")
-Issue = Callable[[bytes, str], bytes]  # signing request and URI → certificate (PEM); raises Refused
+Issue = Callable[[bytes, str], bytes]  # signing request and URI, or point → certificate (PEM); raises Refused
 
 
 class Exchange:
     """Handlers; everything here runs on the server's loop."""
 
-    def __init__(self, fleet: ExchangeFleet, authenticator: Authenticator, issue: Issue, clock: Clock) -> None:
-        self._fleet, self._issue = fleet, issue
+    def __init__(self, fleet: ExchangeFleet, authenticator: Authenticator, issue: Issue, serves: Issue, clock: Clock) -> None:
+        """`issue`: what a pod shows as a client, by its URI; `serves`: what its Envoy shows as a server, by its point."""
+        self._fleet, self._issue, self._serves = fleet, issue, serves
         self._door = Door(authenticator, clock, PER_SECOND, AT_ONCE)
         self._waiting = 0
         self._news: dict[str, asyncio.Event] = {}
@@ -56,6 +57,7 @@ class Exchange:
                 web.get(f"{point}/consents/{{digest}}", self.base),
                 web.post(f"{point}/pods/{{pod}}/statistics", self.statistics),
                 web.post(f"{point}/pods/{{pod}}/certificate", self.certificate),
+                web.post(f"{point}/pods/{{pod}}/serving", self.serving),
             ]
         )
         return made
@@ -131,6 +133,12 @@ class Exchange:
         caller = await self._door.caller(request)
         body = await body_of(request, MAX_REQUEST_BYTES)
         made = await self._door.run(lambda: self._issue(body, caller.uri))
+        return web.json_response({"certificate": made.decode()})
+
+    async def serving(self, request: web.Request) -> web.Response:
+        caller = await self._door.caller(request)
+        body = await body_of(request, MAX_REQUEST_BYTES)
+        made = await self._door.run(lambda: self._serves(body, caller.point))
         return web.json_response({"certificate": made.decode()})
 
 

@@ -43,6 +43,12 @@ def child_name(point_name: str) -> str:
     return f"knhk-{point_name}" if len(point_name) <= 58 else f"knhk-{point_name[:49]}-{sha256_hex(point_name.encode())[:8]}"
 
 
+def service_name(point: str) -> str:
+    """DNS name of the Service of a point (NAMESPACE/NAME) of mode Gateway: its address, and what it must show a certificate for."""
+    namespace, _, name = point.partition("/")
+    return f"{child_name(name)}.{namespace}.svc"
+
+
 @dataclass
 class _Known:
     """What was done for a point last, and when."""
@@ -128,6 +134,7 @@ class KubePlacement:
             labels={**LABELS, POINT: name, "app.kubernetes.io/name": child_name(name), COMPONENT: GATEWAY if gateway else "sidecar"},
             owners=[self._owner(namespace, name)],
             port=spec["listen"]["port"],
+            protocol="https" if "admission" in spec else "http",
             callers=[self._admission] if "admission" in spec else [],
             gateway=guard if gateway else None,
             pods=pods,
@@ -166,7 +173,7 @@ class KubePlacement:
         pods = self._pods(namespace, f"{POINT}={name}")
         trouble = [*(self._unheard(namespace) if pods else ()), *self._trouble(pods)]
         if spec["mode"] == "Gateway":
-            return Placed(f"{child_name(name)}.{namespace}.svc:{port}", tuple(trouble)[:MAX_TROUBLE])
+            return Placed(f"{service_name(f'{namespace}/{name}')}:{port}", tuple(trouble)[:MAX_TROUBLE])
         wanted = (spec.get("selector") or {}).get("matchLabels") or {}
         if not wanted:
             return Placed(f"pods.{namespace}:{port}", ("spec.selector.matchLabels must be given on a cluster: no pod is selected",))

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from knhk.model.faults import Stalled
 from knhk.ports.clock import Clock
 from knhk.ports.placement import Placed
+from knhk_runtime.serving import Serving
 from knhk_templates.envoy import render_bootstrap
 
 ANYWHERE = "0.0.0.0"  # knhk-proxy puts the pod's own address in its place
 TRUST_EVERY_NS = 600 * 10**9
 # Where a guard's containers keep things.
-LOCAL: Mapping[str, str] = {
+LOCAL: Mapping[str, str | Mapping[str, str]] = {
     "ecds": "/var/lib/knhk/point/private/ecds.json",
     "agentSocket": "/run/knhk/agent.sock",
     "adminSocket": "/run/knhk/envoy-admin.sock",
+    "serving": Serving(Path("/run/knhk/serving")).files,
 }
 
 

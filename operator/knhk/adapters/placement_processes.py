@@ -16,6 +16,7 @@ from knhk.adapters.rings import sweep
 from knhk.model.faults import Stalled
 from knhk.ports.placement import Placed
 from knhk.ports.shelf import BOOTSTRAP
+from knhk_runtime.serving import Serving
 from knhk_templates.envoy import render_bootstrap
 
 ENVOY_RANK, AGENT_RANK = 2, 1  # traffic ends first, then what records it; the sequencer (0) last
@@ -44,7 +45,8 @@ def envoy_binary() -> Path:
 @dataclass
 class ProcessPlacement:
     """`knhk.ports.placement.Placement`. `folders_of`: point → folders; `registry`, `sequencer_socket`, `root_pub`: what agents read;
-    `keys`: folder of the key store and file of its own key, for points with privacy."""
+    `keys`: folder of the key store and file of its own key, for points with privacy; `serves`: keeps what Envoy shows at a point that
+    judges objects, where there is an admission process to ask it."""
 
     supervisor: Supervisor
     folders_of: Callable[[str], PointFolders]
@@ -53,6 +55,7 @@ class ProcessPlacement:
     root_pub: Path
     workers: int = 1
     keys: tuple[Path, Path] | None = None
+    serves: Callable[[str, Serving], None] | None = None
     _ports: dict[str, tuple[str, int]] = field(default_factory=dict)
     _rendered: dict[str, tuple[Mapping[str, Any], bytes]] = field(default_factory=dict)
 
@@ -71,6 +74,8 @@ class ProcessPlacement:
         reach it without that."""
         folders = self._made(point)
         address, port = self._listen(point, spec, folders)
+        if "admission" in spec and self.serves is not None:
+            self.serves(point, _serving(folders))
         self.supervisor.ensure(self._agent(point, folders))
         verified = folders.folder / "private" / BOOTSTRAP
         if verified.exists() and verified.with_name("ecds.json").exists():
@@ -118,6 +123,7 @@ class ProcessPlacement:
             "ecds": str(folders.folder / "private" / "ecds.json"),
             "agentSocket": str(folders.sockets / "agent.sock"),
             "adminSocket": str(folders.sockets / "envoy-admin.sock"),
+            **({"serving": _serving(folders).files} if self.serves is not None else {}),
         }
         try:
             return render_bootstrap({**spec, "name": point, "local": local}).encode()
@@ -165,6 +171,10 @@ class ProcessPlacement:
         )
         version = {"KNHK_BOOTSTRAP": hashlib.sha256(bootstrap.read_bytes()).hexdigest()}
         return Command(f"envoy {point}", argv, folders.folder / "envoy.log", version, ENVOY_RANK)
+
+
+def _serving(folders: PointFolders) -> Serving:
+    return Serving(folders.folder / "serving")
 
 
 def _free_port(address: str, wanted: int) -> int:

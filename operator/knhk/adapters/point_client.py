@@ -1,9 +1,11 @@
-"""A point that judges objects, asked over HTTP where its EnforcementPoint says that it is."""
+"""A point that judges objects, asked where its EnforcementPoint says that it is. Whoever answers there must show a certificate of our own
+authority for the Service of that very point, and it takes questions of nobody but admission, by the certificate that is shown to it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,12 +15,13 @@ from yarl import URL
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import place
+from knhk.adapters.placement_kube import service_name
 from knhk.model.faults import KnhkError, NotFound, Waiting
 from knhk.model.resource import Key
 
 FRESH_S = 5.0
 ANSWERS_WITHIN_S = 4.0
-CONNECTS_WITHIN_S = 1.0
+CONNECTS_WITHIN_S = 2.0
 MAX_ANSWER_BYTES = 1 << 20
 CONNECTIONS = 64  # to one point at the same time: what waits longer than an API server does is asked for nothing
 JSON = MappingProxyType({"content-type": "application/json"})
@@ -55,21 +58,23 @@ class _Place:
 
 @dataclass
 class PointClient:
-    """`look`: namespace, name → host:port; may block. An address is used on while it is looked at again, and while that fails: only the
-    operator takes away the webhook of a point that is gone. One event loop."""
+    """`look`: namespace, name → host:port; may block. `shows`: the TLS context of now; raises Waiting. An address is used on while it is
+    looked at again, and while that fails: only the operator takes away the webhook of a point that is gone. One event loop."""
 
     look: Callable[[str, str], str]
+    shows: Callable[[], ssl.SSLContext]
     _session: aiohttp.ClientSession | None = None
     _places: dict[tuple[str, str], _Place] = field(default_factory=dict)
 
     async def ask(self, namespace: str, name: str, path: str, body: bytes) -> Told:
         """The answer to a POST. Raises NotFound and Waiting."""
-        url = URL(f"http://{await self._address(namespace, name)}{path}", encoded=True)
+        url = URL(f"https://{await self._address(namespace, name)}{path}", encoded=True)
+        server = service_name(f"{namespace}/{name}")
         try:
             try:
-                return await self._post(url, body)
+                return await self._post(url, body, server)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                return await self._post(url, body)  # it closed a connection that was kept: one more leaf at the worst
+                return await self._post(url, body, server)  # it closed a connection that was kept: one more leaf at the worst
         except (aiohttp.ClientError, TimeoutError) as error:
             why = f"EnforcementPoint {namespace}/{name} does not answer: {type(error).__name__}: {error}"
             raise Waiting("PointUnreachable", why, 1.0) from error
@@ -82,12 +87,13 @@ class PointClient:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, url: URL, body: bytes) -> Told:
+    async def _post(self, url: URL, body: bytes, server: str) -> Told:
         if self._session is None:
             within = aiohttp.ClientTimeout(total=ANSWERS_WITHIN_S, connect=CONNECTS_WITHIN_S)
             connector = aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS)
             self._session = aiohttp.ClientSession(connector=connector, timeout=within)
-        async with self._session.post(url, data=body, headers=JSON, allow_redirects=False) as response:
+        asked = self._session.post(url, data=body, headers=JSON, allow_redirects=False, ssl=self.shows(), server_hostname=server)
+        async with asked as response:
             text = await response.content.read(MAX_ANSWER_BYTES)
             while len(text) < MAX_ANSWER_BYTES and (more := await response.content.read(MAX_ANSWER_BYTES - len(text))):
                 text += more

@@ -23,10 +23,14 @@ from knhk.wiring.admission import Options, Parts, serve
 from knhk_templates.kubernetes.guard import Surroundings
 
 CERTIFICATES = Path("/etc/knhk/serving")  # Secret knhk-admission-tls, which the operator keeps renewed
+TO_POINTS = Path("/etc/knhk/client")  # Secret knhk-admission-client, the same
 FILES = (
-    ("certificate", "tls.crt", "certificate chain"),
-    ("key", "tls.key", "its private key"),
-    ("authority", "ca.crt", "the authorities that signed it"),
+    ("certificate", CERTIFICATES / "tls.crt", "certificate chain"),
+    ("key", CERTIFICATES / "tls.key", "its private key"),
+    ("authority", CERTIFICATES / "ca.crt", "the authorities that signed it"),
+    ("point-certificate", TO_POINTS / "tls.crt", "certificate that points which judge objects are shown"),
+    ("point-key", TO_POINTS / "tls.key", "its private key"),
+    ("point-authority", TO_POINTS / "ca.crt", "the authorities that such points are trusted by"),
 )
 
 
@@ -39,9 +43,7 @@ def main(argv: Sequence[str]) -> int:
     served.add_argument("--port", type=int, default=9443, help="TCP port; 0: a free one, which is printed")
     served.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
     for name, file, doc in FILES:
-        served.add_argument(
-            f"--{name}", type=Path, default=CERTIFICATES / file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)"
-        )
+        served.add_argument(f"--{name}", type=Path, default=file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)")
     for name in ("exchange", "registry", "log", "keys"):
         served.add_argument(f"--{name}", default=getattr(Surroundings, name), help=f"URL of the {name}, for agents in pods")
     served.add_argument(
@@ -60,7 +62,8 @@ def _serve(args: argparse.Namespace) -> int:
     files = CertificateFiles(args.certificate, args.key, args.authority)
     around = Surroundings(args.image, args.exchange, args.registry, args.log, args.keys)
     callers = Callers(args.client_ca, frozenset(args.client_name)) if args.client_ca else None
-    options = Options(args.address, args.port, args.kubeconfig, files, callers.ask if callers else None)
+    to_points = CertificateFiles(args.point_certificate, args.point_key, args.point_authority)
+    options = Options(args.address, args.port, args.kubeconfig, files, to_points, callers.ask if callers else None)
     try:
         asyncio.run(
             serve(

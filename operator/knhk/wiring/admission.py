@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from knhk.adapters.certificate_files import CertificateFiles
+from knhk.adapters.certificate_files import CertificateFiles, ClientFiles
 from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.kube_documents import collection, resource_of
 from knhk.adapters.kube_webhooks import refresh
@@ -33,12 +33,14 @@ _log = logging.getLogger("knhk.admission")
 
 @dataclass(frozen=True)
 class Options:
-    """Where it listens, which cluster, its certificate, which others renew, and how clients are asked for theirs (None: they are not)."""
+    """Where it listens, which cluster, its certificate, and what it shows to points that judge objects, both of which others renew, and
+    how clients are asked for theirs (None: they are not)."""
 
     address: str
     port: int
     kubeconfig: Path | None
     files: CertificateFiles
+    to_points: CertificateFiles
     ask: Callable[[ssl.SSLContext], None] | None = None
 
 
@@ -48,13 +50,15 @@ def lowering() -> BoundedLowering:
 
 
 class Renewal:
-    """The certificate that is served and the authority in the webhook configurations, both looked at again and again."""
+    """The certificate that is served, the authority in the webhook configurations, and what points are shown: all looked at again and
+    again."""
 
-    def __init__(self, certificates: CertificateFiles, api: KubeClient) -> None:
-        self.shown, self._api = Shown(certificates, _log), api
+    def __init__(self, certificates: CertificateFiles, to_points: CertificateFiles, api: KubeClient) -> None:
+        self.shown, self.to_points, self._api = Shown(certificates, _log), ClientFiles(to_points, _log), api
 
     def look(self) -> None:
         """Serves what is there now; new connections get it. Raises Stalled for what is no certificate, and as KubeClient.call."""
+        self.to_points.look()
         for name in refresh(self._api, self.shown.renew().authority):
             _log.info("%s trusts the authority of this certificate", name)
 
@@ -84,11 +88,11 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     requests can come. Raises Stalled."""
     halt = halt_asked()
     api = KubeClient(api_client(options.kubeconfig))
-    renewal = Renewal(options.files, api)
+    renewal = Renewal(options.files, options.to_points, api)
     if options.ask is not None:
         options.ask(renewal.shown.context)
     await asyncio.to_thread(look_until, lambda: renewal.shown.served is not None, renewal.look, _log)
-    lowerers, point = lowering(), PointClient(partial(address_of, api))
+    lowerers, point = lowering(), PointClient(partial(address_of, api), renewal.to_points)
     async with _kept(lowerers, renewal), contextlib.aclosing(point):
         unready = partial(_unready, halt, lowerers)
         runner = web.AppRunner(build(Parts(lowerers, partial(points_of, api), point, unready)), access_log=None)

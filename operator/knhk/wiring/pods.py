@@ -15,11 +15,13 @@ from knhk.adapters.client_context import ClientContext
 from knhk.adapters.endpoints_kube import KubeEndpoints, leading_to
 from knhk.adapters.exchange_server import Exchange, serving
 from knhk.adapters.fleet_exchange import ExchangeFleet
+from knhk.adapters.gateway_certificates import GatewayCertificates
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.placement_kube import KubePlacement
 from knhk.adapters.placement_objects import ObjectPlacement
 from knhk.adapters.placement_pods import PodPlacement
+from knhk.adapters.placement_processes import ProcessPlacement
 from knhk.adapters.serving_certificates import CLIENT_LIFE, ServingCertificates
 from knhk.adapters.shelf_kube import KubeShelf
 from knhk.model.faults import Stalled
@@ -59,7 +61,11 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
     certificates = ServingCertificates(client, options.namespace, clock)
     context = ClientContext(certificates, COMPONENT, clock)
 
+    gateways = GatewayCertificates(certificates, options.namespace, clock)
+
     def judging(placement: Placement) -> Placement:
+        if isinstance(placement, ProcessPlacement):
+            placement = replace(placement, serves=gateways.keep)
         return ObjectPlacement(placement, client, options.admission, options.namespace, lambda: certificates.authority().bundle, clock)
 
     log = SequencerLog(Https.of(options.log, context)) if options.log else None
@@ -86,6 +92,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
     def shown() -> Pair:
         """Asked for every hour, so what log, admission and the server of receipts show is renewed here too: they mount it, and cannot read
         who signed it."""
+        certificates.kept_client(ADMISSION_SERVICE)
         certificates.leaf(ADMISSION_SERVICE, _addresses(Https.of(options.admission, context).host))
         if options.log:
             certificates.leaf(LOG_SERVICE, _addresses(Https.of(options.log, context).host))
@@ -97,7 +104,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
 
     address, endpoints = options.exchange_address, KubeEndpoints(client, options.namespace, SERVICE)
     with (
-        serving(Exchange(fleet, authenticator, issue, clock), host, port, shown),
+        serving(Exchange(fleet, authenticator, issue, gateways.issue, clock), host, port, shown),
         leading_to(endpoints, address) if address else nullcontext(),
     ):
         yield lambda ports: replace(ports, fleet=fleet, placement=judging(placement), log=log or ports.log)

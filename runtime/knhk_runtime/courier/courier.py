@@ -1,4 +1,4 @@
-"""The courier: three loops that never end by themselves. What fails is told in `faults` and tried again; the point goes on meanwhile.
+"""The courier: loops that never end by themselves. What fails is told in `faults` and tried again; the point goes on meanwhile.
 
 While the images of a document come, newer documents are waited for: one supersedes the other, whose pull is ended."""
 
@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from knhk.model.consents import DOCUMENT as CONSENTS
 from knhk.model.faults import Corrupt, KnhkError
-from knhk_runtime.courier.identity import Identity
+from knhk_runtime.courier.identity import Identity, key_of
 from knhk_runtime.courier.mirror import Mirror, read_desired
 from knhk_runtime.exchange.consents import MAX_BASE_BYTES
 from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
 from knhk_runtime.layout import parse_object
 from knhk_runtime.log import log
 from knhk_runtime.pull import Stop
+from knhk_runtime.serving import Serving
 
 LONG_POLL_S = 35.0  # the exchange answers after 25
 LOOK_EVERY_S, PUSH_EVERY_S, PUSH_AT_LEAST_EVERY_S, CERTIFY_EVERY_S = 0.2, 1.0, 3.0, 60.0
@@ -43,12 +46,13 @@ class _Taking:
 
 @dataclass
 class Courier:
-    """`chance`: 0 ≤ x < 1, for the length of pauses."""
+    """`chance`: 0 ≤ x < 1, for the length of pauses. `serving`: what Envoy shows, at points that are asked by ours alone."""
 
     server: Https
     identity: Identity
     mirror: Mirror
     chance: Callable[[], float]
+    serving: Serving | None = None
     _faults: dict[str, str] = field(default_factory=dict)
     _self: tuple[str, str] = ("", "")
     _etag: str = "none"
@@ -69,7 +73,8 @@ class Courier:
         """Until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                for where, step in (("desired", self._fetch), ("statistics", self._tell), ("certificate", self._certify)):
+                steps = {"desired": self._fetch, "statistics": self._tell, "certificate": self._certify, "serving": self._serve}
+                for where, step in steps.items():
                     group.create_task(self._always(where, step))
         finally:
             self._supersede()
@@ -172,14 +177,28 @@ class Courier:
     async def _certify(self) -> float:
         if not self.identity.is_due(datetime.now(UTC)):
             return CERTIFY_EVERY_S
+        self.identity.take(*await self._certificate("certificate"))
+        return CERTIFY_EVERY_S
+
+    async def _serve(self) -> float:
+        if self.serving is None:
+            return CERTIFY_EVERY_S
+        authorities = self.identity.authorities()
+        self.serving.trust(authorities)
+        if self.serving.is_due(authorities, datetime.now(UTC)):
+            key, certificate = await self._certificate("serving")
+            self.serving.show(certificate, key_of(key, certificate))
+        return CERTIFY_EVERY_S
+
+    async def _certificate(self, use: str) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+        """A new key, and what the exchange certifies of it for this use."""
         point, pod = await self._who()
         key, request = self.identity.request()
-        answer = await self._ask(self._telling, "POST", f"/v1/points/{point}/pods/{pod}/certificate", request)
+        answer = await self._ask(self._telling, "POST", f"/v1/points/{point}/pods/{pod}/{use}", request)
         certificate = parse_object(answer.body, str(self.server)).get("certificate")
         if not isinstance(certificate, str):
             raise Corrupt(str(self.server), "must answer with a certificate")
-        self.identity.take(key, certificate.encode())
-        return CERTIFY_EVERY_S
+        return key, certificate.encode()
 
     async def _push(self, body: bytes) -> None:
         point, pod = await self._who()

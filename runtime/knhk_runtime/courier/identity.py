@@ -60,6 +60,10 @@ class Identity:
             self._made[shows] = stamps, context
         return self._made[shows][1]
 
+    def authorities(self) -> bytes:
+        """Those that servers of ours are trusted by, PEM. Raises OSError."""
+        return self._ca_file.read_bytes()
+
     def is_due(self, now: datetime) -> bool:
         """Whether a new certificate is to be asked for: there is none, or half of its life is over."""
         try:
@@ -77,12 +81,17 @@ class Identity:
 
     def take(self, key: ec.EllipticCurvePrivateKey, certificate: bytes) -> None:
         """Keeps a certificate for the key, from the next connection on. Raises Corrupt, OSError."""
-        try:
-            found = x509.load_pem_x509_certificate(certificate)
-        except ValueError as error:
-            raise Corrupt("certificate", f"must be X.509 in PEM: {error}") from error
-        if found.public_key() != key.public_key() or found.not_valid_after_utc <= datetime.now(UTC):
-            raise Corrupt("certificate", "must be for the key that was asked for, and not be over")
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pem = key_of(key, certificate)
         os.makedirs(self._pem.parent, mode=0o700, exist_ok=True)
         replace_file(self._pem, pem + certificate)
+
+
+def key_of(key: ec.EllipticCurvePrivateKey, certificate: bytes) -> bytes:
+    """The key (PEM) of a certificate that was asked for. Raises Corrupt when the certificate is none for it."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate)
+    except ValueError as error:
+        raise Corrupt("certificate", f"must be X.509 in PEM: {error}") from error
+    if found.public_key() != key.public_key() or found.not_valid_after_utc <= datetime.now(UTC):
+        raise Corrupt("certificate", "must be for the key that was asked for, and not be over")
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

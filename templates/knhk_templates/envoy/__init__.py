@@ -10,10 +10,12 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import jinja2
 
+ADMISSION: Final = "spiffe://knhk.dev/component/knhk-admission"  # who may ask a point that judges objects
 MAX_CAPTURES: Final = 5  # of Envoy's uri_template
 _ATTRIBUTE: Final = re.compile(r"[a-z0-9_.-]{1,63}")
 _PATH: Final = re.compile(r"/|(/([A-Za-z0-9._~!$&'()+,;=:@%-]+|\{[a-z0-9_]{1,48}\}))+/?")
@@ -52,10 +54,11 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
     """Envoy's bootstrap (JSON) for an enforcement point.
 
     `point` is the spec of the EnforcementPoint with its defaults (listen, upstream, match, attributes) and:
-    `name` (NAMESPACE/NAME), `local`: {`ecds`: path of the discovery file, `agentSocket`, `adminSocket`: path or None}.
+    `name` (NAMESPACE/NAME), `local`: {`ecds`: path of the discovery file, `agentSocket`, `adminSocket`: path or None, `serving`: paths of
+    `identity` and `authorities`, secrets that Envoy follows, or absent}.
     `upstream` may be {`socket`: path} instead of host and port. Without it (a point that has `admission`) Envoy itself answers what is
-    admitted, with 200, and says what a candidate would deny of it. A match may have `query`: true, then the route accepts a query, which
-    no policy judges. Raises ValueError that names every fault, one a line.
+    admitted, with 200, and says what a candidate would deny of it; with `serving` it answers our own admission alone, over TLS. A match may
+    have `query`: true, then the route accepts a query, which no policy judges. Raises ValueError that names every fault, one a line.
     """
     faults = point_faults(point)
     if faults:
@@ -68,7 +71,7 @@ def render_bootstrap(point: Mapping[str, Any]) -> str:
         name=point["name"],
         listen_address=point["listen"]["address"],
         listen_port=point["listen"]["port"],
-        transport_socket=_transport_socket(point["listen"].get("tls")),
+        transport_socket=_transport_socket(point["listen"].get("tls")) if application else _admission_only(local.get("serving")),
         admin_socket=local.get("adminSocket"),
         agent_socket=local["agentSocket"],
         ecds_path=local["ecds"],
@@ -101,6 +104,8 @@ def point_faults(point: Mapping[str, Any]) -> list[str]:
     faults += _upstream_faults(point["upstream"]) if "upstream" in point else []
     for key in ("ecds", "agentSocket"):
         faults += _unless(str(point["local"][key]).startswith("/"), f"local.{key}", point["local"][key], "be an absolute path")
+    for key, file in point["local"].get("serving", {}).items():
+        faults += _unless(file.startswith("/"), f"local.serving.{key}", file, "be an absolute path")
     for key, file in point["listen"].get("tls", {}).items():
         faults += _unless(file.startswith("/"), f"listen.tls.{key}", file, "be an absolute path")
     faults += _unless(_is_ip(point["listen"]["address"]), "listen.address", point["listen"]["address"], "be an IP address")
@@ -238,6 +243,29 @@ def _transport_socket(tls: Mapping[str, Any] | None) -> dict[str, Any] | None:
         common["validation_context"] = {"trusted_ca": {"filename": tls["clients"]}, "match_typed_subject_alt_names": spiffe}
     context = {"@type": _TLS, "require_client_certificate": "clients" in tls, "common_tls_context": common}
     return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _admission_only(serving: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """TLS by secrets that are followed: what is shown, and the authorities of the one caller."""
+    if serving is None:
+        return None
+    common = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "alpn_protocols": ["http/1.1"],
+        "tls_certificate_sds_secret_configs": [_followed(serving["identity"])],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": ADMISSION}}]},
+            "validation_context_sds_secret_config": _followed(serving["authorities"]),
+        },
+    }
+    context = {"@type": _TLS, "require_client_certificate": True, "common_tls_context": common}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _followed(path: str) -> dict[str, Any]:
+    """A secret by the name of its file."""
+    source = {"path_config_source": {"path": path}, "resource_api_version": "V3"}
+    return {"name": PurePosixPath(path).stem, "sds_config": source}
 
 
 def _jwt_provider(jwt: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def guard_of(point: str, spec: Mapping[str, Any], around: Surroundings, *, nativ
         registry=around.registry,
         log=around.log,
         keys=around.keys,
+        serves="admission" in spec,
         user=USER,
         drain_s=DRAIN_S,
     )
