@@ -115,6 +115,7 @@ bench: setup-dev $(STAMPS)/bench ## figures of the hot path, as ratios with anch
 
 bench-cluster: setup-dev ## figures of the control plane on a real API server: cold start, lanes, builds, edits, fail-over, objects, receipts
 	@$(PY) tests/cluster/cluster.py build --quiet
+	@$(PY) tests/sigstore/sigstore_binaries.py
 	@$(PY) -m bench.cluster_cold_start
 	@$(PY) -m bench.cluster_lanes
 	@$(PY) -m bench.cluster_builds

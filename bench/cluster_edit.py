@@ -1,6 +1,6 @@
 """`make bench-cluster`: from the edit of a pack of 64 guards to the first decision that is judged by the new revision.
 
-python -m bench.cluster_edit [--edits 5] [--guards 64] [--home embedded|cluster|both] [--out FILE]
+python -m bench.cluster_edit [--edits 5] [--guards 64] [--home embedded|cluster|both] [--signer local|keyless|both] [--out FILE]
 
 A point with Envoy and agent is live under light traffic; an edit is a new version with another threshold, proven on as many cases as every
 build is. The time runs from before the version is applied, with the command that people use, to the moment that the first leaf says whose
@@ -9,8 +9,11 @@ enforced; so there are two answers: first judged, and first enforced, after a sh
 
 `embedded`: `knhk up` and `knhk apply`. `cluster`: a real API server, the operator with its exchange, the builder with two warm
 workers, Debian's registry, the log behind TLS, `kubectl apply`, and agent with courier and Envoy as processes with a real pod's token.
-Keys are local files.
-Builds as Jobs and keyless signing do not exist.
+
+`--signer`: `local`, role keys in files and nobody outside; `keyless`, the same and, before the order of an image is done, the word of a
+private sigstore for it (a certificate of Fulcio by a service account's token, an entry of Rekor v2, a timestamp), by the real servers on this
+machine, which `python tests/sigstore/sigstore_binaries.py` builds. A public one is further away.
+Builds are done by warm workers; there is no mode in which they are Jobs.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,7 +42,11 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "order_to_cash"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "system"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sigstore"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from private_stack import Stack, private_sigstore
+from sigstore_binaries import built
+
 from bench import cluster_plane
 from bench.cluster_plane import control_plane
 from knhk.api import parse, to_sources
@@ -49,6 +56,7 @@ from knhk.packaging.builds import PackOrder
 from knhk.reconcilers.workshop import Bench
 from knhk.wiring import packs
 from knhk.wiring.home import Home
+from knhk.wiring.signing import SIGSTORE_FILE
 from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.leaf import parse_leaf
 from loopback_ports import free_port
@@ -317,26 +325,63 @@ def build_steps(guards: int, edits: int) -> dict[str, Any]:
     return {"steps_s": {step: round(statistics.median(times), 3) for step, times in spent.items()}, "proof_cases": proof["cases"]}
 
 
+# ---- who signs --------------------------------------------------------------------------------------
+
+Settle = Callable[[Path], None]
+"""Says in a folder of keys who signs with them, before a process reads it."""
+OPERATOR = "https://kubernetes.io/namespaces/knhk-system/serviceaccounts/knhk-operator"
+TOKEN_LIVES_S = 6 * 3600
+
+
+@contextmanager
+def local(_: Path) -> Iterator[Settle]:
+    """Role keys in files are what every folder begins with."""
+    yield lambda keys: None
+
+
+@contextmanager
+def keyless(folder: Path) -> Iterator[Settle]:
+    """A sigstore of our own in `folder`. Raises CannotBuild when its servers were not built."""
+    with private_sigstore(built(build=False), folder) as stack:
+        yield partial(_by_certificates, stack)
+
+
+def _by_certificates(stack: Stack, keys: Path) -> None:
+    knhk("keys", "trust", str(stack.trusted_root), "--folder", str(keys))
+    (keys / "token").write_text(stack.issuer.token(valid_s=TOKEN_LIVES_S))
+    servers = {"rekor": stack.rekor.url, "timestamp": f"{stack.timestamps.url}/api/v1/timestamp", "fulcio": stack.fulcio.url}
+    said = {**servers, "token": "token", "issuer": stack.issuer.url, "identity": OPERATOR}
+    (keys / SIGSTORE_FILE).write_text(json.dumps(said))
+
+
+SIGNERS: Mapping[str, Callable[[Path], AbstractContextManager[Settle]]] = {"local": local, "keyless": keyless}
+
+
+def knhk(*args: str, **environment: str) -> None:
+    argv = [str(Path(sys.executable).parent / "knhk"), *args]
+    done = subprocess.run(argv, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"knhk {' '.join(args)}: exit {done.returncode}: {done.stdout}{done.stderr}")
+
+
 # ---- homes ------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def embedded(folder: Path) -> Iterator[House]:
+def embedded(folder: Path, settle: Settle) -> Iterator[House]:
     """`knhk up`, a point, and the end of both."""
     home = Home(folder / "home")
-
-    def knhk(*args: str) -> None:
-        argv = [str(Path(sys.executable).parent / "knhk"), *args]
-        done = subprocess.run(argv, env={**os.environ, "KNHK_HOME": str(home.root)}, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"knhk {' '.join(args)}: exit {done.returncode}: {done.stdout}{done.stderr}")
+    home.prepare()
+    packs.signer(home)
+    settle(home.keys)
+    here = partial(knhk, KNHK_HOME=str(home.root))
 
     def apply(resource: dict[str, Any]) -> None:
         (folder / "applied.yaml").write_text(yaml.safe_dump(resource, sort_keys=False))
-        knhk("apply", "-f", str(folder / "applied.yaml"))
+        here("apply", "-f", str(folder / "applied.yaml"))
 
     with upstream() as application:
-        knhk("up", "--timeout-s", "60")
+        here("up", "--timeout-s", "60")
         try:
             with packs.resources(home) as store:
 
@@ -347,13 +392,13 @@ def embedded(folder: Path) -> Iterator[House]:
                 apply(point(application, {"address": "127.0.0.1", "port": port}))
                 yield House(apply, status, at / "desired" / "rollout.json", at / "agent.log", home.log, ("127.0.0.1", port))
         finally:
-            knhk("down")
+            here("down")
 
 
 @contextmanager
-def in_cluster(folder: Path) -> Iterator[House]:
+def in_cluster(folder: Path, settle: Settle) -> Iterator[House]:
     """All processes of a cluster but its node."""
-    with control_plane(folder) as plane, upstream() as application:
+    with control_plane(folder, settle=settle) as plane, upstream() as application:
         apply, listen = plane.kubectl_apply, plane.ports[2]
         apply(point(application, {"port": listen}))
         base = plane.add_pod("one", "127.0.0.2", point=POINT.name, pull=plane.registry).base
@@ -361,16 +406,21 @@ def in_cluster(folder: Path) -> Iterator[House]:
         yield House(apply, plane.status, at, base / "agent.log", plane.folder / "log", ("127.0.0.2", listen))
 
 
-HOMES: Mapping[str, Callable[[Path], AbstractContextManager[House]]] = {"embedded": embedded, "cluster": in_cluster}
+HOMES: Mapping[str, Callable[[Path, Settle], AbstractContextManager[House]]] = {"embedded": embedded, "cluster": in_cluster}
 
 
-def run(homes: tuple[str, ...], guards: int, edits: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "keys": "local files"}
-    found["build"] = build_steps(guards, edits)
-    for name in homes:
-        with tempfile.TemporaryDirectory(prefix="knhk-bench-") as folder, HOMES[name](Path(folder)) as house:
-            found[name] = measure(house, guards, edits)
-    return found | {"not_measured": "builds as Jobs: there are none; keys in a token, and a notary's word (ADR 64)"}
+def run(homes: Sequence[str], signers: Sequence[str], guards: int, edits: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "build": build_steps(guards, edits)}
+    for signer in signers:
+        with tempfile.TemporaryDirectory(prefix="knhk-bench-") as aside, SIGNERS[signer](Path(aside)) as settle:
+            found[signer] = {name: figures(name, settle, guards, edits) for name in homes}
+    return found | {"not_measured": "builds as Jobs: there are none; role keys in a token or a KMS"}
+
+
+def figures(name: str, settle: Settle, guards: int, edits: int) -> dict[str, Any]:
+    """Of a home of this kind, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="knhk-bench-") as folder, HOMES[name](Path(folder), settle) as house:
+        return measure(house, guards, edits)
 
 
 def main() -> None:
@@ -378,10 +428,11 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=5)
     parser.add_argument("--guards", type=int, default=64)
     parser.add_argument("--home", choices=("both", *HOMES), default="both")
+    parser.add_argument("--signer", choices=("both", *SIGNERS), default="both")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    homes = tuple(HOMES) if args.home == "both" else (args.home,)
-    text = json.dumps(run(homes, args.guards, args.edits), indent=1)
+    homes, signers = (tuple(rows) if said == "both" else (said,) for rows, said in ((HOMES, args.home), (SIGNERS, args.signer)))
+    text = json.dumps(run(homes, signers, args.guards, args.edits), indent=1)
     print(text)
     if args.out:
         args.out.write_text(text + "\n")

@@ -118,8 +118,9 @@ def by_token(client: KubeClient, cluster: Cluster, folder: Path) -> Path:
 
 
 @contextmanager
-def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plane]:
-    """All of it, until the context ends. `proof_cases`: of each build; None: as many as everywhere."""
+def control_plane(folder: Path, proof_cases: int | None = None, settle: Callable[[Path], object] = id) -> Iterator[Plane]:
+    """All of it, until the context ends. `proof_cases`: of each build; None: as many as everywhere. `settle`: gets the folder of keys
+    before a process reads it."""
     with ExitStack() as stack:
         cluster = stack.enter_context(owned(folder / "cluster"))
         client = KubeClient(api_client(cluster.kubeconfig))
@@ -131,6 +132,7 @@ def control_plane(folder: Path, proof_cases: int | None = None) -> Iterator[Plan
         for namespace in NAMESPACES:
             until(partial(there, client, SERVICE_ACCOUNT.format(namespace)), "the service account is there", 60.0, 0.1)
         establish(folder / "keys", LOG_ORIGIN, datetime.now(UTC))
+        settle(folder / "keys")
         (folder / "registry").mkdir()
         registry = f"{stack.enter_context(debian_registry(folder / 'registry'))}/knhk/packs"
         exchange, log, listen, build = free_port(), free_port(), free_port(), free_port()
