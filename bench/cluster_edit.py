@@ -11,8 +11,8 @@ enforced; so there are two answers: first judged, and first enforced, after a sh
 workers, Debian's registry, the log behind TLS, `kubectl apply`, and agent with courier and Envoy as processes with a real pod's token.
 
 `--signer`: `local`, role keys in files and nobody outside; `keyless`, the same and, before the order of an image is done, the word of a
-private sigstore for it (a certificate of Fulcio by a service account's token, an entry of Rekor v2, a timestamp), by the real servers on this
-machine, which `python tests/sigstore/sigstore_binaries.py` builds. A public one is further away.
+private sigstore for it (a certificate of Fulcio by a service account's token, an entry of Rekor v2, a timestamp), by the real servers on
+this machine, which `python tests/sigstore/sigstore_binaries.py` builds. A public one is further away.
 Builds are done by warm workers; there is no mode in which they are Jobs.
 """
 

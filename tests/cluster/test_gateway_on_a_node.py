@@ -6,11 +6,16 @@ scales out and in.
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
+import http.client
 import http.server
+import logging
+import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +28,16 @@ from guarded_world import BODY, SYSTEM, Load, World, document, pack, post
 from metrics_process import CannotBuild, MetricsServer
 from node_pods import Node
 
+from knhk.adapters.certificate_files import CertificateFiles, ClientFiles
 from knhk.adapters.placement_kube import PATHS, child_name
+from knhk.adapters.placement_objects import ALLOWED
+from knhk.adapters.point_client import PointClient
 from knhk.model.faults import AlreadyExists, Waiting
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 NS, POINT, CHILD = "gate", "orders", child_name("orders")
 PODS, PORT = f"/api/v1/namespaces/{NS}/pods", 8080
+JUDGE, OBJECTS = "workloads", "/apps/deployments/CREATE/shop"
 AT_ONCE = {"cpuPercent": 180, "scaleInAfterSeconds": 0}
 
 
@@ -137,6 +146,63 @@ def test_what_comes_through_the_service_is_judged_and_leaves_a_receipt(gateway: 
     kinds = {kind for kind in PATHS if gateway.child(kind)}
     assert kinds == set(PATHS)
     assert gateway.child("HorizontalPodAutoscaler")["spec"]["minReplicas"] == 1
+
+
+def judge() -> dict[str, Any]:
+    spec = {
+        "mode": "Gateway",
+        "listen": {"port": PORT},
+        "admission": {
+            "rules": [{"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["CREATE"]}],
+            "namespaceSelector": {"matchLabels": {"environment": "nowhere"}},
+        },
+        "match": [{"name": "deployments", "method": "POST", "path": "/apps/deployments/{operation}/{namespace}", "action": "deploy"}],
+        "baseline": "Admit",
+        "gateway": {"minReplicas": 1, "maxReplicas": 1},
+    }
+    return document("EnforcementPoint", NS, JUDGE, spec)
+
+
+def test_a_point_that_judges_objects_answers_admission_and_nobody_else(gateway: Gateway, tmp_path: Path) -> None:
+    """In a pod: its certificate is of the exchange, and what admission shows of the operator's making."""
+    node, path = gateway.node, f"/api/v1/namespaces/{NS}/services/{child_name(JUDGE)}"
+    node.kubectl("label", "namespace", NS, f"{ALLOWED}=allow")
+    node.apply(judge())
+    try:
+        secret = gateway.until(lambda: gateway.there(f"/api/v1/namespaces/{SYSTEM}/secrets/knhk-admission-client"))
+        files = CertificateFiles(*(tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt")))
+        for file in ("tls.crt", "tls.key", "ca.crt"):
+            (tmp_path / file).write_bytes(base64.b64decode(secret["data"][file]))
+        shows = ClientFiles(files, logging.getLogger())
+        shows.look()
+        service = gateway.until(lambda: gateway.there(path))["spec"]
+        assert service["ports"][0]["name"] == "https"
+        address = f"{service['clusterIP']}:{PORT}"
+        receipt = gateway.until(lambda: asked(address, shows))
+        gateway.until(lambda: receipt in gateway.logged())
+        stranger = ssl.create_default_context(cafile=str(files.authority))
+        assert not asked(address, lambda: stranger)
+        with pytest.raises((OSError, http.client.HTTPException)):
+            post(service["clusterIP"], PORT, path=OBJECTS, body=b"{}")
+    finally:
+        node.kubectl("delete", "enforcementpoint", "-n", NS, JUDGE)
+        gateway.until(lambda: gateway.there(path) is None)
+
+
+def asked(address: str, shows: Callable[[], ssl.SSLContext]) -> str:
+    """The receipt of a question that was admitted; "" while there is no answer."""
+
+    async def told() -> str:
+        client = PointClient(lambda *_: address, shows)
+        try:
+            answer = await client.ask(NS, JUDGE, OBJECTS, b"{}")
+            return answer.receipt if answer.status == 200 else ""
+        except Waiting:
+            return ""
+        finally:
+            await client.aclose()
+
+    return asyncio.run(told())
 
 
 def test_a_rollout_in_waves_outlives_a_drain(gateway: Gateway, application: Application) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from knhk.lockchain.entries import Row
 from knhk.lockchain.receipts import label_value
 from knhk.model.faults import Refused
 from knhk.model.selection import EVENT_FIELDS, EVENT_LABELS, Selection, equal, field_selector, holds, label_selector
+from knhk.wiring.receipts import Follower, LogPlace
 
 NONE = bytes(20)
 
@@ -134,6 +137,31 @@ def test_a_file_that_is_no_index_is_made_one(written: Written, tmp_path: Path) -
     index = ReceiptIndex(tmp_path / "index.db")
     written.add(leaf(1))
     assert index.follow(ORIGIN, written.served) == 1
+
+
+def test_a_file_that_became_malformed_in_its_middle_is_made_anew_and_said(
+    written: Written, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever meets it: here one who reads. Other threads then read the new one, too."""
+    written.add(written.event("Signed"), *(leaf(n) for n in range(2000)))
+    follower = Follower(ReceiptIndex(tmp_path / "index.db"), LogPlace(str(written.folder)))
+    follower.look()
+    index, born = follower.index, follower.index.born
+    with ThreadPoolExecutor(1) as other:
+        assert len(list(other.submit(lambda: list(index.rows())).result())) == 2001
+        index.close()
+        other.submit(index.close).result()
+        with (tmp_path / "index.db").open("r+b") as file:
+            size = file.seek(0, 2)
+            file.seek(16 << 10)
+            file.write(b"\xa5" * (size - (16 << 10)))
+        with pytest.raises(sqlite3.DatabaseError):
+            list(index.rows())
+        follower.look()
+        assert "malformed: it is made anew" in caplog.text
+        assert index.born != born
+        assert len(other.submit(lambda: list(index.rows())).result()) == len(list(index.rows())) == 2001
+        other.submit(index.close).result()
 
 
 def test_what_no_pack_judged_is_of_the_namespace_of_its_ring_as_soon_as_that_is_known(written: Written, index: ReceiptIndex) -> None:

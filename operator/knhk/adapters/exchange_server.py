@@ -169,7 +169,7 @@ def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair],
         await runner.setup()
         try:
             try:
-                server = await doors.open(runner, host, port, tls)
+                server = await doors.open(runner, host, port, lambda: tls)
                 outcome.append(server.sockets[0].getsockname()[1])
             except OSError as error:
                 outcome.append(error)
@@ -180,6 +180,7 @@ def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair],
             await ended.wait()
             renewing.cancel()
             server.close()
+            doors.turn_away()
         finally:
             await runner.cleanup()
             exchange.close()

@@ -82,11 +82,16 @@ def receipt_of_name(name: str) -> bytes | None:
     return receipt if len(receipt) == 16 else None
 
 
+_MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 class ReceiptIndex:
-    """Of one log. Any thread may read, one at a time may `follow`; each sees the index as a transaction left it."""
+    """Of one log. Any thread may read, one at a time may `follow`; each sees the index as a transaction left it. `malformed`: a read or a
+    write met bytes of the file that are none of a database, so it is to be made `anew`."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._own, self._following = file, threading.local(), threading.Lock()
+        self._life, self.malformed = 0, False
         file.parent.mkdir(parents=True, exist_ok=True)
         self._open()
 
@@ -96,15 +101,29 @@ class ReceiptIndex:
         except sqlite3.DatabaseError:  # no file of ours: it is made anew
             version = -1
         if version != VERSION:
-            self.close()
-            for suffix in ("", "-wal", "-shm"):
-                self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
-            self.forget()
+            self._remake()
+
+    def anew(self) -> None:
+        """In place of a file that turned out to be malformed an empty one; the next `follow` reads the whole log. Who reads the old one
+        meanwhile goes on to, and then reads this."""
+        with self._following:
+            self._remake()
+
+    def _remake(self) -> None:
+        self.close()
+        self._life += 1
+        for suffix in ("", "-wal", "-shm"):
+            self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
+        self.forget()
+        self.malformed = False
 
     @property
     def _db(self) -> sqlite3.Connection:
+        if getattr(self._own, "life", self._life) != self._life:
+            self.close()
         found: sqlite3.Connection | None = getattr(self._own, "db", None)
         if found is None:
+            self._own.life = self._life
             found = self._own.db = sqlite3.connect(self._file, isolation_level=None, timeout=30.0)
             found.execute("PRAGMA journal_mode=WAL")
             found.execute("PRAGMA synchronous=NORMAL")  # what a power cut loses is read again from the log
@@ -135,7 +154,17 @@ class ReceiptIndex:
             yield db
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # SQLite ends those itself in which it met what is malformed
+                db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Notes that the file is malformed, which the error says that passes on."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            self.malformed = self.malformed or getattr(error, "sqlite_errorcode", 0) & 0xFF in _MALFORMED
             raise
 
     @property
@@ -157,7 +186,7 @@ class ReceiptIndex:
     def follow(self, origin: str, log: Served) -> int:
         """Takes in what the log has more; how many entries. A log of another origin, or whose beginning is another, is read anew as a
         whole. Raises Bad for what is malformed in it."""
-        with self._following:
+        with self._following, self._noticing():
             if not self._is_of(origin, log):
                 self.forget()
             at = begin = self.size
@@ -248,12 +277,14 @@ class ReceiptIndex:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Everything read within is of one moment."""
-        db = self._db
-        db.execute("BEGIN")
-        try:
-            yield db
-        finally:
-            db.execute("COMMIT")
+        with self._noticing():
+            db = self._db
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                if db.in_transaction:
+                    db.execute("COMMIT")
 
     def _of_receipt(self, db: sqlite3.Connection, receipt: bytes | None, below: int) -> list[Row]:
         if receipt is None:

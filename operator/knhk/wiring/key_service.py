@@ -83,7 +83,7 @@ async def serve(options: Options, measure: Measure, build: Build, told: Callable
         runner = web.AppRunner(surface.application(doors.watch), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         async with looking(look, _log):
-            server = await doors.open(runner, options.address, options.port, shown.context)
+            server = await doors.open(runner, options.address, options.port, lambda: shown.context)
             try:
                 told(f"https://{options.address}:{server.sockets[0].getsockname()[1]}")
                 await halt.wait()

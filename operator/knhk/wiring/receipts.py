@@ -30,7 +30,8 @@ from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.tlog.served import Served as ServedLog
 
 HANDS = 4
-BOUNDS = Bounds(connections=1024, of_one=256)  # an API server comes from one address; no other may take all places
+# An API server comes from one address, by a certificate; any pod may come without, and the kubelet's probes do.
+BOUNDS = Bounds(connections=1024, of_one=256, strangers=64, handshake_within_s=3.0)
 FOLLOW_EVERY_S = 1.0
 UNREADY_AFTER_S = 600.0  # that the log was not read: then another replica, if there is one, is the better one
 GONE_AFTER_S = 5.0  # how long requests still come after this process said that it is not ready
@@ -96,7 +97,11 @@ class Follower:
         return time.monotonic() - self._read_s
 
     def look(self) -> None:
-        """Takes in what is new. Raises KnhkError, Bad."""
+        """Takes in what is new; all of it where the index turned out to be malformed. Raises KnhkError, Bad."""
+        if self.index.malformed:
+            _log.warning("the index is malformed: it is made anew from the log")
+            self._note, self.origin, self._why = "", "", "the index was malformed, and is made anew from the log"
+            self.index.anew()
         fetch = self._log.fetch()
         if (found := fetch("checkpoint")) is None:
             raise NotFound(f"{self._log.place}: has no checkpoint yet")
@@ -151,13 +156,17 @@ class Follower:
 
 
 class Cluster:
-    """What the API server is asked, and the certificate that is shown; `look` renews both. `context` for the server."""
+    """What the API server is asked, and the certificate that is shown; `look` renews both. `turned` is called, in the thread of `look`,
+    when the authority of front proxies is another one: what connections of before showed counts no more."""
 
     def __init__(self, api: KubeClient, certificates: CertificateFiles) -> None:
         self.api, self._shown = api, Shown(certificates, _log)
         self.proxy: FrontProxy | None = None
-        self.context = self._shown.context
-        self.context.verify_mode = ssl.CERT_OPTIONAL  # probes have none; what has none is not heard
+        self.turned: Callable[[], object] = _nobody
+
+    def context(self) -> ssl.SSLContext:
+        """For a new connection. Probes show no certificate; who shows none is not heard."""
+        return self._shown.context
 
     @property
     def begun(self) -> bool:
@@ -169,10 +178,15 @@ class Cluster:
         found = self._shown.renew()
         proxy = front_proxy(self.api)
         if proxy != self.proxy:
-            self.context.load_verify_locations(cadata=proxy.authority)
+            self._shown.believing(proxy.authority)
             self.proxy = proxy
+            self.turned()
         if trust(self.api, found.authority):
             _log.info("APIService %s trusts the authority of this certificate", SERVICE)
+
+
+def _nobody() -> None:
+    """While nothing is served there is nobody to tell."""
 
 
 def trust(api: KubeClient, authority: bytes) -> bool:
@@ -250,6 +264,8 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     await asyncio.to_thread(look_until, lambda: cluster.begun, cluster.look, _log)
     doors = Doors(BOUNDS)
     with ThreadPoolExecutor(HANDS, "hands") as hands:
+        loop = asyncio.get_running_loop()
+        cluster.turned = lambda: loop.call_soon_threadsafe(doors.dismiss)
         async with _kept(cluster, follower):
             runner = web.AppRunner(build(Asked(cluster, follower, halt), hands, doors.watch), access_log=None)
             await runner.setup()

@@ -12,19 +12,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from knhk.adapters.certificate_files import CertificateFiles, Served, load
-from knhk.model.faults import KnhkError, Waiting
+from knhk.model.faults import KnhkError, Stalled, Waiting
 
 LOOK_EVERY_S = 5.0
 
 
 class Shown:
-    """The certificate that a server shows. `context` for the server: who must show one of his own is said there."""
+    """The certificate that a server shows. `context` for the server."""
 
     def __init__(self, files: CertificateFiles, log: logging.Logger) -> None:
         self._files, self._log = files, log
         self.served: Served | None = None
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context = _context()
 
     def renew(self) -> Served:
         """What new connections get from now on. Raises Stalled for what is no certificate."""
@@ -34,6 +33,25 @@ class Shown:
             self.served = found
             self._log.info("a certificate is served")
         return found
+
+    def believing(self, authorities: str) -> None:
+        """From now on who shows a certificate must have it from these (PEM), and from none that were believed before; who has none may
+        come. It is another context, since to one authorities can only be added. Raises Stalled for authorities that are none."""
+        made = _context()
+        made.verify_mode = ssl.CERT_OPTIONAL
+        try:
+            made.load_verify_locations(cadata=authorities)
+        except (ssl.SSLError, ValueError) as error:
+            raise Stalled("NoAuthority", f"the authorities must be PEM: {error}") from error
+        if self.served is not None:
+            load(made, self.served)
+        self.context = made
+
+
+def _context() -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    return made
 
 
 def halt_asked() -> asyncio.Event:

@@ -35,7 +35,7 @@ from knhk_runtime.sequencer.lease import TTL_S, Lease
 from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.sequencer.publication import StorePublication
 from knhk_runtime.sequencer.server import CHECKPOINT_INTERVAL_S, MAX_UNCOVERED_S, Sequencer, Surface, application, tell
-from knhk_runtime.sequencer.tls import Guard, TlsFiles
+from knhk_runtime.sequencer.tls import Guard, Renewed, TlsFiles
 from knhk_runtime.sequencer.wal import terms
 from knhk_runtime.sequencer.witnesses import MAX_LINES_BYTES, Witnesses
 from knhk_runtime.tlog.notes import format_vkey
@@ -197,15 +197,15 @@ async def _serve_tls(args: argparse.Namespace, surface: Surface, runners: list[w
     if not host or not port.isdecimal() or int(port) > 65535 or None in (args.tls_cert, args.tls_key, args.client_ca):
         raise Stalled("Listen", "--listen: must be HOST:PORT, with --tls-cert, --tls-key and --client-ca beside it")
     files = TlsFiles(args.tls_cert, args.tls_key, args.client_ca)
-    context = files.context()
     doors = Doors()
+    context = Renewed(files, doors.dismiss)
     runners.append(web.AppRunner(application(surface.writing() + surface.reading(), doors.watch, Guard().watch), access_log=None))
     await runners[-1].setup()
     try:
         await doors.open(runners[-1], host.strip("[]"), int(port), context)
     except OSError as error:
         raise Stalled("Port", f"--listen {args.listen}: {error.strerror}: choose an address of this machine and a free port") from error
-    return files.follow(context)
+    return context.follow()
 
 
 def _holder(folder: Path) -> str:

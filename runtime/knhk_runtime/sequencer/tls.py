@@ -19,10 +19,11 @@ from knhk_runtime.buckets import Buckets
 from knhk_runtime.sequencer.server import CLIENT, LEAVES_ALONE, fault, tell
 
 RELOAD_EVERY_S = 30.0
-AT_ONCE = 4
+AT_ONCE, AT_ONCE_OF_OURS = 4, 16  # replicas of a component of ours are one client
 BYTES_PER_S, BYTES_AT_ONCE = 16 << 20, 32 << 20
 READS_BYTES = 16 << 10  # a request without a body counts as so many
 _POD = re.compile(r"spiffe://knhk\.dev/ns/[a-z0-9.-]+/point/[a-z0-9.-]+/pod/[a-z0-9.-]+")
+_OURS = "spiffe://knhk.dev/component/"
 _OPERATOR = "spiffe://knhk.dev/component/knhk-operator"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,27 +45,44 @@ class TlsFiles:
         made.minimum_version = ssl.TLSVersion.TLSv1_2
         made.verify_mode = ssl.CERT_REQUIRED
         try:
-            self.load(made)
+            made.load_cert_chain(self.certificate, self.key)
+            made.load_verify_locations(self.client_ca)
         except OSError as error:  # of ssl too
             raise Stalled("Tls", f"--tls-cert, --tls-key, --client-ca: must be readable PEM files: {error}") from error
         return made
 
-    def load(self, context: ssl.SSLContext) -> None:
-        """For new connections. An authority that is no longer in the file is trusted until the next start."""
-        context.load_cert_chain(self.certificate, self.key)
-        context.load_verify_locations(self.client_ca)
 
-    async def follow(self, context: ssl.SSLContext) -> None:
+class Renewed:
+    """The context of now. To a context authorities can only be added, so what the files say anew is another one. `dismiss`: ends the
+    connections of before, when an authority is in the file no more."""
+
+    def __init__(self, files: TlsFiles, dismiss: Callable[[], None]) -> None:
+        """Raises Stalled."""
+        self._files, self._dismiss = files, dismiss
+        self._context, self._seen = files.context(), files.stamps()
+
+    def __call__(self) -> ssl.SSLContext:
+        return self._context
+
+    def look(self) -> None:
+        """Takes what is in the files now. What is none is told, and what was before stays."""
+        try:
+            seen = self._files.stamps()
+            if seen == self._seen:
+                return
+            made = self._files.context()
+        except (OSError, Stalled) as error:  # files are replaced one by one: the next look has them all
+            tell(f"tls: {error}; the certificate of before stays")
+            return
+        before, self._context, self._seen = self._context, made, seen
+        if set(before.get_ca_certs(binary_form=True)) - set(made.get_ca_certs(binary_form=True)):
+            self._dismiss()
+
+    async def follow(self) -> None:
         """Until cancelled."""
-        seen = self.stamps()
         while True:
             await asyncio.sleep(RELOAD_EVERY_S)
-            try:
-                if self.stamps() != seen:
-                    self.load(context)
-                    seen = self.stamps()
-            except OSError as error:  # files are replaced one by one: the next look has them all
-                tell(f"tls: {error}; the certificate of before stays")
+            self.look()
 
 
 def client_of(request: web.Request) -> str | None:
@@ -104,8 +122,9 @@ class Guard:
             return fault(HTTPStatus.UNAUTHORIZED, "certificate", "must be valid and name one URI")
         if not may(client, request.method, request.path):
             return fault(HTTPStatus.FORBIDDEN, "certificate", f"{client}: must be one that may {request.method} {request.path}")
-        if self._now[client] >= AT_ONCE or not self._bytes.take(client, float(_bytes_of(request))):
-            must = f"must be at most {AT_ONCE} requests at once and {BYTES_PER_S >> 20} MiB a second"
+        at_once = AT_ONCE_OF_OURS if client.startswith(_OURS) else AT_ONCE
+        if self._now[client] >= at_once or not self._bytes.take(client, float(_bytes_of(request))):
+            must = f"must be at most {at_once} requests at once and {BYTES_PER_S >> 20} MiB a second"
             return fault(HTTPStatus.TOO_MANY_REQUESTS, "client", must)
         request[CLIENT] = client
         if client != _OPERATOR:
