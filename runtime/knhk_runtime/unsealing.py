@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
+from typing import TypeVar
 
 from knhk_runtime.envelope import parse_envelope, unseal
 from knhk_runtime.record import Record
@@ -11,6 +14,8 @@ from knhk_runtime.subject_keys import ErasableKeys
 from knhk_verify.errors import Bad
 
 MAX_KEYS = 65_536
+AHEAD, AHEAD_BYTES = 4096, 16 << 20  # records whose keys are asked for together, and their O
+T = TypeVar("T")
 
 
 class Closed(Enum):
@@ -26,7 +31,28 @@ class Unsealer:
 
     def __init__(self, keys: ErasableKeys | None = None, *, whole: bool = True) -> None:
         self._keys, self._whole = keys, whole
-        self._known = dict[bytes, bytes]()
+        self._known = dict[bytes, bytes | Closed | None]()  # None: the key store never had it
+
+    def ahead(self, items: Iterable[T], record_of: Callable[[T], Record]) -> Iterator[T]:
+        """The same items, of which each is to be opened; keys are asked for AHEAD records at a time. Raises as KeyStore does."""
+        if self._keys is None:
+            yield from items
+            return
+        waiting, size = list[T](), 0
+        for item in items:
+            waiting.append(item)
+            size += len(record_of(item).observation)
+            if len(waiting) >= AHEAD or size >= AHEAD_BYTES:
+                self._learn(_key_ids(map(record_of, waiting)))
+                yield from waiting
+                waiting, size = [], 0
+        self._learn(_key_ids(map(record_of, waiting)))
+        yield from waiting
+
+    def close(self) -> None:
+        """Its key store, too."""
+        if self._keys is not None:
+            self._keys.close()
 
     def open(self, record: Record, where: str) -> Record | Closed:
         """The record as it was before it was sealed. Raises Bad for an envelope that does not open, and as KeyStore does."""
@@ -37,10 +63,11 @@ class Unsealer:
         sealed = parse_envelope(record.observation, where)
         if self._keys is None:
             return Closed.SEALED
-        key = self._key(sealed.key_id)
+        self._learn((sealed.key_id,))
+        key = self._known[sealed.key_id]
+        if isinstance(key, Closed):
+            return key
         if key is None:
-            if self._keys.is_destroyed(sealed.key_id):
-                return Closed.ERASED
             if not self._whole:
                 return Closed.SEALED
             raise Bad(where, f"is sealed by key {sealed.key_id.hex()}, which this key store never had")
@@ -51,12 +78,27 @@ class Unsealer:
         actions = tuple(plain.actions[arm] for arm in arms)
         return replace(record, salt=plain.salt, observation=plain.observation, actions=actions, sealed=False)
 
-    def _key(self, key_id: bytes) -> bytes | None:
-        if key_id not in self._known and self._keys is not None and (found := self._keys.key(key_id)) is not None:
-            if len(self._known) >= MAX_KEYS:
-                self._known.clear()
-            self._known[key_id] = found
-        return self._known.get(key_id)
+    def _learn(self, ids: Collection[bytes]) -> None:
+        lacking = {key_id for key_id in ids if key_id not in self._known}
+        if self._keys is None or not lacking:
+            return
+        if len(self._known) + len(lacking) > MAX_KEYS:
+            self._known.clear()
+            lacking = set(ids)
+        found = self._keys.found(lacking)
+        for key_id in lacking:
+            destroyed = key_id in found and found[key_id] is None
+            self._known[key_id] = Closed.ERASED if destroyed else found.get(key_id)
+
+
+def _key_ids(records: Iterable[Record]) -> set[bytes]:
+    """Of those that are sealed; what is no envelope is told when it is opened."""
+    found = set[bytes]()
+    for record in records:
+        if record.sealed and not record.erased:
+            with suppress(Bad):
+                found.add(parse_envelope(record.observation).key_id)
+    return found
 
 
 NO_ACCESS = Unsealer()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from knhk.cli import main
 from knhk.model.subjects import tag_of
-from knhk.reconcilers.lineage import Kept, Open, Wanted, in_clear, kept_of
+from knhk.reconcilers.lineage import Kept, Wanted, in_clear, kept_of
 from knhk.wiring.home import Home
 from knhk.wiring.lineage import Asked, wanted_of
-from knhk_runtime.envelope import parse_envelope, unseal
 from knhk_runtime.record import Record, parse_record
-from knhk_verify.leaf import Leaf, parse_leaf
+from knhk_runtime.subject_keys import ErasableKeys
+from knhk_runtime.unsealing import NO_ACCESS, Unsealer
+from knhk_verify.leaf import parse_leaf
 
 VECTORS = json.loads((Path(__file__).parents[2] / "formats" / "vectors" / "envelope.json").read_bytes())
 ANNA, ZOE = (row["tag"] for row in VECTORS["tags"][:2])
@@ -26,14 +29,26 @@ def record(form: str) -> Record:
     return parse_record(bytes.fromhex(ADMITTED[form])[8:], form)
 
 
-def with_key(sealed: Record, leaf: Leaf) -> Record:
-    plain = unseal(bytes.fromhex(VECTORS["key"]), parse_envelope(sealed.observation), sealed.leaves[0])
-    return Record(False, sealed.cluster, plain.salt, sealed.leaves, plain.observation, tuple(plain.actions.values()))
+class Keys:
+    """A key store whose every key is this one; None: it was destroyed."""
+
+    def __init__(self, key: bytes | None) -> None:
+        self.key = key
+
+    def found(self, ids: Collection[bytes]) -> dict[bytes, bytes | None]:
+        return dict.fromkeys(ids, self.key)
 
 
-def kept(form: str, wanted: Wanted, opened: Open = with_key) -> list[Kept]:
+def reader(key: bytes | None) -> Unsealer:
+    return Unsealer(cast(ErasableKeys, Keys(key)))
+
+
+READERS = {"clear": reader(bytes.fromhex(VECTORS["key"])), "erased": reader(None), "sealed": NO_ACCESS}
+
+
+def kept(form: str, wanted: Wanted, who: str = "clear") -> list[Kept]:
     found = record(form)
-    return list(kept_of([("here", parse_leaf(found.leaves[0], form), found)], wanted, opened).values())
+    return list(kept_of([("here", parse_leaf(found.leaves[0], form), found)], wanted, READERS[who]).values())
 
 
 @pytest.mark.parametrize(("text", "found"), [("anna", True), ("ann", False), ("create", False)])
@@ -70,7 +85,7 @@ def test_a_name_that_looks_like_a_receipt_is_a_name_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["sealed", "erased"])
 def test_who_may_not_open_it_learns_that_it_is_there_and_nothing_of_it(why: str) -> None:
-    (one,) = kept("sealed", Wanted("anna", frozenset((ANNA,))), lambda sealed, leaf: why)
+    (one,) = kept("sealed", Wanted("anna", frozenset((ANNA,))), why)
     assert (one.state, in_clear(one)) == (why, None)
 
 

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ from privacy_world import ANNA, BOB, POINT, Vault, counts, plain
 
 from knhk.cli import main
 from knhk.model.faults import Stalled
+from knhk.reconcilers.lineage import Wanted, kept_of
+from knhk.wiring.archive import opened_folder
 from knhk.wiring.home import Home
 from knhk.wiring.privacy import KeyPlace, opened, unsealer
+from knhk.wiring.replays import archived
 from knhk_runtime.envelope import tag_of
 from knhk_runtime.http1 import Https
 from knhk_runtime.remote_keys import RemoteKeys
@@ -83,6 +86,36 @@ def test_replay_and_erasure_by_the_service_are_as_by_a_store_of_the_home(vault: 
     assert counts(vault.replay(unsealer(place))) == counts(vault.replay_archive(unsealer(place))) == (6, 6, 0, 0, 0)
     assert [len(vault.events(kind)) for kind in ("Held", "ErasureQueued", "HoldReleased", "Erased")] == [1, 1, 1, 1]
     store.close()
+
+
+def test_a_reader_asks_for_many_keys_at_once(vault: Vault, keys: KeyWorld, place: KeyPlace) -> None:
+    """One request for all of these people, whether their keys are there or destroyed; lineage asks for none of other people."""
+    people = [f"{number}.planted@example.com" for number in range(100)]
+    for who in people:
+        vault.record(who)
+    vault.yard.archived()
+    store: Any = opened(place)
+    for who in people[:10]:
+        store.destroy("e" * 32, store.ids_of(tag_of(store.tags_key, who)))
+
+    def requests(act: Callable[[], object]) -> int:
+        before = keys.said().count('"opened"')
+        act()
+        return keys.said().count('"opened"') - before
+
+    def replayed(replay: Callable[[Any], Any]) -> None:
+        reader = unsealer(place, needed=True)
+        assert counts(replay(reader)) == (102, 10, 0, 0, 0)
+        reader.close()
+
+    assert requests(lambda: replayed(vault.replay)) == 1
+    assert requests(lambda: replayed(vault.replay_archive)) == 1
+    reader, log = unsealer(place, needed=True), opened_folder(vault.yard.log_dir).served
+    wanted = Wanted(people[50], frozenset((tag_of(store.tags_key, people[50]).hex(),)))
+    assert requests(lambda: kept_of(archived(str(vault.yard.base / "delta"), log), wanted, reader)) == 1
+    assert '"namespace": "erp", "keys": 1}' in keys.said().rstrip().rpartition("\n")[2]
+    for each in (reader, store):
+        each.close()
 
 
 def test_a_connection_that_the_service_has_closed_ends_no_command(vault: Vault, keys: KeyWorld, place: KeyPlace) -> None:

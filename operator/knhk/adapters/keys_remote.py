@@ -7,7 +7,7 @@ import base64
 import json
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
@@ -53,12 +53,14 @@ class RemoteKeyStore:
         self._runner.run(self._client.close())
         self._runner.close()
 
-    def key(self, key_id: bytes) -> bytes | None:
-        state, key = self._state(key_id)
-        return key if state is State.KEPT else None
-
-    def is_destroyed(self, key_id: bytes) -> bool:
-        return self._state(key_id)[0] is State.DESTROYED
+    def found(self, ids: Collection[bytes]) -> dict[bytes, bytes | None]:
+        rows, found = list(ids), dict[bytes, bytes | None]()
+        for at in range(0, len(rows), keys_wire.MOST):
+            part = rows[at : at + keys_wire.MOST]
+            for key_id, (state, key) in zip(part, self._states(part), strict=True):
+                if state is not State.UNKNOWN:
+                    found[key_id] = key if state is State.KEPT else None
+        return found
 
     def ids_of(self, tag: bytes) -> list[bytes]:
         return [bytes.fromhex(each) for each in self._done("ids-of", tag=tag.hex())["ids"]]
@@ -88,12 +90,11 @@ class RemoteKeyStore:
 
     # ---- requests --------------------------------------------------------------------------------
 
-    def _state(self, key_id: bytes) -> tuple[State, bytes]:
+    def _states(self, ids: list[bytes]) -> Sequence[tuple[State, bytes]]:
         try:
-            ((state, key),) = keys_wire.parse_open(self._asked("POST", "open", key_id), 1)
+            return keys_wire.parse_open(self._asked("POST", "open", b"".join(ids)), len(ids))
         except Bad as error:
             raise Corrupt(str(self._server), error.what) from error
-        return state, key
 
     def _done(self, act: str, **told: object) -> Mapping[str, Any]:
         found = json.loads(self._asked("POST", f"store/{act}", json.dumps(told).encode()))

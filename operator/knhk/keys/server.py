@@ -126,7 +126,7 @@ class KeyService:
     async def open(self, request: web.Request) -> web.Response:
         store, who = await self._reader(request, OPEN)
         ids = keys_wire.parse_ids(await body_of(request, keys_wire.MAX_BODY_BYTES))
-        found = await self._door.run(lambda: [_state(store, key_id) for key_id in ids])
+        found = await self._door.run(lambda: _states(store, ids))
         kept = sum(state is State.KEPT for state, _ in found)
         _log.info("%s", json.dumps({"event": "opened", "who": who, "namespace": request.match_info["namespace"], "keys": kept}))
         self._metrics.handed("reader", kept)
@@ -157,10 +157,15 @@ class KeyService:
         return store, who
 
 
-def _state(store: KeyStore, key_id: bytes) -> tuple[State, bytes]:
-    if (key := store.key(key_id)) is not None:
-        return State.KEPT, key
-    return (State.DESTROYED if store.is_destroyed(key_id) else State.UNKNOWN), b""
+def _states(store: KeyStore, ids: list[bytes]) -> list[tuple[State, bytes]]:
+    found = store.found(ids)
+
+    def state(key_id: bytes) -> tuple[State, bytes]:
+        if (key := found.get(key_id)) is not None:
+            return State.KEPT, key
+        return (State.DESTROYED if key_id in found else State.UNKNOWN), b""
+
+    return [state(key_id) for key_id in ids]
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -144,10 +144,9 @@ Load = Callable[[bytes, bytes], Loaded]
 def audit(admitted: Iterator[tuple[str, Leaf, Record]], sources: Sources, load: Load, unsealer: Unsealer = NO_ACCESS) -> Audited:
     """Judges every enforced, admitted decision again: (place, leaf, record). `unsealer` opens sealed records."""
     result = Audited()
+    wanted = (each for each in admitted if (each[1].kind, each[1].verdict, each[1].mode) == (DECISION, ADMIT, ENFORCED))
     with warnings.catch_warnings(), ill_formed_is_no_news():
-        for where, leaf, record in admitted:
-            if (leaf.kind, leaf.verdict, leaf.mode) != (DECISION, ADMIT, ENFORCED):
-                continue
+        for where, leaf, record in unsealer.ahead(wanted, lambda each: each[2]):
             _one(where, leaf, record, sources, load, result, unsealer)
     return result
 

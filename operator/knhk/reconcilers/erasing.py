@@ -406,7 +406,7 @@ def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> R
     for hold in restored:
         if not hold.standing:
             keys.put_hold(hold, None)
-    there = [key for key in erased.keys if keys.key(key) is not None]
+    there = [key for key in keys.found(erased.keys).values() if key is not None]
     if erased.keys:
         keys.destroy("reapplied", erased.keys)
     for hold in restored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from knhk.model.consents import EVENTS
 from knhk.model.times import rfc3339_ns
 from knhk_runtime.envelope import parse_envelope
 from knhk_runtime.record import Observation, Record, parse_observation
+from knhk_runtime.unsealing import NO_ACCESS, Unsealer
 from knhk_verify.leaf import KINDS, MODES, VERDICTS, Leaf, parse_leaf
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
@@ -18,8 +19,6 @@ from knhk_verify.signed import parse_json
 CONSENT_EVENTS = {event: state for state, event in EVENTS.items()}
 NOT_A_PERSON = ("action", "iss")
 BRINGS = ("StepAdvanced", "Promoted")
-Open = Callable[[Record, Leaf], Record | str]
-"""A sealed record in clear, or why not: sealed (this reader may not), erased (its key is gone). Raises Bad for one that does not open."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +57,23 @@ class Kept:
     record: Record | None
 
 
-def kept_of(records: Iterable[tuple[str, Leaf, Record]], wanted: Wanted, opened: Open) -> dict[bytes, Kept]:
-    """Records about it, by the bytes of their leaves. Raises Bad."""
+def kept_of(records: Iterable[tuple[str, Leaf, Record]], wanted: Wanted, unsealer: Unsealer = NO_ACCESS) -> dict[bytes, Kept]:
+    """Records about it, by the bytes of their leaves; no others are opened. Raises Bad, and as the key store does."""
     found: dict[bytes, Kept] = {}
-    for where, leaf, record in records:
-        kept = _kept(where, leaf, record, wanted, opened)
-        if kept is not None:
-            found.update((data, kept) for data in record.leaves)
+    about = ((where, leaf, record) for where, leaf, record in records if _is_about(where, leaf, record, wanted))
+    for where, leaf, record in unsealer.ahead(about, lambda each: each[2]):
+        clear = unsealer.open(record, f"record of {leaf.receipt_id.hex()}")
+        kept = Kept(where, "clear", clear) if isinstance(clear, Record) else Kept(where, clear.value, None)
+        found.update((data, kept) for data in record.leaves)
     return found
 
 
-def _kept(where: str, leaf: Leaf, record: Record, wanted: Wanted, opened: Open) -> Kept | None:
-    asked = leaf.receipt_id in wanted.receipts
-    if record.erased:
-        return Kept(where, "erased", None) if asked else None
+def _is_about(where: str, leaf: Leaf, record: Record, wanted: Wanted) -> bool:
+    if record.erased or leaf.receipt_id in wanted.receipts:
+        return leaf.receipt_id in wanted.receipts
     if record.sealed:
-        if not asked and parse_envelope(record.observation, where).tag.hex() not in wanted.tags:
-            return None
-        clear = opened(record, leaf)
-        return Kept(where, clear, None) if isinstance(clear, str) else Kept(where, "clear", clear)
-    return Kept(where, "clear", record) if asked or wanted.has(parse_observation(record.observation, where)) else None
+        return parse_envelope(record.observation, where).tag.hex() in wanted.tags
+    return wanted.has(parse_observation(record.observation, where))
 
 
 @dataclass

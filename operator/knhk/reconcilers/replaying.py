@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -115,6 +115,29 @@ def replay(log_dir: Path, load: Load, evaluator_digest: bytes, unsealer: Unseale
     logged = {entry_key(entry): entry for entry in log_entries(log_dir) if len(entry) == LEAF_SIZE and entry[0] == 1}
     result, seen, other = Replayed(), set[bytes](), dict[bytes, str]()
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
+    for where, leaf, kept, arm in unsealer.ahead(_decided(log_dir, logged, seen, other), lambda each: each[2]):
+        if (record := result.opened(kept, leaf, where, unsealer)) is None:
+            continue
+        group = (leaf.pack, parse_observation(record.observation, where).bundle)
+        waiting.setdefault(group, []).append(_Task(where, leaf, record, record.actions[arm]))
+        if len(waiting[group]) >= BATCH:
+            _judge(group, waiting.pop(group), load, evaluator_digest, result)
+    for group, tasks in waiting.items():
+        _judge(group, tasks, load, evaluator_digest, result)
+    for key, entry in logged.items():
+        if key not in seen and parse_leaf(entry).kind == DECISION:
+            if key in other:
+                result.differs(other[key], key[:16], "the record has another leaf than the log")
+            else:
+                result.lacks(key[:16])
+    return result
+
+
+def _decided(
+    log_dir: Path, logged: Mapping[bytes, bytes], seen: set[bytes], other: dict[bytes, str]
+) -> Iterator[tuple[str, Leaf, Record, int]]:
+    """(place, leaf, record, arm) of each DECISION leaf that the log has, once; they are `seen`. `other`: place of a record whose leaf
+    the log has otherwise. Raises Bad."""
     for where, payload in log_records(log_dir):
         kept = parse_record(payload, where)
         for arm, leaf_bytes in enumerate(kept.leaves):
@@ -125,21 +148,7 @@ def replay(log_dir: Path, load: Load, evaluator_digest: bytes, unsealer: Unseale
                 other[key] = where
                 continue
             seen.add(key)
-            if (record := result.opened(kept, leaf, where, unsealer)) is None:
-                continue
-            group = (leaf.pack, parse_observation(record.observation, where).bundle)
-            waiting.setdefault(group, []).append(_Task(where, leaf, record, record.actions[arm]))
-            if len(waiting[group]) >= BATCH:
-                _judge(group, waiting.pop(group), load, evaluator_digest, result)
-    for group, tasks in waiting.items():
-        _judge(group, tasks, load, evaluator_digest, result)
-    for key, entry in logged.items():
-        if key not in seen and parse_leaf(entry).kind == DECISION:
-            if key in other:
-                result.differs(other[key], key[:16], "the record has another leaf than the log")
-            else:
-                result.lacks(key[:16])
-    return result
+            yield where, leaf, kept, arm
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,21 @@ def replay_segments(
     when a pack cannot be had just now."""
     result, seen = Replayed(size=log.size, shard=f"{shard.number}/{shard.count}"), Marks(log.size)
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
+    for where, leaf, kept in unsealer.ahead(_archived(segments, log, shard, seen, result), lambda each: each[2]):
+        if (record := result.opened(kept, leaf, where, unsealer)) is None:
+            continue
+        group = (leaf.pack, parse_observation(record.observation, where).bundle)
+        waiting.setdefault(group, []).append(_Task(where, leaf, record, record.actions[0]))
+        if len(waiting[group]) >= BATCH:
+            _judge(group, waiting.pop(group), load, evaluator_digest, result)
+    for group, tasks in waiting.items():
+        _judge(group, tasks, load, evaluator_digest, result)
+    _recompute(log, shard, seen, result)
+    return result
+
+
+def _archived(segments: Segments, log: Served, shard: Shard, seen: Marks, result: Replayed) -> Iterator[tuple[str, Leaf, Record]]:
+    """(place, leaf, record) of each DECISION leaf in the segments of this shard, once; what all segments hold of the log is `seen`."""
     for place, name in enumerate(segments.names()):
         first = {index for index in segments.indexes(name) if index is not None and seen.add(index)}
         if not shard.has(place):
@@ -173,27 +197,10 @@ def replay_segments(
             if row.log_index is None or row.log_index not in first:
                 continue
             first.remove(row.log_index)
-            task = _task(row, leaf, where, log, result, unsealer)
-            if task is None:
-                continue
-            group = (leaf.pack, parse_observation(task.record.observation, where).bundle)
-            waiting.setdefault(group, []).append(task)
-            if len(waiting[group]) >= BATCH:
-                _judge(group, waiting.pop(group), load, evaluator_digest, result)
-    for group, tasks in waiting.items():
-        _judge(group, tasks, load, evaluator_digest, result)
-    _recompute(log, shard, seen, result)
-    return result
-
-
-def _task(row: Row, leaf: Leaf, where: str, log: Served, result: Replayed, unsealer: Unsealer) -> _Task | None:
-    if log.entry(row.log_index or 0) != row.leaf:
-        result.differs(where, leaf.receipt_id, "the record has another leaf than the log")
-        return None
-    if leaf.kind != DECISION:
-        return None
-    record = result.opened(record_of(row), leaf, where, unsealer)
-    return None if record is None else _Task(where, leaf, record, record.actions[0])
+            if log.entry(row.log_index) != row.leaf:
+                result.differs(where, leaf.receipt_id, "the record has another leaf than the log")
+            elif leaf.kind == DECISION:
+                yield where, leaf, record_of(row)
 
 
 class Marks:

@@ -24,10 +24,8 @@ from knhk.reconcilers.lineage import Kept, Wanted
 from knhk.wiring import evidence, privacy, replays
 from knhk.wiring.home import Home
 from knhk.wiring.log_opening import Opened, opened
-from knhk.wiring.privacy import KeyPlace, Keys
-from knhk_runtime.record import Record
+from knhk.wiring.privacy import KeyPlace
 from knhk_verify.evidence import Step
-from knhk_verify.leaf import Leaf
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,11 @@ def find(asked: Asked, home: Home) -> Found:
     log = opened(asked.log)
     folder = evidence.folder(asked.log)
     records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
-    kept = lineage.kept_of(records, wanted, _opener(asked.keys or home))
+    unsealer = privacy.unsealer(asked.keys or home, needed=asked.keys is not None)
+    try:
+        kept = lineage.kept_of(records, wanted, unsealer)
+    finally:
+        unsealer.close()
     return Found(lineage.lineage(log.served.entries(), kept, wanted), kept, log, wanted)
 
 
@@ -83,17 +85,6 @@ def _tag(asked: Asked, home: Home) -> str:
     if asked.keys is not None:
         return privacy.tags_of(asked.keys, asked.subject)[0]
     return tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject)
-
-
-def _opener(keys: Keys) -> lineage.Open:
-    """Opens sealed records for who may use the home's key store."""
-    unsealer = privacy.unsealer(keys, needed=isinstance(keys, KeyPlace))
-
-    def clear(record: Record, leaf: Leaf) -> Record | str:
-        found = unsealer.open(record, f"record of {leaf.receipt_id.hex()}")
-        return found if isinstance(found, Record) else found.value
-
-    return clear
 
 
 def verified(found: Found, trust: evidence.Trust) -> list[Step]:
