@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from knhk.model.faults import Corrupt, KnhkError, Stalled, Waiting
+from knhk.model.faults import Corrupt, KnhkError, NotFound, Stalled, Waiting
 from knhk_runtime import keys_wire
-from knhk_runtime.envelope import KEY
+from knhk_runtime.envelope import KEY, window_of
 from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
 from knhk_runtime.log import log
 from knhk_runtime.subject_keys import SubjectKey
@@ -22,6 +22,10 @@ WITHIN_S, LOOK_EVERY_S, MOST_LEASE_S, ENDS_WITHIN_S = 5.0, 1.0, 300.0, 10.0
 _AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 T = TypeVar("T")
 Authorization = Callable[[], Mapping[str, str]]
+
+
+class _AnotherWindow(Stalled):
+    """Of the window that was asked for the service gives no keys."""
 
 
 class RemoteKeys:
@@ -55,11 +59,16 @@ class RemoteKeys:
         return self._generation
 
     def keys_for(self, point: str, wanted: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int], SubjectKey]:
-        """See the promises. Raises Waiting, Stalled, Corrupt."""
+        """See the promises. Raises Waiting, Stalled, Corrupt, and NotFound for windows that are over: a guard gets their keys no more."""
         rows, found = list(wanted), dict[tuple[bytes, int], SubjectKey]()
         for at in range(0, len(rows), keys_wire.MOST):
             part = rows[at : at + keys_wire.MOST]
-            body = self._wait(self._asked(self._asking, "POST", "keys", keys_wire.wanted_body(part)))
+            try:
+                body = self._wait(self._asked(self._asking, "POST", "keys", keys_wire.wanted_body(part)))
+            except _AnotherWindow as error:
+                if all(window < window_of(time.time_ns()) - 1 for _, window in part):
+                    raise NotFound(str(error)) from error
+                raise  # clocks differ: what is of now waits for who mends them
             try:
                 _, keys = keys_wire.parse_keys(body, len(part))
             except Bad as error:
@@ -114,11 +123,19 @@ class RemoteKeys:
         said = f"{self._server}: {what}: {answer.status} {_detail(answer)}"
         if answer.status in _AGAIN or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise Waiting("KeyService", said, LOOK_EVERY_S)
-        raise Stalled("KeyService", said)
+        raise (_AnotherWindow if _kind(answer) == "another-window" else Stalled)("KeyService", said)
 
 
 def _detail(answer: Answer) -> str:
+    return _member(answer, "detail")[:500]
+
+
+def _kind(answer: Answer) -> str:
+    return _member(answer, "type").rpartition("/")[2]
+
+
+def _member(answer: Answer, name: str) -> str:
     try:
-        return str(json.loads(answer.body)["detail"])[:500]
+        return str(json.loads(answer.body)[name])
     except (ValueError, KeyError, TypeError):
         return ""

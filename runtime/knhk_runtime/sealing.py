@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from knhk.model.faults import Corrupt, KnhkError, Waiting
+from knhk.model.faults import Corrupt, KnhkError, NotFound, Waiting
 from knhk_runtime.envelope import KEY_ID, NOBODY, NONCE, Plain, blinded, seal, tag_of, window_of, without_triples
 from knhk_runtime.locked import LockedKeys
 from knhk_runtime.outbox.records import Entries, payloads, time_of
@@ -129,11 +129,18 @@ class Sealer:
         return head + nonce + AESGCM(key.key).encrypt(nonce, data, head)
 
     def unbox(self, boxed: bytes, where: str) -> bytes | None:
-        """What is in a box; None when its key was destroyed. Raises Corrupt, and CannotSeal while keys cannot be had."""
+        """What is in a box; None when its key was destroyed, or its window is so long over that no guard gets the key. Raises Corrupt, and
+        CannotSeal while keys cannot be had."""
         at = len(BOX) + 4 + KEY_ID + 2
         end = at + int.from_bytes(boxed[at - 2 : at], "big")
         head, key_id = boxed[:end], boxed[len(BOX) + 4 : at - 2]
-        key = self._key_of_nobody(head[at:].decode("utf-8", "replace"), int.from_bytes(boxed[len(BOX) : len(BOX) + 4], "big"))
+        point, window = head[at:].decode("utf-8", "replace"), int.from_bytes(boxed[len(BOX) : len(BOX) + 4], "big")
+        try:
+            key = self._key_of_nobody(point, window)
+        except CannotSeal as error:
+            if isinstance(error.__cause__, NotFound):
+                return None
+            raise
         if key.id != key_id:
             return None
         try:

@@ -113,7 +113,7 @@ class ObservedQueue:
             if (data := self._boxes.open(frames[start:stop], str(self._segments.path(end.segment)))) is not None:
                 self._commit(self._judge(data))
             else:
-                log("observed", fault="a request waited for longer than its key was kept, and has no leaf")
+                log("observed", fault="a request waited for longer than its key is kept, or given to a guard, and has no leaf")
             self._move(Position(end.segment, first + stop))
         return True
 
