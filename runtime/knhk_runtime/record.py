@@ -30,11 +30,15 @@ def encode_leaf(leaf: Leaf) -> bytes:
 def entry_key(entry: bytes) -> bytes:
     """Idempotency key, 17 bytes: of a leaf receipt id ‖ (flags & 1), of a policy event from its SHA-256 with the last top bit set."""
     if entry[:1] == b"{":
-        digest = sha256(entry).digest()
-        return digest[:16] + bytes([digest[16] | 0x80])
+        return event_key(sha256(entry).digest())
     if len(entry) != LEAF_SIZE:
         raise Bad("entry", "is neither a leaf of 118 bytes nor a policy event")
     return entry[100:116] + bytes([entry[5] & 1])
+
+
+def event_key(digest: bytes) -> bytes:
+    """Idempotency key of the policy event with this SHA-256."""
+    return digest[:16] + bytes([digest[16] | 0x80])
 
 
 def leaf_digest(leaf: bytes) -> bytes:

@@ -126,6 +126,39 @@ def _statement(bundle: bytes) -> dict[str, Any]:
     return found
 
 
+@dataclass
+class FakeNotary:
+    """`away`: what it raises; `silent`: it never answers at all."""
+
+    away: Exception | None = None
+    silent: bool = False
+    asked: int = 0
+    left: list[tuple[Future[bytes], bytes]] = field(default_factory=list)
+
+    def notarised(self, role: str, bundle: bytes) -> bytes:
+        self.asked += 1
+        if self.away is not None:
+            raise self.away
+        document = json.loads(bundle)
+        document["verificationMaterial"] = {"publicKey": {"hint": f"outside {role}"}, "tlogEntries": [{"logIndex": "1"}]}
+        return canonical(document)
+
+    def ask(self, role: str, bundle: bytes) -> Future[bytes]:
+        found: Future[bytes] = Future()
+        self.left.append((found, bundle))
+        if not self.silent:
+            self.answer()
+        return found
+
+    def answer(self) -> None:
+        for found, bundle in self.left:
+            try:
+                found.set_result(self.notarised("rollout", bundle))
+            except Exception as error:
+                found.set_exception(error)
+        self.left.clear()
+
+
 class FakeSigner:
     """Role-bound keys from fixed seeds. `turn` replaces one."""
 

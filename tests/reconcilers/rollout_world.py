@@ -27,6 +27,7 @@ from fakes import (
 
 from knhk.adapters.namespaces import ChosenNamespaces
 from knhk.api import parse
+from knhk.lockchain import NOTARISED
 from knhk.model.canonical import sha256_hex
 from knhk.model.keeping import WITHOUT_BOUND, Keep
 from knhk.model.resource import Key, Resource
@@ -35,6 +36,7 @@ from knhk.ports.fleet import Statistics
 from knhk.ports.notary import Notary
 from knhk.ports.prover import Prover
 from knhk.ports.secrets import NoSecrets, Secrets
+from knhk.ports.telemetry import Silent, Telemetry
 from knhk.ports.together import InTurn, Together
 from knhk.ports.trust import Trusts, TrustsNobody
 from knhk.reconcilers.context import Ports
@@ -166,6 +168,7 @@ class World:
     notary: Notary | None = None
     runs: dict[str, Any] | None = None
     secrets: Secrets = field(default_factory=NoSecrets)
+    telemetry: Telemetry = field(default_factory=Silent)
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     checked: int = 0
@@ -184,6 +187,7 @@ class World:
         own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews, "trusts": self.trusts}
         own |= {"builder": Workshop(bench, self.executor, InlineExecutor(), Retirement(mortal["registry"], self.clock))}
         own |= {"together": self.together, "notary": self.notary, "secrets": self.secrets}
+        own |= {"telemetry": self.telemetry}
         ports = Ports(**mortal, **own, origin=self.origin, actor="test")
         self.controller = Controller(ports, self.git, self.keep)
 
@@ -233,8 +237,8 @@ class World:
         self.until(there, steps)
 
     def settle(self) -> None:
-        """Steps until every event has its receipt."""
-        self.until(lambda: len(self.receipts()) == len(self.log.entries) and self.controller.journal.settle())
+        """Steps until every event has its receipt; what others bear witness to has none of its own."""
+        self.until(lambda: len(self.receipts()) == len(self.kinds()) - self.kinds().count(NOTARISED) and self.controller.journal.settle())
 
     def describe(self) -> str:
         status = self.get().status if any(r.key == PACK for r in self.store.list("PolicyPack").resources) else {}
@@ -323,6 +327,8 @@ class World:
         self.checked = len(self.fleet.handed)
         promoted = [s["subject"][0]["digest"]["sha256"] for s in statements if s["predicate"]["kind"] == "Promoted"]
         assert len(promoted) == len(set(promoted)), "a pack was promoted twice"
+        notarised = [s["subject"][0]["digest"]["sha256"] for s in statements if s["predicate"]["kind"] == NOTARISED]
+        assert len(notarised) == len(set(notarised)), "others bear witness twice to one receipt"
 
 
 def check_allowed(document: dict[str, Any], history: list[dict[str, Any]]) -> None:

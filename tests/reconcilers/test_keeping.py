@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from hashlib import sha256
+
 import pytest
-from fakes import NS, Died
+from fakes import NS, Died, FakeClock, FakeNotary
 from rollout_world import PACK, World, pack, point
 
-from knhk.decide.keeping import DAY_S
+from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
+from knhk.decide.keeping import DAY_S, WITNESS_WITHIN_S
 from knhk.model.keeping import Keep
 from knhk.model.resource import Resource
+from knhk.ports.telemetry import Silent
 
 
 def names(world: World) -> list[str]:
@@ -152,3 +157,68 @@ def test_labels_say_what_a_receipt_is_of() -> None:
     told = {"event": "Promoted", "pack": "orders", "actor": "test", "verdict": "Pass"}
     assert promoted.labels == {**told, "packDigest": digest.removeprefix("sha256:")[:40]}
     assert promoted.spec | told == promoted.spec
+
+
+# ---- what others outside are still to say ------------------------------------------------------
+
+
+def unwitnessed(bound: int, telemetry: PrometheusTelemetry | None = None) -> tuple[World, FakeNotary]:
+    """Live, with so many Receipts kept, and nobody outside who answers."""
+    notary = FakeNotary(silent=True)
+    world = World(keep=Keep(bound, 0, 0), notary=notary, telemetry=telemetry or Silent())
+    world.apply(point())
+    rolled(world, "1.0.0")
+    world.run(20)
+    return world, notary
+
+
+def indexes(world: World) -> list[int]:
+    return sorted(receipt.spec["logIndex"] for receipt in world.receipts())
+
+
+def test_one_that_is_to_be_witnessed_waits_for_that_before_it_leaves() -> None:
+    world, notary = unwitnessed(4)
+    assert len(world.receipts()) == len(world.log.entries) == 8
+    first = world.receipts()[0]
+    notary.silent = False
+    notary.answer()
+    world.run(60)
+    told = {s["subject"][0]["digest"]["sha256"] for s in world.log.statements() if s["predicate"]["kind"] == "Notarised"}
+    assert sha256(first.spec["bundle"].encode()).hexdigest() in told
+    assert len(told) == 8, "all, though half of them left"
+    assert len(world.receipts()) == 4
+
+
+def test_it_waits_neither_for_ever_nor_in_any_number_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    telemetry = PrometheusTelemetry(FakeClock())
+    world, _ = unwitnessed(3, telemetry)
+    assert indexes(world) == list(range(2, 8)), "three stay, three wait, two may not wait any longer"
+    assert "knhk_receipts_left_unwitnessed_total 2.0" in telemetry.text().decode()
+    world.clock.ns += (WITNESS_WITHIN_S + 60) * NS
+    world.run(20)
+    left = [record.getMessage() for record in caplog.records if "before anybody outside bore witness" in record.getMessage()]
+    assert len(world.receipts()) == 3
+    assert len(left) == len(world.log.entries) - 3
+    assert f"knhk_receipts_left_unwitnessed_total {len(left)}.0" in telemetry.text().decode()
+
+
+def test_at_rest_nothing_is_asked_of_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, _ = unwitnessed(4)
+    asked = counted(world, monkeypatch)
+    world.run(200)
+    assert asked == []
+
+
+def test_one_whose_witness_the_log_lost_stays() -> None:
+    world = World(notary=FakeNotary())
+    world.apply(point())
+    rolled(world, "1.0.0")
+    world.until(lambda: all("sigstoreIndex" in receipt.status for receipt in world.receipts()) and world.receipts() != [])
+    world.settle()
+    first = min(world.receipts(), key=lambda receipt: int(receipt.spec["logIndex"]))
+    world.store.update_status(replace(first, status={**first.status, "sigstoreEvent": "ab" * 32}))
+    world.keep = Keep(2, 0, 0)
+    world.start()
+    world.run(60)
+    assert first.name in {receipt.name for receipt in world.receipts()}
+    assert len(world.receipts()) == 2

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
 
 import pytest
+from fakes import Died, FakeClock, FakeNotary
 from rollout_world import PACK, World, pack, point
 
+from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
+from knhk.lockchain import bundle_of
 from knhk.model.canonical import canonical
 from knhk.model.faults import Stalled, Waiting
+from knhk.model.keeping import Keep
 from knhk.model.oci import SIGNED
 from knhk.model.resource import Resource
 
 AWAY = Waiting("Sigstore", "rekor does not answer", 5.0)
-
-
-@dataclass
-class FakeNotary:
-    """`away`: what it raises; `silent`: it never answers at all."""
-
-    away: Exception | None = None
-    silent: bool = False
-    asked: int = 0
-    left: list[tuple[Future[bytes], bytes]] = field(default_factory=list)
-
-    def notarised(self, role: str, bundle: bytes) -> bytes:
-        self.asked += 1
-        if self.away is not None:
-            raise self.away
-        document = json.loads(bundle)
-        document["verificationMaterial"] = {"publicKey": {"hint": f"outside {role}"}, "tlogEntries": [{"logIndex": "1"}]}
-        return canonical(document)
-
-    def ask(self, role: str, bundle: bytes) -> Future[bytes]:
-        found: Future[bytes] = Future()
-        self.left.append((found, bundle))
-        if not self.silent:
-            self.answer()
-        return found
-
-    def answer(self) -> None:
-        for found, bundle in self.left:
-            try:
-                found.set_result(self.notarised("rollout", bundle))
-            except Exception as error:
-                found.set_exception(error)
-        self.left.clear()
 
 
 def live(notary: FakeNotary) -> World:
@@ -75,6 +47,157 @@ def test_every_receipt_gets_witnesses_and_keeps_what_is_in_the_log() -> None:
         assert outside["dsseEnvelope"] == json.loads(receipt.spec["bundle"])["dsseEnvelope"]
         assert receipt.spec["bundle"].encode() in world.log.entries
         assert said(receipt)[0] == "True"
+    assert_the_log_has_it(world)
+    assert "Notarised" not in {receipt.spec["event"] for receipt in world.receipts()}
+
+
+def assert_the_log_has_it(world: World) -> None:
+    """What each Receipt's status has of others, the log has in one event about that very entry."""
+    told = [index for index, kind in enumerate(world.kinds()) if kind == "Notarised"]
+    assert sorted(receipt.status["sigstoreIndex"] for receipt in world.receipts()) == told
+    for receipt in world.receipts():
+        status, entry = receipt.status, receipt.spec["bundle"].encode()
+        event = world.log.statements()[status["sigstoreIndex"]]
+        assert bundle_of(entry, event).decode() == status["sigstore"]
+        assert event["predicate"]["evidence"]["logIndex"] == receipt.spec["logIndex"]
+        assert event["subject"][0]["name"] == f"receipt/erp/{receipt.name}"
+        assert sha256(world.log.entries[status["sigstoreIndex"]]).hexdigest() == status["sigstoreEvent"]
+        assert "pending" not in status
+
+
+@pytest.mark.parametrize("moment", range(0, 60, 2))
+def test_killed_at_any_moment_each_receipt_has_one_event(moment: int) -> None:
+    world = World(notary=FakeNotary())
+    world.apply(point(), pack("1.0.0"))
+    world.until_phase("Live")
+    world.fate.at = len(world.fate.moments) + moment
+    for _ in range(120):
+        try:
+            world.step()
+        except Died:
+            world.start()
+    assert len(notarised(world)) == len(world.receipts()) == len(world.kinds()) - world.kinds().count("Notarised")
+    assert_the_log_has_it(world)
+
+
+def test_a_receipt_whose_making_was_said_to_have_failed_gets_witnesses_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, lies = World(notary=FakeNotary()), list[str]()
+    create = world.store.create
+
+    def lying(resource: Resource) -> Resource:
+        made = create(resource)
+        if resource.kind == "Receipt" and resource.spec["event"] == "Signed" and not lies:
+            lies.append(resource.name)
+            raise Waiting("Unreachable", "the store does not answer", 0.5)
+        return made
+
+    monkeypatch.setattr(world.store, "create", lying)
+    world.apply(point(), pack("1.0.0"))
+    world.until_phase("Live")
+    world.settle()
+    world.until(lambda: len(notarised(world)) == len(world.receipts()), 40)
+    assert len(lies) == 1
+
+
+def test_of_two_leaders_that_were_answered_one_writes_the_event() -> None:
+    """The deposed one had asked before, and is answered after."""
+    world = World(notary=(late := FakeNotary(silent=True)))
+    world.apply(point(), pack("1.0.0"))
+    world.until_phase("Live")
+    world.settle()
+    world.log.away = True
+    deposed, world.notary = world.controller, FakeNotary()
+    world.start()
+    world.run(2)
+    assert 0 < len([receipt for receipt in world.receipts() if "pending" in receipt.status]) < len(world.receipts())
+    late.silent = False
+    late.answer()
+    for step in range(20):
+        world.log.away = step < 6
+        deposed.tick()
+        world.step()
+    world.until(lambda: all("sigstoreIndex" in receipt.status for receipt in world.receipts()))
+    assert_the_log_has_it(world)
+
+
+def test_while_the_log_is_away_what_came_is_kept_and_nobody_is_asked_twice() -> None:
+    world = live(notary := FakeNotary(silent=True))
+    world.settle()
+    world.log.away = True
+    notary.answer()
+    world.run(4)
+    waits = [receipt for receipt in world.receipts() if "pending" in receipt.status]
+    assert waits
+    assert all("sigstoreIndex" not in receipt.status for receipt in waits)
+    asked = notary.asked
+    world.start()
+    world.run(4)
+    world.log.away, notary.silent = False, False
+    notary.answer()
+    world.until(lambda: all("sigstoreIndex" in receipt.status for receipt in world.receipts()))
+    assert_the_log_has_it(world)
+    assert notary.asked - asked <= len(world.receipts()) - len(waits)
+
+
+def test_what_came_goes_into_the_log_though_nobody_is_asked_any_more() -> None:
+    world = live(notary := FakeNotary(silent=True))
+    world.settle()
+    world.log.away = True
+    notary.answer()
+    world.run(4)
+    waits = {receipt.name for receipt in world.receipts() if "pending" in receipt.status}
+    world.notary, world.keep, world.log.away = None, Keep(4, 0, 0), False
+    world.start()
+    world.run(60)
+    subjects = {s["subject"][0]["name"] for s in world.log.statements() if s["predicate"]["kind"] == "Notarised"}
+    assert waits
+    assert subjects == {f"receipt/erp/{name}" for name in waits}
+
+
+class Other(FakeNotary):
+    """Gives what is none of this receipt, or nothing that the log could take."""
+
+    def __init__(self, spoil: Callable[[dict[str, Any]], object]) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def notarised(self, role: str, bundle: bytes) -> bytes:
+        document = json.loads(super().notarised(role, bundle))
+        if role == "rollout":
+            self.spoil(document)
+        return canonical(document)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda document: document["dsseEnvelope"].update(payload="e30="), "must be around the same statement"),
+        (lambda document: document.update(mediaType="another"), "must be application/vnd.dev.sigstore.bundle.v0.3+json"),
+        (lambda document: document.update(more="x" * 65_536), "the log takes no event as large as that"),
+    ],
+)
+def test_what_does_not_fit_comes_neither_into_the_status_nor_into_the_log(spoil: Callable[[dict[str, Any]], object], says: str) -> None:
+    world = live(Other(spoil))
+    world.settle()
+    world.until(lambda: any("conditions" in receipt.status for receipt in world.receipts()))
+    (waits,) = {said(receipt) for receipt in world.receipts() if "conditions" in receipt.status}
+    assert waits[:2] == ("False", "Sigstore")
+    assert says in waits[2]
+    assert notarised(world) == []
+    assert "Notarised" not in world.kinds()
+
+
+def test_metrics_tell_how_many_have_nobody_outside() -> None:
+    world = World(notary=(notary := FakeNotary(silent=True)), telemetry=(told := PrometheusTelemetry(FakeClock())))
+    world.apply(point(), pack("1.0.0"))
+    world.until_phase("Live")
+    world.settle()
+    world.run(2)
+    assert f"knhk_receipts_unwitnessed {len(world.receipts())}.0" in told.text().decode()
+    notary.silent = False
+    notary.answer()
+    world.until(lambda: "knhk_receipts_unwitnessed 0.0" in told.text().decode())
+    assert f'knhk_policy_events_total{{event="Notarised"}} {len(world.receipts())}.0' in told.text().decode()
 
 
 @pytest.mark.failure("signer", "rollout")

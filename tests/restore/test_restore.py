@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeNotary
 from restore_house import House, approve, base, flag, killed, moved_in, quiet, reviewed
 from rollout_world import PACK, pack
 
@@ -153,6 +154,28 @@ def test_a_second_run_changes_nothing(lost: House) -> None:
     again = restore_home(lost.home, lost.left(), quiet)
     assert (again.made, set(again.there)) == ([], {str(each.key) for each in again.plan.resources})
     assert lost.home.store.read_bytes() == data
+
+
+def test_what_others_outside_said_comes_from_the_log_and_they_are_not_asked_again(lost: House) -> None:
+    restore_home(lost.home, lost.left(), quiet)
+    world = lost.start(lost.opened())
+    world.notary = FakeNotary()
+    world.start()
+    world.until(lambda: all("sigstoreIndex" in each.status for each in world.receipts()))
+    world.settle()
+    world.until(lambda: all("sigstoreIndex" in each.status for each in world.receipts()))
+    world.run(4)
+    before = {each.name: {name: text for name, text in each.status.items() if name.startswith("sigstore")} for each in world.receipts()}
+    lost.lose()
+    restore_home(lost.home, lost.left(guards=()), quiet)
+    store = lost.opened()
+    after = {each.name: dict(each.status) for each in store.list("Receipt").resources}
+    assert after == before
+    world, asked = lost.start(store), FakeNotary()
+    world.notary = asked
+    world.start()
+    world.run(8)
+    assert asked.asked == len([kind for kind in world.kinds() if kind != "Notarised"]) - len(before)
 
 
 def test_a_dry_run_writes_nothing_and_tells_the_plan(lost: House) -> None:

@@ -48,6 +48,8 @@ class PrometheusTelemetry:
         self._rollbacks = Histogram(
             "knhk_rollback_seconds", "From the verdict to the last document that takes a pack back", registry=r, buckets=RECONCILE_S
         )
+        self._unwitnessed = Gauge("knhk_receipts_unwitnessed", "Receipts that still are to have a sigstore's witness", registry=r)
+        self._left = Counter("knhk_receipts_left_unwitnessed", "Receipts removed before they had a sigstore's witness", registry=r)
 
     # ---- the port ------------------------------------------------------------------------------
 
@@ -86,6 +88,14 @@ class PrometheusTelemetry:
     def rolled_back(self, took_s: float) -> None:
         """See the port."""
         self._rollbacks.observe(took_s)
+
+    def unwitnessed(self, receipts: int) -> None:
+        """See the port."""
+        self._unwitnessed.set(receipts)
+
+    def left_unwitnessed(self) -> None:
+        """See the port."""
+        self._left.inc()
 
     # ---- of the process ------------------------------------------------------------------------
 

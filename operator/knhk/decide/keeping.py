@@ -14,6 +14,7 @@ from knhk.model.resource import Key
 
 DAY_S = 86_400
 APPROVED = "Approved"
+WITNESS_WITHIN_S = 3 * DAY_S  # so old a Receipt may become, and as many as are kept may wait beside, for what others outside say to it
 MAX_DENIED = 32  # so many digests of a pack are remembered as rolled back,
 MAX_VERSIONS = 16  # and so many as live, and as approved: a question must not find that nobody approved what is enforced
 STAY: Mapping[str, int] = MappingProxyType(
@@ -37,12 +38,14 @@ class Held:
 @dataclass
 class Holding:
     """All Receipts that there are, oldest first in each namespace. What `oldest` gave is out of it until `back` or `gone` says how it went;
-    neither: it stays, and counts. Not for several threads."""
+    `wait`: it stays for its witnesses; neither: it stays, and counts. Not for several threads."""
 
     keep: Keep
     _known: dict[Key, Held] = field(default_factory=dict)
     _free: dict[str, list[Held]] = field(default_factory=dict)  # heaps of those that may go
-    _counts: Counter[str] = field(default_factory=Counter)
+    _waiting: dict[str, dict[Key, Held]] = field(default_factory=dict)  # those that would go; beside the bounds, oldest first
+    _tired: set[Key] = field(default_factory=set)  # those that waited
+    _counts: Counter[str] = field(default_factory=Counter)  # but those that wait
     _stay: dict[tuple[str, str, str], dict[str, Held]] = field(default_factory=dict)  # namespace, pack, event → digest → its newest
 
     def add(self, held: Held) -> None:
@@ -73,9 +76,42 @@ class Holding:
         """It is removed."""
         if self._known.pop(held.key, None) is not None:
             self._counts[held.key.namespace] -= 1
+            self._tired.discard(held.key)
+
+    def wait(self, held: Held, now_s: float) -> bool:
+        """It stays aside for its witnesses until it is `witnessed`; false when it may not, or no longer."""
+        name = held.key.namespace
+        if held.key in self._tired or held.key not in self._known or held.created_s < now_s - WITNESS_WITHIN_S:
+            return False
+        self._waiting.setdefault(name, {})[held.key] = held
+        self._counts[name] -= 1
+        return True
+
+    def witnessed(self, key: Key) -> None:
+        """It waits for nobody: it may be taken, if it is to go."""
+        if (held := self._waiting.get(key.namespace, {}).pop(key, None)) is not None:
+            self._counts[key.namespace] += 1
+            self.back(held)
+
+    @property
+    def _aside(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def _end_waiting(self, now_s: float) -> None:
+        """Of those that waited too long, or are too many beside, the oldest may be taken."""
+        keep = self.keep
+        for waiting in self._waiting.values():
+            while waiting and (
+                (first := next(iter(waiting.values()))).created_s < now_s - WITNESS_WITHIN_S
+                or (keep.namespace and len(waiting) > keep.namespace)
+                or (keep.all and self._aside > keep.all)
+            ):
+                self._tired.add(first.key)
+                self.witnessed(first.key)
 
     def oldest(self, now_s: float, most: int) -> list[Held]:
         """At most so many that are to be removed."""
+        self._end_waiting(now_s)
         found: list[Held] = []
         taken: Counter[str] = Counter()
         while len(found) < most and (name := self._next(now_s, taken, len(found))) is not None:
@@ -91,7 +127,7 @@ class Holding:
         keep, first = self.keep, min(heads, key=lambda name: heads[name])
         if keep.days and (old := self._aged(heads, now_s)) is not None:
             return old
-        if keep.all and len(self._known) - so_many > keep.all:
+        if keep.all and len(self._known) - self._aside - so_many > keep.all:
             return first
         full = (name for name in heads if keep.namespace and self._counts[name] - taken[name] > keep.namespace)
         return next(full, None)

@@ -3,5 +3,18 @@
 from knhk.lockchain.bundles import assemble
 from knhk.lockchain.events import PolicyEvent, parse_event, statement
 from knhk.lockchain.receipts import receipt_labels, receipt_name, receipt_spec
+from knhk.lockchain.witnesses import NOTARISED, bundle_of, fits, notarised
 
-__all__ = ["PolicyEvent", "assemble", "parse_event", "receipt_labels", "receipt_name", "receipt_spec", "statement"]
+__all__ = [
+    "NOTARISED",
+    "PolicyEvent",
+    "assemble",
+    "bundle_of",
+    "fits",
+    "notarised",
+    "parse_event",
+    "receipt_labels",
+    "receipt_name",
+    "receipt_spec",
+    "statement",
+]

@@ -74,7 +74,8 @@ class Controller:
     _known: dict[Key, Resource] = field(default_factory=dict)  # as last seen: what a deletion that nobody saw leaves behind
 
     def __post_init__(self) -> None:
-        self._keeping, self._notarising = Keeping(self.ports, self.keep), Notarising(self.ports)
+        self._notarising = Notarising(self.ports, lambda key: self._keeping.witnessed(key))
+        self._keeping = Keeping(self.ports, self.keep, self._notarising.awaited)
         self.journal = Journal(self.ports, self._made)
         self._consents = ConsentBook(self.ports)
         points = PointReconciler(self.ports, self.journal, self._consents)

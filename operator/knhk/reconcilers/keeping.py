@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from threading import Lock
 
 from knhk.decide.keeping import Held, Holding
+from knhk.lockchain import NOTARISED
 from knhk.model.faults import KnhkError, NotFound
 from knhk.model.keeping import Keep
-from knhk.model.resource import Resource
+from knhk.model.resource import Key, Resource
 from knhk.reconcilers.context import Ports
-from knhk_runtime.record import entry_key
+from knhk_runtime.record import entry_key, event_key
 
 LOOKS_EVERY_S = 1.0
 AFTER_FAULT_S = 10.0
@@ -24,10 +26,12 @@ _log = logging.getLogger("knhk.keeping")
 
 @dataclass
 class Keeping:
-    """At rest it reads and writes nothing. `made` may be called by any thread."""
+    """At rest it reads and writes nothing. `made` and `witnessed` may be called by any thread. `awaited`: whether somebody outside is still
+    to bear witness to a Receipt; such a one waits for that, within bounds (`Holding.wait`), before it leaves."""
 
     ports: Ports
     keep: Keep
+    awaited: Callable[[Resource], bool] = lambda receipt: False
     _holding: Holding | None = None
     _next_s: float = 0.0
     _listed_s: float = 0.0
@@ -44,6 +48,12 @@ class Keeping:
         with self._lock:
             if self._holding is not None:
                 self._holding.add(_held(receipt))
+
+    def witnessed(self, key: Key) -> None:
+        """The log has what others outside say to this Receipt."""
+        with self._lock:
+            if self._holding is not None:
+                self._holding.witnessed(key)
 
     def turn(self, now_s: float, *, busy: bool) -> None:
         """Removes a few, if some are to be removed; while there is other work, once a second."""
@@ -73,10 +83,16 @@ class Keeping:
         to `failed`, and it is met again."""
         try:
             receipt = self.ports.store.get(held.key)
-            if not self._stands(receipt):
-                _log.error("%s stays: entry %d of the log is not its event", held.key, receipt.spec["logIndex"])
+            if wrong := self._not_in_log(receipt):
+                _log.error("%s stays: %s", held.key, wrong)
+                return
+            alone = self.awaited(receipt)
+            if alone and self._waits(held):
                 return
             self.ports.store.delete(held.key, receipt.resource_version)
+            if alone:
+                _log.error("%s left by number or age before anybody outside bore witness to it: it may wait no longer", held.key)
+                self.ports.telemetry.left_unwitnessed()
         except NotFound:
             pass
         except (KnhkError, OSError) as error:
@@ -89,9 +105,22 @@ class Keeping:
             if self._holding is not None:
                 self._holding.gone(held)
 
-    def _stands(self, receipt: Resource) -> bool:
+    def _waits(self, held: Held) -> bool:
+        with self._lock:
+            return self._holding is not None and self._holding.wait(held, self.ports.clock.now_ns() / 1e9)
+
+    def _not_in_log(self, receipt: Resource) -> str:
+        """What the log does not have of it: its event, or what others outside said to it; "": it has all."""
+        spec, status = receipt.spec, receipt.status
+        if not self._stands(entry_key(spec["bundle"].encode()), spec["logIndex"]):
+            return f"entry {spec['logIndex']} of the log is not its event"
+        if "sigstoreIndex" in status and not self._stands(event_key(bytes.fromhex(status["sigstoreEvent"])), status["sigstoreIndex"]):
+            return f"entry {status['sigstoreIndex']} of the log is not its event {NOTARISED}"
+        return ""
+
+    def _stands(self, key: bytes, index: int) -> bool:
         try:
-            return self.ports.log.index_of(entry_key(receipt.spec["bundle"].encode())) == int(receipt.spec["logIndex"])
+            return self.ports.log.index_of(key) == int(index)
         except NotFound:
             return False
 

@@ -23,15 +23,16 @@ from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.api import parse, with_origin
 from knhk.decide.keeping import STAY
-from knhk.lockchain import statement
+from knhk.lockchain import NOTARISED, bundle_of, statement
 from knhk.lockchain.events import PolicyEvent, parse_event
+from knhk.model.canonical import sha256_hex
 from knhk.model.faults import AlreadyExists, Corrupt, Fault, KnhkError, NotFound, Refused, Stalled, Waiting
-from knhk.model.resource import Resource
+from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.ports.store import Store
 from knhk.reconcilers import evidence, restoring
 from knhk.reconcilers.admission import admit
-from knhk.reconcilers.context import receipt_of
+from knhk.reconcilers.context import receipt_of, statement_of
 from knhk.reconcilers.erasing import erased_by
 from knhk.reconcilers.reviewing import speaks_of_ours
 from knhk.wiring import daemon, embedded
@@ -335,17 +336,33 @@ def fill(store: Store, plan: Plan, signer: RoleSigner, actor: str, now_ns: int) 
 
 
 def _receipts(store: Store, seen: Verified) -> int:
-    """Receipts of policy events: of all that keeping leaves (rollbacks deny digests for good), and of the newest others."""
+    """Receipts of policy events: of all that keeping leaves (rollbacks deny digests for good), and of the newest others. Each with what
+    others outside said to it, if the log has that: they are not asked again."""
     events = [(index, entry, event) for index, entry, event in seen.events if _namespace(event)]
+    witnesses = {event.subject[1]: (index, entry) for index, entry, event in reversed(seen.events) if event.kind == NOTARISED}
     old = [each for each in events[:-MAX_RECEIPTS] if each[2].kind in STAY]
     made = 0
     for index, entry, event in (*old, *events[-MAX_RECEIPTS:]):
+        receipt = receipt_of(_namespace(event), entry.decode(), index, seen.log.served.inclusion(index, seen.log.note))
         try:
-            store.create(receipt_of(_namespace(event), entry.decode(), index, seen.log.served.inclusion(index, seen.log.note)))
+            store.create(receipt)
             made += 1
-        except (AlreadyExists, NotFound):
+        except AlreadyExists:
+            pass
+        except NotFound:
             continue
+        if (witness := witnesses.get(sha256_hex(entry))) is not None:
+            _witness(store, receipt.key, *witness)
     return made
+
+
+def _witness(store: Store, key: Key, index: int, event: bytes) -> None:
+    stored = store.get(key)
+    if "sigstoreIndex" in stored.status:
+        return
+    bundle = bundle_of(stored.spec["bundle"].encode(), statement_of(event.decode()))
+    told = {"sigstore": bundle.decode(), "sigstoreIndex": index, "sigstoreEvent": sha256_hex(event)}
+    store.update_status(replace(stored, status={**{name: value for name, value in stored.status.items() if name != "pending"}, **told}))
 
 
 def _namespace(event: PolicyEvent) -> str:

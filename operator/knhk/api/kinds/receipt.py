@@ -38,12 +38,18 @@ RECEIPT = Kind(
     status=Obj(
         "What is.",
         {
-            **{k: v for k, v in STATUS_FIELDS.items() if k not in ("faults", "pending")},
+            **{k: v for k, v in STATUS_FIELDS.items() if k != "faults"},
             "sigstore": Str(
-                "The same statement as sigstore's tools take it: a bundle v0.3, JSON, with an entry of Rekor and a timestamp. The log has"
-                " `spec.bundle`.",
+                "The same statement as sigstore's tools take it: a bundle v0.3, JSON, with an entry of Rekor and a timestamp.",
                 max=262_144,
                 min=2,
+            ),
+            "sigstoreIndex": Int("Index in the log of the event Notarised, which has that bundle.", min=0, max=2**53),
+            "sigstoreEvent": Str(
+                "SHA-256 of that event, hexadecimal.",
+                max=64,
+                min=64,
+                rules=(matches(r"^[0-9a-f]+$", "must be hexadecimal digits"),),
             ),
         },
     ),
