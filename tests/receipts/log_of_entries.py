@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -10,7 +11,8 @@ from typing import Any
 
 from knhk.adapters.log_reading import of_folder
 from knhk.adapters.signer_local import LocalSigner, establish
-from knhk.lockchain import PolicyEvent, statement
+from knhk.lockchain import PolicyEvent, notarised, statement
+from knhk.model.canonical import canonical
 from knhk_runtime.record import encode_leaf
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
@@ -32,6 +34,12 @@ def leaf(
     hashed = number.to_bytes(32, "big")
     a = hashed if kind == 1 else bytes(32)
     return encode_leaf(Leaf(kind, 1, verdict, mode, flags, 0, hashed, a, pack[:20], START_NS + number, ring + number.to_bytes(8, "big")))
+
+
+def outside(entry: bytes, hint: str = "cd" * 32) -> bytes:
+    """A bundle around the same statement, by a key of nobody."""
+    document = json.loads(entry)
+    return canonical({**document, "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []}})
 
 
 class Written:
@@ -82,6 +90,10 @@ class Written:
             kind, (f"pack/{namespace}/{name}@1.0.0", pack.hex()), actor, more.pop("time", "2026-11-20T10:00:00Z"), pack=told, **more
         )
         return self.signer.bundle("rollout", statement(found))
+
+    def notarised(self, entry: bytes, index: int, receipt: str, bundle: bytes) -> bytes:
+        """The event that the log has `bundle` in, what others outside said of an entry."""
+        return self.signer.bundle("rollout", statement(notarised(receipt, entry, index, bundle, "op", "2026-11-23T10:00:05Z")))
 
     def nobodys(self, kind: str) -> bytes:
         """An event of no namespace."""

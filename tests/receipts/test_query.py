@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
 
 from knhk.cli import main
+from knhk.reconcilers.exporting_events import ACTIVITIES
 
 ROOT, HIDDEN = Path(__file__).parents[2], ("salt", "observation", "action")
 ROLLED = {"reason": "newDenials of guard limit", "evidence": {"judgedNs": "17"}}
@@ -207,6 +208,55 @@ def test_ocsf_is_what_its_schema_says(knhk: Any, tmp_path: Path) -> None:
     broken = {**events[0], "severity_id": "loud"}
     with pytest.raises(ValueError, match="severity_id"):
         ocsf.v1_7_0.events.ApiActivity.model_validate(broken)
+
+
+SCHEMA: dict[str, Any] = json.loads((Path(ocsf.__file__).parent / "schemas" / "v1_7_0.json").read_text())
+
+
+def demand_constraints(event: dict[str, Any]) -> None:
+    """What the schema asks for beside types: of some members at least one."""
+    for member, kind in (("actor", "actor"), ("entity", "managed_entity")):
+        if member in event:
+            assert event[member].keys() & set(SCHEMA["objects"][kind]["constraints"]["at_least_one"]), (member, event[member])
+
+
+def test_policy_events_are_ocsf_too(knhk: Any, written: Written, tmp_path: Path) -> None:
+    """Of class Entity Management; a pack is the policy that decisions name."""
+    kinds = [*ACTIVITIES, "Approved", "Drifted", "Refused"]
+    written.add(*(written.event(kind, reason="why", stage="production", step=1) for kind in kinds), written.nobodys("KeyRotated"))
+    code, said = knhk("export", "--format", "ocsf", "--out", tmp_path / "events.jsonl", "--kind", "POLICY")
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (code, said["written"]) == (0, len(events))
+    assert len(events) == 7 + len(kinds) + 1
+    for event in events:
+        ocsf.v1_7_0.events.EntityManagement.model_validate(event, strict=False)
+        demand_constraints(event)
+        assert event["type_uid"] == 300_400 + event["activity_id"]
+    captions = SCHEMA["events"]["entity_management"]["attributes"]["activity_id"]["enum"]
+    for event in events:
+        told = captions.get(str(event["activity_id"]), {"caption": event["metadata"]["event_code"]})
+        assert event["activity_name"] == told["caption"]
+    assert {event["activity_name"] for event in events} >= {
+        "Drifted",
+        "Approved",
+        *(captions[str(n)]["caption"] for n in ACTIVITIES.values()),
+    }
+    rolled = next(event for event in events if event["metadata"]["event_code"] == "RolledBack")
+    assert (rolled["activity_name"], rolled["severity"], rolled["comment"]) == ("Deactivate", "Medium", "newDenials of guard limit")
+    assert rolled["entity"]["policy"]["name"] == "limits"
+    assert rolled["unmapped"]["evidence"] == {"judgedNs": "17"}
+    (turned,) = [event for event in events if event["entity"]["name"] == "keys/build"]
+    assert (turned["entity"]["type"], turned["entity"]["type_id"], turned["activity_name"]) == ("keys", 99, "Update")
+    code, _ = knhk("export", "--format", "ocsf", "--out", tmp_path / "decisions.jsonl", "--pack", "limits")
+    (decided,) = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
+    demand_constraints(decided)
+    assert decided["actor"]["authorizations"][0]["policy"]["uid"] == rolled["entity"]["policy"]["uid"]
+    code, said = knhk("export", "--format", "csv", "--out", tmp_path / "events.csv", "--kind", "POLICY")
+    assert (code, "FROM events" in json.dumps(said)) == (2, True)
+    code, said = knhk(
+        "export", "--format", "ocsf", "--out", tmp_path / "one.jsonl", "--kind", "POLICY", "--field-selector", "event=RolledBack"
+    )
+    assert (code, said["written"]) == (0, 2)
 
 
 def test_one_receipt_is_exported_by_its_id(knhk: Any, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from knhk.adapters.front_proxy import User
 from knhk.adapters.receipt_index import ReceiptIndex
@@ -28,7 +29,7 @@ from knhk.wiring import renewing
 from knhk.wiring.receipts import BOUNDS, HANDS, UNREADY_AFTER_S, Follower, LogPlace
 
 sys.path.insert(0, str(Path(__file__).parent))
-from log_of_entries import Written, leaf
+from log_of_entries import Written, leaf, outside
 
 LIST = f"{BASE}/namespaces/erp/decisionreceipts"
 
@@ -102,6 +103,39 @@ def test_versions_that_are_made_up_keep_nobody_out(written: Written, tmp_path: P
             assert set(await asyncio.gather(*waiting)) == {504}
 
     asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_a_policy_receipt_has_what_others_outside_said_of_it(written: Written, tmp_path: Path) -> None:
+    """As the log has it: of events that say they are about it the first that is."""
+
+    class OfLog(Asked):
+        def proof(self, number: int) -> tuple[str, str]:
+            return f"proof of {number}", "checkpoint"
+
+        def entry(self, number: int) -> bytes:
+            return written.served.entry(number)
+
+    async def play() -> None:
+        promoted, signed = written.event("Promoted"), written.event("Signed")
+        first, second, name = outside(promoted), outside(promoted, "ef" * 32), "erp/promoted-00000000"
+        told = [
+            written.notarised(signed, 0, name, outside(signed)),
+            *(written.notarised(promoted, 0, name, each) for each in (first, second)),
+        ]
+        written.add(promoted, leaf(1), *told, signed)
+        asked = OfLog(ReceiptIndex(tmp_path / "index.db"))
+        asked.index.follow("o", written.served)
+        with ThreadPoolExecutor(HANDS) as hands:
+            async with TestClient(TestServer(application(asked, hands))) as client:
+                found = await (await client.get(f"{BASE}/namespaces/erp/policyreceipts/promoted-00000000")).json()
+                assert found["status"]["sigstore"] == first.decode()
+                assert found["status"]["sigstoreIndex"] == 3
+                bare = await (await client.get(f"{BASE}/namespaces/erp/policyreceipts/signed-00000005")).json()
+                assert "sigstore" not in bare["status"]
+                tells = await (await client.get(f"{BASE}/namespaces/erp/policyreceipts?fieldSelector=event=Notarised")).json()
+                assert [item["metadata"]["name"] for item in tells["items"]] == [f"notarised-0000000{n}" for n in (4, 3, 2)]
+
+    asyncio.run(asyncio.wait_for(play(), 60))
 
 
 def test_discovery_waits_for_no_list(written: Written, tmp_path: Path) -> None:

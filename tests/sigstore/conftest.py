@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "registry")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "registry"), str(HERE.parent / "receipts")]
 
 from private_stack import Stack, private_sigstore  # noqa: E402
 from sigstore_binaries import built  # noqa: E402

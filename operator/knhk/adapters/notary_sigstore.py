@@ -26,17 +26,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from rfc3161_client import TimestampRequestBuilder
 
 from knhk.adapters.signer_roles import SIGNERS, Outside, RoleKey, keys_of
-from knhk.adapters.sigstore_root import TrustedRoot, parse_trusted_root
+from knhk.adapters.sigstore_root import KEY_DETAILS, ROOT_FILE, TrustedRoot, demand_identity, entry_body, parse_trusted_root
 from knhk.model.canonical import canonical
 from knhk.model.faults import Stalled, Waiting
 from knhk_verify.errors import Bad, demand
 from knhk_verify.signed import BUNDLE, keyid, member, pae, parse_json, verify_bundle
 
-ROOT_FILE = "trusted_root.json"
 ANSWERS_WITHIN_S, RETRY_S = 20.0, 5.0
 MAX_ANSWER = 1 << 20
 AT_ONCE = 4
-_KEY = "PKIX_ECDSA_P256_SHA_256"
 _KEYLESS = ("fulcio", "token", "identity", "issuer")
 
 
@@ -148,11 +146,15 @@ class SigstoreNotary:
         }
         try:
             at = root.time_of(timestamp, signature.data)
-            root.demand_entry(entry, _body(digest, signature), at)
+            root.demand_entry(entry, entry_body(digest, signature.data, signature.verifier), at)
         except Bad as error:
             raise Stalled("Sigstore", f"what {self.settings.rekor} and {self.settings.timestamp} answered is refused: {error}") from error
         if self.settings.keyless is not None:
-            _demand_identity(canonical(made), self.folder / ROOT_FILE, self.settings.keyless, role)
+            keyless = self.settings.keyless
+            try:
+                demand_identity(canonical(made), self.folder / ROOT_FILE, keyless.identity[role], keyless.issuer)
+            except Bad as error:
+                raise Stalled("Sigstore", f"{keyless.fulcio}: the certificate is refused: {error.what}") from error
         return canonical(made)
 
     def _demand_ours(self, role: str, bundle: bytes) -> None:
@@ -184,7 +186,7 @@ class SigstoreNotary:
         key = self.key(role)
         if key is None:
             raise Stalled("Sigstore", f"{self.folder}: has no key of role {role} for sigstore: run: knhk keys trust FILE")
-        verifier = {"keyDetails": _KEY, "publicKey": {"rawBytes": _b64(key.public)}}
+        verifier = {"keyDetails": KEY_DETAILS, "publicKey": {"rawBytes": _b64(key.public)}}
         return Signature(key.sign(data), {"publicKey": {"hint": keyid(key.public)}}, verifier)
 
     def _by_certificate(self, role: str, data: bytes) -> Signature:
@@ -211,7 +213,7 @@ class SigstoreNotary:
             raise Stalled("Sigstore", f"{keyless.fulcio}: must answer with a certificate that a log has seen: has it a log?") from error
         certificate = {"rawBytes": _b64(der)}
         signature = key.sign(data, ec.ECDSA(SHA256()))
-        return Signature(signature, {"certificate": certificate}, {"keyDetails": _KEY, "x509Certificate": certificate})
+        return Signature(signature, {"certificate": certificate}, {"keyDetails": KEY_DETAILS, "x509Certificate": certificate})
 
     # ---- servers ----
 
@@ -255,26 +257,6 @@ class SigstoreNotary:
             raise Stalled("Sigstore", said) from error
         except (OSError, http.client.HTTPException) as error:
             raise Waiting("Sigstore", f"{url}: does not answer: {error}", RETRY_S) from error
-
-
-def _body(digest: bytes, signature: Signature) -> bytes:
-    """The entry as Rekor v2 logs it (JCS)."""
-    data = {"algorithm": "SHA2_256", "digest": _b64(digest)}
-    record = {"data": data, "signature": {"content": _b64(signature.data), "verifier": signature.verifier}}
-    return canonical({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": record}})
-
-
-def _demand_identity(bundle: bytes, root: Path, keyless: Keyless, role: str) -> None:
-    """By sigstore-python: chain, SCT, identity and all the rest. Raises Stalled."""
-    from sigstore.errors import Error
-    from sigstore.models import Bundle, TrustedRoot
-    from sigstore.verify import Verifier, policy
-
-    try:
-        who = policy.Identity(identity=keyless.identity[role], issuer=keyless.issuer)
-        Verifier(trusted_root=TrustedRoot.from_file(str(root))).verify_dsse(Bundle.from_json(bundle), who)
-    except Error as error:
-        raise Stalled("Sigstore", f"{keyless.fulcio}: the certificate is refused: {error}") from error
 
 
 def _b64(data: bytes) -> str:

@@ -22,6 +22,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from knhk.lockchain import NOTARISED
 from knhk.lockchain.entries import Row
 from knhk.lockchain.receipts import label_value, named, pack_digest, receipt_name
 from knhk.model.selection import EVENT_TRAITS, FLAGS, INTERVAL, Requirement, Selection, Traits, equal, exactly, holds
@@ -31,15 +32,16 @@ from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_l
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
 
-VERSION = 3
+VERSION = 4
 BATCH = 1 << 14  # entries in one transaction
 STRANGERS = 256  # digests that no event names, and
 REGIONS = 16  # regions of a pack, each by itself; the others are one, so that nobody's made-up leaves make more shapes than a page can read
 OTHER, POLICY, NO_SHAPE = "other", "POLICY", 0
 CACHE_KIB = 8 << 10  # of each thread
-TABLES = ("log", "shapes", "packs", "sources", "entries", "events")
+TABLES = ("log", "shapes", "packs", "sources", "entries", "events", "witnesses")
 EVENT_COLUMNS = ("namespace", "name", *EVENT_TRAITS, "actorLabel", "time")
 PAGE_BYTES = 4 << 20  # of statements in an answer; an entry has at most 64 KiB
+MAX_WITNESSES = 8  # of an entry; there is one
 STEP = 2048  # entries that are looked at in one step of what follows them
 _PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
 _OTHER_PACK, _OTHER_REGION = b"\xff" * 20, b"\xff" * 2
@@ -54,6 +56,7 @@ CREATE TABLE events (number INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT NOT NU
 CREATE INDEX events_by_name ON events (name);
 CREATE INDEX events_by_namespace ON events (namespace);
 CREATE INDEX events_by_pack ON events (namespace, pack);
+CREATE TABLE witnesses (entry INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (entry, number)) WITHOUT ROWID;
 CREATE INDEX entries_by_receipt ON entries (substr(data, 101, 16)) WHERE length(data) = 118;
 """
 _INSERT_EVENT = f"INSERT INTO events VALUES ({', '.join('?' * (1 + len(EVENT_COLUMNS)))})"
@@ -252,6 +255,12 @@ class ReceiptIndex:
             return iter(())
         return self._of_events(db, f"{asked[0]} AND number >= ? ORDER BY number", (*asked[1], start))
 
+    def witnesses(self, number: int) -> list[Row]:
+        """Events Notarised that say that they are about the entry at this index, the first ones; whether they are is for the reader."""
+        with self._reading() as db:
+            where = "number IN (SELECT number FROM witnesses WHERE entry = ?) ORDER BY number LIMIT ?"
+            return list(self._of_events(db, where, (number, MAX_WITNESSES)))
+
     def beyond(self, selection: Selection, start: int) -> int:
         """How many entries from `start` on `after` may have to look at."""
         with self._reading() as db:
@@ -397,9 +406,16 @@ class _Taking:
                 traits |= {"packDigest": str(subject["digest"]["sha256"])[:40]}
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise Bad(where, f"is no policy event: {error!r}") from error
+        if event == NOTARISED:
+            self._witnesses(number, predicate)
         traits |= {"name": receipt_name(event, number), "actorLabel": label_value(traits["actor"]) if "actor" in traits else ""}
         self._db.execute(_INSERT_EVENT, (number, *(traits.get(column, "") for column in EVENT_COLUMNS)))
         return statement
+
+    def _witnesses(self, number: int, predicate: Mapping[str, Any]) -> None:
+        entry = (predicate.get("evidence") or {}).get("logIndex")
+        if type(entry) is int and 0 <= entry < number:
+            self._db.execute("INSERT INTO witnesses VALUES (?, ?)", (entry, number))
 
     def _knows(self, digest: bytes, pack: Mapping[str, Any]) -> None:
         if len(digest) == 20 and digest not in self._packs:

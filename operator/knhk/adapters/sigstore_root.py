@@ -3,9 +3,11 @@ are believed, each within its validity."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,11 +18,14 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509 import Certificate, load_der_x509_certificate
 from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
 
+from knhk.model.canonical import canonical
 from knhk_verify.errors import Bad, demand
 from knhk_verify.note import Verifier, open_checkpoint, unb64
 from knhk_verify.signed import member, parse_json
 from knhk_verify.tree import leaf_hash, verify_inclusion
 
+ROOT_FILE = "trusted_root.json"
+KEY_DETAILS = "PKIX_ECDSA_P256_SHA_256"
 MEDIA_TYPES = ("application/vnd.dev.sigstore.trustedroot+json;version=0.1", "application/vnd.dev.sigstore.trustedroot.v0.2+json")
 
 
@@ -102,8 +107,8 @@ class TrustedRoot(NamedTuple):
             return at
         raise Bad("timestamp", "is by no authority of the trusted root, or not over this signature")
 
-    def demand_entry(self, entry: Mapping[str, Any], body: bytes, at: datetime) -> None:
-        """Raises Bad unless `entry` (TransparencyLogEntry, JSON) shows that `body` is in a log that counts at this time."""
+    def demand_entry(self, entry: Mapping[str, Any], body: bytes, at: datetime) -> str:
+        """Which log has `body` where, by `entry` (TransparencyLogEntry, JSON); raises Bad unless it is one that counts at this time."""
         where = "entry"
         id_ = unb64(member(entry, "logId.keyId", str, where), f"{where} logId")
         log = next((log for log in self.logs if log.id == id_), None)
@@ -120,6 +125,28 @@ class TrustedRoot(NamedTuple):
         index = member(proof, "logIndex", str, where)
         demand(index.isdecimal() and len(index) < 20, f"{where} logIndex", f"{index!r}: must be a number")
         verify_inclusion(leaf_hash(body), int(index), checkpoint.size, checkpoint.root, hashes)
+        return f"entry {index} of {checkpoint.size} of {log.key.name}"
+
+
+def entry_body(digest: bytes, signature: bytes, verifier: Mapping[str, Any]) -> bytes:
+    """An entry as Rekor v2 logs it (JCS); `verifier`: who signed, as Rekor spells it."""
+    data = {"algorithm": "SHA2_256", "digest": base64.b64encode(digest).decode()}
+    record = {"data": data, "signature": {"content": base64.b64encode(signature).decode(), "verifier": verifier}}
+    return canonical({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": record}})
+
+
+def demand_identity(bundle: bytes, root: Path, identity: str, issuer: str) -> None:
+    """By sigstore-python: chain, SCT, identity and all the rest of a bundle that a certificate signed. `root`: trusted_root.json. Raises
+    Bad."""
+    from sigstore.errors import Error
+    from sigstore.models import Bundle, TrustedRoot
+    from sigstore.verify import Verifier, policy
+
+    try:
+        trusted = TrustedRoot.from_file(str(root))
+        Verifier(trusted_root=trusted).verify_dsse(Bundle.from_json(bundle), policy.Identity(identity=identity, issuer=issuer))
+    except Error as error:
+        raise Bad("certificate", f"must name {identity} by {issuer}: {error}") from error
 
 
 def parse_trusted_root(data: bytes, where: str = "trusted_root.json") -> TrustedRoot:

@@ -194,7 +194,7 @@ def compact(call: Call) -> Outcome:
 def prove(call: Call) -> Outcome:
     from knhk.reconcilers import evidence
     from knhk.wiring import evidence as wiring
-    from knhk.wiring import receipt_reading
+    from knhk.wiring import receipt_reading, witnesses
     from knhk.wiring.log_opening import opened
 
     args, home = call.args, Home(call.home)
@@ -209,14 +209,21 @@ def prove(call: Call) -> Outcome:
     for index in receipt_reading.chosen(args, home, log, place):
         if f"{index}.json" not in bundle.receipts:
             bundle.prove(log.served, index, log.note)
+    outside = bool(bundle.entries) and witnesses.are_named(trust)
+    if outside:
+        witnesses.in_log(receipt_reading.index_of_log(home, log, place), log, bundle)
     if args.since is not None:
         evidence.grown(log.served, log.note, args.since.read_text(), bundle)
     if not bundle.files():
         bundle.checkpoints[str(log.served.size)] = log.note
     judged = trust.evidence()
-    proven = evidence.judge(judged, bundle.files())
+    evidence.judge(judged, bundle.files())
+    if outside:
+        found = [(name, text.encode()) for name, text in bundle.files().items()]
+        judged.steps += witnesses.steps(found, trust, None, witnesses.whom(home, None, None))
+    proven = all(step.ok for step in judged.steps)
     if proven:
-        evidence.write(args.out, bundle, trust.keys_json)
+        evidence.write(args.out, bundle, trust.keys_json, witnesses.pinned_root(trust) if outside else None)
     files = sorted(bundle.files()) if proven else []
     data = {"out": str(args.out), "size": log.served.size, "files": files, "steps": [step._asdict() for step in judged.steps]}
     return Outcome(data, OK if proven else FAULTS, (steps_table(judged.steps),))

@@ -15,6 +15,8 @@ from knhk.wiring.home import Home
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from knhk.reconcilers.evidence import Bundle
+
 noun("receipt", "what was decided, and which policy events happened")
 
 LOG = Argument("--log", help="log folder (default HOME/log)", kind=Path, metavar="DIR")
@@ -119,9 +121,9 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
 
 @command(
     ("receipt", "export"),
-    summary="Export decisions for other tools: CSV, JSON Lines, Parquet, OCSF",
+    summary="Export decisions for other tools: CSV, JSON Lines, Parquet, OCSF; policy events as OCSF",
     arguments=(
-        Argument("--format", help="ocsf: events of class API Activity (6003), one a line", choices=("csv", "jsonl", "ocsf", "parquet")),
+        Argument("--format", help="ocsf: events of OCSF 1.7, one a line", choices=("csv", "jsonl", "ocsf", "parquet")),
         Argument("--out", help="file to write; with --subject a new or empty folder", kind=Path, metavar="FILE"),
         Argument("--subject", help="all about this person: records, proofs, consents; leaves a receipt", metavar="SUBJECT"),
         Argument("--reason", help="why it may be read, with --subject; it is recorded", metavar="TEXT"),
@@ -137,10 +139,13 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
     output=obj(out=string(), written=integer(), records=nullable(integer()), unreadable=nullable(integer()), receipt=nullable(integer())),
     examples=(
         "knhk receipt export --format ocsf --out decisions.ocsf.jsonl --field-selector mode=ENFORCED",
+        "knhk receipt export --format ocsf --out changes.ocsf.jsonl --kind POLICY --field-selector time=2026-11",
         "knhk receipt export --format parquet --out denied.parquet -n erp --verdict DENY",
         "knhk receipt export --subject c-117 -n ats --reason 'access request 2026-17' --out ./c-117",
     ),
-    detail="--subject: `written` rows of `knhk receipt lineage` with their proofs, an audit bundle that verifies without the product,\n"
+    detail="OCSF: a decision is of class API Activity (6003), a policy event (--kind POLICY) of Entity Management (3004), whose entity is\n"
+    "a policy, named as decisions name it, a point, data and so on. Policy events as tables: `knhk receipt query 'FROM events' --out`.\n"
+    "--subject: `written` rows of `knhk receipt lineage` with their proofs, an audit bundle that verifies without the product,\n"
     "and `records` payloads in clear; of `unreadable` decisions the payload is sealed, erased or not kept here. Needs the key of the\n"
     "namespace's tags and the rollout key: the event SubjectExported is in the log (`receipt`) before anything is written.",
 )
@@ -157,6 +162,8 @@ def export(call: Call) -> Outcome:
             raise Usage(f"must not be given {'with' if args.subject else 'without'} --subject", f"--{name.replace('_', '-')}")
     if args.subject:
         return export_subject(call)
+    if args.kind == "POLICY" and args.format != "ocsf":
+        raise Usage("must be ocsf with --kind POLICY: for tables ask knhk receipt query 'FROM events' --out FILE", "--format")
     written = exporting.write(args.out, args.format, receipt_reading.selected(args, Home(call.home)))
     return Outcome({"out": str(args.out), "written": written, "records": None, "unreadable": None, "receipt": None})
 
@@ -196,6 +203,13 @@ def show(call: Call) -> Outcome:
     )
 
 
+TRUSTED_ROOT = Argument(
+    "--trusted-root", help="trusted_root.json of the sigstore (default: beside keys.json, if keys.json names it)", kind=Path, metavar="FILE"
+)
+CERTIFIED = (
+    Argument("--certificate-identity", help="whom a certificate of Fulcio must name (default: as HOME/keys/sigstore.json)", metavar="WHO"),
+    Argument("--certificate-oidc-issuer", help="by whose word", metavar="URL"),
+)
 SOURCE = Argument(
     "source",
     help="a file (a Receipt in JSON or YAML, the receipt of a decision, a checkpoint, a consistency proof), the folder of an audit bundle, "
@@ -209,7 +223,17 @@ SOURCE = Argument(
 @command(
     ("receipt", "verify"),
     summary="Verify receipts down to the pinned root: each step, the key that it was held against, and the result",
-    arguments=(SOURCE, PLACE, ROOT, KEYS, AT, *TLS, Argument("--kubeconfig", help="cluster to read a named Receipt from", kind=Path)),
+    arguments=(
+        SOURCE,
+        PLACE,
+        ROOT,
+        KEYS,
+        AT,
+        *TLS,
+        Argument("--kubeconfig", help="cluster to read a named Receipt from", kind=Path),
+        TRUSTED_ROOT,
+        *CERTIFIED,
+    ),
     output=obj(verified=boolean(), steps=STEPS),
     examples=(
         "knhk receipt verify 5f2c…",
@@ -221,24 +245,36 @@ SOURCE = Argument(
     detail="From a pipe: kubectl get receipt -n erp promoted-17 -o yaml | knhk receipt verify - …\n"
     "Nothing is asked of a network unless --log is a URL or --kubeconfig is given. Several sources are held against one another:\n"
     "their checkpoints must be of one log. A receipt without a proof gets one from the log; one whose checkpoint key was replaced needs a\n"
-    "fresh one: `knhk log prove`. Records of O and A that are kept beside a log folder are held against the leaf.",
+    "fresh one: `knhk log prove`. Records of O and A that are kept beside a log folder are held against the leaf.\n"
+    "What a sigstore said of a policy event (formats/signed.md) is found in a Receipt's status, among the sources, or in the log, and\n"
+    "judged offline by trusted_root.json, when keys.json names that: statement, who signed, timestamp, entry of the transparency log.",
     exits={FAULTS: "something does not verify: `steps` say what and where"},
 )
 def verify(call: Call) -> Outcome:
     import sys
 
     from knhk.wiring import evidence as wiring
-    from knhk.wiring.log_opening import opened
+    from knhk.wiring import receipt_reading, witnesses
+    from knhk.wiring.log_opening import Opened, opened
 
     args, home = call.args, Home(call.home)
     place = args.log or str(home.log)
     beside = next((Path(word) for word in args.source if Path(word).is_dir()), wiring.folder(place))
-    found = wiring.sources(args.source, home, lambda: opened(place, args.ca_file, args.certificate), args.kubeconfig, sys.stdin.buffer.read)
-    evidence = wiring.trust(home, args.root, args.keys, args.at, beside).evidence()
+    trust = wiring.trust(home, args.root, args.keys, args.at, beside)
+
+    def told(log: Opened, bundle: Bundle) -> None:
+        if witnesses.are_named(trust):
+            witnesses.in_log(receipt_reading.index_of_log(home, log, place), log, bundle)
+
+    stdin = sys.stdin.buffer.read
+    found = wiring.sources(args.source, home, lambda: opened(place, args.ca_file, args.certificate), args.kubeconfig, stdin, told)
+    evidence = trust.evidence()
     for name, data in found:
         evidence.add(data, name)
     evidence.together()
-    steps = [*evidence.steps, *wiring.kept(found, wiring.folder(place))]
+    whom = witnesses.whom(home, args.certificate_identity, args.certificate_oidc_issuer)
+    outside = witnesses.steps(found, trust, args.trusted_root, whom)
+    steps = [*evidence.steps, *wiring.kept(found, wiring.folder(place)), *outside]
     verified = all(step.ok for step in steps)
     return Outcome({"verified": verified, "steps": [step._asdict() for step in steps]}, OK if verified else FAULTS, (steps_table(steps),))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from knhk.adapters.receipt_index import decisions, policy_events
+from knhk.lockchain import bundle_of
 from knhk.lockchain.entries import Row
 from knhk.lockchain.receipts import named
 from knhk.model.selection import EVENT_FIELDS, EVENT_LABELS, EVENT_TRAITS, FIELDS, FLAGS, LABELS, TRAITS, Requirement, Traits
@@ -29,7 +30,8 @@ def text(told: str) -> Document:
 @dataclass(frozen=True)
 class Kind:
     """`what` its entries are; `fields` and `labels`: those that select, each with the trait of the index. `said`: (spec, status) of a row;
-    `evidence`: what more of spec a single object has, by who reads entries of the log. `spec` and `status`: properties of the schema."""
+    `evidence`: what more of spec a single object has, by who reads entries of the log;
+    `outside`: what more of status, by the entry and the events Notarised of it. `spec` and `status`: properties of the schema."""
 
     kind: str
     plural: str
@@ -47,6 +49,7 @@ class Kind:
     time: Callable[[Row], str]
     cells: Callable[[Row], list[str | int]]
     evidence: Callable[[Callable[[int], bytes], int], Document]
+    outside: Callable[[bytes, Iterable[Row]], Document] = lambda entry, told: {}
 
     def document(self, row: Row, origin: str) -> Document:
         """The object, without proof."""
@@ -157,6 +160,16 @@ def _happened(row: Row) -> tuple[Document, Document]:
     return spec, status
 
 
+def _outside(entry: bytes, told: Iterable[Row]) -> Document:
+    """The first that is about this very entry."""
+    for row in told:
+        try:
+            return {"sigstore": bundle_of(entry, json.loads(row.data)).decode(), "sigstoreIndex": row.number}
+        except ValueError:  # Bad is one
+            continue
+    return {}
+
+
 def _event_cells(row: Row) -> list[str | int]:
     traits = row.traits
     words = [traits[name] for name in ("stage", "verdict", "actor")]
@@ -207,11 +220,14 @@ POLICY = Kind(
             "description": "The in-toto statement that spec.bundle signs (formats/signed.md).",
             "x-kubernetes-preserve-unknown-fields": True,
         },
+        "sigstore": text("What a sigstore said of it, if the log has that: a bundle v0.3, JSON. Lists leave it out."),
+        "sigstoreIndex": {"type": "integer", "format": "int64", "description": "Index of the event Notarised that has it."},
     },
     said=_happened,
     time=lambda row: row.traits["time"],
     cells=_event_cells,
     evidence=lambda entry, number: {"bundle": entry(number).decode()},
+    outside=_outside,
 )
 
 KINDS = (DECISION, POLICY)

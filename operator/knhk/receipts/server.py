@@ -282,6 +282,8 @@ class Surface:
         def proven(_: Any, origin: str, __: Any) -> dict[str, Any]:
             document = self._kind.document(rows[0], origin)
             document["spec"] |= self._kind.evidence(self._asked.entry, rows[0].number)
+            if told := self._asked.index.witnesses(rows[0].number):
+                document["status"] |= self._kind.outside(self._asked.entry(rows[0].number), told)
             proof, checkpoint = self._asked.proof(rows[0].number)
             document["spec"] |= {"proof": proof, "checkpoint": checkpoint}
             return document

@@ -21,12 +21,13 @@ VERIFIER = "knhk_verify"
 
 @dataclass
 class Bundle:
-    """Files of an audit bundle, by folder and name; `told`: for people, what each receipt is of."""
+    """Files of an audit bundle, by folder and name; `told`: for people, what each receipt is of; `entries`: what is proven, by index."""
 
     receipts: dict[str, str] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
     consistency: dict[str, str] = field(default_factory=dict)
     told: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    entries: dict[int, bytes] = field(default_factory=dict)
 
     def files(self) -> dict[str, str]:
         """Path in the folder → text, of all that is evidence."""
@@ -35,7 +36,7 @@ class Bundle:
 
     def prove(self, log: Served, index: int, note: str, name: str = "") -> None:
         """Adds the receipt of an entry, under `note`."""
-        entry = log.entry(index)
+        entry = self.entries[index] = log.entry(index)
         name = f"{name or index}.json"
         self.receipts[name] = json.dumps(receipt_of(entry, index, log.inclusion(index, note)), indent=1, ensure_ascii=False) + "\n"
         self.told.append((f"receipts/{name}", describe(Entry(index, entry))))
@@ -69,13 +70,16 @@ def judge(evidence: Evidence, files: Mapping[str, str]) -> bool:
     return all(step.ok for step in evidence.steps)
 
 
-def write(folder: Path, bundle: Bundle, keys_json: bytes) -> None:
-    """Writes an audit bundle into a new or empty folder: evidence, keys.json, an index for people, and the verifier. Raises Refused."""
+def write(folder: Path, bundle: Bundle, keys_json: bytes, trusted_root: bytes | None = None) -> None:
+    """Writes an audit bundle into a new or empty folder: evidence, keys.json, the sigstore's trusted_root.json where one is given, an index
+    for people, and the verifier. Raises Refused."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused([Fault("--out", str(folder), "must be a new or an empty folder")])
     for name, text in bundle.files().items():
         _put(folder / name, text.encode())
     _put(folder / "keys.json", keys_json)
+    if trusted_root is not None:
+        _put(folder / "trusted_root.json", trusted_root)
     _put(folder / "index.md", _index(bundle).encode())
     for source in resources.files(VERIFIER).iterdir():
         if source.name.endswith(".py"):

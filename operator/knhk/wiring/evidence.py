@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,12 +32,14 @@ FOLDERS = ("receipts", "checkpoints", "consistency")  # of an audit bundle
 
 @dataclass(frozen=True)
 class Trust:
-    """The pinned root key, keys.json, and the time to judge at. `own`: the root key came with the log that it is to judge."""
+    """The pinned root key, keys.json, and the time to judge at. `own`: the root key came with the log that it is to judge. `folders`: where
+    what keys.json pins may lie."""
 
     root_public: bytes
     keys_json: bytes
     now: datetime
     own: bool
+    folders: tuple[Path, ...] = ()
 
     def evidence(self) -> Evidence:
         """Nothing added yet."""
@@ -64,7 +66,8 @@ def trust(home: Home, root: str | None, keys: Path | None, at: str | None, besid
     if found is None:
         raise Stalled("Keys", "no keys.json is at hand: give --keys, the file that is published with the log")
     own = root is None and at_hand[0] != home.keys / "root.pub"
-    return Trust(public, found.read_bytes(), parse_time(at, "--at") if at else datetime.now(UTC), own)
+    folders = tuple(dict.fromkeys((found.parent, *(folder for folder in (beside, home.keys) if folder))))
+    return Trust(public, found.read_bytes(), parse_time(at, "--at") if at else datetime.now(UTC), own, folders)
 
 
 def folder(place: str) -> Path | None:
@@ -81,9 +84,15 @@ def side(place: str, ca_file: Path | None = None, certificate: Path | None = Non
 
 
 def sources(
-    words: Sequence[str], home: Home, log: Callable[[], Opened], kubeconfig: Path | None, stdin: Callable[[], bytes]
+    words: Sequence[str],
+    home: Home,
+    log: Callable[[], Opened],
+    kubeconfig: Path | None,
+    stdin: Callable[[], bytes],
+    beside: Callable[[Opened, Bundle], None] = lambda log, bundle: None,
 ) -> list[tuple[str, bytes]]:
-    """(name, bytes) of the evidence that the words name: see `knhk receipt verify`. Raises NotFound, Bad, Refused, Stalled, Waiting."""
+    """(name, bytes) of the evidence that the words name: see `knhk receipt verify`. `beside` adds what a log says of what it proves. Raises
+    NotFound, Bad, Refused, Stalled, Waiting."""
     found = list[tuple[str, bytes]]()
     for word in words:
         if word == "-":
@@ -99,6 +108,7 @@ def sources(
             bundle, opened_log = Bundle(), log()
             for index in index_of(opened_log, word):
                 bundle.prove(opened_log.served, index, opened_log.note)
+            beside(opened_log, bundle)
             found += [(f"{opened_log.served.name} {name}", text.encode()) for name, text in bundle.files().items()]
         else:
             found.append((word, _proven(_named(word, home, kubeconfig), log)))
@@ -126,13 +136,14 @@ def _documents(name: str, data: bytes) -> list[tuple[str, bytes]]:
     return [(f"{name} document {number}", json.dumps(document).encode()) for number, document in enumerate(documents, 1)]
 
 
-def _named(word: str, home: Home, kubeconfig: Path | None) -> dict[str, Any]:
-    """`spec` of the Receipt NAMESPACE/NAME, or NAME in the namespace default."""
+def _named(word: str, home: Home, kubeconfig: Path | None) -> Mapping[str, Any]:
+    """The Receipt NAMESPACE/NAME, or NAME in the namespace default."""
     namespace, slash, name = word.rpartition("/")
     key = Key("Receipt", namespace if slash else "default", name)
     if kubeconfig is None:
         with open_store(home, must_exist=True) as store:
-            return dict(store.get(key).spec)
+            stored = store.get(key)
+            return {"spec": stored.spec, "status": stored.status}
     from knhk.adapters.kube_client import KubeClient, api_client  # takes a second to import
     from knhk.adapters.kube_documents import collection
     from knhk.adapters.receipts_kube import policy_receipt
@@ -140,21 +151,23 @@ def _named(word: str, home: Home, kubeconfig: Path | None) -> dict[str, Any]:
     api = KubeClient(api_client(kubeconfig))
     path = f"{collection('Receipt', quote(key.namespace, safe=''))}/{quote(name, safe='')}"
     try:
-        return dict(api.call("GET", path)["spec"])
+        return api.call("GET", path)
     except NotFound as error:  # it left by number or age
         try:
-            return dict(policy_receipt(api, key.namespace, name)["spec"])
+            return policy_receipt(api, key.namespace, name)
         except (NotFound, Stalled):
             raise error from None
 
 
-def _proven(spec: dict[str, Any], log: Callable[[], Opened]) -> bytes:
-    """A receipt with a proof: its own, or a fresh one from the log."""
+def _proven(receipt: Mapping[str, Any], log: Callable[[], Opened]) -> bytes:
+    """A receipt with a proof, its own or a fresh one from the log, and what others outside said of it."""
+    spec = dict(receipt["spec"])
     if "proof" not in spec:
         from_log = log()
         proof = from_log.served.inclusion(int(spec["logIndex"]), from_log.note)
         spec = {name: value for name, value in spec.items() if name != "checkpoint"} | {"proof": proof}
-    return json.dumps(spec, ensure_ascii=False).encode()
+    outside = {name: value for name, value in receipt.get("status", {}).items() if name == "sigstore"}
+    return json.dumps({"spec": spec, "status": outside}, ensure_ascii=False).encode()
 
 
 def kept(found: Sequence[tuple[str, bytes]], log_dir: Path | None) -> list[Step]:

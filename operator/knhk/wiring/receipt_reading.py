@@ -31,10 +31,11 @@ def selection(args: Namespace) -> Selection:
 
 def followed(home: Home, place: str, ca_file: Path | None = None, certificate: Path | None = None) -> ReceiptIndex:
     """The index of the log in a folder or at a URL, with all that this log has now. Raises as `opened`."""
-    return _followed(home, opened(place, ca_file, certificate), place)
+    return index_of_log(home, opened(place, ca_file, certificate), place)
 
 
-def _followed(home: Home, log: Opened, place: str) -> ReceiptIndex:
+def index_of_log(home: Home, log: Opened, place: str) -> ReceiptIndex:
+    """The same of a log that is open."""
     index = ReceiptIndex(_file(home, place))
     index.follow(log.note.partition("\n")[0], log.served)
     return index
@@ -44,7 +45,7 @@ def chosen(args: Namespace, home: Home, log: Opened, place: str) -> list[int]:
     """Indexes of the newest `args.limit` entries that selectors choose, oldest first; none without a selector. Raises as `listed`."""
     if not (wanted := selection(args)):
         return []
-    rows = _followed(home, log, place).page(wanted, max(1, args.limit), log.served.size).rows
+    rows = index_of_log(home, log, place).page(wanted, max(1, args.limit), log.served.size).rows
     return [row.number for row in reversed(rows)]
 
 
@@ -84,19 +85,25 @@ def listed(args: Namespace, home: Home, limit: int) -> Listed:
 
 
 def selected(args: Namespace, home: Home) -> Iterator[Row]:
-    """All decisions that the arguments select. Raises as `listed`."""
+    """All decisions that the arguments select, or with --kind POLICY all policy events. Raises as `listed`."""
+    yield from _selected(args, home, policy=args.kind == POLICY)
+
+
+def _selected(args: Namespace, home: Home, *, policy: bool) -> Iterator[Row]:
     if args.kubeconfig is not None:
         from knhk.adapters import receipts_kube
 
-        yield from receipts_kube.decisions(_client(args), args.namespace, *_selectors(args))
+        read = receipts_kube.events if policy else receipts_kube.decisions
+        yield from read(_client(args), args.namespace, *_selectors(args))
         return
-    yield from followed(home, args.log or str(home.log), args.ca_file, args.certificate).rows((decisions(), *selection(args)))
+    what = policy_events() if policy else decisions()
+    yield from followed(home, args.log or str(home.log), args.ca_file, args.certificate).rows((what, *selection(args)))
 
 
 def asked(args: Namespace, home: Home) -> tuple[Iterator[Row], Iterator[Row]]:
     """Decisions that the arguments select, and policy events of `args.namespace`, or all; each is read when it is asked for. Raises as
     `listed`."""
-    return selected(args, home), _events(args, home)
+    return _selected(args, home, policy=False), _events(args, home)
 
 
 def _events(args: Namespace, home: Home) -> Iterator[Row]:
