@@ -13,6 +13,7 @@ from knhk.lockchain.entries import Row
 from knhk.model.csv_cells import cell
 from knhk.model.selection import FLAGS
 from knhk.model.times import rfc3339_ns
+from knhk.reconcilers import exporting_events
 
 OCSF_VERSION = "1.7.0"
 COLUMNS = (
@@ -44,8 +45,11 @@ def record(row: Row) -> dict[str, Any]:
 
 
 def ocsf(row: Row) -> dict[str, Any]:
-    """A decision as an event of class API Activity (6003). A log names neither caller nor payload, so the actor is what it was authorized
-    for and by which policy, and the source is the guard's ring; who has the Δ log can join the caller by `metadata.uid`."""
+    """An entry as an event: of a policy event see exporting_events, of a decision class API Activity (6003). A log names neither caller nor
+    payload, so the actor is what it was authorized for and by which policy, and the source is the guard's ring; who has the Δ log can join
+    the caller by `metadata.uid`."""
+    if row.traits["kind"] == "POLICY":
+        return exporting_events.event(row, OCSF_VERSION)
     traits, leaf = row.traits, row.leaf
     admitted = traits["verdict"] == "ADMIT"
     policy = {
@@ -72,7 +76,7 @@ def ocsf(row: Row) -> dict[str, Any]:
         "status": "Success" if admitted else "Failure",
         "status_code": traits["verdict"],
         "status_detail": ", ".join([traits["kind"], traits["mode"], traits["arm"], *(f for f in FLAGS if traits[f] == "true")]),
-        "actor": {"authorizations": [{"decision": traits["verdict"], "policy": policy}]},
+        "actor": {"app_name": "guard", "authorizations": [{"decision": traits["verdict"], "policy": policy}]},
         "api": {"operation": traits["kind"], "service": {"name": f"{traits['namespace']}/{traits['pack']}", "version": traits["version"]}},
         "src_endpoint": {"uid": leaf.receipt_id[:8].hex(), "type_id": 99, "type": "Guard"},
         "metadata": {
