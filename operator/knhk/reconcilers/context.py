@@ -223,15 +223,20 @@ class Journal:
         receipt = receipt_of(namespace, bundle, index, proof)
         name, spec = receipt.name, receipt.spec
         try:
-            self.made(self.ports.store.create(receipt))
-        except AlreadyExists:
-            pass
+            self.made(self._created(receipt))
         except NotFound as error:  # the namespace is gone, or going: the log alone keeps the event
             _log.warning("%s/%s is only in the log: %s", namespace, name, error)
             self._rollbacks.pop(namespace, None)
             return
         if spec["event"] == Moved.ROLLED_BACK.value and namespace in self._rollbacks:
             self._rollbacks[namespace].setdefault(spec.get("pack", ""), {})[name] = receipt
+
+    def _created(self, receipt: Resource) -> Resource:
+        """As it is stored: one that was made though it was said to have failed is as new as any."""
+        try:
+            return self.ports.store.create(receipt)
+        except AlreadyExists:
+            return self.ports.store.get(receipt.key)
 
     def _clear(self, key: Key, bundles: set[str]) -> None:
         """Takes settled events out of their status, oldest first: the last that is pending is the last that was ordered. An object that
