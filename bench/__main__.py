@@ -31,7 +31,7 @@ BENCHES = {
     "shapes": ("shapes", "rows of the SHACL classification table: guards by the tables, the rest by the tier below"),
     "compile": ("compiling", "packs to both architectures, edit to first decision"),
     "sealing": ("sealing", "sealing O for its subject, opening it again"),
-    "agent": ("agent", "memory, starts, verifier, replay"),
+    "agent": ("agent", "memory, starts, CPU without traffic, verifier, replay"),
 }
 EPILOG = """examples:
   make bench                                    everything, about five minutes

@@ -16,9 +16,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from bench import inputs
+from bench import idle, inputs
 from bench.durable import sequencer, until
 from bench.figures import Figures, Goal, Row, Spread, single, spread
+from bench.machine import family
 from bench.native import NativePack
 from bench.sealing import ASKED
 from knhk.reconcilers.auditing import JUDGED, Loaded, Sources, audit
@@ -46,15 +47,6 @@ BATCH = 8192
 MIB = 1024.0
 AUDITED = 1_000
 IDLE_S = 2.0
-
-
-def _processes(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += _processes(int(child))
-    return found
 
 
 def _rss(pid: int, field: str = "Pss") -> float:
@@ -86,7 +78,7 @@ def _agent_once(folder: Path) -> tuple[float, float, float]:
             until((folder / "a.sock").exists, f"the agent listens; see {folder}", process)
             ready = time.perf_counter() - begun
             time.sleep(IDLE_S)
-            return ready, _rss(process.pid, "Rss"), sum(_rss(pid) for pid in _processes(process.pid))
+            return ready, _rss(process.pid, "Rss"), sum(_rss(pid) for pid in family(process.pid))
         finally:
             process.terminate()
             process.wait(30)
@@ -222,6 +214,7 @@ def run(quick: bool = False) -> Figures:
     native = NativePack(inputs.access_pack(), [case.o for case in cases], Pack.load(inputs.access_pack()).variants[0])
     with tempfile.TemporaryDirectory(prefix="knhk-bench-") as name:
         rows = _agent_rows(Path(name) / "agent", runs)
+        rows += idle.rows(Path(name) / "idle", *((1.0, 1) if quick else (20.0, 3)))
         rows.append(Row("knhk --help", "s", _command(["--help"], runs)))
         rows.append(Row("knhk catalog -o json", "s", _command(["catalog", "-o", "json"], runs)))
         rows += _log_rows(Path(name) / "log", count, runs)

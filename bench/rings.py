@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import mmap
+import os
 import secrets
 import struct
 from pathlib import Path
 
 from bench.native import ffi, loops
 
-HEADER = 4096
+HEADER, ASLEEP, RINGS = 4096, 336, 392
 RECORD_HEADER = 128
 DECISION, R1, ENFORCED = 1, 1, 1
 
@@ -30,21 +31,34 @@ class ProducerRing:
         boot, self.source = secrets.token_hex(8), secrets.token_bytes(8)
         self.path, self._capacity = folder / f"{boot}-1-0.ring", capacity
         head = struct.pack("<8sII16sQQ8s", b"KNHKRNG1", 1, 0, bytes.fromhex(boot) + bytes(8), capacity, 1, self.source)
-        making = self.path.with_suffix(".tmp")
-        making.write_bytes(head.ljust(HEADER, b"\0") + bytes(capacity))
+        making, bell = self.path.with_suffix(".tmp"), folder / "bell"
+        self._bell = os.open(bell, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) if bell.exists() else -1
+        rings = (self._bell >= 0).to_bytes(8, "little")
+        making.write_bytes(head.ljust(RINGS, b"\0") + rings.ljust(HEADER - RINGS, b"\0") + bytes(capacity))
         self._file = making.open("r+b")
         fcntl.flock(self._file, fcntl.LOCK_SH)
         self._map = mmap.mmap(self._file.fileno(), 0)
         self._at = ffi.from_buffer("uint8_t[]", self._map, require_writable=True)
         self._sequence = ffi.new("uint64_t *")
         making.rename(self.path)
+        self._ring_bell()
 
     def produce(self, record: bytes, most: int) -> int:
         """Commits up to `most` records; fewer when there is no room. Gives the number."""
-        return int(loops().bench_produce(self._at, self._capacity, record, len(record), most, self._sequence))
+        made = int(loops().bench_produce(self._at, self._capacity, record, len(record), most, self._sequence))
+        if self._map[ASLEEP]:
+            self._map[ASLEEP] = 0
+            self._ring_bell()
+        return made
+
+    def _ring_bell(self) -> None:
+        if self._bell >= 0:
+            os.write(self._bell, b"!")
 
     def close(self) -> None:
         """Gives the file back; it stays until it is removed."""
         ffi.release(self._at)
         self._map.close()
         self._file.close()
+        if self._bell >= 0:
+            os.close(self._bell)

@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,7 +26,9 @@ enum {
   AT_FULL = 256,
   AT_HEARTBEAT = 320,
   AT_UNWITNESSED = 328,
+  AT_ASLEEP = 336,
   AT_CLOSED = 384,
+  AT_RINGS = 392,
   AT_ABSENT = 448,
   AT_PACKS = 512,
   AT_SAMPLES = 576,
@@ -51,6 +54,23 @@ static bool populate(shim_ring *ring, const char *path, char *err) {
   return true;
 }
 
+/* The bell of this folder, or -1 where the consumer has none: then it looks into the ring by itself. */
+static int open_bell(const char *dir) {
+  char path[512];
+  struct stat found;
+  snprintf(path, sizeof path, "%s/bell", dir);
+  int bell = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+  if (bell < 0 || (fstat(bell, &found) == 0 && S_ISFIFO(found.st_mode))) return bell;
+  close(bell);
+  return -1;
+}
+
+/* One that is full wakes the consumer as well. */
+static void ring_bell(const shim_ring *ring) {
+  ssize_t written = ring->bell < 0 ? 0 : write(ring->bell, "", 1);
+  (void)written;
+}
+
 static void write_header(const shim_ring *ring, const uint8_t boot[16], uint64_t generation, uint32_t worker) {
   put32(ring->map + AT_VERSION, 1);
   put32(ring->map + AT_WORKER, worker);
@@ -58,24 +78,32 @@ static void write_header(const shim_ring *ring, const uint8_t boot[16], uint64_t
   store(ring->map + AT_CAPACITY, ring->capacity);
   store(ring->map + AT_GENERATION, generation);
   memcpy(ring->map + AT_SOURCE, ring->source, sizeof ring->source);
+  store(ring->map + AT_RINGS, ring->bell >= 0);
   memcpy(ring->map, "KNHKRNG1", 8);
 }
 
 bool ring_create(shim_ring *ring, const char *dir, const uint8_t boot[16], uint64_t generation, uint32_t worker, uint64_t capacity, char *err) {
   char hex[16], making[sizeof ring->path + 8];
   shim_hex(boot, 8, hex);
-  *ring = (shim_ring){.fd = -1, .capacity = capacity, .born_ns = shim_now_ns(CLOCK_MONOTONIC)};
+  *ring = (shim_ring){.fd = -1, .bell = open_bell(dir), .capacity = capacity, .born_ns = shim_now_ns(CLOCK_MONOTONIC)};
   snprintf(ring->path, sizeof ring->path, "%s/%.16s-%" PRIu64 "-%u.ring", dir, hex, generation, worker);
   snprintf(making, sizeof making, "%s.tmp", ring->path);
   ring->fd = open(making, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (ring->fd < 0) return shim_fail(err, "%s: %s", making, strerror(errno));
+  if (ring->fd < 0) {
+    shim_fail(err, "%s: %s", making, strerror(errno));
+    ring_close(ring, false);
+    return false;
+  }
   if (!populate(ring, making, err)) {
     unlink(making);
     ring_close(ring, false);
     return false;
   }
   write_header(ring, boot, generation, worker);
-  if (flock(ring->fd, LOCK_SH | LOCK_NB) == 0 && rename(making, ring->path) == 0) return true;
+  if (flock(ring->fd, LOCK_SH | LOCK_NB) == 0 && rename(making, ring->path) == 0) {
+    ring_bell(ring);
+    return true;
+  }
   shim_fail(err, "%s: %s", ring->path, strerror(errno));
   unlink(making);
   ring_close(ring, false);
@@ -117,6 +145,10 @@ void ring_commit(shim_ring *ring, uint8_t *record, size_t len) {
   size_t whole = align64(len);
   memset(record + len, 0, whole - len);
   publish(ring, record, whole);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if (load(ring->map + AT_ASLEEP) == 0) return;
+  store(ring->map + AT_ASLEEP, 0);
+  ring_bell(ring);
 }
 
 bool ring_drained(const shim_ring *ring, uint32_t grace_s) {
@@ -151,7 +183,10 @@ void ring_close(shim_ring *ring, bool remove_file) {
     store(ring->map + AT_CLOSED, 1);
     munmap(ring->map, RING_HEADER + ring->capacity);
     ring->map = NULL;
+    ring_bell(ring);
   }
+  if (ring->bell >= 0) close(ring->bell);
+  ring->bell = -1;
   if (ring->fd >= 0) close(ring->fd);
   ring->fd = -1;
   if (remove_file) unlink(ring->path);

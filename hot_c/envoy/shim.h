@@ -97,7 +97,7 @@ bool file_is_private(const struct stat *s);
 
 typedef struct {
   uint8_t *map;
-  int fd;
+  int fd, bell; /* bell: of the folder, or -1 */
   uint64_t capacity, head, sequence, born_ns;
   uint8_t source[8];
   char path[512];
@@ -108,7 +108,7 @@ bool ring_create(shim_ring *ring, const char *dir, const uint8_t boot[16], uint6
 /* Room for a record of at most max bytes, or NULL (counted in the header) when there is none. One reservation at a time; an
  * uncommitted one costs nothing. The pointer is 64-byte aligned. */
 uint8_t *ring_reserve(shim_ring *ring, size_t max);
-/* Publishes the reserved record with its true length. */
+/* Publishes the reserved record with its true length, and wakes the agent if it sleeps. */
 void ring_commit(shim_ring *ring, uint8_t *record, size_t len);
 /* True when the agent drained within grace_s seconds, or since the ring was made. */
 bool ring_drained(const shim_ring *ring, uint32_t grace_s);

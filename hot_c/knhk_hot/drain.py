@@ -16,7 +16,7 @@ from knhk_hot.native import ffi, lib
 MAGIC = b"KNHKRNG1"
 VERSION = 1
 HEAD, TAIL, FULL, HEARTBEAT, CLOSED, ABSENT, PACKS, SAMPLES, HEAT = 128, 192, 256, 320, 384, 448, 512, 576, 640
-UNWITNESSED = 328
+UNWITNESSED, RINGS = 328, 392
 HEAT_MAX = 216
 CAPACITY_MIN = 1 << 22
 RECORDS_MAX = 16384
@@ -174,6 +174,7 @@ class Ring:
         self.capacity = int(header[4])
         self.generation = int(header[5])
         self.source = bytes(header[6])
+        self._rings = bool(lib.knhk_ring_load(self._at, RINGS))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Ring:
@@ -234,6 +235,10 @@ class Ring:
         """Tells the producer that the consumer lives, and whether the point is to follow its `failure` for want of witnesses."""
         lib.knhk_ring_store(self._at, UNWITNESSED, int(unwitnessed))
         lib.knhk_ring_store(self._at, HEARTBEAT, time.monotonic_ns())
+
+    def sleep(self) -> bool:
+        """True when the ring is empty and its producer will ring the bell at the next record."""
+        return self._rings and lib.knhk_ring_sleep(self._at, self._size) == 0
 
     @property
     def tail(self) -> int:

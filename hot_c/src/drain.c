@@ -167,6 +167,7 @@ void knhk_ring_store(uint8_t *ring, size_t offset, uint64_t value) {
 }
 
 #define HEAD 128
+#define ASLEEP 336
 #define TAIL 192
 
 /* tail: as it was read once; the word in the ring may be another by now. */
@@ -177,6 +178,12 @@ static int64_t pending_after(const uint8_t *ring, size_t ring_len, uint64_t tail
 }
 
 int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len) { return pending_after(ring, ring_len, load(ring + TAIL)); }
+
+int64_t knhk_ring_sleep(uint8_t *ring, size_t ring_len) {
+  knhk_ring_store(ring, ASLEEP, 1);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return knhk_ring_pending(ring, ring_len);
+}
 
 typedef struct {
   knhk_record record;

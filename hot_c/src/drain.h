@@ -84,6 +84,10 @@ void knhk_hash_rows(uint8_t prefix, const uint8_t *rows, size_t row_len, size_t 
 /* Bytes that wait in the ring, or a negative KNHK_RING_BAD_HEAD. */
 int64_t knhk_ring_pending(const uint8_t *ring, size_t ring_len);
 
+/* Says that the consumer sleeps, which the producer takes back when it rings; then looks once more, and returns as knhk_ring_pending: only
+ * with 0 may the consumer sleep. */
+int64_t knhk_ring_sleep(uint8_t *ring, size_t ring_len);
+
 /* Parses records from tail up to head: until max_bytes are passed (but one record at least), or a buffer is full.
  * Records with an arm of kind PARK and mode OBSERVED go to `aside` as they are (header, O, A, each to a multiple of 8 bytes), not to frames.
  * Returns 0 or a reason with bad_at; what was parsed before it stands, new_tail is where it ends. Does not move the tail. */

@@ -28,6 +28,7 @@ from knhk_runtime.exchange.documents import Beside, read_keys, read_rollout
 from knhk_runtime.exchange.install import fetch
 from knhk_runtime.exchange.loaded import CountedBinding, LoadedPacks
 from knhk_runtime.exchange.loaded import Opener as PackOpener
+from knhk_runtime.exchange.notice import notices
 from knhk_runtime.exchange.watch import FILES, Exchange, Folders, load_accepted, must_seal, read_bootstrap
 from knhk_runtime.http1 import Https
 from knhk_runtime.log import log
@@ -63,7 +64,8 @@ from knhk_verify.note import unb64
 if TYPE_CHECKING:
     from knhk_runtime.courier.courier import Courier
 
-LOOK_EVERY_S = 0.05
+LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 0.05, 0.5  # at wishes: the latter where the kernel tells of them
+GATHER_S = 0.02  # files are replaced one by one
 STATS_EVERY_S = 0.2
 STATS_AT_LEAST_EVERY_S = 1.0
 FORGET_EVERY_S = 60.0
@@ -274,7 +276,8 @@ class Agent:
         """Opens the state of the run before. Raises Refused, Corrupt, Stalled and OSError."""
         self._folders = Folders(options.point_dir)
         self._socket = options.socket or self._folders.socket
-        self._folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._folders.state, self._folders.desired):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _lock(self._folders.state / "lock")
         segments = Segments(options.outbox, *((POD_SEGMENT_BYTES,) if options.log is not None else ()))
         if segments.cut_bytes:
@@ -321,11 +324,23 @@ class Agent:
         self._acked_before = 0
         self._listening = self._counted = False
         self._last_stats: tuple[str, float] = ("", 0.0)
+        self._wished, self._news = asyncio.Event(), asyncio.Event()
+        self._notices: int | None = None
+        self._on_counted: Callable[[], None] = lambda: None
 
     def _shipping(self, options: Options, segments: Segments) -> Shipper:
         """A pod's outbox goes with it, so a copy is kept beside the log. A connection of its own: leaves wait for no payload."""
         self._copying = SequencerClient(sequencer_of(options, self._courier), timeout_s=30.0)
         return Shipper(segments, self._uploader.cursor, self._copying, outbox_id(options.outbox))
+
+    def _durable(self) -> None:
+        self._uploader.wake()
+        self._news.set()
+
+    def _kept(self) -> None:
+        if self._shipper is not None:
+            self._shipper.wake()
+        self._news.set()
 
     def _acknowledged(self, end: Position, indexes: Iterable[int]) -> None:
         self._settling.acknowledged(end, indexes)
@@ -397,14 +412,18 @@ class Agent:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
-        self._outbox.on_durable = lambda: _soon(loop, self._uploader.wake)
+        loop.add_signal_handler(signal.SIGIO, self._wished.set)
+        self._notices = notices(self._folders.desired)
+        self._outbox.on_durable = lambda: _soon(loop, self._durable)
         self._adopt = lambda parked: _soon(loop, self._parking.adopt, parked)
         settling = self._settling
         self._observed.on_judged = lambda position: _soon(loop, settling.judged.move, position)
         self._drain.on_drained = lambda source, tail: _soon(loop, settling.drained, source, tail)
         self._drain.on_gone = lambda source: _soon(loop, settling.gone, source)
+        self._uploader.on_kept = self._kept
         self._uploader.on_acked, self._uploader.on_left_out = self._acknowledged, settling.left_out
         self._drain.on_ring = lambda source: _soon(loop, self._uploader.claim, source)
+        self._on_counted = lambda: _soon(loop, self._news.set)
         counting = threading.Thread(
             target=self._count_again, args=(self._outbox.segments.durable, self._uploader.cursor.position), name="count", daemon=True
         )
@@ -445,6 +464,8 @@ class Agent:
         await self._asking.close()
         if self._shipper is not None:
             await self._copying.close()
+        if self._notices is not None:
+            os.close(self._notices)
         self._ending = True
         self._write_stats(time.monotonic())
         if self._courier is not None:
@@ -458,11 +479,21 @@ class Agent:
         log("stopped", idle=self._uploader.idle)
 
     async def _follow(self) -> None:
-        """The control plane's wishes."""
+        """The control plane's wishes, as soon as the kernel tells of them."""
+        pause_s = LOOK_EVERY_S if self._notices is None else LOOK_AT_LEAST_EVERY_S
         while True:
-            await asyncio.to_thread(self._exchange.look, time.monotonic())
-            await asyncio.to_thread(self._close_erased)
-            await asyncio.sleep(LOOK_EVERY_S)
+            self._wished.clear()
+            before = self._exchange.running, self._exchange.refused
+            await asyncio.to_thread(self._look)
+            if before != (self._exchange.running, self._exchange.refused):
+                self._news.set()
+            await _within(pause_s, self._wished)
+            if self._wished.is_set():
+                await asyncio.sleep(GATHER_S)
+
+    def _look(self) -> None:
+        self._exchange.look(time.monotonic())
+        self._close_erased()
 
     async def _watch_log(self) -> None:
         """How far the log's entries have come, for as long as somebody wants to know."""
@@ -471,8 +502,7 @@ class Agent:
             running = self._exchange.running
             if running is None or not (self._settling.wants_regions.is_set() or running.point.max_unwitnessed_s):
                 known = None
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._settling.wants_regions.wait(), STATS_EVERY_S)
+                await _within(STATS_AT_LEAST_EVERY_S, self._settling.wants_regions)
                 continue
             try:
                 told = await self._asking.stages(known)
@@ -495,7 +525,8 @@ class Agent:
             unwitnessed = self._unwitnessed.seconds(now_s) > most_s
         if unwitnessed != self._drain.unwitnessed:
             log("witnesses", unwitnessed=unwitnessed)
-        self._drain.unwitnessed = unwitnessed
+            self._drain.unwitnessed = unwitnessed
+            self._drain.hurry()
 
     def _close_erased(self) -> None:
         """What was erased lies in closed segments, which others may rewrite: the next record begins a new one."""
@@ -515,15 +546,20 @@ class Agent:
 
     async def _tell(self) -> None:
         """stats.json, when it changed or once a second."""
+        loop = asyncio.get_running_loop()
         while True:
+            self._news.clear()
             if self._envoy_admin is not None:
                 self._envoy_listens = await listens(self._envoy_admin)
             self._look_for_witnesses(time.monotonic())
+            told_s = loop.time()
             try:
                 await asyncio.to_thread(self._write_stats, time.monotonic())
             except OSError as error:
                 log("statistics", fault=str(error))
-            await asyncio.sleep(STATS_EVERY_S)
+            is_calm = self._envoy_listens and self._unwitnessed is None
+            await _within(STATS_AT_LEAST_EVERY_S if is_calm else STATS_EVERY_S, self._news)
+            await asyncio.sleep(told_s + STATS_EVERY_S - loop.time())
 
     def _write_stats(self, now_s: float) -> None:
         text = json.dumps(self.statistics(), separators=(",", ":"))
@@ -588,6 +624,7 @@ class Agent:
             self._drain.totals.faults[error.where] = error.what
         self._counters.mark()
         self._counted = True
+        self._on_counted()
 
 
 def last_receipts(segments: Segments) -> frozenset[bytes]:
@@ -612,6 +649,13 @@ def _until(frames: bytes, following: Position, end: Position) -> tuple[bytes, Po
     if following.segment > end.segment:
         return b"", end
     return frames[: len(frames) - (following.offset - end.offset)], end
+
+
+async def _within(limit_s: float, event: asyncio.Event) -> None:
+    """Returns when it is set, after `limit_s` at the latest."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await event.wait()
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import mmap
+import os
 import secrets
 import struct
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from knhk_runtime.outbox.records import Arm
 
 HEADER = 4096
-HEAD, TAIL, FULL, BEAT, CLOSED = 128, 192, 256, 320, 384
+HEAD, TAIL, FULL, BEAT, ASLEEP, CLOSED, RINGS = 128, 192, 256, 320, 336, 384, 392
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ class Producer(_Map):
         source = secrets.token_bytes(8)
         head = bytearray(HEADER)
         struct.pack_into("<8sII16sQQ8s", head, 0, b"KNHKRNG1", 1, worker, bytes.fromhex(boot) + bytes(8), capacity, 1, source)
+        bell = folder / "bell"
+        self.bell = os.open(bell, os.O_RDWR | os.O_NONBLOCK) if bell.exists() else -1
+        struct.pack_into("<Q", head, RINGS, self.bell >= 0)
         making.write_bytes(bytes(head) + bytes(capacity))
         super().__init__(making)
         fcntl.flock(self.file, fcntl.LOCK_SH)
         making.rename(path)
+        self._ring_bell()
         self.path = path
         self.source, self.sequence = source, 0
 
@@ -98,10 +103,18 @@ class Producer(_Map):
         self.map[at + 8 : at + 8 + len(body)] = body
         self.words[at // 8] = head + 1
         self.words[HEAD // 8] = head + length
+        if self.words[ASLEEP // 8]:
+            self.words[ASLEEP // 8] = 0
+            self._ring_bell()
+
+    def _ring_bell(self) -> None:
+        if self.bell >= 0:
+            os.write(self.bell, b"!")
 
     def close_ring(self) -> None:
         """As config_destroy does."""
         self.words[CLOSED // 8] = 1
+        self._ring_bell()
         self.close()
 
     def die(self) -> None:

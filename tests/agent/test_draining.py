@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from agent_process import GUARDS
-from agent_rings import HEAD, Producer, Request
+from agent_rings import ASLEEP, HEAD, RINGS, Producer, Request
 from agent_world import observation, until
 
 from knhk_hot.drain import Ring
 from knhk_runtime.outbox.records import DECISION, ENFORCED, OBSERVED, PARK, Arm, Entries
+from knhk_runtime.ring import drain as draining
+from knhk_runtime.ring.bell import Bell
 from knhk_runtime.ring.drain import BATCH_BYTES, DrainLoop
 from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.tiers.action import action_bytes
@@ -83,3 +85,59 @@ def test_a_batch_that_finds_no_room_is_set_aside_once(tmp_path: Path, loop: Call
     drain.stop()
     assert (sink.receipts, sink.aside) == ([plain], [aside])
     ring.close()
+
+
+def test_what_comes_while_it_sleeps_wakes_it(tmp_path: Path, loop: Callable[[Sink], DrainLoop], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the bell wakes it here: of a new ring, of a record after a long rest, of the ring's end, and of who waits."""
+    monkeypatch.setattr(draining, "SLEEP_S", 3600.0)
+    sink = Sink()
+    drain = loop(sink)
+    drain.start()
+    for worker in range(1, 20):  # one may come a moment after it has looked
+        other = Producer(tmp_path, worker)
+        until(lambda other=other: other.words[ASLEEP // 8] == 1, "it sleeps beside a new ring")
+        other.close_ring()
+    ring = Producer(tmp_path)
+    until(lambda: ring.words[ASLEEP // 8] == 1, "it sleeps beside a new ring")
+    sent = [put(ring, b"first", ADMIT)]
+    until(lambda: sink.receipts == sent, "the first record")
+    until(lambda: ring.words[ASLEEP // 8] == 1, "it sleeps again")
+    sent.append(put(ring, b"second", ADMIT))
+    until(lambda: sink.receipts == sent, "the second record")
+    until(lambda: ring.words[ASLEEP // 8] == 1, "and again")
+    ring.words[ASLEEP // 8] = 0
+    drain.hurry()
+    until(lambda: ring.words[ASLEEP // 8] == 1, "who waits is heard")
+    ring.close_ring()
+    until(lambda: not list(tmp_path.glob("*.ring")), "the closed ring is removed")
+    drain.stop()
+
+
+def test_a_ring_whose_producer_does_not_ring_is_looked_into(
+    tmp_path: Path, loop: Callable[[Sink], DrainLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "SLEEP_S", 3600.0)
+    ring, sink = Producer(tmp_path), Sink()
+    assert ring.words[RINGS // 8] == 0, "made before there was a bell"
+    drain = loop(sink)
+    drain.start()
+    sent = []
+    for number in range(3):
+        sent.append(put(ring, b"%d" % number, ADMIT))
+        until(lambda: sink.receipts == sent, "the record")
+    drain.stop()
+    assert ring.words[ASLEEP // 8] == 0
+    ring.close()
+
+
+def test_the_bell_is_made_anew_over_what_is_none(tmp_path: Path) -> None:
+    (tmp_path / "bell").write_bytes(b"no FIFO")
+    bell = Bell(tmp_path)
+    bell.ring()
+    assert bell.wait(3600.0)
+    assert not bell.wait(0.0)
+    for _ in range(1 << 17):  # more than a FIFO holds
+        bell.ring()
+    assert bell.wait(3600.0)
+    bell.close()
+    bell.ring()

@@ -229,6 +229,7 @@ def test_rings_that_hold_records_are_kept_and_named(cli: Cli) -> None:
         header[128:136], header[192:200] = head.to_bytes(8, sys.byteorder), tail.to_bytes(8, sys.byteorder)
         (folder / f"{name}.ring").write_bytes(bytes(header))
     (folder / "half.ring.tmp").write_bytes(b"")
+    os.mkfifo(folder / "bell")
     kept = folder / "full.ring"
     assert cli.ok("down")["kept"] == [str(kept)]
     assert list(folder.iterdir()) == [kept]

@@ -11,13 +11,13 @@ HEAD, TAIL = 128, 192
 
 
 def sweep(folder: Path) -> tuple[Path, ...]:
-    """Removes emptied and half-made rings, and the folder when nothing is left. Gives the rings that are kept: they hold records that
-    nobody has made durable, or cannot be read. Call it when neither Envoy nor agent runs."""
+    """Removes emptied and half-made rings, the bell beside them, and the folder when nothing is left. Gives the rings that are kept: they
+    hold records that nobody has made durable, or cannot be read. Call it when neither Envoy nor agent runs."""
     if not folder.is_dir():
         return ()
     kept = []
     for path in sorted(folder.iterdir()):
-        if path.name.endswith(".tmp") or is_empty(path):
+        if path.name.endswith(".tmp") or path.is_fifo() or is_empty(path):
             path.unlink(missing_ok=True)
         else:
             kept.append(path)

@@ -165,7 +165,7 @@ class Courier:
             self._taking = None
 
     async def _tell(self) -> float:
-        body = await asyncio.to_thread(self._statistics)
+        body = self._statistics()
         now_s = asyncio.get_running_loop().time()
         told, at_s = self._pushed
         if not body or now_s - at_s < (PUSH_EVERY_S if body != told else PUSH_AT_LEAST_EVERY_S):

@@ -17,7 +17,7 @@ from knhk_runtime.record import SEGMENT_HEAD
 from knhk_runtime.sequencer_client import CopyElsewhere, SequencerRefused, SequencerUnavailable
 
 READ_BYTES = 1 << 20
-FIRST_PAUSE_S, LAST_PAUSE_S, LOOK_EVERY_S = 0.1, 5.0, 0.25
+FIRST_PAUSE_S, LAST_PAUSE_S, LOOK_EVERY_S = 0.1, 5.0, 5.0
 
 
 class Copy(Protocol):
@@ -53,15 +53,22 @@ class Shipper:
         """Everything that the log has acknowledged is copied."""
         return self.position is not None and self.position >= self._acked.position
 
+    def wake(self) -> None:
+        """More was acknowledged: from the event loop's thread. Where copying fails, its pauses stay."""
+        if not self.fault:
+            self._wake.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         pause = FIRST_PAUSE_S
         while True:
+            self._wake.clear()
             try:
                 moved = await self._step()
                 self.fault, pause = "", FIRST_PAUSE_S
             except (SequencerUnavailable, SequencerRefused, OSError, Corrupt) as error:
                 self._tell(str(error))
+                self._wake.clear()
                 await self._sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE_S)
                 continue
@@ -71,7 +78,6 @@ class Shipper:
                 await self._sleep(LOOK_EVERY_S)
 
     async def _sleep(self, pause_s: float) -> None:
-        self._wake.clear()
         try:
             async with asyncio.timeout(pause_s):
                 await self._wake.wait()

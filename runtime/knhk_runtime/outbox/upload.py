@@ -105,6 +105,7 @@ class Uploader:
         self.uploaded = 0
         self.fault = self.conflict = ""
         self.on_acked: Callable[[Position, Iterable[int]], None] = lambda end, indexes: None  # where acknowledgements end, their indexes
+        self.on_kept: Callable[[], None] = lambda: None  # when the cursor has moved so far
         self.on_left_out: Callable[[Iterable[bytes]], None] = lambda receipts: None  # before that: receipts that the log refused
         self._unclaimed: set[bytes] = set()
 
@@ -182,6 +183,7 @@ class Uploader:
             indexes += await self._append(entries[first * ENTRY_SIZE : (first + BATCH_ENTRIES) * ENTRY_SIZE])
         self.on_acked(end, indexes)
         await asyncio.to_thread(self.cursor.move, end)
+        self.on_kept()
         return True
 
     async def _append(self, part: bytes) -> list[int]:

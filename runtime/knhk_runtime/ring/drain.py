@@ -15,11 +15,14 @@ from pathlib import Path
 from knhk.model.faults import Corrupt
 from knhk_runtime.log import log
 from knhk_runtime.outbox.records import Entries
+from knhk_runtime.ring.bell import Bell
 from knhk_runtime.ring.entries import Drained, Ring, RingRecord, entries_of
 from knhk_runtime.ring.heat import Heat
 
 BATCH_BYTES = 1 << 20
-IDLE_S = 0.005
+IDLE_S = 0.005  # between looks, while records come and for AWAKE_S after the last
+AWAKE_S = 0.05
+SLEEP_S = 0.25  # at most, while all rings are empty and their producers ring
 LOOK_EVERY_S = 0.05
 STORAGE_PAUSE_S = 0.5
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]+-[0-9]+\.ring")
@@ -59,7 +62,8 @@ class DrainLoop:
         self._set_aside = set_aside
         self._rings: dict[str, _Open] = {}
         self._broken: set[tuple[str, int]] = set()
-        self._end, self._hurried = threading.Event(), threading.Event()
+        self._end = threading.Event()
+        self._awake_until_s, self._is_rung = 0.0, False
         self._next_look_s = 0.0
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self.storage_fault = ""  # why the last batch could not be written; the ring keeps it and it is tried again
@@ -70,6 +74,7 @@ class DrainLoop:
         self.totals = Totals()
         self.heat = Heat()  # as of the last look at the folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._bell = Bell(folder)
 
     def start(self) -> None:
         self._thread.start()
@@ -81,10 +86,11 @@ class DrainLoop:
         self._thread.join()
         for opened in self._rings.values():
             opened.ring.close()
+        self._bell.close()
 
     def hurry(self) -> None:
         """Looks into the rings at once: somebody waits for what is there. From any thread."""
-        self._hurried.set()
+        self._bell.ring()
 
     @property
     def ring_full(self) -> int:
@@ -105,9 +111,15 @@ class DrainLoop:
     def _pause(self) -> None:
         if self.storage_fault:
             self._end.wait(STORAGE_PAUSE_S)
-        else:
-            self._hurried.wait(IDLE_S)
-        self._hurried.clear()
+        elif self._bell.wait(SLEEP_S if time.monotonic() >= self._awake_until_s and self._is_quiet() else IDLE_S):
+            self._is_rung = True
+
+    def _is_quiet(self) -> bool:
+        """Whether it may sleep. Who rang may have made a ring that no look has seen yet."""
+        if self._is_rung:
+            self._is_rung = False
+            self._look(time.monotonic(), at_once=True)
+        return all(opened.ring.sleep() for opened in self._rings.values())
 
     def _round(self) -> bool:
         """Every ring once; True when something was drained."""
@@ -135,6 +147,7 @@ class DrainLoop:
         moved = drained.new_tail != tail  # a batch may hold padding alone
         if moved:
             self.storage_fault = ""
+            self._awake_until_s = time.monotonic() + AWAKE_S
         opened.ring.commit(drained.new_tail)
         if moved:
             self.on_drained(opened.ring.source, drained.new_tail)

@@ -17,6 +17,7 @@ from knhk_runtime.ring.entries import RingRecord
 from knhk_runtime.waiting import Boxes
 
 _READ_BYTES = 1 << 20
+QUIET_S = 1.0
 _HEAD = struct.Struct(">16sHQBI")
 _ARM = struct.Struct(">20sBBBBBI")
 Decide = Callable[[bytes, bytes], Judged]
@@ -90,10 +91,14 @@ class ObservedQueue:
         self._thread.join(5.0)
 
     def _run(self) -> None:
+        quiet_s: float | None = QUIET_S
         while not self._end.is_set():
             try:
-                if not self._step() and not self._wake.wait(1.0):
+                if self._step() or self._wake.wait(quiet_s):
+                    quiet_s = QUIET_S
+                else:
                     self._forget()
+                    quiet_s = None
                 self._wake.clear()
             except Corrupt as error:
                 log("observed", fault=str(error))
@@ -122,7 +127,7 @@ class ObservedQueue:
         self.on_judged(position)
 
     def _forget(self) -> None:
-        """Nothing came for a second: what was judged goes."""
+        """Nothing came for a while: what was judged goes."""
         self._segments.rotate()
         frames, end = self._segments.read(self._cursor.position, 1)
         if not frames and end > self._cursor.position:
