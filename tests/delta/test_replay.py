@@ -33,6 +33,7 @@ from knhk.wiring.replays import archived
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
 from knhk_runtime.outbox.records import encode as recorded
 from knhk_runtime.record import parse_action
+from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.tiers.action import action_bytes
 from knhk_runtime.tiers.decide import Decided as Whole
 from knhk_runtime.tiers.decide import decide
@@ -244,6 +245,24 @@ def test_what_should_have_been_denied_is_found_by_how_it_came_in(world: Decided)
     assert {kind: counted.violations for kind, counted in found.kinds.items()} == {"judged": 1, "fail-open": 1, "brownout": 1, "cached": 1}
     assert {violation.receipt for violation in found.violations} == {(b"wrong decision %d" % n).hex() for n in range(4)}
     assert all(set(violation.guards) <= {guard["id"] for guard in guards} | {"mapping"} for violation in found.violations)
+
+
+def test_what_was_admitted_without_a_record_is_counted_by_how_it_came_in(world: Decided) -> None:
+    """A pod was lost with its outbox, or its rows were taken out of the archive: the leaves are in the log."""
+    admitted = next(case for case in world.cases if case.verdict == "ADMIT")
+    for number, flags in enumerate((0, 0, 16)):
+        o = testing.observation(replace(admitted, time_ns=NOON_NS - 1 - number), world.subject.data).encode()
+        admits = arm(world.subject, action_bytes(world.subject.plan["guards"], []), 1, flags)
+        made = recorded(b"nowhere kept! %02d" % number, 0, 0, o, (admits,))
+        world.yard.log.commit([parse_append(made.count.to_bytes(4, "big") + made.entries)])
+    world.yard.archived()
+    found = world.audit()
+    judged = found.kinds[auditing.JUDGED]
+    assert {kind: counted.unrecorded for kind, counted in found.kinds.items()} == {"judged": 2, "fail-open": 1, "brownout": 0, "cached": 0}
+    assert (found.unrecorded, judged.judged, judged.violations) == (3, COUNT - world.denied, 0)
+    assert judged.interval[0] == 0
+    assert judged.interval[1] == pytest.approx(1e6 * auditing.clopper_pearson(2, judged.judged + 2, 0.95)[1])
+    assert found.kinds["fail-open"].interval == (0.0, 1e6)
 
 
 def test_the_interval_is_that_of_the_literature() -> None:

@@ -103,7 +103,8 @@ def replay(call: Call) -> Outcome:
     ),
     output=obj(
         goal_ppm=NUMBER,
-        kinds=mapping(obj(judged=integer(), violations=integer(), ppm=NUMBER, low_ppm=NUMBER, high_ppm=NUMBER)),
+        kinds=mapping(obj(judged=integer(), violations=integer(), unrecorded=integer(), ppm=NUMBER, low_ppm=NUMBER, high_ppm=NUMBER)),
+        unrecorded=integer(),
         erased=integer(),
         sealed=integer(),
         unjudged=mapping(integer()),
@@ -116,10 +117,13 @@ def replay(call: Call) -> Outcome:
     detail="Each admitted, enforced record is mapped and judged by the oracle that also proves builds; it reads the sources, never the\n"
     "compiled tables, and only sources that compile to the very plan in the image count. `kinds` keeps apart what was admitted by\n"
     "fail-open, brownout or from cache. The interval is Clopper and Pearson's, 95 %: with no violation among n it ends at about\n"
-    "3.7 million / n ppm, so that 10 ppm need some 370,000 records. Records that are erased or not judged are counted, and not in it.",
-    exits={FAULTS: "more violations than the goal were admitted by judged decisions"},
+    "3.7 million / n ppm, so that 10 ppm need some 370,000 records. `unrecorded` counts admitted leaves of the log without a record\n"
+    "there: the interval ends where all of them were violations. Records that are erased or not judged are counted, and not in it.",
+    exits={FAULTS: "more violations than the goal were admitted by judged decisions, or something admitted has no record here"},
 )
 def audit(call: Call) -> Outcome:
+    from dataclasses import asdict
+
     from knhk.adapters.pack_folder import find
     from knhk.api import to_sources
     from knhk.reconcilers import auditing
@@ -133,23 +137,21 @@ def audit(call: Call) -> Outcome:
     log = _log(call) if archive else None
     admitted = replays.archived(source, log.served) if log else replays.recorded(Path(source))
     found = auditing.audit(admitted, sources, _packs(call, log).loaded, _unsealer(call))
-    kinds = {
-        name: {"judged": k.judged, "violations": k.violations, "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]}
-        for name, k in found.kinds.items()
-    }
-    data = {"goal_ppm": goal, "kinds": kinds, "erased": found.erased, "sealed": found.sealed, "unjudged": found.unjudged}
+    kinds = {name: {**asdict(k), "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]} for name, k in found.kinds.items()}
+    data = {"goal_ppm": goal, "kinds": kinds, "unjudged": found.unjudged}
+    data |= {name: getattr(found, name) for name in ("unrecorded", "erased", "sealed")}
     data |= {"violations": [{**vars(one), "guards": list(one.guards)} for one in found.violations]}
     rows = tuple(
-        (name, str(k.judged), str(k.violations), f"{k.ppm:.1f}", f"{k.interval[0]:.1f} … {k.interval[1]:.1f}")
+        (name, str(k.judged), str(k.violations), str(k.unrecorded), f"{k.ppm:.1f}", f"{k.interval[0]:.1f} … {k.interval[1]:.1f}")
         for name, k in found.kinds.items()
     )
-    tables = [Table("", ("admitted", "judged", "violations", "ppm", "95 %"), rows)]
+    tables = [Table("", ("admitted", "judged", "violations", "unrecorded", "ppm", "95 %"), rows)]
     closed = (("erased", found.erased), ("sealed", found.sealed))
     apart = (*found.unjudged.items(), *(each for each in closed if each[1]))
     tables += [Table("not judged", ("why", "records"), tuple((why, str(count)) for why, count in apart))] if apart else []
     told = tuple((one.where, one.receipt, one.kind, " ".join(one.guards)) for one in found.violations)
     tables += [Table("violations", ("where", "receipt", "admitted", "guards"), told)] if told else []
-    return Outcome(data, FAULTS if found.kinds[auditing.JUDGED].ppm > goal else OK, tuple(tables))
+    return Outcome(data, FAULTS if found.unrecorded or found.kinds[auditing.JUDGED].ppm > goal else OK, tuple(tables))
 
 
 @command(

@@ -36,10 +36,11 @@ JUDGED = "judged"
 
 @dataclass
 class Counted:
-    """Admitted records of one kind, and those of them that the sources deny."""
+    """Admitted records of one kind, those of them that the sources deny, and admitted leaves of that kind of which no record is kept."""
 
     judged: int = 0
     violations: int = 0
+    unrecorded: int = 0
 
     @property
     def ppm(self) -> float:
@@ -47,8 +48,11 @@ class Counted:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the share in ppm, by Clopper and Pearson (Biometrika 26, 1934): it covers the true one in 95 of 100 audits at least."""
-        low, high = clopper_pearson(self.violations, self.judged, CONFIDENCE)
+        """Of the share in ppm, by Clopper and Pearson (Biometrika 26, 1934): it covers the true one in 95 of 100 audits at least. What is
+        unrecorded may have been anything: all of it right at the lower end, all of it a violation at the upper one."""
+        of = self.judged + self.unrecorded
+        low, _ = clopper_pearson(self.violations, of, CONFIDENCE)
+        _, high = clopper_pearson(self.violations + self.unrecorded, of, CONFIDENCE)
         return 1e6 * low, 1e6 * high
 
 
@@ -70,6 +74,11 @@ class Audited:
     sealed: int = 0
     unjudged: dict[str, int] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
+
+    @property
+    def unrecorded(self) -> int:
+        """Admitted leaves of which no record is kept here, of all kinds."""
+        return sum(counted.unrecorded for counted in self.kinds.values())
 
     def leave(self, reason: str) -> None:
         self.unjudged[reason] = self.unjudged.get(reason, 0) + 1
@@ -141,14 +150,29 @@ class Loaded:
 Load = Callable[[bytes, bytes], Loaded]
 
 
-def audit(admitted: Iterator[tuple[str, Leaf, Record]], sources: Sources, load: Load, unsealer: Unsealer = NO_ACCESS) -> Audited:
-    """Judges every enforced, admitted decision again: (place, leaf, record). `unsealer` opens sealed records."""
+def audit(admitted: Iterator[tuple[str, Leaf, Record | None]], sources: Sources, load: Load, unsealer: Unsealer = NO_ACCESS) -> Audited:
+    """Judges every enforced, admitted decision again: (place, leaf, record: None where none is kept). `unsealer` opens
+    sealed records."""
     result = Audited()
-    wanted = (each for each in admitted if (each[1].kind, each[1].verdict, each[1].mode) == (DECISION, ADMIT, ENFORCED))
     with warnings.catch_warnings(), ill_formed_is_no_news():
-        for where, leaf, record in unsealer.ahead(wanted, lambda each: each[2]):
+        for where, leaf, record in unsealer.ahead(_wanted(admitted, result), lambda each: each[2]):
             _one(where, leaf, record, sources, load, result, unsealer)
     return result
+
+
+def _wanted(admitted: Iterator[tuple[str, Leaf, Record | None]], result: Audited) -> Iterator[tuple[str, Leaf, Record]]:
+    """What is to be judged; what has no record is counted."""
+    for where, leaf, record in admitted:
+        if (leaf.kind, leaf.verdict, leaf.mode) != (DECISION, ADMIT, ENFORCED):
+            continue
+        if record is None:
+            result.kinds[_kind(leaf)].unrecorded += 1
+        else:
+            yield where, leaf, record
+
+
+def _kind(leaf: Leaf) -> str:
+    return next((name for name, bit in APART if leaf.flags & bit), JUDGED)
 
 
 def _one(where: str, leaf: Leaf, record: Record, sources: Sources, load: Load, result: Audited, unsealer: Unsealer) -> None:
@@ -177,7 +201,7 @@ def _one(where: str, leaf: Leaf, record: Record, sources: Sources, load: Load, r
     except KnhkError as error:
         result.leave(str(error))
         return
-    kind = next((name for name, bit in APART if leaf.flags & bit), JUDGED)
+    kind = _kind(leaf)
     counted = result.kinds[kind]
     counted.judged += 1
     if guards:

@@ -55,9 +55,10 @@ def find(asked: Asked, home: Home) -> Found:
     log = opened(asked.log)
     folder = evidence.folder(asked.log)
     records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
+    there = ((where, leaf, record) for where, leaf, record in records if record is not None)
     unsealer = privacy.unsealer(asked.keys or home, needed=asked.keys is not None)
     try:
-        kept = lineage.kept_of(records, wanted, unsealer)
+        kept = lineage.kept_of(there, wanted, unsealer)
     finally:
         unsealer.close()
     return Found(lineage.lineage(log.served.entries(), kept, wanted), kept, log, wanted)

@@ -114,14 +114,18 @@ class Packs:
         pull(str(self.pull), digest, self.folder, auth=self.auth, tls=self.tls)
 
 
-def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record]]:
-    """(place, leaf, record) of what is kept beside a log folder and in the log. Raises Bad."""
+def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record | None]]:
+    """(place, leaf, record) of what is kept beside a log folder and in the log; then, without a record, the leaves of which none is kept.
+    Raises Bad."""
     logged = {entry_key(entry): entry for entry in log_entries(log_dir) if len(entry) == LEAF_SIZE and entry[0] == 1}
     for where, payload in log_records(log_dir):
         record = parse_record(payload, where)
         for data in record.leaves:
-            if logged.pop(entry_key(data), None) == data:
+            if logged.get(key := entry_key(data)) == data:
+                del logged[key]
                 yield where, parse_leaf(data, where), record
+    for entry in logged.values():
+        yield "log", parse_leaf(entry), None
 
 
 def kept(place: str) -> Kept:
@@ -132,7 +136,7 @@ def kept(place: str) -> Kept:
     return Kept(open_store(place), delta_parquet)
 
 
-def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record]]:
+def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record | None]]:
     """The same of an archive, an entry of the log once, however often a record of it was kept. Raises Bad, and as ObjectStore does."""
     segments, told = kept(place), Marks(log.size)
     for name in segments.names():
@@ -140,3 +144,6 @@ def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record]]:
             if row.log_index is None or log.entry(row.log_index) != row.leaf or not told.add(row.log_index):
                 continue
             yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record_of(row)
+    for index, entry in enumerate(log.entries()):
+        if len(entry) == LEAF_SIZE and entry[0] == 1 and not told.has(index):
+            yield f"log entry {index}", parse_leaf(entry), None
