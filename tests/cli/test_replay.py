@@ -213,7 +213,7 @@ def test_what_was_admitted_is_judged_again_by_the_sources_that_made_the_pack(knh
 def test_an_audit_tells_what_was_admitted_and_has_no_record(knhk: Any, story: Any, cold_pack: Path, tmp_path: Path) -> None:
     _built, log, _evaluator = story
     assert knhk("log", "audit", "--pack", cold_pack).out["unrecorded"] == 0
-    (log / "observations").rename(tmp_path / "observations")
+    (log.dir / "observations").rename(tmp_path / "observations")
     lost = knhk("log", "audit", "--pack", cold_pack)
     assert (lost.exit, lost.out["unrecorded"], lost.out["kinds"]["judged"]["unrecorded"]) == (1, 1, 1)
     assert (lost.out["kinds"]["judged"]["low_ppm"], lost.out["kinds"]["judged"]["high_ppm"]) == (0, 1e6)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import LocalSigner, establish
 from knhk.model.faults import Waiting

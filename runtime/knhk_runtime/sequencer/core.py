@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from knhk_hot.drain import hash_rows
 from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.edge import Edge
 from knhk_runtime.sequencer.files import TEMPORARY, Files
-from knhk_runtime.sequencer.owners import Owners, named
+from knhk_runtime.sequencer.owners import Given, Owners
 from knhk_runtime.sequencer.publication import FilesPublication, Publication
 from knhk_runtime.sequencer.wal import Wal, payload, terms
 from knhk_runtime.sequencer.wire import SOURCE_BYTES, Append, item
@@ -334,33 +334,30 @@ class Log:
 
     def commit(self, appends: Sequence[Append]) -> list[list[int] | Taken]:
         """Indexes for each append, after one fdatasync for all; a known key gets its first index. Taken for an append that has a source of
-        another client's, or a leaf that is none of the one that its key has; it changes nothing. Raises OSError: then none counts. One
-        caller at a time."""
+        another client's, or a leaf that is none of the one that its key has; it changes nothing. Claims are appends without entries. Raises
+        OSError: then none counts. One caller at a time."""
         if len(self._tail) > MAX_TAIL:
             raise OSError(f"{len(self._tail)} entries wait to be integrated: the tiles cannot be written")
         self._public.writable()
         begin = following = self.durable
-        fresh, given = dict[bytes, int](), dict[bytes, bytes]()
+        fresh, given = dict[bytes, int](), dict[bytes, tuple[bytes, bool]]()
         entries, payloads, answers = list[bytes](), list[bytes](), list[list[int] | Taken]()
         for append in appends:
-            first = following
-            refused = self._of_others(append, given) or self._others_leaf(append, fresh, entries, begin)
+            first, is_new = following, self._is_new(append, fresh)
+            refused = self._of_others(append, given) or (None if is_new else self._others_leaf(append, fresh, entries, begin))
             if refused is not None:
                 answers.append(refused)
                 continue
             if append.client:
-                given |= dict.fromkeys(self._owners.unknown(_sources(append)), named(append.client))
-            if self._index.keys().isdisjoint(append.keys) and fresh.keys().isdisjoint(append.keys):
+                given |= self._owners.gives(append.client, _sources(append), append.claims, given)
+            if is_new:
                 numbers = range(first, first + len(append.keys))
                 fresh.update(zip(append.keys, numbers, strict=True))
-                if len(fresh) == numbers.stop - begin:
-                    entries += append.entries
-                    payloads.append(payload(first, len(numbers), append.items))
-                    answers.append(list(numbers))
-                    following = numbers.stop
-                    continue
-                for key in append.keys:
-                    fresh.pop(key, None)
+                entries += append.entries
+                payloads += [payload(first, len(numbers), append.items)] if numbers else []
+                answers.append(list(numbers))
+                following = numbers.stop
+                continue
             answer, items = list[int](), list[bytes]()
             for key, entry in zip(append.keys, append.entries, strict=True):
                 index = self._index.get(key, fresh.get(key, following))
@@ -390,38 +387,41 @@ class Log:
             self._wal.close()
             raise
 
-    def claim(self, client: str, sources: Collection[bytes]) -> Taken | None:
-        """Makes sources a client's before it has appended anything, durably. Raises OSError. Callers as of `commit`."""
-        taken = self._owners.taken(client, sources, {})
-        if not taken:
-            self._owners.keep(dict.fromkeys(self._owners.unknown(sources), named(client)))
-            return None
-        return Taken((), f"source {min(taken).hex()}: belongs to another client, or is one too many")
+    def _is_new(self, append: Append, fresh: Mapping[bytes, int]) -> bool:
+        """Whether no key of it is known, and none is there twice."""
+        keys = append.keys
+        return self._index.keys().isdisjoint(keys) and fresh.keys().isdisjoint(keys) and len(set(keys)) == len(keys)
 
-    def _of_others(self, append: Append, given: Mapping[bytes, bytes]) -> Taken | None:
+    def _of_others(self, append: Append, given: Given) -> Taken | None:
         if not append.client:
             return None
-        taken = self._owners.taken(append.client, _sources(append), given)
+        used = _sources(append)
+        taken = self._owners.taken(append.client, used | append.claims, given) | self._owners.crowded(append.client, used, given)
         if not taken:
             return None
         leaves = zip(append.keys, append.entries, strict=True)
         items = tuple(number for number, (key, entry) in enumerate(leaves) if len(entry) == LEAF_SIZE and key[:SOURCE_BYTES] in taken)
-        return Taken(items, f"source {append.keys[items[0]][:SOURCE_BYTES].hex()}: belongs to another client, or is one too many")
+        source = append.keys[items[0]][:SOURCE_BYTES] if items else min(taken)
+        return Taken(items, f"source {source.hex()}: belongs to another client, or is one too many")
 
     def _others_leaf(self, append: Append, fresh: Mapping[bytes, int], entries: Sequence[bytes], begin: int) -> Taken | None:
-        """A repeated leaf may have other salts, and of an arm that was set aside another judgement; its request is the same."""
-        if self._index.keys().isdisjoint(append.keys) and fresh.keys().isdisjoint(append.keys):
-            return None
-        wrong = list[int]()
+        """A repeated leaf may have other salts, and of an arm that was set aside another judgement; its request is the same. In one append
+        the first leaf of a key is the one to repeat."""
+        wrong, own = list[int](), dict[bytes, bytes]()
         for number, (key, entry) in enumerate(zip(append.keys, append.entries, strict=True)):
             index = self._index.get(key, fresh.get(key))
-            if index is not None and _request(entry) != _request(entries[index - begin] if index >= begin else self._entry(index)):
+            if index is None:
+                known = own.setdefault(key, entry)
+            else:
+                known = entries[index - begin] if index >= begin else self._entry(index)
+            if _request(entry) != _request(known):
                 wrong.append(number)
         if not wrong:
             return None
-        return Taken(
-            tuple(wrong), f"key {append.keys[wrong[0]].hex()}: is that of another leaf, of index {self._index.get(append.keys[wrong[0]])}"
-        )
+        key = append.keys[wrong[0]]
+        index = self._index.get(key, fresh.get(key))
+        whose = "of the same body" if index is None else f"of index {index}"
+        return Taken(tuple(wrong), f"key {key.hex()}: is that of another leaf, {whose}")
 
     def _entry(self, index: int) -> bytes:
         """A durable entry. Raises OSError when it cannot be read."""

@@ -146,22 +146,17 @@ class Sequencer:
             raise Unavailable(f"entries have waited for a quorum of witnesses for more than {self._max_unwitnessed_s:g} s")
         if self.uncovered_s() > self._max_uncovered_s and any(len(entry) == LEAF_SIZE for entry in append.entries):
             raise Unavailable(f"entries have waited for a checkpoint for more than {self._max_uncovered_s:g} s")
-        if self._waiting_bytes + len(append.items) > MAX_WAITING_BYTES:
+        if self._waiting_bytes + append.size > MAX_WAITING_BYTES:
             raise Unavailable(f"more than {MAX_WAITING_BYTES} bytes wait to be written")
         waiting = _Waiting(append, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        self._waiting_bytes += len(append.items)
+        self._waiting_bytes += append.size
         self._arrived.set()
         return await waiting.answer
 
     async def claim(self, client: str, sources: Collection[bytes]) -> None:
-        """Makes sources a client's; raises Unavailable and Conflicting."""
-        try:
-            taken = await asyncio.get_running_loop().run_in_executor(self._committer, self.log.claim, client, sources)
-        except OSError as error:
-            raise Unavailable(f"storage: {error.strerror or error}") from error
-        if taken is not None:
-            raise Conflicting(taken)
+        """Makes sources a client's, durably, with what else is to be written; raises Unavailable and Conflicting."""
+        await self.append(Append((), (), b"", client, frozenset(sources)))
 
     async def run(self) -> None:
         """Commit and integrate until cancelled; raises Deposed when another writes this log, else only for a bug."""

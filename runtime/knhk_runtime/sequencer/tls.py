@@ -17,6 +17,7 @@ from aiohttp import web
 from knhk.model.faults import Stalled
 from knhk_runtime.buckets import Buckets
 from knhk_runtime.sequencer.server import CLIENT, LEAVES_ALONE, fault, tell
+from knhk_runtime.sequencer.wire import SOURCE_BYTES
 
 RELOAD_EVERY_S = 30.0
 AT_ONCE, AT_ONCE_OF_OURS = 4, 16  # replicas of a component of ours are one client
@@ -102,10 +103,11 @@ def may(client: str, method: str, path: str) -> bool:
 
 
 def _bytes_of(request: web.Request) -> int:
-    """What a request counts as; a body that does not say how long it is may be long."""
+    """What a request counts as; a body that does not say how long it is may be long. Each ring that is named is kept."""
     if not request.body_exists:
         return READS_BYTES
-    return max(READS_BYTES, BYTES_AT_ONCE // 4 if request.content_length is None else request.content_length)
+    size = BYTES_AT_ONCE // 4 if request.content_length is None else request.content_length
+    return max(READS_BYTES, READS_BYTES * (size // SOURCE_BYTES) if request.path == "/sources" else size)
 
 
 class Guard:

@@ -32,12 +32,18 @@ class NotALeaf(Bad):
 @dataclass(frozen=True)
 class Append:
     """Entries to append, with their keys, and their items as they stand in the body and in the WAL. `client`: whom its certificate names;
-    empty for who came by the socket, to whom everything belongs."""
+    empty for who came by the socket, to whom everything belongs. `claims`: sources that are to be the client's, without a leaf yet."""
 
     keys: tuple[bytes, ...]
     entries: tuple[bytes, ...]
     items: bytes
     client: str = ""
+    claims: frozenset[bytes] = frozenset()
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait with it."""
+        return len(self.items) + SOURCE_BYTES * len(self.claims)
 
 
 def item(key: bytes, entry: bytes) -> bytes:
