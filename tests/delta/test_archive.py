@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import struct
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from delta_world import HOUR_NS, NOON_NS, Crash, Failing, Yard, decided, receipt, refused
+from delta_world import GUARDS, HOUR_NS, NOON_NS, Crash, Failing, Yard, decided, observation, receipt, refused
 
 from knhk.model.faults import Corrupt, Deposed, Waiting
+from knhk.reconcilers import archiving
+from knhk.reconcilers.archiving import SETTLE_S
 from knhk.reconcilers.ledger import contents_of
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import PLAIN, About
+from knhk_runtime.outbox.records import Entries
 from knhk_runtime.record import frame, h_a, h_o, parse_record
 from knhk_runtime.sequencer.wire import parse_append
+from knhk_runtime.tiers.action import action_bytes
 
 
 def query(yard: Yard, text: str) -> list[tuple[object, ...]]:
@@ -94,6 +100,53 @@ def test_a_young_record_that_the_log_does_not_show_waits_for_it(yard: Yard) -> N
     assert yard.archived().progress.rows == 0
     yard.clock.ns += 120 * 10**9
     assert yard.archived().progress.rows == 1
+
+
+def lying(made: Entries, observation: bytes | None = None, action: bytes | None = None) -> Entries:
+    """The same leaf beside another O, or another A (formats/frame.md)."""
+    record = parse_record(made.frames[8:], "made")
+    fields = observation or record.observation, action or record.actions[0]
+    head = struct.pack(">BBHQ16s", 1, 1, 0, record.cluster, record.salt)
+    return replace(made, frames=frame(head + record.leaves[0] + b"".join(len(each).to_bytes(4, "big") + each for each in fields)))
+
+
+def test_all_that_lack_leaves_wait_for_one_checkpoint(yard: Yard) -> None:
+    """However many outboxes name records that the log does not have, a look at all of them waits once."""
+    young = yard.clock.now_ns()
+    for number in range(40):
+        yard.outbox(source := f"a.bad~pod-{number}~{number:016x}", acked=False)
+        yard.record(decided(number, time_ns=young), source, logged=False)
+    yard.record(decided(99), "z.good~pod~0123456789abcdef")
+    made, before = yard.archive(), yard.clock.ns
+    assert made.round() is not None
+    assert (yard.clock.ns - before, made.progress.rows) == (int(SETTLE_S * 1e9), 1)
+
+
+def test_who_lacks_leaves_takes_a_share_of_each_look_and_no_more(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pods that fill each look with what the log does not have: who comes after them is archived all the same, and what they sent
+    when it is no longer young."""
+    monkeypatch.setattr(archiving, "DOUBTED_BYTES", 1000)
+    young = yard.clock.now_ns() + HOUR_NS  # they stay young while the archive waits for checkpoints
+    for number in range(300):
+        yard.record(decided(number, time_ns=young), f"a.bad~pod-{number % 10}~{number % 30:016x}", logged=False)
+    for number in range(300, 303):
+        yard.record(decided(number), "z.good~pod~0123456789abcdef")
+    made = yard.archived(commit_bytes=3000)
+    assert (made.progress.rows, query(yard, "SELECT DISTINCT source FROM {segments}")) == (3, [("z.good~pod~0123456789abcdef",)])
+    yard.clock.ns += 2 * HOUR_NS
+    made = yard.archived(commit_bytes=3000)
+    assert (made.progress.rows, made.progress.unmatched) == (300, 300)
+
+
+def test_a_row_that_is_not_what_its_leaf_commits_to_is_nobodys_evidence(yard: Yard) -> None:
+    """A guard that lies sends another O than it decided upon, or another A: its rows are there, and stand for nothing in the log."""
+    yard.record(decided(1))
+    yard.record(lying(decided(2), observation=observation(b'{"n":9}', NOON_NS)))
+    yard.record(lying(decided(3, deny=True), action=action_bytes(GUARDS, [])))
+    yard.record(refused(4))
+    made = yard.archived()
+    assert (made.progress.rows, made.progress.untrue) == (4, 2)
+    assert query(yard, "SELECT log_index FROM {segments} ORDER BY receipt") == [(0,), (None,), (None,), (3,)]
 
 
 @pytest.mark.parametrize("dies", [True, False])

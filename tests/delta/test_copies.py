@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from delta_world import decided
 
 from knhk_runtime.record import SEGMENT_HEAD
-from knhk_runtime.sequencer.copies import Copies, Elsewhere, Full, NoPod
+from knhk_runtime.sequencer.copies import MAX_OUTBOXES, Copies, Elsewhere, Full, NoPod
 from knhk_verify.errors import Bad
 
 POD, OUTBOX = "spiffe://knhk.dev/ns/erp/point/orders/pod/pod-1", "0123456789abcdef"
@@ -74,3 +76,29 @@ def test_one_pod_fills_no_disk(tmp_path: Path) -> None:
     copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE)  # sent again late: it was there
     copies.add(POD, OUTBOX, (2, SEGMENT_HEAD), ONE)
     assert sorted(path.name for path in (tmp_path / "observations" / SOURCE).iterdir()) == [f"{n:016x}.seg" for n in (1, 2)]
+
+
+def test_one_pod_has_few_outboxes_at_a_time(tmp_path: Path) -> None:
+    copies = Copies(tmp_path / "observations")
+    for number in range(MAX_OUTBOXES):
+        copies.add(POD, f"{number:016x}", (0, SEGMENT_HEAD), ONE)
+    with pytest.raises(Full, match="16 other outboxes"):
+        copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE)
+    assert copies.end(POD, OUTBOX) is None
+    copies.add(POD, f"{0:016x}", (1, SEGMENT_HEAD), TWO)  # those that are there go on
+    copies.add(POD.replace("pod-1", "pod-2"), OUTBOX, (0, SEGMENT_HEAD), ONE)
+    shutil.rmtree(tmp_path / "observations" / f"erp.orders~pod-1~{1:016x}")  # archived long ago
+    copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE)
+
+
+def test_names_that_are_asked_for_leave_nothing_behind(tmp_path: Path) -> None:
+    copies, many = Copies(tmp_path / "observations"), 20_000
+    assert copies.end(POD, OUTBOX) is None
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(many):
+        copies.end(POD, f"{number:016x}")
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < many
+    assert list(tmp_path.iterdir()) == []

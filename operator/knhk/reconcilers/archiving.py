@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from knhk_verify.errors import Bad
 
 COMMIT_BYTES = 32 << 20  # frames of a commit; a segment and what making it takes of memory are bound by it
 READ_BYTES = 4 << 20
+PART_BYTES, DOUBTED_BYTES = 1 << 20, 2 << 20  # read between looks for leaves; of one client, in one look, without leaves in the log
 RETIRE_S = 24 * 3600.0
 SETTLE_S, PATIENCE_S = 1.5, 60.0  # until a checkpoint covers what the log has acknowledged; until it must have
 _NAME = re.compile(r"[0-9a-f]{16}\.seg")
@@ -41,6 +42,15 @@ class Opened:
     origin: str
     regions: tuple[str, ...]
     served: Served
+
+
+_Records = list[tuple[Framed, int]]  # each with its size
+
+
+@dataclass(frozen=True)
+class _Doubted:
+    source: str
+    records: _Records
 
 
 class Archive(Ledger):
@@ -66,6 +76,7 @@ class Archive(Ledger):
         super().__init__(store, form, clock, keep_s=keep_s)
         self._outboxes, self._log, self._indexes = outboxes, log, indexes
         self._remove, self._commit_bytes = remove, commit_bytes
+        self._turn = ""  # the outbox at which the last look ended before it had seen all
         self._ends = dict[str, Place | None]()  # of outboxes that the last commit does not name
 
     def waiting(self) -> int:
@@ -87,7 +98,7 @@ class Archive(Ledger):
         opened = self._log()
         self._indexes.learn(opened.served)
         plan = self._planned(number)
-        if plan is None and (plan := self._choose(number)) is not None:
+        if plan is None and (plan := self._next(number)) is not None:
             self._plan(plan)
         return None if plan is None else self._carry(plan)
 
@@ -192,43 +203,72 @@ class Archive(Ledger):
 
     # ---- plan ----------------------------------------------------------------------------------
 
+    def _next(self, number: int) -> Plan | None:
+        """Of the first look that finds something; None when all outboxes were seen in vain."""
+        from_first = not self._turn
+        while (plan := self._choose(number)) is None:
+            if from_first and not self._turn:
+                return None
+            from_first = from_first or not self._turn
+        return plan
+
     def _choose(self, number: int) -> Plan | None:
-        left, ranges = self._commit_bytes, dict[str, tuple[Place, Place]]()
-        for source in self._sources():
-            start = self._done(source)
-            if (taken := self._take(source, start or (0, SEGMENT_HEAD), left)) is not None:
-                ranges[source], used = (start or taken[0], taken[1]), taken[2]
-                left -= used
-            if left <= 0:
+        """One look at outboxes from that on at which the last one ended, until there is enough for a commit. Those in which leaves are
+        missing wait for the next checkpoint together, each client with no more than its share."""
+        left, spent, ranges = self._commit_bytes, Counter[str](), dict[str, tuple[Place, Place]]()
+        doubted = list[tuple[Place | None, _Doubted]]()
+        sources, self._turn = [source for source in self._sources() if source >= self._turn], ""
+        for source in sources:
+            if left <= spent.total():
+                self._turn = source
                 break
+            client, start = source.rpartition("~")[0] or source, self._done(source)
+            if spent[client] >= DOUBTED_BYTES:
+                continue
+            taken, doubts = self._take(source, start or (0, SEGMENT_HEAD), left - spent.total())
+            if taken is not None:
+                ranges[source], left = (start or taken[0], taken[1]), left - taken[2]
+            if doubts:
+                spent[client] += sum(size for _, size in doubts)
+                doubted.append((start or (taken[0] if taken else None), _Doubted(source, doubts)))
+        if doubted:
+            self._clock.sleep(SETTLE_S)
+            self._indexes.learn(self._log().served)
+        for start, each in doubted:
+            if found := each.records[: self._shown([one for one, _ in each.records])]:
+                first = found[0][0]
+                ranges[each.source] = (start or (first.segment, first.offset), _after(*found[-1]))
         return Plan(number, ranges) if ranges else None
 
-    def _take(self, source: str, start: Place, limit: int) -> tuple[Place, Place, int] | None:
-        """Records of one outbox whose leaves the log shows, about `limit` bytes: first place, end, size."""
-        found, used = list[tuple[Framed, int]](), 0
+    def _take(self, source: str, start: Place, limit: int) -> tuple[tuple[Place, Place, int] | None, _Records]:
+        """Records of one outbox whose leaves the log shows, about `limit` bytes: first place, end, size; and the part after them in which a
+        leaf is missing."""
+        first, end, used, part = start, start, 0, _Records()
         for each in self._frames(source, start):
-            size = _size(each)
-            found.append((each, size))
-            used += size
+            if not used and not part:
+                first = each.segment, each.offset
+            part.append((each, _size(each)))
+            size = sum(size for _, size in part)
+            if size < min(PART_BYTES, limit - used):
+                continue
+            if self._lacking([one for one, _ in part]):
+                break
+            end, used, part = _after(*part[-1]), used + size, _Records()
             if used >= limit:
                 break
-        found = found[: self._shown([each for each, _ in found])]
-        if not found:
-            return None
-        first, (last, size) = found[0][0], found[-1]
-        return (first.segment, first.offset), (last.segment, last.offset + size), sum(size for _, size in found)
+        if part and not self._lacking([one for one, _ in part]):
+            end, used, part = _after(*part[-1]), used + sum(size for _, size in part), _Records()
+        return (first, end, used) if used else None, part
 
-    def _shown(self, found: list[Framed]) -> int:
-        """How many from the first on. What was acknowledged a moment ago is under the next checkpoint. A leaf that the log does not show
-        after that is none of its: an agent that died has written its record a second time."""
-        for again in (True, False):
-            known = self._indexes.find(key for each in found for key in delta.keys_of(each.record))
-            lacking = [n for n, each in enumerate(found) if any(key not in known for key in delta.keys_of(each.record))]
-            if not lacking:
-                return len(found)
-            if again:
-                self._clock.sleep(SETTLE_S)
-                self._indexes.learn(self._log().served)
+    def _lacking(self, found: Sequence[Framed]) -> list[int]:
+        """Which of them have a leaf that the log does not show."""
+        known = self._indexes.find(key for each in found for key in delta.keys_of(each.record))
+        return [n for n, each in enumerate(found) if any(key not in known for key in delta.keys_of(each.record))]
+
+    def _shown(self, found: Sequence[Framed]) -> int:
+        """How many from the first on, now that the log was read after them. What was acknowledged a moment ago is under a checkpoint by
+        now. A leaf that the log does not show is none of its: an agent that died has written its record a second time."""
+        lacking = self._lacking(found)
         young = self._clock.now_ns() - int(PATIENCE_S * 1e9)
         waits = [n for n in lacking if int.from_bytes(found[n].record.leaves[0][92:100], "big") > young]
         self.progress.unmatched += len([n for n in lacking if not waits or n < waits[0]])
@@ -244,6 +284,7 @@ class Archive(Ledger):
             except Bad as error:
                 self._blame(each.source, error)
                 continue
+            self.progress.untrue += sum(row.log_index is None and delta.is_logged(row.leaf, index) for row in made)
             for row in made:
                 parts[delta.partition(row, regions)].append(row)
         return tuple(self._put(f"{folder}/{number:016x}.parquet", self._form.encode(rows)) for folder, rows in sorted(parts.items()))
@@ -268,6 +309,10 @@ class Archive(Ledger):
             found = last.stat()
             if (number, found.st_size) == end and found.st_mtime_ns + idle_ns <= self._clock.now_ns():
                 shutil.rmtree(folder)
+
+
+def _after(each: Framed, size: int) -> Place:
+    return each.segment, each.offset + size
 
 
 def _size(each: Framed) -> int:

@@ -13,7 +13,18 @@ from typing import Any
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
 from knhk_runtime.envelope import NOBODY, parse_envelope
-from knhk_runtime.record import LAST_NS, Record, entry_key, leaf_digest, parse_action, parse_observation, parse_record
+from knhk_runtime.record import (
+    LAST_NS,
+    NO_ACTION,
+    Record,
+    entry_key,
+    h_a,
+    h_o,
+    leaf_digest,
+    parse_action,
+    parse_observation,
+    parse_record,
+)
 from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import canonical
 
@@ -129,19 +140,27 @@ def point_of(source: str) -> str:
     return f"{namespace}/{name}" if dot else ""
 
 
+def is_logged(leaf: bytes, index: Index) -> bool:
+    """Whether the log has this very leaf."""
+    at = index.get(entry_key(leaf))
+    return at is not None and at[1] == leaf_digest(leaf)
+
+
 def rows_of(found: Framed, index: Index) -> Iterator[Row]:
-    """A row for each leaf of a record. Raises Bad."""
+    """A row for each leaf of a record. One whose O or A is not what its leaf commits to is no evidence, and has no index; of sealed ones
+    replay tells. Raises Bad."""
     record = found.record
     plain = not record.erased and not record.sealed
+    observed = h_o(record.salt, record.observation) if plain else b""
     seen = parse_observation(record.observation, f"{found.where} O") if plain else None
     tag = parse_envelope(record.observation, f"{found.where} O").tag if record.sealed else NOBODY
     attributes = dict(seen.attributes) if seen else {}
     for data, a in zip(record.leaves, record.actions, strict=True):
         leaf = parse_leaf(data, found.where)
-        at = index.get(entry_key(data))
+        is_true = not plain or (leaf.h_o, leaf.h_a) == (observed, h_a(record.salt, a) if KINDS[leaf.kind] == "DECISION" else NO_ACTION)
         action = parse_action(a, f"{found.where} A") if a and not record.erased else None
         yield Row(
-            log_index=at[0] if at and at[1] == leaf_digest(data) else None,
+            log_index=index[entry_key(data)][0] if is_true and is_logged(data, index) else None,
             receipt=leaf.receipt_id.hex(),
             time=leaf.time_ns // 1000,
             time_ns=min(leaf.time_ns, LAST_NS),

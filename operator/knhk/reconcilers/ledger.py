@@ -29,7 +29,8 @@ EMPTY = sha256(b"").hexdigest()
 @dataclass
 class Progress:
     """Of one writer since its start. `oldest_ns`: time of the oldest decision that waits, 0: none does. `broken`: copies with what is no
-    record: their pods are at fault, and nobody else waits for them. `merged`: segments that became part of others."""
+    record: their pods are at fault, and nobody else waits for them. `merged`: segments that became part of others. `unmatched`: records
+    whose leaf the log does not show; `untrue`: rows whose O or A is not what their leaf in the log commits to."""
 
     commits: int = 0
     rows: int = 0
@@ -37,6 +38,7 @@ class Progress:
     waiting_bytes: int = 0
     oldest_ns: int = 0
     unmatched: int = 0
+    untrue: int = 0
     broken: set[str] = field(default_factory=set)
 
 

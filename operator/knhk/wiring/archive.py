@@ -162,6 +162,7 @@ class Metrics:
         self._merged = Gauge("knhk_archive_merged", "Segments that became part of greater ones since the start of this process", registry=r)
         self._segments = Gauge("knhk_archive_segments", "Segments that are in the archive", registry=r)
         self._unmatched = Gauge("knhk_archive_unmatched", "Records whose leaf the log does not show, since the start", registry=r)
+        self._untrue = Gauge("knhk_archive_untrue", "Rows whose O or A is not what their leaf commits to, since the start", registry=r)
         self._broken = Gauge("knhk_archive_broken", "Copies of outboxes with what is no record, since the start", registry=r)
         self.failures = Counter("knhk_archive_failures", "Rounds that failed and are tried again", registry=r)
 
@@ -174,6 +175,7 @@ class Metrics:
         self._merged.set(progress.merged)
         self._segments.set(len(made.contents().files))
         self._unmatched.set(progress.unmatched)
+        self._untrue.set(progress.untrue)
         self._broken.set(len(progress.broken))
 
     def text(self) -> bytes:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import re
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from knhk_runtime.record import SEGMENT_HEAD, SEGMENT_MAGIC, scan_frames
 from knhk_verify.errors import Bad
 
 CLIENT_BYTES = 1 << 30  # that wait for the archive, of one client
+MAX_OUTBOXES = 16  # of one client, at a time: a pod has one, and a new one with a new volume
 MAX_SEGMENT = 1 << 48
+LOCKS = 256
 LOCK = "copies.lock"
 _POD = re.compile(r"spiffe://knhk\.dev/ns/([a-z0-9-]+)/point/([a-z0-9.-]+)/pod/([a-z0-9.-]+)")
 _OUTBOX = re.compile(r"[0-9a-f]{16}")
@@ -45,12 +46,12 @@ class Copies:
     def __init__(self, folder: Path, client_bytes: int = CLIENT_BYTES) -> None:
         self.folder = folder
         self._client_bytes = client_bytes
-        self._locks = defaultdict[str, threading.Lock](threading.Lock)
+        self._locks = [threading.Lock() for _ in range(LOCKS)]  # as many, whatever names are asked for
 
     def end(self, client: str, outbox: str) -> tuple[int, int] | None:
         """(segment, offset) where the copy ends. Raises NoPod and Bad."""
         name = source_of(client, outbox)
-        with self._locks[name]:
+        with self._lock(client):
             return self._end(self.folder / name)
 
     def add(self, client: str, outbox: str, at: tuple[int, int], frames: bytes) -> None:
@@ -58,7 +59,7 @@ class Copies:
         name = source_of(client, outbox)
         _check(at, frames)
         folder = self.folder / name
-        with self._locks[name], _locked(self.folder, fcntl.LOCK_SH):
+        with self._lock(client), _locked(self.folder, fcntl.LOCK_SH):
             end = self._end(folder)
             if end is not None and at[0] == end[0] and at[1] <= end[1]:
                 self._append(folder, at, frames, end[1])
@@ -66,6 +67,9 @@ class Copies:
                 self._begin(folder, at[0], frames)
             elif end is None or at > end or not self._holds(folder, at, frames):
                 raise Elsewhere(end)
+
+    def _lock(self, client: str) -> threading.Lock:
+        return self._locks[hash(client) % LOCKS]
 
     def _end(self, folder: Path) -> tuple[int, int] | None:
         names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name)) if folder.is_dir() else []
@@ -89,7 +93,10 @@ class Copies:
     def _begin(self, folder: Path, segment: int, frames: bytes) -> None:
         """By rename: a segment is there with its first frames or not at all."""
         client = folder.name.rpartition("~")[0]
-        held = sum(path.stat().st_size for path in self.folder.glob(f"{client}~*/*.seg"))
+        outboxes = [path for path in self.folder.glob(f"{client}~*") if path != folder]
+        if len(outboxes) >= MAX_OUTBOXES:
+            raise Full(f"{len(outboxes)} other outboxes of this client are kept: one goes a day after its last record")
+        held = sum(path.stat().st_size for each in (*outboxes, folder) for path in each.glob("*.seg"))
         if held + len(frames) > self._client_bytes:
             raise Full(f"{held} bytes of this client wait for the archive")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
