@@ -74,6 +74,7 @@ class World:
     selector: str
     point: str = "orders"
     packs: str = ""  # URL of the registry that packs go to; "": they stay in the operator's home
+    keys: str = ""  # URL of the key service; "": there is none
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -88,6 +89,7 @@ class World:
         pods = ("--exchange", f"{machine.HOST}:{EXCHANGE_PORT}", "--log", LOG, "--namespace", SYSTEM)
         guard = ["--guard-image", self.image, "--guard-exchange", EXCHANGE, "--guard-log", LOG]
         guard += ["--registry", self.packs, "--guard-registry", self.packs] if self.packs else []
+        guard += ["--guard-keys", self.keys] if self.keys else []
         kubeconfig = str(self.node.cluster.kubeconfig)
         self.start("operator", "knhk.handlers", "--home", str(self.folder / "home"), "--kubeconfig", kubeconfig, *pods, *guard)
 
