@@ -89,6 +89,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
         for place, name in (((*CONTAINER, "resources"), "resources"), ((*POD, "nodeSelector"), "nodeSelector"))
     },
     **{(kind, f"knhk-{part}", (*POD, "imagePullSecrets")): Value("imagePullSecrets", as_text="{} | toJson") for kind, part in WORKLOADS},
+    ("CronJob", "knhk-turning", ("spec", "jobTemplate", *POD, "imagePullSecrets")): Value("imagePullSecrets", as_text="{} | toJson"),
     **{
         ("StatefulSet", f"knhk-{part}", ("spec", "volumeClaimTemplates", 0, "spec", *place)): Value(f"{part}.{place[-1]}", as_text=as_text)
         for part in ("log", "witness", "keys")
@@ -124,6 +125,7 @@ OPTIONAL: Mapping[str, str] = {
     "components/published/network-policy.yaml": "published.enabled",
     "components/keyless/network-policy.yaml": "keyless.enabled",
     **{f"components/keys/{part}.yaml": "keys.enabled" for part in ("rbac", "people", "statefulset", "network-policy")},
+    **{f"components/turning/{part}.yaml": "turning.enabled" for part in ("rbac", "cronjob", "network-policy")},
     **{f"components/witnessed/{part}.yaml": "witnessed.enabled" for part in ("policy", "network-policy")},
     "components/webhooks/service.yaml": "webhooks.enabled",
     "components/webhooks-ingress/ingress.yaml": "webhooks.ingress.enabled",
@@ -157,6 +159,7 @@ DOCS: Mapping[str, str] = {
     "receiptsKept": "How many Receipts of policy events stay: namespace=N,all=N,days=N, 0 for no bound. The log keeps all.",
     "registry": "OCI repository for packs and data.",
     "published": "The log is published in `store` (s3://BUCKET/PREFIX) from its first entry on, where other regions read it.",
+    "turning": "Keys turn by themselves: a CronJob brings into force what `knhk cluster ahead` made (see docs/cluster.md).",
     "witness": "A witness of other regions' logs: `watched` is its policy, `mirror` has its copies; keys are Secrets (docs/witnesses.md).",
     "witnessed": "Checkpoints wait for a quorum of witnesses: `policy`. caFile: /etc/knhk/witnesses/ca.crt for an authority of their own.",
     "webhooks": "Pushes from a Git server to PolicyRepositories, and the way in from outside.",

@@ -111,6 +111,7 @@ ACCOUNTS: Mapping[str, Rights] = {
         *everywhere(("tokenreviews.authentication.k8s.io", "subjectaccessreviews.authorization.k8s.io"), ("create",)),
         *everywhere(("pods", "namespaces"), ("get",)),
     ),
+    "knhk-turning": (*here(("secrets=knhk-keys-ahead",), ("get",)), *here(("secrets=knhk-keys-now",), ("get", "update"))),
     "knhk-receipts": (
         *everywhere(("subjectaccessreviews.authorization.k8s.io",), ("create",)),
         *everywhere(("apiservices.apiregistration.k8s.io=v1alpha1.receipts.knhk.dev",), ("get", "patch")),

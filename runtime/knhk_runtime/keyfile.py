@@ -1,4 +1,5 @@
-"""Private keys, and PINs, in files that only their owner may read, or that root put there for a group of this process (mounted Secrets)."""
+"""Private keys, and PINs, in files that only their owner may read, or that root put there for a group of this process (mounted Secrets).
+A key that was made ahead is an encrypted PEM, and what opens it lies beside, from another Secret (formats/ahead.md)."""
 
 from __future__ import annotations
 
@@ -28,8 +29,13 @@ def read_private(path: Path, must: str) -> bytes:
         raise Stalled("KeyFile", f"{path}: {error.strerror}: must be {must}") from error
 
 
+UNLOCK = "unlock.key"
+SEALED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+
+
 def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Key of an unencrypted PEM file (PKCS#8) that `read_private` takes. Raises Stalled."""
+    """Key of a PEM file (PKCS#8) that `read_private` takes; of an encrypted one the file `unlock.key` beside is the password. Raises
+    Stalled."""
     key = _load(path, "Ed25519")
     if not isinstance(key, Ed25519PrivateKey):
         raise Stalled("KeyFile", f"{path}: must be an Ed25519 private key in PEM")
@@ -46,10 +52,13 @@ def load_p256_key(path: Path) -> EllipticCurvePrivateKey:
 
 def _load(path: Path, name: str) -> PrivateKeyTypes:
     data = read_private(path, f"a private key of {name} in PEM")
+    sealed = data.startswith(SEALED)
+    password = read_private(path.with_name(UNLOCK), f"what opens {path.name}") if sealed else None
     try:
-        return load_pem_private_key(data, None)
+        return load_pem_private_key(data, password)
     except (ValueError, TypeError) as error:
-        raise Stalled("KeyFile", f"{path}: must be an unencrypted private key of {name} in PEM") from error
+        must = f"one that {UNLOCK} beside opens" if sealed else "unencrypted, of nothing else"
+        raise Stalled("KeyFile", f"{path}: must be a private key of {name} in PEM, {must}") from error
 
 
 def raw_public(key: Ed25519PrivateKey) -> bytes:

@@ -266,13 +266,14 @@ def overlay(folder: Path, resource: str, components: list[str]) -> Path:
         ("base", ["receipts"], {"receipts.enabled": "true"}),
         ("base", ["keys"], {"keys.enabled": "true"}),
         ("base", ["keyless"], {"keyless.enabled": "true"}),
+        ("base", ["turning"], {"turning.enabled": "true"}),
         (
             "base",
             ["published", "witness", "witnessed"],
             {"published.enabled": "true", "witness.enabled": "true", "witnessed.enabled": "true"},
         ),
     ],
-    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "keys", "keyless", "regions"],
+    ids=["base", "ha", "webhooks", "cert-manager", "receipts", "keys", "keyless", "turning", "regions"],
 )
 def test_the_chart_makes_what_kustomize_makes(
     kubectl: Kubectl, helm: str, tmp_path: Path, resource: str, components: list[str], values: dict[str, str]
@@ -296,7 +297,8 @@ def test_keyless_gives_tokens_for_sigstore_to_who_signs_and_to_nobody_else(kubec
         pod = document["spec"]["template"]["spec"] if kind in ("Deployment", "StatefulSet") else {}
         mounts = {row["name"]: row["mountPath"] for container in pod.get("containers", ()) for row in container["volumeMounts"]}
         for volume in pod.get("volumes", ()):
-            for source in volume.get("projected", {}).get("sources", ()):
+            tokens = (source for source in volume.get("projected", {}).get("sources", ()) if "serviceAccountToken" in source)
+            for source in tokens:
                 found[name] = (source["serviceAccountToken"]["audience"], mounts[volume["name"]], source["serviceAccountToken"]["path"])
     assert found == dict.fromkeys(("knhk-operator", "knhk-builder"), ("sigstore", *told))
     kubectl("apply", "-f", str(BASE / "namespace.yaml"))

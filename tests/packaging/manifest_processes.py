@@ -63,7 +63,8 @@ def containers() -> list[Container]:
     found = []
     for document in documents():
         if document["kind"] in HOLDERS:
-            pod = document["spec"]["template"]["spec"]
+            spec = document["spec"]
+            pod = (spec["jobTemplate"]["spec"] if document["kind"] == "CronJob" else spec)["template"]["spec"]
             rows = [*pod.get("initContainers", ()), *pod["containers"]]
             found += [Container(f"{document['metadata']['name']}/{row['name']}", row, pod) for row in rows]
     guard = guard_of("orders", {"listen": {"port": 8080}}, Surroundings("image", NOBODY, NOBODY, NOBODY), native=True)

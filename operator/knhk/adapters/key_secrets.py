@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from knhk.adapters import keys_ahead
+from knhk.adapters.keys_ahead import Supply
 from knhk.adapters.rotation_receipts import FILE as RECEIPTS_FILE
 from knhk.adapters.signer_local import FileKeys
 from knhk.adapters.signer_pkcs11 import TOKEN_FILE
@@ -17,10 +19,12 @@ from knhk.adapters.signer_roles import keys_of
 from knhk.model.faults import Fault, Refused
 from knhk_runtime.durable import replace_file
 from knhk_runtime.hsm import read_token_file
+from knhk_runtime.keyfile import UNLOCK
 from knhk_verify.errors import Bad
 from knhk_verify.signed import ROLES, keyid, parse_json
 
 SUBJECTS = "knhk-keys-subjects"
+AHEAD, IN_FORCE = "knhk-keys-ahead", "knhk-keys-now"  # turns to come, and what is in force: formats/ahead.md
 # Secret → files. Agents and verifiers need keys.json and root.pub only; both are public. Of OUTSIDE what is there.
 SECRETS: Mapping[str, tuple[str, ...]] = {
     "knhk-keys-rollout": ("rollout.key", "keys.json", "root.pub"),
@@ -36,6 +40,9 @@ OUTSIDE: Mapping[str, tuple[str, ...]] = {
 }
 LABELS = {"app.kubernetes.io/part-of": "knhk"}
 _NAME = re.compile(r"[-._a-zA-Z0-9]{1,253}")  # of a file of a Secret
+
+
+PROCESSES: Mapping[str, str] = {f"knhk-keys-{process}": process for process in keys_ahead.OPENERS}
 
 
 def _files(keys: Path, name: str) -> tuple[str, ...]:
@@ -68,6 +75,14 @@ def lacking(keys: Path, namespace: str) -> tuple[Fault, ...]:
     it would have an old serial, and a role key that is missing would be made anew, without an overlap. Raises Corrupt."""
     if (keys / TOKEN_FILE).exists() or not any((keys / name).exists() for name in ("root.key", "root.pub", "keys.json")):
         return ()
+    openers = {keys_ahead.opener(process): (secret, UNLOCK) for secret, process in PROCESSES.items()}
+    if any((keys / name).exists() for name in (keys_ahead.FILE, *openers)):
+        of = {**openers, keys_ahead.FILE: (AHEAD, keys_ahead.FILE), "root.pub": (AHEAD, "root.pub")}
+        return tuple(
+            Fault(str(keys / name), "is missing", _read_back(keys / name, *place, namespace))
+            for name, place in of.items()
+            if not (keys / name).exists()
+        )
     files = ("root.pub", "keys.json", *(f"{role}.key" for role in ROLES))
     missing = tuple(Fault(str(keys / name), "is missing", _back(keys, name, namespace)) for name in files if not (keys / name).exists())
     return missing or _strangers(keys, namespace)
@@ -86,29 +101,54 @@ def _strangers(keys: Path, namespace: str) -> tuple[Fault, ...]:
 
 def _back(keys: Path, file: str, namespace: str) -> str:
     secret = next(name for name, files in SECRETS.items() if file in files)
+    return f"{_read_back(keys / file, secret, file, namespace)}; or say --anew"
+
+
+def _read_back(path: Path, secret: str, file: str, namespace: str) -> str:
     data = file.replace(".", "\\.")
     read = f"kubectl get secret -n {namespace} {secret} -o jsonpath='{{.data.{data}}}' | base64 -d"
-    return f"must be brought back: (umask 077; {read} > {keys / file}); or say --anew"
+    return f"must be brought back: (umask 077; {read} > {path})"
 
 
 def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
-    """A Secret for each process, from the folder of `knhk.adapters.signer_local.establish`. Raises OSError for a missing file, but for
-    the key of subjects: where it is kept elsewhere its Secret is not ours to replace. Raises Refused for a `ca` that is not there."""
-    return tuple(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name, "namespace": namespace, "labels": dict(LABELS)},
-            "type": "Opaque",
-            "data": {file: base64.b64encode((keys / file).read_bytes()).decode() for file in _files(keys, name)},
-        }
-        for name in SECRETS
-        if name != SUBJECTS or all((keys / file).exists() for file in _files(keys, name))
-    )
+    """A Secret for each process, from the folder of `knhk.adapters.signer_local.establish`; where keys were made ahead what opens them, in
+    place of the keys. Raises OSError for a missing file, but for the key of subjects: where it is kept elsewhere its Secret is not ours to
+    replace. Raises Refused for a `ca` that is not there."""
+    made = [(name, _data(keys, name)) for name in SECRETS if name != SUBJECTS or all((keys / file).exists() for file in _files(keys, name))]
+    if (keys / keys_ahead.FILE).exists():
+        made.append((AHEAD, {name: (keys / name).read_bytes() for name in (keys_ahead.FILE, "root.pub")}))
+    return tuple(_secret(name, namespace, data) for name, data in made)
+
+
+def _data(keys: Path, name: str) -> dict[str, bytes]:
+    """Of one Secret. Where keys were made ahead, keys and keys.json are in Secret IN_FORCE."""
+    files = _files(keys, name)
+    if name == SUBJECTS or not (keys / keys_ahead.FILE).exists():
+        return {file: (keys / file).read_bytes() for file in files}
+    stays = {file: (keys / file).read_bytes() for file in files if not file.endswith(".key") and file not in ("keys.json", RECEIPTS_FILE)}
+    return stays | {UNLOCK: (keys / keys_ahead.opener(PROCESSES[name])).read_bytes()}
+
+
+def _secret(name: str, namespace: str, data: Mapping[str, bytes]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace, "labels": dict(LABELS)},
+        "type": "Opaque",
+        "data": {file: base64.b64encode(content).decode() for file, content in data.items()},
+    }
 
 
 def write_secrets(keys: Path, namespace: str) -> Path:
     """`secrets.yaml` beside the keys, readable by this user only."""
     path = keys / "secrets.yaml"
     replace_file(path, yaml.safe_dump_all(secrets_of(keys, namespace), sort_keys=False).encode(), 0o600)
+    return path
+
+
+def write_first(keys: Path, namespace: str, supply: Supply) -> Path:
+    """`first.yaml` beside the keys: what is in force before the first turn. To be created once; a cluster goes on from it by itself."""
+    path, first = keys / "first.yaml", supply.steps[0]
+    secret = _secret(IN_FORCE, namespace, keys_ahead.in_force(first, supply, first.at))
+    replace_file(path, yaml.safe_dump(secret, sort_keys=False).encode(), 0o600)
     return path

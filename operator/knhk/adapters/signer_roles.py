@@ -348,6 +348,29 @@ def rotate(
     return made
 
 
+def replace_all(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> Mapping[str, str]:
+    """New keys in place of all roles', with no overlap: what keys.json names ends now, and what it names from a later time on was never
+    used and is named no more. Gives role → keyid that was in use. Raises Stalled when the root's private key is away."""
+    with alone(folder):
+        root_key(folder, keys)
+        named, since = keys_of(folder), since_of(folder)
+        if named is None:
+            raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
+        used = {
+            role: {id_: key._replace(until=min(key.until or now, now)) for id_, key in held.items() if since.get(id_, "") <= _time(now)}
+            for role, held in named.roles.items()
+        }
+        outside = outside_of(folder)
+        for role in outside.keys:
+            outside = _succeeded(outside, role, keys.make_outside(role), now)
+        current = {role: keys.make(role) for role in ROLES}
+        _sign_keys(folder, keys, current, origin, now, valid_days, outside=outside, before=named._replace(roles=used))
+        for role in ROLES:
+            keys.key(role)
+            keys.outside(role)
+        return {role: max(held, key=lambda id_: since.get(id_, "")) for role, held in used.items()}
+
+
 def trust(folder: Path, keys: RoleKeys, trusted_root: bytes, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> Outside:
     """Pins a trusted root, which the caller has looked at: keys.json names its digest with the next serial, and a P-256 key for each role
     that signs, made where there is none. Repeating it changes nothing. Raises Stalled when the root's private key is away."""
@@ -376,7 +399,7 @@ def _outside_held(keys: RoleKeys, outside: Outside, now: datetime) -> Outside:
 
 def _succeeded(outside: Outside, role: str, public: bytes, end: datetime) -> Outside:
     """With a new key of a role; the ones before sign until `end`."""
-    kept = tuple(Key(key.public, "", key.until or end) for key in outside.keys.get(role, ()) if key.public != public)
+    kept = tuple(Key(key.public, "", min(key.until or end, end)) for key in outside.keys.get(role, ()) if key.public != public)
     return Outside(outside.trusted_root, {**outside.keys, role: (Key(public), *kept)})
 
 
@@ -400,10 +423,11 @@ def _sign_keys(
     valid_days: int,
     end: datetime | None = None,
     outside: Outside | None = None,
+    before: Keys | None = None,
 ) -> None:
-    """Sign keys.json over the `current` keys; the ones it named before may sign until `end`, by default `now`. What it says about
-    sigstore stays, unless `outside` says otherwise."""
-    before, since = keys_of(folder), since_of(folder)
+    """Sign keys.json over the `current` keys; the ones it named before, or those of `before`, may sign until `end`, by default `now`. What
+    it says about sigstore stays, unless `outside` says otherwise."""
+    before, since = before or keys_of(folder), since_of(folder)
     roles = dict[str, list[dict[str, str]]]()
     for role in ROLES:
         named = before.roles.get(role, {}).values() if before else ()

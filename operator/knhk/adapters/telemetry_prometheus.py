@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,10 @@ class PrometheusTelemetry:
         )
         self._work = Histogram("workqueue_work_duration_seconds", "How long a key took", ("name",), registry=r, buckets=QUEUE_S)
         self._leads = Gauge("leader_election_master_status", "1 while this process leads", ("name",), registry=r)
+        self._turns_end = Gauge("knhk_keys_turns_end_timestamp_seconds", "When the last turn of keys that was made ahead comes", registry=r)
+        self._named = Gauge("knhk_keys_named_timestamp_seconds", "Since when keys.json names the keys that are in force", registry=r)
+        for gauge in (self._turns_end, self._named):
+            gauge.set(math.nan)
         self._requests = Counter("rest_client_requests", "Requests to the API server", ("code", "method", "host"), registry=r)
         self._builds = Counter("knhk_builds", "Builds that ended", ("outcome",), registry=r)
         self._build_s = Histogram("knhk_build_seconds", "Length of a build", registry=r, buckets=BUILD_S)
@@ -106,6 +111,11 @@ class PrometheusTelemetry:
     def leads(self, name: str, of: Callable[[], bool]) -> None:
         """Who tells whether this process leads."""
         self._leads.labels(name).set_function(of)
+
+    def turns(self, named: Callable[[], float], end: Callable[[], float]) -> None:
+        """Who tells since when keys are in force, and when the last turn comes; NaN where none were made ahead."""
+        self._named.set_function(named)
+        self._turns_end.set_function(end)
 
     def silent_s(self) -> float | None:
         """Seconds since the loop turned; None while it has not begun."""

@@ -79,6 +79,7 @@ def rotate(call: Call) -> Outcome:
     from knhk.wiring.home import Home
     from knhk.wiring.rotating import demand_used, rotated, rotated_apart
     from knhk.wiring.signing import keys_in, signer_in
+    from knhk.wiring.turning import demand_no_turns
     from knhk_verify.signed import ROLES
 
     args, folder, home = call.args, _folder(call), Home(call.home)
@@ -90,6 +91,7 @@ def rotate(call: Call) -> Outcome:
         raise Refused(
             [Fault("--overlap-hours", "0", "must be 1 or more for a log: those who know it by its old key must learn the new one")]
         )
+    demand_no_turns(folder, "they do so daily")
     named, keys, signer = packs.keys(folder), keys_in(folder), signer_in(folder)
     signer_roles.root_key(folder, keys)
     log = None if args.folder else SequencerLog(home.sequencer_socket)
@@ -130,10 +132,12 @@ def trust(call: Call) -> Outcome:
     from knhk.wiring.embedded import signer_of
     from knhk.wiring.home import Home
     from knhk.wiring.signing import keys_in, signer_in
+    from knhk.wiring.turning import demand_no_turns
     from knhk_verify.errors import Bad
     from knhk_verify.signed import keyid
 
     folder = _folder(call)
+    demand_no_turns(folder, "a trusted root is pinned before turns are made")
     try:
         data = call.args.file.read_bytes()
         digest = parse_trusted_root(data, str(call.args.file)).digest

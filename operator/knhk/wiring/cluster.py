@@ -39,7 +39,7 @@ from knhk.ports.builder import Builder
 from knhk.ports.clock import Clock
 from knhk.ports.registry import Registry
 from knhk.reconcilers.context import Ports
-from knhk.wiring import embedded, git
+from knhk.wiring import embedded, git, turning
 from knhk.wiring.embedded import Adapt
 from knhk.wiring.home import Home
 from knhk.wiring.leading import always, fenced
@@ -190,6 +190,8 @@ def led(options: Options, watch: Watch, stop: Event) -> Iterator[tuple[KubeClien
     clock = SystemClock()
     telemetry = PrometheusTelemetry(clock)
     client = KubeClient(api, telemetry.requested)
+    if options.elsewhere.keys is not None:
+        telemetry.turns(*turning.told_in(options.elsewhere.keys))
     feed = ChangeFeed()
     mirror = Mirror(feed, WATCHED)
     store = KubeStore(client, feed, clock, mirror)

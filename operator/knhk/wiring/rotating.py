@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from knhk.adapters import signer_roles
+from knhk.adapters.rotation_receipts import FILE as RECEIPTS_FILE
 from knhk.adapters.rotation_receipts import keep, receipts_in
 from knhk.adapters.signer_roles import RoleSigner, Rotation
 from knhk.lockchain import PolicyEvent, statement
@@ -83,7 +84,7 @@ def rotated(folder: Path, role: str, now: datetime, overlap: timedelta, actor: s
     bundles = list[bytes]()
 
     def pend(made: Rotation) -> None:
-        bundles.append(_receipt(folder, role, made, now, overlap, actor))
+        bundles.append(receipt_of(folder, role, made, now, overlap, actor))
         told = {"role": role, "new": made.new, "bundle": bundles[0].decode()}
         replace_file(folder / PENDING_FILE, json.dumps(told).encode(), 0o600)
 
@@ -97,12 +98,12 @@ def rotated_apart(folder: Path, role: str, now: datetime, overlap: timedelta, ac
     signer = signer_in(folder)
 
     def pend(made: Rotation) -> None:
-        keep(folder, _receipt(folder, role, made, now, overlap, actor))
+        keep(folder, receipt_of(folder, role, made, now, overlap, actor))
 
     return signer_roles.rotate(folder, keys_in(folder), role, signer.log_origin(), now, overlap, pend=pend)
 
 
-def _receipt(folder: Path, role: str, made: Rotation, now: datetime, overlap: timedelta, actor: str) -> bytes:
+def receipt_of(folder: Path, role: str, made: Rotation, now: datetime, overlap: timedelta, actor: str) -> bytes:
     """KeyRotated, by the rollout key from before."""
     named = signer_roles.keys_of(folder)
     evidence = {"role": role, "old": made.old, "until": f"{now + overlap:{TIME}}", "serial": 1 + (named.serial if named else 0)}
@@ -188,6 +189,7 @@ class Telling:
     folder: Path
     log: Log
     _told: frozenset[bytes] = frozenset()
+    _done: tuple[bytes, ...] = ()
     _next_s: float = 0.0
 
     def turn(self, now_s: float) -> None:
@@ -196,10 +198,14 @@ class Telling:
             return
         self._next_s = now_s + RETRY_S
         try:
+            files = (self.folder / name for name in (RECEIPTS_FILE, "keys.json"))
+            if (seen := tuple(path.read_bytes() for path in files if path.exists())) == self._done:
+                return
             for bundle in receipts_in(self.folder):
                 if bundle not in self._told:
                     _log.info("a rotation's receipt is entry %d", self.log.append_event(bundle))
                     self._told |= {bundle}
+            self._done = seen
         except (KnhkError, OSError, ValueError) as error:
             _log.warning("receipts of rotations wait: %s", error)
             self._next_s = now_s + LOOK_EVERY_S

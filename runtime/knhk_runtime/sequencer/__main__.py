@@ -112,15 +112,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 FORMER, KEYS_JSON = "log.former.key", "keys.json"
+KEYS_EVERY_S = 5.0
 
 
 def load_key(path: Path, origin: str) -> LogKey:
     """The checkpoint key in a PEM file that only its owner may read, or in the token that a token.json names; and the one before, which
-    signs, too, until the keys.json beside says otherwise. Raises Stalled, Waiting."""
+    signs, too, until the keys.json beside says otherwise. All that this names are known. Raises Stalled, Waiting."""
     if path.suffix == ".json":
         return _keys_in_token(path, origin)
     key = load_private_key(path)
-    found = _log_key(raw_public(key), key.sign, origin)
+    older = tuple(Verifier(origin, held.public) for held in _named(path.parent) if held.name == origin)
+    found = replace(_log_key(raw_public(key), key.sign, origin), older=older)
     if not (former := path.with_name(FORMER)).exists():
         return found
     old = load_private_key(former)
@@ -305,7 +307,7 @@ def _policy(args: argparse.Namespace, key: LogKey) -> Policy | None:
     if args.witnesses is None:
         return None
     policy = read_policy(args.witnesses)
-    if not {known.verifier for known in key.known()} & set(policy.logs):
+    if not set(key.verifiers()) & set(policy.logs):
         raise Stalled("Policy", f"{args.witnesses}: must have the line: log {format_vkey(key.verifier)}")
     if not policy.holds([witness for witness, url in policy.witnesses.items() if url]):
         raise Stalled("Policy", f"{args.witnesses}: witnesses with a URL must be enough for the quorum")
@@ -313,7 +315,12 @@ def _policy(args: argparse.Namespace, key: LogKey) -> Policy | None:
 
 
 async def _serve(
-    args: argparse.Namespace, log: Log, lease: Lease | None, witnesses: Witnesses | None, regions: MirroringRegions | None
+    args: argparse.Namespace,
+    log: Log,
+    public: StorePublication | None,
+    lease: Lease | None,
+    witnesses: Witnesses | None,
+    regions: MirroringRegions | None,
 ) -> None:
     sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s, witnesses, args.max_unwitnessed_s, regions)
     surface = Surface(sequencer, args.key.with_name(KEYS_JSON))
@@ -331,6 +338,7 @@ async def _serve(
         except OSError as error:
             raise Stalled("Port", f"--read-port {args.read_port}: {error.strerror}: choose a free port") from error
     tasks = [asyncio.create_task(await _serve_tls(args, surface, runners))] if args.listen else []
+    tasks.append(asyncio.create_task(_follow_keys(args.key, args.origin, sequencer, public)))
     tell(f"{log.durable} entries, serving on {args.socket}{f' and {args.listen}' if args.listen else ''}")
     running, stopping = asyncio.create_task(sequencer.run()), asyncio.create_task(stop.wait())
     await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -350,9 +358,34 @@ async def _serve(
         args.socket.unlink(missing_ok=True)
 
 
-async def _run(args: argparse.Namespace, log: Log, lease: Lease | None, policy: Policy | None, key: Verifier) -> None:
+def _stamps(path: Path) -> tuple[int, ...]:
+    files = (path, path.with_name(FORMER), path.with_name(KEYS_JSON))
+    return tuple(file.stat().st_mtime_ns for file in files if file.exists())
+
+
+async def _follow_keys(path: Path, origin: str, sequencer: Sequencer, public: StorePublication | None) -> None:
+    """Signs with what lies there, until cancelled: keys turn (formats/signed.md). What cannot be taken now is told, and tried again."""
+    seen, told = _stamps(path), ""
+    while True:
+        await asyncio.sleep(KEYS_EVERY_S)
+        try:
+            if (now := _stamps(path)) == seen:
+                continue
+            key = await asyncio.to_thread(load_key, path, origin)
+            if public is not None and path.with_name(KEYS_JSON).exists():
+                await asyncio.to_thread(public.beside, KEYS_JSON, path.with_name(KEYS_JSON).read_bytes())
+            await sequencer.turn(key)
+            seen, told = now, ""
+        except (KnhkError, OSError, Bad) as error:
+            if told != (told := str(error)):
+                tell(f"keys: {told}; those from before sign")
+
+
+async def _run(
+    args: argparse.Namespace, log: Log, public: StorePublication | None, lease: Lease | None, policy: Policy | None, key: Verifier
+) -> None:
     async with witnesses_of(policy, log, key, args.witness_ca) as (witnesses, regions):
-        await _serve(args, log, lease, witnesses, regions)
+        await _serve(args, log, public, lease, witnesses, regions)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -374,7 +407,7 @@ def main(argv: list[str] | None = None) -> int:
             tell(f"{log.moved} entries that an earlier writer acknowledged have other indexes: another machine wrote meanwhile")
         for where, count in log.cut:
             tell(f"{where}: cut {count} bytes of a write that was never acknowledged")
-        asyncio.run(_run(args, log, lease, policy, key.verifier))
+        asyncio.run(_run(args, log, public, lease, policy, key.verifier))
     except Corrupt as error:
         tell(f"refuses to start: {error}")
         return 1

@@ -55,16 +55,21 @@ class Taken:
 @dataclass(frozen=True)
 class LogKey:
     """The checkpoint key: verifier key, and bytes → 64-byte signature; raises OSError when it cannot sign now. `former`: the one that it
-    takes the place of, by which older checkpoints are opened; both sign as long as `counts` says of that one."""
+    takes the place of; both sign as long as `counts` says of that one. `older`: what older checkpoints may be signed by, beside these."""
 
     verifier: Verifier
     sign: Callable[[bytes], bytes]
     former: LogKey | None = None
     counts: Callable[[], bool] = lambda: True
+    older: tuple[Verifier, ...] = ()
 
     def known(self) -> tuple[LogKey, ...]:
         """This one, and the former."""
         return (self,) if self.former is None else (self, self.former)
+
+    def verifiers(self) -> tuple[Verifier, ...]:
+        """By which a checkpoint is this log's own, the newest first."""
+        return tuple(dict.fromkeys((*(key.verifier for key in self.known()), *self.older)))
 
     def signers(self) -> tuple[LogKey, ...]:
         """Those that sign now."""
@@ -118,7 +123,7 @@ class Log:
         public: Publication | None = None,
         witnessed: bool = False,
     ) -> None:
-        self.folder, self._key, self._files = folder, key, files
+        self.folder, self._key, self._files, self._regions = folder, key, files, regions
         self._public: Publication = FilesPublication(files, folder) if public is None else public
         term = self._public.term
         self._wal = Wal(files, folder / "wal" if term is None else folder / "wal" / f"{term:016x}")
@@ -175,8 +180,7 @@ class Log:
             new = self._check_meta()
             self._reopen(note, signed)
             if new:
-                self._publish(self._edge, "signed" if self._witnessed else "checkpoint")
-                self._meta(regions)
+                self._told_key(regions)
         self._collect()
         if self._public.term is None:
             self._recover_wal()
@@ -195,9 +199,10 @@ class Log:
             self.publish(self.signed)
 
     def _opened(self, note: bytes, where: str = "checkpoint") -> Checkpoint:
-        """A checkpoint of ours: by the key, else by the one before."""
-        signed = open_note(note, [key.verifier for key in self._key.known()], where)[1]
-        return open_checkpoint(note, next((key.verifier for key in self._key.known() if key.verifier in signed), self._key.verifier), where)
+        """A checkpoint of ours: by the key, else by one before."""
+        ours = self._key.verifiers()
+        signed = open_note(note, ours, where)[1]
+        return open_checkpoint(note, next((verifier for verifier in ours if verifier in signed), ours[0]), where)
 
     def _recover_wal(self) -> None:
         recovered = self._wal.recover(self.integrated)
@@ -276,11 +281,27 @@ class Log:
         meta = {"origin": verifier.name, "vkey": format_vkey(verifier), "regions": list(regions)}
         self._public.meta(json.dumps(meta).encode() + b"\n")
 
+    def _told_key(self, regions: Sequence[str]) -> None:
+        """By a checkpoint that it signs, then by meta.json."""
+        self._publish(self._edge, "signed" if self._witnessed else "checkpoint")
+        self._meta(regions)
+
+    def turn(self, key: LogKey) -> None:
+        """Signs with this key from now on, as after a start with it. The caller is the one of `integrate`. Raises OSError: then it may be
+        called again; Bad for a key that does not know the one before."""
+        before, self._key = self._key, key
+        try:
+            if self._check_meta():
+                self._told_key(self._regions)
+        except Bad:
+            self._key = before
+            raise
+
     def _check_meta(self) -> bool:
-        """Whether it names the former key, so that the new one is to be told."""
+        """Whether it names a key from before, so that the new one is to be told."""
         meta = parse_json(self._read("meta.json") or b"", "meta.json")
         told = meta.get("vkey") if isinstance(meta, dict) else None
-        if told not in [format_vkey(key.verifier) for key in self._key.known()]:
+        if told not in [format_vkey(verifier) for verifier in self._key.verifiers()]:
             raise Bad("meta.json vkey", f"is not {format_vkey(self._key.verifier)}: the key or the origin is that of another log")
         return bool(told != format_vkey(self._key.verifier))
 

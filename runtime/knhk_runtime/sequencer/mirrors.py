@@ -45,6 +45,10 @@ class MirroringRegions:
         self._grown.set()
         self._grown = asyncio.Event()
 
+    def turned(self, log: Verifier) -> None:
+        """The log signs with another key."""
+        self._log = log
+
     def unheld_s(self) -> float:
         """For how long the oldest entry has waited that was published and is held by too few."""
         while self._waiting and self._waiting[0][0] <= self.size:

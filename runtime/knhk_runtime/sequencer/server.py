@@ -19,7 +19,7 @@ from aiohttp.typedefs import Middleware
 from knhk.model.faults import Deposed, Stalled, Waiting
 from knhk_runtime.objects.port import About
 from knhk_runtime.sequencer.copies import Copies, Elsewhere, Full, NoPod
-from knhk_runtime.sequencer.core import Log, Taken
+from knhk_runtime.sequencer.core import Log, LogKey, Taken
 from knhk_runtime.sequencer.lease import Lease
 from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.sequencer.publication import CHECKPOINT, TILES
@@ -157,6 +157,12 @@ class Sequencer:
     async def claim(self, client: str, sources: Collection[bytes]) -> None:
         """Makes sources a client's, durably, with what else is to be written; raises Unavailable and Conflicting."""
         await self.append(Append((), (), b"", client, frozenset(sources)))
+
+    async def turn(self, key: LogKey) -> None:
+        """Signs with this key from now on. Raises OSError: then it may be called again; Bad for a key that does not know the one before."""
+        await asyncio.get_running_loop().run_in_executor(self._integrator, self.log.turn, key)
+        if self.regions is not None:
+            self.regions.turned(key.verifier)
 
     async def run(self) -> None:
         """Commit and integrate until cancelled; raises Deposed when another writes this log, else only for a bug."""
