@@ -149,6 +149,7 @@ def write_secrets(keys: Path, namespace: str) -> Path:
 def write_first(keys: Path, namespace: str, supply: Supply) -> Path:
     """`first.yaml` beside the keys: what is in force before the first turn. To be created once; a cluster goes on from it by itself."""
     path, first = keys / "first.yaml", supply.steps[0]
-    secret = _secret(IN_FORCE, namespace, keys_ahead.in_force(first, supply, first.at))
+    data = keys_ahead.in_force(first, supply, first.at) | {"root.pub": (keys / "root.pub").read_bytes()}
+    secret = _secret(IN_FORCE, namespace, data)
     replace_file(path, yaml.safe_dump(secret, sort_keys=False).encode(), 0o600)
     return path

@@ -32,7 +32,7 @@ from knhk.adapters.rotation_receipts import receipts_in
 from knhk.adapters.signer_local import FileKeys, LocalSigner
 from knhk.adapters.signer_roles import OUTSIDE, SIGNERS, Rotation
 from knhk.model.canonical import canonical
-from knhk.model.faults import Corrupt, Stalled
+from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk_runtime.durable import replace_file
 from knhk_runtime.keyfile import read_private
 from knhk_verify import signed
@@ -160,6 +160,12 @@ def held(folder: Path) -> Supply | None:
     """Of a folder of keys, if any was made. Raises Corrupt."""
     path = folder / FILE
     return read(path.read_bytes(), str(path)) if path.exists() else None
+
+
+def demand_no_turns(folder: Path, instead: str) -> None:
+    """Of a folder whose turns were made ahead: what else the root signed there would be older than what is to come. Raises Refused."""
+    if (path := folder / FILE).exists():
+        raise Refused([Fault(str(path), "is there", f"must be no folder whose keys turn by themselves: {instead}")])
 
 
 def keys_in(step: Step, root_public: bytes, where: str = "keys.json") -> Keys:

@@ -46,11 +46,11 @@ def keys(call: Call) -> Outcome:
     from datetime import UTC, datetime
 
     from knhk.adapters.key_secrets import SUBJECTS, lacking, write_secrets
+    from knhk.adapters.keys_ahead import demand_no_turns
     from knhk.adapters.signer_pkcs11 import TOKEN_FILE
     from knhk.adapters.wrapping_keys import FileWrapping
     from knhk.model.faults import Refused
     from knhk.wiring.signing import established
-    from knhk.wiring.turning import demand_no_turns
     from knhk_verify.signed import ROLES
 
     folder: Path = call.args.folder

@@ -71,6 +71,7 @@ def show(call: Call) -> Outcome:
 )
 def rotate(call: Call) -> Outcome:
     from knhk.adapters import signer_roles
+    from knhk.adapters.keys_ahead import demand_no_turns
     from knhk.adapters.log_sequencer import SequencerLog
     from knhk.adapters.rotation_receipts import FILE
     from knhk.model.faults import Fault, Refused
@@ -79,7 +80,6 @@ def rotate(call: Call) -> Outcome:
     from knhk.wiring.home import Home
     from knhk.wiring.rotating import demand_used, rotated, rotated_apart
     from knhk.wiring.signing import keys_in, signer_in
-    from knhk.wiring.turning import demand_no_turns
     from knhk_verify.signed import ROLES
 
     args, folder, home = call.args, _folder(call), Home(call.home)
@@ -126,13 +126,13 @@ def rotate(call: Call) -> Outcome:
 )
 def trust(call: Call) -> Outcome:
     from knhk.adapters import signer_roles
+    from knhk.adapters.keys_ahead import demand_no_turns
     from knhk.adapters.sigstore_root import parse_trusted_root
     from knhk.model.faults import Fault, Refused
     from knhk.wiring import packs
     from knhk.wiring.embedded import signer_of
     from knhk.wiring.home import Home
     from knhk.wiring.signing import keys_in, signer_in
-    from knhk.wiring.turning import demand_no_turns
     from knhk_verify.errors import Bad
     from knhk_verify.signed import keyid
 

@@ -39,6 +39,7 @@ HTTPS, REGISTRY = 443, 5000
         Argument(
             "--port", help="further port that its pods may reach: of the store, where it is not 443", kind=int, repeat=True, metavar="N"
         ),
+        Argument("--keys-secret", help="default knhk-keys-log; where keys turn by themselves knhk-keys-now", default="knhk-keys-log"),
         Argument("--claim", help="PersistentVolumeClaim at /var/lib/knhk, read only (the log's: data-knhk-log-0)", metavar="NAME"),
         Argument("--name", help="of the Job (default knhk-replay)", default="knhk-replay", metavar="NAME"),
         Argument("--namespace", "-n", help="default knhk-system", default="knhk-system", metavar="NAME"),
@@ -49,8 +50,8 @@ HTTPS, REGISTRY = 443, 5000
         "knhk log job /var/lib/knhk/delta --log /var/lib/knhk/log --claim data-knhk-log-0 --pull https://r.example.com --image …",
     ),
     detail="Pipe it: knhk log job … -o json | kubectl apply -f -. Each pod answers by its exit code and, in its log, by JSON; the\n"
-    "Job is complete when every shard came out as recorded, and `knhk log gather` makes one of what its pods say. Keys come from Secret\n"
-    "knhk-keys-log (keys.json and root.pub alone). Of a log that grows give --size, of a checkpoint older than the archive's lag. A\n"
+    "Job is complete when every shard came out as recorded, and `knhk log gather` makes one of what its pods say. Of the Secret of\n"
+    "keys they get keys.json and root.pub alone. Of a log that grows give --size, of a checkpoint older than the archive's lag. A\n"
     "NetworkPolicy lets these pods out to registry, store and DNS.",
 )
 def job(call: Call) -> Outcome:
@@ -75,6 +76,7 @@ def job(call: Call) -> Outcome:
         size=args.size,
         ports=ports,
         secret=args.secret,
+        keys=args.keys_secret,
         claim=args.claim,
     )
     rows = tuple((item["kind"], f"{item['metadata']['namespace']}/{item['metadata']['name']}") for item in items)

@@ -18,9 +18,8 @@ from typing import Any
 from knhk.adapters import keys_ahead
 from knhk.adapters.key_secrets import AHEAD, IN_FORCE
 from knhk.adapters.keys_ahead import STATE_FILE, Making, State, Step, Supply, in_force, state_in
-from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.signer_roles import Rotation
-from knhk.model.faults import Corrupt, Fault, KnhkError, Refused
+from knhk.model.faults import Corrupt, KnhkError
 from knhk.wiring.rotating import Policy, read_policy, receipt_of
 from knhk.wiring.signing import signer_in
 from knhk_verify.errors import Bad
@@ -40,12 +39,6 @@ def made_ahead(folder: Path, now: datetime, days: int, actor: str, at_once: bool
     )
 
 
-def demand_no_turns(folder: Path, instead: str) -> None:
-    """Of a folder whose turns were made ahead: what else the root signed there would be older than what is to come. Raises Refused."""
-    if (path := folder / keys_ahead.FILE).exists():
-        raise Refused([Fault(str(path), "is there", f"must be no folder whose keys turn by themselves: {instead}")])
-
-
 def _receipt(folder: Path, role: str, made: Rotation, at: datetime, overlap: timedelta, actor: str) -> bytes:
     return receipt_of(folder, role, made, at, overlap, actor)
 
@@ -59,13 +52,14 @@ def turned(there: Mapping[str, bytes], supply: Supply, root_public: bytes, now: 
     except Bad as error:
         raise Corrupt(f"{IN_FORCE} keys.json", str(error)) from error
     signs = {name: data for name, data in there.items() if name.endswith(".key")}
-    names = wanted.serial > serial
-    if not names and wanted.serial == serial and signs != due.files and now - said.named >= LEAD:
-        return in_force(due, supply, said.named)
-    if names:
-        is_next = _follows(due, wanted, signs, supply, root_public, now)
-        said_now = in_force(due, supply, now)
-        return {name: data for name, data in said_now.items() if not name.endswith(".key")} | signs if is_next else said_now
+    stays = {name: data for name, data in there.items() if name == "root.pub"}
+    if wanted.serial > serial:
+        made = stays | in_force(due, supply, now)
+        if not _follows(due, wanted, signs, supply, root_public, now):
+            return made
+        return {name: data for name, data in made.items() if name not in due.files} | signs
+    if wanted.serial == serial and signs != due.files and now - said.named >= LEAD:
+        return stays | in_force(due, supply, said.named)
     if said.ends != supply.ends:
         return {**there, STATE_FILE: replace(said, ends=supply.ends).written()}
     return None
@@ -83,6 +77,8 @@ def _follows(due: Step, wanted: Keys, signs: Mapping[str, bytes], supply: Supply
 
 def turn(kubeconfig: Path | None, namespace: str, now: datetime) -> dict[str, Any]:
     """Looks once, and says what it did. Raises Stalled, Waiting, Corrupt, Conflict when another was quicker."""
+    from knhk.adapters.kube_client import KubeClient, api_client  # nobody else needs what it imports
+
     client = KubeClient(api_client(kubeconfig))
     path = f"/api/v1/namespaces/{namespace}/secrets"
     ahead, found = (client.call("GET", f"{path}/{name}") for name in (AHEAD, IN_FORCE))
