@@ -32,7 +32,8 @@ BASE = ROOT / "manifests" / "base"
 ALL: Mapping[str, Rights] = {**PEOPLE, **ACCOUNTS}
 GROUPS = ("system:serviceaccounts", "system:serviceaccounts:knhk-system")
 POLICIES_GO_WITHIN_S = 240.0
-SECRETS = ("knhk-ca", "knhk-keys-rollout", "knhk-keys-build", "knhk-keys-log", "knhk-exchange-tls", "knhk-admission-tls")
+KEYS = ("knhk-keys-rollout", "knhk-keys-build", "knhk-keys-log", "knhk-keys-ahead", "knhk-keys-now")
+SECRETS = ("knhk-ca", *KEYS, "knhk-exchange-tls", "knhk-admission-tls")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def applied(client: KubeClient, cluster: Cluster, servers: dict[str, Path]) -> I
     """The accounts and roles of manifests/base are there; a person of each role is bound in namespace erp, or in ours. Its admission
     policies, which other tests of this cluster do not expect, are gone at the end."""
     kubectl(cluster, servers, "apply", "--server-side", "-k", str(BASE))
-    for file in ("receipts/rbac", "witness/rbac", "keys/rbac", "keys/people"):
+    for file in ("receipts/rbac", "witness/rbac", "keys/rbac", "keys/people", "turning/rbac"):
         kubectl(cluster, servers, "apply", "--server-side", "-f", str(BASE.parent / "components" / f"{file}.yaml"))
     kubectl(cluster, servers, "delete", "-f", str(BASE / "admission" / "webhooks.yaml"))  # nobody answers here
     with contextlib.suppress(AlreadyExists):
