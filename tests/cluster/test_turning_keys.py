@@ -167,7 +167,7 @@ def test_keys_turn_in_the_middle_of_a_canary_and_nobody_waits(world: World, fold
     told = world.until(lambda: found if len(found := rotations(world.folder / "log", after)) == len(ROLES) else None)
     assert {told_role: id_ for told_role, id_, _ in told} == signs
     assert {by for _, _, by in told} <= {keyid(key.public) for key in after.roles["rollout"].values()}
-    assert json.loads((pod.folder / "point" / "state" / "accepted.json").read_bytes())["serial"] == after.serial
+    assert json.loads((pod.base / "point" / "state" / "accepted.json").read_bytes())["serial"] == after.serial
     assert operator.poll() is None
     assert log.poll() is None
 
