@@ -68,6 +68,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     ),
     ("ConfigMap", "knhk-config", ("data", "KNHK_KEYS_OF_POINT")): Value("keys.ofPoint", 1_000_000, "{} | int64 | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_KEYS_OF_NAMESPACE")): Value("keys.ofNamespace", 3_000_000, "{} | int64 | quote"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_ERASURES")): Value("keys.enabled", False, 'ternary "0.0.0.0:8449" "" {} | quote'),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WITNESSES")): Value(
         "witnessed.enabled", False, 'ternary "/etc/knhk/witnesses/policy" "" {} | quote'
     ),
@@ -124,7 +125,7 @@ OPTIONAL: Mapping[str, str] = {
     **{f"components/witness/{part}.yaml": "witness.enabled" for part in ("rbac", "config", "statefulset", "network-policy")},
     "components/published/network-policy.yaml": "published.enabled",
     "components/keyless/network-policy.yaml": "keyless.enabled",
-    **{f"components/keys/{part}.yaml": "keys.enabled" for part in ("rbac", "people", "statefulset", "network-policy")},
+    **{f"components/keys/{part}.yaml": "keys.enabled" for part in ("rbac", "people", "statefulset", "erasures", "network-policy")},
     **{f"components/turning/{part}.yaml": "turning.enabled" for part in ("rbac", "cronjob", "network-policy")},
     **{f"components/witnessed/{part}.yaml": "witnessed.enabled" for part in ("policy", "network-policy")},
     "components/webhooks/service.yaml": "webhooks.enabled",
@@ -132,7 +133,7 @@ OPTIONAL: Mapping[str, str] = {
     "components/webhooks-route/httproute.yaml": "webhooks.route.enabled",
 }
 # Component → the value that adds what its patches add.
-ADDED: Mapping[str, str] = {"components/keyless": "keyless.enabled"}
+ADDED: Mapping[str, str] = {"components/keyless": "keyless.enabled", "components/keys": "keys.enabled"}
 IF = "@@if"  # first member of an item of a list: the value that makes it part of a release
 _ITEM_IF = re.compile(rf"^( *)- '{IF}': (\S+)\n\1  (.*\n(?:\1  .*\n)*)", re.MULTILINE)
 BY_DIGEST = r"^[^@\s]+@sha256:[0-9a-f]{64}$"
@@ -309,7 +310,7 @@ def _added() -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
     """Value, target, and step of a JSON Patch that adds to a list."""
     for component, condition in ADDED.items():
         for patch in yaml.safe_load((MANIFESTS / component / "kustomization.yaml").read_text())["patches"]:
-            yield from ((condition, patch["target"], step) for step in yaml.safe_load(patch["patch"]))
+            yield from ((condition, patch["target"], step) for step in yaml.safe_load(patch["patch"]) if step["op"] == "add")
 
 
 def _list_at(document: Any, path: str) -> list[Any]:

@@ -54,6 +54,8 @@ PEOPLE: Mapping[str, Rights] = {
     "risk": (*ours(KINDS, READ), *APPROVES, *everywhere((f"{name}.receipts.knhk.dev" for name in SERVED), READ)),
     "key-reader": everywhere(("subjectkeys.knhk.dev",), ("open",)),
     "key-eraser": everywhere(("subjectkeys.knhk.dev",), ("open", "erase")),
+    "eraser": (*everywhere(("serviceaccounts/token=knhk-eraser",), ("create",)), *everywhere(("configmaps=knhk-trust",), ("get",))),
+    "eraser-way": here((f"pods/portforward={pod}" for pod in ("knhk-keys-0", "knhk-log-0")), ("get", "create")),  # a Role, too
     "sre-control-plane": (  # a Role, bound in our own namespace
         *here(("pods", "pods/log", "services", "events", "leases.coordination.k8s.io"), READ),
         *here((f"{kind}.apps" for kind in ("deployments", "statefulsets", "replicasets")), READ),
@@ -77,7 +79,7 @@ ACCOUNTS: Mapping[str, Rights] = {
         *ours(("receipts",), ("create", "delete")),
         *everywhere(("events",), ("get", "list", "create", "patch")),
         *everywhere(("namespaces", "customresourcedefinitions.apiextensions.k8s.io", "pods"), READ),
-        *everywhere(("tokenreviews.authentication.k8s.io",), ("create",)),
+        *everywhere(("tokenreviews.authentication.k8s.io", "subjectaccessreviews.authorization.k8s.io"), ("create",)),
         *everywhere(CHILDREN, (*READ, "create", "patch", "delete")),
         *everywhere(("validatingwebhookconfigurations.admissionregistration.k8s.io",), ("get", "list", "create", "patch", "delete")),
         *here(("leases.coordination.k8s.io",), (*READ, "create", "update", "patch")),
@@ -94,6 +96,7 @@ ACCOUNTS: Mapping[str, Rights] = {
                 "knhk-receipts-tls",
                 "knhk-receipts-client",
                 "knhk-keys-tls",
+                "knhk-erasures-tls",
             )
         ),
     ),

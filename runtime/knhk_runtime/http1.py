@@ -30,14 +30,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Https:
-    """A server behind TLS. `context` is asked before each request: another one than before means another connection."""
+    """A server behind TLS. `context` is asked before each request: another one than before means another connection. `dial`: where
+    connections go in place of host and port, whose certificate must come all the same."""
 
     host: str
     port: int
     context: Callable[[], ssl.SSLContext]
+    dial: tuple[str, int] | None = None
 
     @classmethod
-    def of(cls, url: str, context: Callable[[], ssl.SSLContext]) -> Https:
+    def of(cls, url: str, context: Callable[[], ssl.SSLContext], dial: tuple[str, int] | None = None) -> Https:
         """Of `https://HOST[:PORT]`. Raises Stalled."""
         try:
             parts = urlsplit(url)
@@ -46,7 +48,7 @@ class Https:
             host, port = None, 0
         if host is None or parts.scheme != "https" or parts.path.strip("/") or parts.query or parts.username:
             raise Stalled("Address", f"{url!r}: must be https://HOST[:PORT]")
-        return cls(host, port, context)
+        return cls(host, port, context, dial)
 
     def __str__(self) -> str:
         return f"https://{self.host}:{self.port}"
@@ -96,7 +98,8 @@ class HttpClient:
             if isinstance(self._server, Path):
                 self._stream = await asyncio.open_unix_connection(self._server, limit=_HEAD_BYTES)
             else:
-                self._stream = await asyncio.open_connection(self._server.host, self._server.port, ssl=context, limit=_HEAD_BYTES)
+                host, port = self._server.dial or (self._server.host, self._server.port)
+                self._stream = await asyncio.open_connection(host, port, ssl=context, server_hostname=self._server.host, limit=_HEAD_BYTES)
         return self._stream
 
     async def _exchange(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:

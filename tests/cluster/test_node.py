@@ -14,6 +14,8 @@ import dns.query
 import dns.rcode
 import pytest
 
+from knhk.adapters.kube_client import api_client
+from knhk.adapters.port_forward_kube import forwarded
 from knhk.model.oci import Artifact
 from knhk.packaging.container import File, Platform, container_image, layer
 
@@ -67,6 +69,11 @@ def looked_up(name: str) -> tuple[int, list[str]]:
 
 def test_a_pod_runs_without_root_and_tests_reach_it_directly(node: Node, address: str) -> None:
     assert fetched(f"{address}:8080") == SAID
+
+
+def test_the_api_server_forwards_a_way_to_its_port_for_each_connection(node: Node, address: str) -> None:
+    with forwarded(lambda: api_client(node.cluster.kubeconfig), "pods", "say", 8080) as (host, port):
+        assert [fetched(f"{host}:{port}") for _ in range(3)] == [SAID] * 3
 
 
 def test_its_words_are_its_log(node: Node, address: str) -> None:

@@ -32,6 +32,7 @@ BASE = ROOT / "manifests" / "base"
 ALL: Mapping[str, Rights] = {**PEOPLE, **ACCOUNTS}
 GROUPS = ("system:serviceaccounts", "system:serviceaccounts:knhk-system")
 POLICIES_GO_WITHIN_S = 240.0
+IN_OURS = ("sre-control-plane", "eraser-way")  # Roles of our own namespace
 KEYS = ("knhk-keys-rollout", "knhk-keys-build", "knhk-keys-log", "knhk-keys-ahead", "knhk-keys-now")
 SECRETS = ("knhk-ca", *KEYS, "knhk-exchange-tls", "knhk-admission-tls")
 
@@ -50,8 +51,7 @@ def applied(client: KubeClient, cluster: Cluster, servers: dict[str, Path]) -> I
         with contextlib.suppress(NotFound):
             client.call("DELETE", f"/api/v1/namespaces/{OWN}/secrets/{secret}")
     for role in PEOPLE:
-        bound = f"--role=knhk-{role}" if role == "sre-control-plane" else f"--clusterrole=knhk-{role}"
-        where = OWN if role == "sre-control-plane" else "erp"
+        bound, where = (f"--role=knhk-{role}", OWN) if role in IN_OURS else (f"--clusterrole=knhk-{role}", "erp")
         binding = kubectl(
             cluster, servers, "create", "rolebinding", role, "-n", where, bound, f"--user={role}", "--dry-run=client", "-o=yaml"
         )
@@ -103,7 +103,7 @@ def test_each_may_do_what_the_matrix_says_and_nothing_else(applied: KubeClient, 
     }
     for namespace in ("erp", OWN):
         found = granted(client_of(cluster, who), namespace)
-        bound = who in ACCOUNTS or namespace == (OWN if who == "sre-control-plane" else "erp")
+        bound = who in ACCOUNTS or namespace == (OWN if who in IN_OURS else "erp")
         expected = in_namespace(ALL[who], namespace) if bound else {}
         assert {resource: verbs for resource, verbs in found.items() if resource not in anybody} == expected, namespace
 

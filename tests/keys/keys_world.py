@@ -49,9 +49,9 @@ class Api:
         self.pods[pod] = namespace, name
         return token(pod)
 
-    def reader(self, name: str, *rights: tuple[str, str]) -> str:
+    def reader(self, name: str, *rights: tuple[str, str], audience: str = AUDIENCE) -> str:
         """`rights`: verb and namespace."""
-        made = token(name, pod=False)
+        made = token(name, audience, pod=False)
         self.users[made] = name
         self.rights |= {(name, *right) for right in rights}
         return made
@@ -84,7 +84,13 @@ class Api:
             user = {"username": self.users[given]}
         else:
             return {"authenticated": False}
-        return {"authenticated": True, "audiences": [AUDIENCE], "user": user}
+        return {"authenticated": True, "audiences": audiences_of(given), "user": user}
+
+
+def audiences_of(given: str) -> list[str]:
+    """As the token says."""
+    found: list[str] = json.loads(base64.urlsafe_b64decode(given.split(".")[1] + "=="))["aud"]
+    return found
 
 
 def token_like(given: str, name: str) -> str:

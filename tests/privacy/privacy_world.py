@@ -20,7 +20,7 @@ from knhk.adapters.signer_local import LocalSigner
 from knhk.adapters.wrapping_keys import FileWrapping
 from knhk.lockchain.events import PolicyEvent, statement
 from knhk.reconcilers.archiving import Archive
-from knhk.reconcilers.erasing import Eraser, Surroundings
+from knhk.reconcilers.erasing import Beside, Eraser, Surroundings
 from knhk.reconcilers.ledger import Kept
 from knhk.reconcilers.replaying import BASELINE_ADMIT, NO_PACK, Replayed, replay, replay_segments
 from knhk.wiring import replays
@@ -158,14 +158,19 @@ class Vault:
 
         around = Surroundings(
             keys=cast(KeyStore, steps.of(self.keys)),
-            observations=self.yard.log_dir / "observations",
-            archive=cast(Archive, steps.of(self.yard.archive(state="erasing"))) if archive else None,
-            rows=lambda: (row for name in self.kept().names() for row in self.kept().rows(name)) if archive else iter(()),
-            log=lambda: opened_folder(self.yard.log_dir).served,
+            recorded=Beside(
+                observations=self.yard.log_dir / "observations",
+                archive=cast(Archive, steps.of(self.yard.archive(state="erasing"))) if archive else None,
+                log=lambda: opened_folder(self.yard.log_dir).served,
+                closed=self.closed,
+                clock=self.yard.clock,
+                rows=lambda: (row for name in self.kept().names() for row in self.kept().rows(name)) if archive else iter(()),
+                privacy={POINT: privacy or self.privacy},
+                tags_key=lambda: self.keys.tags_key,
+            ),
             events=events,
             sign=lambda event: signer.bundle("rollout", statement(event)),
             append=steps.wrapped(append),
-            closed=self.closed,
             clock=self.yard.clock,
             chance=Chance(),
             actor="local:tests",

@@ -13,24 +13,31 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from knhk.adapters.certificates import MAX_REQUEST_BYTES, Pair
 from knhk.adapters.client_context import show
+from knhk.adapters.erasure_desk import ErasureDesk
 from knhk.adapters.fleet_exchange import Desired, ExchangeFleet, TooManyPods
 from knhk.adapters.pod_door import Door, Problem, body_of, problems
 from knhk.model.faults import KnhkError, Stalled
-from knhk.ports.caller import Authenticator
+from knhk.ports.caller import Authenticator, NotAllowed
 from knhk.ports.clock import Clock
 from knhk_runtime.doors import Bounds, Doors
+from knhk_verify.errors import Bad
 
 MAX_BODY_BYTES = 1 << 20
 LONG_POLL_S, RENEW_EVERY_S, STARTS_WITHIN_S = 25.0, 3600.0, 30.0
 PER_SECOND, AT_ONCE = 20.0, 40.0
 MAX_WAITING = 20_000
-TOLD: dict[type[Exception], tuple[HTTPStatus, str]] = {TooManyPods: (HTTPStatus.TOO_MANY_REQUESTS, "too-many")}
+TOLD: dict[type[Exception], tuple[HTTPStatus, str]] = {
+    TooManyPods: (HTTPStatus.TOO_MANY_REQUESTS, "too-many"),
+    Bad: (HTTPStatus.BAD_REQUEST, "malformed"),
+    NotAllowed: (HTTPStatus.FORBIDDEN, "forbidden"),
+}
 
 _log = logging.getLogger("knhk.exchange")
 Issue = Callable[[bytes, str], bytes]  # signing request and URI, or point → certificate (PEM); raises Refused
@@ -39,9 +46,18 @@ Issue = Callable[[bytes, str], bytes]  # signing request and URI, or point → c
 class Exchange:
     """Handlers; everything here runs on the server's loop."""
 
-    def __init__(self, fleet: ExchangeFleet, authenticator: Authenticator, issue: Issue, serves: Issue, clock: Clock) -> None:
-        """`issue`: what a pod shows as a client, by its URI; `serves`: what its Envoy shows as a server, by its point."""
-        self._fleet, self._issue, self._serves = fleet, issue, serves
+    def __init__(
+        self,
+        fleet: ExchangeFleet,
+        authenticator: Authenticator,
+        issue: Issue,
+        serves: Issue,
+        clock: Clock,
+        erasures: ErasureDesk | None = None,
+    ) -> None:
+        """`issue`: what a pod shows as a client, by its URI; `serves`: what its Envoy shows as a server, by its point; `erasures`: what the
+        exchange does for who may erase; None: nothing."""
+        self._fleet, self._issue, self._serves, self._erasures = fleet, issue, serves, erasures
         self._door = Door(authenticator, clock, PER_SECOND, AT_ONCE)
         self._waiting = 0
         self._news: dict[str, asyncio.Event] = {}
@@ -58,6 +74,7 @@ class Exchange:
                 web.post(f"{point}/pods/{{pod}}/statistics", self.statistics),
                 web.post(f"{point}/pods/{{pod}}/certificate", self.certificate),
                 web.post(f"{point}/pods/{{pod}}/serving", self.serving),
+                *(self._erasures.routes(self._door) if self._erasures is not None else ()),
             ]
         )
         return made
@@ -152,10 +169,20 @@ def _desired(found: Desired) -> web.Response:
 # ---- the thread ------------------------------------------------------------------------------------
 
 
+class Surface(Protocol):
+    """What is served."""
+
+    def application(self, *outer: Middleware) -> web.Application: ...
+    def follow(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def close(self) -> None: ...
+
+
 @contextmanager
-def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair], bounds: Bounds | None = None) -> Iterator[int]:
+def serving(
+    exchange: Surface, host: str, port: int, shown: Callable[[], Pair], bounds: Bounds | None = None, option: str = "--exchange"
+) -> Iterator[int]:
     """Serves while the context lasts, so many as `bounds` says; gives the port. `shown`: the certificate and key to show, asked for every
-    hour. Raises Stalled when the address cannot be had, and what `shown` raises at the start."""
+    hour; `option`: that said where, in errors. Raises Stalled when the address cannot be had, and what `shown` raises at the start."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     show(tls, shown())
@@ -191,7 +218,7 @@ def serving(exchange: Exchange, host: str, port: int, shown: Callable[[], Pair],
     started.wait(STARTS_WITHIN_S)
     try:
         if not outcome or isinstance(outcome[0], OSError):
-            raise Stalled("NoAddress", f"--exchange {host}:{port}: must be free: {outcome[0] if outcome else 'it does not start'}")
+            raise Stalled("NoAddress", f"{option} {host}:{port}: must be free: {outcome[0] if outcome else 'it does not start'}")
         yield outcome[0]
     finally:
         with suppress(RuntimeError):

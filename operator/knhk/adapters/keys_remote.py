@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import ssl
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
-from knhk.model.faults import Corrupt, NotFound, Stalled, Waiting
+from knhk.adapters.token_client import TokenClient, Whom
+from knhk.model.faults import Conflict, Corrupt
+from knhk.ports.caller import KEYS_AUDIENCE
 from knhk_runtime import keys_wire
 from knhk_runtime.envelope import KEY
-from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
 from knhk_runtime.keys_wire import State
 from knhk_runtime.subject_keys import Held, OnHold, Work
 from knhk_verify.errors import Bad
 
 WITHIN_S = 30.0
-PAUSES_S = (0.0, 1.0, 2.0, 4.0)  # a connection that was idle for too long; too many requests a second; a service that starts anew
-_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class RemoteKeyStore:
-    """`knhk_runtime.subject_keys.ErasableKeys`. One thread. `token` is read anew for each request; what waits is asked again after each of
-    PAUSES_S. Raises Waiting when it may work later, Stalled for who may not, NotFound for a namespace without keys, Corrupt, and OnHold as
-    KeyStore."""
+    """`knhk_runtime.subject_keys.ErasableKeys`. One thread. Raises as TokenClient, NotFound for a namespace without keys, Corrupt, and
+    OnHold as KeyStore."""
 
-    def __init__(self, url: str, namespace: str, token: Path, authority: Path) -> None:
-        try:
-            self._context = ssl.create_default_context(cafile=authority)
-        except OSError as error:  # of ssl too
-            raise Stalled("KeysAuthority", f"{authority}: must hold the authority of the key service, PEM: {error}") from error
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._server = Https.of(url, lambda: self._context)
-        self._client, self._runner = HttpClient(self._server), asyncio.Runner()
-        self._path, self._token = f"/v1/namespaces/{namespace}", token
+    def __init__(self, whom: Whom, namespace: str) -> None:
+        self._client = TokenClient(whom, "KeyService", KEYS_AUDIENCE, WITHIN_S)
+        self._server, self._path = self._client.server, f"/v1/namespaces/{namespace}"
 
     @cached_property
     def tags_key(self) -> bytes:
@@ -50,8 +37,7 @@ class RemoteKeyStore:
         return found
 
     def close(self) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
+        self._client.close()
 
     def found(self, ids: Collection[bytes]) -> dict[bytes, bytes | None]:
         rows, found = list(ids), dict[bytes, bytes | None]()
@@ -103,38 +89,11 @@ class RemoteKeyStore:
         return found
 
     def _asked(self, method: str, what: str, body: bytes = b"") -> bytes:
-        for pause_s in PAUSES_S:
-            try:
-                return self._asked_once(method, what, body)
-            except Waiting:
-                time.sleep(pause_s)
-        return self._asked_once(method, what, body)
-
-    def _asked_once(self, method: str, what: str, body: bytes) -> bytes:
         try:
-            headers = {"Authorization": f"Bearer {self._token.read_text(encoding='ascii').strip()}"}
-        except (OSError, UnicodeDecodeError) as error:
-            raise Stalled("KeysToken", f"{self._token}: must hold a token of audience keys.knhk.dev: {error}") from error
-        try:
-            answer = self._runner.run(self._client.request(method, f"{self._path}/{what}", body, headers, WITHIN_S))
-        except Unreachable as error:
-            raise Waiting("KeyService", str(error), 1.0) from error
-        if answer.status == HTTPStatus.OK:
-            return answer.body
-        said = f"{self._server}: {what}: {_detail(answer)}"
-        if answer.status == HTTPStatus.CONFLICT:
-            raise OnHold(said)
-        if answer.status in _AGAIN or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise Waiting("KeyService", said, 1.0)
-        raise NotFound(said) if answer.status == HTTPStatus.NOT_FOUND else Stalled("KeyService", said)
+            return self._client.asked(method, f"{self._path}/{what}", what, body)
+        except Conflict as error:
+            raise OnHold(str(error)) from error
 
 
 def _hold(row: Mapping[str, Any]) -> Held:
     return Held(row["id"], bytes.fromhex(row["tag"]), row["reference"], row["standing"])
-
-
-def _detail(answer: Answer) -> str:
-    try:
-        return str(json.loads(answer.body)["detail"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return str(answer.status)

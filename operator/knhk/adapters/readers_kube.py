@@ -21,8 +21,8 @@ _Asked = tuple[bytes, str, str]
 class KubeReaders:
     """`knhk.ports.caller.Readers`. Remembers digests of tokens, never tokens; what was denied is asked again."""
 
-    def __init__(self, client: KubeClient, clock: Clock) -> None:
-        self._client, self._clock = client, clock
+    def __init__(self, client: KubeClient, clock: Clock, audience: str = KEYS_AUDIENCE) -> None:
+        self._client, self._clock, self._audience = client, clock, audience
         self._believed: OrderedDict[_Asked, tuple[str, int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -38,7 +38,7 @@ class KubeReaders:
         if len(token) > MAX_TOKEN or not token.isprintable() or not token.isascii():
             raise Denied("the token must be one of the API server")
         try:
-            told = reviewed(self._client, token, KEYS_AUDIENCE)
+            told = reviewed(self._client, token, self._audience)
         except Refused as refused:
             raise Denied(str(refused)) from refused
         user = User(str(told.get("username", "")), str(told.get("uid", "")), tuple(told.get("groups") or ()), told.get("extra") or {})

@@ -214,13 +214,19 @@ class RoleSigner:
 def read_root_pub(path: Path) -> bytes:
     """Raw public key in a file `root.pub`; raises Stalled when missing, Corrupt when malformed."""
     try:
-        public = unb64(path.read_text("ascii").strip(), str(path))
+        return parse_root_pub(path.read_bytes(), str(path))
     except OSError as error:
         raise Stalled("RootKey", f"{path}: {error.strerror}: must hold the pinned root key") from error
+
+
+def parse_root_pub(data: bytes, where: str) -> bytes:
+    """The same of a file's bytes. Raises Corrupt."""
+    try:
+        public = unb64(data.decode("ascii").strip(), where)
     except ValueError as error:
-        raise Corrupt(str(path), "must be base64 of 32 bytes") from error
+        raise Corrupt(where, "must be base64 of 32 bytes") from error
     if len(public) != 32:
-        raise Corrupt(str(path), "must be base64 of 32 bytes")
+        raise Corrupt(where, "must be base64 of 32 bytes")
     return public
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_NAMESPACE, KEY_SERVICE, key_place
 from knhk.cli.schema import array, boolean, integer, obj, string
@@ -13,16 +15,30 @@ from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
-    from knhk.reconcilers.erasing import Told
-    from knhk.wiring.privacy import KeyPlace
+    from knhk.reconcilers.erasing import Eraser, Told
 
 _SAID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()/:_-]{0,127}")
 TEXT = "the text that the point's rule finds, such as an e-mail address; - reads it from standard input"
 SUBJECT = Argument("subject", help=TEXT, metavar="SUBJECT")
 ARCHIVE = Argument("--archive", help="archive of the Δ log, whose rows are rewritten too: a folder, or s3://BUCKET/PREFIX", metavar="PLACE")
 DRY = Argument("--dry-run", help="say what would be erased, change nothing", flag=True)
-AT_SERVICE = (*KEY_SERVICE, KEY_NAMESPACE)
+CLUSTER = (
+    KUBECONFIG,
+    Argument("--namespace", "-n", help="with --kubeconfig: whose records are erased", metavar="NS"),
+    Argument(
+        "--account",
+        help="with --kubeconfig: ServiceAccount of NS that erases (default knhk-eraser)",
+        default="knhk-eraser",
+        metavar="NAME",
+    ),
+)
+BESIDE = (
+    Argument("--erasures", help="with --key-service: https://HOST:PORT beside the log, in place of a home's log", metavar="URL"),
+    Argument("--erasures-token", help="with --erasures: token of audience erasures.knhk.dev", kind=Path, metavar="FILE"),
+)
+AT_SERVICE = (*CLUSTER, *KEY_SERVICE, KEY_NAMESPACE, *BESIDE)
 ERASURE = obj(
     erasure=string(),
     state=string("", "dry", "queued", "done"),
@@ -56,24 +72,24 @@ COLUMNS = ("erasure", "state", "basis", "leaves", "keys", "records", "rows", "ho
         "knhk receipt erase anna@example.com --basis 'GDPR 17(1)(b)' --dry-run",
         "knhk receipt erase - --basis 'GDPR 17(1)(a)' --archive ./delta",
         "knhk receipt erase --resume",
+        "knhk receipt erase - --basis 'GDPR 17(1)(b)' -n erp --kubeconfig risk.conf",
     ),
-    detail="The home must be up. Keys of the subject are destroyed, so every copy is unreadable; then records in outboxes and rows of\n"
-    "the archive lose salt, O and A; then a signed event says which leaves, whose hashes stay as they are. Killed anywhere it is ended by\n"
-    "the next run. While a legal hold stands it waits (`queued`) for its release. Nothing is said of copies that this home does not know.",
+    detail="The home must be up; with --kubeconfig a namespace of a cluster is meant, with its archive. Keys of the subject are\n"
+    "destroyed, so every copy is unreadable; then records in outboxes and rows of the archive lose salt, O and A; then a signed event\n"
+    "says which leaves, whose hashes stay as they are. Killed anywhere it is ended by the next run. While a legal hold stands it waits\n"
+    "(`queued`) for its release. Nothing is said of copies that this home, or cluster, does not know.",
 )
 def erase(call: Call) -> Outcome:
-    from knhk.wiring.erasing import erasing
-
     args = call.args
     if args.resume:
         if args.subject is not None or args.dry_run:
             raise Usage("must come alone, or with --archive", "--resume")
-        with erasing(Home(call.home), args.archive, _place(call)) as eraser:
+        with _eraser(call, args.archive) as eraser:
             return _told(eraser.resume())
     if args.basis is None:
         raise Usage("must be given", "--basis")
     subject, basis = _subject(args.subject), _said(args.basis, "--basis")
-    with erasing(Home(call.home), args.archive, _place(call)) as eraser:
+    with _eraser(call, args.archive) as eraser:
         return _told([eraser.erase(subject, basis, dry=args.dry_run)])
 
 
@@ -86,9 +102,7 @@ def erase(call: Call) -> Outcome:
     detail="spec.privacy.retentionDays of each EnforcementPoint of this home, which must be up. From a timer, once a day.",
 )
 def retain(call: Call) -> Outcome:
-    from knhk.wiring.erasing import erasing
-
-    with erasing(Home(call.home), call.args.archive, _place(call)) as eraser:
+    with _eraser(call, call.args.archive) as eraser:
         return _told(eraser.retain(dry=call.args.dry_run))
 
 
@@ -105,10 +119,8 @@ def retain(call: Call) -> Outcome:
     detail="The home must be up. Repeated with the same reference it changes nothing.",
 )
 def hold(call: Call) -> Outcome:
-    from knhk.wiring.erasing import erasing
-
     subject, reference = _subject(call.args.subject), _said(call.args.reference, "--reference")
-    with erasing(Home(call.home), None, _place(call)) as eraser:
+    with _eraser(call, None) as eraser:
         made = eraser.hold(subject, reference)
     return Outcome({"hold": made.id, "subject": made.tag.hex(), "reference": made.reference, "standing": made.standing})
 
@@ -122,9 +134,8 @@ def hold(call: Call) -> Outcome:
 )
 def release(call: Call) -> Outcome:
     from knhk.model.faults import NotFound
-    from knhk.wiring.erasing import erasing
 
-    with erasing(Home(call.home), call.args.archive, _place(call)) as eraser:
+    with _eraser(call, call.args.archive) as eraser:
         found = eraser.release(call.args.hold)
     if found is None:
         raise NotFound(f"{call.args.hold}: there is no such hold in this home")
@@ -146,15 +157,33 @@ def release(call: Call) -> Outcome:
 def reapply(call: Call) -> Outcome:
     from dataclasses import asdict
 
-    from knhk.wiring.erasing import erasing
-
-    with erasing(Home(call.home), call.args.archive, _place(call)) as eraser:
+    with _eraser(call, call.args.archive) as eraser:
         data = asdict(eraser.reapply())
     return Outcome(data, tables=(Table("", tuple(data), (tuple(map(str, data.values())),)),))
 
 
-def _place(call: Call) -> KeyPlace | None:
-    return key_place(call, call.args.key_namespace)
+def _eraser(call: Call, archive: str | None) -> AbstractContextManager[Eraser]:
+    """Of the home, or of a namespace of a cluster. Raises Usage."""
+    args = call.args
+    if args.kubeconfig is None and args.erasures is None:
+        from knhk.wiring.erasing import erasing
+
+        return erasing(Home(call.home), archive, key_place(call, args.key_namespace))
+    from knhk.adapters.token_client import Whom
+    from knhk.wiring.erasing_cluster import erasing_in, erasing_there
+
+    if archive is not None:
+        raise Usage("must not be given where a cluster's own archive is rewritten", "--archive")
+    if args.kubeconfig is not None:
+        if args.erasures is not None or args.key_service is not None:
+            raise Usage("must come without --key-service and --erasures", "--kubeconfig")
+        if not args.namespace:
+            raise Usage("must be given with --kubeconfig", "--namespace")
+        return erasing_in(args.kubeconfig, args.namespace, args.account, call.say)
+    place = key_place(call, args.key_namespace)
+    if place is None or args.erasures_token is None:
+        raise Usage("must come with --key-service and --erasures-token", "--erasures")
+    return erasing_there(place, Whom(args.erasures, args.erasures_token, place.authority), call.say)
 
 
 def _subject(given: str | None) -> str:

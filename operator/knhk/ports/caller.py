@@ -9,7 +9,7 @@ from typing import Protocol
 
 from knhk.model.faults import KnhkError
 
-AUDIENCE, KEYS_AUDIENCE = "exchange.knhk.dev", "keys.knhk.dev"
+AUDIENCE, KEYS_AUDIENCE, ERASURES_AUDIENCE = "exchange.knhk.dev", "keys.knhk.dev", "erasures.knhk.dev"
 POINT_LABEL, ENFORCE_LABEL, UNGUARDED_LABEL = "knhk.dev/point", "knhk.dev/enforce", "knhk.dev/unguarded"
 
 

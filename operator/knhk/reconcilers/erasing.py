@@ -17,6 +17,7 @@ from knhk.model.faults import Waiting
 from knhk.model.times import rfc3339
 from knhk.ports.chance import Random
 from knhk.ports.clock import Clock
+from knhk.ports.recorded import Ranges, Recorded
 from knhk.reconcilers.archiving import Archive
 from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
 from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
@@ -85,6 +86,11 @@ class Reapplied:
 Closed = Callable[[str], AbstractContextManager[bool]]
 
 
+def everywhere(_: str) -> bool:
+    """Records of all points."""
+    return True
+
+
 @dataclass
 class Copies:
     """Where records lie. `observations`: folder of outboxes, None where there is none; `archive`: the Δ log, when there is one; `closed`:
@@ -102,14 +108,101 @@ class Copies:
 
 
 @dataclass
-class Surroundings(Copies):
-    """What an eraser works on. `rows`: what the archive holds; `append`: a signed event, idempotent by its bytes."""
+class Beside(Copies):
+    """`knhk.ports.recorded.Recorded`: outboxes of a folder, and an archive. `rows`: what the archive holds; `privacy`: of points, by
+    NAMESPACE/NAME; `tags_key`: of tags, by which records in clear are found whose subject has no name here; None: they are not.
+    `is_here`: which points' records are its affair."""
+
+    rows: Callable[[], Iterator[Row]]
+    privacy: Mapping[str, Privacy] = field(default_factory=dict)
+    tags_key: Callable[[], bytes] | None = None
+    is_here: Callable[[str], bool] = everywhere
+
+    def of_subject(self, tag: bytes, subject: str) -> Ranges:
+        """See the port."""
+
+        def is_wanted(point: str, record: Record) -> bool:
+            found = self._whose(point, record)
+            return found == tag if isinstance(found, bytes) else found == subject != ""
+
+        return ranges_of(self._found(is_wanted))
+
+    def older(self, point: str, before_ns: int, held: Collection[bytes]) -> Ranges:
+        """See the port. In clear, and without a way to a tag, a record stays while anybody is held."""
+
+        def is_wanted(at: str, record: Record) -> bool:
+            if at != point or not self.is_here(at) or int.from_bytes(record.leaves[0][92:100], "big") >= before_ns:
+                return False
+            found = self._whose(at, record)
+            return not held if isinstance(found, str) else found not in held
+
+        return ranges_of(self._found(is_wanted))
+
+    def free(self, targets: Ranges, held: Collection[bytes]) -> Ranges:
+        """See the port. In clear, as `older`."""
+
+        def is_held(point: str, record: Record) -> bool:
+            found = self._whose(point, record)
+            return bool(held) if isinstance(found, str) else found in held
+
+        return ranges_of(set(indexes_of(targets)) - self._found(is_held))
+
+    def digest(self, targets: Ranges) -> str:
+        """See the port."""
+        wanted = set(indexes_of(targets))
+        hashes = {index: leaf_hash(entry) for index, entry in enumerate(self.log().entries()) if index in wanted}
+        return leaves_digest([hashes[index] for index in indexes_of(targets)])
+
+    def rewrite(self, targets: Ranges) -> tuple[int, int]:
+        """See the port."""
+        return rewrite(self, set(indexes_of(targets)), self.is_here)
+
+    def _whose(self, point: str, record: Record) -> bytes | str | None:
+        """Whose record it is, by tag, or by name where there is no way to a tag; None when nobody says."""
+        if record.erased or not self.is_here(point):
+            return None
+        try:
+            if record.sealed:
+                return parse_envelope(record.observation).tag
+            if (said := self.privacy.get(point)) is None:
+                return None
+            name = said.subject_of(parse_observation(record.observation))
+            return name if self.tags_key is None else tag_of(self.tags_key(), name)
+        except Bad:
+            return None
+
+    def _found(self, is_wanted: Callable[[str, Record], bool]) -> set[int]:
+        """Indexes in the log of the leaves of wanted records that are not erased. What the log has acknowledged a moment ago is under the
+        next checkpoint; what it does not show after that is nobody's evidence. Outboxes are read first: what leaves them meanwhile is in
+        the archive."""
+        indexes, leaves = set[int](), set[bytes]()
+        for path in self._segments():
+            point = point_of(path.parent.name)
+            leaves.update(leaf for record in _records(path) if not record.erased and is_wanted(point, record) for leaf in record.leaves)
+        for row in self.rows():
+            if not row.erased and row.log_index is not None and is_wanted(row.point, record_of(row)):
+                indexes.add(row.log_index)
+        for look in range(LOOKS):
+            shown = {entry: index for index, entry in enumerate(self.log().entries()) if entry in leaves}
+            if len(shown) == len(leaves) or look == LOOKS - 1:
+                break
+            self.clock.sleep(SETTLE_S)
+        return indexes | set(shown.values())
+
+    def _segments(self) -> list[Path]:
+        return [path for folder in self.folders() for path in sorted(folder.glob("*.seg"))]
+
+
+@dataclass
+class Surroundings:
+    """What an eraser works on. `append`: a signed event, idempotent by its bytes; `privacy`: of points, by NAMESPACE/NAME."""
 
     keys: ErasableKeys
-    rows: Callable[[], Iterator[Row]]
+    recorded: Recorded
     events: Callable[[], Iterator[tuple[int, PolicyEvent]]]
     sign: Callable[[PolicyEvent], bytes]
     append: Callable[[bytes], int]
+    clock: Clock
     chance: Random
     actor: str
     privacy: Mapping[str, Privacy] = field(default_factory=dict)
@@ -187,26 +280,19 @@ class Eraser:
         """After a restore from a backup: all that the log says was erased is erased again, and holds are as the log says."""
         erased = erased_by(event for _, event in self._at.events())
         keys = reapply_keys(self._at.keys, erased)
-        records, rows = rewrite(self._at, erased.indexes)
+        records, rows = self._at.recorded.rewrite(ranges_of(erased.indexes))
         return replace(keys, records=records, rows=rows)
 
     # ---- plans ---------------------------------------------------------------------------------
 
     def _of_subject(self, tag: bytes, subject: str, basis: str) -> Plan:
-        def is_wanted(point: str, record: Record) -> bool:
-            return self._tag(point, record) == tag
-
-        targets = ranges_of(self._found(is_wanted))
+        targets = self._at.recorded.of_subject(tag, subject)
         keys = tuple(key.hex() for key in self._at.keys.ids_of(tag))
         return Plan(SUBJECT, tag.hex(), basis, targets, keys, tuple(hold.id for hold in self._holds(tag)))
 
     def _of_retention(self, point: str, before_ns: int) -> Plan:
         held = self._held()
-
-        def is_wanted(at: str, record: Record) -> bool:
-            return at == point and int.from_bytes(record.leaves[0][92:100], "big") < before_ns and self._tag(at, record) not in held
-
-        targets = ranges_of(self._found(is_wanted))
+        targets = self._at.recorded.older(point, before_ns, held)
         keys = (key.hex() for key, tag in self._at.keys.ids_before(point, window_of(max(0, before_ns))) if tag not in held)
         return Plan(RETENTION, point, RETAINED, targets, tuple(keys))
 
@@ -221,35 +307,6 @@ class Eraser:
 
     def _holds(self, tag: bytes) -> list[Held]:
         return [hold for hold in self._at.keys.holds() if hold.standing and hold.tag == tag]
-
-    def _tag(self, point: str, record: Record) -> bytes | None:
-        """Whose record it is; None when nobody says."""
-        if record.erased:
-            return None
-        try:
-            if record.sealed:
-                return parse_envelope(record.observation).tag
-            said = self._at.privacy.get(point)
-            return tag_of(self._at.keys.tags_key, said.subject_of(parse_observation(record.observation))) if said else None
-        except Bad:
-            return None
-
-    def _found(self, is_wanted: Callable[[str, Record], bool]) -> set[int]:
-        """Indexes in the log of the leaves of wanted records that are not erased. What the log has acknowledged a moment ago is under the
-        next checkpoint; what it does not show after that is nobody's evidence."""
-        indexes, leaves = set[int](), set[bytes]()
-        for row in self._at.rows():
-            if not row.erased and row.log_index is not None and is_wanted(row.point, record_of(row)):
-                indexes.add(row.log_index)
-        for path in self._segments():
-            point = point_of(path.parent.name)
-            leaves.update(leaf for record in _records(path) if not record.erased and is_wanted(point, record) for leaf in record.leaves)
-        for look in range(LOOKS):
-            shown = {entry: index for index, entry in enumerate(self._at.log().entries()) if entry in leaves}
-            if len(shown) == len(leaves) or look == LOOKS - 1:
-                break
-            self._at.clock.sleep(SETTLE_S)
-        return indexes | set(shown.values())
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -281,7 +338,7 @@ class Eraser:
                 self._at.keys.destroy(work.id, map(bytes.fromhex, plan.keys))
             except OnHold:  # placed since it was planned
                 return self._held_since(work, plan)
-            records, rows = rewrite(self._at, set(indexes_of(plan.targets)))
+            records, rows = self._at.recorded.rewrite(plan.targets)
             work = replace(work, state=TELLING, bundles=_texts(self._parts(work.id, plan)))
             self._at.keys.put_work(work)
         entries = self._append(work, clear=False)
@@ -296,30 +353,26 @@ class Eraser:
             return self._queue(work.id, replace(plan, destroyed="", holds=holds)) if holds else self._carry(work)
         held = self._held()
         kept = {key_id.hex() for tag in held for key_id in self._at.keys.ids_of(tag)}
-        theirs = self._found(lambda point, record: self._tag(point, record) in held)
-        targets = ranges_of(set(indexes_of(plan.targets)) - theirs)
+        targets = self._at.recorded.free(plan.targets, held)
         without = replace(plan, targets=targets, keys=tuple(key for key in plan.keys if key not in kept))
         self._at.keys.put_work(work := replace(work, plan=_text(without)))
         return self._carry(work)
 
     def _parts(self, erasure: str, plan: Plan) -> list[bytes]:
         """Signed events, as many as the ranges and keys need."""
-        wanted = set(indexes_of(plan.targets))
-        hashes = {index: leaf_hash(entry) for index, entry in enumerate(self._at.log().entries()) if index in wanted}
         count = max(1, -(-len(plan.targets) // PART), -(-len(plan.keys) // PART))
         parts = []
         for number in range(count):
             here = slice(number * PART, (number + 1) * PART)
             targets, keys = plan.targets[here], plan.keys[here]
-            indexes = list(indexes_of(targets))
             evidence = {
                 "erasure": erasure,
                 "part": number + 1,
                 "parts": count,
                 "basis": plan.basis,
-                "leaves": len(indexes),
+                "leaves": sum(last - first + 1 for first, last in targets),
                 "targets": [list(each) for each in targets],
-                "leafHashes": leaves_digest([hashes[index] for index in indexes]),
+                "leafHashes": self._at.recorded.digest(targets),
                 "keys": list(keys),
                 "destroyed": plan.destroyed,
                 "hold": "none",
@@ -351,9 +404,6 @@ class Eraser:
         self._at.keys.put_hold(hold, None)
 
     # ---- small things --------------------------------------------------------------------------
-
-    def _segments(self) -> list[Path]:
-        return [path for folder in self._at.folders() for path in sorted(folder.glob("*.seg"))]
 
     def _id(self) -> str:
         return self._at.chance.bytes(16).hex()
@@ -423,12 +473,13 @@ def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> R
     return Reapplied(erased.events, len(there), holds=len(restored), queued=len(queued))
 
 
-def rewrite(at: Copies, indexes: Collection[int]) -> tuple[int, int]:
-    """(records of outboxes, rows of the archive) that lost what was recorded. Raises Waiting while an agent appends to a segment that
-    holds some: it begins another one when it sees that keys were destroyed."""
+def rewrite(at: Copies, indexes: Collection[int], is_here: Callable[[str], bool] = everywhere) -> tuple[int, int]:
+    """(records of outboxes, rows of the archive) of these points that lost what was recorded. Raises Waiting while an agent appends to a
+    segment that holds some: it begins another one when it sees that keys were destroyed."""
     leaves = {entry for index, entry in enumerate(at.log().entries()) if index in indexes} if indexes else set[bytes]()
-    records = sum(_rewrite_outbox(at, folder, leaves) for folder in at.folders()) if leaves else 0
-    return records, at.archive.erase(indexes) if at.archive is not None and indexes else 0
+    folders = [folder for folder in at.folders() if is_here(point_of(folder.name))]
+    records = sum(_rewrite_outbox(at, folder, leaves) for folder in folders) if leaves else 0
+    return records, at.archive.erase(indexes, is_here) if at.archive is not None and indexes else 0
 
 
 def _rewrite_outbox(at: Copies, folder: Path, leaves: set[bytes]) -> int:
@@ -453,7 +504,11 @@ def _rewrite_outbox(at: Copies, folder: Path, leaves: set[bytes]) -> int:
 
 
 def _records(path: Path) -> Iterable[Record]:
-    data = path.read_bytes()
+    """Of a segment that is gone meanwhile none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ()
     if len(data) < SEGMENT_HEAD:
         return ()
     return [parse_record(payload, f"{path} offset {at}") for at, payload in scan_frames(data, segment_number(path), str(path))[0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -126,8 +126,9 @@ class Ledger:
 
     # ---- rewriting -----------------------------------------------------------------------------
 
-    def erase(self, indexes: Collection[int]) -> int:
-        """How many rows of these entries of the log lost what was recorded; 0 when none had any more. What a crash left of this is done
+    def erase(self, indexes: Collection[int], is_here: Callable[[str], bool] | None = None) -> int:
+        """How many rows of these entries of the log lost what was recorded; 0 when none had any more. `is_here`: of whose points; None: of
+        all. What a crash left of this is done
         by the next call, and by any writer as far as its plan was made."""
         done = 0
         while True:
@@ -135,7 +136,7 @@ class Ledger:
             if (plan := self._planned(contents.number + 1)) is not None:
                 self._carry(plan)
                 continue
-            wanted = self._wanted(contents, sorted(indexes))
+            wanted = self._wanted(contents, sorted(indexes), is_here)
             if not wanted:
                 self._purge()
                 return done
@@ -159,15 +160,16 @@ class Ledger:
             self._plan(plan)
         return self._carry(plan)
 
-    def _wanted(self, contents: Contents, indexes: list[int]) -> dict[str, Ranges]:
+    def _wanted(self, contents: Contents, indexes: list[int], is_here: Callable[[str], bool] | None) -> dict[str, Ranges]:
         """Of each segment the indexes of rows that are to be erased and are not yet."""
         found, kept = dict[str, Ranges](), Kept(self._store, self._form, contents)
         for path, file in kept.files.items():
             here = set(indexes[bisect_left(indexes, file.first) : bisect_right(indexes, file.last)]) if file.first >= 0 else set[int]()
             if not here:
                 continue
-            rows = zip(kept.indexes(path), kept.column(path, "erased"), strict=True)
-            if ranges := delta.ranges_of(index for index, erased in rows if index in here and not erased):
+            rows = zip(*(kept.column(path, name) for name in ("log_index", "erased", "point")), strict=True)
+            found_here = (index for index, erased, point in rows if index in here and not erased and (is_here is None or is_here(point)))
+            if ranges := delta.ranges_of(found_here):
                 found[path] = ranges
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,7 +108,16 @@ def compact(place: str, policy: Policy, keep_s: float = KEEP_S) -> Compacted:
     return Compacted(before, len(made.contents().files), made.progress.merged, made.progress.commits)
 
 
-def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) -> None:
+Guest = Callable[[Archive], AbstractContextManager[Callable[[], None]]]
+"""Who else works on the archive while it is written: gives what is called between rounds, by the thread that writes."""
+
+
+def nobody(_: Archive) -> AbstractContextManager[Callable[[], None]]:
+    """No guest."""
+    return nullcontext(lambda: None)
+
+
+def serve(options: Options, stop: threading.Event, tell: Callable[[str], None], guest: Guest = nobody) -> None:
     """Until `stop`: a commit when enough waits, at the latest after `interval_s`; between them, segments of hours that are over become few.
     What fails is told and tried again. Raises Corrupt."""
     made, clock, metrics = archive(options), SystemClock(), Metrics()
@@ -116,11 +126,12 @@ def serve(options: Options, stop: threading.Event, tell: Callable[[str], None]) 
     def ready() -> str:
         return fault
 
-    with served(options.health or "127.0.0.1:0", {"healthz": lambda: "", "readyz": ready}, metrics.text):
+    with served(options.health or "127.0.0.1:0", {"healthz": lambda: "", "readyz": ready}, metrics.text), guest(made) as look:
         tell(f"archives {options.log_dir} to {options.store}")
         due_ns = tidy_ns = 0
         while not stop.is_set():
             pause = min(1.0, options.interval_s)
+            look()
             try:
                 waiting = made.waiting()
                 metrics.see(made, clock.now_ns())

@@ -13,7 +13,7 @@ from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.lockchain.events import PolicyEvent, statement
 from knhk.model.delta import Row
-from knhk.reconcilers.erasing import Eraser, Surroundings
+from knhk.reconcilers.erasing import Beside, Eraser, Surroundings
 from knhk.reconcilers.points import privacy_of
 from knhk.wiring import replays
 from knhk.wiring.archive import Options, archive, opened_folder
@@ -33,7 +33,7 @@ def erasing(home: Home, archive_at: str | None, place: KeyPlace | None = None) -
     keys = opened(place or home)
     signer, clock = signer_in(home.keys), SystemClock()
     delta = archive(Options(home.log, archive_at, home.log / "archive"), clock) if archive_at else None
-    log = SequencerLog(home.sequencer_socket)
+    log, privacy = SequencerLog(home.sequencer_socket), _privacy(home, clock, place)
 
     def served() -> Served:
         return opened_folder(home.log).served
@@ -54,18 +54,23 @@ def erasing(home: Home, archive_at: str | None, place: KeyPlace | None = None) -
         yield Eraser(
             Surroundings(
                 keys=keys,
-                observations=home.log / "observations",
-                archive=delta,
-                rows=rows,
-                log=served,
+                recorded=Beside(
+                    observations=home.log / "observations",
+                    archive=delta,
+                    log=served,
+                    closed=partial(closed, home),
+                    clock=clock,
+                    rows=rows,
+                    privacy=privacy,
+                    tags_key=lambda: keys.tags_key,
+                ),
                 events=events,
                 sign=sign,
                 append=log.append_event,
-                closed=partial(closed, home),
                 clock=clock,
                 chance=SystemRandom(),
                 actor=local_user(),
-                privacy=_privacy(home, clock, place),
+                privacy=privacy,
             )
         )
     finally:

@@ -13,6 +13,7 @@ from knhk.adapters.callers_kube import KubeAuthenticator
 from knhk.adapters.certificates import Pair, client_certificate
 from knhk.adapters.client_context import ClientContext
 from knhk.adapters.endpoints_kube import KubeEndpoints, leading_to
+from knhk.adapters.erasure_desk import ErasureDesk
 from knhk.adapters.exchange_server import Exchange, serving
 from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.gateway_certificates import GatewayCertificates
@@ -22,17 +23,21 @@ from knhk.adapters.placement_kube import KubePlacement
 from knhk.adapters.placement_objects import ObjectPlacement
 from knhk.adapters.placement_pods import PodPlacement
 from knhk.adapters.placement_processes import ProcessPlacement
+from knhk.adapters.readers_kube import KubeReaders
 from knhk.adapters.serving_certificates import CLIENT_LIFE, ServingCertificates
 from knhk.adapters.shelf_kube import KubeShelf
+from knhk.adapters.signer_roles import parse_root_pub
 from knhk.model.faults import Stalled
+from knhk.ports.caller import ERASURES_AUDIENCE
 from knhk.ports.clock import Clock
 from knhk.ports.placement import Placement
 from knhk.reconcilers.context import Ports
+from knhk.reconcilers.telling_erasures import Teller
 from knhk_runtime.http1 import Https
 from knhk_templates.kubernetes.guard import Surroundings
 
 SERVICE, LOG_SERVICE, ADMISSION_SERVICE, COMPONENT = "knhk-exchange", "knhk-log", "knhk-admission", "knhk-operator"
-RECEIPTS, KEYS = "knhk-receipts", "knhk-keys"
+RECEIPTS, KEYS, ERASURES = "knhk-receipts", "knhk-keys", "knhk-erasures"
 ADMISSION = f"https://{ADMISSION_SERVICE}.knhk-system.svc"
 Adapt = Callable[[Ports], Ports]
 
@@ -100,14 +105,22 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
             certificates.kept_client(RECEIPTS)
         if options.guard is not None and options.guard.keys:
             certificates.leaf(KEYS, _addresses(Https.of(options.guard.keys, context).host))
+            certificates.leaf(ERASURES)
         return certificates.leaf(SERVICE, _addresses(host))
 
     address, endpoints = options.exchange_address, KubeEndpoints(client, options.namespace, SERVICE)
+    desk = ErasureDesk(KubeReaders(client, clock, ERASURES_AUDIENCE), clock)
+
+    def adapted(ports: Ports) -> Ports:
+        made = replace(ports, fleet=fleet, placement=judging(placement), log=log or ports.log)
+        desk.begin(Teller(made.store, made.signer, made.log, clock, lambda: parse_root_pub(root_pub(), "root.pub")))
+        return made
+
     with (
-        serving(Exchange(fleet, authenticator, issue, gateways.issue, clock), host, port, shown),
+        serving(Exchange(fleet, authenticator, issue, gateways.issue, clock, desk), host, port, shown),
         leading_to(endpoints, address) if address else nullcontext(),
     ):
-        yield lambda ports: replace(ports, fleet=fleet, placement=judging(placement), log=log or ports.log)
+        yield adapted
 
 
 def _address(text: str) -> tuple[str, int]:

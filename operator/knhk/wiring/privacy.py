@@ -8,6 +8,7 @@ from pathlib import Path
 from knhk.adapters.key_stores import STORE, established
 from knhk.adapters.keys_remote import RemoteKeyStore
 from knhk.adapters.signer_pkcs11 import TOKEN_FILE
+from knhk.adapters.token_client import Whom
 from knhk.adapters.wrapping_keys import FileWrapping, TokenWrapping
 from knhk.model.faults import NotFound, Stalled
 from knhk.ports.wrapping import Wrapping
@@ -38,6 +39,7 @@ class KeyPlace:
     namespace: str
     token: Path
     authority: Path
+    dial: tuple[str, int] | None = None  # where connections go, when the way there is forwarded
 
 
 Keys = Home | KeyPlace
@@ -70,7 +72,7 @@ def opened(keys: Keys) -> ErasableKeys:
     """Raises NotFound for a home that has none, Stalled when this user may not use its key, Corrupt and Waiting; of a key service when it
     is first asked."""
     if isinstance(keys, KeyPlace):
-        return RemoteKeyStore(keys.url, keys.namespace, keys.token, keys.authority)
+        return RemoteKeyStore(Whom(keys.url, keys.token, keys.authority, keys.dial), keys.namespace)
     return opened_in(keys.subjects, keys.keys)
 
 

@@ -1,0 +1,73 @@
+"""What the exchange does for who may erase in a namespace (formats/erasures.md): says who asks, signs what was done, tells the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from knhk.adapters import erasures_wire as wire
+from knhk.adapters.pod_door import Door, Problem, body_of, token_of
+from knhk.ports.caller import Readers
+from knhk.ports.clock import Clock
+from knhk_runtime.buckets import Buckets
+
+PER_SECOND, AT_ONCE = 20.0, 200.0  # of a user
+MAX_EVENT_BYTES = 65_535
+ERASE = "erase"
+
+
+class Teller(Protocol):
+    """Signs and appends, once the operator may. Raises Refused for what is no such event, and as Signer, Log and Store."""
+
+    def privacy(self, namespace: str) -> Mapping[str, Any]:
+        """`privacy` of the points of a namespace, by NAMESPACE/NAME."""
+        ...
+
+    def sign(self, namespace: str, user: str, told: Mapping[str, Any]) -> bytes: ...
+    def append(self, bundle: bytes) -> int: ...
+
+
+class ErasureDesk:
+    """Handlers, on the loop of the exchange."""
+
+    def __init__(self, readers: Readers, clock: Clock) -> None:
+        self._readers = readers
+        self._buckets = Buckets(clock.monotonic_ns, PER_SECOND, AT_ONCE)
+        self._teller: Teller | None = None
+
+    def begin(self, teller: Teller) -> None:
+        """From now on there is who signs."""
+        self._teller = teller
+
+    def routes(self, door: Door) -> list[web.RouteDef]:
+        async def user(request: web.Request) -> web.Response:
+            who, teller, namespace = await self._met(request, door)
+            found = await door.run(lambda: teller.privacy(namespace))
+            return web.json_response({"user": who, "privacy": dict(found)})
+
+        async def sign(request: web.Request) -> web.Response:
+            who, teller, namespace = await self._met(request, door)
+            told = wire.members(await body_of(request, MAX_EVENT_BYTES), "kind", "subject", "point", "evidence")
+            return web.Response(body=await door.run(lambda: teller.sign(namespace, who, told)), content_type="application/json")
+
+        async def append(request: web.Request) -> web.Response:
+            _, teller, _ = await self._met(request, door)
+            bundle = await body_of(request, MAX_EVENT_BYTES)
+            return web.json_response({"index": await door.run(lambda: teller.append(bundle))})
+
+        path = "/v1/erasures/{namespace}"
+        return [web.get(path, user), web.post(f"{path}/sign", sign), web.post(f"{path}/append", append)]
+
+    async def _met(self, request: web.Request, door: Door) -> tuple[str, Teller, str]:
+        token, namespace = token_of(request), request.match_info["namespace"]
+        who = self._readers.remembered(token, ERASE, namespace)
+        if who is None:
+            who = await door.meet(lambda: self._readers.reader(token, ERASE, namespace), request.remote or "")
+        if not self._buckets.take(who):
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too-many", f"must be at most {PER_SECOND:g} requests a second")
+        if self._teller is None:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "this operator does not lead yet: try again")
+        return who, self._teller, namespace

@@ -1,0 +1,214 @@
+"""Erasing where no process has keys, records and the rollout key together: key service and archive as processes, an exchange that
+signs, and the command between them; tests/cluster has the API server's part."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from erasing_world import BASIS, PRIVACY, Region, recorded
+from keys_world import KeyWorld
+from privacy_world import ANNA, BOB, POINT
+
+from knhk.adapters.erasures_remote import RemoteErasures
+from knhk.adapters.kube_client import KubeClient, api_client
+from knhk.adapters.signer_local import LocalSigner
+from knhk.adapters.store_sqlite import SqliteStore
+from knhk.adapters.system import SystemClock, SystemRandom
+from knhk.cli import main
+from knhk.lockchain.events import PolicyEvent, statement
+from knhk.model.faults import Stalled
+from knhk.model.resource import Resource
+from knhk.ports.caller import ERASURES_AUDIENCE
+from knhk.wiring.privacy import opened
+from knhk_runtime.envelope import tag_of
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+WHO = "system:serviceaccount:erp:knhk-eraser"
+
+
+class Died(BaseException):
+    """The command was killed."""
+
+
+@pytest.fixture
+def region(keys: KeyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Region]:
+    """Commands are run as WHO."""
+    store = SqliteStore(tmp_path / "store.db", SystemClock(), SystemRandom())
+    store.create(Resource("EnforcementPoint", "erp", "orders", {"privacy": PRIVACY}))
+    for name, audience in (("keys", "keys.knhk.dev"), ("erasures", ERASURES_AUDIENCE)):
+        (tmp_path / f"{name}.token").write_text(keys.api.reader(WHO, ("open", "erp"), ("erase", "erp"), audience=audience))
+    with recorded(keys, tmp_path, keys.api.guard(POINT, "one"), KubeClient(api_client(keys.kubeconfig)), store, capsys) as found:
+        yield found
+    store.close()
+
+
+def test_one_command_erases_a_subject_and_the_log_says_who_did(region: Region) -> None:
+    region.archived()
+    assert region.replayed() == (14, 0, 0, 0, 0)
+    (dry,) = region.run("erase", ANNA, "--basis", BASIS, "--dry-run")["erasures"]
+    assert (dry["state"], dry["leaves"], dry["keys"]) == ("dry", 7, 1)
+    assert region.replayed() == (14, 0, 0, 0, 0)
+    (told,) = region.run("erase", ANNA, "--basis", BASIS)["erasures"]
+    assert (told["state"], told["leaves"], told["keys"], told["rows"]) == ("done", 7, 1, 7)
+    assert region.replayed() == (7, 7, 0, 0, 0)
+    (event,) = region.events("Erased")
+    assert (event.actor, event.evidence["basis"], event.evidence["leaves"]) == (WHO, BASIS, 7)
+    assert [event.evidence["targets"]] == [told["targets"]]
+    (again,) = region.run("erase", ANNA, "--basis", BASIS)["erasures"]
+    assert (again["state"], again["leaves"], again["keys"]) == ("", 0, 0)
+    assert len(region.events("Erased")) == 1
+    assert ANNA not in region.said()
+    assert told["subject"] not in region.said()
+
+
+def test_records_of_another_namespace_are_neither_told_nor_touched(region: Region) -> None:
+    region.archived()
+    region.run("erase", ANNA, "--basis", BASIS)
+    remote = RemoteErasures(region.whom, "erp")
+    assert remote.rewrite(((0, 13),)) == (0, 6)  # BOB's, which lie in this namespace; not the first, which does not
+    remote.close()
+    assert region.replayed() == (1, 13, 0, 0, 0)
+    assert any("crm.orders" in path or "delta" in path for path in region.vault.files_with(ANNA))
+
+
+def test_retention_leaves_what_is_held_and_what_nobody_can_say_whose_it_is(region: Region) -> None:
+    region.archived()
+    store, remote, tomorrow_ns = opened(region.place), RemoteErasures(region.whom, "erp"), time.time_ns() + 86_400 * 10**9
+    bob = tag_of(store.tags_key, BOB)
+    found = [remote.older(POINT, tomorrow_ns, held) for held in ((), (bob,))]
+    assert [sum(last - first + 1 for first, last in each) for each in found] == [13, 6]
+    assert remote.free(found[0], (bob,)) == found[1]
+    assert remote.older("crm/orders", tomorrow_ns, ()) == remote.older(POINT, 1, ()) == ()
+    assert region.run("retain") == {"erasures": []}
+    remote.close()
+    store.close()
+
+
+def test_what_is_held_waits_for_its_release(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    region.archived()
+    hold = region.run("hold", ANNA, "--reference", "case 7")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{ANNA}\n"))
+    (queued,) = region.run("erase", "-", "--basis", BASIS, code=1)["erasures"]
+    assert (queued["state"], queued["holds"]) == ("queued", [hold["hold"]])
+    assert len(region.events("Held")) == 1  # the log shows it from now on
+    remote = RemoteErasures(region.whom, "erp")
+    with pytest.raises(Stalled, match="legal hold"):
+        remote.rewrite(((1, 13),))
+    remote.close()
+    assert region.replayed() == (14, 0, 0, 0, 0)
+    (told,) = region.run("release", hold["hold"])["erasures"]
+    assert (told["state"], told["leaves"]) == ("done", 6)  # by its tag: what lies in clear is found by the name alone
+    (rest,) = region.run("erase", ANNA, "--basis", BASIS)["erasures"]
+    assert (rest["state"], rest["leaves"]) == ("done", 1)
+    assert region.replayed() == (7, 7, 0, 0, 0)
+    assert [len(region.events(kind)) for kind in ("Held", "ErasureQueued", "HoldReleased", "Erased")] == [1, 1, 1, 2]
+    assert {event.actor for kind in ("Held", "HoldReleased") for event in region.events(kind)} == {WHO}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["rewrite", "digest", "sign", "append"])
+def test_a_command_that_is_killed_is_ended_by_the_next(region: Region, monkeypatch: pytest.MonkeyPatch, step: str, after: bool) -> None:
+    region.archived()
+    real: Callable[..., Any] = getattr(RemoteErasures, step)
+
+    def dies(self: RemoteErasures, *args: Any) -> Any:
+        if after:
+            real(self, *args)
+        raise Died
+
+    monkeypatch.setattr(RemoteErasures, step, dies)
+    with pytest.raises(Died):
+        region.run("erase", ANNA, "--basis", BASIS)
+    monkeypatch.undo()
+    (told,) = region.run("erase", "--resume")["erasures"]
+    assert (told["state"], told["leaves"], told["keys"]) == ("done", 7, 1)
+    assert region.replayed() == (7, 7, 0, 0, 0)
+    assert len(region.events("Erased")) == 1
+    assert region.run("erase", "--resume")["erasures"] == []
+
+
+def test_an_archive_that_is_killed_before_it_rewrites_is_asked_again(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    region.archived()
+    sent = RemoteErasures.rewrite
+
+    def dies(self: RemoteErasures, targets: Any) -> Any:
+        region.kill()
+        region.begin()
+        return sent(self, targets)
+
+    monkeypatch.setattr(RemoteErasures, "rewrite", dies)
+    (told,) = region.run("erase", ANNA, "--basis", BASIS)["erasures"]
+    assert (told["state"], told["rows"]) == ("done", 7)
+    assert region.replayed() == (7, 7, 0, 0, 0)
+
+
+def test_who_may_not_erase_there_gets_nothing(region: Region) -> None:
+    region.archived()
+    token, api = region.whom.token, region.keys.api
+    refused = {
+        "of nobody who may": api.reader("reader", ("open", "erp"), audience=ERASURES_AUDIENCE),
+        "of another namespace": api.reader("crm", ("erase", "crm"), audience=ERASURES_AUDIENCE),
+        "of the keys' audience": api.reader(WHO, ("erase", "erp")),
+        "of nobody": "nobody",
+    }
+    for who, given in refused.items():
+        token.write_text(given)
+        with pytest.raises(Stalled, match=r"erase|token"):
+            print(who, RemoteErasures(region.whom, "erp").rewrite(((0, 13),)))
+    assert region.replayed() == (14, 0, 0, 0, 0)
+
+
+def test_only_events_of_these_kinds_that_the_operator_signed_get_into_the_log(region: Region) -> None:
+    remote = RemoteErasures(region.whom, "erp")
+    event = PolicyEvent("Held", (f"subject/{'ab' * 32}", "ab" * 32), "somebody else", "2020-01-01T00:00:00Z", evidence={"hold": "1"})
+    bundle = remote.sign(event)
+    with pytest.raises(Stalled):
+        remote.append(bundle.replace(b'"signatures"', b'"signatures "'))
+    signer = LocalSigner(region.home.keys)
+    forged = PolicyEvent("Promoted", event.subject, "me", "2026-11-26T12:00:00Z", evidence={"hold": "1"})
+    for other in (signer.bundle("build", statement(event)), signer.bundle("rollout", statement(forged))):
+        with pytest.raises(Stalled):
+            remote.append(other)
+    for wrong in (
+        PolicyEvent("Promoted", event.subject, "", "", evidence={"a": 1}),
+        PolicyEvent("Erased", ("pack/erp/x", "ab" * 32), "", ""),
+        PolicyEvent("Erased", (f"subject/{'ab' * 32}", "cd" * 32), "", ""),
+        PolicyEvent("Erased", ("retention/crm/orders", "ab" * 32), "", "", point="crm/orders"),
+    ):
+        with pytest.raises(Stalled, match="must be"):
+            remote.sign(wrong)
+    assert region.events("Held") == region.events("Promoted") == []
+    assert remote.append(bundle) == remote.append(bundle)
+    (told,) = region.events("Held")
+    assert (told.actor, told.time[:4] != "2020") == (WHO, True)
+    remote.close()
+
+
+def test_while_no_operator_leads_it_says_so_and_changes_nothing(region: Region) -> None:
+    region.archived()
+    region.kill()
+    region.exchange = "https://127.0.0.1:9"
+    region.begin()
+    said = region.run("erase", ANNA, "--basis", BASIS, code=3)
+    assert "does an operator lead?" in said
+    assert region.replayed() == (14, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--kubeconfig", "risk.conf"), "--namespace"),
+        (("--kubeconfig", "risk.conf", "-n", "erp", "--archive", "./delta"), "--archive"),
+        (("--kubeconfig", "risk.conf", "-n", "erp", "--key-service", "https://keys.example:8448"), "--kubeconfig"),
+        (("--erasures", "https://log.example:8449"), "--erasures"),
+    ],
+)
+def test_what_does_not_go_together_is_named(words: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["receipt", "erase", ANNA, "--basis", BASIS, *words]) == 2
+    assert named in capsys.readouterr().err
