@@ -14,6 +14,7 @@ from house import Handed, House
 from people import TOO_LATE
 from simulated_pods import Pods, payload
 
+from knhk.lockchain import NOTARISED, bundle_of
 from knhk.model.canonical import sha256_hex
 from knhk.model.phases import WORKING, Phase
 from knhk.model.resource import Key, Resource
@@ -75,6 +76,7 @@ class Laws:
 
     house: House
     pods: Pods
+    outside: bool = False  # whether others bear witness
     acted: list[str] = field(default_factory=list)  # what those began to do who lead no longer
     superseded: set[Phase] = field(default_factory=set)  # phases of revisions whose place a newer one took
     _phases: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class Laws:
     _aborted: set[tuple[str, str, int]] = field(default_factory=set)
     _newest: dict[str, tuple[int, str]] = field(default_factory=dict)
     _words: dict[tuple[str, str], list[tuple[int, str]]] = field(default_factory=dict)  # index and name of approvals, by pack and digest
+    _witnessed: dict[int, int] = field(default_factory=dict)  # entry → that in which others bear witness to it
     _stood: dict[str, tuple[str, str]] = field(default_factory=dict)  # digests of stable and candidate in the last document of a point
 
     def check(self) -> None:
@@ -124,6 +127,8 @@ class Laws:
         _demand(entry in self.house.store.committed, f"entry {index} of the log belongs to no status that was ever written")
         statement = _statement(entry)
         said = statement["predicate"]
+        if said["kind"] == NOTARISED:
+            self._witness(index, entry, statement)
         if "pack" not in said:
             return
         name, digest = f"{said['pack']['namespace']}/{said['pack']['name']}", said["pack"]["digest"]
@@ -141,6 +146,15 @@ class Laws:
             self._promoted.setdefault(name, []).append((index, digest))
         if said["kind"] == "RolledBack":
             self._denied.add((name, digest))
+
+    @law
+    def _witness(self, index: int, entry: bytes, statement: Mapping[str, Any]) -> None:
+        """Others bear witness to an entry that the log has before, at most once, and to none that says so of another."""
+        about = statement["predicate"]["evidence"]["logIndex"]
+        _demand(about < index and bool(bundle_of(self.house.log.entries[about], statement)), f"entry {index} bears witness to none")
+        _demand(about not in self._witnessed, f"entries {self._witnessed.get(about)} and {index} bear witness to entry {about}")
+        _demand(_statement(self.house.log.entries[about])["predicate"]["kind"] != NOTARISED, f"entry {index} bears witness to a witness")
+        self._witnessed[about] = index
 
     @law
     def _move(self, where: str, name: str, uid: str, digest: str, said: Mapping[str, Any]) -> None:
@@ -302,7 +316,7 @@ class Laws:
 
     def at_rest(self) -> list[tuple[str, str]]:
         """Laws of rest that do not hold yet, by name, when faults have ceased and time has passed; empty when all is well."""
-        laws = (self._receipts, self._points, self._packs, self._nothing_left)
+        laws = (self._receipts, self._witnesses, self._points, self._packs, self._nothing_left)
         return [(law.__name__.removeprefix("_"), text) for law in laws for text in law()]
 
     def _receipts(self) -> Iterator[str]:
@@ -313,7 +327,8 @@ class Laws:
         entries = self.house.log.entries
         for index, entry in enumerate(entries):
             found = receipts.pop(index, [])
-            if len(found) != 1:
+            of_others = _statement(entry)["predicate"]["kind"] == NOTARISED
+            if len(found) != (0 if of_others else 1):
                 yield f"entry {index}, {_statement(entry)['predicate']['kind']}: has {len(found)} receipts"
             if any(receipt.spec["bundle"].encode() != entry for receipt in found):
                 yield f"entry {index}: its receipt holds other bytes"
@@ -323,8 +338,19 @@ class Laws:
             if bundle not in known:
                 said = _statement(bundle)
                 yield f"{said['predicate']['kind']} of {said['subject'][0]['name']} was committed and is not in the log"
-        for kind in ("PolicyPack", "EnforcementPoint", "DataBundle", "Approval"):
+        for kind in ("PolicyPack", "EnforcementPoint", "DataBundle", "Approval", "Receipt"):
             yield from (f"{r.key} has pending events" for r in self.house.store.list(kind).resources if "pending" in r.status)
+
+    def _witnesses(self) -> Iterator[str]:
+        """Where there are others outside, the status of every Receipt says which entry has what they said, and that entry says so too."""
+        for receipt in self.house.store.list("Receipt").resources if self.outside else ():
+            index, status = receipt.spec["logIndex"], receipt.status
+            if status.get("sigstoreIndex") != self._witnessed.get(index) or "sigstoreIndex" not in status:
+                yield f"{receipt.key}: status says entry {status.get('sigstoreIndex')}, the log {self._witnessed.get(index)}"
+                continue
+            said = _statement(self.house.log.entries[status["sigstoreIndex"]])
+            if bundle_of(self.house.log.entries[index], said).decode() != status["sigstore"]:
+                yield f"{receipt.key}: its status has another bundle than the log"
 
     def _points(self) -> Iterator[str]:
         """What the status of a point says is what its document and every agent of it say."""

@@ -303,7 +303,8 @@ def ports_of(world: Simulation, who: str) -> tuple[Ports, SlowWorkshop]:
     bench = Bench(lines.pop("compiler"), lines.pop("prover"), registry, lines["signer"], "generator")
     workshop = SlowWorkshop(bench, Retirement(registry, house.clock, GRACE_S), world.chance)
     together = Shuffled(Random(f"{world.seed} {who}"), AT_ONCE)
-    ports = Ports(**lines, builder=workshop, clock=house.clock, origin="knhk.dev/sim", actor=who, together=together)
+    own: dict[str, Any] = {"clock": house.clock, "origin": "knhk.dev/sim", "actor": who, "together": together, "notary": world.outsiders}
+    ports = Ports(**lines, builder=workshop, **own)
     return fenced(ports, check), workshop
 
 

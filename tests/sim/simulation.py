@@ -18,6 +18,7 @@ from fakes import NS, Died, FakeCompiler
 from house import House
 from laws import Broken, Laws, broken, pack_key
 from lines import Call, SlowWorkshop, ports_of, subject_of
+from outsiders import Outsiders
 from people import NAMES, People, Wish
 from rollout_world import bundle, point
 from simulated_pods import SCALES, Pods, quality
@@ -107,7 +108,8 @@ class Simulation:
             self.pods.scaling = Random(f"{self.seed} scaling")
         if weather.switches:
             self.people.switching = Random(f"{self.seed} switches")
-        self.laws = Laws(self.house, self.pods)
+        self.outsiders = Outsiders(Random(f"{self.seed} outsiders"), weather.witnesses) if weather.witnesses else None
+        self.laws = Laws(self.house, self.pods, self.outsiders is not None)
         self._set(weather)
 
     # ---- the story -------------------------------------------------------------------------------
@@ -133,6 +135,8 @@ class Simulation:
         if (scaling := self.pods.scaling) is not None and scaling.random() < weather.scaling:
             self.pods.scale()
         self._come_true()
+        if self.outsiders is not None:
+            self.outsiders.answer()
         requests = REQUESTS if chance.random() < weather.busy else 0
         self.pods.turn(requests, weather.delay, weather.silence, weather.restarts)
         self._turn_all()
@@ -151,12 +155,16 @@ class Simulation:
         self._come_true()
         if not self.operators:
             self._start()
+        if self.outsiders is not None:
+            self.outsiders.fails = False
         if self.pods.scaling is not None:
             self._still()
         wanted = self._last_wishes()
         left: list[tuple[str, str]] = []
         for _ in range(CALM_STEPS):
             self.people.let_all_go_on()
+            if self.outsiders is not None:
+                self.outsiders.answer()
             self.pods.turn(REQUESTS, 0.0, 0.0, 0.0)
             self._turn_all()
             self.house.log.cover()
@@ -297,6 +305,8 @@ class Simulation:
             if self.chance.random() < 0.5:
                 self.people.act()
             self._come_true()
+            if self.outsiders is not None:
+                self.outsiders.answer()
             self.pods.turn(REQUESTS, self.weather.delay, self.weather.silence, self.weather.restarts)
             if self.weather.takeover and self.chance.random() < 0.5:
                 self._take_over(who)
@@ -312,6 +322,8 @@ class Simulation:
             if newest not in self.operators:
                 break
             self.pods.turn(REQUESTS, 0.0, 0.0, 0.0)
+            if self.outsiders is not None:
+                self.outsiders.answer()
             self._turn(newest)
             self.house.log.cover()
             self._pass()

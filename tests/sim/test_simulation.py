@@ -49,7 +49,7 @@ def test_every_law_holds_under_every_seed(part: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "focus", [{"switches": 0.3}, {"waves": 1.0, "restarts": 0.2}, {"waves": 1.0, "scaling": 0.3, "busy": 0.2}], ids=str
+    "focus", [{"switches": 0.3}, {"waves": 1.0, "restarts": 0.2}, {"waves": 1.0, "scaling": 0.3, "busy": 0.2}, {"witnesses": 0.3}], ids=str
 )
 def test_every_law_holds_while_flags_are_turned_people_approve_and_steps_are_in_waves(focus: dict[str, float]) -> None:
     for seed in range(SWITCHED):

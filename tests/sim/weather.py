@@ -40,6 +40,8 @@ class Weather:
     scaling: float = 0.0  # how often a point gets fewer pods, or more, at each step; never drawn: asked for by a focus
     switches: float = 0.0  # whether people turn flags and approve, at each step; never drawn: asked for by a focus
 
+    witnesses: float = 0.0  # how many of the Receipts that wait for somebody outside are answered, at each step; never drawn: a focus asks
+
     @classmethod
     def draw(cls, chance: Random) -> Weather:
         """One seed's weather."""
