@@ -341,9 +341,12 @@ def local(_: Path) -> Iterator[Settle]:
 
 @contextmanager
 def keyless(folder: Path) -> Iterator[Settle]:
-    """A sigstore of our own in `folder`. Raises CannotBuild when its servers were not built."""
+    """A sigstore of our own in `folder`. Raises CannotBuild when its servers were not built, and ValueError when nobody asked it."""
     with private_sigstore(built(build=False), folder) as stack:
         yield partial(_by_certificates, stack)
+        entries = int((folder / "rekor" / "tiles" / "checkpoint").read_text().splitlines()[1])
+        if not entries:
+            raise ValueError("Rekor must have entries of what was built: nobody outside bore witness")
 
 
 def _by_certificates(stack: Stack, keys: Path) -> None:
@@ -381,7 +384,7 @@ def embedded(folder: Path, settle: Settle) -> Iterator[House]:
         here("apply", "-f", str(folder / "applied.yaml"))
 
     with upstream() as application:
-        here("up", "--timeout-s", "60")
+        here("up", "--timeout-s", "300")
         try:
             with packs.resources(home) as store:
 
