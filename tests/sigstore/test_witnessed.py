@@ -123,6 +123,15 @@ def test_what_was_altered_is_refused_where_it_was_altered(house: Written, knhk: 
         assert (code, said["verified"]) == (1, False), path
         assert not said["steps"][-1]["ok"]
         assert "status.sigstore" in said["steps"][-1]["what"]
+    notary, mixed = notary_in(house.folder.parent / "keys"), json.loads(bundle)
+    assert notary is not None
+    with closing(notary):
+        other = json.loads(notary.notarised("rollout", house.event("Signed")))
+    mixed["verificationMaterial"]["tlogEntries"] = other["verificationMaterial"]["tlogEntries"]
+    code, said = knhk("receipt", "verify", receipt(house, canonical(mixed), tmp_path / "mixed.json"))
+    assert (code, said["steps"][-1]["ok"]) == (1, False), "an entry of another statement"
+    keyless = issuer(house) is not None  # then sigstore-python refuses it first, in its own words
+    assert keyless or "is not about what was signed" in said["steps"][-1]["detail"]
     code, said = knhk("receipt", "verify", receipt(house, outside(house.served.entry(0)), tmp_path / "nobodys.json"))
     assert (code, "must be" in said["steps"][-1]["detail"]) == (1, True)
 
