@@ -65,7 +65,17 @@ def node(servers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, wor
 @pytest.fixture(scope="session")
 def guard_image(node: Node) -> str:
     """knhk-agent, as pods name it."""
-    return node.push(images.build(images.IMAGES["knhk-agent"]).artifact, "knhk-agent:1")
+    return _pushed(node, "knhk-agent")
+
+
+@pytest.fixture(scope="session")
+def control_images(node: Node) -> dict[str, str]:
+    """`operator` and `builder`, as pods name them."""
+    return {name: _pushed(node, f"knhk-{name}") for name in ("operator", "builder")}
+
+
+def _pushed(node: Node, name: str) -> str:
+    return node.push(images.build(images.IMAGES[name]).artifact, f"{name}:1")
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "admission"))
 import node_machine as machine
 from node_pods import Node, is_ready
+from pods import app_pod
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import collection
@@ -35,6 +37,17 @@ SHAPES = """@prefix sh: <http://www.w3.org/ns/shacl#> .
 @prefix ex: <https://example.com/ns#> .
 ex:S a sh:NodeShape ; sh:targetClass ex:Order ;
   sh:property [ sh:path ex:total ; %s ; sh:message "an order needs a total" ] .
+"""
+APPLICATION = """
+import http.server, signal, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200); self.end_headers(); self.wfile.write(self.headers["knhk-receipt"].encode())
+    def log_message(self, *_): pass
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+http.server.ThreadingHTTPServer.request_queue_size = 128
+http.server.ThreadingHTTPServer((sys.argv[1], 9000), Answer).serve_forever()
 """
 MAPPING = """prefixes: {ex: "https://example.com/ns#"}
 unknownMembers: Allow
@@ -61,6 +74,14 @@ def pack(
         "rollout": {"shadow": {"minPairs": shadow}, "steps": list(steps)},
     }
     return document("PolicyPack", namespace, point, spec)
+
+
+def pod(image: str, name: str, address: str) -> dict[str, Any]:
+    """The application listening on `address`."""
+    found = app_pod(name)
+    found["spec"]["containers"][0] |= {"image": image, "command": ["python3", "-c", APPLICATION, address]}
+    del found["spec"]["containers"][0]["readinessProbe"]
+    return found
 
 
 @dataclass

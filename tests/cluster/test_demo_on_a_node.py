@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import definitions
-import images
-from demo_on_a_node import NAMES, ROOT, story
+from demo_on_a_node import ROOT, story
 from node_pods import Node
 
 from knhk_runtime.tlog.audit import verify_log
@@ -34,12 +32,11 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played(node: Node, guard_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+def played(node: Node, guard_image: str, control_images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     """The story, played by the command that `make demo-cluster` runs; taken away afterwards as docs/cluster.md says."""
     folder = tmp_path_factory.mktemp("demo")
-    pulled = {name: guard_image if name == "agent" else pushed(node, f"knhk-{name}") for name in NAMES}
     node.without(OURS)  # what a test before it left there
-    command = story(node.cluster, node.program, pulled, folder / "home", folder / "told.json")
+    command = story(node.cluster, node.program, {"agent": guard_image, **control_images}, folder / "home", folder / "told.json")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ENDS_WITHIN_S, check=False)
     words = done.stdout + done.stderr
     try:
@@ -51,10 +48,6 @@ def played(node: Node, guard_image: str, tmp_path_factory: pytest.TempPathFactor
         node.without(OURS)
         node.kubectl("delete", "-k", str(folder / "home" / "overlay"), "--ignore-not-found")
         definitions.install(node.client)  # they went as well, and other tests need them
-
-
-def pushed(node: Node, name: str) -> str:
-    return node.push(images.build(images.IMAGES[name]).artifact, f"{name}:1")
 
 
 def seen(node: Node) -> str:

@@ -20,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "admission"))
 sys.path.insert(0, str(Path(__file__).parent))
 from admission_process import Admission, applied, manifests
-from guarded_world import EXCHANGE, LOG, SYSTEM, Load, World, document, pack, post
+from guarded_world import EXCHANGE, LOG, SYSTEM, Load, World, document, pack, pod, post
 from node_pods import RESTRICTED, Node, has_ended, is_ready
 from pods import app_pod, point_spec
 
@@ -32,27 +32,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.ma
 NS, PODS = "shop", "/api/v1/namespaces/shop/pods"
 FLEET, MANY = "fleet", 4
 LISTENS = "import socket; socket.create_connection(('127.0.0.1', 9000), 5).close()"
-APPLICATION = """
-import http.server, signal, sys
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200); self.end_headers(); self.wfile.write(self.headers["knhk-receipt"].encode())
-    def log_message(self, *_): pass
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-http.server.ThreadingHTTPServer.request_queue_size = 128
-http.server.ThreadingHTTPServer((sys.argv[1], 9000), Answer).serve_forever()
-"""
-
-
-def pod(image: str, name: str, address: str) -> dict[str, Any]:
-    """The application listening on `address`."""
-    found = app_pod(name)
-    found["spec"]["containers"][0] |= {"image": image, "command": ["python3", "-c", APPLICATION, address]}
-    del found["spec"]["containers"][0]["readinessProbe"]
-    return found
-
-
 CALLER = """
 import json, socket, sys
 for address, port in json.loads(sys.argv[1]):

@@ -7,17 +7,13 @@ import base64
 import contextlib
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import SHUT_WR, create_connection, socket
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -26,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sigstore"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
 from control_plane import ISSUER, Cluster
 from guarded_pods import token_of
-from private_stack import HOST, Stack, cosign_accepts, private_sigstore
+from issuer_proxy import DISCOVERY, way_to_the_issuer
+from private_stack import Stack, cosign_accepts, private_sigstore
 from registry_servers import debian_registry
 from sigstore.errors import Error
 from sigstore.models import Bundle, TrustedRoot
@@ -58,57 +55,11 @@ OPERATOR, BUILDER, OTHER = ACCOUNTS = ("knhk-operator", "knhk-builder", "default
 SUBJECT, PACK_NAME = "ab" * 32, "pack/erp/orders@1.0.0"
 EVENT = statement(PolicyEvent("Promoted", (PACK_NAME, SUBJECT), "control-plane", f"{NOW:%Y-%m-%dT%H:%M:%SZ}"))
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
-DISCOVERY = {
-    "apiVersion": "rbac.authorization.k8s.io/v1",
-    "kind": "ClusterRoleBinding",
-    "metadata": {"name": "fulcio-reads-the-issuer"},
-    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:service-account-issuer-discovery"},
-    "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"}],
-}
 
 
 def identity(account: str) -> str:
     """As Fulcio calls a service account."""
     return f"https://kubernetes.io/namespaces/{OWN}/serviceaccounts/{account}"
-
-
-@contextmanager
-def way_to_the_issuer(server: str) -> Iterator[str]:
-    """A proxy that knows one name, the issuer's, and leads to the API server, as the DNS of a cluster does. Its URL."""
-    name, at = f"{urlsplit(ISSUER).hostname}:443", urlsplit(server)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_CONNECT(self) -> None:
-            if self.path != name:
-                self.send_error(403)
-                return
-            with create_connection((at.hostname or "", at.port or 443)) as there:
-                self.send_response(200)
-                self.end_headers()
-                back = threading.Thread(target=_carry, args=(there, self.connection))
-                back.start()
-                _carry(self.connection, there)
-                back.join()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer((HOST, 0), Handler) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever)
-        thread.start()
-        try:
-            yield f"http://{HOST}:{proxy.server_port}"
-        finally:
-            proxy.shutdown()
-            thread.join()
-
-
-def _carry(source: socket, sink: socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65_536):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(SHUT_WR)
 
 
 @pytest.fixture(scope="module")

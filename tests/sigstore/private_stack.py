@@ -1,6 +1,7 @@
 """A private sigstore: Fulcio with a log for its certificates, Rekor v2, a timestamp authority, and an issuer of OIDC tokens.
 
-All but the issuer are the real servers, on loopback, each over a folder of its own. `Stack.trusted_root` is what verifiers are given.
+All but the issuer are the real servers, on loopback or another address of this machine, each over a folder of its own.
+`Stack.trusted_root` is what verifiers are given.
 """
 
 from __future__ import annotations
@@ -150,11 +151,11 @@ def issuer() -> Iterator[Issuer]:
 # ---- servers -------------------------------------------------------------------------------------
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
+def _free_ports(count: int, host: str) -> tuple[int, ...]:
     with ExitStack() as stack:
         held = [stack.enter_context(socket()) for _ in range(count)]
         for one in held:
-            one.bind((HOST, 0))
+            one.bind((host, 0))
         return tuple(one.getsockname()[1] for one in held)
 
 
@@ -194,14 +195,19 @@ class Server:
 
 @contextmanager
 def _served(
-    folder: Path, ports: int, command: Callable[..., tuple[str, ...]], ready: str, more: Mapping[str, str] = MappingProxyType({})
+    folder: Path,
+    ports: int,
+    command: Callable[..., tuple[str, ...]],
+    ready: str,
+    host: str,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """`command` gets the ports; the first is the one that serves. `more`: of its environment."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {"HOME": str(folder), **more}
     for _ in range(TRIES):
-        found = _free_ports(ports)
-        server = Server(command(*map(str, found)), f"http://{HOST}:{found[0]}", ready, folder / "server.log", environment)
+        found = _free_ports(ports, host)
+        server = Server(command(*map(str, found)), f"http://{host}:{found[0]}", ready, folder / "server.log", environment)
         if server.start():
             try:
                 yield server
@@ -212,23 +218,24 @@ def _served(
 
 
 @contextmanager
-def rekor(program: Path, folder: Path, *more: str) -> Iterator[Server]:
+def rekor(program: Path, folder: Path, *more: str, host: str = HOST) -> Iterator[Server]:
     """Rekor v2 over a folder; `key.pem` signs its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "key.pem").exists():
         (folder / "key.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
 
     def command(http: str, grpc: str, metrics: str) -> tuple[str, ...]:
-        where = ("--http-port", http, "--grpc-port", grpc, "--http-metrics-port", metrics, "--hostname", HOST)
+        where = ("--http-port", http, "--grpc-port", grpc, "--http-metrics-port", metrics, "--hostname", host)
+        address = ("--http-address", host, "--grpc-address", host)
         storage = ("--storage-dir", str(folder / "tiles"), "--signer-filepath", str(folder / "key.pem"))
-        return (str(program), "serve", *where, *storage, *more)
+        return (str(program), "serve", *address, *where, *storage, *more)
 
-    with _served(folder, 3, command, "/healthz") as server:
+    with _served(folder, 3, command, "/healthz", host) as server:
         yield server
 
 
 @contextmanager
-def _timestamps(program: Path, folder: Path, root: tuple[ec.EllipticCurvePrivateKey, x509.Certificate]) -> Iterator[Server]:
+def _timestamps(program: Path, folder: Path, root: tuple[ec.EllipticCurvePrivateKey, x509.Certificate], host: str) -> Iterator[Server]:
     folder.mkdir()
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = _certificate("timestamps", key, root[0], "timestamp root", ca=False)
@@ -238,9 +245,9 @@ def _timestamps(program: Path, folder: Path, root: tuple[ec.EllipticCurvePrivate
     def command(port: str) -> tuple[str, ...]:
         signer = ("--timestamp-signer", "file", "--file-signer-key-path", str(folder / "key.pem"), "--file-signer-passwd", PASSWORD)
         chain = ("--certificate-chain-path", str(folder / "chain.pem"), "--disable-ntp-monitoring")
-        return (str(program), "serve", "--host", HOST, "--port", port, *signer, *chain)
+        return (str(program), "serve", "--host", host, "--port", port, *signer, *chain)
 
-    with _alone_on_this_machine(), _served(folder, 1, command, "/ping") as server:
+    with _alone_on_this_machine(), _served(folder, 1, command, "/ping", host) as server:
         yield server
 
 
@@ -262,23 +269,23 @@ def _ctlog(program: Path, folder: Path, roots: Path) -> Iterator[Server]:
         where = ("-listen", f"{HOST}:{port}", "-dir", str(folder))
         return (str(program), *where, "-key", str(folder / "key.pem"), "-roots", str(roots))
 
-    with _served(folder, 1, command, "/ct/ct/v1/get-roots") as server:
+    with _served(folder, 1, command, "/ct/ct/v1/get-roots", HOST) as server:
         yield server
 
 
 @contextmanager
-def _fulcio(program: Path, folder: Path, believed: tuple[str, ...], ctlog: str, more: Mapping[str, str]) -> Iterator[Server]:
+def _fulcio(program: Path, folder: Path, believed: tuple[str, ...], ctlog: str, host: str, more: Mapping[str, str]) -> Iterator[Server]:
     """Its authority, key.pem and root.pem, is there already; `believed`: the issuers."""
     config = {"oidc-issuers": {url: {"issuer-url": url, "client-id": "sigstore", "type": "kubernetes"} for url in believed}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
     def command(http: str, grpc: str, metrics: str) -> tuple[str, ...]:
-        where = ("--host", HOST, "--port", http, "--grpc-host", HOST, "--grpc-port", grpc, "--metrics-port", metrics)
+        where = ("--host", host, "--port", http, "--grpc-host", host, "--grpc-port", grpc, "--metrics-port", metrics)
         ca = ("--ca", "fileca", "--fileca-cert", str(folder / "root.pem"), "--fileca-key", str(folder / "key.pem"))
         more = ("--fileca-key-passwd", PASSWORD, "--config-path", str(folder / "config.yaml"), "--ct-log-url", f"{ctlog}/ct")
         return (str(program), "serve", *where, *ca, *more, "--legacy-unix-domain-socket", str(folder / "legacy.sock"))
 
-    with _served(folder, 3, command, "/healthz", more) as server:
+    with _served(folder, 3, command, "/healthz", host, more) as server:
         yield server
 
 
@@ -332,9 +339,14 @@ def _ca_row(url: str, *chain: x509.Certificate) -> dict[str, Any]:
 
 @contextmanager
 def private_sigstore(
-    programs: Mapping[str, Path], folder: Path, issuers: tuple[str, ...] = (), environment: Mapping[str, str] = MappingProxyType({})
+    programs: Mapping[str, Path],
+    folder: Path,
+    issuers: tuple[str, ...] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
+    host: str = HOST,
 ) -> Iterator[Stack]:
-    """All servers, on free ports. Fulcio believes `issuers`, too, and reaches them by `environment`."""
+    """All servers, on free ports; those that signers ask listen on `host`. Fulcio believes `issuers`, too, and reaches them by
+    `environment`."""
     with ExitStack() as stack:
         enter = stack.enter_context
         ca_key, ca = authority("fulcio root")
@@ -343,10 +355,10 @@ def private_sigstore(
         (folder / "fulcio" / "root.pem").write_bytes(ca.public_bytes(Encoding.PEM))
         tsa_root = authority("timestamp root")
         told = enter(issuer())
-        log = enter(rekor(programs["rekor"], folder / "rekor", "--checkpoint-interval", "200ms", "--batch-max-age", "50ms"))
-        times = enter(_timestamps(programs["timestamp"], folder / "timestamps", tsa_root))
+        log = enter(rekor(programs["rekor"], folder / "rekor", "--checkpoint-interval", "200ms", "--batch-max-age", "50ms", host=host))
+        times = enter(_timestamps(programs["timestamp"], folder / "timestamps", tsa_root, host))
         ctlog = enter(_ctlog(programs["ctlog"], folder / "ctlog", folder / "fulcio" / "root.pem"))
-        fulcio = enter(_fulcio(programs["fulcio"], folder / "fulcio", (told.url, *issuers), ctlog.url, environment))
+        fulcio = enter(_fulcio(programs["fulcio"], folder / "fulcio", (told.url, *issuers), ctlog.url, host, environment))
         rekor_key, ct_key = _public(folder / "rekor" / "key.pem"), _public(folder / "ctlog" / "key.pem")
         (tsa_leaf,) = x509.load_pem_x509_certificates((folder / "timestamps" / "chain.pem").read_bytes())[:1]
         document = {

@@ -1,4 +1,4 @@
-"""A real S3 server on a free port of 127.0.0.1, over a folder of the test run."""
+"""A real S3 server on a free port, over a folder of the test run."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextmanager
-def running(program: Path, folder: Path) -> Iterator[S3Server]:
+def running(program: Path, folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """While the context lasts."""
     data = folder / "buckets"
     data.mkdir(parents=True)
     port, log = free_port(), folder / "log.txt"
     environment = {"ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET, "HOME": str(folder), "PATH": "/usr/bin:/bin"}
-    command = [str(program), "-p", f"127.0.0.1:{port}", "-q", "--health", "/health", "posix", str(data)]
+    command = [str(program), "-p", f"{host}:{port}", "-q", "--health", "/health", "posix", str(data)]
     with log.open("wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=folder) as process:
         try:
-            _wait(f"http://127.0.0.1:{port}", process, log)
-            yield S3Server(f"http://127.0.0.1:{port}", data)
+            _wait(f"http://{host}:{port}", process, log)
+            yield S3Server(f"http://{host}:{port}", data)
         finally:
             process.terminate()
             try:
