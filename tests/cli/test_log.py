@@ -59,6 +59,15 @@ def test_a_foreign_key_is_refused(knhk: Any, log: Any, tmp_path: Path) -> None:
     assert any(row["where"].startswith("checkpoint") for row in answer.out["bad"])
 
 
+def test_a_copy_without_keys_json_is_verified_by_one_that_is_given(knhk: Any, log: Any, tmp_path: Path) -> None:
+    """As a mirror has none."""
+    (log.dir / "keys.json").rename(tmp_path / "keys.json")
+    alone = knhk("log", "verify", log.dir)
+    assert (alone.exit, [row["what"] for row in alone.out["bad"]]) == (1, ["1 policy events cannot be checked without a good keys.json"])
+    given = knhk("log", "verify", log.dir, "--keys", tmp_path / "keys.json")
+    assert (given.exit, given.out["bad"]) == (0, []), given.text
+
+
 @pytest.mark.parametrize(
     ("need", "told"), [("1 us", []), ("2 us ap", ["is cosigned by witness/us: must be by a quorum of the policy's witnesses"])]
 )

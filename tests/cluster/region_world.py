@@ -107,11 +107,11 @@ class Region(World):
 
     @property
     def published(self) -> Path:
-        return self.s3.folder / "eu" / "log"
+        return self.s3.folder / "region-eu" / "log"
 
     @property
     def mirror(self) -> Path:
-        return self.s3.folder / "us" / "mirrors" / self.log_name
+        return self.s3.folder / "region-us" / "mirrors" / self.log_name
 
     @property
     def log_name(self) -> str:
@@ -198,12 +198,12 @@ class Region(World):
         folder = self.folder / "overlay"
         folder.mkdir()
         settings = {
-            "KNHK_REGISTRY": self.packs, "KNHK_AGENT_IMAGE": self.image, "KNHK_ORIGIN": ORIGIN, "KNHK_LOG_STORE": "s3://eu/log",
-            "KNHK_DELTA": "s3://eu/delta", "KNHK_WITNESS_CA": "/etc/knhk/witnesses/ca.crt",
+            "KNHK_REGISTRY": self.packs, "KNHK_AGENT_IMAGE": self.image, "KNHK_ORIGIN": ORIGIN, "KNHK_LOG_STORE": "s3://region-eu/log",
+            "KNHK_DELTA": "s3://region-eu/delta", "KNHK_WITNESS_CA": "/etc/knhk/witnesses/ca.crt",
         }  # fmt: skip
         watching = {
             "KNHK_WITNESS_NAME": WITNESS,
-            "KNHK_WITNESS_MIRROR": "s3://us/mirrors",
+            "KNHK_WITNESS_MIRROR": "s3://region-us/mirrors",
             "watched": f"log {self.vkey} {log_url}\nquorum none\n",
             "roots": f"{ORIGIN} {(self.keys / 'root.pub').read_text()}",
         }

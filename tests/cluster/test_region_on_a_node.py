@@ -72,7 +72,7 @@ def region(
         (folder / "sigstore").mkdir()
         sigstore = enter(private_sigstore(programs, folder / "sigstore", (ISSUER,), to_it, machine.HOST))
         s3 = enter(running(programs["versitygw"], folder / "s3", machine.HOST))
-        for name in ("eu", "us"):
+        for name in ("region-eu", "region-us"):
             s3.bucket(name)
         found = Region(
             node,
@@ -86,7 +86,7 @@ def region(
             sigstore=sigstore,
         )
         (folder / "log").symlink_to(found.published)
-        url = enter(served(s3.folder / "eu"))
+        url = enter(served(s3.folder / "region-eu"))
         stack.callback(definitions.install, node.client)  # they go as well, and other tests need them
         stack.callback(found.remove)
         found.install(f"{url}/log")
@@ -139,9 +139,8 @@ def test_the_log_is_published_with_a_witness_s_cosignature_and_mirrored(region: 
     size = told["size"]
     region.until(lambda: open_checkpoint(region.held(size), parse_vkey(region.vkey)).size >= size)
     assert is_mirrored(region.held(size), region.witness)
-    copied = region.knhk(*verify[:-2], region.mirror)
+    copied = region.knhk(*verify[:-2], "--keys", region.keys / "keys.json", region.mirror)
     assert (copied["bad"], copied["size"] >= size) == ([], True)
-    assert "keys.json" in {path.name for path in region.mirror.iterdir()}
     # A quorum that this witness is not does not pass.
     policy.write_text(region.policy.replace("group others 1 us", f"witness ap {other_witness()}\ngroup others 2 us ap"))
     refused = region.knhk(*verify, region.published, expect=1)
@@ -190,7 +189,7 @@ def test_what_was_decided_is_decided_again_by_pods_from_the_store(region: Region
     size = until_archived(region)
     authority = region.node.cluster.authority.read_bytes()
     region.node.apply(secret("registry-of-tests", {"ca.crt": authority}))
-    store = ("s3://eu/delta", "--log=s3://eu/log", "--secret=knhk-log-store")
+    store = ("s3://region-eu/delta", "--log=s3://region-eu/log", "--secret=knhk-log-store")
     pulled = (f"--pull={region.node.cluster.registry_tls}/knhk", "--pull-secret=registry-of-tests")
     confirmed(region, replayed(region, "replay", size, *store, *pulled), size)
 
@@ -200,7 +199,7 @@ def test_the_same_from_a_volume_that_is_read_only(region: Region) -> None:
     size = until_archived(region)
     copy = region.folder / "copy"
     for name in ("log", "delta"):
-        shutil.copytree(region.s3.folder / "eu" / name, copy / name)
+        shutil.copytree(region.s3.folder / "region-eu" / name, copy / name)
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -217,12 +216,12 @@ def until_archived(region: Region) -> int:
     size = open_checkpoint((region.published / "checkpoint").read_bytes(), parse_vkey(region.vkey)).size
 
     def unrecorded() -> int:
-        place = ("log", "replay", region.s3.folder / "eu" / "delta", "--log", region.published, "--size", size)
+        place = ("log", "replay", region.s3.folder / "region-eu" / "delta", "--log", region.published, "--size", size)
         told = region.knhk(*place, "--root", region.keys / "root.pub", "--registry", region.folder / "none", expect=1)
         found: int = told["unrecorded"]
         return found
 
-    region.until(lambda: (region.s3.folder / "eu" / "delta" / "_commits").is_dir() and not unrecorded())
+    region.until(lambda: (region.s3.folder / "region-eu" / "delta" / "_commits").is_dir() and not unrecorded())
     return size
 
 

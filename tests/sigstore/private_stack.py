@@ -280,7 +280,7 @@ def _fulcio(program: Path, folder: Path, believed: tuple[str, ...], ctlog: str, 
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
     def command(http: str, grpc: str, metrics: str) -> tuple[str, ...]:
-        where = ("--host", host, "--port", http, "--grpc-host", host, "--grpc-port", grpc, "--metrics-port", metrics)
+        where = ("--host", host, "--port", http, "--grpc-host", HOST, "--grpc-port", grpc, "--metrics-port", metrics)
         ca = ("--ca", "fileca", "--fileca-cert", str(folder / "root.pem"), "--fileca-key", str(folder / "key.pem"))
         more = ("--fileca-key-passwd", PASSWORD, "--config-path", str(folder / "config.yaml"), "--ct-log-url", f"{ctlog}/ct")
         return (str(program), "serve", *where, *ca, *more, "--legacy-unix-domain-socket", str(folder / "legacy.sock"))

@@ -72,6 +72,7 @@ FOUND = array(obj(where=string(), what=string()))
         DIR,
         VKEY,
         ROOT,
+        KEYS,
         Argument(
             "--witnesses", help="tlog-policy, of whose witnesses a quorum must have cosigned the checkpoint", kind=Path, metavar="FILE"
         ),
@@ -90,7 +91,7 @@ FOUND = array(obj(where=string(), what=string()))
     examples=(
         "knhk log verify .knhk/log",
         "knhk log verify ./log --vkey 'knhk.dev/local+0123abcd+AQ…' --root root.pub -o json | jq .bad",
-        "knhk log verify ./mirror --root root.pub --witnesses policy",
+        "knhk log verify ./mirror --root root.pub --keys keys.json --witnesses policy",
     ),
     exits={FAULTS: "something does not verify; each is listed in `bad`"},
 )
@@ -101,7 +102,8 @@ def verify(call: Call) -> Outcome:
 
     folder = _log_dir(call)
     policy = read_policy(call.args.witnesses) if call.args.witnesses else None
-    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder), policy)
+    keys = call.args.keys.read_bytes() if call.args.keys else None
+    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder), policy, keys)
     data = report_json(report)
     summary = tuple((name, str(data[name])) for name in ("size", "root", "receipts", "leaves", "events", "observations", "erased"))
     tables = [Table("", ("", ""), summary)]

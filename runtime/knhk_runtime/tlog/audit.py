@@ -172,8 +172,8 @@ class _Audit:
             else:
                 self.bad(f"{path} hash {i} (offset {i * HASH})", f"is not what {source} gives")
 
-    def signed_keys(self, root_public: bytes | None) -> Keys | None:
-        if (keys := self.folder.read("keys.json", needed=False)) is None:
+    def signed_keys(self, root_public: bytes | None, given: bytes | None) -> Keys | None:
+        if (keys := ("", given) if given is not None else self.folder.read("keys.json", needed=False)) is None:
             return None
         named = self.folder.read("root.pub", needed=False) if root_public is None else None
         if root_public is None and named is None:
@@ -298,10 +298,12 @@ class _Audit:
                 self.note(f"{where} leaf {arm}", "is not in the log yet")
 
 
-def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None, policy: Policy | None = None) -> Report:
+def verify_log(
+    log_dir: str | Path, vkey: str, root_public: bytes | None = None, policy: Policy | None = None, keys_json: bytes | None = None
+) -> Report:
     """Report over the log in `log_dir`. `vkey`: the trusted checkpoint key in note format. `root_public`: the pinned root key
     (raw, 32 bytes); without it the folder's own root.pub is used, which shows damage but not a forger who replaced both. `policy`: a
-    quorum of its witnesses must have cosigned the checkpoint.
+    quorum of its witnesses must have cosigned the checkpoint. `keys_json`: in place of the folder's own, which a mirror has not.
     Raises Bad only for a malformed `vkey`."""
     verifier, audit = parse_vkey(vkey), _Audit(Path(log_dir))
     checkpoint = audit.checkpoint(verifier, policy)
@@ -312,7 +314,7 @@ def verify_log(log_dir: str | Path, vkey: str, root_public: bytes | None = None,
     audit.tiles(tiles | _needed(min(size, len(audit.places))), checkpoint)
     if size > len(audit.places):
         audit.bad("checkpoint", f"covers {size} entries, the folder has {len(audit.places)}")
-    audit.check_keys(audit.signed_keys(root_public), verifier)
+    audit.check_keys(audit.signed_keys(root_public, keys_json), verifier)
     audit.observations()
     report = audit.report
     report.size, report.root = size, checkpoint.root.hex() if checkpoint else ""
