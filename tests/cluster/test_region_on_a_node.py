@@ -176,9 +176,9 @@ def test_receipt_and_image_are_signed_by_the_accounts_of_the_pods(region: Region
 
 
 def notarised(region: Region) -> dict[str, Any]:
-    """A Receipt of a promotion that has somebody outside."""
+    """A Receipt of a promotion that has somebody outside, as the log says, too."""
     rows = region.client.call("GET", collection("Receipt", NS))["items"]
-    return next((row for row in rows if row["spec"]["event"] == "Promoted" and "sigstore" in row.get("status", {})), {})
+    return next((row for row in rows if row["spec"]["event"] == "Promoted" and "sigstoreIndex" in row.get("status", {})), {})
 
 
 # ---- replay --------------------------------------------------------------------------------------
