@@ -92,7 +92,15 @@ def test_a_secret_goes_only_where_an_administrator_lets_it(house: House) -> None
     house.follow("  credentials: {secretRef: {name: database}}\n")
     house.world.run(6)
     assert house.ready() == ("False", "NotTrusted")
-    assert "Secret erp/database: must be among the secrets that may be sent to" in house.message()
+    assert "Secret erp/database: must be among the secrets of" in house.message()
+
+
+def test_signers_are_read_of_no_secret_that_no_administrator_names(house: House) -> None:
+    house.secrets.known["erp", "keys"] = {"allowed_signers": b"eve@example.com ssh-ed25519 AAAA\n"}
+    house.follow("  signature: {require: Signed, secretRef: {name: keys}}\n")
+    house.world.run(4)
+    assert house.ready() == ("False", "NotTrusted")
+    assert "Secret erp/keys: must be among the secrets of" in house.message()
 
 
 def test_a_branch_that_nobody_names_is_applied_and_not_merged(house: House) -> None:

@@ -42,7 +42,10 @@ SHEET = Obj(
                     "url": Str("Address; with / at its end all below it.", max=1024, min=1, rules=(_REPOSITORY, _WHOLE)),
                     "namespaces": List("Namespaces whose PolicyRepositories may follow it.", _NAME, max=256, min=1),
                     "secrets": List(
-                        "Secrets of these namespaces that may be sent there and to its forge. Default: none.", _NAME, max=256, default=()
+                        "Secrets of these namespaces that may be sent there and to its forge, or read for its signers. Default: none.",
+                        _NAME,
+                        max=256,
+                        default=(),
                     ),
                     "branches": List(
                         "Branches whose commits count as merged. Default: none.", Str("A branch.", max=255, min=1), max=64, default=()

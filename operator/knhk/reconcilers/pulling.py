@@ -157,7 +157,8 @@ class Puller:
         spec = repository.spec["signature"]
         lines = [_signer(row) for row in spec["signers"]]
         if "secretRef" in spec:
-            lines.append(_text(self.git, repository.namespace, spec["secretRef"]["name"], "allowed_signers"))
+            told, name = _trusted(self.git.trusts.read(), repository), spec["secretRef"]["name"]
+            lines.append(_text(_secret(self.git, told, repository, name), f"{repository.namespace}/{name}", "allowed_signers"))
         return Policy(spec["require"] == "Signed", "\n".join(lines) + "\n")
 
 
@@ -204,7 +205,7 @@ def _trusted(trust: Trust, repository: Resource) -> TrustedRepository:
 
 def _secret(git: Git, told: TrustedRepository, repository: Resource, name: str) -> Mapping[str, bytes]:
     if name not in told.secrets:
-        must = f"must be among the secrets that may be sent to {told.url} and its forge: {HOW}"
+        must = f"must be among the secrets of {told.url}: {HOW}"
         raise Stalled("NotTrusted", f"Secret {repository.namespace}/{name}: {must}")
     return git.secrets.read(repository.namespace, name)
 
@@ -215,10 +216,9 @@ def chosen(repository: Resource) -> tuple[str, ...]:
     return () if "" in stems else tuple(stems)
 
 
-def _text(git: Git, namespace: str, name: str, key: str) -> str:
-    found = git.secrets.read(namespace, name)
+def _text(found: Mapping[str, bytes], name: str, key: str) -> str:
     if key not in found:
-        raise Stalled("NoSecret", f"{namespace}/{name}: must have the key {key}")
+        raise Stalled("NoSecret", f"{name}: must have the key {key}")
     return found[key].decode(errors="replace")
 
 
