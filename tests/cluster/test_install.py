@@ -147,7 +147,8 @@ def nobody_is_locked_out(kubectl: Kubectl) -> None:
     where guards are asked for."""
     policies = names(kubectl, "validatingadmissionpolicies")
     assert policies == names(kubectl, "validatingadmissionpolicybindings")
-    assert policies >= {"approvals.knhk.dev", "knhk-guarded-pods", "knhk-no-way-round", "knhk-trust"}
+    assert policies >= {"approvals.knhk.dev", "removals.knhk.dev", "knhk-guarded-pods", "knhk-no-way-round", "knhk-trust"}
+    kubectl("label", "namespace", "erp", "knhk.dev/require-merged-commit=true")  # what is deleted whole takes along what is held in it
     assert names(kubectl, "mutatingwebhookconfigurations") == names(kubectl, "validatingwebhookconfigurations") == {"knhk-admission"}
     kubectl("apply", "-f", str(NEWER_EXAMPLE))
     kubectl("run", "free", "-n", "erp", "--image=app")

@@ -16,6 +16,7 @@ from knhk.api import parse
 from knhk.model.canonical import canonical
 from knhk.model.faults import NotFound
 from knhk.model.resource import Key
+from knhk.reconcilers.provenance import spec_digest
 
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
@@ -244,3 +245,106 @@ def test_a_lower_level_of_receipts_must_be_merged_a_higher_one_counts_at_once(ho
     house.world.until(lambda: document(house)["stable"]["durability"] == "disk")
     (told,) = house.predicates("Loosened")
     assert told["evidence"]["loosened"] == [{"field": "receipts.durability", "was": "log", "is": "disk"}]
+
+
+def test_a_flag_that_was_deleted_by_hand_holds_until_a_merged_commit_takes_it_away(house: House) -> None:
+    house.repo.commit({"flag.yaml": flag("off"), "pack.yaml": pack("1.1.0", bundles="{name: roles}", constraint="sh:minCount 2")})
+    house.pulled()
+    house.world.until(lambda: house.world.ready(PACK)["reason"] == "Held")
+    house.follow("  suspend: true\n")
+    house.world.store.delete(FLAG)
+    house.world.run(10)
+    house.world.start()  # whoever leads next knows it, too
+    house.world.run(10)
+    assert (document(house)["mode"], document(house)["flags"]) == ("Shadow", {"canary": "off"})
+    assert "FeatureFlag canary: it was deleted by hand, and commit" in house.world.ready(PACK)["message"]
+    house.follow()
+    house.repo.commit({"flag.yaml": None})
+    house.pulled()
+    house.world.until_phase("Live", "1.1.0")
+
+
+def test_the_guard_of_a_point_that_was_deleted_by_hand_runs_on_until_a_merged_commit_takes_it_away(house: House) -> None:
+    before, placed = document(house), house.world.placement.running["erp/p1"]
+    house.follow("  suspend: true\n")
+    house.world.store.delete(POINT)
+    house.world.run(20)
+    house.world.start()
+    house.world.run(20)
+    assert (house.world.placement.running["erp/p1"], document(house)) == (placed, before)
+    assert "its guard runs on: it was deleted by hand" in house.world.store.events(POINT)[-1].message
+    stops(house, by_hand(house, point(baseline="Admit")))
+    assert document(house)["baseline"] == "Deny"
+    house.world.store.delete(POINT)
+    house.follow()
+    house.pulled()
+    house.world.until(lambda: house.has(POINT) and reason(house, POINT) == "Running")
+    assert document(house)["stable"]["version"] == "1.0.0"
+    house.repo.commit({"point.yaml": None, "pack.yaml": None})
+    house.pulled()
+    house.world.until(lambda: "erp/p1" not in house.world.placement.running)
+    assert house.ready() == ("True", "Applied")
+    assert "EnforcementPoint" not in {row["kind"] for row in house.status_of().status["applied"]}
+
+
+def test_a_pack_that_was_deleted_by_hand_stays_enforced_and_is_live_when_it_comes_again(house: House) -> None:
+    by_hand(house, pack("1.0.0", bundles="{name: roles}") + "  receipts: {durability: log}\n")
+    house.world.until(lambda: document(house)["stable"].get("durability") == "log")
+    before = document(house)
+    house.follow("  suspend: true\n")
+    house.world.store.delete(PACK)
+    house.world.run(20)
+    assert (document(house)["stable"], document(house)["data"]) == (before["stable"], before["data"])
+    by_hand(house, pack("9.0.0", constraint="sh:minCount 0"))
+    house.world.until(lambda: reason(house, PACK) == "NotMerged")
+    house.world.run(20)
+    assert document(house)["stable"] == before["stable"]
+    by_hand(house, pack("9.0.0", name="other", constraint="sh:minCount 0"))
+    house.world.store.delete(PACK)
+    house.world.run(20)
+    assert document(house)["stable"] == before["stable"]
+    house.world.store.delete(Key("PolicyPack", "erp", "other"))
+    house.follow()
+    house.pulled()
+    house.until_live()
+    assert document(house)["stable"]["digest"] == before["stable"]["digest"]
+    assert house.world.kinds().count("Promoted") == 1
+    house.repo.commit({"pack.yaml": None})
+    house.pulled()
+    house.world.until(lambda: document(house)["stable"] is None)
+
+
+@pytest.mark.parametrize("turned", ["paths: [elsewhere/*.yaml]", "branch: other"])
+def test_who_writes_a_policy_repository_takes_nothing_away_that_no_merged_commit_did(house: House, turned: str) -> None:
+    house.repo.git("switch", "--quiet", "--create", "other")
+    house.repo.commit({"roles.yaml": None, "point.yaml": None, "pack.yaml": None, "README.md": "nothing"})
+    house.repo.git("switch", "--quiet", "main")
+    house.follow(f"  {turned}\n")
+    house.pulled()
+    house.world.run(10)
+    assert {key for key in (POINT, DATA, PACK) if not house.has(key)} == set()
+    assert house.ready() == ("False", "Conflicts")
+    assert "namespace erp lets go only what a merged commit took away" in house.message()
+    house.follow()
+    house.repo.commit({"roles.yaml": None, "pack.yaml": pack("1.0.1")})
+    house.pulled()
+    house.until_live("1.0.1")
+    assert not house.has(DATA)
+
+
+def test_a_label_makes_a_repository_take_nothing_away(house: House) -> None:
+    (resource,) = parse(bundle(name="more"), "hand.yaml")
+    house.world.merged_only = frozenset()
+    house.world.start()
+    house.world.store.apply(resource)
+    house.world.run(8)
+    house.world.merged_only = frozenset({"erp"})
+    house.world.start()
+    key = Key("DataBundle", "erp", "more")
+    found = house.world.get(key)
+    house.world.store.update(
+        replace(found, labels={OWNER: "erp.policies"}, annotations={"knhk.dev/applied": spec_digest(found), "knhk.dev/commit": "0" * 40})
+    )
+    house.pulled()
+    assert house.has(key)
+    assert "its commit was not noted" in house.message()

@@ -14,12 +14,14 @@ class Client:
 
     def __init__(self, **labels: dict[str, str]) -> None:
         self.labels = labels
+        self.leaving: frozenset[str] = frozenset()
 
     def call(self, method: str, path: str) -> dict[str, Any]:
         name = path.rpartition("/")[2]
         if name not in self.labels:
             raise NotFound(path)
-        return {"metadata": {"name": name, "labels": self.labels[name]}}
+        leaves = {"deletionTimestamp": "2026-01-01T00:00:00Z"} if name in self.leaving else {}
+        return {"metadata": {"name": name, "labels": self.labels[name], **leaves}}
 
 
 class Later(SystemClock):
@@ -41,3 +43,10 @@ def test_a_namespace_that_is_gone_takes_nothing_forward_and_is_looked_up_again_l
     assert found.requires_merged_commit("gone")
     clock.now_s += FRESH_S
     assert not found.requires_merged_commit("gone")
+
+
+def test_a_namespace_that_goes_takes_along_what_is_in_it() -> None:
+    client, clock = Client(erp={LABEL: "true"}, crm={LABEL: "true"}), Later()
+    client.leaving = frozenset({"crm"})
+    found = KubeNamespaces(client, clock)  # type: ignore[arg-type]
+    assert [found.is_leaving(name) for name in ("erp", "crm", "gone")] == [False, True, True]

@@ -15,3 +15,7 @@ class ChosenNamespaces:
 
     def requires_merged_commit(self, namespace: str) -> bool:
         return bool(self.names & {ALL, namespace})
+
+    def is_leaving(self, namespace: str) -> bool:
+        """Nobody deletes a namespace of a home: it is a word."""
+        return False

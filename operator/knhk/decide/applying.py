@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from knhk.model.resource import Key
@@ -40,9 +40,16 @@ class Plan:
     held: Mapping[Key, str]
 
 
-def plan(owner: str, wanted: Mapping[Key, Wanted], present: Mapping[Key, Present], denied: Collection[str]) -> Plan:
+def plan(
+    owner: str,
+    wanted: Mapping[Key, Wanted],
+    present: Mapping[Key, Present],
+    denied: Collection[str],
+    stays: Callable[[Key], str] = lambda key: "",
+) -> Plan:
     """`present`: what the store has of `wanted`, and all that belongs to the owner. Only what it made is changed or pruned, and only
-    while nobody else changed it. What is denied, and what conflicts, stays as it is."""
+    while nobody else changed it. What is denied, and what conflicts, stays as it is. `stays`: why an object is not pruned all the same;
+    empty when it may be."""
     conflicts: dict[Key, str] = {}
     held: dict[Key, str] = {}
     apply: list[Key] = []
@@ -58,10 +65,12 @@ def plan(owner: str, wanted: Mapping[Key, Wanted], present: Mapping[Key, Present
     prune: list[Key] = []
     for key in present.keys() - wanted.keys():
         have = present[key]
-        if have.owner == owner and have.applied == have.digest:
-            prune.append(key)
-        elif have.owner == owner:
+        if have.owner == owner and have.applied != have.digest:
             conflicts[key] = "it is not in the repository, and not as it was applied: delete it, or take the label away"
+        elif have.owner == owner and (why := stays(key)):
+            conflicts[key] = why
+        elif have.owner == owner:
+            prune.append(key)
     return Plan(tuple(sorted(apply, key=_place)), tuple(sorted(prune, key=_place, reverse=True)), conflicts, held)
 
 

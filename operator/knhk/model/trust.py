@@ -42,8 +42,8 @@ class TrustedForge:
 @dataclass(frozen=True)
 class TrustedRepository:
     """`url`: of one repository, or, with / at its end, of all below. `namespaces`: whose PolicyRepositories may follow it; `secrets`: of
-    those namespaces, which may be sent there, or read for whose signatures it takes; `branches`: what they have counts as merged, if
-    `signed` only what a known key signed; `forge`: address of the forge that tells of it; `insecure`: credentials may go over plain http."""
+    those namespaces, which may be sent there, or read for signers; `branches`: what they have counts as merged, if `signed` only what a
+    known key signed; `forge`: address of the forge that tells of it; `insecure`: credentials may go over plain http."""
 
     url: str
     namespaces: frozenset[str]

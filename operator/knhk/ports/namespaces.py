@@ -12,9 +12,16 @@ class Namespaces(Protocol):
         """Whether only what a merged commit says may be enforced."""
         ...
 
+    def is_leaving(self, namespace: str) -> bool:
+        """Whether a namespace is being deleted, or is gone: all that is in it goes with it."""
+        ...
+
 
 class NoDemands:
     """Everything may be enforced, by whatever hand it was applied."""
 
     def requires_merged_commit(self, namespace: str) -> bool:
+        return False
+
+    def is_leaving(self, namespace: str) -> bool:
         return False

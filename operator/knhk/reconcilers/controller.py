@@ -18,8 +18,9 @@ from knhk.reconcilers.bundles import BundleReconciler
 from knhk.reconcilers.claims import data_named, points_named
 from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.consents import ConsentReconciler
-from knhk.reconcilers.context import REQUESTED, Journal, Ports
-from knhk.reconcilers.counting import RESTS, not_counted, rest
+from knhk.reconcilers.context import REQUESTED, Journal, Ports, say
+from knhk.reconcilers.counting import REASON as NOT_MERGED
+from knhk.reconcilers.counting import RESTS, not_counted, not_gone, rest
 from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.keeping import Keeping
@@ -45,6 +46,7 @@ KINDS = (
     "PolicyRepository",
 )
 FAULT_RETRY_S = 1.0
+LOOK_S = 1.0  # at what runs for an object that was deleted by hand
 LEAST_S = 1e-3
 TICK_S = 0.05
 TURN_S = 0.25  # then changes are looked at again, whatever is due
@@ -72,6 +74,7 @@ class Controller:
     _revision: int = -1
     _said: str = ""
     _known: dict[Key, Resource] = field(default_factory=dict)  # as last seen: what a deletion that nobody saw leaves behind
+    _left: set[Key] = field(default_factory=set)  # points that were deleted by hand, and whose guards run on
 
     def __post_init__(self) -> None:
         self._notarising = Notarising(self.ports, lambda key: self._keeping.witnessed(key))
@@ -191,6 +194,7 @@ class Controller:
         known = self._known.get(resource.key)
         if known is not None and known.uid == resource.uid:
             del self._known[resource.key]
+        self._left.discard(resource.key)
         self.journal.outlive(resource)
         if resource.kind == "PolicyPack":
             self._packs.gone(resource)
@@ -324,11 +328,20 @@ class Controller:
         if key.kind != "EnforcementPoint":
             return None
         try:
+            if why := not_gone(self.ports, key):
+                return self._runs_on(key, why)
             self.ports.placement.remove(f"{key.namespace}/{key.name}")
         except (KnhkError, OSError) as error:
             _log.warning("%s is not ended yet: %s", key, error)
             return FAULT_RETRY_S
         return None
+
+    def _runs_on(self, key: Key, why: str) -> float:
+        """The guard of a point whose deletion does not count."""
+        if key not in self._left:
+            self._left.add(key)
+            say(self.ports, key, NOT_MERGED, f"its guard runs on: {why}", warning=True)
+        return LOOK_S
 
 
 def _result(again_s: float | None) -> Result:

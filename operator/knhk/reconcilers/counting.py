@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from knhk.api.conditions import ready_of
 from knhk.model.faults import NotFound, Waiting
-from knhk.model.resource import Resource
+from knhk.model.resource import Key, Resource
 from knhk.reconcilers.context import Ports, say, write_status
-from knhk.reconcilers.provenance import unmerged
+from knhk.reconcilers.provenance import still_said, unmerged
 
 REASON = "NotMerged"
 RESTS = ("DataBundle", "SchemaVersion", "HookRegistry")  # nothing is made of them until they are merged
@@ -22,6 +22,20 @@ def not_merged(ports: Ports, resource: Resource) -> str:
         return str(error)
     why = unmerged(ports.store, ports.trusts, resource)
     return f"namespace {resource.namespace} takes only what a merged commit says: {why}; what it said before stays" if why else ""
+
+
+def not_gone(ports: Ports, key: Key) -> str:
+    """Why the deletion of an object does not count, for people; empty when it does: where only merged commits count, what one says is
+    taken away by one. A namespace that is deleted takes everything along. While nobody can tell nothing goes."""
+    try:
+        if not ports.namespaces.requires_merged_commit(key.namespace) or ports.namespaces.is_leaving(key.namespace):
+            return ""
+    except Waiting as waiting:
+        return str(waiting)
+    source = still_said(ports.store, ports.trusts, key)
+    if source is None:
+        return ""
+    return f"it was deleted by hand, and commit {source.commit[:12]} of {source.repository} still says it; what it said before stays"
 
 
 def is_resting(resource: Resource) -> bool:

@@ -13,7 +13,7 @@ from knhk.model.faults import NotFound
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.reconcilers.context import Journal, Ports, remembered, write_status
-from knhk.reconcilers.counting import not_counted, rest
+from knhk.reconcilers.counting import not_counted, not_gone, rest
 from knhk.reconcilers.documents import published, told
 from knhk.reconcilers.provenance import spec_digest
 
@@ -30,17 +30,26 @@ def context_of(point: Resource) -> Context:
 
 def switched_at(ports: Ports, point: Resource, pack: str) -> Switched:
     """What the flags of a pack say of a point. One that does not count lets nothing go: its canary is held, and the document says of it
-    what it said before. Of a point that does not count nobody knows what flags say: they look at its spec."""
-    flags = [flag for flag in ports.store.list("FeatureFlag", point.namespace).resources if flag.spec["pack"] == pack]
+    what it said before; so does one whose deletion does not count. Of a point that does not count nobody knows what flags say: they look at
+    its spec."""
+    every = ports.store.list("FeatureFlag", point.namespace).resources
+    flags = [flag for flag in every if flag.spec["pack"] == pack]
     unknown = not_counted(ports, point) if flags else ""
     why = {flag.name: unknown or not_counted(ports, flag) for flag in flags}
     found = switched((to_flag(flag) for flag in flags if not why[flag.name]), context_of(point))
+    why |= _not_gone(ports, point, {flag.name for flag in every})
     resting = [name for name in why if why[name]]
     if not resting:
         return found
     before = (told(ports, f"{point.namespace}/{point.name}") or {}).get("flags", {})
     kept = {name: before[name] for name in resting if name in before}
     return Switched({**found.variants, **kept}, found.held or f"FeatureFlag {resting[0]}: {why[resting[0]]}")
+
+
+def _not_gone(ports: Ports, point: Resource, there: set[str]) -> dict[str, str]:
+    """The flags that the point was told and that are not there, and why that does not count."""
+    document = published(ports, f"{point.namespace}/{point.name}") or {}
+    return {name: not_gone(ports, Key("FeatureFlag", point.namespace, name)) for name in document.get("flags", {}) if name not in there}
 
 
 @dataclass(frozen=True)

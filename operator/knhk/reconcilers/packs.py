@@ -58,7 +58,7 @@ from knhk.reconcilers.loosening import KIND as LOOSENED
 from knhk.reconcilers.loosening import UNAPPROVED, Loosening, stages_of
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
-from knhk.reconcilers.points import PointReconciler, assignment_of, owner_of, rolls, untold
+from knhk.reconcilers.points import PointReconciler, assignment_of, enforced_still, owner_of, rolls, untold
 from knhk.reconcilers.provenance import source_of, unmerged
 from knhk.reconcilers.retention import Retention
 from knhk.reconcilers.revisions import (
@@ -178,9 +178,13 @@ class PackReconciler:
             self._write(pack, pack.status, None, "Waiting", "the receipts of the pack that had this name must be written first")
             return JUDGE_EVERY_S
         rows = denied_before(self.journal.rollbacks(pack.namespace, pack.name))
-        if not rows and self._is_unseen(pack):
+        live = enforced_still(self.ports, pack)
+        if not (rows or live) and self._is_unseen(pack):
             return self.converge(replace(pack, status={**pack.status, "revision": self._revision(pack, None)}))
-        return self._begin(pack, {**pack.status, "denyList": rows} if rows else pack.status)
+        left: dict[str, Any] = {"denyList": rows} if rows else {}
+        if live is not None:
+            left["live"] = live | {"phase": Phase.LIVE.value, "phaseSince": rfc3339_ns(self.ports.clock.now_ns())}
+        return self._begin(pack, {**pack.status, **left})
 
     def _is_unseen(self, pack: Resource) -> bool:
         """Whether nothing was written of a pack yet, for a little while: what comes out of it is written with all that was before."""

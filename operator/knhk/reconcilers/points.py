@@ -19,7 +19,7 @@ from knhk.ports.placement import Placed
 from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.context import Journal, Ordered, Ports, remembered, say, write_status
 from knhk.reconcilers.counting import REASON as NOT_MERGED
-from knhk.reconcilers.counting import not_counted, rest
+from knhk.reconcilers.counting import not_counted, not_gone, rest
 from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says, told
 from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.loosening import KIND as LOOSENED
@@ -172,20 +172,22 @@ def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> As
     point = f"{resource.namespace}/{resource.name}"
     base = _base(ports, resource)
     if pack is None:
-        return base
+        stable, data = _stands(ports, resource)
+        return replace(base, stable=stable, data=data)
     live, revision = pack.status.get("live") or {}, pack.status.get("revision", {})
     switch = switched_at(ports, resource, pack.name)
     base = replace(base, flags=switch.variants)
-    if resource.name not in live.get("points", ()):
-        live = {}
-    stable = _reference(pack, live) if live else None
+    if resource.name in live.get("points", ()):
+        stable, data = _reference(pack, live), data_of(ports, point, live.get("data", ""))
+    else:
+        stable, data = _stands(ports, resource)
     if not rolls(revision) or resource.name not in revision["points"]:
-        return replace(base, stable=stable, data=data_of(ports, point, live.get("data", "")))
+        return replace(base, stable=stable, data=data)
     stage = stage_at(revision, resource.name)
     if stage < revision["stage"]:  # it has passed there
         return replace(base, stable=_reference(pack, revision), data=data_of(ports, point, revision.get("data", "")))
     if stage > revision["stage"]:
-        return replace(base, stable=stable, data=data_of(ports, point, live.get("data", "")))
+        return replace(base, stable=stable, data=data)
     enforced = revision["arm"] == Arm.CANARY and not switch.held
     waves = {row["point"]: row["below"] for row in revision.get("waves", ())}
     return replace(
@@ -194,9 +196,51 @@ def assignment_of(ports: Ports, resource: Resource, pack: Resource | None) -> As
         weight=revision["weight"] * 10 if enforced else 0,
         stable=stable,
         candidate=_reference(pack, revision),
-        data=data_of(ports, point, revision.get("data") or live.get("data", "")),
+        data=data_of(ports, point, revision["data"]) if revision.get("data") else data,
         wave=waves.get(resource.name, 0) if enforced and "wave" in revision else None,
     )
+
+
+def _stands(ports: Ports, resource: Resource) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """PACK and DATA that stay at a point that no pack has: of a pack that was deleted by hand where that does not count."""
+    point = f"{resource.namespace}/{resource.name}"
+    stable = (published(ports, point) or {}).get("stable")
+    document = told(ports, point) if stable and _is_missed(ports, stable) else None
+    if document is None or document["stable"] != stable:
+        return None, None
+    return stable, data_of(ports, point, (document["data"] or {}).get("name", ""))
+
+
+def _is_missed(ports: Ports, named: Mapping[str, Any]) -> bool:
+    """Whether a pack stays enforced that is not there as it was: it was deleted by hand, or made again since."""
+    key = Key("PolicyPack", named["namespace"], named["name"])
+    try:
+        again = ports.store.get(key)
+    except NotFound:
+        return bool(not_gone(ports, key))
+    try:
+        return "live" not in again.status and ports.namespaces.requires_merged_commit(key.namespace)
+    except Waiting:
+        return True
+
+
+def enforced_still(ports: Ports, pack: Resource) -> dict[str, Any] | None:
+    """What points run as stable under the name of a new pack, as what is live in a status: the one before it was deleted by hand where that
+    does not count. None of nothing."""
+    if not ports.namespaces.requires_merged_commit(pack.namespace):
+        return None
+    found = {}
+    for resource in ports.store.list("EnforcementPoint", pack.namespace).resources:
+        (stable, data), owner = _stands(ports, resource), owner_of(ports, resource)
+        if stable and stable["name"] == pack.name and (owner is None or not holds(owner, resource.name)):
+            found[resource.name] = stable, data
+    if not found:
+        return None
+    stable, data = next(iter(found.values()))
+    more = {"durability": stable["durability"]} if "durability" in stable else {}
+    more |= {"data": data["name"]} if data else {}
+    points = sorted(name for name, (other, _) in found.items() if other["digest"] == stable["digest"])
+    return {"version": stable["version"], "digest": stable["digest"], "generation": 0, "inputs": "", "points": points, **more}
 
 
 def stage_at(revision: Mapping[str, Any], point: str) -> int:

@@ -8,22 +8,24 @@ changes, and a crash in between is met by the same plan again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from knhk.decide.applying import ORDER, Plan, Present, Wanted, plan
 from knhk.lockchain import PolicyEvent
 from knhk.model.canonical import sha256_hex
+from knhk.model.commits import globbed
 from knhk.model.faults import Fault, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Phase
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.reconcilers.checking import Checker
 from knhk.reconcilers.context import Journal, Ports, fault_rows, say, write_status
-from knhk.reconcilers.provenance import SYSTEM, spec_digest
+from knhk.reconcilers.provenance import SYSTEM, behind, believed, spec_digest
 from knhk.reconcilers.pulling import Carried, Git, Pulled, Puller
 from knhk.reconcilers.reverting import Reverter
 
@@ -42,6 +44,8 @@ LOOK_S = 0.1
 EXPLAINED_WITHIN_S = 3.0  # a forge tells of a push before it says which pull request it was
 MAX_DENIED = 32
 DENIED_AT_ONCE = 8
+MAX_CONFLICTS = 512
+MAX_NOTED = 1024  # objects of a status: twice what a commit may carry, for what leaves
 
 _log = logging.getLogger("knhk.repositories")
 
@@ -193,13 +197,15 @@ class RepositoryReconciler:
         status = {**status, **_intent(repository, pulled, made)}
         status.pop("faults", None)
         if made.apply or made.prune:
-            repository = self._announce(repository, status, pulled, made)
+            leaving = _rows(repository, made.prune)  # noted until they are gone, or nobody could tell after a crash that they must go
+            noted = [*status["applied"], *leaving][:MAX_NOTED]
+            repository = self._announce(repository, {**status, "applied": noted}, pulled, made)
             faults = self._bring(repository, pulled, made)
             if faults:
                 rows, message = fault_rows(Refused(faults))
                 self._write(repository, {**_kept(repository), "faults": rows}, False, "NotApplied", message)
                 return left_s
-            status = _kept(repository)
+            status = {**_kept(repository), "applied": status["applied"]}
         self._finish(repository, status, pulled, made)
         return left_s
 
@@ -210,7 +216,24 @@ class RepositoryReconciler:
             with suppress(NotFound):
                 present[key] = _present(self.ports.store.get(key))
         denied = {row["commit"] for row in repository.status.get("denied", ()) if not _is_unsigned(row)}
-        return plan(owner_of(repository), wanted, present, denied)
+        return plan(owner_of(repository), wanted, present, denied, partial(self._stays, repository, pulled))
+
+    def _stays(self, repository: Resource, pulled: Pulled, key: Key) -> str:
+        """Why what the repository carries no more is not pruned, for people: where only merged commits count, a merged commit of where it
+        came from must have taken away its very file. Whoever writes a PolicyRepository takes nothing away with its address, branch or
+        paths, nor by a label. Empty when it may go."""
+        if not self.ports.namespaces.requires_merged_commit(key.namespace):
+            return ""
+        row, head = next(iter(_rows(repository, (key,))), None), pulled.source
+        source = None if row is None else behind(repository, row["commit"])
+        if row is None or source is None or (source.url, source.branch) != (head.url, head.branch):
+            why = "its commit was not noted as one of this address and branch"
+        elif not any(globbed(pattern).fullmatch(row["path"]) for pattern in repository.spec["paths"]):
+            why = f"spec.paths name {row['path']} no more"
+        else:
+            trust, nobody = believed(self.ports.trusts)
+            why = nobody or trust.doubt(head)
+        return f"namespace {key.namespace} lets go only what a merged commit took away: {why}" if why else ""
 
     def _owned(self, repository: Resource, kind: str) -> tuple[Resource, ...]:
         namespace = None if repository.namespace == SYSTEM else repository.namespace
@@ -394,9 +417,17 @@ def _intent(repository: Resource, pulled: Pulled, made: Plan) -> dict[str, Any]:
             known[each.source.commit] = each.source.document()
         elif key in before:
             rows.append(dict(before[key]))
-    commits = sorted({row["commit"] for row in rows} & known.keys())
-    conflicts = [{"object": str(key), "reason": why[:1024]} for key, why in sorted(made.conflicts.items())]
-    return {"applied": rows, "commits": [dict(known[commit]) for commit in commits], "conflicts": conflicts}
+    rows += _rows(repository, sorted(made.conflicts.keys() - pulled.carried.keys()))
+    noted = (*rows, *_rows(repository, made.prune))
+    commits = sorted({row["commit"] for row in noted} & known.keys())[:MAX_NOTED]
+    conflicts = [{"object": str(key), "reason": why[:1024]} for key, why in sorted(made.conflicts.items())][:MAX_CONFLICTS]
+    return {"applied": rows[:MAX_NOTED], "commits": [dict(known[commit]) for commit in commits], "conflicts": conflicts}
+
+
+def _rows(repository: Resource, keys: Iterable[Key]) -> list[dict[str, Any]]:
+    """What is noted of these objects."""
+    noted = {_key(row): dict(row) for row in repository.status.get("applied", ())}
+    return [noted[key] for key in keys if key in noted]
 
 
 def _kept(repository: Resource) -> dict[str, Any]:

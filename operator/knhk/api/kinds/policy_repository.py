@@ -136,7 +136,7 @@ STATUS = Obj(
         "signer": Str("Signer of the commit.", max=253),
         "lastPull": Str("When the repository was last read, RFC 3339.", max=40),
         "applied": List(
-            "Resources that the commit carries.",
+            "Resources that the commit carries, and those that it took away until they are gone, or that may not go.",
             Obj(
                 "One resource.",
                 {
@@ -149,9 +149,9 @@ STATUS = Obj(
                 },
                 required=("kind", "namespace", "name"),
             ),
-            max=512,
+            max=1024,
         ),
-        "commits": List("Commits that the resources come from, and who stands behind them.", SOURCE, max=512, key="commit"),
+        "commits": List("Commits that the resources come from, and who stands behind them.", SOURCE, max=1024, key="commit"),
         "conflicts": List(
             "Resources that are left as they are, because a person, or another repository, wrote them.",
             Obj(
