@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from promising_packs import P1, SEALED, approve, asking, at, events, live_world, reason
 from rollout_world import PACK, POINT, World, pack, point
-
-from knhk.api.conditions import ready_of
-from knhk.model.resource import Key, Resource
-
-P1 = Key("EnforcementPoint", "erp", "p1")
-ASKS = "  rollout:\n    approvals: [{stage: production, notAuthor: false}]\n"
-SEALED = "  maxUnwitnessedSeconds: 60\n  privacy: {subjects: [{attribute: who}]}\n"
-
-
-def asking(version: str, durability: str = "log", **more: Any) -> str:
-    return at(pack(version, **more), durability).replace("  rollout:\n", ASKS)
-
-
-def at(text: str, durability: str) -> str:
-    return text + f"  receipts: {{durability: {durability}}}\n"
-
-
-def approve(world: World, revision: str, person: str = "ada") -> None:
-    spec = {"pack": "orders", "revision": revision, "stage": "production", "approver": f"local:{person}"}
-    world.store.apply(Resource("Approval", "erp", f"{person}-{revision[7:15]}", spec))
-
-
-def reason(world: World, key: Key = PACK) -> str:
-    return str(ready_of(world.get(key).status).get("reason", ""))
-
-
-def events(world: World, kind: str = "Loosened") -> list[dict[str, Any]]:
-    return [s["predicate"] for s in world.log.statements() if s["predicate"]["kind"] == kind]
 
 
 @pytest.fixture
 def live() -> World:
-    """1.0.0 is live at the level log, approved, at a point that seals."""
-    world = World()
-    world.apply(point() + SEALED, asking("1.0.0"))
-    world.until(lambda: reason(world) == "Unapproved")
-    approve(world, world.get().status["revision"]["digest"])
-    world.until_phase("Live")
-    world.until(lambda: reason(world, P1) == "Running")
-    return world
+    return live_world()
 
 
 def test_a_level_is_lowered_by_an_event_that_says_what_was_and_what_is() -> None:
@@ -144,3 +108,77 @@ def test_a_point_without_a_pack_that_asks_anybody_promises_less_by_an_event() ->
     (told,) = events(world)
     assert [row["field"] for row in told["evidence"]["loosened"]] == ["maxUnwitnessedSeconds", "privacy"]
     assert PACK.name not in told.get("pack", {})
+
+
+# ---- whom a pack waits for ------------------------------------------------------------------------
+
+FREE = "  rollout:\n"
+
+
+def waits_for(text: str, rows: str) -> str:
+    return text.replace(FREE, f"{FREE}    approvals: [{rows}]\n")
+
+
+def test_approvals_taken_out_of_a_live_pack_are_asked_once_more(live: World) -> None:
+    assert live.get().status["promises"]["approvals"] == [{"point": "p1", "count": 1, "notAuthor": False}]
+    live.apply(at(pack("1.0.0"), "log"))
+    live.until(lambda: reason(live) == "Unapproved")
+    live.run(20)
+    loosening = live.get().status["loosening"]
+    assert (loosening["changes"], events(live)) == (["rollout.approvals is to be p1: nobody, and was p1: 1"], [])
+    approve(live, loosening["digest"], "eve")
+    live.until(lambda: "loosening" not in live.get().status)
+    (told,) = events(live)
+    assert told["evidence"]["loosened"] == [{"field": "rollout.approvals", "was": "p1: 1", "is": "p1: nobody"}]
+    assert told["evidence"]["approvedBy"] == ["local:eve"]
+    assert "promises" not in live.get().status
+    live.apply(at(pack("1.1.0", constraint="sh:minCount 1 ; sh:maxCount 9"), "log"))
+    live.until_phase("Live", "1.1.0")
+
+
+def test_a_version_that_takes_approvals_out_waits_for_them_all_the_same(live: World) -> None:
+    live.apply(at(pack("1.1.0", constraint="sh:minCount 1 ; sh:maxCount 9"), "ring"))
+    live.until(lambda: reason(live) == "Unapproved")
+    live.start()
+    live.run(20)
+    assert live.document()["mode"] == "Shadow"
+    approve(live, live.get().status["revision"]["digest"])
+    live.until_phase("Live", "1.1.0")
+    live.until(lambda: reason(live) == "Unapproved")
+    loosening = live.get().status["loosening"]
+    assert [row.partition(" ")[0] for row in loosening["changes"]] == ["receipts.durability", "rollout.approvals"]
+    approve(live, loosening["digest"], "eve")
+    live.until(lambda: "durability" not in live.document()["stable"])
+
+
+@pytest.mark.parametrize(
+    ("was", "to", "targets"),
+    [
+        ("{stage: production, count: 2, notAuthor: false}", "{stage: production, notAuthor: false}", "{point: p1}"),
+        ("{stage: production, notAuthor: false}", "", "{point: p1, stage: canary}"),
+        (
+            "{stage: production, notAuthor: false, approvers: [ada, eve]}",
+            "{stage: production, notAuthor: false, approvers: [ada, eve, bob]}",
+            "{point: p1}",
+        ),
+    ],
+)
+def test_fewer_people_another_stage_or_other_people_are_less_too(was: str, to: str, targets: str) -> None:
+    world = World()
+    world.apply(point(), waits_for(pack("1.0.0"), was))
+    world.until(lambda: reason(world) == "Unapproved")
+    for person in ("ada", "eve"):
+        approve(world, world.get().status["revision"]["digest"], person)
+    world.until_phase("Live")
+    world.apply(waits_for(pack("1.0.0", targets=targets), to))
+    world.until(lambda: "loosening" in world.get().status, 800)
+    assert world.get().status["loosening"]["changes"][0].startswith("rollout.approvals is to be p1: ")
+    assert reason(world) == "Unapproved"
+
+
+def test_more_people_are_asked_at_once_and_by_no_event(live: World) -> None:
+    live.apply(at(waits_for(pack("1.0.0"), "{stage: production, count: 2}"), "log"))
+    live.until(lambda: live.get().status["promises"]["approvals"][0]["count"] == 2)
+    live.run(8)
+    assert (events(live), live.ready()["status"]) == ([], "True")
+    assert live.get().status["promises"]["approvals"] == [{"point": "p1", "count": 2, "notAuthor": True}]

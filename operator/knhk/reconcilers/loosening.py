@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from knhk.api import to_rollout
 from knhk.decide.approvals import counted, missing
-from knhk.decide.loosening import CLEAR, PRIVACY, SEALED, Loosened, digest_of
+from knhk.decide.loosening import APPROVALS, CLEAR, DURABILITY, LEVELS, PRIVACY, SEALED, Asked, Loosened, asked_by, asking, digest_of
 from knhk.model.resource import Resource
-from knhk.model.rollout import Stage
+from knhk.model.rollout import RolloutSpec, Stage
 from knhk.model.trust import Authors
 from knhk.reconcilers.approvals import approvals_of, recorded
 from knhk.reconcilers.context import Journal, Ports
@@ -19,6 +19,42 @@ from knhk.reconcilers.provenance import authors_of_spec
 UNAPPROVED = "Unapproved"
 KIND = "Loosened"
 MAX_APPROVERS = 64
+MAX_PROMISED = 128
+
+
+def rollout_of(pack: Resource, guards: Sequence[str] = ()) -> RolloutSpec:
+    """How a pack is rolled out: as its spec says, and asking for no fewer people than what was live promised (status `promises`)."""
+    return asking(to_rollout(pack, guards), _promised(pack))
+
+
+def _promised(pack: Resource) -> dict[str, Asked]:
+    rows = pack.status.get("promises", {}).get("approvals", ())
+    return {f"{pack.namespace}/{row['point']}": Asked(row["count"], row["notAuthor"], frozenset(row.get("approvers", ()))) for row in rows}
+
+
+def pack_promises(pack: Resource) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the live pack promises, and what its spec says, by fields of decide.loosening."""
+    live, spec = pack.status["live"], asked_by(to_rollout(pack))
+    return (
+        {DURABILITY: live.get("durability", LEVELS[0]), APPROVALS: _promised(pack)},
+        {DURABILITY: pack.spec["receipts"]["durability"], APPROVALS: spec},
+    )
+
+
+def promising(pack: Resource, *, lowered: bool = False) -> dict[str, Any]:
+    """Member `promises` of the status of a pack that is live by its present spec; none where nobody is asked. It never promises less than
+    before, unless that was let; of points that are no targets any more it promises what it did, in case that they come again."""
+    spec = to_rollout(pack)
+    said, before = asked_by(spec if lowered else asking(spec, _promised(pack))), _promised(pack)
+    found = {point: asked for point, asked in {**before, **said}.items() if asked.count}
+    kept = sorted(found, key=lambda point: (point not in said, point))[:MAX_PROMISED]
+    rows = [_promise(point, found[point]) for point in sorted(kept)]
+    return {"promises": {"approvals": rows}} if rows else {}
+
+
+def _promise(point: str, asked: Asked) -> dict[str, Any]:
+    named = {"approvers": sorted(asked.approvers)} if asked.approvers else {}
+    return {"point": point.partition("/")[2], "count": asked.count, "notAuthor": asked.not_author, **named}
 
 
 def promises_of(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,6 +110,6 @@ def stages_of(pack: Resource | None, point: str = "") -> tuple[Stage, ...]:
     """The stages of a pack; with a point (a name), the one that has it, or all where none does."""
     if pack is None:
         return ()
-    found = to_rollout(pack).stages
+    found = rollout_of(pack).stages
     own: Iterable[Stage] = [stage for stage in found if f"{pack.namespace}/{point}" in stage.points]
     return tuple(own) or found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from knhk.api import is_selected, to_rollout, with_hooks
+from knhk.api import is_selected, with_hooks
 from knhk.api.conditions import ready_of
 from knhk.decide.rollout import Facts, Instances, orders, short_of
 from knhk.model.faults import Corrupt, KnhkError, NotFound, Refused
@@ -22,6 +22,7 @@ from knhk.reconcilers.context import Ports
 from knhk.reconcilers.documents import order_of, published, salt_of
 from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.hooks import is_indexed
+from knhk.reconcilers.loosening import rollout_of
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import owner_of, untold
 from knhk.reconcilers.provenance import authors_of
@@ -129,9 +130,9 @@ class Observer:
         rolling = Rolling(revision["stage"], Arm(revision["arm"]), revision["step"]) if "arm" in revision else None
         mine = self._mine(pack)
         guards, unread = self._guards(pack)
-        asks = bool(pack.spec["rollout"].get("approvals"))
         held = {f"{one.namespace}/{one.name}": switched_at(self.ports, one, pack.name).held for one in mine}
-        spec = to_rollout(pack, guards)
+        spec = rollout_of(pack, guards)
+        asks = any(stage.approvals is not None for stage in spec.stages)
         joining = _joining(pack) if digest and digest == live else ()
         present = {*joining, *(spec.stages[rolling.stage].points if rolling is not None else ())}
         facts = Facts(

@@ -10,7 +10,7 @@ from typing import Any
 
 from knhk.api import to_sources
 from knhk.decide.approvals import counted as given
-from knhk.decide.loosening import DURABILITY, loosened
+from knhk.decide.loosening import loosened
 from knhk.decide.rollout import (
     Abort,
     Action,
@@ -55,7 +55,7 @@ from knhk.reconcilers.context import (
 from knhk.reconcilers.counting import not_merged
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.loosening import KIND as LOOSENED
-from knhk.reconcilers.loosening import UNAPPROVED, Loosening, stages_of
+from knhk.reconcilers.loosening import UNAPPROVED, Loosening, pack_promises, promising, stages_of
 from knhk.reconcilers.observing import Observer, Seen, point_of
 from knhk.reconcilers.plans import Plans
 from knhk.reconcilers.points import PointReconciler, assignment_of, enforced_still, owner_of, rolls, untold
@@ -472,7 +472,8 @@ class PackReconciler:
         approvals = self._approvals(pack, facts, rolling) if facts.joining else {}
         again = kept | {k: v for k, v in revision.items() if k not in ("phase", "phaseSince")} | approvals
         message = f"{revision['version']} is live"
-        pack = self._write(pack, {**pack.status, "live": again, "revision": again}, True, "Live", message)
+        status = {**pack.status, "live": again, "revision": again, **promising(pack)}
+        pack = self._write(pack, status, True, "Live", message)
         self._bring(pack, live["points"])
 
     def _roll(self, pack: Resource, facts: Facts, event: Event, rolling: Rolling, verdict: Verdict | None) -> None:
@@ -513,7 +514,7 @@ class PackReconciler:
         status, live = dict(pack.status), pack.status.get("live")
         if live:
             status = remember(status, live, Phase.RETIRED, f"{revision['version']} was promoted", rfc3339(facts.now_ns))
-        status |= {"live": revision, "revision": revision}
+        status |= {"live": revision, "revision": revision, **promising(pack)}
         message = f"{revision['version']} is live"
         pack = self._write(pack, self.journal.pend(status, made), True, "Live", message)
         self._bring(pack, live["points"] if live else ())
@@ -562,7 +563,7 @@ class PackReconciler:
         """Brings what is live to the durability of its spec: upwards at once; downwards with an event of its own, merged and approved where
         that is asked for. None when that is done."""
         live, said = pack.status["live"], pack.spec["receipts"]["durability"]
-        rows = loosened({DURABILITY: level_of(live)}, {DURABILITY: said})
+        rows = loosened(*pack_promises(pack))
         if not rows:
             return self._raised(pack, said)
         loosening = Loosening(pack, rows, pack, stages_of(pack))
@@ -573,21 +574,22 @@ class PackReconciler:
             again_s = self._judge(pack, Phase.LIVE)
             return WAIT_FOR_DATA_S if again_s is None else again_s
         made = self._event(pack, live, LOOSENED, evidence=loosening.evidence(self.ports, self.journal))
-        self._lie(pack, said, self.journal.pend(pack.status, made))
+        self._lie(pack, said, self.journal.pend(pack.status, made), lowered=True)
         say(self.ports, pack.key, LOOSENED, "; ".join(map(str, rows)))
         return 0.0
 
     def _raised(self, pack: Resource, said: str) -> float | None:
-        if level_of(pack.status["live"]) == said and "loosening" not in pack.status:
+        promises = {name: pack.status[name] for name in ("promises",) if name in pack.status}
+        if level_of(pack.status["live"]) == said and "loosening" not in pack.status and promises == promising(pack):
             return None
         self._lie(pack, said, pack.status)
         return 0.0
 
-    def _lie(self, pack: Resource, level: str, status: Mapping[str, Any]) -> None:
-        """What is live has this level from now on."""
+    def _lie(self, pack: Resource, level: str, status: Mapping[str, Any], *, lowered: bool = False) -> None:
+        """What is live has this level from now on, and waits for whom its spec says; for fewer only if that is let."""
         member = {} if level == RING else {"durability": level}
         parts = {name: {k: v for k, v in status[name].items() if k != "durability"} | member for name in ("live", "revision")}
-        kept = {k: v for k, v in status.items() if k != "loosening"} | parts
+        kept = {k: v for k, v in status.items() if k not in ("loosening", "promises")} | parts | promising(pack, lowered=lowered)
         self._bring(self._write(pack, kept, True, "Live", f"{parts['live']['version']} is live"))
 
     # ---- shared --------------------------------------------------------------------------------

@@ -459,6 +459,26 @@ STATUS = Obj(
         **STATUS_FIELDS,
         "revision": Obj("The revision that is being worked on, or was last.", _REVISION),
         "live": Obj("The revision that is enforced.", _REVISION),
+        "promises": Obj(
+            "What stays promised, whatever the spec says, until less is let.",
+            {
+                "approvals": List(
+                    "Whom a version waits for before it is enforced at a point.",
+                    Obj(
+                        "One point.",
+                        {
+                            "point": name("An EnforcementPoint."),
+                            "count": Int("How many people.", min=1, max=64),
+                            "notAuthor": Bool("Not counting the author."),
+                            "approvers": List("Of whom; none: of all.", Str("A user.", max=253), max=64),
+                        },
+                        required=("point", "count", "notAuthor"),
+                    ),
+                    max=128,
+                ),
+                "durability": Str("What receipts must survive, until a version is live.", max=16),
+            },
+        ),
         "loosening": LOOSENING,
         "denyList": List(
             "Digests that were rolled back or aborted; not tried again until the spec changes.",
