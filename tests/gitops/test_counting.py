@@ -273,6 +273,7 @@ def test_the_guard_of_a_point_that_was_deleted_by_hand_runs_on_until_a_merged_co
     house.world.run(20)
     assert (house.world.placement.running["erp/p1"], document(house)) == (placed, before)
     assert "its guard runs on: it was deleted by hand" in house.world.store.events(POINT)[-1].message
+    assert "it was deleted by hand, and commit" in house.predicates("Deleted")[0]["evidence"]["stays"]
     stops(house, by_hand(house, point(baseline="Admit")))
     assert document(house)["baseline"] == "Deny"
     house.world.store.delete(POINT)
@@ -280,9 +281,12 @@ def test_the_guard_of_a_point_that_was_deleted_by_hand_runs_on_until_a_merged_co
     house.pulled()
     house.world.until(lambda: house.has(POINT) and reason(house, POINT) == "Running")
     assert document(house)["stable"]["version"] == "1.0.0"
-    house.repo.commit({"point.yaml": None, "pack.yaml": None})
+    head = house.repo.commit({"point.yaml": None, "pack.yaml": None})
     house.pulled()
     house.world.until(lambda: "erp/p1" not in house.world.placement.running)
+    taken = [said["evidence"] for said in house.predicates("Deleted") if "by" in said["evidence"]]
+    assert {canonical(said["by"]) for said in taken} == {canonical({"repository": "erp/policies", "commit": head})}
+    assert len(taken) == 2
     assert house.ready() == ("True", "Applied")
     assert "EnforcementPoint" not in {row["kind"] for row in house.status_of().status["applied"]}
 

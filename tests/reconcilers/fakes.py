@@ -321,6 +321,9 @@ class FakeFleet:
     def document(self, point: str) -> bytes | None:
         return self.documents.get(point)
 
+    def config(self, point: str) -> bytes | None:
+        return self.configs.get(point)
+
     def statistics(self, point: str) -> Statistics | None:
         if point in self.torn:
             raise Corrupt(f"{point}/stats.json", "must be JSON")

@@ -82,8 +82,8 @@ def test_a_deleted_pack_waits_for_no_build() -> None:
     world = busy()
     signed(world)
     world.store.delete(PACK)
-    world.run(3)
-    assert sorted(events(world)) == sorted(BUILT)
+    world.run(4)
+    assert sorted(events(world)) == sorted([*BUILT, "Deleted"])
     assert not world.controller.journal.owes(PACK)
 
 

@@ -20,6 +20,7 @@ from knhk.model.phases import WORKING, Phase
 from knhk.model.resource import Key, Resource
 from knhk.model.times import from_rfc3339_ns
 from knhk.model.waves import size
+from knhk.reconcilers.deleting import SUBJECTS
 
 SOON_NS = 3_600_000_000_000
 ROLLING, HELD, ENDED = "rolling", "held", "ended"
@@ -123,7 +124,10 @@ class Laws:
 
     @law
     def _entry(self, index: int, entry: bytes) -> None:
-        """The log holds only events whose status write committed: a move that was not made leaves no event."""
+        """The log holds only events whose status write committed, a move that was not made leaves no event; and those of deletions."""
+        if _statement(entry)["predicate"]["kind"] == "Deleted":
+            self._is_gone(index, _statement(entry))
+            return
         _demand(entry in self.house.store.committed, f"entry {index} of the log belongs to no status that was ever written")
         statement = _statement(entry)
         said = statement["predicate"]
@@ -155,6 +159,13 @@ class Laws:
         _demand(about not in self._witnessed, f"entries {self._witnessed.get(about)} and {index} bear witness to entry {about}")
         _demand(_statement(self.house.log.entries[about])["predicate"]["kind"] != NOTARISED, f"entry {index} bears witness to a witness")
         self._witnessed[about] = index
+
+    @law
+    def _is_gone(self, index: int, statement: Mapping[str, Any]) -> None:
+        """An event of a deletion speaks of an object that is not there any more."""
+        uid, name = statement["predicate"]["evidence"]["uid"], statement["subject"][0]["name"]
+        there = [found.uid for kind in SUBJECTS for found in self.house.store.list(kind).resources]
+        _demand(uid not in there, f"entry {index}: {name} {uid} is deleted, and is there")
 
     @law
     def _move(self, where: str, name: str, uid: str, digest: str, said: Mapping[str, Any]) -> None:
@@ -320,16 +331,18 @@ class Laws:
         return [(law.__name__.removeprefix("_"), text) for law in laws for text in law()]
 
     def _receipts(self) -> Iterator[str]:
-        """Every event of a committed status has exactly one entry and one receipt, and nothing is pending."""
+        """Every event of a committed status has exactly one entry and one receipt, that of a deletion no more, and nothing is pending."""
         receipts: dict[int, list[Resource]] = {}
         for receipt in self.house.store.list("Receipt").resources:
             receipts.setdefault(receipt.spec["logIndex"], []).append(receipt)
         entries = self.house.log.entries
         for index, entry in enumerate(entries):
             found = receipts.pop(index, [])
-            of_others = _statement(entry)["predicate"]["kind"] == NOTARISED
-            if len(found) != (0 if of_others else 1):
-                yield f"entry {index}, {_statement(entry)['predicate']['kind']}: has {len(found)} receipts"
+            kind = _statement(entry)["predicate"]["kind"]
+            if not found and kind == "Deleted":
+                continue  # nothing but the log has it when its operator dies
+            if len(found) != (0 if kind == NOTARISED else 1):
+                yield f"entry {index}, {kind}: has {len(found)} receipts"
             if any(receipt.spec["bundle"].encode() != entry for receipt in found):
                 yield f"entry {index}: its receipt holds other bytes"
         yield from (f"the receipt of entry {index} has no entry" for index in receipts)

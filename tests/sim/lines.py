@@ -76,7 +76,7 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
     "fleet": {
         **dict.fromkeys(("publish_keys", "publish_config", "publish_bootstrap"), Way((_os_error,), writes=True)),
         "publish_document": Way((_os_error,), writes=True, later=True),
-        "document": Way((_os_error,)),
+        **dict.fromkeys(("document", "config"), Way((_os_error,))),
         "statistics": Way((_torn, _os_error)),
     },
     "placement": {

@@ -103,6 +103,9 @@ class ExchangeFleet:
     def document(self, point: str) -> bytes | None:
         return self._shelf.files(point).get(DOCUMENT)
 
+    def config(self, point: str) -> bytes | None:
+        return self._shelf.files(point).get(CONFIG)
+
     def statistics(self, point: str) -> Statistics | None:
         """See the port; None before the first word of any pod."""
         roster, there = self._listed(point)

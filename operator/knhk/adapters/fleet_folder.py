@@ -82,6 +82,9 @@ class FolderFleet:
     def document(self, point: str) -> bytes | None:
         return self._shelf.read(point, DOCUMENT)
 
+    def config(self, point: str) -> bytes | None:
+        return self._shelf.read(point, CONFIG)
+
     def statistics(self, point: str) -> Statistics | None:
         path = self._shelf.of(point) / STATISTICS
         try:

@@ -1,4 +1,5 @@
-"""Which Receipts are too many or too old. What a deny list is read from stays, and what says which versions were live and who approved."""
+"""Which Receipts are too many or too old. What a deny list is read from stays, and what says which versions were live and who approved, and
+what a pack that was deleted had promised."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from knhk.model.phases import Event
 from knhk.model.resource import Key
 
 DAY_S = 86_400
-APPROVED = "Approved"
+APPROVED, DELETED = "Approved", "Deleted"
 WITNESS_WITHIN_S = 3 * DAY_S  # so old a Receipt may become, and as many as are kept may wait beside, for what others outside say to it
 MAX_DENIED = 32  # so many digests of a pack are remembered as rolled back,
 MAX_VERSIONS = 16  # and so many as live, and as approved: a question must not find that nobody approved what is enforced
 STAY: Mapping[str, int] = MappingProxyType(
-    {Event.ROLLED_BACK.value: MAX_DENIED, Event.PROMOTED.value: MAX_VERSIONS, APPROVED: MAX_VERSIONS}
+    {Event.ROLLED_BACK.value: MAX_DENIED, Event.PROMOTED.value: MAX_VERSIONS, APPROVED: MAX_VERSIONS, DELETED: 1}
 )
 
 

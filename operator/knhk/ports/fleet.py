@@ -58,6 +58,10 @@ class Fleet(Protocol):
         """The rollout document published last, or None."""
         ...
 
+    def config(self, point: str) -> bytes | None:
+        """The configuration published last, or None."""
+        ...
+
     def statistics(self, point: str) -> Statistics | None:
         """What the agent of `point` said last; None before its first word."""
         ...

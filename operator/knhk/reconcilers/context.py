@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import dropwhile
 from typing import Any
 
 from knhk.api import condition, with_condition
+from knhk.decide.keeping import DELETED
 from knhk.lockchain import PolicyEvent, receipt_labels, receipt_name, receipt_spec, statement
+from knhk.model.commits import Source
 from knhk.model.faults import AlreadyExists, Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.phases import Event as Moved
 from knhk.model.resource import Key, Resource
@@ -39,8 +41,10 @@ MAX_HISTORY = 16
 REQUESTED = "knhk.dev/requestedAt"  # annotation: look at the object again, and begin anew what waits for a person
 _STAYS = ("pending", "history", "lastHandledRequestedAt")
 RECEIPTS_AT_ONCE = 8  # what is urgent waits no longer than for so many,
+ENDINGS_AT_ONCE = 16  # deletions are signed so many at a turn
 RECEIPTS_EACH = 3  # or for so many of each hand that writes
 GIVES_WAY_S = 10.0  # what a finished build left waits so long for its Receipt, while others are built
+KEPT = (Moved.ROLLED_BACK.value, DELETED)  # events whose Receipts say what binds a pack that is made again
 BUILD_ENDED = frozenset((Moved.COMPILED.value, Moved.BUILT.value, Moved.SIGNED.value))
 
 
@@ -98,12 +102,14 @@ class Journal:
 
     ports: Ports
     made: Callable[[Resource], None] = lambda receipt: None  # is told of each Receipt that is new; by any thread
+    taken: dict[str, Source] = field(default_factory=dict)  # by uid: what a commit took away, until its deletion is seen
     _delivered: dict[_Slot, Ordered] = field(default_factory=dict)
     _orphans: list[Resource] = field(default_factory=list)
     _departed: dict[str, Resource] = field(default_factory=dict)
     _told: dict[Key, set[str]] = field(default_factory=dict)  # have their Receipt, and leave their status at the next turn
     _willing: set[str] = field(default_factory=set)  # namespaces that took a Receipt at the last turn
-    _rollbacks: dict[str, dict[str, dict[str, Resource]]] = field(default_factory=dict)  # namespace → pack → name → Receipt
+    _kept: dict[tuple[str, str], dict[str, dict[str, Resource]]] = field(default_factory=dict)  # event, namespace → pack → name → Receipt
+    _endings: list[tuple[Resource, PolicyEvent]] = field(default_factory=list)
 
     def outlive(self, resource: Resource) -> None:
         """Takes over the pending events of a deleted object: they get their receipts without it, and then the store may forget it."""
@@ -115,16 +121,42 @@ class Journal:
 
     def owes(self, key: Key) -> bool:
         """Whether events of this object, or of a deleted one of its name, are no Receipts yet."""
-        return any(key == of for of, _ in list(self._delivered)) or any(key == orphan.key for orphan in self._orphans)
+        left = [*self._orphans, *(resource for resource, _ in self._endings)]
+        return any(key == of for of, _ in list(self._delivered)) or any(key == resource.key for resource in left)
 
-    def rollbacks(self, namespace: str, pack: str) -> tuple[Resource, ...]:
-        """The Receipts of rollbacks under a pack's name, oldest first. Listed once for a namespace: all later ones are made here."""
-        if namespace not in self._rollbacks:
+    def end(self, resource: Resource, event: PolicyEvent) -> None:
+        """The event of a deletion that was seen, after all that the object owed. Nothing keeps it but this process, and the log."""
+        self._endings.append((resource, event))
+
+    def _end(self) -> None:
+        """Signs the events of what is gone indeed. What was seen late, or from memory, may be older than what it seemed to replace: then
+        the object is there, or it is asked for again."""
+        for ending in self._endings[:ENDINGS_AT_ONCE]:
+            resource, event = ending
+            if (gone := self._is_gone(resource)) is None:
+                continue
+            if gone:
+                self._orphans.append(replace(resource, status=self.pend({}, event)))
+            self._endings = [other for other in self._endings if other is not ending]
+
+    def _is_gone(self, resource: Resource) -> bool | None:
+        """None while that cannot be told: what is there under its name was read before it."""
+        try:
+            there = self.ports.store.get(resource.key)
+        except NotFound:
+            return True
+        if there.uid == resource.uid:
+            return False
+        return True if int(there.resource_version) > int(resource.resource_version) else None
+
+    def kept(self, event: str, namespace: str, pack: str) -> tuple[Resource, ...]:
+        """The Receipts of an event of KEPT under a pack's name, oldest first. Listed once for a namespace: all later ones are made here."""
+        if (event, namespace) not in self._kept:
             found: dict[str, dict[str, Resource]] = {}
-            for receipt in self.ports.store.list("Receipt", namespace, {"event": Moved.ROLLED_BACK.value}).resources:
+            for receipt in self.ports.store.list("Receipt", namespace, {"event": event}).resources:
                 found.setdefault(receipt.labels.get("pack", ""), {})[receipt.name] = receipt
-            self._rollbacks[namespace] = found
-        return tuple(receipt for _, receipt in sorted(self._rollbacks[namespace].get(pack, {}).items()))
+            self._kept[event, namespace] = found
+        return tuple(receipt for _, receipt in sorted(self._kept[event, namespace].get(pack, {}).items()))
 
     def pend(self, status: Mapping[str, Any], *events: PolicyEvent) -> dict[str, Any]:
         """The status with these events signed and pending."""
@@ -135,25 +167,28 @@ class Journal:
 
     def deliver(self, resource: Resource) -> tuple[Ordered, ...]:
         """The pending events of an object, in the log now, oldest first. Raises Waiting when the log cannot take them."""
-        slots = [(resource.key, row["bundle"]) for row in resource.status.get("pending", ())]
+        slots = _slots(resource)
+        self._append(slots)
+        return tuple(self._delivered[slot] for slot in slots)
+
+    def _append(self, slots: Iterable[_Slot]) -> None:
         if new := [slot for slot in slots if slot not in self._delivered]:
             for slot, index in zip(new, self.ports.log.append_events([bundle.encode() for _, bundle in new]), strict=True):
                 self._delivered[slot] = ordered = _ordered(index, slot[1])
                 self.ports.telemetry.moved(ordered.kind)
-        return tuple(self._delivered[slot] for slot in slots)
 
     def settle(self, building: bool = False) -> bool:
         """Delivers what deleted objects left, and makes Receipts of delivered events that a checkpoint covers by now, a few at a time;
         true when none is left. `building`: packs are being built, and what may wait gives way to them."""
-        while self._orphans:
-            self.deliver(self._orphans[0])
-            del self._orphans[0]
+        self._end()
+        self._append(slot for orphan in self._orphans for slot in _slots(orphan))
+        self._orphans.clear()
         told, self._told = self._told, {}
         clears = [partial(self._clear, key, bundles) for key, bundles in told.items()]
         for key, bundle in self._receipted([slot for slot in self._due(building) if slot[1] not in told.get(slot[0], ())], clears):
             self._told.setdefault(key, set()).add(bundle)
         self._release()
-        return not self._delivered
+        return not (self._delivered or self._endings)
 
     def _due(self, building: bool) -> Collection[_Slot]:
         """Delivered events whose Receipts are made now. An object's events leave its status in their order, so they go together; those of
@@ -214,8 +249,7 @@ class Journal:
     def _release(self) -> None:
         """Deleted objects whose events all have receipts."""
         for resource in list(self._departed.values()):
-            slots = {(resource.key, row["bundle"]) for row in resource.status.get("pending", ())}
-            if not slots & self._delivered.keys():
+            if not self._delivered.keys() & set(_slots(resource)):
                 self.ports.store.release(resource)
                 del self._departed[resource.uid]
 
@@ -226,10 +260,11 @@ class Journal:
             self.made(self._created(receipt))
         except NotFound as error:  # the namespace is gone, or going: the log alone keeps the event
             _log.warning("%s/%s is only in the log: %s", namespace, name, error)
-            self._rollbacks.pop(namespace, None)
+            for kept in KEPT:
+                self._kept.pop((kept, namespace), None)
             return
-        if spec["event"] == Moved.ROLLED_BACK.value and namespace in self._rollbacks:
-            self._rollbacks[namespace].setdefault(spec.get("pack", ""), {})[name] = receipt
+        if (found := self._kept.get((spec["event"], namespace))) is not None:
+            found.setdefault(spec.get("pack", ""), {})[name] = receipt
 
     def _created(self, receipt: Resource) -> Resource:
         """As it is stored: one that was made though it was said to have failed is as new as any."""
@@ -269,6 +304,10 @@ def statement_of(bundle: str) -> dict[str, Any]:
     """The in-toto statement in a bundle of ours, unverified."""
     document: dict[str, Any] = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
     return document
+
+
+def _slots(resource: Resource) -> list[_Slot]:
+    return [(resource.key, row["bundle"]) for row in resource.status.get("pending", ())]
 
 
 def _ordered(index: int, bundle: str) -> Ordered:

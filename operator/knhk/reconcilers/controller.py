@@ -21,6 +21,7 @@ from knhk.reconcilers.consents import ConsentReconciler
 from knhk.reconcilers.context import REQUESTED, Journal, Ports, say
 from knhk.reconcilers.counting import REASON as NOT_MERGED
 from knhk.reconcilers.counting import RESTS, not_counted, not_gone, rest
+from knhk.reconcilers.deleting import deleted
 from knhk.reconcilers.flags import FlagReconciler
 from knhk.reconcilers.hooks import HookReconciler
 from knhk.reconcilers.keeping import Keeping
@@ -192,10 +193,13 @@ class Controller:
 
     def _deleted(self, resource: Resource) -> None:
         known = self._known.get(resource.key)
-        if known is not None and known.uid == resource.uid:
+        first = known is not None and known.uid == resource.uid
+        if first:
             del self._known[resource.key]
         self._left.discard(resource.key)
         self.journal.outlive(resource)
+        if first and (event := deleted(self.ports, resource, self.journal.taken.pop(resource.uid, None))) is not None:
+            self.journal.end(resource, event)
         if resource.kind == "PolicyPack":
             self._packs.gone(resource)
         if resource.kind == "Consent":

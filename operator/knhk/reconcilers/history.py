@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from knhk.decide.keeping import DELETED
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.phases import Event
 
@@ -68,7 +69,9 @@ def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
             continue
         then.events, then.last = then.events + 1, index
         kind, _, name = event.subject[0].partition("/")
-        if kind == "pack" and event.pack is not None:
+        if event.kind == DELETED:
+            _gone(then, kind, name.partition("@")[0], event)
+        elif kind == "pack" and event.pack is not None:
             _pack(then.packs.setdefault(name.partition("@")[0], PackThen()), index, event, event.pack)
         elif kind == "point" and "mode" in event.evidence:
             said = event.evidence
@@ -77,6 +80,18 @@ def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
         elif kind == "data":
             then.data[name] = f"sha256:{event.subject[1]}"
     return then
+
+
+def _gone(then: Then, kind: str, name: str, event: PolicyEvent) -> None:
+    """What was rolled back under a pack's name stays so."""
+    if "stays" in event.evidence:
+        return
+    if kind == "pack" and name in then.packs:
+        then.packs[name] = PackThen(denied=then.packs[name].denied, aborted=then.packs[name].aborted)
+    elif kind == "point":
+        then.points.pop(name, None)
+    elif kind == "data":
+        then.data.pop(event.subject[0].partition("/")[2], None)
 
 
 def _pack(pack: PackThen, index: int, event: PolicyEvent, named: Mapping[str, Any]) -> None:

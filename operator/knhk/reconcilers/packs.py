@@ -10,6 +10,7 @@ from typing import Any
 
 from knhk.api import to_sources
 from knhk.decide.approvals import counted as given
+from knhk.decide.keeping import DELETED
 from knhk.decide.loosening import loosened
 from knhk.decide.rollout import (
     Abort,
@@ -53,6 +54,7 @@ from knhk.reconcilers.context import (
     write_status,
 )
 from knhk.reconcilers.counting import not_merged
+from knhk.reconcilers.deleting import promised_before
 from knhk.reconcilers.documents import pack_reference
 from knhk.reconcilers.loosening import KIND as LOOSENED
 from knhk.reconcilers.loosening import UNAPPROVED, Loosening, pack_promises, promising, stages_of
@@ -173,15 +175,16 @@ class PackReconciler:
         return 0.0
 
     def _meet(self, pack: Resource) -> float | None:
-        """A new object; under its name there may have been one before, whose rollbacks hold."""
+        """A new object; under its name there may have been one before, whose rollbacks hold, and what it promised."""
         if self.journal.owes(pack.key):
             self._write(pack, pack.status, None, "Waiting", "the receipts of the pack that had this name must be written first")
             return JUDGE_EVERY_S
-        rows = denied_before(self.journal.rollbacks(pack.namespace, pack.name))
+        rows = denied_before(self.journal.kept(Event.ROLLED_BACK.value, pack.namespace, pack.name))
+        promises = promised_before(self.journal.kept(DELETED, pack.namespace, pack.name))
         live = enforced_still(self.ports, pack)
-        if not (rows or live) and self._is_unseen(pack):
+        if not (rows or promises or live) and self._is_unseen(pack):
             return self.converge(replace(pack, status={**pack.status, "revision": self._revision(pack, None)}))
-        left: dict[str, Any] = {"denyList": rows} if rows else {}
+        left = {name: found for name, found in (("denyList", rows), ("promises", promises)) if found}
         if live is not None:
             left["live"] = live | {"phase": Phase.LIVE.value, "phaseSince": rfc3339_ns(self.ports.clock.now_ns())}
         return self._begin(pack, {**pack.status, **left})
@@ -200,7 +203,7 @@ class PackReconciler:
             status = remember(status, old, Phase.RETIRED, reason, rfc3339(self.ports.clock.now_ns()))
             if "digest" in old:
                 events = [self._event(pack, old, Event.SUPERSEDED, reason=reason)]
-        status["revision"] = self._revision(pack, before.get("live"))
+        status["revision"] = self._revision(replace(pack, status=status), before.get("live"))
         for name in ("faults", "loosening"):
             status.pop(name, None)
         if old:
@@ -218,7 +221,7 @@ class PackReconciler:
             "phase": Phase.PENDING.value,
             "phaseSince": rfc3339_ns(self.ports.clock.now_ns()),
             "inputs": inputs_of(pack),
-            **durability_of(pack, live),
+            **durability_of(pack, live or pack.status.get("promises")),
             "points": [row["point"] for row in pack.spec["targets"]],
             **staged(pack),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -266,12 +267,23 @@ def held_back(ports: Ports, resource: Resource) -> Held | None:
 
 
 def loosening_of(ports: Ports, resource: Resource) -> Loosening | None:
-    """What a point promises less than its status says that it does; None of nothing."""
-    rows = loosened(resource.status.get("promises", {}), promises_of(resource.spec))
+    """What a point promises less than its status says that it does, or, of one that is new, than the one of its name was told; None of
+    nothing."""
+    promised = resource.status["promises"] if "promises" in resource.status else _promised_before(ports, resource)
+    rows = loosened(promised, promises_of(resource.spec))
     if not rows:
         return None
     pack = owner_of(ports, resource)
     return Loosening(resource, rows, pack, stages_of(pack, resource.name))
+
+
+def _promised_before(ports: Ports, resource: Resource) -> dict[str, Any]:
+    """By the point.json that a document of ours signed for this name; nothing where none does."""
+    point = f"{resource.namespace}/{resource.name}"
+    config = ports.fleet.config(point)
+    if config is None or (told(ports, point) or {}).get("pointConfig") != sha256_hex(config):
+        return {}
+    return promises_of(json.loads(config))
 
 
 def untold(ports: Ports, resource: Resource) -> Held | None:
@@ -330,7 +342,8 @@ class PointReconciler:
             write_status(ports, resource, self._kept(resource), False, stalled.reason, str(stalled))
             return LOOK_AGAIN_S * 10
         except Waiting as waiting:
-            write_status(ports, resource, self._kept(resource), None, waiting.reason, str(waiting))
+            waits = self._kept(resource) | (self._promised(resource, held) if held is not None else {})
+            write_status(ports, resource, waits, None, waiting.reason, str(waiting))
             return waiting.retry_after_s
         self._tell(resource, wanted, replace(placed, trouble=(*placed.trouble, *stale)), held)
         return LOOK_AGAIN_S

@@ -263,6 +263,7 @@ class RepositoryReconciler:
             try:
                 found = self.ports.store.get(key)
                 self.ports.store.delete(key, found.resource_version)
+                self.journal.taken[found.uid] = pulled.source
                 say(self.ports, repository.key, "Pruned", f"{key} left the repository")
             except NotFound:
                 continue

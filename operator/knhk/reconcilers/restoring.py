@@ -9,7 +9,7 @@ from typing import Any
 
 from knhk.decide.applying import ORDER
 from knhk.decide.approvals import LOCAL
-from knhk.decide.keeping import MAX_DENIED
+from knhk.decide.keeping import DELETED, MAX_DENIED
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.consents import EVENTS, GRANTED, WITHDRAWN
 from knhk.model.faults import Fault
@@ -20,6 +20,7 @@ from knhk.reconcilers.approvals import RECORDED
 from knhk.reconcilers.bundles import PUBLISHED, made_of
 from knhk.reconcilers.consents import RECORDED as CONSENT_RECORDED
 from knhk.reconcilers.context import MAX_HISTORY, NO_DIGEST, conditioned
+from knhk.reconcilers.deleting import SUBJECTS
 from knhk.reconcilers.history import ENDS, RESTORED, ROLLS, PackThen, PointThen, state_at
 from knhk.reconcilers.repositories import MAX_DENIED as MAX_COMMITS_DENIED
 from knhk.reconcilers.revisions import Revision, inputs_of, is_final
@@ -49,7 +50,7 @@ class PackTold:
 class Told:
     """What the log tells of a control plane. Packs, points and data by NAMESPACE/NAME; `flags`: what each flag said last, and where;
     `approved`: all approvals; `denied`: commits by PolicyRepository, newest first; `consents`: what each Consent said last, and where;
-    `inputs`: what data was made of, where an event says it."""
+    `inputs`: what data was made of, where an event says it; `deleted`: what went last, and by which entry."""
 
     packs: dict[str, PackTold] = field(default_factory=dict)
     then: dict[str, PackThen] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Told:
     denied: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     consents: dict[str, tuple[int, PolicyEvent]] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    deleted: dict[Key, int] = field(default_factory=dict)
 
 
 def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
@@ -69,7 +71,11 @@ def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
     for index, event in events:
         kind, _, name = event.subject[0].partition("/")
         name = name.partition("@")[0]
-        if event.kind == "Approved":
+        if (key := _of(event, name)) is not None and event.kind != DELETED:
+            found.deleted.pop(key, None)
+        if event.kind == DELETED:
+            _gone(found, index, key, event)
+        elif event.kind == "Approved":
             found.approved.append(event)
         elif kind == "pack" and event.pack is not None:
             _pack(found.packs.setdefault(name, PackTold()), event, event.pack)
@@ -86,6 +92,27 @@ def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
             row = {"commit": event.subject[0].rpartition("@")[2], "reason": event.reason, "time": event.time}
             found.denied.setdefault(name, []).insert(0, row)
     return found
+
+
+def _of(event: PolicyEvent, name: str) -> Key | None:
+    """The object that an event is of (name: NAMESPACE/NAME), where its deletion leaves one; an Approval is of no pack that is there."""
+    kind = next((kind for kind, word in SUBJECTS.items() if event.subject[0].startswith(f"{word}/")), None)
+    return None if kind is None or event.kind == "Approved" else _key(kind, name)
+
+
+def _gone(found: Told, index: int, key: Key | None, event: PolicyEvent) -> None:
+    """An object that was taken away comes back by no commit; what it was denied, a new one of its name is, too."""
+    if key is None or "stays" in event.evidence:
+        return
+    found.deleted[key] = index
+    name = f"{key.namespace}/{key.name}"
+    if key.kind == "PolicyPack" and (pack := found.packs.get(name)) is not None:
+        pack.live = pack.rolled = pack.last = None
+    elif key.kind == "FeatureFlag":
+        found.flags.pop(name, None)
+    elif key.kind == "DataBundle":
+        found.data.pop(name, None)
+        found.inputs.pop(name, None)
 
 
 def _pack(pack: PackTold, event: PolicyEvent, named: Mapping[str, Any]) -> None:
@@ -187,6 +214,9 @@ def resources(told: Told, given: Sequence[Resource], reviews: bool) -> tuple[lis
     were turned last, consents as they were recorded last. `reviews`: people give approvals and record consents themselves, for the store
     knows who they are."""
     found, notes = {resource.key: resource for resource in given}, list[str]()
+    for key, index in sorted(told.deleted.items()):
+        if found.pop(key, None) is not None:
+            notes.append(f"{key} is left out: entry {index} of the log says that it was deleted")
     for name, (index, event) in sorted(told.flags.items()):
         key, spec = _key("FeatureFlag", name), event.evidence.get("spec")
         if _is_gone(told, key, index, event) or spec is None:

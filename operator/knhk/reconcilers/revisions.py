@@ -36,8 +36,8 @@ def level_of(revision: Mapping[str, Any]) -> str:
 
 
 def durability_of(pack: Resource, live: Mapping[str, Any] | None) -> Revision:
-    """The member of a revision that says what its receipts must survive; none where the ring is enough. Never less than of what is live:
-    that is a step of its own (loosening.py)."""
+    """The member of a revision that says what its receipts must survive; none where the ring is enough. Never less than of what is live, or
+    was promised under its name: that is a step of its own (loosening.py)."""
     said, before = pack.spec["receipts"]["durability"], level_of(live or {})
     level = before if lower(said, before) else said
     return {} if level == RING else {"durability": level}
@@ -45,7 +45,9 @@ def durability_of(pack: Resource, live: Mapping[str, Any] | None) -> Revision:
 
 def as_durable(pack: Resource, revision: Mapping[str, Any]) -> Revision:
     """The revision with that member as the spec says it now."""
-    return {k: v for k, v in revision.items() if k != "durability"} | durability_of(pack, pack.status.get("live"))
+    return {k: v for k, v in revision.items() if k != "durability"} | durability_of(
+        pack, pack.status.get("live") or pack.status.get("promises")
+    )
 
 
 def staged(pack: Resource) -> Revision:
