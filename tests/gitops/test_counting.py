@@ -210,6 +210,30 @@ def test_what_another_point_was_told_is_signed_again_for_none_but_it(house: Hous
     assert not [1 for name, handed in house.world.fleet.handed if name == "erp/p1" and payload(handed)["baseline"] == "Admit"]
 
 
+def test_an_older_document_of_a_point_that_is_laid_back_is_told_to_nobody(house: House) -> None:
+    """Nor by a detour over one that says what the point is to be told anyway."""
+    closed = house.world.fleet.documents["erp/p1"]
+    house.repo.commit({"point.yaml": point(baseline="Admit")})
+    house.pulled()
+    house.world.until(lambda: document(house)["baseline"] == "Admit")
+    opened = house.world.fleet.documents["erp/p1"]
+    house.repo.commit({"point.yaml": point()})
+    house.pulled()
+    house.world.until(lambda: document(house)["baseline"] == "Deny" and reason(house, POINT) == "Running")
+    house.world.fleet.documents["erp/p1"] = closed
+    house.world.run(8)
+    newest = document(house)
+    assert newest["epoch"] > payload(opened)["epoch"]
+    stops(house, by_hand(house, point(baseline="Admit")))
+    handed = len(house.world.fleet.handed)
+    house.world.fleet.documents["erp/p1"] = opened
+    house.world.run(20)
+    assert house.world.fleet.handed[handed:] == []
+    by_hand(house, point())
+    house.world.until(lambda: document(house)["epoch"] > newest["epoch"])
+    assert document(house)["baseline"] == "Deny"
+
+
 def test_turning_a_flag_off_by_hand_stops_a_canary_at_once(house: House) -> None:
     """The switch for emergencies needs no merge: a flag that does not count holds, a new one too."""
     house.world.traffic = 1

@@ -11,7 +11,8 @@ from typing import Any
 
 from knhk.decide.rollout import Enforced, Order
 from knhk.model.canonical import canonical, sha256_hex
-from knhk.model.faults import Conflict
+from knhk.model.faults import Conflict, NotFound
+from knhk.model.resource import Key, Resource
 from knhk.model.times import from_rfc3339_ns, rfc3339
 from knhk.reconcilers.context import Ordered, Ports
 from knhk_verify.errors import Bad
@@ -99,11 +100,11 @@ def _payload(envelope: bytes | None) -> dict[str, Any] | None:
 
 
 def told(ports: Ports, point: str) -> dict[str, Any] | None:
-    """The published document if it is of this point and a key of ours signed it: what it says may be signed again. Whoever else writes
-    where documents lie has no say in what a point was told before."""
+    """The published document if it is of this point, a key of ours signed it, and it is the newest: what it says may be signed again.
+    Whoever else writes where documents lie has no say in what a point was told before, nor by what it was told before that."""
     envelope = ports.fleet.document(point)
     document = _payload(envelope)
-    if envelope is None or document is None or document.get("point") != point:
+    if envelope is None or document is None or document.get("point") != point or document["epoch"] < _newest(ports, point):
         return None
     roles = json.loads(unb64(json.loads(ports.signer.keys_json())["payload"], "keys.json"))["roles"]
     keys = {row["keyid"]: unb64(row["pub"], "keys.json") for row in roles["rollout"]}
@@ -112,6 +113,21 @@ def told(ports: Ports, point: str) -> dict[str, Any] | None:
     except Bad:
         return None
     return document
+
+
+def _newest(ports: Ports, point: str) -> int:
+    """The epoch that the status of the point tells, which nobody else writes."""
+    namespace, _, name = point.partition("/")
+    try:
+        return int(ports.store.get(Key("EnforcementPoint", namespace, name)).status.get("epoch", 0))
+    except NotFound:
+        return 0
+
+
+def standing(ports: Ports, resource: Resource) -> dict[str, Any] | None:
+    """The published document of a point, unless it is older than what its status tells: somebody has laid it back."""
+    document = published(ports, f"{resource.namespace}/{resource.name}")
+    return None if document is None or document["epoch"] < resource.status.get("epoch", 0) else document
 
 
 def says(document: Mapping[str, Any] | None, assignment: Assignment, origin: str) -> bool:

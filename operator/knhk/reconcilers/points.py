@@ -21,7 +21,7 @@ from knhk.reconcilers.consent_book import ConsentBook
 from knhk.reconcilers.context import Journal, Ordered, Ports, remembered, say, write_status
 from knhk.reconcilers.counting import REASON as NOT_MERGED
 from knhk.reconcilers.counting import not_counted, not_gone, rest
-from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says, told
+from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack_reference, publish, published, says, standing, told
 from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.loosening import KIND as LOOSENED
 from knhk.reconcilers.loosening import UNAPPROVED, Loosening, promises_of, stages_of
@@ -369,7 +369,7 @@ class PointReconciler:
         without one, or when its epoch is taken, the point's own event does. Gives the point as it is stored now."""
         ports = self.ports
         pending = self.journal.deliver(resource)
-        document = published(ports, wanted.point)
+        document = standing(ports, resource)
         current = says(document, wanted, ports.origin)
         loosening = None if current or held_back(ports, resource) is not None else loosening_of(ports, resource)
         if current and document is not None and is_valid(ports, wanted.point, document):
