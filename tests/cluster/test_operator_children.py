@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ IMAGE = "registry.example.com/knhk-agent@sha256:" + "0" * 64
 OWN, NS, POINT = "knhk-system", "erp", "erp/orders"
 LABELS = {"app.kubernetes.io/managed-by": "knhk", "app.kubernetes.io/part-of": "knhk"}
 MAPS = f"/api/v1/namespaces/{NS}/configmaps"
+SECRETS = f"/api/v1/namespaces/{OWN}/secrets"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NS}/deployments/{child_name('orders')}"
 SECURITY = {"privileged": False, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 WITHIN_S = 240.0
@@ -48,6 +50,7 @@ def operator(clean: KubeClient, cluster: Cluster) -> Iterator[KubeClient]:
         until(lambda: "names begin with knhk-" in said(lambda: found.call("POST", MAPS, {"dryRun": "All"}, config("theirs"))), WITHIN_S)
         deployments = DEPLOYMENT.rpartition("/")[0]
         until(lambda: "run the guard's image" in said(lambda: found.call("POST", deployments, {"dryRun": "All"}, forged())), WITHIN_S)
+        until(lambda: "of its certificates" in said(lambda: found.call("POST", SECRETS, {"dryRun": "All"}, secret("mine"))), WITHIN_S)
         yield found
 
 
@@ -62,6 +65,10 @@ def said(call: Callable[[], Any]) -> str:
 
 def config(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": LABELS if labels is None else labels}}
+
+
+def secret(name: str, **more: Any) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, **more.pop("metadata", {})}, **more}
 
 
 def container(image: str = IMAGE, name: str = "a", **security: Any) -> dict[str, Any]:
@@ -161,3 +168,22 @@ def test_its_deployments_are_guards_and_nothing_more(operator: KubeClient) -> No
 
 def test_others_are_not_asked(clean: KubeClient, operator: KubeClient) -> None:
     clean.call("POST", MAPS, {"dryRun": "All"}, config("theirs", {}))
+
+
+def test_the_operator_may_make_what_it_may_read() -> None:
+    """RBAC and the policy name the same Secrets."""
+    (role,) = [one for one in yaml.safe_load_all((OPERATOR / "rbac.yaml").read_text()) if one["kind"] == "Role"]
+    named = {name for rule in role["rules"] if "secrets" in rule["resources"] for name in rule.get("resourceNames", ())}
+    told = [one for one in yaml.safe_load_all((OPERATOR / "children.yaml").read_text()) if one["metadata"]["name"].endswith("certificates")]
+    expression = told[0]["spec"]["validations"][1]["expression"]
+    assert set(re.findall(r"'(knhk-[a-z-]+)'", expression)) == named
+
+
+def test_the_operator_makes_no_secret_that_a_controller_fills(operator: KubeClient) -> None:
+    """With the token of another account, for one, under the name of a certificate that is not there yet."""
+    annotated = {"annotations": {"kubernetes.io/service-account.name": "knhk-builder"}}
+    token = secret("knhk-keys-tls", type="kubernetes.io/service-account-token", metadata=annotated)
+    assert "must be of type Opaque" in said(lambda: operator.call("POST", SECRETS, {"dryRun": "All"}, token))
+    assert "of its certificates" in said(lambda: operator.call("POST", SECRETS, {"dryRun": "All"}, secret("default-token")))
+    with contextlib.suppress(AlreadyExists):
+        assert said(lambda: operator.call("POST", SECRETS, {"dryRun": "All"}, secret("knhk-keys-tls", type="Opaque"))) == ""
