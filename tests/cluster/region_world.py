@@ -119,12 +119,12 @@ class Region(World):
         return sha256(ORIGIN.encode()).hexdigest()
 
     @property
-    def keys(self) -> Path:
+    def key_folder(self) -> Path:
         return self.folder / "keys"
 
     @property
     def vkey(self) -> str:
-        return LocalSigner(self.keys).vkey(ORIGIN)
+        return LocalSigner(self.key_folder).vkey(ORIGIN)
 
     def knhk(self, *words: str | Path, expect: int = 0, given: str = "") -> Any:
         """What the command answers, as JSON."""
@@ -142,7 +142,7 @@ class Region(World):
         witness = self._witness()
         store = {name: value.encode() for name, value in self.s3.environment().items()}
         self.node.apply(secret("knhk-log-store", store), secret("knhk-witness-store", store), *witness)
-        self.node.kubectl("apply", "--server-side", "-f", str(self.keys / "secrets.yaml"))
+        self.node.kubectl("apply", "--server-side", "-f", str(self.key_folder / "secrets.yaml"))
         self.node.kubectl("apply", "--server-side", "-k", str(self._overlay(log_url)))
         for workload in WORKLOADS:
             self.until(partial(self._rolled_out, workload))
@@ -153,9 +153,9 @@ class Region(World):
 
     def _signing(self) -> None:
         """Role keys, and the sigstore that operator and builder are to ask."""
-        made = ("cluster", "keys", self.keys, "--origin", ORIGIN)
+        made = ("cluster", "keys", self.key_folder, "--origin", ORIGIN)
         self.knhk(*made)
-        self.knhk("keys", "trust", self.sigstore.trusted_root, "--folder", self.keys)
+        self.knhk("keys", "trust", self.sigstore.trusted_root, "--folder", self.key_folder)
         told = {
             "rekor": self.sigstore.rekor.url,
             "timestamp": f"{self.sigstore.timestamps.url}/api/v1/timestamp",
@@ -166,7 +166,7 @@ class Region(World):
                 "rollout": account("knhk-operator"), **dict.fromkeys(("build", "data"), account("knhk-builder")),
             },
         }  # fmt: skip
-        (self.keys / "sigstore.json").write_text(json.dumps(told))
+        (self.key_folder / "sigstore.json").write_text(json.dumps(told))
         self.knhk(*made)
 
     def _witness(self) -> list[dict[str, Any]]:
@@ -205,7 +205,7 @@ class Region(World):
             "KNHK_WITNESS_NAME": WITNESS,
             "KNHK_WITNESS_MIRROR": "s3://region-us/mirrors",
             "watched": f"log {self.vkey} {log_url}\nquorum none\n",
-            "roots": f"{ORIGIN} {(self.keys / 'root.pub').read_text()}",
+            "roots": f"{ORIGIN} {(self.key_folder / 'root.pub').read_text()}",
         }
         watched = {"policy": self.policy, "ca.crt": (self.folder / "witness-ca.crt").read_text()}
         soon = '[{"op": "add", "path": "/spec/template/spec/containers/1/args/-", "value": "--interval-s=1"}]'  # of a minute

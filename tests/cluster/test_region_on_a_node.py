@@ -131,7 +131,7 @@ def answers(address: str) -> bool:
 
 
 def test_the_log_is_published_with_a_witness_s_cosignature_and_mirrored(region: Region) -> None:
-    policy, root = region.folder / "policy", region.keys / "root.pub"
+    policy, root = region.folder / "policy", region.key_folder / "root.pub"
     policy.write_text(region.policy)
     verify = ("log", "verify", "--vkey", region.vkey, "--root", root, "--witnesses", policy)
     told = region.knhk(*verify, region.published)
@@ -139,7 +139,7 @@ def test_the_log_is_published_with_a_witness_s_cosignature_and_mirrored(region: 
     size = told["size"]
     region.until(lambda: open_checkpoint(region.held(size), parse_vkey(region.vkey)).size >= size)
     assert is_mirrored(region.held(size), region.witness)
-    copied = region.knhk(*verify[:-2], "--keys", region.keys / "keys.json", region.mirror)
+    copied = region.knhk(*verify[:-2], "--keys", region.key_folder / "keys.json", region.mirror)
     assert (copied["bad"], copied["size"] >= size) == ([], True)
     # A quorum that this witness is not does not pass.
     policy.write_text(region.policy.replace("group others 1 us", f"witness ap {other_witness()}\ngroup others 2 us ap"))
@@ -217,7 +217,7 @@ def until_archived(region: Region) -> int:
 
     def unrecorded() -> int:
         place = ("log", "replay", region.s3.folder / "region-eu" / "delta", "--log", region.published, "--size", size)
-        told = region.knhk(*place, "--root", region.keys / "root.pub", "--registry", region.folder / "none", expect=1)
+        told = region.knhk(*place, "--root", region.key_folder / "root.pub", "--registry", region.folder / "none", expect=1)
         found: int = told["unrecorded"]
         return found
 
