@@ -75,7 +75,7 @@ ACCOUNTS: Mapping[str, Rights] = {
         *ours(KINDS, READ),
         *ours(BROUGHT, WRITE),
         *ours(KINDS, ("update", "patch"), "/status"),
-        *ours(("approvals", "consents", "receipts"), ("patch",)),
+        *ours(("approvals", "consents"), ("patch",)),
         *ours(("receipts",), ("create", "delete")),
         *everywhere(("events",), ("get", "list", "create", "patch")),
         *everywhere(("namespaces", "customresourcedefinitions.apiextensions.k8s.io", "pods"), READ),

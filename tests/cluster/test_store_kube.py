@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ from control_plane import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 KEPT = 60
+VECTORS = json.loads((Path(__file__).parents[2] / "formats" / "vectors" / "receipt.json").read_bytes())
+RECEIPT = next(json.loads(case["files"]["r.json"]) for case in VECTORS["cases"] if case["name"] == "event: spec of a Receipt")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,14 @@ class TestKube(StoreContract):
         after = client.call("GET", place(made.key))
         assert (after["metadata"]["finalizers"], after["spec"]["suspend"]) == (["example.com/theirs"], True)
         client.call("PUT", place(made.key), body={**after, "metadata": {**after["metadata"], "finalizers": []}})
+
+    def test_a_receipt_that_owes_an_event_leaves_when_it_is_deleted(self, store: KubeStore, client: KubeClient) -> None:
+        """No watch tells that a Receipt leaves: a finalizer would stay, and its namespace with it."""
+        made = store.create(Resource("Receipt", "erp", "promoted-5", RECEIPT))
+        store.update_status(replace(made, status={"pending": [{"bundle": "{}"}]}))
+        store.delete(made.key)
+        with pytest.raises(NotFound):
+            client.call("GET", place(made.key))
 
     def test_the_status_is_applied_by_our_field_manager(self, store: KubeStore, client: KubeClient) -> None:
         made = store.update_status(replace(store.create(pack()), status={"observedGeneration": 1}))

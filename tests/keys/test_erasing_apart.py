@@ -111,9 +111,9 @@ def test_what_is_held_waits_for_its_release(region: Region, monkeypatch: pytest.
     assert {event.actor for kind in ("Held", "HoldReleased") for event in region.events(kind)} == {WHO}
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["rewrite", "digest", "sign", "append"])
+@pytest.mark.parametrize(("step", "after"), [("rewrite", False), ("rewrite", True), ("digest", True), ("sign", True), ("append", True)])
 def test_a_command_that_is_killed_is_ended_by_the_next(region: Region, monkeypatch: pytest.MonkeyPatch, step: str, after: bool) -> None:
+    """After one step is before the next."""
     region.archived()
     real: Callable[..., Any] = getattr(RemoteErasures, step)
 

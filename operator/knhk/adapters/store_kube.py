@@ -45,8 +45,9 @@ class KubeStore:
     live as long as the API server keeps them (an hour by default).
 
     Spec, labels and annotations are replaced by PUT, the status by server-side apply with field manager `knhk`; each carries the
-    version that was read. Objects of the kinds that `mirror` holds are read from it, all others from the API server. What a write was
-    told is in the mirror when it returns, and so is what it found in its way. Any thread."""
+    version that was read. Objects of the kinds that `mirror` holds are read from it, all others from the API server; those alone are
+    held while they owe events, for of the others nobody sees that they leave. What a write was told is in the mirror when it returns,
+    and so is what it found in its way. Any thread."""
 
     def __init__(self, client: KubeClient, feed: ChangeFeed, clock: Clock, mirror: Mirror | None = None) -> None:
         self._client = client
@@ -115,7 +116,7 @@ class KubeStore:
         owes = bool(resource.status.get("pending"))
         path, query = f"{place(resource.key)}/status", {"fieldManager": MANAGER, **_APPLIED}
         with self._told(resource.key):
-            if owes and not resource.held and resource.uid:
+            if owes and not resource.held and resource.uid and self._mirror.holds(resource.kind):
                 resource = replace(resource, resource_version=self._hold(resource, hold=True).resource_version)
             told = self._seen(self._call("PATCH", path, query, status_document(resource), APPLY, key=resource.key))
         return told if owes or not told.held else self._let_go(told)
