@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -266,3 +266,51 @@ def test_what_a_person_must_mend_is_said_and_tried_again() -> None:
     notary.away = None
     world.until(lambda: len(notarised(world)) == len(world.receipts()))
     assert world.get(PACK).status["revision"]["phase"] == "Live"
+
+
+@pytest.mark.parametrize("act", ["get", "update_status"])
+def test_a_store_that_a_person_must_mend_is_not_tried_at_each_turn(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = live(notary := FakeNotary(silent=True))
+    world.settle()
+    notary.silent, tried, broken = False, list[str](), True
+    real = getattr(world.store, act)
+
+    def stalled(what: Any) -> Resource:
+        if broken and what.kind == "Receipt":
+            tried.append(what.name)
+            raise Stalled("Forbidden", "receipts/status: must be allowed")
+        found: Resource = real(what)
+        return found
+
+    monkeypatch.setattr(world.store, act, stalled)
+    notary.answer()
+    world.until(lambda: bool(tried))
+    for _ in range(20):  # of no time that passes
+        world.controller.tick()
+    assert len(tried) == 1
+    broken = False
+    world.until(lambda: len(notarised(world)) == len(world.receipts()))
+    assert_the_log_has_it(world)
+
+
+def test_a_log_that_is_away_is_not_tried_at_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = live(notary := FakeNotary(silent=True))
+    world.settle()
+    tried, away, append = list[int](), True, world.log.append_events
+
+    def waiting(bundles: Sequence[bytes]) -> list[int]:
+        if away:
+            tried.append(len(bundles))
+            raise Waiting("Log", "the log does not answer", 5.0)
+        return append(bundles)
+
+    monkeypatch.setattr(world.log, "append_events", waiting)
+    notary.silent = False
+    notary.answer()
+    world.until(lambda: bool(tried))
+    for _ in range(20):
+        world.controller.tick()
+    assert len(tried) == 1
+    away = False
+    world.until(lambda: len(notarised(world)) == len(world.receipts()) and not any("pending" in each.status for each in world.receipts()))
+    assert_the_log_has_it(world)

@@ -19,7 +19,7 @@ from typing import Any
 
 from knhk.api import condition, with_condition
 from knhk.lockchain import NOTARISED, fits, notarised, statement
-from knhk.model.faults import KnhkError, NotFound, Refused, Stalled, Waiting
+from knhk.model.faults import Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
 from knhk.reconcilers.context import Ports
@@ -33,7 +33,8 @@ _log = logging.getLogger("knhk.notarising")
 @dataclass
 class Notarising:
     """All Receipts that lack it: those that are there at the start, and those that are made since (`made` may be called by any thread).
-    After one that could not be had no other is asked for until it may be tried again. `ended` is told of each that has it."""
+    After one that could not be had no other is asked for until it may be tried again; after what could not be written, or brought into
+    the log, nothing is done until then. `ended` is told of each that has it."""
 
     ports: Ports
     ended: Callable[[Key], None] = lambda key: None
@@ -42,6 +43,7 @@ class Notarising:
     _asked: dict[Key, Future[bytes]] = field(default_factory=dict)
     _written: dict[Key, str] = field(default_factory=dict)  # events that stand in a status, and maybe not in the log
     _until_s: float = 0.0
+    _rests_until_s: float = 0.0  # our own store or log is away
 
     def made(self, receipt: Resource) -> None:
         """There is one more."""
@@ -60,7 +62,18 @@ class Notarising:
         return "sigstoreIndex" not in receipt.status and (self.ports.notary is not None or _event_in(receipt) != "")
 
     def turn(self, now_s: float) -> None:
-        """Asks for some, and writes what came."""
+        """Asks for some, and writes what came. Raises as Store and Log do; then it rests, but for a Conflict."""
+        if now_s < self._rests_until_s:
+            return
+        try:
+            self._turned(now_s)
+        except Conflict:
+            raise
+        except (KnhkError, OSError) as error:
+            self._rests_until_s = now_s + _pause_s(error)
+            raise
+
+    def _turned(self, now_s: float) -> None:
         if self.ports.notary is None and not self._new and not self._left and not self._written:
             return
         left = self._known()
@@ -107,7 +120,7 @@ class Notarising:
             bundle = self._asked[key].result()
             event = self._event(receipt, bundle)
         except KnhkError as error:
-            self._until_s = now_s + (error.retry_after_s if isinstance(error, Waiting) else STALLED_S)
+            self._until_s = now_s + _pause_s(error)
             reason = error.reason if isinstance(error, Waiting | Stalled) else type(error).__name__
             self._write(receipt, receipt.status, False, reason, str(error))
             self._known().setdefault(key)
@@ -165,6 +178,10 @@ class Notarising:
         if not done:
             _log.warning("%s: %s", receipt.key, message)
         self.ports.store.update_status(replace(receipt, status=wanted))
+
+
+def _pause_s(error: Exception) -> float:
+    return error.retry_after_s if isinstance(error, Waiting) else STALLED_S
 
 
 def _event_in(receipt: Resource) -> str:
