@@ -103,6 +103,8 @@ class HttpClient:
         return self._stream
 
     async def _exchange(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        if not all(text.isascii() and text.isprintable() for text in (target, *headers.values())) or " " in target:
+            raise ValueError("a target or a header would be more than one")
         reader, writer = await self._connected()
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

@@ -3,12 +3,17 @@ signs, and the command between them; tests/cluster has the API server's part."""
 
 from __future__ import annotations
 
+import http.client
 import io
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import pytest
 from erasing_world import BASIS, PRIVACY, Region, recorded
@@ -29,6 +34,10 @@ from knhk.wiring.privacy import opened
 from knhk_runtime.envelope import tag_of
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+ERASED = {
+    **{"erasure": "ab" * 16, "part": 1, "parts": 1, "basis": BASIS, "leaves": 1, "targets": [[0, 0]], "leafHashes": "ab" * 32},
+    **{"keys": [], "destroyed": "2026-11-26T12:00:00Z", "hold": "none"},
+}
 WHO = "system:serviceaccount:erp:knhk-eraser"
 
 
@@ -166,7 +175,13 @@ def test_who_may_not_erase_there_gets_nothing(region: Region) -> None:
 
 def test_only_events_of_these_kinds_that_the_operator_signed_get_into_the_log(region: Region) -> None:
     remote = RemoteErasures(region.whom, "erp")
-    event = PolicyEvent("Held", (f"subject/{'ab' * 32}", "ab" * 32), "somebody else", "2020-01-01T00:00:00Z", evidence={"hold": "1"})
+    event = PolicyEvent(
+        "Held",
+        (f"subject/{'ab' * 32}", "ab" * 32),
+        "somebody else",
+        "2020-01-01T00:00:00Z",
+        evidence={"hold": "12" * 16, "reference": "case 7"},
+    )
     bundle = remote.sign(event)
     with pytest.raises(Stalled):
         remote.append(bundle.replace(b'"signatures"', b'"signatures "'))
@@ -179,6 +194,12 @@ def test_only_events_of_these_kinds_that_the_operator_signed_get_into_the_log(re
         PolicyEvent("Promoted", event.subject, "", "", evidence={"a": 1}),
         PolicyEvent("Erased", ("pack/erp/x", "ab" * 32), "", ""),
         PolicyEvent("Erased", (f"subject/{'ab' * 32}", "cd" * 32), "", ""),
+        replace(event, evidence={"hold": "1"}),
+        replace(event, evidence={**event.evidence, "namespace": "crm"}),
+        replace(event, evidence={**event.evidence, "reference": "case of anna@example.com"}),
+        replace(event, kind="Erased", evidence={**ERASED, "targets": [[0, 1 << 40]]}),
+        replace(event, kind="Erased", evidence={**ERASED, "targets": [[3, 4], [0, 1]]}),
+        replace(event, kind="Erased", evidence={**ERASED, "keys": "all"}),
         PolicyEvent("Erased", ("retention/crm/orders", "ab" * 32), "", "", point="crm/orders"),
     ):
         with pytest.raises(Stalled, match="must be"):
@@ -187,7 +208,43 @@ def test_only_events_of_these_kinds_that_the_operator_signed_get_into_the_log(re
     assert remote.append(bundle) == remote.append(bundle)
     (told,) = region.events("Held")
     assert (told.actor, told.time[:4] != "2020") == (WHO, True)
+    assert told.evidence == {**event.evidence, "namespace": "erp"}
     remote.close()
+
+
+def test_nobody_ends_a_hold_of_another_namespace_nor_asks_for_what_the_log_has_not(region: Region) -> None:
+    region.archived()
+    hold = region.run("hold", ANNA, "--reference", "case 7")
+    own = RemoteErasures(region.whom, "erp")
+    (region.folder / "crm.token").write_text(region.keys.api.reader("crm", ("erase", "crm"), audience=ERASURES_AUDIENCE))
+    other = RemoteErasures(replace(region.whom, token=region.folder / "crm.token"), "crm")
+    evidence = {"hold": hold["hold"], "reference": "case 7"}
+    other.append(other.sign(PolicyEvent("HoldReleased", (f"subject/{hold['subject']}", hold["subject"]), "", "", evidence=evidence)))
+    assert len(region.events("HoldReleased")) == 1
+    with pytest.raises(Stalled, match="legal hold"):
+        own.rewrite(((1, 13),))
+    for act in (own.rewrite, own.digest, lambda targets: own.free(targets, ())):
+        with pytest.raises(Stalled, match="entries that the log has"):
+            act(((0, (1 << 63) - 1),))
+    own.close()
+    other.close()
+    assert region.replayed() == (14, 0, 0, 0, 0)
+
+
+def test_a_namespace_that_is_none_puts_no_request_of_its_own_before_the_exchange(region: Region) -> None:
+    """Else its answer would be read as that to the next question: whether somebody may erase in a namespace that is not his."""
+    token = region.keys.api.reader("crm", ("erase", "crm"), audience=ERASURES_AUDIENCE)
+    first = f"crm HTTP/1.1\r\nHost: exchange\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+    evil = quote(f"{first}GET /v1/erasures/crm HTTP/1.1\r\nX: ", safe="")
+    assert [_status(region, token, name) for name in (evil, "erp", "crm")] == [400, 403, 200]
+
+
+def _status(region: Region, token: str, namespace: str) -> int:
+    at = urlsplit(region.url)
+    connection = http.client.HTTPSConnection(at.hostname or "", at.port, context=ssl.create_default_context(cafile=region.keys.ca_file))
+    with closing(connection):
+        connection.request("GET", f"/v1/namespaces/{namespace}", headers={"Authorization": f"Bearer {token}"})
+        return connection.getresponse().status
 
 
 def test_while_no_operator_leads_it_says_so_and_changes_nothing(region: Region) -> None:

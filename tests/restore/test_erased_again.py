@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from restore_house import killed, quiet
 from knhk.adapters import delta_parquet
 from knhk.adapters.key_stores import established
 from knhk.model.faults import Stalled
-from knhk.reconcilers.erasing import erased_by
 from knhk.reconcilers.ledger import Kept
 from knhk.wiring import privacy, reapplying
 from knhk.wiring import restore as wiring
@@ -187,9 +186,13 @@ def test_a_key_service_s_folder_has_a_store_for_each_namespace(ruin: Ruin) -> No
     established(folder / "ats", by)
     (folder / "lock").touch()
     seen = wiring.verified(ruin.left(), datetime.now(UTC))
-    erased = erased_by(event for _, _, event in seen.events)
+    events = [event for _, _, event in seen.events]
     places = Places(folder, ruin.folder / "keys", (str(ruin.archive),))
-    found = reapplied(erased, places, seen.log, dry=False)
+    elsewhere = [replace(event, evidence={**event.evidence, "namespace": "ats"}) for event in events]
+    of_another = reapplied(elsewhere, places, seen.log, dry=False)
+    assert [(each.state, each.did.rows) for each in of_another] == [(REAPPLIED, 0)] * 3
+    assert ruin.opened() == (6, 4)
+    found = reapplied(events, places, seen.log, dry=False)
     assert [(Path(each.place).name, each.state, each.did.keys, each.did.rows, each.did.queued) for each in found] == [
         ("ats", REAPPLIED, 0, 0, 0),
         ("erp", REAPPLIED, 1, 0, 1),

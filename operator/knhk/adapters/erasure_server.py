@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from knhk.adapters.pod_door import Lane, Problem, body_of, problems, token_of
 from knhk.ports.caller import NotAllowed
 from knhk.ports.recorded import Ranges, Recorded
 from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
-from knhk_verify.errors import Bad
+from knhk_verify.errors import Bad, demand
 
 BELIEVED_S, WITHIN_S, REMEMBERED = 10.0, 30.0, 1000
 AT_ONCE, MAX_WAITING, OF_ONE = 2, 16, 4
@@ -31,6 +32,7 @@ TOLD: dict[type[Exception], tuple[HTTPStatus, str]] = {
     NotAllowed: (HTTPStatus.FORBIDDEN, "forbidden"),
 }
 KINDS = {HTTPStatus.UNAUTHORIZED: "unauthenticated", HTTPStatus.FORBIDDEN: "forbidden", HTTPStatus.TOO_MANY_REQUESTS: "too-many"}
+_NAMESPACE = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _log = logging.getLogger("knhk.erasures")
 T = TypeVar("T")
 RecordedOf = Callable[[str, Mapping[str, Any]], Recorded]
@@ -107,14 +109,7 @@ class ErasureServer:
     async def digest(self, request: web.Request) -> web.Response:
         met, told = await self._told(request, "targets")
         targets = wire.parse_targets(told["targets"])
-
-        def made(there: Recorded) -> str:
-            try:
-                return there.digest(targets)
-            except KeyError:
-                raise Bad("targets", "must be entries that the log has") from None
-
-        return web.json_response({"leafHashes": await self._run(request, met, made)})
+        return web.json_response({"leafHashes": await self._run(request, met, lambda there: there.digest(targets))})
 
     async def rewrite(self, request: web.Request) -> web.Response:
         met, told = await self._told(request, "targets")
@@ -126,7 +121,7 @@ class ErasureServer:
 
     async def handed_on(self, request: web.Request) -> web.Response:
         token, body = token_of(request), await body_of(request, wire.MAX_BODY_BYTES)
-        answer = await self._ask("POST", request.match_info["namespace"], f"/{request.match_info['what']}", token, body)
+        answer = await self._ask("POST", _namespace(request), f"/{request.match_info['what']}", token, body)
         return web.Response(body=answer.body, content_type="application/json")
 
     async def _told(self, request: web.Request, *names: str) -> tuple[_Met, Mapping[str, Any]]:
@@ -139,7 +134,7 @@ class ErasureServer:
 
     async def _caller(self, request: web.Request) -> _Met:
         """Who asks, as the exchange says. Raises Problem."""
-        token, namespace = token_of(request), request.match_info["namespace"]
+        token, namespace = token_of(request), _namespace(request)
         asked, now = (hashlib.sha256(token.encode(errors="surrogateescape")).digest(), namespace), time.monotonic()
         if (known := self._met.get(asked)) is not None and known.until_s > now:
             return known
@@ -166,6 +161,13 @@ class ErasureServer:
         if again:  # of before this release, perhaps, and soon followed by another
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", f"the exchange answers {answer.status}: {_detail(answer)}")
         raise Problem(status, KINDS.get(status, "malformed"), _detail(answer))
+
+
+def _namespace(request: web.Request) -> str:
+    """Raises Bad for what is no name: it stands in a request line of ours."""
+    found = request.match_info["namespace"]
+    demand(_NAMESPACE.fullmatch(found) is not None, "namespace", "must be a name of a namespace")
+    return found
 
 
 def _targets(found: Ranges) -> web.Response:

@@ -11,6 +11,7 @@ from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_NAMESPACE, KEY_SERVICE, key_place
 from knhk.cli.schema import array, boolean, integer, obj, string
+from knhk.model.subjects import SAID
 from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from knhk.reconcilers.erasing import Eraser, Told
 
-_SAID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()/:_-]{0,127}")
 TEXT = "the text that the point's rule finds, such as an e-mail address; - reads it from standard input"
 SUBJECT = Argument("subject", help=TEXT, metavar="SUBJECT")
 ARCHIVE = Argument("--archive", help="archive of the Δ log, whose rows are rewritten too: a folder, or s3://BUCKET/PREFIX", metavar="PLACE")
@@ -197,7 +197,7 @@ def _subject(given: str | None) -> str:
 
 def _said(text: str, where: str) -> str:
     """What stands in the log for ever."""
-    if not _SAID.fullmatch(text):
+    if not re.fullmatch(SAID, text):
         raise Usage("must be at most 128 letters, digits, blanks and . , ( ) / : _ -, and never a name", where)
     return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 
 TAG_BYTES, SHORT_BYTES, KEY_BYTES = 32, 16, 32
+SAID = r"[A-Za-z0-9][A-Za-z0-9 .,()/:_-]{0,127}"  # what a person says in an event about a subject: it stands in the log for ever
 _DOMAIN = b"knhk.dev/subject/v1\n"
 
 

@@ -417,15 +417,19 @@ class Eraser:
 
 @dataclass
 class Erased:
-    """What the log says was erased, and is held: `keys` that were destroyed, `indexes` of leaves whose records are gone, erasures that are
-    `done` and `queued`, `holds` as they stand."""
+    """What the log says was erased, and is held: `keys` that were destroyed, indexes of leaves whose records are gone, `of` the points of a
+    namespace, or of all (""), erasures that are `done` and `queued`, `holds` as they stand."""
 
     events: int = 0
     keys: list[bytes] = field(default_factory=list)
-    indexes: set[int] = field(default_factory=set)
+    of: dict[str, set[int]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     queued: dict[str, Plan] = field(default_factory=dict)
     holds: dict[str, Held] = field(default_factory=dict)
+
+    @property
+    def indexes(self) -> set[int]:
+        return set[int]().union(*self.of.values())
 
 
 def erased_by(events: Iterable[PolicyEvent]) -> Erased:
@@ -436,13 +440,19 @@ def erased_by(events: Iterable[PolicyEvent]) -> Erased:
         if event.kind == "Erased":
             found.events += 1
             found.keys += map(bytes.fromhex, said["keys"])
-            found.indexes.update(indexes_of((first, last) for first, last in said["targets"]))
+            of = found.of.setdefault(str(said.get("namespace", "")), set())
+            of.update(indexes_of((first, last) for first, last in said["targets"]))
             found.done |= {said["erasure"]} if said["part"] == said["parts"] else set()
         elif event.kind == "ErasureQueued":
             found.queued[said["erasure"]] = Plan(SUBJECT, event.subject[1], said["basis"], holds=tuple(said["holds"]))
         elif event.kind in ("Held", "HoldReleased"):
             found.holds[said["hold"]] = Held(said["hold"], bytes.fromhex(event.subject[1]), said["reference"], event.kind == "Held")
     return found
+
+
+def is_of(event: PolicyEvent, namespace: str) -> bool:
+    """Whether an event counts for a namespace: it is of it, or of a home, which names none."""
+    return bool(event.evidence.get("namespace", namespace) == namespace)
 
 
 def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> Reapplied:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 from knhk.lockchain.events import PolicyEvent, parse_event, statement
 from knhk.model.faults import Fault, Refused
+from knhk.model.subjects import SAID
 from knhk.model.times import rfc3339
 from knhk.ports.clock import Clock
 from knhk.ports.log import Log
@@ -18,8 +20,44 @@ from knhk.reconcilers.points import privacy_of
 from knhk_verify.errors import Bad
 from knhk_verify.signed import verify_event, verify_keys
 
-KINDS = ("Erased", "ErasureQueued", "Held", "HoldReleased", "SubjectExported")
+Check = Callable[[object], bool]
 _SUBJECT = re.compile("subject/([0-9a-f]{64})")
+
+
+def _text(pattern: str) -> Check:
+    form = re.compile(pattern)
+    return lambda found: isinstance(found, str) and form.fullmatch(found) is not None
+
+
+def _number(found: object) -> bool:
+    return type(found) is int and 0 <= found < 1 << 53
+
+
+def _ranges(found: object) -> bool:
+    """[[first, last]…], ascending."""
+    if not isinstance(found, list) or not all(isinstance(row, list) and len(row) == 2 and all(map(_number, row)) for row in found):
+        return False
+    ends = [end for row in found for end in row]
+    return ends == sorted(ends) and all(a[1] < b[0] for a, b in pairwise(found))
+
+
+def _list_of(check: Check) -> Check:
+    return lambda found: isinstance(found, list) and all(map(check, found))
+
+
+_ID, _HASH, _TIME, _SAID = _text("[0-9a-f]{32}"), _text("[0-9a-f]{64}"), _text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), _text(SAID)
+_HOLD: Mapping[str, Check] = {"hold": _ID, "reference": _SAID}
+EVIDENCE: Mapping[str, Mapping[str, Check]] = {  # of each kind all members, as formats/envelope.md and signed.md have them
+    "Erased": {
+        **{"erasure": _ID, "part": _number, "parts": _number, "basis": _SAID, "leaves": _number, "targets": _ranges},
+        **{"leafHashes": _HASH, "keys": _list_of(_ID), "destroyed": _TIME, "hold": _text("none")},
+    },
+    "ErasureQueued": {"erasure": _ID, "basis": _SAID, "holds": _list_of(_ID)},
+    "Held": _HOLD,
+    "HoldReleased": _HOLD,
+    "SubjectExported": {"rows": _number, "entries": _HASH, "size": _number, "reason": _SAID},
+}
+KINDS = tuple(EVIDENCE)
 
 
 class Teller:
@@ -34,17 +72,27 @@ class Teller:
         return {f"{each.namespace}/{each.name}": privacy_of(each.spec["privacy"]) for each in points if "privacy" in each.spec}
 
     def sign(self, namespace: str, user: str, told: Mapping[str, Any]) -> bytes:
-        """The signed event of who asks, at this time."""
+        """The signed event of who asks, at this time, with the namespace for which he asks: it counts for no other."""
         kind, point, subject = told["kind"], told["point"], told["subject"]
         if kind not in KINDS:
             raise Refused([Fault("kind", "another one", f"must be one of {', '.join(KINDS)}")])
         if subject not in _subjects(namespace, subject, point):
             raise Refused([Fault("subject", "another one", f"must be subject/TAG, or retention/{namespace}/NAME, with its SHA-256")])
-        if not isinstance(told["evidence"], dict):
-            raise Refused([Fault("evidence", "another one", "must be a JSON object")])
+        evidence = self._evidence(kind, told["evidence"]) | {"namespace": namespace}
         time = rfc3339(self._clock.now_ns())
-        event = PolicyEvent(kind, (subject[0], subject[1]), user, time, point=point, evidence=told["evidence"])
+        event = PolicyEvent(kind, (subject[0], subject[1]), user, time, point=point, evidence=evidence)
         return self._signer.bundle("rollout", statement(event))
+
+    def _evidence(self, kind: str, given: object) -> dict[str, Any]:
+        """As whoever reads the log for ever relies on it. Raises Refused."""
+        wanted = EVIDENCE[kind]
+        if not isinstance(given, dict) or set(given) != set(wanted):
+            raise Refused([Fault("evidence", "another one", f"must be a JSON object of {', '.join(wanted)}")])
+        if wrong := [name for name, check in wanted.items() if not check(given[name])]:
+            raise Refused([Fault(f"evidence.{name}", "another one", "must be as in formats/envelope.md") for name in wrong])
+        if (targets := given.get("targets")) and targets[-1][1] >= int(self._log.checkpoint().split("\n")[1]):
+            raise Refused([Fault("evidence.targets", "another one", "must be entries that the log has")])
+        return dict(given)
 
     def append(self, bundle: bytes) -> int:
         """Index of such an event in the log, which takes anybody's word: only what our rollout key signed gets there."""

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from knhk.lockchain.events import parse_event
+from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import Fault, Refused
 from knhk.ports.recorded import Ranges
 from knhk.reconcilers.delta import indexes_of
-from knhk.reconcilers.erasing import LOOKS, SETTLE_S, Beside, erased_by
+from knhk.reconcilers.erasing import LOOKS, SETTLE_S, Beside, erased_by, is_of
 from knhk_runtime.record import Record
+from knhk_verify.errors import demand
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
 
 
 @dataclass
 class Unheld(Beside):
-    """A hold counts from when the log shows it until it shows its release, which takes a moment."""
+    """`namespace`: whose records these are. A hold counts from when the log shows it until it shows its release, which takes a moment."""
+
+    namespace: str = ""
+
+    def free(self, targets: Ranges, held: Collection[bytes]) -> Ranges:
+        """See the port. As `rewrite`."""
+        self._demand_there(targets)
+        return super().free(targets, held)
+
+    def digest(self, targets: Ranges) -> str:
+        """See the port. As `rewrite`."""
+        self._demand_there(targets)
+        return super().digest(targets)
 
     def rewrite(self, targets: Ranges) -> tuple[int, int]:
-        """See the port. Raises Refused while a hold stands on one of these records."""
+        """See the port. Raises Refused while a hold stands on one of these records, and Bad for entries that the log does not have: there
+        are more of those than any memory takes."""
+        self._demand_there(targets)
         for _ in range(LOOKS):
             if not (held := self._held(targets)):
                 return super().rewrite(targets)
             self.clock.sleep(SETTLE_S)
         raise Refused([Fault("targets", f"{len(held)} entries", "must be of no subject whose legal hold stands in the log")])
 
+    def _demand_there(self, targets: Ranges) -> None:
+        demand(not targets or targets[-1][1] < self.log().size, "targets", "must be entries that the log has")
+
     def _held(self, targets: Ranges) -> set[int]:
-        tags = standing(self.log().entries())
+        tags = standing(self.log().entries(), self.namespace)
 
         def is_held(point: str, record: Record) -> bool:
             found = self._whose(point, record)
@@ -37,11 +55,16 @@ class Unheld(Beside):
         return set(indexes_of(targets)) & self._found(is_held) if tags else set()
 
 
-def standing(entries: Iterable[bytes]) -> frozenset[bytes]:
-    """Tags of whom the events of a log say that a hold stands. Nobody but the operator appends events, so signatures are not looked at.
-    Raises Bad and Refused."""
-    events = (parse_event(_statement(entry, f"entry {index}")) for index, entry in enumerate(entries) if entry[:1] == b"{")
-    return frozenset(hold.tag for hold in erased_by(events).holds.values() if hold.standing)
+def standing(entries: Iterable[bytes], namespace: str) -> frozenset[bytes]:
+    """Tags of whom the events of a log say that a hold stands in a namespace; one of another namespace ends none. Nobody but the operator
+    appends events, so signatures are not looked at. Raises Bad and Refused."""
+    told = (parse_event(_statement(entry, f"entry {index}")) for index, entry in enumerate(entries) if entry[:1] == b"{")
+    return frozenset(hold.tag for hold in erased_by(holding(told, namespace)).holds.values() if hold.standing)
+
+
+def holding(events: Iterable[PolicyEvent], namespace: str) -> Iterator[PolicyEvent]:
+    """Those of holds."""
+    return (event for event in events if event.kind in ("Held", "HoldReleased") and is_of(event, namespace))
 
 
 def _statement(entry: bytes, where: str) -> dict[str, object]:

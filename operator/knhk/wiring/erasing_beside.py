@@ -112,6 +112,7 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
             rows=rows,
             privacy=known,
             is_here=lambda point: point.startswith(f"{namespace}/"),
+            namespace=namespace,
         )
 
     def shown() -> Pair:

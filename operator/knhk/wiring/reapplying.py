@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -14,9 +14,10 @@ from pathlib import Path
 from knhk.adapters import delta_parquet
 from knhk.adapters.log_indexes import LogIndexes
 from knhk.adapters.system import SystemClock
+from knhk.lockchain import PolicyEvent
 from knhk.model.faults import KnhkError, NotFound, Stalled
 from knhk.reconcilers.archiving import Archive
-from knhk.reconcilers.erasing import Copies, Erased, Reapplied, reapply_keys, rewrite
+from knhk.reconcilers.erasing import Copies, Erased, Reapplied, erased_by, everywhere, is_of, reapply_keys, rewrite
 from knhk.reconcilers.ledger import contents_of
 from knhk.wiring import privacy
 from knhk.wiring.archive import opened
@@ -57,12 +58,17 @@ class Places:
         return None if self.home is None else self.home.log / "observations"
 
 
-def reapplied(erased: Erased, places: Places, log: Opened, *, dry: bool) -> tuple[Reached, ...]:
-    """Every place, one after another: that one cannot be reached holds up no other. `log`: what `erased` is of, verified."""
+def reapplied(events: Sequence[PolicyEvent], places: Places, log: Opened, *, dry: bool) -> tuple[Reached, ...]:
+    """Every place, one after another: that one cannot be reached holds up no other. `log`: what `events` are of, verified. What an event of
+    a namespace says is done there, and in no other."""
+    erased = erased_by(events)
     if not (erased.events or erased.holds or erased.queued):
         return ()
     stores = key_stores(places.subjects)
-    acts: list[tuple[str, Act]] = [(str(each), partial(_keys, each, places.keys, erased, dry, len(stores) == 1)) for each in stores]
+    told = {each: events if each == places.subjects else [event for event in events if is_of(event, each.name)] for each in stores}
+    acts: list[tuple[str, Act]] = [
+        (str(each), partial(_keys, each, places.keys, erased_by(mine), dry, len(stores) == 1)) for each, mine in told.items()
+    ]
     if not stores:
         acts.append((str(places.subjects or "key store"), partial(_no_keys, erased)))
     if places.outboxes is not None:
@@ -104,7 +110,11 @@ def _outboxes(places: Places, erased: Erased, log: Opened, dry: bool) -> Reappli
     if dry or places.home is None:
         return Reapplied()
     copies = Copies(places.outboxes, None, lambda: log.served, partial(closed, places.home), SystemClock())
-    return Reapplied(records=rewrite(copies, erased.indexes)[0])
+    return Reapplied(records=sum(rewrite(copies, indexes, _points(of))[0] for of, indexes in sorted(erased.of.items())))
+
+
+def _points(namespace: str) -> Callable[[str], bool]:
+    return (lambda point: point.startswith(f"{namespace}/")) if namespace else everywhere
 
 
 def _archive(places: Places, address: str, erased: Erased, log: Opened, dry: bool) -> Reapplied:
@@ -118,7 +128,7 @@ def _archive(places: Places, address: str, erased: Erased, log: Opened, dry: boo
     with tempfile.TemporaryDirectory(prefix="knhk-reapply-") as made:
         indexes = LogIndexes(Path(made) / "indexes.db")
         archive = Archive(places.outboxes or Path(made), lambda: source, indexes, delta_parquet, store, SystemClock())
-        return Reapplied(rows=archive.erase(erased.indexes))
+        return Reapplied(rows=sum(archive.erase(indexes, _points(of)) for of, indexes in sorted(erased.of.items()) if indexes))
 
 
 def demand_key_store(folder: Path) -> None:

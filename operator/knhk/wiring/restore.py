@@ -33,7 +33,6 @@ from knhk.ports.store import Store
 from knhk.reconcilers import evidence, restoring
 from knhk.reconcilers.admission import admit
 from knhk.reconcilers.context import receipt_of, statement_of
-from knhk.reconcilers.erasing import erased_by
 from knhk.reconcilers.reviewing import speaks_of_ours
 from knhk.wiring import daemon, embedded
 from knhk.wiring.home import Home, private_folder
@@ -414,7 +413,7 @@ def erased_again(left: Left, plan: Plan, home: Home | None, *, dry: bool = False
     """What the log says was erased is erased again, before anybody can open it. Repeated it finds nothing."""
     folder = left.subjects if home is None or (dry and not home.subjects.exists()) else home.subjects
     seen = plan.verified
-    return reapplied(erased_by(event for _, _, event in seen.events), Places(folder, left.keys, left.archives, home), seen.log, dry=dry)
+    return reapplied([event for _, _, event in seen.events], Places(folder, left.keys, left.archives, home), seen.log, dry=dry)
 
 
 def _again(home: Home, plan: Plan) -> Done:
