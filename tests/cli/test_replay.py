@@ -217,3 +217,13 @@ def test_an_audit_tells_what_was_admitted_and_has_no_record(knhk: Any, story: An
     lost = knhk("log", "audit", "--pack", cold_pack)
     assert (lost.exit, lost.out["unrecorded"], lost.out["kinds"]["judged"]["unrecorded"]) == (1, 1, 1)
     assert (lost.out["kinds"]["judged"]["low_ppm"], lost.out["kinds"]["judged"]["high_ppm"]) == (0, 1e6)
+
+
+def test_an_archive_is_audited_as_the_log_was(knhk: Any, story: Any, cold_pack: Path, tmp_path: Path) -> None:
+    archive = str(tmp_path / "delta")
+    assert knhk("log", "archive", "--to", archive).exit == 0
+    for size in (("--size", "1"), ("--size", "3"), ()):
+        found = knhk("log", "audit", archive, "--pack", cold_pack, *size)
+        assert (found.exit, found.out["unrecorded"]) == (0, 0), found.text
+    assert knhk("log", "audit", archive, "--pack", cold_pack, "--size", "99").exit == 2
+    assert knhk("log", "audit", "--pack", cold_pack, "--size", "3").exit == 2

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from knhk.reconcilers.replaying import Replayed, Shard
     from knhk.wiring.log_opening import Opened
     from knhk.wiring.replays import Packs
+    from knhk_runtime.tlog.served import Served
     from knhk_runtime.unsealing import Unsealer
     from knhk_verify.signed import Keys
 
@@ -78,15 +79,11 @@ def replay(call: Call) -> Outcome:
 
     shard, source = shard_of(call.args.shard or "0/1"), _source(call)
     if replays.is_archive(source):
-        log, size = _log(call), call.args.size
-        if size is not None and not 0 < size <= log.served.size:
-            raise Usage(f"must be from 1 to {log.served.size}, what the log has", "--size")
-        then = log.served if size is None else log.served.before(size)
-        found = _packs(call, log)
+        log = _log(call)
+        then, found = _then(call, log), _packs(call, log)
         result = replaying.replay_segments(replays.kept(source), then, found.evaluator, evaluator_digest(), shard, _unsealer(call))
-    elif (option := next((name for name in ("shard", "size") if getattr(call.args, name) is not None), None)) is not None:
-        raise Usage("must come with an archive: a log folder is replayed whole", f"--{option}")
     else:
+        _whole(call, "shard", "size")
         result = replaying.replay(Path(source), _packs(call, None).evaluator, evaluator_digest(), _unsealer(call))
     return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables_of(result))
 
@@ -100,6 +97,7 @@ def replay(call: Call) -> Outcome:
             "--pack", help="folder or file of a PolicyPack whose sources judge (may be given again)", kind=Path, metavar="PATH", repeat=True
         ),
         Argument("--goal", help="most violations admitted, in ppm, that are no failure (default 10)", kind=float, metavar="PPM"),
+        SIZE,
     ),
     output=obj(
         goal_ppm=NUMBER,
@@ -118,7 +116,8 @@ def replay(call: Call) -> Outcome:
     "compiled tables, and only sources that compile to the very plan in the image count. `kinds` keeps apart what was admitted by\n"
     "fail-open, brownout or from cache. The interval is Clopper and Pearson's, 95 %: with no violation among n it ends at about\n"
     "3.7 million / n ppm, so that 10 ppm need some 370,000 records. `unrecorded` counts admitted leaves of the log without a record\n"
-    "there: the interval ends where all of them were violations. Records that are erased or not judged are counted, and not in it.",
+    "there: the interval ends where all of them were violations. Records that are erased or not judged are counted, and not in it.\n"
+    "Of a log that grows, --size (of a checkpoint older than the archive's lag) counts nothing as unrecorded that is only on its way.",
     exits={FAULTS: "more violations than the goal were admitted by judged decisions, or something admitted has no record here"},
 )
 def audit(call: Call) -> Outcome:
@@ -133,9 +132,13 @@ def audit(call: Call) -> Outcome:
     if not call.args.pack:
         raise Usage("must name the sources that judge", "--pack")
     sources = auditing.Sources([to_sources(find(path).pack) for path in call.args.pack])
-    archive = replays.is_archive(source)
-    log = _log(call) if archive else None
-    admitted = replays.archived(source, log.served) if log else replays.recorded(Path(source))
+    log: Opened | None = None
+    if replays.is_archive(source):
+        log = _log(call)
+        admitted = replays.archived(source, _then(call, log))
+    else:
+        _whole(call, "size")
+        admitted = replays.recorded(Path(source))
     found = auditing.audit(admitted, sources, _packs(call, log).loaded, _unsealer(call))
     kinds = {name: {**asdict(k), "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]} for name, k in found.kinds.items()}
     data = {"goal_ppm": goal, "kinds": kinds, "unjudged": found.unjudged}
@@ -250,6 +253,23 @@ def _log(call: Call) -> Opened:
     from knhk.wiring.log_opening import opened
 
     return opened(call.args.log or str(Home(call.home).log), call.args.ca_file, call.args.certificate)
+
+
+def _then(call: Call, log: Opened) -> Served:
+    """The log, as it was with --size entries. Raises Usage."""
+    size = call.args.size
+    if size is None:
+        return log.served
+    if not 0 < size <= log.served.size:
+        raise Usage(f"must be from 1 to {log.served.size}, what the log has", "--size")
+    return log.served.before(size)
+
+
+def _whole(call: Call, *options: str) -> None:
+    """Raises Usage for options that a log folder has no use for."""
+    for name in options:
+        if getattr(call.args, name) is not None:
+            raise Usage("must come with an archive: a log folder is read whole", f"--{name}")
 
 
 def _keys(call: Call, log: Opened | None) -> Keys:

@@ -141,7 +141,9 @@ def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record | None
     segments, told = kept(place), Marks(log.size)
     for name in segments.names():
         for row in segments.rows(name):
-            if row.log_index is None or log.entry(row.log_index) != row.leaf or not told.add(row.log_index):
+            if row.log_index is None or row.log_index >= log.size:  # archived since, or after the size that is asked for
+                continue
+            if log.entry(row.log_index) != row.leaf or not told.add(row.log_index):
                 continue
             yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record_of(row)
     for index, entry in enumerate(log.entries()):
