@@ -96,3 +96,36 @@ def test_a_ring_is_claimed_whatever_became_of_another_and_of_the_first_try(
     log = Log(statuses)
     asyncio.run(_claimed(tmp_path, log, (TAKEN, OURS)))
     assert (log.claimed, log.refused) == ({OURS}, {TAKEN})
+
+
+async def _claimed_while_it_looks(folder: Path, log: Log) -> None:
+    client = SequencerClient(folder / "none")
+    client._client = log  # type: ignore[assignment]
+    outbox = Outbox(Segments(folder))
+    uploader = Uploader(outbox, Cursor(folder / "acked", outbox.segments.durable), client)
+    loop, look, looks = asyncio.get_running_loop(), outbox.next_entries, list[Position]()
+
+    async def claim() -> None:
+        uploader.claim(OURS)
+        uploader.claim(TAKEN)
+
+    def looking(at: Position) -> tuple[bytes, int, Position]:
+        looks.append(at)
+        if len(looks) == 1:
+            asyncio.run_coroutine_threadsafe(claim(), loop).result()
+        return look(at)
+
+    outbox.next_entries = looking  # type: ignore[method-assign]
+    running = asyncio.create_task(uploader.run())
+    async with asyncio.timeout(60):
+        await log.done.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+def test_a_ring_that_comes_while_an_idle_outbox_is_looked_into_is_claimed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "LAST_PAUSE_S", 3600.0)  # nothing but the claim wakes it
+    log = Log([])
+    asyncio.run(_claimed_while_it_looks(tmp_path, log))
+    assert log.claimed == {OURS}

@@ -164,7 +164,7 @@ class Uploader:
         self._wake.clear()
         if self.idle:
             self._flushed.set()
-        if self.idle or self.fault:
+        if self.fault or (self.idle and not self._unclaimed):
             try:
                 async with asyncio.timeout(LAST_PAUSE_S):
                     await self._wake.wait()
