@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log, Taken
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.owners import Owners
+from knhk_runtime.sequencer.wal import Wal
 from knhk_runtime.sequencer.wire import Append, parse_append
 from knhk_runtime.sequencer_client import encode_batch
 
@@ -125,6 +126,32 @@ def test_no_lie_of_a_disk_gives_a_ring_to_another(tmp_path: Path, monkeypatch: p
             break
         at += 1
     assert at > 40
+
+
+def test_what_is_said_again_in_part_and_once_more_in_part_is_not_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed while it says all again, and once more in the next: the parts are not taken for the whole."""
+    known = opened(tmp_path)
+    for number in range(9):
+        assert use(known, TWO, ring(number))
+    known.close()
+    monkeypatch.setattr(owners, "MAX_STALE", -100)
+    monkeypatch.setattr(owners, "_KEPT_AT_ONCE", 2)
+    whole = Wal.append
+
+    def torn(wal: Wal, first: int, payloads: Sequence[bytes]) -> None:
+        whole(wal, first, payloads[:3])
+        raise OSError("killed")
+
+    for _ in range(2):
+        known = opened(tmp_path)
+        with monkeypatch.context() as here:
+            here.setattr(Wal, "append", torn)
+            with pytest.raises(OSError, match="killed"):
+                claim(known, ONE, ring(100))
+        known.close()
+    again = opened(tmp_path)
+    assert again.taken(ONE, [ring(number) for number in range(9)], {}) == {ring(number) for number in range(9)}
+    again.close()
 
 
 def test_a_group_of_claims_and_leaves_takes_one_sync_of_each_file(

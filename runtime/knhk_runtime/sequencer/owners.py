@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 from knhk.model.faults import Corrupt
@@ -36,7 +37,8 @@ class Owners:
         """What was cut of the last write; see Recovered."""
         first, found = self._wal.recover_all()
         many = len(found.keys)
-        whole = [at for at, key in enumerate(found.keys) if key == _ALL and at + int.from_bytes(found.entries[at], "big") < many]
+        said = [at for at, key in enumerate(found.keys) if key == _ALL]
+        whole = [at for at, following in pairwise((*said, many)) if at + int.from_bytes(found.entries[at], "big") < following]
         if first and not whole:
             raise Corrupt(str(self._folder), f"begins at row {first}: what was known before it is missing")
         for at in range(whole[-1] if whole else 0, many):
