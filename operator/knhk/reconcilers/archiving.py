@@ -243,21 +243,21 @@ class Archive(Ledger):
     def _take(self, source: str, start: Place, limit: int) -> tuple[tuple[Place, Place, int] | None, _Records]:
         """Records of one outbox whose leaves the log shows, about `limit` bytes: first place, end, size; and the part after them in which a
         leaf is missing."""
-        first, end, used, part = start, start, 0, _Records()
+        first, end, used, part, size = start, start, 0, _Records(), 0
         for each in self._frames(source, start):
             if not used and not part:
                 first = each.segment, each.offset
             part.append((each, _size(each)))
-            size = sum(size for _, size in part)
+            size += part[-1][1]
             if size < min(PART_BYTES, limit - used):
                 continue
             if self._lacking([one for one, _ in part]):
                 break
-            end, used, part = _after(*part[-1]), used + size, _Records()
+            end, used, part, size = _after(*part[-1]), used + size, _Records(), 0
             if used >= limit:
                 break
         if part and not self._lacking([one for one, _ in part]):
-            end, used, part = _after(*part[-1]), used + sum(size for _, size in part), _Records()
+            end, used, part = _after(*part[-1]), used + size, _Records()
         return (first, end, used) if used else None, part
 
     def _lacking(self, found: Sequence[Framed]) -> list[int]:
