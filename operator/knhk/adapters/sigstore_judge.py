@@ -39,6 +39,11 @@ def pinned(file: Path, digest: str, keys: Sequence[Key], whom: Whom) -> Pinned:
     return Pinned(root, file, keys, whom)
 
 
+def is_certified(bundle: bytes, where: str) -> bool:
+    """Whether a certificate's key is said to have signed it: then nothing is judged but for whom. Raises Bad."""
+    return "certificate" in member(parse_json(bundle, where), "verificationMaterial", dict, where)
+
+
 def judge(bundle: bytes, by: Pinned, where: str) -> list[Step]:
     """Each step; the last one says what is wrong, if something is. That the bundle is around the right statement is not judged here."""
     steps = list[Step]()

@@ -145,7 +145,7 @@ def demand_identity(bundle: bytes, root: Path, identity: str, issuer: str) -> No
     try:
         trusted = TrustedRoot.from_file(str(root))
         Verifier(trusted_root=trusted).verify_dsse(Bundle.from_json(bundle), policy.Identity(identity=identity, issuer=issuer))
-    except Error as error:
+    except (Error, ValueError) as error:  # what is no X.509 is none of sigstore's errors
         raise Bad("certificate", f"must name {identity} by {issuer}: {error}") from error
 
 

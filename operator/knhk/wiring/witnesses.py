@@ -71,13 +71,16 @@ def steps(found: Sequence[tuple[str, bytes]], trust: Trust, given: Path | None, 
     """Of each policy event among the evidence what others outside said, judged. `given`: trusted_root.json, else it lies beside keys.json;
     where none is at hand, or nobody is named, nothing is judged, and a step says so."""
     receipts = list(_receipts(found))
-    told = {_about(receipt): receipt for receipt in receipts if receipt.tells}
     judged, bare = list[Step](), [receipt for receipt in receipts if not receipt.tells]
+    told: dict[str, list[Receipt]] = {}
+    for teller in receipts:
+        if teller.tells:
+            told.setdefault(_about(teller), []).append(teller)
     for receipt in bare:
         bundles = dict[bytes, str]()
         if receipt.beside is not None:
             bundles[receipt.beside] = f"{receipt.name} status.sigstore"
-        if (teller := told.pop(sha256(receipt.entry).hexdigest(), None)) is not None:
+        for teller in told.get(sha256(receipt.entry).hexdigest(), ()):
             try:
                 bundles[bundle_of(receipt.entry, teller.statement)] = teller.name
             except Bad as bad:
@@ -86,8 +89,9 @@ def steps(found: Sequence[tuple[str, bytes]], trust: Trust, given: Path | None, 
             judged += _judged(receipt, bundle, name, trust, given, whom)
         if not bundles and are_named(trust):
             judged.append(Step(f"{receipt.name}: others bear witness", "none", True, "nothing that they say is at hand"))
-    judged += [Step(f"{teller.name}: others bear witness", "none", True, "the receipt is not here: not judged") for teller in told.values()]
-    return judged
+    here = {sha256(receipt.entry).hexdigest() for receipt in bare}
+    alone = [teller for digest, tellers in told.items() if digest not in here for teller in tellers]
+    return judged + [Step(f"{teller.name}: others bear witness", "none", True, "the receipt is not here: not judged") for teller in alone]
 
 
 def _judged(receipt: Receipt, bundle: bytes, name: str, trust: Trust, given: Path | None, whom: Whom) -> list[Step]:
@@ -99,15 +103,16 @@ def _judged(receipt: Receipt, bundle: bytes, name: str, trust: Trust, given: Pat
         return [Step(f"{name}: others bear witness", "none", True, f"not judged: {stalled}")]
     except Bad as bad:
         return [Step(name, "", False, str(bad))]
-    if b'"certificate"' in bundle and not all(by.whom):
-        what = "not judged: give --certificate-identity and --certificate-oidc-issuer"
-        return [Step(f"{name}: others bear witness", "none", True, what)]
     try:
         same = _payload(bundle, name) == _payload(receipt.entry, receipt.name)
+        certified = sigstore_judge.is_certified(bundle, name)
     except Bad as bad:
         return [Step(name, "", False, str(bad))]
     if not same:
         return [Step(name, "", False, f"is around another statement than {receipt.name}")]
+    if certified and not all(by.whom):
+        what = "not judged: give --certificate-identity and --certificate-oidc-issuer"
+        return [Step(f"{name}: others bear witness", "none", True, what)]
     return [Step(f"{name}: it is around the same statement", "none", True, receipt.name), *sigstore_judge.judge(bundle, by, name)]
 
 
