@@ -245,6 +245,8 @@ def test_policy_events_are_ocsf_too(knhk: Any, written: Written, tmp_path: Path)
     assert (rolled["activity_name"], rolled["severity"], rolled["comment"]) == ("Deactivate", "Medium", "newDenials of guard limit")
     assert rolled["entity"]["policy"]["name"] == "limits"
     assert rolled["unmapped"]["evidence"] == {"judgedNs": "17"}
+    (gone,) = [event for event in events if event["metadata"]["event_code"] == "Deleted"]
+    assert gone["activity_name"] == "Delete"
     (turned,) = [event for event in events if event["entity"]["name"] == "keys/build"]
     assert (turned["entity"]["type"], turned["entity"]["type_id"], turned["activity_name"]) == ("keys", 99, "Update")
     code, _ = knhk("export", "--format", "ocsf", "--out", tmp_path / "decisions.jsonl", "--pack", "limits")

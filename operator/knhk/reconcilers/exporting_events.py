@@ -31,7 +31,7 @@ ACTIVITIES: Mapping[str, int] = MappingProxyType(
         **dict.fromkeys(("SubjectExported",), READ),
         **dict.fromkeys(("PointChanged", "FlagChanged", "FlagSet", "DocumentRenewed", "Loosened", "Restored"), UPDATE),
         **dict.fromkeys(("KeyRotated", "HooksIndexed", "DataPublished", "CommitApplied"), UPDATE),
-        **dict.fromkeys(("Erased",), DELETE),
+        **dict.fromkeys(("Erased", "Deleted"), DELETE),
         **dict.fromkeys(("RolloutStarted", "StepAdvanced"), ENABLE),
         **dict.fromkeys(("Promoted",), ACTIVATE),
         **dict.fromkeys(("RolledBack", "Aborted", "Superseded", "Retired", "ConsentWithdrawn"), DEACTIVATE),
