@@ -10,7 +10,9 @@ from rollout_world import BUNDLE, PACK, World, bundle, pack, payload, point
 
 from knhk.api import parse
 from knhk.lockchain.events import parse_event
+from knhk.model.faults import Waiting
 from knhk.model.resource import Key
+from knhk.ports.store import Listing
 from knhk.reconcilers import restoring
 from knhk.reconcilers.provenance import spec_digest
 
@@ -63,6 +65,28 @@ def test_an_object_that_another_takes_the_place_of_was_deleted_too() -> None:
     world.apply(point())
     world.run(8)
     assert deletions(world)["point/erp/p1"]["predicate"]["evidence"]["uid"] == before
+
+
+def test_a_deletion_that_is_seen_while_the_store_is_half_away_leaves_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.merged_only = frozenset({"erp"})
+    world.start()
+    world.apply(point())
+    world.until(lambda: reason(world, P1) == "NotMerged")
+    world.run(8)
+    there = world.store.list
+
+    def away(kind: str, *which: Any) -> Listing:
+        if kind == "PolicyRepository":
+            raise Waiting("ApiServer", "the API server does not answer", 1.0)
+        return there(kind, *which)
+
+    monkeypatch.setattr(world.store, "list", away)
+    world.store.delete(P1)
+    world.run(8)
+    monkeypatch.undo()
+    world.run(8)
+    assert deletions(world)["point/erp/p1"]["predicate"]["evidence"]["stays"] == "the API server does not answer"
 
 
 def test_a_pack_that_is_made_again_promises_what_it_did(live: World) -> None:

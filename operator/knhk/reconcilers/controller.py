@@ -194,11 +194,14 @@ class Controller:
     def _deleted(self, resource: Resource) -> None:
         known = self._known.get(resource.key)
         first = known is not None and known.uid == resource.uid
+        # before anything is forgotten: what raises is met again
+        event = deleted(self.ports, resource, self.journal.taken.get(resource.uid)) if first else None
         if first:
             del self._known[resource.key]
+        self.journal.taken.pop(resource.uid, None)
         self._left.discard(resource.key)
         self.journal.outlive(resource)
-        if first and (event := deleted(self.ports, resource, self.journal.taken.pop(resource.uid, None))) is not None:
+        if event is not None:
             self.journal.end(resource, event)
         if resource.kind == "PolicyPack":
             self._packs.gone(resource)

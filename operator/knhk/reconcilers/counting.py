@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from knhk.api.conditions import ready_of
-from knhk.model.faults import NotFound, Waiting
+from knhk.model.faults import KnhkError, NotFound, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.reconcilers.context import Ports, say, write_status
 from knhk.reconcilers.provenance import still_said, unmerged
@@ -30,9 +30,9 @@ def not_gone(ports: Ports, key: Key) -> str:
     try:
         if not ports.namespaces.requires_merged_commit(key.namespace) or ports.namespaces.is_leaving(key.namespace):
             return ""
-    except Waiting as waiting:
-        return str(waiting)
-    source = still_said(ports.store, ports.trusts, key)
+        source = still_said(ports.store, ports.trusts, key)
+    except KnhkError as error:
+        return str(error)
     if source is None:
         return ""
     return f"it was deleted by hand, and commit {source.commit[:12]} of {source.repository} still says it; what it said before stays"
