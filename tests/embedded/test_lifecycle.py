@@ -132,6 +132,14 @@ def test_up_and_down_may_be_repeated_and_leave_nothing(cli: Cli) -> None:
     assert cli.ok("down")["stopped"] is False
 
 
+def test_one_that_is_told_to_end_leaves_nothing_either(cli: Cli) -> None:
+    """By who ends a process, in place of `down`."""
+    pid = cli.ok("up")["pid"]
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: identity(pid) is None)
+    assert cli.traces() == []
+
+
 def test_two_ups_at_once_start_one_control_plane(cli: Cli) -> None:
     argv = (sys.executable, "-m", "knhk.cli", "--home", str(cli.home.root), "up")
     both = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

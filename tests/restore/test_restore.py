@@ -90,6 +90,7 @@ def test_what_was_rolled_back_stays_so_and_guards_go_on(lost: House) -> None:
     documents = {guard.point: guard.documents[-1] for guard in lost.guards}
     done = restore_home(lost.home, lost.left(), quiet)
     assert done.plan.epoch == max(handed.values())
+    assert not any(folder.exists() for folder in (lost.home.sockets, lost.home.ring_root)), "nothing outside of the home"
     world = lost.start(lost.opened())
     after = status(lost)
     live = [{k: v for k, v in each["live"].items() if k not in MOMENTS} for each in (after, before)]

@@ -21,6 +21,7 @@ from knhk.adapters.key_secrets import secrets_of
 from knhk.adapters.signer_roles import rotate
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import Waiting
+from knhk.wiring import daemon
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.signing import established, keys_in
 from knhk_runtime.hsm import Token
@@ -171,9 +172,10 @@ def test_the_log_of_a_cluster_goes_on_from_its_new_secret_and_its_key_turns_agai
     signed_by(mounted(folder, tmp_path / "third"), "newest")
 
 
-def test_a_home_leaves_a_receipt_by_the_old_key_and_changes_nothing_without_its_log(tmp_path: Path) -> None:
+def test_a_home_leaves_a_receipt_by_the_old_key_and_changes_nothing_without_its_log(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     home = Home(tmp_path / "home")
     home.prepare_to_run()
+    request.addfinalizer(lambda: daemon.clean(home))
     signer = established(home.keys, LOG_ORIGIN, datetime.now(UTC))
     old = signer.keyid("rollout")
     assert knhk(home.root, "keys", "rotate", "rollout")[0] != 0

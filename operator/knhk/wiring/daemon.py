@@ -87,7 +87,7 @@ def stop(home: Home, timeout_s: float) -> tuple[bool, tuple[Path, ...]]:
         return ran, ()
     with held(home):
         ran = bool(end_leftovers(home)) or ran
-        return ran, _clean(home)
+        return ran, clean(home)
 
 
 def end_leftovers(home: Home) -> tuple[int, ...]:
@@ -104,8 +104,8 @@ def end_leftovers(home: Home) -> tuple[int, ...]:
     return ended
 
 
-def _clean(home: Home) -> tuple[Path, ...]:
-    """Sockets and emptied rings go."""
+def clean(home: Home) -> tuple[Path, ...]:
+    """Sockets and emptied rings go, of a home that this process holds and where nothing runs. Gives the rings that are kept."""
     ready_file(home).unlink(missing_ok=True)
     if is_own(home.sockets):
         shutil.rmtree(home.sockets)
@@ -144,7 +144,7 @@ def _holder(home: Home) -> Identity | None:
 
 
 def run_in_front(home: Home, serve: Serve | None = None, kept: str = "") -> None:
-    """Runs until SIGINT, SIGTERM or SIGHUP. `serve` runs the control plane, by default the embedded one with
+    """Runs until SIGINT, SIGTERM or SIGHUP, and leaves what `stop` leaves. `serve` runs the control plane, by default the embedded one with
     `kept` Receipts. Raises Stalled when the home is in use."""
     home.prepare()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -158,7 +158,7 @@ def run_in_front(home: Home, serve: Serve | None = None, kept: str = "") -> None
         try:
             (serve or partial(embedded.serve, keep=keep_of(kept)))(home, halt, ready_file(home))
         finally:
-            ready_file(home).unlink(missing_ok=True)
+            clean(home)
 
 
 def ready_file(home: Home) -> Path:

@@ -499,4 +499,5 @@ def recover(home: Home, signer: RoleSigner, say: Say) -> None:
             time.sleep(0.05)
     finally:
         supervisor.stop_all()
+        daemon.clean(home)
     raise Stalled("NoLog", f"the log was not under a checkpoint within {COVERED_WITHIN_S:g} s; see {home.run}/sequencer.log")
