@@ -46,6 +46,7 @@ from knhk_runtime.http1 import Https
 from knhk_runtime.remote_keys import RemoteKeys
 from knhk_runtime.sealing import CannotSeal, Sealer, Sealing
 from knhk_verify.signed import verify_keys
+from loopback_ports import free_port
 
 BASIS = "GDPR 17(1)(b)"
 COPY, ELSEWHERE = "erp.orders~one~0123456789abcdef", "crm.orders~two~0123456789abcdef"
@@ -93,7 +94,7 @@ class Region:
         ]
         said = self.folder / "archive.err"
         before = said.read_text().count("erases for whom") if said.exists() else 0
-        where = self.url.removeprefix("https://") or "127.0.0.1:0"
+        where = self.url.removeprefix("https://") or f"127.0.0.1:{free_port()}"  # it keeps it while it is down
         command = [sys.executable, "-m", "knhk.archive", *own, *words, f"--erasures={where}", f"--exchange={self.exchange}"]
         with said.open("ab") as out:
             self.archive = subprocess.Popen(command, stderr=out, stdout=out)
