@@ -227,3 +227,20 @@ def test_an_archive_is_audited_as_the_log_was(knhk: Any, story: Any, cold_pack: 
         assert (found.exit, found.out["unrecorded"]) == (0, 0), found.text
     assert knhk("log", "audit", archive, "--pack", cold_pack, "--size", "99").exit == 2
     assert knhk("log", "audit", "--pack", cold_pack, "--size", "3").exit == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "changed", "named"),
+    [
+        ("./delta", (), "SOURCE"),
+        ("/var/lib/knhk/delta", (), "SOURCE"),
+        ("s3://audit/delta", ("--log=/home/me/log", "--claim=data-knhk-log-0"), "--log"),
+        ("s3://audit/delta", ("--pull=registry.example.com/knhk",), "--pull"),
+        ("s3://audit/delta", ("--pull=https://registry.example.com:knhk",), "--pull"),
+    ],
+)
+def test_a_job_is_not_written_for_what_its_pods_cannot_reach(knhk: Any, source: str, changed: tuple[str, ...], named: str) -> None:
+    place = ("--log=s3://audit/log", "--pull=https://registry.example.com/knhk", "--image=knhk-operator@sha256:0")
+    assert knhk("log", "job", source, *place).exit == (0 if changed else 2)
+    refused = knhk("log", "job", source, *place, *changed)
+    assert (refused.exit, f"{named}: must be" in refused.error_text) == (2, True), refused.text

@@ -120,10 +120,11 @@ def test_what_is_held_waits_for_its_release(region: Region, monkeypatch: pytest.
     assert {event.actor for kind in ("Held", "HoldReleased") for event in region.events(kind)} == {WHO}
 
 
-@pytest.mark.parametrize(("step", "after"), [("rewrite", False), ("rewrite", True), ("digest", True), ("sign", True), ("append", True)])
-def test_a_command_that_is_killed_is_ended_by_the_next(region: Region, monkeypatch: pytest.MonkeyPatch, step: str, after: bool) -> None:
+STEPS = (("rewrite", False), ("rewrite", True), ("digest", True), ("sign", True), ("append", True))
+
+
+def dying(step: str, after: bool) -> Callable[..., Any]:
     """After one step is before the next."""
-    region.archived()
     real: Callable[..., Any] = getattr(RemoteErasures, step)
 
     def dies(self: RemoteErasures, *args: Any) -> Any:
@@ -131,15 +132,23 @@ def test_a_command_that_is_killed_is_ended_by_the_next(region: Region, monkeypat
             real(self, *args)
         raise Died
 
-    monkeypatch.setattr(RemoteErasures, step, dies)
-    with pytest.raises(Died):
-        region.run("erase", ANNA, "--basis", BASIS)
-    monkeypatch.undo()
-    (told,) = region.run("erase", "--resume")["erasures"]
+    return dies
+
+
+def test_a_command_that_is_killed_is_ended_by_the_next_wherever_that_is_killed_too(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    region.archived()
+    words: tuple[str, ...] = ("erase", ANNA, "--basis", BASIS)
+    for step, after in STEPS:
+        with monkeypatch.context() as patch:
+            patch.setattr(RemoteErasures, step, dying(step, after))
+            with pytest.raises(Died):
+                region.run(*words)
+        words = ("erase", "--resume")
+    (told,) = region.run(*words)["erasures"]
     assert (told["state"], told["leaves"], told["keys"]) == ("done", 7, 1)
     assert region.replayed() == (7, 7, 0, 0, 0)
     assert len(region.events("Erased")) == 1
-    assert region.run("erase", "--resume")["erasures"] == []
+    assert region.run(*words)["erasures"] == []
 
 
 def test_an_archive_that_is_killed_before_it_rewrites_is_asked_again(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +273,8 @@ def test_while_no_operator_leads_it_says_so_and_changes_nothing(region: Region) 
         (("--kubeconfig", "risk.conf", "-n", "erp", "--archive", "./delta"), "--archive"),
         (("--kubeconfig", "risk.conf", "-n", "erp", "--key-service", "https://keys.example:8448"), "--kubeconfig"),
         (("--erasures", "https://log.example:8449"), "--erasures"),
+        (("-n", "erp"), "--namespace"),
+        (("--account", "knhk-eraser"), "--account"),
     ],
 )
 def test_what_does_not_go_together_is_named(words: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,6 +223,18 @@ def test_without_what_opens_them_no_more_are_made(tmp_path: Path, capsys: pytest
     assert "secret -n knhk-system knhk-keys-log -o jsonpath='{.data.unlock\\.key}'" in fault["must"]
 
 
+def test_turns_are_made_where_the_root_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another folder, or after the root was taken away."""
+    folder = tmp_path / "keys"
+    assert main(["cluster", "keys", str(folder), "--origin", ORIGIN]) == 0
+    (folder / "root.key").unlink()
+    for wrong in (tmp_path / "none", folder):
+        capsys.readouterr()
+        assert main(["cluster", "ahead", str(wrong)]) == 1
+        (fault,) = json.loads(capsys.readouterr().err)["faults"]
+        assert (fault["where"], fault["value"]) == (str(wrong / "root.key"), "is missing")
+
+
 def test_a_log_that_runs_takes_its_new_key_without_a_restart(made: tuple[Path, Supply], tmp_path: Path) -> None:
     folder, supply = made
     mounted = mount(tmp_path / "mounted", folder, "log", in_force(supply.steps[0], supply, NOW))

@@ -111,6 +111,9 @@ def ahead(call: Call) -> Outcome:
         raise Refused([Fault(str(folder / TOKEN_FILE), "is there", "must be keys in files: a token gives none away")])
     if faults := lacking(folder, args.namespace):
         raise Refused(faults)
+    if not (folder / "root.key").exists():
+        must = "must be there: the root signs each turn; DIR is the folder of `knhk cluster keys`"
+        raise Refused([Fault(str(folder / "root.key"), "is missing", must)])
     new, now = not (folder / keys_ahead.FILE).exists(), keys_ahead.in_utc()
     made = made_ahead(folder, now, args.days, local_user(), args.at_once)
     secrets = write_secrets(folder, args.namespace)

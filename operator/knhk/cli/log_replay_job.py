@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from knhk.reconcilers.replaying import Replayed
 
 HTTPS, REGISTRY = 443, 5000
+CLAIMED = "/var/lib/knhk"
 
 
 @command(
@@ -39,7 +41,12 @@ HTTPS, REGISTRY = 443, 5000
         Argument(
             "--port", help="further port that its pods may reach: of the store, where it is not 443", kind=int, repeat=True, metavar="N"
         ),
-        Argument("--keys-secret", help="default knhk-keys-log; where keys turn by themselves knhk-keys-now", default="knhk-keys-log"),
+        Argument(
+            "--keys-secret",
+            help="default knhk-keys-log; where keys turn by themselves knhk-keys-now",
+            default="knhk-keys-log",
+            metavar="NAME",
+        ),
         Argument("--claim", help="PersistentVolumeClaim at /var/lib/knhk, read only (the log's: data-knhk-log-0)", metavar="NAME"),
         Argument("--name", help="of the Job (default knhk-replay)", default="knhk-replay", metavar="NAME"),
         Argument("--namespace", "-n", help="default knhk-system", default="knhk-system", metavar="NAME"),
@@ -60,7 +67,10 @@ def job(call: Call) -> Outcome:
     args = call.args
     if args.shards < 1 or (args.parallel or 1) < 1:
         raise Usage("must be at least 1", "--shards" if args.shards < 1 else "--parallel")
-    own = urlsplit(args.pull).port
+    for where, place in (("SOURCE", args.source), ("--log", args.log)):
+        if "://" not in place and not (args.claim and place.startswith(f"{CLAIMED}/")):
+            raise Usage(f"must be a store, s3://BUCKET/PREFIX, or a folder below {CLAIMED} with --claim", where)
+    own = _port(args.pull)
     ports = sorted({HTTPS, REGISTRY, *(args.port or ()), *([own] if own else [])})
     items = render(
         "replay",
@@ -81,6 +91,14 @@ def job(call: Call) -> Outcome:
     )
     rows = tuple((item["kind"], f"{item['metadata']['namespace']}/{item['metadata']['name']}") for item in items)
     return Outcome({"apiVersion": "v1", "kind": "List", "items": items}, tables=(Table("", ("kind", "object"), rows),))
+
+
+def _port(url: str) -> int | None:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts.port
+    raise Usage("must be https://HOST[:PORT][/REPOSITORY]", "--pull")
 
 
 @command(

@@ -26,13 +26,8 @@ ARCHIVE = Argument("--archive", help="archive of the Δ log, whose rows are rewr
 DRY = Argument("--dry-run", help="say what would be erased, change nothing", flag=True)
 CLUSTER = (
     KUBECONFIG,
-    Argument("--namespace", "-n", help="with --kubeconfig: whose records are erased", metavar="NS"),
-    Argument(
-        "--account",
-        help="with --kubeconfig: ServiceAccount of NS that erases (default knhk-eraser)",
-        default="knhk-eraser",
-        metavar="NAME",
-    ),
+    Argument("--namespace", "-n", help="with --kubeconfig: whose records are meant", metavar="NS"),
+    Argument("--account", help="with --kubeconfig: ServiceAccount of NS that erases (default knhk-eraser)", metavar="NAME"),
 )
 BESIDE = (
     Argument("--erasures", help="with --key-service: https://HOST:PORT beside the log, in place of a home's log", metavar="URL"),
@@ -99,7 +94,8 @@ def erase(call: Call) -> Outcome:
     arguments=(ARCHIVE, *AT_SERVICE, DRY),
     output=obj(erasures=array(ERASURE)),
     examples=("knhk receipt retain --dry-run", "knhk receipt retain --archive ./delta"),
-    detail="spec.privacy.retentionDays of each EnforcementPoint of this home, which must be up. From a timer, once a day.",
+    detail="spec.privacy.retentionDays of each EnforcementPoint of this home, which must be up, or with --kubeconfig of a namespace.\n"
+    "From a timer, once a day.",
 )
 def retain(call: Call) -> Outcome:
     with _eraser(call, call.args.archive) as eraser:
@@ -116,7 +112,7 @@ def retain(call: Call) -> Outcome:
     ),
     output=HOLD,
     examples=("knhk receipt hold anna@example.com --reference 'case 2026/117'",),
-    detail="The home must be up. Repeated with the same reference it changes nothing.",
+    detail="The home must be up, or give --kubeconfig. Repeated with the same reference it changes nothing.",
 )
 def hold(call: Call) -> Outcome:
     subject, reference = _subject(call.args.subject), _said(call.args.reference, "--reference")
@@ -165,6 +161,8 @@ def reapply(call: Call) -> Outcome:
 def _eraser(call: Call, archive: str | None) -> AbstractContextManager[Eraser]:
     """Of the home, or of a namespace of a cluster. Raises Usage."""
     args = call.args
+    if args.kubeconfig is None and (lost := next((name for name in ("namespace", "account") if getattr(args, name)), None)):
+        raise Usage("must come with --kubeconfig: a home is meant as a whole, a key service by --key-namespace", f"--{lost}")
     if args.kubeconfig is None and args.erasures is None:
         from knhk.wiring.erasing import erasing
 
@@ -179,7 +177,7 @@ def _eraser(call: Call, archive: str | None) -> AbstractContextManager[Eraser]:
             raise Usage("must come without --key-service and --erasures", "--kubeconfig")
         if not args.namespace:
             raise Usage("must be given with --kubeconfig", "--namespace")
-        return erasing_in(args.kubeconfig, args.namespace, args.account, call.say)
+        return erasing_in(args.kubeconfig, args.namespace, args.account or "knhk-eraser", call.say)
     place = key_place(call, args.key_namespace)
     if place is None or args.erasures_token is None:
         raise Usage("must come with --key-service and --erasures-token", "--erasures")
