@@ -108,7 +108,7 @@ class Pod:
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
 
 def free_port() -> int:

@@ -252,7 +252,7 @@ def test_serve_answers_on_its_socket_and_stops_when_asked(log: Any, tmp_path: Pa
         note = _checkpoint(process, socket)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert note.startswith("knhk.dev/local\n5\n")
     assert process.returncode == 0
     assert not socket.exists()

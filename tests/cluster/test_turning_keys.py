@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
 from test_exchange import AUDIENCE, ISSUER, PACK, PACKS, POINT, Callers, World, fast_pack
+from waiting import until
 
 from knhk.adapters.key_secrets import AHEAD, IN_FORCE
 from knhk.adapters.keys_ahead import key_files
@@ -33,7 +35,7 @@ from knhk_verify.note import Verifier, open_note
 from knhk_verify.signed import ROLES, keyid, verify_event, verify_keys
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
-SYSTEM = "knhk-system"
+SYSTEM, WITHIN_S = "knhk-system", 240.0
 SECRETS = f"/api/v1/namespaces/{SYSTEM}/secrets"
 COMPONENT = Path(__file__).parents[2] / "manifests" / "components" / "turning"
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:knhk-turning"
@@ -183,8 +185,16 @@ def rotations(log: Path, named: Any) -> list[tuple[str, str, str]]:
     return found
 
 
+def may_read(client: KubeClient, name: str) -> bool:
+    """An authorizer sees a new binding a moment later."""
+    with suppress(Stalled):
+        return bool(files_of(client, name))
+    return False
+
+
 def test_the_account_that_turns_them_reads_no_secret_that_opens_one(folder: Path, cluster: Cluster) -> None:
     client = KubeClient(api_client(cluster.user(ACCOUNT, ("system:serviceaccounts", f"system:serviceaccounts:{SYSTEM}"))))
+    until(lambda: may_read(client, AHEAD) and may_read(client, IN_FORCE), WITHIN_S)
     assert set(files_of(client, AHEAD)) == {"ahead.json.xz", "root.pub"}
     sealed = {name: data for name, data in files_of(client, IN_FORCE).items() if name.endswith(".key")}
     assert sealed

@@ -45,6 +45,9 @@ spec:
 """
 
 
+PATIENCE = {"up": ("--timeout-s", "240")}  # on a full machine processes take long to begin
+
+
 @dataclass
 class Cli:
     """`knhk` with a home of its own."""
@@ -52,8 +55,8 @@ class Cli:
     home: Home
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = (sys.executable, "-m", "knhk.cli", "--home", str(self.home.root), *words)
-        return subprocess.run(argv, capture_output=True, text=True, timeout=90)
+        argv = (sys.executable, "-m", "knhk.cli", "--home", str(self.home.root), *words, *PATIENCE.get(words[0], ()))
+        return subprocess.run(argv, capture_output=True, text=True, timeout=300)
 
     def ok(self, *words: str) -> Any:
         done = self.run(*words)
@@ -141,9 +144,9 @@ def test_one_that_is_told_to_end_leaves_nothing_either(cli: Cli) -> None:
 
 
 def test_two_ups_at_once_start_one_control_plane(cli: Cli) -> None:
-    argv = (sys.executable, "-m", "knhk.cli", "--home", str(cli.home.root), "up")
+    argv = (sys.executable, "-m", "knhk.cli", "--home", str(cli.home.root), "up", *PATIENCE["up"])
     both = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate(timeout=90) for process in both]
+    told = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     answers = [json.loads(out) for out, _err in told]
     assert answers[0]["pid"] == answers[1]["pid"]
@@ -195,7 +198,7 @@ def test_a_child_that_survived_its_control_plane_is_ended_by_the_next(cli: Cli) 
         assert who is not None
         cli.home.children_file.write_text(json.dumps([{"name": "sequencer", "pid": who.pid, "started": who.started}]))
         cli.ok("up")
-        assert stray.wait(timeout=30) == -signal.SIGTERM
+        assert stray.wait(timeout=120) == -signal.SIGTERM
     finally:
         stray.kill()
         stray.wait()
