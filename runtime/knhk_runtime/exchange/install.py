@@ -98,13 +98,13 @@ class Private:
         elif not path.exists() or path.read_bytes() != data:
             replace_file(path, data)
 
-    def put_discovery(self, text: str) -> None:
-        """Envoy follows the rename. The same text is written again only when a file that it names was: Envoy may have refused that file."""
+    def put_discovery(self, texts: Sequence[str]) -> None:
+        """Envoy follows the rename. `texts` say the same: the one that is there stays, unless a file that it names was written since. Envoy
+        may have refused that file then, and takes the text that it refused for known: the other one is written."""
         path = self.folder / "ecds.json"
-        data = text.encode()
-        if not self._written and path.exists() and path.read_bytes() == data:
-            return
-        replace_file(path, data)
+        there = path.read_text(errors="replace") if path.exists() else ""
+        if self._written or there not in texts:
+            replace_file(path, next(text for text in texts if text != there).encode())
         self._written = False
 
     def seal(self, names: Iterable[str]) -> None:
@@ -199,9 +199,9 @@ def discovery_version(config: Mapping[str, Any]) -> str:
     return f"{config['epoch']}-{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
-def discovery_text(version: str, module_path: Path, config: Mapping[str, Any]) -> str:
-    """Envoy's discovery file (ECDS, JSON) of the guard; write it by rename. `config` as in formats/agent.md."""
-    value = json.dumps(config, separators=(",", ":"))
+def discovery_text(version: str, module_path: Path, config: Mapping[str, Any], blanks: int = 0) -> str:
+    """Envoy's discovery file (ECDS, JSON) of the guard; write it by rename. `config` as in formats/agent.md, followed by `blanks`."""
+    value = json.dumps(config, separators=(",", ":")) + " " * blanks
     resource = {
         "@type": f"{_TYPES}/envoy.config.core.v3.TypedExtensionConfig",
         "name": "knhk",

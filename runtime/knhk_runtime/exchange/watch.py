@@ -236,7 +236,8 @@ class Exchange:
         consent = self._consents.config(point)
         config = shim_config(rollout, point, arms[0], arms[1], bundle, self._ring_dir, evaluator_digest(), self._order(arms), consent)
         self._private.put_bootstrap(rollout.bootstrap)
-        self._private.put_discovery(discovery_text(discovery_version(config), self._module_path, config))
+        version = discovery_version(config)
+        self._private.put_discovery([discovery_text(version, self._module_path, config, blanks) for blanks in range(2)])
         self.running = running
         self._clean(arms, bundle)
         self._private.seal(self._in_use[-1])
