@@ -94,8 +94,9 @@ def instances(world: World, name: str) -> dict[str, int]:
 
 
 def approve(cluster: Cluster, world: World) -> None:
-    spec = {"pack": "orders", "revision": revision(world)["digest"], "stage": "production", "approver": ADA}
-    document = {"apiVersion": "knhk.dev/v1alpha1", "kind": "Approval", "metadata": {"name": "orders-ada"}, "spec": spec}
+    of = revision(world)
+    spec = {"pack": "orders", "revision": of["digest"], "stage": "production", "approver": ADA}
+    document = {"apiVersion": "knhk.dev/v1alpha1", "kind": "Approval", "metadata": {"name": f"orders-{of['generation']}-ada"}, "spec": spec}
     KubeClient(api_client(cluster.user(ADA, ("system:masters",)))).call("POST", collection("Approval", "erp"), body=document)
 
 
@@ -132,6 +133,10 @@ def test_stages_of_pods_follow_one_another_and_a_bad_version_leaves_all_of_them(
 
     pods.bad, pods.bad_at = frozenset({"1.2.0"}), f"erp/{WEST}"
     world.apply(staged("1.2.0", CAREFUL, "sh:minCount 3"))
+    world.until(
+        lambda: (revision(world)["version"], reason(world)) == ("1.2.0", "Unapproved"), "those whom the live version asks are asked"
+    )
+    approve(cluster, world)
     world.until_phase("RolledBack", "1.2.0")
     world.until(lambda: everywhere(pods, EAST, WEST) == {("1.1.0", "")}, "all pods are back")
     assert all("1.2.0" in pod.ran for pod in pods.at(EAST))
