@@ -18,7 +18,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
-from test_exchange import AUDIENCE, ISSUER, PACK, PACKS, POINT, Callers, World, fast_pack
+from tests.cluster.test_exchange import AUDIENCE, ISSUER, PACK, PACKS, POINT, Callers, World, fast_pack
 from waiting import until
 
 from knhk.adapters.key_secrets import AHEAD, IN_FORCE
