@@ -301,13 +301,15 @@ def test_flipped_bits_in_what_envoy_loads(house: House, name: str) -> None:
     right, mode = path.read_bytes(), path.stat().st_mode
     agent = house.pids()[AGENT]
     os.kill(agent, signal.SIGSTOP)  # else it mends the file before Envoy reads it
-    path.chmod(0o600)
-    put(path, flipped(right, chance))
-    path.chmod(mode)
-    old = house.kill(ENVOY)
-    house.until_restarted(ENVOY, old)
-    until(lambda: "update rejected" in (house.private.parent / "envoy.log").read_text(), "Envoy refuses what was altered")
-    os.kill(agent, signal.SIGCONT)
+    try:
+        path.chmod(0o600)
+        put(path, flipped(right, chance))
+        path.chmod(mode)
+        old = house.kill(ENVOY)
+        house.until_restarted(ENVOY, old)
+        until(lambda: "update rejected" in (house.private.parent / "envoy.log").read_text(), "Envoy refuses what was altered")
+    finally:
+        os.kill(agent, signal.SIGCONT)
 
     def passes() -> bool:
         try:

@@ -208,6 +208,18 @@ class World:
             before = self.client.call("GET", name)
             self.client.call("PUT", name, body={**before, "spec": document["spec"]})
 
+    def apply_point(self) -> None:
+        """The point of the application, and the data that its packs ask for."""
+        point: dict[str, Any] = yaml.safe_load((PACKS / "orders.yaml").read_text())
+        point["spec"] |= {
+            "upstream": {"host": "127.0.0.1", "port": self.app.port},
+            "listen": {"port": self.ports[2]},
+            "selector": {"matchLabels": {"app": "orders"}},
+        }
+        point["spec"]["attributes"]["jwt"] |= {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": self.provider.jwks()}}
+        self.apply(yaml.safe_load((PACKS / "finance-roles.yaml").read_text()))
+        self.apply(point)
+
     def status(self, key: Key) -> dict[str, Any]:
         found: dict[str, Any] = (there(self.client, place(key)) or {}).get("status") or {}
         return found
@@ -283,15 +295,7 @@ def test_a_pack_is_rolled_out_over_two_pods_of_which_one_dies(world: World, clus
     """Shadow, canary, promoted; a pod is killed and deleted in mid-canary, and what it had counted is not lost."""
     operator = world.start_operator(cluster)
     world.start_log()
-    point: dict[str, Any] = yaml.safe_load((PACKS / "orders.yaml").read_text())
-    point["spec"] |= {
-        "upstream": {"host": "127.0.0.1", "port": world.app.port},
-        "listen": {"port": world.ports[2]},
-        "selector": {"matchLabels": {"app": "orders"}},
-    }
-    point["spec"]["attributes"]["jwt"] |= {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": world.provider.jwks()}}
-    world.apply(yaml.safe_load((PACKS / "finance-roles.yaml").read_text()))
-    world.apply(point)
+    world.apply_point()
     pack = fast_pack("1.0.0", shadow=40, step=200)
     world.apply(pack)
     world.add_pod("one", "127.0.0.2")

@@ -18,7 +18,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
-from tests.cluster.test_exchange import AUDIENCE, ISSUER, PACK, PACKS, POINT, Callers, World, fast_pack
+from tests.cluster.test_exchange import PACK, POINT, Callers, World, fast_pack
 from waiting import until
 
 from knhk.adapters.key_secrets import AHEAD, IN_FORCE
@@ -131,15 +131,7 @@ def test_keys_turn_in_the_middle_of_a_canary_and_nobody_waits(world: World, fold
     operator = world.start_operator(cluster, "--keys", str(world.folder / "rollout-keys"))
     world.start_log()
     log = world.running[-1]
-    point: dict[str, Any] = yaml.safe_load((PACKS / "orders.yaml").read_text())
-    point["spec"] |= {
-        "upstream": {"host": "127.0.0.1", "port": world.app.port},
-        "listen": {"port": world.ports[2]},
-        "selector": {"matchLabels": {"app": "orders"}},
-    }
-    point["spec"]["attributes"]["jwt"] |= {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"inline": world.provider.jwks()}}
-    world.apply(yaml.safe_load((PACKS / "finance-roles.yaml").read_text()))
-    world.apply(point)
+    world.apply_point()
     world.apply(fast_pack("1.0.0", shadow=40, step=400))
     pod = world.add_pod("one", "127.0.0.2")
     world.until(lambda: world.status(POINT).get("instances") == {"live": 1, "current": 1, "silent": 0} and world.ready() == "True")

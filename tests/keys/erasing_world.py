@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -17,9 +16,9 @@ from typing import Any
 
 import pytest
 from agent_world import until
-from delta_world import Yard
 from keys_world import KeyWorld
-from privacy_world import ANNA, BOB, POINT, Vault, counts, plain
+from privacy_world import ANNA, BOB, Vault, counts
+from sealed_vault import sealed_vault
 
 from knhk.adapters.callers_kube import KubeAuthenticator
 from knhk.adapters.certificates import server_pair
@@ -42,9 +41,6 @@ from knhk.wiring import replays
 from knhk.wiring.archive import opened_folder
 from knhk.wiring.home import Home
 from knhk.wiring.privacy import KeyPlace, unsealer
-from knhk_runtime.http1 import Https
-from knhk_runtime.remote_keys import RemoteKeys
-from knhk_runtime.sealing import CannotSeal, Sealer, Sealing
 from knhk_verify.signed import verify_keys
 from loopback_ports import free_port
 
@@ -146,13 +142,7 @@ def recorded(
 ) -> Iterator[Region]:
     """Twelve sealed records about ANNA and BOB, one of ANNA in clear, and one in clear of another namespace; the log as a process.
     `guard`: token of a guard's pod for the key service; `client`: requests of the operator; `store`: where points are; `tls`: as Region."""
-    made = Vault(Yard(folder))
-    made.shut()
-    shutil.rmtree(made.folder)
-    context = ssl.create_default_context(cafile=keys.ca_file)
-    header = {"Authorization": f"Bearer {guard}"}
-    made.sealer = Sealer(lambda point: RemoteKeys(Https.of(keys.url, lambda: context), lambda: header, point))
-    until(lambda: _seals(made), "the service answers")
+    made = sealed_vault(keys, guard, folder)
     for source in (COPY, ELSEWHERE):
         made.yard.outbox(source, segment_bytes=1500, acked=False)
     now = time.time_ns()
@@ -178,14 +168,6 @@ def recorded(
         found.begin()
         stack.callback(found.kill)
         yield found
-
-
-def _seals(vault: Vault) -> bool:
-    try:
-        vault.sealer.entries(plain(0, BOB, time.time_ns()), Sealing(POINT, vault.privacy))
-    except CannotSeal:
-        return False
-    return True
 
 
 def _exchange(keys: KeyWorld, home: Home, folder: Path, client: KubeClient, store: Store) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -14,9 +13,9 @@ from typing import Any
 
 import pytest
 from agent_world import until
-from delta_world import Yard
 from keys_world import KeyWorld
-from privacy_world import ANNA, BOB, POINT, Vault, counts, plain
+from privacy_world import ANNA, BOB, POINT, Vault, counts
+from sealed_vault import sealed_vault
 
 from knhk.cli import main
 from knhk.model.faults import Stalled
@@ -26,9 +25,6 @@ from knhk.wiring.home import Home
 from knhk.wiring.privacy import KeyPlace, opened, unsealer
 from knhk.wiring.replays import archived
 from knhk_runtime.envelope import tag_of
-from knhk_runtime.http1 import Https
-from knhk_runtime.remote_keys import RemoteKeys
-from knhk_runtime.sealing import CannotSeal, Sealer, Sealing
 
 pytestmark = pytest.mark.server
 
@@ -44,27 +40,13 @@ def place(keys: KeyWorld) -> KeyPlace:
 @pytest.fixture
 def vault(tmp_path: Path, keys: KeyWorld) -> Iterator[Vault]:
     """Records about ANNA and BOB of an agent that seals by the key service."""
-    made = Vault(Yard(tmp_path))
-    made.shut()
-    shutil.rmtree(made.folder)
-    context = ssl.create_default_context(cafile=keys.ca_file)
-    header = {"Authorization": f"Bearer {keys.api.guard(POINT, 'one')}"}
-    made.sealer = Sealer(lambda point: RemoteKeys(Https.of(keys.url, lambda: context), lambda: header, point))
-    until(lambda: seals(made), "the service answers")
+    made = sealed_vault(keys, keys.api.guard(POINT, "one"), tmp_path)
     for number in range(12):
         made.record((ANNA, BOB)[number % 2], time.time_ns())
     yield made
     made.sealer.close()
     if made.appends:
         made.yard.close()
-
-
-def seals(vault: Vault) -> bool:
-    try:
-        vault.sealer.entries(plain(0, BOB, time.time_ns()), Sealing(POINT, vault.privacy))
-    except CannotSeal:
-        return False
-    return True
 
 
 def options(place: KeyPlace) -> list[str]:
