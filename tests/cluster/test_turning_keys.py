@@ -18,7 +18,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
-from tests.cluster.test_exchange import PACK, POINT, Callers, World, fast_pack
+from tests.cluster.test_exchange import PACK, POINT, Application, Callers, IdentityProvider, World, fast_pack, free_port
 from waiting import until
 
 from knhk.adapters.key_secrets import AHEAD, IN_FORCE
@@ -99,8 +99,6 @@ def later(client: KubeClient, kubeconfig: Path) -> bool:
 
 @pytest.fixture
 def world(ours: KubeClient, folder: Path, tmp_path: Path) -> Iterator[World]:
-    import test_exchange
-
     class Mounted(World):
         """Its keys are what the Secrets say."""
 
@@ -108,10 +106,10 @@ def world(ours: KubeClient, folder: Path, tmp_path: Path) -> Iterator[World]:
         def log_key(self) -> Path:
             return tmp_path / "log-keys" / "log.key"
 
-    app = test_exchange.Application(tmp_path / "application.db", 0)
+    app = Application(tmp_path / "application.db", 0)
     app.start()
-    ports = (test_exchange.free_port(), test_exchange.free_port(), test_exchange.free_port())
-    found = Mounted(ours, tmp_path, app, test_exchange.IdentityProvider.new(), ports)
+    ports = (free_port(), free_port(), free_port())
+    found = Mounted(ours, tmp_path, app, IdentityProvider.new(), ports)
     yield found
     found.stop()
 

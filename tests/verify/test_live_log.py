@@ -146,6 +146,15 @@ def test_an_agent_that_has_just_begun_is_no_fault(traffic: Traffic) -> None:
     assert "is not in the log yet" in notes.values()
 
 
+def test_an_agent_that_has_only_made_its_first_segment_is_no_fault(traffic: Traffic) -> None:
+    """Its file is empty until its head is written, and no file tells yet what was acknowledged."""
+    traffic.turn()
+    began = traffic.path / "observations/erp.began"
+    began.mkdir()
+    (began / f"{0:016x}.seg").write_bytes(b"")
+    assert f"observations/erp.began/{0:016x}.seg" in " ".join(note["where"] for note in traffic.verify().notes)
+
+
 def test_what_lies_beyond_the_checkpoint_must_agree_with_itself(traffic: Traffic) -> None:
     """A sequencer that dies between tiles and checkpoint leaves tiles that no checkpoint covers."""
     for _ in range(30):

@@ -250,7 +250,7 @@ class _Audit:
                 frames, end, size = self.frames(segment, outbox=True)
                 reached = (number, end)
                 if end < max(size, SEGMENT_HEAD):
-                    tell = self.bad if segment != segments[-1] or (number, size) <= acked else self.note
+                    tell = self.bad if segment != segments[-1] or (number, max(size, SEGMENT_HEAD)) <= acked else self.note
                     tell(f"{name} offset {end}", f"{size - end} bytes of a write that was cut off")
                 for offset, payload in frames:
                     self.record(payload, f"{name} offset {offset}", (number, offset) < acked, matched)
