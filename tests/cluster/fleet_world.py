@@ -89,9 +89,10 @@ def operate(folder: Path, options: Options, compiler: Callable[[], Compiler]) ->
     try:
         with led(options, watched, stop) as found:
             if found is not None:
-                client, store, adapt, _ = found
+                client, store, adapt, check = found
                 root_pub = (folder / "keys" / "root.pub").read_bytes
-                with pods(client, options.pods, SystemClock(), root_pub) if options.pods.exchange else nullcontext(_as_is) as in_pods:
+                exchange = pods(client, options.pods, SystemClock(), root_pub, check) if options.pods.exchange else nullcontext(_as_is)
+                with exchange as in_pods:
                     _turn(folder, stop, store, compiler(), lambda ports: adapt(in_pods(ports)))
     except (KnhkError, OSError) as error:
         logging.error("%s", error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
+from knhk.adapters import endpoints_kube
 from knhk.adapters.endpoints_kube import KubeEndpoints, leading_to
 from knhk.adapters.kube_client import APPLY, KubeClient
+from knhk.model.faults import Conflict, Deposed
+from knhk.wiring.leading import fence
+
+sys.path.insert(0, str(Path(__file__).parent))
+from waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
 NAMESPACE, NAME = "led", "knhk-exchange"
@@ -21,10 +29,19 @@ MANIFEST = Path(__file__).parents[2] / "manifests" / "base" / "operator" / "depl
 @pytest.fixture
 def led(clean: KubeClient) -> Iterator[KubeClient]:
     """Service and slice as they are installed, in a namespace of their own."""
-    clean.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    until(lambda: made(clean), 240)
     install(clean)
     yield clean
     clean.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
+
+
+def made(client: KubeClient) -> bool:
+    """The namespace; not while that of the test before is on its way out."""
+    try:
+        client.call("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    except Conflict:
+        return False
+    return True
 
 
 def install(client: KubeClient) -> None:
@@ -52,4 +69,24 @@ def test_the_service_leads_to_the_leader_alone_through_changes_of_leaders_and_of
     with leading_to(KubeEndpoints(led, NAMESPACE, NAME), "10.1.2.4"):
         assert led_to(led) == ["10.1.2.4"]
         install(led)
+        assert led_to(led) == ["10.1.2.4"]
+
+
+def test_a_leader_that_was_deposed_says_its_address_no_more(led: KubeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process has yet to end, and another leads."""
+    monkeypatch.setattr(endpoints_kube, "APPLY_EVERY_S", 0.0)
+    looks: list[bool] = []
+
+    def check() -> None:
+        looks.append(deposed.is_set())
+        if deposed.is_set():
+            raise Deposed("another leads")
+
+    deposed = threading.Event()
+    with leading_to(fence(KubeEndpoints(led, NAMESPACE, NAME), frozenset({"lead_to"}), check), "10.1.2.3"):
+        deposed.set()
+        until(lambda: sum(looks) > 2, 120)
+        KubeEndpoints(led, NAMESPACE, NAME).lead_to("10.1.2.4")
+        seen = len(looks)
+        until(lambda: len(looks) > seen + 20, 120)
         assert led_to(led) == ["10.1.2.4"]

@@ -119,7 +119,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
         certificates = ServingCertificates(client, options.pods.namespace, clock)
         root_pub = (elsewhere.keys / "root.pub" if elsewhere.keys else home.root_pub).read_bytes
         with (
-            pods(client, options.pods, clock, root_pub) as in_pods,
+            pods(client, options.pods, clock, root_pub, check) as in_pods,
             _registry(elsewhere) as registry,
             _builder(elsewhere, certificates, clock) as builder,
         ):

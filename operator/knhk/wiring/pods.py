@@ -33,6 +33,7 @@ from knhk.ports.clock import Clock
 from knhk.ports.placement import Placement
 from knhk.reconcilers.context import Ports
 from knhk.reconcilers.telling_erasures import Teller
+from knhk.wiring.leading import fence
 from knhk_runtime.http1 import Https
 from knhk_templates.kubernetes.guard import Surroundings
 
@@ -60,9 +61,12 @@ class PodOptions:
 
 
 @contextmanager
-def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callable[[], bytes]) -> Iterator[Adapt]:
+def pods(
+    client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callable[[], bytes], check: Callable[[], None]
+) -> Iterator[Adapt]:
     """Serves the exchange while the context lasts, where it is wanted; gives what puts fleet, placement and log of pods in place of the
-    home's. Raises Stalled for options that are none, and as ServingCertificates."""
+    home's. Guards are led here while `check` lets this process act. Raises Stalled for options that are none, and as
+    ServingCertificates."""
     certificates = ServingCertificates(client, options.namespace, clock)
     context = ClientContext(certificates, COMPONENT, clock)
 
@@ -108,7 +112,7 @@ def pods(client: KubeClient, options: PodOptions, clock: Clock, root_pub: Callab
             certificates.leaf(ERASURES)
         return certificates.leaf(SERVICE, _addresses(host))
 
-    address, endpoints = options.exchange_address, KubeEndpoints(client, options.namespace, SERVICE)
+    address, endpoints = options.exchange_address, fence(KubeEndpoints(client, options.namespace, SERVICE), frozenset({"lead_to"}), check)
     desk = ErasureDesk(KubeReaders(client, clock, ERASURES_AUDIENCE), clock)
 
     def adapted(ports: Ports) -> Ports:
