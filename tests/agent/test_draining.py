@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from agent_process import GUARDS
-from agent_rings import ASLEEP, HEAD, RINGS, Producer, Request
+from agent_rings import ASLEEP, HEAD, RINGS, TAIL, Producer, Request
 from agent_world import observation, until
 
 from knhk_hot.drain import Ring
@@ -84,6 +85,30 @@ def test_a_batch_that_finds_no_room_is_set_aside_once(tmp_path: Path, loop: Call
     until(lambda: drain.storage_fault == "", "the fault is over")
     drain.stop()
     assert (sink.receipts, sink.aside) == ([plain], [aside])
+    ring.close()
+
+
+@pytest.mark.failure("agent", "receipts")
+def test_it_ends_under_traffic_with_what_was_there_when_it_was_told(tmp_path: Path) -> None:
+    """An agent that is to end has its records to upload: what Envoy writes from then on waits in the ring for the next one."""
+    ring, sink, told = Producer(tmp_path), Sink(), threading.Event()
+
+    def commit(made: Entries, drained: Drained) -> None:
+        sink.commit(made, drained)
+        assert told.wait(60)
+        put(ring, b"one more", ADMIT)  # so that no look ever finds the ring empty
+
+    drain = DrainLoop(tmp_path, Ring.open, commit, sink.set_aside)
+    sent = [put(ring, bytes([n]) * (700 << 10), ADMIT) for n in range(3)]  # more than a batch
+    drain.start()
+    until(lambda: sink.receipts, "it is at its first batch")
+    end = threading.Thread(target=drain.stop, daemon=True)
+    end.start()
+    told.set()
+    end.join(120)
+    assert not end.is_alive()
+    assert sink.receipts[:3] == sent
+    assert ring.words[HEAD // 8] > ring.words[TAIL // 8]
     ring.close()
 
 

@@ -80,7 +80,7 @@ class DrainLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after everything that is in the rings now is durable, unless storage fails."""
+        """Ends after everything that is in the rings now is durable, unless storage fails. What comes later waits for the next process."""
         self._end.set()
         self.hurry()
         self._thread.join()
@@ -105,8 +105,15 @@ class DrainLoop:
             if not self._round():
                 self._pause()
         self._look(time.monotonic(), at_once=True)
-        while self._round() and not self.storage_fault:
-            continue
+        owed = [(opened, opened.ring.head) for opened in self._rings.values()]
+        while any(self._owes(*row) for row in owed) and not self.storage_fault:
+            self._round()
+        if not self.storage_fault:
+            self._round()  # rings that nobody uses any more go
+
+    def _owes(self, opened: _Open, head: int) -> bool:
+        """Whether a ring that is still open has records below `head`."""
+        return self._rings.get(opened.path.name) is opened and opened.ring.tail < head
 
     def _pause(self) -> None:
         if self.storage_fault:
