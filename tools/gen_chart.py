@@ -82,6 +82,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     ("ConfigMap", "knhk-witness", ("data", "ca.crt")): Value("witness.logCa", as_text="{} | quote"),
     ("ConfigMap", "knhk-witness", ("data", "roots")): Value("witness.roots", as_text="{} | quote"),
     ("ConfigMap", "knhk-witness", ("data", "watched")): Value("witness.watched", as_text="{} | quote"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_API_SERVERS")): Value("apiServers", as_text="{} | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_RECEIPTS")): Value("receiptsKept"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WEBHOOK")): Value("webhooks.enabled", False, 'ternary "0.0.0.0:8090" "" {} | quote'),
     **{
@@ -147,6 +148,7 @@ NEEDED: Mapping[str, tuple[str, str]] = {
 }
 DOCS: Mapping[str, str] = {
     "admission": "Webhooks. With one replica a restart of it delays pods in enforced namespaces; set minAvailable to 0 then.",
+    "apiServers": "Networks (CIDR, by commas) of the API servers: questions to admission must come from there; none: from everywhere.",
     "certManager": "Whether cert-manager makes what admission shows; else the operator does.",
     "delta": "Where recorded decisions go as Parquet: a folder of the log's volume, or s3://BUCKET/PREFIX (see docs/cluster.md).",
     "ha": "Two operators, of which one leads, two builders and three admissions, and disruption budgets; a part's `replicas` counts first.",

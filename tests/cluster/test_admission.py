@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import re
 import signal
@@ -144,6 +145,25 @@ def test_who_is_not_the_api_server_may_not_ask(asked: KubeClient, admission: Adm
         assert refused.value.code == 403
         assert "client certificate" in refused.value.read().decode()
     assert refused_by_webhook(asked)
+
+
+def test_who_comes_from_elsewhere_than_the_api_servers_may_not_ask(client: KubeClient, cluster: Cluster, tmp_path: Path) -> None:
+    """Where an API server has no certificate to show: pods have addresses of their own."""
+    question = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {}}).encode()
+    admission = Admission(tmp_path, cluster.kubeconfig, "--client-networks=192.0.2.0/24,127.0.0.2")
+    admission.until_ready()
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    host, port = admission.url.removeprefix("https://").split(":")
+    answers = []
+    for source in ("127.0.0.1", "127.0.0.2"):
+        connection = http.client.HTTPSConnection(host, int(port), timeout=60, source_address=(source, 0), context=context)
+        connection.request("POST", "/objects/erp/orders", question, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        answers.append((answer.status, answer.read().decode()))
+        connection.close()
+    assert admission.end() == 0, admission.said()
+    assert answers[0] == (403, "questions must come from 192.0.2.0/24, 127.0.0.2/32, not from 127.0.0.1\n")
+    assert answers[1][0] == 400  # it is read, and is none
 
 
 def test_each_wrong_object_is_refused_in_the_parsers_words_all_at_once(asked: KubeClient) -> None:

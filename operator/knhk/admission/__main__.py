@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from knhk.adapters.certificate_files import CertificateFiles
-from knhk.admission.callers import Callers
+from knhk.admission.callers import Callers, networks
 from knhk.admission.judges import Kinds, Pods
 from knhk.admission.metrics import Metrics
 from knhk.admission.objects import Objects
@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
         "--client-ca", type=Path, help="authorities, PEM: only who shows a certificate of theirs may ask; read at the start"
     )
     served.add_argument("--client-name", action="append", default=[], help="a common name that may; default: all; may be repeated")
+    served.add_argument(
+        "--client-networks", type=networks, default=(), help="CIDRs by commas: only who comes from there may ask; default: everywhere"
+    )
     served.add_argument("--image", required=True, help="image of the guard (knhk-agent), by digest, as ConfigMap knhk-config names it")
     args = parser.parse_args(argv)
     if args.client_name and not args.client_ca:
@@ -61,14 +64,14 @@ def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     files = CertificateFiles(args.certificate, args.key, args.authority)
     around = Surroundings(args.image, args.exchange, args.registry, args.log, args.keys)
-    callers = Callers(args.client_ca, frozenset(args.client_name)) if args.client_ca else None
+    callers = Callers(args.client_ca, frozenset(args.client_name), args.client_networks)
     to_points = CertificateFiles(args.point_certificate, args.point_key, args.point_authority)
-    options = Options(args.address, args.port, args.kubeconfig, files, to_points, callers.ask if callers else None)
+    options = Options(args.address, args.port, args.kubeconfig, files, to_points, callers.ask)
     try:
         asyncio.run(
             serve(
                 options,
-                partial(_application, around, callers.doubt if callers else lambda _: ""),
+                partial(_application, around, callers.doubt),
                 lambda address: print(address, flush=True),
             )
         )

@@ -21,7 +21,7 @@ MAX_BODY_BYTES = 8 << 20  # twice the largest object that an API server stores: 
 LARGE_BYTES = 1 << 20  # larger ones are read from JSON one at a time: as objects of Python they are twenty times as large
 
 Judge = Callable[..., Awaitable[Mapping[str, Any]]]  # of a Review, and the names in the path that the judge is for
-Doubt = Callable[[Mapping[str, Any] | None], str]  # of a client's certificate, as `ssl` tells it: why it must not ask, or nothing
+Doubt = Callable[[Mapping[str, Any] | None, str], str]  # of a client's certificate, as `ssl` tells it, and IP address: why it must not ask
 _log = logging.getLogger("knhk.admission")
 
 
@@ -43,7 +43,7 @@ class _Doors:
             await beat
 
 
-def _of_nobody(_: Mapping[str, Any] | None) -> str:
+def _of_nobody(_: Mapping[str, Any] | None, __: str) -> str:
     return ""
 
 
@@ -95,7 +95,7 @@ async def _judged(judge: Judge, request: web.Request, doors: _Doors, start_s: fl
     when to come again: an API server that is told would ask anew within the same time."""
     if request.content_type != "application/json":
         return 415, "malformed", "content-type must be application/json\n"
-    if why := doors.doubt(request.get_extra_info("peercert")):
+    if why := doors.doubt(request.get_extra_info("peercert"), request.get_extra_info("peername")[0]):
         return 403, "stranger", f"{why}\n"
     time_s = given_s(request.query.get("timeout", ""))
     try:
