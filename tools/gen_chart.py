@@ -295,6 +295,8 @@ def _substitute(document: dict[str, Any], values: dict[str, Any]) -> None:
                 "witness.logCa",
                 "witness.roots",
                 "published.store",
+                "apiServers",
+                "receiptsKept",
             )
         )
         metadata = document["spec"]["template"]["metadata"]

@@ -83,6 +83,7 @@ ACCOUNTS: Mapping[str, Rights] = {
         *everywhere(CHILDREN, (*READ, "create", "patch", "delete")),
         *everywhere(("validatingwebhookconfigurations.admissionregistration.k8s.io",), ("get", "list", "create", "patch", "delete")),
         *here(("leases.coordination.k8s.io",), (*READ, "create", "update", "patch")),
+        *here(("leaders.knhk.dev",), ("get", "create", "update")),
         *here(("endpointslices.discovery.k8s.io=knhk-exchange",), ("patch",)),
         *here(("configmaps",), ("update",)),
         *secrets(

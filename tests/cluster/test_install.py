@@ -55,7 +55,10 @@ SETTINGS = {
     "KNHK_AGENT_IMAGE_BEFORE": BEFORE,
 }
 # What each adds in its way, and what the chart writes out where the base says nothing.
-THEIRS = {"app.kubernetes.io/managed-by", *(f"knhk.dev/{name}" for name in ("settings", "agent-image", "registry", "receipts", "keys"))}
+THEIRS = {
+    "app.kubernetes.io/managed-by",
+    *(f"knhk.dev/{name}" for name in ("settings", "agent-image", "registry", "receipts", "keys", "api-servers")),
+}
 EMPTY: Mapping[str, Any] = {"imagePullSecrets": [], "nodeSelector": {}, "storageClassName": None, "annotations": {}}
 
 
@@ -147,7 +150,14 @@ def nobody_is_locked_out(kubectl: Kubectl) -> None:
     where guards are asked for."""
     policies = names(kubectl, "validatingadmissionpolicies")
     assert policies == names(kubectl, "validatingadmissionpolicybindings")
-    assert policies >= {"approvals.knhk.dev", "removals.knhk.dev", "knhk-guarded-pods", "knhk-no-way-round", "knhk-trust"}
+    assert policies >= {
+        "approvals.knhk.dev",
+        "removals.knhk.dev",
+        "leading.knhk.dev",
+        "knhk-guarded-pods",
+        "knhk-no-way-round",
+        "knhk-trust",
+    }
     kubectl("label", "namespace", "erp", "knhk.dev/require-merged-commit=true")  # what is deleted whole takes along what is held in it
     assert names(kubectl, "mutatingwebhookconfigurations") == names(kubectl, "validatingwebhookconfigurations") == {"knhk-admission"}
     kubectl("apply", "-f", str(NEWER_EXAMPLE))

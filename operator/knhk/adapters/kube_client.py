@@ -32,6 +32,7 @@ _VALUE = re.compile(r'^Invalid value: (?:("(?:[^"\\]|\\.)*"|-?[0-9.]+|null|true|
 _OF_THE_WHOLE = re.compile(r"^(metadata\.name) (must .*)$", re.DOTALL)  # a rule over the object names the field in its words
 _UNCHECKED = "some validation rules were not checked"  # no fault: it says that others hide more
 _NOT_ALLOWED = re.compile(r'[Uu]ser "[^"]*" cannot ')  # by RBAC; quotas, policies and ending namespaces are told in words of their own
+_NOT_LEADING = "must come from the operator that leads"  # manifests/base/admission/leading.yaml
 _UNKNOWN = re.compile(r'unknown field "([^"]*)"|\.(\S+): field not declared in schema')
 
 
@@ -137,6 +138,10 @@ def meaning(status: int, path: str, document: Mapping[str, Any]) -> KnhkError:
             return Stalled(reason or "Unauthorized", f"{said}: the API server must know the user of this process")
         case 403 if _ending(details):
             return NotFound(said)
+        case 403 if (
+            _NOT_LEADING in message
+        ):  # deposed, as its next look at the lease tells; or the API server has yet to hear that it leads
+            return Waiting("NotLeading", said, RETRY_AFTER_S)
         case 403 if _NOT_ALLOWED.search(message):
             return Stalled(reason or "Forbidden", f"{said}: the user of this process must be allowed to do this")
         case 429 | 500 | 502 | 503 | 504:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.kube_leader import proclaim
 from knhk.model.faults import AlreadyExists, Conflict, Deposed, KnhkError, NotFound, Stalled
 
 LEASE_S = 10.0  # nobody else takes a lease that was renewed so lately
@@ -66,6 +67,10 @@ class Lease:
             meanwhile()
             stop.wait(EVERY_S)
         return False
+
+    def proclaim(self) -> None:
+        """Has the API server take writes of this holder, and of no other (kube_leader.py). Raises Deposed and Stalled."""
+        proclaim(self._client, self._namespace, self._name, self._holder, self.check)
 
     def release(self) -> None:
         """Gives the lease up, so that another need not wait for its end; no act may follow."""

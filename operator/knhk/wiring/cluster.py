@@ -208,6 +208,7 @@ def led(options: Options, watch: Watch, stop: Event) -> Iterator[tuple[KubeClien
             if not lease.wait(stop, partial(_warm, store)):
                 yield None
                 return
+            lease.proclaim()
             check = lease.check
             adapt = partial(_led_ports, check=check, telemetry=telemetry, together=hands)
         yield client, store, adapt, check

@@ -1,0 +1,47 @@
+"""Who leads, as the API server is told: the object that policy `leading.knhk.dev` compares the sender of each write with."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from knhk.adapters.kube_client import KubeClient
+from knhk.model.faults import Conflict, NotFound, Stalled, Waiting
+from knhk.model.resource import API_VERSION
+
+_log = logging.getLogger("knhk.lease")
+
+
+def proclaim(client: KubeClient, namespace: str, name: str, holder: str, check: Callable[[], None]) -> None:
+    """From now on the Leader `namespace`/`name` says `holder`, whoever it said before. `check` looks between reading and writing whether
+    this process leads: one that was stopped anywhere here, and wakes when another has said its own, meets a Conflict and then Deposed.
+    A cluster without the definition has no such fence. Raises as `check`, and Stalled."""
+    folder = f"/apis/{API_VERSION}/namespaces/{namespace}/leaders"
+    new = {"apiVersion": API_VERSION, "kind": "Leader", "metadata": {"name": name, "namespace": namespace}}
+    while True:
+        try:
+            found = _read(client, f"{folder}/{name}")
+            check()
+            if found is None:
+                client.call("POST", folder, {}, {**new, "spec": {"holder": holder}})
+            else:
+                client.call("PUT", f"{folder}/{name}", {}, {**found, "spec": {"holder": holder}})
+            return
+        except (Conflict, NotFound):  # somebody was faster: it is read again
+            continue
+        except Waiting as waiting:
+            time.sleep(waiting.retry_after_s)
+        except Stalled as error:
+            if error.reason != "NoSuchKind":
+                raise
+            _log.warning("%s", error)
+            return
+
+
+def _read(client: KubeClient, path: str) -> dict[str, Any] | None:
+    try:
+        return client.call("GET", path)
+    except NotFound:
+        return None
