@@ -18,6 +18,7 @@ from knhk_runtime.point import PointConfig
 from knhk_verify.signed import Keys
 
 BOOTSTRAP = "envoy.json"
+UNTOLD = "untold"  # there while a file was written that Envoy is to be told of
 AGENT_CLUSTER = "knhk_agent"
 PROBLEM_BASE = "https://knhk.dev/problems/"
 
@@ -63,8 +64,7 @@ class Private:
     """DIR/private, 0700. Files are named by digest and never change; Envoy and the agent map them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._written = False
+        self.folder, self._untold = folder, folder / UNTOLD
         self._sealed: dict[Path, tuple[int, ...] | None] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -87,8 +87,9 @@ class Private:
                 return
         except FileNotFoundError:
             pass
+        if not self._untold.exists():
+            replace_file(self._untold, b"")
         replace_file(path, data, 0o500)
-        self._written = True
 
     def put_bootstrap(self, data: bytes | None) -> None:
         """What Envoy is started with. The same bytes are not written again."""
@@ -99,13 +100,14 @@ class Private:
             replace_file(path, data)
 
     def put_discovery(self, texts: Sequence[str]) -> None:
-        """Envoy follows the rename. `texts` say the same: the one that is there stays, unless a file that it names was written since. Envoy
-        may have refused that file then, and takes the text that it refused for known: the other one is written."""
+        """Envoy follows the rename. `texts` say the same: the one that is there stays, unless a file that it names was written since, by
+        this agent or one that died. Envoy may have refused that file then, and takes the text that it refused for known: the other one is
+        written."""
         path = self.folder / "ecds.json"
         there = path.read_text(errors="replace") if path.exists() else ""
-        if self._written or there not in texts:
+        if self._untold.exists() or there not in texts:
             replace_file(path, next(text for text in texts if text != there).encode())
-        self._written = False
+            self._untold.unlink(missing_ok=True)
 
     def seal(self, names: Iterable[str]) -> None:
         """These files, the discovery file and the bootstrap are what Envoy must find from now on."""
