@@ -15,6 +15,9 @@ from typing import cast
 
 from aiohttp import web
 
+from knhk_runtime.log import log
+
+TELLS_EVERY_S = 60.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Tls = Callable[[], ssl.SSLContext]
 """What is shown to a new connection and whose certificates are believed there, asked for each one."""
@@ -47,6 +50,7 @@ class Doors:
         self._inside: dict[asyncio.BaseTransport, _Visitor] = {}
         self._strangers: dict[asyncio.BaseTransport, None] = {}
         self._of: Counter[str] = Counter()
+        self._turned_away, self._told_at_s = 0, float("-inf")
 
     async def open(self, runner: web.AppRunner, host: str, port: int, tls: Tls) -> asyncio.Server:
         """Listens for a runner that is set up; close the server before the runner's cleanup. Raises OSError."""
@@ -78,6 +82,7 @@ class Doors:
 
     def receives(self, arrival: _Arrival) -> bool:
         if self._arriving_of[arrival.address] >= self.bounds.of_one:
+            self._tell(arrival.address)
             return False
         if len(self._arriving) >= self.bounds.connections:
             next(iter(self._arriving)).end()
@@ -93,6 +98,7 @@ class Doors:
 
     def admits(self, transport: asyncio.BaseTransport, visitor: _Visitor) -> bool:
         if len(self._inside) >= self.bounds.connections or self._of[visitor.address] >= self.bounds.of_one:
+            self._tell(visitor.address)
             return False
         if self.bounds.strangers is not None and not transport.get_extra_info("peercert"):
             if len(self._strangers) >= self.bounds.strangers:
@@ -109,6 +115,15 @@ class Doors:
         visitor = self._inside.pop(transport, None)
         if visitor is not None:
             _less(self._of, visitor.address)
+
+    def _tell(self, address: str) -> None:
+        """At the first that finds no place, and then once in a while: whoever comes learns no more than that the connection ends."""
+        self._turned_away += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._told_at_s >= TELLS_EVERY_S:
+            bounds = {"of_one": self.bounds.of_one, "of_all": self.bounds.connections}
+            log("connections turned away", address=address, connections=self._turned_away, **bounds)
+            self._turned_away, self._told_at_s = 0, now_s
 
 
 def _less(counts: Counter[str], address: str) -> None:

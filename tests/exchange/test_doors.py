@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -128,6 +129,21 @@ def test_of_one_address_no_more_may_be_about_to_begin_than_may_be_inside() -> No
         return False
 
     run(Bounds(connections=8, of_one=2, handshake_within_s=WITHIN_S), story)
+
+
+def test_who_runs_the_server_is_told_whose_connections_are_turned_away(capfd: pytest.CaptureFixture[str]) -> None:
+    """Once, however many come: guards that all have one address learn no more than that their connections end."""
+
+    async def story(server: Server) -> None:
+        inside = [await server.connected(THERE) for _ in range(2)]
+        assert all([await answered(connection) for connection in inside])
+        for _ in range(5):
+            with suppress(OSError):
+                assert not await answered(await server.connected(THERE))
+
+    run(Bounds(connections=8, of_one=2), story)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "turned away" in line]
+    assert [(line["event"], line["address"], line["of_one"]) for line in lines] == [("connections turned away", THERE, 2)]
 
 
 def test_who_says_nothing_is_gone_when_its_time_is_over() -> None:
