@@ -18,6 +18,7 @@ from knhk.model.faults import Stalled, Waiting
 from knhk.model.keeping import Keep
 from knhk.model.oci import SIGNED
 from knhk.model.resource import Resource
+from knhk.reconcilers.notarising import AT_ONCE, STALLED_S
 
 AWAY = Waiting("Sigstore", "rekor does not answer", 5.0)
 
@@ -180,9 +181,9 @@ def test_what_does_not_fit_comes_neither_into_the_status_nor_into_the_log(spoil:
     world = live(Other(spoil))
     world.settle()
     world.until(lambda: any("conditions" in receipt.status for receipt in world.receipts()))
-    (waits,) = {said(receipt) for receipt in world.receipts() if "conditions" in receipt.status}
-    assert waits[:2] == ("False", "Sigstore")
-    assert says in waits[2]
+    for waits in (said(receipt) for receipt in world.receipts() if "conditions" in receipt.status):
+        assert waits[:2] == ("False", "Sigstore")
+        assert says in waits[2]
     assert notarised(world) == []
     assert "Notarised" not in world.kinds()
 
@@ -266,6 +267,50 @@ def test_what_a_person_must_mend_is_said_and_tried_again() -> None:
     notary.away = None
     world.until(lambda: len(notarised(world)) == len(world.receipts()))
     assert world.get(PACK).status["revision"]["phase"] == "Live"
+
+
+class Picky(FakeNotary):
+    """Refuses some for good."""
+
+    def __init__(self, refuses: Callable[[bytes], bool]) -> None:
+        super().__init__()
+        self.refuses, self.refused = refuses, 0
+
+    def notarised(self, role: str, bundle: bytes) -> bytes:
+        if self.refuses(bundle):
+            self.asked += 1
+            self.refused += 1
+            raise Stalled("Sigstore", "is signed by no key of role rollout")
+        return super().notarised(role, bundle)
+
+
+def test_one_that_is_refused_for_good_is_set_aside_and_the_others_go_on() -> None:
+    """The first of many: nobody waits for it, and a person is told."""
+    world = live(FakeNotary(silent=True))
+    world.settle()
+    first = min(world.receipts(), key=lambda receipt: int(receipt.spec["logIndex"]))
+    world.notary = notary = Picky(lambda bundle: bundle == first.spec["bundle"].encode())
+    world.start()
+    began_s = world.clock.now_ns() / 1e9
+    world.until(lambda: len(notarised(world)) == len(world.receipts()) - 1)
+    assert world.clock.now_ns() / 1e9 - began_s < STALLED_S
+    assert said(world.store.get(first.key)) == ("False", "Sigstore", "is signed by no key of role rollout")
+    told = [(event.type, event.reason, event.message) for event in world.store.events(first.key)]
+    assert told == [("Warning", "Sigstore", "is signed by no key of role rollout")]
+    notary.refuses = lambda bundle: False
+    world.until(lambda: len(notarised(world)) == len(world.receipts()))
+    assert_the_log_has_it(world)
+
+
+def test_where_all_are_refused_few_are_asked_at_a_time() -> None:
+    world = live(FakeNotary(silent=True))
+    world.settle()
+    assert len(world.receipts()) > AT_ONCE
+    world.notary = notary = Picky(lambda bundle: True)
+    world.start()
+    for _ in range(20):  # of no time that passes
+        world.controller.tick()
+    assert 0 < notary.refused <= AT_ONCE
 
 
 @pytest.mark.parametrize("act", ["get", "update_status"])

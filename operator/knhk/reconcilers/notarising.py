@@ -22,7 +22,7 @@ from knhk.lockchain import NOTARISED, fits, notarised, statement
 from knhk.model.faults import Conflict, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
 from knhk.model.times import rfc3339
-from knhk.reconcilers.context import Ports
+from knhk.reconcilers.context import Ports, say
 from knhk_verify.errors import Bad
 
 AT_ONCE = 4
@@ -33,8 +33,9 @@ _log = logging.getLogger("knhk.notarising")
 @dataclass
 class Notarising:
     """All Receipts that lack it: those that are there at the start, and those that are made since (`made` may be called by any thread).
-    After one that could not be had no other is asked for until it may be tried again; after what could not be written, or brought into
-    the log, nothing is done until then. `ended` is told of each that has it."""
+    While whom we ask is away nobody is asked for; one that a person must mend is set aside, and others go on, until as many in a row are
+    refused as are asked for at once. After what could not be written, or brought into the log, nothing is done until that may be tried
+    again. `ended` is told of each that has it."""
 
     ports: Ports
     ended: Callable[[Key], None] = lambda key: None
@@ -42,6 +43,8 @@ class Notarising:
     _left: dict[Key, None] | None = None
     _asked: dict[Key, Future[bytes]] = field(default_factory=dict)
     _written: dict[Key, str] = field(default_factory=dict)  # events that stand in a status, and maybe not in the log
+    _aside: dict[Key, float] = field(default_factory=dict)  # until when
+    _refused: int = 0  # in a row
     _until_s: float = 0.0
     _rests_until_s: float = 0.0  # our own store or log is away
 
@@ -81,9 +84,12 @@ class Notarising:
             self._take(key, now_s)
         for key in list(islice(self._written, AT_ONCE)):
             self._deliver(key)
-        self.ports.telemetry.unwitnessed(len(left) + len(self._asked) + len(self._written))
+        self.ports.telemetry.unwitnessed(len(left) + len(self._asked) + len(self._written) + len(self._aside))
         if now_s < self._until_s:
             return
+        for key in [key for key, until_s in self._aside.items() if until_s <= now_s]:
+            del self._aside[key]
+            left.setdefault(key)
         for key in list(islice(left, AT_ONCE - len(self._asked))):
             self._ask(key)
             del left[key]
@@ -96,7 +102,7 @@ class Notarising:
             self._left = {receipt.key: None for receipt in lacking if receipt.key not in self._written}
         while self._new:
             key = self._new.popleft()
-            if key not in self._asked and key not in self._written:
+            if key not in self._asked and key not in self._written and key not in self._aside:
                 self._left.setdefault(key)
         return self._left
 
@@ -120,15 +126,26 @@ class Notarising:
             bundle = self._asked[key].result()
             event = self._event(receipt, bundle)
         except KnhkError as error:
-            self._until_s = now_s + _pause_s(error)
             reason = error.reason if isinstance(error, Waiting | Stalled) else type(error).__name__
             self._write(receipt, receipt.status, False, reason, str(error))
-            self._known().setdefault(key)
+            self._later(key, error, now_s)
         else:
             status = {**receipt.status, "sigstore": bundle.decode(), "pending": [{"bundle": event}]}
             self.ports.store.update_status(replace(receipt, status=status))
             self._written[key] = event
+            self._refused = 0
         del self._asked[key]
+
+    def _later(self, key: Key, error: KnhkError, now_s: float) -> None:
+        """It could not be had."""
+        if isinstance(error, Waiting):
+            self._until_s = now_s + error.retry_after_s
+            self._known().setdefault(key)
+            return
+        self._aside[key] = now_s + STALLED_S
+        self._refused += 1
+        if self._refused == AT_ONCE:  # it does not lie in them
+            self._refused, self._until_s = 0, now_s + STALLED_S
 
     def _event(self, receipt: Resource, bundle: bytes) -> str:
         """The signed event that brings the bundle into the log. Raises Stalled for what cannot be brought there."""
@@ -178,6 +195,8 @@ class Notarising:
         if not done:
             _log.warning("%s: %s", receipt.key, message)
         self.ports.store.update_status(replace(receipt, status=wanted))
+        if not done:
+            say(self.ports, receipt.key, reason, message, warning=True)
 
 
 def _pause_s(error: Exception) -> float:
