@@ -86,7 +86,7 @@ def receipt(written: Written, bundle: bytes, file: Path) -> Path:
 
 def test_the_log_has_it_and_each_step_is_told(house: Written, knhk: Knhk) -> None:
     code, said = answer = knhk("receipt", "verify", "0")
-    assert (code, said["verified"]) == (0, True), said
+    assert (code, said["verified"], said["not_judged"]) == (0, True, []), said
     found = steps(answer)
     keyless = issuer(house) is not None
     assert ("a certificate's key signed it" in found) == keyless
@@ -150,7 +150,9 @@ def test_an_audit_bundle_carries_it_and_verifies_elsewhere(house: Written, knhk:
     assert {STAMPED, LOGGED} <= steps(answer).keys()
     if keyless:
         code, said = answer = knhk("receipt", "verify", audit, "--root", root, home="nowhere")
-        assert (code, "not judged" in steps(answer)["others bear witness"]["detail"]) == (0, True)
+        outside = steps(answer)["others bear witness"]
+        assert (code, outside["ok"], "not judged" in outside["detail"]) == (0, None, True)
+        assert [what.partition(": ")[2] for what in said["not_judged"]] == ["others bear witness"]
         code, _ = knhk("receipt", "verify", audit, "--root", root, *whom, "https://issuer.example", home="nowhere")
         assert code == 1
     other = json.loads((audit / "trusted_root.json").read_text())
@@ -160,7 +162,8 @@ def test_an_audit_bundle_carries_it_and_verifies_elsewhere(house: Written, knhk:
     assert (code, "as keys.json says" in said["steps"][-1]["detail"]) == (1, True)
     (audit / "trusted_root.json").unlink()
     code, said = answer = knhk(*asked, home="nowhere")
-    assert (code, "give --trusted-root" in steps(answer)["others bear witness"]["detail"]) == (0, True)
+    outside = steps(answer)["others bear witness"]
+    assert (code, outside["ok"], "give --trusted-root" in outside["detail"]) == (0, None, True)
 
 
 def test_one_that_is_not_what_it_says_is_not_proven(house: Written, knhk: Knhk, tmp_path: Path) -> None:

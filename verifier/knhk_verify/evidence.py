@@ -12,11 +12,11 @@ from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
 
 
 class Step(NamedTuple):
-    """One step: what was checked, against which key, whether it held, and what was found, or what is wrong and where."""
+    """One step: what was checked, against which key, whether it held (None: not judged), and what was found, or what is wrong and where."""
 
     what: str
     key: str
-    ok: bool
+    ok: bool | None
     detail: str
 
 

@@ -37,7 +37,7 @@ TLS = (
     Argument("--certificate", help="our certificate and its key for a log behind mutual TLS, PEM", kind=Path, metavar="FILE"),
 )
 OUT = Argument("--out", help="folder to write an audit bundle into, which knhk_verify takes (new or empty)", kind=Path, metavar="DIR")
-STEPS = array(obj(what=string(), key=string(), ok=boolean(), detail=string()))
+STEPS = array(obj(what=string(), key=string(), ok=nullable(boolean()), detail=string()))
 ENTRY = {
     "index": integer(),
     "receipt": string(),
@@ -223,7 +223,7 @@ def prove(call: Call) -> Outcome:
     if outside:
         found = [(name, text.encode()) for name, text in bundle.files().items()]
         judged.steps += witnesses.steps(found, trust, None, witnesses.whom(home, None, None))
-    proven = all(step.ok for step in judged.steps)
+    proven = all(step.ok is not False for step in judged.steps)
     if proven:
         evidence.write(args.out, bundle, trust.keys_json, witnesses.pinned_root(trust) if outside else None)
     files = sorted(bundle.files()) if proven else []
@@ -391,7 +391,8 @@ def witness(call: Call) -> Outcome:
 
 def steps_table(steps: Iterable[Step]) -> Table:
     """Steps of a verification for people."""
-    return Table("", ("", "what", "key", "result"), tuple(("ok" if s.ok else "BAD", s.what, s.key, s.detail) for s in steps))
+    said = {True: "ok", False: "BAD", None: "not judged"}
+    return Table("", ("", "what", "key", "result"), tuple((said[s.ok], s.what, s.key, s.detail) for s in steps))
 
 
 def _log_dir(call: Call) -> Path:

@@ -234,7 +234,7 @@ SOURCE = Argument(
         TRUSTED_ROOT,
         *CERTIFIED,
     ),
-    output=obj(verified=boolean(), steps=STEPS),
+    output=obj(verified=boolean(), not_judged=array(string()), steps=STEPS),
     examples=(
         "knhk receipt verify 5f2c…",
         "knhk receipt verify receipt.yaml --root root.pub --keys keys.json",
@@ -247,7 +247,9 @@ SOURCE = Argument(
     "their checkpoints must be of one log. A receipt without a proof gets one from the log; one whose checkpoint key was replaced needs a\n"
     "fresh one: `knhk log prove`. Records of O and A that are kept beside a log folder are held against the leaf.\n"
     "What a sigstore said of a policy event (formats/signed.md) is found in a Receipt's status, among the sources, or in the log, and\n"
-    "judged offline by trusted_root.json, when keys.json names that: statement, who signed, timestamp, entry of the transparency log.",
+    "judged offline by trusted_root.json, when keys.json names that: statement, who signed, timestamp, entry of the transparency log.\n"
+    "What cannot be judged with what is at hand is neither ok nor bad: its step has `ok` null, and `not_judged` names it. The receipt\n"
+    "itself verifies without, for it needs no sigstore.",
     exits={FAULTS: "something does not verify: `steps` say what and where"},
 )
 def verify(call: Call) -> Outcome:
@@ -275,8 +277,10 @@ def verify(call: Call) -> Outcome:
     whom = witnesses.whom(home, args.certificate_identity, args.certificate_oidc_issuer)
     outside = witnesses.steps(found, trust, args.trusted_root, whom)
     steps = [*evidence.steps, *wiring.kept(found, wiring.folder(place)), *outside]
-    verified = all(step.ok for step in steps)
-    return Outcome({"verified": verified, "steps": [step._asdict() for step in steps]}, OK if verified else FAULTS, (steps_table(steps),))
+    verified = all(step.ok is not False for step in steps)
+    apart = [step.what for step in steps if step.ok is None]
+    answer = {"verified": verified, "not_judged": apart, "steps": [step._asdict() for step in steps]}
+    return Outcome(answer, OK if verified else FAULTS, (steps_table(steps),))
 
 
 def _log_dir(call: Call) -> Path:

@@ -69,7 +69,7 @@ def _is_about(entry: bytes, statement: bytes) -> bool:
 
 def steps(found: Sequence[tuple[str, bytes]], trust: Trust, given: Path | None, whom: Whom) -> list[Step]:
     """Of each policy event among the evidence what others outside said, judged. `given`: trusted_root.json, else it lies beside keys.json;
-    where none is at hand, or nobody is named, nothing is judged, and a step says so."""
+    where none is at hand, or nobody is named, nothing is judged, and a step, neither ok nor bad, says so."""
     receipts = list(_receipts(found))
     judged, bare = list[Step](), [receipt for receipt in receipts if not receipt.tells]
     told: dict[str, list[Receipt]] = {}
@@ -88,10 +88,14 @@ def steps(found: Sequence[tuple[str, bytes]], trust: Trust, given: Path | None, 
         for bundle, name in bundles.items():
             judged += _judged(receipt, bundle, name, trust, given, whom)
         if not bundles and are_named(trust):
-            judged.append(Step(f"{receipt.name}: others bear witness", "none", True, "nothing that they say is at hand"))
+            judged.append(_not_judged(receipt.name, "nothing that they say is at hand"))
     here = {sha256(receipt.entry).hexdigest() for receipt in bare}
     alone = [teller for digest, tellers in told.items() if digest not in here for teller in tellers]
-    return judged + [Step(f"{teller.name}: others bear witness", "none", True, "the receipt is not here: not judged") for teller in alone]
+    return judged + [_not_judged(teller.name, "the receipt is not here") for teller in alone]
+
+
+def _not_judged(name: str, why: str) -> Step:
+    return Step(f"{name}: others bear witness", "none", None, f"not judged: {why}")
 
 
 def _judged(receipt: Receipt, bundle: bytes, name: str, trust: Trust, given: Path | None, whom: Whom) -> list[Step]:
@@ -100,7 +104,7 @@ def _judged(receipt: Receipt, bundle: bytes, name: str, trust: Trust, given: Pat
     try:
         by = _pinned(trust, given, whom)
     except Stalled as stalled:
-        return [Step(f"{name}: others bear witness", "none", True, f"not judged: {stalled}")]
+        return [_not_judged(name, str(stalled))]
     except Bad as bad:
         return [Step(name, "", False, str(bad))]
     try:
@@ -111,8 +115,7 @@ def _judged(receipt: Receipt, bundle: bytes, name: str, trust: Trust, given: Pat
     if not same:
         return [Step(name, "", False, f"is around another statement than {receipt.name}")]
     if certified and not all(by.whom):
-        what = "not judged: give --certificate-identity and --certificate-oidc-issuer"
-        return [Step(f"{name}: others bear witness", "none", True, what)]
+        return [_not_judged(name, "give --certificate-identity and --certificate-oidc-issuer")]
     return [Step(f"{name}: it is around the same statement", "none", True, receipt.name), *sigstore_judge.judge(bundle, by, name)]
 
 
