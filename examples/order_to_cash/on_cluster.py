@@ -98,27 +98,27 @@ class Images:
     registry: str
 
 
-def install(kubectl: Kubectl, folder: Path, images: Images) -> None:
-    """Keys, then the overlay `dev` with these images; returns when every workload is available."""
+def install(kubectl: Kubectl, folder: Path, images: Images, components: Sequence[str] = ()) -> None:
+    """Keys, then the overlay `dev` with these images and components; returns when every workload of the overlay is available."""
     knhk = str(Path(sys.executable).parent / "knhk")
     keys = folder / "keys"
     subprocess.run([knhk, "cluster", "keys", str(keys), "--origin", ORIGIN], check=True, capture_output=True)
     kubectl.run("apply", "-f", str(ROOT / "manifests" / "base" / "namespace.yaml"))
     kubectl.run("apply", "--server-side", "-f", str(keys / "secrets.yaml"))
-    kubectl.run("apply", "--server-side", "-k", str(_overlay(folder / "overlay", images)))
+    kubectl.run("apply", "--server-side", "-k", str(_overlay(folder / "overlay", images, components)))
     for workload in WORKLOADS:
         kubectl.run("rollout", "status", workload, "-n", CONTROL, "--timeout=180s", timeout_s=200)
 
 
-def _overlay(folder: Path, images: Images) -> Path:
-    """A kustomization of this run: which images, which registry."""
+def _overlay(folder: Path, images: Images, components: Sequence[str]) -> Path:
+    """A kustomization of this run: which images, which registry, what more."""
     settings = {"KNHK_REGISTRY": images.registry, "KNHK_AGENT_IMAGE": images.agent, "KNHK_ORIGIN": ORIGIN}
     pulled = {"knhk-operator": images.operator, "knhk-builder": images.builder}
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [os.path.relpath(ROOT / "manifests" / "overlays" / "dev", folder)],
-        "components": [os.path.relpath(ROOT / "manifests" / "components" / "settings", folder)],
+        "components": [os.path.relpath(ROOT / "manifests" / "components" / name, folder) for name in ("settings", *components)],
         "configMapGenerator": [
             {
                 "name": "knhk-config",

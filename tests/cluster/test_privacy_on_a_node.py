@@ -9,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from admission_process import Admission, applied, manifests
 from guarded_world import EXCHANGE, LOG, SYSTEM, World, document, pack, post
 from node_pods import Node, is_ready
 from pods import point_spec
+from sealed_by_service import ANNA, BOB, HOST, PRIVACY, URL, named_in, resolved
 from test_guarded_pod import pod
 
 from knhk.adapters.wrapping_keys import FileWrapping
@@ -38,17 +38,12 @@ from knhk_runtime.envelope import parse_envelope
 from knhk_runtime.record import Record, parse_record
 from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.folder import log_records
-from knhk_runtime.unsealing import Closed
 from knhk_verify.leaf import parse_leaf
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 NS, POINT = "clinic", "orders"
 PODS, SERVICES = f"/api/v1/namespaces/{NS}/pods", f"/api/v1/namespaces/{SYSTEM}/services"
-HOST, PORT = f"knhk-keys.{SYSTEM}.svc", 8448
-URL = f"https://{HOST}:{PORT}"
-ANNA, BOB = "anna.planted@example.com", "bob.planted@example.com"
-PRIVACY = {"subjects": [{"route": "submit", "pointer": "/who"}], "retentionDays": 30}
 LOOK = """
 import pathlib, sys
 def read(path):
@@ -90,7 +85,7 @@ class Clinic(World):
         """Whom the records about somebody name for who may open them, or why they name nobody."""
         with contextlib.closing(unsealer(self.place, needed=True)) as reader:
             kept = self.records()
-            return {who: {_named(reader.open(kept[receipt], receipt)) for receipt in self.asked[who]} for who in self.asked}
+            return {who: {named_in(reader.open(kept[receipt], receipt)) for receipt in self.asked[who]} for who in self.asked}
 
     def within(self, namespace: str, pod: str, container: str, folder: str) -> tuple[int, str]:
         """(files below a folder of a container, those with a name in them)"""
@@ -118,12 +113,6 @@ class Clinic(World):
         with contextlib.redirect_stdout(said):
             assert main(["--home", str(self.folder / "reader"), *words]) == code, said.getvalue()
         return said.getvalue()
-
-
-def _named(found: Record | Closed) -> str:
-    if isinstance(found, Closed):
-        return found.value
-    return next((who for who in (ANNA, BOB) if who.encode() in found.observation), "nobody")
 
 
 def component(folder: Path, image: str) -> Path:
@@ -179,7 +168,7 @@ def clinic(node: Node, guard_image: str, tmp_path_factory: pytest.TempPathFactor
         found.until(lambda: made(found, pod(guard_image, "orders", "127.0.0.1")))
         stack.enter_context(reader(found))
         address = node.client.call("GET", f"{SERVICES}/knhk-keys")["spec"]["clusterIP"]
-        stack.enter_context(named(HOST, address))
+        stack.enter_context(resolved(HOST, address))
         yield found
 
 
@@ -207,15 +196,6 @@ def reader(clinic: Clinic) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(home.sockets)
-
-
-@contextlib.contextmanager
-def named(host: str, address: str) -> Iterator[None]:
-    """This machine asks no name server of the cluster."""
-    ask: Any = socket.getaddrinfo
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", lambda name, *more, **also: ask(address if name == host else name, *more, **also))
-        yield
 
 
 @pytest.fixture(scope="module")
