@@ -105,7 +105,7 @@ def make_packs(folder: Path) -> Packs:
     return Packs(folder / "registry", signer, folder / "keys", digests, data.digest)
 
 
-def until(holds: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
+def until(holds: Callable[[], Any], what: str, limit_s: float = 240.0) -> Any:
     """Polls for a state that a user would wait for."""
     end = time.monotonic() + limit_s
     while True:

@@ -243,7 +243,7 @@ class World:
         return json.loads(done.stdout or done.stderr or "null")
 
     def up(self) -> None:
-        self.knhk("up", "--timeout-s", "60")
+        self.knhk("up", "--timeout-s", "180")
 
     def down(self) -> None:
         self.knhk("down")

@@ -17,7 +17,7 @@ def test_rows_and_responses_have_their_leaves(world: World) -> None:
     covered = assert_covered(world)
     assert covered.rows > 100
     assert covered.unanswered <= world.lost
-    assert {answer.status for answer in world.answers} <= {200, 201, 403}
+    assert {answer.status for answer in world.answers} <= {200, 201, 202, 403}  # 202: parked, where the machine was late
     packs = {leaf.pack.hex() for leaf in world.leaves()}
     assert packs >= {revision["digest"].removeprefix("sha256:")[:40] for revision in (first, second)}
     assert world.verify()["replayed"] >= covered.rows
