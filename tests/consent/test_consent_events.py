@@ -20,6 +20,7 @@ from knhk.model.resource import Key, Resource
 from knhk.model.subjects import tag_of
 from knhk.wiring import consenting
 from knhk.wiring.consenting import Desk
+from knhk.wiring.home import Home
 from knhk.wiring.subject_key import Made
 
 VECTORS = json.loads((Path(__file__).parents[2] / "formats" / "vectors" / "consent.json").read_bytes())
@@ -158,7 +159,7 @@ def test_who_records_another_controller_is_who_is_named_for_it(
     store = MemoryStore()
 
     def recorded(actor: str, controller: str) -> tuple[str, int]:
-        monkeypatch.setattr(consenting, "desk", lambda home, kubeconfig: nullcontext(AtOnce(store, actor, Made(tmp_path / "secrets"))))
+        monkeypatch.setattr(consenting, "desk", lambda home, kubeconfig: nullcontext(AtOnce(store, actor, Made(Home(tmp_path)))))
         words = ["c-117", "-n", "erp", "--purpose", PURPOSE, "--controller", controller, "-o", "json"]
         assert main(["--home", str(tmp_path), "consent", "grant", *words]) == 0
         row = json.loads(capsys.readouterr().out)

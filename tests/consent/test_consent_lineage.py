@@ -12,8 +12,7 @@ import pytest
 from knhk.cli import main
 from knhk.model.subjects import tag_of
 from knhk.reconcilers.lineage import Kept, Wanted, in_clear, kept_of
-from knhk.wiring.home import Home
-from knhk.wiring.lineage import Asked, wanted_of
+from knhk.wiring.lineage import Asked, Tags, wanted_of
 from knhk_runtime.record import Record, parse_record
 from knhk_runtime.subject_keys import ErasableKeys
 from knhk_runtime.unsealing import NO_ACCESS, Unsealer
@@ -72,15 +71,11 @@ def test_a_sealed_record_is_found_by_its_tag_and_told_by_who_may_open_it() -> No
     assert (one.state, told["body"]) == ("clear", {"id": "1"})
 
 
-def test_a_name_that_looks_like_a_receipt_is_a_name_too(tmp_path: Path) -> None:
+def test_a_name_that_looks_like_a_receipt_is_a_name_too() -> None:
     """An account number of 32 hexadecimal digits, say: all about it is found, and can be exported."""
-    name = "0123456789abcdef" * 2
-    secret = tmp_path / "secrets" / "ats" / "knhk-subjects"
-    secret.mkdir(parents=True)
-    (secret / "key").touch(0o600)
-    (secret / "key").write_bytes(bytes(32))
-    found = wanted_of(Asked(name, "ats", False, (), "", None), Home(tmp_path))
-    assert (found.text, found.tags, found.receipts) == (name, {tag_of(bytes(32), name)}, {bytes.fromhex(name)})
+    name, tag = "0123456789abcdef" * 2, tag_of(bytes(32), "0123456789abcdef" * 2)
+    found = wanted_of(Asked(name, "ats", False, (), "", None), Tags(tag, None))
+    assert (found.text, found.tags, found.receipts) == (name, {tag}, {bytes.fromhex(name)})
 
 
 @pytest.mark.parametrize("why", ["sealed", "erased"])

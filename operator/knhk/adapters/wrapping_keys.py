@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from knhk.model.faults import Corrupt, Stalled
-from knhk_runtime.durable import replace_file
+from knhk_runtime.durable import replace_file, sync_folder
 from knhk_runtime.envelope import KEY, NONCE, purposed, unwrap, wrap, wrapped_parts
 from knhk_runtime.hsm import read_token_file
 from knhk_runtime.keyfile import read_private
@@ -22,10 +23,18 @@ class FileWrapping:
         self._path = folder / f"{NAME}.key"
 
     def ensure(self) -> None:
-        """The key is there."""
-        if not self._path.exists():
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(self._path, os.urandom(KEY))
+        """The key is there; of two processes that make it at once one does."""
+        if self._path.exists():
+            return
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = self._path.with_name(f".{self._path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        replace_file(made, os.urandom(KEY))
+        try:
+            with suppress(FileExistsError):
+                os.link(made, self._path)
+            sync_folder(self._path.parent)
+        finally:
+            made.unlink()
 
     def wrap(self, purpose: bytes, key: bytes) -> bytes:
         """See the port."""

@@ -186,12 +186,13 @@ class Table:
 @dataclass(frozen=True)
 class Outcome:
     """What a command answers: `data` (JSON values), an exit code, tables for terminals, and `texts`: what the command's own output
-    formats print. `data` None: nothing to say."""
+    formats print. `data` None: nothing to say. `notes`: what its reader must know of the answer, on standard error."""
 
     data: Any
     exit: int = OK
     tables: tuple[Table, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -465,7 +466,9 @@ def _fail(code: int, headline: str, faults: tuple[Fault, ...]) -> int:
 
 
 def show(outcome: Outcome, output: str | None) -> None:
-    """Write the data to standard output: JSON, YAML, or tables."""
+    """Write the data to standard output: JSON, YAML, or tables; notes to standard error."""
+    for note in outcome.notes:
+        sys.stderr.write(_printable(f"knhk: {note}" if sys.stderr.isatty() else json.dumps({"note": note}, ensure_ascii=False)) + "\n")
     if outcome.data is None:
         return
     form = output or ("table" if sys.stdout.isatty() else "json")

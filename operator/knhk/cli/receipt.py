@@ -136,7 +136,14 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
         *TLS,
         KUBECONFIG,
     ),
-    output=obj(out=string(), written=integer(), records=nullable(integer()), unreadable=nullable(integer()), receipt=nullable(integer())),
+    output=obj(
+        out=string(),
+        written=integer(),
+        records=nullable(integer()),
+        unreadable=nullable(integer()),
+        receipt=nullable(integer()),
+        missing=array(string()),
+    ),
     examples=(
         "knhk receipt export --format ocsf --out decisions.ocsf.jsonl --field-selector mode=ENFORCED",
         "knhk receipt export --format ocsf --out changes.ocsf.jsonl --kind POLICY --field-selector time=2026-11",
@@ -148,6 +155,7 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
     "--subject: `written` rows of `knhk receipt lineage` with their proofs, an audit bundle that verifies without the product,\n"
     "and `records` payloads in clear; of `unreadable` decisions the payload is sealed, erased or not kept here. Needs the key of the\n"
     "namespace's tags and the rollout key: the event SubjectExported is in the log (`receipt`) before anything is written.",
+    exits={FAULTS: "it is written, and what is `missing` could not be found for want of a key"},
 )
 def export(call: Call) -> Outcome:
     from knhk.reconcilers import exporting
@@ -165,7 +173,7 @@ def export(call: Call) -> Outcome:
     if args.kind == "POLICY" and args.format != "ocsf":
         raise Usage("must be ocsf with --kind POLICY: for tables ask knhk receipt query 'FROM events' --out FILE", "--format")
     written = exporting.write(args.out, args.format, receipt_reading.selected(args, Home(call.home)))
-    return Outcome({"out": str(args.out), "written": written, "records": None, "unreadable": None, "receipt": None})
+    return Outcome({"out": str(args.out), "written": written, "records": None, "unreadable": None, "receipt": None, "missing": []})
 
 
 @command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_SERVICE, key_place
 from knhk.cli.log import AT, KEYS, PLACE, ROOT, STEPS, steps_table
-from knhk.cli.schema import array, obj
+from knhk.cli.schema import array, obj, string
 from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "recor
         AT,
         *KEY_SERVICE,
     ),
-    output=obj(rows=array({"type": "object"}), verified={"type": ["boolean", "null"]}, steps=STEPS),
+    output=obj(rows=array({"type": "object"}), verified={"type": ["boolean", "null"]}, missing=array(string()), steps=STEPS),
     examples=(
         "knhk receipt lineage c-117 -n ats",
         "knhk receipt lineage c-117 -n ats --verify -o json",
@@ -45,8 +45,9 @@ COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "recor
         "knhk receipt lineage 5f2c…",
     ),
     detail="Decisions with pack, data, who approved the pack, when it went live and which consents held then; consents and their\n"
-    "withdrawals; erasures, legal holds and exports. Each row is an entry of the log: `knhk receipt verify ENTRY` verifies one alone.",
-    exits={FAULTS: "something does not verify: `steps` say what and where"},
+    "withdrawals; erasures, legal holds and exports. Each row is an entry of the log: `knhk receipt verify ENTRY` verifies one alone.\n"
+    "`missing`: which rows cannot be here for want of a key, and why; they are told on standard error, too.",
+    exits={FAULTS: "something does not verify: `steps` say what and where; or rows are `missing`"},
 )
 def lineage(call: Call) -> Outcome:
     from knhk.wiring import evidence
@@ -59,10 +60,17 @@ def lineage(call: Call) -> Outcome:
     if args.verify:
         steps = wiring.verified(found, evidence.trust(home, args.root, args.keys, args.at, evidence.folder(asked.log)))
     good = all(step.ok for step in steps)
-    data = {"rows": list(found.rows), "verified": good if args.verify else None, "steps": [step._asdict() for step in steps]}
+    verified = good if args.verify else None
+    data = {
+        "rows": list(found.rows),
+        "verified": verified,
+        "missing": list(found.missing),
+        "steps": [step._asdict() for step in steps],
+    }
     table = Table("", COLUMNS, tuple(_cells(row) for row in found.rows))
     bad = [step for step in steps if not step.ok]
-    return Outcome(data, OK if good else FAULTS, (table, *([steps_table(bad)] if bad else [])))
+    whole = good and not found.missing
+    return Outcome(data, OK if whole else FAULTS, (table, *([steps_table(bad)] if bad else [])), notes=found.missing)
 
 
 def asked_of(call: Call, subject: str) -> Asked:
@@ -88,7 +96,8 @@ def export_subject(call: Call) -> Outcome:
     out: Path = args.out
     asked = asked_of(call, args.subject)
     made = wiring.export(asked, home, evidence.trust(home, None, None, None, evidence.folder(asked.log)), out, args.reason, local_user())
-    return Outcome({"out": str(out), "written": made.rows, "records": made.records, "unreadable": made.unreadable, "receipt": made.receipt})
+    data = {"out": str(out), "written": made.rows, "records": made.records, "unreadable": made.unreadable, "receipt": made.receipt}
+    return Outcome({**data, "missing": list(made.missing)}, FAULTS if made.missing else OK, notes=made.missing)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

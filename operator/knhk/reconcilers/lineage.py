@@ -135,6 +135,19 @@ def lineage(entries: Iterable[bytes], kept: Mapping[bytes, Kept], wanted: Wanted
     return rows
 
 
+def untold(entries: Iterable[bytes]) -> tuple[frozenset[str], bool]:
+    """What tags are needed for in a log: namespaces of consents, and whether there are events about subjects of a key store. Raises Bad."""
+    namespaces, others = set[str](), False
+    for index, entry in enumerate(entries):
+        if entry[:1] == b"{":
+            told = parse_json(unb64(parse_json(entry, f"entry {index}")["dsseEnvelope"]["payload"], "payload"), f"entry {index}")
+            what, _, rest = str(told["subject"][0]["name"]).partition("/")
+            if what == "consent":
+                namespaces.add(rest.partition("/")[0])
+            others = others or (what == "subject" and told["predicate"]["kind"] != "SubjectExported")
+    return frozenset(namespaces), others
+
+
 def _about(index: int, statement: Mapping[str, Any], tags: Collection[str]) -> dict[str, Any] | None:
     """A policy event whose subject is the person: consent/NAMESPACE/TAG, subject/TAG."""
     predicate, name = statement["predicate"], str(statement["subject"][0]["name"])

@@ -62,7 +62,7 @@ def desk(home: Home, kubeconfig: Path | None) -> Iterator[Desk]:
     from knhk.wiring.embedded import local_user
 
     with open_store(home, must_exist=True) as store:
-        yield Desk(store, local_user(), Made(home.secrets))
+        yield Desk(store, local_user(), Made(home))
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def serve(
     store = store or SqliteStore(home.store, clock, SystemRandom())
     registry = registry or LayoutRegistry(home.registry)
     fenced_registry: Registry = fence(registry, ACTS["registry"], check)
-    secrets: Secrets = Made(home.secrets) if access is None else access.secrets
+    secrets: Secrets = Made(home) if access is None else access.secrets
     access = access or Access(FolderSecrets(home.secrets), FileTrusts(home.trusts), EMBEDDED)
     try:
         if own_log:

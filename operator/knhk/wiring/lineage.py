@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,9 @@ from knhk.wiring import evidence, privacy, replays
 from knhk.wiring.home import Home
 from knhk.wiring.log_opening import Opened, opened
 from knhk.wiring.privacy import KeyPlace
+from knhk_runtime.record import Record
 from knhk_verify.evidence import Step
+from knhk_verify.leaf import Leaf
 
 
 @dataclass(frozen=True)
@@ -40,52 +43,110 @@ class Asked:
     archive: str | None
     keys: KeyPlace | None = None  # of the namespace, in place of the home's key store
 
+    @property
+    def is_receipt(self) -> bool:
+        """Some names look like one, too."""
+        return not self.is_tag and len(self.subject) == 32 and set(self.subject) <= set("0123456789abcdef")
+
 
 @dataclass(frozen=True)
 class Found:
+    """`missing`: which rows cannot be here for want of a key, and why."""
+
     rows: Sequence[dict[str, Any]]
     kept: dict[bytes, Kept]
     log: Opened
     wanted: Wanted
+    missing: tuple[str, ...]
 
 
 def find(asked: Asked, home: Home) -> Found:
     """Raises NotFound, Bad, Waiting, Stalled."""
-    wanted = wanted_of(asked, home)
+    tags = _tags_of(asked, home)
+    wanted = wanted_of(asked, tags)
     log = opened(asked.log)
     folder = evidence.folder(asked.log)
     records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
-    there = ((where, leaf, record) for where, leaf, record in records if record is not None)
+    sealed = 0
+
+    def there() -> Iterator[tuple[str, Leaf, Record]]:
+        nonlocal sealed
+        for where, leaf, record in records:
+            if record is not None:
+                sealed += record.sealed
+                yield where, leaf, record
+
     unsealer = privacy.unsealer(asked.keys or home, needed=asked.keys is not None)
     try:
-        kept = lineage.kept_of(there, wanted, unsealer)
+        kept = lineage.kept_of(there(), wanted, unsealer)
     finally:
         unsealer.close()
-    return Found(lineage.lineage(log.served.entries(), kept, wanted), kept, log, wanted)
+    rows = lineage.lineage(log.served.entries(), kept, wanted)
+    return Found(rows, kept, log, wanted, _missing(asked, home, tags, rows, sealed, log))
 
 
-def wanted_of(asked: Asked, home: Home) -> Wanted:
+@dataclass(frozen=True)
+class Tags:
+    """Of a name, by the key of the namespace's consents and by that of the key store, which are one key in newer homes; None where the key
+    is not at hand, `why` says why. With a tag in place of a name `differ` tells that the two are different keys."""
+
+    consents: str | None
+    sealed: str | None
+    why: str = ""
+    differ: bool = False
+
+
+def _tags_of(asked: Asked, home: Home) -> Tags:
+    sealed = next(iter(privacy.tags_of(asked.keys or home, asked.subject)), None)
+    try:
+        consents = _of_consents(home, asked.namespace, asked.subject)
+    except Stalled as error:
+        return Tags(None, sealed, str(error))
+    return Tags(consents, sealed, differ=sealed not in (None, consents))
+
+
+def _of_consents(home: Home, namespace: str, subject: str) -> str:
+    """Raises Stalled."""
+    return tag_of(subject_key(FolderSecrets(home.secrets), namespace), subject)
+
+
+def wanted_of(asked: Asked, tags: Tags) -> Wanted:
     """Without the key of the namespace, and that of the key store, a name is sought in what lies in clear alone."""
     if asked.is_tag:
         return Wanted(tags=frozenset((asked.subject,)))
-    is_receipt = len(asked.subject) == 32 and set(asked.subject) <= set("0123456789abcdef")  # which some names look like, too
-    receipts = frozenset((bytes.fromhex(asked.subject),)) if is_receipt else frozenset[bytes]()
-    return Wanted(asked.subject, frozenset(_tags(asked, home)), receipts, asked.pointers)
+    receipts = frozenset((bytes.fromhex(asked.subject),)) if asked.is_receipt else frozenset[bytes]()
+    made = frozenset(tag for tag in (tags.consents, tags.sealed) if tag is not None)
+    return Wanted(asked.subject, made, receipts, asked.pointers)
 
 
-def _tags(asked: Asked, home: Home) -> list[str]:
-    sealed = privacy.tags_of(asked.keys or home, asked.subject)
-    try:
-        return [tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject), *sealed]
-    except Stalled:
-        return sealed
+def _missing(asked: Asked, home: Home, tags: Tags, rows: Sequence[dict[str, Any]], sealed: int, log: Opened) -> tuple[str, ...]:
+    """Which rows cannot be found for want of a key. `sealed`: how many records are."""
+    if asked.is_receipt and any(row.get("receipt") == asked.subject for row in rows):
+        return ()
+    namespaces, others = lineage.untold(log.served.entries())
+    others = others or sealed > 0
+    if asked.is_tag:
+        two = "has an older key of tags for its consents than for its sealed records: a tag finds what is under one of them, a name both"
+        return (f"namespace {asked.namespace} {two}",) if tags.differ and asked.namespace in namespaces and others else ()
+    found = list[str]()
+
+    def searched(namespace: str) -> bool:
+        with suppress(Stalled):
+            return _of_consents(home, namespace, asked.subject) == tags.sealed
+        return False
+
+    if tags.consents is None and asked.keys is None and (others_of := [name for name in sorted(namespaces) if not searched(name)]):
+        found.append(f"consents of {', '.join(others_of)} are not searched (name one by --namespace): {tags.why}")
+    if tags.sealed is None and others:
+        found.append("sealed records, erasures and holds are not searched: the key store is not at hand, or this user may not use its key")
+    return tuple(found)
 
 
 def _tag(asked: Asked, home: Home) -> str:
     """Of the namespace: by the key service, else by the key of its consents. Raises Stalled."""
     if asked.keys is not None:
         return privacy.tags_of(asked.keys, asked.subject)[0]
-    return tag_of(subject_key(FolderSecrets(home.secrets), asked.namespace), asked.subject)
+    return _of_consents(home, asked.namespace, asked.subject)
 
 
 def verified(found: Found, trust: evidence.Trust) -> list[Step]:
@@ -107,13 +168,14 @@ def verified(found: Found, trust: evidence.Trust) -> list[Step]:
 
 @dataclass(frozen=True)
 class Exported:
-    """`receipt`: index of the event that says so."""
+    """`receipt`: index of the event that says so; `missing`: as Found has it."""
 
     folder: Path
     rows: int
     records: int
     unreadable: int
     receipt: int
+    missing: tuple[str, ...]
 
 
 def export(asked: Asked, home: Home, trust: evidence.Trust, out: Path, reason: str, actor: str) -> Exported:
@@ -133,10 +195,10 @@ def export(asked: Asked, home: Home, trust: evidence.Trust, out: Path, reason: s
     write(out, bundle, trust.keys_json)
     records = _records(out, found)
     unreadable = sum(1 for row in found.rows if row["what"] == "decision" and row["record"] != "clear")
-    document = {"subject": tag, "namespace": asked.namespace, "exported": receipt, "rows": list(found.rows)}
+    document = {"subject": tag, "namespace": asked.namespace, "exported": receipt, "missing": list(found.missing), "rows": list(found.rows)}
     (out / "subject.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    (out / "index.md").write_text(_index(out, found.rows, receipt, unreadable))
-    return Exported(out, len(found.rows), records, unreadable, receipt)
+    (out / "index.md").write_text(_index(out, found, receipt, unreadable))
+    return Exported(out, len(found.rows), records, unreadable, receipt, found.missing)
 
 
 def _announce(home: Home, namespace: str, tag: str, reason: str, actor: str, found: Found) -> int:
@@ -169,13 +231,15 @@ def _records(out: Path, found: Found) -> int:
     return written
 
 
-def _index(out: Path, rows: Sequence[dict[str, Any]], receipt: int, unreadable: int) -> str:
+def _index(out: Path, found: Found, receipt: int, unreadable: int) -> str:
+    rows = found.rows
     decisions = sum(row["what"] == "decision" for row in rows)
     lines = [
         "# What is kept about one person",
         "",
         f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; that it was written is entry {receipt} of the log.",
         f"Decisions: {decisions}, of which the payload of {unreadable} is sealed, erased or not here. Events: {len(rows) - decisions}.",
+        *(f"Missing: {each}." for each in found.missing),
         "",
         "- `records/N.json`: what was decided upon, in clear",
         "- `receipts/N.json`: proof of entry N; verify all of them with Python and its package `cryptography`:",

@@ -68,6 +68,15 @@ def tags_of(keys: Keys, subject: str) -> list[str]:
     return [made]
 
 
+def tags_key(home: Home) -> bytes:
+    """By which the key store of a home makes tags; the key store is made when it is missing. Raises as `established`."""
+    store = KeyStore(home.subjects, established(home.subjects, wrapping_in(home.keys)))
+    try:
+        return store.tags_key
+    finally:
+        store.close()
+
+
 def opened(keys: Keys) -> ErasableKeys:
     """Raises NotFound for a home that has none, Stalled when this user may not use its key, Corrupt and Waiting; of a key service when it
     is first asked."""

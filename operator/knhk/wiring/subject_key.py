@@ -1,4 +1,4 @@
-"""The key that makes tags of names, one for each namespace, as a home makes it."""
+"""The key that makes tags of names, as a home makes it for each namespace: that of its key store."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from pathlib import Path
 
 from knhk.adapters.secrets_folder import FolderSecrets
 from knhk.model.consents import SECRET, SECRET_KEY
-from knhk.model.subjects import KEY_BYTES
-from knhk.wiring.home import private_folder
+from knhk.wiring import privacy
+from knhk.wiring.home import Home, private_folder
 from knhk_runtime.durable import sync_folder
 
 
 @dataclass(frozen=True)
 class Made:
-    """Secrets of a home; the key of a namespace's tags is made when it is asked for first."""
+    """Secrets of a home. The key of a namespace's tags is taken from the key store when it is asked for first, so that what is sealed and
+    what is consented to have one tag; one that is there stays."""
 
-    folder: Path
+    home: Home
 
     def read(self, namespace: str, name: str) -> dict[str, bytes]:
-        """See the port."""
+        """See the port. Raises as `privacy.tags_key`, too."""
         if name == SECRET:
-            _make(self.folder / namespace / name / SECRET_KEY, lambda: secrets.token_bytes(KEY_BYTES))
-        return dict(FolderSecrets(self.folder).read(namespace, name))
+            _make(self.home.secrets / namespace / name / SECRET_KEY, lambda: privacy.tags_key(self.home))
+        return dict(FolderSecrets(self.home.secrets).read(namespace, name))
 
 
 def _make(path: Path, made: Callable[[], bytes]) -> None:
