@@ -17,7 +17,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -72,12 +74,23 @@ type envelope struct {
 	Payload     string
 	PayloadType string
 	Signatures  []struct{ Keyid, Sig string }
+	Chapters    []string
+}
+
+type former struct {
+	Chapter                int
+	Role, Name, Until, Pub string
 }
 
 type signedVectors struct {
-	RootPub   string `json:"root_pub"`
-	Seeds     map[string]string
-	Keys      envelope `json:"keys.json"`
+	RootPub  string `json:"root_pub"`
+	Seeds    map[string]string
+	Keys     envelope `json:"keys.json"`
+	Chapters struct {
+		Keys    envelope `json:"keys.json"`
+		Former  []former
+		Refused []envelope
+	}
 	Rollout   envelope
 	Event     string
 	Signature string
@@ -207,6 +220,35 @@ func (e envelope) check(public ed25519.PublicKey, keyid, what string) []byte {
 	return payload
 }
 
+// chaptersOf gives the former keys of the chapters of a keys.json that the root signed.
+func chaptersOf(e envelope, root ed25519.PublicKey) ([]former, error) {
+	var named struct{ Chapters []string }
+	must(json.Unmarshal(e.check(root, keyid(root), "keys.json with chapters"), &named), "keys.json with chapters")
+	var found []former
+	for _, text := range e.Chapters {
+		sum := sha256.Sum256([]byte(text))
+		number := slices.Index(named.Chapters, hex.EncodeToString(sum[:]))
+		if number < 0 {
+			return nil, fmt.Errorf("a chapter that keys.json does not name")
+		}
+		var chapter struct {
+			Keys []struct{ Role, Name, Rows string }
+		}
+		must(json.Unmarshal([]byte(text), &chapter), "chapter")
+		for _, part := range chapter.Keys {
+			rows, err := base64.StdEncoding.DecodeString(part.Rows)
+			must(err, "rows of a chapter")
+			demand(len(rows)%36 == 0, "rows of a chapter")
+			for ; len(rows) > 0; rows = rows[36:] {
+				until := time.Unix(int64(binary.BigEndian.Uint32(rows)), 0).UTC().Format(time.RFC3339)
+				pub := base64.StdEncoding.EncodeToString(rows[4:36])
+				found = append(found, former{number, part.Role, part.Name, until, pub})
+			}
+		}
+	}
+	return found, nil
+}
+
 func checkSigned(v signedVectors) {
 	public := func(role string) ed25519.PublicKey {
 		seed, err := hex.DecodeString(v.Seeds[role])
@@ -215,6 +257,14 @@ func checkSigned(v signedVectors) {
 	}
 	demand(base64.StdEncoding.EncodeToString(public("root")) == v.RootPub, "root_pub")
 	v.Keys.check(public("root"), keyid(public("root")), "keys.json")
+	found, err := chaptersOf(v.Chapters.Keys, public("root"))
+	must(err, "chapters")
+	demand(len(found) > 0 && reflect.DeepEqual(found, v.Chapters.Former), "keys of chapters")
+	demand(len(v.Chapters.Refused) > 0, "chapters to refuse")
+	for _, each := range v.Chapters.Refused {
+		_, err := chaptersOf(each, public("root"))
+		demand(err != nil, "a chapter that is to be refused")
+	}
 	v.Rollout.check(public("rollout"), keyid(public("rollout")), "rollout")
 	for role, text := range map[string]string{"rollout": v.Event, "build": v.Signature} {
 		var bundle struct {

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,35 @@ def envelope(private: Ed25519PrivateKey, kind: str, payload: bytes) -> dict[str,
     return {"payload": b64(payload), "payloadType": kind, "signatures": [signature]}
 
 
+FORMER = [
+    {"chapter": 0, "role": "rollout", "name": "", "until": "2026-10-01T06:00:00Z", "pub": b64(key(33).public_key().public_bytes_raw())},
+    {"chapter": 0, "role": "rollout", "name": "", "until": "2026-10-02T06:00:00Z", "pub": b64(key(34).public_key().public_bytes_raw())},
+    {
+        "chapter": 0,
+        "role": "log",
+        "name": "knhk.dev/größe",
+        "until": "2026-10-02T06:00:00Z",
+        "pub": b64(key(39).public_key().public_bytes_raw()),
+    },
+    {"chapter": 1, "role": "build", "name": "", "until": "2106-02-07T06:28:15Z", "pub": b64(key(32).public_key().public_bytes_raw())},
+]
+
+
+def chapters_of() -> list[str]:
+    """Of FORMER, apart from the product's code."""
+    texts = []
+    for chapter in range(2):
+        found: dict[tuple[str, str], bytes] = {}
+        for each in FORMER:
+            if each["chapter"] == chapter:
+                until = int(datetime.fromisoformat(str(each["until"])).timestamp())
+                place = (str(each["role"]), str(each["name"]))
+                found[place] = found.get(place, b"") + until.to_bytes(4, "big") + base64.b64decode(str(each["pub"]))
+        parts = [{"role": role, "name": name, "rows": b64(rows)} for (role, name), rows in found.items()]
+        texts.append(canonical({"keys": parts}).decode())
+    return texts
+
+
 def signed_vectors() -> dict[str, Any]:
     root, roles = key(1), {"build": key(2), "rollout": key(3), "log": key(9), "data": key(4)}
 
@@ -122,6 +153,9 @@ def signed_vectors() -> dict[str, Any]:
         return {"keyid": keyid(public), "pub": b64(public)} | ({"name": "knhk.dev/vectors"} if role == "log" else {})
 
     keys = {"version": 1, "serial": 1, "expires": "2027-01-01T00:00:00Z", "roles": {role: [named(role)] for role in roles}}
+    chapters = chapters_of()
+    digests = [sha256(text.encode()).hexdigest() for text in chapters]
+    chaptered = envelope(root, KEYS, canonical(keys | {"serial": 2, "chapters": digests}))
     document = {
         "version": 1,
         "point": "erp/orders",
@@ -156,6 +190,12 @@ def signed_vectors() -> dict[str, Any]:
         "root_pub": b64(root.public_key().public_bytes_raw()),
         "pae": {"type": KEYS, "payload": "{}", "bytes": pae(KEYS, b"{}").hex()},
         "keys.json": envelope(root, KEYS, canonical(keys)),
+        "chapters": {
+            "keys.json": chaptered | {"chapters": chapters},
+            "without_the_first": chaptered | {"chapters": chapters[1:]},
+            "former": FORMER,
+            "refused": [chaptered | {"chapters": [text]} for text in (chapters[0] + " ", chapters[0].replace("rollout", "data"), "{}")],
+        },
         "rollout": envelope(roles["rollout"], ROLLOUT, canonical(document)),
         "event": entry.decode(),
         "event_key": entry_key(entry).hex(),

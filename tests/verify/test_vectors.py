@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from knhk_runtime.tlog.tree import tile_path
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import Leaf, parse_leaf
 from knhk_verify.note import open_checkpoint, parse_vkey
-from knhk_verify.signed import canonical, pae, parse_canonical, verify_bundle, verify_event, verify_keys
+from knhk_verify.signed import Key, canonical, keyid, pae, parse_canonical, verify_bundle, verify_event, verify_keys
 from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
 
 VECTORS = Path(__file__).parents[2] / "formats" / "vectors"
@@ -75,6 +76,17 @@ def test_signed() -> None:
     vectors = load("signed")
     root = base64.b64decode(vectors["root_pub"])
     keys = verify_keys(json.dumps(vectors["keys.json"]).encode(), root)
+    chaptered = vectors["chapters"]
+    former = verify_keys(json.dumps(chaptered["keys.json"]).encode(), root)
+    for row in chaptered["former"]:
+        public = base64.b64decode(row["pub"])
+        assert former.roles[row["role"]][keyid(public)] == Key(public, row["name"], datetime.fromisoformat(row["until"]))
+    away = verify_keys(json.dumps(chaptered["without_the_first"]).encode(), root)
+    assert (former.away, away.away) == (0, 1)
+    assert set(away.roles["build"]) == set(former.roles["build"])
+    for envelope in chaptered["refused"]:
+        with pytest.raises(Bad, match=r"keys.json chapters\[0\]: has SHA-256 [0-9a-f]{64}, which keys.json does not name"):
+            verify_keys(json.dumps(envelope).encode(), root)
     assert pae(vectors["pae"]["type"], vectors["pae"]["payload"].encode()).hex() == vectors["pae"]["bytes"]
     assert verify_document(json.dumps(vectors["rollout"]).encode(), ROLLOUT, keys.of("rollout"), "rollout")["epoch"] == 17
     event = vectors["event"].encode()

@@ -1,7 +1,7 @@
 """Signed documents (formats/signed.md): canonical JSON, DSSE, keys.json, sigstore bundles with a public-key hint."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from knhk_verify.note import ed25519_ok, unb64
 KEYS, IN_TOTO = "application/vnd.knhk.keys.v1+json", "application/vnd.in-toto+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT, POLICY_EVENT = "https://in-toto.io/Statement/v1", "https://knhk.dev/policy-event/v1"
-ROLES, MAX_BYTES, TIME = ("build", "rollout", "log", "data"), 1 << 20, "%Y-%m-%dT%H:%M:%SZ"
+ROLES, TIME, MAX_BYTES, MAX_KEYS_BYTES = ("build", "rollout", "log", "data"), "%Y-%m-%dT%H:%M:%SZ", 1 << 20, 1 << 24
 
 
 def canonical(value: object) -> bytes:
@@ -26,9 +26,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def parse_json(data: bytes | str, where: str) -> Any:
-    """JSON without floats or repeated members, at most 1 MiB; raises Bad."""
-    demand(len(data) <= MAX_BYTES, where, f"has more than {MAX_BYTES} bytes")
+def parse_json(data: bytes | str, where: str, limit: int = MAX_BYTES) -> Any:
+    """JSON without floats or repeated members, at most `limit` bytes; raises Bad."""
+    demand(len(data) <= limit, where, f"has more than {limit} bytes")
     try:
         return json.loads(data, parse_float=int, parse_constant=int, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
@@ -63,8 +63,7 @@ def parse_time(text: str, where: str) -> datetime:
 
 def pae(payload_type: str, payload: bytes) -> bytes:
     """DSSE pre-authentication encoding: what a signature covers."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    return b"DSSEv1 %d %b %d %b" % (len(kind := payload_type.encode()), kind, len(payload), payload)
 
 
 def keyid(public: bytes) -> str:
@@ -74,8 +73,7 @@ def keyid(public: bytes) -> str:
 
 def verify_envelope(envelope: object, payload_type: str, keys: Mapping[str, bytes], where: str) -> bytes:
     """Payload of a DSSE envelope signed by one of `keys` (keyid → raw key), and wrongly by none of them; raises Bad."""
-    found = member(envelope, "payloadType", str, where)
-    demand(found == payload_type, f"{where} payloadType", f"{found!r}: must be {payload_type!r}")
+    demand(member(envelope, "payloadType", str, where) == payload_type, f"{where} payloadType", f"must be {payload_type!r}")
     payload = unb64(member(envelope, "payload", str, where), f"{where} payload")
     named = {member(entry, "keyid", str, f"{where} signatures"): entry for entry in member(envelope, "signatures", list, where)[:16]}
     known = named.keys() & keys.keys()
@@ -96,42 +94,52 @@ class Key(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """keys.json: serial number, expiry, and role → keyid → key."""
+    """keys.json: serial number, expiry, role → keyid → key, and how many of its chapters of former keys are not with it."""
 
     serial: int
     expires: datetime
     roles: Mapping[str, Mapping[str, Key]]
+    away: int = 0
 
     def of(self, role: str, at: datetime | None = None) -> dict[str, bytes]:
         """keyid → raw key of `role`, valid `at` (None: at any time)."""
         return {id_: key.public for id_, key in self.roles.get(role, {}).items() if at is None or key.until is None or at <= key.until}
 
 
-def _key(value: Any, where: str) -> tuple[str, Key]:
-    public = unb64(member(value, "pub", str, where), f"{where} pub")
-    demand(member(value, "keyid", str, where) == keyid(public), f"{where} keyid", "must be the SHA-256 of pub")
-    until = parse_time(member(value, "until", str, where), f"{where} until") if "until" in value else None
-    return keyid(public), Key(public, member(value, "name", str, where) if "name" in value else "", until)
+def _keys(document: Any, envelope: Any, where: str) -> Iterator[tuple[str, Key]]:
+    """(role, key): former keys, of the chapters that are there, and then those that the document names itself; raises Bad."""
+    digests, chapters = (member({"chapters": []} | part, "chapters", list, where) for part in (document, envelope))
+    for number, text in enumerate(chapters):
+        place, data = f"{where} chapters[{number}]", str(text).encode("utf-8", "replace")
+        demand((digest := sha256(data).hexdigest()) in digests, place, f"has SHA-256 {digest}, which keys.json does not name: was altered")
+        for part in member(parse_canonical(data, place), "keys", list, place):
+            role, name, rows = (member(part, told, str, place) for told in ("role", "name", "rows"))
+            for row in (unb64(rows[at : at + 48], place) for at in range(0, len(rows), 48)):  # until (u32, seconds since 1970), key
+                yield role, Key(row[4:], name, datetime.fromtimestamp(int.from_bytes(row[:4]), UTC))
+    for role, place in ((role, f"{where} roles.{role}") for role in member(document, "roles", dict, where)):
+        demand(role in ROLES, f"{where} roles", f"{role!r}: must be one of {', '.join(ROLES)}")
+        for value in member(document["roles"], role, list, place):
+            public = unb64(member(value, "pub", str, place), f"{place} pub")
+            demand(member(value, "keyid", str, place) == keyid(public), f"{place} keyid", "must be the SHA-256 of pub")
+            until = parse_time(member(value, "until", str, place), f"{place} until") if "until" in value else None
+            yield role, Key(public, member({"name": ""} | value, "name", str, place), until)
 
 
 def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, min_serial: int = 0, where: str = "keys.json") -> Keys:
     """Keys of keys.json signed by the pinned root; raises Bad when altered, expired at `now`, or older than `min_serial`."""
-    payload = verify_envelope(parse_json(data, where), KEYS, {keyid(root_public): root_public}, where)
-    document = parse_canonical(payload, f"{where} payload")
+    envelope = parse_json(data, where, MAX_KEYS_BYTES)
+    document = parse_canonical(verify_envelope(envelope, KEYS, {keyid(root_public): root_public}, where), f"{where} payload")
     demand(member(document, "version", int, where) == 1, f"{where} version", "must be 1")
     serial = member(document, "serial", int, where)
     expires = parse_time(member(document, "expires", str, where), f"{where} expires")
     demand(serial >= max(1, min_serial), f"{where} serial", f"{serial}: must be at least {max(1, min_serial)}; an older file is refused")
     demand(now is None or now < expires, f"{where} expires", f"expired at {expires:{TIME}}: sign a new keys.json with the root")
-    roles = member(document, "roles", dict, where)
-    keys, has = dict[str, dict[str, Key]](), {keyid(root_public): "root"}
-    for role in sorted(roles):
-        demand(role in ROLES, f"{where} roles", f"{role!r}: must be one of {', '.join(ROLES)}")
-        keys[role] = dict(_key(k, f"{where} roles.{role}") for k in member(roles, role, list, f"{where} roles"))
-        for id_ in keys[role]:
-            other = has.setdefault(id_, role)
-            demand(other == role, f"{where} roles.{role}", f"keyid {id_[:16]}… is a key of {other} too: must serve one role")
-    return Keys(serial, expires, keys)
+    roles, has = dict[str, dict[str, Key]](), {keyid(root_public): "root"}
+    for role, key in _keys(document, envelope, where):
+        one = has.setdefault(id_ := keyid(key.public), role) == role
+        demand(one, f"{where} roles.{role}", f"keyid {id_[:16]}… is a key of {has[id_]} too: must serve one role")
+        roles.setdefault(role, {})[id_] = key
+    return Keys(serial, expires, roles, len(document.get("chapters", ())) - len(envelope.get("chapters", ())))
 
 
 def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle") -> dict[str, Any]:
@@ -153,7 +161,7 @@ def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle")
 def verify_event(data: bytes, keys: Keys, where: str = "event") -> tuple[dict[str, Any], str]:
     """(statement, keyid) of a policy event (a log entry), signed by a key of role rollout that was valid at its time; raises Bad."""
     hint = member(parse_json(data, where), "verificationMaterial.publicKey.hint", str, where)
-    role = next((role for role in keys.roles if hint in keys.roles[role]), "no role")
+    role = next((r for r in keys.roles if hint in keys.roles[r]), f"no role; {keys.away} chapters are not here" if keys.away else "no role")
     demand(hint in keys.roles.get("rollout", {}), f"{where} verificationMaterial", f"keyid {hint} is a key of {role}: must be of rollout")
     key = keys.roles["rollout"][hint]
     statement = verify_bundle(data, {hint: key.public}, where)

@@ -31,6 +31,7 @@ from knhk.adapters.rotation_receipts import FILE as RECEIPTS_FILE
 from knhk.adapters.rotation_receipts import receipts_in
 from knhk.adapters.signer_local import FileKeys, LocalSigner
 from knhk.adapters.signer_roles import OUTSIDE, SIGNERS, Rotation
+from knhk.lockchain import chapters
 from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk_runtime.durable import replace_file
@@ -126,8 +127,9 @@ def read(data: bytes, where: str) -> Supply:
     """Raises Corrupt."""
     try:
         text = lzma.LZMADecompressor(memlimit=MAX_BYTES * 2).decompress(data, MAX_BYTES)
-        rows = member(json.loads(text), "steps", list, where)
-        steps = tuple(_step(row, where) for row in rows)
+        document = {"chapters": []} | member({"turns": json.loads(text)}, "turns", dict, where)
+        former = member(document, "chapters", list, where)
+        steps = tuple(_step(row, former, where) for row in member(document, "steps", list, where))
     except (lzma.LZMAError, ValueError, Bad) as error:
         raise Corrupt(where, f"must be turns made ahead: {error}") from error
     if not steps or any(a.at >= b.at for a, b in pairwise(steps)):
@@ -135,25 +137,28 @@ def read(data: bytes, where: str) -> Supply:
     return Supply(steps)
 
 
-def _step(row: Any, where: str) -> Step:
+def _step(row: Any, former: list[str], where: str) -> Step:
     files = member(row, "keys", dict, where)
     receipts = tuple(canonical(bundle) for bundle in member(row, "receipts", list, where))
     at = parse_time(member(row, "at", str, where), f"{where} at")
-    return Step(at, member(row, "keysJson", str, where).encode(), {name: str(pem).encode() for name, pem in files.items()}, receipts)
+    keys_json = chapters.together(member(row, "keysJson", str, where).encode(), former, where)
+    return Step(at, keys_json, {name: str(pem).encode() for name, pem in files.items()}, receipts)
 
 
 def written(supply: Supply) -> bytes:
-    """As `read` takes it."""
+    """As `read` takes it. Chapters are there once."""
+    parted = [chapters.apart(step.keys_json) for step in supply.steps]
+    former = dict.fromkeys(text for _, held in parted for text in held)
     rows = [
         {
             "at": f"{step.at:{TIME}}",
-            "keysJson": step.keys_json.decode(),
+            "keysJson": bare.decode(),
             "keys": {name: pem.decode() for name, pem in step.files.items()},
             "receipts": [json.loads(bundle) for bundle in step.receipts],
         }
-        for step in supply.steps
+        for step, (bare, _) in zip(supply.steps, parted, strict=True)
     ]
-    return lzma.compress(canonical({"version": 1, "steps": rows}))
+    return lzma.compress(canonical({"version": 1, "steps": rows} | ({"chapters": list(former)} if former else {})))
 
 
 def held(folder: Path) -> Supply | None:
@@ -198,9 +203,12 @@ class Making:
                 replace_file(self.folder / opener(process), os.urandom(32).hex().encode(), 0o600)
         steps = list(before.since(now - KEPT)) if before else [self._base(now)]
         with TemporaryDirectory(dir=self.folder, prefix=".ahead-") as scratch:
-            self._lay(Path(scratch), steps[-1])
-            if at_once:
-                steps = [*(step for step in steps if step.at < now), self._anew(Path(scratch), now)]
+            if before and at_once:
+                last = keys_in(steps[-1], signer_roles.read_root_pub(self.folder / "root.pub"))
+                self._lay(Path(scratch), before.due(now))  # what it does not name was never used
+                steps = [*(step for step in steps if step.at < now), self._anew(Path(scratch), now, last.serial)]
+            else:
+                self._lay(Path(scratch), steps[-1])
             at = max(now, steps[-1].at + self.every - MARGIN) if before else self._first(now)
             while at <= until:
                 steps.append(self._turn(Path(scratch), at))
@@ -234,9 +242,9 @@ class Making:
             raise Stalled("Keys", f"keys.json would have {len(keys_json)} bytes by {at:{TIME}}: verifiers take {signed.MAX_BYTES}")
         return Step(at, keys_json, self._sealed(scratch), tuple(receipts))
 
-    def _anew(self, scratch: Path, now: datetime) -> Step:
-        """All keys anew. The serial is above that of all turns that were made, whoever has those; the receipts are by the new key."""
-        was = signer_roles.replace_all(scratch, FileKeys(scratch), self.origin, now, VALID_DAYS)
+    def _anew(self, scratch: Path, now: datetime, last: int) -> Step:
+        """All keys anew. The serial is above `last`, of all turns that were made, whoever has those; the receipts are by the new key."""
+        was = signer_roles.replace_all(scratch, FileKeys(scratch), self.origin, now, VALID_DAYS, last)
         (scratch / "log.former.key").unlink(missing_ok=True)
         signer = LocalSigner(scratch)
         made = {role: Rotation(old, signer.keyid(role), partial(signer.bundle, "rollout")) for role, old in was.items()}

@@ -10,7 +10,7 @@ import base64
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_der_public_key
 
+from knhk.lockchain import chapters
 from knhk.lockchain.bundles import assemble
 from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Stalled
@@ -31,12 +32,27 @@ from knhk_runtime.keyfile import load_p256_key, load_private_key, raw_public
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, unb64
-from knhk_verify.signed import KEYS, ROLES, TIME, Key, Keys, keyid, member, pae, parse_json, parse_time, verify_envelope, verify_keys
+from knhk_verify.signed import (
+    KEYS,
+    MAX_KEYS_BYTES,
+    ROLES,
+    TIME,
+    Key,
+    Keys,
+    keyid,
+    member,
+    pae,
+    parse_json,
+    parse_time,
+    verify_envelope,
+    verify_keys,
+)
 
 VALID_DAYS = 365
 ROOT = "root"
 OUTSIDE = ".sigstore"  # what the names of keys end with that sign for sigstore, beside those of the roles
 SIGNERS = ("build", "rollout", "data")  # roles that have one
+CHAPTER = 256  # keys that are over become a chapter
 
 
 class RoleKey(NamedTuple):
@@ -107,8 +123,15 @@ def outside_key_in_file(path: Path) -> RoleKey:
 
 
 def p256_spki(point: bytes) -> bytes:
-    """SubjectPublicKeyInfo of an uncompressed point, DER."""
+    """SubjectPublicKeyInfo of a point, DER. Raises ValueError."""
     return _spki(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
+
+
+def p256_point(spki: bytes) -> bytes:
+    """Its compressed point."""
+    key: Any = load_der_public_key(spki)
+    point: bytes = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    return point
 
 
 def pem_of(spki: bytes) -> bytes:
@@ -239,35 +262,55 @@ def keys_of(folder: Path) -> Keys | None:
         raise Corrupt(error.where, error.what) from error
 
 
-def outside_of(folder: Path) -> Outside:
-    """Of the folder's keys.json. Raises Corrupt."""
+class _Last(NamedTuple):
+    """keys.json of a folder, as the next one goes on from it: what it names itself, and the chapters, apart."""
+
+    bare: bytes
+    keys: Keys
+    document: dict[str, Any]
+    chapters: tuple[str, ...]
+
+
+def _last(folder: Path) -> _Last | None:
+    """Raises Corrupt."""
     path = folder / "keys.json"
-    if keys_of(folder) is None:
-        return NOTHING_OUTSIDE
+    if not path.exists():
+        return None
     try:
-        return outside_in(path.read_bytes(), read_root_pub(folder / "root.pub"), str(path))
+        bare, former = chapters.apart(path.read_bytes(), str(path))
+        keys = verify_keys(bare, read_root_pub(folder / "root.pub"), where=str(path))
+        return _Last(bare, keys, json.loads(unb64(json.loads(bare)["payload"], str(path))), former)
+    except Bad as error:
+        raise Corrupt(error.where, error.what) from error
+
+
+def outside_of(folder: Path) -> Outside:
+    """Of the folder's keys.json, without its chapters. Raises Corrupt."""
+    last = _last(folder)
+    try:
+        return NOTHING_OUTSIDE if last is None else outside_in(last.bare, read_root_pub(folder / "root.pub"), str(folder / "keys.json"))
     except Bad as error:
         raise Corrupt(error.where, error.what) from error
 
 
 def since_of(folder: Path) -> dict[str, str]:
     """keyid → since when the folder's keys.json names it, where it says so (RFC 3339). Raises Corrupt."""
-    if keys_of(folder) is None:
-        return {}
-    envelope = json.loads((folder / "keys.json").read_bytes())
-    roles = json.loads(unb64(envelope["payload"], "keys.json"))["roles"]
+    last = _last(folder)
+    roles = last.document["roles"] if last is not None else {}
     return {row["keyid"]: row["since"] for rows in roles.values() for row in rows if isinstance(row.get("since"), str)}
 
 
 def outside_in(data: bytes, root_public: bytes, where: str = "keys.json") -> Outside:
     """What a keys.json, signed by the pinned root, says about sigstore. Raises Bad."""
-    payload = verify_envelope(parse_json(data, where), KEYS, {keyid(root_public): root_public}, where)
+    payload = verify_envelope(parse_json(data, where, MAX_KEYS_BYTES), KEYS, {keyid(root_public): root_public}, where)
     document = parse_json(payload, f"{where} payload")
     if "sigstore" not in document:
         return NOTHING_OUTSIDE
     pinned = member(document, "sigstore.trustedRoot", str, where)
     roles = member(document, "sigstore.keys", dict, where)
-    return Outside(pinned, {role: tuple(_outside_key(row, where) for row in member(roles, role, list, where)) for role in roles})
+    former = chapters.outside_rows(data, root_public, p256_spki, where)
+    named = {role: [_outside_key(row, where) for row in member(roles, role, list, where)] for role in roles}
+    return Outside(pinned, {role: (*named.get(role, ()), *former.get(role, ())) for role in named | former})
 
 
 def _outside_key(row: Any, where: str) -> Key:
@@ -354,23 +397,23 @@ def rotate(
     return made
 
 
-def replace_all(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> Mapping[str, str]:
-    """New keys in place of all roles', with no overlap: what keys.json names ends now, and what it names from a later time on was never
-    used and is named no more. Gives role → keyid that was in use. Raises Stalled when the root's private key is away."""
+def replace_all(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_days: int, above: int) -> Mapping[str, str]:
+    """New keys in place of all roles', with no overlap: what keys.json names ends now. The serial is larger than `above`. Gives role →
+    keyid that was in use. Raises Stalled when the root's private key is away."""
     with alone(folder):
         root_key(folder, keys)
-        named, since = keys_of(folder), since_of(folder)
-        if named is None:
+        last, since = _last(folder), since_of(folder)
+        if last is None:
             raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
         used = {
-            role: {id_: key._replace(until=min(key.until or now, now)) for id_, key in held.items() if since.get(id_, "") <= _time(now)}
-            for role, held in named.roles.items()
+            role: {id_: key._replace(until=min(key.until or now, now)) for id_, key in held.items()}
+            for role, held in last.keys.roles.items()
         }
         outside = outside_of(folder)
         for role in outside.keys:
             outside = _succeeded(outside, role, keys.make_outside(role), now)
         current = {role: keys.make(role) for role in ROLES}
-        _sign_keys(folder, keys, current, origin, now, valid_days, outside=outside, before=named._replace(roles=used))
+        _sign_keys(folder, keys, current, origin, now, valid_days, outside=outside, used=used, above=above)
         for role in ROLES:
             keys.key(role)
             keys.outside(role)
@@ -429,28 +472,49 @@ def _sign_keys(
     valid_days: int,
     end: datetime | None = None,
     outside: Outside | None = None,
-    before: Keys | None = None,
+    used: Mapping[str, Mapping[str, Key]] | None = None,
+    above: int = 0,
 ) -> None:
-    """Sign keys.json over the `current` keys; the ones it named before, or those of `before`, may sign until `end`, by default `now`. What
-    it says about sigstore stays, unless `outside` says otherwise."""
-    before, since = before or keys_of(folder), since_of(folder)
-    roles = dict[str, list[dict[str, str]]]()
+    """Sign keys.json over the `current` keys, with a serial larger than the last and than `above`; the ones it named before, or those of
+    `used`, may sign until `end`, by default `now`. What it says about sigstore stays, unless `outside` says otherwise. Of keys that are
+    over a chapter is made as soon as there are CHAPTER."""
+    last, since = _last(folder), since_of(folder)
+    named = used if used is not None else last.keys.roles if last else {}
+    held = dict[str, list[Key]]()
     for role in ROLES:
-        named = before.roles.get(role, {}).values() if before else ()
-        kept = [Key(key.public, key.name, key.until or end or now) for key in named if key.public != current[role]]
-        first = Key(current[role], origin if role == "log" else "")
-        roles[role] = [_entry(key, since.get(keyid(key.public), _time(now))) for key in (first, *kept)]
+        kept = [Key(key.public, key.name, key.until or end or now) for key in named.get(role, {}).values() if key.public != current[role]]
+        held[role] = [Key(current[role], origin if role == "log" else ""), *kept]
+    outside = outside_of(folder) if outside is None else outside
+    digests, former = list[str](last.document.get("chapters", ()) if last else ()), list(last.chapters if last else ())
+    if sum(_is_over(key, now) for rows in (*held.values(), *outside.keys.values()) for key in rows) >= CHAPTER:
+        over, held = _parted(held, now)
+        outside_over, outside_kept = _parted(outside.keys, now)
+        outside = Outside(outside.trusted_root, {role: tuple(rows) for role, rows in outside_kept.items()})
+        former.append(chapters.written(over, outside_over, p256_point))
+        digests.append(sha256(former[-1].encode()).hexdigest())
     document: dict[str, Any] = {
         "version": 1,
-        "serial": before.serial + 1 if before else 1,
+        "serial": 1 + max(above, last.keys.serial if last else 0),
         "expires": _time(now + timedelta(days=valid_days)),
-        "roles": roles,
+        "roles": {role: [_entry(key, since.get(keyid(key.public), _time(now))) for key in rows] for role, rows in held.items()},
     }
-    outside = outside_of(folder) if outside is None else outside
     if outside.trusted_root is not None:
-        rows = {role: [_outside_entry(key) for key in held] for role, held in outside.keys.items()}
+        rows = {role: [_outside_entry(key) for key in rows] for role, rows in outside.keys.items()}
         document["sigstore"] = {"trustedRoot": outside.trusted_root, "keys": rows}
-    replace_file(folder / "keys.json", canonical(_envelope(root_key(folder, keys), KEYS, canonical(document))), 0o644)
+    if digests:
+        document["chapters"] = digests
+    signed = canonical(_envelope(root_key(folder, keys), KEYS, canonical(document)))
+    replace_file(folder / "keys.json", chapters.together(signed, former), 0o644)
+
+
+def _is_over(key: Key, now: datetime) -> bool:
+    return key.until is not None and key.until < now
+
+
+def _parted(held: Mapping[str, Sequence[Key]], now: datetime) -> tuple[dict[str, list[Key]], dict[str, list[Key]]]:
+    """By role: keys that are over, and the others."""
+    over = {role: [key for key in rows if _is_over(key, now)] for role, rows in held.items()}
+    return over, {role: [key for key in rows if not _is_over(key, now)] for role, rows in held.items()}
 
 
 def _outside_entry(key: Key) -> dict[str, str]:

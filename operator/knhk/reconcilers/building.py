@@ -152,6 +152,12 @@ def known(
     return None
 
 
+def signers_of(digest: str, registry: Registry) -> frozenset[str]:
+    """keyids by which the signatures of an image say that they are; nothing is verified. Raises as Registry."""
+    found = (signed.told(bundle) for bundle in _statements(registry, registry.statements(digest), SIGNATURE_PREDICATE))
+    return frozenset(told.hint for told in found if told is not None)
+
+
 def _says_by(bundle: bytes, keyid: str) -> bool:
     """Whether a bundle says that it is by this key, or says nothing: not what others outside bear witness to."""
     found = signed.told(bundle)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from knhk.decide.rollout import Enforced, Order
+from knhk.lockchain.chapters import of_role
 from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Conflict, NotFound
 from knhk.model.resource import Key, Resource
 from knhk.model.times import from_rfc3339_ns, rfc3339
 from knhk.reconcilers.context import Ordered, Ports
 from knhk_verify.errors import Bad
-from knhk_verify.note import unb64
 from knhk_verify.signed import verify_envelope
 
 ROLLOUT = "application/vnd.knhk.rollout.v1+json"
@@ -106,10 +106,8 @@ def told(ports: Ports, point: str) -> dict[str, Any] | None:
     document = _payload(envelope)
     if envelope is None or document is None or document.get("point") != point or document["epoch"] < _newest(ports, point):
         return None
-    roles = json.loads(unb64(json.loads(ports.signer.keys_json())["payload"], "keys.json"))["roles"]
-    keys = {row["keyid"]: unb64(row["pub"], "keys.json") for row in roles["rollout"]}
     try:
-        verify_envelope(json.loads(envelope), ROLLOUT, keys, point)
+        verify_envelope(json.loads(envelope), ROLLOUT, of_role(ports.signer.keys_json(), "rollout"), point)
     except Bad:
         return None
     return document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from knhk.api.conditions import ready_of
@@ -25,6 +25,7 @@ from knhk.reconcilers.documents import NS, Assignment, is_valid, may_carry, pack
 from knhk.reconcilers.flags import switched_at
 from knhk.reconcilers.loosening import KIND as LOOSENED
 from knhk.reconcilers.loosening import UNAPPROVED, Loosening, promises_of, stages_of
+from knhk.reconcilers.point_keys import PointKeys
 from knhk_templates.envoy import attribute_sources
 
 LOOK_AGAIN_S = 0.5
@@ -320,6 +321,7 @@ class PointReconciler:
     ports: Ports
     journal: Journal
     consents: ConsentBook
+    _keys: PointKeys = field(default_factory=PointKeys)
 
     def converge(self, resource: Resource) -> float | None:
         """Level-based: publishes what differs, lets the point run, tells what runs. Documents go first, so that a point that cannot
@@ -333,7 +335,7 @@ class PointReconciler:
         if pack is not None:
             self.journal.deliver(pack)  # a document never comes before the event that its status speaks of
         wanted = assignment_of(ports, resource, pack)
-        ports.fleet.publish_keys(point, ports.signer.keys_json())
+        ports.fleet.publish_keys(point, self._keys_json(point, wanted))
         resource = self.bring(resource, wanted, "PointChanged")
         stale = self._consents(resource)
         try:
@@ -347,6 +349,12 @@ class PointReconciler:
             return waiting.retry_after_s
         self._tell(resource, wanted, replace(placed, trouble=(*placed.trouble, *stale)), held)
         return LOOK_AGAIN_S
+
+    def _keys_json(self, point: str, wanted: Assignment) -> bytes:
+        """With what it takes to verify what the point runs, and what it is to run."""
+        document = published(self.ports, point) or {}
+        arms = (wanted.stable, wanted.candidate, wanted.data, *(document.get(name) for name in ("stable", "candidate", "data")))
+        return self._keys.of(self.ports.signer.keys_json(), self.ports.registry, (str(arm["digest"]) for arm in arms if arm))
 
     def _consents(self, resource: Resource) -> tuple[str, ...]:
         """Keeps the point's consents fresh; why that does not work."""

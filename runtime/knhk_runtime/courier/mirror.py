@@ -20,7 +20,7 @@ from knhk.model.faults import Corrupt, KnhkError, Refused, Waiting
 from knhk_runtime.durable import replace_file
 from knhk_runtime.exchange.documents import Beside, Rollout, read_keys, read_rollout
 from knhk_runtime.exchange.install import BOOTSTRAP, fetch
-from knhk_runtime.exchange.watch import MAX_FILE_BYTES, Folders, load_accepted
+from knhk_runtime.exchange.watch import Folders, load_accepted, most_bytes
 from knhk_runtime.layout import parse_object
 from knhk_runtime.packstore import PackStore
 from knhk_runtime.point import parse_point
@@ -48,18 +48,18 @@ def read_desired(body: bytes, where: str) -> tuple[str, dict[str, bytes]]:
         raise Corrupt(where, "must have etag, letters and digits, and files")
     if not set(NEEDED) <= set(rows):
         raise Corrupt(where, f"must have {', '.join(NEEDED)}")
-    return etag, {name: _data(rows[name], f"{where}: {name}") for name in ANSWERED if name in rows}
+    return etag, {name: _data(rows[name], f"{where}: {name}", most_bytes(name)) for name in ANSWERED if name in rows}
 
 
-def _data(row: object, where: str) -> bytes:
+def _data(row: object, where: str, limit: int) -> bytes:
     try:
         data = base64.b64decode(row["data"], validate=True) if isinstance(row, dict) else b""
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(where, "must have data, base64, and sha256") from error
     if not isinstance(row, dict) or hashlib.sha256(data).hexdigest() != row.get("sha256"):
         raise Corrupt(where, "must have the SHA-256 that it says")
-    if len(data) > MAX_FILE_BYTES:
-        raise Corrupt(where, f"must have at most {MAX_FILE_BYTES} bytes")
+    if len(data) > limit:
+        raise Corrupt(where, f"must have at most {limit} bytes")
     return data
 
 

@@ -26,7 +26,7 @@ from knhk_runtime.point import PointConfig, parse_point
 from knhk_runtime.subjects import restored_privacy
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tiers.errors import ShapeError, Undecided
-from knhk_verify.signed import Keys
+from knhk_verify.signed import MAX_KEYS_BYTES, Keys
 
 FILES = ("keys.json", "point.json", "rollout.json")
 MAX_FILE_BYTES = 1 << 20
@@ -343,6 +343,11 @@ def _checked(path: Path, digest: str) -> bytes:
     return data
 
 
+def most_bytes(name: str) -> int:
+    """That a file of `desired` may have; keys.json has chapters."""
+    return MAX_KEYS_BYTES if name == FILES[0] else MAX_FILE_BYTES
+
+
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
@@ -353,9 +358,10 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise Refused([Fault(str(path), "too long", f"must have at most {MAX_FILE_BYTES} bytes")])
+        limit = most_bytes(path.name)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise Refused([Fault(str(path), "too long", f"must have at most {limit} bytes")])
     return data
 
 

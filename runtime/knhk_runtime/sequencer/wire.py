@@ -8,7 +8,7 @@ from itertools import product
 
 from knhk_runtime.record import entry_key
 from knhk_verify.errors import Bad
-from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MAX_FLAGS, MODES, VERDICTS, parse_leaf
+from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import BUNDLE, member, parse_json
 
 MAX_BODY_BYTES = 8 << 20
@@ -18,7 +18,7 @@ KEY_BYTES, SOURCE_BYTES = 17, 8
 MAX_SOURCES = 1024
 _LEAF_ITEM = struct.Struct(f">{KEY_BYTES}sH{LEAF_SIZE}s")
 # The first six bytes that a leaf may have, so that one look-up judges six fields.
-_HEADS = frozenset(bytes((1, *head)) for head in product(KINDS, CLASSES, VERDICTS, MODES, range(MAX_FLAGS + 1)))
+_HEADS = frozenset(bytes((1, *head)) for head in product(KINDS, CLASSES, VERDICTS, MODES, range(64)))
 
 
 class TooMany(Bad):

@@ -1,0 +1,246 @@
+"""keys.json names every key that ever was, and goes on verifying: keys that are over lie in chapters, whose digests the root signs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from knhk.adapters import keys_ahead, signer_roles
+from knhk.adapters.signer_local import FileKeys, LocalSigner
+from knhk.adapters.signer_roles import CHAPTER, p256_point, p256_spki
+from knhk.lockchain import PolicyEvent, chapters, statement
+from knhk.lockchain.bundles import assemble
+from knhk.model.canonical import canonical
+from knhk.model.faults import Waiting
+from knhk.model.oci import MANIFEST, PREDICATE, SIGNATURE_PREDICATE, SIGNED, Descriptor
+from knhk.reconcilers.point_keys import PointKeys
+from knhk.wiring.signing import established
+from knhk.wiring.turning import made_ahead
+from knhk_runtime.keyfile import raw_public
+from knhk_verify.errors import Bad
+from knhk_verify.note import b64
+from knhk_verify.signed import KEYS, MAX_BYTES, MAX_KEYS_BYTES, ROLES, Key, keyid, pae, verify_event, verify_keys
+
+ORIGIN = "knhk.dev/test"
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+DAY, OVERLAP = timedelta(days=1), timedelta(hours=6)
+COMPRESSED = (Encoding.X962, PublicFormat.CompressedPoint)
+TURNS = CHAPTER // (len(ROLES) + len(signer_roles.SIGNERS)) + 5
+
+
+def event(at: datetime) -> dict[str, Any]:
+    told = PolicyEvent("Promoted", ("pack/erp/orders@1.0.0", "ab" * 32), "control-plane", f"{at:%Y-%m-%dT%H:%M:%SZ}", point="erp/orders")
+    return statement(told)
+
+
+def enveloped(key: Ed25519PrivateKey, kind: str, payload: bytes) -> dict[str, Any]:
+    signature = {"keyid": keyid(raw_public(key)), "sig": b64(key.sign(pae(kind, payload)))}
+    return {"payload": b64(payload), "payloadType": kind, "signatures": [signature]}
+
+
+def by(key: Ed25519PrivateKey, told: Mapping[str, Any]) -> bytes:
+    return assemble(told, lambda kind, payload: enveloped(key, kind, payload))
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes], list[bytes]]:
+    """A folder of keys, also for a sigstore, after daily turns enough for a chapter; an event of each day; all P-256 keys that are over."""
+    folder = tmp_path_factory.mktemp("chapters") / "keys"
+    signer, keys = established(folder, ORIGIN, NOW), FileKeys(folder)
+    signer_roles.trust(folder, keys, b"a trusted root", ORIGIN, NOW)
+    events, outside = [signer.bundle("rollout", event(NOW))], []
+    for day in range(1, TURNS + 1):
+        outside += [held.public for role in signer_roles.SIGNERS if (held := keys.outside(role))]
+        for role in ROLES:
+            signer_roles.rotate(folder, keys, role, ORIGIN, NOW + day * DAY, OVERLAP)
+        events.append(LocalSigner(folder).bundle("rollout", event(NOW + day * DAY)))
+    return folder, events, outside
+
+
+def test_what_keys_signed_that_lie_in_a_chapter_verifies_as_before(turned: tuple[Path, list[bytes], list[bytes]]) -> None:
+    folder, events, outside = turned
+    data, root = (folder / "keys.json").read_bytes(), LocalSigner(folder).root_public()
+    bare, former = chapters.apart(data)
+    assert former, "no chapter was made"
+    keys = verify_keys(data, root)
+    for bundle in events:
+        verify_event(bundle, keys)
+    assert {role: len(held) for role, held in keys.roles.items()} == dict.fromkeys(ROLES, TURNS + 1)
+    assert all((key.until is None) == (id_ == LocalSigner(folder).keyid(role)) for role in ROLES for id_, key in keys.roles[role].items())
+    assert {key.name for key in keys.roles["log"].values()} == {ORIGIN}
+    assert {key.public for held in signer_roles.outside_in(data, root).keys.values() for key in held} >= set(outside)
+    assert LocalSigner(folder).log_origin() == ORIGIN
+    with pytest.raises(Bad, match=r"is a key of no role; \d+ chapters are not here: must be of rollout"):
+        verify_event(events[0], verify_keys(bare, root))
+    verify_event(events[-1], verify_keys(bare, root))
+
+
+def test_what_a_key_of_a_chapter_signs_after_its_end_is_refused(turned: tuple[Path, list[bytes], list[bytes]]) -> None:
+    folder, _, _ = turned
+    signer, old = LocalSigner(folder), Ed25519PrivateKey.generate()
+    root = Ed25519PrivateKey.generate()
+    document = json.loads(base64.b64decode(json.loads(signer.keys_json())["payload"]))
+    text = chapters.written({"rollout": [Key(raw_public(old), "", NOW)]}, {}, p256_point)
+    document["chapters"] = [sha256(text.encode()).hexdigest()]
+    data = canonical({**enveloped(root, KEYS, canonical(document)), "chapters": [text]})
+    keys = verify_keys(data, raw_public(root))
+    verify_event(by(old, event(NOW)), keys)
+    with pytest.raises(Bad, match=r"predicate.time: is after its key was replaced"):
+        verify_event(by(old, event(NOW + timedelta(seconds=1))), keys)
+
+
+def test_a_chapter_that_was_altered_or_is_another_ones_is_refused_by_name(turned: tuple[Path, list[bytes], list[bytes]]) -> None:
+    folder, _, _ = turned
+    data, root = (folder / "keys.json").read_bytes(), LocalSigner(folder).root_public()
+    bare, (first, *rest) = chapters.apart(data)
+
+    def refused(*texts: object) -> str:
+        with pytest.raises(Bad) as bad:
+            verify_keys(json.dumps({**json.loads(bare), "chapters": list(texts)}).encode(), root)
+        return str(bad.value)
+
+    part = json.loads(first)["keys"][0]
+    altered = first.replace(part["rows"], b64(bytes(36)) + part["rows"][48:])
+    another = chapters.written({"rollout": [Key(raw_public(Ed25519PrivateKey.generate()), "", NOW)]}, {}, p256_point)
+    for text in (altered, another, first + " ", json.loads(first), None, "\ud800"):
+        said = refused(*rest, text)
+        assert said.startswith(f"keys.json chapters[{len(rest)}]: has SHA-256 "), said
+        assert "which keys.json does not name" in said
+    assert refused(altered, *rest).startswith("keys.json chapters[0]: ")
+    with pytest.raises(Bad, match=r"chapters: must be there, of type list"):
+        verify_keys(canonical({**json.loads(bare), "chapters": "x"}), root)
+
+
+def test_a_point_gets_the_chapters_of_what_signed_for_it(turned: tuple[Path, list[bytes], list[bytes]]) -> None:
+    folder, _, _ = turned
+    data, root = (folder / "keys.json").read_bytes(), LocalSigner(folder).root_public()
+    bare, former = chapters.apart(data)
+    over = [id_ for id_ in verify_keys(data, root).roles["build"] if id_ not in verify_keys(bare, root).roles["build"]]
+    assert len(over) >= CHAPTER // (len(ROLES) + len(signer_roles.SIGNERS))
+    held = chapters.holding(data, frozenset(over[:1]))
+    assert over[0] in verify_keys(held, root).of("build")
+    assert chapters.holding(data, frozenset({LocalSigner(folder).keyid("build")})) == bare
+    assert chapters.together(bare, former) == data
+
+
+class Papers:
+    """A registry as far as `signers_of` asks it: images that one key signed each; away as long as `away` says."""
+
+    def __init__(self, signed: Mapping[str, bytes]) -> None:
+        self.signed, self.away, self.asked = signed, False, 0
+
+    def statements(self, digest: str) -> Iterator[Descriptor]:
+        self.asked += 1
+        if self.away:
+            raise Waiting("Registry", "is away", 1.0)
+        layer = {"mediaType": SIGNED, "digest": f"sha256:{digest}", "size": 1}
+        manifest = canonical({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [layer]})
+        yield Descriptor(MANIFEST, f"sha256:{'0' * 64}", len(manifest), "", {PREDICATE: SIGNATURE_PREDICATE}, manifest)
+
+    def read(self, digest: str) -> bytes:
+        return self.signed[digest.removeprefix("sha256:")]
+
+
+def test_a_point_is_held_up_by_no_registry_that_is_away(turned: tuple[Path, list[bytes], list[bytes]]) -> None:
+    folder, events, _ = turned
+    data, root = (folder / "keys.json").read_bytes(), LocalSigner(folder).root_public()
+    bare, _ = chapters.apart(data)
+    old, new = "a" * 64, "b" * 64
+    papers: Any = Papers({old: events[0], new: events[-1]})
+    keys = PointKeys()
+    papers.away = True
+    assert [keys.of(data, papers, [old]), keys.of(data, papers, [old])] == [data, data]
+    assert papers.asked == 1
+    papers.away = False
+    assert PointKeys().of(data, papers, [new]) == bare
+    held = PointKeys().of(data, papers, [old, new])
+    verify_event(events[0], verify_keys(held, root))
+    asked = papers.asked
+    assert keys.of(bare, papers, [old]) == bare  # without chapters nobody is asked
+    assert papers.asked == asked
+
+
+def test_keys_of_twenty_five_years_of_daily_turns_verify(capsys: pytest.CaptureFixture[str]) -> None:
+    root, old, roles = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), (*ROLES,)
+    spki = p256_spki(ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(*COMPRESSED))
+    turns, per = int(25 * 365.25), CHAPTER // (len(roles) + 3)
+    texts = list[str]()
+    for begin in range(0, turns, per):
+        days = range(begin, min(begin + per, turns))
+        held = {
+            role: [Key(sha256(f"{role} {day}".encode()).digest(), ORIGIN if role == "log" else "", NOW + day * DAY) for day in days]
+            for role in roles
+        }
+        if begin == 0:
+            held["rollout"][0] = Key(raw_public(old), "", NOW)
+        outside = {role: [Key(spki, "", NOW + day * DAY) for day in days] for role in signer_roles.SIGNERS}
+        texts.append(chapters.written(held, outside, p256_point))
+    names = {role: [{"keyid": keyid(sha256(role.encode()).digest()), "pub": b64(sha256(role.encode()).digest())}] for role in roles}
+    digests = [sha256(text.encode()).hexdigest() for text in texts]
+    document = {"version": 1, "serial": 4 * turns, "expires": "2100-01-01T00:00:00Z", "roles": names, "chapters": digests}
+    bare = canonical(enveloped(root, KEYS, canonical(document)))
+    data = chapters.together(bare, texts)
+    began = time.process_time()
+    verify_keys(data, raw_public(root))
+    took = time.process_time() - began
+    tracemalloc.start()
+    keys = verify_keys(data, raw_public(root))
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    verify_event(by(old, event(NOW)), keys)
+    assert sum(map(len, keys.roles.values())) == len(roles) * (turns + 1)
+    assert len(data) < MAX_KEYS_BYTES / 3
+    assert len(bare) < MAX_BYTES / 8
+    needed = chapters.holding(data, frozenset({keyid(raw_public(old))}))
+    verify_event(by(old, event(NOW)), verify_keys(needed, raw_public(root)))
+    assert len(needed) < MAX_BYTES / 4
+    with capsys.disabled():
+        sizes = f"{len(data):,} bytes in {len(texts)} chapters, {len(bare):,} without them, {len(needed):,} with one"
+        print(
+            f"\n25 years: {turns:,} turns: {sizes}; verified in {took:.2f} s of one core, {kept >> 20} MiB kept, {most >> 20} MiB at most"
+        )
+
+
+def test_turns_made_ahead_have_their_chapters_once(turned: tuple[Path, list[bytes], list[bytes]], tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    for path in turned[0].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+        (folder / path.name).chmod(path.stat().st_mode & 0o777)
+    now = NOW + (TURNS + 1) * DAY
+    supply = made_ahead(folder, now, 3, "local:kim")
+    again = keys_ahead.held(folder)
+    assert again == supply
+    assert all(len(chapters.apart(step.keys_json)[1]) == 1 for step in supply.steps)
+    root = LocalSigner(folder).root_public()
+    for bundle in turned[1]:
+        verify_event(bundle, keys_ahead.keys_in(supply.steps[-1], root))
+
+
+@pytest.mark.slow
+def test_keys_made_ahead_that_were_never_used_are_in_no_chapter_after_a_theft(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    established(folder, ORIGIN, NOW - DAY)
+    supply = made_ahead(folder, NOW, CHAPTER // len(ROLES) + 4, "local:kim")
+    root = LocalSigner(folder).root_public()
+    assert chapters.apart(supply.steps[-1].keys_json)[1], "turns to come made no chapter"
+    now = NOW + 3 * DAY
+    used = {id_ for held in keys_ahead.keys_in(supply.due(now), root).roles.values() for id_ in held}
+    anew = made_ahead(folder, now, 1, "local:kim", at_once=True)
+    last = keys_ahead.keys_in(anew.due(now), root)
+    assert last.serial > keys_ahead.keys_in(supply.steps[-1], root).serial
+    over = {id_ for held in last.roles.values() for id_, key in held.items() if key.until is not None}
+    assert over == used
+    assert all(key.until is None or key.until <= now for held in last.roles.values() for key in held.values())
