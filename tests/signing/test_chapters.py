@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from knhk.adapters import keys_ahead, signer_roles
+from knhk.adapters.key_secrets import ROOM, write_secrets
+from knhk.adapters.keys_ahead import Step, Supply
 from knhk.adapters.signer_local import FileKeys, LocalSigner
 from knhk.adapters.signer_roles import CHAPTER, p256_point, p256_spki
 from knhk.lockchain import PolicyEvent, chapters, statement
@@ -35,6 +37,7 @@ from knhk_verify.signed import KEYS, MAX_BYTES, MAX_KEYS_BYTES, ROLES, Key, keyi
 
 ORIGIN = "knhk.dev/test"
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+SECRET = 1 << 20
 DAY, OVERLAP = timedelta(days=1), timedelta(hours=6)
 COMPRESSED = (Encoding.X962, PublicFormat.CompressedPoint)
 TURNS = CHAPTER // (len(ROLES) + len(signer_roles.SIGNERS)) + 5
@@ -206,20 +209,48 @@ def test_keys_of_twenty_five_years_of_daily_turns_verify(capsys: pytest.CaptureF
     needed = chapters.holding(data, frozenset({keyid(raw_public(old))}))
     verify_event(by(old, event(NOW)), verify_keys(needed, raw_public(root)))
     assert len(needed) < MAX_BYTES / 4
+    turns_ahead = Supply(tuple(Step(NOW + day * DAY, data, {}, ()) for day in range(32)))
+    fitted = keys_ahead.fitted(turns_ahead, ROOM)
+    assert all(len(step.keys_json) <= ROOM for step in fitted.steps)
+    assert chapters.apart(fitted.steps[0].keys_json)[1] == chapters.apart(data)[1][-len(chapters.apart(fitted.steps[0].keys_json)[1]) :]
+    packed = len(keys_ahead.written(fitted))
+    assert packed < SECRET * 3 // 4
+    some = verify_keys(fitted.steps[0].keys_json, raw_public(root))
+    assert 0 < some.away < len(texts)
+    years = (len(texts) - some.away) * per / 365.25
     with capsys.disabled():
         sizes = f"{len(data):,} bytes in {len(texts)} chapters, {len(bare):,} without them, {len(needed):,} with one"
         print(
             f"\n25 years: {turns:,} turns: {sizes}; verified in {took:.2f} s of one core, {kept >> 20} MiB kept, {most >> 20} MiB at most"
         )
+        print(f"a Secret has {len(fitted.steps[0].keys_json):,} bytes of it, the newest {years:.1f} years; 32 turns ahead {packed:,} bytes")
+
+
+def test_a_secret_has_what_fits_and_the_folder_has_all(turned: tuple[Path, list[bytes], list[bytes]], tmp_path: Path) -> None:
+    folder, now = copied(turned[0], tmp_path), NOW + (TURNS + 1) * DAY
+    bare, (chapter,) = chapters.apart((folder / "keys.json").read_bytes())
+    assert chapters.newest((folder / "keys.json").read_bytes(), len(bare) + len(chapter)) == bare
+    assert chapters.newest((folder / "keys.json").read_bytes(), ROOM) == (folder / "keys.json").read_bytes()
+    supply = made_ahead(folder, now, 1, "local:kim")
+    write_secrets(folder, "knhk-system")
+    root = LocalSigner(folder).root_public()
+    whole = verify_keys((folder / "keys.all.json").read_bytes(), root)
+    assert whole.away == 0
+    assert whole.serial <= keys_ahead.keys_in(supply.steps[-1], root).serial
+    verify_event(turned[1][0], whole)
+
+
+def copied(source: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+        (folder / path.name).chmod(path.stat().st_mode & 0o777)
+    return folder
 
 
 def test_turns_made_ahead_have_their_chapters_once(turned: tuple[Path, list[bytes], list[bytes]], tmp_path: Path) -> None:
-    folder = tmp_path / "keys"
-    folder.mkdir()
-    for path in turned[0].iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-        (folder / path.name).chmod(path.stat().st_mode & 0o777)
-    now = NOW + (TURNS + 1) * DAY
+    folder, now = copied(turned[0], tmp_path), NOW + (TURNS + 1) * DAY
     supply = made_ahead(folder, now, 3, "local:kim")
     again = keys_ahead.held(folder)
     assert again == supply

@@ -16,6 +16,7 @@ from knhk.adapters.rotation_receipts import FILE as RECEIPTS_FILE
 from knhk.adapters.signer_local import FileKeys
 from knhk.adapters.signer_pkcs11 import TOKEN_FILE
 from knhk.adapters.signer_roles import keys_of
+from knhk.lockchain import chapters
 from knhk.model.faults import Fault, Refused
 from knhk_runtime.durable import replace_file
 from knhk_runtime.hsm import read_token_file
@@ -24,6 +25,8 @@ from knhk_verify.errors import Bad
 from knhk_verify.signed import ROLES, keyid, parse_json
 
 SUBJECTS = "knhk-keys-subjects"
+KEYS, WHOLE = "keys.json", "keys.all.json"
+ROOM = 600 << 10  # of keys.json in a Secret: of 1 MiB, beside a month of receipts or of turns
 AHEAD, IN_FORCE = "knhk-keys-ahead", "knhk-keys-now"  # turns to come, and what is in force: formats/ahead.md
 # Secret → files. Agents and verifiers need keys.json and root.pub only; both are public. Of OUTSIDE what is there.
 SECRETS: Mapping[str, tuple[str, ...]] = {
@@ -116,7 +119,9 @@ def secrets_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
     replace. Raises Refused for a `ca` that is not there."""
     made = [(name, _data(keys, name)) for name in SECRETS if name != SUBJECTS or all((keys / file).exists() for file in _files(keys, name))]
     if (keys / keys_ahead.FILE).exists():
-        made.append((AHEAD, {name: (keys / name).read_bytes() for name in (keys_ahead.FILE, "root.pub")}))
+        ahead = (keys / keys_ahead.FILE).read_bytes()
+        supply = keys_ahead.fitted(keys_ahead.read(ahead, str(keys / keys_ahead.FILE)), ROOM)
+        made.append((AHEAD, {keys_ahead.FILE: keys_ahead.written(supply), "root.pub": (keys / "root.pub").read_bytes()}))
     return tuple(_secret(name, namespace, data) for name, data in made)
 
 
@@ -124,7 +129,8 @@ def _data(keys: Path, name: str) -> dict[str, bytes]:
     """Of one Secret. Where keys were made ahead, keys and keys.json are in Secret IN_FORCE."""
     files = _files(keys, name)
     if name == SUBJECTS or not (keys / keys_ahead.FILE).exists():
-        return {file: (keys / file).read_bytes() for file in files}
+        found = {file: (keys / file).read_bytes() for file in files}
+        return found | ({KEYS: chapters.newest(found[KEYS], ROOM, str(keys / KEYS))} if KEYS in found else {})
     stays = {file: (keys / file).read_bytes() for file in files if not file.endswith(".key") and file not in ("keys.json", RECEIPTS_FILE)}
     return stays | {UNLOCK: (keys / keys_ahead.opener(PROCESSES[name])).read_bytes()}
 
@@ -140,7 +146,10 @@ def _secret(name: str, namespace: str, data: Mapping[str, bytes]) -> dict[str, A
 
 
 def write_secrets(keys: Path, namespace: str) -> Path:
-    """`secrets.yaml` beside the keys, readable by this user only."""
+    """`secrets.yaml` beside the keys, readable by this user only; and, where keys were made ahead, `keys.all.json`: the keys.json
+    in force with all its chapters, of which a Secret has the newest."""
+    if (supply := keys_ahead.held(keys)) is not None:
+        replace_file(keys / WHOLE, supply.due(keys_ahead.in_utc()).keys_json, 0o644)
     path = keys / "secrets.yaml"
     replace_file(path, yaml.safe_dump_all(secrets_of(keys, namespace), sort_keys=False).encode(), 0o600)
     return path
@@ -149,7 +158,7 @@ def write_secrets(keys: Path, namespace: str) -> Path:
 def write_first(keys: Path, namespace: str, supply: Supply) -> Path:
     """`first.yaml` beside the keys: what is in force before the first turn. To be created once; a cluster goes on from it by itself."""
     path, first = keys / "first.yaml", supply.steps[0]
-    data = keys_ahead.in_force(first, supply, first.at) | {"root.pub": (keys / "root.pub").read_bytes()}
+    data = keys_ahead.in_force(keys_ahead.fitted(supply, ROOM).steps[0], supply, first.at) | {"root.pub": (keys / "root.pub").read_bytes()}
     secret = _secret(IN_FORCE, namespace, data)
     replace_file(path, yaml.safe_dump(secret, sort_keys=False).encode(), 0o600)
     return path

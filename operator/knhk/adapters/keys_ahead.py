@@ -10,7 +10,7 @@ import json
 import lzma
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
@@ -36,13 +36,11 @@ from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Fault, Refused, Stalled
 from knhk_runtime.durable import replace_file
 from knhk_runtime.keyfile import read_private
-from knhk_verify import signed
-from knhk_verify.errors import Bad
+from knhk_verify.errors import Bad, demand
 from knhk_verify.signed import ROLES, TIME, Keys, member, parse_json, parse_time, verify_keys
 
 FILE, STATE_FILE = "ahead.json.xz", "turn.json"
 KEPT = timedelta(days=8)  # turns that came are kept so long: their receipts may not be in the log yet
-MAX_KEYS_BYTES = signed.MAX_BYTES * 3 // 4
 VALID_DAYS = 14  # of each keys.json from its turn on
 MARGIN = timedelta(minutes=30)  # a turn takes a look to be seen, and some minutes to be known everywhere
 MAX_BYTES = 1 << 26
@@ -126,7 +124,9 @@ def key_files(process: str) -> tuple[str, ...]:
 def read(data: bytes, where: str) -> Supply:
     """Raises Corrupt."""
     try:
-        text = lzma.LZMADecompressor(memlimit=MAX_BYTES * 2).decompress(data, MAX_BYTES)
+        unpacking = lzma.LZMADecompressor(memlimit=MAX_BYTES * 2)
+        text = unpacking.decompress(data, MAX_BYTES)
+        demand(unpacking.eof, where, f"is cut off, or more than {MAX_BYTES} bytes")
         document = {"chapters": []} | member({"turns": json.loads(text)}, "turns", dict, where)
         former = member(document, "chapters", list, where)
         steps = tuple(_step(row, former, where) for row in member(document, "steps", list, where))
@@ -159,6 +159,11 @@ def written(supply: Supply) -> bytes:
         for step, (bare, _) in zip(supply.steps, parted, strict=True)
     ]
     return lzma.compress(canonical({"version": 1, "steps": rows} | ({"chapters": list(former)} if former else {})))
+
+
+def fitted(supply: Supply, limit: int) -> Supply:
+    """With the newest chapters of each keys.json for which `limit` bytes have room."""
+    return Supply(tuple(replace(step, keys_json=chapters.newest(step.keys_json, limit)) for step in supply.steps))
 
 
 def held(folder: Path) -> Supply | None:
@@ -238,8 +243,6 @@ class Making:
 
             signer_roles.rotate(scratch, FileKeys(scratch), role, self.origin, at, self.overlap, VALID_DAYS, pend)
         keys_json = (scratch / "keys.json").read_bytes()
-        if len(keys_json) > MAX_KEYS_BYTES:
-            raise Stalled("Keys", f"keys.json would have {len(keys_json)} bytes by {at:{TIME}}: verifiers take {signed.MAX_BYTES}")
         return Step(at, keys_json, self._sealed(scratch), tuple(receipts))
 
     def _anew(self, scratch: Path, now: datetime, last: int) -> Step:

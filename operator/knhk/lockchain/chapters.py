@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -86,6 +87,15 @@ def holding(data: bytes, ids: frozenset[str], where: str = "keys.json") -> bytes
     bare, chapters = apart(data, where)
     found = [text for text in chapters if any(not ids.isdisjoint(map(keyid, keys)) for _role, keys in _former(text, where))]
     return together(bare, found, where)
+
+
+def newest(data: bytes, limit: int, where: str = "keys.json") -> bytes:
+    """keys.json with the newest of its chapters for which `limit` bytes have room; nothing is verified. Raises Bad."""
+    bare, chapters = apart(data, where)
+    room, first = limit - len(bare), len(chapters)
+    while first > 0 and (room := room - len(json.dumps(chapters[first - 1], ensure_ascii=False).encode()) - 16) >= 0:
+        first -= 1
+    return together(bare, chapters[first:], where)
 
 
 @lru_cache(4)
