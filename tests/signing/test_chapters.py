@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from knhk.adapters import keys_ahead, signer_roles
 from knhk.adapters.key_secrets import ROOM, write_secrets
 from knhk.adapters.keys_ahead import Step, Supply
 from knhk.adapters.signer_local import FileKeys, LocalSigner
-from knhk.adapters.signer_roles import CHAPTER, p256_point, p256_spki
+from knhk.adapters.signer_roles import CHAPTER, p256_point
 from knhk.lockchain import PolicyEvent, chapters, statement
 from knhk.lockchain.bundles import assemble
 from knhk.model.canonical import canonical
@@ -39,7 +37,6 @@ ORIGIN = "knhk.dev/test"
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 SECRET = 1 << 20
 DAY, OVERLAP = timedelta(days=1), timedelta(hours=6)
-COMPRESSED = (Encoding.X962, PublicFormat.CompressedPoint)
 TURNS = CHAPTER // (len(ROLES) + len(signer_roles.SIGNERS)) + 5
 
 
@@ -177,7 +174,6 @@ def test_a_point_is_held_up_by_no_registry_that_is_away(turned: tuple[Path, list
 
 def test_keys_of_twenty_five_years_of_daily_turns_verify(capsys: pytest.CaptureFixture[str]) -> None:
     root, old, roles = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), (*ROLES,)
-    spki = p256_spki(ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(*COMPRESSED))
     turns, per = int(25 * 365.25), CHAPTER // (len(roles) + 3)
     texts = list[str]()
     for begin in range(0, turns, per):
@@ -188,8 +184,11 @@ def test_keys_of_twenty_five_years_of_daily_turns_verify(capsys: pytest.CaptureF
         }
         if begin == 0:
             held["rollout"][0] = Key(raw_public(old), "", NOW)
-        outside = {role: [Key(spki, "", NOW + day * DAY) for day in days] for role in signer_roles.SIGNERS}
-        texts.append(chapters.written(held, outside, p256_point))
+        outside = {
+            role: [Key(b"\2" + sha256(f"sigstore {role} {day}".encode()).digest(), "", NOW + day * DAY) for day in days]
+            for role in signer_roles.SIGNERS
+        }
+        texts.append(chapters.written(held, outside, bytes))
     names = {role: [{"keyid": keyid(sha256(role.encode()).digest()), "pub": b64(sha256(role.encode()).digest())}] for role in roles}
     digests = [sha256(text.encode()).hexdigest() for text in texts]
     document = {"version": 1, "serial": 4 * turns, "expires": "2100-01-01T00:00:00Z", "roles": names, "chapters": digests}
