@@ -81,12 +81,17 @@ def together(data: bytes, chapters: Collection[str], where: str = "keys.json") -
     return canonical({**parse_json(bare, where), "chapters": held}) if held else bare
 
 
-@lru_cache(64)
-def holding(data: bytes, ids: frozenset[str], where: str = "keys.json") -> bytes:
+def holding(data: bytes, ids: Collection[str], where: str = "keys.json") -> bytes:
     """keys.json with those of its chapters that have one of these keys, by keyid; nothing is verified. Raises Bad."""
+    bare, chapters = _index(data, where)
+    return together(bare, [text for text, named in chapters if not named.isdisjoint(ids)], where)
+
+
+@lru_cache(2)  # points ask for the same keys.json at every look
+def _index(data: bytes, where: str) -> tuple[bytes, tuple[tuple[str, frozenset[str]], ...]]:
+    """keys.json without its chapters, and each of these with its keyids."""
     bare, chapters = apart(data, where)
-    found = [text for text in chapters if any(not ids.isdisjoint(map(keyid, keys)) for _role, keys in _former(text, where))]
-    return together(bare, found, where)
+    return bare, tuple((text, frozenset(keyid(key) for _role, keys in _former(text, where) for key in keys)) for text in chapters)
 
 
 def newest(data: bytes, limit: int, where: str = "keys.json") -> bytes:
@@ -98,7 +103,7 @@ def newest(data: bytes, limit: int, where: str = "keys.json") -> bytes:
     return together(bare, chapters[first:], where)
 
 
-@lru_cache(4)
+@lru_cache(2)
 def of_role(data: bytes, role: str, where: str = "keys.json") -> Mapping[str, bytes]:
     """keyid → raw key of all keys of a role, also of those that are over; nothing is verified. Raises Bad."""
     bare, chapters = apart(data, where)
