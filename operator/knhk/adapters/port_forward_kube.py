@@ -16,7 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import portforward
 
 from knhk.adapters.kube_client import meaning
-from knhk.model.faults import Stalled, Waiting
+from knhk.model.faults import KnhkError, Stalled, Waiting
 
 CHUNK_BYTES = 64 << 10
 
@@ -73,7 +73,7 @@ def _accept(listener: socket.socket, open_way: Callable[[], Any]) -> None:
             return
         try:
             there = open_way()
-        except (Stalled, Waiting):  # who asked meets a closed connection, and asks again
+        except KnhkError:  # whatever the API server answered: who asked meets a closed connection, and asks again
             here.close()
             continue
         for one, other in ((here, there), (there, here)):
