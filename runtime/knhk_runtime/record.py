@@ -76,21 +76,34 @@ class _Cursor:
         self.at += count
         return self.data[self.at - count : self.at]
 
+    def field(self, size: int) -> bytes:
+        """What has its length, of `size` bytes, before it."""
+        start = self.at + size
+        end = start + int.from_bytes(self.data[self.at : start], "big")
+        if end > len(self.data) or start > len(self.data):
+            return self.take(self.number(size))  # raises
+        self.at = end
+        return self.data[start:end]
+
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "big")
 
-    def text(self, data: bytes, pattern: str) -> str:
+    def text(self, data: bytes, pattern: re.Pattern[str] | None = None) -> str:
         try:
             value = data.decode()
         except UnicodeDecodeError as error:
             raise self.bad("is not UTF-8") from error
-        if not re.fullmatch(pattern, value, re.DOTALL):
-            raise self.bad(f"{value!r} does not match {pattern}")
+        if pattern is not None and not pattern.fullmatch(value):
+            raise self.bad(f"{value!r} does not match {pattern.pattern}")
         return value
 
     def end(self) -> None:
         if self.at != len(self.data):
             raise self.bad("bytes after the end")
+
+
+_REGION, _NAME = re.compile(r"[a-z0-9-]{0,63}"), re.compile(r"[a-z0-9_.-]{1,63}")
+_RECORD, _ACTION = struct.Struct(">BBHQ16s"), struct.Struct(">4sBBH")
 
 
 @dataclass(frozen=True)
@@ -112,15 +125,15 @@ def parse_observation(data: bytes, where: str = "O") -> Observation:
     if c.take(4) != b"KNO1":
         raise Bad(where, "must begin with KNO1")
     time_ns = c.number(8)
-    region = c.text(c.take(c.number(2)), r"[a-z0-9-]{0,63}")
-    route = c.text(c.take(c.number(2)), r".*")
+    region = c.text(c.field(2), _REGION)
+    route = c.text(c.field(2))
     bundle, evaluator, names, values = c.take(32), c.take(32), list[str](), list[str]()
     for _ in range(c.number(2)):
-        names.append(c.text(c.take(c.number(2)), r"[a-z0-9_.-]{1,63}"))
-        values.append(c.text(c.take(c.number(4)), r".*"))
-        if len(names) > 64 or len(values[-1].encode()) > 4096 or (len(names) > 1 and names[-2] >= names[-1]):
+        names.append(c.text(c.field(2), _NAME))
+        values.append(c.text(value := c.field(4)))
+        if len(names) > 64 or len(value) > 4096 or (len(names) > 1 and names[-2] >= names[-1]):
             raise c.bad("attributes must be at most 64 of at most 4,096 bytes, names ascending")
-    body = c.take(c.number(4))
+    body = c.field(4)
     if len(body) > 1 << 20:
         raise c.bad("the body must have at most 1 MiB")
     c.end()
@@ -140,17 +153,17 @@ class Action:
 def parse_action(data: bytes, where: str = "A") -> Action:
     """Action of the bytes of A; raises Bad with the offset."""
     c = _Cursor(data, where)
-    if c.take(4) != b"KNA1":
+    magic, verdict, reserved, guards = _ACTION.unpack(c.take(_ACTION.size))
+    if magic != b"KNA1":
         raise Bad(where, "must begin with KNA1")
-    verdict, reserved, guards = c.number(1), c.number(1), c.number(2)
     bits = int.from_bytes(c.take((guards + 7) // 8), "little")
     if verdict not in (1, 2) or reserved or bits >> guards:
         raise c.bad("verdict must be 1 or 2, reserved and unused bits 0")
-    triples = tuple(c.take(c.number(4)) for _ in range(c.number(2)))
+    triples = tuple(c.field(4) for _ in range(c.number(2)))
     if len(triples) > 8 or list(triples) != sorted(set(triples)):
         raise c.bad("triples must be at most 8, ascending")
     c.end()
-    return Action(verdict, guards, tuple(i for i in range(guards) if bits >> i & 1), triples)
+    return Action(verdict, guards, tuple(i for i in range(bits.bit_length()) if bits >> i & 1), triples)
 
 
 # ---- frames -----------------------------------------------------------------------------------
@@ -229,13 +242,12 @@ PLAIN, ERASED, SEALED = 0, 1, 2
 def parse_record(data: bytes, where: str) -> Record:
     """Record of an outbox payload; raises Bad with the offset in it."""
     c = _Cursor(data, where)
-    kind, arms, flags = c.number(1), c.number(1), c.number(2)
+    kind, arms, flags, cluster, salt = _RECORD.unpack(c.take(_RECORD.size))
     if kind != 1 or arms not in (1, 2) or flags > SEALED:
         raise Bad(where, f"type {kind}, {arms} leaves, flags {flags}: must be 1, 1 or 2, 0 to 2")
-    cluster, salt = c.number(8), c.take(16)
     leaves = tuple(c.take(LEAF_SIZE) for _ in range(arms))
-    observation = c.take(c.number(4))
-    actions = tuple(c.take(c.number(4)) for _ in range(arms))
+    observation = c.field(4)
+    actions = tuple(c.field(4) for _ in range(arms))
     c.end()
     return Record(flags == ERASED, cluster, salt, leaves, observation, actions, flags == SEALED)
 

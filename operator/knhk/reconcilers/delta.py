@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -29,6 +30,7 @@ from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
 from knhk_verify.signed import canonical
 
 PLANS, COMMITS, SNAPSHOTS, REPLACED, ENDS = "_plans", "_commits", "_snapshots", "_replaced", "_ends"
+HOUR_NS = 3600 * 10**9
 UNTOLD_BYTES = 64 << 20  # in memory, at most, of a segment whose commit does not tell: those of before were made of 32 MiB of frames
 Place = tuple[int, int]  # segment and offset of an outbox
 Ranges = tuple[tuple[int, int], ...]  # first and last index in the log, ascending
@@ -228,7 +230,13 @@ def partition(row: Row, regions: Sequence[str]) -> str:
     """Folder of a row's segment."""
     number = int.from_bytes(row.leaf[6:8], "big")
     region = regions[number] if number < len(regions) else f"region-{number}"
-    return f"region={region}/{datetime.fromtimestamp(row.time_ns // 10**9, UTC):date=%Y-%m-%d/hour=%H}"
+    return f"region={region}/{_hour(row.time_ns // HOUR_NS)}"
+
+
+@lru_cache(4096)
+def _hour(number: int) -> str:
+    """Folder of an hour, counted from 1970."""
+    return f"{datetime.fromtimestamp(number * 3600, UTC):date=%Y-%m-%d/hour=%H}"
 
 
 # ---- plans and commits ------------------------------------------------------------------------
