@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from control_plane import Cluster, owned
 from definitions import install
+from exchange_on_a_cluster import World
 from registry_servers import debian_registry
 from server_binaries import binaries
 from system_world import Application
-from test_exchange import World
 
 from identity import IdentityProvider
 from knhk.adapters.kube_client import KubeClient, api_client

@@ -283,3 +283,13 @@ class World:
 def failing(a: bytes) -> tuple[int, ...]:
     """Failing guards of an A."""
     return parse_action(a).failing
+
+
+def ecds(world: World) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((world.point / "private" / "ecds.json").read_bytes())
+    return document
+
+
+def shim_config(world: World) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(ecds(world)["resources"][0]["typed_config"]["filter_config"]["value"])
+    return config

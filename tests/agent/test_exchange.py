@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_world import World, until
+from agent_world import World, ecds, shim_config, until
 
 from knhk.model.waves import position
 
@@ -21,16 +21,6 @@ def flip(path: Path, at: int) -> None:
     data[at] ^= 1
     path.chmod(0o600)
     path.write_bytes(bytes(data))
-
-
-def ecds(world: World) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((world.point / "private" / "ecds.json").read_bytes())
-    return document
-
-
-def shim_config(world: World) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(ecds(world)["resources"][0]["typed_config"]["filter_config"]["value"])
-    return config
 
 
 def refused(world: World, *words: str) -> dict[str, str]:

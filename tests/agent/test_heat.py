@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from agent_rings import Producer
-from agent_world import World, until
-from test_exchange import shim_config
+from agent_world import World, shim_config, until
 
 from knhk_hot.drain import Ring
 from knhk_runtime.ring.drain import DrainLoop

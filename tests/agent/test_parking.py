@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from agent_parking import NONE, id16, is_kept, message
 from agent_rings import Request
 from agent_world import World, failing, observation, until
 
@@ -25,24 +24,6 @@ from knhk_verify.leaf import parse_leaf
 
 pytestmark = pytest.mark.server
 SLOW = b"cold " + b"a" * 60
-NONE = bytes(16)
-
-
-def message(
-    world: World, body: bytes, receipt: int, decision: bytes = NONE, o: bytes | None = None, versions: tuple[str, ...] = ("1.0.0",)
-) -> bytes:
-    """KNPK as the shim sends it: the first arm enforced, all to be decided."""
-    arms = b""
-    for number, version in enumerate(versions):
-        pack = bytes.fromhex(world.packs.digests[version][7:47])
-        arms += pack + struct.pack(">BBHI", number, ENFORCED if number == 0 else OBSERVED, 1, 0)
-    o = observation(body) if o is None else o
-    head = struct.pack(">4sBBH16sQ16s", b"KNPK", 1, len(versions), 0, id16(receipt), 77, decision)
-    return head + arms + len(o).to_bytes(4, "big") + o
-
-
-def id16(number: int) -> bytes:
-    return b"shim0001" + number.to_bytes(8, "big")
 
 
 def verdict(body: bytes) -> tuple[int, bytes, bytes]:
@@ -109,12 +90,6 @@ def hasty(world: World) -> World:
     world.runs(1)
     until(lambda: world.park(message(world, b"cold good", 999))[0] == 200, "the evaluator is warm")
     return world
-
-
-def is_kept(world: World, receipt: int) -> bool:
-    """Whether the agent has a late decision under this id on its disk."""
-    with closing(sqlite3.connect(f"file:{world.point / 'state' / 'decisions.db'}?mode=ro", uri=True)) as db:
-        return bool(db.execute("SELECT 1 FROM decision WHERE id = ?", (id16(receipt),)).fetchall())
 
 
 def late(world: World, receipt: int) -> None:

@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from agent_parking import id16, is_kept, message
 from agent_process import GUARDS
 from agent_rings import Request
 from agent_world import World, observation, until
-from test_parking import id16, is_kept, message
 
 from knhk.adapters.key_stores import established
 from knhk.adapters.wrapping_keys import FileWrapping

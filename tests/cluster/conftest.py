@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +21,16 @@ from knhk.model.faults import AlreadyExists, NotFound, Waiting
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "gitops"))
 import images
 import node_machine as machine
 from control_plane import Cluster, shared
 from definitions import install
+from gitea_binaries import gitea as build_gitea
+from gitea_server import Gitea, fresh
 from guarded_pods import PODS, end_pod, enforce, there
 from node_pods import Node
+from operator_process import Operator
 from server_binaries import CannotBuild, binaries
 from waiting import until
 
@@ -112,6 +118,35 @@ def ours(clean: KubeClient) -> Iterator[KubeClient]:
     yield clean
     enforce(clean, None)
     clear(clean)
+
+
+@pytest.fixture
+def operator(clean: KubeClient, cluster: Cluster, tmp_path: Path) -> Iterator[Operator]:
+    found = Operator(tmp_path / "home", cluster.kubeconfig)
+    yield found
+    if found.process.poll() is None:
+        assert found.end(signal.SIGTERM) == 0, found.said()
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster, servers: dict[str, Path]) -> Callable[..., str]:
+    def run(*arguments: str) -> str:
+        command = [str(servers["kubectl"]), f"--kubeconfig={cluster.kubeconfig}", "--namespace=erp", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def gitea() -> Iterator[Gitea]:
+    try:
+        program, static = build_gitea(build=False)
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
+    with fresh(program, static) as found:
+        yield found
 
 
 def clear(client: KubeClient) -> None:

@@ -28,11 +28,10 @@ from knhk.model.faults import Fault, Refused
 
 sys.path.insert(0, str(Path(__file__).parent))
 from admission_process import OWN_NAMESPACE, Admission, applied, certificate, hooks, path_of
+from admission_requests import ROOT, create, pack
 from control_plane import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
-ROOT = Path(__file__).parents[2]
-DRY = {"dryRun": "All", "fieldValidation": "Strict"}
 WITHIN_S = 240.0
 WRONG = [p for p in sorted((ROOT / "tests" / "api" / "wrong").glob("*.yaml")) if not p.stem.startswith("file-")]
 # What the API server says before it asks anybody: of the request itself, and, as kubectl has it do, of unknown fields.
@@ -82,16 +81,6 @@ def until(holds: Callable[[], bool], admission: Admission) -> None:
     while not holds():
         assert time.monotonic() < deadline_s, admission.said()
         time.sleep(0.1)
-
-
-def create(client: KubeClient, document: dict[str, Any], namespace: str = "erp") -> dict[str, Any]:
-    kind = document["kind"]
-    return client.call("POST", collection(kind, namespace), DRY, document)
-
-
-def pack(name: str = "1.0.0") -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "packs" / "invoice-controls" / name / "pack.yaml").read_bytes())
-    return found
 
 
 def refused_by_webhook(client: KubeClient) -> bool:

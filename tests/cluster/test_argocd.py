@@ -20,9 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "foreign"))
 from argocd_binary import CannotBuild, argocd_sync
 from control_plane import Cluster
-from test_operator import PACK, WITHIN_S, Operator, events, phase, seen
-from test_operator import kubectl as kubectl
-from test_operator import operator as operator
+from operator_process import PACK, WITHIN_S, Operator, events, phase, seen
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]

@@ -23,9 +23,7 @@ from control_plane import Cluster
 from fleet_world import Operator, World, forks
 from gitea_server import Gitea
 from guarded_pods import there
-from test_flux import EXAMPLES, PACK, POINT, ROOT, WITHIN_S, Policies, looks, pack, phase, versions
-from test_flux import gitea as gitea
-from test_operator import kubectl as kubectl
+from kept_policies import EXAMPLES, PACK, POINT, ROOT, WITHIN_S, Policies, looks, pack, phase, versions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
 GITOPS = ROOT / "manifests" / "gitops"

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
+from operator_process import EXAMPLES, PACK, Operator, phase, seen
 from registry_servers import debian_registry
-from test_operator import EXAMPLES, PACK, Operator, phase, seen
 
 from loopback_ports import free_port
 

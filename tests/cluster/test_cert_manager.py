@@ -26,10 +26,10 @@ from knhk.model.faults import AlreadyExists, Refused
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "foreign"))
 from admission_process import OWN_NAMESPACE, Admission, applied, hooks, path_of
+from admission_requests import create, pack
 from cert_manager_binaries import cert_manager
 from control_plane import Cluster
 from foreign_definitions import CannotBuild, definitions
-from test_admission import create, pack
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 COMPONENT = Path(__file__).parents[2] / "manifests" / "components" / "cert-manager"

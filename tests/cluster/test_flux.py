@@ -13,7 +13,6 @@ import pytest
 
 from knhk.adapters.kube_client import MERGE, KubeClient
 from knhk.adapters.kube_documents import collection, place
-from knhk.model.resource import Key
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1] / "reconcilers"))
@@ -25,21 +24,13 @@ from flux_binaries import CannotBuild, flux_definitions
 from flux_binaries import flux as build_flux
 from flux_controllers import Flux
 from flux_controllers import running as running_flux
-from git_repo import Repo
-from gitea_binaries import gitea as build_gitea
-from gitea_server import Gitea, fresh
+from gitea_server import Gitea
 from guarded_pods import there
-from test_operator import kubectl as kubectl
+from kept_policies import EXAMPLES, PACK, POINT, ROOT, WITHIN_S, Policies, looks, pack, phase, versions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
-EXAMPLES = {name: (ROOT / "manifests" / "examples" / f"{name}.yaml").read_text() for name in ("orders", "finance-roles", "invoice-schema")}
-PACK_YAML = (ROOT / "manifests" / "examples" / "invoice-controls.yaml").read_text()
 PLAIN = (ROOT / "manifests" / "gitops" / "flux.yaml").read_text()
-PACK = Key("PolicyPack", "erp", "invoice-controls")
-POINT = Key("EnforcementPoint", "erp", "orders")
 GIVEN_UP_S = 10  # how long Flux waits where nobody is there to wait for; on a full machine it is not done by then, and tries again
-WITHIN_S = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -50,42 +41,6 @@ def flux(client: KubeClient, cluster: Cluster, tmp_path_factory: pytest.TempPath
         pytest.skip(f"not run: {error}")
     with running_flux(programs, definitions, client, cluster.kubeconfig, tmp_path_factory.mktemp("flux")) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def gitea() -> Iterator[Gitea]:
-    try:
-        program, static = build_gitea(build=False)
-    except CannotBuild as error:
-        pytest.skip(f"not run: {error}")
-    with fresh(program, static) as found:
-        yield found
-
-
-class Policies:
-    """A repository of somebody's at the Git server; of a private one `reader` has the password `token`."""
-
-    def __init__(self, gitea: Gitea, folder: Path, owner: str, *, private: bool) -> None:
-        self._gitea, self._owner, self.name, self.reader = gitea, owner, f"{owner}/policies", f"{owner}-reader"
-        gitea.user(owner)
-        self.token = gitea.user(self.reader)
-        gitea.call("POST", "user/repos", {"name": "policies", "default_branch": "main", "private": private}, owner)
-        gitea.call("PUT", f"repos/{self.name}/collaborators/{self.reader}", {"permission": "read"}, owner)
-        self._repo = Repo(folder / "policies")
-
-    @property
-    def url(self) -> str:
-        return f"{self._gitea.url}/{self.name}.git"
-
-    def push(self, **files: str | None) -> str:
-        """Files of the folder erp, by name; the commit."""
-        self._repo.commit({f"erp/{name.replace('_', '-')}.yaml": text for name, text in files.items()})
-        return self._gitea.push(self._repo, self.name, self._owner, "main")
-
-
-@pytest.fixture
-def policies(gitea: Gitea, tmp_path: Path) -> Policies:
-    return Policies(gitea, tmp_path, "ann", private=True)
 
 
 @pytest.fixture
@@ -100,10 +55,9 @@ def world(clean: KubeClient, cluster: Cluster, flux: Flux, tmp_path: Path) -> It
         found.close()
 
 
-def pack(version: str, least: int = 0) -> str:
-    text = PACK_YAML.replace("  version: 1.0.0\n", f"  version: {version}\n").replace("sh:minInclusive 0", f"sh:minInclusive {least}")
-    assert f"version: {version}\n" in text
-    return text
+@pytest.fixture
+def policies(gitea: Gitea, tmp_path: Path) -> Policies:
+    return Policies(gitea, tmp_path, "ann", private=True)
 
 
 def test_flux_keeps_what_a_repository_holds(
@@ -201,30 +155,12 @@ def attempted(flux: Flux, commit: str) -> bool:
     return bool(flux.kustomization()["status"].get("lastAttemptedRevision") == f"main@sha1:{commit}")
 
 
-def phase(world: World) -> tuple[str, str]:
-    found = world.get(PACK)
-    revision = found.status.get("revision", {})
-    return (revision["phase"], revision["version"]) if revision.get("generation") == found.generation else ("", "")
-
-
 def rests(flux: Flux, world: World, operator: Operator) -> bool:
     """Whether nothing is written while both look at all of it."""
     before, turns = versions(world), looks(operator)
     flux.reconcile()
     until(flux, lambda: looks(operator) >= turns + 10, "the operator has looked")
     return versions(world) == before
-
-
-def versions(world: World) -> dict[str, str]:
-    """Object → its resourceVersion, of all that Flux applied."""
-    kinds = ("PolicyPack", "EnforcementPoint", "DataBundle", "SchemaVersion")
-    items = (row for kind in kinds for row in world.client.call("GET", collection(kind, "erp"))["items"])
-    return {row["metadata"]["name"]: row["metadata"]["resourceVersion"] for row in items}
-
-
-def looks(operator: Operator) -> float:
-    rows = (line for line in operator.get("metrics")[1].splitlines() if line.startswith("controller_runtime_reconcile_total"))
-    return sum(float(row.rpartition(" ")[2]) for row in rows)
 
 
 def until(flux: Flux, holds: Callable[[], bool], what: str) -> None:

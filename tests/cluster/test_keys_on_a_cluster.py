@@ -16,9 +16,9 @@ sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("agent", 
 from agent_world import World, make_packs
 from control_plane import Cluster
 from guarded_pods import make_pod, token_of
+from keys_requests import KEYS, OPEN, now
 from keys_world import KeyWorld
-from test_agent_seals_by_service import NAME, files_with, ids, put, start
-from test_key_service import KEYS, OPEN, now
+from sealing_agent import NAME, files_with, ids, put, start
 from waiting import until
 
 from knhk.adapters.kube_client import KubeClient

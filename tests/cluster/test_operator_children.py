@@ -23,7 +23,7 @@ from knhk_templates.kubernetes.guard import Surroundings
 sys.path.insert(0, str(Path(__file__).parent))
 from admission_process import applied
 from control_plane import Cluster
-from test_placement import GATEWAY, Documents, stored
+from placed_points import GATEWAY, Documents, stored
 from waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from knhk.adapters.kube_client import MERGE, KubeClient
 from knhk.adapters.kube_documents import collection
 from knhk.adapters.placement_kube import PATHS, KubePlacement, child_name
-from knhk.api import from_document
 from knhk.decide.injection import injected
 from knhk.model.faults import NotFound, Stalled, Waiting
 from knhk.ports.placement import Placed
@@ -24,14 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "placement"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "admission"))
 import placement_contract as contract
+from placed_points import GATEWAY, NS, POINT, Documents, stored
 from pods import app_pod, point_spec
 from waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
-NS, POINT = "erp", "erp/orders"
 AROUND = Surroundings("registry.test/knhk-agent@sha256:" + "0" * 64)
 WITHIN_S = 240.0
-GATEWAY = {"mode": "Gateway", "upstream": {"host": "orders-app.erp.svc", "port": 9000}, "gateway": {"minReplicas": 3}}
 
 
 @dataclass
@@ -50,26 +48,6 @@ class Moving:
         self.ns += int(duration_s * 10**9)
 
 
-@dataclass
-class Documents:
-    """Hands pods their documents: here it notes for which points."""
-
-    points: set[str] = field(default_factory=set)
-
-    def bootstrap(self, point: str, spec: Mapping[str, Any]) -> bytes:
-        return b""
-
-    def ensure(self, point: str, spec: Mapping[str, Any]) -> Placed:
-        self.points.add(point)
-        return Placed("")
-
-    def remove(self, point: str) -> None:
-        self.points.discard(point)
-
-    def placed(self) -> frozenset[str]:
-        return frozenset(self.points)
-
-
 @pytest.fixture
 def clock() -> Moving:
     return Moving()
@@ -83,14 +61,6 @@ def placement(clean: KubeClient, clock: Moving) -> Iterator[KubePlacement]:
     for pod in clean.call("GET", f"/api/v1/namespaces/{NS}/pods")["items"]:
         with contextlib.suppress(NotFound):  # its owner is being collected
             clean.call("DELETE", f"/api/v1/namespaces/{NS}/pods/{pod['metadata']['name']}", {"gracePeriodSeconds": "0"})
-
-
-def stored(client: KubeClient, **changes: Any) -> Mapping[str, Any]:
-    """The point on the cluster; its spec with defaults."""
-    document = {"apiVersion": "knhk.dev/v1alpha1", "kind": "EnforcementPoint", "metadata": {"name": "orders", "namespace": NS}}
-    document["spec"] = {**point_spec(), **changes}
-    client.call("POST", collection("EnforcementPoint", NS), body=document)
-    return from_document(document).spec
 
 
 def child(client: KubeClient, kind: str) -> dict[str, Any]:

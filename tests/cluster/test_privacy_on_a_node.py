@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 sys.path.insert(0, str(Path(__file__).parent))
 import images
 from admission_process import Admission, applied, manifests
-from guarded_world import EXCHANGE, LOG, SYSTEM, World, document, pack, post
+from guarded_world import EXCHANGE, LOG, SYSTEM, World, document, pack, pod, post
 from node_pods import Node, is_ready
 from pods import point_spec
 from sealed_by_service import ANNA, BOB, HOST, PRIVACY, URL, named_in, resolved
-from test_guarded_pod import pod
 
 from knhk.adapters.wrapping_keys import FileWrapping
 from knhk.cli import main

@@ -16,9 +16,8 @@ from knhk.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import Cluster
-from test_operator import EXAMPLES, PACK, Operator, kubectl, rests, seen, until
+from operator_process import EXAMPLES, PACK, Operator, rests, seen, until
 
-__all__ = ["kubectl"]
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 KEPT = 3
 

@@ -17,10 +17,15 @@ import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
+sys.path.insert(2, str(Path(__file__).parents[2] / "examples" / "order_to_cash"))
+sys.path.insert(3, str(Path(__file__).parents[1]))
 from control_plane import Cluster
-from tests.cluster.test_exchange import PACK, POINT, Application, Callers, IdentityProvider, World, fast_pack, free_port
+from exchange_on_a_cluster import PACK, POINT, Callers, World
+from system_world import Application, fast_pack
 from waiting import until
 
+from identity import IdentityProvider
 from knhk.adapters.key_secrets import AHEAD, IN_FORCE
 from knhk.adapters.keys_ahead import key_files
 from knhk.adapters.kube_client import KubeClient, api_client
@@ -33,6 +38,7 @@ from knhk.wiring.signing import established
 from knhk_runtime.tlog.folder import log_entries
 from knhk_verify.note import Verifier, open_note
 from knhk_verify.signed import ROLES, keyid, verify_event, verify_keys
+from loopback_ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
 SYSTEM, WITHIN_S = "knhk-system", 240.0

@@ -11,11 +11,11 @@ from unittest.mock import patch
 import pyshacl
 import pytest
 import rdflib
+from path_texts import path_text
 from pyoxigraph import NamedNode, QuerySolutions, RdfFormat
 from rdflib import Graph
-from rdflib.collection import Collection
 from rdflib.namespace import RDF
-from rdflib.term import BNode, Node
+from rdflib.term import BNode
 from w3c import SH
 
 from knhk.adapters.rdf_files import read
@@ -153,15 +153,6 @@ def shapes(part: int, parts: int) -> str:
     made += [f"{target} ; {text}" for target in TARGETS for text in (*ON_TERMS, *ON_NODES)]
     leaf = "ex:Leaf a sh:NodeShape ; sh:property [ sh:path ex:q ; sh:minCount 1 ] ."
     return PREFIXES + "\n".join([leaf, *(f"ex:s{i} {text} ." for i, text in enumerate(made) if i % parts == part)])
-
-
-def path_text(graph: Graph, path: Node) -> str:
-    if not isinstance(path, BNode):
-        return str(path)
-    if (path, RDF.first, None) in graph:
-        return "(" + " ".join(path_text(graph, part) for part in Collection(graph, path)) + ")"
-    ((predicate, inner),) = graph.predicate_objects(path)
-    return f"[{predicate} {path_text(graph, inner)}]"
 
 
 def results(graph: Graph) -> Counter[tuple[str, ...]]:

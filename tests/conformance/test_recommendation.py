@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 import pytest
 import rdflib
+from path_texts import path_text
 from rdflib import BNode, Graph
 from rdflib.namespace import RDF
 from rdflib.term import Node
-from test_core_semantics import path_text
 from w3c import SH
 
 from knhk.cli import main

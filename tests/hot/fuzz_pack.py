@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hot_guards import CASES, MAP
 from hot_plans import BLANK, EX, KNHK, Json, a_map, guard, iri, item, mapping, path, plan, prop, ref, template
-from test_guards import CASES, MAP
 
 from knhk.model.arrows import GuardPlan
 from knhk_gen.emit import emit

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hot_guards import CASES, MAP
 from hot_plans import EX, guard, plan
 from hot_wire import observation
-from test_guards import CASES, MAP
 
 from knhk.api.convert import to_sources
 from knhk.api.parse import parse

@@ -8,9 +8,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hot_guards import CASES, MAP, one
 from hot_plans import ATTR, EX, KNHK, Json, bindings, guard, iri, lit, plan
 from hot_wire import bundle, literal, observation
-from test_guards import CASES, MAP, one
 
 from knhk_hot.pack import COLD, E_INPUT, E_ROUTE, ESCAPE, OK, Binding
 

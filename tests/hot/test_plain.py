@@ -8,9 +8,9 @@ import random
 import re
 
 import pytest
+from hot_json import ALLOW, BAD, DENY, GOOD
 from hot_plans import bindings
 from hot_wire import observation
-from test_json import ALLOW, BAD, DENY, GOOD
 
 from knhk_hot.pack import PackError
 

@@ -4,49 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from agent_process import GUARDS
-from agent_rings import Producer, Request
-from agent_world import World, observation, until
+from agent_world import World, until
+from keys_requests import did, opened
 from keys_world import KeyWorld, token
-from test_key_service import did, opened
+from sealing_agent import NAME, OTHER, PRIVACY, files_with, ids, put, start
 
-from knhk_runtime.envelope import parse_envelope
 from knhk_runtime.keys_wire import State
-from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
-from knhk_runtime.tiers.action import action_bytes
 
 pytestmark = pytest.mark.server
-NAME, OTHER = "anna.planted@example.com", "bob.planted@example.com"
-PRIVACY = {"subjects": [{"route": "orders", "pointer": "/who"}], "retentionDays": 0}
-
-
-def start(world: World, keys: KeyWorld, given: str) -> Producer:
-    """A point with privacy, and an agent with this token; its ring."""
-    world.start_sequencer()
-    point = world.point_json(version=2, privacy=PRIVACY)
-    world.desire(world.sign(world.rollout(pointConfig=hashlib.sha256(point).hexdigest())), point)
-    world.start_agent(keys=keys.url, keys_token=keys.token_file(given), ca_file=keys.ca_file)
-    world.runs(1)
-    return world.ring()
-
-
-def put(world: World, ring: Producer, who: str) -> None:
-    pack = bytes.fromhex(world.packs.digests["1.0.0"][7:47])
-    arm = Arm(pack, DECISION, 1, 1, ENFORCED, 0, action_bytes(GUARDS, []))
-    assert ring.put(Request(ring.next_receipt(), 0, 1, observation(b'{"who":"%s"}' % who.encode(), sub=who), (arm,)))
-
-
-def ids(world: World) -> list[bytes]:
-    return [parse_envelope(record.observation).key_id for record in world.records()]
-
-
-def files_with(base: Path, *texts: bytes) -> list[Path]:
-    """Rings are memory."""
-    files = (path for path in base.rglob("*") if path.is_file() and path.suffix != ".ring")
-    return [path for path in files if any(text in path.read_bytes() for text in texts)]
 
 
 def test_what_it_seals_opens_with_the_services_keys_and_no_name_lies_anywhere(world: World, keys: KeyWorld) -> None:

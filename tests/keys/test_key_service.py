@@ -6,31 +6,25 @@ import json
 import socket
 import ssl
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from agent_world import until
+from keys_requests import KEYS, OPEN, POINT, did, now, opened
 from keys_vectors import FILE, vectors
 from keys_world import KeyWorld, token
 
 from knhk.adapters.key_stores import KeyStores, established
 from knhk.adapters.wrapping_keys import FileWrapping
 from knhk_runtime import keys_wire
-from knhk_runtime.envelope import window_of
 from knhk_runtime.keys_wire import State
 from knhk_runtime.subject_keys import KeyStore, OverQuota, Quota, SubjectKey
 from knhk_verify.errors import Bad
 
 pytestmark = pytest.mark.server
-POINT, KEYS, OPEN = "erp/orders", "/v1/points/erp/orders/keys", "/v1/namespaces/erp/open"
 TAG, OTHER = b"t" * 32, b"o" * 32
-
-
-def now() -> int:
-    return window_of(time.time_ns())
 
 
 def taken(keys: KeyWorld, guard: str, *tags: bytes, point: str = POINT) -> list[SubjectKey]:
@@ -38,19 +32,6 @@ def taken(keys: KeyWorld, guard: str, *tags: bytes, point: str = POINT) -> list[
     answer = keys.ask("POST", f"/v1/points/{point}/keys", guard, keys_wire.wanted_body(wanted))
     assert answer.status == 200, answer
     return keys_wire.parse_keys(answer.body, len(wanted))[1]
-
-
-def opened(keys: KeyWorld, reader: str, *ids: bytes) -> list[tuple[State, bytes]]:
-    answer = keys.ask("POST", OPEN, reader, b"".join(ids))
-    assert answer.status == 200, answer
-    return list(keys_wire.parse_open(answer.body, len(ids)))
-
-
-def did(keys: KeyWorld, reader: str, act: str, **told: object) -> dict[str, object]:
-    answer = keys.ask("POST", f"/v1/namespaces/erp/store/{act}", reader, json.dumps(told).encode())
-    assert answer.status == 200, answer
-    found: dict[str, object] = json.loads(answer.body)
-    return found
 
 
 def generation(keys: KeyWorld, guard: str) -> int:

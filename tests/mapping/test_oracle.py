@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 from mapped import Denied, canonical, lines_of, together
 from morph import Job, run
+from sample_payloads import EXAMPLES, PAYLOADS, family
 from structural import of_json, of_xml
-
-HERE = Path(__file__).parent
-PAYLOADS = sorted(p for p in (HERE / "payloads").glob("*/*") if p.suffix in (".json", ".xml"))
-
 
 STEP = 1 if int(os.environ.get("KNHK_CASES", "0")) >= 100_000 else 12
 
@@ -42,20 +39,6 @@ def test_everything_in_a_payload(tmp_path: Path) -> None:
         body, xml = path.read_bytes(), path.suffix == ".xml"
         jobs.append(Job(f"p{i}-{path.parent.name}", of_xml(body) if xml else of_json(body), body, xml))
     assert compare(jobs, tmp_path) > 40 * len(jobs)
-
-
-EXAMPLES = HERE.parents[1] / "examples" / "mappings"
-FAMILIES = [  # the first that fits the beginning of a payload's path
-    ("erp/gobl", "gobl"), ("erp/sap", "sap"), ("erp/netsuite", "netsuite"), ("erp/xero", "xero"), ("crm/", "salesforce"),
-    ("ats/greenhouse-harvest-get-list-jobs", "greenhouse-jobs"), ("ats/greenhouse", "greenhouse"), ("ats/lever", "lever"),
-    ("fhir/", "fhir"),    ("epcis/", "epcis"), ("iso20022/", "iso20022"),
-]  # fmt: skip
-
-
-def family(path: Path) -> str:
-    name = f"{path.parent.name}/{path.name}"
-    found = next(mapping for begins, mapping in FAMILIES if name.startswith(begins))
-    return f"{found}-json" if found == "iso20022" and path.suffix == ".json" else found
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ every sample payload. `mapped.lines` holds both against each other in every othe
 from __future__ import annotations
 
 from mapped import Denied, canonical, lines_of, together
-from test_oracle import EXAMPLES, PAYLOADS, family
+from sample_payloads import EXAMPLES, PAYLOADS, family
 
 from knhk.model.arrows import Source
 from knhk.reconcilers.oracle import canonical_lines

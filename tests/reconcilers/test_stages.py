@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from rollout_world import STEPS, World, pack, point, short
-from test_waves import WAVES, OneProcess
+from waved_points import WAVES, OneProcess
 
 POINTS = ("erp/p1", "erp/p2", "erp/p3")
 TARGETS = "{point: p1, stage: canary}, {point: p2, stage: staging}, {point: p3}"

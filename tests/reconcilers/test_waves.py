@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from rollout_world import POINT, STEPS, World, pack, payload, point, short
+from waved_points import WAVES, OneProcess
 
 from knhk.model.resource import Key
 from knhk.model.waves import is_in
 from knhk.ports.fleet import Statistics
 
 P1 = Key("EnforcementPoint", "erp", "p1")
-WAVES = "steps: [{weight: 50, minPairs: 20, wave: 25}, {weight: 50, minPairs: 20, wave: 50}, {weight: 90, minPairs: 20}]"
 
 
 def waved(version: str, **more: Any) -> str:
@@ -177,15 +177,6 @@ def test_an_edit_to_a_smaller_wave_keeps_pods_out_at_once(live: Waved) -> None:
     assert len(live.wave) == 2  # the bounds of the wave that it had: the step of 10 % goes on with pods that have it already
     live.traffic = 12
     live.until_phase("Live", "1.1.0")
-
-
-class OneProcess(World):
-    """An embedded home: the agent of p1 knows itself by the point's name."""
-
-    def _statistics(self, name: str, epoch: int) -> dict[str, Any]:
-        document = self.document(name)
-        in_wave = is_in(document["salt"], name, document["wave"]) if "wave" in document else None
-        return super()._statistics(name, epoch) | {"inWave": in_wave}
 
 
 def test_one_process_is_every_wave_of_its_point() -> None:

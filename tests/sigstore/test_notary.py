@@ -14,6 +14,7 @@ from socket import socket
 from typing import Any
 
 import pytest
+from notary_settings import ENTRY, NOW, TIMESTAMP, WHO, altered, settings
 from private_stack import Stack, cosign_accepts
 from registry_servers import debian_registry
 from sigstore.errors import Error
@@ -30,16 +31,14 @@ from knhk.packaging.materials import Material
 from knhk.packaging.provenance import image_statement
 from knhk.packaging.signed import attached, signature_statement
 from knhk.reconcilers.building import notarise
-from knhk.wiring.signing import SIGSTORE_FILE, established, keys_in, notary_in
+from knhk.wiring.signing import established, keys_in, notary_in
 from knhk_runtime.distribution import Repository
 from knhk_verify.errors import Bad
 from knhk_verify.signed import POLICY_EVENT, canonical, keyid, verify_bundle
 from soft_hsm import SoftHsm
 
-NOW = datetime.now(UTC)
 SUBJECT = "ab" * 32
 EVENT = statement(PolicyEvent("Promoted", ("pack/erp/orders@1.0.0", SUBJECT), "control-plane", f"{NOW:%Y-%m-%dT%H:%M:%SZ}"))
-WHO = "https://kubernetes.io/namespaces/knhk-system/serviceaccounts/knhk-operator"
 
 # Another run on this machine may have the timestamp server's port for as long as it takes it (private_stack.py).
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("sigstore"), pytest.mark.timeout(1800)]
@@ -78,14 +77,6 @@ class Rig:
         return self.accepts("verify-blob-attestation", whom, *about, root=root)
 
 
-def settings(stack: Stack, folder: Path, keyless: bool, **other: object) -> None:
-    said: dict[str, object] = {"rekor": stack.rekor.url, "timestamp": f"{stack.timestamps.url}/api/v1/timestamp"}
-    if keyless:
-        (folder / "token").write_text(stack.issuer.token())
-        said |= {"fulcio": stack.fulcio.url, "token": "token", "identity": WHO, "issuer": stack.issuer.url}
-    (folder / SIGSTORE_FILE).write_text(json.dumps(said | other))
-
-
 @pytest.fixture(params=["files", "token", "keyless"])
 def rig(request: pytest.FixtureRequest, sigstore: Stack, cosign_program: Path, tmp_path: Path) -> Rig:
     folder = tmp_path / "keys"
@@ -99,20 +90,6 @@ def rig(request: pytest.FixtureRequest, sigstore: Stack, cosign_program: Path, t
     return Rig(folder, signer, sigstore, cosign_program, keyless)
 
 
-def altered(bundle: bytes, *path: str | int) -> bytes:
-    """With one byte of a base64 member turned."""
-    document = json.loads(bundle)
-    place = document
-    for name in path[:-1]:
-        place = place[name]
-    data = bytearray(base64.b64decode(place[path[-1]]))
-    data[-10] ^= 1
-    place[path[-1]] = base64.b64encode(data).decode()
-    return canonical(document)
-
-
-TIMESTAMP = ("verificationMaterial", "timestampVerificationData", "rfc3161Timestamps", 0, "signedTimestamp")
-ENTRY = ("verificationMaterial", "tlogEntries", 0)
 ALTERED = (
     ("dsseEnvelope", "payload"),
     ("dsseEnvelope", "signatures", 0, "sig"),

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from log_of_entries import ORIGIN, Written, leaf, outside
+from notary_settings import ENTRY, NOW, TIMESTAMP, WHO, altered, settings
 from private_stack import Stack
-from test_notary import ENTRY, NOW, TIMESTAMP, WHO, altered, settings
 
 from knhk.adapters.signer_roles import trust
 from knhk.cli import main

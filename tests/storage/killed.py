@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from acknowledging import acknowledged, append_for_ever
 from machines import KEY, Machine, leaves
-from test_publication import read
+from published_log import read
 
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.record import entry_key

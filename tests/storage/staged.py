@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "delta"))
 from acknowledging import acknowledged, append_for_ever
 from delta_world import HOUR_NS, NOON_NS, Clock, decided
 from machines import KEY, Machine, leaves
-from test_publication import read
+from published_log import read
 
 from knhk.adapters import delta_parquet
 from knhk.model.delta import Row

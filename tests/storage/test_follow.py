@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from log_commands import flip, run
 from machines import KEY, Clock, Machine, leaves
 from memory_store import MemoryStore
-from test_fsck import flip, run
-from test_publication import read
+from published_log import read
 
 from knhk.adapters import signer_roles
 from knhk.adapters.log_reading import of_store

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from log_commands import flip, run
 from machines import KEY, Clock, Machine, leaves
 from memory_store import MemoryStore
-from test_publication import read
+from published_log import read
 
-from knhk.cli import main
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.objects.port import ObjectStore
@@ -43,10 +41,6 @@ def log(tmp_path: Path, store: ObjectStore) -> ObjectStore:
     lease.give_back()
     assert [found.where for found in fsck(store, KEY.verifier).mendable()] == []
     return store
-
-
-def flip(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def test_a_whole_log_has_no_faults(log: ObjectStore) -> None:
@@ -132,13 +126,6 @@ def test_what_is_in_the_way_is_told_and_removed(log: ObjectStore) -> None:
 
 
 # ---- the command --------------------------------------------------------------------------------
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
-    """Exit code and output."""
-    code = main(["log", *words, "-o", "json"])
-    out = capsys.readouterr().out
-    return code, json.loads(out) if out else None
 
 
 @pytest.fixture

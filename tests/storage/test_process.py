@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from machines import ORIGIN, leaves, private
-from test_publication import read
+from published_log import read
 
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.model.faults import Waiting

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from machines import KEY, TTL_S, Clock, Machine, Quick, leaves
 from memory_store import MemoryStore
+from published_log import read
 
 from knhk.model.faults import Corrupt, Deposed
 from knhk_runtime.objects.folder import FolderStore
@@ -16,18 +17,6 @@ from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.core import Log
 from knhk_runtime.sequencer.lease import Lease
 from knhk_runtime.sequencer.publication import StorePublication
-from knhk_runtime.tlog.served import Served
-from knhk_verify.note import open_checkpoint
-
-
-def read(store: ObjectStore) -> tuple[int, bytes, list[bytes]]:
-    """(size, root, entries) as a stranger reads them: signature verified, tiles must give the root."""
-    note = store.get("checkpoint").data
-    checkpoint = open_checkpoint(note, KEY.verifier)
-    there = {row.key for row in store.list()}
-    served = Served(store.name, lambda path: store.get(path).data if path in there else None, checkpoint.size)
-    assert served.root(checkpoint.size) == checkpoint.root
-    return checkpoint.size, checkpoint.root, list(served.entries())
 
 
 @pytest.fixture

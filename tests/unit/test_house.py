@@ -1,13 +1,15 @@
-"""The house itself: source roots, packages, locks, and that no skip looks green in CI."""
+"""The house itself: source roots, packages, locks, what tests import of each other, and that no skip looks green in CI."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import operator
 import os
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,30 @@ def test_the_standard_operator_module_is_not_shadowed() -> None:
 
 def test_dev_mode_dirs_are_the_source_roots() -> None:
     assert HATCH["dev-mode-dirs"] == [str(package.parent) for package in PACKAGES]
+
+
+def test_no_module_imports_a_module_of_tests() -> None:
+    """Several are of one name: which of them an importer gets hangs on what was run before."""
+    modules = [path for folder in ("tests", "bench") for path in (ROOT / folder).rglob("*.py")]
+    of_tests = {path.stem for path in modules if path.stem.startswith("test_")}
+    imported = [(path, name) for path in modules for name in _imported(path) if not of_tests.isdisjoint(name.split("."))]
+    assert [f"{path.relative_to(ROOT)} imports {name}" for path, name in imported] == []
+
+
+def test_modules_that_tests_import_have_names_of_their_own() -> None:
+    """All their folders are on one path."""
+    counted = Counter(path.stem for path in (ROOT / "tests").rglob("*.py") if not path.stem.startswith("test_"))
+    assert [name for name, count in counted.items() if count > 1 and name not in ("conftest", "__init__")] == []
+
+
+def _imported(path: Path) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom):
+            names += [str(node.module), *(f"{node.module}.{row.name}" for row in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [row.name for row in node.names]
+    return names
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", 1), ("", 0)])

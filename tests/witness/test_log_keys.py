@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from machines import leaves
 from memory_store import MemoryStore
-from test_regions import of_folder
+from region_logs import of_folder
 from witness_world import witness_key
 
 from knhk.adapters import signer_roles

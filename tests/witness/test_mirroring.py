@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from machines import KEY, Quick
 from memory_store import MemoryStore
-from test_regions import log_of, of_folder
+from region_logs import log_of, of_folder
 from witness_world import witness_key
 
 from knhk.model.faults import Waiting

@@ -13,33 +13,17 @@ from typing import Any
 
 import evidence_vectors
 import pytest
-from machines import KEY, Quick, leaves
-from test_witness import options
+from machines import KEY, Quick
+from region_logs import log_of, of_folder
+from witness_options import options
 from witness_world import FakeLog, Running, witness_key
 
-from knhk_runtime.sequencer.core import Log
-from knhk_runtime.sequencer.wire import parse_append
-from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import Refusal, Witness
 from knhk_runtime.witness.follow import Followed, of_url
 from knhk_verify.__main__ import main
 from knhk_verify.signed import keyid
-
-
-def log_of(folder: Path, *rows: tuple[int, int]) -> Path:
-    """A log with these leaves; called again it goes on."""
-    log = Log(folder, KEY, Quick())
-    for start, stop in rows:
-        log.commit([parse_append(encode_batch(leaves(start, stop)))])
-    log.integrate()
-    log.close()
-    return folder
-
-
-def of_folder(folder: Path) -> Callable[[str], bytes | None]:
-    return lambda path: (folder / path).read_bytes() if (folder / path).exists() else None
 
 
 class Shown:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from witness_world import FakeLog, Running, answer, pem, private, witness_key
+from witness_options import options
+from witness_world import FakeLog, Running, answer, private, witness_key
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.sequencer.files import Disk
-from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.witness.core import Witness, name_of
 from knhk_runtime.witness.server import AT_ONCE_OF_ONE
 from knhk_verify.note import open_note
@@ -148,14 +148,6 @@ def test_a_damaged_state_is_no_new_beginning(opened: Opened, log: FakeLog, tmp_p
         state.write_bytes(damaged)
         with pytest.raises(Corrupt):
             opened()
-
-
-def options(tmp_path: Path, log: FakeLog) -> list[str]:
-    """Of a witness of this log, on this test's folder."""
-    (tmp_path / "witness.key").write_bytes(pem(private(40)))
-    (tmp_path / "witness.key").chmod(0o600)
-    (tmp_path / "policy").write_text(f"# logs\nlog {format_vkey(log.verifier)}\nquorum none\n")
-    return ["w", "--name", "witness.example/one", "--key", "witness.key", "--policy", "policy", "--listen", "127.0.0.1:0"]
 
 
 @pytest.mark.server
