@@ -19,7 +19,7 @@ operator of other kinds than ours, two policies hold to objects of its own (`man
 Ask yourself: `kubectl auth can-i --list -n NAMESPACE --as=system:serviceaccount:knhk-system:knhk-operator`.
 """
 WORDS: Mapping[frozenset[str], str] = {READ: "read", WRITE: "write", READ | WRITE: "read, write"}
-ORDER = ("get", "list", "watch", "create", "update", "patch", "delete", "open", "erase")
+ORDER = ("get", "list", "watch", "create", "update", "patch", "delete", "open", "erase", "export")
 
 
 def main() -> int:

@@ -54,7 +54,9 @@ PEOPLE: Mapping[str, Rights] = {
     "risk": (*ours(KINDS, READ), *APPROVES, *everywhere((f"{name}.receipts.knhk.dev" for name in SERVED), READ)),
     "key-reader": everywhere(("subjectkeys.knhk.dev",), ("open",)),
     "key-eraser": everywhere(("subjectkeys.knhk.dev",), ("open", "erase")),
+    "key-exporter": everywhere(("subjectkeys.knhk.dev",), ("open", "export")),
     "eraser": (*everywhere(("serviceaccounts/token=knhk-eraser",), ("create",)), *everywhere(("configmaps=knhk-trust",), ("get",))),
+    "exporter": (*everywhere(("serviceaccounts/token=knhk-exporter",), ("create",)), *everywhere(("configmaps=knhk-trust",), ("get",))),
     "eraser-way": here((f"pods/portforward={pod}" for pod in ("knhk-keys-0", "knhk-log-0")), ("get", "create")),  # a Role, too
     "sre-control-plane": (  # a Role, bound in our own namespace
         *here(("pods", "pods/log", "services", "events", "leases.coordination.k8s.io"), READ),

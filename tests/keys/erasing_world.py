@@ -118,6 +118,16 @@ class Region:
         assert found == code, said.err + said.out + self.said()
         return json.loads(said.out) if said.out else said.err
 
+    def asked(self, *words: str, code: int = 0, namespace: str = "erp") -> Any:
+        """`knhk receipt WORDS` about the cluster, of a home that has nothing."""
+        self.capsys.readouterr()
+        options = ["--key-service", self.keys.url, "--key-token", str(self.place.token), "--key-ca", str(self.keys.ca_file)]
+        options += ["-n", namespace, "--erasures", self.url, "--erasures-token", str(self.whom.token)]
+        found = main(["--home", str(self.folder / "none"), "receipt", *words, *options, "-o", "json"])
+        said = self.capsys.readouterr()
+        assert found == code, said.err + said.out + self.said()
+        return json.loads(said.out) if said.out else said.err
+
     def events(self, kind: str) -> list[PolicyEvent]:
         """Of the log, verified, once its checkpoint shows what was appended before."""
         signer, log = LocalSigner(self.home.keys), SequencerLog(self.home.sequencer_socket)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from knhk.ports.recorded import Ranges
+from knhk.ports.recorded import Copy, Ranges, Told
+from knhk_runtime.record import Record
 from knhk_verify.errors import Bad
 
 MAX_BODY_BYTES = 16 << 20
@@ -77,3 +80,60 @@ def targets(ranges: Ranges) -> list[list[int]]:
 
 def tags(held: Collection[bytes]) -> list[str]:
     return sorted(tag.hex() for tag in held)
+
+
+def parse_texts(found: object, name: str) -> tuple[str, ...]:
+    """Raises Bad."""
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise Bad(name, "must be a list of texts")
+    return tuple(found)
+
+
+def parse_after(found: object) -> int:
+    """Raises Bad."""
+    if type(found) is not int or not -1 <= found < 1 << 53:
+        raise Bad("after", "must be the index of an entry, or -1")
+    return found
+
+
+def copy_row(copy: Copy) -> dict[str, Any]:
+    record = copy.record
+    return {
+        **{"index": copy.index, "entry": _b64(copy.entry), "where": copy.where, "proof": copy.proof, "sealed": record.sealed},
+        **{"cluster": str(record.cluster), "salt": _b64(record.salt), "observation": _b64(record.observation)},
+        **{"leaves": [_b64(leaf) for leaf in record.leaves], "actions": [_b64(action) for action in record.actions]},
+    }
+
+
+def parse_copy(row: Mapping[str, Any]) -> Copy:
+    """Raises Bad."""
+    try:
+        leaves, actions = (tuple(map(_bytes, row[name])) for name in ("leaves", "actions"))
+        salt, observation = _bytes(row["salt"]), _bytes(row["observation"])
+        record = Record(False, int(row["cluster"]), salt, leaves, observation, actions, row["sealed"] is True)
+        return Copy(int(row["index"]), _bytes(row["entry"]), str(row["where"]), record, str(row["proof"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Bad("records", f"must be rows of records: {type(error).__name__}") from error
+
+
+def told_row(told: Told) -> dict[str, Any]:
+    return {"index": told.index, "entry": told.entry.decode(), "proof": told.proof}
+
+
+def parse_told(row: Mapping[str, Any]) -> Told:
+    """Raises Bad."""
+    try:
+        return Told(int(row["index"]), str(row["entry"]).encode(), str(row["proof"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Bad("events", f"must be rows of events: {type(error).__name__}") from error
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error

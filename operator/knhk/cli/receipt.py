@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.key_place import KEY_SERVICE
 from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, SELECTORS, STEPS, TLS, steps_table
-from knhk.cli.receipt_lineage import ARCHIVE, POINTER, TAG, export_subject
+from knhk.cli.receipt_lineage import ACCOUNT, ARCHIVE, BESIDE, POINTER, TAG, export_subject
 from knhk.cli.schema import array, boolean, integer, nullable, obj, string
 from knhk.wiring.home import Home
 
@@ -115,8 +115,8 @@ def query(call: Call) -> Outcome:
     return Outcome({"columns": found.column_names, "rows": rows, "written": 0}, tables=(table,))
 
 
-OF_A_SUBJECT = ("reason", "tag", "pointer", "archive", "key_service")
-OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector", "ca_file", "certificate", "kubeconfig")
+OF_A_SUBJECT = ("reason", "tag", "pointer", "archive", "key_service", "account", "erasures", "erasures_token")
+OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector", "ca_file", "certificate")
 
 
 @command(
@@ -131,6 +131,8 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
         POINTER,
         ARCHIVE,
         *KEY_SERVICE,
+        ACCOUNT,
+        *BESIDE,
         PLACE,
         *SELECTORS,
         *TLS,
@@ -149,6 +151,7 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
         "knhk receipt export --format ocsf --out changes.ocsf.jsonl --kind POLICY --field-selector time=2026-11",
         "knhk receipt export --format parquet --out denied.parquet -n erp --verdict DENY",
         "knhk receipt export --subject c-117 -n ats --reason 'access request 2026-17' --out ./c-117",
+        "knhk receipt export --subject c-117 -n ats --reason 'access request 2026-17' --out ./c-117 --kubeconfig risk.conf",
     ),
     detail="OCSF: a decision is of class API Activity (6003), a policy event (--kind POLICY) of Entity Management (3004), whose entity is\n"
     "a policy, named as decisions name it, a point, data and so on. Policy events as tables: `knhk receipt query 'FROM events' --out`.\n"

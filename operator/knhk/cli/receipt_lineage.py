@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knhk.cli.arguments import KUBECONFIG
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_SERVICE, key_place
 from knhk.cli.log import AT, KEYS, PLACE, ROOT, STEPS, steps_table
@@ -12,12 +13,21 @@ from knhk.cli.schema import array, obj, string
 from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
-    from knhk.wiring.lineage import Asked
+    from contextlib import AbstractContextManager
+
+    from knhk.wiring.exporting_cluster import Exporter
+    from knhk.wiring.lineage import Asked, Exported
 
 NAMESPACE = Argument("--namespace", "-n", help="whose key makes tags of names (default: default)", default="default", metavar="NS")
 TAG = Argument("--tag", help="SUBJECT is a tag (64 hexadecimal digits) and no name", flag=True)
 POINTER = Argument("--pointer", help="the name may stand at this place of a JSON body, too (RFC 6901)", repeat=True, metavar="/A/B")
 ARCHIVE = Argument("--archive", help="read records of this archive (formats/delta.md), not the outboxes beside the log", metavar="PLACE")
+ACCOUNT = Argument("--account", help="with --kubeconfig: ServiceAccount of NS that exports (default knhk-exporter)", metavar="NAME")
+BESIDE = (
+    Argument("--erasures", help="with --key-service: https://HOST:PORT beside the log, in place of a log at hand", metavar="URL"),
+    Argument("--erasures-token", help="with --erasures: token of audience erasures.knhk.dev", kind=Path, metavar="FILE"),
+)
+AT_HAND = ("log", "archive", "verify", "root", "keys", "at")  # mean a log at hand
 COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "record", "verified")
 
 
@@ -36,6 +46,9 @@ COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "recor
         KEYS,
         AT,
         *KEY_SERVICE,
+        KUBECONFIG,
+        ACCOUNT,
+        *BESIDE,
     ),
     output=obj(rows=array({"type": "object"}), verified={"type": ["boolean", "null"]}, missing=array(string()), steps=STEPS),
     examples=(
@@ -43,6 +56,7 @@ COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "recor
         "knhk receipt lineage c-117 -n ats --verify -o json",
         "knhk receipt lineage INV-2026-17 --pointer /invoice/number --archive ./delta",
         "knhk receipt lineage 5f2c…",
+        "knhk receipt lineage c-117 -n ats --kubeconfig risk.conf",
     ),
     detail="Decisions with pack, data, who approved the pack, when it went live and which consents held then; consents and their\n"
     "withdrawals; erasures, legal holds and exports. Each row is an entry of the log: `knhk receipt verify ENTRY` verifies one alone.\n"
@@ -54,6 +68,15 @@ def lineage(call: Call) -> Outcome:
     from knhk.wiring import lineage as wiring
 
     args, home = call.args, Home(call.home)
+    if (exporting := exporter(call)) is not None:
+        from knhk.wiring.exporting_cluster import Subject
+
+        asked = asked_of(call, args.subject)
+        with exporting as there:
+            rows = there.find(Subject(asked.subject, asked.is_tag, asked.pointers))[0].rows
+        return Outcome(
+            {"rows": list(rows), "verified": None, "missing": [], "steps": []}, OK, (Table("", COLUMNS, tuple(map(_cells, rows))),)
+        )
     asked = asked_of(call, args.subject)
     found = wiring.find(asked, home)
     steps = []
@@ -86,6 +109,30 @@ def asked_of(call: Call, subject: str) -> Asked:
     return Asked(subject, namespace, args.tag, tuple(args.pointer), log, args.archive, key_place(call, namespace))
 
 
+def exporter(call: Call) -> AbstractContextManager[Exporter] | None:
+    """Of a namespace of a cluster; None where a log is at hand. Raises Usage."""
+    args = call.args
+    if args.kubeconfig is None and args.erasures is None:
+        if lost := next((name for name in ("account", "erasures_token") if getattr(args, name)), None):
+            raise Usage("must come with --kubeconfig or --erasures", f"--{lost.replace('_', '-')}")
+        return None
+    from knhk.adapters.token_client import Whom
+    from knhk.wiring.exporting_cluster import exporting_in, exporting_there
+
+    if lost := next((name for name in AT_HAND if getattr(args, name, None)), None):
+        raise Usage("must not be given where a cluster is asked: what it exports is verified by `knhk receipt verify FOLDER`", f"--{lost}")
+    if args.kubeconfig is not None:
+        if args.erasures is not None or args.key_service is not None:
+            raise Usage("must come without --key-service and --erasures", "--kubeconfig")
+        if not args.namespace:
+            raise Usage("must be given with --kubeconfig", "--namespace")
+        return exporting_in(args.kubeconfig, args.namespace, args.account or "knhk-exporter")
+    place = key_place(call, args.namespace)
+    if place is None or args.erasures_token is None:
+        raise Usage("must come with --key-service and --erasures-token", "--erasures")
+    return exporting_there(place, Whom(args.erasures, args.erasures_token, place.authority))
+
+
 def export_subject(call: Call) -> Outcome:
     """`knhk receipt export --subject`."""
     from knhk.wiring import evidence
@@ -95,8 +142,18 @@ def export_subject(call: Call) -> Outcome:
     args, home = call.args, Home(call.home)
     out: Path = args.out
     asked = asked_of(call, args.subject)
+    if (exporting := exporter(call)) is not None:
+        from knhk.wiring.exporting_cluster import Subject
+
+        wiring.demand_new(out)
+        with exporting as there:
+            return _exported(there.export(Subject(asked.subject, asked.is_tag, asked.pointers), out, args.reason))
     made = wiring.export(asked, home, evidence.trust(home, None, None, None, evidence.folder(asked.log)), out, args.reason, local_user())
-    data = {"out": str(out), "written": made.rows, "records": made.records, "unreadable": made.unreadable, "receipt": made.receipt}
+    return _exported(made)
+
+
+def _exported(made: Exported) -> Outcome:
+    data = {"out": str(made.folder), "written": made.rows, "records": made.records, "unreadable": made.unreadable, "receipt": made.receipt}
     return Outcome({**data, "missing": list(made.missing)}, FAULTS if made.missing else OK, notes=made.missing)
 
 

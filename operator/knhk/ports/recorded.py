@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
+
+from knhk_runtime.record import Record
 
 Ranges = tuple[tuple[int, int], ...]
 """First and last index in the log, ascending."""
@@ -32,4 +35,40 @@ class Recorded(Protocol):
 
     def rewrite(self, targets: Ranges) -> tuple[int, int]:
         """(records of outboxes, rows of the archive) of these entries that lost what was recorded."""
+        ...
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A decision's record as it is kept, sealed or in clear; `entry`: its leaf; `proof`: as tlog-proof."""
+
+    index: int
+    entry: bytes
+    where: str
+    record: Record
+    proof: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """A policy event; `proof` is empty where it is not about the subject."""
+
+    index: int
+    entry: bytes
+    proof: str
+
+
+class SubjectPages(Protocol):
+    """All about one subject of a namespace, page by page, in the order of the log as it was under `note`, a checkpoint; each page begins
+    after an index and says whether another follows. May be repeated. Errors: Bad for a checkpoint that is none of this log, Corrupt,
+    and as ObjectStore does."""
+
+    def records(self, tag: bytes, subject: str, pointers: tuple[str, ...], note: str, after: int) -> tuple[list[Copy], bool]:
+        """Records that are not erased: sealed ones by the tag; in clear those that have the subject's text, empty for none, as an
+        attribute, in the body at a JSON pointer, or where their point's rule of privacy looks. Of other namespaces none."""
+        ...
+
+    def events(self, tag: bytes, digests: Collection[str], note: str, after: int) -> tuple[list[Told], bool]:
+        """Events about the subject in this namespace, and those of packs (the first 40 hexadecimal digits) and data (all 64)
+        that are named."""
         ...

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from knhk.model.faults import Fault, Refused
 from knhk.reconcilers.receipts import Entry, describe
@@ -17,6 +17,15 @@ from knhk_verify.evidence import Evidence, Step
 from knhk_verify.note import unb64
 
 VERIFIER = "knhk_verify"
+
+
+class Provable(Protocol):
+    """A log, or what was given of one. Raises Bad for what it has not."""
+
+    def entry(self, index: int) -> bytes: ...
+    def inclusion(self, index: int, note: str) -> str:
+        """tlog-proof of an entry under a checkpoint."""
+        ...
 
 
 @dataclass
@@ -34,7 +43,7 @@ class Bundle:
         folders = {"receipts": self.receipts, "checkpoints": self.checkpoints, "consistency": self.consistency}
         return {f"{folder}/{name}": text for folder, files in folders.items() for name, text in files.items()}
 
-    def prove(self, log: Served, index: int, note: str, name: str = "") -> None:
+    def prove(self, log: Provable, index: int, note: str, name: str = "") -> None:
         """Adds the receipt of an entry, under `note`."""
         entry = self.entries[index] = log.entry(index)
         name = f"{name or index}.json"

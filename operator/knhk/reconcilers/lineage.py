@@ -60,7 +60,7 @@ class Kept:
 def kept_of(records: Iterable[tuple[str, Leaf, Record]], wanted: Wanted, unsealer: Unsealer = NO_ACCESS) -> dict[bytes, Kept]:
     """Records about it, by the bytes of their leaves; no others are opened. Raises Bad, and as the key store does."""
     found: dict[bytes, Kept] = {}
-    about = ((where, leaf, record) for where, leaf, record in records if _is_about(where, leaf, record, wanted))
+    about = ((where, leaf, record) for where, leaf, record in records if is_about(where, leaf.receipt_id, record, wanted))
     for where, leaf, record in unsealer.ahead(about, lambda each: each[2]):
         clear = unsealer.open(record, f"record of {leaf.receipt_id.hex()}")
         kept = Kept(where, "clear", clear) if isinstance(clear, Record) else Kept(where, clear.value, None)
@@ -68,9 +68,10 @@ def kept_of(records: Iterable[tuple[str, Leaf, Record]], wanted: Wanted, unseale
     return found
 
 
-def _is_about(where: str, leaf: Leaf, record: Record, wanted: Wanted) -> bool:
-    if record.erased or leaf.receipt_id in wanted.receipts:
-        return leaf.receipt_id in wanted.receipts
+def is_about(where: str, receipt: bytes, record: Record, wanted: Wanted) -> bool:
+    """Whether a record, sealed or in clear, is about it. Raises Bad."""
+    if record.erased or receipt in wanted.receipts:
+        return receipt in wanted.receipts
     if record.sealed:
         return parse_envelope(record.observation, where).tag.hex() in wanted.tags
     return wanted.has(parse_observation(record.observation, where))
@@ -116,14 +117,15 @@ class _Log:
         return [{name: row[name] for name in ("purpose", "state", "index")} for _, row in sorted(found.items())]
 
 
-def lineage(entries: Iterable[bytes], kept: Mapping[bytes, Kept], wanted: Wanted) -> list[dict[str, Any]]:
-    """Rows in the order of the log; nothing is verified here. Raises Bad for what is no entry."""
+def lineage(entries: Iterable[tuple[int, bytes]], kept: Mapping[bytes, Kept], wanted: Wanted) -> list[dict[str, Any]]:
+    """Rows in the order of the log; nothing is verified here. `entries`: by index, all of them, or those that are about it and
+    what tells of their packs and data. Raises Bad for what is no entry."""
     log, rows = _Log(), list[dict[str, Any]]()
-    for index, entry in enumerate(entries):
+    for index, entry in entries:
         if entry[:1] == b"{":
-            statement = parse_json(unb64(parse_json(entry, f"entry {index}")["dsseEnvelope"]["payload"], "payload"), f"entry {index}")
+            statement = statement_of(index, entry)
             log.take(index, statement)
-            if (row := _about(index, statement, wanted.tags)) is not None:
+            if (row := about(index, statement, wanted.tags)) is not None:
                 rows.append(row)
                 if row["kind"] in CONSENT_EVENTS:
                     log.consent(index, statement["predicate"])
@@ -140,7 +142,7 @@ def untold(entries: Iterable[bytes]) -> tuple[frozenset[str], bool]:
     namespaces, others = set[str](), False
     for index, entry in enumerate(entries):
         if entry[:1] == b"{":
-            told = parse_json(unb64(parse_json(entry, f"entry {index}")["dsseEnvelope"]["payload"], "payload"), f"entry {index}")
+            told = statement_of(index, entry)
             what, _, rest = str(told["subject"][0]["name"]).partition("/")
             if what == "consent":
                 namespaces.add(rest.partition("/")[0])
@@ -148,7 +150,13 @@ def untold(entries: Iterable[bytes]) -> tuple[frozenset[str], bool]:
     return frozenset(namespaces), others
 
 
-def _about(index: int, statement: Mapping[str, Any], tags: Collection[str]) -> dict[str, Any] | None:
+def statement_of(index: int, entry: bytes) -> dict[str, Any]:
+    """What a policy event states; nothing is verified. Raises Bad."""
+    where = f"entry {index}"
+    return parse_json(unb64(parse_json(entry, where)["dsseEnvelope"]["payload"], "payload"), where)
+
+
+def about(index: int, statement: Mapping[str, Any], tags: Collection[str]) -> dict[str, Any] | None:
     """A policy event whose subject is the person: consent/NAMESPACE/TAG, subject/TAG."""
     predicate, name = statement["predicate"], str(statement["subject"][0]["name"])
     what, _, rest = name.partition("/")

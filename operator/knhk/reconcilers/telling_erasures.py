@@ -57,7 +57,9 @@ EVIDENCE: Mapping[str, Mapping[str, Check]] = {  # of each kind all members, as 
     "HoldReleased": _HOLD,
     "SubjectExported": {"rows": _number, "entries": _HASH, "size": _number, "reason": _SAID},
 }
-KINDS = tuple(EVIDENCE)
+EXPORTS = ("SubjectExported",)
+KINDS: Mapping[str, tuple[str, ...]] = {"export": EXPORTS, "erase": tuple(kind for kind in EVIDENCE if kind not in EXPORTS)}
+"""Which events who may do this has signed and told."""
 
 
 class Teller:
@@ -71,11 +73,15 @@ class Teller:
         points = self._store.list("EnforcementPoint", namespace).resources
         return {f"{each.namespace}/{each.name}": privacy_of(each.spec["privacy"]) for each in points if "privacy" in each.spec}
 
-    def sign(self, namespace: str, user: str, told: Mapping[str, Any]) -> bytes:
+    def keys_json(self) -> bytes:
+        """As it is published with the log."""
+        return self._signer.keys_json()
+
+    def sign(self, namespace: str, user: str, told: Mapping[str, Any], verb: str) -> bytes:
         """The signed event of who asks, at this time, with the namespace for which he asks: it counts for no other."""
         kind, point, subject = told["kind"], told["point"], told["subject"]
-        if kind not in KINDS:
-            raise Refused([Fault("kind", "another one", f"must be one of {', '.join(KINDS)}")])
+        if kind not in KINDS[verb]:
+            raise Refused([Fault("kind", "another one", f"must be one of {', '.join(KINDS[verb])}")])
         if subject not in _subjects(namespace, subject, point):
             raise Refused([Fault("subject", "another one", f"must be subject/TAG, or retention/{namespace}/NAME, with its SHA-256")])
         evidence = self._evidence(kind, told["evidence"]) | {"namespace": namespace}
@@ -94,15 +100,15 @@ class Teller:
             raise Refused([Fault("evidence.targets", "another one", "must be entries that the log has")])
         return dict(given)
 
-    def append(self, bundle: bytes) -> int:
+    def append(self, bundle: bytes, verb: str) -> int:
         """Index of such an event in the log, which takes anybody's word: only what our rollout key signed gets there."""
         try:
             keys = verify_keys(self._signer.keys_json(), self._root_public(), where="keys.json")
             event = parse_event(verify_event(bundle, keys)[0])
         except Bad as error:
             raise Refused([Fault(error.where, "another one", error.what)]) from error
-        if event.kind not in KINDS:
-            raise Refused([Fault("kind", event.kind, f"must be one of {', '.join(KINDS)}")])
+        if event.kind not in KINDS[verb]:
+            raise Refused([Fault("kind", event.kind, f"must be one of {', '.join(KINDS[verb])}")])
         return self._log.append_event(bundle)
 
 

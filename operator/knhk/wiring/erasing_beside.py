@@ -21,12 +21,14 @@ from knhk.adapters.system import SystemClock
 from knhk.model.delta import Row
 from knhk.model.faults import Stalled, Waiting
 from knhk.reconcilers.archiving import Archive
+from knhk.reconcilers.subject_pages import PagesBeside
 from knhk.reconcilers.unheld import Unheld
 from knhk.wiring import replays
 from knhk.wiring.archive import Options, opened
 from knhk_runtime.doors import Bounds
 from knhk_runtime.http1 import Https
-from knhk_runtime.subjects import parse_privacy
+from knhk_runtime.subjects import Privacy, parse_privacy
+from knhk_verify.errors import demand
 
 BOUNDS = Bounds(connections=64, of_one=16)
 Act = Callable[[], tuple[int, int]]
@@ -102,7 +104,6 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
             yield from segments.rows(each)
 
     def recorded(namespace: str, privacy: Mapping[str, Any]) -> Unheld:
-        known = {point: found for point, document in privacy.items() if (found := parse_privacy(document)) is not None}
         return Unheld(
             observations=options.log_dir / "observations",
             archive=made,
@@ -110,10 +111,26 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
             closed=lambda _: nullcontext(False),
             clock=clock,
             rows=rows,
-            privacy=known,
+            privacy=_parsed(privacy),
             is_here=lambda point: point.startswith(f"{namespace}/"),
             namespace=namespace,
         )
+
+    def pages(namespace: str, privacy: Mapping[str, Any]) -> tuple[PagesBeside, str]:
+        found = PagesBeside(
+            observations=options.log_dir / "observations",
+            archive=made,
+            log=lambda: opened(name, fetch).served,
+            closed=lambda _: nullcontext(False),
+            clock=clock,
+            rows=rows,
+            privacy=_parsed(privacy),
+            is_here=lambda point: point.startswith(f"{namespace}/"),
+            namespace=namespace,
+        )
+        note = fetch("checkpoint")
+        demand(note is not None, "log", "must have a checkpoint")
+        return found, (note or b"").decode()
 
     def shown() -> Pair:
         found = said.files.current()
@@ -129,7 +146,7 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
 
         return turns.ask(alone)
 
-    server = ErasureServer(Https.of(said.exchange, context), recorded, turn)
+    server = ErasureServer(Https.of(said.exchange, context), recorded, pages, turn)
     with ExitStack() as stack:
         stack.callback(turns.end)
         begin: Callable[[], int] | None = partial(
@@ -150,3 +167,7 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
             turns.take()
 
         yield look
+
+
+def _parsed(documents: Mapping[str, Any]) -> dict[str, Privacy]:
+    return {point: found for point, document in documents.items() if (found := parse_privacy(document)) is not None}

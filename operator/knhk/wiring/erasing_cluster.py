@@ -21,7 +21,7 @@ from knhk.reconcilers.erasing import Eraser, Surroundings
 from knhk.wiring.privacy import KeyPlace, opened
 from knhk_runtime.subjects import parse_privacy
 
-OWN, ACCOUNT, TRUST = "knhk-system", "knhk-eraser", "knhk-trust"
+OWN, ACCOUNT, TRUST, ERASER, EXPORTER = "knhk-system", "knhk-eraser", "knhk-trust", "knhk-key-eraser", "knhk-key-exporter"
 TOKEN_S = 3600
 KEYS, BESIDE = ("knhk-keys-0", "knhk-keys", 8448), ("knhk-log-0", "knhk-erasures", 8449)  # pod, service, port
 Say = Callable[[str], None]
@@ -85,8 +85,15 @@ def _nothing() -> NoReturn:
 
 @contextmanager
 def erasing_in(kubeconfig: Path, namespace: str, account: str, say: Say) -> Iterator[Eraser]:
-    """The same as an account of the namespace, in whose name the kubeconfig's user may ask, through ways that the API server forwards.
-    Raises Stalled for what is missing, with what to do."""
+    """The same as an account of the namespace. Raises as `ways`, too."""
+    with ways(kubeconfig, namespace, account, ERASER) as (keys, beside), erasing_there(keys, beside, say) as eraser:
+        yield eraser
+
+
+@contextmanager
+def ways(kubeconfig: Path, namespace: str, account: str, role: str) -> Iterator[tuple[KeyPlace, Whom]]:
+    """To the key service, and to what lies beside the log, as an account of the namespace, in whose name the kubeconfig's user may ask,
+    through what the API server forwards. `role`: what the account must be bound to. Raises Stalled for what is missing, with what to do."""
     from knhk.adapters.kube_client import KubeClient, api_client
     from knhk.adapters.port_forward_kube import forwarded
 
@@ -96,12 +103,11 @@ def erasing_in(kubeconfig: Path, namespace: str, account: str, say: Say) -> Iter
         authority = _kept(folder / "ca.crt", _trusted(client, namespace))
         places = []
         for (pod, service, port), audience in ((KEYS, KEYS_AUDIENCE), (BESIDE, ERASURES_AUDIENCE)):
-            token = _kept(folder / service, _token(client, namespace, account, audience))
+            token = _kept(folder / service, _token(client, namespace, account, audience, role))
             dial = stack.enter_context(forwarded(lambda: api_client(kubeconfig), OWN, pod, port))
             places.append(Whom(f"https://{service}.{OWN}.svc:{port}", token, authority, dial))
         at, beside = places
-        keys = KeyPlace(at.url, namespace, at.token, at.authority, at.dial)
-        yield stack.enter_context(erasing_there(keys, beside, say))
+        yield KeyPlace(at.url, namespace, at.token, at.authority, at.dial), beside
 
 
 def _trusted(client: Any, namespace: str) -> str:
@@ -111,7 +117,7 @@ def _trusted(client: Any, namespace: str) -> str:
         raise Stalled("NoTrust", f"{namespace}: must have ConfigMap {TRUST}, as each namespace with an EnforcementPoint has") from error
 
 
-def _token(client: Any, namespace: str, account: str, audience: str) -> str:
+def _token(client: Any, namespace: str, account: str, audience: str, role: str) -> str:
     body = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
@@ -120,9 +126,9 @@ def _token(client: Any, namespace: str, account: str, audience: str) -> str:
     try:
         answer = client.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", body=body)
     except NotFound as error:
-        bound = f"kubectl create rolebinding {account} -n {namespace} --clusterrole=knhk-key-eraser --serviceaccount={namespace}:{account}"
+        bound = f"kubectl create rolebinding {account} -n {namespace} --clusterrole={role} --serviceaccount={namespace}:{account}"
         made = f"kubectl create serviceaccount {account} -n {namespace}; {bound}"
-        raise Stalled("NoAccount", f"{namespace}: must have ServiceAccount {account} that may erase: {made}") from error
+        raise Stalled("NoAccount", f"{namespace}: must have ServiceAccount {account} bound to {role}: {made}") from error
     return str(answer["status"]["token"])
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from knhk.model.subjects import tag_of
 from knhk.model.times import rfc3339
 from knhk.reconcilers import lineage
 from knhk.reconcilers.consent_book import subject_key
-from knhk.reconcilers.evidence import Bundle, judge, write
+from knhk.reconcilers.evidence import Bundle, Provable, judge, write
 from knhk.reconcilers.lineage import Kept, Wanted
 from knhk.wiring import evidence, privacy, replays
 from knhk.wiring.home import Home
@@ -55,9 +55,11 @@ class Found:
 
     rows: Sequence[dict[str, Any]]
     kept: dict[bytes, Kept]
-    log: Opened
-    wanted: Wanted
-    missing: tuple[str, ...]
+    log: Provable
+    note: str
+    size: int
+    name: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def find(asked: Asked, home: Home) -> Found:
@@ -81,8 +83,9 @@ def find(asked: Asked, home: Home) -> Found:
         kept = lineage.kept_of(there(), wanted, unsealer)
     finally:
         unsealer.close()
-    rows = lineage.lineage(log.served.entries(), kept, wanted)
-    return Found(rows, kept, log, wanted, _missing(asked, home, tags, rows, sealed, log))
+    rows = lineage.lineage(enumerate(log.served.entries()), kept, wanted)
+    missing = _missing(asked, home, tags, rows, sealed, log)
+    return Found(rows, kept, log.served, log.note, log.served.size, log.served.name, missing)
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,12 @@ def verified(found: Found, trust: evidence.Trust) -> list[Step]:
     steps = list[Step]()
     for row in found.rows:
         bundle = Bundle()
-        bundle.prove(found.log.served, row["index"], found.log.note)
+        bundle.prove(found.log, row["index"], found.note)
         files = bundle.files()
         judged = trust.evidence()
         judge(judged, files)
         named = [(name, text.encode()) for name, text in files.items()]
-        own = [*judged.steps, *evidence.kept(named, evidence.folder(found.log.served.name))]
+        own = [*judged.steps, *evidence.kept(named, evidence.folder(found.name))]
         row["verified"] = all(step.ok for step in own)
         steps += own
     return steps
@@ -181,48 +184,56 @@ class Exported:
 def export(asked: Asked, home: Home, trust: evidence.Trust, out: Path, reason: str, actor: str) -> Exported:
     """Writes all about a subject into a new folder, after the log has the event that it was read. Raises Stalled without the right: the key
     of the namespace's tags and the rollout key of the home; Refused; and as `find`."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refused([Fault("--out", str(out), "must be a new or an empty folder")])
+    from knhk.wiring.signing import signer_in
+
+    demand_new(out)
     tag = asked.subject if asked.is_tag else _tag(asked, home)
     found = find(asked, home)
+
+    def tell(event: PolicyEvent) -> int:
+        namespaced = replace(event, evidence={"namespace": asked.namespace, **event.evidence})
+        return SequencerLog(home.sequencer_socket).append_event(signer_in(home.keys).bundle("rollout", statement(namespaced)))
+
+    receipt = announced(found, tag, asked.subject, reason, actor, tell)
+    return written(found, tag, asked.namespace, trust.keys_json, out, receipt)
+
+
+def demand_new(out: Path) -> None:
+    """Raises Refused."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refused([Fault("--out", str(out), "must be a new or an empty folder")])
+
+
+def announced(found: Found, tag: str, subject: str, reason: str, actor: str, tell: Callable[[PolicyEvent], int]) -> int:
+    """Access to personal data is an event, in the log before anything is written; its index. Raises NotFound when there is nothing, and as
+    `tell`, which adds the namespace."""
     if not found.rows:
-        raise NotFound(f"{asked.subject}: nothing in this log is about it")
-    receipt = _announce(home, asked.namespace, tag, reason, actor, found)
+        raise NotFound(f"{subject}: nothing in this log is about it")
+    entries = sha256_hex(canonical([row["index"] for row in found.rows]))
+    said = {"rows": len(found.rows), "size": found.size, "reason": reason, "entries": entries}
+    return tell(PolicyEvent("SubjectExported", (f"subject/{tag}", tag), actor, rfc3339(time.time_ns()), evidence=said))
+
+
+def written(found: Found, tag: str, namespace: str, keys_json: bytes, out: Path, receipt: int) -> Exported:
+    """All that was found, into a new folder."""
     bundle = Bundle()
     for row in found.rows:
-        bundle.prove(found.log.served, row["index"], found.log.note)
+        bundle.prove(found.log, row["index"], found.note)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write(out, bundle, trust.keys_json)
+    write(out, bundle, keys_json)
     records = _records(out, found)
     unreadable = sum(1 for row in found.rows if row["what"] == "decision" and row["record"] != "clear")
-    document = {"subject": tag, "namespace": asked.namespace, "exported": receipt, "missing": list(found.missing), "rows": list(found.rows)}
+    document = {"subject": tag, "namespace": namespace, "exported": receipt, "missing": list(found.missing), "rows": list(found.rows)}
     (out / "subject.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     (out / "index.md").write_text(_index(out, found, receipt, unreadable))
     return Exported(out, len(found.rows), records, unreadable, receipt, found.missing)
-
-
-def _announce(home: Home, namespace: str, tag: str, reason: str, actor: str, found: Found) -> int:
-    """Access to personal data is an event, in the log before anything is written."""
-    from knhk.wiring.signing import signer_in
-
-    log = SequencerLog(home.sequencer_socket)
-    size = found.log.served.size
-    said = {"rows": len(found.rows), "size": size, "reason": reason, "entries": sha256_hex(canonical([row["index"] for row in found.rows]))}
-    event = PolicyEvent(
-        "SubjectExported",
-        (f"subject/{tag}", tag),
-        actor,
-        rfc3339(time.time_ns()),
-        evidence={"namespace": namespace, **said},
-    )
-    return log.append_event(signer_in(home.keys).bundle("rollout", statement(event)))
 
 
 def _records(out: Path, found: Found) -> int:
     """O of each record that may be read, under the number of its entry."""
     written = 0
     for row in found.rows:
-        kept = found.kept.get(found.log.served.entry(row["index"])) if row["what"] == "decision" else None
+        kept = found.kept.get(found.log.entry(row["index"])) if row["what"] == "decision" else None
         told = lineage.in_clear(kept) if kept is not None else None
         if told is not None:
             (out / "records").mkdir(exist_ok=True)

@@ -1,0 +1,110 @@
+"""Lineage and export of one subject of a cluster's namespace: keys by the key service, records and events beside the log, the event by the
+operator, each by the right of who asks. What was sealed is opened here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from knhk.adapters.erasures_remote import Begun, RemoteExports
+from knhk.adapters.token_client import Whom
+from knhk.lockchain import PolicyEvent
+from knhk.ports.recorded import Copy, Told
+from knhk.reconcilers import lineage
+from knhk.reconcilers.evidence import size_of
+from knhk.reconcilers.lineage import Kept, Wanted
+from knhk.wiring.lineage import Exported, Found, announced, written
+from knhk.wiring.privacy import KeyPlace, opened
+from knhk_runtime.envelope import tag_of
+from knhk_runtime.record import parse_observation
+from knhk_runtime.unsealing import Unsealer
+from knhk_verify.errors import Bad
+from knhk_verify.leaf import parse_leaf
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was given of a log: entries and proofs by index, under one checkpoint."""
+
+    entries: dict[int, bytes]
+    proofs: dict[int, str]
+
+    def entry(self, index: int) -> bytes:
+        return self.entries[index]
+
+    def inclusion(self, index: int, note: str) -> str:
+        if not (proof := self.proofs.get(index, "")).endswith(note):
+            raise Bad(f"entry {index}", "must come with a proof under the checkpoint that was given first")
+        return proof
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A name, or a tag (64 hexadecimal digits); `pointers`: where bodies in clear may have the name."""
+
+    text: str
+    is_tag: bool
+    pointers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Of one namespace, by two tokens. Raises as the two servers say: Stalled for who may not, Waiting for what is cut off: nothing
+    was written then, and it may be begun again."""
+
+    keys: KeyPlace
+    there: RemoteExports
+
+    def find(self, subject: Subject) -> tuple[Found, str, Begun]:
+        """Rows about it, its tag, and who asks. Raises Bad and Corrupt, too."""
+        begun, store = self.there.begin(), opened(self.keys)
+        unsealer = Unsealer(store, whole=False)
+        try:
+            tag = bytes.fromhex(subject.text) if subject.is_tag else tag_of(store.tags_key, subject.text)
+            text = "" if subject.is_tag else subject.text
+            copies = list(self.there.records(tag, text, subject.pointers, begun.note))
+            wanted = Wanted(text, frozenset((tag.hex(),)), frozenset(each.entry[100:116] for each in copies), subject.pointers)
+            kept = lineage.kept_of(((each.where, parse_leaf(each.entry, each.where), each.record) for each in copies), wanted, unsealer)
+        finally:
+            unsealer.close()
+        told = list(self.there.events(tag, _explained(copies, kept), begun.note))
+        rows: list[Copy | Told] = [*copies, *told]
+        log = Given({row.index: row.entry for row in rows}, {row.index: row.proof for row in rows})
+        found = lineage.lineage(sorted(log.entries.items()), kept, wanted)
+        return Found(found, kept, log, begun.note, size_of(begun.note, "checkpoint")), tag.hex(), begun
+
+    def export(self, subject: Subject, out: Path, reason: str) -> Exported:
+        """As `knhk.wiring.lineage.export`."""
+        found, tag, begun = self.find(subject)
+
+        def tell(event: PolicyEvent) -> int:
+            return self.there.append(self.there.sign(event))
+
+        return written(found, tag, self.keys.namespace, begun.keys_json, out, announced(found, tag, subject.text, reason, begun.user, tell))
+
+
+def _explained(copies: list[Copy], kept: dict[bytes, Kept]) -> frozenset[str]:
+    """Packs and data that decided."""
+    packs = {parse_leaf(each.entry, each.where).pack for each in copies}
+    seen = (parse_observation(each.record.observation, each.where) for each in kept.values() if each.record is not None)
+    return frozenset(digest.hex() for digest in packs | {each.bundle for each in seen} if any(digest))
+
+
+@contextmanager
+def exporting_there(keys: KeyPlace, beside: Whom) -> Iterator[Exporter]:
+    """By the tokens at hand."""
+    with ExitStack() as stack:
+        there = RemoteExports(beside, keys.namespace)
+        stack.callback(there.close)
+        yield Exporter(keys, there)
+
+
+@contextmanager
+def exporting_in(kubeconfig: Path, namespace: str, account: str) -> Iterator[Exporter]:
+    """As an account of the namespace. Raises as `ways`, too."""
+    from knhk.wiring.erasing_cluster import EXPORTER, ways
+
+    with ways(kubeconfig, namespace, account, EXPORTER) as (keys, beside), exporting_there(keys, beside) as exporter:
+        yield exporter
