@@ -98,6 +98,10 @@ def person(cluster: Cluster) -> Path:
 
 
 def erase(region: Region, person: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    return asked(region, person, monkeypatch, "erase", *words)
+
+
+def asked(region: Region, person: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
     """By the ways of this machine in place of those that a kubelet would open."""
     ports = {"knhk-keys-0": region.keys.url, "knhk-log-0": region.url}
 
@@ -108,7 +112,7 @@ def erase(region: Region, person: Path, monkeypatch: pytest.MonkeyPatch, *words:
 
     monkeypatch.setattr("knhk.adapters.port_forward_kube.forwarded", there)
     region.capsys.readouterr()
-    code = main(["receipt", "erase", *words, "-n", "erp", f"--kubeconfig={person}", "-o", "json"])
+    code = main(["receipt", *words, "-n", "erp", f"--kubeconfig={person}", "-o", "json"])
     said = region.capsys.readouterr()
     return code, said.out, said.err
 
@@ -132,17 +136,17 @@ def test_a_person_of_risk_erases_with_no_more_than_two_roles(
     region: Region, ours: KubeClient, person: Path, kubectl: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     region.archived()
-    asked = (ANNA, "--basis", BASIS)
-    code, _, said = erase(region, person, monkeypatch, *asked)
+    told = (ANNA, "--basis", BASIS)
+    code, _, said = erase(region, person, monkeypatch, *told)
     assert (code, "knhk-trust" in said) == (3, True)  # nobody bound anything yet
     kubectl("create", "rolebinding", "risk-erases", "-n", "erp", *BINDINGS["risk-erases"][1:])
-    said_in_time(lambda: erase(region, person, monkeypatch, *asked)[2], "kubectl create serviceaccount knhk-eraser -n erp")
+    said_in_time(lambda: erase(region, person, monkeypatch, *told)[2], "kubectl create serviceaccount knhk-eraser -n erp")
     kubectl("create", "serviceaccount", "knhk-eraser", "-n", "erp")
-    said_in_time(lambda: erase(region, person, monkeypatch, *asked)[2], "subjectkeys")
+    said_in_time(lambda: erase(region, person, monkeypatch, *told)[2], "subjectkeys")
     kubectl("create", "rolebinding", "account", "-n", "erp", *BINDINGS["account"][1:])
-    said_in_time(lambda: "\n".join(erase(region, person, monkeypatch, *asked, "--dry-run")[1:]), '"state": "dry"')
+    said_in_time(lambda: "\n".join(erase(region, person, monkeypatch, *told, "--dry-run")[1:]), '"state": "dry"')
     assert region.events("Erased") == []
-    code, out, said = erase(region, person, monkeypatch, *asked)
+    code, out, said = erase(region, person, monkeypatch, *told)
     assert (code, '"state": "done"' in out) == (0, True), said + region.said()
     (event,) = region.events("Erased")
     assert event.actor == "system:serviceaccount:erp:knhk-eraser"
@@ -169,3 +173,39 @@ def test_the_way_is_closed_to_who_may_not_and_tells_a_missing_pod(
         assert "forbidden" in way("knhk-operator-0").lower()
     finally:
         kubectl("delete", "rolebinding", "-n", OWN, "risk-reaches")
+
+
+EXPORTS = {
+    "exporter": ("erp", "--clusterrole=knhk-key-exporter", "--serviceaccount=erp:knhk-exporter"),
+    "risk-exports": ("erp", "--clusterrole=knhk-exporter", "--group=risk"),
+}
+
+
+def test_a_person_of_risk_exports_with_no_more_than_two_roles_and_erases_nothing_by_them(
+    region: Region, person: Path, kubectl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region.archived()
+    out = tmp_path / "anna"
+    words = ("export", "--subject", ANNA, "--reason", "access request 7", "--out", str(out))
+    try:
+        code, _, said = asked(region, person, monkeypatch, *words)
+        assert (code, "knhk-trust" in said) == (3, True)  # nobody bound anything yet
+        kubectl("create", "rolebinding", "risk-exports", "-n", "erp", *EXPORTS["risk-exports"][1:])
+        said_in_time(lambda: asked(region, person, monkeypatch, *words)[2], "--clusterrole=knhk-key-exporter")
+        kubectl("create", "serviceaccount", "knhk-exporter", "-n", "erp")
+        said_in_time(lambda: asked(region, person, monkeypatch, *words)[2], "subjectkeys")
+        assert region.events("SubjectExported") == []
+        kubectl("create", "rolebinding", "exporter", "-n", "erp", *EXPORTS["exporter"][1:])
+        said_in_time(lambda: "\n".join(asked(region, person, monkeypatch, *words)[1:]), '"records": 7')
+        (event,) = region.events("SubjectExported")
+        assert event.actor == "system:serviceaccount:erp:knhk-exporter"
+        assert ANNA in "".join(file.read_text() for file in (out / "records").iterdir())
+        code, _, said = asked(region, person, monkeypatch, "erase", ANNA, "--basis", BASIS, "--account", "knhk-exporter")
+        assert (code, "cannot erase resource" in said) == (3, True), said
+        assert ANNA not in region.said()
+    finally:
+        for name in EXPORTS:
+            with suppress(subprocess.CalledProcessError):
+                kubectl("delete", "rolebinding", "-n", "erp", name)
+        with suppress(subprocess.CalledProcessError):
+            kubectl("delete", "serviceaccount", "-n", "erp", "knhk-exporter")
