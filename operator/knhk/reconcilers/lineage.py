@@ -153,7 +153,8 @@ def untold(entries: Iterable[bytes]) -> tuple[frozenset[str], bool]:
 def statement_of(index: int, entry: bytes) -> dict[str, Any]:
     """What a policy event states; nothing is verified. Raises Bad."""
     where = f"entry {index}"
-    return parse_json(unb64(parse_json(entry, where)["dsseEnvelope"]["payload"], "payload"), where)
+    found: dict[str, Any] = parse_json(unb64(parse_json(entry, where)["dsseEnvelope"]["payload"], "payload"), where)
+    return found
 
 
 def about(index: int, statement: Mapping[str, Any], tags: Collection[str]) -> dict[str, Any] | None:
