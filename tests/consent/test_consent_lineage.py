@@ -88,7 +88,8 @@ def test_who_may_not_open_it_learns_that_it_is_there_and_nothing_of_it(why: str)
     ("words", "wrong"),
     [
         (("--subject", "c-117", "--reason", "asked", "--verdict", "DENY"), "--verdict"),
-        (("--subject", "c-117", "--reason", "asked", "--kubeconfig", "risk.conf"), "--kubeconfig"),
+        (("--subject", "c-117", "--reason", "asked", "--ca-file", "ca.crt"), "--ca-file"),
+        (("--format", "csv", "--account", "knhk-exporter"), "--account"),
         (("--format", "csv", "--pointer", "/id"), "--pointer"),
         (("--format", "csv", "--tag"), "--tag"),
     ],
