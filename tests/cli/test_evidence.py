@@ -257,3 +257,37 @@ def test_diff_refuses_what_cannot_be_compared(knhk: Any, log: Any, tmp_path: Pat
     (mirror / "checkpoint").write_text(note.replace("\n5\n", "\n6\n"))
     forged = knhk("log", "diff", log.dir, mirror)
     assert (forged.exit, forged.out["relation"]) == (1, "unverified")
+
+
+@pytest.mark.parametrize(
+    "words", [("receipt", "show", "0"), ("receipt", "list"), ("receipt", "lineage", "anna"), ("receipt", "verify", "0")]
+)
+def test_where_no_log_is_that_is_said(knhk: Any, log: Any, tmp_path: Path, words: tuple[str, ...]) -> None:
+    with_trust = trusted(log) if words[1] == "verify" else []
+    answer = knhk(*words, "--log", tmp_path / "nowhere", *with_trust)
+    assert answer.exit == 3
+    assert "nowhere: has no checkpoint: must be a log folder" in answer.error_text
+
+
+@pytest.mark.parametrize("root", ["no.pub", "AAAA"])
+@pytest.mark.parametrize("words", [("receipt", "verify"), ("log", "verify"), ("log", "state")])
+def test_a_root_that_is_no_key_is_said(knhk: Any, log: Any, words: tuple[str, ...], root: str) -> None:
+    place = (log.dir,) if words == ("log", "verify") else ("--log", log.dir)
+    answer = knhk(*words, *(("0",) if words[0] == "receipt" else ()), *place, "--root", root)
+    assert answer.exit == 3
+    assert f"--root {root}: must be a file that is there, or the key itself: base64 of 32 bytes" in answer.error_text
+
+
+def test_an_archive_that_is_not_there_is_not_taken_for_an_empty_one(knhk: Any, log: Any, tmp_path: Path) -> None:
+    answer = knhk("receipt", "lineage", "anna", "--log", log.dir, "--archive", tmp_path / "nowhere")
+    assert answer.exit == 3
+    assert "nowhere: has no commit: must be the archive of a log" in answer.error_text
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_that_is_not_there_is_told_apart_from_a_receipt(knhk: Any, log: Any, tmp_path: Path) -> None:
+    with open_store(Home(tmp_path / "home"), must_exist=False):
+        pass
+    answer = knhk("receipt", "verify", "evidence.json", "--log", log.dir, *trusted(log))
+    assert answer.exit == 1
+    assert "evidence.json is no file: must be a file, a receipt id" in answer.error_text

@@ -38,6 +38,14 @@ def test_help_shows_examples_that_parse_and_exit_codes(words: str, capsys: pytes
         assert parser().parse_args(argv[1:])._command is made
 
 
+def test_help_of_a_noun_shows_an_example_of_each_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for made in COMMANDS.values():
+        if made.noun:
+            with pytest.raises(SystemExit):
+                parser().parse_args([made.noun, "--help"])
+            assert made.examples[0] in capsys.readouterr().out
+
+
 def test_the_catalog_lists_every_command_with_what_it_takes_and_gives(knhk: Any) -> None:
     answer = knhk("catalog")
     assert answer.exit == 0
@@ -78,6 +86,11 @@ def test_help_imports_nothing_heavy() -> None:
         (["catalog", "-o", "xml"], "xml"),
         (["pack", "status", "noslash"], "NAMESPACE/NAME"),
         (["receipt", "list", "--limit", "many"], "many"),
+        (["receipt", "list", "--limit", "-1"], "--limit: '-1' must be a whole number from 1 on"),
+        (["receipt", "list", "--lmit", "3"], "--lmit 3; did you mean --limit?; see `knhk receipt list --help`"),
+        (["receipt", "verify", "0", "--at", "yesterday"], "--at: 'yesterday' must be a time like 2027-01-01T00:00:00Z"),
+        (["log", "state", "--at", "yesterday"], "--at: 'yesterday' must be a time like 2027-01-01T00:00:00Z"),
+        (["receipt", "lineage", "anna", "--pointer", "name"], "--pointer: 'name' must be a JSON pointer"),
         (["drill", "run"], "--out: must be given"),
         (["log", "replay", "--shard", "0/2"], "--shard: must come with an archive"),
     ],

@@ -124,5 +124,9 @@ def test_a_subject_is_forgotten_while_the_point_runs(up: Running) -> None:
     for words in (("erase", NAME), ("erase", "", "--basis", "x"), ("erase", NAME, "--basis", "Müller"), ("hold", NAME, "--reference", "")):
         assert up.run("receipt", *words).returncode == 2
 
+    for verb in (["erase", NAME, "--basis", "x"], ["retain"], ["reapply"]):
+        refused = up.run("receipt", *verb, "--archive", str(up.home.root / "nowhere"))
+        assert (refused.returncode, "must be the archive of a log" in refused.stderr) == (3, True), refused
+
     (up.home.keys / "subjects.key").rename(up.home.root / "away.key")  # a reader who may not use the key store
     assert up.replayed() == {"replayed": 0, "erased": 3, "sealed": 1, "different": 0, "unrecorded": 0}

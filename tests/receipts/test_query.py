@@ -122,6 +122,14 @@ def test_an_archive_is_read_without_payloads_and_nothing_beside_it(knhk: Any, tm
     assert not (archive / "x.csv").exists()
 
 
+def test_a_table_that_is_none_and_an_archive_that_is_none_are_said(knhk: Any, tmp_path: Path) -> None:
+    code, said = knhk("query", "SELECT * FROM observations")
+    assert (code, "from decisions, events, live, overrides; with --archive observations: " in json.dumps(said)) == (1, True), said
+    code, said = knhk("query", "SELECT * FROM decisions", "--archive", tmp_path / "nowhere")
+    assert code == 1
+    assert [fault["must"] for fault in said["faults"]] == ["must be a folder with segments of the Δ log"]
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -98,7 +98,9 @@ def query(
         try:
             return db.sql(sql).to_arrow_table()
         except duckdb.Error as error:
-            raise Refused([Fault("SQL", sql[:200], f"must be a question that can be answered: {error}")]) from error
+            tables = "decisions, events, live, overrides" + (", observations" if archive else "; with --archive observations")
+            must = f"must be a question that can be answered from {tables}: {error}"
+            raise Refused([Fault("SQL", sql[:200], must)]) from error
 
 
 def _one_select(db: Any, sql: str) -> None:
@@ -130,6 +132,8 @@ def _observed(db: Any, archive: Path, segments: Sequence[str]) -> None:
     """Its segments are the only files that may be read from here on."""
     import duckdb
 
+    if not any(any(archive.glob(path)) for path in segments):
+        raise Refused([Fault("--archive", str(archive), "must be a folder with segments of the Δ log")])
     try:
         paths = ", ".join(f"'{_quoted(f'{archive.absolute()}/{path}')}'" for path in segments)
         db.execute(f"SET allowed_directories = ['{_quoted(str(archive.absolute()) + '/')}']")

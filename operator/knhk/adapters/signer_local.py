@@ -28,6 +28,7 @@ from knhk.adapters.signer_roles import (
     outside_key_in_file,
     outside_of,
 )
+from knhk.adapters.signer_roles import pinned_root as pinned_root
 from knhk.adapters.signer_roles import read_root_pub as read_root_pub
 from knhk.model.faults import Stalled
 from knhk_runtime.durable import replace_file

@@ -242,6 +242,16 @@ def read_root_pub(path: Path) -> bytes:
         raise Stalled("RootKey", f"{path}: {error.strerror}: must hold the pinned root key") from error
 
 
+def pinned_root(given: str) -> bytes:
+    """Raw public key that a person pins: a file `root.pub`, or its text. Raises Stalled when it is neither, Corrupt when malformed."""
+    if Path(given).exists():
+        return read_root_pub(Path(given))
+    try:
+        return parse_root_pub(given.encode(), "--root")
+    except Corrupt as error:
+        raise Stalled("Root", f"--root {given}: must be a file that is there, or the key itself: base64 of 32 bytes") from error
+
+
 def parse_root_pub(data: bytes, where: str) -> bytes:
     """The same of a file's bytes. Raises Corrupt."""
     try:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from knhk.cli.framework import Argument, Usage
 
 KUBECONFIG = Argument("--kubeconfig", help="in this cluster, as its user may, and in no home", kind=Path, metavar="FILE")
+
+
+def many(text: str) -> int:
+    """A whole number from 1 on. Raises ValueError."""
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**31):
+        raise ValueError("must be a whole number from 1 on")
+    return int(text)
+
+
+def moment(text: str) -> str:
+    """A time as documents hold it. Raises ValueError."""
+    from knhk_verify.errors import Bad
+    from knhk_verify.signed import parse_time
+
+    try:
+        parse_time(text, "")
+    except Bad as bad:
+        raise ValueError("must be a time like 2027-01-01T00:00:00Z") from bad
+    return text
+
+
+def pointer(text: str) -> str:
+    """A JSON pointer. Raises ValueError."""
+    if not re.fullmatch("(/([^~/]|~[01])*)*", text):
+        raise ValueError("must be a JSON pointer (RFC 6901), such as /customer/email")
+    return text
 
 
 def attributes(given: Sequence[str]) -> Mapping[str, str]:

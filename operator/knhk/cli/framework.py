@@ -321,6 +321,15 @@ def _with_hint(message: str) -> str:
     return f"{message}; did you mean {close[0]}?" if close else message
 
 
+def _unknown(rest: Sequence[str], made: Command | None) -> str:
+    """What no argument of the command takes, with the option that was probably meant."""
+    names = [name for argument in (*made.arguments, *common()) for name in argument.names if name.startswith("--")] if made else []
+    close = difflib.get_close_matches(rest[0].partition("=")[0], names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    words = f"knhk {made.noun} {made.verb}".replace("  ", " ") if made else "knhk"
+    return f"unrecognized arguments: {' '.join(rest)}{hint}; see `{words} --help`"
+
+
 def _epilog(lines: Sequence[str], exits: Mapping[int, str], detail: str) -> str:
     parts = [detail, ""] if detail else []
     parts += ["examples:", *(f"  {line}" for line in lines)]
@@ -360,7 +369,9 @@ def parser() -> argparse.ArgumentParser:
     for made in sorted(COMMANDS.values(), key=lambda c: (c.noun or c.verb, c.verb)):
         if made.noun and made.noun not in branches:
             told = NOUNS.get(made.noun, "")
-            branch = tops.add_parser(made.noun, help=told, description=told, allow_abbrev=False)
+            of_noun = (each.examples[0] for each in COMMANDS.values() if each.noun == made.noun)
+            epilog = _epilog(tuple(of_noun), EXITS, "")
+            branch = tops.add_parser(made.noun, help=told, description=told, epilog=epilog, formatter_class=form, allow_abbrev=False)
             branches[made.noun] = branch.add_subparsers(dest="_verb", metavar="VERB", title="verbs", required=True, parser_class=_Parser)
         leaf = (branches[made.noun] if made.noun else tops).add_parser(
             made.verb,
@@ -385,8 +396,10 @@ def run(argv: Sequence[str]) -> int:
     """Parse, call, render; the one exit of `knhk`. Never raises for what a user can cause."""
     made: Command | None = None
     try:
-        args = parser().parse_args(argv)
+        args, rest = parser().parse_known_args(argv)
         made = _chosen(args)
+        if rest:
+            raise Usage(_unknown(rest, made))
         if args.version:
             _print(_version())
             return OK

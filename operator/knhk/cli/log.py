@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knhk.cli.arguments import many, moment
 from knhk.cli.framework import FAILURE, FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.schema import array, boolean, integer, nullable, obj, string
 from knhk.wiring.home import LOG_ORIGIN, Home
@@ -30,7 +31,7 @@ ROOT = Argument(
 KEYS = Argument(
     "--keys", help="keys.json as it is published with the log (default: that of the folder, or of the home)", kind=Path, metavar="FILE"
 )
-AT = Argument("--at", help="time at which keys must be valid, as 2027-01-01T00:00:00Z (default: now)", metavar="TIME")
+AT = Argument("--at", help="time at which keys must be valid, as 2027-01-01T00:00:00Z (default: now)", kind=moment, metavar="TIME")
 PLACE = Argument("--log", help="log folder, or the URL of a log (default HOME/log)", metavar="PLACE")
 TLS = (
     Argument("--ca-file", help="authority of the log's server, PEM (default: those of this machine)", kind=Path, metavar="FILE"),
@@ -172,7 +173,7 @@ def compact(call: Call) -> Outcome:
             "receipt", help="receipt ids (32 hexadecimal digits) or indexes of entries", metavar="RECEIPT", repeat=True, optional=True
         ),
         *SELECTORS,
-        Argument("--limit", help="of those that selectors choose at most so many, the newest (default 1000)", kind=int, default=1000),
+        Argument("--limit", help="of those that selectors choose at most so many, the newest (default 1000)", kind=many, default=1000),
         PLACE,
         Argument(
             "--since", help="an older checkpoint, kept from last time: proves that the log only grew since", kind=Path, metavar="FILE"
@@ -415,12 +416,11 @@ def _verifier(call: Call, folder: Path) -> Verifier:
 
 def _root(call: Call, folder: Path) -> bytes | None:
     """The pinned root: --root, else root.pub of the home that the log lies in, else None (the folder's own)."""
-    from knhk.adapters.signer_local import read_root_pub
-    from knhk_verify.note import unb64
+    from knhk.adapters.signer_local import pinned_root, read_root_pub
 
     given: str | None = call.args.root
     if given is not None:
-        return read_root_pub(Path(given)) if Path(given).exists() else unb64(given, "--root")
+        return pinned_root(given)
     beside = folder.parent / "keys" / "root.pub"
     return read_root_pub(beside) if beside.exists() else None
 

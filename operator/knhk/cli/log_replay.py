@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knhk.cli.arguments import moment
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_NAMESPACE, KEY_SERVICE, key_place
 from knhk.cli.log import KEYS, PLACE, ROOT, TLS
@@ -160,7 +161,7 @@ def audit(call: Call) -> Outcome:
 @command(
     ("log", "state"),
     summary="Which packs, rollouts, flags, data and deny lists were in force at an earlier time, from policy receipts alone",
-    arguments=(PLACE, Argument("--at", help="as 2026-11-26T12:00:00Z (default: now)", metavar="TIME"), ROOT, KEYS, *TLS),
+    arguments=(PLACE, Argument("--at", help="as 2026-11-26T12:00:00Z (default: now)", kind=moment, metavar="TIME"), ROOT, KEYS, *TLS),
     output=obj(
         at=string(),
         events=integer(),
@@ -189,10 +190,8 @@ def state(call: Call) -> Outcome:
 
     from knhk.reconcilers.history import state_at
     from knhk.wiring import replays
-    from knhk_verify.signed import parse_time
 
     at = call.args.at or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    parse_time(at, "--at")
     log = _log(call)
     then = asdict(state_at(replays.events(log.served, _keys(call, log)), at))
     for pack in then["packs"].values():
@@ -274,18 +273,17 @@ def _whole(call: Call, *options: str) -> None:
 
 def _keys(call: Call, log: Opened | None) -> Keys:
     """keys.json under the pinned root: --keys and --root, else of the log, else of the home."""
-    from knhk.adapters.signer_local import read_root_pub
+    from knhk.adapters.signer_local import pinned_root
     from knhk.model.faults import Stalled
-    from knhk_verify.note import unb64
     from knhk_verify.signed import verify_keys
 
     home, folder = Home(call.home), Path(_source(call)) if log is None else Path(call.args.log or Home(call.home).log)
     beside = [folder.parent / "keys" / "root.pub", home.keys / "root.pub", folder / "root.pub"]
     given: str | None = call.args.root
-    root = next((path for path in ([Path(given)] if given else beside) if path.exists()), None)
-    if root is None and given is None:
+    at_hand = next((path for path in beside if path.exists()), None)
+    if (root := given or at_hand) is None:
         raise Stalled("Root", "no pinned root key is at hand: give --root, a file or base64 text, from a source that you trust")
-    public = read_root_pub(root) if root else unb64(str(given), "--root")
+    public = pinned_root(str(root))
     data = call.args.keys.read_bytes() if call.args.keys else log.fetch("keys.json") if log else (folder / "keys.json").read_bytes()
     if data is None:
         raise Stalled("Keys", "no keys.json is with the log: give --keys, the file that is published with it")

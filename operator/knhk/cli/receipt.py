@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knhk.cli.arguments import many
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.key_place import KEY_SERVICE
 from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, SELECTORS, STEPS, TLS, steps_table
@@ -38,7 +39,7 @@ KUBECONFIG = Argument("--kubeconfig", help="ask this cluster, as its user may, a
     arguments=(
         PLACE,
         *SELECTORS,
-        Argument("--limit", help="at most so many (default 50)", kind=int, default=50),
+        Argument("--limit", help="at most so many (default 50)", kind=many, default=50),
         Argument("--continue", help="`continue` of the page before", metavar="TOKEN"),
         *TLS,
         KUBECONFIG,
@@ -62,7 +63,7 @@ def list_(call: Call) -> Outcome:
     from knhk.reconcilers import receipts
     from knhk.wiring import receipt_reading
 
-    page = receipt_reading.listed(call.args, Home(call.home), max(1, call.args.limit))
+    page = receipt_reading.listed(call.args, Home(call.home), call.args.limit)
     rows = [receipts.describe_row(row) for row in page.rows]
     data = {"total": page.total, "size": page.size, "continue": page.more, "receipts": rows}
     return Outcome(data, tables=(_table(rows),))
@@ -201,8 +202,10 @@ def export(call: Call) -> Outcome:
 )
 def show(call: Call) -> Outcome:
     from knhk.reconcilers import receipts
+    from knhk.wiring.log_opening import opened
 
     folder = _log_dir(call)
+    opened(str(folder))  # says so where there is none
     found = receipts.of_receipt(folder, call.args.receipt)
     rows = [receipts.describe(entry) for entry in found]
     records = {where: record for entry in found if entry.is_leaf for where, record in receipts.records_of(folder, entry)}

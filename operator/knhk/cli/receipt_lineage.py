@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.arguments import KUBECONFIG
+from knhk.cli.arguments import KUBECONFIG, pointer
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_SERVICE, key_place
 from knhk.cli.log import AT, KEYS, PLACE, ROOT, STEPS, steps_table
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 NAMESPACE = Argument("--namespace", "-n", help="whose key makes tags of names (default: default)", default="default", metavar="NS")
 TAG = Argument("--tag", help="SUBJECT is a tag (64 hexadecimal digits) and no name", flag=True)
-POINTER = Argument("--pointer", help="the name may stand at this place of a JSON body, too (RFC 6901)", repeat=True, metavar="/A/B")
+POINTER = Argument(
+    "--pointer", help="the name may stand at this place of a JSON body, too (RFC 6901)", kind=pointer, repeat=True, metavar="/A/B"
+)
 ARCHIVE = Argument("--archive", help="read records of this archive (formats/delta.md), not the outboxes beside the log", metavar="PLACE")
 ACCOUNT = Argument("--account", help="with --kubeconfig: ServiceAccount of NS that exports (default knhk-exporter)", metavar="NAME")
 BESIDE = (

@@ -30,6 +30,8 @@ from knhk_verify.signed import verify_keys
 def erasing(home: Home, archive_at: str | None, place: KeyPlace | None = None) -> Iterator[Eraser]:
     """Erases in a home that is up. `archive_at`: address of an archive of its Δ log; `place`: of the keys of a namespace, in place of the
     home's own. Raises as `opened`."""
+    if archive_at:
+        replays.archive_of(archive_at, opened_folder(home.log).origin)  # or nothing would be erased there, and nothing told
     keys = opened(place or home)
     signer, clock = signer_in(home.keys), SystemClock()
     delta = archive(Options(home.log, archive_at, home.log / "archive"), clock) if archive_at else None

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from knhk.adapters import log_reading
-from knhk.adapters.signer_local import read_root_pub
+from knhk.adapters.signer_local import pinned_root, read_root_pub
 from knhk.api.document import read, to_value
 from knhk.model.faults import NotFound, Refused, Stalled
 from knhk.model.resource import Key
@@ -56,7 +56,7 @@ def trust(home: Home, root: str | None, keys: Path | None, at: str | None, besid
     came = [beside.parent / "keys" / "root.pub", beside / "root.pub"] if beside else []
     at_hand = [path for path in (home.keys / "root.pub", *came) if path.exists()]
     if root is not None:
-        public = read_root_pub(Path(root)) if Path(root).exists() else unb64(root, "--root")
+        public = pinned_root(root)
     elif at_hand:
         public = read_root_pub(at_hand[0])
     else:
@@ -111,7 +111,12 @@ def sources(
             beside(opened_log, bundle)
             found += [(f"{opened_log.served.name} {name}", text.encode()) for name, text in bundle.files().items()]
         else:
-            found.append((word, _proven(_named(word, home, kubeconfig), log)))
+            try:
+                named = _named(word, home, kubeconfig)
+            except NotFound as error:
+                must = "must be a file, a receipt id (32 hexadecimal digits), the index of an entry, or [NAMESPACE/]NAME of a Receipt"
+                raise NotFound(f"{error}, and {word} is no file: {must}") from error
+            found.append((word, _proven(named, log)))
     return found
 
 

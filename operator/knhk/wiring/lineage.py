@@ -68,6 +68,8 @@ def find(asked: Asked, home: Home) -> Found:
     wanted = wanted_of(asked, tags)
     log = opened(asked.log)
     folder = evidence.folder(asked.log)
+    if asked.archive:
+        replays.archive_of(asked.archive, log.note.partition("\n")[0])
     records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
     sealed = 0
 

@@ -18,15 +18,14 @@ from knhk.lockchain import PolicyEvent
 from knhk.model.faults import KnhkError, NotFound, Stalled
 from knhk.reconcilers.archiving import Archive
 from knhk.reconcilers.erasing import Copies, Erased, Reapplied, erased_by, everywhere, is_of, reapply_keys, rewrite
-from knhk.reconcilers.ledger import contents_of
 from knhk.wiring import privacy
 from knhk.wiring.archive import opened
 from knhk.wiring.erasing import closed
 from knhk.wiring.home import Home, private_folder
 from knhk.wiring.log_opening import Opened
+from knhk.wiring.replays import archive_of
 from knhk_runtime import subject_keys
 from knhk_runtime.durable import replace_file
-from knhk_runtime.objects.opening import open_store
 from knhk_verify.errors import Bad
 
 WOULD, REAPPLIED, UNREACHED = "would", "reapplied", "unreached"
@@ -118,11 +117,8 @@ def _points(namespace: str) -> Callable[[str], bool]:
 
 
 def _archive(places: Places, address: str, erased: Erased, log: Opened, dry: bool) -> Reapplied:
-    store, source = open_store(address), opened(log.served.name, log.fetch)
-    if (newest := contents_of(store)).number < 0:
-        raise Stalled("Archive", f"{address}: has no commit: must be the archive of a log")
-    if newest.origin != source.origin:
-        raise Stalled("Archive", f"{address}: is the archive of {newest.origin}: must be that of {source.origin}")
+    source = opened(log.served.name, log.fetch)
+    store = archive_of(address, source.origin)
     if dry:
         return Reapplied()
     with tempfile.TemporaryDirectory(prefix="knhk-reapply-") as made:

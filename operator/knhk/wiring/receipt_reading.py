@@ -45,7 +45,7 @@ def chosen(args: Namespace, home: Home, log: Opened, place: str) -> list[int]:
     """Indexes of the newest `args.limit` entries that selectors choose, oldest first; none without a selector. Raises as `listed`."""
     if not (wanted := selection(args)):
         return []
-    rows = index_of_log(home, log, place).page(wanted, max(1, args.limit), log.served.size).rows
+    rows = index_of_log(home, log, place).page(wanted, args.limit, log.served.size).rows
     return [row.number for row in reversed(rows)]
 
 

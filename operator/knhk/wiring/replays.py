@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from knhk.adapters import log_reading
 from knhk.lockchain.events import PolicyEvent, parse_event
-from knhk.model.faults import KnhkError, NotFound, Waiting
+from knhk.model.faults import KnhkError, NotFound, Stalled, Waiting
 from knhk.reconcilers.auditing import Loaded
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator, load
@@ -27,6 +27,7 @@ from knhk_verify.signed import Keys, verify_event
 
 if TYPE_CHECKING:
     from knhk.reconcilers.ledger import Kept
+    from knhk_runtime.objects.port import ObjectStore
 
 
 def is_archive(place: str) -> bool:
@@ -126,6 +127,18 @@ def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record | None]]:
                 yield where, parse_leaf(data, where), record
     for entry in logged.values():
         yield "log", parse_leaf(entry), None
+
+
+def archive_of(place: str, origin: str) -> ObjectStore:
+    """The archive of the log with this origin. Raises Stalled where there is none, or another log's, and as ObjectStore does."""
+    from knhk.reconcilers.ledger import contents_of
+
+    store = open_store(place)
+    if (newest := contents_of(store)).number < 0:
+        raise Stalled("Archive", f"{place}: has no commit: must be the archive of a log")
+    if newest.origin != origin:
+        raise Stalled("Archive", f"{place}: is the archive of {newest.origin}: must be that of {origin}")
+    return store
 
 
 def kept(place: str) -> Kept:

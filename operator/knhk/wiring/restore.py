@@ -16,7 +16,7 @@ from knhk.adapters.commit_files import write_out
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.processes import Supervisor
 from knhk.adapters.repository_git import checkout
-from knhk.adapters.signer_local import read_root_pub
+from knhk.adapters.signer_local import pinned_root, read_root_pub
 from knhk.adapters.signer_pkcs11 import TOKEN_FILE
 from knhk.adapters.signer_roles import RoleSigner
 from knhk.adapters.store_sqlite import SqliteStore
@@ -177,7 +177,7 @@ def _fits(log: Opened, n: int, hashes: bytes) -> None:
 
 def _root(left: Left) -> bytes:
     if left.root is not None:
-        return read_root_pub(Path(left.root)) if Path(left.root).exists() else unb64(left.root, "--root")
+        return pinned_root(left.root)
     return read_root_pub(left.keys / "root.pub")
 
 
