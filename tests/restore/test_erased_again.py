@@ -216,7 +216,7 @@ def test_a_backup_that_is_no_key_store_is_named_and_nothing_of_it_is_brought(rui
 @pytest.mark.server
 @pytest.mark.timeout(600)
 def test_killed_while_it_erases_it_is_run_again(ruin: Ruin) -> None:
-    moments = ((wiring, "bring_key_store"), (reapplying, "reapply_keys"), (reapplying, "rewrite"), (reapplying, "contents_of"))
+    moments = ((wiring, "bring_key_store"), (reapplying, "reapply_keys"), (reapplying, "rewrite"), (reapplying, "archive_of"))
     begin = multiprocessing.get_context("fork").Process
     for module, name in moments:
         running = begin(target=killed, args=(module, name, 1, ruin.home, ruin.left(ruin.archive)))
