@@ -4,6 +4,7 @@ objects that nobody has touched since."""
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.client import ApiClient, Configuration
 
 from knhk.adapters.endpoints_kube import KubeEndpoints
 from knhk.adapters.kube_client import APPLY, KubeClient, api_client
@@ -209,6 +211,31 @@ def test_who_slept_before_it_said_that_it_leads_says_so_no_more(operators: Opera
         with pytest.raises(Deposed):
             proclaim(first, SYSTEM, OPERATOR, "first_1", asleep)
         assert operators.admin.call("GET", LEADER)["spec"] == {"holder": "second_1"}
+
+
+def test_who_leads_may_write_whatever_its_host_is_called(operators: Operators) -> None:
+    """In the node's network a pod has the node's name."""
+    first, second = (KubeEndpoints(operators.client(name), SYSTEM, "knhk-exchange") for name in ("first", "second"))
+    proclaim(operators.client("second"), SYSTEM, OPERATOR, "node-7.example_1", lambda: None)
+    until(lambda: not passes(lambda: first.lead_to("10.1.2.3")), WITHIN_S)
+    until(lambda: passes(lambda: second.lead_to("10.1.2.4")), WITHIN_S)
+    assert operators.admin.call("GET", LEADER)["spec"] == {"holder": "second_1"}
+
+
+def test_who_cannot_say_that_it_leads_ends_when_it_is_deposed() -> None:
+    """The API server does not answer, and the lease is over meanwhile."""
+    looks: list[int] = []
+
+    def check() -> None:
+        looks.append(1)
+        if len(looks) > 1:
+            raise Deposed("another leads")
+
+    with socket.socket() as nobody:  # bound, and never listens
+        nobody.bind(("127.0.0.1", 0))
+        configuration = Configuration(host=f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(Deposed):
+            proclaim(KubeClient(ApiClient(configuration)), SYSTEM, OPERATOR, "first_1", check)
 
 
 def test_persons_and_a_cluster_whose_leader_is_not_told_are_not_held_up(operators: Operators) -> None:
