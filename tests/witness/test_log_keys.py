@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from witness_world import witness_key
 
 from knhk.adapters import signer_roles
 from knhk.adapters.signer_local import FileKeys, LocalSigner, establish
+from knhk.lockchain import chapters
 from knhk.model.faults import Stalled
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
@@ -126,6 +128,24 @@ def test_what_was_cosigned_by_the_old_key_alone_is_opened_when_that_is_over(regi
     assert region.looked() == (9, "")
     region.start()
     assert region.looked() == (9, "")
+
+
+@pytest.mark.parametrize("there", [(0, 1), (1,), (1, 1), ()])
+def test_a_key_of_the_policy_that_is_over_stays_so_whichever_chapters_a_log_leaves_out(
+    region: Region, monkeypatch: pytest.MonkeyPatch, there: tuple[int, ...]
+) -> None:
+    """The same one twice is no other one."""
+    monkeypatch.setattr(signer_roles, "CHAPTER", 1)
+    for _ in range(3):
+        region.now += timedelta(hours=2)
+        region.turn()
+    bare, former = chapters.apart((region.keys / "keys.json").read_bytes())
+    assert len(former) == 2
+    data = json.dumps({**json.loads(bare), "chapters": [former[at] for at in there]}).encode()
+    region.known.learn(ORIGIN, lambda name: data)
+    assert region.vkey() in region.known[ORIGIN]
+    assert region.first not in region.known[ORIGIN]
+    assert region.first in region.known.over(ORIGIN)
 
 
 def test_an_older_keys_json_or_one_that_the_root_has_not_signed_is_told_and_changes_nothing(region: Region) -> None:

@@ -139,7 +139,7 @@ def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, mi
         one = has.setdefault(id_ := keyid(key.public), role) == role
         demand(one, f"{where} roles.{role}", f"keyid {id_[:16]}… is a key of {has[id_]} too: must serve one role")
         roles.setdefault(role, {})[id_] = key
-    return Keys(serial, expires, roles, len(document.get("chapters", ())) - len(envelope.get("chapters", ())))
+    return Keys(serial, expires, roles, len(document.get("chapters", ())) - len(set(envelope.get("chapters", ()))))
 
 
 def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle") -> dict[str, Any]:

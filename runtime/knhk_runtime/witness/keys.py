@@ -90,4 +90,9 @@ class LogKeys(Mapping[str, Sequence[Verifier]]):
 
     def _split(self, origin: str) -> tuple[list[Verifier], list[Verifier]]:
         named: Keys | None = self._named.get(origin)
-        return keys_of(named, origin, self._now()) if named is not None else ([], [])
+        if named is None:
+            return [], []
+        now, over = keys_of(named, origin, self._now())
+        if named.away:  # what the policy names may lie in a chapter that is not here, and be over
+            over += [key for key in self._policy[origin] if key not in (*now, *over)]
+        return now, over
