@@ -100,5 +100,5 @@ def test_names_that_are_asked_for_leave_nothing_behind(tmp_path: Path) -> None:
         copies.end(POD, f"{number:016x}")
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < many
+    assert after - before < 20 * many  # a name that is kept takes more than 100 bytes; others in this process allocate, too
     assert list(tmp_path.iterdir()) == []
