@@ -11,6 +11,7 @@ from knhk.adapters.kube_client import KubeClient
 from knhk.model.faults import Conflict, NotFound, Stalled, Waiting
 from knhk.model.resource import API_VERSION
 
+AGAIN_S = 0.1
 _log = logging.getLogger("knhk.lease")
 
 
@@ -31,8 +32,8 @@ def proclaim(client: KubeClient, namespace: str, name: str, holder: str, check: 
             else:
                 client.call("PUT", f"{folder}/{name}", {}, {**found, "spec": spec})
             return
-        except (Conflict, NotFound):  # somebody was faster: it is read again
-            continue
+        except (Conflict, NotFound):  # somebody was faster, or the namespace ends: it is read again
+            time.sleep(AGAIN_S)
         except Waiting as waiting:
             check()
             time.sleep(waiting.retry_after_s)
