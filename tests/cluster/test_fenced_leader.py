@@ -124,6 +124,17 @@ def operators(clean: KubeClient, cluster: Cluster, tmp_path: Path) -> Iterator[O
         with suppress(NotFound):
             clean.call("DELETE", f"{CORE}/pods/{pod}", {"gracePeriodSeconds": "0"})
     remove(clean, LEADER, *reversed(made), LEASE, f"{BINDINGS}/leading-test")
+    until(lambda: is_gone(clean, DEFINITION), WITHIN_S)  # one that is applied while it ends would end, too
+
+
+def is_gone(client: KubeClient, path: str) -> bool:
+    try:
+        client.call("GET", path)
+    except NotFound:
+        return True
+    except Waiting:
+        return False
+    return False
 
 
 def served(client: KubeClient) -> bool:
