@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from agent_world import until
 from keys_world import KeyWorld
-from privacy_world import ANNA, BOB, Vault, counts
+from privacy_world import ANNA, BOB, POINT, Vault, counts
 from sealed_vault import sealed_vault
 
 from knhk.adapters.callers_kube import KubeAuthenticator
@@ -26,14 +26,16 @@ from knhk.adapters.erasure_desk import ErasureDesk
 from knhk.adapters.exchange_server import Exchange, serving
 from knhk.adapters.fleet_exchange import ExchangeFleet
 from knhk.adapters.fleet_folder import FolderShelf
-from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.kube_client import KubeClient, api_client
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.readers_kube import KubeReaders
 from knhk.adapters.signer_local import LocalSigner
-from knhk.adapters.system import SystemClock
+from knhk.adapters.store_sqlite import SqliteStore
+from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.token_client import Whom
 from knhk.cli import main
 from knhk.lockchain.events import PolicyEvent
+from knhk.model.resource import Resource
 from knhk.ports.caller import ERASURES_AUDIENCE
 from knhk.ports.store import Store
 from knhk.reconcilers.telling_erasures import Teller
@@ -178,6 +180,18 @@ def recorded(
         found.begin()
         stack.callback(found.kill)
         yield found
+
+
+@contextmanager
+def recorded_for(keys: KeyWorld, folder: Path, capsys: pytest.CaptureFixture[str], who: str, verb: str) -> Iterator[Region]:
+    """As `recorded`; commands are run as `who`, who may open, and do this, in namespace erp."""
+    store = SqliteStore(folder / "store.db", SystemClock(), SystemRandom())
+    store.create(Resource("EnforcementPoint", "erp", "orders", {"privacy": PRIVACY}))
+    for name, audience in (("keys", "keys.knhk.dev"), ("erasures", ERASURES_AUDIENCE)):
+        (folder / f"{name}.token").write_text(keys.api.reader(who, ("open", "erp"), (verb, "erp"), audience=audience))
+    with recorded(keys, folder, keys.api.guard(POINT, "one"), KubeClient(api_client(keys.kubeconfig)), store, capsys) as found:
+        yield found
+    store.close()
 
 
 def _exchange(keys: KeyWorld, home: Home, folder: Path, client: KubeClient, store: Store) -> Any:

@@ -13,18 +13,14 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from erasing_world import PRIVACY, Region, recorded
+from erasing_world import Region, recorded_for
 from keys_world import KeyWorld
-from privacy_world import ANNA, BOB, POINT
+from privacy_world import ANNA, BOB
 
 from knhk.adapters.erasures_remote import RemoteErasures, RemoteExports
-from knhk.adapters.kube_client import KubeClient, api_client
-from knhk.adapters.store_sqlite import SqliteStore
-from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.cli import main
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.faults import Stalled
-from knhk.model.resource import Resource
 from knhk.ports.caller import ERASURES_AUDIENCE
 from knhk.wiring.privacy import opened
 from knhk_runtime.envelope import tag_of
@@ -38,13 +34,8 @@ ROWS = ("export", "--subject", ANNA, "--reason", REASON)
 @pytest.fixture
 def region(keys: KeyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Region]:
     """Commands are run as WHO, who may open and export."""
-    store = SqliteStore(tmp_path / "store.db", SystemClock(), SystemRandom())
-    store.create(Resource("EnforcementPoint", "erp", "orders", {"privacy": PRIVACY}))
-    for name, audience in (("keys", "keys.knhk.dev"), ("erasures", ERASURES_AUDIENCE)):
-        (tmp_path / f"{name}.token").write_text(keys.api.reader(WHO, ("open", "erp"), ("export", "erp"), audience=audience))
-    with recorded(keys, tmp_path, keys.api.guard(POINT, "one"), KubeClient(api_client(keys.kubeconfig)), store, capsys) as found:
+    with recorded_for(keys, tmp_path, capsys, WHO, "export") as found:
         yield found
-    store.close()
 
 
 def test_all_about_a_subject_is_exported_opened_and_verifies(region: Region, tmp_path: Path) -> None:

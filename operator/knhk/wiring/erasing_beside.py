@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from knhk.adapters import log_reading
 from knhk.adapters.certificate_files import CertificateFiles
@@ -32,6 +32,7 @@ from knhk_verify.errors import demand
 
 BOUNDS = Bounds(connections=64, of_one=16)
 Act = Callable[[], tuple[int, int]]
+B = TypeVar("B", Unheld, PagesBeside)
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
         for each in segments.names():
             yield from segments.rows(each)
 
-    def recorded(namespace: str, privacy: Mapping[str, Any]) -> Unheld:
-        return Unheld(
+    def beside(kind: type[B], namespace: str, privacy: Mapping[str, Any]) -> B:
+        return kind(
             observations=options.log_dir / "observations",
             archive=made,
             log=lambda: opened(name, fetch).served,
@@ -117,20 +118,9 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
         )
 
     def pages(namespace: str, privacy: Mapping[str, Any]) -> tuple[PagesBeside, str]:
-        found = PagesBeside(
-            observations=options.log_dir / "observations",
-            archive=made,
-            log=lambda: opened(name, fetch).served,
-            closed=lambda _: nullcontext(False),
-            clock=clock,
-            rows=rows,
-            privacy=_parsed(privacy),
-            is_here=lambda point: point.startswith(f"{namespace}/"),
-            namespace=namespace,
-        )
         note = fetch("checkpoint")
         demand(note is not None, "log", "must have a checkpoint")
-        return found, (note or b"").decode()
+        return beside(PagesBeside, namespace, privacy), (note or b"").decode()
 
     def shown() -> Pair:
         found = said.files.current()
@@ -146,7 +136,7 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
 
         return turns.ask(alone)
 
-    server = ErasureServer(Https.of(said.exchange, context), recorded, pages, turn)
+    server = ErasureServer(Https.of(said.exchange, context), partial(beside, Unheld), pages, turn)
     with ExitStack() as stack:
         stack.callback(turns.end)
         begin: Callable[[], int] | None = partial(
