@@ -140,7 +140,9 @@ IF = "@@if"  # first member of an item of a list: the value that makes it part o
 _ITEM_IF = re.compile(rf"^( *)- '{IF}': (\S+)\n\1  (.*\n(?:\1  .*\n)*)", re.MULTILINE)
 BY_DIGEST = r"^[^@\s]+@sha256:[0-9a-f]{64}$"
 # Value → what it must match, and the words for people. All faults are told at once.
+_CIDR = r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?"
 NEEDED: Mapping[str, tuple[str, str]] = {
+    "apiServers": (rf"^({_CIDR}(, *{_CIDR})*)?$", "networks by commas, such as 172.16.0.0/28,fd00::/64"),
     "images.agent": (BY_DIGEST, "an image by digest, such as registry.example.com/knhk-agent@sha256:…"),
     "images.builder": (BY_DIGEST, "an image by digest, such as registry.example.com/knhk-builder@sha256:…"),
     "images.operator": (BY_DIGEST, "an image by digest, such as registry.example.com/knhk-operator@sha256:…"),

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
+from knhk.admission.callers import Callers, networks
 from knhk.admission.gate import GIVEN_S, LONGEST_S, Gate, Gates, Pulse, TurnedAway, given_s
 from knhk.admission.metrics import Metrics
 from knhk.admission.server import Judge, application
@@ -209,3 +211,27 @@ def test_a_loop_that_stands_says_for_how_long_questions_may_have_lain_there() ->
     fresh, stood = asyncio.run(play())
     assert fresh == 0.0
     assert stood > 6.0
+
+
+def test_of_a_caller_who_is_gone_nobody_is_let_in_and_nothing_breaks() -> None:
+    """Its connection was closed between its last byte and the look at who asks: it has no address any more."""
+
+    async def judge(review: Review, *, point: str) -> Mapping[str, Any]:
+        raise AssertionError(point)
+
+    async def play() -> tuple[int, str]:
+        app = application({"/objects/{point}": judge}, lambda: "", Metrics(), doubt=Callers(networks=networks("10.0.0.0/8")).doubt)
+        (asked,) = (route for route in app.router.routes() if route.method == "POST")
+        request = make_mocked_request("POST", "/objects/p", headers=JSON, transport=Gone(), match_info={"point": "p"})
+        response = await asked.handler(request)
+        assert isinstance(response, web.Response)
+        return response.status, str(response.text)
+
+    assert asyncio.run(play()) == (503, "the caller is gone\n")
+
+
+class Gone(asyncio.Transport):
+    """Of a connection that is closed."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default

@@ -234,6 +234,23 @@ def test_who_leads_may_write_whatever_its_host_is_called(operators: Operators) -
     assert operators.admin.call("GET", LEADER)["spec"] == {"holder": "second_1"}
 
 
+def test_who_leads_says_so_again_when_the_leader_was_altered_or_removed(operators: Operators) -> None:
+    """By hand, or by a tool that brings a backup back: nobody need be told before the operator goes on."""
+    client = operators.client("first")
+    lease = Lease(client, SYSTEM, OPERATOR, "first_1", lambda: None)
+    assert lease.wait(threading.Event(), lambda: None)
+    lease.proclaim()
+    endpoints = KubeEndpoints(client, SYSTEM, "knhk-exchange")
+    until(lambda: passes(lambda: endpoints.lead_to("10.1.2.3")), WITHIN_S)
+    found = operators.admin.call("GET", LEADER)
+    operators.admin.call("PUT", LEADER, {}, {**found, "spec": {"holder": "gone_7"}})
+    until(lambda: operators.admin.call("GET", LEADER)["spec"] == {"holder": "first_1"}, WITHIN_S)
+    until(lambda: passes(lambda: endpoints.lead_to("10.1.2.4")), WITHIN_S)
+    remove(operators.admin, LEADER)
+    until(lambda: not is_gone(operators.admin, LEADER), WITHIN_S)
+    lease.release()
+
+
 def test_who_cannot_say_that_it_leads_ends_when_it_is_deposed() -> None:
     """The API server does not answer, and the lease is over meanwhile."""
     looks: list[int] = []

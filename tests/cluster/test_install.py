@@ -324,7 +324,10 @@ def test_helm_finds_no_fault_in_the_chart(helm: str) -> None:
 
 def test_what_is_missing_or_misspelt_is_told_at_once_and_in_words(helm: str) -> None:
     done = subprocess.run(
-        [helm, "template", "reflex", str(CHART), "--set=images.agent=knhk-agent:latest"], capture_output=True, text=True, check=False
+        [helm, "template", "reflex", str(CHART), "--set=images.agent=knhk-agent:latest,apiServers=everywhere"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode != 0
     for words in (
@@ -334,6 +337,7 @@ def test_what_is_missing_or_misspelt_is_told_at_once_and_in_words(helm: str) -> 
         "images.builder must be an image by digest",
         "origin must be the log's name",
         "registry must be the URL of a repository",
+        'apiServers must be networks by commas, such as 172.16.0.0/28,fd00::/64; is "everywhere"',
     ):
         assert words in done.stderr
     done = subprocess.run(

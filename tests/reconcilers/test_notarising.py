@@ -302,6 +302,28 @@ def test_one_that_is_refused_for_good_is_set_aside_and_the_others_go_on() -> Non
     assert_the_log_has_it(world)
 
 
+def test_that_nobody_answers_is_one_event_however_many_wait_and_one_more_when_it_happens_again() -> None:
+    world = live(FakeNotary(silent=True))
+    world.settle()
+    world.notary = away = FakeNotary(away=AWAY)
+    world.start()
+
+    def warned() -> int:
+        return sum(event.type == "Warning" for receipt in world.receipts() for event in world.store.events(receipt.key))
+
+    def waits() -> int:
+        return sum("conditions" in receipt.status and "sigstore" not in receipt.status for receipt in world.receipts())
+
+    world.until(lambda: waits() == len(world.receipts()) > AT_ONCE)
+    assert warned() == 1
+    away.away = None
+    world.until(lambda: len(notarised(world)) == len(world.receipts()))
+    away.away = AWAY
+    world.apply(pack("1.2.0", constraint="sh:minCount 3"), point("p2"))
+    world.until(lambda: waits() > 0)
+    assert warned() == 2
+
+
 def test_where_all_are_refused_few_are_asked_at_a_time() -> None:
     world = live(FakeNotary(silent=True))
     world.settle()

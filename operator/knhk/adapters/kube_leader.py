@@ -15,11 +15,11 @@ AGAIN_S = 0.1
 _log = logging.getLogger("knhk.lease")
 
 
-def proclaim(client: KubeClient, namespace: str, name: str, holder: str, check: Callable[[], None]) -> None:
+def proclaim(client: KubeClient, namespace: str, name: str, holder: str, check: Callable[[], None]) -> bool:
     """From now on the Leader `namespace`/`name` says `holder`, POD_RANDOM, whoever it said before; the pod is the one that the API server
     knows this process by, for a host's name may be another (of the node's network, or longer than 63 characters). `check` looks between
     reading and writing whether this process leads: one that was stopped anywhere here, and wakes when another has said its own, meets a
-    Conflict and then Deposed. A cluster without the definition has no such fence. Raises as `check`, and Stalled."""
+    Conflict and then Deposed. False for a cluster without the definition, which has no such fence. Raises as `check`, and Stalled."""
     folder = f"/apis/{API_VERSION}/namespaces/{namespace}/leaders"
     new = {"apiVersion": API_VERSION, "kind": "Leader", "metadata": {"name": name, "namespace": namespace}}
     while True:
@@ -27,11 +27,14 @@ def proclaim(client: KubeClient, namespace: str, name: str, holder: str, check: 
             found, pod = _read(client, f"{folder}/{name}"), _pod(client)
             spec = {"holder": f"{pod}_{holder.rpartition('_')[2]}" if pod else holder}
             check()
+            if found is not None and found.get("spec") == spec:
+                return True
             if found is None:
                 client.call("POST", folder, {}, {**new, "spec": spec})
             else:
                 client.call("PUT", f"{folder}/{name}", {}, {**found, "spec": spec})
-            return
+            _log.info("%s is the Leader %s/%s", spec["holder"], namespace, name)
+            return True
         except (Conflict, NotFound):  # somebody was faster, or the namespace ends: it is read again
             time.sleep(AGAIN_S)
         except Waiting as waiting:
@@ -41,7 +44,7 @@ def proclaim(client: KubeClient, namespace: str, name: str, holder: str, check: 
             if error.reason != "NoSuchKind":
                 raise
             _log.warning("%s", error)
-            return
+            return False
 
 
 def _read(client: KubeClient, path: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from knhk.model.faults import AlreadyExists, Conflict, Deposed, KnhkError, NotFo
 LEASE_S = 10.0  # nobody else takes a lease that was renewed so lately
 ACTS_S = 7.0  # so long after a renewal was begun its holder acts: before others may
 EVERY_S = 1.5
+LOOKS_EVERY_S = 10.0  # so long at most another than who leads may be the Leader
 ANSWERS_WITHIN_S = 2.0
 
 _log = logging.getLogger("knhk.lease")
@@ -69,8 +71,21 @@ class Lease:
         return False
 
     def proclaim(self) -> None:
-        """Has the API server take writes of this holder, and of no other (kube_leader.py). Raises Deposed and Stalled."""
-        proclaim(self._client, self._namespace, self._name, self._holder, self.check)
+        """Has the API server take writes of this holder, and of no other (kube_leader.py), and says so again, from a thread, where somebody
+        has altered or removed what says it. Raises Deposed and Stalled."""
+        if self._say():
+            threading.Thread(target=self._stand, name="leader", daemon=True).start()
+
+    def _say(self) -> bool:
+        return proclaim(self._client, self._namespace, self._name, self._holder, self.check)
+
+    def _stand(self) -> None:
+        with suppress(Deposed):
+            while not self._end.wait(LOOKS_EVERY_S):
+                try:
+                    self._say()
+                except Stalled as error:
+                    _log.warning("%s: the Leader cannot be looked at: %s", self, error)
 
     def release(self) -> None:
         """Gives the lease up, so that another need not wait for its end; no act may follow."""

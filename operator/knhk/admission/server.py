@@ -95,7 +95,10 @@ async def _judged(judge: Judge, request: web.Request, doors: _Doors, start_s: fl
     when to come again: an API server that is told would ask anew within the same time."""
     if request.content_type != "application/json":
         return 415, "malformed", "content-type must be application/json\n"
-    if why := doors.doubt(request.get_extra_info("peercert"), request.get_extra_info("peername")[0]):
+    peer = request.get_extra_info("peername")
+    if peer is None:  # the connection is over, and with it who asked
+        return 503, "late", "the caller is gone\n"
+    if why := doors.doubt(request.get_extra_info("peercert"), peer[0]):
         return 403, "stranger", f"{why}\n"
     time_s = given_s(request.query.get("timeout", ""))
     try:

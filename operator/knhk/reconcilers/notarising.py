@@ -33,9 +33,9 @@ _log = logging.getLogger("knhk.notarising")
 @dataclass
 class Notarising:
     """All Receipts that lack it: those that are there at the start, and those that are made since (`made` may be called by any thread).
-    While whom we ask is away nobody is asked for; one that a person must mend is set aside, and others go on, until as many in a row are
-    refused as are asked for at once. After what could not be written, or brought into the log, nothing is done until that may be tried
-    again. `ended` is told of each that has it."""
+    While whom we ask is away nobody is asked for, and one Event says so, whichever Receipts are tried meanwhile; one that a person must
+    mend is set aside, and others go on, until as many in a row are refused as are asked for at once. After what could not be written, or
+    brought into the log, nothing is done until that may be tried again. `ended` is told of each that has it."""
 
     ports: Ports
     ended: Callable[[Key], None] = lambda key: None
@@ -45,6 +45,7 @@ class Notarising:
     _written: dict[Key, str] = field(default_factory=dict)  # events that stand in a status, and maybe not in the log
     _aside: dict[Key, float] = field(default_factory=dict)  # until when
     _refused: int = 0  # in a row
+    _away: bool = False  # an Event has said so
     _until_s: float = 0.0
     _rests_until_s: float = 0.0  # our own store or log is away
 
@@ -127,18 +128,19 @@ class Notarising:
             event = self._event(receipt, bundle)
         except KnhkError as error:
             reason = error.reason if isinstance(error, Waiting | Stalled) else type(error).__name__
-            self._write(receipt, receipt.status, False, reason, str(error))
+            self._write(receipt, receipt.status, False, reason, str(error), quiet=self._away and isinstance(error, Waiting))
             self._later(key, error, now_s)
         else:
             status = {**receipt.status, "sigstore": bundle.decode(), "pending": [{"bundle": event}]}
             self.ports.store.update_status(replace(receipt, status=status))
             self._written[key] = event
-            self._refused = 0
+            self._refused, self._away = 0, False
         del self._asked[key]
 
     def _later(self, key: Key, error: KnhkError, now_s: float) -> None:
         """It could not be had."""
         if isinstance(error, Waiting):
+            self._away = True
             self._until_s = now_s + error.retry_after_s
             self._known().setdefault(key)
             return
@@ -185,17 +187,17 @@ class Notarising:
         except NotFound:
             return None
 
-    def _write(self, receipt: Resource, status: Mapping[str, Any], done: bool, reason: str, message: str) -> None:
-        """Raises Conflict when somebody else wrote meanwhile: the next turn writes it."""
+    def _write(self, receipt: Resource, status: Mapping[str, Any], done: bool, reason: str, message: str, quiet: bool = False) -> None:
+        """With an Event where it is not done, unless `quiet`. Raises Conflict when somebody else was faster: the next turn writes it."""
         made = condition(NOTARISED, done, reason, message, receipt.generation, rfc3339(self.ports.clock.now_ns()))
         after = with_condition(list(status.get("conditions", ())), made)
         wanted = {**status, "conditions": after, "observedGeneration": receipt.generation}
         if wanted == receipt.status:
             return
-        if not done:
+        if not done and not quiet:
             _log.warning("%s: %s", receipt.key, message)
         self.ports.store.update_status(replace(receipt, status=wanted))
-        if not done:
+        if not done and not quiet:
             say(self.ports, receipt.key, reason, message, warning=True)
 
 
