@@ -12,7 +12,7 @@ from knhk_verify.note import ed25519_ok, unb64
 KEYS, IN_TOTO = "application/vnd.knhk.keys.v1+json", "application/vnd.in-toto+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT, POLICY_EVENT = "https://in-toto.io/Statement/v1", "https://knhk.dev/policy-event/v1"
-ROLES, TIME, MAX_BYTES, MAX_KEYS_BYTES = ("build", "rollout", "log", "data"), "%Y-%m-%dT%H:%M:%SZ", 1 << 20, 1 << 24
+ROLES, TIME, MAX_BYTES, MAX_KEYS_BYTES, MAX_PARTS = ("build", "rollout", "log", "data"), "%Y-%m-%dT%H:%M:%SZ", 1 << 20, 1 << 24, 1 << 17
 
 
 def canonical(value: object) -> bytes:
@@ -21,8 +21,7 @@ def canonical(value: object) -> bytes:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    demand(len(members) == len(pairs), "object", "repeats a member")
+    demand(len(members := dict(pairs)) == len(pairs), "object", "repeats a member")
     return members
 
 
@@ -76,9 +75,9 @@ def verify_envelope(envelope: object, payload_type: str, keys: Mapping[str, byte
     demand(member(envelope, "payloadType", str, where) == payload_type, f"{where} payloadType", f"must be {payload_type!r}")
     payload = unb64(member(envelope, "payload", str, where), f"{where} payload")
     named = {member(entry, "keyid", str, f"{where} signatures"): entry for entry in member(envelope, "signatures", list, where)[:16]}
-    known = named.keys() & keys.keys()
-    demand(bool(known), f"{where} signatures", f"by keyid {', '.join(named) or 'none'}: none is a key allowed here")
-    for id_ in known:
+    by = ", ".join(id_[:64] for id_ in named) or "none"
+    demand(not named.keys().isdisjoint(keys), f"{where} signatures", f"by keyid {by}: none is a key allowed here")
+    for id_ in named.keys() & keys.keys():
         signature = unb64(member(named[id_], "sig", str, f"{where} signatures"), f"{where} sig")
         right = ed25519_ok(keys[id_], signature, pae(payload_type, payload))
         demand(right, f"{where} signatures", f"the signature by {id_[:16]}… is wrong: payload or signature was altered")
@@ -127,6 +126,7 @@ def _keys(document: Any, envelope: Any, where: str) -> Iterator[tuple[str, Key]]
 
 def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, min_serial: int = 0, where: str = "keys.json") -> Keys:
     """Keys of keys.json signed by the pinned root; raises Bad when altered, expired at `now`, or older than `min_serial`."""
+    demand(sum(map(data.count, b"[{,")) <= MAX_PARTS, where, f"has more than {MAX_PARTS} brackets, braces and commas")
     envelope = parse_json(data, where, MAX_KEYS_BYTES)
     document = parse_canonical(verify_envelope(envelope, KEYS, {keyid(root_public): root_public}, where), f"{where} payload")
     demand(member(document, "version", int, where) == 1, f"{where} version", "must be 1")

@@ -137,6 +137,8 @@ async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, key
         await site.start()
     except OSError as error:
         raise Stalled("Port", f"--listen {args.listen}: {error.strerror}: choose an address of this machine and a free port") from error
+    for origin, why in keys.unread({} if args.follow_s is None else sources).items():
+        log("keys.json is not read", origin=origin, what=why)
     log("witness serves", listen=f"{host}:{runner.addresses[0][1]}", logs=witness.sizes())
     following = asyncio.create_task(surface.follow(args.follow_s)) if args.follow_s is not None else None
     await stop.wait()

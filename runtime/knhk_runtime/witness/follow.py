@@ -16,11 +16,13 @@ from knhk_runtime.tlog.notes import size_of
 from knhk_runtime.tlog.served import Fetch, Served
 from knhk_runtime.witness.core import Cosigned, Refusal
 from knhk_verify.errors import Bad
+from knhk_verify.signed import MAX_KEYS_BYTES
 
 TIMEOUT_S = 10.0  # from byte to byte
 ANSWER_WITHIN_S = 60.0  # the whole of an answer
 LOOK_WITHIN_S = 120.0  # whoever takes longer is looked at no more until that look has ended
 MAX_BYTES = 32 << 20  # a bundle of 256 entries of 64 KiB, with room
+KEYS_JSON = "keys.json"
 CHUNK_BYTES = 256 << 10
 
 
@@ -32,7 +34,7 @@ def of_url(url: str, trusting: ssl.SSLContext | None = None) -> Fetch:
     def fetch(path: str) -> bytes | None:
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/{path}", timeout=TIMEOUT_S, context=trusting) as answer:
-                data = _whole(answer, f"{url}/{path}")
+                data = _whole(answer, f"{url}/{path}", MAX_KEYS_BYTES if path == KEYS_JSON else MAX_BYTES)
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 404:
@@ -45,13 +47,13 @@ def of_url(url: str, trusting: ssl.SSLContext | None = None) -> Fetch:
     return fetch
 
 
-def _whole(answer: http.client.HTTPResponse, where: str) -> bytes:
+def _whole(answer: http.client.HTTPResponse, where: str, limit: int) -> bytes:
     """Raises OSError for an answer that is too large, or drips."""
     data, end_s = bytearray(), time.monotonic() + ANSWER_WITHIN_S
     while chunk := answer.read1(CHUNK_BYTES):
         data += chunk
-        if len(data) > MAX_BYTES:
-            raise OSError(f"{where}: answers more than {MAX_BYTES} bytes")
+        if len(data) > limit:
+            raise OSError(f"{where}: answers more than {limit} bytes")
         if time.monotonic() > end_s:
             raise OSError(f"{where}: has not answered whole within {ANSWER_WITHIN_S:g} s")
     if answer.length:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from knhk.model.faults import Corrupt, Stalled
 from knhk_runtime.sequencer.files import Files, put
-from knhk_runtime.tlog.log_keys import keys_of
+from knhk_runtime.tlog.log_keys import keys_of, newest_of
 from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import name_of
+from knhk_runtime.witness.follow import KEYS_JSON
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, unb64
 from knhk_verify.signed import Keys, verify_keys
 
-FOLDER, FILE = "keys", "keys.json"
+FOLDER = "keys"
 ROOT = 32  # bytes
+MOST = 1 << 14  # keys of a log that are kept, the newest: 45 years of daily turns
 
 
 def read_roots(path: Path) -> dict[str, bytes]:
@@ -38,7 +41,7 @@ def read_roots(path: Path) -> dict[str, bytes]:
 
 
 class LogKeys(Mapping[str, Sequence[Verifier]]):
-    """Origin → keys, the newest first. Of each log with a root the newest keys.json is kept in `folder`; one thread learns, any reads."""
+    """Origin → keys, the newest first. Of each log with a root the newest keys.json is kept in `folder`; for each log one thread learns."""
 
     def __init__(
         self, folder: Path, policy: Mapping[str, Sequence[Verifier]], roots: Mapping[str, bytes], files: Files, now: Callable[[], datetime]
@@ -47,13 +50,14 @@ class LogKeys(Mapping[str, Sequence[Verifier]]):
         if strangers := sorted(roots.keys() - policy.keys()):
             raise Stalled("Roots", f"{strangers[0]}: is no log of the policy: must be one of {', '.join(sorted(policy))}")
         self._folder, self._policy, self._roots, self._files, self._now = folder / FOLDER, policy, roots, files, now
+        self._one = threading.Lock()  # reads at a time: a log's owner has its root, and 16 MiB of his are 150 MiB of keys
         files.mkdir(self._folder)
         there = files.names(self._folder)
         try:
             self._named = {
-                origin: verify_keys(files.read(self._folder / name_of(origin)), roots[origin], where=name_of(origin))
-                for origin in roots
-                if name_of(origin) in there
+                origin: newest_of(verify_keys(files.read(folder / FOLDER / file), roots[origin], where=file), origin, MOST)
+                for origin, file in ((origin, name_of(origin)) for origin in roots)
+                if file in there
             }
         except Bad as error:
             raise Corrupt(str(self._folder), str(error)) from error
@@ -79,14 +83,23 @@ class LogKeys(Mapping[str, Sequence[Verifier]]):
 
     def learn(self, origin: str, fetch: Fetch) -> None:
         """Takes the log's keys.json if it is newer. Raises Bad for one that the root has not signed, is over or older; OSError."""
-        root, known = self._roots.get(origin), self._named.get(origin)
-        if root is None or (data := fetch(FILE)) is None:
+        root = self._roots.get(origin)
+        if root is None:
             return
-        found = verify_keys(data, root, self._now(), known.serial if known else 0)
-        if known is None or found.serial > known.serial:
-            put(self._files, self._folder / name_of(origin), data)
-            self._files.sync_dir(self._folder)
-            self._named[origin] = found
+        with self._one:
+            if (data := fetch(KEYS_JSON)) is None:
+                return
+            known = self._named.get(origin)
+            found = newest_of(verify_keys(data, root, self._now(), known.serial if known else 0), origin, MOST)
+            if known is None or found.serial > known.serial:
+                put(self._files, self._folder / name_of(origin), data)
+                self._files.sync_dir(self._folder)
+                self._named[origin] = found
+
+    def unread(self, followed: Collection[str]) -> dict[str, str]:
+        """Of logs with a root: whose keys.json nobody reads, as they are not followed."""
+        why = "its root is given, and it is not followed: its line in the policy must have a URL, and --follow-s be given"
+        return dict.fromkeys(sorted(self._roots.keys() - set(followed)), why)
 
     def _split(self, origin: str) -> tuple[list[Verifier], list[Verifier]]:
         named: Keys | None = self._named.get(origin)
