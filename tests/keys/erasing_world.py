@@ -34,8 +34,10 @@ from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.token_client import Whom
 from knhk.cli import main
-from knhk.lockchain.events import PolicyEvent
+from knhk.lockchain.events import PolicyEvent, statement
 from knhk.model.resource import Resource
+from knhk.model.subjects import tag_of
+from knhk.model.times import rfc3339
 from knhk.ports.caller import ERASURES_AUDIENCE
 from knhk.ports.store import Store
 from knhk.reconcilers.telling_erasures import Teller
@@ -130,6 +132,15 @@ class Region:
         assert found == code, said.err + said.out + self.said()
         return json.loads(said.out) if said.out else said.err
 
+    def consents(self, key: bytes, namespace: str = "erp") -> None:
+        """An event that ANNA consents to something, under the tag that a key makes."""
+        tag = tag_of(key, ANNA)
+        evidence = {"purpose": "https://example.com/p", "controller": "Example Ltd", "basis": "consent", "consent": "c", "by": "tests"}
+        subject = (f"consent/{namespace}/{tag}", tag)
+        event = PolicyEvent("ConsentGranted", subject, "local:ada", rfc3339(time.time_ns()), evidence={**evidence, "after": -1})
+        SequencerLog(self.home.sequencer_socket).append_event(LocalSigner(self.home.keys).bundle("rollout", statement(event)))
+        assert self.events("ConsentGranted")
+
     def events(self, kind: str) -> list[PolicyEvent]:
         """Of the log, verified, once its checkpoint shows what was appended before."""
         signer, log = LocalSigner(self.home.keys), SequencerLog(self.home.sequencer_socket)
@@ -151,8 +162,9 @@ def recorded(
     store: Store,
     capsys: pytest.CaptureFixture[str],
     tls: str = "tls",
+    sealed: int = 12,
 ) -> Iterator[Region]:
-    """Twelve sealed records about ANNA and BOB, one of ANNA in clear, and one in clear of another namespace; the log as a process.
+    """`sealed` records about ANNA and BOB, one of ANNA in clear, and one in clear of another namespace; the log as a process.
     `guard`: token of a guard's pod for the key service; `client`: requests of the operator; `store`: where points are; `tls`: as Region."""
     made = sealed_vault(keys, guard, folder)
     for source in (COPY, ELSEWHERE):
@@ -160,7 +172,7 @@ def recorded(
     now = time.time_ns()
     made.record(ANNA, now, source=ELSEWHERE, sealed=False)
     made.record(ANNA, now, source=COPY, sealed=False)
-    for number in range(12):
+    for number in range(sealed):
         made.record((ANNA, BOB)[number % 2], now, source=COPY)
     made.yard.log.integrate()
     made.yard.close()
@@ -183,13 +195,16 @@ def recorded(
 
 
 @contextmanager
-def recorded_for(keys: KeyWorld, folder: Path, capsys: pytest.CaptureFixture[str], who: str, verb: str) -> Iterator[Region]:
+def recorded_for(
+    keys: KeyWorld, folder: Path, capsys: pytest.CaptureFixture[str], who: str, verb: str, sealed: int = 12
+) -> Iterator[Region]:
     """As `recorded`; commands are run as `who`, who may open, and do this, in namespace erp."""
     store = SqliteStore(folder / "store.db", SystemClock(), SystemRandom())
     store.create(Resource("EnforcementPoint", "erp", "orders", {"privacy": PRIVACY}))
     for name, audience in (("keys", "keys.knhk.dev"), ("erasures", ERASURES_AUDIENCE)):
         (folder / f"{name}.token").write_text(keys.api.reader(who, ("open", "erp"), (verb, "erp"), audience=audience))
-    with recorded(keys, folder, keys.api.guard(POINT, "one"), KubeClient(api_client(keys.kubeconfig)), store, capsys) as found:
+    client = KubeClient(api_client(keys.kubeconfig))
+    with recorded(keys, folder, keys.api.guard(POINT, "one"), client, store, capsys, sealed=sealed) as found:
         yield found
     store.close()
 

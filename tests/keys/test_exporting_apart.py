@@ -8,6 +8,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -18,6 +19,7 @@ from keys_world import KeyWorld
 from privacy_world import ANNA, BOB
 
 from knhk.adapters.erasures_remote import RemoteErasures, RemoteExports
+from knhk.adapters.signer_local import establish
 from knhk.cli import main
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.faults import Stalled
@@ -66,6 +68,69 @@ def test_rows_of_lineage_are_those_that_the_desk_gives(region: Region) -> None:
     assert [copy.index for copy in remote.records(tag, ANNA, (), note)] == [row["index"] for row in one if row["what"] == "decision"]
     remote.close()
     store.close()
+
+
+def test_what_is_more_than_a_page_is_exported_whole(keys: KeyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1,101 records of ANNA: a page has 1,024."""
+    with recorded_for(keys, tmp_path, capsys, WHO, "export", sealed=2200) as region:
+        region.archived()
+        made = region.asked(*ROWS, "--out", str(tmp_path / "out"))
+        assert (made["written"], made["records"], made["unreadable"], made["missing"]) == (1101, 1101, 0, [])
+        numbers = {int(file.stem) for file in (tmp_path / "out" / "records").iterdir()}
+        assert numbers == {1, *range(2, 2202, 2)}
+        assert region.said().count('"event": "exported"') == 2
+
+
+def test_consents_under_another_key_that_the_service_knows_are_found_by_name(region: Region) -> None:
+    """The namespace got its Secret, or another one, after the first record was sealed."""
+    region.archived()
+    region.keys.api.secrets["erp"] = b"s" * 32
+    region.consents(b"s" * 32)
+    found = region.asked("lineage", ANNA)
+    assert ([row["kind"] for row in found["rows"] if row["what"] == "consent"], found["missing"]) == (["ConsentGranted"], [])
+    assert len(found["rows"]) == 8
+    store = opened(region.place)
+    sealed = tag_of(store.tags_key, ANNA).hex()
+    store.close()
+    for tag, rows in ((sealed, 6), (tag_of(b"s" * 32, ANNA).hex(), 1)):
+        found = region.asked("lineage", tag, "--tag", code=1)
+        assert len(found["rows"]) == rows
+        assert "a tag finds what is under one of them" in found["missing"][0]
+
+
+def test_consents_whose_key_the_service_does_not_know_are_said_to_be_missing(region: Region, tmp_path: Path) -> None:
+    region.archived()
+    region.consents(b"c" * 32, "crm")
+    assert region.asked("lineage", ANNA)["missing"] == []  # of another namespace
+    region.consents(b"s" * 32)
+    found = region.asked("lineage", ANNA, code=1)
+    assert len(found["rows"]) == 7
+    assert "must be able to read Secret knhk-subjects" in found["missing"][0]
+    made = region.asked(*ROWS, "--out", str(tmp_path / "out"), code=1)
+    assert made["missing"] == found["missing"]
+    assert json.loads((tmp_path / "out" / "subject.json").read_text())["missing"] == found["missing"]
+    assert f"Missing: {found['missing'][0]}." in (tmp_path / "out" / "index.md").read_text()
+
+
+def test_consents_under_the_one_key_of_a_namespace_are_found_and_nothing_is_missing(region: Region) -> None:
+    """Whether or not the service may read the Secret that the key came from."""
+    region.archived()
+    store = opened(region.place)
+    region.consents(store.tags_key)
+    store.close()
+    found = region.asked("lineage", ANNA)
+    assert ([row["kind"] for row in found["rows"] if row["what"] == "consent"], found["missing"]) == (["ConsentGranted"], [])
+
+
+def test_lineage_is_verified_down_to_the_pinned_root(region: Region, tmp_path: Path) -> None:
+    region.archived()
+    root = str(region.home.keys / "root.pub")
+    found = region.asked("lineage", ANNA, "--verify", "--root", root)
+    assert (found["verified"], [row["verified"] for row in found["rows"]]) == (True, [True] * 7)
+    assert sum(step["what"].endswith("O and A are what the leaf commits to") for step in found["steps"]) == 7
+    other = establish(tmp_path / "other", "log.example/other", datetime.now(UTC))
+    found = region.asked("lineage", ANNA, "--verify", "--root", str(tmp_path / "other" / "root.pub"), code=1)
+    assert (found["verified"], other.root_public() != b"") == (False, True)
 
 
 def test_of_another_namespace_nothing_is_told(region: Region) -> None:
@@ -149,7 +214,6 @@ def test_an_export_that_is_cut_off_writes_nothing_and_is_begun_again(
     ("words", "named"),
     [
         (("--kubeconfig", "risk.conf", "--archive", "./delta"), "--archive"),
-        (("--kubeconfig", "risk.conf", "--verify"), "--verify"),
         (("--kubeconfig", "risk.conf", "--key-service", "https://keys.example:8448"), "--kubeconfig"),
         (("--erasures", "https://log.example:8449"), "--erasures"),
         (("--account", "knhk-exporter"), "--account"),

@@ -14,7 +14,7 @@ import pytest
 from agent_world import until
 from keys_requests import KEYS, OPEN, POINT, did, now, opened
 from keys_vectors import FILE, vectors
-from keys_world import KeyWorld, token
+from keys_world import Answered, KeyWorld, token
 
 from knhk.adapters.key_stores import KeyStores, established
 from knhk.adapters.wrapping_keys import FileWrapping
@@ -262,6 +262,18 @@ def test_tags_are_those_of_the_namespaces_consents_where_it_has_them(keys: KeyWo
     keys.start()
     assert keys.ask("GET", "/v1/points/hr/candidates/tags-key", guard).body == b"s" * 32
     assert "one subject has two tags" in keys.said()
+
+
+def test_who_may_open_is_told_the_key_of_the_consents_as_it_is_now(keys: KeyWorld) -> None:
+    guard, reader = keys.api.guard("hr/candidates", "one"), keys.api.reader("auditor", ("open", "hr"))
+    keys.ask("GET", "/v1/points/hr/candidates/tags-key", guard)
+    path = "/v1/namespaces/hr/consents-key"
+    assert keys.ask("GET", path, reader) == Answered(200, b"")
+    keys.api.secrets["hr"] = b"z" * 32
+    assert keys.ask("GET", path, reader) == Answered(200, b"z" * 32)
+    for given in (guard, keys.api.reader("eraser", ("erase", "hr")), keys.api.reader("other", ("open", "erp"))):
+        answer = keys.ask("GET", path, given)
+        assert (answer.status, b"zzzz" in answer.body) == (403, False)
 
 
 def test_while_the_api_server_is_away_a_known_guard_goes_on_and_nobody_else(keys: KeyWorld) -> None:

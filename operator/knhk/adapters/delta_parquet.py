@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ ORDER = ("pack", "verdict", "actor", "key", "time_ns")
 KNOWN = "actor is known"
 SORTED = ("pack", "verdict", KNOWN, *ORDER[2:], "receipt", "arm", "source", "segment", "offset")
 BLOOM = ("receipt", "pack", "actor", "key", "subject")
+CHOSEN_BY = ("point", "sealed", "subject", "erased")
 UNSEARCHED = ("leaf", "salt", "observation", "action")
 ERASED: dict[str, object] = {
     **dict.fromkeys(("salt", "observation", "action", "actor", "route", "subject")),
@@ -137,20 +139,47 @@ def rows(data: bytes, where: str) -> Iterator[Row]:
         yield from map(Row._make, zip(*columns, strict=True))
 
 
+def about(data: bytes, where: str, namespace: str, subject: str, in_clear: bool) -> Iterator[Row]:
+    """See the port. Raises Corrupt."""
+    for group in _groups_of(data, where, NAMES):
+        few = group(CHOSEN_BY)
+        sealed = few.column("sealed")
+        wanted = pc.and_(sealed, pc.fill_null(pc.equal(few.column("subject"), subject), False))
+        if in_clear:
+            wanted = pc.or_(wanted, pc.invert(sealed))
+        here = pc.and_(pc.starts_with(few.column("point"), f"{namespace}/"), pc.invert(few.column("erased")))
+        if pc.any(chosen := pc.and_(wanted, here)).as_py():
+            table = group(NAMES).filter(chosen)
+            yield from map(Row._make, zip(*(_values(table.column(name)) for name in NAMES), strict=True))
+
+
 def column(data: bytes, where: str, name: str) -> list[Any]:
     """All values of one column. Raises Corrupt."""
     return [value for columns in _batches(data, where, (name,)) for value in columns[0]]
 
 
 def _batches(data: bytes, where: str, names: Sequence[str]) -> Iterator[list[list[Any]]]:
+    for group in _groups_of(data, where, names):
+        table = group(names)
+        yield [_values(table.column(name)) for name in names]
+
+
+def _groups_of(data: bytes, where: str, names: Sequence[str]) -> Iterator[Callable[[Sequence[str]], pa.Table]]:
+    """Reads columns of each row group; `names` must be there. Raises Corrupt, which is also what reading them raises."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         lacking = [name for name in names if name not in file.schema_arrow.names]
         if lacking:
             raise Corrupt(where, f"has no column {lacking[0]}")
         for number in range(file.num_row_groups):
-            table = file.read_row_group(number, columns=list(names))
-            yield [_values(table.column(name)) for name in names]
+            yield partial(_group, file, number, where)
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(where, f"is no segment of the Δ log: {error}") from error
+
+
+def _group(file: pq.ParquetFile, number: int, where: str, names: Sequence[str]) -> pa.Table:
+    try:
+        return file.read_row_group(number, columns=list(names))
     except (pa.ArrowException, OSError) as error:
         raise Corrupt(where, f"is no segment of the Δ log: {error}") from error
 

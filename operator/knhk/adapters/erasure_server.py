@@ -147,8 +147,8 @@ class ErasureServer:
         told = wire.members(await body_of(request, wire.MAX_BODY_BYTES), "tag", "digests", "checkpoint", "after")
         tag, digests = wire.parse_tag(told["tag"]), frozenset(wire.parse_texts(told["digests"], "digests"))
         note, after = wire.parse_text(told["checkpoint"], "checkpoint"), wire.parse_after(told["after"])
-        found, more = await self._paged(request, met, lambda there, _: there.events(tag, digests, note, after))
-        return web.json_response({"events": [wire.told_row(each) for each in found], "more": more})
+        found, more, consents = await self._paged(request, met, lambda there, _: there.events(tag, digests, note, after))
+        return web.json_response({"events": [wire.told_row(each) for each in found], "more": more, "consents": consents})
 
     async def export_handed_on(self, request: web.Request) -> web.Response:
         return await self._hand_on(request, EXPORTS)

@@ -112,16 +112,22 @@ class RemoteExports(_Remote):
     def records(self, tag: bytes, subject: str, pointers: tuple[str, ...], note: str) -> Iterator[Copy]:
         """See the port; all pages."""
         told = {"tag": tag.hex(), "subject": subject, "pointers": list(pointers), "checkpoint": note}
-        return self._pages("records", told, wire.parse_copy)
+        for rows, _ in self._pages("records", told, wire.parse_copy):
+            yield from rows
 
-    def events(self, tag: bytes, digests: Collection[str], note: str) -> Iterator[Told]:
+    def events(self, tag: bytes, digests: Collection[str], note: str) -> tuple[list[Told], bool]:
         """See the port; all pages."""
-        return self._pages("events", {"tag": tag.hex(), "digests": sorted(digests), "checkpoint": note}, wire.parse_told)
+        told = {"tag": tag.hex(), "digests": sorted(digests), "checkpoint": note}
+        pages = list(self._pages("events", told, wire.parse_told, "consents"))
+        return [row for rows, _ in pages for row in rows], any(page["consents"] is True for _, page in pages)
 
-    def _pages(self, what: str, told: Mapping[str, Any], parse: Callable[[Mapping[str, Any]], R]) -> Iterator[R]:
+    def _pages(
+        self, what: str, told: Mapping[str, Any], parse: Callable[[Mapping[str, Any]], R], *more_names: str
+    ) -> Iterator[tuple[list[R], Mapping[str, Any]]]:
+        """Rows of each page, and the page."""
         after, more = -1, True
         while more:
-            found = self._told(what, wire.body(**told, after=after), what, "more")
+            found = self._told(what, wire.body(**told, after=after), what, "more", *more_names)
             try:
                 rows = [parse(row) for row in found[what]]
                 indexes = [row.index for row in rows]
@@ -129,5 +135,5 @@ class RemoteExports(_Remote):
                 demand(bool(indexes) or not found["more"], what, "must come to an end")
             except (Bad, TypeError) as error:
                 raise Corrupt(f"{self._client.server}: {what}", str(error)) from error
-            yield from rows
+            yield rows, found
             after, more = max(indexes, default=after), found["more"] is True

@@ -19,6 +19,7 @@ from knhk_runtime.subject_keys import KeyStore, Quota
 MOST = 256  # each with files that stay open
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 STORE = b"store"
+NOT_SHOWN = ("NoSecret", "Forbidden")
 _log = logging.getLogger("knhk.keys")
 TagsKey = Callable[[str], bytes | None]
 """The key of the tags of a namespace's consents; None where there is none, or it may not be read."""
@@ -64,6 +65,15 @@ class KeyStores:
             return None
         return self.of(namespace)
 
+    def of_consents(self, namespace: str) -> bytes | None:
+        """The key of the tags of a namespace's consents as it is now; None: there is none, or it may not be read. Raises as TagsKey."""
+        try:
+            return self._tags_key(namespace)
+        except Stalled as error:
+            if error.reason in NOT_SHOWN:
+                return None
+            raise
+
     def known(self) -> dict[str, KeyStore]:
         """Those that are open, by namespace."""
         with self._lock:
@@ -90,10 +100,8 @@ class KeyStores:
 
     def _of_consents(self, namespace: str) -> bytes | None:
         try:
-            return self._tags_key(namespace)
-        except KnhkError as error:
-            if isinstance(error, Stalled) and error.reason in ("NoSecret", "Forbidden"):
-                return None
+            return self.of_consents(namespace)
+        except KnhkError:
             if subject_keys.wrapped_store_key(self._folder / namespace) is None:
                 raise  # which key its tags are made by stays so for ever: not decided while nobody answers
             return None

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from knhk.adapters.token_client import TokenClient, Whom
-from knhk.model.faults import Conflict, Corrupt
+from knhk.model.faults import Conflict, Corrupt, NotFound
 from knhk.ports.caller import KEYS_AUDIENCE
 from knhk_runtime import keys_wire
 from knhk_runtime.envelope import KEY
@@ -35,6 +35,17 @@ class RemoteKeyStore:
         if len(found) != KEY:
             raise Corrupt(str(self._server), f"tags-key: must have {KEY} bytes")
         return found
+
+    @cached_property
+    def consents_key(self) -> bytes | None:
+        """By which tags of the namespace's consents are made; None where the service knows none, or is of before it told."""
+        try:
+            found = self._asked("GET", "consents-key")
+        except NotFound:
+            return None
+        if len(found) not in (0, KEY):
+            raise Corrupt(str(self._server), f"consents-key: must have {KEY} bytes, or none")
+        return found or None
 
     def close(self) -> None:
         self._client.close()

@@ -29,7 +29,7 @@ BESIDE = (
     Argument("--erasures", help="with --key-service: https://HOST:PORT beside the log, in place of a log at hand", metavar="URL"),
     Argument("--erasures-token", help="with --erasures: token of audience erasures.knhk.dev", kind=Path, metavar="FILE"),
 )
-AT_HAND = ("log", "archive", "verify", "root", "keys", "at")  # mean a log at hand
+AT_HAND = ("log", "archive")
 COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "record", "verified")
 
 
@@ -75,15 +75,14 @@ def lineage(call: Call) -> Outcome:
 
         asked = asked_of(call, args.subject)
         with exporting as there:
-            rows = there.find(Subject(asked.subject, asked.is_tag, asked.pointers))[0].rows
-        return Outcome(
-            {"rows": list(rows), "verified": None, "missing": [], "steps": []}, OK, (Table("", COLUMNS, tuple(map(_cells, rows))),)
-        )
-    asked = asked_of(call, args.subject)
-    found = wiring.find(asked, home)
+            found, _, begun = there.find(Subject(asked.subject, asked.is_tag, asked.pointers))
+        folder, keys_json = None, begun.keys_json
+    else:
+        asked = asked_of(call, args.subject)
+        found, folder, keys_json = wiring.find(asked, home), evidence.folder(asked.log), None
     steps = []
     if args.verify:
-        steps = wiring.verified(found, evidence.trust(home, args.root, args.keys, args.at, evidence.folder(asked.log)))
+        steps = wiring.verified(found, evidence.trust(home, args.root, args.keys, args.at, folder, keys_json))
     good = all(step.ok for step in steps)
     verified = good if args.verify else None
     data = {
@@ -122,7 +121,7 @@ def exporter(call: Call) -> AbstractContextManager[Exporter] | None:
     from knhk.wiring.exporting_cluster import exporting_in, exporting_there
 
     if lost := next((name for name in AT_HAND if getattr(args, name, None)), None):
-        raise Usage("must not be given where a cluster is asked: what it exports is verified by `knhk receipt verify FOLDER`", f"--{lost}")
+        raise Usage("must not be given where a cluster is asked: its own log and archive are read", f"--{lost}")
     if args.kubeconfig is not None:
         if args.erasures is not None or args.key_service is not None:
             raise Usage("must come without --key-service and --erasures", "--kubeconfig")

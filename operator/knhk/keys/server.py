@@ -61,6 +61,7 @@ class KeyService:
                 web.get(f"{point}/tags-key", self.tags_key, name="tags-key"),
                 web.post(f"{point}/keys", self.keys, name="keys"),
                 web.get(f"{namespace}/tags-key", self.readers_tags_key, name="readers-tags-key"),
+                web.get(f"{namespace}/consents-key", self.readers_consents_key, name="readers-consents-key"),
                 web.post(f"{namespace}/open", self.open, name="open"),
                 web.post(f"{namespace}/store/{{act}}", self.act, name="store"),
             ]
@@ -122,6 +123,11 @@ class KeyService:
     async def readers_tags_key(self, request: web.Request) -> web.Response:
         store, _ = await self._reader(request, OPEN)
         return web.Response(body=store.tags_key, content_type=BYTES)
+
+    async def readers_consents_key(self, request: web.Request) -> web.Response:
+        await self._reader(request, OPEN)
+        found = await self._door.run(lambda: self._stores.of_consents(request.match_info["namespace"]))
+        return web.Response(body=found or b"", content_type=BYTES)
 
     async def open(self, request: web.Request) -> web.Response:
         store, who = await self._reader(request, OPEN)

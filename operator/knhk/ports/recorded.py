@@ -68,7 +68,7 @@ class SubjectPages(Protocol):
         attribute, in the body at a JSON pointer, or where their point's rule of privacy looks. Of other namespaces none."""
         ...
 
-    def events(self, tag: bytes, digests: Collection[str], note: str, after: int) -> tuple[list[Told], bool]:
+    def events(self, tag: bytes, digests: Collection[str], note: str, after: int) -> tuple[list[Told], bool, bool]:
         """Events about the subject in this namespace, and those of packs (the first 40 hexadecimal digits) and data (all 64)
-        that are named."""
+        that are named. The last: whether consents of this namespace, of whomever, were passed over."""
         ...

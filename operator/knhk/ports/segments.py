@@ -46,6 +46,11 @@ class Segments(Protocol):
         """The rows of a segment."""
         ...
 
+    def about(self, data: bytes, where: str, namespace: str, subject: str, in_clear: bool) -> Iterator[Row]:
+        """Rows of points of a namespace that are not erased: sealed for the subject with this tag (hexadecimal), and with `in_clear` those
+        that nobody sealed. Of a row group without such rows no payload is read."""
+        ...
+
     def column(self, data: bytes, where: str, name: str) -> list[Any]:
         """All values of one column."""
         ...

@@ -189,12 +189,9 @@ class Beside(Copies):
             self.clock.sleep(SETTLE_S)
         return indexes | set(shown.values())
 
-    def _all(self) -> Iterator[tuple[str, str, Record]]:
-        """(place, point, record) of all that is kept, outboxes first."""
-        for path in self._segments():
-            yield from ((f"{path.parent.name}/{path.name}", point_of(path.parent.name), record) for record in _records(path))
-        for row in self.rows():
-            yield f"archive: {row.source}", row.point, record_of(row)
+    def _recorded(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
+        """What segments of outboxes hold; of one that is gone meanwhile nothing."""
+        return ((path, record) for path in paths for record in _records(path))
 
     def _segments(self) -> list[Path]:
         return [path for folder in self.folders() for path in sorted(folder.glob("*.seg"))]

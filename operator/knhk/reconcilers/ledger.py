@@ -243,6 +243,10 @@ class Kept:
     def rows(self, name: str) -> Iterator[Row]:
         return self._form.rows(self.read(name), f"{self.store.name}/{name}")
 
+    def about(self, name: str, namespace: str, subject: str, in_clear: bool) -> Iterator[Row]:
+        """As `Segments.about`."""
+        return self._form.about(self.read(name), f"{self.store.name}/{name}", namespace, subject, in_clear)
+
     def indexes(self, name: str) -> list[int | None]:
         return self.column(name, "log_index")
 

@@ -104,7 +104,7 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
         for each in segments.names():
             yield from segments.rows(each)
 
-    def beside(kind: type[B], namespace: str, privacy: Mapping[str, Any]) -> B:
+    def beside(kind: type[B], namespace: str, privacy: Mapping[str, Any], **more: Any) -> B:
         return kind(
             observations=options.log_dir / "observations",
             archive=made,
@@ -115,12 +115,14 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
             privacy=_parsed(privacy),
             is_here=lambda point: point.startswith(f"{namespace}/"),
             namespace=namespace,
+            **more,
         )
 
     def pages(namespace: str, privacy: Mapping[str, Any]) -> tuple[PagesBeside, str]:
         note = fetch("checkpoint")
         demand(note is not None, "log", "must have a checkpoint")
-        return beside(PagesBeside, namespace, privacy), (note or b"").decode()
+        kept = partial(replays.kept, options.store)
+        return beside(PagesBeside, namespace, privacy, kept=kept), (note or b"").decode()
 
     def shown() -> Pair:
         found = said.files.current()

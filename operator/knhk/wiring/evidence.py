@@ -50,9 +50,10 @@ class Trust:
         return made
 
 
-def trust(home: Home, root: str | None, keys: Path | None, at: str | None, beside: Path | None) -> Trust:
-    """`root`: a file or base64 text; `keys`: keys.json; `at`: RFC 3339 in UTC. Without them the home's root key counts, then what lies with
-    the log in `beside` (which is no pin: `own`), and the keys.json there before the home's. Raises Stalled when nothing is there, Bad."""
+def trust(home: Home, root: str | None, keys: Path | None, at: str | None, beside: Path | None, keys_json: bytes | None = None) -> Trust:
+    """`root`: a file or base64 text; `keys`: keys.json; `at`: RFC 3339 in UTC; `keys_json`: that which came with the evidence. Without them
+    the home's root key counts, then what lies with the log in `beside` (which is no pin: `own`), and the keys.json there before the
+    home's. Raises Stalled when nothing is there, Bad."""
     came = [beside.parent / "keys" / "root.pub", beside / "root.pub"] if beside else []
     at_hand = [path for path in (home.keys / "root.pub", *came) if path.exists()]
     if root is not None:
@@ -61,13 +62,15 @@ def trust(home: Home, root: str | None, keys: Path | None, at: str | None, besid
         public = read_root_pub(at_hand[0])
     else:
         raise Stalled("Root", "no pinned root key is at hand: give --root, a file or base64 text, from a source that you trust")
+    now, own = parse_time(at, "--at") if at else datetime.now(UTC), root is None and at_hand[0] != home.keys / "root.pub"
+    if keys is None and keys_json is not None:
+        return Trust(public, keys_json, now, own, (home.keys,))
     named = [keys] if keys else [folder / "keys.json" for folder in (beside, home.keys) if folder]
     found = next((path for path in named if keys or path.exists()), None)
     if found is None:
         raise Stalled("Keys", "no keys.json is at hand: give --keys, the file that is published with the log")
-    own = root is None and at_hand[0] != home.keys / "root.pub"
     folders = tuple(dict.fromkeys((found.parent, *(folder for folder in (beside, home.keys) if folder))))
-    return Trust(public, found.read_bytes(), parse_time(at, "--at") if at else datetime.now(UTC), own, folders)
+    return Trust(public, found.read_bytes(), now, own, folders)
 
 
 def folder(place: str) -> Path | None:

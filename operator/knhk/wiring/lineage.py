@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +26,8 @@ from knhk.wiring import evidence, privacy, replays
 from knhk.wiring.home import Home
 from knhk.wiring.log_opening import Opened, opened
 from knhk.wiring.privacy import KeyPlace
-from knhk_runtime.record import Record
+from knhk_runtime.record import Record, check_record
+from knhk_verify.errors import Bad
 from knhk_verify.evidence import Step
 from knhk_verify.leaf import Leaf
 
@@ -104,10 +105,33 @@ class Tags:
 def _tags_of(asked: Asked, home: Home) -> Tags:
     sealed = next(iter(privacy.tags_of(asked.keys or home, asked.subject)), None)
     try:
-        consents = _of_consents(home, asked.namespace, asked.subject)
+        consents = _of_consents(home, asked.namespace, asked.subject) if asked.keys is None else _by_service(asked.keys, asked.subject)
     except Stalled as error:
         return Tags(None, sealed, str(error))
     return Tags(consents, sealed, differ=sealed not in (None, consents))
+
+
+def _by_service(keys: KeyPlace, subject: str) -> str:
+    """The tag of the namespace's consents, hexadecimal. Raises Stalled where the service does not know their key, and as it."""
+    store = privacy.service(keys)
+    try:
+        if store.consents_key is None:
+            raise Stalled("NoSecret", unknown_key(keys.namespace))
+        return tag_of(store.consents_key, subject)
+    finally:
+        store.close()
+
+
+def two_tags(namespace: str) -> str:
+    """What is missing by a tag alone."""
+    two = "has an older key of tags for its consents than for its sealed records: a tag finds what is under one of them, a name both"
+    return f"namespace {namespace} {two}"
+
+
+def unknown_key(namespace: str) -> str:
+    """What is missing where the key service does not know by which key tags of consents are made."""
+    must = "knhk-keys must be able to read Secret knhk-subjects there (manifests/consent/subjects-key.yaml)"
+    return f"consents of {namespace} are searched by the tag of sealed records alone, which need not be theirs: {must}"
 
 
 def _of_consents(home: Home, namespace: str, subject: str) -> str:
@@ -131,8 +155,7 @@ def _missing(asked: Asked, home: Home, tags: Tags, rows: Sequence[dict[str, Any]
     namespaces, others = lineage.untold(log.served.entries())
     others = others or sealed > 0
     if asked.is_tag:
-        two = "has an older key of tags for its consents than for its sealed records: a tag finds what is under one of them, a name both"
-        return (f"namespace {asked.namespace} {two}",) if tags.differ and asked.namespace in namespaces and others else ()
+        return (two_tags(asked.namespace),) if tags.differ and asked.namespace in namespaces and others else ()
     found = list[str]()
 
     def searched(namespace: str) -> bool:
@@ -140,7 +163,10 @@ def _missing(asked: Asked, home: Home, tags: Tags, rows: Sequence[dict[str, Any]
             return _of_consents(home, namespace, asked.subject) == tags.sealed
         return False
 
-    if tags.consents is None and asked.keys is None and (others_of := [name for name in sorted(namespaces) if not searched(name)]):
+    if tags.consents is None and asked.keys is not None:
+        met = any(row["what"] == "consent" for row in rows)  # then they have the tag that was searched
+        found += [tags.why] if asked.namespace in namespaces and not met else []
+    elif tags.consents is None and (others_of := [name for name in sorted(namespaces) if not searched(name)]):
         found.append(f"consents of {', '.join(others_of)} are not searched (name one by --namespace): {tags.why}")
     if tags.sealed is None and others:
         found.append("sealed records, erasures and holds are not searched: the key store is not at hand, or this user may not use its key")
@@ -164,11 +190,23 @@ def verified(found: Found, trust: evidence.Trust) -> list[Step]:
         files = bundle.files()
         judged = trust.evidence()
         judge(judged, files)
-        named = [(name, text.encode()) for name, text in files.items()]
-        own = [*judged.steps, *evidence.kept(named, evidence.folder(found.name))]
+        own = [*judged.steps, *_held(found, row)]
         row["verified"] = all(step.ok for step in own)
         steps += own
     return steps
+
+
+def _held(found: Found, row: Mapping[str, Any]) -> list[Step]:
+    """The record of a decision, where it is in clear, against its leaf."""
+    kept = found.kept.get(found.log.entry(row["index"])) if row["what"] == "decision" else None
+    if kept is None or kept.record is None:
+        return []
+    what = f"entry {row['index']}: O and A are what the leaf commits to"
+    try:
+        check_record(kept.record, kept.where)
+    except Bad as bad:
+        return [Step(what, "", False, str(bad))]
+    return [Step(what, "none", True, kept.where)]
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,13 @@ def opened(keys: Keys) -> ErasableKeys:
     """Raises NotFound for a home that has none, Stalled when this user may not use its key, Corrupt and Waiting; of a key service when it
     is first asked."""
     if isinstance(keys, KeyPlace):
-        return RemoteKeyStore(Whom(keys.url, keys.token, keys.authority, keys.dial), keys.namespace)
+        return service(keys)
     return opened_in(keys.subjects, keys.keys)
+
+
+def service(keys: KeyPlace) -> RemoteKeyStore:
+    """Of a namespace. Raises Stalled; the service is asked later."""
+    return RemoteKeyStore(Whom(keys.url, keys.token, keys.authority, keys.dial), keys.namespace)
 
 
 def opened_in(folder: Path, keys: Path) -> KeyStore:
