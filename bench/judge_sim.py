@@ -75,7 +75,8 @@ def _weights() -> list[float]:
 
 
 def _how_many(chance: random.Random, n: int, share: float) -> int:
-    return sum(chance.random() < share for _ in range(n)) if share else 0
+    draw = chance.random
+    return sum([draw() < share for _ in range(n)]) if share else 0
 
 
 @dataclass

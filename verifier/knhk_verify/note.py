@@ -77,7 +77,7 @@ def open_note(note: str | bytes, verifiers: Collection[Verifier], where: str = "
     lines = signatures.split("\n")
     whole = bool(text and blank) and lines.pop() == "" and 0 < len(lines) <= MAX_SIGNATURES and len(body) <= MAX_NOTE_BYTES
     demand(whole, where, "is not a signed note: text, a blank line, signature lines")
-    demand(all(ord(c) >= 0x20 or c == "\n" for c in body) and "\ufffd" not in body, where, "is not UTF-8, or has a control character")
+    demand(not re.search("[\0-\t\v-\x1f\ufffd]", body), where, "is not UTF-8, or has a control character")
     known, signed = {(verifier.name, verifier.id): verifier for verifier in verifiers}, set[Verifier]()
     for number, line in enumerate(lines, text.count("\n") + 3):
         dash, name, signature = line.split(" ") if line.count(" ") == 2 else ("", "", "")

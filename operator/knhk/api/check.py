@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from knhk.api.document import Node, plain_text, shown, to_value
@@ -14,6 +15,7 @@ from knhk.model.faults import Fault
 
 _ARTICLE = {"integer": "an integer", "array": "a list", "object": "an object"}
 _UNQUOTED = ("boolean", "integer", "number", "null")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Checker:
@@ -67,27 +69,27 @@ class Checker:
         text: str = node.value
         if len(text) > shape.max:
             self.fault(node, at, f"{len(text)} characters", f"must be at most {shape.max} characters long")
-        self._bounds(shape, node, at, text, json.dumps(text))
-        if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
+        self._bounds(shape, node, at, text, json.dumps)
+        if _NO_TEXT.search(text):
             self.fault(node, at, excerpt(node), "must be text without NUL and without surrogates")
         return text
 
     def _integer(self, shape: Int, node: Node, at: str) -> int:
         value: int = node.value
-        self._bounds(shape, node, at, value, str(value))
+        self._bounds(shape, node, at, value, str)
         return value
 
-    def _bounds(self, shape: Shape, node: Node, at: str, value: Any, shown_as: str) -> None:
+    def _bounds(self, shape: Shape, node: Node, at: str, value: Any, as_text: Callable[[Any], str]) -> None:
         for rule in least(shape):
             if not rule.holds(value):
-                self.fault(node, at, shown_as, rule.message)
+                self.fault(node, at, as_text(value), rule.message)
 
     def _list(self, shape: List, node: Node, at: str, defaults: bool) -> list[Any]:
         items: tuple[Node, ...] = node.value
         if len(items) > shape.max:
             self.fault(node, at, f"{len(items)} items", f"must have at most {shape.max} items")
             items = items[: shape.max]
-        self._bounds(shape, node, at, items, f"{len(items)} items")
+        self._bounds(shape, node, at, items, lambda some: f"{len(some)} items")
         values = [self.check(shape.item, item, f"{at}[{i}]", defaults) for i, item in enumerate(items)]
         if shape.key:
             self._distinct(shape.key, items, values, at)

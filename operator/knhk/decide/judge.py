@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from knhk.decide.watches import WATCHES, Level, Watch, watches
 from knhk.model.rollout import (
@@ -35,8 +36,7 @@ ALL = ""  # the guard id of the aggregate in findings
 MAX_FINDINGS = 8
 
 
-@dataclass(frozen=True)
-class _Stream:
+class _Stream(NamedTuple):
     """One tested share. `low` … `high` bound the number of clusters that met a difference unintended."""
 
     guard: str
@@ -73,8 +73,8 @@ def judge(stats: PairStats, analysis: Analysis) -> Verdict:
     decisions and no more errors than tolerated.
     """
     streams = [] if stats.stable is None else _streams(stats, analysis)
-    beside = watches(stats, analysis)
-    failed = [*_errors(stats, analysis), *_crossed(streams, stats, analysis), *_exceeded(beside, stats, analysis)]
+    beside, m = watches(stats, analysis), stream_count(stats, analysis)
+    failed = [*_errors(stats, analysis), *_crossed(streams, m, stats, analysis), *_exceeded(beside, m, stats, analysis)]
     if failed:
         return Verdict(Outcome.FAIL, tuple(failed[:MAX_FINDINGS]))
     still = [*_too_few(stats, analysis), *_uncovered(stats, analysis), *_unsettled(streams, stats, analysis)]
@@ -90,7 +90,7 @@ def stream_count(stats: PairStats, analysis: Analysis) -> int:
 
 def _watched(stats: PairStats, analysis: Analysis) -> list[str]:
     known = {ROUTE, *analysis.guards, *stats.guards}
-    return sorted(guard for guard in known if not _intended(guard, analysis))
+    return sorted(guard for guard in known if not _intended(guard, analysis)) if analysis.intended else sorted(known)
 
 
 def _intended(guard: str, analysis: Analysis) -> bool:
@@ -123,14 +123,13 @@ def _ratios(analysis: Analysis) -> dict[Direction, Ratio]:
     return {d: Ratio.of(float(analysis.tolerance(d)), p1) for d in DIRECTIONS}
 
 
-def _crossed(streams: list[_Stream], stats: PairStats, analysis: Analysis) -> list[Finding]:
+def _crossed(streams: list[_Stream], m: int, stats: PairStats, analysis: Analysis) -> list[Finding]:
     """Streams whose evidence for the effect is m/alpha to 1 or more, the strongest first."""
-    limit = math.log(stream_count(stats, analysis) / float(analysis.alpha))
+    limit = math.log(m / float(analysis.alpha))
     ratios = _ratios(analysis)
     found = []
     for stream in streams:
-        evidence = ratios[stream.direction].log(max(stats.clusters, stream.low), stream.low)
-        if stream.low and evidence >= limit:
+        if stream.low and (evidence := ratios[stream.direction].log(max(stats.clusters, stream.low), stream.low)) >= limit:
             found.append((-evidence, -stream.low, stream.guard == ALL, stream.guard, stream))
     return [_finding(s, s.low, stats, analysis) for *_, s in sorted(found, key=lambda row: row[:4])]
 
@@ -161,11 +160,11 @@ def _finding(stream: _Stream, k: int, stats: PairStats, analysis: Analysis) -> F
     )
 
 
-def _exceeded(beside: list[Watch], stats: PairStats, analysis: Analysis) -> list[Finding]:
+def _exceeded(beside: list[Watch], m: int, stats: PairStats, analysis: Analysis) -> list[Finding]:
     """Watches with a level whose evidence for more than is allowed is m·tests/alpha to 1 or more."""
     found = []
     for watch in beside:
-        limit = math.log(stream_count(stats, analysis) * watch.tests / float(analysis.alpha))
+        limit = math.log(m * watch.tests / float(analysis.alpha))
         evidence, level = max(((level.failing.log_for(watch.allowed), level) for level in watch.levels), key=lambda row: row[0])
         if evidence >= limit:
             found.append(_watch_finding(watch, level, stats))

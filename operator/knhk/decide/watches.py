@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from knhk.decide.excess import Excess
 from knhk.model.rollout import MAX_BUCKETS, Analysis, PairStats, bucket_start_ns
@@ -79,6 +80,7 @@ def _latency(stats: PairStats, analysis: Analysis) -> Watch | None:
     return Watch(LATENCY, SLOW_SHARE, f"{analysis.max_latency_ratio:f}", samples, tuple(levels), max(1, MAX_BUCKETS - first))
 
 
+@lru_cache(maxsize=64)
 def _first_bucket(floor_ns: int) -> int:
     return next((bucket for bucket in range(MAX_BUCKETS) if bucket_start_ns(bucket) >= floor_ns), MAX_BUCKETS)
 

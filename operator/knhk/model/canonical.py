@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from types import NoneType
 
 type_error = "canonical JSON must hold strings, integers, booleans, null, lists and objects only"
 
 
+_SCALAR = (str, bool, int, NoneType)
+
+
 def _check(value: object, path: str) -> None:
-    if value is None or isinstance(value, (str, bool, int)):
+    if isinstance(value, _SCALAR):
         return
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"{path}: {type_error}")
-            _check(item, f"{path}.{key}")
+            if not isinstance(item, _SCALAR):
+                _check(item, f"{path}.{key}")
         return
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         for i, item in enumerate(value):
-            _check(item, f"{path}[{i}]")
+            if not isinstance(item, _SCALAR):
+                _check(item, f"{path}[{i}]")
         return
     raise TypeError(f"{path}: {type_error}, not {type(value).__name__}")
 
