@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 _HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent / "storage")]
+sys.path[:0] = [str(_HERE), *(str(_HERE.parent / folder) for folder in ("sim", "storage"))]
 
 from log_disk import Disk  # noqa: E402
 from log_laws import Ack, Broken, Laws  # noqa: E402
@@ -23,6 +23,7 @@ from log_lines import Line, late  # noqa: E402
 from log_weather import Weather  # noqa: E402
 from machines import KEY, TTL_S, leaves  # noqa: E402
 from memory_store import MemoryStore  # noqa: E402
+from remembering import signatures_remembered  # noqa: E402
 
 from knhk.model.faults import Corrupt, Deposed, NotFound, Waiting  # noqa: E402
 from knhk_runtime.record import entry_key  # noqa: E402
@@ -383,7 +384,8 @@ def play(seed: int, traced: bool = False, focus: Mapping[str, float] = MappingPr
     simulation = Simulation(seed, traced, focus)
     law, broken = "", ""
     try:
-        simulation.run()
+        with signatures_remembered():
+            simulation.run()
     except Broken as error:
         law, broken = error.law, str(error)
     except Exception as error:

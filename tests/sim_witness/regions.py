@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from regions_disk import Disk
+from remembering import signatures_remembered
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.record import encode_leaf, entry_key
@@ -380,11 +381,12 @@ def play(seed: int, traced: bool = False, focus: Mapping[str, float] = MappingPr
         raise ValueError(f"--focus {', '.join(focus)}: must be left out, regions have no such weather")
     regions, steps, law, told = Regions(seed, traced), 0, "", ""
     try:
-        while steps < STEPS:
-            steps += 1
-            regions.step()
-            regions.look()
-        regions.calm()
+        with signatures_remembered():
+            while steps < STEPS:
+                steps += 1
+                regions.step()
+                regions.look()
+            regions.calm()
     except Broken as broken:
         law, told = broken.law, str(broken)
     finally:
