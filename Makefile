@@ -31,6 +31,8 @@ GENERATOR_MODULES ?=
 GENERATED         ?= crds manifests/base/admission/webhooks.yaml manifests/chart docs/roles/matrix.md hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
 
 PYTEST_ARGS ?=
+# Of `make test`: two compute; the groups `cluster` and `node` have one each, and mostly wait for their servers.
+TEST_WORKERS ?= 4
 NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' -o -name '*.cdef' -o -name '*.j2' \
                     -o -name '*.py' \) -not -path '*/build/*' -not -name '_*.c' 2>/dev/null)
 
@@ -66,7 +68,7 @@ test: setup-dev $(STAMPS)/apt $(STAMPS)/apt-node ## all tests; builds the server
 	@$(PY) tests/sigstore/sigstore_binaries.py >/dev/null || echo "test: the tests with cosign and a private sigstore will not be run" >&2
 	@$(PY) tests/gitops/gitea_binaries.py >/dev/null || echo "test: the tests of the tier gitops on a real Gitea will not be run" >&2
 	@$(PY) tests/storage/versitygw_binary.py >/dev/null || echo "test: the tests of stores on a real S3 server will not be run" >&2
-	@$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: setup-dev ## tests that need no server and take no time
 	@$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not server and not cluster" $(PYTEST_ARGS)

@@ -51,9 +51,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("failure"):
             if len(mark.args) != 2 or not all(isinstance(arg, str) for arg in mark.args):
                 raise pytest.UsageError(f"{item.nodeid}: must be failure(row, column), two strings")
-        groups = [mark.args for mark in item.iter_markers("xdist_group")]
-        if "cluster" in item.keywords and (("cluster",) not in groups or item.get_closest_marker("cluster") is None):
-            raise pytest.UsageError(f"{item.nodeid}: must be marked cluster and xdist_group('cluster'): all workers share one machine")
+        if "cluster" in item.keywords:
+            _belongs_to_its_cluster(item)
+
+
+def _belongs_to_its_cluster(item: pytest.Item) -> None:
+    """What needs the node runs on one worker, what needs the cluster without one on one, beside it."""
+    used = {*getattr(item, "fixturenames", ())} & {"node", "cluster"} or {"node", "cluster"}
+    groups = {name for mark in item.iter_markers("xdist_group") for name in mark.args}
+    if item.get_closest_marker("cluster") is None or not groups & used:
+        wanted = " or ".join(f"xdist_group({name!r})" for name in sorted(used))
+        raise pytest.UsageError(f"{item.nodeid}: must be marked cluster and {wanted}: all workers share one machine")
 
 
 def _tier(nodeid: str) -> str | None:

@@ -18,7 +18,7 @@ import node_machine as machine
 from control_plane import Cluster, down, up
 from node_pods import Node, is_ready
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("node"), pytest.mark.timeout(600)]
 ENDED_WITHIN_S = 240.0
 
 

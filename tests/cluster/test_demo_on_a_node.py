@@ -19,7 +19,7 @@ from node_pods import Node
 
 from knhk_runtime.tlog.audit import verify_log
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("node"), pytest.mark.timeout(900)]
 OURS, THEIRS = "knhk-system", "erp"
 ENDS_WITHIN_S = 700
 OF_PEOPLE = "policyrepositories,policypacks,enforcementpoints,databundles"

@@ -34,7 +34,7 @@ from knhk.adapters.placement_objects import ALLOWED
 from knhk.adapters.point_client import PointClient
 from knhk.model.faults import AlreadyExists, Waiting
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("node"), pytest.mark.timeout(600)]
 NS, POINT, CHILD = "gate", "orders", child_name("orders")
 PODS, PORT = f"/api/v1/namespaces/{NS}/pods", 8080
 JUDGE, OBJECTS = "workloads", "/apps/deployments/CREATE/shop"

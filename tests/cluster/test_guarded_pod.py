@@ -28,7 +28,7 @@ from knhk.adapters.kube_client import KubeClient
 from knhk.adapters.kube_documents import collection
 from knhk.model.faults import AlreadyExists, Refused, Stalled, Waiting
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("node"), pytest.mark.timeout(600)]
 NS, PODS = "shop", "/api/v1/namespaces/shop/pods"
 FLEET, MANY = "fleet", 4
 LISTENS = "import socket; socket.create_connection(('127.0.0.1', 9000), 5).close()"

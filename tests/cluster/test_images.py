@@ -29,7 +29,7 @@ import images
 from node_pods import RESTRICTED, Node, is_ready
 from system_world import PAYLOADS, POINT, Traffic, World, fast_pack, until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("node"), pytest.mark.timeout(600)]
 PORT, APPLICATION = 8080, 8081
 STATE, RUN = "/var/lib/knhk", "/run/knhk"
 SERVER = f"""

@@ -38,7 +38,7 @@ from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import Verifier, open_note
 from knhk_verify.signed import ROLES, Keys, verify_event, verify_keys
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("node"), pytest.mark.timeout(900)]
 OURS, NS, POINT = "knhk-system", "clinic", "orders"
 PODS = f"/api/v1/namespaces/{NS}/pods"
 READ, CHECKPOINT = "import pathlib, sys; print(pathlib.Path(sys.argv[1]).read_text(), end='')", "/var/lib/knhk/log/checkpoint"

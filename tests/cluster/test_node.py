@@ -24,7 +24,7 @@ import node_machine as machine
 from node_images import architecture
 from node_pods import RESTRICTED, Node, is_ready
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("node"), pytest.mark.timeout(600)]
 SOURCE = Path(__file__).with_name("say.c")
 SAID = {"uid": RESTRICTED["runAsUser"], "writes": False}
 

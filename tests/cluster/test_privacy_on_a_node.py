@@ -39,7 +39,7 @@ from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.folder import log_records
 from knhk_verify.leaf import parse_leaf
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("node"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 NS, POINT = "clinic", "orders"
 PODS, SERVICES = f"/api/v1/namespaces/{NS}/pods", f"/api/v1/namespaces/{SYSTEM}/services"

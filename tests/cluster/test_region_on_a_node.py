@@ -44,7 +44,7 @@ from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import COSIGNATURE, Verifier, open_checkpoint, parse_vkey
 from knhk_verify.signed import POLICY_EVENT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("node"), pytest.mark.timeout(900)]
 NS = "orders"
 
 

@@ -34,7 +34,7 @@ import image_native
 import image_trees
 import images
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]  # with the node's tests: one of them builds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("node")]  # with the node's tests: one of them builds
 EXAMPLES = Path(__file__).parents[2] / "examples"
 INVOICES, INVOICE = EXAMPLES / "packs/invoice-controls/1.0.0/pack.yaml", EXAMPLES / "payloads/gobl-us-invoice-us-us.json"
 HEAVY = ("kopf", "kubernetes", "rdflib", "sigstore", "ziglang", "knhk/reconcilers", "knhk_gen")
