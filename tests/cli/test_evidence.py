@@ -67,11 +67,11 @@ def spec_of(proven: Path) -> dict[str, Any]:
 
 
 def test_what_prove_writes_verifies_without_the_product_and_says_what_it_is(proven: Path, log: Any, capsys: Any) -> None:
-    assert sorted(p.name for p in proven.iterdir()) == ["index.md", "keys.json", "receipts", "verifier"]
+    assert sorted(p.name for p in proven.iterdir()) == ["index.html", "keys.json", "receipts", "verifier"]
     assert knhk_verify(["--root", str(log.dir / "root.pub"), str(proven)]) == 0
     assert "DECISION ADMIT" in capsys.readouterr().out
-    index = (proven / "index.md").read_text()
-    assert f"| receipts/{EVENT}.json | {EVENT} | POLICY Promoted |" in index
+    index = (proven / "index.html").read_text()
+    assert f'<a href="receipts/{EVENT}.json">receipts/{EVENT}.json</a></td><td>{EVENT}</td><td>POLICY Promoted</td>' in index
     assert log.receipts[0] in index
     assert (proven / "verifier" / "knhk_verify" / "__main__.py").exists()
 

@@ -163,7 +163,7 @@ def test_all_about_one_person_is_a_folder_that_stands_alone_and_leaves_a_receipt
     assert out.stat().st_mode & 0o077 == 0, "nobody else on this machine reads it"
     read = [json.loads(path.read_text()) for path in (out / "records").iterdir()]
     assert {record["attributes"]["path.candidate"] for record in read} == {CONSENTS}
-    index = (out / "index.md").read_text()
+    index = (out / "index.html").read_text()
     assert "ConsentWithdrawn" in index
     assert "ats/candidate-consent@1.0.0" in index
     root = str(happened.home / "keys" / "root.pub")

@@ -52,7 +52,7 @@ def test_one_command_erases_a_subject_and_the_log_says_who_did(region: Region) -
     region.archived()
     assert region.replayed() == (14, 0, 0, 0, 0)
     (dry,) = region.run("erase", ANNA, "--basis", BASIS, "--dry-run")["erasures"]
-    assert (dry["state"], dry["leaves"], dry["keys"]) == ("dry", 7, 1)
+    assert (dry["state"], dry["leaves"], dry["keys"], dry["unsearched"]) == ("dry", 7, 1, [])
     assert region.replayed() == (14, 0, 0, 0, 0)
     (told,) = region.run("erase", ANNA, "--basis", BASIS)["erasures"]
     assert (told["state"], told["leaves"], told["keys"], told["rows"]) == ("done", 7, 1, 7)
@@ -75,6 +75,14 @@ def test_records_of_another_namespace_are_neither_told_nor_touched(region: Regio
     remote.close()
     assert region.replayed() == (1, 13, 0, 0, 0)
     assert any("crm.orders" in path or "delta" in path for path in region.vault.files_with(ANNA))
+
+
+def test_a_point_without_privacy_is_named_and_none_of_another_namespace(region: Region) -> None:
+    region.vault.record(ANNA, source="erp.hiring", sealed=False)
+    region.vault.record(ANNA, source="crm.hiring", sealed=False)
+    region.archived()
+    (told,) = region.run("erase", ANNA, "--basis", BASIS, code=1)["erasures"]
+    assert (told["state"], told["unsearched"]) == ("done", ["erp/hiring"])
 
 
 def test_retention_leaves_what_is_held_and_what_nobody_can_say_whose_it_is(region: Region) -> None:

@@ -66,6 +66,20 @@ def test_an_erasure_takes_all_of_one_subject_and_nothing_of_others(vault: Vault)
     assert vault.keys.ids_of(vault.tag(ANNA)) == []
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_point_in_whose_records_no_name_was_looked_for_is_named(vault: Vault, archived: bool) -> None:
+    """It has records in clear and no privacy: an erasure that says nothing of it would be taken for one of everything."""
+    filled(vault)
+    vault.record(ANNA, source="erp.hiring", sealed=False)
+    if archived:
+        vault.yard.archived()
+        shutil.rmtree(vault.yard.log_dir / "observations" / "erp.hiring")
+    assert vault.eraser().erase(ANNA, BASIS, dry=True).unsearched == ("erp/hiring",)
+    told = vault.eraser().erase(ANNA, BASIS)
+    assert (told.state, told.plan.leaves, told.unsearched) == (DONE, 9, ("erp/hiring",))
+    assert vault.eraser().erase(BOB, BASIS, dry=True).plan.leaves == 15
+
+
 def test_the_log_tells_which_leaves_were_erased_and_keeps_them(vault: Vault) -> None:
     filled(vault)
     told = vault.eraser().erase(ANNA, BASIS)

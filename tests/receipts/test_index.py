@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -296,6 +298,25 @@ def test_label_selectors_hold_as_kubernetes_says(text: str, fits: bool) -> None:
 def test_a_selector_that_means_nothing_is_refused_and_not_taken_for_everything(text: str) -> None:
     with pytest.raises(Refused):
         field_selector(text)
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "must"),
+    [
+        (field_selector, "verdict=deny", "verdict=deny: must be DENY"),
+        (label_selector, "class in (R1, R2),pack=x", "class=R2: must be one of R1, W1, C1, none"),
+        (field_selector, "mode!=OFF", "mode=OFF: must be one of ENFORCED, OBSERVED"),
+        (label_selector, "failOpen=yes", "failOpen=yes: must be one of true, false"),
+    ],
+)
+def test_a_value_that_no_receipt_has_is_refused_and_not_answered_by_none(read: Any, text: str, must: str) -> None:
+    """Who mistypes one would take an empty answer for "there are none"."""
+    with pytest.raises(Refused, match=re.escape(must)):
+        read(text)
+
+
+def test_what_may_be_empty_is_asked_for_by_nothing() -> None:
+    assert field_selector("verdict=") == (equal("verdict", ""),)
 
 
 @pytest.mark.parametrize("text", ["actor=x", "receipt=aa", "namespace=erp", "pack in limits", "pack>3", "a b", "verdict=DENY;"])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,9 @@ from pyarrow import parquet
 sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
 
+from knhk.adapters.receipt_index import ReceiptIndex
 from knhk.cli import main
+from knhk.model.faults import Corrupt
 from knhk.reconcilers.exporting_events import ACTIVITIES
 
 ROOT, HIDDEN = Path(__file__).parents[2], ("salt", "observation", "action")
@@ -174,6 +180,35 @@ def test_an_answer_goes_into_a_file(knhk: Any, tmp_path: Path, form: str) -> Non
     code, said = knhk("query", "SELECT verdict, count(*) AS n FROM decisions GROUP BY ALL ORDER BY ALL", "--out", file)
     assert (code, said["written"]) == (0, 2)
     assert duckdb.execute(f"SELECT verdict, n FROM '{file}' ORDER BY ALL").fetchall() == [("ADMIT", 8), ("DENY", 4)]
+
+
+@pytest.mark.parametrize("words", [("export", "--format", "csv"), ("export", "--format", "parquet"), ("query", "SELECT * FROM decisions")])
+def test_what_fails_leaves_the_file_of_before(knhk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    """A log that is cut off in the middle makes no half file that looks whole, and takes no good one away."""
+    file, cut = tmp_path / f"kept.{'parquet' if 'parquet' in words else 'csv'}", ReceiptIndex.rows
+    file.write_text("of yesterday")
+
+    def broken(index: ReceiptIndex, selection: Any) -> Iterator[Any]:
+        yield from islice(cut(index, selection), 3)
+        raise Corrupt("log", "its tiles end here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReceiptIndex, "rows", broken)
+        code, said = knhk(*words, "--out", file)
+    assert (code, "its tiles end here" in json.dumps(said)) == (1, True)
+    assert (file.read_text(), [path.name for path in tmp_path.glob("*kept*")]) == ("of yesterday", [file.name])
+    file.chmod(0o640)
+    assert knhk(*words, "--out", file)[0] == 0
+    assert (file.read_bytes() != b"of yesterday", file.stat().st_mode & 0o777) == (True, 0o640)
+
+
+def test_an_answer_goes_into_a_pipe_as_it_is(knhk: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with ThreadPoolExecutor(1) as other:
+        read = other.submit((tmp_path / "pipe.csv").read_text)
+        assert knhk("query", "SELECT 1 AS n", "--out", tmp_path / "pipe.csv")[0] == 0
+        assert read.result(60).split() == ["n", "1"]
+    assert (tmp_path / "pipe.csv").is_fifo()
 
 
 def test_no_text_is_a_formula_to_a_spreadsheet(knhk: Any, tmp_path: Path) -> None:

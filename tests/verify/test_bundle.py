@@ -47,8 +47,8 @@ def test_the_bundle_of_a_question_verifies_alone_and_is_readable(bundle: tuple[P
     assert said.returncode == 0, said.stdout + said.stderr
     assert said.stdout.count("DECISION DENY") == 7
     assert "the event is signed" in said.stdout  # who promoted the pack belongs to it
-    index = (bundle[0] / "index.md").read_text()
-    assert index.count("| DECISION | DENY |") == 7
+    index = (bundle[0] / "index.html").read_text()
+    assert index.count("<td>DECISION</td><td>DENY</td>") == 7
     assert "POLICY Promoted" in index
 
 

@@ -132,7 +132,7 @@ def bundle(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     (folder / "keys.json").write_text(VECTORS["keys.json"])
-    (folder / "index.md").write_text("what is in it\n")
+    (folder / "index.html").write_text("what is in it\n")
     return folder
 
 

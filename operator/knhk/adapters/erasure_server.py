@@ -100,7 +100,8 @@ class ErasureServer:
     async def subject(self, request: web.Request) -> web.Response:
         met, told = await self._told(request, "tag", "subject")
         tag, subject = wire.parse_tag(told["tag"]), wire.parse_text(told["subject"], "subject")
-        return _targets(await self._run(request, met, lambda there: there.of_subject(tag, subject)))
+        found = await self._run(request, met, lambda there: there.of_subject(tag, subject))
+        return web.json_response({"targets": wire.targets(found.targets), "unsearched": list(found.unsearched)})
 
     async def older(self, request: web.Request) -> web.Response:
         met, told = await self._told(request, "point", "before", "held")

@@ -12,7 +12,7 @@ from knhk.adapters.token_client import TokenClient, Whom
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.faults import Corrupt
 from knhk.ports.caller import ERASURES_AUDIENCE
-from knhk.ports.recorded import Copy, Ranges, Told
+from knhk.ports.recorded import Copy, Found, Ranges, Told
 from knhk_verify.errors import Bad, demand
 
 R = TypeVar("R", Copy, Told)
@@ -56,9 +56,10 @@ class RemoteErasures(_Remote):
     def __init__(self, whom: Whom, namespace: str) -> None:
         super().__init__(whom, f"/v1/namespaces/{namespace}")
 
-    def of_subject(self, tag: bytes, subject: str) -> Ranges:
+    def of_subject(self, tag: bytes, subject: str) -> Found:
         """See the port."""
-        return self._targets("subject", tag=tag.hex(), subject=subject)
+        found = self._told("subject", wire.body(tag=tag.hex(), subject=subject), "targets", "unsearched")
+        return Found(self._parsed("subject", found["targets"]), tuple(map(str, found["unsearched"])))
 
     def older(self, point: str, before_ns: int, held: Collection[bytes]) -> Ranges:
         """See the port."""
@@ -83,9 +84,11 @@ class RemoteErasures(_Remote):
         return str(found["user"]), dict(found["privacy"])
 
     def _targets(self, what: str, **told: object) -> Ranges:
-        found = self._told(what, wire.body(**told), "targets")
+        return self._parsed(what, self._told(what, wire.body(**told), "targets")["targets"])
+
+    def _parsed(self, what: str, targets: object) -> Ranges:
         try:
-            return wire.parse_targets(found["targets"])
+            return wire.parse_targets(targets)
         except Bad as error:
             raise Corrupt(f"{self._client.server}: {what}", str(error)) from error
 

@@ -17,6 +17,7 @@ from knhk.lockchain.entries import Row
 from knhk.model.csv_cells import cell
 from knhk.model.faults import Fault, Refused
 from knhk.model.selection import FLAGS
+from knhk_runtime.durable import whole
 from knhk_runtime.record import LAST_NS
 
 if TYPE_CHECKING:
@@ -253,7 +254,12 @@ def _plain(cell: Any) -> Any:
 
 
 def save(table: pyarrow.Table, path: Path) -> None:
-    """Into a file of the form that its name says. Raises OSError."""
+    """Into a file of the form that its name says, whole or not at all. Raises OSError."""
+    with whole(path) as file:
+        _save(table, file)
+
+
+def _save(table: pyarrow.Table, path: Path) -> None:
     import pyarrow.parquet
 
     if path.suffix == ".parquet":

@@ -364,7 +364,11 @@ def _made_root(folder: Path, keys: RoleKeys) -> bytes:
 
 def root_key(folder: Path, keys: RoleKeys) -> RoleKey:
     """Raises Stalled when the root's private key is away."""
-    return keys.key(ROOT) if keys.keeps_root else key_in_file(folder / "root.key")
+    if keys.keeps_root:
+        return keys.key(ROOT)
+    if not (path := folder / "root.key").exists():
+        raise Stalled("RootAway", f"{path}: the root is away: bring it for this command, or name a token that holds it (token.json)")
+    return key_in_file(path)
 
 
 class Rotation(NamedTuple):

@@ -46,6 +46,7 @@ ERASURE = obj(
     records=integer(),
     rows=integer(),
     entries=array(integer()),
+    unsearched=array(string()),
 )
 HOLD = obj(hold=string(), subject=string(), reference=string(), standing=boolean())
 COLUMNS = ("erasure", "state", "basis", "leaves", "keys", "records", "rows", "holds", "entries")
@@ -72,7 +73,9 @@ COLUMNS = ("erasure", "state", "basis", "leaves", "keys", "records", "rows", "ho
     detail="The home must be up; with --kubeconfig a namespace of a cluster is meant, with its archive. Keys of the subject are\n"
     "destroyed, so every copy is unreadable; then records in outboxes and rows of the archive lose salt, O and A; then a signed event\n"
     "says which leaves, whose hashes stay as they are. Killed anywhere it is ended by the next run. While a legal hold stands it waits\n"
-    "(`queued`) for its release. Nothing is said of copies that this home, or cluster, does not know.",
+    "(`queued`) for its release. Nothing is said of copies that this home, or cluster, does not know. `unsearched`: points whose records\n"
+    "lie in clear and that have no spec.privacy: nothing says whose those are, and none of them is erased.",
+    exits={FAULTS: "it waits for the release of a hold, or points are `unsearched`: what those keep of the subject is still there"},
 )
 def erase(call: Call) -> Outcome:
     args = call.args
@@ -205,7 +208,13 @@ def _told(told: Sequence[Told]) -> Outcome:
     shown = tuple(
         tuple(" ".join(map(str, row[name])) if isinstance(row[name], list) else str(row[name]) for name in COLUMNS) for row in rows
     )
-    return Outcome({"erasures": rows}, FAULTS if any(row["state"] == "queued" for row in rows) else OK, (Table("", COLUMNS, shown),))
+    unsearched = sorted({point for row in rows for point in row["unsearched"]})
+    notes = tuple(
+        f"{point}: has records in clear and no spec.privacy, so no name was looked for there: declare whose they are, then erase again"
+        for point in unsearched
+    )
+    whole = not unsearched and all(row["state"] != "queued" for row in rows)
+    return Outcome({"erasures": rows}, OK if whole else FAULTS, (Table("", COLUMNS, shown),), notes=notes)
 
 
 def _row(told: Told) -> dict[str, Any]:
@@ -222,4 +231,5 @@ def _row(told: Told) -> dict[str, Any]:
         "records": told.records,
         "rows": told.rows,
         "entries": list(plan.entries),
+        "unsearched": list(told.unsearched),
     }

@@ -20,6 +20,15 @@ EVENT_TRAITS = ("event", "pack", "version", "packDigest", "point", "stage", "ver
 EVENT_FIELDS: Mapping[str, str] = {**NAMED, **{name: name for name in (*EVENT_TRAITS, "time")}}
 EVENT_LABELS: Mapping[str, str] = {**{name: name for name in EVENT_TRAITS if name != "version"}, "actor": "actorLabel"}
 INTERVAL = "time"
+# Traits that have these values and no others, or none (""): who mistypes one would take an empty answer for "there are none".
+VALUES: Mapping[str, tuple[str, ...]] = {
+    "kind": ("DECISION", "PARK", "UNAVAILABLE", "REFUSED", "POLICY"),
+    "class": ("R1", "W1", "C1", "none"),
+    "verdict": ("ADMIT", "DENY", "none", "Pass", "Fail", "Undecided"),
+    "mode": ("ENFORCED", "OBSERVED"),
+    "arm": ("stable", "candidate"),
+    **dict.fromkeys(FLAGS, ("true", "false")),
+}
 SINGLE = ("name", "receipt")
 MAX_SELECTOR = 8192
 _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z.]*)\s*(==|=|!=)((?:[^,\\]|\\.)*)")
@@ -95,11 +104,19 @@ def _parsed(
         requirement = replace(requirement, trait=known.get(requirement.trait, requirement.trait))
         if requirement.trait in SINGLE and not requirement.wanted:
             faults.append(Fault(where, match[0], "must be =: one receipt is asked for by its name"))
+        if (values := VALUES.get(requirement.trait)) is not None:
+            unknown = sorted(requirement.values - {"", *values})
+            faults += [Fault(where, f"{requirement.trait}={value[:64]}", f"must be {_one_of(values, value)}") for value in unknown]
         found.append(requirement)
         at = match.end() + (text[match.end() : match.end() + 1] == ",")
     if faults:
         raise Refused(faults)
     return tuple(found)
+
+
+def _one_of(values: Sequence[str], given: str) -> str:
+    meant = next((value for value in values if value.lower() == given.lower()), "")
+    return meant or f"one of {', '.join(values)}"
 
 
 def _field(match: re.Match[str]) -> Requirement:

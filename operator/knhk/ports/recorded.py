@@ -12,11 +12,20 @@ Ranges = tuple[tuple[int, int], ...]
 """First and last index in the log, ascending."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """`targets`: entries; `unsearched`: points, NAMESPACE/NAME, of which records lie in clear that no rule of privacy says the subjects of:
+    nobody's name was looked for in those."""
+
+    targets: Ranges
+    unsearched: tuple[str, ...] = ()
+
+
 class Recorded(Protocol):
     """Promises of every adapter. Everything may be repeated; what is erased is found no more. One caller at a time.
     Errors: Waiting for what is to be tried again, Stalled, Corrupt, and as ObjectStore does."""
 
-    def of_subject(self, tag: bytes, subject: str) -> Ranges:
+    def of_subject(self, tag: bytes, subject: str) -> Found:
         """Entries whose records are about a subject. `subject`: its text, empty where only the tag is known: then what was recorded in
         clear may be missing."""
         ...

@@ -17,7 +17,7 @@ from knhk.model.faults import Waiting
 from knhk.model.times import rfc3339
 from knhk.ports.chance import Random
 from knhk.ports.clock import Clock
-from knhk.ports.recorded import Ranges, Recorded
+from knhk.ports.recorded import Found, Ranges, Recorded
 from knhk.reconcilers.archiving import Archive
 from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
 from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
@@ -60,13 +60,14 @@ class Plan:
 @dataclass(frozen=True)
 class Told:
     """What became of an erasure; `state` is empty where there was nothing to erase, or for a dry run `dry`. `records`, `rows`: rewritten by
-    this run, of outboxes and of the archive."""
+    this run, of outboxes and of the archive. `unsearched`: as `knhk.ports.recorded.Found` has it."""
 
     erasure: str
     state: str
     plan: Plan
     records: int = 0
     rows: int = 0
+    unsearched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,18 @@ class Beside(Copies):
     tags_key: Callable[[], bytes] | None = None
     is_here: Callable[[str], bool] = everywhere
 
-    def of_subject(self, tag: bytes, subject: str) -> Ranges:
+    def of_subject(self, tag: bytes, subject: str) -> Found:
         """See the port."""
+        unsearched = set[str]()
 
         def is_wanted(point: str, record: Record) -> bool:
+            if not record.sealed and point not in self.privacy and self.is_here(point):
+                unsearched.add(point)
             found = self._whose(point, record)
             return found == tag if isinstance(found, bytes) else found == subject != ""
 
-        return ranges_of(self._found(is_wanted))
+        targets = ranges_of(self._found(is_wanted))
+        return Found(targets, tuple(sorted(unsearched)))
 
     def older(self, point: str, before_ns: int, held: Collection[bytes]) -> Ranges:
         """See the port. In clear, and without a way to a tag, a record stays while anybody is held."""
@@ -228,8 +233,8 @@ class Eraser:
         known = next((work for work in self._at.keys.works() if work.state == QUEUED and _plan(work).subject == tag.hex()), None)
         if known is not None:
             return Told(known.id, QUEUED, _plan(known))
-        plan = self._of_subject(tag, subject, basis)
-        return self._begin(plan, dry)
+        found = self._at.recorded.of_subject(tag, subject)
+        return replace(self._begin(self._of_subject(tag, found, basis), dry), unsearched=found.unsearched)
 
     def retain(self, *, dry: bool = False) -> list[Told]:
         """What is older than the retention of its point, unless it is held."""
@@ -289,10 +294,9 @@ class Eraser:
 
     # ---- plans ---------------------------------------------------------------------------------
 
-    def _of_subject(self, tag: bytes, subject: str, basis: str) -> Plan:
-        targets = self._at.recorded.of_subject(tag, subject)
+    def _of_subject(self, tag: bytes, found: Found, basis: str) -> Plan:
         keys = tuple(key.hex() for key in self._at.keys.ids_of(tag))
-        return Plan(SUBJECT, tag.hex(), basis, targets, keys, tuple(hold.id for hold in self._holds(tag)))
+        return Plan(SUBJECT, tag.hex(), basis, found.targets, keys, tuple(hold.id for hold in self._holds(tag)))
 
     def _of_retention(self, point: str, before_ns: int) -> Plan:
         held = self._held()
@@ -303,7 +307,7 @@ class Eraser:
     def _replanned(self, plan: Plan) -> Plan:
         """A queued plan as it is now."""
         tag = bytes.fromhex(plan.subject)
-        return replace(self._of_subject(tag, "", plan.basis), holds=())
+        return replace(self._of_subject(tag, self._at.recorded.of_subject(tag, ""), plan.basis), holds=())
 
     def _held(self) -> set[bytes]:
         """Tags of the subjects whose holds stand."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from knhk.model.faults import Fault, Refused
-from knhk.reconcilers.receipts import Entry, describe
+from knhk.reconcilers import index_pages
+from knhk.reconcilers.receipts import Entry, actor_of, describe
 from knhk_runtime.tlog.served import Served, first_difference, receipt_of
 from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence, Step
@@ -48,7 +49,7 @@ class Bundle:
         entry = self.entries[index] = log.entry(index)
         name = f"{name or index}.json"
         self.receipts[name] = json.dumps(receipt_of(entry, index, log.inclusion(index, note)), indent=1, ensure_ascii=False) + "\n"
-        self.told.append((f"receipts/{name}", describe(Entry(index, entry))))
+        self.told.append((f"receipts/{name}", {**describe(Entry(index, entry)), "actor": actor_of(Entry(index, entry))}))
 
 
 def size_of(note: str, where: str) -> int:
@@ -89,7 +90,7 @@ def write(folder: Path, bundle: Bundle, keys_json: bytes, trusted_root: bytes | 
     _put(folder / "keys.json", keys_json)
     if trusted_root is not None:
         _put(folder / "trusted_root.json", trusted_root)
-    _put(folder / "index.md", _index(bundle).encode())
+    _put(folder / "index.html", _index(bundle).encode())
     for source in resources.files(VERIFIER).iterdir():
         if source.name.endswith(".py"):
             _put(folder / "verifier" / VERIFIER / source.name, source.read_bytes())
@@ -101,26 +102,32 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _index(bundle: Bundle) -> str:
-    rows = [
-        f"| {name} | {told['index']} | {told['kind']} | {told['verdict']} | {told['time']} | {told['subject'] or told['receipt']} |"
-        for name, told in bundle.told
+    what = [
+        f"`receipts/`: {len(bundle.receipts)} entries of the log, each with the proof that the log has it",
+        *([f"`checkpoints/`: {len(bundle.checkpoints)} signed states of the log"] if bundle.checkpoints else []),
+        *([f"`consistency/`: {len(bundle.consistency)} proofs that the log only grew between two states"] if bundle.consistency else []),
+        "`keys.json`: which key may sign what, until when; signed by the root",
+        "`verifier/`: the program that checks all this",
     ]
-    head = ["| file | entry | kind | verdict | time | of |", "|---|---|---|---|---|---|"] if rows else []
-    return "\n".join(
-        [
-            "# Audit bundle",
-            "",
-            "Not evidence, but what the evidence beside it says. Verify it, with Python and its package `cryptography`:",
-            "",
-            "    cd verifier && python -m knhk_verify --root ROOT ..",
-            "",
-            "ROOT is the pinned root key, from a source that you trust; it is not in here on purpose. Read `verifier/` first.",
-            "",
-            *head,
-            *rows,
-            "",
-        ]
+    columns = ("receipt", "entry", "what happened", "verdict", "mode", "time (UTC)", "of", "by")
+    return index_pages.page(
+        "Audit bundle",
+        index_pages.paragraph(
+            "Evidence from a log of decisions and policy changes. It shows, to whoever has the root key: these entries are in the "
+            "log, under a state that the log signed, and policy events were signed by keys that the root vouches for. It does not show "
+            "that there are no other entries, nor that a decision was right."
+        ),
+        index_pages.listed(what),
+        index_pages.how_to_check(),
+        *((index_pages.heading("What the receipts say"), index_pages.table(columns, map(_told, bundle.told))) if bundle.told else ()),
     )
+
+
+def _told(receipt: tuple[str, Mapping[str, Any]]) -> tuple[index_pages.Cell, ...]:
+    name, told = receipt
+    of = told["subject"] or f"request {told['receipt']}" + (f", pack {told['pack']}" if told["pack"] else ", judged by no pack")
+    shown = (str(told["index"]), told["kind"], told["verdict"], told["mode"].lower(), told["time"], of, told["actor"])
+    return (index_pages.Link(name, name), *shown)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from knhk.model.csv_cells import cell
 from knhk.model.selection import FLAGS
 from knhk.model.times import rfc3339_ns
 from knhk.reconcilers import exporting_events
+from knhk_runtime.durable import whole
 
 OCSF_VERSION = "1.7.0"
 COLUMNS = (
@@ -92,8 +93,10 @@ def ocsf(row: Row) -> dict[str, Any]:
 
 
 def write(path: Path, form: str, rows: Iterable[Row]) -> int:
-    """Writes the rows, as they come, into a file of this form; how many. Raises OSError."""
-    return WRITERS[form](path, rows)
+    """Writes the rows, as they come, into a file of this form; how many. Where reading them fails, the file is as it was. Raises OSError,
+    and what reading raises."""
+    with whole(path) as file:
+        return WRITERS[form](file, rows)
 
 
 def _lines(shape: Callable[[Row], Mapping[str, Any]]) -> Callable[[Path, Iterable[Row]], int]:

@@ -89,9 +89,17 @@ def describe_row(row: Row) -> dict[str, Any]:
     return {**describe(Entry(row.number, row.data)), "subject": subject}
 
 
+def actor_of(entry: Entry) -> str:
+    """Who did what a policy event says; "" of a decision, whose leaf names nobody."""
+    return "" if entry.is_leaf else str(parse_json(_payload(entry.data), "policy event")["predicate"].get("actor", ""))
+
+
 def _event(data: bytes) -> dict[str, Any]:
-    document = parse_json(data, "policy event")
-    return _statement(unb64(document["dsseEnvelope"]["payload"], "payload"))
+    return _statement(_payload(data))
+
+
+def _payload(data: bytes) -> bytes:
+    return unb64(parse_json(data, "policy event")["dsseEnvelope"]["payload"], "payload")
 
 
 def _statement(data: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.token_client import Whom
 from knhk.model.faults import NotFound, Stalled
 from knhk.ports.caller import ERASURES_AUDIENCE, KEYS_AUDIENCE
-from knhk.ports.recorded import Ranges, Recorded
+from knhk.ports.recorded import Found, Ranges, Recorded
 from knhk.reconcilers.erasing import Eraser, Surroundings
 from knhk.wiring.privacy import KeyPlace, opened
 from knhk_runtime.subjects import parse_privacy
@@ -34,7 +34,7 @@ class Told:
     there: Recorded
     say: Say
 
-    def of_subject(self, tag: bytes, subject: str) -> Ranges:
+    def of_subject(self, tag: bytes, subject: str) -> Found:
         self.say("looking for the subject's records, in the copies of outboxes and in the archive")
         return self.there.of_subject(tag, subject)
 

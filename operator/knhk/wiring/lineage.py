@@ -18,7 +18,7 @@ from knhk.model.canonical import canonical, sha256_hex
 from knhk.model.faults import Fault, NotFound, Refused, Stalled
 from knhk.model.subjects import tag_of
 from knhk.model.times import rfc3339
-from knhk.reconcilers import lineage
+from knhk.reconcilers import index_pages, lineage
 from knhk.reconcilers.consent_book import subject_key
 from knhk.reconcilers.evidence import Bundle, Provable, judge, write
 from knhk.reconcilers.lineage import Kept, Wanted
@@ -265,7 +265,7 @@ def written(found: Found, tag: str, namespace: str, keys_json: bytes, out: Path,
     unreadable = sum(1 for row in found.rows if row["what"] == "decision" and row["record"] != "clear")
     document = {"subject": tag, "namespace": namespace, "exported": receipt, "missing": list(found.missing), "rows": list(found.rows)}
     (out / "subject.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    (out / "index.md").write_text(_index(out, found, receipt, unreadable))
+    (out / "index.html").write_text(_index(out, found, receipt, unreadable))
     return Exported(out, len(found.rows), records, unreadable, receipt, found.missing)
 
 
@@ -285,33 +285,36 @@ def _records(out: Path, found: Found) -> int:
 def _index(out: Path, found: Found, receipt: int, unreadable: int) -> str:
     rows = found.rows
     decisions = sum(row["what"] == "decision" for row in rows)
-    lines = [
-        "# What is kept about one person",
-        "",
-        f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; that it was written is entry {receipt} of the log.",
-        f"Decisions: {decisions}, of which the payload of {unreadable} is sealed, erased or not here. Events: {len(rows) - decisions}.",
-        *(f"Missing: {each}." for each in found.missing),
-        "",
-        "- `records/N.json`: what was decided upon, in clear",
-        "- `receipts/N.json`: proof of entry N; verify all of them with Python and its package `cryptography`:",
-        "  `cd verifier && python -m knhk_verify --root ROOT ..`, ROOT being the pinned root key from a source that you trust",
-        "- `subject.json`: the table below for programs",
-        "",
-        "| entry | time | what | of | by | consents then | record |",
-        "|---|---|---|---|---|---|---|",
-        *(_line(row, (out / "records" / f"{row['index']}.json").exists()) for row in rows),
-        "",
-    ]
-    return "\n".join(lines)
+    consents = ("consent, as the guard knew it", "consent, as recorded by that second")
+    columns = ("entry", "time (UTC)", "what happened", "of", "by", *consents, "record")
+    return index_pages.page(
+        "What is kept about one person",
+        index_pages.paragraph(
+            f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; that it was written is entry {receipt} of the log. "
+            f"Decisions: {decisions}, of which the payload of {unreadable} is sealed, erased or not here. Events: {len(rows) - decisions}."
+        ),
+        *(index_pages.paragraph(f"Missing: {each}.") for each in found.missing),
+        index_pages.listed(
+            (
+                "`records/N.json`: what was decided upon, in clear",
+                "`receipts/N.json`: proof that the log has entry N",
+                "`subject.json`: the table below for programs",
+            )
+        ),
+        index_pages.how_to_check(),
+        index_pages.heading("What happened, in the order of the log"),
+        index_pages.table(columns, (_line(row, (out / "records" / f"{row['index']}.json").exists()) for row in rows)),
+    )
 
 
-def _line(row: dict[str, Any], written: bool) -> str:
+def _line(row: dict[str, Any], written: bool) -> tuple[index_pages.Cell, ...]:
+    entry = index_pages.Link(f"receipts/{row['index']}.json", str(row["index"]))
     if row["what"] != "decision":
         evidence_ = row["evidence"]
-        return f"| {row['index']} | {row['time']} | {row['kind']} | {evidence_.get('purpose', row['subject'])} | {row['actor']} | | |"
-    pack = row["pack"]["name"] if row["pack"] else "no pack"
-    approvers = ", ".join(sorted({one["approver"] for one in row["approvals"]})) or "nobody approved it"
+        return (entry, row["time"], row["kind"], evidence_.get("purpose", row["subject"]), row["actor"], "", "", "")
+    pack = row["pack"]["name"] if row["pack"] else "judged by no pack"
+    approvers = ", ".join(sorted({one["approver"] for one in row["approvals"]})) or ("nobody approved it" if row["pack"] else "")
+    knew = ", ".join(f"{name.removeprefix('consent.')}: {state}" for name, state in row.get("told", {}).items())
     held = ", ".join(f"{one['purpose']}: {one['state']}" for one in row["consents"])
-    record = f"[records/{row['index']}.json](records/{row['index']}.json)" if written else row["record"]
-    what = f"{row['verdict'] or row['kind']} ({row['mode'].lower()})"
-    return f"| {row['index']} | {row['time']} | {what} | {pack} | {approvers} | {held} | {record} |"
+    record = index_pages.Link(f"records/{row['index']}.json", "payload") if written else row["record"]
+    return (entry, row["time"], f"{row['verdict'] or row['kind']} ({row['mode'].lower()})", pack, approvers, knew, held, record)
