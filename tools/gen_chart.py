@@ -175,7 +175,7 @@ NOTES = """\
 {{ if .Release.IsInstall }}
 1. The keys, which no chart holds (its pods wait for them):
      knhk cluster keys ./keys --origin {{ .Values.origin }}
-     kubectl apply -f ./keys/secrets.yaml          # then move ./keys/root.key away
+     kubectl apply --server-side -f ./keys/secrets.yaml  # then move ./keys/root.key away
    All pods fit Pod Security "restricted"; have the namespace insist on it:
      kubectl label namespace {{ .Release.Namespace }} pod-security.kubernetes.io/enforce=restricted
 {{- else }}

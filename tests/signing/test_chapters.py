@@ -7,16 +7,18 @@ import json
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from knhk.adapters import keys_ahead, signer_roles
-from knhk.adapters.key_secrets import ROOM, write_secrets
+from knhk.adapters.key_secrets import CHAPTERS, MAPS, ROOM, chapters_of, write_chapters, write_secrets
 from knhk.adapters.keys_ahead import Step, Supply
 from knhk.adapters.signer_local import FileKeys, LocalSigner
 from knhk.adapters.signer_roles import CHAPTER, p256_point
@@ -29,14 +31,17 @@ from knhk.reconcilers.point_keys import PointKeys
 from knhk.wiring.signing import established
 from knhk.wiring.turning import made_ahead
 from knhk_runtime.keyfile import raw_public
+from knhk_runtime.keys_folder import chapters_folder
+from knhk_runtime.sequencer.__main__ import load_key
 from knhk_verify.errors import Bad
 from knhk_verify.note import b64
-from knhk_verify.signed import KEYS, MAX_BYTES, MAX_KEYS_BYTES, ROLES, Key, keyid, pae, verify_event, verify_keys
+from knhk_verify.signed import KEYS, MAX_BYTES, MAX_KEYS_BYTES, ROLES, Key, Keys, keyid, pae, verify_event, verify_keys
 
 ORIGIN = "knhk.dev/test"
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 SECRET = 1 << 20
 DAY, OVERLAP = timedelta(days=1), timedelta(hours=6)
+MANIFESTS = Path(__file__).parents[2] / "manifests" / "base"
 TURNS = CHAPTER // (len(ROLES) + len(signer_roles.SIGNERS)) + 5
 
 
@@ -161,7 +166,7 @@ def test_a_point_is_held_up_by_no_registry_that_is_away(turned: tuple[Path, list
     papers: Any = Papers({old: events[0], new: events[-1]})
     keys = PointKeys()
     papers.away = True
-    assert [keys.of(data, papers, [old]), keys.of(data, papers, [old])] == [data, data]
+    assert [keys.of(data, papers, [old]), keys.of(data, papers, [old])] == [data, data]  # all of it has room
     assert papers.asked == 1
     papers.away = False
     assert PointKeys().of(data, papers, [new]) == bare
@@ -172,7 +177,21 @@ def test_a_point_is_held_up_by_no_registry_that_is_away(turned: tuple[Path, list
     assert papers.asked == asked
 
 
-def test_keys_of_twenty_five_years_of_daily_turns_verify(capsys: pytest.CaptureFixture[str]) -> None:
+@dataclass(frozen=True)
+class Years:
+    """keys.json of 25 years of daily turns, its chapters, and the first rollout key."""
+
+    data: bytes
+    bare: bytes
+    texts: list[str]
+    root: Ed25519PrivateKey
+    old: Ed25519PrivateKey
+    turns: int
+    per: int
+
+
+@pytest.fixture(scope="module")
+def years() -> Years:
     root, old, roles = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), (*ROLES,)
     turns, per = int(25 * 365.25), CHAPTER // (len(roles) + 3)
     texts = list[str]()
@@ -194,6 +213,12 @@ def test_keys_of_twenty_five_years_of_daily_turns_verify(capsys: pytest.CaptureF
     document = {"version": 1, "serial": 4 * turns, "expires": "2100-01-01T00:00:00Z", "roles": names, "chapters": digests}
     bare = canonical(enveloped(root, KEYS, canonical(document)))
     data = chapters.together(bare, texts)
+    return Years(data, bare, texts, root, old, turns, per)
+
+
+def test_keys_of_twenty_five_years_of_daily_turns_verify(years: Years, capsys: pytest.CaptureFixture[str]) -> None:
+    data, bare, texts, root, old = years.data, years.bare, years.texts, years.root, years.old
+    turns, per, roles = years.turns, years.per, ROLES
     began = time.process_time()
     verify_keys(data, raw_public(root))
     took = time.process_time() - began
@@ -237,6 +262,119 @@ def test_a_secret_has_what_fits_and_the_folder_has_all(turned: tuple[Path, list[
     assert whole.away == 0
     assert whole.serial <= keys_ahead.keys_in(supply.steps[-1], root).serial
     verify_event(turned[1][0], whole)
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A pod's folder of keys with what its Secret has room for, and its ConfigMaps' chapters beside it."""
+
+    folder: Path
+    years: Years
+    maps: list[dict[str, Any]]
+
+    @property
+    def chapters(self) -> Path:
+        return self.folder.with_name("keys.chapters")
+
+    def verified(self) -> Keys:
+        return verify_keys(LocalSigner(self.folder).keys_json(), raw_public(self.years.root))
+
+
+@pytest.fixture
+def mounted(years: Years, tmp_path: Path) -> Mounted:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "keys.json").write_bytes(years.data)
+    path = write_chapters(made, "knhk-system")
+    assert path is not None
+    pod = Mounted(tmp_path / "pod" / "keys", years, list(yaml.safe_load_all(path.read_text())))
+    pod.folder.mkdir(parents=True)
+    pod.chapters.mkdir()
+    (pod.folder / "keys.json").write_bytes(chapters.newest(years.data, ROOM))
+    (pod.folder / "root.pub").write_text(b64(raw_public(years.root)))
+    for each in pod.maps:
+        for name, text in each["data"].items():
+            (pod.chapters / name).write_text(text)
+    return pod
+
+
+def test_config_maps_have_all_chapters_and_nothing_else(mounted: Mounted, years: Years) -> None:
+    names = [each["metadata"]["name"] for each in mounted.maps]
+    assert names == [f"{CHAPTERS}-{number}" for number in range(len(names))]
+    assert 1 < len(names) <= MAPS // 2
+    assert all(sum(len(name) + len(text.encode()) for name, text in each["data"].items()) < SECRET for each in mounted.maps)
+    assert [text for each in mounted.maps for text in each["data"].values()] == years.texts
+    assert {each["kind"] for each in mounted.maps} == {"ConfigMap"}
+
+
+@pytest.mark.parametrize("pod", ["operator/deployment", "builder/deployment", "log/statefulset"])
+def test_each_pod_with_keys_mounts_them_beside_its_own(pod: str) -> None:
+    documents = yaml.safe_load_all((MANIFESTS / f"{pod}.yaml").read_text())
+    spec = next(each["spec"]["template"]["spec"] for each in documents if each["kind"] in ("Deployment", "StatefulSet"))
+    mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+    volume = next(each for each in spec["volumes"] if each["name"] == "chapters")
+    assert str(chapters_folder(Path(mounts["keys"]))) == mounts["chapters"]
+    assert volume["projected"]["sources"] == [{"configMap": {"name": f"{CHAPTERS}-{n}", "optional": True}} for n in range(MAPS)]
+
+
+def test_what_a_key_of_twenty_five_years_ago_signed_verifies_on_a_cluster(mounted: Mounted, years: Years) -> None:
+    old = by(years.old, event(NOW))
+    with pytest.raises(Bad, match=r"\d+ chapters are not here"):
+        verify_event(old, verify_keys((mounted.folder / "keys.json").read_bytes(), raw_public(years.root)))
+    keys = mounted.verified()
+    verify_event(old, keys)
+    assert keys.away == 0
+    assert LocalSigner(mounted.folder).keys_json() == years.data
+    named = signer_roles.keys_of(mounted.folder)
+    assert named is not None
+    assert named.away == 0
+
+
+def test_a_chapter_that_was_altered_is_left_out_and_told(mounted: Mounted, years: Years, capsys: pytest.CaptureFixture[str]) -> None:
+    first = next(iter(mounted.maps[0]["data"]))
+    (mounted.chapters / first).write_text(mounted.maps[0]["data"][first].replace('"role":"build"', '"role":"data"'))
+    thief = Ed25519PrivateKey.generate()
+    forged = chapters.written({"rollout": [Key(raw_public(thief), "", NOW + DAY)]}, {}, p256_point)
+    (mounted.chapters / f"{sha256(forged.encode()).hexdigest()}.json").write_text(forged)  # nobody has signed its name
+    keys = mounted.verified()
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(each["event"], Path(each["file"]).name) for each in told] == [("a chapter of former keys is refused", first)]
+    assert keys.away == 1
+    for key in (thief, years.old):
+        with pytest.raises(Bad, match="1 chapters are not here"):
+            verify_event(by(key, event(NOW)), keys)
+    (mounted.chapters / first).write_text(mounted.maps[0]["data"][first])
+    verify_event(by(years.old, event(NOW)), mounted.verified())
+
+
+def test_a_log_knows_its_keys_of_a_chapter_beside_its_folder(turned: tuple[Path, list[bytes], list[bytes]], tmp_path: Path) -> None:
+    folder = copied(turned[0], tmp_path)
+    bare, (text,) = chapters.apart((folder / "keys.json").read_bytes())
+    (folder / "keys.json").write_bytes(bare)
+    few = load_key(folder / "log.key", ORIGIN).older
+    chapters_folder(folder).mkdir()
+    (chapters_folder(folder) / f"{sha256(text.encode()).hexdigest()}.json").write_text(text)
+    assert len(few) < len(load_key(folder / "log.key", ORIGIN).older) == TURNS + 1
+
+
+def test_what_a_point_gets_while_the_registry_is_away_has_room_in_a_config_map(years: Years) -> None:
+    papers: Any = Papers({})
+    papers.away = True
+    got = PointKeys().of(years.data, papers, ["a" * 64])
+    assert len(years.bare) < len(got) <= ROOM
+
+
+def test_without_chapters_no_config_map_is_made(tmp_path: Path) -> None:
+    established(tmp_path / "keys", ORIGIN, NOW)
+    assert chapters_of(tmp_path / "keys", "knhk-system") == ()
+    assert write_chapters(tmp_path / "keys", "knhk-system") is None
+
+
+def test_turns_made_ahead_are_written_with_the_chapters_to_come(turned: tuple[Path, list[bytes], list[bytes]], tmp_path: Path) -> None:
+    folder = copied(turned[0], tmp_path)
+    made_ahead(folder, NOW + (TURNS + 1) * DAY, 3, "local:kim")
+    (made,) = chapters_of(folder, "knhk-system")
+    assert list(made["data"].values()) == list(chapters.apart((folder / "keys.json").read_bytes())[1])
 
 
 def copied(source: Path, tmp_path: Path) -> Path:

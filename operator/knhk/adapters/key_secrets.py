@@ -1,10 +1,12 @@
-"""Role keys of a folder as Kubernetes Secrets: each process gets the keys of its roles and no other; the root's private key none."""
+"""Role keys of a folder as Kubernetes Secrets: each process gets the keys of its roles and no other; the root's private key none. What is
+public, and too much for a Secret, is in ConfigMaps: chapters of keys that are over."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from knhk_verify.signed import ROLES, keyid, parse_json
 SUBJECTS = "knhk-keys-subjects"
 KEYS, WHOLE = "keys.json", "keys.all.json"
 ROOM = 600 << 10  # of keys.json in a Secret: of 1 MiB, beside a month of receipts or of turns
+CHAPTERS, MAPS, MAP_ROOM = "knhk-keys-chapters", 8, 800 << 10  # ConfigMaps that pods mount, and bytes of chapters in each
 AHEAD, IN_FORCE = "knhk-keys-ahead", "knhk-keys-now"  # turns to come, and what is in force: formats/ahead.md
 # Secret → files. Agents and verifiers need keys.json and root.pub only; both are public. Of OUTSIDE what is there.
 SECRETS: Mapping[str, tuple[str, ...]] = {
@@ -152,6 +155,44 @@ def write_secrets(keys: Path, namespace: str) -> Path:
         replace_file(keys / WHOLE, supply.due(keys_ahead.in_utc()).keys_json, 0o644)
     path = keys / "secrets.yaml"
     replace_file(path, yaml.safe_dump_all(secrets_of(keys, namespace), sort_keys=False).encode(), 0o600)
+    return path
+
+
+def chapters_of(keys: Path, namespace: str) -> tuple[dict[str, Any], ...]:
+    """ConfigMaps of all chapters that keys.json of the folder names, or one of the turns made ahead, a file for each, named by its SHA-256;
+    the oldest first, so that what is full stays as it is. Of more than MAPS have room for the newest. Raises Corrupt."""
+    supply = keys_ahead.held(keys)
+    held = [step.keys_json for step in supply.steps] if supply is not None else [(keys / KEYS).read_bytes()]
+    maps = _packed(tuple(dict.fromkeys(text for data in held for text in chapters.apart(data, str(keys / KEYS))[1])))
+    return tuple(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": f"{CHAPTERS}-{number}", "namespace": namespace, "labels": dict(LABELS)},
+            "data": {f"{sha256(text.encode()).hexdigest()}.json": text for text in texts},
+        }
+        for number, texts in enumerate(maps)
+    )
+
+
+def _packed(texts: Sequence[str]) -> list[list[str]]:
+    maps, room = list[list[str]](), 0
+    for text in texts:
+        if (size := len(text.encode()) + 80) > room:
+            maps.append([])
+            room = MAP_ROOM
+        maps[-1].append(text)
+        room -= size
+    return maps[-MAPS:]
+
+
+def write_chapters(keys: Path, namespace: str) -> Path | None:
+    """`chapters.yaml` beside the keys, where there are chapters; nothing in it is private. To be applied by the server: what kubectl would
+    note of it beside it is more than an annotation may have."""
+    if not (made := chapters_of(keys, namespace)):
+        return None
+    path = keys / "chapters.yaml"
+    replace_file(path, yaml.safe_dump_all(made, sort_keys=False, width=1 << 20).encode(), 0o644)
     return path
 
 

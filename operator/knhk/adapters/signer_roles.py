@@ -29,6 +29,7 @@ from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Stalled
 from knhk_runtime.durable import replace_file
 from knhk_runtime.keyfile import load_p256_key, load_private_key, raw_public
+from knhk_runtime.keys_folder import read_keys_json
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_verify.errors import Bad
 from knhk_verify.note import Verifier, unb64
@@ -210,9 +211,9 @@ class RoleSigner:
         return format_vkey(Verifier(origin, self.public("log")))
 
     def keys_json(self) -> bytes:
-        """keys.json as the root signed it."""
+        """keys.json as the root signed it, with the chapters that lie beside the folder."""
         try:
-            return (self._folder / "keys.json").read_bytes()
+            return read_keys_json(self._folder / "keys.json")
         except OSError as error:
             raise Stalled("Keys", f"{error.filename}: {error.strerror}: must be there; run: knhk up") from error
 
@@ -267,7 +268,7 @@ def keys_of(folder: Path) -> Keys | None:
     """The folder's keys.json, if there is one. Raises Corrupt."""
     path = folder / "keys.json"
     try:
-        return verify_keys(path.read_bytes(), read_root_pub(folder / "root.pub"), where=str(path)) if path.exists() else None
+        return verify_keys(read_keys_json(path), read_root_pub(folder / "root.pub"), where=str(path)) if path.exists() else None
     except Bad as error:
         raise Corrupt(error.where, error.what) from error
 

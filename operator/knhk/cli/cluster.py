@@ -45,7 +45,7 @@ def _days(text: str) -> int:
 def keys(call: Call) -> Outcome:
     from datetime import UTC, datetime
 
-    from knhk.adapters.key_secrets import SUBJECTS, lacking, write_secrets
+    from knhk.adapters.key_secrets import SUBJECTS, lacking, write_chapters, write_secrets
     from knhk.adapters.keys_ahead import demand_no_turns
     from knhk.adapters.signer_pkcs11 import TOKEN_FILE
     from knhk.adapters.wrapping_keys import FileWrapping
@@ -70,7 +70,7 @@ def keys(call: Call) -> Outcome:
             "root": (folder / "root.pub").read_text().strip(),
             "keyids": {role: signer.keyid(role) for role in ROLES},
             "next": [
-                f"kubectl apply -f {secrets}",
+                *_applied(secrets, write_chapters(folder, call.args.namespace)),
                 f"move {folder / 'root.key'} to a safe place that no cluster reaches",
                 f"delete {secrets} and the role keys here, or keep them where only you can read them",
                 f"{subjects} is not here: Secret {SUBJECTS} is left as it is in the cluster"
@@ -79,6 +79,11 @@ def keys(call: Call) -> Outcome:
             ],
         }
     )
+
+
+def _applied(secrets: Path, chapters: Path | None) -> list[str]:
+    """By the server: kubectl's own note of what it applied has no room for years of keys."""
+    return [f"kubectl apply --server-side --force-conflicts -f {path}" for path in (chapters, secrets) if path is not None]
 
 
 @command(
@@ -99,7 +104,7 @@ def keys(call: Call) -> Outcome:
 )
 def ahead(call: Call) -> Outcome:
     from knhk.adapters import keys_ahead
-    from knhk.adapters.key_secrets import lacking, write_first, write_secrets
+    from knhk.adapters.key_secrets import lacking, write_chapters, write_first, write_secrets
     from knhk.adapters.signer_pkcs11 import TOKEN_FILE
     from knhk.model.faults import Fault, Refused
     from knhk.wiring.embedded import local_user
@@ -125,7 +130,7 @@ def ahead(call: Call) -> Outcome:
             "secrets": str(secrets),
             "turns": sum(step.at > now for step in made.steps),
             "ends": f"{made.ends:{TIME}}",
-            "next": [*first, f"kubectl apply --server-side --force-conflicts -f {secrets}", away],
+            "next": [*first, *_applied(secrets, write_chapters(folder, args.namespace)), away],
         }
     )
 

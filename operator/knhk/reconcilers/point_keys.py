@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from knhk.lockchain.chapters import holding
+from knhk.lockchain.chapters import holding, newest
 from knhk.model.faults import KnhkError
 from knhk.ports.registry import Registry
 from knhk.reconcilers.building import signers_of
+
+ROOM = 600 << 10  # of keys.json in what is published for a point: of the 1 MiB that a ConfigMap has
 
 
 @dataclass
@@ -33,5 +35,5 @@ class PointKeys:
             except (KnhkError, OSError, ValueError):
                 self._unsaid.add(digest)
         if named & self._unsaid:
-            return keys_json
+            return newest(keys_json, ROOM)
         return holding(keys_json, frozenset().union(*(self._signers[digest] for digest in named)))

@@ -28,6 +28,7 @@ from knhk.model.faults import Corrupt, Deposed, KnhkError, Stalled, Waiting
 from knhk_runtime.doors import Doors
 from knhk_runtime.hsm import read_token_file
 from knhk_runtime.keyfile import load_private_key, raw_public
+from knhk_runtime.keys_folder import chapters_folder, read_keys_json
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk, put
@@ -138,7 +139,7 @@ def _named(folder: Path) -> tuple[Key, ...]:
     """Keys of role log in the keys.json of a folder, if there is one. Raises Stalled."""
     try:
         root = unb64((folder / "root.pub").read_text("ascii").strip(), "root.pub")
-        return tuple(verify_keys((folder / KEYS_JSON).read_bytes(), root).roles.get("log", {}).values())
+        return tuple(verify_keys(read_keys_json(folder / KEYS_JSON), root).roles.get("log", {}).values())
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, Bad) as error:
@@ -359,7 +360,7 @@ async def _serve(
 
 
 def _stamps(path: Path) -> tuple[int, ...]:
-    files = (path, path.with_name(FORMER), path.with_name(KEYS_JSON))
+    files = (path, path.with_name(FORMER), path.with_name(KEYS_JSON), chapters_folder(path.parent))
     return tuple(file.stat().st_mtime_ns for file in files if file.exists())
 
 
@@ -373,7 +374,7 @@ async def _follow_keys(path: Path, origin: str, sequencer: Sequencer, public: St
                 continue
             key = await asyncio.to_thread(load_key, path, origin)
             if public is not None and path.with_name(KEYS_JSON).exists():
-                await asyncio.to_thread(public.beside, KEYS_JSON, path.with_name(KEYS_JSON).read_bytes())
+                await asyncio.to_thread(public.beside, KEYS_JSON, read_keys_json(path.with_name(KEYS_JSON)))
             await sequencer.turn(key)
             seen, told = now, ""
         except (KnhkError, OSError, Bad) as error:
@@ -402,7 +403,7 @@ def main(argv: list[str] | None = None) -> int:
         with _renewed(lease):
             log = Log(args.dir, key, Disk(), args.region or ("local",), public, witnessed=policy is not None)
         if public is not None and (named := args.key.with_name(KEYS_JSON)).exists():
-            public.beside(KEYS_JSON, named.read_bytes())
+            public.beside(KEYS_JSON, read_keys_json(named))
         if log.moved:
             tell(f"{log.moved} entries that an earlier writer acknowledged have other indexes: another machine wrote meanwhile")
         for where, count in log.cut:

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from knhk.model.faults import Deposed, Stalled, Waiting
+from knhk_runtime.keys_folder import read_keys_json
 from knhk_runtime.objects.port import About
 from knhk_runtime.sequencer.copies import Copies, Elsewhere, Full, NoPod
 from knhk_runtime.sequencer.core import Log, LogKey, Taken
@@ -497,9 +498,9 @@ class Surface:
         return web.json_response(self._sequencer.stages())
 
     async def keys(self, _request: web.Request) -> web.Response:
-        """keys.json, which its root has signed."""
+        """keys.json, which its root has signed, with all chapters that there are."""
         try:
-            data = await asyncio.to_thread(self._keys_json.read_bytes) if self._keys_json is not None else None
+            data = await asyncio.to_thread(read_keys_json, self._keys_json) if self._keys_json is not None else None
         except FileNotFoundError:
             data = None
         if data is None:
