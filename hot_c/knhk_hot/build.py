@@ -93,7 +93,8 @@ EXPAT = Sdist(
         ),
     ),
 )  # fmt: skip
-NATIVE_SOURCES = ("native", "drain", "perfect")
+NATIVE_SOURCES = ("native", "drain", "perfect", "records")
+NATIVE_BESIDE = ("observe",)  # what they call of the engine
 ZIG_OBJECT = ("-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check")
 WORKERS = 2
 
@@ -218,7 +219,7 @@ def build_native(folder: Path, arch: str = t.HOST, python: Sequence[str] | None 
     suffix = sysconfig.get_config_var("EXT_SUFFIX") if python is None else f".{arch}.so"
     include = [f"-I{t.SOURCE / 'include'}", f"-I{t.SOURCE / 'src'}", *(python_flags() if python is None else python)]
     flags = [*t.COMPILE, *include, "-Wno-unused", "-Wno-missing-field-initializers"]
-    files = [str(folder / "_native.c"), *(str(t.SOURCE / "src" / f"{name}.c") for name in NATIVE_SOURCES)]
+    files = [str(folder / "_native.c"), *(str(t.SOURCE / "src" / f"{name}.c") for name in (*NATIVE_SOURCES, *NATIVE_BESIDE))]
     link = ["-shared", "-Wl,-z,relro", "-Wl,-z,now", "-ldl"]
     t.run_zig(["cc", "-target", t.TARGETS[arch], *flags, *files, *link, "-o", str(folder / f"_native{suffix}")], folder)
 

@@ -61,6 +61,7 @@ DRIVERS = {
     "ntriples": Driver("decide", words="ntriples"),
     "bundle": Driver("bundle"),
     "ring": Driver("ring", ("src/drain",), tables=""),
+    "records": Driver("records", ("src/records", "src/drain", "src/observe"), tables=""),
     "host": Driver("host", SHIM, tables="", longest=4096, link=("-Wl,--wrap=mmap,--wrap=posix_fallocate,--wrap=shim_now_ns",)),
 }
 

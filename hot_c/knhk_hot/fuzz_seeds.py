@@ -193,6 +193,27 @@ def _ring_seed() -> bytes:
     return struct.pack("<HH", 320, 0) + record + second
 
 
+def _leaf(kind: int, flags: int, pack: bytes = b"p" * 20) -> bytes:
+    return struct.pack(">6BH32s32s20sQ16sH", 1, kind, 1, 1, 1, flags, 0, bytes(32), bytes(32), pack, 5, bytes(16), 0)
+
+
+def _record(flags: int, leaves: list[bytes], o: bytes, acts: list[bytes]) -> bytes:
+    """A payload of an outbox, with its length in front as fuzz_records.c takes it."""
+    made = struct.pack(">BBHQ16s", 1, len(leaves), flags, 7, bytes(16)) + b"".join(leaves)
+    made += b"".join(len(each).to_bytes(4, "big") + each for each in (o, *acts))
+    return len(made).to_bytes(2, "big") + made
+
+
+def _records_seeds() -> list[bytes]:
+    o = observation(b"{}")
+    a = b"KNA1\2\0\0\x09\1\1\0\1\0\0\0\3a b"
+    plain, two = _record(0, [_leaf(1, 0)], o, [a]), _record(0, [_leaf(1, 0), _leaf(2, 1)], o, [a, b""])
+    sealed = _record(2, [_leaf(1, 0)], b"KNE1" + b"t" * 96, [b"KNA1\1\0\0\1\0\0\0"])
+    erased = _record(1, [_leaf(4, 0, bytes(20))], bytes(20), [b""])
+    altered = bytes([plain[0] | 0x80]) + plain[1:]
+    return [plain + two + sealed + erased, two, sealed + altered, erased + b"\0\4junk" + plain, b""]
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "decide": _decide_seeds,
     "batch": lambda: [*_decide_seeds(), *_xml_seeds(), *_ntriples_seeds()],
@@ -200,5 +221,6 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "ntriples": _ntriples_seeds,
     "bundle": lambda: [bundle_seed(), b"KNHKBND2"],
     "ring": lambda: [_ring_seed(), b""],
+    "records": _records_seeds,
     "host": lambda: [random.Random(seed).randbytes(1000) for seed in range(8)],  # any bytes are choices
 }

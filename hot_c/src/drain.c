@@ -84,6 +84,8 @@ static uint32_t crc_add(uint32_t c, const uint8_t *p, size_t n) {
   return c;
 }
 
+uint32_t knhk_crc32(const uint8_t length[4], const uint8_t *payload, size_t n) { return ~crc_add(crc_add(~0u, length, 4), payload, n); }
+
 /* ---- big-endian writing ---- */
 
 static uint8_t *put_number(uint8_t *at, uint64_t x, uint32_t bytes) {
@@ -106,6 +108,9 @@ static void hash_domain(const char *domain, size_t domain_len, const uint8_t *sa
 }
 #define HASH(domain, salt, body, n, digest) hash_domain(domain, sizeof(domain) - 1, salt, body, n, digest)
 
+void knhk_hash_observation(const uint8_t *salt, const uint8_t *o, size_t n, uint8_t digest[32]) { HASH("knhk.dev/o/v1\n", salt, o, n, digest); }
+void knhk_hash_action(const uint8_t *salt, const uint8_t *a, size_t n, uint8_t digest[32]) { HASH("knhk.dev/a/v1\n", salt, a, n, digest); }
+
 /* `o` and `a` are the copies inside the frame. */
 static void put_leaf(uint8_t *at, const knhk_record *r, uint32_t arm, const uint8_t *salt, const uint8_t h_o[32], const uint8_t *time, const uint8_t *a) {
   const knhk_drained_arm *x = &r->arm[arm];
@@ -118,7 +123,7 @@ static void put_leaf(uint8_t *at, const knhk_record *r, uint32_t arm, const uint
   *p++ = x->flags;
   p = put_number(p, r->region, 2);
   p = put_bytes(p, h_o, 32);
-  if (x->kind == DECISION) HASH("knhk.dev/a/v1\n", salt, a, x->a_len, p);
+  if (x->kind == DECISION) knhk_hash_action(salt, a, x->a_len, p);
   else memset(p, 0, 32);
   p = put_bytes(p + 32, x->pack, 20);
   p = put_bytes(p, time, 8);
@@ -141,7 +146,7 @@ size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, si
   const uint8_t *o = p;
   p = put_bytes(p, r->o, r->o_len);
   uint8_t h_o[32];
-  HASH("knhk.dev/o/v1\n", salt, o, r->o_len, h_o);
+  knhk_hash_observation(salt, o, r->o_len, h_o);
   for (uint32_t i = 0; i < r->arms; i++, leaf += KNHK_LEAF_SIZE) {
     p = put_number(p, r->arm[i].a_len, 4);
     const uint8_t *a = p;
@@ -152,7 +157,7 @@ size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, si
     keys[(size_t)i * KNHK_KEY_SIZE + 16] = r->arm[i].flags & 1;
   }
   put_number(frame, payload, 4);
-  put_number(frame + 4, ~crc_add(crc_add(~0u, frame, 4), frame + 8, payload), 4);
+  put_number(frame + 4, knhk_crc32(frame, frame + 8, payload), 4);
   return payload + 8;
 }
 

@@ -78,6 +78,13 @@ typedef struct {
   knhk_drained_latency latencies[KNHK_LATENCIES_MAX];
 } knhk_drained;
 
+/* H(O) and H(A) (formats/observation.md, action.md), with a salt of KNHK_SALT_SIZE. */
+void knhk_hash_observation(const uint8_t *salt, const uint8_t *o, size_t n, uint8_t digest[32]);
+void knhk_hash_action(const uint8_t *salt, const uint8_t *a, size_t n, uint8_t digest[32]);
+
+/* CRC of a frame (formats/frame.md): its length's four bytes, and its payload. */
+uint32_t knhk_crc32(const uint8_t length[4], const uint8_t *payload, size_t n);
+
 /* SHA-256 of prefix ‖ row for n rows of row_len bytes each, into out + 32 i. */
 void knhk_hash_rows(uint8_t prefix, const uint8_t *rows, size_t row_len, size_t n, uint8_t *out);
 

@@ -28,13 +28,14 @@ from machines import KEY, Machine, leaves
 from published_log import read
 
 from knhk.adapters import delta_parquet
-from knhk.model.delta import Row
+from knhk.ports.segments import Batch
 from knhk.reconcilers import delta
 from knhk.reconcilers.compacting import Policy
-from knhk.reconcilers.delta import Commit, Framed, Plan
+from knhk.reconcilers.delta import Commit, Plan
 from knhk.reconcilers.ledger import Kept, Ledger
+from knhk_hot.records import columns, scan
 from knhk_runtime.objects.folder import FolderStore
-from knhk_runtime.record import entry_key, parse_record
+from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer import wal
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.tlog.fsck import fsck
@@ -167,15 +168,12 @@ def merging(folder: Path, death: Death, first: int, pipe: int, chance: random.Ra
 def added(made: Ledger, first: int, time_ns: int) -> int:
     """A commit of one segment with three rows from number `first` on; the number that follows."""
     contents = made.followed()
-    number, rows = contents.number + 1, list[Row]()
-    for each in range(first, first + 3):
-        frame = decided(each, time_ns=time_ns).frames
-        record = parse_record(frame[8:], "made")
-        rows += delta.rows_of(
-            Framed("erp.orders", 0, each, record), {entry_key(leaf): (each, delta.leaf_digest(leaf)) for leaf in record.leaves}
-        )
+    number = contents.number + 1
+    frames = b"".join(decided(each, time_ns=time_ns).frames for each in range(first, first + 3))
+    batch = Batch("erp.orders", "erp/orders", 0, first, range(first, first + 3), columns(frames, scan(frames)))
     made._plan(Plan(number, {"erp.orders": ((0, first), (0, first + 3))}))
-    file = made._put(f"{delta.partition(rows[0], ('local',))}/{number:016x}.parquet", delta_parquet.encode(rows))
+    ((folder, segment),) = delta_parquet.encode([batch], lambda region, hour: delta.folder(region, hour, ("local",)))
+    file = made._put(f"{folder}/{number:016x}.parquet", segment)
     made._commit(Commit(number, "knhk.dev/test", {"erp.orders": (0, first + 3)}, (file,)))
     return first + 3
 

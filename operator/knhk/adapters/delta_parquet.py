@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,11 @@ import pyarrow.parquet as pq
 
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
-from knhk.ports.segments import Made, Part
+from knhk.ports.segments import Batch, Folder, Made, Part
+from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS
+
+if TYPE_CHECKING:  # loads the native library, which who reads segments does not need
+    from knhk_hot.records import Text
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 65_536, 64 << 20
 FALSE_POSITIVES = 0.01
@@ -59,13 +64,77 @@ _TYPES = {
 _NULL = ("log_index", "route", "actor", "bundle", "evaluator", "guards", "failing", "salt", "observation", "action", "subject")
 NAMES = tuple(name.rstrip("_") for name in Row._fields)
 SCHEMA = pa.schema([pa.field(name, _TYPES.get(name, _TEXT), name in _NULL) for name in NAMES])
+SLOT = "slot"  # of which region and hour
+_SLOTTED = pa.schema([pa.field(SLOT, _INT), *SCHEMA])
 
 
-def encode(rows: Sequence[Row]) -> Made:
-    """A segment: the same rows give the same bytes."""
-    columns = zip(*rows, strict=True) if rows else [() for _ in NAMES]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    return _made(pa.Table.from_arrays(arrays, schema=SCHEMA))
+_FLAGS = {"stale": 2, "cached": 4, "brownout": 8, "fail_open": 16, "resumed": 32, "sealed": 64, "erased": 128}
+_WORDS = {  # by the number in the leaf
+    "kind": (("", *KINDS.values()), "kind"),
+    "verdict": (("", *list(VERDICTS.values())[1:]), "verdict"),
+    "class": (("", *list(CLASSES.values())[1:]), "klass"),
+    "mode": (("", *MODES.values()), "mode"),
+}
+_ARMS = pa.array(["stable", "candidate"])
+
+
+def encode(batches: Iterable[Batch], folder: Folder) -> Iterator[tuple[str, Made]]:
+    """Segments: the same rows give the same bytes."""
+    table = pa.concat_tables([_SLOTTED.empty_table(), *map(_table_of, batches)]).combine_chunks()
+    for name, part in _by_folder(table.drop_columns(SLOT), table.column(SLOT), folder):
+        yield name, _made(part)
+
+
+def _by_folder(table: pa.Table, slots: pa.ChunkedArray, folder: Folder) -> Iterator[tuple[str, pa.Table]]:
+    known = pc.unique(slots)
+    belongs = [folder(*divmod(slot, 1 << 32)) for slot in known.to_pylist()]
+    names = sorted(set(belongs))
+    if len(names) < 2:
+        yield from ((name, table) for name in names)
+        return
+    number = {name: at for at, name in enumerate(names)}
+    numbers = pa.array([number[name] for name in belongs], pa.int32()).take(pc.index_in(slots, value_set=known).combine_chunks())
+    table, first = table.take(pc.sort_indices(numbers)), 0
+    for each in sorted(pc.value_counts(numbers).to_pylist(), key=itemgetter("values")):
+        yield names[each["values"]], table.slice(first, each["counts"])
+        first += each["counts"]
+
+
+def _table_of(batch: Batch) -> pa.Table:
+    found, rows = batch.columns, batch.columns.rows
+
+    def number(name: str, kind: pa.DataType) -> pa.Array:
+        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(found.numbers[name])])
+
+    flags, judged = number("flags", pa.uint8()), _bits(found.numbers["judged"], rows)
+    failing = pa.Array.from_buffers(pa.int32(), len(found.failing.data) // 4, [None, pa.py_buffer(found.failing.data)])
+    made = {
+        SLOT: number("slot", _INT),
+        "log_index": pa.array(batch.log_index, _INT),
+        "time": number("time_us", _TYPES["time"]),
+        "time_ns": number("time_ns", _INT),
+        "guards": pa.Array.from_buffers(pa.int32(), rows, [judged, pa.py_buffer(found.numbers["guards"])]),
+        "failing": pa.Array.from_buffers(_TYPES["failing"], rows, [judged, pa.py_buffer(found.failing.offsets)], children=[failing]),
+        "arm": _ARMS.take(pc.bit_wise_and(flags, pa.scalar(1, pa.uint8()))),
+        "offset": pc.add(number("at", _INT), batch.offset),
+        "segment": pa.repeat(pa.scalar(batch.segment, _INT), rows),
+        "source": pa.repeat(batch.source, rows),
+        "point": pa.repeat(batch.point, rows),
+        **{name: pc.not_equal(pc.bit_wise_and(flags, pa.scalar(bit, pa.uint8())), 0) for name, bit in _FLAGS.items()},
+        **{name: pa.array(words).take(number(column, pa.uint8())) for name, (words, column) in _WORDS.items()},
+        **{name: _texts(text, rows, _TYPES.get(name, _TEXT)) for name, text in found.text.items()},
+    }
+    return pa.table({name: made[name] for name in (SLOT, *NAMES)}, schema=_SLOTTED)
+
+
+def _texts(text: Text, rows: int, kind: pa.DataType) -> pa.Array:
+    valid = None if text.valid is None else _bits(text.valid, rows)
+    return pa.Array.from_buffers(kind, rows, [valid, pa.py_buffer(text.offsets), pa.py_buffer(text.data)])
+
+
+def _bits(truths: Any, rows: int) -> pa.Buffer:
+    """A byte for each row as a bit for each."""
+    return pa.Array.from_buffers(pa.uint8(), rows, [None, pa.py_buffer(truths)]).cast(_TRUTH).buffers()[1]
 
 
 def rewrite(parts: Sequence[Part]) -> Made:
@@ -101,7 +170,7 @@ def _made(table: pa.Table) -> Made:
     order = pc.sort_indices(known, sort_keys=[(name, "ascending") for name in SORTED])
     sizes = pc.fill_null(pc.binary_length(table.column("observation")), 0).take(order).to_pylist()
     bloom = {name: {"ndv": max(1, min(len(sizes), ROW_GROUP_ROWS)), "fpp": FALSE_POSITIVES} for name in BLOOM}
-    sink = pa.BufferOutputStream()
+    sink, decoded = pa.BufferOutputStream(), 0
     with pq.ParquetWriter(
         sink,
         SCHEMA,
@@ -116,9 +185,10 @@ def _made(table: pa.Table) -> Made:
         for first, count in _groups(sizes):
             group = table.take(order.slice(first, count)).combine_chunks()
             writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+            decoded += group.nbytes
     bounds = pc.min_max(table.column("log_index")).as_py()
     first_index, last_index = (-1 if bounds[name] is None else bounds[name] for name in ("min", "max"))
-    return Made(bytes(sink.getvalue()), len(sizes), first_index, last_index, table.nbytes)
+    return Made(bytes(sink.getvalue()), len(sizes), first_index, last_index, decoded)
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

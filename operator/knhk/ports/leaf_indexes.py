@@ -10,14 +10,15 @@ from knhk_runtime.tlog.served import Served
 
 class LeafIndexes(Protocol):
     """What was read of a log and not met in a record yet. Promises: it is derived, so when it is lost the log is read again from its first
-    entry; of two leaves with one key the later counts. One thread at a time."""
+    entry. One thread at a time."""
 
     def learn(self, log: Served) -> None:
-        """Reads what is new under the log's checkpoint. Raises Bad."""
+        """What the log's checkpoint covers counts from now on."""
         ...
 
     def find(self, keys: Iterable[bytes]) -> Mapping[bytes, tuple[int, bytes]]:
-        """(index, `leaf_digest`) of the keys that are known."""
+        """(index, `leaf_digest`) of the keys that the log has, as far as it was learned, and that were not forgotten; it is read as far as
+        that needs. Raises Bad."""
         ...
 
     def forget(self, keys: Iterable[bytes]) -> None:

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from knhk.model.delta import Row
+
+if TYPE_CHECKING:  # loads the native library
+    from knhk_hot.records import Columns
+
+Folder = Callable[[int, int], str]
+"""Where rows of a region, by its number, and an hour, counted from 1970, belong."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of records that lie one after another from (segment, offset) on in the outbox `source` of an agent of `point`. `log_index`: of
+    each row its column of that name."""
+
+    source: str
+    point: str
+    segment: int
+    offset: int
+    log_index: Sequence[int | None]
+    columns: Columns
 
 
 @dataclass(frozen=True)
@@ -33,8 +52,8 @@ class Segments(Protocol):
     """A form of segments. Promises: the same rows give the same bytes, in whatever order they come; what is read is all in memory, a row
     group at a time. Reading raises Corrupt, which names `where`, for what is no segment."""
 
-    def encode(self, rows: Sequence[Row]) -> Made:
-        """A segment."""
+    def encode(self, batches: Iterable[Batch], folder: Folder) -> Iterator[tuple[str, Made]]:
+        """A segment for each folder, in the order of their names. All rows are in memory at once, twice while they are sorted."""
         ...
 
     def rewrite(self, parts: Sequence[Part]) -> Made:

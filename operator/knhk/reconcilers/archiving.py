@@ -6,29 +6,29 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from knhk.model.delta import Row
 from knhk.model.faults import Corrupt, NotFound
 from knhk.ports.clock import Clock
 from knhk.ports.leaf_indexes import LeafIndexes
-from knhk.ports.segments import Segments
+from knhk.ports.segments import Batch, Segments
 from knhk.reconcilers import delta
-from knhk.reconcilers.delta import Commit, File, Framed, Index, Place, Plan
+from knhk.reconcilers.delta import Commit, Place, Plan, Records
 from knhk.reconcilers.ledger import KEEP_S, Ledger
+from knhk_hot.records import columns, scan
 from knhk_runtime.objects.port import ObjectStore
-from knhk_runtime.outbox.segments import check_frames, whole_frames
+from knhk_runtime.outbox.segments import check_frames
 from knhk_runtime.record import SEGMENT_HEAD
 from knhk_runtime.sequencer.copies import whole
 from knhk_runtime.tlog.served import Served
 from knhk_verify.errors import Bad
 
 COMMIT_BYTES = 32 << 20  # frames of a commit; a segment and what making it takes of memory are bound by it
-READ_BYTES = 4 << 20
+READ_BYTES, FIRST_BYTES = 4 << 20, 4 << 10  # at once; and to see a first record alone
 PART_BYTES, DOUBTED_BYTES = 1 << 20, 2 << 20  # read between looks for leaves; of one client, in one look, without leaves in the log
 RETIRE_S = 24 * 3600.0
 SETTLE_S, PATIENCE_S = 1.5, 60.0  # until a checkpoint covers what the log has acknowledged; until it must have
@@ -42,15 +42,6 @@ class Opened:
     origin: str
     regions: tuple[str, ...]
     served: Served
-
-
-_Records = list[tuple[Framed, int]]  # each with its size
-
-
-@dataclass(frozen=True)
-class _Doubted:
-    source: str
-    records: _Records
 
 
 class Archive(Ledger):
@@ -86,9 +77,8 @@ class Archive(Ledger):
             at = self._done(source) or (0, SEGMENT_HEAD)
             for segment, size in self._reach(source):
                 waiting += max(0, size - (at[1] if segment == at[0] else SEGMENT_HEAD)) if segment >= at[0] else 0
-            if first := next(self._frames(source, at), None):
-                time_ns = int.from_bytes(first.record.leaves[0][92:100], "big")
-                oldest = min(oldest or time_ns, time_ns)
+            if first := next(self._read(source, at, at_once=FIRST_BYTES), None):
+                oldest = min(oldest or first[0].time_ns(0), first[0].time_ns(0))
         self.progress.waiting_bytes, self.progress.oldest_ns = waiting, oldest
         return waiting
 
@@ -110,18 +100,41 @@ class Archive(Ledger):
         return self._archive(plan, opened)
 
     def _archive(self, plan: Plan, opened: Opened) -> Commit:
-        found = [each for source, (start, end) in sorted(plan.ranges.items()) for each in self._range(source, start, end)]
-        index = self._indexes.find(key for each in found for key in delta.keys_of(each.record))
-        files = self._segments(plan.number, found, index, opened.regions)
+        met = list[bytes]()
+        made = self._form.encode(self._batches(plan, met), lambda region, hour: delta.folder(region, hour, opened.regions))
+        files = tuple(self._put(f"{folder}/{plan.number:016x}.parquet", each) for folder, each in made)
         self._end_gone(plan)
         there = {source: place for source, place in self.contents().sources.items() if source in self._sources()}
         commit = Commit(plan.number, opened.origin, there | {source: end for source, (_, end) in plan.ranges.items()}, files)
         self._commit(commit)
-        self._indexes.forget(key for each in found for key in delta.keys_of(each.record))
+        self._indexes.forget(met)
         self.progress.rows += sum(file.rows for file in files)
         if self._remove:
             self._clean(commit)
         return commit
+
+    def _batches(self, plan: Plan, met: list[bytes]) -> Iterator[Batch]:
+        """Rows of what is planned; keys of its leaves are added to `met`."""
+        for source, (start, end) in sorted(plan.ranges.items()):
+            there = False
+            for records, frames in self._read(source, start, end):
+                yield self._batch(records, frames)
+                met += records.keys
+                there = True
+            if not there:
+                raise Corrupt(f"{source} segment {start[0]} offset {start[1]}", "is planned for the archive, and gone from the outbox")
+
+    def _batch(self, records: Records, frames: bytes) -> Batch:
+        """A row whose O or A is not what its leaf commits to is no evidence, and has no index; of sealed ones replay tells."""
+        made = columns(frames, records.found)
+        for number in made.refused:
+            self._blamed(records, number, frames)
+        index, holds = self._indexes.find(made.keys), bytes(made.numbers["holds"])
+        found = [index.get(key) for key in made.keys]
+        logged = [None if at is None or at[1] != digest else at[0] for at, digest in zip(found, made.digests, strict=True)]
+        indexes = [at if held else None for at, held in zip(logged, holds, strict=True)]
+        self.progress.untrue += indexes.count(None) - logged.count(None)
+        return Batch(records.source, delta.point_of(records.source), records.segment, records.offset, indexes, made)
 
     def _end_gone(self, plan: Plan) -> None:
         """Where outboxes ended that are gone stays beside the commits, so that these need not name them; they may come back."""
@@ -160,46 +173,46 @@ class Archive(Ledger):
             found = [(segment, size if segment < acked[0] else min(size, acked[1])) for segment, size in found if segment <= acked[0]]
         return found
 
-    def _frames(self, source: str, start: Place, end: Place | None = None) -> Iterator[Framed]:
-        """Whole records from a place up to another, or as far as there are."""
+    def _read(self, source: str, start: Place, end: Place | None = None, at_once: int = READ_BYTES) -> Iterator[tuple[Records, bytes]]:
+        """Whole records from a place up to another, or as far as there are, and bytes that begin with their frames."""
         for segment, size in self._reach(source):
             if segment < start[0] or (end is not None and segment > end[0]):
                 continue
             at = start[1] if segment == start[0] else SEGMENT_HEAD
             last = end[1] if end is not None and segment == end[0] else size
             while at < last:
-                frames = self._read_frames(source, segment, at, last)
-                if not frames:
-                    break
-                try:
-                    yield from delta.framed(source, segment, at, frames)
-                except Bad as error:
-                    self._blame(source, error)
+                data = self._bytes(source, segment, at, last, at_once)
+                found = scan(data)
+                records = Records(source, segment, at, found, 0, len(found.times))
+                at = records.end[1]
+                if records:
+                    yield records, data
+                if found.why:
+                    self._blamed(records, len(records), data)
                     return
-                at += len(frames)
+                if not records:
+                    break
 
-    def _blame(self, source: str, error: Bad) -> None:
-        if "~" not in source:  # no copy
-            raise Corrupt(error.where, error.what) from error
-        self.progress.broken.add(source)
-
-    def _read_frames(self, source: str, segment: int, at: int, last: int) -> bytes:
-        """Whole frames; none when the next one is still being written."""
-        path = self._outboxes / source / f"{segment:016x}.seg"
-        with path.open("rb") as file:
+    def _bytes(self, source: str, segment: int, at: int, last: int, at_once: int) -> bytes:
+        """With the whole of the first frame, unless it is still being written."""
+        with (self._outboxes / source / f"{segment:016x}.seg").open("rb") as file:
             file.seek(at)
-            data = file.read(min(READ_BYTES, last - at))
-            if not whole_frames(data) and (needed := 8 + int.from_bytes(data[:4], "big")) <= last - at:
+            data = file.read(min(at_once, last - at))
+            if len(data) < (needed := 8 + int.from_bytes(data[:4], "big")) <= last - at:
                 data += file.read(needed - len(data))
-        frames = data[: whole_frames(data)]
-        check_frames(frames, str(path), at)
-        return frames
+        return data
 
-    def _range(self, source: str, start: Place, end: Place) -> list[Framed]:
-        found = list(self._frames(source, start, end))
-        if not found:
-            raise Corrupt(f"{source} segment {start[0]} offset {start[1]}", "is planned for the archive, and gone from the outbox")
-        return found
+    def _blamed(self, records: Records, number: int, data: bytes) -> None:
+        """Of a frame that makes no rows, one of these or the next; `data`: what was scanned. Raises Corrupt, but for what a pod sent."""
+        at = records.found.starts[records.first + number]
+        frame, where = data[at : at + 8 + int.from_bytes(data[at : at + 4], "big")], records.where(number)
+        check_frames(frame, str(self._outboxes / records.source / f"{records.segment:016x}.seg"), records.offset + at)
+        try:
+            delta.check_row(frame[8:], where)
+        except Bad as error:
+            if "~" not in records.source:  # no copy
+                raise Corrupt(error.where, error.what) from error
+            self.progress.broken.add(records.source)
 
     # ---- plan ----------------------------------------------------------------------------------
 
@@ -216,7 +229,7 @@ class Archive(Ledger):
         """One look at outboxes from that on at which the last one ended, until there is enough for a commit. Those in which leaves are
         missing wait for the next checkpoint together, each client with no more than its share."""
         left, spent, ranges = self._commit_bytes, Counter[str](), dict[str, tuple[Place, Place]]()
-        doubted = list[tuple[Place | None, _Doubted]]()
+        doubted = list[tuple[Place, Records]]()
         sources, self._turn = [source for source in self._sources() if source >= self._turn], ""
         for source in sources:
             if left <= spent.total():
@@ -228,66 +241,49 @@ class Archive(Ledger):
             taken, doubts = self._take(source, start or (0, SEGMENT_HEAD), left - spent.total())
             if taken is not None:
                 ranges[source], left = (start or taken[0], taken[1]), left - taken[2]
-            if doubts:
-                spent[client] += sum(size for _, size in doubts)
-                doubted.append((start or (taken[0] if taken else None), _Doubted(source, doubts)))
+            if doubts is not None:
+                spent[client] += doubts.weight
+                doubted.append((start or (taken[0] if taken else doubts.start), doubts))
         if doubted:
             self._clock.sleep(SETTLE_S)
             self._indexes.learn(self._log().served)
         for start, each in doubted:
-            if found := each.records[: self._shown([one for one, _ in each.records])]:
-                first = found[0][0]
-                ranges[each.source] = (start or (first.segment, first.offset), _after(*found[-1]))
+            if shown := self._shown(each):
+                ranges[each.source] = (start, each.head(shown).end)
         return Plan(number, ranges) if ranges else None
 
-    def _take(self, source: str, start: Place, limit: int) -> tuple[tuple[Place, Place, int] | None, _Records]:
-        """Records of one outbox whose leaves the log shows, about `limit` bytes: first place, end, size; and the part after them in which a
-        leaf is missing."""
-        first, end, used, part, size = start, start, 0, _Records(), 0
-        for each in self._frames(source, start):
-            if not used and not part:
-                first = each.segment, each.offset
-            part.append((each, _size(each)))
-            size += part[-1][1]
-            if size < min(PART_BYTES, limit - used):
-                continue
-            if self._lacking([one for one, _ in part]):
-                break
-            end, used, part, size = _after(*part[-1]), used + size, _Records(), 0
+    def _take(self, source: str, start: Place, limit: int) -> tuple[tuple[Place, Place, int] | None, Records | None]:
+        """Records of one outbox whose leaves the log shows, of about the weight `limit`: first place, end, weight; and the part after them
+        in which a leaf is missing."""
+        first, end, used = start, start, 0
+        for rest, _ in self._read(source, start):
+            while rest and used < limit:
+                part = rest.about(min(PART_BYTES, limit - used))
+                first = first if used else part.start
+                if self._lacking(part):
+                    return (first, end, used) if used else None, part
+                end, used, rest = part.end, used + part.weight, rest.after(len(part))
             if used >= limit:
                 break
-        if part and not self._lacking([one for one, _ in part]):
-            end, used, part = _after(*part[-1]), used + size, _Records()
-        return (first, end, used) if used else None, part
+        return (first, end, used) if used else None, None
 
-    def _lacking(self, found: Sequence[Framed]) -> list[int]:
+    def _lacking(self, part: Records) -> list[int]:
         """Which of them have a leaf that the log does not show."""
-        known = self._indexes.find(key for each in found for key in delta.keys_of(each.record))
-        return [n for n, each in enumerate(found) if any(key not in known for key in delta.keys_of(each.record))]
+        known = self._indexes.find(part.keys)
+        if all(key in known for key in part.keys):
+            return []
+        return [n for n in range(len(part)) if any(key not in known for key in part.keys_at(n))]
 
-    def _shown(self, found: Sequence[Framed]) -> int:
+    def _shown(self, part: Records) -> int:
         """How many from the first on, now that the log was read after them. What was acknowledged a moment ago is under a checkpoint by
         now. A leaf that the log does not show is none of its: an agent that died has written its record a second time."""
-        lacking = self._lacking(found)
+        lacking = self._lacking(part)
         young = self._clock.now_ns() - int(PATIENCE_S * 1e9)
-        waits = [n for n in lacking if int.from_bytes(found[n].record.leaves[0][92:100], "big") > young]
+        waits = [n for n in lacking if part.time_ns(n) > young]
         self.progress.unmatched += len([n for n in lacking if not waits or n < waits[0]])
-        return waits[0] if waits else len(found)
+        return waits[0] if waits else len(part)
 
-    # ---- segments ------------------------------------------------------------------------------
-
-    def _segments(self, number: int, found: list[Framed], index: Index, regions: tuple[str, ...]) -> tuple[File, ...]:
-        parts = defaultdict[str, list[Row]](list)
-        for each in found:
-            try:
-                made = tuple(delta.rows_of(each, index))
-            except Bad as error:
-                self._blame(each.source, error)
-                continue
-            self.progress.untrue += sum(row.log_index is None and delta.is_logged(row.leaf, index) for row in made)
-            for row in made:
-                parts[delta.partition(row, regions)].append(row)
-        return tuple(self._put(f"{folder}/{number:016x}.parquet", self._form.encode(rows)) for folder, rows in sorted(parts.items()))
+    # ---- copies that are archived ----------------------------------------------------------------
 
     def _clean(self, commit: Commit) -> None:
         for source, end in commit.sources.items():
@@ -309,13 +305,3 @@ class Archive(Ledger):
             found = last.stat()
             if (number, found.st_size) == end and found.st_mtime_ns + idle_ns <= self._clock.now_ns():
                 shutil.rmtree(folder)
-
-
-def _after(each: Framed, size: int) -> Place:
-    return each.segment, each.offset + size
-
-
-def _size(each: Framed) -> int:
-    record = each.record
-    body = 28 + sum(map(len, record.leaves)) + 4 + len(record.observation) + sum(4 + len(a) for a in record.actions)
-    return 8 + body

@@ -1,4 +1,4 @@
-"""Recorded decisions as rows of the Δ log, and its plans and commits (formats/delta.md)."""
+"""Records that become rows of the Δ log, and its plans and commits (formats/delta.md)."""
 
 from __future__ import annotations
 
@@ -9,46 +9,84 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
-from knhk_runtime.envelope import NOBODY, parse_envelope
-from knhk_runtime.record import (
-    LAST_NS,
-    NO_ACTION,
-    Record,
-    entry_key,
-    h_a,
-    h_o,
-    leaf_digest,
-    parse_action,
-    parse_observation,
-    parse_record,
-)
-from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS, parse_leaf
+from knhk_runtime.envelope import parse_envelope
+from knhk_runtime.record import Record, parse_action, parse_observation, parse_record
+from knhk_verify.errors import Bad
+from knhk_verify.leaf import parse_leaf
 from knhk_verify.signed import canonical
+
+if TYPE_CHECKING:  # loads the native library
+    from knhk_hot.records import Scanned
 
 PLANS, COMMITS, SNAPSHOTS, REPLACED, ENDS = "_plans", "_commits", "_snapshots", "_replaced", "_ends"
 HOUR_NS = 3600 * 10**9
 UNTOLD_BYTES = 64 << 20  # in memory, at most, of a segment whose commit does not tell: those of before were made of 32 MiB of frames
 Place = tuple[int, int]  # segment and offset of an outbox
 Ranges = tuple[tuple[int, int], ...]  # first and last index in the log, ascending
-Index = Mapping[bytes, tuple[int, bytes]]  # idempotency key → index in the log, digest of the leaf there
 
 
 @dataclass(frozen=True)
-class Framed:
-    """A record and where it lies."""
+class Records:
+    """Records of an outbox that lie one after another: of what a scan found from (segment, offset) on those from number `first` up to
+    `last`, which is not one of them."""
 
     source: str
     segment: int
     offset: int
-    record: Record
+    found: Scanned
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
 
     @property
-    def where(self) -> str:
-        return f"{self.source}/{self.segment:016x}.seg offset {self.offset}"
+    def start(self) -> Place:
+        return self.segment, self.offset + self.found.starts[self.first]
+
+    @property
+    def end(self) -> Place:
+        return self.segment, self.offset + self.found.starts[self.last]
+
+    @property
+    def weight(self) -> int:
+        """Bytes that their rows take, about."""
+        return sum(self.found.weights[self.first : self.last])
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """Idempotency keys of their leaves."""
+        return self.found.keys[self.found.firsts[self.first] : self.found.firsts[self.last]]
+
+    def keys_at(self, number: int) -> Sequence[bytes]:
+        """Of one of them, counted from 0."""
+        firsts, at = self.found.firsts, self.first + number
+        return self.found.keys[firsts[at] : firsts[at + 1]]
+
+    def time_ns(self, number: int) -> int:
+        """Of one of them, as its first leaf says."""
+        return self.found.times[self.first + number]
+
+    def where(self, number: int) -> str:
+        """Of one of them, for people."""
+        return f"{self.source}/{self.segment:016x}.seg offset {self.offset + self.found.starts[self.first + number]}"
+
+    def head(self, count: int) -> Records:
+        return replace(self, last=self.first + count)
+
+    def after(self, count: int) -> Records:
+        return replace(self, first=self.first + count)
+
+    def about(self, weight: int) -> Records:
+        """The first of them that together have at least this weight; all when they have less."""
+        taken, last = 0, self.first
+        while last < self.last and (taken < weight or last == self.first):
+            taken, last = taken + self.found.weights[last], last + 1
+        return replace(self, last=last)
 
 
 @dataclass(frozen=True)
@@ -121,81 +159,24 @@ class Contents:
         return replace(self, gone={path: time_ns for path, time_ns in self.gone.items() if path not in left})
 
 
-def framed(source: str, segment: int, offset: int, frames: bytes) -> Iterator[Framed]:
-    """The records of whole, checked frames that begin at a place. Raises Bad."""
-    at = 0
-    while at < len(frames):
-        end = at + 8 + int.from_bytes(frames[at : at + 4], "big")
-        where = f"{source}/{segment:016x}.seg offset {offset + at}"
-        yield Framed(source, segment, offset + at, parse_record(frames[at + 8 : end], where))
-        at = end
-
-
-def keys_of(record: Record) -> list[bytes]:
-    """Idempotency keys of its leaves."""
-    return [entry_key(leaf) for leaf in record.leaves]
-
-
 def point_of(source: str) -> str:
     """NAMESPACE/NAME of the point whose agent wrote an outbox; empty when its name does not say."""
     namespace, dot, name = source.partition("~")[0].partition(".")
     return f"{namespace}/{name}" if dot else ""
 
 
-def is_logged(leaf: bytes, index: Index) -> bool:
-    """Whether the log has this very leaf."""
-    at = index.get(entry_key(leaf))
-    return at is not None and at[1] == leaf_digest(leaf)
-
-
-def rows_of(found: Framed, index: Index) -> Iterator[Row]:
-    """A row for each leaf of a record. One whose O or A is not what its leaf commits to is no evidence, and has no index; of sealed ones
-    replay tells. Raises Bad."""
-    record = found.record
-    plain = not record.erased and not record.sealed
-    observed = h_o(record.salt, record.observation) if plain else b""
-    seen = parse_observation(record.observation, f"{found.where} O") if plain else None
-    tag = parse_envelope(record.observation, f"{found.where} O").tag if record.sealed else NOBODY
-    attributes = dict(seen.attributes) if seen else {}
-    for data, a in zip(record.leaves, record.actions, strict=True):
-        leaf = parse_leaf(data, found.where)
-        is_true = not plain or (leaf.h_o, leaf.h_a) == (observed, h_a(record.salt, a) if KINDS[leaf.kind] == "DECISION" else NO_ACTION)
-        action = parse_action(a, f"{found.where} A") if a and not record.erased else None
-        yield Row(
-            log_index=index[entry_key(data)][0] if is_true and is_logged(data, index) else None,
-            receipt=leaf.receipt_id.hex(),
-            time=leaf.time_ns // 1000,
-            time_ns=min(leaf.time_ns, LAST_NS),
-            kind=KINDS[leaf.kind],
-            verdict=VERDICTS[leaf.verdict] if leaf.verdict else "",
-            class_=CLASSES[leaf.klass] if leaf.klass else "",
-            mode=MODES[leaf.mode],
-            arm="candidate" if leaf.flags & 1 else "stable",
-            stale=bool(leaf.flags & 2),
-            cached=bool(leaf.flags & 4),
-            brownout=bool(leaf.flags & 8),
-            fail_open=bool(leaf.flags & 16),
-            resumed=bool(leaf.flags & 32),
-            pack=leaf.pack.hex() if any(leaf.pack) else "",
-            point=point_of(found.source),
-            route=seen.route if seen else None,
-            actor=attributes.get("sub") or attributes.get("peer"),
-            key="" if record.erased else f"{record.cluster:016x}",
-            bundle=_digest(seen.bundle) if seen else None,
-            evaluator=_digest(seen.evaluator) if seen else None,
-            guards=action.guards if action else None,
-            failing=action.failing if action else None,
-            leaf=data,
-            salt=record.salt if plain else None,
-            observation=None if record.erased else record.observation,
-            action=None if record.erased or not a else a,
-            sealed=record.sealed,
-            subject=tag.hex() if tag != NOBODY else None,
-            erased=record.erased,
-            source=found.source,
-            segment=found.segment,
-            offset=found.offset,
-        )
+def check_row(payload: bytes, where: str) -> None:
+    """Raises Bad with what is wrong with a record of an outbox that makes no rows."""
+    record = parse_record(payload, where)
+    if record.sealed:
+        parse_envelope(record.observation, f"{where} O")
+    elif not record.erased:
+        parse_observation(record.observation, f"{where} O")
+    for leaf, action in zip(record.leaves, record.actions, strict=True):
+        parse_leaf(leaf, where)
+        if action and not record.erased:
+            parse_action(action, f"{where} A")
+    raise Bad(where, "makes no rows")
 
 
 def record_of(row: Row) -> Record:
@@ -222,15 +203,10 @@ def indexes_of(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
         yield from range(first, last + 1)
 
 
-def _digest(found: bytes) -> str:
-    return found.hex() if any(found) else ""
-
-
-def partition(row: Row, regions: Sequence[str]) -> str:
-    """Folder of a row's segment."""
-    number = int.from_bytes(row.leaf[6:8], "big")
-    region = regions[number] if number < len(regions) else f"region-{number}"
-    return f"region={region}/{_hour(row.time_ns // HOUR_NS)}"
+def folder(region: int, hour: int, regions: Sequence[str]) -> str:
+    """Of segments. `region`: its number; `hour`: counted from 1970."""
+    name = regions[region] if region < len(regions) else f"region-{region}"
+    return f"region={name}/{_hour(hour)}"
 
 
 @lru_cache(4096)
