@@ -241,13 +241,13 @@ def test_keys_of_twenty_five_years_of_daily_turns_verify(years: Years, capsys: p
     assert packed < SECRET * 3 // 4
     some = verify_keys(fitted.steps[0].keys_json, raw_public(root))
     assert 0 < some.away < len(texts)
-    years = (len(texts) - some.away) * per / 365.25
+    held = (len(texts) - some.away) * per / 365.25
     with capsys.disabled():
         sizes = f"{len(data):,} bytes in {len(texts)} chapters, {len(bare):,} without them, {len(needed):,} with one"
         print(
             f"\n25 years: {turns:,} turns: {sizes}; verified in {took:.2f} s of one core, {kept >> 20} MiB kept, {most >> 20} MiB at most"
         )
-        print(f"a Secret has {len(fitted.steps[0].keys_json):,} bytes of it, the newest {years:.1f} years; 32 turns ahead {packed:,} bytes")
+        print(f"a Secret has {len(fitted.steps[0].keys_json):,} bytes of it, the newest {held:.1f} years; 32 turns ahead {packed:,} bytes")
 
 
 def test_a_secret_has_what_fits_and_the_folder_has_all(turned: tuple[Path, list[bytes], list[bytes]], tmp_path: Path) -> None:
