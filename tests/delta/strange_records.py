@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from delta_world import NOON_NS, observation
+from delta_world import NOON_NS, RING, observation
 
 from knhk_runtime.record import h_a, h_o
 from knhk_verify.leaf import LAYOUT
@@ -91,18 +91,22 @@ def _leaf(chance: random.Random, receipt: bytes, arm: int, salt: bytes, o: bytes
     return LAYOUT.pack(*head, h_o(salt, o), hashed, pack, time_ns, receipt, 0)
 
 
+def _named(data: bytes, at: int, number: int) -> bytes:
+    """With the receipt of this number: of one in two commits the log is asked once."""
+    return data[:at] + RING + number.to_bytes(8, "big") + data[at + 16 :]
+
+
 def payload(chance: random.Random, number: int) -> bytes:
     """Of one record: mostly whole, some with a part that is not as its page says, some that are none."""
     if chance.random() < 0.05:
-        return _mutant(chance, chance.choice(whole())) or b"\0"  # no frame is empty
+        return _mutant(chance, _named(chance.choice(whole()), 128, number)) or b"\0"  # no frame is empty
     flags, arms, salt = chance.choice([0, 0, 0, 0, 1, 2]), chance.choice([1, 1, 2]), chance.randbytes(16)
     o = chance.choice([_attributes(chance), _attributes(chance), observation(b"{}", NOON_NS), chance.choice(observations())])
     o = chance.choice(envelopes()) if flags == 2 else bytes(len(o)) if flags == 1 else o
     acts = [chance.choice([_action(chance), _action(chance), b"", chance.choice(actions())]) for _ in range(arms)]
-    made = [_leaf(chance, b"RING0001" + number.to_bytes(8, "big"), arm, salt, o, a) for arm, a in enumerate(acts)]
+    made = [_leaf(chance, RING + number.to_bytes(8, "big"), arm, salt, o, a) for arm, a in enumerate(acts)]
     if chance.random() < 0.1:
-        made[-1] = chance.choice(leaves())
-        made[-1] = made[-1].ljust(118, b"\0")[:118]
+        made[-1] = _named(chance.choice(leaves()).ljust(118, b"\0")[:118], 100, number)
     if chance.random() < 0.1:
         o = chance.choice([_mutant(chance, o), _attributes(chance)])
     if chance.random() < 0.1:
