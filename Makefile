@@ -32,7 +32,7 @@ GENERATED         ?= crds manifests/base/admission/webhooks.yaml manifests/chart
 
 PYTEST_ARGS ?=
 # Of `make test`: two compute; the groups `cluster` and `node` have one each, and mostly wait for their servers.
-TEST_WORKERS ?= 4
+TEST_WORKERS ?= 3
 NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' -o -name '*.cdef' -o -name '*.j2' \
                     -o -name '*.py' \) -not -path '*/build/*' -not -name '_*.c' 2>/dev/null)
 

@@ -39,6 +39,7 @@ from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.subject_keys import KeyStore, create
 from knhk_runtime.tlog.audit import verify_log
+from knhk_runtime.tlog.folder import log_entries
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.unsealing import Unsealer
 
@@ -140,7 +141,7 @@ def _log_rows(folder: Path, count: int, runs: int) -> list[Row]:
         if report.bad or report.size != count:
             raise ValueError(f"verified {report.size} of {count} entries, {len(report.bad)} bad")
         begun = time.process_time()
-        again = replay(folder / "log", lambda pack, bundle: evaluator, bytes(32))
+        again = replay(folder / "log", log_entries(folder / "log"), lambda pack, bundle: evaluator, bytes(32))
         replayed.append(count / (time.process_time() - begun))
         if again.replayed != count:
             raise ValueError(f"replayed {again.replayed} of {count}; {again.differences[:1]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from knhk.reconcilers.evaluators import Evaluator, load
 from knhk.wiring import packs
 from knhk_runtime.tiers.decide import decide
 from knhk_runtime.tiers.digest import evaluator_digest
+from knhk_runtime.tlog.tree import parse_bundle_of_entries
+from knhk_verify.tree import leaf_hash
 
 ROLES = """apiVersion: knhk.dev/v1alpha1
 kind: DataBundle
@@ -71,7 +74,7 @@ def _decided(evaluator: Evaluator, number: int, body: bytes, bundle: bytes) -> t
 
 
 def test_every_decision_comes_out_again(knhk: Any, story: Any) -> None:
-    answer = knhk("log", "replay")
+    answer, checkpoint = knhk("log", "replay"), knhk("log", "checkpoint").out
     assert answer.exit == 0, answer.text
     assert answer.out == {
         "replayed": 4,
@@ -79,9 +82,9 @@ def test_every_decision_comes_out_again(knhk: Any, story: Any) -> None:
         "sealed": 0,
         "different": 0,
         "unrecorded": 0,
-        "entries": 0,
-        "root": "",
-        "size": 0,
+        "entries": checkpoint["size"],
+        "root": checkpoint["root"],
+        "size": checkpoint["size"],
         "shard": "",
         "differences": [],
     }
@@ -227,6 +230,67 @@ def test_an_archive_is_audited_as_the_log_was(knhk: Any, story: Any, cold_pack: 
         assert (found.exit, found.out["unrecorded"]) == (0, 0), found.text
     assert knhk("log", "audit", archive, "--pack", cold_pack, "--size", "99").exit == 2
     assert knhk("log", "audit", "--pack", cold_pack, "--size", "3").exit == 2
+
+
+def _altered_entry(log: Path) -> None:
+    """The third, which a log of three entries has, too."""
+    path = next(path for path in (log / "tile" / "entries").rglob("*") if path.is_file())
+    entries = [entry for _, entry in parse_bundle_of_entries(path.read_bytes(), path.name)]
+    entries[2] = entries[2][:50] + bytes([entries[2][50] ^ 1]) + entries[2][51:]
+    path.write_bytes(b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries))
+
+
+def _forged_entry(log: Path) -> None:
+    """By who can write the log and has no key: the hash in its tile, too."""
+    _altered_entry(log)
+    bundle, tile = (next(path for path in (log / "tile" / level).rglob("*") if path.is_file()) for level in ("entries", "0"))
+    tile.write_bytes(b"".join(leaf_hash(entry) for _, entry in parse_bundle_of_entries(bundle.read_bytes(), bundle.name)))
+
+
+def _altered_checkpoint(log: Path) -> None:
+    path = log / "checkpoint"
+    origin, size, *rest = path.read_text().split("\n")
+    path.write_text("\n".join([origin, str(int(size) - 1), *rest]))
+
+
+def _of_another_log(log: Path) -> None:
+    path = log / "checkpoint"
+    path.write_text(f"example.com/other\n{path.read_text().partition(chr(10))[2]}")
+
+
+@pytest.mark.parametrize(
+    ("alter", "told"),
+    [
+        (_forged_entry, "altered"),
+        (_altered_entry, "altered"),
+        (_altered_checkpoint, "checkpoint"),
+        (_of_another_log, "example.com/other"),
+    ],
+)
+def test_nothing_is_told_of_a_log_that_its_checkpoint_does_not_sign(
+    knhk: Any, story: Any, cold_pack: Path, tmp_path: Path, alter: Callable[[Path], None], told: str
+) -> None:
+    """Whoever can write where a log lies cannot have decisions confirmed, judged, or states told, that the log's key never signed."""
+    _built, log, _evaluator = story
+    archive = str(tmp_path / "delta")
+    assert knhk("log", "archive", "--to", archive).exit == 0
+    asked = [("replay",), ("replay", archive), ("replay", archive, "--size", "3"), ("state",)]
+    asked += [("audit", "--pack", str(cold_pack)), ("audit", archive, "--pack", str(cold_pack))]
+    assert [knhk("log", *words).exit for words in asked] == [0] * 6
+    alter(log.dir)
+    for words in asked:
+        answer = knhk("log", *words)
+        assert (answer.exit, answer.out) == (1, None), (words, answer.text)
+        assert told in answer.error_text, (words, answer.error_text)
+
+
+def test_a_checkpoint_of_no_text_is_refused_in_words(knhk: Any, story: Any) -> None:
+    _built, log, _evaluator = story
+    (log.dir / "checkpoint").write_bytes(b"\xb4\x00" * 200)
+    for words in (("checkpoint",), ("replay",), ("state",)):
+        answer = knhk("log", *words)
+        assert (answer.exit, "checkpoint" in answer.error_text) == (1, True), answer.text
+        assert len(answer.error_text) < 1000
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Decided:
         log = opened_folder(self.yard.log_dir).served
         log = log if size is None else log.before(size)
         sources = auditing.Sources([to_sources(find(FOLDER).pack)])
-        return auditing.audit(archived(str(self.yard.base / "delta"), log), sources, self.loaded)
+        return auditing.audit(archived(str(self.yard.base / "delta"), log, log.root(log.size)), sources, self.loaded)
 
 
 def name(subject: testing.Subject) -> bytes:

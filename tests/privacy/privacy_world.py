@@ -31,6 +31,7 @@ from knhk_runtime.sealing import Sealer, Sealing
 from knhk_runtime.sequencer.wire import parse_event as parse_wire_event
 from knhk_runtime.subject_keys import KeyStore
 from knhk_runtime.subjects import Privacy, Rule
+from knhk_runtime.tlog.folder import log_entries
 from knhk_runtime.unsealing import NO_ACCESS, Unsealer
 from knhk_verify.signed import verify_keys
 
@@ -130,7 +131,9 @@ class Vault:
     def replay(self, unsealer: Unsealer | None = None) -> Replayed:
         """Of the outboxes; by default with access to the key store."""
         self.yard.log.integrate()
-        return replay(self.yard.log_dir, _no_pack, EVALUATOR, Unsealer(self.keys) if unsealer is None else unsealer)
+        return replay(
+            self.yard.log_dir, log_entries(self.yard.log_dir), _no_pack, EVALUATOR, Unsealer(self.keys) if unsealer is None else unsealer
+        )
 
     def replay_archive(self, unsealer: Unsealer | None = None) -> Replayed:
         log = opened_folder(self.yard.log_dir).served

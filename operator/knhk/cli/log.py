@@ -288,15 +288,14 @@ def checkpoint(call: Call) -> Outcome:
     from knhk_verify.note import open_checkpoint
 
     folder = _log_dir(call)
-    note = (folder / "checkpoint").read_text()
     verifier = _verifier(call, folder)
-    opened = open_checkpoint(note, verifier)
+    opened = open_checkpoint(note := (folder / "checkpoint").read_bytes(), verifier)
     data = {
         "origin": opened.origin,
         "size": opened.size,
         "root": opened.root.hex(),
         "vkey": format_vkey(verifier),
-        "note": note,
+        "note": note.decode(),
     }
     return Outcome(data, tables=(Table("", ("", ""), tuple((k, str(v).rstrip()) for k, v in data.items())),))
 

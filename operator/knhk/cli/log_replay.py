@@ -16,8 +16,7 @@ from knhk.wiring.home import Home
 if TYPE_CHECKING:
     from knhk.reconcilers.replaying import Replayed, Shard
     from knhk.wiring.log_opening import Opened
-    from knhk.wiring.replays import Packs
-    from knhk_runtime.tlog.served import Served
+    from knhk.wiring.replays import Packs, Proven
     from knhk_runtime.unsealing import Unsealer
     from knhk_verify.signed import Keys
 
@@ -76,16 +75,22 @@ def replay(call: Call) -> Outcome:
 
     from knhk.reconcilers import replaying
     from knhk.wiring import replays
+    from knhk.wiring.log_opening import opened
     from knhk_runtime.tiers.digest import evaluator_digest
 
     shard, source = shard_of(call.args.shard or "0/1"), _source(call)
     if replays.is_archive(source):
         log = _log(call)
-        then, found = _then(call, log), _packs(call, log)
-        result = replaying.replay_segments(replays.kept(source), then, found.evaluator, evaluator_digest(), shard, _unsealer(call))
+        then, found = _then(call, log), _packs(call, log, Home(call.home).registry)
+        result = replaying.replay_segments(replays.kept(source), then.served, found.evaluator, evaluator_digest(), shard, _unsealer(call))
     else:
         _whole(call, "shard", "size")
-        result = replaying.replay(Path(source), _packs(call, None).evaluator, evaluator_digest(), _unsealer(call))
+        log = opened(source)
+        then, found = _then(call, log), _packs(call, log, Path(source).parent / "registry")
+        entries = then.served.entries_under(then.root)
+        result = replaying.replay(Path(source), entries, found.evaluator, evaluator_digest(), _unsealer(call))
+        result.entries = result.size = then.served.size
+        result.root = then.root.hex()
     return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables_of(result))
 
 
@@ -128,19 +133,22 @@ def audit(call: Call) -> Outcome:
     from knhk.api import to_sources
     from knhk.reconcilers import auditing
     from knhk.wiring import replays
+    from knhk.wiring.log_opening import opened
 
     source, goal = _source(call), auditing.GOAL_PPM if call.args.goal is None else call.args.goal
     if not call.args.pack:
         raise Usage("must name the sources that judge", "--pack")
     sources = auditing.Sources([to_sources(find(path).pack) for path in call.args.pack])
-    log: Opened | None = None
     if replays.is_archive(source):
-        log = _log(call)
-        admitted = replays.archived(source, _then(call, log))
+        log, beside = _log(call), Home(call.home).registry
+        then = _then(call, log)
+        admitted = replays.archived(source, then.served, then.root)
     else:
         _whole(call, "size")
-        admitted = replays.recorded(Path(source))
-    found = auditing.audit(admitted, sources, _packs(call, log).loaded, _unsealer(call))
+        log, beside = opened(source), Path(source).parent / "registry"
+        then = _then(call, log)
+        admitted = replays.recorded(Path(source), then.served, then.root)
+    found = auditing.audit(admitted, sources, _packs(call, log, beside).loaded, _unsealer(call))
     kinds = {name: {**asdict(k), "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]} for name, k in found.kinds.items()}
     data = {"goal_ppm": goal, "kinds": kinds, "unjudged": found.unjudged}
     data |= {name: getattr(found, name) for name in ("unrecorded", "erased", "sealed")}
@@ -193,7 +201,8 @@ def state(call: Call) -> Outcome:
 
     at = call.args.at or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     log = _log(call)
-    then = asdict(state_at(replays.events(log.served, _keys(call, log)), at))
+    keys = _keys(call, log)
+    then = asdict(state_at(replays.events(log.served, keys, replays.proven(log, keys).root), at))
     for pack in then["packs"].values():
         del pack["aborted"]
     packs = tuple(
@@ -254,14 +263,14 @@ def _log(call: Call) -> Opened:
     return opened(call.args.log or str(Home(call.home).log), call.args.ca_file, call.args.certificate)
 
 
-def _then(call: Call, log: Opened) -> Served:
-    """The log, as it was with --size entries. Raises Usage."""
+def _then(call: Call, log: Opened) -> Proven:
+    """The log, as it was with --size entries, under its checkpoint. Raises Usage and Bad."""
+    from knhk.wiring.replays import proven
+
     size = call.args.size
-    if size is None:
-        return log.served
-    if not 0 < size <= log.served.size:
+    if size is not None and not 0 < size <= log.served.size:
         raise Usage(f"must be from 1 to {log.served.size}, what the log has", "--size")
-    return log.served.before(size)
+    return proven(log, _keys(call, log), size)
 
 
 def _whole(call: Call, *options: str) -> None:
@@ -271,29 +280,28 @@ def _whole(call: Call, *options: str) -> None:
             raise Usage("must come with an archive: a log folder is read whole", f"--{name}")
 
 
-def _keys(call: Call, log: Opened | None) -> Keys:
+def _keys(call: Call, log: Opened) -> Keys:
     """keys.json under the pinned root: --keys and --root, else of the log, else of the home."""
     from knhk.adapters.signer_local import pinned_root
     from knhk.model.faults import Stalled
     from knhk_verify.signed import verify_keys
 
-    home, folder = Home(call.home), Path(_source(call)) if log is None else Path(call.args.log or Home(call.home).log)
+    home, folder = Home(call.home), Path(log.served.name)
     beside = [folder.parent / "keys" / "root.pub", home.keys / "root.pub", folder / "root.pub"]
     given: str | None = call.args.root
     at_hand = next((path for path in beside if path.exists()), None)
     if (root := given or at_hand) is None:
         raise Stalled("Root", "no pinned root key is at hand: give --root, a file or base64 text, from a source that you trust")
     public = pinned_root(str(root))
-    data = call.args.keys.read_bytes() if call.args.keys else log.fetch("keys.json") if log else (folder / "keys.json").read_bytes()
+    data = call.args.keys.read_bytes() if call.args.keys else log.fetch("keys.json")
     if data is None:
         raise Stalled("Keys", "no keys.json is with the log: give --keys, the file that is published with it")
     return verify_keys(data, public, where="keys.json")
 
 
-def _packs(call: Call, log: Opened | None) -> Packs:
+def _packs(call: Call, log: Opened, beside: Path) -> Packs:
+    """`beside`: the registry, where none is given."""
     from knhk.wiring.replays import Packs
 
-    args, home = call.args, Home(call.home)
-    beside = Path(_source(call)).parent / "registry" if log is None else home.registry
-    keys = _keys(call, log)
-    return Packs(args.registry or beside, keys, args.pull, args.pull_auth, args.pull_ca, log.served if log else None, call.say)
+    args = call.args
+    return Packs(args.registry or beside, _keys(call, log), args.pull, args.pull_auth, args.pull_ca, log.served, call.say)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,7 +12,7 @@ from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator
 from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
 from knhk_runtime.tiers.decide import decide as decide_whole
-from knhk_runtime.tlog.folder import log_entries, log_records
+from knhk_runtime.tlog.folder import log_records
 from knhk_runtime.tlog.served import Served
 from knhk_runtime.tlog.tree import TILE, subtree_hash, tile_path
 from knhk_runtime.unsealing import NO_ACCESS, Closed, Unsealer
@@ -56,8 +56,8 @@ class Difference:
 @dataclass
 class Replayed:
     """Decisions replayed to the same bytes, erased ones, sealed ones that this reader may not open, those that differ, and leaves of which
-    no record is kept here; the first differences in words. Of segments: entries of the log whose tiles were recomputed, the root (of the
-    first shard), how many entries the log had, and which shard (I/N) this is."""
+    no record is kept here; the first differences in words. Entries of the log that were recomputed, the root that they give (of
+    segments by the first shard), how many entries the log had, and of segments which shard (I/N) this is."""
 
     replayed: int = 0
     erased: int = 0
@@ -104,15 +104,15 @@ class _Task:
     action: bytes
 
 
-def replay(log_dir: Path, load: Load, evaluator_digest: bytes, unsealer: Unsealer = NO_ACCESS) -> Replayed:
-    """Replay every DECISION leaf of a log folder. `evaluator_digest` names the cold tier of this installation; `unsealer` opens sealed
-    records.
+def replay(log_dir: Path, entries: Iterable[bytes], load: Load, evaluator_digest: bytes, unsealer: Unsealer = NO_ACCESS) -> Replayed:
+    """Replay every DECISION leaf among the log's entries from the records in a log folder. `evaluator_digest` names the cold tier of this
+    installation; `unsealer` opens sealed records.
 
     A decision is confirmed when the pack gives the same A for the same O, and verdict, time and both hashes are those of the leaf in
     the log. Records that the log does not hold (yet) are nobody's evidence and do not count.
     Raises Bad for a segment or tile that cannot be read: run `log verify` for all that is wrong.
     """
-    logged = {entry_key(entry): entry for entry in log_entries(log_dir) if len(entry) == LEAF_SIZE and entry[0] == 1}
+    logged = {entry_key(entry): entry for entry in entries if len(entry) == LEAF_SIZE and entry[0] == 1}
     result, seen, other = Replayed(), set[bytes](), dict[bytes, str]()
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
     for where, leaf, kept, arm in unsealer.ahead(_decided(log_dir, logged, seen, other), lambda each: each[2]):

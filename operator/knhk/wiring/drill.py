@@ -241,7 +241,7 @@ def _replayed(survivors: Sequence[Region], known: Mapping[str, Policy]) -> Repla
     """Every decision of the surviving logs, again, from the O that is recorded beside them."""
     loaded, total = {policy.prefix: policy.evaluator for policy in known.values()}, Replayed()
     for region in survivors:
-        one = replaying.replay(region.log_dir, lambda pack, bundle: loaded[pack], evaluator_digest())
+        one = replaying.replay(region.log_dir, log_entries(region.log_dir), lambda pack, bundle: loaded[pack], evaluator_digest())
         total.replayed, total.different = total.replayed + one.replayed, total.different + one.different
         total.unrecorded += one.unrecorded
     return total

@@ -71,7 +71,7 @@ def find(asked: Asked, home: Home) -> Found:
     folder = evidence.folder(asked.log)
     if asked.archive:
         replays.archive_of(asked.archive, log.note.partition("\n")[0])
-    records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder) if folder else iter(())
+    records = replays.archived(asked.archive, log.served) if asked.archive else replays.recorded(folder, log.served) if folder else iter(())
     sealed = 0
 
     def there() -> Iterator[tuple[str, Leaf, Record]]:

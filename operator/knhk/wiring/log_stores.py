@@ -15,7 +15,7 @@ from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.sequencer.core import lock
 from knhk_runtime.sequencer.lease import KEY, Lease
-from knhk_runtime.tlog.log_keys import keys_of
+from knhk_runtime.tlog.log_keys import MAX_ORIGIN, keys_of
 from knhk_runtime.tlog.served import Fetch
 from knhk_verify.errors import demand
 from knhk_verify.note import Verifier, parse_vkey
@@ -37,14 +37,14 @@ def verifiers_for(
     note = fetch("checkpoint")
     if note is None:
         raise NotFound(f"{place}: has no checkpoint: must be a log folder, an object store, or the URL of a log")
-    name = note.split(b"\n", 1)[0].decode("utf-8", "replace")
+    name = note.split(b"\n", 1)[0][:MAX_ORIGIN].decode("utf-8", "replace")
     trusted = evidence.trust(home, root, keys, None, None)
     known = verify_keys(trusted.keys_json, trusted.root_public)
     if (beside := fetch("keys.json")) is not None:
         known = max(known, verify_keys(beside, trusted.root_public, where=f"{place}/keys.json"), key=lambda each: each.serial)
     demand(trusted.now < known.expires, "keys.json expires", f"expired at {known.expires:{TIME}}: a newer one must be at hand")
     now, over = keys_of(known, name, trusted.now)
-    demand(bool(now), "keys.json roles.log", f"names no key of the log {name}: give --vkey, or the keys.json of its own home")
+    demand(bool(now), "keys.json roles.log", f"names no key of the log {name!r}: give --vkey, or the keys.json of its own home")
     return now, over
 
 

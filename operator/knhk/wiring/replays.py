@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,20 @@ from knhk_runtime.objects.opening import open_store
 from knhk_runtime.packstore import FetchedPack, PackStore
 from knhk_runtime.pull import pull
 from knhk_runtime.record import Record, entry_key, parse_record
-from knhk_runtime.tlog.folder import log_entries, log_records
+from knhk_runtime.tlog.folder import log_records
+from knhk_runtime.tlog.follow import signer
+from knhk_runtime.tlog.log_keys import MAX_ORIGIN, keys_of
 from knhk_runtime.tlog.served import Served
+from knhk_runtime.tlog.tree import consistency_proof
+from knhk_verify.errors import demand
 from knhk_verify.leaf import LEAF_SIZE, Leaf, parse_leaf
+from knhk_verify.note import open_checkpoint
 from knhk_verify.signed import Keys, verify_event
+from knhk_verify.tree import verify_consistency
 
 if TYPE_CHECKING:
     from knhk.reconcilers.ledger import Kept
+    from knhk.wiring.log_opening import Opened
     from knhk_runtime.objects.port import ObjectStore
 
 
@@ -35,9 +43,40 @@ def is_archive(place: str) -> bool:
     return log_reading.is_store(place) or (Path(place) / "_commits").is_dir()
 
 
-def events(log: Served, keys: Keys) -> Iterator[tuple[int, PolicyEvent]]:
-    """(index, event) of the policy events of a log, their signatures verified. Raises Bad and Refused."""
-    for index, entry in enumerate(log.entries()):
+@dataclass(frozen=True)
+class Proven:
+    """A log as it was with `served.size` entries, and the root of these, which the log's checkpoint vouches for. Only what the entries that
+    are read give this root is proven: `served.entries_under(root)`."""
+
+    served: Served
+    root: bytes
+
+
+def proven(log: Opened, keys: Keys, size: int | None = None) -> Proven:
+    """The log with its first `size` entries (None: all) under its checkpoint, which a key signed that keys.json names for this log, or
+    named while it was signed. Raises Bad."""
+    now, over = keys_of(keys, origin := log.note.partition("\n")[0][:MAX_ORIGIN], datetime.now(UTC))
+    where = f"{log.served.name}/checkpoint"
+    known = [*now, *over]
+    demand(bool(known), f"{where} line 1", f"is {origin!r}: keys.json has no key of role log for it")
+    checkpoint = open_checkpoint(log.note, signer(log.note, known), where)
+    served = log.served if size is None else log.served.before(size)
+    root = served.root(served.size)
+    whole = root if served.size == checkpoint.size else log.served.root(checkpoint.size)
+    demand(whole == checkpoint.root, where, f"its root is {checkpoint.root.hex()}, the tiles give {whole.hex()}: one of them was altered")
+    path = consistency_proof(log.served.read, served.size, checkpoint.size)
+    verify_consistency(served.size, root, checkpoint.size, checkpoint.root, path)
+    return Proven(served, root)
+
+
+def _entries(log: Served, root: bytes | None) -> Iterator[bytes]:
+    return log.entries() if root is None else log.entries_under(root)
+
+
+def events(log: Served, keys: Keys, root: bytes | None = None) -> Iterator[tuple[int, PolicyEvent]]:
+    """(index, event) of the policy events of a log, their signatures verified; at their end, where `root` is given, that nothing was left
+    out or put elsewhere: all entries give it. Raises Bad and Refused."""
+    for index, entry in enumerate(_entries(log, root)):
         if entry[:1] == b"{":
             yield index, parse_event(verify_event(entry, keys, f"entry {index}")[0])
 
@@ -115,10 +154,10 @@ class Packs:
         pull(str(self.pull), digest, self.folder, auth=self.auth, tls=self.tls)
 
 
-def recorded(log_dir: Path) -> Iterator[tuple[str, Leaf, Record | None]]:
+def recorded(log_dir: Path, log: Served, root: bytes | None = None) -> Iterator[tuple[str, Leaf, Record | None]]:
     """(place, leaf, record) of what is kept beside a log folder and in the log; then, without a record, the leaves of which none is kept.
-    Raises Bad."""
-    logged = {entry_key(entry): entry for entry in log_entries(log_dir) if len(entry) == LEAF_SIZE and entry[0] == 1}
+    Raises Bad, also where `root` is given and the entries do not give it."""
+    logged = {entry_key(entry): entry for entry in _entries(log, root) if len(entry) == LEAF_SIZE and entry[0] == 1}
     for where, payload in log_records(log_dir):
         record = parse_record(payload, where)
         for data in record.leaves:
@@ -149,7 +188,7 @@ def kept(place: str) -> Kept:
     return Kept(open_store(place), delta_parquet)
 
 
-def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record | None]]:
+def archived(place: str, log: Served, root: bytes | None = None) -> Iterator[tuple[str, Leaf, Record | None]]:
     """The same of an archive, an entry of the log once, however often a record of it was kept. Raises Bad, and as ObjectStore does."""
     segments, told = kept(place), Marks(log.size)
     for name in segments.names():
@@ -159,6 +198,6 @@ def archived(place: str, log: Served) -> Iterator[tuple[str, Leaf, Record | None
             if log.entry(row.log_index) != row.leaf or not told.add(row.log_index):
                 continue
             yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record_of(row)
-    for index, entry in enumerate(log.entries()):
+    for index, entry in enumerate(_entries(log, root)):
         if len(entry) == LEAF_SIZE and entry[0] == 1 and not told.has(index):
             yield f"log entry {index}", parse_leaf(entry), None

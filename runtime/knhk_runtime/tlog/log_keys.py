@@ -8,6 +8,7 @@ from heapq import nlargest
 from knhk_verify.note import Verifier
 from knhk_verify.signed import Keys
 
+MAX_ORIGIN = 255  # of what a checkpoint that nothing has verified is of; names of logs are shorter
 _ALWAYS = datetime.max.replace(tzinfo=UTC)
 
 

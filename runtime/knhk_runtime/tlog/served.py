@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from knhk_runtime.sequencer.edge import Edge
 from knhk_runtime.tlog.notes import format_proof
 from knhk_runtime.tlog.tree import (
     TILE,
@@ -23,7 +24,7 @@ from knhk_runtime.tlog.tree import (
 from knhk_verify.errors import Bad
 from knhk_verify.note import b64, unb64
 from knhk_verify.signed import member, parse_json
-from knhk_verify.tree import HASH
+from knhk_verify.tree import HASH, leaf_hash
 
 # path → bytes; None: it is not there
 Fetch = Callable[[str], bytes | None]
@@ -68,6 +69,16 @@ class Served:
         """All entries from `start` on, in order."""
         for n in range(start // TILE, -(-self.size // TILE)):
             yield from self.entries_of(n)[max(0, start - n * TILE) :]
+
+    def entries_under(self, root: bytes) -> Iterator[bytes]:
+        """All entries, in order; at their end Bad when they do not give this root."""
+        edge = Edge()
+        for n in range(-(-self.size // TILE)):
+            entries = self.entries_of(n)
+            edge.extend(b"".join(map(leaf_hash, entries)))
+            yield from entries
+        if edge.root() != root:
+            raise Bad(f"{self.name}/tile/entries", "do not give the root that the checkpoint signs: some were altered")
 
     def bundle(self, n: int) -> tuple[str, bytes]:
         """(path, bytes) of bundle `n`, as wide as this size needs it."""
