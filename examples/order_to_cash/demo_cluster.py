@@ -26,7 +26,7 @@ from on_cluster import CONTROL, NAMESPACE, Images, Kubectl, application, install
 from rich.console import Console
 from rich.markup import escape
 
-from audit import Differs
+from audit import Differs, open_books
 from demo import (
     MOST_REQUESTS,
     PACK,
@@ -103,15 +103,30 @@ async def play(kubectl: Kubectl, folder: Path, images: Images) -> tuple[Story, D
     return story, disturbance
 
 
-def gather(kubectl: Kubectl, folder: Path, registry: str, digests: Iterable[str]) -> tuple[Path, list[Path]]:
-    """Copies the log, what the guards that are left recorded, the application's databases, and the images that decided. What the deleted
-    pod recorded of O is in its copy beside the log; its application's rows went with its volume."""
+def copy_log(kubectl: Kubectl, log_dir: Path, receipts: frozenset[str], within_s: float = 120.0) -> None:
+    """Copies the log, again until it has these receipts: guards that are left bring theirs after they have answered. Raises Failed."""
+    deadline_s = time.monotonic() + within_s
+    while True:
+        shutil.rmtree(log_dir, ignore_errors=True)
+        kubectl.folder("knhk-log-0", "log", CONTROL, "/var/lib/knhk/log", log_dir)
+        away = receipts - {leaf.receipt_id.hex() for leaf in open_books(log_dir).leaves}
+        if not away:
+            return
+        if time.monotonic() > deadline_s:
+            some = ", ".join(sorted(away)[:3])
+            raise Failed(f"{len(away)} receipts did not come into the log within {within_s:.0f} s, for example {some}")
+        time.sleep(1.0)
+
+
+def gather(kubectl: Kubectl, folder: Path, registry: str, digests: Iterable[str], receipts: frozenset[str]) -> tuple[Path, list[Path]]:
+    """Copies the log, which must have these receipts, what the guards that are left recorded, the application's databases, and the images
+    that decided. What the deleted pod recorded of O is in its copy beside the log; its application's rows went with its volume."""
     kubectl.run("label", "namespace", NAMESPACE, "knhk.dev/unguarded=allow", "--overwrite")  # or nobody may exec into a guard
     data = kubectl.get("databundle", f"{NAMESPACE}/finance-roles")["status"]["image"]
     for digest in (*digests, data):
         pull(registry, digest, folder / "registry", auth=None, tls=None)
     log_dir = folder / "log"
-    kubectl.folder("knhk-log-0", "log", CONTROL, "/var/lib/knhk/log", log_dir)
+    copy_log(kubectl, log_dir, receipts)
     for name in ("keys.json", "root.pub"):  # what a verifier pins; it does not come from the cluster
         shutil.copy(folder / "keys" / name, log_dir)
     databases = []
@@ -146,7 +161,8 @@ def main() -> int:
         install(kubectl, folder, images)
         story, disturbance = asyncio.run(play(kubectl, folder, images))
         kubectl.step(6, "The log is copied, verified and replayed offline")
-        log_dir, databases = gather(kubectl, folder, args.registry, story.facts["digests"].values())
+        receipts = frozenset(answer.receipt for answer in story.callers.tally.answers if answer.receipt)
+        log_dir, databases = gather(kubectl, folder, args.registry, story.facts["digests"].values(), receipts)
         result = summary(story, log_dir, databases) | {
             "deleted_pod": disturbance.deleted,
             "deleted_in": {name: disturbance.at.get(name) for name in ("version", "arm", "weight")},
