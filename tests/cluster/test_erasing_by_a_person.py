@@ -147,7 +147,8 @@ def test_a_person_of_risk_erases_with_no_more_than_two_roles(
     said_in_time(lambda: "\n".join(erase(region, person, monkeypatch, *told, "--dry-run")[1:]), '"state": "dry"')
     assert region.events("Erased") == []
     code, out, said = erase(region, person, monkeypatch, *told)
-    assert (code, '"state": "done"' in out) == (0, True), said + region.said()
+    assert (code, '"state": "done"' in out) == (1, True), said + region.said()
+    assert "erp/orders: has records in clear and no spec.privacy" in said  # nobody declared the point: one of ANNA's may be among them
     (event,) = region.events("Erased")
     assert event.actor == "system:serviceaccount:erp:knhk-eraser"
     token = token_of(ours, None, audience=KEYS_AUDIENCE, tokens="/api/v1/namespaces/erp/serviceaccounts/knhk-eraser/token")
