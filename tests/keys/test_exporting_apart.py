@@ -3,6 +3,7 @@ that signs, and the command between them."""
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import ssl
@@ -109,7 +110,7 @@ def test_consents_whose_key_the_service_does_not_know_are_said_to_be_missing(reg
     made = region.asked(*ROWS, "--out", str(tmp_path / "out"), code=1)
     assert made["missing"] == found["missing"]
     assert json.loads((tmp_path / "out" / "subject.json").read_text())["missing"] == found["missing"]
-    assert f"Missing: {found['missing'][0]}." in (tmp_path / "out" / "index.md").read_text()
+    assert f"Missing: {found['missing'][0]}." in html.unescape((tmp_path / "out" / "index.html").read_text())
 
 
 def test_consents_under_the_one_key_of_a_namespace_are_found_and_nothing_is_missing(region: Region) -> None:
