@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from agent_world import observation, until
 
+from knhk.reconcilers.replaying import BASELINE_ADMIT
 from knhk_runtime.outbox import segments as module
-from knhk_runtime.outbox.records import Entries
+from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm, Entries
 from knhk_runtime.outbox.segments import Segments
 from knhk_runtime.outbox.upload import Outbox
 from knhk_runtime.record import frame, scan_frames
+from knhk_runtime.ring.entries import RingRecord
+from knhk_runtime.ring.observed import ObservedQueue
+from knhk_runtime.waiting import InClear
 
 HANG_S = 60.0
 
@@ -131,3 +139,46 @@ def test_what_a_failed_sync_took_away_is_never_uploaded_when_a_new_segment_follo
         entries, _, at = outbox.next_entries(at)
         told += entries
     assert told == b"E1E3"
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 8, 9, 1000])
+def test_however_little_a_reader_asks_for_it_gets_whole_frames(tmp_path: Path, limit: int) -> None:
+    segments, made = Segments(tmp_path), [frame(bytes([number]) * 300) for number in range(3)]
+    for each in made:
+        segments.sync(segments.append(each))
+    at, found = segments.start(), list[bytes]()
+    while (read := segments.read(at, limit))[0]:
+        found.append(read[0])
+        at = read[1]
+    assert b"".join(found) == b"".join(made)
+    segments.close()
+
+
+def test_what_is_set_aside_while_a_queue_tidies_up_is_judged_and_so_is_all_that_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A queue that was quiet closes its segment: at that very moment the next request comes. Nothing of it had a leaf before."""
+    judged, comes = list[bytes](), threading.Event()
+    queue = ObservedQueue(tmp_path, lambda *_: pytest.fail("no arm waits"), lambda made: judged.append(made.frames), InClear())
+    rotate = Segments.rotate
+
+    def rotating(segments: Segments) -> None:
+        rotate(segments)
+        if not comes.is_set():
+            comes.set()
+            queue.put([waits(1)])
+
+    monkeypatch.setattr(Segments, "rotate", rotating)
+    queue.start()
+    assert comes.wait(HANG_S)
+    queue.put([waits(2)])
+    until(lambda: len(judged) == 2, "both are judged")
+    queue.stop()
+    assert "fault" not in capfd.readouterr().err
+    assert [number for number in (1, 2) if bytes([number]) * 16 in judged[number - 1]] == [1, 2]
+
+
+def waits(number: int) -> RingRecord:
+    arm = Arm(bytes(20), DECISION, 0, 1, ENFORCED, 0, BASELINE_ADMIT)
+    o = observation(b"{}", time_ns=time.time_ns())
+    return cast(RingRecord, SimpleNamespace(receipt=bytes([number]) * 16, region=0, cluster=1, o=o, arms=(arm,)))

@@ -15,6 +15,7 @@ from knhk_runtime.record import SEGMENT_HEAD, SEGMENT_MAGIC, scan_frames
 from knhk_verify.errors import Bad
 
 SEGMENT_BYTES = 32 << 20
+_FRAME_HEAD = 8  # length and checksum
 _NAME = re.compile(r"[0-9a-f]{16}\.seg")
 
 
@@ -213,10 +214,10 @@ def _slice(path: Path, offset: int, limit: int, last: int | None) -> bytes:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size if last is None else last
             file.seek(offset)
-            data = file.read(min(limit, size - offset)) if size > offset else b""
+            data = file.read(min(max(limit, _FRAME_HEAD), size - offset)) if size > offset else b""
             whole = whole_frames(data)
             if data and not whole:  # one frame longer than the limit
-                data += file.read(min(8 + int.from_bytes(data[:4], "big"), size - offset) - len(data))
+                data += file.read(min(_FRAME_HEAD + int.from_bytes(data[:4], "big"), size - offset) - len(data))
                 whole = len(data)
     except FileNotFoundError:
         raise Corrupt(str(path), "the segment is missing") from None
