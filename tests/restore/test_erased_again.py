@@ -233,4 +233,5 @@ def knhk(ruin: Ruin, *words: str) -> tuple[int, Any]:
     argv = [sys.executable, "-m", "knhk.cli", "restore", *where, *words, "-o", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout, done.stderr
+    assert done.returncode >= 0, done.stderr
     return done.returncode, json.loads(done.stdout)
