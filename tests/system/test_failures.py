@@ -163,6 +163,7 @@ def test_registry_is_damaged_during_a_rollout(shared: World) -> None:
         until(lambda: world.ready().get("reason") == "Drifted", "the point says Drifted")
         assert digest.removeprefix("sha256:")[:12] in world.ready()["message"]
         traffic.wait_for(20, 200, 201, 202, 403)  # 202: an agent that was stopped has what waited to judge first
+        until(lambda: {answer.status for answer in traffic.answers[-20:]} <= {200, 201, 403}, "the old pack answers at once again")
         blob.write_bytes(whole)
         world.until_phase("1.0.2", "Live")
 
