@@ -228,11 +228,11 @@ def _slice(path: Path, offset: int, limit: int, last: int | None) -> bytes:
 def whole_frames(data: bytes) -> int:
     """Length of the whole frames at the start of `data`."""
     at = 0
-    while at + 8 <= len(data):
+    while at + _FRAME_HEAD <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
-        if size == 0 or at + 8 + size > len(data):
+        if size == 0 or at + _FRAME_HEAD + size > len(data):
             break
-        at += 8 + size
+        at += _FRAME_HEAD + size
     return at
 
 
