@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -80,13 +81,18 @@ class HttpClient:
                 raise
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection: its socket is free when this returns."""
         async with self._lock:
+            writer = self._stream[1] if self._stream else None
             self._drop()
+            if writer is not None:
+                with suppress(OSError):  # of ssl too: what it ended with
+                    await writer.wait_closed()
 
     def _drop(self) -> None:
+        """At once: what was asked is answered or given up, and TLS's farewell would wait for the other side after the event loop's end."""
         if self._stream:
-            self._stream[1].close()
+            self._stream[1].transport.abort()
         self._stream = None
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

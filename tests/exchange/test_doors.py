@@ -7,7 +7,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,16 +37,28 @@ class Server:
 
     port: int
     authority: Pair
+    connections: list[Connection] = field(default_factory=list)
 
     async def connected(self, address: str = HERE, shown: Pair | None = None) -> Connection:
         context = ssl.create_default_context(cadata=self.authority.certificate.decode())
         if shown is not None:
             show(context, shown)
-        return await asyncio.open_connection(HERE, self.port, ssl=context, local_addr=(address, 0))
+        return await self._opened(address, context)
 
     async def silent(self, address: str) -> Connection:
         """A connection without a word of TLS."""
-        return await asyncio.open_connection(HERE, self.port, local_addr=(address, 0))
+        return await self._opened(address, None)
+
+    async def _opened(self, address: str, context: ssl.SSLContext | None) -> Connection:
+        self.connections.append(await asyncio.open_connection(HERE, self.port, ssl=context, local_addr=(address, 0)))
+        return self.connections[-1]
+
+    async def end(self) -> None:
+        """Of every connection, on this side."""
+        for _, writer in self.connections:
+            writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     def client(self, name: str = "knhk-operator") -> Pair:
         return client_pair(self.authority, component_uri(name), now(), DAY)
@@ -79,12 +91,14 @@ async def serving(tls: Callable[[], ssl.SSLContext], authority: Pair, doors: Doo
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     server = await doors.open(runner, HERE, 0, tls)
+    opened = Server(server.sockets[0].getsockname()[1], authority)
     try:
-        yield Server(server.sockets[0].getsockname()[1], authority)
+        yield opened
     finally:
         server.close()
-        doors.turn_away()
         await runner.cleanup()
+        doors.dismiss()
+        await opened.end()
 
 
 def run(bounds: Bounds, story: Callable[[Server], Awaitable[None]]) -> None:

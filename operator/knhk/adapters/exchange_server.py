@@ -210,6 +210,7 @@ def serving(
             doors.turn_away()
         finally:
             await runner.cleanup()
+            doors.dismiss()
             exchange.close()
 
     ended = asyncio.Event()
