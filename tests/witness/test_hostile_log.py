@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_regions import served
+from folder_served import served
 from witness_options import options
 from witness_world import FakeLog, Running, private
 

@@ -6,13 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from typing import Any
 
 import evidence_vectors
 import pytest
+from folder_served import served
 from machines import KEY, Quick
 from region_logs import log_of, of_folder
 from witness_options import options
@@ -90,25 +89,6 @@ def test_rubbish_between_two_good_checkpoints_accuses_nobody(shown: Shown, log: 
         with pytest.raises(Refusal):
             witness.add_checkpoint(log.asks(5, 9, proof))
     assert witness.split_views == ()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        return
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """URL of what a folder holds now."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.server
