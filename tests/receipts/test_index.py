@@ -325,6 +325,36 @@ def test_a_label_selector_that_means_nothing_is_refused(text: str) -> None:
         label_selector(text)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pack in (" + "  ," * 200 + "!",
+        "pack in (" + " " * 8000 + "!",
+        "pack in (a" + " , b" * 2000,
+        "pack" + " " * 8000 + "!",
+        "!" + " " * 8000 + "!",
+        "verdict=" + " " * 8000 + "!",
+        "a" * 8000 + "!",
+    ],
+    ids=("empty", "spaces", "many", "key", "not", "value", "word"),
+)
+def test_no_text_of_a_selector_takes_more_than_a_moment(text: str) -> None:
+    """The expression that reads it holds the interpreter, and with it everybody else: were there many ways to read a space, sixty of them
+    would keep the server of receipts busy for years."""
+    for read in (field_selector, label_selector):
+        with pytest.raises(Refused):
+            read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [("pack in ( a , limits )", True), ("pack in ( , b)", False), (" pack  notin  ( a ) , ! version ", True), ("pack in(limits)", True)],
+)
+def test_spaces_of_a_label_selector_mean_nothing(text: str, fits: bool) -> None:
+    assert holds(label_selector(text), TRAITS) == fits
+
+
 def test_made_up_packs_and_regions_make_no_page_slower(written: Written, index: ReceiptIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that lies may put any digest and any region into its leaves. All are found; what nobody names shares a few shapes."""
     monkeypatch.setattr(receipt_index, "STRANGERS", 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import re
@@ -24,7 +25,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from knhk.adapters.front_proxy import User
 from knhk.adapters.receipt_index import ReceiptIndex
 from knhk.receipts.objects import BASE
-from knhk.receipts.server import WAIT_AT_ONCE, application
+from knhk.receipts.server import WAIT_AT_ONCE, Token, application
 from knhk.wiring import renewing
 from knhk.wiring.receipts import BOUNDS, HANDS, UNREADY_AFTER_S, Follower, LogPlace
 
@@ -258,6 +259,24 @@ def test_an_index_that_cannot_be_read_says_when_to_come_again(asked: Asked, monk
     monkeypatch.setattr(asked.index, "page", locked)
     ((code, _, headers),) = asyncio.run(answers(asked, LIST))
     assert (code, headers["Retry-After"]) == (503, "1")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"continue={base64.urlsafe_b64encode(b'[' * 5000).decode()}",
+        f"continue={Token(1 << 62, 1 << 62).text()}",
+        f"continue={Token(4, 3).text()}",
+        f"fieldSelector={'pack!=a,' * 1000}",
+        f"labelSelector={'pack!=a,' * 1000}",
+    ],
+    ids=("nested", "huge", "backwards", "fields", "labels"),
+)
+def test_a_query_that_is_none_is_its_askers_fault(asked: Asked, query: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No 503, after which a client comes again, and no error in our log."""
+    found = asyncio.run(answers(asked, f"{LIST}?{query}", f"{BASE}/namespaces/erp/policyreceipts?{query}"))
+    assert [(code, json.loads(text)["reason"]) for code, text, _ in found] == [(400, "BadRequest")] * 2
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_what_has_no_namespace_is_found_where_it_is_shown(asked: Asked) -> None:

@@ -30,13 +30,15 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(FLAGS, ("true", "false")),
 }
 SINGLE = ("name", "receipt")
-MAX_SELECTOR = 8192
-_FIELD = re.compile(r"\s*([A-Za-z][A-Za-z.]*)\s*(==|=|!=)((?:[^,\\]|\\.)*)")
+MAX_SELECTOR = 8192  # characters
+MAX_REQUIREMENTS = 64  # of a selector
+_FIELD = re.compile(r"\s*+([A-Za-z][A-Za-z.]*)\s*+(==|=|!=)((?:[^,\\]|\\.)*)")
 _KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?"
 _VALUE = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)?"
+# Whitespace is taken at once (`*+`): who asks chooses the text, and with other ways to read it each space would double the time.
 _LABEL = re.compile(
-    rf"\s*(?:(?P<not>!)\s*(?P<absent>{_KEY})|(?P<key>{_KEY})\s*(?:(?P<op>==|=|!=)\s*(?P<value>{_VALUE})"
-    rf"|\s(?P<set>in|notin)\s*\((?P<values>\s*{_VALUE}(?:\s*,\s*{_VALUE})*\s*)\))?)\s*(?:,|$)"
+    rf"\s*+(?:(?P<not>!)\s*+(?P<absent>{_KEY})|(?P<key>{_KEY})\s*+(?:(?P<op>==|=|!=)\s*+(?P<value>{_VALUE})"
+    rf"|(?<=\s)(?P<set>in|notin)\s*+\((?P<values>\s*+{_VALUE}(?:\s*+,\s*+{_VALUE})*+\s*+)\))?)\s*+(?:,|$)"
 )
 Traits = Mapping[str, str]
 
@@ -109,6 +111,8 @@ def _parsed(
             faults += [Fault(where, f"{requirement.trait}={value[:64]}", f"must be {_one_of(values, value)}") for value in unknown]
         found.append(requirement)
         at = match.end() + (text[match.end() : match.end() + 1] == ",")
+        if len(found) > MAX_REQUIREMENTS:
+            raise Refused([Fault(where, f"{text[:64]}…", f"must have at most {MAX_REQUIREMENTS} requirements")])
     if faults:
         raise Refused(faults)
     return tuple(found)

@@ -31,6 +31,7 @@ from knhk.receipts.watching import LASTS_AT_MOST_S, LASTS_S, TOO_OLD, Watch, Wat
 from knhk_verify.errors import Bad
 
 MAX_PAGE = 500  # rows of an answer, whatever is asked for: memory has a bound, and `continue` says that there is more
+TOKEN_CHARACTERS = 128  # of `continue`, at most
 COMES_WITHIN_S = 3.0  # that this replica learns what another one has answered from
 WAIT_AT_ONCE = 2  # requests that wait for that; fewer than there are hands, or versions that are made up would keep everybody out
 _log = logging.getLogger("knhk.receipts")
@@ -99,6 +100,8 @@ class Token:
     @classmethod
     def read(cls, text: str) -> Token:
         try:
+            if len(text) > TOKEN_CHARACTERS:  # what is nested deeply is no error of JSON
+                raise ValueError
             version, before, size = json.loads(base64.urlsafe_b64decode(text.encode()))
             if version == 1 and type(before) is int and type(size) is int and 0 <= before <= size < 1 << 62:
                 return cls(before, size)
