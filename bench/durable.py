@@ -25,7 +25,7 @@ from knhk_hot.pack import Pack
 from knhk_runtime.outbox.records import Entries
 from knhk_runtime.outbox.segments import Cursor, Segments
 from knhk_runtime.outbox.upload import BATCH_ENTRIES, Outbox, Uploader
-from knhk_runtime.ring.drain import DrainLoop
+from knhk_runtime.ring.drain import DrainLoop, batch_bytes
 from knhk_runtime.ring.entries import entries_of
 from knhk_runtime.ring.observed import Judged, ObservedQueue
 from knhk_runtime.sequencer.__main__ import load_key
@@ -38,7 +38,6 @@ from knhk_runtime.waiting import InClear
 TITLE = "Durable receipts"
 ORIGIN = "knhk.dev/bench"
 CAPACITY = 16 << 20
-BATCH_BYTES = 1 << 20
 WAIT_S = 60.0
 
 
@@ -158,12 +157,11 @@ class _Stages:
         segments = Segments(folder / "alone")
         log = Log(folder / "alone-log", load_key(folder / "log.key", ORIGIN), Disk())
         for _ in range(self._batches):
-            n = producer.produce(made, BATCH_BYTES // len(made))
-            drained = ring.drain(BATCH_BYTES + CAPACITY // 4)
-            self._time("drain", n, partial(ring.drain, BATCH_BYTES + CAPACITY // 4))
+            n = producer.produce(made, batch_bytes(CAPACITY) // len(made))
+            drained = ring.drain(CAPACITY)
+            self._time("drain", n, partial(ring.drain, CAPACITY))
             ring.commit(drained.new_tail)
             entries = entries_of(drained)
-            self._time("entries in columns", n, partial(entries_of, drained))
             self._time("outbox write and fdatasync", n, partial(_durably, segments, entries))
             body = n.to_bytes(4, "big") + entries.entries
             append = parse_append(body)

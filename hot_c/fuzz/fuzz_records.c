@@ -27,7 +27,7 @@ static size_t fill(const uint8_t *data, size_t size, uint8_t *out) {
   while (size >= 2) {
     const size_t said = (size_t)(data[0] & 0x7f) << 8 | data[1], len = said < size - 2 ? said : size - 2;
     const uint8_t length[4] = {0, 0, (uint8_t)(len >> 8), (uint8_t)len};
-    const uint32_t crc = knhk_crc32(length, data + 2, len) ^ (uint32_t)(data[0] >> 7);
+    const uint32_t crc = knhk_frame_crc(length, data + 2, len) ^ (uint32_t)(data[0] >> 7);
     memcpy(out + n, length, 4);
     for (uint32_t i = 0; i < 4; i++) out[n + 4 + i] = (uint8_t)(crc >> (24 - 8 * i));
     memcpy(out + n + 8, data + 2, len);

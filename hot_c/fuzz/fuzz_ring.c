@@ -14,7 +14,7 @@ static void no_hash(const uint8_t *head, size_t head_len, const uint8_t *body, s
   memset(digest, sum, 32);
 }
 
-static fuzz_room ring_memory, frames, leaves, keys, aside;
+static fuzz_room ring_memory, frames, leaves, entries, aside;
 static const uint8_t salts[RECORDS * KNHK_SALT_SIZE];
 static knhk_drained_record records[RECORDS];
 
@@ -37,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   knhk_drained d = {0};
   d.frames = fuzz_take(&frames, FRAMES);
   d.leaves = fuzz_take(&leaves, 2 * RECORDS * KNHK_LEAF_SIZE);
-  d.keys = fuzz_take(&keys, 2 * RECORDS * KNHK_KEY_SIZE);
+  d.entries = fuzz_take(&entries, 2 * RECORDS * KNHK_ENTRY_SIZE);
   d.aside = fuzz_take(&aside, CAPACITY);
   d.salts = salts;
   d.records = records;

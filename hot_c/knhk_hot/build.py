@@ -93,7 +93,7 @@ EXPAT = Sdist(
         ),
     ),
 )  # fmt: skip
-NATIVE_SOURCES = ("native", "drain", "perfect", "records")
+NATIVE_SOURCES = ("native", "crc", "leaves", "drain", "perfect", "records")
 NATIVE_BESIDE = ("observe",)  # what they call of the engine
 ZIG_OBJECT = ("-OReleaseFast", "-fPIC", "-fstrip", "-fno-stack-check")
 WORKERS = 2

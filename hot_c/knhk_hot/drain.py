@@ -77,13 +77,14 @@ class Discordant:
 
 @dataclass(frozen=True)
 class Drained:
-    """A batch. `leaves` are 118 bytes each, `keys` 17, in one order; `parked` records are in neither. `counts`: (pack, kind, verdict,
+    """A batch. `leaves` are 118 bytes each, `entries` the 137 of each that a log is given (formats/log.md), in one order;
+    `parked` records are in neither. `counts`: (pack, kind, verdict,
     class) → leaves. `clusters`: of each record in `frames`, native u64. `latencies`: (stable, candidate) → counts by bucket of either
     arm, over records that both decided (formats/ring.md)."""
 
     frames: bytes
     leaves: bytes
-    keys: bytes
+    entries: bytes
     n_records: int
     n_leaves: int
     parked: tuple[Record, ...]
@@ -96,11 +97,11 @@ class Drained:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One record as the outbox keeps it: frame, and its leaves with their keys."""
+    """One record as the outbox keeps it: frame, its leaves, and their entries."""
 
     frame: bytes
     leaves: tuple[bytes, ...]
-    keys: tuple[bytes, ...]
+    entries: bytes
 
 
 @ffi.callback("knhk_sha256_fn")  # type: ignore[untyped-decorator]
@@ -130,22 +131,18 @@ SHA256_BY = _choose_sha256()
 
 
 class _Buffers:
-    """Memory for one batch, kept between batches of one thread."""
+    """Memory for one batch of so many bytes or fewer, kept between batches of one thread."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.records_max = min(max_bytes // lib.KNHK_RECORD_MIN + 1, RECORDS_MAX)
         batch = max_bytes + RECORD_BYTES_MAX
         frames = batch + self.records_max * lib.KNHK_FRAME_EXTRA
-        self.room = [
-            ffi.new("uint8_t[]", frames),
-            ffi.new("uint8_t[]", 2 * self.records_max * lib.KNHK_LEAF_SIZE),
-            ffi.new("uint8_t[]", 2 * self.records_max * lib.KNHK_KEY_SIZE),
-            ffi.new("uint8_t[]", batch),
-        ]
+        sizes = (frames, 2 * self.records_max * lib.KNHK_LEAF_SIZE, 2 * self.records_max * lib.KNHK_ENTRY_SIZE, batch)
+        self.room = [ffi.from_buffer("uint8_t[]", mmap.mmap(-1, size)) for size in sizes]  # memory that is not used is not there
         self.records = ffi.new("knhk_drained_record[]", self.records_max)
         d = self.drained = ffi.new("knhk_drained *")
-        d.frames, d.leaves, d.keys, d.aside = self.room
+        d.frames, d.leaves, d.entries, d.aside = self.room
         d.records = self.records
         d.frames_cap, d.aside_cap = frames, batch
 
@@ -155,7 +152,7 @@ _local = threading.local()
 
 def _buffers(max_bytes: int) -> _Buffers:
     known: _Buffers | None = getattr(_local, "buffers", None)
-    if known is None or known.max_bytes != max_bytes:
+    if known is None or known.max_bytes < max_bytes:
         known = _local.buffers = _Buffers(max_bytes)
     return known
 
@@ -216,7 +213,7 @@ class Ring:
         return Drained(
             frames=bytes(ffi.buffer(d.frames, d.frames_len)),
             leaves=bytes(ffi.buffer(d.leaves, d.nleaves * lib.KNHK_LEAF_SIZE)),
-            keys=bytes(ffi.buffer(d.keys, d.nleaves * lib.KNHK_KEY_SIZE)),
+            entries=bytes(ffi.buffer(d.entries, d.nleaves * lib.KNHK_ENTRY_SIZE)),
             n_records=d.nrecords + d.naside,
             n_leaves=d.nleaves,
             parked=_parked(bytes(ffi.buffer(d.aside, d.aside_len))),
@@ -316,7 +313,7 @@ def _parked(raw: bytes) -> tuple[Record, ...]:
 
 
 def encode_record(receipt: bytes, region: int, cluster: int, o: bytes, arms: Sequence[Arm], salt: bytes | None = None) -> Encoded:
-    """Frame, leaves and keys of a record that the agent makes itself (a parked decision), by the code that drains rings. `salt`: 16
+    """Frame, leaves and entries of a record that the agent makes itself (a parked decision), by the code that drains rings. `salt`: 16
     fresh random bytes by default."""
     if len(receipt) != 16 or not 1 <= len(arms) <= 2 or len(o) < 12:
         raise ValueError("a record has a receipt id of 16 bytes, one or two arms, and an O")
@@ -334,9 +331,10 @@ def encode_record(receipt: bytes, region: int, cluster: int, o: bytes, arms: Seq
         record.a[i] = kept[2 + i]
     room = len(o) + sum(len(arm.a) for arm in arms) + lib.KNHK_FRAME_EXTRA
     frame, n = ffi.new("uint8_t[]", room), len(arms)
-    leaves, keys = ffi.new("uint8_t[]", n * lib.KNHK_LEAF_SIZE), ffi.new("uint8_t[]", n * lib.KNHK_KEY_SIZE)
-    size = lib.knhk_encode(record, salt or os.urandom(lib.KNHK_SALT_SIZE), frame, room, leaves, keys)
-    return Encoded(bytes(ffi.buffer(frame, size)), _cut(leaves, n, lib.KNHK_LEAF_SIZE), _cut(keys, n, lib.KNHK_KEY_SIZE))
+    leaves, entries = ffi.new("uint8_t[]", n * lib.KNHK_LEAF_SIZE), ffi.new("uint8_t[]", n * lib.KNHK_ENTRY_SIZE)
+    size = lib.knhk_encode(record, salt or os.urandom(lib.KNHK_SALT_SIZE), frame, room, leaves, entries)
+    made = tuple(bytes(ffi.buffer(leaves + i * lib.KNHK_LEAF_SIZE, lib.KNHK_LEAF_SIZE)) for i in range(n))
+    return Encoded(bytes(ffi.buffer(frame, size)), made, bytes(ffi.buffer(entries)))
 
 
 def hash_rows(prefix: int, rows: bytes, size: int) -> bytes:
@@ -347,7 +345,3 @@ def hash_rows(prefix: int, rows: bytes, size: int) -> bytes:
     out = ffi.new("uint8_t[]", 32 * count)
     lib.knhk_hash_rows(prefix, ffi.from_buffer("uint8_t[]", rows), size, count, out)
     return bytes(ffi.buffer(out, 32 * count))
-
-
-def _cut(memory: Any, count: int, size: int) -> tuple[bytes, ...]:
-    return tuple(bytes(ffi.buffer(memory + i * size, size)) for i in range(count))

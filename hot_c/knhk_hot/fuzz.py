@@ -60,8 +60,8 @@ DRIVERS = {
     "xml": Driver("decide", words="xml"),
     "ntriples": Driver("decide", words="ntriples"),
     "bundle": Driver("bundle"),
-    "ring": Driver("ring", ("src/drain",), tables=""),
-    "records": Driver("records", ("src/records", "src/drain", "src/observe"), tables=""),
+    "ring": Driver("ring", ("src/crc", "src/drain"), tables=""),
+    "records": Driver("records", ("src/records", "src/crc", "src/drain", "src/observe"), tables=""),
     "host": Driver("host", SHIM, tables="", longest=4096, link=("-Wl,--wrap=mmap,--wrap=posix_fallocate,--wrap=shim_now_ns",)),
 }
 

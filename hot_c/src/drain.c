@@ -1,6 +1,8 @@
 /* drain.c: see drain.h. */
 #include "drain.h"
 
+#include "crc.h"
+
 #include <dlfcn.h>
 #include <string.h>
 
@@ -58,33 +60,7 @@ void knhk_hash_rows(uint8_t prefix, const uint8_t *rows, size_t row_len, size_t 
   for (size_t i = 0; i < n; i++) knhk_sha256(&prefix, 1, rows + i * row_len, row_len, out + 32 * i);
 }
 
-/* ---- CRC-32 (IEEE 802.3), eight bytes a step ---- */
-
-static uint32_t crc_table[8][256];
-
-__attribute__((constructor)) static void make_crc_table(void) {
-  for (uint32_t i = 0; i < 256; i++) {
-    uint32_t c = i;
-    for (int k = 0; k < 8; k++) c = (c >> 1) ^ (0xedb88320u & (0u - (c & 1)));
-    crc_table[0][i] = c;
-  }
-  for (uint32_t i = 0; i < 256; i++)
-    for (uint32_t t = 1; t < 8; t++) crc_table[t][i] = (crc_table[t - 1][i] >> 8) ^ crc_table[0][crc_table[t - 1][i] & 255];
-}
-
-static uint32_t crc_add(uint32_t c, const uint8_t *p, size_t n) {
-  for (; n >= 8; p += 8, n -= 8) {
-    uint64_t w;
-    memcpy(&w, p, 8);
-    w ^= c; /* little-endian, as all hosts of packs are */
-    c = 0;
-    for (uint32_t i = 0; i < 8; i++) c ^= crc_table[7 - i][(w >> (8 * i)) & 255];
-  }
-  for (; n > 0; p++, n--) c = (c >> 8) ^ crc_table[0][(c ^ *p) & 255];
-  return c;
-}
-
-uint32_t knhk_crc32(const uint8_t length[4], const uint8_t *payload, size_t n) { return ~crc_add(crc_add(~0u, length, 4), payload, n); }
+uint32_t knhk_frame_crc(const uint8_t length[4], const uint8_t *payload, size_t n) { return knhk_crc32(knhk_crc32(0, length, 4), payload, n); }
 
 /* ---- big-endian writing ---- */
 
@@ -131,7 +107,14 @@ static void put_leaf(uint8_t *at, const knhk_record *r, uint32_t arm, const uint
   put_number(p, 0, 2);
 }
 
-size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, size_t cap, uint8_t *leaves, uint8_t *keys) {
+/* {key, length, leaf} of formats/log.md. */
+static void put_entry(uint8_t *at, const uint8_t receipt[16], uint8_t candidate, const uint8_t leaf[KNHK_LEAF_SIZE]) {
+  at = put_bytes(at, receipt, 16);
+  *at++ = candidate;
+  put_bytes(put_number(at, KNHK_LEAF_SIZE, 2), leaf, KNHK_LEAF_SIZE);
+}
+
+size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, size_t cap, uint8_t *leaves, uint8_t *entries) {
   size_t payload = 28 + (size_t)r->arms * KNHK_LEAF_SIZE + 4 + r->o_len;
   for (uint32_t i = 0; i < r->arms; i++) payload += 4 + (size_t)r->arm[i].a_len;
   if (cap < payload + 8) return 0;
@@ -153,12 +136,43 @@ size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, si
     p = put_bytes(p, r->a[i], r->arm[i].a_len);
     put_leaf(leaf, r, i, salt, h_o, o + 4, a);
     memcpy(leaves + (size_t)i * KNHK_LEAF_SIZE, leaf, KNHK_LEAF_SIZE);
-    memcpy(keys + (size_t)i * KNHK_KEY_SIZE, r->receipt, 16);
-    keys[(size_t)i * KNHK_KEY_SIZE + 16] = r->arm[i].flags & 1;
+    put_entry(entries + (size_t)i * KNHK_ENTRY_SIZE, r->receipt, r->arm[i].flags & 1, leaf);
   }
   put_number(frame, payload, 4);
-  put_number(frame + 4, knhk_crc32(frame, frame + 8, payload), 4);
+  put_number(frame + 4, knhk_frame_crc(frame, frame + 8, payload), 4);
   return payload + 8;
+}
+
+static uint64_t big_number_at(const uint8_t *p, uint32_t bytes) {
+  uint64_t x = 0;
+  for (uint32_t i = 0; i < bytes; i++) x = x << 8 | p[i];
+  return x;
+}
+
+size_t knhk_whole_frames(const uint8_t *data, size_t n, size_t *sound) {
+  size_t at = 0;
+  int is_sound = 1;
+  for (*sound = 0; n - at >= 8;) {
+    const size_t size = (size_t)big_number_at(data + at, 4);
+    if (size == 0 || n - at - 8 < size) break;
+    is_sound = is_sound && knhk_frame_crc(data + at, data + at + 8, size) == big_number_at(data + at + 4, 4);
+    at += 8 + size;
+    if (is_sound) *sound = at;
+  }
+  return at;
+}
+
+size_t knhk_entries_of_frames(const uint8_t *data, size_t n, uint8_t *entries, size_t cap) {
+  size_t count = 0;
+  for (size_t at = 0; at < n;) {
+    const size_t size = n - at < 8 ? 0 : (size_t)big_number_at(data + at, 4);
+    const uint8_t *payload = data + at + 8, *leaf = payload + 28;
+    if (size < 28 || n - at - 8 < size || size < 28 + (size_t)payload[1] * KNHK_LEAF_SIZE) return KNHK_NO_ENTRIES;
+    for (size_t i = 0; i < payload[1]; i++, leaf += KNHK_LEAF_SIZE, count++)
+      if (count < cap) put_entry(entries + count * KNHK_ENTRY_SIZE, leaf + 100, leaf[5] & 1, leaf);
+    at += 8 + size;
+  }
+  return count;
 }
 
 /* ---- ring ---- */
@@ -337,7 +351,7 @@ static int take(knhk_drained *d, const uint8_t *header, const parsed *p) {
   if (p->aside) return set_aside(d, header, p);
   if (d->nrecords == d->records_cap || d->ncounts + p->record.arms > KNHK_COUNTS_MAX) return 0;
   const size_t n = knhk_encode(&p->record, d->salts + (size_t)d->nrecords * KNHK_SALT_SIZE, d->frames + d->frames_len, d->frames_cap - d->frames_len,
-                               d->leaves + (size_t)d->nleaves * KNHK_LEAF_SIZE, d->keys + (size_t)d->nleaves * KNHK_KEY_SIZE);
+                               d->leaves + (size_t)d->nleaves * KNHK_LEAF_SIZE, d->entries + (size_t)d->nleaves * KNHK_ENTRY_SIZE);
   if (n == 0 || !time_arms(d, p)) return 0;
   summarise(d, p, n);
   for (uint32_t i = 0; i < p->record.arms; i++) count_arm(d, &p->arm[i]);

@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KNHK_LEAF_SIZE 118
-#define KNHK_KEY_SIZE 17
+#include "leaves.h"
+
 #define KNHK_SALT_SIZE 16
 #define KNHK_RING_HEADER 4096
 #define KNHK_RECORD_HEADER 128
@@ -65,11 +65,11 @@ typedef struct {
 
 typedef struct {
   /* room given by the caller */
-  uint8_t *frames, *leaves, *keys, *aside;
+  uint8_t *frames, *leaves, *entries, *aside;
   const uint8_t *salts; /* records_cap of KNHK_SALT_SIZE */
   knhk_drained_record *records;
   size_t frames_cap, aside_cap;
-  uint32_t records_cap; /* no more are taken; leaves and keys have room for 2 × as many */
+  uint32_t records_cap; /* no more are taken; leaves and entries have room for 2 × as many */
   /* results */
   size_t frames_len, aside_len;
   uint32_t nrecords, nleaves, naside, ncounts, ndiscordant, nlatencies;
@@ -83,7 +83,7 @@ void knhk_hash_observation(const uint8_t *salt, const uint8_t *o, size_t n, uint
 void knhk_hash_action(const uint8_t *salt, const uint8_t *a, size_t n, uint8_t digest[32]);
 
 /* CRC of a frame (formats/frame.md): its length's four bytes, and its payload. */
-uint32_t knhk_crc32(const uint8_t length[4], const uint8_t *payload, size_t n);
+uint32_t knhk_frame_crc(const uint8_t length[4], const uint8_t *payload, size_t n);
 
 /* SHA-256 of prefix ‖ row for n rows of row_len bytes each, into out + 32 i. */
 void knhk_hash_rows(uint8_t prefix, const uint8_t *rows, size_t row_len, size_t n, uint8_t *out);
@@ -118,7 +118,16 @@ typedef struct {
   const uint8_t *a[2];
 } knhk_record;
 
-/* One frame, its leaves and their keys, for a record that the agent makes itself. Returns the frame's length, 0 when it has no room. */
-size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, size_t cap, uint8_t *leaves, uint8_t *keys);
+/* One frame, its leaves, and what is appended of them to a log, for a record that the agent makes itself. Returns the frame's length, 0 when it has no room. */
+size_t knhk_encode(const knhk_record *r, const uint8_t *salt, uint8_t *frame, size_t cap, uint8_t *leaves, uint8_t *entries);
+
+/* How many of the n bytes at `data` are whole frames, from the first on; those before *sound have the CRC that they say. What a frame holds is
+ * not looked at. */
+size_t knhk_whole_frames(const uint8_t *data, size_t n, size_t *sound);
+
+/* The entries of records in n bytes of frames: how many there are, of which the first `cap` are written, KNHK_ENTRY_SIZE bytes each;
+ * KNHK_NO_ENTRIES when a frame goes past the end, or has no room for the leaves that it says. */
+#define KNHK_NO_ENTRIES SIZE_MAX
+size_t knhk_entries_of_frames(const uint8_t *data, size_t n, uint8_t *entries, size_t cap);
 
 #endif /* KNHK_DRAIN_H */

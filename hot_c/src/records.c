@@ -95,7 +95,7 @@ int32_t knhk_records_scan(const uint8_t *data, size_t len, knhk_scanned *s) {
     const uint64_t size = big(data + at, 4);
     record r;
     if (size == 0 || size > len - at - 8) return 0;
-    if (size > FRAME_MAX || knhk_crc32(data + at, data + at + 8, (size_t)size) != big(data + at + 4, 4)) return KNHK_FRAME_ALTERED;
+    if (size > FRAME_MAX || knhk_frame_crc(data + at, data + at + 8, (size_t)size) != big(data + at + 4, 4)) return KNHK_FRAME_ALTERED;
     if (!parse_record(data + at + 8, (size_t)size, &r)) return KNHK_FRAME_NO_RECORD;
     if (s->nrecords == s->cap) return 0;
     note(s, &r, (size_t)size + 8);

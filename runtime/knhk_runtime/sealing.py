@@ -57,7 +57,7 @@ class SealedBatch:
 
     frames: bytes
     leaves: bytes
-    keys: bytes
+    entries: bytes
     counts: Mapping[tuple[bytes, int, int, int], int]
     discordant: Sequence[Difference]
     clusters: bytes
@@ -100,7 +100,7 @@ class Sealer:
         return sealed, SealedBatch(
             sealed.frames,
             drained.leaves,
-            drained.keys,
+            drained.entries,
             drained.counts,
             discordant,
             clusters,

@@ -45,7 +45,7 @@ from knhk_runtime.parking.message import Parked, left_aside, left_parked
 from knhk_runtime.parking.server import ParkServer, Point
 from knhk_runtime.point import parse_point
 from knhk_runtime.record import SEGMENT_HEAD
-from knhk_runtime.ring.drain import DrainLoop
+from knhk_runtime.ring.drain import MOST_BATCH_BYTES, DrainLoop
 from knhk_runtime.ring.drain import Opener as RingOpener
 from knhk_runtime.ring.entries import Drained, RingRecord
 from knhk_runtime.ring.heat import preload
@@ -74,7 +74,7 @@ POD_FLUSH_S = 30.0  # where the outbox goes with the pod: half of the grace that
 POD_SEGMENT_BYTES = 4 << 20  # the last one of each pod that is gone stays beside the log
 LAST_WORD_S = 2.0
 REBUILD_BYTES = 1 << 20
-LAST_CHUNKS = 5  # of REBUILD_BYTES; the frames of a batch have less than three
+LAST_CHUNKS = 2 + 3 * MOST_BATCH_BYTES // REBUILD_BYTES  # the frames of a batch have less than three times its bytes
 
 
 @dataclass(frozen=True)

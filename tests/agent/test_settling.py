@@ -14,6 +14,7 @@ from agent_world import observation, until
 
 from knhk_hot.drain import Ring
 from knhk_runtime.outbox import segments as segments_module
+from knhk_runtime.outbox import upload
 from knhk_runtime.outbox.records import REFUSED, Arm, Entries, encode
 from knhk_runtime.outbox.segments import Cursor, Position, Segments
 from knhk_runtime.outbox.settling import DISK, LOG, Reached, Settling
@@ -54,7 +55,7 @@ async def begun(waits: Coroutine[None, None, bool]) -> asyncio.Task[bool]:
     return task
 
 
-async def is_waiting(task: asyncio.Task[bool]) -> bool:
+async def is_waiting(task: asyncio.Task[bool] | asyncio.Task[None]) -> bool:
     for _ in range(5):
         await asyncio.sleep(0)
     return not task.done()
@@ -156,6 +157,68 @@ def test_what_the_log_refuses_is_never_in_it(tmp_path: Path, place: Place) -> No
         return found
 
     assert asyncio.run(run()) == [False, True]
+
+
+class Slow(Cursor):
+    """A file that is not replaced before `go` is set."""
+
+    def __init__(self, path: Path, first: Position) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        super().__init__(path, first)
+
+    def keep(self) -> None:
+        assert self.go.wait(60)
+        super().keep()
+
+
+def test_a_cursor_that_is_slow_to_write_holds_no_receipt_up_and_is_written_in_the_end(tmp_path: Path) -> None:
+    outbox, log = Outbox(Segments(tmp_path / "outbox")), Lying(took=True)
+    cursor = Slow(tmp_path / "acked", outbox.segments.start())
+    uploader = Uploader(outbox, cursor, log)
+    cursor.go.clear()
+
+    def put(receipt: bytes) -> Position:
+        return outbox.commit(encode(receipt, 0, 0, observation(b"x"), (Arm(bytes(20), REFUSED, 0, 2, 1, 0, b""),)))
+
+    async def run() -> Position:
+        log.again.set()
+        task = asyncio.create_task(uploader.run())
+        for number, receipt in enumerate((A, B), 1):
+            end = put(receipt)
+            uploader.wake()
+            async with asyncio.timeout(60):
+                while uploader.uploaded < number:  # noqa: ASYNC110  told by no event
+                    await asyncio.sleep(0)
+        flushed = asyncio.create_task(uploader.flush(60))
+        assert await is_waiting(flushed), "the file says nothing yet"
+        cursor.go.set()
+        await flushed
+        task.cancel()
+        return end
+
+    end = asyncio.run(run())
+    assert Cursor(tmp_path / "acked", Position(0, 0)).position == end
+
+
+def test_more_than_is_held_in_memory_comes_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits longest is held; the rest is read back."""
+    monkeypatch.setattr(upload, "HELD_BYTES", 5 * 137)
+    outbox, log = Outbox(Segments(tmp_path / "outbox", segment_bytes=1500)), Lying(took=True)
+    receipts = [number.to_bytes(16, "big") for number in range(1, 40)]
+    for receipt in receipts:
+        end = outbox.commit(encode(receipt, 0, 0, observation(b"x"), (Arm(bytes(20), REFUSED, 0, 2, 1, 0, b""),)))
+    uploader = Uploader(outbox, Cursor(tmp_path / "acked", outbox.segments.start()), log)
+
+    async def run() -> None:
+        log.again.set()
+        task = asyncio.create_task(uploader.run())
+        await uploader.flush(60)
+        task.cancel()
+
+    asyncio.run(run())
+    assert [entry[:16] for entry in log.held] == receipts
+    assert uploader.cursor.position == end
 
 
 class Lying:

@@ -40,7 +40,7 @@ def drained(*latencies: dict[int, int]) -> Any:
     """An empty batch with durations of the pair."""
     columns = tuple([arm.get(bucket, 0) for bucket in range(124)] for arm in latencies)
     return SimpleNamespace(
-        frames=b"", leaves=b"", keys=b"", clusters=b"", counts={}, discordant=(), latencies={(STABLE_PACK, CANDIDATE_PACK): columns}
+        frames=b"", leaves=b"", entries=b"", clusters=b"", counts={}, discordant=(), latencies={(STABLE_PACK, CANDIDATE_PACK): columns}
     )
 
 

@@ -27,6 +27,7 @@ from knhk_gen.emit import emit
 from knhk_gen.jsonpath import BadPath, parse_path
 from knhk_gen.lower import lower
 from knhk_gen.xpath import parse_xpath
+from knhk_hot.frames import entries_of_frames
 from knhk_runtime.elf import stated
 from knhk_runtime.exchange.documents import Accepted, Beside, read_keys, read_rollout
 from knhk_runtime.outbox.segments import check_frames, whole_frames
@@ -108,6 +109,8 @@ def _segment(data: bytes) -> None:
     """A segment of the outbox or of the WAL, with the head that its name states."""
     whole = SEGMENT_MAGIC + bytes(8) + data
     assert whole_frames(data) <= len(data)
+    with suppress(ValueError):
+        assert len(entries_of_frames(data)) % 137 == 0
     with suppress(Corrupt):
         check_frames(data, "segment", SEGMENT_HEAD)
     frames, end = scan_frames(whole, 0, "segment")

@@ -74,10 +74,11 @@ def check(drained: hot.Drained, records: list[Record]) -> None:
     assert len(set(salts)) == len(records), "salts must be fresh"
     assert drained.frames == b"".join(frame(r, salt) for r, salt in zip(records, salts, strict=True))
     assert drained.leaves == b"".join(leaf(r, arm, salt) for r, salt in zip(records, salts, strict=True) for arm in r.arms)
-    assert drained.keys == b"".join(r.receipt + bytes([arm.flags & 1]) for r in records for arm in r.arms)
+    arms = [(r, arm, salt) for r, salt in zip(records, salts, strict=True) for arm in r.arms]
+    assert drained.entries == b"".join(r.receipt + bytes([arm.flags & 1, 0, 118]) + leaf(r, arm, salt) for r, arm, salt in arms)
 
 
-def test_records_become_frames_leaves_and_keys(producer: Producer, opened: Opener) -> None:
+def test_records_become_frames_leaves_and_entries(producer: Producer, opened: Opener) -> None:
     for record in RECORDS:
         producer.put(record)
     ring = opened(producer.path)

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from knhk.model.faults import Corrupt
+from knhk_hot.frames import entries_of_frames
 from knhk_runtime.record import NO_ACTION, encode_leaf, frame, h_a, h_o
 from knhk_verify.leaf import LEAF_SIZE, Leaf
 
@@ -77,9 +79,9 @@ def payloads(frames: bytes) -> Iterator[tuple[int, int]]:
 
 
 def entries_of(frames: bytes) -> Entries:
-    """Entries of frames that were read back; used after a restart or a long silence of the sequencer only."""
-    parts = []
-    for start, _ in payloads(frames):
-        first = start + _HEAD.size
-        parts += [entry(frames[at : at + LEAF_SIZE]) for at in range(first, first + frames[start + 1] * LEAF_SIZE, LEAF_SIZE)]
-    return Entries(frames, b"".join(parts), len(parts))
+    """Entries of frames that were read back. Raises Corrupt."""
+    try:
+        entries = entries_of_frames(frames)
+    except ValueError as error:
+        raise Corrupt("outbox", str(error)) from error
+    return Entries(frames, entries, len(entries) // ENTRY_SIZE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from knhk.model.faults import Corrupt
+from knhk_hot.frames import sound_frames
 from knhk_runtime.durable import replace_file, sync_folder
 from knhk_runtime.record import SEGMENT_HEAD, SEGMENT_MAGIC, scan_frames
 from knhk_verify.errors import Bad
@@ -215,25 +216,20 @@ def _slice(path: Path, offset: int, limit: int, last: int | None) -> bytes:
             size = os.fstat(file.fileno()).st_size if last is None else last
             file.seek(offset)
             data = file.read(min(max(limit, _FRAME_HEAD), size - offset)) if size > offset else b""
-            whole = whole_frames(data)
+            whole, sound = sound_frames(data)
             if data and not whole:  # one frame longer than the limit
                 data += file.read(min(_FRAME_HEAD + int.from_bytes(data[:4], "big"), size - offset) - len(data))
-                whole = len(data)
+                whole, sound = len(data), sound_frames(data)[1]
     except FileNotFoundError:
         raise Corrupt(str(path), "the segment is missing") from None
-    check_frames(data[:whole], f"{path}", offset)
+    if sound != whole:
+        check_frames(data[:whole], f"{path}", offset)  # raises, and says where
     return data[:whole]
 
 
 def whole_frames(data: bytes) -> int:
     """Length of the whole frames at the start of `data`."""
-    at = 0
-    while at + _FRAME_HEAD <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        if size == 0 or at + _FRAME_HEAD + size > len(data):
-            break
-        at += _FRAME_HEAD + size
-    return at
+    return sound_frames(data)[0]
 
 
 def check_frames(data: bytes, where: str, offset: int) -> None:
@@ -248,13 +244,13 @@ def check_frames(data: bytes, where: str, offset: int) -> None:
 
 
 class Cursor:
-    """A position in a text file, written by rename: up to here the frames are no longer needed."""
+    """A position in a text file, written by rename: up to here the frames are no longer needed. `kept`: what the file says."""
 
     def __init__(self, path: Path, first: Position) -> None:
         """Starts at the file's position; without a file at `first`, and says so in it: a verifier of a log that is written to must
         tell an agent that was never acknowledged from one whose file was lost. Raises Corrupt and OSError."""
         self.path = path
-        self.position = self._load(first)
+        self.position = self.kept = self._load(first)
         if not path.exists():
             self.move(first)
 
@@ -270,6 +266,12 @@ class Cursor:
         return Position(int(words[0], 16), int(words[1]))
 
     def move(self, position: Position) -> None:
-        """Not synced: an older cursor after a crash only repeats work."""
+        """Raises OSError."""
         self.position = position
+        self.keep()
+
+    def keep(self) -> None:
+        """Writes the position. Not synced: an older cursor after a crash only repeats work. One caller at a time; raises OSError."""
+        position = self.position
         replace_file(self.path, f"{position.segment:016x} {position.offset}\n".encode(), sync=False)
+        self.kept = position

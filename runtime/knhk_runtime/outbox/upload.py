@@ -60,11 +60,9 @@ class Outbox:
     def _hold(self, held: _Held, before: Position) -> None:
         while self._held and self._held[-1].end > before:  # a failed sync took them away
             self._held_bytes -= len(self._held.pop().entries)
-        if self._held_bytes + len(held.entries) > HELD_BYTES:
-            self._held.clear()  # the uploader reads them back from the segments
-            self._held_bytes = 0
-        self._held.append(held)
-        self._held_bytes += len(held.entries)
+        if self._held_bytes + len(held.entries) <= HELD_BYTES:  # else the uploader reads it back, after those that are held
+            self._held.append(held)
+            self._held_bytes += len(held.entries)
 
     def next_entries(self, at: Position) -> tuple[bytes, int, Position]:
         """Entries of durable frames from `at`, their number and where they end; from memory when they are there. Raises Corrupt."""
@@ -80,7 +78,7 @@ class Outbox:
         parts: list[bytes] = []
         count, end = 0, at
         with self._lock:
-            while self._held and self._held[0].end <= at:
+            while self._held and (self._held[0].end <= at or self._held[0].start < at):
                 self._held_bytes -= len(self._held.popleft().entries)
             for held in self._held:
                 if held.start != end and not (parts and held.start.segment == end.segment + 1):
@@ -108,6 +106,7 @@ class Uploader:
         self.on_kept: Callable[[], None] = lambda: None  # when the cursor has moved so far
         self.on_left_out: Callable[[Iterable[bytes]], None] = lambda receipts: None  # before that: receipts that the log refused
         self._unclaimed: set[bytes] = set()
+        self._keeping: asyncio.Task[None] | None = None
 
     def claim(self, source: bytes) -> None:
         """A ring of this agent's, before anybody can know its receipt ids: from the event loop's thread."""
@@ -162,7 +161,7 @@ class Uploader:
 
     async def _sleep(self) -> None:
         self._wake.clear()
-        if self.idle:
+        if self.idle and (self.fault or self.cursor.kept >= self.cursor.position):
             self._flushed.set()
         if self.fault or (self.idle and not self._unclaimed):
             try:
@@ -176,15 +175,33 @@ class Uploader:
         await self._claim()
         entries, count, end = await asyncio.to_thread(self.outbox.next_entries, self.cursor.position)
         if end == self.cursor.position:
+            self._keep_beside()
             return False
         self._flushed.clear()
         indexes = list[int]()
         for first in range(0, count, BATCH_ENTRIES):
             indexes += await self._append(entries[first * ENTRY_SIZE : (first + BATCH_ENTRIES) * ENTRY_SIZE])
         self.on_acked(end, indexes)
-        await asyncio.to_thread(self.cursor.move, end)
-        self.on_kept()
+        self.cursor.position = end
+        self._keep_beside()
         return True
+
+    def _keep_beside(self) -> None:
+        """The cursor's file follows beside the next appends: replacing one may take as long as a sync, and an old one only repeats work.
+        Raises OSError of the time before."""
+        if self._keeping is not None and self._keeping.done():
+            ended, self._keeping = self._keeping, None
+            ended.result()
+        if self._keeping is None and self.cursor.kept < self.cursor.position:
+            self._keeping = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        try:
+            while self.cursor.kept < self.cursor.position:
+                await asyncio.to_thread(self.cursor.keep)
+                self.on_kept()
+        finally:
+            self.wake()
 
     async def _append(self, part: bytes) -> list[int]:
         """Indexes of what the log took. What it refuses as another's is left out and told."""

@@ -19,7 +19,7 @@ from knhk_runtime.ring.bell import Bell
 from knhk_runtime.ring.entries import Drained, Ring, RingRecord, entries_of
 from knhk_runtime.ring.heat import Heat
 
-BATCH_BYTES = 1 << 20
+BATCH_BYTES, MOST_BATCH_BYTES = 1 << 20, 4 << 20  # of a ring: a quarter of it, within these
 IDLE_S = 0.005  # between looks, while records come and for AWAKE_S after the last
 AWAKE_S = 0.05
 SLEEP_S = 0.25  # at most, while all rings are empty and their producers ring
@@ -29,6 +29,11 @@ _NAME = re.compile(r"[0-9a-f]{16}-[0-9]+-[0-9]+\.ring")
 Opener = Callable[[Path], Ring]
 Commit = Callable[[Entries, Drained], None]
 SetAside = Callable[[Sequence[RingRecord]], None]
+
+
+def batch_bytes(capacity: int) -> int:
+    """How much of a ring is made durable at once: on a slow disk one sync serves what came meanwhile, and the producer has the rest."""
+    return min(max(capacity // 4, BATCH_BYTES), MOST_BATCH_BYTES)
 
 
 @dataclass
@@ -148,7 +153,7 @@ class DrainLoop:
         """One batch. An idle ring whose producer closed it or is gone (it holds a shared lock as long as it lives) is removed."""
         over = opened.ring.closed or (looked and _is_unlocked(opened.path))
         tail = opened.ring.tail
-        drained = opened.batch = opened.batch or opened.ring.drain(BATCH_BYTES)
+        drained = opened.batch = opened.batch or opened.ring.drain(batch_bytes(opened.ring.capacity))
         opened.full = opened.ring.full
         self._keep(opened, drained)
         moved = drained.new_tail != tail  # a batch may hold padding alone

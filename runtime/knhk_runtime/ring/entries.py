@@ -6,10 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from knhk_runtime.outbox.records import ENTRY_SIZE, Entries
-from knhk_verify.leaf import LEAF_SIZE
-
-KEY_SIZE = 17
-_LEAF_AT = KEY_SIZE + 2
 
 
 class RingArm(Protocol):
@@ -66,7 +62,7 @@ class Drained(Protocol):
     @property
     def leaves(self) -> bytes: ...
     @property
-    def keys(self) -> bytes: ...
+    def entries(self) -> bytes: ...
     @property
     def counts(self) -> Mapping[tuple[bytes, int, int, int], int]: ...
     @property
@@ -91,6 +87,8 @@ class Ring(Protocol):
     @property
     def source(self) -> bytes: ...
     @property
+    def capacity(self) -> int: ...
+    @property
     def head(self) -> int: ...
     @property
     def tail(self) -> int: ...
@@ -105,12 +103,5 @@ class Ring(Protocol):
 
 
 def entries_of(drained: Drained) -> Entries:
-    """{key, length, leaf} for each leaf, laid out column by column: 136 strided copies whatever the number of leaves."""
-    count = len(drained.leaves) // LEAF_SIZE
-    out = bytearray(count * ENTRY_SIZE)
-    for column in range(KEY_SIZE):
-        out[column::ENTRY_SIZE] = drained.keys[column::KEY_SIZE]
-    out[KEY_SIZE + 1 :: ENTRY_SIZE] = bytes([LEAF_SIZE]) * count
-    for column in range(LEAF_SIZE):
-        out[_LEAF_AT + column :: ENTRY_SIZE] = drained.leaves[column::LEAF_SIZE]
-    return Entries(bytes(drained.frames), bytes(out), count)
+    """The same bytes for outbox and log."""
+    return Entries(drained.frames, drained.entries, len(drained.entries) // ENTRY_SIZE)

@@ -88,22 +88,24 @@ def lock(folder: Path) -> int:
     return fd
 
 
-def _sources(append: Append) -> frozenset[bytes]:
-    """Rings that its leaves are of."""
-    return frozenset(key[:SOURCE_BYTES] for key, entry in zip(append.keys, append.entries, strict=True) if len(entry) == LEAF_SIZE)
-
-
 def _request(entry: bytes) -> bytes:
     """What no repetition of a leaf changes: region, pack, time and receipt id (formats/leaf.md); of a policy event all."""
     return entry[6:8] + entry[72:116] if len(entry) == LEAF_SIZE else entry
 
 
+def _are_leaves(entries: Sequence[bytes]) -> bool:
+    return set(map(len, entries)) == {LEAF_SIZE}
+
+
 def _bundle(entries: Sequence[bytes]) -> bytes:
+    if _are_leaves(entries):
+        size = LEAF_SIZE.to_bytes(2, "big")
+        return size + size.join(entries)
     return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])
 
 
 def _leaf_hashes(entries: Sequence[bytes]) -> bytes:
-    if set(map(len, entries)) == {LEAF_SIZE}:
+    if _are_leaves(entries):
         return hash_rows(0, b"".join(entries), LEAF_SIZE)
     return b"".join([leaf_hash(entry) for entry in entries])
 
@@ -364,20 +366,19 @@ class Log:
         fresh, given = dict[bytes, int](), dict[bytes, tuple[bytes, bool]]()
         entries, payloads, answers = list[bytes](), list[bytes](), list[list[int] | Taken]()
         for append in appends:
-            first, is_new = following, self._is_new(append, fresh)
-            refused = self._of_others(append, given) or (None if is_new else self._others_leaf(append, fresh, entries, begin))
+            first, new = following, self._numbered(append, fresh, following)
+            refused = self._of_others(append, given) or (None if new is not None else self._others_leaf(append, fresh, entries, begin))
             if refused is not None:
                 answers.append(refused)
                 continue
             if append.client:
-                given |= self._owners.gives(append.client, _sources(append), append.claims, given)
-            if is_new:
-                numbers = range(first, first + len(append.keys))
-                fresh.update(zip(append.keys, numbers, strict=True))
+                given |= self._owners.gives(append.client, append.sources, append.claims, given)
+            if new is not None:
+                fresh.update(new)
                 entries += append.entries
-                payloads += [payload(first, len(numbers), append.items)] if numbers else []
-                answers.append(list(numbers))
-                following = numbers.stop
+                payloads += [payload(first, len(new), append.items)] if new else []
+                answers.append(list(new.values()))
+                following += len(new)
                 continue
             answer, items = list[int](), list[bytes]()
             for key, entry in zip(append.keys, append.entries, strict=True):
@@ -408,15 +409,18 @@ class Log:
             self._wal.close()
             raise
 
-    def _is_new(self, append: Append, fresh: Mapping[bytes, int]) -> bool:
-        """Whether no key of it is known, and none is there twice."""
+    def _numbered(self, append: Append, fresh: Mapping[bytes, int], first: int) -> dict[bytes, int] | None:
+        """Its keys with the indexes from `first` on; None when one is known or there twice."""
         keys = append.keys
-        return self._index.keys().isdisjoint(keys) and fresh.keys().isdisjoint(keys) and len(set(keys)) == len(keys)
+        if not self._index.keys().isdisjoint(keys) or (fresh and not fresh.keys().isdisjoint(keys)):
+            return None
+        new = dict(zip(keys, range(first, first + len(keys)), strict=True))
+        return new if len(new) == len(keys) else None
 
     def _of_others(self, append: Append, given: Given) -> Taken | None:
         if not append.client:
             return None
-        used = _sources(append)
+        used = append.sources
         taken = self._owners.taken(append.client, used | append.claims, given) | self._owners.crowded(append.client, used, given)
         if not taken:
             return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import struct
 import sys
+from array import array
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -404,7 +404,10 @@ class Surface:
         outcome = await self._write(request, parse_leaves if LEAVES_ALONE in request else parse_append)
         if isinstance(outcome, web.Response):
             return outcome
-        return web.Response(body=struct.pack(f">{len(outcome)}Q", *outcome), content_type=_OCTETS)
+        indexes = array("Q", outcome)
+        if sys.byteorder == "little":
+            indexes.byteswap()
+        return web.Response(body=indexes.tobytes(), content_type=_OCTETS)
 
     async def event(self, request: web.Request) -> web.Response:
         outcome = await self._write(request, parse_event)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 
+from knhk_hot.leaves import sound_leaves
 from knhk_runtime.record import entry_key
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
@@ -16,9 +17,8 @@ MAX_ENTRIES = 65_536
 MAX_ENTRY_BYTES = 65_535
 KEY_BYTES, SOURCE_BYTES = 17, 8
 MAX_SOURCES = 1024
-_LEAF_ITEM = struct.Struct(f">{KEY_BYTES}sH{LEAF_SIZE}s")
-# The first six bytes that a leaf may have, so that one look-up judges six fields.
-_HEADS = frozenset(bytes((1, *head)) for head in product(KINDS, CLASSES, VERDICTS, MODES, range(64)))
+_LEAF_ITEM = struct.Struct(f">{KEY_BYTES}s2x{LEAF_SIZE}s")
+_ALLOWED = b"".join(bytes(b in field for b in range(256)) for field in ((1,), KINDS, CLASSES, VERDICTS, MODES, range(64)))
 
 
 class TooMany(Bad):
@@ -39,6 +39,11 @@ class Append:
     items: bytes
     client: str = ""
     claims: frozenset[bytes] = frozenset()
+
+    @cached_property
+    def sources(self) -> frozenset[bytes]:
+        """Rings that its leaves are of."""
+        return frozenset(key[:SOURCE_BYTES] for key, entry in zip(self.keys, self.entries, strict=True) if len(entry) == LEAF_SIZE)
 
     @property
     def size(self) -> int:
@@ -61,13 +66,13 @@ def check_entry(key: bytes, entry: bytes, where: str) -> None:
         raise Bad(f"{where} key", f"{key.hex()}: must be {entry_key(entry).hex()}, the key of the entry")
 
 
-def _leaves(body: bytes) -> Append | None:
+def _leaves(body: bytes, count: int) -> Append | None:
     """The append when every item is a leaf without fault, else None."""
-    keys, sizes, entries = zip(*_LEAF_ITEM.iter_unpack(memoryview(body)[4:]), strict=True)
-    whole = set(sizes) == {LEAF_SIZE} and all(
-        e[:6] in _HEADS and e[100:116] == k[:16] and e[5] & 1 == k[16] and e[116:] == b"\0\0" for k, e in zip(keys, entries, strict=True)
-    )
-    return Append(keys, entries, body[4:]) if whole and all(e[1] == 1 or not any(e[40:72]) for e in entries) else None
+    items = body[4:]
+    if len(items) != count * _LEAF_ITEM.size or sound_leaves(items, _ALLOWED) < count:
+        return None
+    keys, entries = zip(*_LEAF_ITEM.iter_unpack(items), strict=True)
+    return Append(keys, entries, items)
 
 
 def _items_of(data: bytes, at: int, count: int) -> tuple[list[bytes], list[bytes]]:
@@ -86,24 +91,32 @@ def _items_of(data: bytes, at: int, count: int) -> tuple[list[bytes], list[bytes
     return keys, entries
 
 
-def parse_append(body: bytes) -> Append:
-    """Append of a body: u32 n, then n × {key 17 bytes, entry str16}; raises Bad with item and offset."""
+def _count(body: bytes) -> int:
     count = int.from_bytes(body[:4], "big")
     if len(body) >= 4 and count > MAX_ENTRIES:
         raise TooMany("body offset 0", f"states {count} entries: must be at most {MAX_ENTRIES}")
     if len(body) < 4 or count == 0:
         raise Bad("body offset 0", f"must begin with the number of entries, 1 to {MAX_ENTRIES}")
-    if len(body) == 4 + count * _LEAF_ITEM.size and (append := _leaves(body)):
-        return append
-    keys, entries = _items_of(body, 4, count)
+    return count
+
+
+def _entries(body: bytes) -> Append:
+    keys, entries = _items_of(body, 4, _count(body))
     for number, (key, entry) in enumerate(zip(keys, entries, strict=True)):
         check_entry(key, entry, f"item {number}")
     return Append(tuple(keys), tuple(entries), body[4:])
 
 
+def parse_append(body: bytes) -> Append:
+    """Append of a body: u32 n, then n × {key 17 bytes, entry str16}; raises Bad with item and offset."""
+    return _leaves(body, _count(body)) or _entries(body)
+
+
 def parse_leaves(body: bytes) -> Append:
     """`parse_append` of leaves alone; raises NotALeaf for a policy event among them."""
-    append = parse_append(body)
+    if append := _leaves(body, _count(body)):
+        return append
+    append = _entries(body)
     event = next((number for number, entry in enumerate(append.entries) if entry[:1] == b"{"), None)
     if event is not None:
         raise NotALeaf(f"item {event}", "must be a leaf: policy events are appended by the operator alone")
