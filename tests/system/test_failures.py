@@ -76,7 +76,7 @@ def test_sequencer_is_down(shared: World) -> None:
             until(lambda: len(world.answers) >= before + 100, "100 answers without a sequencer")
             until(lambda: waits(world.statistics()), "the agent tells that receipts wait for the sequencer")
             waiting = world.answers[before : before + 100]
-        assert {answer.status for answer in waiting} <= {200, 201, 403}
+        assert {answer.status for answer in waiting} <= {200, 201, 202, 403}  # 202: parked, where the machine was late
     world.until_logged()
     logged = {leaf.receipt_id.hex() for leaf in world.leaves()}
     assert {answer.receipt for answer in waiting} <= logged
