@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -136,6 +136,9 @@ def purposed(purpose: bytes) -> bytes:
     return b"knhk.dev/wrapped-key/v1\n" + purpose
 
 
-def leaves_digest(hashes: Sequence[bytes]) -> str:
+def leaves_digest(hashes: Iterable[bytes]) -> str:
     """`leafHashes` of an event: over RFC 6962 leaf hashes in the order of their indexes."""
-    return sha256(b"".join(hashes)).hexdigest()
+    digest = sha256()
+    for each in hashes:
+        digest.update(each)
+    return digest.hexdigest()

@@ -252,6 +252,13 @@ def parse_record(data: bytes, where: str) -> Record:
     return Record(flags == ERASED, cluster, salt, leaves, observation, actions, flags == SEALED)
 
 
+def erased_payload(record: Record) -> bytes:
+    """What an erasure leaves of a record's payload: its leaves, and zeros as long as salt, O and A were."""
+    parts = [_RECORD.pack(1, len(record.leaves), ERASED, 0, bytes(16)), *record.leaves]
+    parts += [len(field).to_bytes(4, "big") + bytes(len(field)) for field in (record.observation, *record.actions)]
+    return b"".join(parts)
+
+
 def check_record(record: Record, where: str) -> None:
     """Raises Bad unless each leaf's H(O), H(A), time and verdict are those of the bytes beside it. Erased or sealed: nothing to
     check here."""

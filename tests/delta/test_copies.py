@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from delta_world import decided
 
-from knhk_runtime.record import SEGMENT_HEAD
+from knhk_runtime.outbox.erasing import erase_segment
+from knhk_runtime.record import SEGMENT_HEAD, parse_record
 from knhk_runtime.sequencer.copies import MAX_OUTBOXES, Copies, Elsewhere, Full, NoPod
 from knhk_verify.errors import Bad
 
@@ -55,6 +56,25 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(Bad):
             copies.add(POD, OUTBOX, (0, SEGMENT_HEAD + len(ONE)), body)
     assert (tmp_path / "observations" / SOURCE / f"{0:016x}.seg").read_bytes() == before
+
+
+def test_what_was_erased_since_may_be_sent_again_and_stays_away(tmp_path: Path) -> None:
+    copies = Copies(tmp_path / "observations")
+    copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), ONE + TWO)
+    copies.add(POD, OUTBOX, (1, SEGMENT_HEAD), ONE + TWO)
+    paths = [tmp_path / "observations" / SOURCE / f"{number:016x}.seg" for number in (0, 1)]
+    for path in paths:
+        assert erase_segment(path, lambda record: record.leaves == parse_record(TWO[8:], "two").leaves) == 1
+        assert TWO not in path.read_bytes()
+    before = paths[1].read_bytes()
+    for number, sent in ((0, ONE + TWO), (1, ONE), (1, ONE + TWO)):
+        copies.add(POD, OUTBOX, (number, SEGMENT_HEAD), sent)
+    assert paths[1].read_bytes() == before
+    with pytest.raises(Bad, match="is there with other bytes"):
+        copies.add(POD, OUTBOX, (1, SEGMENT_HEAD), ONE + THREE)
+    copies.add(POD, OUTBOX, (1, SEGMENT_HEAD + len(ONE)), TWO + THREE)
+    assert paths[1].read_bytes() == before + THREE
+    assert copies.end(POD, OUTBOX) == (1, SEGMENT_HEAD + len(ONE + TWO + THREE))
 
 
 @pytest.mark.parametrize("client", ["", "spiffe://knhk.dev/component/knhk-operator", f"{POD}/../x", POD.replace("erp", "../erp")])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from delta_world import HOUR_NS, Failing
-from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault, counts
+from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault, counts, plain
 
 from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
@@ -17,7 +17,10 @@ from knhk.reconcilers.ledger import Kept
 from knhk.wiring.archive import opened_folder
 from knhk_runtime.envelope import WINDOW_NS, leaves_digest
 from knhk_runtime.objects.folder import FolderStore
-from knhk_runtime.record import h_o, parse_record, scan_frames
+from knhk_runtime.record import SEGMENT_HEAD, frame, h_o, parse_record, scan_frames
+from knhk_runtime.sealing import Sealing
+from knhk_runtime.sequencer.copies import Copies, source_of
+from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.subject_keys import Held
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.notes import verify_proof
@@ -130,8 +133,6 @@ def test_the_erased_record_no_longer_confirms_a_guess(vault: Vault) -> None:
     vault.yard.log.integrate()
     (path,) = (vault.yard.log_dir / "observations" / SOURCE).glob("*.seg")
     record = parse_record(scan_frames(path.read_bytes(), 0, "s")[0][0][1], "r")
-    from privacy_world import plain
-
     guess = parse_record(plain(number, ANNA).frames[8:], "guess").observation
     assert h_o(record.salt, guess) != parse_leaf(record.leaves[0]).h_o
 
@@ -145,6 +146,52 @@ def test_records_from_before_the_point_had_privacy_are_erased_too(vault: Vault) 
     assert (told.plan.leaves, told.plan.keys, told.state) == (2, (), DONE)
     assert vault.files_with(ANNA) == []
     assert vault.files_with(BOB)
+
+
+POD, OUTBOX = "spiffe://knhk.dev/ns/erp/point/orders/pod/pod-1", "0123456789abcdef"
+COPY = source_of(POD, OUTBOX)
+
+
+def copied(vault: Vault) -> tuple[Path, bytes]:
+    """The one segment of a pod's copy, with records of Anna and Bob, and its frames as the pod sent them."""
+    vault.yard.outbox(COPY, acked=False)
+    for number in range(6):
+        vault.record((ANNA, BOB)[number % 2], source=COPY, sealed=number > 1)
+    path = vault.yard.log_dir / "observations" / COPY / f"{0:016x}.seg"
+    return path, path.read_bytes()[SEGMENT_HEAD:]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_of_a_pods_copy_the_last_segment_is_rewritten_and_the_pod_goes_on(vault: Vault, archived: bool) -> None:
+    path, sent = copied(vault)
+    if archived:
+        vault.yard.archived()
+    told = vault.eraser().erase(ANNA, BASIS)
+    assert (told.plan.leaves, told.records, told.rows) == (3, 3, 3 if archived else 0)
+    assert envelopes(vault, ANNA) == []
+    assert vault.files_with(ANNA) == []
+    assert len(path.read_bytes()) == SEGMENT_HEAD + len(sent)
+    copies = Copies(vault.yard.log_dir / "observations")
+    copies.add(POD, OUTBOX, (0, SEGMENT_HEAD), sent)  # its answer was lost
+    made = vault.sealer.entries(plain(len(vault.names), ANNA), Sealing(POINT, vault.privacy))
+    copies.add(POD, OUTBOX, (0, SEGMENT_HEAD + len(sent)), made.frames)
+    vault.yard.log.commit([parse_append(made.count.to_bytes(4, "big") + made.entries)])
+    vault.yard.archived()
+    assert counts(vault.replay_archive()) == counts(vault.replay()) == (4, 3, 0, 0, 0)
+    assert vault.files_with(ANNA) == []
+
+
+def test_a_pod_whose_copy_holds_what_is_no_record_holds_up_no_erasure(vault: Vault) -> None:
+    filled(vault)
+    path, _ = copied(vault)
+    path.write_bytes(path.read_bytes() + frame(b"no record"))
+    elsewhere = vault.yard.log_dir / "observations" / source_of(POD.replace("erp", "crm"), OUTBOX)
+    elsewhere.mkdir()
+    (elsewhere / path.name).write_bytes(path.read_bytes()[:SEGMENT_HEAD] + frame(b"nor this"))
+    told = vault.eraser().erase(ANNA, BASIS)
+    assert (told.state, told.plan.leaves) == (DONE, 12)
+    assert all(vault.tag(ANNA) not in each.read_bytes() for each in (vault.yard.log_dir / "observations").rglob("*.seg"))
+    assert path.read_bytes().endswith(frame(b"no record"))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it is done", "after it is done"])

@@ -21,11 +21,11 @@ from knhk.ports.recorded import Found, Ranges, Recorded
 from knhk.reconcilers.archiving import Archive
 from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
 from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
-from knhk_runtime.outbox.erasing import erase_segment
-from knhk_runtime.record import SEGMENT_HEAD, Record, parse_observation, parse_record, scan_frames
+from knhk_runtime.outbox.erasing import erase_segment, is_copy, records_in
+from knhk_runtime.record import Record, parse_observation
+from knhk_runtime.sequencer.copies import whole
 from knhk_runtime.subject_keys import ErasableKeys, Held, OnHold, Work
 from knhk_runtime.subjects import Privacy
-from knhk_runtime.tlog.folder import segment_number
 from knhk_runtime.tlog.served import Served
 from knhk_verify.errors import Bad
 from knhk_verify.tree import leaf_hash
@@ -154,13 +154,11 @@ class Beside(Copies):
 
     def digest(self, targets: Ranges) -> str:
         """See the port."""
-        wanted = set(indexes_of(targets))
-        hashes = {index: leaf_hash(entry) for index, entry in enumerate(self.log().entries()) if index in wanted}
-        return leaves_digest([hashes[index] for index in indexes_of(targets)])
+        return leaves_digest(map(leaf_hash, entries_at(self.log(), targets)))
 
     def rewrite(self, targets: Ranges) -> tuple[int, int]:
         """See the port."""
-        return rewrite(self, set(indexes_of(targets)), self.is_here)
+        return rewrite(self, targets, self.is_here)
 
     def _whose(self, point: str, record: Record) -> bytes | str | None:
         """Whose record it is, by tag, or by name where there is no way to a tag; None when nobody says."""
@@ -183,23 +181,31 @@ class Beside(Copies):
         indexes, leaves = set[int](), set[bytes]()
         for path in self._segments():
             point = point_of(path.parent.name)
-            leaves.update(leaf for record in _records(path) if not record.erased and is_wanted(point, record) for leaf in record.leaves)
+            leaves.update(leaf for record in records_in(path) if not record.erased and is_wanted(point, record) for leaf in record.leaves)
         for row in self.rows():
             if not row.erased and row.log_index is not None and is_wanted(row.point, record_of(row)):
                 indexes.add(row.log_index)
-        for look in range(LOOKS):
-            shown = {entry: index for index, entry in enumerate(self.log().entries()) if entry in leaves}
-            if len(shown) == len(leaves) or look == LOOKS - 1:
+        return indexes | self._shown(leaves)
+
+    def _shown(self, leaves: set[bytes]) -> set[int]:
+        """Indexes of these leaves, as far as the log shows them by now: it is read once, and after each pause what is new."""
+        found, read = set[int](), 0
+        for look in range(LOOKS if leaves else 0):
+            if look:
+                self.clock.sleep(SETTLE_S)
+            log = self.log()
+            found.update(index for index, entry in enumerate(log.entries(read), read) if entry in leaves)
+            read = max(read, log.size)
+            if len(found) == len(leaves):
                 break
-            self.clock.sleep(SETTLE_S)
-        return indexes | set(shown.values())
+        return found
 
     def _recorded(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
         """What segments of outboxes hold; of one that is gone meanwhile nothing."""
-        return ((path, record) for path in paths for record in _records(path))
+        return ((path, record) for path in paths for record in records_in(path))
 
     def _segments(self) -> list[Path]:
-        return [path for folder in self.folders() for path in sorted(folder.glob("*.seg"))]
+        return [path for folder in self.folders() if self.is_here(point_of(folder.name)) for path in sorted(folder.glob("*.seg"))]
 
 
 @dataclass
@@ -491,45 +497,39 @@ def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> R
     return Reapplied(erased.events, len(there), holds=len(restored), queued=len(queued))
 
 
-def rewrite(at: Copies, indexes: Collection[int], is_here: Callable[[str], bool] = everywhere) -> tuple[int, int]:
+def entries_at(log: Served, targets: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """Entries of a log at ascending ranges of indexes: nothing else of it is read than the bundles that hold them. Raises Bad."""
+    return map(log.entry, indexes_of(targets))
+
+
+def rewrite(at: Copies, targets: Ranges, is_here: Callable[[str], bool] = everywhere) -> tuple[int, int]:
     """(records of outboxes, rows of the archive) of these points that lost what was recorded. Raises Waiting while an agent appends to a
     segment that holds some: it begins another one when it sees that keys were destroyed."""
-    leaves = {entry for index, entry in enumerate(at.log().entries()) if index in indexes} if indexes else set[bytes]()
-    folders = [folder for folder in at.folders() if is_here(point_of(folder.name))]
-    records = sum(_rewrite_outbox(at, folder, leaves) for folder in folders) if leaves else 0
-    return records, at.archive.erase(indexes, is_here) if at.archive is not None and indexes else 0
+    if not targets:
+        return 0, 0
+    leaves = set(entries_at(at.log(), targets))
+    records = sum(_rewrite_outbox(at, folder, leaves) for folder in at.folders() if is_here(point_of(folder.name)))
+    return records, at.archive.erase(list(indexes_of(targets)), is_here) if at.archive is not None else 0
 
 
 def _rewrite_outbox(at: Copies, folder: Path, leaves: set[bytes]) -> int:
     def is_wanted(record: Record) -> bool:
         return any(leaf in leaves for leaf in record.leaves)
 
-    erased = 0
-    last = max(folder.glob("*.seg"), default=None)
-    for path in sorted(folder.glob("*.seg")):
-        if path != last:
-            erased += erase_segment(path, is_wanted)
-    if last is None or not any(is_wanted(record) and not record.erased for record in _records(last)):
+    if not (segments := sorted(folder.glob("*.seg"))):
+        return 0
+    last, erased = segments[-1], sum(erase_segment(path, is_wanted) for path in segments[:-1])
+    if not any(is_wanted(record) and not record.erased for record in records_in(last)):
         return erased
-    if "~" in folder.name:  # a copy that may grow: its ciphertext stays until the archive removes it, and no key opens it
-        return erased
+    if is_copy(folder.name):
+        with whole(folder.parent):  # the log's server adds nothing meanwhile
+            return erased + erase_segment(last, is_wanted)
     for _ in range(LOOKS):
         with at.closed(folder.name) as nobody:
             if nobody or max(folder.glob("*.seg")) != last:
                 return erased + erase_segment(last, is_wanted)
         at.clock.sleep(SETTLE_S)
     raise Waiting("Outbox", f"{last}: its agent still appends to it; run `knhk receipt erase --resume` again", SETTLE_S)
-
-
-def _records(path: Path) -> Iterable[Record]:
-    """Of a segment that is gone meanwhile none."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return ()
-    if len(data) < SEGMENT_HEAD:
-        return ()
-    return [parse_record(payload, f"{path} offset {at}") for at, payload in scan_frames(data, segment_number(path), str(path))[0]]
 
 
 def _text(plan: Plan) -> str:

@@ -128,17 +128,7 @@ def erasures(said: Erasures, options: Options, tell: Callable[[str], None], made
         found = said.files.current()
         return Pair(found.chain, found.key)
 
-    def turn(act: Act) -> tuple[int, int]:
-        """What waits is archived first: the last segment of a copy, which may grow, is not rewritten, but its rows are."""
-
-        def alone() -> tuple[int, int]:
-            while made.round() is not None:
-                pass
-            return act()
-
-        return turns.ask(alone)
-
-    server = ErasureServer(Https.of(said.exchange, context), partial(beside, Unheld), pages, turn)
+    server = ErasureServer(Https.of(said.exchange, context), partial(beside, Unheld), pages, turns.ask)
     with ExitStack() as stack:
         stack.callback(turns.end)
         begin: Callable[[], int] | None = partial(

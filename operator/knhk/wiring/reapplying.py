@@ -17,6 +17,7 @@ from knhk.adapters.system import SystemClock
 from knhk.lockchain import PolicyEvent
 from knhk.model.faults import KnhkError, NotFound, Stalled
 from knhk.reconcilers.archiving import Archive
+from knhk.reconcilers.delta import ranges_of
 from knhk.reconcilers.erasing import Copies, Erased, Reapplied, erased_by, everywhere, is_of, reapply_keys, rewrite
 from knhk.wiring import privacy
 from knhk.wiring.archive import opened
@@ -109,7 +110,7 @@ def _outboxes(places: Places, erased: Erased, log: Opened, dry: bool) -> Reappli
     if dry or places.home is None:
         return Reapplied()
     copies = Copies(places.outboxes, None, lambda: log.served, partial(closed, places.home), SystemClock())
-    return Reapplied(records=sum(rewrite(copies, indexes, _points(of))[0] for of, indexes in sorted(erased.of.items())))
+    return Reapplied(records=sum(rewrite(copies, ranges_of(indexes), _points(of))[0] for of, indexes in sorted(erased.of.items())))
 
 
 def _points(namespace: str) -> Callable[[str], bool]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knhk_runtime.durable import sync_folder
-from knhk_runtime.record import SEGMENT_HEAD, SEGMENT_MAGIC, scan_frames
+from knhk_runtime.record import SEGMENT_HEAD, SEGMENT_MAGIC, erased_payload, frame, parse_record, scan_frames
 from knhk_verify.errors import Bad
 
 CLIENT_BYTES = 1 << 30  # that wait for the archive, of one client
@@ -41,7 +41,8 @@ class Elsewhere(Exception):
 
 
 class Copies:
-    """Outboxes below one folder. Safe from any thread; one process only. Methods raise OSError."""
+    """Outboxes below one folder. Safe from any thread; one process only. What is there already may be sent again, also where an erasure
+    took it away since: then it stays away. Methods raise OSError."""
 
     def __init__(self, folder: Path, client_bytes: int = CLIENT_BYTES) -> None:
         self.folder = folder
@@ -55,7 +56,7 @@ class Copies:
             return self._end(self.folder / name)
 
     def add(self, client: str, outbox: str, at: tuple[int, int], frames: bytes) -> None:
-        """Durable when it returns; what is there already may be sent again. Raises NoPod, Bad, Full and Elsewhere."""
+        """Durable when it returns. Raises NoPod, Bad, Full and Elsewhere."""
         name = source_of(client, outbox)
         _check(at, frames)
         folder = self.folder / name
@@ -78,11 +79,11 @@ class Copies:
     def _holds(self, folder: Path, at: tuple[int, int], frames: bytes) -> bool:
         """Whether these bytes are there, or were: the archive has taken segments before the last."""
         path = folder / f"{at[0]:016x}.seg"
-        return not path.exists() or _slice(path, at[1], len(frames)) == frames
+        return not path.exists() or _is_of(_slice(path, at[1], len(frames)), frames)
 
     def _append(self, folder: Path, at: tuple[int, int], frames: bytes, size: int) -> None:
         path, there = folder / f"{at[0]:016x}.seg", min(len(frames), size - at[1])
-        if _slice(path, at[1], there) != frames[:there]:
+        if not _is_of(_slice(path, at[1], there), frames[:there]):
             raise Bad(f"segment {at[0]} offset {at[1]}", "is there with other bytes")
         handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -144,6 +145,27 @@ def _check(at: tuple[int, int], frames: bytes) -> None:
     head = SEGMENT_MAGIC + bytes(8)
     if scan_frames(head + frames, 0, "body")[1] != len(head) + len(frames):
         raise Bad("body", "must be whole frames")
+
+
+def _is_of(kept: bytes, sent: bytes) -> bool:
+    """Whether these bytes of a copy are what was sent, or what erasures left of it."""
+    if kept == sent or len(kept) != len(sent):
+        return kept == sent
+    at = 0
+    while at < len(sent):
+        end = at + 8 + int.from_bytes(sent[at : at + 4], "big")
+        if kept[at:end] != sent[at:end] and (end > len(sent) or kept[at:end] != _erased(sent[at:end])):
+            return False
+        at = end
+    return True
+
+
+def _erased(sent: bytes) -> bytes:
+    """What an erasure leaves of a frame; none of what is no record."""
+    try:
+        return frame(erased_payload(parse_record(sent[8:], "frame")))
+    except Bad:
+        return b""
 
 
 def _slice(path: Path, offset: int, size: int) -> bytes:
