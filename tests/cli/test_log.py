@@ -212,6 +212,12 @@ def test_a_receipt_shows_names_but_never_values(knhk: Any, log: Any) -> None:
     assert "alice" not in answer.text
 
 
+def test_a_receipt_is_shown_with_the_name_of_its_pack_and_an_event_by_its_index(knhk: Any, log: Any) -> None:
+    answer = knhk("receipt", "show", "4", "--log", log.dir)
+    assert [(row["index"], row["kind"].split()[0]) for row in answer.out["entries"]] == [(4, "POLICY")]
+    assert knhk("receipt", "show", "4", "--log", log.dir, "-n", "nowhere").exit == 1
+
+
 def test_a_receipt_is_proven_and_a_wrong_tile_disproves_it(knhk: Any, log: Any) -> None:
     for receipt in (*log.receipts, "4"):
         answer = knhk("receipt", "verify", receipt, "--log", log.dir)

@@ -49,10 +49,10 @@ from knhk.ports.compiler import Compiler
 from knhk.ports.placement import Placed
 from knhk.reconcilers.context import Ports, statement_of
 from knhk.reconcilers.controller import Controller
-from knhk.reconcilers.receipts import entries
 from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring.cluster import Options, led
 from knhk.wiring.pods import Adapt, PodOptions, pods
+from knhk_runtime.tlog.folder import log_entries
 from loopback_ports import free_port
 
 ORIGIN = "knhk.dev/test"
@@ -339,7 +339,7 @@ class World:
 
     def statements(self) -> list[dict[str, Any]]:
         """What the log says, in order; every entry is a policy event."""
-        return [statement_of(entry.data.decode()) for entry in entries(self.folder / "log")]
+        return [statement_of(entry.decode()) for entry in log_entries(self.folder / "log")]
 
     def check(self, slept: int = 0) -> None:
         """Epochs only grow, and name one document each; what was enforced was ordered before; nothing was promoted twice; every event of

@@ -11,12 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from knhk.adapters.kube_client import KubeClient
 from knhk.cli import main
-from knhk.model.faults import AlreadyExists
+from knhk.model.faults import AlreadyExists, Waiting
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "receipts"))
@@ -272,3 +273,103 @@ def test_a_decision_is_there_as_soon_as_the_log_has_it(risk: Kubectl, written: W
     assert [item["metadata"]["name"] for item in json.loads(read(risk("get", "--raw", path)))["items"]] == [name]
     later = risk("get", "--raw", path.replace(f"={size}&", "=999999&"))
     assert "Too large resource version" in later.stderr
+
+
+class Ask:
+    """`knhk receipt …` on a machine without home, log and keys, with the kubeconfig of rosa alone."""
+
+    def __init__(self, cluster: Cluster, written: Written, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._home, self._kubeconfig, self._capsys = home, cluster.user("rosa"), capsys
+        self._keys = ("--root", str(written.folder.parent / "keys" / "root.pub"), "--keys", str(written.folder / "keys.json"))
+
+    def __call__(self, *words: str, trusting: bool = False, code: int = 0) -> Any:
+        asked = ["--home", str(self._home), "receipt", *words, "--kubeconfig", str(self._kubeconfig), "-o", "json"]
+        assert main([*asked, *(self._keys if trusting else ())]) == code
+        said = self._capsys.readouterr()
+        return json.loads(said.out or said.err)
+
+    def of_file(self, file: Path) -> Any:
+        assert main(["--home", str(self._home), "receipt", "verify", str(file), *self._keys, "-o", "json"]) == 0
+        return json.loads(self._capsys.readouterr().out)
+
+
+TWICE = (b"RING0002" + (90).to_bytes(8, "big")).hex()
+Twice = tuple[int, int]
+
+
+@pytest.fixture(scope="module")
+def twice(written: Written, server: ReceiptsServer, client: KubeClient) -> Twice:
+    """Entries of a receipt that both arms gave, of a pack that somebody approved and that went live."""
+    approved = written.event("Approved", LIMITS, actor="ann", stage="production"), written.event("Promoted", LIMITS, stage="production")
+    written.add(*approved, *(leaf(90, ring=b"RING0002", pack=LIMITS, verdict=2, flags=arm) for arm in (0, 1)))
+    size, path = written.served.size, "/apis/receipts.knhk.dev/v1alpha1/decisionreceipts"
+    for _ in range(60):  # each waits up to seconds, there
+        with contextlib.suppress(Waiting):
+            client.call("GET", path, {"resourceVersion": str(size), "limit": "1"})
+            break
+    return size - 2, size - 1
+
+
+@pytest.fixture
+def ask(risk: Kubectl, cluster: Cluster, written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
+    return Ask(cluster, written, tmp_path / "none", capsys)
+
+
+@pytest.mark.parametrize("words", [(TWICE, "-n", "erp"), (f"erp/{TWICE}",)])
+def test_a_decision_is_verified_by_its_receipt_id_with_the_steps_of_its_files(
+    ask: Ask, risk: Kubectl, twice: Twice, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    of_files = list[dict[str, Any]]()
+    for name in (TWICE, f"{TWICE}-candidate"):
+        file = tmp_path / name
+        file.write_text(read(risk("get", "decisionreceipt", name, "-n", "erp", "-o", "json")))
+        of_files += [{**step, "what": step["what"].replace(str(file), f"erp/{name}")} for step in ask.of_file(file)["steps"]]
+    told = ask("verify", *words, trusting=True)
+    assert told["verified"]
+    assert [step for step in of_files if step not in told["steps"]] == []
+    assert all(any(step["what"].startswith(f"erp/{name}: inclusion") for step in of_files) for name in (TWICE, f"{TWICE}-candidate"))
+
+
+@pytest.mark.parametrize(("index", "says"), [("1104", "DECISION ADMIT"), ("1", "Signed of pack/erp/limits@1.0.0")])
+def test_an_entry_is_verified_and_shown_by_its_index(ask: Ask, index: str, says: str) -> None:
+    assert any(says in step["detail"] for step in ask("verify", index, "-n", "erp", trusting=True)["steps"])
+    assert [row["index"] for row in ask("show", index, "-n", "erp")["entries"]] == [int(index)]
+
+
+def test_a_receipt_is_shown_as_the_cluster_has_it(ask: Ask, twice: Twice) -> None:
+    told = ask("show", TWICE, "-n", "erp")
+    assert [(row["index"], row["flags"], row["subject"]) for row in told["entries"]] == [
+        (twice[0], [], "pack/erp/limits@1.0.0"),
+        (twice[1], ["candidate"], "pack/erp/limits@1.0.0"),
+    ]
+    assert told["observations"] == []
+
+
+def test_a_receipt_has_its_lineage_for_who_may_read_receipts(ask: Ask, twice: Twice) -> None:
+    """What made its pack live, and each row held against its proof; its payload is another's to read."""
+    told = ask("lineage", TWICE, "-n", "erp", "--verify", trusting=True)
+    assert [(row["index"], row["arm"]) for row in told["rows"]] == list(zip(twice, ("stable", "candidate"), strict=True))
+    for row in told["rows"]:
+        assert (row["verdict"], row["pack"]["name"], row["record"], row["verified"]) == ("DENY", "erp/limits@1.0.0", "unread", True)
+        assert [approval["approver"] for approval in row["approvals"]] == ["ann"]
+        assert "Promoted" in [event["event"] for event in row["live"]]
+    assert (told["verified"], told["missing"]) == (True, [])
+    assert any("inclusion" in step["what"] and step["ok"] for step in told["steps"])
+
+
+OTHER = (b"RING0003" + bytes(8)).hex()  # of namespace crm
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("verify", "0" * 32, "-n", "erp"), 1, f"namespace erp: no receipt {'0' * 32} in its log"),
+        (("verify", OTHER, "-n", "erp"), 1, "namespace erp: no receipt"),
+        (("verify", OTHER, "-n", "crm"), 3, "forbidden"),
+        (("verify", OTHER), 3, "or a namespace must be named: -n NAMESPACE"),
+        (("show", "999999", "-n", "erp"), 1, "namespace erp: no entry 999999 in its log"),
+        (("lineage", "0" * 32, "-n", "erp"), 3, f"no receipt {'0' * 32} in the cluster's log, and as a name: "),
+    ],
+)
+def test_a_receipt_that_is_not_there_or_not_theirs_to_read_is_told(ask: Ask, words: tuple[str, ...], code: int, says: str) -> None:
+    assert says in ask(*words, trusting=words[0] != "show", code=code)["error"]

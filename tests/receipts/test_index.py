@@ -89,6 +89,22 @@ def test_pages_are_what_a_reading_of_all_entries_gives(written: Written, index: 
         assert pages(index, selection, limit) == expected, text
 
 
+def test_an_entry_is_found_by_its_index_of_whichever_kind(written: Written, index: ReceiptIndex) -> None:
+    written.add(written.event("Signed"), leaf(1), leaf(2), written.event("Promoted"))
+    index.follow(ORIGIN, written.served)
+    everything = list(index.rows())
+    for row in everything:
+        asked = field_selector(f"logIndex={row.number}")
+        assert index.page(asked, 9).rows == (row,)
+        assert list(index.rows(asked)) == [row]
+        assert index.page((decisions(), *asked), 9).rows == ((row,) if row.traits["kind"] != "POLICY" else ())
+        assert index.page((policy_events(), *asked), 9).total == (row.traits["kind"] == "POLICY")
+    for wrong in ("logIndex=4", f"logIndex={10**30}", "logIndex=x", "logIndex=", "logIndex=1,verdict=DENY"):
+        assert index.page(field_selector(wrong), 9).rows == (), wrong
+    with pytest.raises(Refused, match="must be =: one receipt is asked for by it"):
+        field_selector("logIndex!=1")
+
+
 def test_a_page_is_of_the_log_as_it_was_when_the_first_was_asked_for(written: Written, index: ReceiptIndex) -> None:
     written.add(written.event("Signed"), *(leaf(n) for n in range(5)))
     index.follow(ORIGIN, written.served)

@@ -25,7 +25,7 @@ from typing import Any
 from knhk.lockchain import NOTARISED
 from knhk.lockchain.entries import Row
 from knhk.lockchain.receipts import label_value, named, pack_digest, receipt_name
-from knhk.model.selection import EVENT_TRAITS, FLAGS, INTERVAL, Requirement, Selection, Traits, equal, exactly, holds
+from knhk.model.selection import EVENT_TRAITS, FLAGS, INTERVAL, SINGLE, Requirement, Selection, Traits, equal, exactly, holds
 from knhk_runtime.tlog.served import Served
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
@@ -61,6 +61,7 @@ CREATE INDEX entries_by_receipt ON entries (substr(data, 101, 16)) WHERE length(
 """
 _INSERT_EVENT = f"INSERT INTO events VALUES ({', '.join('?' * (1 + len(EVENT_COLUMNS)))})"
 _NEWEST = "SELECT number, data FROM entries INDEXED BY entries_by_shape WHERE shape = ? AND number < ? ORDER BY number DESC"
+_AT = "SELECT number, shape, data FROM entries WHERE number = ? AND number < ? AND shape != 0"
 _OF_RECEIPT = (
     "SELECT number, shape, data FROM entries WHERE length(data) = 118 AND substr(data, 101, 16) = ? AND number < ? ORDER BY number DESC"
 )
@@ -229,12 +230,21 @@ class ReceiptIndex:
 
     def _decisions(self, db: sqlite3.Connection, selection: Selection, below: int) -> tuple[list[Iterator[Row]], int]:
         """Streams of the decisions that fit, each newest first, and how many there are."""
-        if (receipt := exactly(selection, "receipt")) is not None or (name := exactly(selection, "name")) is not None:
-            found = receipt_of_name(name if receipt is None and name is not None else receipt or "")
-            fitting = [row for row in self._of_receipt(db, found, below) if _fits(selection, row)]
+        if (single := self._single(db, selection, below)) is not None:
+            fitting = [row for row in single if _fits(selection, row)]
             return [iter(fitting)], len(fitting)
         shapes = [(shape, traits, entries) for shape, traits, entries in self._shapes(db) if holds(selection, traits)]
         return [self._newest(db, shape, traits, below) for shape, traits, _ in shapes], sum(entries for _, _, entries in shapes)
+
+    def _single(self, db: sqlite3.Connection, selection: Selection, below: int) -> list[Row] | None:
+        """Decisions that may fit where one entry or receipt is asked for, newest first; None where none is."""
+        if (number := exactly(selection, "number")) is not None:
+            return self._among(db, _AT, number, below)
+        receipt, name = exactly(selection, "receipt"), exactly(selection, "name")
+        if receipt is None and name is None:
+            return None
+        found = receipt_of_name(receipt if receipt is not None else name or "")
+        return [] if found is None else self._among(db, _OF_RECEIPT, found, below)
 
     def _events(self, db: sqlite3.Connection, selection: Selection, below: int, limit: int) -> tuple[Iterator[Row], int]:
         """The newest policy events that fit, and how many there are."""
@@ -295,10 +305,8 @@ class ReceiptIndex:
                 if db.in_transaction:
                     db.execute("COMMIT")
 
-    def _of_receipt(self, db: sqlite3.Connection, receipt: bytes | None, below: int) -> list[Row]:
-        if receipt is None:
-            return []
-        found = db.execute(_OF_RECEIPT, (receipt, below)).fetchall()
+    def _among(self, db: sqlite3.Connection, query: str, value: bytes | str, below: int) -> list[Row]:
+        found = db.execute(query, (value, below)).fetchall()
         traits = {shape: traits for shape, traits, _ in self._shapes(db)} if found else {}
         return [Row(number, traits[shape], data) for number, shape, data in found]
 
@@ -313,7 +321,7 @@ class ReceiptIndex:
 
     def rows(self, selection: Selection = ()) -> Iterator[Row]:
         """All that fit, oldest first, of one moment: nobody else may read in this thread meanwhile."""
-        if exactly(selection, "receipt") is not None or exactly(selection, "name") is not None:
+        if any(exactly(selection, trait) is not None for trait in SINGLE):
             yield from reversed(self.page(selection, 2).rows)
             return
         with self._reading() as db:
@@ -490,7 +498,7 @@ def _bounded(rows: Iterator[Row], limit: int) -> tuple[tuple[Row, ...], int | No
 
 def _where(selection: Selection) -> tuple[str, tuple[str, ...]] | None:
     """The condition for rows of table events, with its values; None when no policy event fits."""
-    own = [requirement for requirement in selection if requirement.trait in EVENT_COLUMNS]
+    own = [requirement for requirement in selection if requirement.trait in ("number", *EVENT_COLUMNS)]
     if not holds(tuple(requirement for requirement in selection if requirement not in own), {"kind": POLICY}):
         return None
     conditions = [_condition(requirement) for requirement in own]
@@ -508,7 +516,7 @@ def _condition(requirement: Requirement) -> tuple[str, tuple[str, ...]]:
 
 
 def _fits(selection: Selection, row: Row) -> bool:
-    own = {**row.traits, "name": row.name, "receipt": row.data[_RECEIPT].hex()}
+    own = {**row.traits, "name": row.name, "receipt": row.data[_RECEIPT].hex(), "number": str(row.number)}
     return holds(selection, own)
 
 

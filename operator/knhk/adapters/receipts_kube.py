@@ -45,7 +45,34 @@ def events(client: KubeClient, namespace: str | None, fields: str = "", labels: 
 
 def policy_receipt(client: KubeClient, namespace: str, name: str) -> dict[str, Any]:
     """The object of a policy event, with its proof. Raises as KubeClient.call."""
-    return client.call("GET", f"{BASE}/namespaces/{quote(namespace, safe='')}/policyreceipts/{quote(name, safe='')}")
+    return _object(client, namespace, "policyreceipts", name)
+
+
+def looked_up(client: KubeClient, namespace: str | None, word: str) -> list[Row]:
+    """The entry at an index, or the decisions of a receipt id (one for each arm), in the order of the log; of all namespaces without one.
+    Raises NotFound, and as `page`."""
+    at = word.isdecimal() and len(word) < 16
+    query = {"fieldSelector": f"{'logIndex' if at else 'receipt'}={word}"}
+    try:
+        found = page(client, namespace, query)[0] or (page(client, namespace, query, policy=True)[0] if at else [])
+    except Stalled as error:
+        if error.reason == "Forbidden" and namespace is None:
+            raise Stalled(error.reason, f"{error}, or a namespace must be named: -n NAMESPACE") from error
+        raise
+    if not found:
+        where = f"namespace {namespace}" if namespace else "this cluster"
+        raise NotFound(f"{where}: no {'entry' if at else 'receipt'} {word} in its log; a receipt enters it within a second")
+    return sorted(found, key=lambda row: row.number)
+
+
+def evidence(client: KubeClient, row: Row) -> dict[str, Any]:
+    """The object of a row, with its proof. Raises as KubeClient.call."""
+    plural = "policyreceipts" if row.traits["kind"] == "POLICY" else "decisionreceipts"
+    return _object(client, row.traits["namespace"], plural, row.name)
+
+
+def _object(client: KubeClient, namespace: str, plural: str, name: str) -> dict[str, Any]:
+    return client.call("GET", f"{BASE}/namespaces/{quote(namespace, safe='')}/{plural}/{quote(name, safe='')}")
 
 
 def _all(client: KubeClient, namespace: str | None, fields: str, labels: str, *, policy: bool) -> Iterator[Row]:

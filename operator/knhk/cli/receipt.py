@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 noun("receipt", "what was decided, and which policy events happened")
 
-LOG = Argument("--log", help="log folder (default HOME/log)", kind=Path, metavar="DIR")
 ID = Argument(
     "receipt",
     help="receipt id (32 hexadecimal digits, header knhk-receipt), or the index of an entry",
@@ -31,6 +30,7 @@ COLUMNS = ("index", "kind", "verdict", "class", "mode", "time", "pack", "receipt
 
 
 KUBECONFIG = Argument("--kubeconfig", help="ask this cluster, as its user may, and no log", kind=Path, metavar="FILE")
+NAMESPACE = Argument("--namespace", "-n", help="in which namespace (default: of decisions any, of Receipts default)", metavar="NS")
 
 
 @command(
@@ -183,7 +183,7 @@ def export(call: Call) -> Outcome:
 @command(
     ("receipt", "show"),
     summary="Show what a receipt says, and what is kept of its observation, without payloads",
-    arguments=(ID, LOG),
+    arguments=(ID, Argument("--namespace", "-n", help="only of this namespace", metavar="NS"), PLACE, *TLS, KUBECONFIG),
     output=obj(
         entries=array(ROW),
         observations=array(
@@ -198,20 +198,25 @@ def export(call: Call) -> Outcome:
             )
         ),
     ),
-    examples=("knhk receipt show 5f2c…", "knhk receipt show 17 --log ./log"),
+    examples=(
+        "knhk receipt show 5f2c…",
+        "knhk receipt show 17 --log ./log",
+        "knhk receipt show 5f2c… --kubeconfig risk.conf -n erp",
+    ),
+    detail="Observations are looked for beside a log folder only.",
 )
 def show(call: Call) -> Outcome:
     from knhk.reconcilers import receipts
-    from knhk.wiring.log_opening import opened
+    from knhk.wiring import evidence, receipt_reading
 
-    folder = _log_dir(call)
-    opened(str(folder))  # says so where there is none
-    found = receipts.of_receipt(folder, call.args.receipt)
-    rows = [receipts.describe(entry) for entry in found]
-    records = {where: record for entry in found if entry.is_leaf for where, record in receipts.records_of(folder, entry)}
+    args, home = call.args, Home(call.home)
+    found = receipt_reading.looked_up(args, home, args.receipt)
+    folder = None if args.kubeconfig is not None else evidence.folder(args.log or str(home.log))
+    decided = [receipts.Entry(row.number, row.data) for row in found if row.traits["kind"] != "POLICY"] if folder else []
+    records = {where: record for entry in decided if folder for where, record in receipts.records_of(folder, entry)}
     return Outcome(
         {
-            "entries": rows,
+            "entries": [receipts.describe_row(row) for row in found],
             "observations": [dict(receipts.observed(record, where)) for where, record in records.items()],
         }
     )
@@ -227,8 +232,8 @@ CERTIFIED = (
 SOURCE = Argument(
     "source",
     help="a file (a Receipt in JSON or YAML, the receipt of a decision, a checkpoint, a consistency proof), the folder of an audit bundle, "
-    "- for standard input; a receipt id (32 hexadecimal digits) or the index of an entry, looked up in --log; else [NAMESPACE/]NAME of a "
-    "Receipt in the home, or with --kubeconfig on a cluster",
+    "- for standard input; a receipt id (32 hexadecimal digits) or the index of an entry, looked up in the log, or with --kubeconfig and "
+    "without --log on the cluster; else [NAMESPACE/]NAME of a Receipt in the home, or with --kubeconfig on the cluster",
     metavar="SOURCE",
     repeat=True,
 )
@@ -244,7 +249,8 @@ SOURCE = Argument(
         KEYS,
         AT,
         *TLS,
-        Argument("--kubeconfig", help="cluster to read a named Receipt from", kind=Path),
+        KUBECONFIG,
+        NAMESPACE,
         TRUSTED_ROOT,
         *CERTIFIED,
     ),
@@ -255,6 +261,7 @@ SOURCE = Argument(
         "knhk receipt verify - --root root.pub --keys keys.json -o json",
         "knhk receipt verify erp/promoted-17 --kubeconfig admin.conf --root root.pub --keys keys.json",
         "knhk receipt verify 5f2c… --log https://log.example.com --root root.pub --keys keys.json",
+        "knhk receipt verify 5f2c… --kubeconfig risk.conf -n erp --root root.pub --keys keys.json",
     ),
     detail="From a pipe: kubectl get receipt -n erp promoted-17 -o yaml | knhk receipt verify - …\n"
     "Nothing is asked of a network unless --log is a URL or --kubeconfig is given. Several sources are held against one another:\n"
@@ -282,8 +289,16 @@ def verify(call: Call) -> Outcome:
         if witnesses.are_named(trust):
             witnesses.in_log(receipt_reading.index_of_log(home, log, place), log, bundle)
 
-    stdin = sys.stdin.buffer.read
-    found = wiring.sources(args.source, home, lambda: opened(place, args.ca_file, args.certificate), args.kubeconfig, stdin, told)
+    api = None if args.kubeconfig is None else receipt_reading.client(args.kubeconfig)
+    where = wiring.Where(
+        home,
+        lambda: opened(place, args.ca_file, args.certificate),
+        api,
+        None if args.log else api,
+        args.namespace,
+        told,
+    )
+    found = wiring.sources(args.source, where, sys.stdin.buffer.read)
     evidence = trust.evidence()
     for name, data in found:
         evidence.add(data, name)
@@ -295,10 +310,6 @@ def verify(call: Call) -> Outcome:
     apart = [step.what for step in steps if step.ok is None]
     answer = {"verified": verified, "not_judged": apart, "steps": [step._asdict() for step in steps]}
     return Outcome(answer, OK if verified else FAULTS, (steps_table(steps),))
-
-
-def _log_dir(call: Call) -> Path:
-    return call.args.log or Home(call.home).log
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> Table:

@@ -13,12 +13,15 @@ from knhk.cli.schema import array, obj, string
 from knhk.wiring.home import Home
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from contextlib import AbstractContextManager
 
     from knhk.wiring.exporting_cluster import Exporter
-    from knhk.wiring.lineage import Asked, Exported
+    from knhk.wiring.lineage import Asked, Exported, Found
 
-NAMESPACE = Argument("--namespace", "-n", help="whose key makes tags of names (default: default)", default="default", metavar="NS")
+NAMESPACE = Argument(
+    "--namespace", "-n", help="whose key makes tags of names (default: default); with --kubeconfig where receipts are (any)", metavar="NS"
+)
 TAG = Argument("--tag", help="SUBJECT is a tag (64 hexadecimal digits) and no name", flag=True)
 POINTER = Argument(
     "--pointer", help="the name may stand at this place of a JSON body, too (RFC 6901)", kind=pointer, repeat=True, metavar="/A/B"
@@ -59,9 +62,11 @@ COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "recor
         "knhk receipt lineage INV-2026-17 --pointer /invoice/number --archive ./delta",
         "knhk receipt lineage 5f2c…",
         "knhk receipt lineage c-117 -n ats --kubeconfig risk.conf",
+        "knhk receipt lineage 5f2c… -n erp --kubeconfig risk.conf",
     ),
     detail="Decisions with pack, data, who approved the pack, when it went live and which consents held then; consents and their\n"
     "withdrawals; erasures, legal holds and exports. Each row is an entry of the log: `knhk receipt verify ENTRY` verifies one alone.\n"
+    "With --kubeconfig a receipt wants the right to read receipts alone: its `record` is `unread` then; with --account it is a name.\n"
     "`missing`: which rows cannot be here for want of a key, and why; they are told on standard error, too.",
     exits={FAULTS: "something does not verify: `steps` say what and where; or rows are `missing`"},
 )
@@ -70,16 +75,12 @@ def lineage(call: Call) -> Outcome:
     from knhk.wiring import lineage as wiring
 
     args, home = call.args, Home(call.home)
-    if (exporting := exporter(call)) is not None:
-        from knhk.wiring.exporting_cluster import Subject
-
-        asked = asked_of(call, args.subject)
-        with exporting as there:
-            found, _, begun = there.find(Subject(asked.subject, asked.is_tag, asked.pointers))
-        folder, keys_json = None, begun.keys_json
-    else:
-        asked = asked_of(call, args.subject)
+    exporting, asked = exporter(call, args.namespace or "default"), asked_of(call, args.subject)
+    if exporting is None:
         found, folder, keys_json = wiring.find(asked, home), evidence.folder(asked.log), None
+    else:
+        found, keys_json = _on_cluster(args, asked, exporting)
+        folder = None
     steps = []
     if args.verify:
         steps = wiring.verified(found, evidence.trust(home, args.root, args.keys, args.at, folder, keys_json))
@@ -97,6 +98,25 @@ def lineage(call: Call) -> Outcome:
     return Outcome(data, OK if whole else FAULTS, (table, *([steps_table(bad)] if bad else [])), notes=found.missing)
 
 
+def _on_cluster(args: Namespace, asked: Asked, exporting: AbstractContextManager[Exporter]) -> tuple[Found, bytes | None]:
+    """A receipt by its API, else what is about a name or a tag; with keys.json where it came along."""
+    from knhk.model.faults import Stalled
+    from knhk.wiring import lineage_served
+    from knhk.wiring.exporting_cluster import Subject
+
+    as_receipt = asked.is_receipt and args.kubeconfig is not None and args.account is None
+    if as_receipt and (found := lineage_served.of_receipt(args.kubeconfig, args.namespace, asked.subject)) is not None:
+        return found, None
+    try:
+        with exporting as there:
+            found, _, begun = there.find(Subject(asked.subject, asked.is_tag, asked.pointers))
+    except Stalled as error:
+        if as_receipt:
+            raise Stalled(error.reason, f"no receipt {asked.subject} in the cluster's log, and as a name: {error}") from error
+        raise
+    return found, begun.keys_json
+
+
 def asked_of(call: Call, subject: str) -> Asked:
     """Raises Usage."""
     import re
@@ -110,7 +130,7 @@ def asked_of(call: Call, subject: str) -> Asked:
     return Asked(subject, namespace, args.tag, tuple(args.pointer), log, args.archive, key_place(call, namespace))
 
 
-def exporter(call: Call) -> AbstractContextManager[Exporter] | None:
+def exporter(call: Call, namespace: str | None) -> AbstractContextManager[Exporter] | None:
     """Of a namespace of a cluster; None where a log is at hand. Raises Usage."""
     args = call.args
     if args.kubeconfig is None and args.erasures is None:
@@ -125,10 +145,10 @@ def exporter(call: Call) -> AbstractContextManager[Exporter] | None:
     if args.kubeconfig is not None:
         if args.erasures is not None or args.key_service is not None:
             raise Usage("must come without --key-service and --erasures", "--kubeconfig")
-        if not args.namespace:
+        if not namespace:
             raise Usage("must be given with --kubeconfig", "--namespace")
-        return exporting_in(args.kubeconfig, args.namespace, args.account or "knhk-exporter")
-    place = key_place(call, args.namespace)
+        return exporting_in(args.kubeconfig, namespace, args.account or "knhk-exporter")
+    place = key_place(call, namespace)
     if place is None or args.erasures_token is None:
         raise Usage("must come with --key-service and --erasures-token", "--erasures")
     return exporting_there(place, Whom(args.erasures, args.erasures_token, place.authority))
@@ -143,7 +163,7 @@ def export_subject(call: Call) -> Outcome:
     args, home = call.args, Home(call.home)
     out: Path = args.out
     asked = asked_of(call, args.subject)
-    if (exporting := exporter(call)) is not None:
+    if (exporting := exporter(call, args.namespace)) is not None:
         from knhk.wiring.exporting_cluster import Subject
 
         wiring.demand_new(out)

@@ -12,12 +12,13 @@ FLAGS = ("stale", "cached", "brownout", "failOpen", "resumed")
 # What every decision receipt has, as fields and as labels. Those whose value may be empty are labels only where it is not.
 TRAITS = ("pack", "version", "packDigest", "kind", "class", "verdict", "mode", "arm", "region", *FLAGS)
 NAMED = {"metadata.name": "name", "metadata.namespace": "namespace"}
-FIELDS: Mapping[str, str] = {**NAMED, **{name: name for name in ("receipt", "event", *TRAITS)}}
+INDEXED = {"logIndex": "number"}
+FIELDS: Mapping[str, str] = {**NAMED, **INDEXED, **{name: name for name in ("receipt", "event", *TRAITS)}}
 LABELS: Mapping[str, str] = {name: name for name in TRAITS}
 # What a policy event has; a label has as much of its actor as a label may have. `time=2026-11` is all of that month: a time of less
 # precision is an interval (ISO 8601).
 EVENT_TRAITS = ("event", "pack", "version", "packDigest", "point", "stage", "verdict", "actor")
-EVENT_FIELDS: Mapping[str, str] = {**NAMED, **{name: name for name in (*EVENT_TRAITS, "time")}}
+EVENT_FIELDS: Mapping[str, str] = {**NAMED, **INDEXED, **{name: name for name in (*EVENT_TRAITS, "time")}}
 EVENT_LABELS: Mapping[str, str] = {**{name: name for name in EVENT_TRAITS if name != "version"}, "actor": "actorLabel"}
 INTERVAL = "time"
 # Traits that have these values and no others, or none (""): who mistypes one would take an empty answer for "there are none".
@@ -29,7 +30,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "arm": ("stable", "candidate"),
     **dict.fromkeys(FLAGS, ("true", "false")),
 }
-SINGLE = ("name", "receipt")
+SINGLE = ("name", "receipt", "number")
 MAX_SELECTOR = 8192  # characters
 MAX_REQUIREMENTS = 64  # of a selector
 _FIELD = re.compile(r"\s*+([A-Za-z][A-Za-z.]*)\s*+(==|=|!=)((?:[^,\\]|\\.)*)")
@@ -105,7 +106,7 @@ def _parsed(
             faults.append(Fault(where, f"{requirement.trait}{hint}", f"must be one of {', '.join(sorted(known))}"))
         requirement = replace(requirement, trait=known.get(requirement.trait, requirement.trait))
         if requirement.trait in SINGLE and not requirement.wanted:
-            faults.append(Fault(where, match[0], "must be =: one receipt is asked for by its name"))
+            faults.append(Fault(where, match[0], "must be =: one receipt is asked for by it"))
         if (values := VALUES.get(requirement.trait)) is not None:
             unknown = sorted(requirement.values - {"", *values})
             faults += [Fault(where, f"{requirement.trait}={value[:64]}", f"must be {_one_of(values, value)}") for value in unknown]

@@ -118,7 +118,7 @@ DECISION = Kind(
         ("Index", "integer", "Index in the log.", 1),
     ),
     doc="A decision, proven by a log. Nobody writes it here: the log does. Fields that select: metadata.name, "
-    f"metadata.namespace, receipt, {', '.join(TRAITS)}; the same but name, namespace and receipt are labels.",
+    f"metadata.namespace, receipt, logIndex, {', '.join(TRAITS)}; the same but name, namespace, receipt and logIndex are labels.",
     named="Name: the receipt id. Namespace: that of the pack.",
     spec={
         "leaf": text("The log entry, 118 bytes, base64."),
@@ -196,8 +196,8 @@ POLICY = Kind(
         ("Point", "string", "EnforcementPoint that it speaks of.", 1),
     ),
     doc="A policy event, proven by a log, for as long as there is the log: Receipts of knhk.dev leave by number and age. Fields that "
-    f"select: metadata.name, metadata.namespace, {', '.join(EVENT_TRAITS)}, and time, of which a part selects all that lies in it "
-    "(2026-11: a month); the same but name, namespace, version and time are labels.",
+    f"select: metadata.name, metadata.namespace, logIndex, {', '.join(EVENT_TRAITS)}, and time, of which a part selects all that lies in "
+    "it (2026-11: a month); the same but name, namespace, logIndex, version and time are labels.",
     named="Name: the event and its index in the log. Namespace: that of the pack, or of what else it speaks of.",
     spec={
         "event": text("Kind of the policy event, such as Promoted or RolledBack."),

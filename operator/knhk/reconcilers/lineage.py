@@ -117,20 +117,23 @@ class _Log:
         return [{name: row[name] for name in ("purpose", "state", "index")} for _, row in sorted(found.items())]
 
 
-def lineage(entries: Iterable[tuple[int, bytes]], kept: Mapping[bytes, Kept], wanted: Wanted) -> list[dict[str, Any]]:
+def lineage(
+    entries: Iterable[tuple[int, bytes | Mapping[str, Any]]], kept: Mapping[bytes, Kept], wanted: Wanted, absent: str = "gone"
+) -> list[dict[str, Any]]:
     """Rows in the order of the log; nothing is verified here. `entries`: by index, all of them, or those that are about it and
-    what tells of their packs and data. Raises Bad for what is no entry."""
+    what tells of their packs and data, which may be statements. `absent`: what is told of records that are not in `kept`. Raises Bad for
+    what is no entry."""
     log, rows = _Log(), list[dict[str, Any]]()
     for index, entry in entries:
-        if entry[:1] == b"{":
-            statement = statement_of(index, entry)
+        if isinstance(entry, Mapping) or entry[:1] == b"{":
+            statement = entry if isinstance(entry, Mapping) else statement_of(index, entry)
             log.take(index, statement)
             if (row := about(index, statement, wanted.tags)) is not None:
                 rows.append(row)
                 if row["kind"] in CONSENT_EVENTS:
                     log.consent(index, statement["predicate"])
         elif entry in kept or entry[100:116] in wanted.receipts:
-            rows.append(_decision(index, entry, kept.get(entry)))
+            rows.append(_decision(index, entry, kept.get(entry), absent))
     for row in rows:
         if row["what"] == "decision":
             _explain(row, log)
@@ -168,7 +171,7 @@ def about(index: int, statement: Mapping[str, Any], tags: Collection[str]) -> di
     return {**told, "subject": name, "evidence": evidence}
 
 
-def _decision(index: int, entry: bytes, kept: Kept | None) -> dict[str, Any]:
+def _decision(index: int, entry: bytes, kept: Kept | None, absent: str) -> dict[str, Any]:
     leaf = parse_leaf(entry, f"entry {index}")
     row: dict[str, Any] = {
         "index": index,
@@ -180,7 +183,7 @@ def _decision(index: int, entry: bytes, kept: Kept | None) -> dict[str, Any]:
         "arm": "candidate" if leaf.flags & 1 else "stable",
         "receipt": leaf.receipt_id.hex(),
         "pack": leaf.pack.hex() if any(leaf.pack) else "",
-        "record": kept.state if kept else "gone",
+        "record": kept.state if kept else absent,
         "where": kept.where if kept else "",
     }
     if kept is not None and kept.record is not None:

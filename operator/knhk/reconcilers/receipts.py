@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from knhk.lockchain.entries import Row
-from knhk.model.faults import Fault, NotFound, Refused
 from knhk.model.times import rfc3339_ns
 from knhk_runtime.record import Record, check_record, parse_observation, parse_record
-from knhk_runtime.tlog.folder import log_entries, log_records
+from knhk_runtime.tlog.folder import log_records
 from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_leaf
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
@@ -29,36 +28,6 @@ class Entry:
     @property
     def is_leaf(self) -> bool:
         return len(self.data) == LEAF_SIZE and self.data[0] == 1
-
-
-def entries(log_dir: Path) -> Iterator[Entry]:
-    """All entries in order, unverified. Raises Bad."""
-    yield from (Entry(i, data) for i, data in enumerate(log_entries(log_dir)))
-
-
-def of_receipt(log_dir: Path, receipt: str) -> list[Entry]:
-    """Leaves with this receipt id (32 hexadecimal digits), or the policy event at this index (a number). Raises NotFound and Bad."""
-    if receipt.isdecimal() and len(receipt) < 16:
-        found = [entry for entry in entries(log_dir) if entry.index == int(receipt)]
-    else:
-        try:
-            wanted = bytes.fromhex(receipt)
-        except ValueError:
-            wanted = b""
-        if len(wanted) != 16:
-            raise Refused(
-                [
-                    Fault(
-                        "receipt",
-                        receipt,
-                        "must be 32 hexadecimal digits, or the index of an entry",
-                    )
-                ]
-            )
-        found = [entry for entry in entries(log_dir) if entry.is_leaf and entry.data[100:116] == wanted]
-    if not found:
-        raise NotFound(f"{log_dir}: no receipt {receipt} in this log; a receipt enters it within a second")
-    return found
 
 
 def describe(entry: Entry) -> dict[str, Any]:

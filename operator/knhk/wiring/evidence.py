@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from knhk.adapters import log_reading
@@ -26,6 +26,9 @@ from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence, Step
 from knhk_verify.note import unb64
 from knhk_verify.signed import MAX_BYTES, member, parse_json, parse_time
+
+if TYPE_CHECKING:
+    from knhk.adapters.kube_client import KubeClient  # takes a second to import
 
 FOLDERS = ("receipts", "checkpoints", "consistency")  # of an audit bundle
 
@@ -86,16 +89,24 @@ def side(place: str, ca_file: Path | None = None, certificate: Path | None = Non
     return Side(place, Path(place).read_text("utf-8", "replace"), None)
 
 
-def sources(
-    words: Sequence[str],
-    home: Home,
-    log: Callable[[], Opened],
-    kubeconfig: Path | None,
-    stdin: Callable[[], bytes],
-    beside: Callable[[Opened, Bundle], None] = lambda log, bundle: None,
-) -> list[tuple[str, bytes]]:
-    """(name, bytes) of the evidence that the words name: see `knhk receipt verify`. `beside` adds what a log says of what it proves. Raises
-    NotFound, Bad, Refused, Stalled, Waiting."""
+@dataclass(frozen=True)
+class Where:
+    """Where what is no file is looked for. `log`: opens the log at hand; `api`: the cluster that Receipts are in, None: the home; `ids`:
+    the cluster that receipt ids and indexes of entries are looked up in, None: the log. `beside` adds what a log says of what it proves."""
+
+    home: Home
+    log: Callable[[], Opened]
+    api: KubeClient | None = None
+    ids: KubeClient | None = None
+    namespace: str | None = None
+    beside: Callable[[Opened, Bundle], None] = lambda log, bundle: None
+
+
+_ENTRY = re.compile("(?:([a-z0-9-]{1,63})/)?([0-9a-f]{32}|[0-9]{1,15})")
+
+
+def sources(words: Sequence[str], where: Where, stdin: Callable[[], bytes]) -> list[tuple[str, bytes]]:
+    """(name, bytes) of the evidence that the words name: see `knhk receipt verify`. Raises NotFound, Bad, Refused, Stalled, Waiting."""
     found = list[tuple[str, bytes]]()
     for word in words:
         if word == "-":
@@ -107,20 +118,35 @@ def sources(
             found += [(str(path), _read(path)) for path in files]
         elif Path(word).exists():
             found += _documents(word, _read(Path(word)))
-        elif re.fullmatch("[0-9a-f]{32}|[0-9]{1,15}", word):
-            bundle, opened_log = Bundle(), log()
-            for index in index_of(opened_log, word):
-                bundle.prove(opened_log.served, index, opened_log.note)
-            beside(opened_log, bundle)
-            found += [(f"{opened_log.served.name} {name}", text.encode()) for name, text in bundle.files().items()]
+        elif (entry := _ENTRY.fullmatch(word)) and where.ids is not None:
+            found += _served(where.ids, entry[1] or where.namespace, entry[2])
+        elif entry and not entry[1]:
+            found += _logged(where, word)
         else:
             try:
-                named = _named(word, home, kubeconfig)
+                named = _named(word, where)
             except NotFound as error:
                 must = "must be a file, a receipt id (32 hexadecimal digits), the index of an entry, or [NAMESPACE/]NAME of a Receipt"
                 raise NotFound(f"{error}, and {word} is no file: {must}") from error
-            found.append((word, _proven(named, log)))
+            found.append((word, _proven(named, where.log)))
     return found
+
+
+def _logged(where: Where, word: str) -> list[tuple[str, bytes]]:
+    """Of a receipt id, or the index of an entry, in the log."""
+    bundle, log = Bundle(), where.log()
+    for index in index_of(log, word):
+        bundle.prove(log.served, index, log.note)
+    where.beside(log, bundle)
+    return [(f"{log.served.name} {name}", text.encode()) for name, text in bundle.files().items()]
+
+
+def _served(api: KubeClient, namespace: str | None, word: str) -> list[tuple[str, bytes]]:
+    """The same as a cluster serves it, each with its own checkpoint."""
+    from knhk.adapters import receipts_kube
+
+    rows = receipts_kube.looked_up(api, namespace, word)
+    return [(f"{row.traits['namespace']}/{row.name}", _bytes(receipts_kube.evidence(api, row))) for row in rows]
 
 
 def _read(path: Path) -> bytes:
@@ -144,19 +170,17 @@ def _documents(name: str, data: bytes) -> list[tuple[str, bytes]]:
     return [(f"{name} document {number}", json.dumps(document).encode()) for number, document in enumerate(documents, 1)]
 
 
-def _named(word: str, home: Home, kubeconfig: Path | None) -> Mapping[str, Any]:
-    """The Receipt NAMESPACE/NAME, or NAME in the namespace default."""
+def _named(word: str, where: Where) -> Mapping[str, Any]:
+    """The Receipt NAMESPACE/NAME, or NAME in the namespace that was given, else in default."""
     namespace, slash, name = word.rpartition("/")
-    key = Key("Receipt", namespace if slash else "default", name)
-    if kubeconfig is None:
-        with open_store(home, must_exist=True) as store:
+    key = Key("Receipt", namespace if slash else where.namespace or "default", name)
+    if (api := where.api) is None:
+        with open_store(where.home, must_exist=True) as store:
             stored = store.get(key)
             return {"spec": stored.spec, "status": stored.status}
-    from knhk.adapters.kube_client import KubeClient, api_client  # takes a second to import
     from knhk.adapters.kube_documents import collection
     from knhk.adapters.receipts_kube import policy_receipt
 
-    api = KubeClient(api_client(kubeconfig))
     path = f"{collection('Receipt', quote(key.namespace, safe=''))}/{quote(name, safe='')}"
     try:
         return api.call("GET", path)
@@ -174,8 +198,13 @@ def _proven(receipt: Mapping[str, Any], log: Callable[[], Opened]) -> bytes:
         from_log = log()
         proof = from_log.served.inclusion(int(spec["logIndex"]), from_log.note)
         spec = {name: value for name, value in spec.items() if name != "checkpoint"} | {"proof": proof}
+    return _bytes({**receipt, "spec": spec})
+
+
+def _bytes(receipt: Mapping[str, Any]) -> bytes:
+    """What is evidence of a receipt: its spec, and what others outside said of it."""
     outside = {name: value for name, value in receipt.get("status", {}).items() if name == "sigstore"}
-    return json.dumps({"spec": spec, "status": outside}, ensure_ascii=False).encode()
+    return json.dumps({"spec": receipt["spec"], "status": outside}, ensure_ascii=False).encode()
 
 
 def kept(found: Sequence[tuple[str, bytes]], log_dir: Path | None) -> list[Step]:

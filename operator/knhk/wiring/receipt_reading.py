@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING
 
 from knhk.adapters.receipt_index import POLICY, ReceiptIndex, decisions, policy_events
 from knhk.lockchain.entries import Row
-from knhk.model.faults import Fault, Refused
+from knhk.model.faults import Fault, NotFound, Refused
 from knhk.model.selection import EVENT_FIELDS, EVENT_LABELS, FIELDS, LABELS, Selection, equal, field_selector, label_selector
 from knhk.wiring.home import Home, cache
 from knhk.wiring.log_opening import Opened, opened
 
 if TYPE_CHECKING:
     from knhk.adapters.kube_client import KubeClient
+
+
+ARMS = 16  # decisions of one receipt that are shown; there are two
 
 
 def selection(args: Namespace) -> Selection:
@@ -49,6 +53,24 @@ def chosen(args: Namespace, home: Home, log: Opened, place: str) -> list[int]:
     return [row.number for row in reversed(rows)]
 
 
+def looked_up(args: Namespace, home: Home, word: str) -> tuple[Row, ...]:
+    """The entry at an index, or the decisions of a receipt id, in the order of the log: of a cluster, or of a log. Raises NotFound,
+    Refused, and as either."""
+    if not re.fullmatch("[0-9a-f]{32}|[0-9]{1,15}", word):
+        raise Refused([Fault("receipt", word, "must be 32 hexadecimal digits, or the index of an entry")])
+    if args.kubeconfig is not None:
+        from knhk.adapters import receipts_kube
+
+        return tuple(receipts_kube.looked_up(client(args.kubeconfig), args.namespace, word))
+    place = args.log or str(home.log)
+    own = () if args.namespace is None else (equal("namespace", args.namespace),)
+    asked = (equal("number" if len(word) < 16 else "receipt", word), *own)
+    found = followed(home, place, args.ca_file, args.certificate).page(asked, ARMS).rows
+    if not found:
+        raise NotFound(f"{place}: no receipt {word} in this log; a receipt enters it within a second")
+    return tuple(reversed(found))
+
+
 def _file(home: Home, place: str) -> Path:
     if Path(place).absolute() == home.log:
         return home.receipts
@@ -75,7 +97,7 @@ def listed(args: Namespace, home: Home, limit: int) -> Listed:
         fields, labels = _selectors(args)
         query = {"fieldSelector": fields, "labelSelector": labels, "limit": str(limit), "continue": token or ""}
         query = {name: text for name, text in query.items() if text}
-        rows, more, size = receipts_kube.page(_client(args), args.namespace, query, policy=args.kind == POLICY)
+        rows, more, size = receipts_kube.page(client(args.kubeconfig), args.namespace, query, policy=args.kind == POLICY)
         return Listed(tuple(rows), None, size, more or None)
     if token is not None and not (token.isascii() and token.isdecimal() and len(token) < 19):
         raise Refused([Fault("--continue", token[:64], "must be `continue` of an earlier page")])
@@ -94,7 +116,7 @@ def _selected(args: Namespace, home: Home, *, policy: bool) -> Iterator[Row]:
         from knhk.adapters import receipts_kube
 
         read = receipts_kube.events if policy else receipts_kube.decisions
-        yield from read(_client(args), args.namespace, *_selectors(args))
+        yield from read(client(args.kubeconfig), args.namespace, *_selectors(args))
         return
     what = policy_events() if policy else decisions()
     yield from followed(home, args.log or str(home.log), args.ca_file, args.certificate).rows((what, *selection(args)))
@@ -110,17 +132,18 @@ def _events(args: Namespace, home: Home) -> Iterator[Row]:
     if args.kubeconfig is not None:
         from knhk.adapters import receipts_kube
 
-        yield from receipts_kube.events(_client(args), args.namespace)
+        yield from receipts_kube.events(client(args.kubeconfig), args.namespace)
         return
     own = () if args.namespace is None else (equal("namespace", args.namespace),)
     index = followed(home, args.log or str(home.log), args.ca_file, args.certificate)
     yield from index.rows((policy_events(), *own))
 
 
-def _client(args: Namespace) -> KubeClient:
-    from knhk.adapters.kube_client import KubeClient, api_client
+def client(kubeconfig: Path) -> KubeClient:
+    """Raises Stalled."""
+    from knhk.adapters.kube_client import KubeClient, api_client  # takes a second to import
 
-    return KubeClient(api_client(args.kubeconfig))
+    return KubeClient(api_client(kubeconfig))
 
 
 def _selectors(args: Namespace) -> tuple[str, str]:
