@@ -22,7 +22,8 @@ standard library and this frame at its top; import everything else inside the fu
     )
     def get(call: Call) -> Outcome:
         from knhk.adapters.store_sqlite import SqliteStore          # heavy imports here
-        call.say("reading the store")                               # progress, standard error, terminal only
+        call.say("reading the store")                               # what it does, standard error, terminal only
+        call.far("items", 10, 100)                                  # how far it is, as often as you like: knhk.cli.progress
         items = [...]
         return Outcome({"items": items}, tables=(Table("", ("name",), tuple((i["name"],) for i in items)),))
 
@@ -48,6 +49,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from knhk.cli.progress import Meter
 from knhk.model.faults import (
     Conflict,
     Corrupt,
@@ -58,6 +60,7 @@ from knhk.model.faults import (
     Stalled,
     Waiting,
 )
+from knhk.model.progress import Far
 from knhk.wiring.home import DEFAULT_HOME, find_home
 
 OK, FAULTS, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -197,11 +200,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a command: its arguments, the home folder, and `say` for progress."""
+    """One call of a command: its arguments, the home folder; `say` tells what it does, `far` how far it is."""
 
     args: argparse.Namespace
     home: Path
     say: Callable[[str], None]
+    far: Far
 
 
 Handler = Callable[[Call], Outcome]
@@ -405,7 +409,11 @@ def run(argv: Sequence[str]) -> int:
             return OK
         if made is None:
             raise Usage("a command is missing; see `knhk --help`")
-        outcome = made.handler(Call(args, find_home(args.home).root, _say))
+        meter = Meter(sys.stderr)
+        try:
+            outcome = made.handler(Call(args, find_home(args.home).root, meter.say, meter))
+        finally:
+            meter.clear()
         show(outcome, args.output or made.default)
         return outcome.exit
     except BrokenPipeError:
@@ -559,12 +567,6 @@ def _printable(text: str) -> str:
 def _print(text: str) -> None:
     sys.stdout.write(_printable(text) + "\n")
     sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
 
 
 def _version() -> str:

@@ -94,6 +94,7 @@ FOUND = array(obj(where=string(), what=string()))
         "knhk log verify ./log --vkey 'knhk.dev/local+0123abcd+AQ…' --root root.pub -o json | jq .bad",
         "knhk log verify ./mirror --root root.pub --keys keys.json --witnesses policy",
     ),
+    detail="It changes nothing, and one that was ended begins anew.",
     exits={FAULTS: "something does not verify; each is listed in `bad`"},
 )
 def verify(call: Call) -> Outcome:
@@ -104,7 +105,7 @@ def verify(call: Call) -> Outcome:
     folder = _log_dir(call)
     policy = read_policy(call.args.witnesses) if call.args.witnesses else None
     keys = call.args.keys.read_bytes() if call.args.keys else None
-    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder), policy, keys)
+    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder), policy, keys, call.far)
     data = report_json(report)
     summary = tuple((name, str(data[name])) for name in ("size", "root", "receipts", "leaves", "events", "observations", "erased"))
     tables = [Table("", ("", ""), summary)]
@@ -124,7 +125,8 @@ def verify(call: Call) -> Outcome:
     output=obj(to=string(), commits=integer(), rows=integer(), waiting_bytes=integer(), unmatched=integer()),
     examples=("knhk log archive", "knhk log archive ./log --to s3://audit/delta"),
     detail="The layout is formats/delta.md: DuckDB, pyarrow and others read it as it is. `waiting_bytes` the log has not acknowledged, or\n"
-    "not shown yet; `unmatched` records are none of the log's. On a cluster `python -m knhk.archive` does so all the time.",
+    "not shown yet; `unmatched` records are none of the log's. One that was ended goes on after its last commit. On a cluster\n"
+    "`python -m knhk.archive` does so all the time.",
 )
 def archive(call: Call) -> Outcome:
     from knhk.wiring.archive import Options, opened_folder, run_once
@@ -132,7 +134,7 @@ def archive(call: Call) -> Outcome:
     folder = _log_dir(call)
     opened_folder(folder)  # beside what is no log nothing is made
     to = call.args.to or str(Home(call.home).root / "delta")
-    found = run_once(Options(folder, to, folder / "archive")).progress
+    found = run_once(Options(folder, to, folder / "archive"), call.far).progress
     told = {"commits": found.commits, "rows": found.rows, "waiting_bytes": found.waiting_bytes, "unmatched": found.unmatched}
     return Outcome({"to": to} | told, tables=(Table("", ("", ""), tuple((name, str(value)) for name, value in told.items())),))
 
@@ -149,7 +151,8 @@ def archive(call: Call) -> Outcome:
     output=obj(place=string(), before=integer(), after=integer(), merged=integer(), commits=integer()),
     examples=("knhk log compact", "knhk log compact s3://audit/delta --target-mib 64 -o json"),
     detail="`python -m knhk.archive` does so by itself, ten minutes after an hour is over. Rows, hashes and envelopes stay what they are.\n"
-    "A crash is mended by the next run, and of two that write one is refused. How others read meanwhile: formats/delta.md.",
+    "One that was ended goes on, a crash is mended by the next run, and of two that write one is refused. How others read meanwhile:\n"
+    "formats/delta.md.",
 )
 def compact(call: Call) -> Outcome:
     from knhk.reconcilers.compacting import Policy
@@ -161,7 +164,8 @@ def compact(call: Call) -> Outcome:
     place = call.args.place or str(Home(call.home).root / "delta")
     settle_s = None if call.args.open_hours else Policy.settle_s
     policy = Policy(call.args.target_mib << 20, settle_s=settle_s, few=2)
-    found = vars(wired.compact(place, policy, KEEP_S if call.args.keep_s is None else call.args.keep_s))
+    keep_s = KEEP_S if call.args.keep_s is None else call.args.keep_s
+    found = vars(wired.compact(place, policy, keep_s, call.far))
     return Outcome({"place": place} | found, tables=(Table("", ("", ""), tuple((name, str(value)) for name, value in found.items())),))
 
 

@@ -66,13 +66,15 @@ COMMON = (SOURCE, PLACE, REGISTRY, *PULL, ROOT, KEYS, *TLS, SUBJECT_KEYS, *KEY_S
     "`differences` tells the first 100 in words; `unrecorded` counts leaves whose O is not kept there. Of an archive the log's tiles and\n"
     "root are recomputed from its entries, too: `entries` of this shard, `root` by the first one; --log says where the log is. Of a log\n"
     "that grows, --size (of a checkpoint older than the archive's lag) has every shard see the same, and counts nothing as unrecorded\n"
-    "that is only on its way. `knhk log gather` makes one of the shards.\n"
+    "that is only on its way. One that was ended begins anew: of an archive make it in shards and keep what each says, and `knhk log\n"
+    "gather` makes one of them.\n"
     "What another evaluator of slower guards decided is told as `evaluator missing`.",
     exits={FAULTS: "a decision came out different, could not be replayed, or has no record here"},
 )
 def replay(call: Call) -> Outcome:
     from dataclasses import asdict
 
+    from knhk.model.progress import counted
     from knhk.reconcilers import replaying
     from knhk.wiring import replays
     from knhk.wiring.log_opening import opened
@@ -82,13 +84,14 @@ def replay(call: Call) -> Outcome:
     if replays.is_archive(source):
         log = _log(call)
         then, found = _then(call, log), _packs(call, log, Home(call.home).registry)
-        result = replaying.replay_segments(replays.kept(source), then.served, found.evaluator, evaluator_digest(), shard, _unsealer(call))
+        records, opens = replays.kept(source), _unsealer(call)
+        result = replaying.replay_segments(records, then.served, found.evaluator, evaluator_digest(), shard, opens, call.far)
     else:
         _whole(call, "shard", "size")
         log = opened(source)
         then, found = _then(call, log), _packs(call, log, Path(source).parent / "registry")
-        entries = then.served.entries_under(then.root)
-        result = replaying.replay(Path(source), entries, found.evaluator, evaluator_digest(), _unsealer(call))
+        entries = counted(then.served.entries_under(then.root), call.far, "entries", then.served.size)
+        result = replaying.replay(Path(source), entries, found.evaluator, evaluator_digest(), _unsealer(call), call.far)
         result.entries = result.size = then.served.size
         result.root = then.root.hex()
     return Outcome(asdict(result), FAULTS if result.different or result.unrecorded else OK, tables_of(result))
@@ -142,12 +145,12 @@ def audit(call: Call) -> Outcome:
     if replays.is_archive(source):
         log, beside = _log(call), Home(call.home).registry
         then = _then(call, log)
-        admitted = replays.archived(source, then.served, then.root)
+        admitted = replays.archived(source, then.served, then.root, call.far)
     else:
         _whole(call, "size")
         log, beside = opened(source), Path(source).parent / "registry"
         then = _then(call, log)
-        admitted = replays.recorded(Path(source), then.served, then.root)
+        admitted = replays.recorded(Path(source), then.served, then.root, call.far)
     found = auditing.audit(admitted, sources, _packs(call, log, beside).loaded, _unsealer(call))
     kinds = {name: {**asdict(k), "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]} for name, k in found.kinds.items()}
     data = {"goal_ppm": goal, "kinds": kinds, "unjudged": found.unjudged}
@@ -202,7 +205,7 @@ def state(call: Call) -> Outcome:
     at = call.args.at or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     log = _log(call)
     keys = _keys(call, log)
-    then = asdict(state_at(replays.events(log.served, keys, replays.proven(log, keys).root), at))
+    then = asdict(state_at(replays.events(log.served, keys, replays.proven(log, keys).root, call.far), at))
     for pack in then["packs"].values():
         del pack["aborted"]
     packs = tuple(

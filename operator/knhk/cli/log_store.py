@@ -28,7 +28,8 @@ FINDINGS = array(obj(where=string(), what=string(), mendable=boolean()))
     output=obj(size=integer(), root=string(), tiles=integer(), bad=FINDINGS, notes=FINDINGS, mended=array(string())),
     examples=("knhk log fsck .knhk/log", "knhk log fsck s3://bucket/log --repair"),
     detail="Without --repair nothing is changed. --repair needs the sequencer to be stopped. Entries and checkpoints are never made:\n"
-    "what they lack must come from a mirror (`knhk log follow`) or a backup. Keys and endpoint of S3 come from AWS_… in the environment.",
+    "what they lack must come from a mirror (`knhk log follow`) or a backup. Keys and endpoint of S3 come from AWS_… in the environment.\n"
+    "One that was ended begins anew.",
     exits={FAULTS: "something does not fit and was not mended; each is listed in `bad`"},
 )
 def fsck(call: Call) -> Outcome:
@@ -43,10 +44,10 @@ def fsck(call: Call) -> Outcome:
     store = open_store(place)
     verifier = parse_vkey(call.args.vkey) if call.args.vkey else log_stores.own_verifier(store)
     with log_stores.alone(store, place) if call.args.repair else nullcontext():
-        found, mended = fsck(store, verifier), list[str]()
+        found, mended = fsck(store, verifier, call.far), list[str]()
         if call.args.repair and found.mendable():
             mended = [one.where for one in mend(store, found)]
-            found = fsck(store, verifier)
+            found = fsck(store, verifier, call.far)
         mended += log_stores.swept(store) if call.args.repair else []
     data = {"size": found.size, "root": found.root, "tiles": found.tiles}
     data |= {"bad": _rows(found.bad), "notes": _rows(found.notes), "mended": mended}
@@ -85,7 +86,8 @@ def _rows(found: list[Finding]) -> list[dict[str, object]]:
     detail="`relation` says how SOURCE stands to DEST; what is ahead has been mirrored when this says so. The mirror is a log in a store\n"
     "of its own: `knhk log verify`, `fsck`, `diff` and any reader of C2SP tiles take it. Of a fork both signed checkpoints are kept in\n"
     "DEST/evidence; `knhk log diff SOURCE DEST --out` proves it. One follower at a time writes a mirror. Keys of the log that turn are\n"
-    "followed by keys.json, signed by the pinned root: --keys is read again at each look, and so is what the log has of it.",
+    "followed by keys.json, signed by the pinned root: --keys is read again at each look, and so is what the log has of it. One that\n"
+    "was ended goes on after the last checkpoint that it mirrored: a first one begins anew.",
     exits={FAULTS: "the log has forked, or what it serves does not verify: nothing of it is in the mirror"},
 )
 def follow(call: Call) -> Outcome:
@@ -101,7 +103,7 @@ def follow(call: Call) -> Outcome:
     while True:
         try:
             (newest, *others), over = log_stores.verifiers_for(fetch, args.source, Home(call.home), args.vkey, args.root, args.keys)
-            found = follow(args.source, fetch, mirror, newest, others, over)
+            found = follow(args.source, fetch, mirror, newest, others, over, call.far)
         except Waiting as error:
             if args.once:
                 raise

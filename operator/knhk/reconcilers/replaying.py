@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from knhk.model.faults import KnhkError, Waiting
+from knhk.model.progress import Far, counted, unheard
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator
 from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
@@ -104,7 +105,14 @@ class _Task:
     action: bytes
 
 
-def replay(log_dir: Path, entries: Iterable[bytes], load: Load, evaluator_digest: bytes, unsealer: Unsealer = NO_ACCESS) -> Replayed:
+def replay(
+    log_dir: Path,
+    entries: Iterable[bytes],
+    load: Load,
+    evaluator_digest: bytes,
+    unsealer: Unsealer = NO_ACCESS,
+    far: Far = unheard,
+) -> Replayed:
     """Replay every DECISION leaf among the log's entries from the records in a log folder. `evaluator_digest` names the cold tier of this
     installation; `unsealer` opens sealed records.
 
@@ -115,7 +123,8 @@ def replay(log_dir: Path, entries: Iterable[bytes], load: Load, evaluator_digest
     logged = {entry_key(entry): entry for entry in entries if len(entry) == LEAF_SIZE and entry[0] == 1}
     result, seen, other = Replayed(), set[bytes](), dict[bytes, str]()
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
-    for where, leaf, kept, arm in unsealer.ahead(_decided(log_dir, logged, seen, other), lambda each: each[2]):
+    decided = counted(_decided(log_dir, logged, seen, other), far, "decisions", len(logged))
+    for where, leaf, kept, arm in unsealer.ahead(decided, lambda each: each[2]):
         if (record := result.opened(kept, leaf, where, unsealer)) is None:
             continue
         group = (leaf.pack, parse_observation(record.observation, where).bundle)
@@ -163,7 +172,13 @@ class Shard:
 
 
 def replay_segments(
-    segments: Segments, log: Served, load: Load, evaluator_digest: bytes, shard: Shard = Shard(), unsealer: Unsealer = NO_ACCESS
+    segments: Segments,
+    log: Served,
+    load: Load,
+    evaluator_digest: bytes,
+    shard: Shard = Shard(),
+    unsealer: Unsealer = NO_ACCESS,
+    far: Far = unheard,
 ) -> Replayed:
     """Replay the DECISION leaves of an archive's segments (formats/delta.md) against a log, and recompute the log's tiles and root from its
     entries: each shard its part, all shards together everything.
@@ -172,7 +187,8 @@ def replay_segments(
     when a pack cannot be had just now."""
     result, seen = Replayed(size=log.size, shard=f"{shard.number}/{shard.count}"), Marks(log.size)
     waiting: dict[tuple[bytes, bytes], list[_Task]] = {}
-    for where, leaf, kept in unsealer.ahead(_archived(segments, log, shard, seen, result), lambda each: each[2]):
+    archived = counted(_archived(segments, log, shard, seen, result), far, "decisions", log.size if shard.count == 1 else None)
+    for where, leaf, kept in unsealer.ahead(archived, lambda each: each[2]):
         if (record := result.opened(kept, leaf, where, unsealer)) is None:
             continue
         group = (leaf.pack, parse_observation(record.observation, where).bundle)
@@ -181,7 +197,7 @@ def replay_segments(
             _judge(group, waiting.pop(group), load, evaluator_digest, result)
     for group, tasks in waiting.items():
         _judge(group, tasks, load, evaluator_digest, result)
-    _recompute(log, shard, seen, result)
+    _recompute(log, shard, seen, result, far)
     return result
 
 
@@ -220,11 +236,13 @@ class Marks:
         return bool(self._bits[index >> 3] >> (index & 7) & 1)
 
 
-def _recompute(log: Served, shard: Shard, seen: Marks, result: Replayed) -> None:
+def _recompute(log: Served, shard: Shard, seen: Marks, result: Replayed, far: Far) -> None:
     """The tiles over the entries of this shard, those above them by the first shard; and what no record is kept of. Raises Bad."""
-    for n in range(-(-log.size // TILE)):
+    bundles = -(-log.size // TILE)
+    for n in range(bundles):
         if not shard.has(n):
             continue
+        far("bundles of entries", n, bundles)
         entries = log.entries_of(n)
         if b"".join(map(leaf_hash, entries)) != log.tile(0, n):
             raise Bad(tile_path(0, n, len(entries)), "is not what its entries give: the log was altered")

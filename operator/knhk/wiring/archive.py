@@ -15,6 +15,7 @@ from knhk.adapters.health_http import served
 from knhk.adapters.log_indexes import LogIndexes
 from knhk.adapters.system import SystemClock
 from knhk.model.faults import Corrupt, KnhkError, NotFound, Waiting
+from knhk.model.progress import Far, unheard
 from knhk.ports.clock import Clock
 from knhk.reconcilers.archiving import COMMIT_BYTES, Archive, Opened
 from knhk.reconcilers.compacting import Policy
@@ -77,11 +78,15 @@ def archive(options: Options, clock: Clock | None = None) -> Archive:
     )
 
 
-def run_once(options: Options) -> Archive:
+def run_once(options: Options, far: Far = unheard) -> Archive:
     """Rounds until nothing waits that the log shows."""
     made = archive(options)
+    whole = made.waiting()
+    far("bytes of records", 0, whole)
     while made.round() is not None:
-        pass
+        left = made.waiting()
+        whole = max(whole, left)  # agents go on meanwhile
+        far("bytes of records", whole - left, whole)
     made.waiting()
     return made
 
@@ -96,14 +101,14 @@ class Compacted:
     commits: int
 
 
-def compact(place: str, policy: Policy, keep_s: float = KEEP_S) -> Compacted:
+def compact(place: str, policy: Policy, keep_s: float = KEEP_S, far: Far = unheard) -> Compacted:
     """Merges until nothing is to be merged. Raises Waiting for records that another writer has begun to archive, and NotFound."""
     made = Ledger(open_store(place), delta_parquet, SystemClock(), keep_s=keep_s)
     if made.followed().number < 0:
         raise NotFound(f"{place}: is no archive: nothing was ever archived there")
     before = len(made.contents().files)
     while made.compact(policy) is not None:
-        pass
+        far("segments merged", made.progress.merged, None)
     made.tidy()
     return Compacted(before, len(made.contents().files), made.progress.merged, made.progress.commits)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from knhk.adapters import log_reading
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import KnhkError, NotFound, Stalled, Waiting
+from knhk.model.progress import Far, counted, unheard
 from knhk.reconcilers.auditing import Loaded
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator, load
@@ -73,10 +74,10 @@ def _entries(log: Served, root: bytes | None) -> Iterator[bytes]:
     return log.entries() if root is None else log.entries_under(root)
 
 
-def events(log: Served, keys: Keys, root: bytes | None = None) -> Iterator[tuple[int, PolicyEvent]]:
+def events(log: Served, keys: Keys, root: bytes | None = None, far: Far = unheard) -> Iterator[tuple[int, PolicyEvent]]:
     """(index, event) of the policy events of a log, their signatures verified; at their end, where `root` is given, that nothing was left
     out or put elsewhere: all entries give it. Raises Bad and Refused."""
-    for index, entry in enumerate(_entries(log, root)):
+    for index, entry in enumerate(counted(_entries(log, root), far, "entries", log.size)):
         if entry[:1] == b"{":
             yield index, parse_event(verify_event(entry, keys, f"entry {index}")[0])
 
@@ -154,14 +155,17 @@ class Packs:
         pull(str(self.pull), digest, self.folder, auth=self.auth, tls=self.tls)
 
 
-def recorded(log_dir: Path, log: Served, root: bytes | None = None) -> Iterator[tuple[str, Leaf, Record | None]]:
+def recorded(log_dir: Path, log: Served, root: bytes | None = None, far: Far = unheard) -> Iterator[tuple[str, Leaf, Record | None]]:
     """(place, leaf, record) of what is kept beside a log folder and in the log; then, without a record, the leaves of which none is kept.
     Raises Bad, also where `root` is given and the entries do not give it."""
-    logged = {entry_key(entry): entry for entry in _entries(log, root) if len(entry) == LEAF_SIZE and entry[0] == 1}
+    entries = counted(_entries(log, root), far, "entries", log.size)
+    logged = {entry_key(entry): entry for entry in entries if len(entry) == LEAF_SIZE and entry[0] == 1}
+    count = len(logged)
     for where, payload in log_records(log_dir):
         record = parse_record(payload, where)
         for data in record.leaves:
             if logged.get(key := entry_key(data)) == data:
+                far("leaves", count - len(logged), count)
                 del logged[key]
                 yield where, parse_leaf(data, where), record
     for entry in logged.values():
@@ -188,16 +192,18 @@ def kept(place: str) -> Kept:
     return Kept(open_store(place), delta_parquet)
 
 
-def archived(place: str, log: Served, root: bytes | None = None) -> Iterator[tuple[str, Leaf, Record | None]]:
+def archived(place: str, log: Served, root: bytes | None = None, far: Far = unheard) -> Iterator[tuple[str, Leaf, Record | None]]:
     """The same of an archive, an entry of the log once, however often a record of it was kept. Raises Bad, and as ObjectStore does."""
-    segments, told = kept(place), Marks(log.size)
+    segments, told, count = kept(place), Marks(log.size), 0
     for name in segments.names():
         for row in segments.rows(name):
             if row.log_index is None or row.log_index >= log.size:  # archived since, or after the size that is asked for
                 continue
             if log.entry(row.log_index) != row.leaf or not told.add(row.log_index):
                 continue
+            far("entries", count, log.size)
+            count += 1
             yield f"{name}: {row.source}", parse_leaf(row.leaf, name), record_of(row)
-    for index, entry in enumerate(_entries(log, root)):
+    for index, entry in enumerate(counted(_entries(log, root), far, "entries without a record", log.size)):
         if len(entry) == LEAF_SIZE and entry[0] == 1 and not told.has(index):
             yield f"log entry {index}", parse_leaf(entry), None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from knhk.model.progress import Far, counted, unheard
 from knhk_runtime.record import SEGMENT_HEAD, check_record, entry_key, parse_record, parse_wal_payload, scan_frames
 from knhk_runtime.tlog.folder import Folder, Tile, segment_number
 from knhk_runtime.tlog.notes import format_vkey
@@ -53,8 +54,8 @@ def _needed(size: int) -> set[Tile]:
 
 
 class _Audit:
-    def __init__(self, log_dir: Path) -> None:
-        self.report = Report()
+    def __init__(self, log_dir: Path, far: Far) -> None:
+        self.report, self.far = Report(), far
         self.folder = Folder(log_dir, self.bad)
         self.hashes = bytearray()  # leaf hashes, 32 bytes each
         self.places = list[str]()  # file and offset of each entry
@@ -92,6 +93,7 @@ class _Audit:
     def entries(self, tiles: set[Tile], size: int) -> None:
         """All entries, in order: those below `size`, and what is there beyond."""
         for path, width, data in self.folder.bundles(tiles, size):
+            self.far("entries", len(self.places), size)
             self.bundles.add(path)
             found, first = list[tuple[int, bytes]](), len(self.places)
             try:
@@ -146,7 +148,7 @@ class _Audit:
         """Every tile against the entries; says whether tile or entry was altered when the root can tell."""
         rows, stored = self.rows(bytes(self.hashes)), bytearray(self.hashes)
         differing = list[tuple[int | None, int, int, str]]()
-        for level, n, width in sorted(tiles, key=lambda tile: tile_path(*tile)):
+        for level, n, width in counted(sorted(tiles, key=lambda tile: tile_path(*tile)), self.far, "tiles", len(tiles)):
             if (path := tile_path(level, n, width)) in self.bundles or (found := self.folder.tile(level, n, width)) is None:
                 continue
             start = n * TILE * HASH
@@ -193,7 +195,7 @@ class _Audit:
             return
         if not any(k.public == verifier.public and k.name == verifier.name for k in keys.roles.get("log", {}).values()):
             self.bad("keys.json roles.log", f"does not name the checkpoint key of {verifier.name}")
-        for where, entry in self.events:
+        for where, entry in counted(self.events, self.far, "policy events", len(self.events)):
             try:
                 verify_event(entry, keys, where)
             except Bad as error:
@@ -240,9 +242,12 @@ class _Audit:
 
     def observations(self) -> None:
         """Every outbox segment: CRCs, hashes recomputed, and each leaf equal to its entry in the log."""
+        seen, count = 0, sum(1 for source in self.sources for _ in source.glob("*.seg"))
         for source, acked in self.sources.items():
             matched, segments, reached = set[bytes](), sorted(source.glob("*.seg")), (0, SEGMENT_HEAD)
             for position, segment in enumerate(segments):
+                self.far("segments of records", seen, max(seen, count))
+                seen += 1
                 name, number = self.name(segment), segment_number(segment)
                 if number < 0 or number != segment_number(segments[0]) + position:
                     self.bad(name, "is not named as the segment that follows the one before")
@@ -299,13 +304,18 @@ class _Audit:
 
 
 def verify_log(
-    log_dir: str | Path, vkey: str, root_public: bytes | None = None, policy: Policy | None = None, keys_json: bytes | None = None
+    log_dir: str | Path,
+    vkey: str,
+    root_public: bytes | None = None,
+    policy: Policy | None = None,
+    keys_json: bytes | None = None,
+    far: Far = unheard,
 ) -> Report:
     """Report over the log in `log_dir`. `vkey`: the trusted checkpoint key in note format. `root_public`: the pinned root key
     (raw, 32 bytes); without it the folder's own root.pub is used, which shows damage but not a forger who replaced both. `policy`: a
     quorum of its witnesses must have cosigned the checkpoint. `keys_json`: in place of the folder's own, which a mirror has not.
     Raises Bad only for a malformed `vkey`."""
-    verifier, audit = parse_vkey(vkey), _Audit(Path(log_dir))
+    verifier, audit = parse_vkey(vkey), _Audit(Path(log_dir), far)
     checkpoint = audit.checkpoint(verifier, policy)
     size = checkpoint.size if checkpoint else 0
     audit.meta(verifier)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from knhk.model.faults import NotFound
+from knhk.model.progress import Far, unheard
 from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.sequencer.edge import Edge
 from knhk_runtime.sequencer.publication import CHECKPOINT, META, TILES
@@ -37,7 +38,13 @@ class Followed:
 
 
 def follow(
-    name: str, fetch: Fetch, mirror: ObjectStore, verifier: Verifier, others: Sequence[Verifier] = (), over: Sequence[Verifier] = ()
+    name: str,
+    fetch: Fetch,
+    mirror: ObjectStore,
+    verifier: Verifier,
+    others: Sequence[Verifier] = (),
+    over: Sequence[Verifier] = (),
+    far: Far = unheard,
 ) -> Followed:
     """One look at the log `name`, whose key is `verifier`; `others`: keys that count beside it, while one follows the other; `over`: those
     that it signed with before, by which the mirror's own checkpoint counts, and nothing new. Raises Bad for what does not verify: then
@@ -58,7 +65,7 @@ def follow(
         return Followed("equal" if theirs.size == ours.size else "behind", ours.size, ours.size)
     source = Served(name, fetch, theirs.size)
     try:
-        edge = _extended(source, mirror, ours)
+        edge = _extended(source, mirror, ours, far)
         if edge.root() != theirs.root:
             raise Bad(name, "its entries do not give the root of its checkpoint together with ours")
     except Bad:
@@ -110,7 +117,7 @@ def _edge(mirror: ObjectStore, size: int) -> Edge:
     return Edge(full, rests)
 
 
-def _extended(source: Served, mirror: ObjectStore, ours: Checkpoint) -> Edge:
+def _extended(source: Served, mirror: ObjectStore, ours: Checkpoint, far: Far) -> Edge:
     """Writes what the source has beyond ours; the edge of the whole."""
     edge, size = _edge(mirror, ours.size), ours.size
     if edge.root() != ours.root:
@@ -118,6 +125,7 @@ def _extended(source: Served, mirror: ObjectStore, ours: Checkpoint) -> Edge:
     held, items, hashes, waiting = edge.rests[0], list[tuple[str, bytes]](), bytearray(), 0
     end = -(-source.size // TILE)
     for n in range(size // TILE, end):
+        far("entries", n * TILE, source.size)
         path, data = source.bundle(n)
         items.append((path, data))
         entries = [entry for _, entry in parse_bundle_of_entries(data, f"{source.name}/{path}")]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from knhk.model.faults import NotFound
+from knhk.model.progress import Far, counted, unheard
 from knhk_runtime.objects.port import PLAIN, ObjectStore
 from knhk_runtime.record import entry_key, parse_wal_payload, scan_frames
 from knhk_runtime.sequencer.edge import Edge
@@ -49,8 +50,8 @@ class Checked:
 
 
 class _Fsck:
-    def __init__(self, store: ObjectStore, verifier: Verifier) -> None:
-        self.store, self.verifier, self.found = store, verifier, Checked()
+    def __init__(self, store: ObjectStore, verifier: Verifier, far: Far) -> None:
+        self.store, self.verifier, self.far, self.found = store, verifier, far, Checked()
         self.sizes = {row.key: row.size for row in store.list()}
         self.tiles = dict[tuple[int | None, int], list[int]]()  # level and number → widths that are there
         self.leaves, self.stored = bytearray(), bytearray()  # leaf hashes as the entries give them, and as tiles of level 0 say
@@ -127,6 +128,7 @@ class _Fsck:
         """The tree that the entries give. Every tile of hashes is compared on the way."""
         edge = Edge()
         for n in range(-(-size // TILE)):
+            self.far("entries", n * TILE, size)
             width = min(TILE, size - n * TILE)
             entries = self.bundle(n, width)
             for index, entry in enumerate(entries, n * TILE):
@@ -220,7 +222,8 @@ class _Fsck:
 
     def wal(self, size: int) -> None:
         """Frames of the segments beside a folder's log, and that what they hold below the checkpoint is what it has."""
-        for key in sorted(key for key in self.sizes if key.startswith("wal/") and key.endswith(".seg")):
+        segments = sorted(key for key in self.sizes if key.startswith("wal/") and key.endswith(".seg"))
+        for key in counted(segments, self.far, "segments of the WAL", len(segments)):
             data = self.read(key)
             if data is None:
                 continue
@@ -255,9 +258,9 @@ def _bundle(entries: Sequence[bytes]) -> bytes:
     return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
 
 
-def fsck(store: ObjectStore, verifier: Verifier) -> Checked:
+def fsck(store: ObjectStore, verifier: Verifier, far: Far = unheard) -> Checked:
     """Everything about a log that is wrong; nothing is changed. Reads all of it. Raises as the store does."""
-    work = _Fsck(store, verifier)
+    work = _Fsck(store, verifier, far)
     work.listed()
     work.meta()
     signed = work.checkpoints()
