@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -26,11 +27,15 @@ from knhk.reconcilers.delta import Commit
 from knhk.reconcilers.evaluators import Evaluator
 from knhk.reconcilers.gathering import gathered
 from knhk.reconcilers.ledger import Kept
-from knhk.reconcilers.lowering import plan_of
+from knhk.reconcilers.lowering import plan_of, portable
+from knhk.reconcilers.oracle import Oracle, key_of
 from knhk.reconcilers.replaying import Replayed, Shard, replay_segments
 from knhk.wiring import packs
 from knhk.wiring.archive import opened_folder
 from knhk.wiring.replays import archived
+from knhk_gen.cases import cases as made_up
+from knhk_gen.cases import trial
+from knhk_gen.turtle import ill_formed_is_no_news
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
 from knhk_runtime.outbox.records import encode as recorded
 from knhk_runtime.record import parse_action
@@ -39,6 +44,7 @@ from knhk_runtime.tiers.action import action_bytes
 from knhk_runtime.tiers.decide import Decided as Whole
 from knhk_runtime.tiers.decide import decide
 from knhk_runtime.tiers.digest import evaluator_digest
+from knhk_runtime.tiers.errors import InputRefused
 from knhk_verify.errors import Bad
 
 FOLDER = Path(__file__).parents[2] / "examples" / "packs" / "invoice-controls" / "1.2.0"
@@ -234,6 +240,23 @@ def test_nothing_that_was_admitted_is_denied_by_the_sources(world: Decided) -> N
     assert (judged.judged, judged.violations, found.unjudged) == (COUNT - world.denied, 0, {})
     assert judged.interval[0] == 0
     assert judged.interval[1] == pytest.approx(1e6 * (1 - 0.025 ** (1 / judged.judged)))
+
+
+def test_an_audit_denies_what_the_whole_oracle_does(subject: testing.Subject, cases: tuple[Case, ...]) -> None:
+    """It asks the slower engine only of what fails, and makes no triples; made-up requests, too, fail by the same guards."""
+    pack = to_sources(find(FOLDER).pack)
+    slow = [key_of(guard) for guard in subject.plan["guards"] if guard["class"] != "R1" and guard["kind"] != "payload"]
+    oracle, denied, asked = Oracle(portable(pack), slow), 0, 0
+    with warnings.catch_warnings(), ill_formed_is_no_news():
+        for case in made_up(trial(subject.plan, cases, ["alice"]), 7, 150):
+            try:
+                graph = subject.evaluator.graph(testing.observation(case, subject.data).encode())
+            except InputRefused:
+                continue
+            said = oracle.judge(graph)
+            assert oracle.denied_by(graph) == said.failing - said.unsaid, case
+            denied, asked = denied + bool(said.failing), asked + any(kind == "ask" for kind, _, _ in said.failing)
+    assert denied > asked > 0
 
 
 def test_what_should_have_been_denied_is_found_by_how_it_came_in(world: Decided) -> None:

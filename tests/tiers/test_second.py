@@ -164,5 +164,7 @@ def test_a_second_engine_that_raises_has_no_opinion(call: str, datatype: str) ->
     mapping = 'prefixes: {ex: "https://example.com/ns#"}\nmaps: [{id: m, iterator: "$", subject: {blank: true}, class: ex:T}]\n'
     query = Source("q", "ask", text, "q", media="application/sparql-query", target=EX + "T")
     oracle = Oracle(PackSources("erp", "p", "1.0.0", (query, Source("m", "mapping", mapping, "m", "application/yaml")), {"r": "m"}))
-    said = oracle.judge(_ntriples(f'{PREFIXES} ex:x a ex:T ; ex:v "x"^^xsd:{datatype} .'))
+    data = _ntriples(f'{PREFIXES} ex:x a ex:T ; ex:v "x"^^xsd:{datatype} .')
+    said = oracle.judge(data)
     assert ("ask", "q", "") in said.failing
+    assert oracle.denied_by(data) == said.failing - said.unsaid

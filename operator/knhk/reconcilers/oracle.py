@@ -95,9 +95,7 @@ class Oracle:
     def judge(self, data: bytes, slow: bool = True) -> Said:
         """What must become of a Δ (N-Triples). `slow`: guards of the slower tiers count, and so the second engine is asked of them."""
         graph = Graph.parse(data)
-        failing = {self._key(result) for result in Validator(self._shapes, graph, self._ontology).validate()}
-        told = {("shacl", *key): fails for key, fails in (self._second.judge(data) if slow else {}).items()}
-        failing = (failing - told.keys()) | {key for key, fails in told.items() if fails}
+        failing, told = self._by_shapes(graph, data, slow)
         made: set[bytes] = set()
         unsaid: set[Key] = set()
         by_rdflib = read_graph(data if self._queries else b"")
@@ -108,16 +106,34 @@ class Oracle:
                 made |= lines
                 agreed = lines == reference.lines(by_rdflib)
             else:
-                fails = any(not ask(graph, text, {THIS: focus}) for focus in _focus(source, graph))
+                fails = _fails(source, text, graph)
                 failing |= {key} if fails else set()
                 agreed = fails == reference.fails(by_rdflib)
             unsaid |= set() if agreed and reference.certain(by_rdflib) else {key}
-        classes = Hierarchy(self._ontology)
-        for name, rules in self._access:
-            failing |= set(Access(name, rules, graph, classes).failing())
+        failing |= self._by_access(graph)
         certain = {(source.kind, _plain(source.name), "") for source, _, _ in self._queries} - unsaid
         silent = any(kind == "construct" for kind, _, _ in unsaid)
-        return Said(frozenset(failing), None if silent else tuple(sorted(made)), frozenset(unsaid), frozenset(told.keys() | certain))
+        return Said(frozenset(failing), None if silent else tuple(sorted(made)), frozenset(unsaid), frozenset(told | certain))
+
+    def denied_by(self, data: bytes) -> frozenset[Key]:
+        """`failing` of `judge` without `unsaid`, and nothing more: what is made is not, and rdflib is asked of queries alone that fail."""
+        graph = Graph.parse(data)
+        failing, _ = self._by_shapes(graph, data, slow=True)
+        failing |= self._by_access(graph)
+        asked = [each for each in self._queries if each[0].kind == "ask" and _fails(each[0], each[1], graph)]
+        by_rdflib = read_graph(data if asked else b"")
+        agreed = (source for source, _, reference in asked if reference.fails(by_rdflib) and reference.certain(by_rdflib))
+        return frozenset(failing | {(source.kind, _plain(source.name), "") for source in agreed})
+
+    def _by_shapes(self, graph: Graph, data: bytes, slow: bool) -> tuple[set[Key], set[Key]]:
+        """What fails by shapes, and on which of them the second engine spoke."""
+        failing = {self._key(result) for result in Validator(self._shapes, graph, self._ontology).validate()}
+        told = {("shacl", *key): fails for key, fails in (self._second.judge(data) if slow else {}).items()}
+        return (failing - told.keys()) | {key for key, fails in told.items() if fails}, set(told)
+
+    def _by_access(self, graph: Graph) -> set[Key]:
+        classes = Hierarchy(self._ontology)
+        return {key for name, rules in self._access for key in Access(name, rules, graph, classes).failing()}
 
     def _key(self, result: Result) -> Key:
         for outer in result.outer:
@@ -125,6 +141,10 @@ class Oracle:
                 return "shacl", _name(outer), _PROPERTY
         part = _QUALIFIED if result.component in _COUNTS else result.component
         return "shacl", _name(result.shape), part
+
+
+def _fails(source: Source, text: str, graph: Graph) -> bool:
+    return any(not ask(graph, text, {THIS: focus}) for focus in _focus(source, graph))
 
 
 def _name(term: Any) -> str:
