@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from knhk.lockchain.events import PolicyEvent
-from knhk.reconcilers.history import Rolling, state_at
+from knhk.reconcilers.history import PointThen, Rolling, Then, points_at, state_at
 
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
@@ -54,3 +56,56 @@ def test_an_abort_is_denied_until_the_spec_changes_and_a_rollback_for_ever() -> 
     assert denied["11:45"] == {}
     assert denied["12:10"] == denied["12:45"] == {TWO: "RolledBack: new denials"}
     assert state_at(EVENTS, "2026-11-26T12:45:00Z").packs["erp/orders"].rolling is None
+
+
+def signed(at: str, version: str, digest: str) -> PolicyEvent:
+    made = pack("Signed", at, version, digest)
+    stages = [{"name": "canary", "points": ["p"]}, {"name": "production", "points": ["q", "r"]}]
+    return replace(made, evidence={**made.evidence, "stages": stages, "data": "limits"})
+
+
+def data(at: str, image: str) -> PolicyEvent:
+    return PolicyEvent("DataPublished", ("data/erp/limits@1.0.0", "d" * 64), "knhk", at, point="", evidence={"image": image})
+
+
+ROLLED = list(
+    enumerate(
+        [
+            point("2026-11-26T10:00:00Z", "Stable"),
+            data("2026-11-26T10:00:01Z", "sha256:image"),
+            signed("2026-11-26T10:00:02Z", "1.0.0", ONE),
+            pack("RolloutStarted", "2026-11-26T10:01:00Z", "1.0.0", ONE, stage="canary", arm="Shadow", step=0, weight=0),
+            pack("StepAdvanced", "2026-11-26T10:02:00Z", "1.0.0", ONE, stage="canary", arm="Canary", step=1, weight=100),
+            pack("StepAdvanced", "2026-11-26T10:03:00Z", "1.0.0", ONE, stage="production", arm="Shadow", step=0, weight=0),
+            pack("Promoted", "2026-11-26T10:04:00Z", "1.0.0", ONE),
+            signed("2026-11-26T11:00:00Z", "1.1.0", TWO),
+            pack("RolloutStarted", "2026-11-26T11:01:00Z", "1.1.0", TWO, stage="canary", arm="Shadow", step=0, weight=0),
+            point("2026-11-26T11:01:30Z", "Shadow", stable=ONE, candidate=TWO, data="sha256:image", flags={"fast": "on"}),
+            pack("RolledBack", "2026-11-26T11:02:00Z", "1.1.0", TWO, reason="new denials"),
+            PolicyEvent("Deleted", ("point/erp/r", "0" * 64), "knhk", "2026-11-26T11:03:00Z", point="erp/r"),
+        ]
+    )
+)
+
+
+def ran(at: str) -> Mapping[str, PointThen]:
+    return points_at(state_at(ROLLED, f"2026-11-26T{at}:59Z"))
+
+
+def test_points_stand_as_their_pack_brought_them_although_they_said_nothing_themselves() -> None:
+    assert ran("10:00") == {"erp/p": PointThen(0, "Stable", "", "", "", {})}
+    assert ran("10:01") == {"erp/p": PointThen(3, "Shadow", "", ONE, "sha256:image", {})}
+    assert ran("10:02") == {"erp/p": PointThen(4, "Canary", "", ONE, "sha256:image", {})}
+    shadowed = PointThen(5, "Shadow", "", ONE, "sha256:image", {})
+    assert ran("10:03") == {"erp/p": PointThen(5, "Stable", ONE, "", "sha256:image", {}), "erp/q": shadowed, "erp/r": shadowed}
+    live = PointThen(6, "Stable", ONE, "", "sha256:image", {})
+    assert ran("10:04") == ran("11:00") == {"erp/p": live, "erp/q": live, "erp/r": live}
+
+
+def test_what_a_point_said_itself_counts_until_its_pack_moves_again() -> None:
+    live, own = PointThen(6, "Stable", ONE, "", "sha256:image", {}), {"fast": "on"}
+    assert ran("11:01") == {"erp/p": PointThen(9, "Shadow", ONE, TWO, "sha256:image", own), "erp/q": live, "erp/r": live}
+    back = PointThen(10, "Stable", ONE, "", "sha256:image", own)
+    assert ran("11:02") == {"erp/p": back, "erp/q": live, "erp/r": live}
+    assert ran("11:03") == {"erp/p": back, "erp/q": live}, "a point that was deleted runs nothing"
+    assert points_at(Then()) == {}

@@ -193,40 +193,53 @@ def audit(call: Call) -> Outcome:
     ),
     examples=("knhk log state --at 2026-11-26T12:00:00Z", "knhk log state --log https://log.example.com --root root.pub --keys keys.json"),
     detail="Every event's signature is verified first. `index` is the entry of the log that made it so: `knhk log prove` proves it. A\n"
-    "point stands as its own last event said; steps of packs that came later stand with the packs.",
+    "point stands as its own last event said, and as steps of its pack did that came later; weights stand with the packs.",
 )
 def state(call: Call) -> Outcome:
     from dataclasses import asdict
     from datetime import UTC, datetime
 
-    from knhk.reconcilers.history import state_at
+    from knhk.reconcilers.history import points_at, state_at
     from knhk.wiring import replays
 
     at = call.args.at or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     log = _log(call)
     keys = _keys(call, log)
-    then = asdict(state_at(replays.events(log.served, keys, replays.proven(log, keys).root, call.far), at))
+    stood = state_at(replays.events(log.served, keys, replays.proven(log, keys).root, call.far), at)
+    then = asdict(stood) | {"points": {name: asdict(point) for name, point in points_at(stood).items()}}
+    del then["images"], then["gone"]
     for pack in then["packs"].values():
-        del pack["aborted"]
+        del pack["aborted"], pack["signed"], pack["moved"]
     packs = tuple(
         (
             name,
             pack["version"],
             f"{r['version']} {r['stage']} {r['arm']} {r['step']}" if (r := pack["rolling"]) else "",
-            str(len(pack["denied"])),
-            str(pack["index"]),
+            str(pack["index"]) if pack["index"] >= 0 else "",
         )
         for name, pack in then["packs"].items()
     )
     points = tuple(
-        (name, p["mode"], p["stable"][:19], p["candidate"][:19], " ".join(f"{k}={v}" for k, v in p["flags"].items()), str(p["index"]))
+        (
+            name,
+            p["mode"],
+            p["stable"][:19],
+            p["candidate"][:19],
+            p["data"][:19],
+            " ".join(f"{k}={v}" for k, v in p["flags"].items()),
+            str(p["index"]),
+        )
         for name, p in then["points"].items()
     )
-    tables = (
-        Table("packs", ("pack", "live", "rolling", "denied", "entry"), packs),
-        Table("points", ("point", "mode", "stable", "candidate", "flags", "entry"), points),
-    )
-    return Outcome({"at": at, **then}, tables=tables)
+    tables = [
+        Table("packs", ("pack", "live", "rolling", "entry"), packs),
+        Table("points", ("point", "mode", "stable", "candidate", "data", "flags", "entry"), points),
+    ]
+    if denied := tuple((name, digest[:19], why) for name, pack in then["packs"].items() for digest, why in pack["denied"].items()):
+        tables.append(Table("denied", ("pack", "digest", "why"), denied))
+    if then["data"]:
+        tables.append(Table("data", ("data", "digest"), tuple((name, digest[:19]) for name, digest in then["data"].items())))
+    return Outcome({"at": at, **then}, tables=tuple(tables))
 
 
 def tables_of(result: Replayed) -> tuple[Table, ...]:

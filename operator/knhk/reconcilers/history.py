@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from knhk.decide.keeping import DELETED
@@ -13,6 +13,8 @@ from knhk.model.phases import Event
 ENDS = {Event.ROLLED_BACK.value, Event.ABORTED.value}
 RESTORED = "Restored"
 ROLLS = {Event.ROLLOUT_STARTED.value, Event.STEP_ADVANCED.value, Event.RESUMED.value}
+MOVES = {*ENDS, *ROLLS, Event.PROMOTED.value, Event.SUPERSEDED.value}
+STABLE = "Stable"
 
 
 @dataclass
@@ -28,9 +30,19 @@ class Rolling:
     index: int
 
 
+@dataclass(frozen=True)
+class Signed:
+    """What a revision was signed for: names of points, stage by stage (one without a name where its event tells of no stages), and the
+    DataBundle that it reads, "" for none."""
+
+    stages: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    data: str = ""
+
+
 @dataclass
 class PackThen:
-    """`index`: of the event that made `live` so; -1 when nothing was live. `denied`: digest → why."""
+    """`index`: of the event that made `live` so; -1 when nothing was live. `denied`: digest → why. `signed`: by digest; `moved`: the event
+    that moved a revision last."""
 
     version: str = ""
     digest: str = ""
@@ -38,11 +50,13 @@ class PackThen:
     rolling: Rolling | None = None
     denied: dict[str, str] = field(default_factory=dict)
     aborted: dict[str, int] = field(default_factory=dict)
+    signed: dict[str, Signed] = field(default_factory=dict)
+    moved: int = -1
 
 
 @dataclass
 class PointThen:
-    """As the last event of the point itself said; steps of packs that came later changed weight and arms, and stand with the packs."""
+    """`index`: of the event that made it so: the point's own, or of `points_at` a later one of its pack."""
 
     index: int
     mode: str
@@ -54,11 +68,15 @@ class PointThen:
 
 @dataclass
 class Then:
+    """`points`: as the last event of each itself said. `images`: of data, by its name; `gone`: points that were deleted, by which event."""
+
     packs: dict[str, PackThen] = field(default_factory=dict)
     points: dict[str, PointThen] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     events: int = 0
     last: int = -1
+    images: dict[str, str] = field(default_factory=dict)
+    gone: dict[str, int] = field(default_factory=dict)
 
 
 def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
@@ -70,7 +88,7 @@ def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
         then.events, then.last = then.events + 1, index
         kind, _, name = event.subject[0].partition("/")
         if event.kind == DELETED:
-            _gone(then, kind, name.partition("@")[0], event)
+            _gone(then, index, kind, name.partition("@")[0], event)
         elif kind == "pack" and event.pack is not None:
             _pack(then.packs.setdefault(name.partition("@")[0], PackThen()), index, event, event.pack)
         elif kind == "point" and "mode" in event.evidence:
@@ -79,17 +97,64 @@ def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
             then.points[event.point] = PointThen(index, mode, stable, candidate, data, dict(said.get("flags", {})))
         elif kind == "data":
             then.data[name] = f"sha256:{event.subject[1]}"
+            then.images[name.partition("@")[0]] = str(event.evidence.get("image", ""))
     return then
 
 
-def _gone(then: Then, kind: str, name: str, event: PolicyEvent) -> None:
+def points_at(then: Then) -> dict[str, PointThen]:
+    """What each point ran: as its own last event said, and after that as the steps of packs did, which are no events of points. Weight and
+    wave of a canary stand with its pack."""
+    found = dict(then.points)
+    for name, pack in sorted(then.packs.items(), key=lambda each: (each[1].index, each[0])):
+        namespace = name.partition("/")[0]
+        for point in {point for signed in pack.signed.values() for _, points in signed.stages for point in points}:
+            where = f"{namespace}/{point}"
+            before = found.get(where)
+            if pack.moved <= max(before.index if before else -1, then.gone.get(where, -1)):
+                continue
+            now = _ran(then, namespace, pack, point, before or PointThen(-1, "", "", "", "", {}))
+            if now.stable or now.candidate or before is not None:
+                found[where] = now
+    return dict(sorted(found.items()))
+
+
+def _ran(then: Then, namespace: str, pack: PackThen, point: str, before: PointThen) -> PointThen:
+    """The point after the last step of a pack that was signed for it."""
+    own, after = pack.signed, before
+    if after.candidate in own:
+        after = replace(after, mode=STABLE, candidate="", index=pack.moved)
+    if pack.index > before.index and _stage(own.get(pack.digest), point) is not None:
+        after = replace(after, mode=STABLE, stable=pack.digest, data=_data(then, namespace, own[pack.digest], after), index=pack.index)
+    if (rolling := pack.rolling) is None or (at := _stage(signed := own.get(rolling.digest), point)) is None or signed is None:
+        return after
+    reached = next((number for number, (stage, _) in enumerate(signed.stages) if stage == rolling.stage), 0)
+    if at > reached:
+        return after
+    after = replace(after, data=_data(then, namespace, signed, after), index=rolling.index)
+    if at < reached:
+        return replace(after, mode=STABLE, stable=rolling.digest)
+    return replace(after, mode=rolling.arm, candidate=rolling.digest)
+
+
+def _stage(signed: Signed | None, point: str) -> int | None:
+    """Number of the stage that a point is in."""
+    return next((number for number, (_, points) in enumerate(signed.stages) if point in points), None) if signed else None
+
+
+def _data(then: Then, namespace: str, signed: Signed, point: PointThen) -> str:
+    return then.images.get(f"{namespace}/{signed.data}", point.data) if signed.data else point.data
+
+
+def _gone(then: Then, index: int, kind: str, name: str, event: PolicyEvent) -> None:
     """What was rolled back under a pack's name stays so."""
     if "stays" in event.evidence:
         return
     if kind == "pack" and name in then.packs:
-        then.packs[name] = PackThen(denied=then.packs[name].denied, aborted=then.packs[name].aborted)
+        pack = then.packs[name]
+        then.packs[name] = PackThen(denied=pack.denied, aborted=pack.aborted, signed=pack.signed, moved=index)
     elif kind == "point":
         then.points.pop(name, None)
+        then.gone[name] = index
     elif kind == "data":
         then.data.pop(event.subject[0].partition("/")[2], None)
 
@@ -103,6 +168,10 @@ def _pack(pack: PackThen, index: int, event: PolicyEvent, named: Mapping[str, An
         if denied_in != generation:
             del pack.aborted[other]
             pack.denied.pop(other, None)
+    if event.kind == Event.SIGNED.value:
+        pack.signed[digest] = _signed(event.evidence)
+    if event.kind in MOVES:
+        pack.moved = index
     if event.kind in ROLLS:
         pack.rolling = Rolling(version, digest, event.stage, event.arm, event.step or 0, event.weight or 0, index)
     elif event.kind == Event.PROMOTED.value:
@@ -114,3 +183,8 @@ def _pack(pack: PackThen, index: int, event: PolicyEvent, named: Mapping[str, An
             pack.aborted[digest] = generation
     elif event.kind == Event.SUPERSEDED.value:
         pack.rolling = None
+
+
+def _signed(said: Mapping[str, Any]) -> Signed:
+    stages = said["stages"] if "stages" in said else [{"name": "", "points": said.get("points", ())}]
+    return Signed(tuple((str(stage["name"]), tuple(stage["points"])) for stage in stages), str(said.get("data", "")))
