@@ -19,9 +19,11 @@ import pytest
 import yaml
 
 from knhk.adapters.signer_local import establish
+from knhk.adapters.signer_roles import trust
 from knhk.model.resource import Resource
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.resources import open_store
+from knhk.wiring.signing import keys_in
 from knhk_runtime.record import encode_leaf, entry_key, frame, scan_frames
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log, lock
@@ -55,7 +57,20 @@ def proven(knhk: Any, log: Any, tmp_path: Path) -> Path:
     """An audit bundle of a decision and the policy event."""
     answer = knhk("log", "prove", log.receipts[0], EVENT, "--log", log.dir, "--out", tmp_path / "evidence")
     assert answer.exit == 0, answer.text
+    assert answer.out["not_judged"] == []
     return tmp_path / "evidence"
+
+
+def test_a_proof_names_what_could_not_be_judged(knhk: Any, log: Any, tmp_path: Path) -> None:
+    """keys.json names a sigstore, and nobody has borne witness to this event: that is neither ok nor bad."""
+    keys = tmp_path / "home" / "keys"
+    trust(keys, keys_in(keys), b"a trusted root", LOG_ORIGIN, datetime.now(UTC))
+    shutil.copy(keys / "keys.json", log.dir)
+    answer = knhk("log", "prove", EVENT, "--log", log.dir, "--out", tmp_path / "evidence")
+    assert answer.exit == 0, answer.text
+    apart = [step["what"] for step in answer.out["steps"] if step["ok"] is None]
+    assert answer.out["not_judged"] == apart == [f"receipts/{EVENT}.json: others bear witness"]
+    assert knhk("log", "prove", log.receipts[0], "--log", log.dir, "--out", tmp_path / "other").out["not_judged"] == []
 
 
 def trusted(log: Any) -> tuple[str, str, str, str]:

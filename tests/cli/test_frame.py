@@ -92,6 +92,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["log", "state", "--at", "yesterday"], "--at: 'yesterday' must be a time like 2027-01-01T00:00:00Z"),
         (["receipt", "lineage", "anna", "--pointer", "name"], "--pointer: 'name' must be a JSON pointer"),
         (["drill", "run"], "--out: must be given"),
+        (["keys", "rotate", "rolout"], "did you mean rollout?"),
+        (["keys", "rotate", "root"], "choose from 'build', 'rollout', 'data', 'log'"),
         (["log", "replay", "--shard", "0/2"], "--shard: must come with an archive"),
     ],
 )

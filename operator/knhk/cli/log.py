@@ -188,14 +188,14 @@ def compact(call: Call) -> Outcome:
         AT,
         *TLS,
     ),
-    output=obj(out=string(), size=integer(), files=array(string()), steps=STEPS),
+    output=obj(out=string(), size=integer(), files=array(string()), not_judged=array(string()), steps=STEPS),
     examples=(
         "knhk log prove 5f2c… 17 --out evidence",
         "knhk log prove -n erp --field-selector verdict=DENY,pack=invoice-controls --out denied",
         "knhk log prove --log https://log.example.com --since checkpoint.old --out evidence",
     ),
-    detail="Everything is verified before it is written; nothing is written when something does not verify. The network is asked\n"
-    "only when --log is a URL.",
+    detail="Everything is verified before it is written; nothing is written when something does not verify. What cannot be judged with\n"
+    "what is at hand is neither: its step has `ok` null, and `not_judged` names it. The network is asked only when --log is a URL.",
     exits={FAULTS: "something does not verify: `steps` say what and where"},
 )
 def prove(call: Call) -> Outcome:
@@ -232,7 +232,9 @@ def prove(call: Call) -> Outcome:
     if proven:
         evidence.write(args.out, bundle, trust.keys_json, witnesses.pinned_root(trust) if outside else None)
     files = sorted(bundle.files()) if proven else []
-    data = {"out": str(args.out), "size": log.served.size, "files": files, "steps": [step._asdict() for step in judged.steps]}
+    apart = [step.what for step in judged.steps if step.ok is None]
+    data = {"out": str(args.out), "size": log.served.size, "files": files, "not_judged": apart}
+    data["steps"] = [step._asdict() for step in judged.steps]
     return Outcome(data, OK if proven else FAULTS, (steps_table(judged.steps),))
 
 
