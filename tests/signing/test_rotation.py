@@ -10,15 +10,23 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 from sequencing import sequencer
 
 from knhk.adapters.key_secrets import secrets_of
+from knhk.adapters.rotation_receipts import receipts_in
 from knhk.adapters.signer_roles import rotate
+from knhk.adapters.sigstore_root import MEDIA_TYPES
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import Waiting
 from knhk.wiring import daemon
@@ -196,3 +204,49 @@ def test_a_home_leaves_a_receipt_by_the_old_key_and_changes_nothing_without_its_
     evidence = Evidence(signer.root_public(), (home.log / "keys.json").read_bytes(), datetime.now(UTC))
     evidence.receipt({"bundle": bundle.decode(), "proof": proof})
     assert [step.ok for step in evidence.steps] == [True] * 4
+
+
+def trusted_root(path: Path, rekor: str) -> Path:
+    """One that can be read: its log and its authority are nobody's."""
+    made, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, rekor)])
+    public = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(made.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + timedelta(days=9))
+        .sign(made, SHA256())
+    )
+    rows = [{"rawBytes": base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()}] * 2
+    log = {"baseUrl": f"https://{rekor}", "publicKey": {"rawBytes": base64.b64encode(public).decode()}, "logId": {"keyId": "AAAA"}}
+    document = {"mediaType": MEDIA_TYPES[0], "tlogs": [log], "timestampAuthorities": [{"certChain": {"certificates": rows}}]}
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_the_command_pins_a_trusted_root_and_the_log_tells_who_did(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Without its log a home pins none; a folder keeps the receipt for who has a log."""
+    home = Home(tmp_path / "home")
+    home.prepare_to_run()
+    request.addfinalizer(lambda: daemon.clean(home))
+    signer = established(home.keys, LOG_ORIGIN, datetime.now(UTC))
+    root = trusted_root(tmp_path / "trusted_root.json", "rekor.example")
+    digest = sha256(root.read_bytes()).hexdigest()
+    assert knhk(home.root, "keys", "trust", str(root))[0] != 0
+    assert signer.outside_named().trusted_root is None
+    with sequencer(home.log, home.sequencer_socket, LOG_ORIGIN, signer.key_file("log")):
+        code, did = knhk(home.root, "keys", "trust", str(root))
+        assert (code, did["digest"], did["receipt"], did["waits"]) == (0, digest, 0, None), did
+        assert knhk(home.root, "keys", "trust", str(root))[1]["receipt"] is None
+    (bundle,) = log_entries(home.log)
+    told, _ = verify_event(bundle, verify_keys(signer.keys_json(), signer.root_public()))
+    assert told["subject"] == [{"name": "keys/sigstore", "digest": {"sha256": digest}}]
+    assert told["predicate"]["evidence"] == {"serial": did["serial"]}
+    code, did = knhk(tmp_path / "other", "keys", "trust", str(trusted_root(root, "another.example")), "--folder", str(home.keys))
+    assert (code, did["receipt"], did["waits"]) == (0, None, str(home.keys / "rotated.json"))
+    (waits,) = receipts_in(home.keys)
+    told, _ = verify_event(waits, verify_keys(signer.keys_json(), signer.root_public()))
+    assert told["predicate"]["evidence"]["old"] == digest

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,108 @@ def test_of_a_rotation_that_died_before_the_root_signed_no_receipt_is_told(keys:
     made = rotating.rotated_apart(keys, "build", NOW, HOUR, "local:kim")
     telling.turn(1000.0)
     assert [(role, new) for role, _, new, _ in events(keys, log)] == [("build", made.new)]
+
+
+def pins(folder: Path, log: Kept) -> list[tuple[str | None, str, int]]:
+    """(old, new, serial) of each TrustedRootPinned, verified: it is by the rollout key, and says who."""
+    signer = signer_in(folder)
+    named = verify_keys(signer.keys_json(), signer.root_public())
+    found = []
+    for bundle in log.entries:
+        predicate = (told := verify_event(bundle, named)[0])["predicate"]
+        assert (predicate["kind"], predicate["actor"], told["subject"][0]["name"]) == ("TrustedRootPinned", "local:kim", "keys/sigstore")
+        found.append((predicate["evidence"].get("old"), told["subject"][0]["digest"]["sha256"], predicate["evidence"]["serial"]))
+    return found
+
+
+A, B = b'{"a":1}', b'{"b":1}'
+DIGEST_A, DIGEST_B = sha256(A).hexdigest(), sha256(B).hexdigest()
+
+
+def test_a_trusted_root_is_pinned_with_its_receipt_once(keys: Path) -> None:
+    """Who has others believe another sigstore is told by the log: whom, which, in place of which, and with which keys.json."""
+    signer, log = established(keys, ORIGIN, NOW), Kept(keys)
+    first = verify_keys(signer.keys_json(), signer.root_public()).serial
+    indexes = [rotating.pinned(keys, root, NOW, "local:kim", log) for root in (A, A, B, A)]  # type: ignore[arg-type]
+    assert indexes == [0, None, 1, 2]
+    assert pins(keys, log) == [(None, DIGEST_A, first + 1), (DIGEST_A, DIGEST_B, first + 2), (DIGEST_B, DIGEST_A, first + 3)]
+    assert signer_roles.outside_of(keys).trusted_root == DIGEST_A
+
+
+def test_no_trusted_root_is_pinned_while_the_log_is_away(keys: Path) -> None:
+    class Away(Kept):
+        def checkpoint(self) -> str:
+            raise Waiting("NoLog", "the log does not answer", 1.0)
+
+    signer = established(keys, ORIGIN, NOW)
+    before = signer.keys_json()
+    with pytest.raises(Waiting):
+        rotating.pinned(keys, A, NOW, "local:kim", Away(keys))  # type: ignore[arg-type]
+    assert signer.keys_json() == before
+    assert not (keys / "trusted_root.json").exists()
+
+
+@pytest.mark.parametrize(("where", "happened"), [("pending", False), ("keys.json", False), ("signed", True), ("append", True)])
+def test_a_pin_that_dies_anywhere_is_whole_or_never_was(keys: Path, monkeypatch: pytest.MonkeyPatch, where: str, happened: bool) -> None:
+    established(keys, ORIGIN, NOW)
+    log, real = Kept(keys), signer_roles._sign_keys
+    rotating.pinned(keys, A, NOW, "local:kim", log)  # type: ignore[arg-type]
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Died
+
+    def signed(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise Died
+
+    deaths: dict[str, tuple[Any, str, Any]] = {
+        "pending": (signer_roles, "replace_file", die),
+        "keys.json": (signer_roles, "_sign_keys", die),
+        "signed": (signer_roles, "_sign_keys", signed),
+        "append": (log, "dies", die),
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(*deaths[where])
+        with pytest.raises(Died):
+            rotating.pinned(keys, B, NOW, "local:kim", log)  # type: ignore[arg-type]
+    turning(keys, log).turn(0.0)
+    assert [new for _, new, _ in pins(keys, log)] == [DIGEST_A, *([DIGEST_B] if happened else [])]
+    rotating.pinned(keys, B, NOW, "local:kim", log)  # type: ignore[arg-type]
+    assert [new for _, new, _ in pins(keys, log)] == [DIGEST_A, DIGEST_B]
+
+
+def test_a_pin_without_a_log_at_hand_leaves_its_receipt_to_who_has_both(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in order, but what was about to be and never was."""
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+    assert [rotating.pinned_apart(keys, root, NOW, "local:kim") for root in (A, A, B)] == [True, False, True]
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Died
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signer_roles, "_sign_keys", die)
+        with pytest.raises(Died):
+            rotating.pinned_apart(keys, b'{"c":1}', NOW, "local:kim")
+    Telling(keys, log).turn(0.0)  # type: ignore[arg-type]
+    assert [new for _, new, _ in pins(keys, log)] == [DIGEST_A, DIGEST_B]
+    assert rotating.pinned_apart(keys, A, NOW, "local:kim")
+    for _ in range(2):  # and another process after it
+        Telling(keys, log).turn(0.0)  # type: ignore[arg-type]
+    assert [(old, new) for old, new, _ in pins(keys, log)] == [(None, DIGEST_A), (DIGEST_A, DIGEST_B), (DIGEST_B, DIGEST_A)]
+
+
+def test_a_pin_and_rotations_wait_beside_one_another(keys: Path) -> None:
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+    rotating.rotated_apart(keys, "rollout", NOW, HOUR, "local:kim")
+    rotating.pinned_apart(keys, A, NOW, "local:kim")
+    rotating.rotated_apart(keys, "rollout", NOW, HOUR, "local:kim")
+    Telling(keys, log).turn(0.0)  # type: ignore[arg-type]
+    signer = signer_in(keys)
+    named = verify_keys(signer.keys_json(), signer.root_public())
+    kinds = [verify_event(bundle, named)[0]["predicate"]["kind"] for bundle in log.entries]
+    assert kinds == ["KeyRotated", "TrustedRootPinned", "KeyRotated"]
 
 
 def test_a_receipt_that_was_altered_reaches_no_log(keys: Path) -> None:

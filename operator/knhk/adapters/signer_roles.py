@@ -435,15 +435,27 @@ def replace_all(folder: Path, keys: RoleKeys, origin: str, now: datetime, valid_
         return {role: max(held, key=lambda id_: since.get(id_, "")) for role, held in used.items()}
 
 
-def trust(folder: Path, keys: RoleKeys, trusted_root: bytes, origin: str, now: datetime, valid_days: int = VALID_DAYS) -> Outside:
+def trust(
+    folder: Path,
+    keys: RoleKeys,
+    trusted_root: bytes,
+    origin: str,
+    now: datetime,
+    valid_days: int = VALID_DAYS,
+    pend: Callable[[str | None, str], None] = lambda _, __: None,
+) -> Outside:
     """Pins a trusted root, which the caller has looked at: keys.json names its digest with the next serial, and a P-256 key for each role
-    that signs, made where there is none. Repeating it changes nothing. Raises Stalled when the root's private key is away."""
+    that signs, made where there is none. Repeating it changes nothing. `pend` gets the digests from before and from now on, just before
+    another one counts. Raises Stalled when the root's private key is away."""
     with alone(folder):
         root_key(folder, keys)
         if keys_of(folder) is None:
             raise Stalled("Keys", f"{folder / 'keys.json'}: must be there; run: knhk up")
         before = outside_of(folder)
-        made = _outside_held(keys, Outside(sha256(trusted_root).hexdigest(), before.keys), now)
+        digest = sha256(trusted_root).hexdigest()
+        made = _outside_held(keys, Outside(digest, before.keys), now)
+        if digest != before.trusted_root:
+            pend(before.trusted_root, digest)
         replace_file(folder / "trusted_root.json", trusted_root, 0o644)
         if made != before:
             current = {role: keys.key(role).public for role in ROLES}

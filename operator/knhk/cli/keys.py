@@ -115,21 +115,31 @@ def rotate(call: Call) -> Outcome:
     ("keys", "trust"),
     summary="Pin a sigstore's trusted root, vouched for by the root",
     arguments=(Argument("file", help="trusted_root.json of the sigstore", kind=Path, metavar="FILE"), FOLDER),
-    output=obj(digest=string(), serial=integer(), keys=array(obj(role=string(), keyid=string(), file=string()))),
+    output=obj(
+        digest=string(),
+        serial=integer(),
+        keys=array(obj(role=string(), keyid=string(), file=string())),
+        receipt=nullable(integer()),
+        waits=nullable(string()),
+    ),
     examples=("knhk keys trust trusted_root.json", "knhk keys trust trusted_root.json --folder ./keys"),
     detail="Needs root.key, or a token that holds the root. keys.json names the file's digest from then on, and a P-256 key of each role\n"
     "that signs for sigstore; another trusted root, an older one too, is refused until this is said again. The public keys are\n"
-    "written beside as PEM, ROLE.sigstore.pub, for cosign. sigstore.json (formats/signed.md) says which servers are asked.",
+    "written beside as PEM, ROLE.sigstore.pub, for cosign. sigstore.json (formats/signed.md) says which servers are asked.\n"
+    "A home must run, for it leaves a receipt in its log, TrustedRootPinned. With --folder that waits in the folder (rotated.json), as\n"
+    "one of a rotation does: the operator that leads brings it into the log, when `knhk cluster keys` has made Secrets with it.",
 )
 def trust(call: Call) -> Outcome:
     from knhk.adapters import signer_roles
     from knhk.adapters.keys_ahead import demand_no_turns
+    from knhk.adapters.log_sequencer import SequencerLog
+    from knhk.adapters.rotation_receipts import FILE
     from knhk.adapters.sigstore_root import parse_trusted_root
     from knhk.model.faults import Fault, Refused
     from knhk.wiring import packs
-    from knhk.wiring.embedded import signer_of
+    from knhk.wiring.embedded import local_user, signer_of
     from knhk.wiring.home import Home
-    from knhk.wiring.signing import keys_in, signer_in
+    from knhk.wiring.rotating import pinned, pinned_apart
     from knhk_verify.errors import Bad
     from knhk_verify.signed import keyid
 
@@ -142,15 +152,20 @@ def trust(call: Call) -> Outcome:
         raise Refused([Fault("FILE", str(call.args.file), f"must be a trusted root: {error.strerror}")]) from error
     except Bad as error:
         raise Refused([Fault("FILE", error.where, error.what)]) from error
-    named = signer_roles.trust(folder, keys_in(folder), data, signer_in(folder).log_origin(), datetime.now(UTC))
+    receipt, waits, home, now = None, False, Home(call.home), datetime.now(UTC)
     if call.args.folder is None:
-        signer_of(Home(call.home))
+        receipt = pinned(folder, data, now, local_user(), SequencerLog(home.sequencer_socket))
+        signer_of(home)
+    else:
+        waits = pinned_apart(folder, data, now, local_user())
+    named = signer_roles.outside_of(folder)
     rows = []
     for role, (key, *_) in named.keys.items():
         path = folder / f"{role}{signer_roles.OUTSIDE}.pub"
         path.write_bytes(signer_roles.pem_of(key.public))
         rows.append({"role": role, "keyid": keyid(key.public), "file": str(path)})
-    return Outcome({"digest": digest, "serial": packs.keys(folder).serial, "keys": rows})
+    told = {"receipt": receipt, "waits": str(folder / FILE) if waits else None}
+    return Outcome({"digest": digest, "serial": packs.keys(folder).serial, "keys": rows, **told})
 
 
 def _folder(call: Call) -> Path:

@@ -30,7 +30,7 @@ ACTIVITIES: Mapping[str, int] = MappingProxyType(
         **dict.fromkeys(("Compiled", "Built", "Signed", "SchemaAccepted", "ConsentGranted"), CREATE),
         **dict.fromkeys(("SubjectExported",), READ),
         **dict.fromkeys(("PointChanged", "FlagChanged", "FlagSet", "DocumentRenewed", "Loosened", "Restored"), UPDATE),
-        **dict.fromkeys(("KeyRotated", "HooksIndexed", "DataPublished", "CommitApplied"), UPDATE),
+        **dict.fromkeys(("KeyRotated", "TrustedRootPinned", "HooksIndexed", "DataPublished", "CommitApplied"), UPDATE),
         **dict.fromkeys(("Erased", "Deleted"), DELETE),
         **dict.fromkeys(("RolloutStarted", "StepAdvanced"), ENABLE),
         **dict.fromkeys(("Promoted",), ACTIVATE),

@@ -2,14 +2,14 @@
 
 A rotation's receipt is signed by the rollout key from before and kept in a file before keys.json is signed, which is the moment that
 counts. After a crash the file says what is left to be done: the receipt goes into the log if keys.json names the new key, else nothing
-has happened. Appending the same bytes again gives the same index.
+has happened. Appending the same bytes again gives the same index. So it is of a trusted root that is pinned.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from knhk.adapters import signer_roles
 from knhk.adapters.rotation_receipts import FILE as RECEIPTS_FILE
-from knhk.adapters.rotation_receipts import keep, receipts_in
+from knhk.adapters.rotation_receipts import PINNED, SIGSTORE, keep, receipts_in
 from knhk.adapters.signer_roles import RoleSigner, Rotation
 from knhk.lockchain import PolicyEvent, statement
 from knhk.model.faults import KnhkError, Stalled
@@ -103,6 +103,43 @@ def rotated_apart(folder: Path, role: str, now: datetime, overlap: timedelta, ac
     return signer_roles.rotate(folder, keys_in(folder), role, signer.log_origin(), now, overlap, pend=pend)
 
 
+def pinned(folder: Path, trusted_root: bytes, now: datetime, actor: str, log: Log) -> int | None:
+    """Pins a sigstore's trusted root, which the caller has looked at; the index of its receipt, None where that one was pinned before.
+    Nothing changes while the log does not answer, and what was left by a crash is done first. Raises Stalled, Waiting, Corrupt."""
+    log.checkpoint()
+    finish(folder, log)
+    bundles = list[bytes]()
+
+    def pend(old: str | None, new: str) -> None:
+        bundles.append(pin_of(folder, old, new, now, actor))
+        replace_file(folder / PENDING_FILE, json.dumps({"trustedRoot": new, "bundle": bundles[0].decode()}).encode(), 0o600)
+
+    signer_roles.trust(folder, keys_in(folder), trusted_root, signer_in(folder).log_origin(), now, pend=pend)
+    index = finish(folder, log)
+    return log.append_event(bundles[0]) if index is None and bundles else index  # somebody else who looked was quicker: the same index
+
+
+def pinned_apart(folder: Path, trusted_root: bytes, now: datetime, actor: str) -> bool:
+    """The same where no log is at hand: the receipt waits in the folder, for whoever has both. Whether there is one. Raises Stalled,
+    Corrupt."""
+    kept = list[str]()
+
+    def pend(old: str | None, new: str) -> None:
+        keep(folder, pin_of(folder, old, new, now, actor))
+        kept.append(new)
+
+    signer_roles.trust(folder, keys_in(folder), trusted_root, signer_in(folder).log_origin(), now, pend=pend)
+    return bool(kept)
+
+
+def pin_of(folder: Path, old: str | None, new: str, now: datetime, actor: str) -> bytes:
+    """TrustedRootPinned, by the rollout key."""
+    named = signer_roles.keys_of(folder)
+    evidence = {**({"old": old} if old else {}), "serial": 1 + (named.serial if named else 0)}
+    event = PolicyEvent(PINNED, (SIGSTORE, new), actor, f"{now:{TIME}}", evidence=evidence)
+    return signer_in(folder).bundle("rollout", statement(event))
+
+
 def receipt_of(folder: Path, role: str, made: Rotation, now: datetime, overlap: timedelta, actor: str) -> bytes:
     """KeyRotated, by the rollout key from before."""
     named = signer_roles.keys_of(folder)
@@ -130,17 +167,23 @@ def _is_by(note: str, signer: RoleSigner) -> bool:
 
 
 def finish(folder: Path, log: Log) -> int | None:
-    """The receipt of a rotation that keys.json has and the log may not: its index. None when there is none. One that is under way in
-    another process is waited for. Raises Waiting."""
+    """The receipt of a rotation, or of a trusted root, that keys.json has and the log may not: its index. None when there is none. One that
+    is under way in another process is waited for. Raises Waiting."""
     path = folder / PENDING_FILE
     with signer_roles.alone(folder):
         if not path.exists():
             return None
         told: dict[str, Any] = json.loads(path.read_bytes())
-        named = signer_roles.keys_of(folder)
-        index = log.append_event(told["bundle"].encode()) if named and told["new"] in named.roles.get(told["role"], {}) else None
+        index = log.append_event(told["bundle"].encode()) if _happened(folder, told) else None
         path.unlink()
     return index
+
+
+def _happened(folder: Path, told: Mapping[str, Any]) -> bool:
+    if "trustedRoot" in told:
+        return bool(signer_roles.outside_of(folder).trusted_root == told["trustedRoot"])
+    named = signer_roles.keys_of(folder)
+    return named is not None and told["new"] in named.roles.get(told["role"], {})
 
 
 @dataclass
@@ -183,7 +226,7 @@ class Rotating:
 
 @dataclass
 class Telling:
-    """Brings receipts of rotations that were made elsewhere from a folder of keys into the log: each once, and all again after a start,
+    """Brings receipts of what the root signed elsewhere from a folder of keys into the log: each once, and all again after a start,
     for the same bytes have the same index."""
 
     folder: Path
@@ -203,9 +246,9 @@ class Telling:
                 return
             for bundle in receipts_in(self.folder):
                 if bundle not in self._told:
-                    _log.info("a rotation's receipt is entry %d", self.log.append_event(bundle))
+                    _log.info("a receipt of what the root signed is entry %d", self.log.append_event(bundle))
                     self._told |= {bundle}
             self._done = seen
         except (KnhkError, OSError, ValueError) as error:
-            _log.warning("receipts of rotations wait: %s", error)
+            _log.warning("receipts of what the root signed wait: %s", error)
             self._next_s = now_s + LOOK_EVERY_S
