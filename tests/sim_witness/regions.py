@@ -36,7 +36,7 @@ from knhk_runtime.witness.core import Refusal, Witness, WitnessKey
 from knhk_runtime.witness.follow import Followed
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import Leaf
-from knhk_verify.note import COSIGNATURE, Verifier, open_checkpoint, open_note, parse_path
+from knhk_verify.note import COSIGNATURE, Proof, Verifier, open_checkpoint, open_note, parse_path
 from knhk_verify.tree import leaf_hash, node_hash
 
 PLACES = ("eu", "us", "ap")
@@ -181,7 +181,7 @@ class Regions:
         try:
             line = watcher.witness.add_checkpoint(body)
         except Refusal as refusal:
-            self._owe(watcher, origin, before.tree.size if before else 0, asked.start, asked.checkpoint)
+            self._owe(watcher, origin, before.tree.size if before else 0, asked)
             if refusal.size is not None:
                 return int(refusal.status), b"%d\n" % refusal.size
             return int(refusal.status), str(refusal).encode()
@@ -190,15 +190,16 @@ class Regions:
         self._tell(f"{PLACES[to]} cosigns {origin} {size}")
         return 200, line.encode()
 
-    def _owe(self, watcher: Watcher, origin: str, old: int, start: int, note: str) -> None:
+    def _owe(self, watcher: Watcher, origin: str, old: int, asked: Proof) -> None:
         """Whether what was refused proves a split view: another root of the size cosigned last, or a larger tree of another history, asked
-        for with its own proof from that size, which is no power of two."""
+        for with its own proof from that size, which is no power of two or has that tree's root before it."""
+        note = asked.checkpoint
         size, given = size_of(note), watcher.given.get(origin, {})
         ours = self._history_of(origin, given)
         theirs = self._history_of(origin, {size: open_checkpoint(note, self._verifier(origin)).root})
         if old not in given or ours is None or theirs is None or ours is theirs or ours.root(old) == theirs.root(old):
             return
-        if size == old or (start == old and size > old and old & (old - 1)):
+        if size == old or (asked.start == old and size > old and (old & (old - 1) or theirs.root(old) in asked.path[:1])):
             watcher.owed.add(origin)
 
     def _verifier(self, origin: str) -> Verifier:

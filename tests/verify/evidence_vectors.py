@@ -127,6 +127,11 @@ def line(value: str, number: int, change: Callable[[str], str]) -> str:
     return "\n".join(lines)
 
 
+def _begun(tree: Tree, old: int, of: Tree) -> str:
+    """A consistency proof to SIZE, before which the root of the first `old` entries of a tree stands."""
+    return line(tree.consistency(old, SIZE), 1, lambda hash_: f"{b64(range_root(of.read, 0, old))}\n{hash_}")
+
+
 def _in_bundle(receipt: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     bundle = json.loads(receipt["bundle"])
     change(bundle)
@@ -307,6 +312,21 @@ def refused_logs() -> Refused:
         ),
         "split view: a larger tree that does not begin with the old one": (
             {"old": GOOD.checkpoint(8), "grown": FORKED.consistency(8, SIZE)},
+            "consistency proof",
+            "does not lead",
+        ),
+        "split view: a larger tree of which the root of the older one stands first": (
+            {"old": GOOD.checkpoint(8), "grown": _begun(FORKED, 8, FORKED)},
+            "consistency proof",
+            "split view",
+        ),
+        "consistency: the root of the older tree, which is left out, stands first": (
+            {"old": GOOD.checkpoint(8), "grown": _begun(GOOD, 8, GOOD)},
+            "consistency proof",
+            "leads from no tree",
+        ),
+        "consistency: another root stands first": (
+            {"old": GOOD.checkpoint(8), "grown": _begun(GOOD, 8, FORKED)},
             "consistency proof",
             "does not lead",
         ),

@@ -59,12 +59,17 @@ def test_it_follows_what_grows(shown: Shown, tmp_path: Path) -> None:
     assert shown.witness.split_views == ()
 
 
-@pytest.mark.parametrize("size", [5, 6, 300])
-def test_a_fork_is_kept_and_the_verifier_tells_it(shown: Shown, tmp_path: Path, size: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown.look(log_of(tmp_path / "a", (0, 5))) == ""
-    told = shown.look(log_of(tmp_path / "b", (0, 2), (900, 900 + size - 2)))
+@pytest.mark.parametrize(("old", "size"), [(5, 5), (5, 6), (5, 300), (4, 4), (4, 5), (4, 300), (1, 2), (256, 257), (256, 700)])
+def test_a_fork_is_kept_and_the_verifier_tells_it(
+    shown: Shown, tmp_path: Path, old: int, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of a tree that proofs leave out, of a size that is a power of two."""
+    assert shown.look(log_of(tmp_path / "a", (0, old))) == ""
+    same = old // 2
+    rows = ((0, same), (900, 900 + size - same)) if same else ((900, 900 + size),)
+    told = shown.look(log_of(tmp_path / "b", *rows))
     assert "split view" in told
-    assert shown.size == 5
+    assert shown.size == old
     (name,) = shown.witness.split_views
     named = evidence_vectors.b64(evidence_vectors.public(evidence_vectors.ROOT))
     keys = evidence_vectors.keys_json(
@@ -76,10 +81,12 @@ def test_a_fork_is_kept_and_the_verifier_tells_it(shown: Shown, tmp_path: Path, 
     assert "split view" in capsys.readouterr().out
 
 
-def test_a_fork_of_a_tree_that_its_proofs_leave_out_is_refused_all_the_same(shown: Shown, tmp_path: Path) -> None:
-    assert shown.look(log_of(tmp_path / "a", (0, 4))) == ""
-    assert "does not lead" in shown.look(log_of(tmp_path / "b", (0, 2), (900, 904)))
-    assert shown.size == 4
+def test_who_only_asks_leaves_out_the_tree_that_proves_his_fork_and_is_refused_all_the_same(log: FakeLog, tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "w", witness_key(), {log.origin: [log.verifier]}, Quick(), lambda: 1)
+    witness.add_checkpoint(log.asks(0, 4))
+    with pytest.raises(Refusal, match="does not lead"):
+        witness.add_checkpoint(FakeLog(fork=2).asks(4, 6))
+    assert witness.sizes() == {log.origin: 4}
 
 
 def test_rubbish_between_two_good_checkpoints_accuses_nobody(shown: Shown, log: FakeLog, tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pat
         return
     level = (old & -old).bit_length() - 1
     last, meet = old - 1 >> level, (old - 1 ^ new - 1).bit_length() - level
-    hashes = [old_root, *path] if old == 1 << level else list(path)  # one that is the whole old tree is left out
-    whole = old < new and len(hashes) == 1 + meet + (last >> meet).bit_count()
-    demand(whole, "consistency proof", f"with {len(path)} hashes leads from no tree of size {old} to one of {new}")
+    must = 1 + meet + (last >> meet).bit_count()  # one that is the whole old tree is left out, or stands there and is another
+    hashes = [old_root, *path] if old == 1 << level and (len(path) < must or path[0] == old_root) else list(path)
+    demand(old < new and len(hashes) == must, "consistency proof", f"with {len(path)} hashes leads from no tree of {old} to one of {new}")
     left = right = hashes[0]
     for step, hash_ in enumerate(hashes[1:]):
         both = step >= meet or last >> step & 1

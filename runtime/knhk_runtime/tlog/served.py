@@ -112,9 +112,13 @@ class Served:
         """tlog-proof text of an entry under `note`, the checkpoint of this size."""
         return format_proof(index, inclusion_proof(self.read, index, self.size), note)
 
-    def consistency(self, old: int, note: str) -> str:
-        """Consistency proof from size `old` to `note`, the checkpoint of this size (formats/receipt.md)."""
-        return f"old {old}\n" + "".join(f"{b64(hash_)}\n" for hash_ in consistency_proof(self.read, old, self.size)) + f"\n{note}"
+    def consistency(self, old: int, note: str, known: bytes = b"") -> str:
+        """Consistency proof from size `old` to `note`, the checkpoint of this size (formats/receipt.md). `known`: the root of size `old` of
+        who is to take it. Where a proof leaves that tree out, and it is another here, ours stands first: so the proof is one of a fork."""
+        path = consistency_proof(self.read, old, self.size)
+        if known and 0 < old < self.size and not old & (old - 1) and (here := self.root(old)) != known:
+            path = [here, *path]
+        return f"old {old}\n" + "".join(f"{b64(hash_)}\n" for hash_ in path) + f"\n{note}"
 
 
 def first_difference(one: Read, other: Read, size: int) -> int | None:

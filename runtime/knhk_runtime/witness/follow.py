@@ -107,7 +107,7 @@ class Followed:
         if size < old:
             return ""  # what we cosigned last is not published yet
         try:
-            self._add(Served(origin, fetch, size).consistency(old, note).encode())
+            self._add(Served(origin, fetch, size).consistency(old, note, known.tree.root if known is not None else b"").encode())
         except Refusal as refusal:
             later = self._latest(origin)
             return "" if later is not None and later.tree.size > old else str(refusal)  # it was asked to cosign a newer one meanwhile
