@@ -123,12 +123,46 @@ def test_a_terminal_gets_tables_and_plain_errors(pack: Path, tmp_path: Path) -> 
     assert '"error"' not in bad
 
 
-def _on_terminal(argv: list[str]) -> str:
-    """What a terminal 100 columns wide shows of the command."""
+WIDE = "SELECT 'kept whole, word for word' AS one, 'DENY' AS two, '' AS three, range AS four, 'five words of some length' AS five, "
+WIDE += "'and so on and so forth' AS six, 'until the end of the row' AS seven FROM range(2)"
+
+
+def test_a_table_too_wide_for_a_terminal_has_each_row_below_the_other(log: Any) -> None:
+    """Columns of a few characters each are read by nobody."""
+    shown = _on_terminal(["receipt", "query", WIDE, "--log", str(log.dir), "-o", "table"])
+    words = [line.split(maxsplit=1) for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines() if line.strip()]
+    assert [name for name, _ in words] == ["one", "two", "four", "five", "six", "seven"] * 2
+    assert words[0][1].strip() == "kept whole, word for word"
+    none = _on_terminal(["receipt", "query", "FROM events WHERE false", "--log", str(log.dir), "-o", "table"])
+    assert "no rows" in none
+    assert "log_index, time, event, namespace," in none
+
+
+def test_a_list_of_receipts_is_read_on_a_terminal_of_80_columns(log: Any) -> None:
+    """No id or time is broken, and no line is longer."""
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", _on_terminal(["receipt", "list", "--log", str(log.dir), "-o", "table"], 80))
+    for receipt in log.receipts:
+        assert receipt in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_table_that_no_terminal_shows_is_as_wide_as_it_is(knhk: Any, log: Any) -> None:
+    """Into a file or a pipe, such as `less -S` or `grep`."""
+    (head, _, *rows) = (line for line in knhk("receipt", "query", WIDE, "--log", log.dir, "-o", "table").text.splitlines() if line.strip())
+    assert head.split() == ["one", "two", "three", "four", "five", "six", "seven"]
+    assert ["kept whole, word for word" in row and "and so on and so forth" in row for row in rows] == [True, True]
+
+
+def _on_terminal(argv: list[str], columns: int = 100) -> str:
+    """What a terminal so wide shows of the command."""
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "knhk.cli", *argv], stdout=theirs, stderr=theirs, stdin=theirs, env={**os.environ, "COLUMNS": "100"}
+            [sys.executable, "-m", "knhk.cli", *argv],
+            stdout=theirs,
+            stderr=theirs,
+            stdin=theirs,
+            env={**os.environ, "COLUMNS": str(columns)},
         )
         os.close(theirs)
         shown = b""

@@ -97,6 +97,10 @@ def test_decisions_events_and_what_was_live_are_tables(knhk: Any) -> None:
         ("DROP TABLE events", "one SELECT"),
         ("WITH x AS (DELETE FROM events RETURNING *) SELECT * FROM x", "one SELECT"),
         ("SELECT * FROM (WITH x AS (COPY decisions TO '/tmp/x.csv') SELECT 1)", "one SELECT"),
+        ("CREATE TABLE x AS PIVOT decisions ON verdict USING count(*)", "one SELECT"),
+        ("COPY (PIVOT decisions ON verdict USING count(*)) TO '/tmp/x.csv'", "one SELECT"),
+        ("WITH x AS (DELETE/**/FROM events RETURNING *) FROM (PIVOT x ON event USING count(*))", "one SELECT"),
+        ("PIVOT decisions ON verdict USING count(*); SELECT 1", "one SELECT"),
         ("SELEC 1", "must be SQL"),
         ("SELECT colour FROM decisions", "colour"),
     ],
@@ -117,7 +121,14 @@ def test_an_archive_is_read_without_payloads_and_nothing_beside_it(knhk: Any, tm
     parquet.write_table(table, part / "0000000000000000.parquet")
     code, said = knhk("query", "SELECT * FROM observations", "--archive", archive)
     assert (code, said["columns"][:3]) == (0, ["receipt", "actor", "failing"])
-    assert "observation" not in said["columns"]
+    assert not {"observation", "action", "salt"} & set(said["columns"])
+    asked = "SELECT receipt FROM observations WHERE date = DATE '2026-11-20' AND hour = 10"
+    assert rows(knhk("query", asked, "--archive", archive)) == [["aa"]]
+    for reading in (f"read_parquet('{part}/*.parquet')", f"'{part}/0000000000000000.parquet'", f"glob('{archive}/**')"):
+        code, said = knhk("query", f"SELECT * FROM {reading}", "--archive", archive)
+        assert (code, "isabled" in json.dumps(said)) == (1, True), said
+    code, said = knhk("query", "SELECT observation FROM observations", "--archive", archive)
+    assert (code, "not found" in json.dumps(said)) == (1, True)
     code, said = knhk("query", "SELECT * FROM read_text('/etc/hostname')", "--archive", archive)
     assert (code, "disabled" in json.dumps(said)) == (1, True)
     code, said = knhk("query", f"COPY decisions TO '{archive}/x.csv'", "--archive", archive)
@@ -146,6 +157,36 @@ def test_a_table_that_is_none_and_an_archive_that_is_none_are_said(knhk: Any, tm
 )
 def test_what_only_reads_is_answered(knhk: Any, sql: str) -> None:
     assert sorted(rows(knhk("query", sql))) == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "PIVOT decisions ON verdict USING count(*) GROUP BY pack ORDER BY pack",
+        "FROM (PIVOT decisions ON verdict IN ('ADMIT', 'DENY') USING count(*) GROUP BY pack) ORDER BY pack",
+        "WITH p AS (PIVOT decisions ON verdict USING count(*) GROUP BY pack) FROM p ORDER BY pack",
+    ],
+)
+def test_a_pivot_only_reads(knhk: Any, sql: str) -> None:
+    assert rows(knhk("query", sql)) == [["invoice-controls", 6, 4], ["leads", 1, 0], ["limits", 1, 0]]
+
+
+def test_segments_of_before_a_column_have_none_of_it(knhk: Any, tmp_path: Path) -> None:
+    for day, columns in (("20", {"receipt": ["aa"]}), ("21", {"receipt": ["bb"], "actor": ["clerk"]})):
+        part = tmp_path / "delta" / "region=local" / f"date=2026-11-{day}" / "hour=10"
+        part.mkdir(parents=True)
+        parquet.write_table(pa.table({**columns, "salt": [b"s"]}), part / "0000000000000000.parquet")
+    asked = rows(knhk("query", "SELECT receipt, actor FROM observations ORDER BY receipt", "--archive", tmp_path / "delta"))
+    assert asked == [["aa", None], ["bb", "clerk"]]
+
+
+def test_regions_that_a_guard_makes_up_are_told_as_they_are(knhk: Any, written: Written) -> None:
+    """Beyond the 16th of a pack the index counts them as one."""
+    made = [bytearray(leaf(100 + n)) for n in range(1, 20)]
+    for region, each in enumerate(made, 1):
+        each[6:8] = region.to_bytes(2, "big")
+    written.add(*map(bytes, made))
+    assert rows(knhk("query", "SELECT count(DISTINCT region), max(region) FROM decisions")) == [[20, 19]]
 
 
 def test_nothing_of_where_one_stands_is_read(knhk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,6 +343,51 @@ def test_policy_events_are_ocsf_too(knhk: Any, written: Written, tmp_path: Path)
         "export", "--format", "ocsf", "--out", tmp_path / "one.jsonl", "--kind", "POLICY", "--field-selector", "event=RolledBack"
     )
     assert (code, said["written"]) == (0, 2)
+
+
+@pytest.mark.parametrize(("table", "words"), [("decisions", ()), ("events", ("--kind", "POLICY"))])
+def test_an_answer_with_the_columns_of_receipts_is_the_ocsf_of_an_export(
+    knhk: Any, written: Written, tmp_path: Path, table: str, words: tuple[str, ...]
+) -> None:
+    more = written.event("StepAdvanced", LIMITS, step=2, weight=25, point="gate")
+    written.add(leaf(40, ring=b"RING0002", pack=LIMITS, flags=1, verdict=2), more)
+    assert knhk("export", "--format", "ocsf", "--out", tmp_path / "exported", *words)[0] == 0
+    code, said = knhk("query", f"FROM {table} ORDER BY log_index", "--out", tmp_path / "asked", "--format", "ocsf")
+    exported, asked = ([json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("exported", "asked"))
+    for event in exported:
+        for only_the_leaf in ("hO", "hA"):
+            event["unmapped"].pop(only_the_leaf, None)
+    assert (code, said["written"]) == (0, len(asked))
+    assert asked == exported
+
+
+@pytest.mark.parametrize(
+    ("sql", "musts"),
+    [
+        ("SELECT verdict, count(*) AS n FROM decisions GROUP BY ALL", ["has no column log_index, time, receipt, namespace, kind, class,"]),
+        ("SELECT * EXCLUDE (mode, brownout) FROM decisions", ["has no column mode, brownout"]),
+        ("SELECT * EXCLUDE (evidence) FROM events", ["has no column evidence"]),
+        (
+            "SELECT * REPLACE ('x' AS time, NULL::VARCHAR AS pack) FROM decisions",
+            ["column time is text", "column pack is NULL in some rows"],
+        ),
+    ],
+)
+def test_an_answer_without_them_is_no_ocsf_and_says_what_it_lacks(knhk: Any, tmp_path: Path, sql: str, musts: list[str]) -> None:
+    code, said = knhk("query", sql, "--out", tmp_path / "asked", "--format", "ocsf")
+    assert code == 1
+    values = sorted(fault["value"] for fault in said["faults"])
+    assert [value.startswith(must) for value, must in zip(values, sorted(musts), strict=True)] == [True] * len(musts), values
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_form_without_a_file_is_told(knhk: Any, tmp_path: Path) -> None:
+    code, said = knhk("query", "FROM decisions", "--format", "ocsf")
+    assert (code, "--format: must come with --out" in said["error"]) == (2, True)
+    code, said = knhk("query", "FROM decisions", "--out", tmp_path / "x.txt")
+    assert (code, "or come with --format" in said["error"]) == (2, True)
+    assert knhk("query", "FROM decisions", "--out", tmp_path / "x.txt", "--format", "csv")[0] == 0
+    assert (tmp_path / "x.txt").read_text().startswith("log_index,time,")
 
 
 def test_one_receipt_is_exported_by_its_id(knhk: Any, tmp_path: Path) -> None:

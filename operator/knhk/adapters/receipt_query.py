@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.lockchain.entries import Row
+from knhk.model.columns import BOOLEAN, INTEGER, TEXT, TIME, Column
 from knhk.model.csv_cells import cell
 from knhk.model.faults import Fault, Refused
 from knhk.model.selection import FLAGS
@@ -22,15 +23,24 @@ from knhk_runtime.record import LAST_NS
 
 if TYPE_CHECKING:
     import pyarrow
+    import pyarrow.dataset
 
 MEMORY = "2GB"
 # Words without which a question needs none of these; query() and query_table() make names of text.
 OF_DECISIONS, OF_EVENTS = (re.compile(words, re.IGNORECASE) for words in ("decision|shapes|overrides|query", "events|live|overrides|query"))
+# A PIVOT that finds its columns itself is several statements to DuckDB, whose tree it does not give: none may begin with one of these.
+WRITES = frozenset(
+    (
+        *("alter", "attach", "call", "copy", "create", "delete", "detach", "drop", "execute", "export", "import", "insert"),
+        *("install", "load", "merge", "pragma", "prepare", "set", "truncate", "update", "use", "vacuum"),
+    )
+)
+PIVOTS = frozenset(("pivot", "pivot_wider"))
 READS = frozenset(("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"))
 BATCH = 1 << 16
 ANY = ("region=*/*/*/*.parquet",)
 _RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
-SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", "region", *FLAGS)
+SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", *FLAGS)
 EVENTS = (
     ("log_index", "BIGINT"),
     ("time", "TIMESTAMP"),
@@ -54,7 +64,7 @@ EVENTS = (
 )
 _VIEWS = """
 CREATE VIEW decisions AS SELECT log_index, make_timestamp(time_ns // 1000) AS time, time_ns, receipt, namespace, kind, verdict,
-  class, mode, arm, pack, version, pack_digest, CAST(region AS INTEGER) AS region, stale = 'true' AS stale, cached = 'true' AS cached,
+  class, mode, arm, pack, version, pack_digest, region, stale = 'true' AS stale, cached = 'true' AS cached,
   brownout = 'true' AS brownout, fail_open = 'true' AS fail_open, resumed = 'true' AS resumed
   FROM decision_rows JOIN shapes USING (shape);
 CREATE VIEW live AS SELECT namespace, pack, version, pack_digest, time AS since,
@@ -67,10 +77,8 @@ CREATE VIEW overrides AS
     CASE WHEN brownout THEN 'brownout' END, CASE WHEN stale THEN 'stale' END), pack, version, '', '', '', receipt
     FROM decisions WHERE (fail_open OR brownout OR stale) AND mode = 'ENFORCED';
 """
-# What the archive holds but the bytes of O and A themselves, and the salts that would let them be guessed.
-_OBSERVATIONS = """
-CREATE VIEW observations AS SELECT * EXCLUDE (observation, action, salt) FROM read_parquet(?, hive_partitioning=true)
-"""
+# The bytes of O and A themselves, and the salts that would let them be guessed: nobody's question sees these columns of the archive.
+PAYLOADS = frozenset(("observation", "action", "salt"))
 
 
 def query(
@@ -92,7 +100,7 @@ def query(
         _load(db, decisions if OF_DECISIONS.search(sql) else (), events if OF_EVENTS.search(sql) else ())
         db.execute(_VIEWS)
         if archive is not None:
-            _observed(db, archive, segments)
+            db.register("observations", _observed(archive, segments))
         db.execute("SET python_enable_replacements = false")  # nor variables of this process
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
@@ -111,7 +119,9 @@ def _one_select(db: Any, sql: str) -> None:
         found = db.extract_statements(sql)
     except duckdb.Error as error:
         raise Refused([Fault("SQL", sql[:200], f"must be SQL: {error}")]) from error
-    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT or not _nodes(_parsed(db, sql)) <= READS:
+    kinds = [statement.type for statement in found]
+    only_reads = kinds == [duckdb.StatementType.SELECT] and _nodes(_parsed(db, sql)) <= READS
+    if not only_reads and not (kinds == [duckdb.StatementType.MULTI] and _pivots(sql)):
         raise Refused([Fault("SQL", sql[:200], "must be one SELECT: receipts are only read")])
 
 
@@ -119,6 +129,18 @@ def _parsed(db: Any, sql: str) -> Any:
     """The tree of a SELECT by DuckDB's own parser."""
     ((told,),) = db.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
     return json.loads(told)
+
+
+def _pivots(sql: str) -> bool:
+    """Whether it has a PIVOT, and no word that something is written by."""
+    import duckdb
+
+    text = sql.encode()
+    found = duckdb.tokenize(sql)
+    ends = [*(at for at, _ in found[1:]), len(text)]
+    tokens = (text[at:end].decode(errors="replace") for (at, _), end in zip(found, ends, strict=True))
+    words = {word[0].lower() for token in tokens if (word := re.match(r"\w+", token))}
+    return bool(words & PIVOTS) and not words & WRITES
 
 
 def _nodes(tree: Any) -> set[str]:
@@ -129,29 +151,32 @@ def _nodes(tree: Any) -> set[str]:
     return named.union(*map(_nodes, inner))
 
 
-def _observed(db: Any, archive: Path, segments: Sequence[str]) -> None:
-    """Its segments are the only files that may be read from here on."""
-    import duckdb
+def _observed(archive: Path, segments: Sequence[str]) -> pyarrow.dataset.Dataset:
+    """Its segments without payloads, read by Arrow as far as a question needs them: DuckDB itself reads no file. Columns are those of the
+    newest; what an older one has not is NULL. Raises Refused."""
+    import pyarrow as pa
+    from pyarrow import dataset, parquet
 
-    if not any(any(archive.glob(path)) for path in segments):
-        raise Refused([Fault("--archive", str(archive), "must be a folder with segments of the Δ log")])
+    must = "must be a folder with segments of the Δ log"
+    paths = sorted(str(path) for pattern in segments for path in archive.glob(pattern))
+    if not paths:
+        raise Refused([Fault("--archive", str(archive), must)])
+    parts = pa.schema([("region", pa.string()), ("date", pa.date32()), ("hour", pa.string())])
     try:
-        paths = ", ".join(f"'{_quoted(f'{archive.absolute()}/{path}')}'" for path in segments)
-        db.execute(f"SET allowed_directories = ['{_quoted(str(archive.absolute()) + '/')}']")
-        db.execute(_OBSERVATIONS.replace("?", f"[{paths}]"))
-    except duckdb.Error as error:
-        raise Refused([Fault("--archive", str(archive), f"must be a folder with segments of the Δ log: {error}")]) from error
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+        columns = [field for field in parquet.read_schema(paths[-1]) if field.name not in PAYLOADS]
+        schema = pa.schema([*columns, *(part for part in parts if part.name not in {field.name for field in columns})])
+        partitions = dataset.HivePartitioning(parts)
+        return dataset.dataset(paths, schema, format="parquet", partitioning=partitions, partition_base_dir=str(archive))
+    except (pa.ArrowException, OSError) as error:
+        raise Refused([Fault("--archive", str(archive), f"{must}: {error}")]) from error
 
 
 def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
     import pyarrow as pa
 
     shapes = dict[tuple[str, ...], int]()
-    schema = pa.schema([("log_index", pa.int64()), ("time_ns", pa.int64()), ("receipt", pa.string()), ("shape", pa.int32())])
+    numbers = [("log_index", pa.int64()), ("time_ns", pa.int64()), ("receipt", pa.string()), ("region", pa.int32()), ("shape", pa.int32())]
+    schema = pa.schema(numbers)
     failed = list[Exception]()
     rows = pa.RecordBatchReader.from_batches(schema, _until_failed(_batches(decisions, shapes, schema), failed))
     db.register("arriving", rows)
@@ -202,6 +227,7 @@ def _batches(rows: Iterable[Row], shapes: dict[tuple[str, ...], int], schema: py
             [row.number for row in batch],
             [min(int.from_bytes(leaf[92:100], "big"), LAST_NS) for leaf in data],
             [leaf[100:116].hex() for leaf in data],
+            [int.from_bytes(leaf[6:8], "big") for leaf in data],  # of a shape it may be "other"
             numbers,
         ]
         yield pa.RecordBatch.from_arrays(
@@ -232,6 +258,18 @@ def _event(row: Row) -> dict[str, Any]:
     }
 
 
+def columns(table: pyarrow.Table) -> list[Column]:
+    return [Column(field.name, _kind(field.type), column.null_count > 0) for field, column in zip(table.schema, table.columns, strict=True)]
+
+
+def _kind(found: Any) -> str:
+    from pyarrow import types
+
+    found = getattr(found, "storage_type", found)  # JSON is text
+    kinds = ((types.is_integer, INTEGER), (types.is_timestamp, TIME), (types.is_string, TEXT), (types.is_boolean, BOOLEAN))
+    return next((kind for is_so, kind in kinds if is_so(found)), str(found))
+
+
 def plain(table: pyarrow.Table) -> list[list[Any]]:
     """Rows as JSON holds them: times as text."""
     return [
@@ -253,22 +291,22 @@ def _plain(cell: Any) -> Any:
     )
 
 
-def save(table: pyarrow.Table, path: Path) -> None:
-    """Into a file of the form that its name says, whole or not at all. Raises OSError."""
+def save(table: pyarrow.Table, path: Path, form: str) -> None:
+    """Into a file of this form (csv, jsonl, parquet), whole or not at all. Raises OSError."""
     with whole(path) as file:
-        _save(table, file)
+        _save(table, file, form)
 
 
-def _save(table: pyarrow.Table, path: Path) -> None:
+def _save(table: pyarrow.Table, path: Path, form: str) -> None:
     import pyarrow.parquet
 
-    if path.suffix == ".parquet":
+    if form == "parquet":
         pyarrow.parquet.write_table(table, path, compression="zstd")
         return
     names = table.column_names
     rows = plain(table)
     with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
+        if form == "csv":
             csv.writer(file).writerows([cell(found) for found in row] for row in (names, *rows))
         else:
             file.writelines(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)

@@ -539,24 +539,67 @@ STYLES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+READABLE = 20  # characters that a column keeps when it is folded, if it has so many
+
+
 def _show_tables(tables: Iterable[Table]) -> None:
-    from rich import box
+    """As wide as they are into a file or a pipe; on a terminal folded, or, where too many columns would leave each a few characters, with
+    the columns of each row one below another."""
     from rich.console import Console
+
+    for table in tables:
+        widths = [max(map(_cells, texts)) for texts in zip(table.columns, *table.rows, strict=True)]
+        between = 3 * len(widths) + 1
+        console = Console(file=sys.stdout, highlight=False)
+        if not sys.stdout.isatty():
+            console.width = max(sum(widths) + between, _cells(table.title), 1)
+        is_wide = sum(min(width, READABLE) for width in widths) + between > console.width
+        console.print(_stacked(table) if is_wide else _drawn(table))
+
+
+def _cells(text: str) -> int:
+    """Columns of a terminal that the longest line takes."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, text.splitlines()), default=0)
+
+
+def _drawn(table: Table) -> Any:
+    from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False)
-    for table in tables:
-        drawn = Drawn(
-            title=Text(table.title) if table.title else None,
-            box=box.SIMPLE_HEAD,
-            show_header=any(table.columns),
-        )
-        for column in table.columns:
-            drawn.add_column(Text(column), overflow="fold")
-        for row in table.rows:
-            drawn.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
-        console.print(drawn)
+    drawn = Drawn(title=Text(table.title) if table.title else None, box=box.SIMPLE_HEAD, show_header=any(table.columns))
+    for column in table.columns:
+        drawn.add_column(Text(column), overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(_styled(cell) for cell in row))
+    return drawn
+
+
+def _stacked(table: Table) -> Any:
+    """What is empty is left out, but for a table without rows, of which its columns are named."""
+    from rich import box
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    drawn = Drawn(title=Text(table.title) if table.title else None, box=box.SIMPLE, show_header=False)
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(overflow="fold")
+    if not table.rows:
+        drawn.add_row(Text("no rows"), Text(", ".join(table.columns)))
+    for row in table.rows:
+        for column, cell in zip(table.columns, row, strict=True):
+            if cell:
+                drawn.add_row(Text(column), _styled(cell))
+        drawn.add_section()
+    return drawn
+
+
+def _styled(cell: str) -> Any:
+    from rich.text import Text
+
+    return Text(cell, STYLES.get(cell, ""))
 
 
 def _printable(text: str) -> str:

@@ -84,32 +84,42 @@ TO = ("csv", "jsonl", "parquet")
         Argument(
             "--archive", help="folder of the Δ log (formats/delta.md): table observations, without payloads", kind=Path, metavar="DIR"
         ),
-        Argument("--out", help="write the answer into a file: .csv, .jsonl or .parquet", kind=Path, metavar="FILE"),
+        Argument("--out", help="write the answer into a file: .csv, .jsonl or .parquet, or of --format", kind=Path, metavar="FILE"),
+        Argument("--format", help="of --out; ocsf: events of OCSF 1.7, one a line (default: by its ending)", choices=(*TO, "ocsf")),
     ),
     output=obj(columns=array(string()), rows=array(array({})), written=integer()),
     examples=(
         "knhk receipt query 'SELECT verdict, count(*) FROM decisions GROUP BY ALL'",
         "knhk receipt query --kubeconfig risk.conf -n erp 'FROM overrides ORDER BY log_index'",
         "knhk receipt query 'SELECT actor, count(*) FROM observations GROUP BY ALL' --archive ./delta --out by.csv",
+        "knhk receipt query 'FROM decisions WHERE brownout OR fail_open' --out lenient.ocsf.jsonl --format ocsf",
     ),
     detail="Selectors choose the decisions that are read; the namespace counts for policy events too.\n"
-    "DuckDB answers, in memory: it can read nothing but receipts (and the archive), and write nothing. `live`: which\n"
-    "version of a pack was live from `since` until `until`; `overrides`: flags, aborts, drift, what was enforced unreviewed, and what\n"
-    "was decided by failing open, in brownout or under a stale document. No evidence: `knhk receipt verify`, `knhk log prove`.",
+    "DuckDB answers, in memory: it can read nothing but receipts (and the archive), and write nothing. OCSF wants the columns of\n"
+    "decisions, or of events, and has no hashes of O and A, which `receipt export` has. `live`: which version of a pack was live from\n"
+    "`since` until `until`; `overrides`: flags, aborts, drift, what was enforced unreviewed, and what was decided by failing open, in\n"
+    "brownout or under a stale document. No evidence: `knhk receipt verify`, `knhk log prove`.",
 )
 def query(call: Call) -> Outcome:
     from knhk.adapters import receipt_query
+    from knhk.reconcilers import exporting_answers
     from knhk.wiring import receipt_reading, replays
 
     args = call.args
-    if args.out is not None and args.out.suffix[1:] not in TO:
-        raise Usage(f"must end in {', '.join(f'.{form}' for form in TO)}", "--out")
+    if args.out is None and args.format is not None:
+        raise Usage("must come with --out", "--format")
+    form = args.format or (args.out.suffix[1:] if args.out is not None else "")
+    if args.out is not None and form not in (*TO, "ocsf"):
+        raise Usage(f"must end in {', '.join(f'.{form}' for form in TO)}, or come with --format", "--out")
     decisions, events = receipt_reading.asked(args, Home(call.home))
     committed = args.archive is not None and replays.is_archive(str(args.archive))
     segments = replays.kept(str(args.archive)).names() if committed else receipt_query.ANY
     found = receipt_query.query(args.sql, decisions, events, args.archive, segments)
     if args.out is not None:
-        receipt_query.save(found, args.out)
+        if form == "ocsf":
+            exporting_answers.write_ocsf(args.out, receipt_query.columns(found), found.to_pylist())
+        else:
+            receipt_query.save(found, args.out, form)
         return Outcome({"columns": found.column_names, "rows": [], "written": found.num_rows})
     rows = receipt_query.plain(found)
     table = Table("", tuple(found.column_names), tuple(tuple("" if cell is None else str(cell) for cell in row) for row in rows))

@@ -33,7 +33,7 @@ COLUMNS = (
     "region",
 )
 BATCH = 1 << 16
-_FLAGS = {flag: "fail_open" if flag == "failOpen" else flag for flag in FLAGS}
+FLAG_COLUMNS = {flag: "fail_open" if flag == "failOpen" else flag for flag in FLAGS}
 
 
 def record(row: Row) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def record(row: Row) -> dict[str, Any]:
     told = {name: traits.get(name, "") for name in ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version")}
     head = {"log_index": row.number, "time": rfc3339_ns(leaf.time_ns), "receipt": leaf.receipt_id.hex()}
     tail = {"pack_digest": leaf.pack.hex() if any(leaf.pack) else "", "region": leaf.region}
-    return head | told | tail | {name: traits[flag] == "true" for flag, name in _FLAGS.items()}
+    return head | told | tail | {name: traits[flag] == "true" for flag, name in FLAG_COLUMNS.items()}
 
 
 def ocsf(row: Row) -> dict[str, Any]:
@@ -51,16 +51,22 @@ def ocsf(row: Row) -> dict[str, Any]:
     the caller by `metadata.uid`."""
     if row.traits["kind"] == "POLICY":
         return exporting_events.event(row, OCSF_VERSION)
-    traits, leaf = row.traits, row.leaf
-    admitted = traits["verdict"] == "ADMIT"
+    leaf = row.leaf
+    told = {**record(row), "pack_digest": row.traits["packDigest"]}
+    return decision_event(told, leaf.time_ns // 10**6, {"hO": leaf.h_o.hex(), "hA": leaf.h_a.hex()})
+
+
+def decision_event(told: Mapping[str, Any], time_ms: int, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Of a decision's columns, as SQL has them; `hashes`: what it commits to, where that is at hand."""
+    admitted, flags = told["verdict"] == "ADMIT", [flag for flag, name in FLAG_COLUMNS.items() if told[name]]
     policy = {
-        "name": traits["pack"] or "none",
-        "uid": traits["packDigest"] or "none",
-        "version": traits["version"],
-        "group": {"name": traits["namespace"]},
-        "is_applied": traits["mode"] == "ENFORCED",
+        "name": told["pack"] or "none",
+        "uid": told["pack_digest"] or "none",
+        "version": told["version"],
+        "group": {"name": told["namespace"]},
+        "is_applied": told["mode"] == "ENFORCED",
     }
-    product = {"name": "Reflex Enterprise", "vendor_name": "Reflex Enterprise", "feature": {"name": traits["kind"]}}
+    product = {"name": "Reflex Enterprise", "vendor_name": "Reflex Enterprise", "feature": {"name": told["kind"]}}
     return {
         "category_uid": 6,
         "category_name": "Application Activity",
@@ -70,25 +76,25 @@ def ocsf(row: Row) -> dict[str, Any]:
         "activity_name": "Decide",
         "type_uid": 600399,
         "type_name": "API Activity: Decide",
-        "time": leaf.time_ns // 10**6,
+        "time": time_ms,
         "severity_id": 1 if admitted else 2,
         "severity": "Informational" if admitted else "Low",
         "status_id": 1 if admitted else 2,
         "status": "Success" if admitted else "Failure",
-        "status_code": traits["verdict"],
-        "status_detail": ", ".join([traits["kind"], traits["mode"], traits["arm"], *(f for f in FLAGS if traits[f] == "true")]),
-        "actor": {"app_name": "guard", "authorizations": [{"decision": traits["verdict"], "policy": policy}]},
-        "api": {"operation": traits["kind"], "service": {"name": f"{traits['namespace']}/{traits['pack']}", "version": traits["version"]}},
-        "src_endpoint": {"uid": leaf.receipt_id[:8].hex(), "type_id": 99, "type": "Guard"},
+        "status_code": told["verdict"],
+        "status_detail": ", ".join([told["kind"], told["mode"], told["arm"], *flags]),
+        "actor": {"app_name": "guard", "authorizations": [{"decision": told["verdict"], "policy": policy}]},
+        "api": {"operation": told["kind"], "service": {"name": f"{told['namespace']}/{told['pack']}", "version": told["version"]}},
+        "src_endpoint": {"uid": told["receipt"][:16], "type_id": 99, "type": "Guard"},
         "metadata": {
             "version": OCSF_VERSION,
             "product": product,
-            "uid": row.name,
-            "correlation_uid": leaf.receipt_id.hex(),
-            "sequence": row.number,
+            "uid": told["receipt"] + ("-candidate" if told["arm"] == "candidate" else ""),
+            "correlation_uid": told["receipt"],
+            "sequence": told["log_index"],
             "log_name": "knhk.dev/decisions",
         },
-        "unmapped": {"class": traits["class"], "region": leaf.region, "hO": leaf.h_o.hex(), "hA": leaf.h_a.hex()},
+        "unmapped": {"class": told["class"], "region": told["region"], **hashes},
     }
 
 
@@ -99,22 +105,29 @@ def write(path: Path, form: str, rows: Iterable[Row]) -> int:
         return WRITERS[form](file, rows)
 
 
-def _lines(shape: Callable[[Row], Mapping[str, Any]]) -> Callable[[Path, Iterable[Row]], int]:
-    def written(path: Path, rows: Iterable[Row]) -> int:
-        count = 0
-        with path.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(shape(row), ensure_ascii=False, separators=(",", ":")) + "\n")
-                count += 1
-        return count
+def write_events(path: Path, events: Iterable[Mapping[str, Any]]) -> int:
+    """The same of events of OCSF that are made already."""
+    with whole(path) as file:
+        return _write_lines(file, events)
 
-    return written
+
+def _lines(shape: Callable[[Row], Mapping[str, Any]]) -> Callable[[Path, Iterable[Row]], int]:
+    return lambda path, rows: _write_lines(path, map(shape, rows))
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+            count += 1
+    return count
 
 
 def _csv(path: Path, rows: Iterable[Row]) -> int:
     count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, (*COLUMNS, *_FLAGS.values()))
+        writer = csv.DictWriter(file, (*COLUMNS, *FLAG_COLUMNS.values()))
         writer.writeheader()
         for row in rows:
             writer.writerow({name: cell(value) for name, value in record(row).items()})
@@ -126,8 +139,8 @@ def _parquet(path: Path, rows: Iterable[Row]) -> int:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {"log_index": pa.int64(), "region": pa.int32(), **dict.fromkeys(_FLAGS.values(), pa.bool_())}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in (*COLUMNS, *_FLAGS.values())])
+    kinds = {"log_index": pa.int64(), "region": pa.int32(), **dict.fromkeys(FLAG_COLUMNS.values(), pa.bool_())}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in (*COLUMNS, *FLAG_COLUMNS.values())])
     source, count = iter(rows), 0
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(islice(source, BATCH)):
