@@ -7,19 +7,24 @@ import random
 import subprocess
 import sys
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import drill_stranger
 import pytest
+from drill_vectors import made
 
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import NotFound, Waiting
-from knhk.reconcilers.drilling import Dealt, dealt, digest, measured, merged
+from knhk.reconcilers.drilling import Dealt, dealt, digest, figures, measured, merged, parse_given
 from knhk.wiring.drill_traffic import COMMIT_EVERY, VERSIONS, Consumed, Consumer, FilePositions, Live, Topic, policies, source_of
 from knhk_runtime.record import encode_leaf, entry_key
+from knhk_verify.__main__ import main as knhk_verify
+from knhk_verify.errors import Bad
 from knhk_verify.leaf import Leaf
 
 A, B = b"CLIENT-A", b"CLIENT-B"
@@ -148,11 +153,62 @@ def test_a_region_is_lost_and_nothing_that_was_acknowledged(tmp_path: Path, knhk
     assert (told["missing"], told["twice"], told["different"], told["unrecorded"]) == (0, 0, 0, 0)
     assert min(told[name] for name in ("rto_ms", "policy_ms", "messages", "replayed")) > 0
     assert told["replayed"] >= told["acknowledged"] - told["lost"], "the survivors decide again what was decided anywhere"
-    code, judged = knhk(
-        "receipt", "verify", told["receipt"], "--root", str(tmp_path / "drill/root.pub"), "--keys", str(tmp_path / "drill/keys.json")
-    )
+    bundle, root = tmp_path / "drill", ("--root", str(tmp_path / "drill/root.pub"))
+    code, judged = knhk("receipt", "verify", told["receipt"], *root, "--keys", str(bundle / "keys.json"))
     assert (code, judged["verified"]) == (0, True)
     assert any("DrillCompleted of drill/us" in step["detail"] for step in judged["steps"])
+    assert knhk_verify(["--root", (bundle / "root.pub").read_text().strip(), "--keys", str(bundle / "keys.json"), told["receipt"]]) == 0
     assert not list(tmp_path.glob(".drill*")), "folders of the drill are gone"
-    code, told = knhk("drill", "run", "--strike", "us", "--out", str(tmp_path / "drill"))
+    code, again = knhk("drill", "run", "--strike", "us", "--out", str(bundle))
+    assert (code, "must not be there" in json.dumps(again)) == (3, True)
+
+    said = json.loads(b64decode(json.loads(json.loads(Path(told["receipt"]).read_text())["bundle"])["dsseEnvelope"]["payload"]))
+    said = said["predicate"]["evidence"]
+    document = json.loads((bundle / "drill.json").read_bytes())
+    logs = {name: drill_stranger.entries(bundle / "logs" / name, int(row["size"])) for name, row in document["logs"].items()}
+    measured_again = drill_stranger.figures(document, (bundle / "acknowledged").read_bytes(), logs)
+    assert measured_again == {name: said[name] for name in measured_again}, "a stranger measures the same"
+    assert (said["struck"], measured_again["rtoMs"], measured_again["merged"]) == ("us", str(told["rto_ms"]), told["merged"])
+
+    code, judged = knhk("drill", "verify", str(bundle), *root)
+    assert (code, judged["verified"]) == (0, True), judged
+    assert set(measured_again) <= {step["what"] for step in judged["steps"] if step["ok"]}
+    assert judged["not_judged"] == ["replayed, different, unrecorded"]
+    for name in document["logs"]:
+        code, found = knhk("log", "verify", str(bundle / "logs" / name), *root)
+        assert (code, found["bad"]) == (0, []), "each is a log as others are"
+    tile = min(path for path in (bundle / "logs" / told["survivor"] / "tile" / "entries").rglob("*") if path.is_file())
+    for path in (bundle / "acknowledged", bundle / "drill.json", tile):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        code, judged = knhk("drill", "verify", str(bundle), *root)
+        assert (code, judged["verified"]) == (1, False), path
+        path.write_bytes(whole)
+    code, judged = knhk("drill", "verify", str(bundle), "--root", b64encode(bytes(32)).decode())
+    assert (code, judged["verified"]) == (1, False), "of another root nothing is believed"
+
+
+@pytest.mark.slow
+def test_a_drill_that_is_only_looked_at_starts_nothing(tmp_path: Path, knhk: Callable[..., tuple[int, Any]]) -> None:
+    asked = ("drill", "run", "--strike", "ap", "--out", str(tmp_path / "drill"), "--dry-run")
+    code, would = knhk(*asked)
+    assert code == 0, would
+    assert (would["dry_run"], would["struck"], would["survivors"], would["rto_ms"]) == (True, "ap", ["eu", "us"], None)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "drill").mkdir()
+    code, told = knhk(*asked)
     assert (code, "must not be there" in json.dumps(told)) == (3, True)
+
+
+def test_figures_are_those_of_the_vectors() -> None:
+    vector = json.loads((Path(__file__).parents[2] / "formats" / "vectors" / "drill.json").read_text())
+    document, held = vector["document"].encode(), b64decode(vector["acknowledged"])
+    logs = {name: [b64decode(entry) for entry in log] for name, log in vector["entries"].items()}
+    given = parse_given(document, held, "drill.json")
+    assert given.files() == (document, held)
+    assert figures(given, logs).told() == vector["figures"] == drill_stranger.figures(json.loads(document), held, logs)
+    assert vector == made(), "the vectors are those of their program"
+    with pytest.raises(Bad, match="one of them was altered"):
+        parse_given(document, held[:-1] + b"x", "drill.json")
+    with pytest.raises(Bad, match="no name of a region"):
+        parse_given(document.replace(b'"eu":', b'"../eu":'), held, "drill.json")

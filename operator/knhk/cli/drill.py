@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
-from knhk.cli.schema import integer, obj, string
+from knhk.cli.log import ROOT, STEPS, steps_table
+from knhk.cli.schema import array, boolean, integer, nullable, obj, string
+
+MEASURED = (
+    "rto_ms", "rpo_ms", "policy_ms", "acknowledged", "lost", "messages", "missing", "twice", "doubles", "replayed", "different",
+    "unrecorded",
+)  # fmt: skip
 
 noun("drill", "disasters, rehearsed")
 
@@ -18,31 +24,26 @@ noun("drill", "disasters, rehearsed")
         Argument("--strike", help="the region that is lost: processes and storage", choices=("eu", "us", "ap")),
         Argument("--clients", help="so many, spread over the regions (default 6)", kind=int, default=6),
         Argument("--seconds", help="of traffic, half of it before the strike (default 10)", kind=int, default=10),
+        Argument("--dry-run", help="look whether it can be done and say what would be done: nothing is started or stays", flag=True),
     ),
     output=obj(
-        rto_ms=integer(),
-        rpo_ms=integer(),
-        policy_ms=integer(),
-        acknowledged=integer(),
-        lost=integer(),
-        messages=integer(),
-        missing=integer(),
-        twice=integer(),
-        doubles=integer(),
-        replayed=integer(),
-        different=integer(),
-        unrecorded=integer(),
+        dry_run=boolean(),
+        struck=string(),
+        survivors=array(string()),
+        **{name: nullable(integer()) for name in MEASURED},
         survivor=string(),
-        merged=string(),
-        receipt=string(),
+        merged=nullable(string()),
+        receipt=nullable(string()),
     ),
     examples=("knhk drill run --strike eu --out drill", "knhk drill run --strike ap --out drill --clients 30 --seconds 60 -o json"),
     detail="Each region has a log, an order and a witness of its own; a client whose region is lost moves to the next with its outbox.\n"
     "Requests are made up; a compiled pack, called as a library, decides them, all is recorded, and the survivors replay it. Consumers\n"
-    "of an ordered source resume at the survivor. No Envoy, no broker: docs/disaster-recovery.md says what that shows.",
+    "of an ordered source resume at the survivor. No Envoy, no broker: docs/disaster-recovery.md says what that shows. With --dry-run\n"
+    "nothing is measured (null); that the place is free and the policies build is seen.",
     exits={FAULTS: "an acknowledged receipt or a message is in no surviving log, or a decision is not what it was"},
 )
 def run(call: Call) -> Outcome:
+    from knhk.reconcilers.drilling import ms
     from knhk.wiring import drill
 
     args = call.args
@@ -53,23 +54,46 @@ def run(call: Call) -> Outcome:
         raise Usage("must be 3 to 300", "--clients")
     if not 1 <= args.seconds <= 3600:
         raise Usage("must be 1 to 3600", "--seconds")
+    left = drill.survivors_of(args.strike)
+    data: dict[str, object] = {"dry_run": args.dry_run, "struck": args.strike, "survivors": left, **dict.fromkeys(MEASURED)}
+    data |= {"survivor": left[0], "merged": None, "receipt": None}
+    if args.dry_run:
+        drill.look(args.out, call.say)
+        notes = (
+            f"would start a sequencer and a witness of each of {', '.join(drill.REGIONS)} on this machine, {args.clients} clients and "
+            f"three consumers, for {args.seconds} s, end {args.strike} after half of them, and write {args.out}",
+        )
+        return Outcome(data, notes=notes)
     done = drill.run(args.out, args.strike, args.clients, args.seconds, call.say)
-    found = done.measured
-    data = {
-        "rto_ms": -(-found.rto_ns // 1_000_000),
-        "rpo_ms": -(-found.rpo_ns // 1_000_000),
-        "acknowledged": found.acknowledged,
-        "lost": found.lost,
-        "policy_ms": -(-done.policy_ns // 1_000_000),
-        "messages": done.dealt.messages,
-        "missing": done.dealt.missing,
-        "twice": done.dealt.twice,
-        "doubles": done.doubles,
-        "replayed": done.replayed.replayed,
-        "different": done.replayed.different,
-        "unrecorded": done.replayed.unrecorded,
-        "survivor": done.survivor,
-        "merged": done.order,
-        "receipt": str(done.receipt),
-    }
+    found, dealt, replayed = done.figures.measured, done.figures.dealt, done.replayed
+    data |= {"rto_ms": ms(found.rto_ns), "rpo_ms": ms(found.rpo_ns), "policy_ms": ms(done.figures.policy_ns)}
+    data |= {"acknowledged": found.acknowledged, "lost": found.lost, "doubles": done.doubles}
+    data |= {"messages": dealt.messages, "missing": dealt.missing, "twice": dealt.twice}
+    data |= {"replayed": replayed.replayed, "different": replayed.different, "unrecorded": replayed.unrecorded}
+    data |= {"survivor": done.survivor, "merged": done.figures.order, "receipt": str(done.receipt)}
     return Outcome(data, FAULTS if done.failed else OK, (Table("", ("", ""), tuple((name, str(value)) for name, value in data.items())),))
+
+
+@command(
+    ("drill", "verify"),
+    summary="Verify the bundle of a drill, and measure again from the receipts in it",
+    arguments=(
+        Argument("dir", help="the bundle that `knhk drill run` wrote", kind=Path, metavar="DIR"),
+        ROOT,
+    ),
+    output=obj(verified=boolean(), not_judged=array(string()), steps=STEPS),
+    examples=("knhk drill verify drill --root root.pub", "knhk drill verify drill -o json | jq .steps"),
+    detail="Offline. The receipt is verified up to the root, the logs of the survivors up to their checkpoints, and every figure that the\n"
+    "receipt states is computed again from their entries and from what clients held as acknowledged. formats/drill.md says how, for those\n"
+    "who would rather do it themselves. Without --root the bundle's own root.pub counts, which shows damage but no forger.",
+    exits={FAULTS: "something does not verify, or a figure is another: `steps` say what"},
+)
+def verify(call: Call) -> Outcome:
+    from knhk.adapters.signer_local import pinned_root, read_root_pub
+    from knhk.wiring import drill_bundle
+
+    folder = call.args.dir
+    steps = drill_bundle.judged(folder, pinned_root(call.args.root) if call.args.root else read_root_pub(folder / "root.pub"))
+    verified = all(step.ok is not False for step in steps)
+    data = {"verified": verified, "not_judged": [step.what for step in steps if step.ok is None]}
+    return Outcome({**data, "steps": [step._asdict() for step in steps]}, OK if verified else FAULTS, (steps_table(steps),))

@@ -3,14 +3,89 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
+from knhk.model.canonical import canonical
+from knhk_verify.errors import Bad
 from knhk_verify.leaf import LEAF_SIZE, parse_leaf
+from knhk_verify.signed import member, parse_json
 from knhk_verify.tree import leaf_hash
 
-SOURCE_BYTES = 8
+SOURCE_BYTES, NAME_BYTES = 8, 20
+MAX_GIVEN_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a drill is measured from, beside the entries of the logs that are left (formats/drill.md). `struck_ns`: when the region was
+    lost; `logs`: names of the others → origin of the log and how many of its entries count; `moved`: sources of those whose region was
+    lost; `partitions`: sources of the ordered source; `policy`: name in leaves of the pack that was promoted after the strike; `held`:
+    leaves that somebody holds as acknowledged."""
+
+    struck: str
+    struck_ns: int
+    logs: Mapping[str, tuple[str, int]]
+    moved: frozenset[bytes]
+    partitions: tuple[bytes, ...]
+    policy: bytes
+    held: tuple[bytes, ...]
+
+    def files(self) -> tuple[bytes, bytes]:
+        """drill.json, and the leaves."""
+        held = b"".join(self.held)
+        document = {
+            "acknowledged": sha256(held).hexdigest(),
+            "logs": {name: {"origin": origin, "size": str(size)} for name, (origin, size) in self.logs.items()},
+            "moved": sorted(source.hex() for source in self.moved),
+            "partitions": [source.hex() for source in self.partitions],
+            "policy": self.policy.hex(),
+            "struck": self.struck,
+            "struckNs": str(self.struck_ns),
+        }
+        return canonical(document), held
+
+
+def parse_given(document: bytes, held: bytes, where: str) -> Given:
+    """Raises Bad, also where these are not the leaves that the document names."""
+    said = parse_json(document, where, MAX_GIVEN_BYTES)
+    if sha256(held).hexdigest() != member(said, "acknowledged", str, where) or len(held) % LEAF_SIZE:
+        raise Bad(f"{where} acknowledged", "is not the digest of the leaves that are there: one of them was altered")
+    logs = member(said, "logs", dict, where)
+    if bad := [name for name in logs if not re.fullmatch("[a-z0-9-]{1,63}", name)]:
+        raise Bad(f"{where} logs", f"{bad[0]!r} is no name of a region")
+    return Given(
+        member(said, "struck", str, where),
+        _number(said, "struckNs", where),
+        {
+            name: (member(row, "origin", str, f"{where} logs.{name}"), _number(row, "size", f"{where} logs.{name}"))
+            for name, row in logs.items()
+        },
+        frozenset(_named(text, SOURCE_BYTES, f"{where} moved") for text in member(said, "moved", list, where)),
+        tuple(_named(text, SOURCE_BYTES, f"{where} partitions") for text in member(said, "partitions", list, where)),
+        _named(member(said, "policy", str, where), NAME_BYTES, f"{where} policy"),
+        tuple(held[at : at + LEAF_SIZE] for at in range(0, len(held), LEAF_SIZE)),
+    )
+
+
+def _number(said: Any, name: str, where: str) -> int:
+    text: str = member(said, name, str, where)
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise Bad(f"{where} {name}", "must be a whole number in decimal digits")
+    return int(text)
+
+
+def _named(text: Any, size: int, where: str) -> bytes:
+    try:
+        found = bytes.fromhex(text)
+    except (TypeError, ValueError):
+        found = b""
+    if len(found) != size:
+        raise Bad(where, f"must be {size} bytes in hexadecimal")
+    return found
 
 
 @dataclass(frozen=True)
@@ -100,6 +175,47 @@ def first_under(pack: bytes, surviving: Iterable[bytes], since_ns: int) -> int |
     """How long after `since_ns` the first decision by this pack (its name in leaves) was made; None when none was."""
     found = (parse_leaf(entry) for entry in surviving if len(entry) == LEAF_SIZE)
     return min((leaf.time_ns - since_ns for leaf in found if leaf.pack == pack), default=None)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """`policy_ns`: from the strike to the first decision by the policy that was changed after it; `order`: digest of the merged order."""
+
+    measured: Measured
+    dealt: Dealt
+    policy_ns: int
+    order: str
+
+    def told(self) -> dict[str, str]:
+        """As the event DrillCompleted has them."""
+        return {
+            "rtoMs": str(ms(self.measured.rto_ns)),
+            "rpoMs": str(ms(self.measured.rpo_ns)),
+            "acknowledged": str(self.measured.acknowledged),
+            "lost": str(self.measured.lost),
+            "policyMs": str(ms(self.policy_ns)),
+            "messages": str(self.dealt.messages),
+            "messagesMissing": str(self.dealt.missing),
+            "messagesTwice": str(self.dealt.twice),
+            "merged": self.order,
+        }
+
+
+def ms(ns: int) -> int:
+    """Milliseconds, rounded up."""
+    return -(-ns // 1_000_000)
+
+
+def figures(given: Given, logs: Mapping[str, Sequence[bytes]]) -> Figures:
+    """From entries of the logs, by name. Raises ValueError for a drill that was too short to measure."""
+    by_origin = {given.logs[name][0]: entries[: given.logs[name][1]] for name, entries in logs.items()}
+    entries = [entry for log in by_origin.values() for entry in log]
+    policy_ns = first_under(given.policy, entries, given.struck_ns)
+    if policy_ns is None:
+        raise ValueError("nothing was decided by the changed policy: let the drill last longer")
+    return Figures(
+        measured(given.held, given.moved, entries, given.struck_ns), dealt(given.partitions, entries), policy_ns, digest(merged(by_origin))
+    )
 
 
 def _gap(source: bytes, times_ns: Sequence[int], struck_ns: int) -> int:

@@ -23,9 +23,9 @@ from knhk.model.phases import Event
 from knhk.model.times import rfc3339
 from knhk.reconcilers import evidence, replaying
 from knhk.reconcilers.documents import pack_reference
-from knhk.reconcilers.drilling import Dealt, Measured, dealt, digest, first_under, measured, merged
+from knhk.reconcilers.drilling import Figures, Given, figures
 from knhk.reconcilers.replaying import Replayed
-from knhk.wiring import packs
+from knhk.wiring import drill_bundle, packs
 from knhk.wiring.drill_traffic import VERSIONS, Client, Consumed, Consumer, Live, Policy, Topic, policies, source_of
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tlog.folder import log_entries
@@ -134,32 +134,51 @@ def _until(holds: Callable[[], bool], what: str) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """Of a drill; `receipt`: the file in the audit bundle. `dealt`: of the ordered source; `doubles`: messages that a consumer which took
-    over recognised; `replayed`: decisions that the survivors decide again to the same bytes; `policy_ns`: from the strike to the first
-    decision by the policy that was changed after it."""
+    """Of a drill; `receipt`: the file in the audit bundle. `doubles`: messages that a consumer which took over recognised; `replayed`:
+    decisions that the survivors decide again to the same bytes."""
 
-    measured: Measured
-    order: str
+    figures: Figures
     survivor: str
     receipt: Path
-    dealt: Dealt
     doubles: int
     replayed: Replayed
-    policy_ns: int
 
     @property
     def failed(self) -> bool:
         """Whether anything was lost, or is not what it was."""
-        wrong = self.measured.lost, self.dealt.missing, self.dealt.twice, self.replayed.different, self.replayed.unrecorded
-        return any(wrong)
+        measured, dealt = self.figures.measured, self.figures.dealt
+        return any((measured.lost, dealt.missing, dealt.twice, self.replayed.different, self.replayed.unrecorded))
+
+
+def survivors_of(struck: str) -> list[str]:
+    """The regions that are left."""
+    return [name for name in REGIONS if name != struck]
+
+
+def look(out: Path, say: Say) -> None:
+    """Whether a drill can be run here: its place is free, and its policies build. Nothing is started, and nothing stays. Raises Stalled,
+    and KnhkError for policies that do not build."""
+    folder = _free(out)
+    try:
+        author = establish(folder / "keys", "knhk.dev/drill", datetime.now(UTC))
+        say("building both versions of the policy")
+        policies(folder / "registry", author, packs.keys(folder / "keys"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free(out: Path) -> Path:
+    """The folder that the regions are in meanwhile. Raises Stalled."""
+    folder = out.with_name(f".{out.name}.drill")
+    if out.exists() or folder.exists():
+        raise Stalled("Out", f"{out if out.exists() else folder}: must not be there")
+    return folder
 
 
 def run(out: Path, struck: str, clients: int, seconds: float, say: Say) -> Result:
     """Half of `seconds` of traffic, the strike, and the other half. `out`: an audit bundle with the drill's signed receipt. Raises Stalled,
     ValueError when it was too short to measure."""
-    folder = out.with_name(f".{out.name}.drill")
-    if out.exists() or folder.exists():
-        raise Stalled("Out", f"{out if out.exists() else folder}: must not be there")
+    folder = _free(out)
     try:
         with _regions(folder) as regions:
             return _drill(regions, out, struck, clients, seconds, say)
@@ -194,47 +213,40 @@ def _drill(regions: dict[str, Region], out: Path, struck: str, clients: int, sec
     traffic.end()
     for region in survivors:
         _published(region, region.log().append_event(author.bundle("rollout", _statement("DrillEnds", region.name, {}))))
-    logs = {region.origin: list(log_entries(region.log_dir)) for region in survivors}
-    entries = [entry for log in logs.values() for entry in log]
-    found = measured(traffic.held(), traffic.moved(struck), entries, struck_ns)
-    consumed = dealt([source_of(number) for number in range(len(regions))], entries)
+    logs = {region.name: list(log_entries(region.log_dir)) for region in survivors}
+    given = Given(
+        struck,
+        struck_ns,
+        {region.name: (region.origin, len(logs[region.name])) for region in survivors},
+        traffic.moved(struck),
+        tuple(source_of(number) for number in range(len(regions))),
+        after.prefix,
+        tuple(traffic.held()),
+    )
+    found = figures(given, logs)
     traffic.bring_outboxes()
     replayed = _replayed(survivors, known)
-    policy_ns = first_under(after.prefix, entries, struck_ns)
-    if policy_ns is None:
-        raise ValueError("nothing was decided by the changed policy: let the drill last longer")
-    order = digest(merged(logs))
     told: dict[str, object] = {
         "struck": struck,
         "survivors": [region.name for region in survivors],
         "clients": str(clients),
-        "moved": str(len(traffic.moved(struck))),
-        "rtoMs": str(_ms(found.rto_ns)),
-        "rpoMs": str(_ms(found.rpo_ns)),
-        "acknowledged": str(found.acknowledged),
-        "lost": str(found.lost),
+        "moved": str(len(given.moved)),
+        "given": sha256(given.files()[0]).hexdigest(),
         "policyEventMovedTo": str(moved_change),
-        "policyMs": str(_ms(policy_ns)),
         "packs": [before.digest, after.digest],
-        "messages": str(consumed.messages),
-        "messagesMissing": str(consumed.missing),
-        "messagesTwice": str(consumed.twice),
         "doublesRecognised": str(traffic.doubles()),
         "resumedAt": {str(number): str(each.resumed_at) for number, each in enumerate(traffic.consumed)},
         "replayed": str(replayed.replayed),
         "different": str(replayed.different),
         "unrecorded": str(replayed.unrecorded),
-        "merged": order,
         "checkpoints": {region.name: region.log().checkpoint() for region in survivors},
+        **found.told(),
     }
-    index = survivors[0].log().append_event(author.bundle("rollout", _statement("DrillCompleted", struck, told)))
+    index = survivors[0].log().append_event(author.bundle("rollout", _statement(drill_bundle.COMPLETED, struck, told)))
     _published(survivors[0], index)
     receipt = _bundle(survivors[0], index, out)
-    return Result(found, order, survivors[0].name, receipt, consumed, traffic.doubles(), replayed, policy_ns)
-
-
-def _ms(ns: int) -> int:
-    return -(-ns // 1_000_000)
+    drill_bundle.add(out, given, [(region.name, region.log_dir, region.signer(), region.origin) for region in survivors])
+    return Result(found, survivors[0].name, receipt, traffic.doubles(), replayed)
 
 
 def _replayed(survivors: Sequence[Region], known: Mapping[str, Policy]) -> Replayed:
