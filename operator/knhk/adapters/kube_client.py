@@ -19,6 +19,7 @@ from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 
+from knhk.adapters.unreached import why
 from knhk.model.faults import AlreadyExists, Conflict, Fault, Gap, KnhkError, NotFound, Refused, Stalled, Waiting
 
 ANSWERS_WITHIN_S = 30.0
@@ -45,11 +46,30 @@ def api_client(kubeconfig: Path | None) -> ApiClient:
             load.load_incluster_config(client_configuration=found)
         else:
             load.load_kube_config(str(kubeconfig), client_configuration=found, persist_config=False)
-    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:  # of a file that is something else
-        raise Stalled("NoCluster", f"{kubeconfig or 'service account'}: must lead to a cluster: {error}") from error
+    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError, AttributeError) as error:  # of what is something else
+        what = "this is no pod of one: give --kubeconfig" if kubeconfig is None else _amiss(kubeconfig, error)
+        raise Stalled("NoCluster", f"{kubeconfig or 'service account'}: must lead to a cluster: {what}") from error
     found.retries = urllib3.Retry(total=1, connect=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
     found.connection_pool_maxsize = 32
     return ApiClient(found)
+
+
+def _amiss(file: Path, error: Exception) -> str:
+    """What is wrong with a kubeconfig that leads nowhere, and what to give."""
+    must = "give a kubeconfig, such as `kubectl config view --minify --flatten` prints"
+    if not file.exists():
+        return f"it is not there: {must}"
+    if file.is_dir():
+        return f"it is a folder: {must}"
+    try:
+        found = yaml.safe_load(file.read_bytes())
+    except PermissionError:
+        return "this user may not read it"
+    except (yaml.YAMLError, ValueError):
+        return f"it is no YAML: {must}"
+    if not isinstance(found, Mapping) or not found.keys() & {"clusters", "contexts", "current-context"}:
+        return f"it is no kubeconfig: {must}"
+    return f"{error}: see `kubectl --kubeconfig {file} cluster-info`"
 
 
 Answered = Callable[[str, str, int], None]
@@ -75,7 +95,7 @@ class KubeClient:
         accept: str = JSON,
     ) -> dict[str, Any]:
         """The JSON document that answers, after at most `within_s` of silence."""
-        with _reached(path):
+        with _reached(self._api.configuration.host, path):
             kinds = {"Accept": accept, "Content-Type": media}
             data = self._send(method, path, query or {}, body, kinds, (min(CONNECTS_WITHIN_S, within_s), within_s)).data
             answer: dict[str, Any] = json.loads(data)
@@ -100,12 +120,13 @@ class KubeClient:
 
 
 @contextmanager
-def _reached(path: str) -> Iterator[None]:
+def _reached(host: str, path: str) -> Iterator[None]:
     """What goes wrong on the way to the server and back, in our words."""
     try:
         yield
     except (urllib3.exceptions.HTTPError, ApiException, OSError, ValueError) as error:
-        raise Waiting("ApiServerUnreachable", f"the API server does not answer ({path}): {error}", RETRY_AFTER_S) from error
+        told = f"the API server {host} does not answer ({path}): {why(error)}: it must be one that is reached from here"
+        raise Waiting("ApiServerUnreachable", told, RETRY_AFTER_S) from error
 
 
 def _document(data: bytes) -> dict[str, Any]:
@@ -113,7 +134,8 @@ def _document(data: bytes) -> dict[str, Any]:
         found = json.loads(data)
     except ValueError:
         found = None
-    return found if isinstance(found, dict) else {"message": data[:500].decode(errors="replace")}
+    text = "a page for people, as no API server does" if data.lstrip()[:1] == b"<" else data[:500].decode(errors="replace")
+    return found if isinstance(found, dict) else {"message": text}
 
 
 def meaning(status: int, path: str, document: Mapping[str, Any]) -> KnhkError:

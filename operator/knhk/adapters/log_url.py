@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from knhk.adapters.unreached import why
 from knhk.model.faults import Stalled, Waiting
 from knhk_runtime.tlog.served import Fetch
 
@@ -41,7 +42,7 @@ def of_url(url: str, ca_file: Path | None = None, certificate: Path | None = Non
                     raise Waiting("Log", f"{place}: answers {error.code}", 1.0) from error
                 raise Stalled("Log", f"{place}: answers {error.code}: must let us read") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Waiting("Log", f"{place}: no answer: {error}", 1.0) from error
+            raise Waiting("Log", f"{place}: no answer: {why(error)}", 1.0) from error
         if len(data) > MAX_ANSWER_BYTES:
             raise Stalled("Log", f"{place}: answers more than {MAX_ANSWER_BYTES} bytes")
         return data

@@ -16,6 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import portforward
 
 from knhk.adapters.kube_client import meaning
+from knhk.adapters.unreached import why
 from knhk.model.faults import KnhkError, Stalled, Waiting
 
 CHUNK_BYTES = 64 << 10
@@ -50,7 +51,7 @@ def _opened(api: Callable[[], ApiClient], namespace: str, pod: str, port: int) -
             raise Stalled("NoPod", f"{where}: must be there: is the component installed?") from error
         raise meaning(status, where, {"message": said}) from error
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise Waiting("ApiServerUnreachable", f"{where}: no way there: {error}", 1.0) from error
+        raise Waiting("ApiServerUnreachable", f"{where}: no way there: {why(error)}", 1.0) from error
     return way.socket(port)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knhk.adapters import log_reading
-from knhk.model.faults import Stalled
+from knhk.model.faults import Stalled, Waiting
 from knhk.reconcilers.evidence import size_of
 from knhk_runtime.tlog.served import Fetch, Served
 
@@ -23,7 +23,12 @@ class Opened:
 def opened(place: str, ca_file: Path | None = None, certificate: Path | None = None) -> Opened:
     """The log of a folder, s3://BUCKET/PREFIX, file:///FOLDER, or URL. Raises Bad, Waiting, Stalled (nothing there, too)."""
     fetch = log_reading.of_place(place, ca_file, certificate)
-    if (note := fetch("checkpoint")) is None:
+    try:
+        note = fetch("checkpoint")
+    except Waiting as error:
+        told = f"the log is not reached: {error}: must be the place of a log that is reached from here, by who may read it"
+        raise Waiting(error.reason, told, error.retry_after_s) from error
+    if note is None:
         raise Stalled("NoLog", f"{place}: has no checkpoint: must be a log folder, a store that a log is published in, or the URL of a log")
     text = note.decode("utf-8", "replace")
     return Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
