@@ -24,17 +24,17 @@ from knhk.keys.metrics import Metrics as OfKeys
 from knhk.receipts.metrics import Metrics as OfReceipts
 from knhk.wiring.archive import Metrics as OfArchive
 from knhk_runtime.keyfile import raw_public
-from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.sequencer.core import Log, LogKey
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.mirrors import MirroringRegions
 from knhk_runtime.sequencer.server import Sequencer
 from knhk_runtime.sequencer.server import Surface as LogSurface
 from knhk_runtime.sequencer.witnesses import Witnesses
+from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.policy import Policy
-from knhk_runtime.witness.core import Witness, WitnessKey
-from knhk_runtime.witness.mirror import Mirror
+from knhk_runtime.witness.core import WitnessKey
 from knhk_runtime.witness.server import Surface as WitnessSurface
+from knhk_runtime.witness.watching import Files, Watching
 from knhk_verify.note import COSIGNATURE, Verifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -75,11 +75,10 @@ async def _never() -> tuple[int, bytes]:
 
 async def of_the_witness(folder: Path) -> str:
     """What a witness tells that follows and mirrors a log which cannot be read."""
-    key, log = Ed25519PrivateKey.generate(), Verifier("log", bytes(32))
-    witness = Witness(folder / "witness", WitnessKey(Verifier("w", raw_public(key), COSIGNATURE), key.sign), {"log": [log]}, Disk(), int)
-    surface = WitnessSurface(
-        witness, {}, {"log": Mirror("log", lambda: lambda path: None, FolderStore(folder / "mirror"), lambda: ([log], []))}
-    )
+    key = Ed25519PrivateKey.generate()
+    (folder / "policy").write_text(f"log {format_vkey(Verifier('log', bytes(32)))} https://log.example\nquorum none\n")
+    own = WitnessKey(Verifier("w", raw_public(key), COSIGNATURE), key.sign)
+    surface = WitnessSurface(Watching(folder / "witness", own, Files(folder / "policy", None, None), str(folder / "mirror")))
     surface.followed.errors["log"] = "no answer"
     return str((await surface.metrics(make_mocked_request("GET", "/metrics"))).text)
 

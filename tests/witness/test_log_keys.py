@@ -28,7 +28,7 @@ from knhk_runtime.tlog.fsck import fsck
 from knhk_runtime.tlog.notes import sign_note
 from knhk_runtime.witness.core import Refusal, Witness
 from knhk_runtime.witness.follow import Followed
-from knhk_runtime.witness.keys import LogKeys, read_roots
+from knhk_runtime.witness.keys import LogKeys, parse_roots
 from knhk_runtime.witness.mirror import Mirror
 from knhk_verify.note import Verifier, b64, open_note, parse_vkey
 
@@ -186,13 +186,10 @@ def test_a_mirror_goes_on_with_the_new_key(region: Region) -> None:
 
 
 @pytest.mark.parametrize("text", ["one\n", f"one {ROOT} extra\n", "one !\n", "one AAAA\n", f"one {ROOT}\none {ROOT}\n"])
-def test_roots_that_are_none_are_told_with_their_line(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "roots"
-    path.write_text(f"# logs\n\n{text}")
+def test_roots_that_are_none_are_told_with_their_line(text: str) -> None:
     with pytest.raises(Stalled, match=r"roots.* line [34]"):
-        read_roots(path)
-    path.write_text("# none\n\n")
-    assert read_roots(path) == {}
+        parse_roots(f"# logs\n\n{text}".encode(), "roots")
+    assert parse_roots(b"# none\n\n", "roots") == {}
 
 
 def test_a_root_of_a_log_that_is_not_in_the_policy_is_told(tmp_path: Path) -> None:

@@ -7,10 +7,6 @@ import asyncio
 import signal
 import ssl
 import sys
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -18,17 +14,11 @@ from aiohttp import web
 from knhk.model.faults import KnhkError, Stalled
 from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_runtime.log import log
-from knhk_runtime.objects.opening import open_store
 from knhk_runtime.sequencer.core import lock
-from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.tlog.notes import format_vkey
-from knhk_runtime.tlog.policy import Policy, read_policy
-from knhk_runtime.tlog.served import Fetch
-from knhk_runtime.witness.core import Witness, WitnessKey, name_of
-from knhk_runtime.witness.follow import of_url
-from knhk_runtime.witness.keys import LogKeys, read_roots
-from knhk_runtime.witness.mirror import KeysNow, Mirror, Mirrors
+from knhk_runtime.witness.core import WitnessKey
 from knhk_runtime.witness.server import Surface
+from knhk_runtime.witness.watching import Files, Watching
 from knhk_verify.errors import Bad
 from knhk_verify.note import COSIGNATURE, Verifier, parse_vkey
 
@@ -57,7 +47,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--name", required=True, help="name in its cosignatures, a URL without a scheme")
     parser.add_argument("--key", type=Path, required=True, help="Ed25519 private key of this witness alone, PEM (PKCS#8), mode 0600")
-    parser.add_argument("--policy", type=Path, help="c2sp.org/tlog-policy file: its `log` lines are served")
+    parser.add_argument("--policy", type=Path, help="c2sp.org/tlog-policy file: its `log` lines are served; looked at every 5 s")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where to serve")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve HTTPS with this certificate")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
@@ -97,39 +87,12 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def _trusting(authorities: Path | None) -> ssl.SSLContext:
-    """The system's authorities, and these. Raises Stalled."""
-    context = ssl.create_default_context()
-    try:
-        if authorities is not None:
-            context.load_verify_locations(authorities)
-    except OSError as error:
-        raise Stalled("Tls", f"--log-ca {authorities}: must be a readable PEM file: {error}") from error
-    return context
-
-
-def mirrors_of(address: str | None, sources: Mapping[str, Callable[[], Fetch]], keys: LogKeys) -> Mirrors:
-    """Of each log that has a URL, below the address. Raises Stalled."""
-    if not address:
-        return {}
-    return {
-        origin: Mirror(origin, source, open_store(f"{address.rstrip('/')}/{name_of(origin)}"), partial(_now_and_over, keys, origin))
-        for origin, source in sources.items()
-    }
-
-
-def _now_and_over(keys: LogKeys, origin: str) -> KeysNow:
-    return keys[origin], keys.over(origin)
-
-
-async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, keys: LogKeys, context: ssl.SSLContext | None) -> None:
+async def _serve(args: argparse.Namespace, watching: Watching, context: ssl.SSLContext | None) -> None:
     host, _, port = args.listen.rpartition(":")
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    trusting = _trusting(args.log_ca)
-    sources = {key.name: partial(of_url, url, trusting) for key, url in policy.logs.items() if url}
-    surface = Surface(witness, sources, mirrors_of(args.mirror, sources, keys), keys.learn)
+    surface = Surface(watching, args.follow_s)
     runner = web.AppRunner(surface.application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context)
@@ -137,13 +100,12 @@ async def _serve(args: argparse.Namespace, witness: Witness, policy: Policy, key
         await site.start()
     except OSError as error:
         raise Stalled("Port", f"--listen {args.listen}: {error.strerror}: choose an address of this machine and a free port") from error
-    for origin, why in keys.unread({} if args.follow_s is None else sources).items():
-        log("keys.json is not read", origin=origin, what=why)
-    log("witness serves", listen=f"{host}:{runner.addresses[0][1]}", logs=witness.sizes())
-    following = asyncio.create_task(surface.follow(args.follow_s)) if args.follow_s is not None else None
+    log("witness serves", listen=f"{host}:{runner.addresses[0][1]}", logs=watching.now.witness.sizes())
+    running = [asyncio.create_task(surface.renew())]
+    running += [asyncio.create_task(surface.follow(args.follow_s))] if args.follow_s is not None else []
     await stop.wait()
-    if following is not None:
-        following.cancel()
+    for task in running:
+        task.cancel()
     await runner.cleanup()
 
 
@@ -157,15 +119,12 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if args.policy is None or args.listen is None or not args.listen.rpartition(":")[2].isdecimal():
             raise Stalled("Arguments", "--policy and --listen HOST:PORT: must be given")
-        policy = read_policy(args.policy)
         try:
             lock(args.dir)
         except BlockingIOError:
             raise Stalled("Locked", f"{args.dir}: another witness runs on this folder: stop it, or give another --dir") from None
-        logs = {log.name: policy.keys_of(log.name) for log in policy.logs}
-        keys = LogKeys(args.dir, logs, read_roots(args.roots) if args.roots else {}, Disk(), lambda: datetime.now(UTC))
-        witness = Witness(args.dir, key, keys, Disk(), lambda: int(time.time()), keys.ever())
-        asyncio.run(_serve(args, witness, policy, keys, _context(args)))
+        watching = Watching(args.dir, key, Files(args.policy, args.roots, args.log_ca), args.mirror or "")
+        asyncio.run(_serve(args, watching, _context(args)))
     except KnhkError as error:
         log("witness ends", what=str(error))
         return 1

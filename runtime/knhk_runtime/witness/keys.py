@@ -22,11 +22,11 @@ ROOT = 32  # bytes
 MOST = 1 << 14  # keys of a log that are kept, the newest: 45 years of daily turns
 
 
-def read_roots(path: Path) -> dict[str, bytes]:
+def parse_roots(data: bytes, path: str) -> dict[str, bytes]:
     """Origin and root key, base64, a line each; `#` begins a comment. Raises Stalled."""
     found = dict[str, bytes]()
     try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
@@ -35,7 +35,7 @@ def read_roots(path: Path) -> dict[str, bytes]:
             found[words[0]] = unb64(words[1], f"line {number}")
             if len(found[words[0]]) != ROOT:
                 raise Stalled("Roots", f"{path} line {number}: must be a root key of {ROOT} bytes, as in root.pub")
-    except (OSError, UnicodeError, Bad) as error:
+    except (UnicodeError, Bad) as error:
         raise Stalled("Roots", f"{path}: {error}") from error
     return found
 
@@ -44,20 +44,32 @@ class LogKeys(Mapping[str, Sequence[Verifier]]):
     """Origin → keys, the newest first. Of each log with a root the newest keys.json is kept in `folder`; for each log one thread learns."""
 
     def __init__(
-        self, folder: Path, policy: Mapping[str, Sequence[Verifier]], roots: Mapping[str, bytes], files: Files, now: Callable[[], datetime]
+        self,
+        folder: Path,
+        policy: Mapping[str, Sequence[Verifier]],
+        roots: Mapping[str, bytes],
+        files: Files,
+        now: Callable[[], datetime],
+        before: LogKeys | None = None,
     ) -> None:
-        """Raises Stalled for the root of a log that is not in the policy, Corrupt for a keys.json that was altered."""
+        """`before`: those of the same folder in whose place these come, while their threads may learn yet. Raises Stalled for the root of a
+        log that is not in the policy, or that was another before; Corrupt for a keys.json that was altered."""
         if strangers := sorted(roots.keys() - policy.keys()):
             raise Stalled("Roots", f"{strangers[0]}: is no log of the policy: must be one of {', '.join(sorted(policy))}")
         self._folder, self._policy, self._roots, self._files, self._now = folder / FOLDER, policy, roots, files, now
-        self._one = threading.Lock()  # reads at a time: a log's owner has its root, and 16 MiB of his are 150 MiB of keys
+        known = before._roots if before else {}
+        if turned := sorted(origin for origin in roots if known.get(origin, roots[origin]) != roots[origin]):
+            raise Stalled("Roots", f"{turned[0]}: had another root when this witness started: start it anew")
+        # Reads at a time: a log's owner has its root, and 16 MiB of his are 150 MiB of keys.
+        self._one: threading.Lock = before._one if before else threading.Lock()
         files.mkdir(self._folder)
         there = files.names(self._folder)
+        self._named: dict[str, Keys] = before._named if before else {}
         try:
-            self._named = {
+            self._named |= {
                 origin: newest_of(verify_keys(files.read(folder / FOLDER / file), roots[origin], where=file), origin, MOST)
                 for origin, file in ((origin, name_of(origin)) for origin in roots)
-                if file in there
+                if file in there and known.get(origin) != roots[origin]
             }
         except Bad as error:
             raise Corrupt(str(self._folder), str(error)) from error
@@ -102,7 +114,7 @@ class LogKeys(Mapping[str, Sequence[Verifier]]):
         return dict.fromkeys(sorted(self._roots.keys() - set(followed)), why)
 
     def _split(self, origin: str) -> tuple[list[Verifier], list[Verifier]]:
-        named: Keys | None = self._named.get(origin)
+        named = self._named.get(origin) if origin in self._roots else None
         if named is None:
             return [], []
         now, over = keys_of(named, origin, self._now())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,13 +13,14 @@ from aiohttp import web
 
 from knhk_runtime.log import log
 from knhk_runtime.sequencer.server import BODY_WITHIN_S, fault
-from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import SIZE_TYPE, Refusal, Witness, name_of
 from knhk_runtime.witness.follow import Followed
 from knhk_runtime.witness.mirror import Mirrors
+from knhk_runtime.witness.watching import Watching
 
 MAX_BODY_BYTES = 1 << 20
 MIRRORED_WITHIN_S = 2.0
+RENEW_EVERY_S = 5.0
 AT_ONCE, AT_ONCE_OF_ONE = 64, 8  # requests that want a signature: of all, and of one address
 _TEXT = "text/plain"
 
@@ -46,18 +47,38 @@ class Places:
 class Surface:
     """Requests are judged one after another: what is compared and what is kept is one step."""
 
-    def __init__(
-        self,
-        witness: Witness,
-        logs: Mapping[str, Callable[[], Fetch]],
-        mirrors: Mirrors | None = None,
-        learn: Callable[[str, Fetch], None] = lambda origin, fetch: None,
-    ) -> None:
-        self._witness, self._mirrors = witness, mirrors or {}
-        self.followed = Followed(logs, witness.latest, self._add, learn)
+    def __init__(self, watching: Watching, follow_s: float | None = None) -> None:
+        self._watching, self._follows = watching, follow_s is not None
         self._judge = ThreadPoolExecutor(1, "witness")
         self._places = Places()
         self._failure = ""
+        self._take()
+
+    def _take(self) -> None:
+        """What the files of the policy say now. Looks under way go on, and what they find is judged as all is."""
+        now = self._watching.now
+        self.followed = Followed(now.sources, now.witness.latest, self._add, now.keys.learn)
+        for origin, why in now.keys.unread(now.sources if self._follows else {}).items():
+            log("keys.json is not read", origin=origin, what=why)
+
+    @property
+    def _witness(self) -> Witness:
+        return self._watching.now.witness
+
+    @property
+    def _mirrors(self) -> Mirrors:
+        return self._watching.now.mirrors
+
+    async def renew(self, every_s: float = RENEW_EVERY_S) -> None:
+        """Takes a changed policy, until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            before = self._watching.error
+            if await asyncio.get_running_loop().run_in_executor(self._judge, self._watching.look):
+                self._take()
+                log("policy taken", logs=self._witness.sizes())
+            elif self._watching.error not in ("", before):
+                log("policy not taken: what was before stays", what=self._watching.error)
 
     def _add(self, body: bytes) -> str:
         """For other threads."""
@@ -74,9 +95,9 @@ class Surface:
     async def follow(self, every_s: float) -> None:
         """Looks at the logs until cancelled."""
         while True:
-            before = dict(self.followed.errors)
-            await asyncio.to_thread(self.followed.look)
-            for origin, error in self.followed.errors.items():
+            followed, before = self.followed, dict(self.followed.errors)
+            await asyncio.to_thread(followed.look)
+            for origin, error in followed.errors.items():
                 if error and error != before[origin]:
                     log("a log that is followed", origin=origin, what=error)
             await asyncio.sleep(every_s)
@@ -145,13 +166,14 @@ class Surface:
 
     async def health(self, _request: web.Request) -> web.Response:
         told = {"ready": not self._failure, "logs": self._witness.sizes(), "splitViews": len(self._witness.split_views)}
-        told["followed"] = self.followed.errors
+        told |= {"followed": self.followed.errors, "policy": self._watching.error}
         told["mirrors"] = {origin: {"size": mirror.size, "error": mirror.error} for origin, mirror in self._mirrors.items()}
         return web.json_response(told, status=HTTPStatus.SERVICE_UNAVAILABLE if self._failure else HTTPStatus.OK)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """For Prometheus."""
         lines = [f"knhk_witness_split_views {len(self._witness.split_views)}", f"knhk_witness_failing {int(bool(self._failure))}"]
+        lines.append(f"knhk_witness_policy_amiss {int(bool(self._watching.error))}")
         lines += [f'knhk_witness_log_size{{log="{origin}"}} {size}' for origin, size in self._witness.sizes().items()]
         lines += [f'knhk_witness_log_amiss{{log="{origin}"}} {int(bool(error))}' for origin, error in self.followed.errors.items()]
         lines += [f'knhk_witness_mirror_size{{log="{origin}"}} {mirror.size}' for origin, mirror in self._mirrors.items()]
