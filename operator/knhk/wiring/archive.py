@@ -14,7 +14,7 @@ from knhk.adapters import delta_parquet, log_reading
 from knhk.adapters.health_http import served
 from knhk.adapters.log_indexes import LogIndexes
 from knhk.adapters.system import SystemClock
-from knhk.model.faults import Corrupt, KnhkError, NotFound, Waiting
+from knhk.model.faults import Corrupt, KnhkError, NotFound, Stalled, Waiting
 from knhk.model.progress import Far, unheard
 from knhk.ports.clock import Clock
 from knhk.reconcilers.archiving import COMMIT_BYTES, Archive, Opened
@@ -62,7 +62,8 @@ def opened(name: str, fetch: Fetch) -> Opened:
 
 
 def archive(options: Options, clock: Clock | None = None) -> Archive:
-    """Raises Stalled for an address that is none."""
+    """Raises Stalled for an address that is none, or is read by other regions."""
+    _demand_apart(options)
     name = options.published or str(options.log_dir)
     fetch = log_reading.of_place(name)
     return Archive(
@@ -76,6 +77,21 @@ def archive(options: Options, clock: Clock | None = None) -> Archive:
         commit_bytes=options.commit_bytes,
         keep_s=options.keep_s,
     )
+
+
+def _demand_apart(options: Options) -> None:
+    """Records stay in their region: what is below the store of the published log is everybody's to read. Raises Stalled."""
+    if options.published and (around := _place(options.published)) == _place(options.store)[: len(around)]:
+        must = "must be a store of its own: what is published is read in other regions, and records stay in theirs"
+        raise Stalled("Store", f"{options.store}: is within {options.published}, where the log is published: {must}")
+
+
+def _place(address: str) -> tuple[str, ...]:
+    """Of two addresses the first holds the second when its parts are the first ones of that."""
+    scheme, separator, rest = address.partition("://")
+    if not separator or scheme == "file":
+        return ("file", *Path(rest if separator else address).resolve().parts)
+    return (scheme, *(part for part in rest.split("/") if part))
 
 
 def run_once(options: Options, far: Far = unheard) -> Archive:
