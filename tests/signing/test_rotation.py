@@ -16,17 +16,12 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
 from sequencing import sequencer
+from trusted_roots import trusted_root
 
 from knhk.adapters.key_secrets import secrets_of
 from knhk.adapters.rotation_receipts import receipts_in
 from knhk.adapters.signer_roles import rotate
-from knhk.adapters.sigstore_root import MEDIA_TYPES
 from knhk.lockchain import PolicyEvent, receipt_spec, statement
 from knhk.model.faults import Waiting
 from knhk.wiring import daemon
@@ -204,27 +199,6 @@ def test_a_home_leaves_a_receipt_by_the_old_key_and_changes_nothing_without_its_
     evidence = Evidence(signer.root_public(), (home.log / "keys.json").read_bytes(), datetime.now(UTC))
     evidence.receipt({"bundle": bundle.decode(), "proof": proof})
     assert [step.ok for step in evidence.steps] == [True] * 4
-
-
-def trusted_root(path: Path, rekor: str) -> Path:
-    """One that can be read: its log and its authority are nobody's."""
-    made, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, rekor)])
-    public = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(made.public_key())
-        .serial_number(1)
-        .not_valid_before(NOW)
-        .not_valid_after(NOW + timedelta(days=9))
-        .sign(made, SHA256())
-    )
-    rows = [{"rawBytes": base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()}] * 2
-    log = {"baseUrl": f"https://{rekor}", "publicKey": {"rawBytes": base64.b64encode(public).decode()}, "logId": {"keyId": "AAAA"}}
-    document = {"mediaType": MEDIA_TYPES[0], "tlogs": [log], "timestampAuthorities": [{"certChain": {"certificates": rows}}]}
-    path.write_text(json.dumps(document))
-    return path
 
 
 def test_the_command_pins_a_trusted_root_and_the_log_tells_who_did(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -209,7 +209,7 @@ class SigstoreNotary:
         try:
             chain = answer["signedCertificateEmbeddedSct"]["chain"]["certificates"]
             der = x509.load_pem_x509_certificate(chain[0].encode()).public_bytes(Encoding.DER)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise Stalled("Sigstore", f"{keyless.fulcio}: must answer with a certificate that a log has seen: has it a log?") from error
         certificate = {"rawBytes": _b64(der)}
         signature = key.sign(data, ec.ECDSA(SHA256()))
@@ -227,10 +227,12 @@ class SigstoreNotary:
         return self._json(f"{self.settings.rekor}/api/v2/log/entries", asked)
 
     def _json(self, url: str, body: object) -> dict[str, Any]:
+        data = self._post(url, json.dumps(body).encode(), "application/json")
         try:
-            answer = json.loads(self._post(url, json.dumps(body).encode(), "application/json"))
-        except ValueError as error:
-            raise Stalled("Sigstore", f"{url}: must answer with JSON") from error
+            answer = parse_json(data, url, MAX_ANSWER)
+            canonical(answer)  # as a part of our bundle
+        except (Bad, ValueError, RecursionError) as error:
+            raise Stalled("Sigstore", f"{url}: must answer with JSON of integers and Unicode text") from error
         if not isinstance(answer, dict):
             raise Stalled("Sigstore", f"{url}: must answer with an object")
         return answer

@@ -154,11 +154,16 @@ def parse_trusted_root(data: bytes, where: str = "trusted_root.json") -> Trusted
     document = parse_json(data, where)
     kind = member(document, "mediaType", str, where)
     demand(kind in MEDIA_TYPES, f"{where} mediaType", f"{kind!r}: must be {MEDIA_TYPES[0]}")
-    logs = tuple(_log(row, f"{where} tlogs") for row in document.get("tlogs", ()))
-    authorities = tuple(_authority(row, f"{where} timestampAuthorities") for row in document.get("timestampAuthorities", ()))
+    logs = tuple(_log(row, f"{where} tlogs") for row in _rows(document, "tlogs", where))
+    authorities = tuple(_authority(row, f"{where} timestampAuthorities") for row in _rows(document, "timestampAuthorities", where))
     demand(bool(logs), f"{where} tlogs", "must name a log of Rekor v2")
     demand(bool(authorities), f"{where} timestampAuthorities", "must name a timestamp authority")
     return TrustedRoot(sha256(data).hexdigest(), logs, authorities)
+
+
+def _rows(document: Any, name: str, where: str) -> list[Any]:
+    found: list[Any] = member(document, name, list, where) if name in document else []
+    return found
 
 
 def _log(row: Any, where: str) -> Log:
@@ -169,7 +174,7 @@ def _log(row: Any, where: str) -> Log:
         raise Bad(f"{where} rawBytes", "must be a public key in DER") from error
     origin = urlsplit(member(row, "baseUrl", str, where)).hostname or ""
     id_ = unb64(member(row, "logId.keyId", str, where), f"{where} keyId")
-    return Log(LogKey(origin, public), id_, _validity(row["publicKey"].get("validFor", {}), where))
+    return Log(LogKey(origin, public), id_, _validity(row["publicKey"], where))
 
 
 def _authority(row: Any, where: str) -> Authority:
@@ -179,15 +184,19 @@ def _authority(row: Any, where: str) -> Authority:
         chain = tuple(load_der_x509_certificate(unb64(member(one, "rawBytes", str, where), where)) for one in certificates)
     except ValueError as error:
         raise Bad(where, "must be certificates in DER") from error
-    return Authority(chain, _validity(row.get("validFor", {}), where))
+    return Authority(chain, _validity(row, where))
 
 
-def _validity(row: Mapping[str, str], where: str) -> Validity:
-    return Validity(*(_time(row[name], where) if name in row else None for name in ("start", "end")))
+def _validity(row: Mapping[str, Any], where: str) -> Validity:
+    said = member(row, "validFor", dict, where) if "validFor" in row else {}
+    return Validity(*(_time(member(said, name, str, where), where) if name in said else None for name in ("start", "end")))
 
 
 def _time(text: str, where: str) -> datetime:
+    """With its zone: what is none of UTC by its own words is another moment on each machine."""
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
+        found = datetime.fromisoformat(text)
     except ValueError as error:
         raise Bad(where, f"{text!r} must be a time of RFC 3339") from error
+    demand(found.tzinfo is not None, where, f"{text!r} must be a time of RFC 3339, with its zone")
+    return found.astimezone(UTC)
