@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -296,6 +297,21 @@ def test_a_segment_of_a_later_version_is_not_merged(filled: Yard) -> None:
     pq.write_table(table.append_column("mood", table.column("arm")), later)
     with pytest.raises(Corrupt, match="mood"):
         delta_parquet.rewrite([Part("later.parquet", later.read_bytes())])
+
+
+def test_what_is_read_is_held_by_no_thread_of_arrow_s_afterwards(filled: Yard) -> None:
+    """A thread that lets go of it while the interpreter ends aborts the process."""
+    where = Kept(filled.store, delta_parquet).names()[0]
+    data = filled.store.get(where).data
+    held = sys.getrefcount(data)
+    reads = (
+        lambda: list(delta_parquet.rows(data, where)),
+        lambda: list(delta_parquet.about(data, where, "erp", "", True)),
+        lambda: delta_parquet.rewrite([Part(where, data, ((0, 1),))]),
+    )
+    for read in reads * 100:
+        assert read()
+        assert sys.getrefcount(data) == held
 
 
 MIB = 1 << 20
