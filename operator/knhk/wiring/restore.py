@@ -439,7 +439,7 @@ def at_home(left: Left, home: Home) -> Left:
     guards = tuple(dict.fromkeys((*left.guards, *own)))
     here = (home.log / "checkpoint").exists()
     keys = home.keys if (home.keys / "root.pub").exists() else left.keys
-    registry = home.registry if home.registry.is_dir() else left.registry
+    registry = home.registry if home.registry.is_dir() and any(home.registry.iterdir()) else left.registry
     return replace(left, log=str(home.log) if here else left.log, keys=keys, registry=registry, guards=guards)
 
 
@@ -462,15 +462,28 @@ def _take_over(home: Home, left: Left, say: Say) -> None:
         if path.is_file() and not (home.keys / path.name).exists():
             replace_file(home.keys / path.name, path.read_bytes(), path.stat().st_mode & 0o777)
     replace_file(home.keys / "keys.json", plan.verified.keys_json, 0o644)
-    home.prepare()
     if source.registry.resolve() != home.registry.resolve():
-        shutil.copytree(source.registry, home.registry, dirs_exist_ok=True)
+        _bring_registry(source.registry, home)
+    home.prepare()
     if not (home.log / "checkpoint").exists():
         say(f"{left.log}: {plan.verified.size} entries are copied")
         seen = plan.verified
         known = [Verifier(seen.origin, key) for key in seen.keys.of("log", datetime.now(UTC)).values()]
         signed = open_note(seen.log.note, known)[1]  # not by the newest where the log was lost before it signed with it
         follow(left.log, seen.log.fetch, FolderStore(home.log), next(key for key in known if key in signed))
+
+
+def _bring_registry(source: Path, home: Home) -> None:
+    """Comes whole, by a rename: one that is in the home is the one that is read when this is run again."""
+    made = home.root / "restore" / "registry"
+    shutil.rmtree(made, ignore_errors=True)
+    private_folder(made.parent)
+    shutil.copytree(source, made, copy_function=_copy_durably)
+    made.rename(home.registry)
+
+
+def _copy_durably(source: str, target: str) -> None:
+    replace_file(Path(target), Path(source).read_bytes())
 
 
 def _demand_log_key(keys: Path, seen: Verified) -> None:
