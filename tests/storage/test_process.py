@@ -143,6 +143,8 @@ def test_what_never_changes_may_be_kept_and_the_checkpoint_may_not(sequencers: S
     assert told == {"/tile/0/000": immutable, "/tile/entries/001.p/44": immutable, "/checkpoint": "public, max-age=1, must-revalidate"}
     open_store(sequencers.address).put("tile/0/009", bytes(8192))  # what no checkpoint covers may still change
     assert _get(socket_, "/tile/0/009").headers["Cache-Control"] == "no-store"
+    passing = ("/tile/0/001", "/tile/0/x", "/proof/299", "/proof/300", "/index/00", "/health", "/stages", "/keys.json", "/nothing")
+    assert {_get(socket_, path).headers["Cache-Control"] for path in passing} == {"no-store"}
 
 
 def _refusal(log: SequencerLog) -> str:

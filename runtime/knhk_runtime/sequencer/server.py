@@ -540,8 +540,14 @@ class Surface:
         return web.json_response({"ready": not failure, **sizes, "failure": failure, "witnesses": told}, status=status)
 
 
+async def _kept_by_nobody(_request: web.Request, response: web.StreamResponse) -> None:
+    """But for what says that it may be: a cache may keep a 404 by itself (RFC 9110, 15.1), also of a tile that comes a moment later."""
+    response.headers.setdefault("Cache-Control", _NOT_YET.cache_control)
+
+
 def application(routes: list[web.RouteDef], *middlewares: Middleware) -> web.Application:
     """An application of these routes; bodies above the bound are refused."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
     app.add_routes(routes)
+    app.on_response_prepare.append(_kept_by_nobody)
     return app
