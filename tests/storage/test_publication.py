@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,41 @@ def test_tiles_that_never_came_under_a_checkpoint_give_way_to_the_next_writers(
     two.append(log, leaves(3, 700))
     log.integrate()
     assert read(store)[2] == leaves(0, 700)
+
+
+def test_a_writer_that_slept_after_its_look_at_the_lease_leaves_a_tile_that_another_published(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older writer left the very bytes that its successor publishes, so no etag tells that they are published now."""
+    store = MemoryStore()
+    old, one, two = (Machine(tmp_path / name, store, clock) for name in ("old", "one", "two"))
+    log, lease = old.start()
+    log.integrate()
+    old.append(log, leaves(0, 5))
+    with monkeypatch.context() as patched:
+        patched.setattr(StorePublication, "checkpoint", _fails)
+        with pytest.raises(OSError, match="told to fail"):
+            log.integrate()
+    lease.give_back()
+    log, lease = one.start()
+    one.append(log, leaves(1000, 1005))
+    looks, look = count(), lease.confirm
+
+    def sleeps() -> None:
+        look()
+        if next(looks) == 1:  # of the first tile that is there with other bytes
+            waiting = two.lease()
+            waiting.take()
+            clock.now_s += TTL_S
+            assert waiting.take() == 0
+            other, _ = two.start()
+            two.append(other, leaves(0, 5))
+            other.integrate()
+
+    monkeypatch.setattr(lease, "confirm", sleeps)
+    with pytest.raises((OSError, Deposed)):
+        log.integrate()
+    assert read(store)[2] == leaves(0, 5)
 
 
 def test_a_store_that_lost_its_checkpoint_is_refused(tmp_path: Path, clock: Clock) -> None:

@@ -223,6 +223,7 @@ class StorePublication:
         if found.data == data:
             return
         self._lease.confirm()
+        self.writable()  # we may have slept in that look, and etags are of bytes: a successor publishes what is there if it is his as well
         try:
             self._store.swap(path, data, found.etag, TILES)
         except Conflict:
