@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import ssl
 import subprocess
@@ -246,6 +247,22 @@ def test_who_says_by_himself_whom_he_asks_for_is_not_heard(server: ReceiptsServe
     assert asked(server, path, {}, vouched) == 401
     assert asked(server, path, {"X-Remote-User": "nobody"}, vouched) == 403
     assert asked(server, "/readyz", {}, server.context()) == 200
+
+
+def test_who_is_in_a_thousand_groups_asks_as_everybody_does(server: ReceiptsServer, cluster: Cluster) -> None:
+    """The API server says each group in a header of its own; a directory gives a person up to 1,015."""
+    vouched = server.context()
+    pki = cluster.folder / "pki"
+    vouched.load_cert_chain(pki / "front-proxy-client.crt", pki / "front-proxy-client.key")
+    with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", server.port, context=vouched, timeout=60)) as connection:
+        connection.putrequest("GET", "/apis/receipts.knhk.dev/v1alpha1/decisionreceipts")
+        connection.putheader("X-Remote-User", "rosa")
+        for number in range(1014):
+            connection.putheader("X-Remote-Group", f"CN=group-{number},OU=Finance,DC=example,DC=com")
+        connection.putheader("X-Remote-Group", "system:masters")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read(1000)
 
 
 def asked(server: ReceiptsServer, path: str, headers: dict[str, str], context: ssl.SSLContext) -> int:

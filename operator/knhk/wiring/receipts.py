@@ -32,6 +32,8 @@ from knhk_runtime.tlog.served import Served as ServedLog
 HANDS = 4
 # An API server comes from one address, by a certificate; any pod may come without, and the kubelet's probes do.
 BOUNDS = Bounds(connections=1024, of_one=256, strangers=64, handshake_within_s=3.0)
+# A header for each group of who asks: a directory gives a person up to 1,015. With the size of one, what a stranger can make us keep.
+HEADERS, HEADER_BYTES = 1100, 4096
 FOLLOW_EVERY_S = 1.0
 UNREADY_AFTER_S = 600.0  # that the log was not read: then another replica, if there is one, is the better one
 GONE_AFTER_S = 5.0  # how long requests still come after this process said that it is not ready
@@ -267,7 +269,8 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
         loop = asyncio.get_running_loop()
         cluster.turned = lambda: loop.call_soon_threadsafe(doors.dismiss)
         async with _kept(cluster, follower):
-            runner = web.AppRunner(build(Asked(cluster, follower, halt), hands, doors.watch), access_log=None)
+            asked = build(Asked(cluster, follower, halt), hands, doors.watch)
+            runner = web.AppRunner(asked, access_log=None, max_headers=HEADERS, max_field_size=HEADER_BYTES)
             await runner.setup()
             server = await doors.open(runner, options.address, options.port, cluster.context)
             try:
