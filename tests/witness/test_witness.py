@@ -19,6 +19,7 @@ from witness_world import FakeLog, Running, answer, private, witness_key
 
 from knhk.model.faults import Corrupt
 from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.witness import core
 from knhk_runtime.witness.core import Witness, name_of
 from knhk_runtime.witness.server import AT_ONCE_OF_ONE
 from knhk_verify.note import open_note
@@ -81,6 +82,18 @@ def test_two_roots_of_one_size_are_kept_as_proof(opened: Opened, log: FakeLog, t
     for file, told in (("kept", log), ("offered", fork)):
         note = (tmp_path / "w" / "splitviews" / name / "checkpoints" / file).read_text()
         assert open_note(note, [log.verifier])[0] == open_note(told.checkpoint(5), [log.verifier])[0]
+
+
+def test_who_signs_forks_without_end_fills_no_disk(opened: Opened, log: FakeLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few prove it; other logs' checkpoints are kept on the same disk. Of each log by itself, and after a start too."""
+    monkeypatch.setattr(core, "MOST_SPLIT_VIEWS", 3)
+    assert answer(opened(), log.asks(0, 9))[0] == 200
+    for start in range(2):
+        witness = opened()
+        for fork in range(4 * start, 4 * start + 4):
+            assert answer(witness, FakeLog(fork=fork).asks(0, 9)) == (409, 9)
+    assert len(list((tmp_path / "w" / "splitviews").iterdir())) == len(witness.split_views) == 3
+    assert answer(witness, log.asks(9, 12))[0] == 200
 
 
 def test_its_time_never_goes_back(tmp_path: Path, log: FakeLog) -> None:

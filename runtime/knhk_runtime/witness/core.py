@@ -16,6 +16,7 @@ from knhk_verify.note import Checkpoint, Proof, Verifier, open_checkpoint, open_
 from knhk_verify.tree import EMPTY, verify_consistency
 
 SIZE_TYPE = "text/x.tlog.size"
+MOST_SPLIT_VIEWS = 64  # of a log that are kept: one proves it, and who has its key can sign any number
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ class Witness:
         folder = self._folder / "splitviews" / f"{name_of(tree.origin)}-{tree.size}-{tree.root.hex()[:8]}"
         if folder.name in self.split_views:
             return
+        if sum(name.startswith(name_of(tree.origin)) for name in self.split_views) >= MOST_SPLIT_VIEWS:
+            return  # on this disk other logs' checkpoints must be kept, too
         for place, name, text in (("checkpoints", "kept", known.note), (kind, "offered", offered)):
             self._files.mkdir(folder / place)
             put(self._files, folder / place / name, text.encode())
