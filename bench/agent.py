@@ -22,7 +22,7 @@ from bench.figures import Figures, Goal, Row, Spread, single, spread
 from bench.machine import family
 from bench.native import NativePack
 from bench.sealing import ASKED
-from knhk.reconcilers.auditing import JUDGED, Loaded, Sources, audit
+from knhk.reconcilers.auditing import JUDGED, Loaded, Sources, audit, one_by_one
 from knhk.reconcilers.evaluators import Evaluator
 from knhk.reconcilers.replaying import replay, replay_segments
 from knhk.wiring import archive, replays
@@ -171,7 +171,7 @@ def _archive_rows(folder: Path, count: int, runs: int, evaluator: Evaluator) -> 
             raise ValueError(f"{made.progress.rows} rows, replayed {again.replayed} of {count}; {again.differences[:1]}")
         admitted = islice(replays.archived(str(place), served), min(count, AUDITED))
         begun = time.process_time()
-        found = audit(admitted, sources, lambda pack, bundle: loaded)
+        found = audit(admitted, one_by_one(sources, lambda pack, bundle: loaded))
         judged.append(found.kinds[JUDGED].judged / (time.process_time() - begun))
         if not found.kinds[JUDGED].judged or found.violations or found.unjudged:
             raise ValueError(f"judged {found.kinds[JUDGED]}, {found.violations[:1]}, {found.unjudged}")

@@ -206,6 +206,8 @@ def test_what_was_admitted_is_judged_again_by_the_sources_that_made_the_pack(knh
     assert found.exit == 0, found.text
     judged = found.out["kinds"]["judged"]
     assert (judged["judged"], judged["violations"], found.out["unjudged"]) == (1, 0, {})
+    assert knhk("log", "audit", "--pack", cold_pack, "--jobs", "2").out == found.out
+    assert knhk("log", "audit", "--pack", cold_pack, "--jobs", "0").exit == 2
     file = cold_pack / "pack.yaml"
     file.write_text(file.read_text().replace(PATTERN, ""))  # other sources judge nothing
     other = knhk("log", "audit", "--pack", cold_pack)

@@ -32,9 +32,11 @@ from knhk.reconcilers.oracle import Oracle, key_of
 from knhk.reconcilers.replaying import Replayed, Shard, replay_segments
 from knhk.wiring import packs
 from knhk.wiring.archive import opened_folder
-from knhk.wiring.replays import archived
+from knhk.wiring.judges import side_by_side
+from knhk.wiring.replays import Parts, archived
 from knhk_gen.cases import cases as made_up
 from knhk_gen.cases import trial
+from knhk_gen.emit import emit
 from knhk_gen.turtle import ill_formed_is_no_news
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
 from knhk_runtime.outbox.records import encode as recorded
@@ -49,6 +51,7 @@ from knhk_verify.errors import Bad
 
 FOLDER = Path(__file__).parents[2] / "examples" / "packs" / "invoice-controls" / "1.2.0"
 COUNT = 520  # entries: three bundles
+SOURCES = to_sources(find(FOLDER).pack)
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,26 @@ class Decided:
         return self.subject.evaluator
 
     def loaded(self, pack: bytes, bundle: bytes) -> auditing.Loaded:
-        return auditing.Loaded(self.load(pack, bundle), plan_of(to_sources(find(FOLDER).pack)).digest)
+        return auditing.Loaded(self.load(pack, bundle), plan_of(SOURCES).digest)
+
+    def parts(self, pack: bytes, bundle: bytes) -> Parts:
+        self.load(pack, bundle)
+        made = packs.compiler().compile(emit(plan_of(SOURCES)))
+        so = next(shared.data for shared in made if shared.arch == packs.host_arch())
+        return Parts(so, self.subject.plan, plan_of(SOURCES).digest, self.subject.data)
 
     def replay(self, shard: Shard | None = None, evaluator: bytes | None = None) -> Replayed:
         log = opened_folder(self.yard.log_dir).served
         return replay_segments(Kept(self.yard.store, delta_parquet), log, self.load, evaluator or evaluator_digest(), shard or Shard())
 
-    def audit(self, size: int | None = None) -> auditing.Audited:
+    def audit(self, size: int | None = None, jobs: int = 1) -> auditing.Audited:
         log = opened_folder(self.yard.log_dir).served
         log = log if size is None else log.before(size)
-        sources = auditing.Sources([to_sources(find(FOLDER).pack)])
-        return auditing.audit(archived(str(self.yard.base / "delta"), log, log.root(log.size)), sources, self.loaded)
+        sources, admitted = auditing.Sources([SOURCES]), archived(str(self.yard.base / "delta"), log, log.root(log.size))
+        if jobs == 1:
+            return auditing.audit(admitted, auditing.one_by_one(sources, self.loaded))
+        with side_by_side(sources, self.parts, jobs) as judge:
+            return auditing.audit(admitted, judge)
 
 
 def name(subject: testing.Subject) -> bytes:
@@ -242,11 +254,25 @@ def test_nothing_that_was_admitted_is_denied_by_the_sources(world: Decided) -> N
     assert judged.interval[1] == pytest.approx(1e6 * (1 - 0.025 ** (1 / judged.judged)))
 
 
+def test_judges_side_by_side_find_what_one_does(world: Decided) -> None:
+    """Wrong decisions are told in the same order; one by a pack that cannot be had, and one without a pack, are left out alike."""
+    wrong = [case for case in world.cases if case.verdict == "DENY"]
+    for number in range(150):
+        o = testing.observation(replace(wrong[number % len(wrong)], time_ns=NOON_NS - 1 - number), world.subject.data).encode()
+        admits = arm(world.subject, action_bytes(world.subject.plan["guards"], []))
+        for end, pack in {147: bytes(20), 148: b"\7" * 20}.items():
+            admits = replace(admits, pack=pack) if number == end else admits
+        world.yard.record(recorded(b"wrong number %03d" % number, 0, 0, o, (admits,)))
+    world.yard.archived()
+    one = world.audit()
+    assert (one.kinds[auditing.JUDGED].violations, len(one.violations), len(one.unjudged)) == (148, auditing.MAX_TOLD, 2)
+    assert world.audit(jobs=2) == one
+
+
 def test_an_audit_denies_what_the_whole_oracle_does(subject: testing.Subject, cases: tuple[Case, ...]) -> None:
     """It asks the slower engine only of what fails, and makes no triples; made-up requests, too, fail by the same guards."""
-    pack = to_sources(find(FOLDER).pack)
     slow = [key_of(guard) for guard in subject.plan["guards"] if guard["class"] != "R1" and guard["kind"] != "payload"]
-    oracle, denied, asked = Oracle(portable(pack), slow), 0, 0
+    oracle, denied, asked = Oracle(portable(SOURCES), slow), 0, 0
     with warnings.catch_warnings(), ill_formed_is_no_news():
         for case in made_up(trial(subject.plan, cases, ["alice"]), 7, 150):
             try:

@@ -91,6 +91,10 @@ class Sources:
         self._of = {plan.digest: (pack, plan.document) for pack in packs for plan in (plan_of(pack),)}
         self._made = dict[str, _Judge]()
 
+    def packs(self) -> tuple[PackSources, ...]:
+        """As they were given."""
+        return tuple(pack for pack, _ in self._of.values())
+
     def plans(self) -> frozenset[str]:
         """Digests of the plans that they judge."""
         return frozenset(self._of)
@@ -149,14 +153,71 @@ class Loaded:
 Load = Callable[[bytes, bytes], Loaded]
 
 
-def audit(admitted: Iterator[tuple[str, Leaf, Record | None]], sources: Sources, load: Load, unsealer: Unsealer = NO_ACCESS) -> Audited:
+@dataclass(frozen=True)
+class Case:
+    """An admitted decision: where its record is, and O in clear. `key`: what it was decided by, as `Load` takes it."""
+
+    where: str
+    leaf: Leaf
+    key: tuple[bytes, bytes]
+    observation: bytes
+
+
+Outcome = tuple[str, ...] | str
+"""Guards that deny by the sources, none of them where the decision was right; or why nothing is said of it."""
+Judge = Callable[[Iterator[Case]], Iterator[tuple[Case, Outcome]]]
+"""The same cases in the same order, each with its outcome."""
+
+
+def one_by_one(sources: Sources, load: Load) -> Judge:
+    """Judges in this process."""
+
+    def judge(cases: Iterator[Case]) -> Iterator[tuple[Case, Outcome]]:
+        with warnings.catch_warnings(), ill_formed_is_no_news():
+            for case in cases:
+                yield case, outcome(case.key, case.observation, sources, load)
+
+    return judge
+
+
+def outcome(key: tuple[bytes, bytes], observation: bytes, sources: Sources, load: Load) -> Outcome:
+    """Of one O."""
+    try:
+        loaded = load(*key)
+        judge = sources.judge(loaded.plan_digest)
+        if judge is None:
+            return f"no sources given whose plan is {loaded.plan_digest[:16]}…: give --pack"
+        return judge.denied_by(loaded.evaluator, observation)
+    except InputRefused:
+        return ("payload",)
+    except KnhkError as error:
+        return str(error)
+
+
+def audit(admitted: Iterator[tuple[str, Leaf, Record | None]], judge: Judge, unsealer: Unsealer = NO_ACCESS) -> Audited:
     """Judges every enforced, admitted decision again: (place, leaf, record: None where none is kept). `unsealer` opens
     sealed records."""
     result = Audited()
-    with warnings.catch_warnings(), ill_formed_is_no_news():
-        for where, leaf, record in unsealer.ahead(_wanted(admitted, result), lambda each: each[2]):
-            _one(where, leaf, record, sources, load, result, unsealer)
+    for case, found in judge(_cases(admitted, result, unsealer)):
+        _count(case, found, result)
     return result
+
+
+def _cases(admitted: Iterator[tuple[str, Leaf, Record | None]], result: Audited, unsealer: Unsealer) -> Iterator[Case]:
+    """What is to be judged; what cannot be is counted."""
+    for where, leaf, record in unsealer.ahead(_wanted(admitted, result), lambda each: each[2]):
+        try:
+            opened = unsealer.open(record, where)
+        except Bad as error:
+            result.leave(f"it does not open: {error.what}")
+            continue
+        if not isinstance(opened, Record):
+            result.erased += opened is Closed.ERASED
+            result.sealed += opened is Closed.SEALED
+        elif not any(leaf.pack):
+            result.leave("no pack: the point admits what comes before its first pack")
+        else:
+            yield Case(where, leaf, (leaf.pack, parse_observation(opened.observation, where).bundle), opened.observation)
 
 
 def _wanted(admitted: Iterator[tuple[str, Leaf, Record | None]], result: Audited) -> Iterator[tuple[str, Leaf, Record]]:
@@ -174,39 +235,17 @@ def _kind(leaf: Leaf) -> str:
     return next((name for name, bit in APART if leaf.flags & bit), JUDGED)
 
 
-def _one(where: str, leaf: Leaf, record: Record, sources: Sources, load: Load, result: Audited, unsealer: Unsealer) -> None:
-    try:
-        opened = unsealer.open(record, where)
-    except Bad as error:
-        result.leave(f"it does not open: {error.what}")
+def _count(case: Case, found: Outcome, result: Audited) -> None:
+    if isinstance(found, str):
+        result.leave(found)
         return
-    if not isinstance(opened, Record):
-        result.erased += opened is Closed.ERASED
-        result.sealed += opened is Closed.SEALED
-        return
-    record = opened
-    if not any(leaf.pack):
-        result.leave("no pack: the point admits what comes before its first pack")
-        return
-    try:
-        loaded = load(leaf.pack, parse_observation(record.observation, where).bundle)
-        judge = sources.judge(loaded.plan_digest)
-        if judge is None:
-            result.leave(f"no sources given whose plan is {loaded.plan_digest[:16]}…: give --pack")
-            return
-        guards = judge.denied_by(loaded.evaluator, record.observation)
-    except InputRefused:
-        guards = ("payload",)
-    except KnhkError as error:
-        result.leave(str(error))
-        return
-    kind = _kind(leaf)
+    kind = _kind(case.leaf)
     counted = result.kinds[kind]
     counted.judged += 1
-    if guards:
+    if found:
         counted.violations += 1
         if len(result.violations) < MAX_TOLD:
-            result.violations.append(Violation(where, leaf.receipt_id.hex(), kind, guards))
+            result.violations.append(Violation(case.where, case.leaf.receipt_id.hex(), kind, found))
 
 
 def clopper_pearson(found: int, of: int, confidence: float) -> tuple[float, float]:

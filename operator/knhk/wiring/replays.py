@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from knhk.adapters import log_reading
 from knhk.lockchain.events import PolicyEvent, parse_event
@@ -82,6 +82,20 @@ def events(log: Served, keys: Keys, root: bytes | None = None, far: Far = unhear
             yield index, parse_event(verify_event(entry, keys, f"entry {index}")[0])
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A verified pack and its data, to be loaded in any process."""
+
+    so: bytes
+    plan: Mapping[str, Any]
+    plan_digest: str
+    data: bytes | None
+
+    def loaded(self) -> Loaded:
+        """Raises Corrupt."""
+        return Loaded(load(self.so, self.plan, self.data), self.plan_digest)
+
+
 @dataclass
 class Packs:
     """Packs and data by the digests in leaf and O, verified. `pull`: the registry to get from what the folder has not (`auth`, `tls`: as
@@ -120,10 +134,14 @@ class Packs:
     def loaded(self, pack: bytes, bundle: bytes) -> Loaded:
         """Raises KnhkError."""
         if (pack, bundle) not in self._loaded:
-            fetched, data = self._pack(pack), self._bundle(bundle)
-            self.say(f"pack {fetched.index_digest[:23]}…")
-            self._loaded[pack, bundle] = Loaded(load(fetched.so, fetched.plan, data), fetched.plan_digest)
+            self._loaded[pack, bundle] = self.parts(pack, bundle).loaded()
         return self._loaded[pack, bundle]
+
+    def parts(self, pack: bytes, bundle: bytes) -> Parts:
+        """Raises KnhkError."""
+        fetched, data = self._pack(pack), self._bundle(bundle)
+        self.say(f"pack {fetched.index_digest[:23]}…")
+        return Parts(fetched.so, fetched.plan, fetched.plan_digest, data)
 
     def _pack(self, pack: bytes) -> FetchedPack:
         digest = self._store.find_pack(pack) if self.folder.is_dir() else None
