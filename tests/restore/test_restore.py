@@ -27,7 +27,7 @@ from knhk.model.resource import Key
 from knhk.reconcilers import restoring
 from knhk.wiring import restore as wiring
 from knhk.wiring.home import LOG_ORIGIN, Home
-from knhk.wiring.restore import planned, restore_home
+from knhk.wiring.restore import at_home, planned, restore_home
 from knhk_runtime.tlog.notes import size_of
 from knhk_runtime.tlog.tree import parse_bundle_of_entries
 from knhk_verify.errors import Bad
@@ -285,6 +285,19 @@ def test_a_log_that_is_behind_a_guard_is_refused(lost: House, later: House) -> N
     note = later.home.log / "checkpoint"
     with pytest.raises(Bad, match="older checkpoint: covers"):
         planned(lost.left(guards=(), checkpoints=(note,)), False, quiet)
+
+
+def test_a_log_that_is_given_is_not_passed_over_for_an_older_one_in_the_home(lost: House, later: House) -> None:
+    """A backup brought the home's log back as it was before the canary; a mirror has all of it."""
+    given = lost.left(log=str(later.home.log), guards=())
+    for look in (lambda: planned(at_home(given, lost.home), False, quiet), lambda: restore_home(lost.home, given, quiet)):
+        with pytest.raises(Bad, match=r"later/.*log \(what .*house/.*log has is read.*: older checkpoint: covers"):
+            look()
+    assert {path.name for path in lost.home.root.iterdir()} == {"log", "registry"}
+    with pytest.raises(Stalled, match=r"no/log: has no checkpoint"):
+        restore_home(lost.home, lost.left(log=str(lost.folder / "no" / "log"), guards=()), quiet)
+    behind = later.left(log=str(lost.home.log), guards=())
+    assert planned(at_home(behind, later.home), False, quiet).verified.size == size_of((later.home.log / "checkpoint").read_text())
 
 
 def test_a_fork_is_refused(lost: House, later: House) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from knhk.adapters.commit_files import write_out
+from knhk.adapters.log_reading import is_store, is_url
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.processes import Supervisor
 from knhk.adapters.repository_git import checkout
@@ -67,7 +68,7 @@ class Left:
     """What is left of a control plane. `git`: a checkout or bare repository; `files`: resources that were in no commit; `log`: a
     folder, store or URL; `pull`: a registry, of what the folder `registry` has not; `keys`: the folder of its keys; `guards`: folders of
     guards that run on; `checkpoints`: of the log, as others kept them; `subjects`: folder of a key store from a backup; `archives`: of the
-    Δ log, by address."""
+    Δ log, by address; `beside`: a log that was given where the home has one, which is read: it must not be behind."""
 
     git: Path
     revision: str
@@ -86,6 +87,7 @@ class Left:
     allow_missing: bool = False
     subjects: Path | None = None
     archives: tuple[str, ...] = ()
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,13 +200,24 @@ def held_against(left: Left, seen: Verified) -> tuple[int, int]:
         for found in _epochs(folder, seen):
             epoch, held = max(epoch, found), held + 1
     for path in left.checkpoints:
-        bundle, judged = evidence.Bundle(), Evidence(seen.root_public, seen.keys_json, datetime.now(UTC))
-        evidence.grown(seen.log.served, seen.log.note, path.read_text("utf-8", "replace"), bundle)
-        if not evidence.judge(judged, {**bundle.files(), "now": seen.log.note}):
-            step = next(step for step in judged.steps if not step.ok)
-            raise Bad(f"{path}: {step.what}", step.detail)
+        _demand_grown(seen, path.read_text("utf-8", "replace"), str(path))
         held += 1
+    if left.beside is not None:
+        must = f"what {left.log} has is read: it must not be behind, or must be moved away"
+        _demand_grown(seen, opened(left.beside, left.ca_file, left.certificate).note, f"{left.beside} ({must})")
     return epoch, held
+
+
+def _demand_grown(seen: Verified, since: str, where: str) -> None:
+    """Raises Bad unless the log goes on from this checkpoint."""
+    bundle, judged = evidence.Bundle(), Evidence(seen.root_public, seen.keys_json, datetime.now(UTC))
+    try:
+        evidence.grown(seen.log.served, seen.log.note, since, bundle)
+    except Bad as error:
+        raise Bad(f"{where}: {error.where}", error.what) from error
+    if not evidence.judge(judged, {**bundle.files(), "now": seen.log.note}):
+        step = next(step for step in judged.steps if not step.ok)
+        raise Bad(f"{where}: {step.what}", step.detail)
 
 
 def _epochs(folder: Path, seen: Verified) -> Iterator[int]:
@@ -438,9 +451,12 @@ def at_home(left: Left, home: Home) -> Left:
     own = tuple(folder for folder in sorted((home.root / "points").glob("*")) if (folder / "desired" / "rollout.json").exists())
     guards = tuple(dict.fromkeys((*left.guards, *own)))
     here = (home.log / "checkpoint").exists()
+    beside = (
+        left.log if here and (is_store(left.log) or is_url(left.log) or Path(left.log).resolve() != home.log.resolve()) else left.beside
+    )
     keys = home.keys if (home.keys / "root.pub").exists() else left.keys
     registry = home.registry if home.registry.is_dir() and any(home.registry.iterdir()) else left.registry
-    return replace(left, log=str(home.log) if here else left.log, keys=keys, registry=registry, guards=guards)
+    return replace(left, log=str(home.log) if here else left.log, keys=keys, registry=registry, guards=guards, beside=beside)
 
 
 def _take_over(home: Home, left: Left, say: Say) -> None:
