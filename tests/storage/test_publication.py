@@ -88,6 +88,31 @@ def test_a_lease_that_is_gone_from_the_store_is_no_longer_held(tmp_path: Path, c
         log.integrate()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"epoch":18446744073709551615,"holder":"","process":"","beat":1,"ttl_ms":1}',
+        b'{"epoch":-5,"holder":"","process":"","beat":1,"ttl_ms":1}',
+        b'{"epoch":5,"holder":"two","process":"p","beat":1,"ttl_ms":-1000}',
+    ],
+)
+def test_what_is_no_lease_ends_a_writer_and_lets_none_begin(tmp_path: Path, clock: Clock, data: bytes) -> None:
+    store = MemoryStore()
+    machine = Machine(tmp_path / "one", store, clock)
+    log, lease = machine.start()
+    machine.append(log, leaves(0, 3))
+    store.put("lease", data)
+    with pytest.raises(Deposed, match=r"epoch 1 is over: .*lease.*must be a lease; remove it"):
+        lease.renew()
+    with pytest.raises(OSError, match="another may write"):
+        log.integrate()
+    with pytest.raises(Corrupt, match="must be a lease; remove it once no sequencer writes this log"):
+        machine.start()
+
+
 def test_a_folder_that_was_its_own_store_is_not_opened_without_while_its_epochs_hold_more(tmp_path: Path, clock: Clock) -> None:
     folder = tmp_path / "one"
     machine = Machine(folder, FolderStore(folder), clock)

@@ -19,6 +19,8 @@ from knhk_verify.signed import member, parse_json
 
 KEY = "lease"
 TTL_S = 10.0
+_BOUND = 1 << 62
+_MUST = "must be a lease; remove it once no sequencer writes this log"
 _ABOUT = About("application/json", "no-store")
 
 
@@ -42,9 +44,12 @@ class Held:
         try:
             row = parse_json(data, where)
             numbers = [member(row, name, int, where) for name in ("epoch", "beat", "ttl_ms")]
-            return cls(numbers[0], member(row, "holder", str, where), member(row, "process", str, where), *numbers[1:])
+            held = cls(numbers[0], member(row, "holder", str, where), member(row, "process", str, where), *numbers[1:])
         except Bad as error:
-            raise Corrupt(error.where, error.what) from error
+            raise Corrupt(error.where, f"{error.what}: {_MUST}") from error
+        if not all(0 <= number < _BOUND for number in numbers):
+            raise Corrupt(where, f"has a number beyond 0 to 2^62: {_MUST}")
+        return held
 
 
 class Lease:
@@ -157,7 +162,11 @@ class Lease:
         except NotFound as error:
             self._mine = None
             raise Deposed(f"{self._store.name}: epoch {mine.epoch} is over: the lease is gone from the store") from error
-        there = Held.parse(found.data, f"{self._store.name}/{KEY}")
+        try:
+            there = Held.parse(found.data, f"{self._store.name}/{KEY}")
+        except Corrupt as error:
+            self._mine = None
+            raise Deposed(f"{self._store.name}: epoch {mine.epoch} is over: {error}") from error
         if (there.epoch, there.process) != (mine.epoch, mine.process):
             self._mine = None
             raise Deposed(f"{self._store.name}: epoch {mine.epoch} is over: {there.holder or 'nobody'} writes in epoch {there.epoch}")
