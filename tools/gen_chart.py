@@ -100,6 +100,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     ("NetworkPolicy", "knhk-asks-sigstore", ("spec", "egress")): Value("keyless.egress", as_text="{} | toJson"),
     ("PodDisruptionBudget", "knhk-admission", ("spec", "minAvailable")): Value("admission.minAvailable"),
     ("Deployment", "knhk-receipts", (*POD, "volumes", 2, "emptyDir", "sizeLimit")): Value("receipts.indexSize"),
+    ("Deployment", "knhk-receipts", (*CONTAINER, "args", 5)): Value("receipts.indexSize", "32Gi", 'printf "--index-bound=%v" {}'),
     ("Deployment", "knhk-admission", (*POD, "volumes", 0, "secret", "secretName")): Value(
         "certManager.enabled", False, 'ternary "knhk-admission-certificate" "knhk-admission-tls" {}'
     ),

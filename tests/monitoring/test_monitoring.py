@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import re
@@ -21,6 +22,7 @@ from knhk.adapters.telemetry_prometheus import PrometheusTelemetry
 from knhk.admission.metrics import Metrics
 from knhk.builder import server as builder
 from knhk.keys.metrics import Metrics as OfKeys
+from knhk.receipts.__main__ import _bytes
 from knhk.receipts.metrics import Metrics as OfReceipts
 from knhk.wiring.archive import Metrics as OfArchive
 from knhk_runtime.keyfile import raw_public
@@ -97,7 +99,7 @@ def told(folder: Path) -> dict[str, set[str]]:
     telemetry.requested("GET", "host", 200)
     admission.took("/parse", 200, 0.001, "allowed")
     text = telemetry.text().decode() + admission.text() + "\n".join(builder.metrics_text({"running": 1}, warm=1)) + "\n"
-    receipts = OfReceipts(lambda: 0.0, lambda: 0, lambda: 0)
+    receipts = OfReceipts(lambda: 0.0, lambda: 0, lambda: 0, lambda: 0, lambda: 1.0)
     receipts.took("list", 200, 0.01)
     keys = OfKeys(lambda: 0, lambda: 0, lambda: {"erp": 0.5})
     keys.took("keys", 200, 0.01)
@@ -154,6 +156,22 @@ def test_each_job_finds_a_port_that_its_pods_have() -> None:
         assert name == {"knhk-archive": "knhk-log"}.get(job["job_name"], job["job_name"])
         assert port in ports[name]
         assert job.get("scheme", "http") == ports[name][port]
+
+
+def test_the_room_of_the_index_that_is_told_is_that_of_its_volume() -> None:
+    """And of the chart both come from one value."""
+    (found,) = (
+        document
+        for document in yaml.safe_load_all((MANIFESTS / "components" / "receipts" / "deployment.yaml").read_text())
+        if document["kind"] == "Deployment"
+    )
+    pod = found["spec"]["template"]["spec"]
+    (room,) = (volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if volume["name"] == "index")
+    assert f"--index-bound={room}" in pod["containers"][0]["args"]
+    assert [_bytes(text) for text in (room, "1.5Ti", "32G", "3.4359738368e+10", "5")] == [1 << 35, 3 << 39, 32 * 10**9, 1 << 35, 5]
+    for wrong in ("", "0", "32GB", "-1", "much", "1e"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            _bytes(wrong)
 
 
 def _ports() -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -23,7 +23,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from knhk.adapters.front_proxy import User
-from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.adapters.receipt_index import ENTRY_BYTES, ReceiptIndex
 from knhk.receipts.objects import BASE
 from knhk.receipts.server import WAIT_AT_ONCE, Token, application
 from knhk.wiring import renewing
@@ -31,6 +31,8 @@ from knhk.wiring.receipts import BOUNDS, HANDS, UNREADY_AFTER_S, Follower, LogPl
 
 sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import Written, leaf, outside
+
+from knhk_runtime.tlog.served import Served
 
 LIST = f"{BASE}/namespaces/erp/decisionreceipts"
 
@@ -61,6 +63,12 @@ class Asked:
 
     def behind_s(self) -> float:
         return self.behind
+
+    def taken(self) -> int:
+        return self.index.disk_bytes()
+
+    def bound(self) -> float:
+        return 1e6
 
     def unready(self) -> str:
         return ""
@@ -287,6 +295,48 @@ def test_what_has_no_namespace_is_found_where_it_is_shown(asked: Asked) -> None:
     ]
     assert names[0] == names[1] == [leaf(2, ring=b"NOBODYS1")[100:116].hex()]
     assert names[2] == [leaf(1)[100:116].hex()]
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    caplog.clear()
+    return found
+
+
+def test_an_index_warns_before_it_outgrows_its_room(written: Written, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once at each of 80, 90 and 100 %; nothing while there is room, or where nobody says how much there is."""
+    written.leaves(leaf(n) for n in range(2000))
+    index, log = ReceiptIndex(tmp_path / "index.db"), LogPlace(str(written.folder))
+    Follower(index, log).look()
+    assert warned(caplog) == []
+    for share, times in ((0.7, 0), (0.85, 1), (0.95, 1)):
+        follower = Follower(index, log, int(Follower(index, log).taken() / share))
+        follower.look()
+        follower.look()
+        said = warned(caplog)
+        assert (len(said), all("give it more room" in each for each in said)) == (times, True), (share, said)
+    follower = Follower(index, log, int(Follower(index, log).taken() / 0.85))
+    follower.look()
+    written.leaves(leaf(n, ring=b"RING0002") for n in range(6000))
+    follower.look()
+    assert [("of 2000 entries" in each, "of 8000 entries" in each) for each in warned(caplog)] == [(True, False), (False, True)]
+
+
+def test_an_index_that_begins_anew_counts_what_it_will_take(written: Written, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After an eviction its file is small, and the next one is due: so that is told before the log was read."""
+    written.leaves(leaf(n) for n in range(20_000))
+
+    class Evicted(ReceiptIndex):
+        def follow(self, origin: str, log: Served) -> int:
+            said.append(warned(caplog))
+            return super().follow(origin, log)
+
+    said, index = list[list[str]](), Evicted(tmp_path / "index.db")
+    follower = Follower(index, LogPlace(str(written.folder)), 20_000 * 180)
+    follower.look()
+    assert [("of 20000 entries" in each) for each in said[0]] == [True]
+    index.close()
+    assert 0.85 < (tmp_path / "index.db").stat().st_size / (20_000 * ENTRY_BYTES) < 1.25
 
 
 def test_a_log_that_is_not_read_for_long_makes_it_unready(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,12 @@ class Followed:
     def behind_s(self) -> float:
         return 0.0
 
+    def taken(self) -> int:
+        return self.index.disk_bytes()
+
+    def bound(self) -> float:
+        return 1e6
+
     def unready(self) -> str:
         return ""
 

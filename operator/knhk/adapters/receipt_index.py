@@ -16,7 +16,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
@@ -42,6 +42,7 @@ TABLES = ("log", "shapes", "packs", "sources", "entries", "events", "witnesses")
 EVENT_COLUMNS = ("namespace", "name", *EVENT_TRAITS, "actorLabel", "time")
 PAGE_BYTES = 4 << 20  # of statements in an answer; an entry has at most 64 KiB
 MAX_WITNESSES = 8  # of an entry; there is one
+ENTRY_BYTES = 170  # that an entry takes of the file
 STEP = 2048  # entries that are looked at in one step of what follows them
 _PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
 _OTHER_PACK, _OTHER_REGION = b"\xff" * 20, b"\xff" * 2
@@ -175,6 +176,14 @@ class ReceiptIndex:
     def size(self) -> int:
         """Entries of the log that are in here."""
         return int(self._db.execute("SELECT size FROM log").fetchone()[0])
+
+    def disk_bytes(self) -> int:
+        """What its files take of the disk."""
+        taken = 0
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):  # between its lives
+                taken += self._file.with_name(self._file.name + suffix).stat().st_size
+        return taken
 
     @property
     def born(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,18 @@ OF_LOG = (
 )
 
 
+UNITS = {"": 1, "k": 1000, **{unit: 1000**power for power, unit in enumerate("MGTPE", 2)}}
+UNITS |= {f"{unit}i": 1 << 10 * power for power, unit in enumerate("KMGTPE", 1)}
+
+
+def _bytes(text: str) -> int:
+    """Of a quantity of Kubernetes, as sizeLimit takes it. Raises ArgumentTypeError."""
+    found = re.fullmatch(r"([0-9]{1,19}(?:\.[0-9]{1,18})?(?:[eE]\+?[0-9]{1,2})?)([A-Za-z]{0,2})", text)
+    if found is None or found[2] not in UNITS or (size := int(float(found[1]) * UNITS[found[2]])) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of bytes, such as 32Gi")
+    return size
+
+
 def main(argv: Sequence[str]) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(
@@ -31,6 +44,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kubeconfig", type=Path, help="which cluster; default: the one that this pod runs in")
     parser.add_argument("--log", required=True, help="URL of the log, or its folder")
     parser.add_argument("--index", type=Path, required=True, help="file of the index; made from the log when it is missing")
+    parser.add_argument(
+        "--index-bound", type=_bytes, metavar="32Gi", help="room for it, that of its volume: what comes near it is warned of"
+    )
     for name, file, doc in MOUNTED:
         parser.add_argument(f"--{name}", type=Path, default=file, help=f"{doc}, PEM; looked at every 5 s (default: %(default)s)")
     for name, doc in OF_LOG:
@@ -39,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     files = CertificateFiles(args.certificate, args.key, args.authority)
     log = LogPlace(args.log, args.log_ca, args.log_certificate, args.log_key)
-    options = Options(args.address, args.port, args.kubeconfig, files, log, args.index)
+    options = Options(args.address, args.port, args.kubeconfig, files, log, args.index, args.index_bound)
     try:
         asyncio.run(serve(options, application, lambda address: print(address, flush=True)))
     except (KnhkError, OSError) as error:

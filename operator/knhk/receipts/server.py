@@ -75,6 +75,12 @@ class Asked(Protocol):
     def behind_s(self) -> float:
         """For how long the log was not read."""
 
+    def taken(self) -> int:
+        """Bytes that the index takes of its disk, or will with all that the log has now."""
+
+    def bound(self) -> float:
+        """How many it may take; infinity where nobody says so."""
+
     def unready(self) -> str:
         """Why no requests should come; "": they may."""
 
@@ -114,7 +120,7 @@ def application(asked: Asked, hands: Executor, *middlewares: Any) -> web.Applica
     """`hands`: threads for what blocks, more than WAIT_AT_ONCE; as many lists are made at a time. Discovery waits for none of them: the API
     server asks for it to see whether this group is there, and deletion of namespaces hangs on that."""
     app, index = web.Application(middlewares=middlewares), asked.index
-    metrics = Metrics(asked.behind_s, lambda: index.size, index.shapes)
+    metrics = Metrics(asked.behind_s, lambda: index.size, index.shapes, asked.taken, asked.bound)
 
     async def scraped(_: web.Request) -> web.Response:
         text = await asyncio.get_running_loop().run_in_executor(hands, metrics.text)

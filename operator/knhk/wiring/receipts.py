@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import math
 import ssl
 import threading
 import time
@@ -21,7 +22,7 @@ from knhk.adapters import log_reading
 from knhk.adapters.certificate_files import CertificateFiles
 from knhk.adapters.front_proxy import FrontProxy, User, front_proxy, may
 from knhk.adapters.kube_client import APPLY, KubeClient, api_client
-from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.adapters.receipt_index import ENTRY_BYTES, ReceiptIndex
 from knhk.model.faults import NotFound
 from knhk.reconcilers.evidence import size_of
 from knhk.wiring.renewing import Shown, halt_asked, look_until, looking
@@ -36,6 +37,7 @@ BOUNDS = Bounds(connections=1024, of_one=256, strangers=64, handshake_within_s=3
 HEADERS, HEADER_BYTES = 1100, 4096
 FOLLOW_EVERY_S = 1.0
 UNREADY_AFTER_S = 600.0  # that the log was not read: then another replica, if there is one, is the better one
+WARNED_AT = (0.8, 0.9, 1.0)  # of the bound; manifests/monitoring/alerts.yaml looks at the first
 GONE_AFTER_S = 5.0  # how long requests still come after this process said that it is not ready
 SERVICE = "v1alpha1.receipts.knhk.dev"
 APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
@@ -57,7 +59,8 @@ class LogPlace:
 
 @dataclass(frozen=True)
 class Options:
-    """Where it listens, which cluster, its certificate, the log, and the file of its index."""
+    """Where it listens, which cluster, its certificate, the log, and the file of its index, with how many bytes that may take (None: nobody
+    says so)."""
 
     address: str
     port: int
@@ -65,13 +68,16 @@ class Options:
     files: CertificateFiles
     log: LogPlace
     index: Path
+    bound: int | None = None
 
 
 class Follower:
     """Keeps an index as its log is, in a thread. What fails is told once and tried again; meanwhile the index is what it was."""
 
-    def __init__(self, index: ReceiptIndex, log: LogPlace) -> None:
+    def __init__(self, index: ReceiptIndex, log: LogPlace, bound: int | None = None) -> None:
         self.index, self.origin, self._log = index, "", log
+        self.bound = math.inf if bound is None else float(bound)
+        self._entries, self._warned = 0, 0.0
         self._note, self._why = "", "the log was not read yet"
         self._read_s = time.monotonic()  # the newest checkpoint was read then, and all that it covers
         self._told = list[Callable[[], None]]()
@@ -98,6 +104,24 @@ class Follower:
         """For how long the log was not read."""
         return time.monotonic() - self._read_s
 
+    def taken(self) -> int:
+        """Bytes that the index takes of its disk, or will with all entries of the newest checkpoint that was read."""
+        return max(self.index.disk_bytes(), self._entries * ENTRY_BYTES)
+
+    def _warn(self) -> None:
+        """Once for each share of the bound."""
+        taken = self.taken()
+        share = max((each for each in WARNED_AT if taken >= each * self.bound), default=0.0)
+        if share > self._warned:
+            _log.warning(
+                "the index of %d entries takes %.1f GiB of the %.1f that it may have: beyond them this pod is evicted, and begins anew; "
+                "give it more room (receipts.indexSize, or sizeLimit and --index-bound), or a volume",
+                self._entries,
+                taken / (1 << 30),
+                self.bound / (1 << 30),
+            )
+        self._warned = share
+
     def look(self) -> None:
         """Takes in what is new; all of it where the index turned out to be malformed. Raises KnhkError, Bad."""
         if self.index.malformed:
@@ -110,6 +134,8 @@ class Follower:
         note = found.decode("utf-8", "replace")
         if note != self._note:
             log = ServedLog(self._log.place, fetch, size_of(note, f"{self._log.place}/checkpoint"))
+            self._entries = log.size
+            self._warn()
             self.index.follow(note.partition("\n")[0], log)
             self._note, self.origin = note, note.partition("\n")[0]
             with self._came:
@@ -250,6 +276,12 @@ class Asked:
     def behind_s(self) -> float:
         return self._follower.behind_s
 
+    def taken(self) -> int:
+        return self._follower.taken()
+
+    def bound(self) -> float:
+        return self._follower.bound
+
     def unready(self) -> str:
         return "ending" if self._halt.is_set() else self._follower.unready
 
@@ -262,7 +294,7 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
     requests can come. Raises Stalled."""
     halt = halt_asked()
     cluster = Cluster(KubeClient(api_client(options.kubeconfig)), options.files)
-    follower = Follower(ReceiptIndex(options.index), options.log)
+    follower = Follower(ReceiptIndex(options.index), options.log, options.bound)
     await asyncio.to_thread(look_until, lambda: cluster.begun, cluster.look, _log)
     doors = Doors(BOUNDS)
     with ThreadPoolExecutor(HANDS, "hands") as hands:
