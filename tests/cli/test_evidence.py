@@ -110,6 +110,11 @@ def test_prove_shows_that_a_log_only_grew(knhk: Any, log: Any, tmp_path: Path) -
     assert knhk_verify(["--root", str(log.dir / "root.pub"), str(tmp_path / "evidence")]) == 0
     again = knhk("log", "prove", "300", "--log", log.dir, "--out", tmp_path / "evidence")
     assert "must be a new or an empty folder" in again.error_text
+    for text in (b"no checkpoint", b"\xff\xfe", (log.dir / "checkpoint").read_bytes().replace(b"\n305\n", b"\n999\n")):
+        old.write_bytes(text)
+        wrong = knhk("log", "prove", "300", "--log", log.dir, "--since", old, "--out", tmp_path / "none")
+        assert (wrong.exit, wrong.err["faults"][0]["where"].startswith(f"--since {old}")) == (1, True), wrong.error_text
+        assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("form", ["spec", "resource", "yaml", "list", "-"])

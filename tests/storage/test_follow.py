@@ -156,6 +156,24 @@ def test_a_static_server_is_followed_by_the_command_and_its_fork_refused(
     assert json.loads((tmp_path / "mirror" / "meta.json").read_text())["origin"] == KEY.verifier.name
 
 
+def test_a_folder_of_other_things_is_no_place_for_a_mirror(
+    tmp_path: Path, served: tuple[FolderStore, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One in which a first mirror was ended is."""
+    store, url = served
+    grown(tmp_path / "one", store, (0, 300))
+    words = ("follow", url, str(tmp_path / "mirror"), "--once", "--vkey", format_vkey(KEY.verifier))
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "letters.txt").write_text("Dear")
+    code, _ = run(capsys, *words)
+    assert (code, [path.name for path in (tmp_path / "mirror").iterdir()]) == (3, ["letters.txt"])
+    (tmp_path / "mirror" / "letters.txt").unlink()
+    assert run(capsys, *words)[0] == 0
+    (tmp_path / "mirror" / "checkpoint").unlink()
+    code, told = run(capsys, *words)
+    assert (code, told["relation"], told["size"]) == (0, "ahead", 300)
+
+
 def test_large_bundles_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read and not yet written is bound by bytes, not by bundles of up to 16 MiB that a server may make up."""
     written = list[int]()

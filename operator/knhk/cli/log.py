@@ -220,7 +220,7 @@ def prove(call: Call) -> Outcome:
     if outside:
         witnesses.in_log(receipt_reading.index_of_log(home, log, place), log, bundle)
     if args.since is not None:
-        evidence.grown(log.served, log.note, args.since.read_text(), bundle)
+        evidence.grown(log.served, log.note, args.since.read_text("utf-8", "replace"), bundle, f"--since {args.since}")
     if not bundle.files():
         bundle.checkpoints[str(log.served.size)] = log.note
     judged = trust.evidence()

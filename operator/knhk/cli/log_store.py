@@ -102,6 +102,7 @@ def follow(call: Call) -> Outcome:
     mirror = open_store(args.dest)
     while True:
         try:
+            log_stores.demand_mirror(mirror)
             (newest, *others), over = log_stores.verifiers_for(fetch, args.source, Home(call.home), args.vkey, args.root, args.keys)
             found = follow(args.source, fetch, mirror, newest, others, over, call.far)
         except Waiting as error:

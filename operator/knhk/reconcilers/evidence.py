@@ -60,11 +60,11 @@ def size_of(note: str, where: str) -> int:
     return int(lines[1])
 
 
-def grown(log: Served, note: str, since: str, bundle: Bundle) -> None:
-    """Adds an older checkpoint and the proof that the log only grew since then. Raises Bad."""
-    old = size_of(since, "older checkpoint")
+def grown(log: Served, note: str, since: str, bundle: Bundle, where: str = "older checkpoint") -> None:
+    """Adds an older checkpoint, which is told as `where`, and the proof that the log only grew since then. Raises Bad."""
+    old = size_of(since, where)
     if old > log.size:
-        raise Bad("older checkpoint", f"covers {old} entries, the log {log.size}: it is newer, or the log was cut off: see `knhk log diff`")
+        raise Bad(where, f"covers {old} entries, the log {log.size}: it is newer, or the log was cut off: see `knhk log diff`")
     bundle.checkpoints[f"{old}"] = since
     if old == log.size:
         bundle.checkpoints[f"{log.size}-now"] = note

@@ -48,6 +48,17 @@ def verifiers_for(
     return now, over
 
 
+def demand_mirror(store: ObjectStore) -> None:
+    """Raises Stalled for a store that holds something else than a mirror, or one that was begun."""
+    try:
+        store.get("checkpoint")
+    except NotFound:
+        other = next((row.key for row in store.list() if not row.key.startswith("tile/") and row.key != "meta.json"), None)
+        if other is not None:
+            must = "must be a mirror, or a new or empty folder or prefix"
+            raise Stalled("NoMirror", f"{store.name}: holds {other}, and no checkpoint: {must}") from None
+
+
 @contextmanager
 def alone(store: ObjectStore, place: str) -> Iterator[None]:
     """While nobody else can write the log. Raises Stalled when its sequencer runs."""
