@@ -1,4 +1,4 @@
-"""The door of an HTTPS server of ours: how many may be inside, how many of one address, and how long they may take to say what they want.
+"""The door of an HTTP server of ours: how many may be inside, how many of one address, and how long they may take to say what they want.
 
 It stands before aiohttp, which bounds bodies and heads in bytes, and neither connections nor the time of a head; and before TLS, for who
 opens a connection and says nothing has one, too.
@@ -56,6 +56,11 @@ class Doors:
         """Listens for a runner that is set up; close the server before the runner's cleanup. Raises OSError."""
         inner = cast(Callable[[], asyncio.Protocol], runner.server)
         return await asyncio.get_running_loop().create_server(lambda: _Arrival(self, _Visitor(self, inner()), tls), host, port, backlog=128)
+
+    async def open_in_clear(self, runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+        """The same without TLS, for clients on this machine."""
+        inner = cast(Callable[[], asyncio.Protocol], runner.server)
+        return await asyncio.get_running_loop().create_server(lambda: _Visitor(self, inner()), host, port, backlog=128)
 
     def turn_away(self) -> None:
         """Ends every connection that is about to begin TLS."""

@@ -261,6 +261,28 @@ def test_the_read_port_reads_only(home: Any, leaves: Leaves, covered: Any) -> No
         connection.close()
 
 
+@pytest.mark.slow
+def test_who_says_nothing_at_the_read_port_is_not_waited_for(home: Any, leaves: Leaves) -> None:
+    """Each connection is a file of the process that writes the log, too."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home.start("--read-port", str(port))
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3)]
+    try:
+        slow[0].sendall(b"GET /check")
+        slow[1].sendall(b"GET /checkpoint HTTP/1.1\r\nX: ")
+        for each in slow:
+            try:
+                assert each.recv(1) == b""
+            except ConnectionResetError:
+                continue
+    finally:
+        for each in slow:
+            each.close()
+    assert home.log().append_leaves(leaves(0, 1)) == [0]
+
+
 def test_a_start_that_cannot_be_says_why(home: Any, tmp_path: Path) -> None:
     for more, says in (
         (("--key", str(tmp_path / "none")), "No such file"),

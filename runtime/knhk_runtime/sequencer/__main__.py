@@ -25,7 +25,7 @@ import aiohttp
 from aiohttp import web
 
 from knhk.model.faults import Corrupt, Deposed, KnhkError, Stalled, Waiting
-from knhk_runtime.doors import Doors
+from knhk_runtime.doors import Bounds, Doors
 from knhk_runtime.hsm import read_token_file
 from knhk_runtime.keyfile import load_private_key, raw_public
 from knhk_runtime.keys_folder import chapters_folder, read_keys_json
@@ -114,6 +114,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 FORMER, KEYS_JSON = "log.former.key", "keys.json"
 KEYS_EVERY_S = 5.0
+READERS = Bounds(connections=1024, of_one=1024)  # at --read-port, whose clients all have one address
 
 
 def load_key(path: Path, origin: str) -> LogKey:
@@ -332,10 +333,11 @@ async def _serve(
     await runners[0].setup()
     await web.SockSite(runners[0], _listen(args.socket)).start()
     if args.read_port is not None:
-        runners.append(web.AppRunner(application(surface.reading()), access_log=None))
+        doors = Doors(READERS)
+        runners.append(web.AppRunner(application(surface.reading(), doors.watch), access_log=None))
         await runners[1].setup()
         try:
-            await web.TCPSite(runners[1], "127.0.0.1", args.read_port).start()
+            await doors.open_in_clear(runners[1], "127.0.0.1", args.read_port)
         except OSError as error:
             raise Stalled("Port", f"--read-port {args.read_port}: {error.strerror}: choose a free port") from error
     tasks = [asyncio.create_task(await _serve_tls(args, surface, runners))] if args.listen else []
