@@ -20,6 +20,7 @@ import yaml
 
 from knhk.adapters.signer_local import establish
 from knhk.adapters.signer_roles import trust
+from knhk.lockchain.events import PolicyEvent, statement
 from knhk.model.resource import Resource
 from knhk.wiring.home import LOG_ORIGIN, Home
 from knhk.wiring.resources import open_store
@@ -115,6 +116,31 @@ def test_prove_shows_that_a_log_only_grew(knhk: Any, log: Any, tmp_path: Path) -
         wrong = knhk("log", "prove", "300", "--log", log.dir, "--since", old, "--out", tmp_path / "none")
         assert (wrong.exit, wrong.err["faults"][0]["where"].startswith(f"--since {old}")) == (1, True), wrong.error_text
         assert not (tmp_path / "none").exists()
+
+
+def test_the_state_shows_what_points_run_their_data_and_what_is_denied(knhk: Any, log: Any, tmp_path: Path) -> None:
+    """The point said nothing itself since its pack was signed for it."""
+    one, two, at = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}", "2026-11-26T10:00:00Z"
+
+    def of_pack(kind: str, digest: str, **said: Any) -> PolicyEvent:
+        named = {"namespace": "erp", "name": "orders", "version": "1.0.0", "digest": digest}
+        return PolicyEvent(kind, ("pack/erp/orders@1.0.0", digest[7:]), "knhk", at, pack=named, reason="new denials", evidence=said)
+
+    events = [
+        PolicyEvent("DataPublished", ("data/erp/limits@1.0.0", "d" * 64), "knhk", at, evidence={"image": "sha256:image"}),
+        of_pack("Signed", one, stages=[{"name": "production", "points": ["gate"]}], data="limits"),
+        of_pack("Promoted", one),
+        of_pack("RolledBack", two),
+    ]
+    grow(log.dir, tmp_path / "home", [log.signer.bundle("rollout", statement(event)) for event in events])
+    told = knhk("log", "state").out
+    assert told["points"]["erp/gate"] == {
+        "index": 7, "mode": "Stable", "stable": one, "candidate": "", "data": "sha256:image", "flags": {}
+    }  # fmt: skip
+    assert set(told["packs"]["erp/orders"]) == {"version", "digest", "index", "rolling", "denied"}
+    assert set(told) == {"at", "events", "last", "packs", "points", "data"}
+    shown = knhk("log", "state", "-o", "table").text
+    assert [word for word in (one[:19], "sha256:image", two[:19], "RolledBack: new", "erp/limits@1.0.0") if word not in shown] == []
 
 
 @pytest.mark.parametrize("form", ["spec", "resource", "yaml", "list", "-"])
