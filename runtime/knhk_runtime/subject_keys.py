@@ -30,6 +30,8 @@ CREATE TABLE IF NOT EXISTS hold (id TEXT PRIMARY KEY, tag BLOB NOT NULL, referen
 CREATE TABLE IF NOT EXISTS erasure (id TEXT PRIMARY KEY, state TEXT NOT NULL, plan TEXT NOT NULL, bundles TEXT NOT NULL DEFAULT '[]')
   WITHOUT ROWID;
 """
+IDS_MOST = 16_384  # of one answer
+DONE = "done"  # state of an erasure
 _TRY_LATER = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 
@@ -93,7 +95,7 @@ class ErasableKeys(Protocol):
     def tags_key(self) -> bytes: ...
     def found(self, ids: Collection[bytes]) -> dict[bytes, bytes | None]: ...
     def ids_of(self, tag: bytes) -> list[bytes]: ...
-    def ids_before(self, point: str, window: int) -> list[tuple[bytes, bytes]]: ...
+    def ids_before(self, point: str, window: int, after: bytes) -> list[bytes]: ...
     def destroy(self, erasure: str, ids: Iterable[bytes]) -> None: ...
     def put_hold(self, hold: Held, bundle: bytes | None) -> None: ...
     def untold(self) -> list[tuple[Held, bytes]]: ...
@@ -105,7 +107,8 @@ class ErasableKeys(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """An erasure: its state, its plan (JSON) and the signed events that tell it (JSON), durable before they are appended."""
+    """An erasure: its state, its plan (JSON) and the signed events that tell it (JSON), durable before they are appended. Of one that is
+    DONE the log has what it did."""
 
     id: str
     state: str
@@ -227,10 +230,14 @@ class KeyStore:
         """Ids of all keys of a subject."""
         return [bytes(row[0]) for row in self._all("SELECT id FROM key WHERE tag = ? ORDER BY id", (tag,))]
 
-    def ids_before(self, point: str, window: int) -> list[tuple[bytes, bytes]]:
-        """(id, tag) of the keys of a point for windows before this one."""
-        rows = self._all("SELECT id, tag FROM key WHERE point = ? AND window < ? ORDER BY id", (point, window))
-        return [(bytes(key_id), bytes(tag)) for key_id, tag in rows]
+    def ids_before(self, point: str, window: int, after: bytes) -> list[bytes]:
+        """The first IDS_MOST ids after this one, empty for the beginning, of the keys of a point for windows before this one whose subjects
+        nobody holds."""
+        free = "tag NOT IN (SELECT tag FROM hold WHERE standing)"
+        rows = self._all(
+            f"SELECT id FROM key WHERE id > ? AND point = ? AND window < ? AND {free} ORDER BY id LIMIT ?", (after, point, window, IDS_MOST)
+        )
+        return [bytes(row[0]) for row in rows]
 
     def destroy(self, erasure: str, ids: Iterable[bytes]) -> None:
         """Keys are gone, from this file and its journal; their ids are known as destroyed. What was destroyed already stays so, whoever is
@@ -272,8 +279,8 @@ class KeyStore:
             db.execute("INSERT OR REPLACE INTO erasure VALUES (?,?,?,?)", (work.id, work.state, work.plan, work.bundles))
 
     def works(self) -> list[Work]:
-        """All erasures that this store knows."""
-        return [Work(*row) for row in self._all("SELECT id, state, plan, bundles FROM erasure ORDER BY id")]
+        """Erasures that are not done."""
+        return [Work(*row) for row in self._all("SELECT id, state, plan, bundles FROM erasure WHERE state != ? ORDER BY id", (DONE,))]
 
     # ---- SQLite ----------------------------------------------------------------------------------
 

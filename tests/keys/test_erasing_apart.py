@@ -90,10 +90,11 @@ def test_retention_leaves_what_is_held_and_what_nobody_can_say_whose_it_is(regio
     region.archived()
     store, remote, tomorrow_ns = opened(region.place), RemoteErasures(region.whom, "erp"), time.time_ns() + 86_400 * 10**9
     bob = tag_of(store.tags_key, BOB)
-    found = [remote.older(POINT, tomorrow_ns, held) for held in ((), (bob,))]
+    found = [remote.older(POINT, tomorrow_ns, held, -1) for held in ((), (bob,))]
     assert [sum(last - first + 1 for first, last in each) for each in found] == [13, 6]
     assert remote.free(found[0], (bob,)) == found[1]
-    assert remote.older("crm/orders", tomorrow_ns, ()) == remote.older(POINT, 1, ()) == ()
+    assert remote.older(POINT, tomorrow_ns, (), found[0][-1][1] - 1) == ((found[0][-1][1],) * 2,)
+    assert remote.older("crm/orders", tomorrow_ns, (), -1) == remote.older(POINT, 1, (), -1) == ()
     assert region.run("retain") == {"erasures": []}
     remote.close()
     store.close()

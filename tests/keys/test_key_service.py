@@ -166,8 +166,13 @@ def test_holds_and_erasures_are_kept_as_they_were_put(keys: KeyWorld) -> None:
     assert did(keys, eraser, "untold") == {"holds": []}
     assert did(keys, eraser, "holds") == {"holds": [hold]}
     assert did(keys, eraser, "works") == {"works": [work]}
-    found = did(keys, eraser, "ids-before", point=POINT, window=now() + 1)["ids"]
-    assert [row[1] for row in found] == [TAG.hex()]  # type: ignore[attr-defined]
+    of_tag = did(keys, eraser, "ids-of", tag=TAG.hex())["ids"]
+    assert did(keys, eraser, "ids-before", point=POINT, window=now() + 1, after="") == {"ids": []}  # it is held
+    did(keys, eraser, "put-hold", hold={**hold, "standing": False}, bundle=None)
+    assert did(keys, eraser, "ids-before", point=POINT, window=now() + 1, after="") == {"ids": of_tag}
+    assert did(keys, eraser, "ids-before", point=POINT, window=now() + 1, after=of_tag[-1]) == {"ids": []}  # type: ignore[index]
+    did(keys, eraser, "put-work", work={**work, "state": "done"})
+    assert did(keys, eraser, "works") == {"works": []}
 
 
 def test_what_is_held_is_destroyed_by_nobody_before_its_release(keys: KeyWorld) -> None:
@@ -297,8 +302,8 @@ HOSTILE = [
     ("/v1/namespaces/erp/store/put-hold", b'{"hold": {"id": "1"}, "bundle": null}'),
     ("/v1/namespaces/erp/store/put-hold", b'{"hold": null, "bundle": "\\ud800"}'),
     ("/v1/namespaces/erp/store/put-work", b'{"work": {"id": 1, "state": 2, "plan": 3, "bundles": 4}}'),
-    ("/v1/namespaces/erp/store/ids-before", b'{"point": "erp/orders", "window": 1e400}'),
-    ("/v1/namespaces/erp/store/ids-before", b'{"point": "erp/orders", "window": 99999999999999999999}'),
+    ("/v1/namespaces/erp/store/ids-before", b'{"point": "erp/orders", "window": 1e400, "after": ""}'),
+    ("/v1/namespaces/erp/store/ids-before", b'{"point": "erp/orders", "window": 99999999999999999999, "after": ""}'),
     ("/v1/namespaces/erp/store/works", b"[" * 100_000),
     ("/v1/namespaces/erp/store/works", b'{"more": 1}'),
     ("/v1/namespaces/erp/store/drop", b"{}"),

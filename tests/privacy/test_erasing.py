@@ -12,7 +12,8 @@ from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault
 
 from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
-from knhk.reconcilers.erasing import DONE, QUEUED
+from knhk.reconcilers import erasing
+from knhk.reconcilers.erasing import QUEUED
 from knhk.reconcilers.ledger import Kept
 from knhk.wiring.archive import opened_folder
 from knhk_runtime.envelope import WINDOW_NS, leaves_digest
@@ -21,7 +22,7 @@ from knhk_runtime.record import SEGMENT_HEAD, frame, h_o, parse_record, scan_fra
 from knhk_runtime.sealing import Sealing
 from knhk_runtime.sequencer.copies import Copies, source_of
 from knhk_runtime.sequencer.wire import parse_append
-from knhk_runtime.subject_keys import Held
+from knhk_runtime.subject_keys import DONE, IDS_MOST, Held
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.notes import verify_proof
 from knhk_verify.leaf import parse_leaf
@@ -324,6 +325,28 @@ def test_retention_takes_what_is_older_and_not_held(vault: Vault) -> None:
     assert len(vault.keys.ids_of(vault.tag(BOB))) == 1
     assert vault.eraser(privacy=said).retain() == []
     assert vault.eraser().retain() == []
+
+
+def test_retention_of_much_is_several_erasures_one_after_another(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16,384 ranges and 16,384 keys at most each: what is scattered over a log, and what a window of a large company has."""
+    monkeypatch.setattr(erasing, "RANGES_MOST", 2)
+    said = Privacy(vault.privacy.subjects, 40)
+    for number in range(5):
+        vault.record(ANNA, NOON_NS - 2 * WINDOW_NS)
+        vault.record(BOB, NOON_NS if number % 2 else NOON_NS - 2 * WINDOW_NS)
+    vault.keys.keys_for(POINT, [(number.to_bytes(32, "big"), NOON_NS // WINDOW_NS - 2) for number in range(IDS_MOST)])
+    vault.eraser().hold(BOB, "case 9")
+    dry = vault.eraser(privacy=said).retain(dry=True)
+    assert [(told.plan.targets, len(told.plan.keys)) for told in dry] == [
+        (((0, 0), (2, 2)), IDS_MOST),
+        (((4, 4), (6, 6)), 1),
+        (((8, 8),), 0),
+    ]
+    done = vault.eraser(privacy=said).retain()
+    assert [(told.state, told.records, len(told.plan.keys)) for told in done] == [(DONE, 2, IDS_MOST), (DONE, 2, 1), (DONE, 1, 0)]
+    assert vault.keys.ids_of(vault.tag(ANNA)) == vault.keys.works() == []
+    assert max(len(event.evidence["keys"]) for event in vault.events("Erased")) == 500
+    assert vault.eraser(privacy=said).retain() == []
 
 
 def test_retention_goes_on_without_who_is_held_since_it_was_planned(vault: Vault) -> None:

@@ -104,10 +104,10 @@ class ErasureServer:
         return web.json_response({"targets": wire.targets(found.targets), "unsearched": list(found.unsearched)})
 
     async def older(self, request: web.Request) -> web.Response:
-        met, told = await self._told(request, "point", "before", "held")
+        met, told = await self._told(request, "point", "before", "held", "after")
         point, before_ns = wire.parse_text(told["point"], "point"), wire.parse_before(told["before"])
-        held = wire.parse_tags(told["held"])
-        return _targets(await self._run(request, met, lambda there: there.older(point, before_ns, held)))
+        held, after = wire.parse_tags(told["held"]), wire.parse_after(told["after"])
+        return _targets(await self._run(request, met, lambda there: there.older(point, before_ns, held, after)))
 
     async def free(self, request: web.Request) -> web.Response:
         met, told = await self._told(request, "targets", "held")

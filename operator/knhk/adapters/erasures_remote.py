@@ -61,9 +61,9 @@ class RemoteErasures(_Remote):
         found = self._told("subject", wire.body(tag=tag.hex(), subject=subject), "targets", "unsearched")
         return Found(self._parsed("subject", found["targets"]), tuple(map(str, found["unsearched"])))
 
-    def older(self, point: str, before_ns: int, held: Collection[bytes]) -> Ranges:
+    def older(self, point: str, before_ns: int, held: Collection[bytes], after: int) -> Ranges:
         """See the port."""
-        return self._targets("older", point=point, before=str(max(0, before_ns)), held=wire.tags(held))
+        return self._targets("older", point=point, before=str(max(0, before_ns)), held=wire.tags(held), after=after)
 
     def free(self, targets: Ranges, held: Collection[bytes]) -> Ranges:
         """See the port."""

@@ -62,9 +62,8 @@ class RemoteKeyStore:
     def ids_of(self, tag: bytes) -> list[bytes]:
         return [bytes.fromhex(each) for each in self._done("ids-of", tag=tag.hex())["ids"]]
 
-    def ids_before(self, point: str, window: int) -> list[tuple[bytes, bytes]]:
-        rows = self._done("ids-before", point=point, window=window)["ids"]
-        return [(bytes.fromhex(key_id), bytes.fromhex(tag)) for key_id, tag in rows]
+    def ids_before(self, point: str, window: int, after: bytes) -> list[bytes]:
+        return [bytes.fromhex(each) for each in self._done("ids-before", point=point, window=window, after=after.hex())["ids"]]
 
     def destroy(self, erasure: str, ids: Iterable[bytes]) -> None:
         self._done("destroy", erasure=erasure, ids=[each.hex() for each in ids])

@@ -62,7 +62,8 @@ def _ids_before(store: KeyStore, told: Told) -> Any:
     window = told["window"]
     if isinstance(window, bool) or not isinstance(window, int) or not 0 <= window < MAX_WINDOW:
         raise Bad("window", "must be the number of a window")
-    return {"ids": [[key_id.hex(), tag.hex()] for key_id, tag in store.ids_before(_text(told["point"]), window)]}
+    after = _bytes(told["after"], KEY_ID) if told["after"] else b""
+    return {"ids": [key_id.hex() for key_id in store.ids_before(_text(told["point"]), window, after)]}
 
 
 def _destroy(store: KeyStore, told: Told) -> Any:
@@ -96,7 +97,7 @@ def _put_work(store: KeyStore, told: Told) -> Any:
 
 ACTS: Mapping[str, Act] = {
     "ids-of": Act(frozenset(("tag",)), _ids_of),
-    "ids-before": Act(frozenset(("point", "window")), _ids_before),
+    "ids-before": Act(frozenset(("point", "window", "after")), _ids_before),
     "destroy": Act(frozenset(("erasure", "ids")), _destroy, changes=True),
     "holds": Act(frozenset(), _holds),
     "put-hold": Act(frozenset(("hold", "bundle")), _put_hold, changes=True),

@@ -10,6 +10,7 @@ from knhk_runtime.record import Record
 
 Ranges = tuple[tuple[int, int], ...]
 """First and last index in the log, ascending."""
+RANGES_MOST = 16_384  # of one answer
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Recorded(Protocol):
         clear may be missing."""
         ...
 
-    def older(self, point: str, before_ns: int, held: Collection[bytes]) -> Ranges:
-        """Entries whose records a point made before a time, but for those of tags that are held."""
+    def older(self, point: str, before_ns: int, held: Collection[bytes], after: int) -> Ranges:
+        """The first RANGES_MOST ranges, after an index, of entries whose records a point made before a time, but for those of tags that are
+        held."""
         ...
 
     def free(self, targets: Ranges, held: Collection[bytes]) -> Ranges:

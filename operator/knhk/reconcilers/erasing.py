@@ -17,20 +17,20 @@ from knhk.model.faults import Waiting
 from knhk.model.times import rfc3339
 from knhk.ports.chance import Random
 from knhk.ports.clock import Clock
-from knhk.ports.recorded import Found, Ranges, Recorded
+from knhk.ports.recorded import RANGES_MOST, Found, Ranges, Recorded
 from knhk.reconcilers.archiving import Archive
 from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
 from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
 from knhk_runtime.outbox.erasing import erase_segment, is_copy, records_in
 from knhk_runtime.record import Record, parse_observation
 from knhk_runtime.sequencer.copies import whole
-from knhk_runtime.subject_keys import ErasableKeys, Held, OnHold, Work
+from knhk_runtime.subject_keys import DONE, IDS_MOST, ErasableKeys, Held, OnHold, Work
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.served import Served
 from knhk_verify.errors import Bad
 from knhk_verify.tree import leaf_hash
 
-QUEUED, PLANNED, TELLING, DONE = "queued", "planned", "telling", "done"
+QUEUED, PLANNED, TELLING = "queued", "planned", "telling"
 SUBJECT, RETENTION = "subject", "retention"
 RETAINED = "retention"  # basis of what a point's retention ends
 PART = 500  # ranges and keys of one event
@@ -132,7 +132,7 @@ class Beside(Copies):
         targets = ranges_of(self._found(is_wanted))
         return Found(targets, tuple(sorted(unsearched)))
 
-    def older(self, point: str, before_ns: int, held: Collection[bytes]) -> Ranges:
+    def older(self, point: str, before_ns: int, held: Collection[bytes], after: int) -> Ranges:
         """See the port. In clear, and without a way to a tag, a record stays while anybody is held."""
 
         def is_wanted(at: str, record: Record) -> bool:
@@ -141,7 +141,7 @@ class Beside(Copies):
             found = self._whose(at, record)
             return not held if isinstance(found, str) else found not in held
 
-        return ranges_of(self._found(is_wanted))
+        return ranges_of(index for index in self._found(is_wanted) if index > after)[:RANGES_MOST]
 
     def free(self, targets: Ranges, held: Collection[bytes]) -> Ranges:
         """See the port. In clear, as `older`."""
@@ -243,13 +243,12 @@ class Eraser:
         return replace(self._begin(self._of_subject(tag, found, basis), dry), unsearched=found.unsearched)
 
     def retain(self, *, dry: bool = False) -> list[Told]:
-        """What is older than the retention of its point, unless it is held."""
+        """What is older than the retention of its point, unless it is held: of much several erasures, one after another."""
         if not dry:
             self.resume()
         now_ns = self._at.clock.now_ns()
         limits = {point: said.retention_days * DAY_NS for point, said in sorted(self._at.privacy.items()) if said.retention_days}
-        plans = [self._of_retention(point, now_ns - limit_ns) for point, limit_ns in limits.items()]
-        return [self._begin(plan, dry) for plan in plans if plan.targets or plan.keys]
+        return [self._begin(plan, dry) for point, limit_ns in limits.items() for plan in self._of_retention(point, now_ns - limit_ns)]
 
     def hold(self, subject: str, reference: str) -> Held:
         """A legal hold: what is recorded about this subject, now and later, is not erased until its release."""
@@ -304,11 +303,17 @@ class Eraser:
         keys = tuple(key.hex() for key in self._at.keys.ids_of(tag))
         return Plan(SUBJECT, tag.hex(), basis, found.targets, keys, tuple(hold.id for hold in self._holds(tag)))
 
-    def _of_retention(self, point: str, before_ns: int) -> Plan:
-        held = self._held()
-        targets = self._at.recorded.older(point, before_ns, held)
-        keys = (key.hex() for key, tag in self._at.keys.ids_before(point, window_of(max(0, before_ns))) if tag not in held)
-        return Plan(RETENTION, point, RETAINED, targets, tuple(keys))
+    def _of_retention(self, point: str, before_ns: int) -> Iterator[Plan]:
+        """As many plans as are needed: none has more than an answer of who knows the entries, and the keys."""
+        window, index, key = window_of(max(0, before_ns)), -1, b""
+        are_more_targets = are_more_keys = True
+        while are_more_targets or are_more_keys:
+            targets = self._at.recorded.older(point, before_ns, self._held(), index) if are_more_targets else ()
+            keys = self._at.keys.ids_before(point, window, key) if are_more_keys else []
+            are_more_targets, are_more_keys = len(targets) == RANGES_MOST, len(keys) == IDS_MOST
+            if targets or keys:
+                index, key = targets[-1][1] if targets else index, keys[-1] if keys else key
+                yield Plan(RETENTION, point, RETAINED, targets, tuple(map(bytes.hex, keys)))
 
     def _replanned(self, plan: Plan) -> Plan:
         """A queued plan as it is now."""
@@ -357,7 +362,7 @@ class Eraser:
             self._at.keys.put_work(work)
         entries = self._append(work, clear=False)
         plan = replace(_plan(work), entries=tuple(entries))
-        self._at.keys.put_work(Work(work.id, DONE, _text(plan), "[]"))
+        self._at.keys.put_work(Work(work.id, DONE, _text(replace(plan, targets=(), keys=())), "[]"))
         return Told(work.id, DONE, plan, records, rows)
 
     def _held_since(self, work: Work, plan: Plan) -> Told:

@@ -38,9 +38,9 @@ class Told:
         self.say("looking for the subject's records, in the copies of outboxes and in the archive")
         return self.there.of_subject(tag, subject)
 
-    def older(self, point: str, before_ns: int, held: Collection[bytes]) -> Ranges:
-        self.say(f"looking for what is older than the retention of {point}")
-        return self.there.older(point, before_ns, held)
+    def older(self, point: str, before_ns: int, held: Collection[bytes], after: int) -> Ranges:
+        self.say(f"looking for what is older than the retention of {point}" + (f", after entry {after}" if after >= 0 else ""))
+        return self.there.older(point, before_ns, held, after)
 
     def free(self, targets: Ranges, held: Collection[bytes]) -> Ranges:
         self.say("a hold was placed meanwhile: looking for whose it is")
