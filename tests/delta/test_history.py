@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from knhk.lockchain.events import PolicyEvent
 from knhk.reconcilers.history import PointThen, Rolling, Then, points_at, state_at
 
+EVER = "9999-12-31T23:59:59Z"
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
 
@@ -100,6 +102,62 @@ def test_points_stand_as_their_pack_brought_them_although_they_said_nothing_them
     assert ran("10:03") == {"erp/p": PointThen(5, "Stable", ONE, "", "sha256:image", {}), "erp/q": shadowed, "erp/r": shadowed}
     live = PointThen(6, "Stable", ONE, "", "sha256:image", {})
     assert ran("10:04") == ran("11:00") == {"erp/p": live, "erp/q": live, "erp/r": live}
+
+
+def passed(*later: PolicyEvent) -> Mapping[str, PointThen]:
+    """ONE is live, TWO has passed the point, which said so itself, and then `later`."""
+    events = [
+        data("2026-11-26T10:00:00Z", "sha256:image"),
+        signed("2026-11-26T10:00:01Z", "1.0.0", ONE),
+        pack("Promoted", "2026-11-26T10:01:00Z", "1.0.0", ONE),
+        replace(two := signed("2026-11-26T11:00:00Z", "1.1.0", TWO), evidence={**two.evidence, "data": "other"}),
+        PolicyEvent(
+            "DataPublished", ("data/erp/other@1.0.0", "e" * 64), "knhk", "2026-11-26T11:00:01Z", evidence={"image": "sha256:other"}
+        ),
+        pack("RolloutStarted", "2026-11-26T11:01:00Z", "1.1.0", TWO, stage="canary", arm="Canary", step=0, weight=100),
+        pack("StepAdvanced", "2026-11-26T11:02:00Z", "1.1.0", TWO, stage="production", arm="Shadow", step=0, weight=0),
+        point("2026-11-26T11:03:00Z", "Stable", stable=TWO, data="sha256:other", flags={"fast": "on"}),
+        *later,
+    ]
+    return points_at(state_at(enumerate(events), "2026-11-26T12:00:00Z"))
+
+
+def test_a_revision_that_has_passed_a_point_is_not_stable_there_after_it_is_taken_back() -> None:
+    own = {"fast": "on"}
+    goes_on = pack("StepAdvanced", "2026-11-26T11:04:00Z", "1.1.0", TWO, stage="production", arm="Canary", step=1, weight=100)
+    assert passed()["erp/p"] == PointThen(7, "Stable", TWO, "", "sha256:other", own)
+    assert passed(goes_on)["erp/p"] == PointThen(8, "Stable", TWO, "", "sha256:other", own), "it passed there, and goes on elsewhere"
+    live = PointThen(2, "Stable", ONE, "", "sha256:image", {})
+    for end in ("RolledBack", "Aborted", "Superseded"):
+        back = passed(pack(end, "2026-11-26T11:04:00Z", "1.1.0", TWO, reason="new denials"))
+        assert back == {"erp/p": PointThen(8, "Stable", ONE, "", "sha256:image", own), "erp/q": live, "erp/r": live}, end
+    again = pack("RolloutStarted", "2026-11-26T11:05:00Z", "1.1.0", TWO, 2, stage="canary", arm="Shadow", step=0, weight=0)
+    anew = passed(pack("Aborted", "2026-11-26T11:04:00Z", "1.1.0", TWO, reason="by hand"), again)
+    assert anew["erp/p"] == PointThen(9, "Shadow", ONE, TWO, "sha256:other", own)
+
+
+def test_the_first_revision_leaves_nothing_when_it_is_taken_back() -> None:
+    events = [
+        signed("2026-11-26T10:00:00Z", "1.0.0", ONE),
+        pack("RolloutStarted", "2026-11-26T10:01:00Z", "1.0.0", ONE, stage="production", arm="Shadow", step=0, weight=0),
+        point("2026-11-26T10:02:00Z", "Stable", stable=ONE, data="sha256:image"),
+        pack("RolledBack", "2026-11-26T10:03:00Z", "1.0.0", ONE, reason="new denials"),
+    ]
+    assert points_at(state_at(enumerate(events), EVER)) == {"erp/p": PointThen(3, "Stable", "", "", "", {})}
+
+
+def test_a_point_that_a_flag_holds_shadows_on_when_its_pack_takes_a_step() -> None:
+    step = partial(pack, version="1.1.0", digest=TWO, stage="canary", arm="Canary")
+    events = [
+        signed("2026-11-26T11:00:00Z", "1.1.0", TWO),
+        step("StepAdvanced", "2026-11-26T11:01:00Z", step=1, weight=100),
+        point("2026-11-26T11:02:00Z", "Shadow", candidate=TWO, flags={"fast": "off"}),
+        step("StepAdvanced", "2026-11-26T11:03:00Z", step=2, weight=500),
+        point("2026-11-26T11:04:00Z", "Canary", candidate=TWO, flags={"fast": "on"}),
+        step("StepAdvanced", "2026-11-26T11:05:00Z", step=3, weight=900),
+    ]
+    modes = [points_at(state_at(enumerate(events[:count]), EVER))["erp/p"].mode for count in range(2, 7)]
+    assert modes == ["Canary", "Shadow", "Shadow", "Canary", "Canary"]
 
 
 def test_what_a_point_said_itself_counts_until_its_pack_moves_again() -> None:

@@ -212,7 +212,7 @@ def state(call: Call) -> Outcome:
     keys = _keys(call, log)
     stood = state_at(replays.events(log.served, keys, replays.proven(log, keys).root, call.far), at)
     then = asdict(stood) | {"points": {name: asdict(point) for name, point in points_at(stood).items()}}
-    del then["images"], then["gone"]
+    del then["images"], then["gone"], then["held"]
     for pack in then["packs"].values():
         del pack["aborted"], pack["signed"], pack["moved"]
     packs = tuple(

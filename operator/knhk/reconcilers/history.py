@@ -14,7 +14,7 @@ ENDS = {Event.ROLLED_BACK.value, Event.ABORTED.value}
 RESTORED = "Restored"
 ROLLS = {Event.ROLLOUT_STARTED.value, Event.STEP_ADVANCED.value, Event.RESUMED.value}
 MOVES = {*ENDS, *ROLLS, Event.PROMOTED.value, Event.SUPERSEDED.value}
-STABLE = "Stable"
+STABLE, SHADOW, CANARY = "Stable", "Shadow", "Canary"
 
 
 @dataclass
@@ -68,7 +68,8 @@ class PointThen:
 
 @dataclass
 class Then:
-    """`points`: as the last event of each itself said. `images`: of data, by its name; `gone`: points that were deleted, by which event."""
+    """`points`: as the last event of each itself said. `images`: of data, by its name; `gone`: points that were deleted, by which event;
+    `held`: point → the pack that a flag held there."""
 
     packs: dict[str, PackThen] = field(default_factory=dict)
     points: dict[str, PointThen] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Then:
     last: int = -1
     images: dict[str, str] = field(default_factory=dict)
     gone: dict[str, int] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
 
 
 def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
@@ -95,6 +97,7 @@ def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
             said = event.evidence
             mode, stable, candidate, data = (str(said.get(member, "")) for member in ("mode", "stable", "candidate", "data"))
             then.points[event.point] = PointThen(index, mode, stable, candidate, data, dict(said.get("flags", {})))
+            then.held[event.point] = _held_by(then, mode, candidate)
         elif kind == "data":
             then.data[name] = f"sha256:{event.subject[1]}"
             then.images[name.partition("@")[0]] = str(event.evidence.get("image", ""))
@@ -112,28 +115,42 @@ def points_at(then: Then) -> dict[str, PointThen]:
             before = found.get(where)
             if pack.moved <= max(before.index if before else -1, then.gone.get(where, -1)):
                 continue
-            now = _ran(then, namespace, pack, point, before or PointThen(-1, "", "", "", "", {}))
+            now = _ran(then, namespace, name, point, before or PointThen(-1, "", "", "", "", {}))
             if now.stable or now.candidate or before is not None:
                 found[where] = now
     return dict(sorted(found.items()))
 
 
-def _ran(then: Then, namespace: str, pack: PackThen, point: str, before: PointThen) -> PointThen:
+def _ran(then: Then, namespace: str, name: str, point: str, before: PointThen) -> PointThen:
     """The point after the last step of a pack that was signed for it."""
-    own, after = pack.signed, before
-    if after.candidate in own:
-        after = replace(after, mode=STABLE, candidate="", index=pack.moved)
-    if pack.index > before.index and _stage(own.get(pack.digest), point) is not None:
-        after = replace(after, mode=STABLE, stable=pack.digest, data=_data(then, namespace, own[pack.digest], after), index=pack.index)
-    if (rolling := pack.rolling) is None or (at := _stage(signed := own.get(rolling.digest), point)) is None or signed is None:
+    pack, after = then.packs[name], _stands(then, namespace, then.packs[name], point, before)
+    if (rolling := pack.rolling) is None or (at := _stage(signed := pack.signed.get(rolling.digest), point)) is None or signed is None:
         return after
     reached = next((number for number, (stage, _) in enumerate(signed.stages) if stage == rolling.stage), 0)
     if at > reached:
         return after
-    after = replace(after, data=_data(then, namespace, signed, after), index=rolling.index)
+    data = _data(then, namespace, signed, before)
     if at < reached:
-        return replace(after, mode=STABLE, stable=rolling.digest)
-    return replace(after, mode=rolling.arm, candidate=rolling.digest)
+        return replace(after, mode=STABLE, stable=rolling.digest, data=data, index=rolling.index)
+    mode = SHADOW if then.held.get(f"{namespace}/{point}") == name else rolling.arm
+    return replace(after, mode=mode, candidate=rolling.digest, data=data if signed.data else after.data, index=rolling.index)
+
+
+def _stands(then: Then, namespace: str, pack: PackThen, point: str, before: PointThen) -> PointThen:
+    """The point with what is live alone: whatever else of the pack it ran, as candidate or where that had passed, is taken back."""
+    own, stable = pack.signed, before.stable
+    live = signed if (signed := own.get(pack.digest)) is not None and _stage(signed, point) is not None else None
+    if live is not None and pack.index > before.index:
+        stable, index = pack.digest, pack.index
+    elif stable in own and (live is None or stable != pack.digest):
+        stable, index = pack.digest if live is not None else "", pack.moved
+    elif before.candidate in own:
+        index = pack.moved
+    else:
+        return before
+    candidate = "" if before.candidate in own else before.candidate
+    data = _data(then, namespace, live, before) if live is not None else before.data if stable else ""
+    return replace(before, mode=before.mode if candidate else STABLE, stable=stable, candidate=candidate, data=data, index=index)
 
 
 def _stage(signed: Signed | None, point: str) -> int | None:
@@ -141,8 +158,15 @@ def _stage(signed: Signed | None, point: str) -> int | None:
     return next((number for number, (_, points) in enumerate(signed.stages) if point in points), None) if signed else None
 
 
-def _data(then: Then, namespace: str, signed: Signed, point: PointThen) -> str:
-    return then.images.get(f"{namespace}/{signed.data}", point.data) if signed.data else point.data
+def _data(then: Then, namespace: str, signed: Signed, before: PointThen) -> str:
+    """What a revision reads; as the point had it, where no event tells of it."""
+    return then.images.get(f"{namespace}/{signed.data}", before.data) if signed.data else ""
+
+
+def _held_by(then: Then, mode: str, candidate: str) -> str:
+    """The pack whose candidate a point only shadows, by a flag, where that is enforced; "" for none."""
+    rolled = ((name, pack.rolling) for name, pack in then.packs.items() if mode == SHADOW and pack.rolling is not None)
+    return next((name for name, rolling in rolled if rolling.digest == candidate and rolling.arm == CANARY), "")
 
 
 def _gone(then: Then, index: int, kind: str, name: str, event: PolicyEvent) -> None:
