@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Collection, Coroutine
 from pathlib import Path
+from random import Random
 
 import pytest
 from agent_rings import HEAD, Producer, Request
@@ -201,6 +202,44 @@ def test_a_cursor_that_is_slow_to_write_holds_no_receipt_up_and_is_written_in_th
     assert Cursor(tmp_path / "acked", Position(0, 0)).position == end
 
 
+class Full(Cursor):
+    """A disk that has no room `left` times."""
+
+    left = 0
+
+    def keep(self) -> None:
+        if self.left:
+            self.left -= 1
+            raise OSError(28, "No space left on device")
+        super().keep()
+
+
+def test_a_cursor_that_cannot_be_written_is_told_once_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, stood = list[str](), list[str]()
+    monkeypatch.setattr(upload, "LAST_PAUSE_S", 0.001)
+    monkeypatch.setattr(upload, "log", lambda _, fault: told.append(fault))
+    outbox, log = Outbox(Segments(tmp_path / "outbox")), Lying(took=True)
+    outbox.commit(encode(A, 0, 0, observation(b"x"), (Arm(bytes(20), REFUSED, 0, 2, 1, 0, b""),)))
+    cursor = Full(tmp_path / "acked", outbox.segments.start())
+    cursor.left = 6
+    uploader = Uploader(outbox, cursor, log)
+
+    async def run() -> None:
+        log.again.set()
+        task = asyncio.create_task(uploader.run())
+        async with asyncio.timeout(60):
+            while cursor.kept < outbox.segments.durable:
+                stood.append(uploader.fault)
+                await asyncio.sleep(0)
+            while uploader.fault:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(run())
+    assert [fault for fault in told if "No space" in fault] == ["[Errno 28] No space left on device"]
+    assert "" not in stood[next(at for at, fault in enumerate(stood) if "No space" in fault) :]
+
+
 def test_more_than_is_held_in_memory_comes_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits longest is held; the rest is read back."""
     monkeypatch.setattr(upload, "HELD_BYTES", 5 * 137)
@@ -219,6 +258,39 @@ def test_more_than_is_held_in_memory_comes_in_its_order(tmp_path: Path, monkeypa
     asyncio.run(run())
     assert [entry[:16] for entry in log.held] == receipts
     assert uploader.cursor.position == end
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_is_held_all_that_was_committed_comes_once_and_in_order(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of any size, of which some do not fit into memory, segments that end anywhere, and a reader in between."""
+    chance = Random(seed)
+    monkeypatch.setattr(upload, "HELD_BYTES", chance.choice((3, 6, 12)) * 137)
+    outbox = Outbox(Segments(tmp_path, segment_bytes=chance.choice((700, 1500, 4000))))
+    at, told, receipts = outbox.segments.start(), list[bytes](), list[bytes]()
+
+    def read() -> None:
+        nonlocal at
+        entries, count, at = outbox.next_entries(at)
+        assert len(entries) == count * 137
+        told.extend(entries[first : first + 16] for first in range(0, len(entries), 137))
+
+    for _ in range(80):
+        made = list[Entries]()
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            receipts.append(len(receipts).to_bytes(16, "big"))
+            arm = Arm(bytes(20), REFUSED, 0, 2, 1, 0, b"")
+            made.append(encode(receipts[-1], 0, 0, observation(b"x" * chance.choice((1, 300))), (arm,)))
+        parts = [b"".join(getattr(each, name) for each in made) for name in ("frames", "entries")]
+        outbox.commit(Entries(parts[0], parts[1], len(made)))
+        if chance.random() < 0.1:
+            outbox.segments.rotate()
+        if chance.random() < 0.3:
+            read()
+    while at < outbox.segments.durable:
+        read()
+    assert told == receipts
 
 
 class Lying:

@@ -32,6 +32,9 @@ class Sequencer(Protocol):
 
 @dataclass(frozen=True)
 class _Held:
+    """`before`: where the frames before it end, in its own segment or in the one before."""
+
+    before: Position
     start: Position
     end: Position
     entries: bytes
@@ -52,13 +55,13 @@ class Outbox:
         """Writes frames and returns their end when they are durable. Raises OSError; then they are not there."""
         with self._lock:
             written = self.segments.append(made.frames)
-            self._hold(_Held(written.start, written.end, made.entries, made.count), written.before)
+            self._hold(_Held(written.before, written.start, written.end, made.entries, made.count))
         self.segments.sync(written)
         self.on_durable()
         return written.end
 
-    def _hold(self, held: _Held, before: Position) -> None:
-        while self._held and self._held[-1].end > before:  # a failed sync took them away
+    def _hold(self, held: _Held) -> None:
+        while self._held and self._held[-1].end > held.before:  # a failed sync took them away
             self._held_bytes -= len(self._held.pop().entries)
         if self._held_bytes + len(held.entries) <= HELD_BYTES:  # else the uploader reads it back, after those that are held
             self._held.append(held)
@@ -74,14 +77,14 @@ class Outbox:
         return made.entries, made.count, end
 
     def _from_memory(self, at: Position) -> tuple[bytes, int, Position] | None:
-        """Held entries that begin at `at`, or at the head of the segment that follows it."""
+        """Held entries from `at` on that follow each other: of what lies between, some may not be held."""
         parts: list[bytes] = []
         count, end = 0, at
         with self._lock:
             while self._held and (self._held[0].end <= at or self._held[0].start < at):
                 self._held_bytes -= len(self._held.popleft().entries)
             for held in self._held:
-                if held.start != end and not (parts and held.start.segment == end.segment + 1):
+                if held.start != end and not (parts and held.before == end):
                     break
                 if held.end > self.segments.durable or (parts and count + held.count > BATCH_ENTRIES):
                     break
@@ -107,6 +110,7 @@ class Uploader:
         self.on_left_out: Callable[[Iterable[bytes]], None] = lambda receipts: None  # before that: receipts that the log refused
         self._unclaimed: set[bytes] = set()
         self._keeping: asyncio.Task[None] | None = None
+        self._is_unkept = False  # the cursor's file could not be replaced the last time
 
     def claim(self, source: bytes) -> None:
         """A ring of this agent's, before anybody can know its receipt ids: from the event loop's thread."""
@@ -138,7 +142,7 @@ class Uploader:
         while True:
             try:
                 moved = await self._step()
-                self.fault, pause = "", FIRST_PAUSE_S
+                self.fault, pause = self.fault if self._is_unkept else "", FIRST_PAUSE_S
             except SequencerUnavailable as error:
                 moved = False
                 self._tell(str(error))
@@ -191,6 +195,7 @@ class Uploader:
         Raises OSError of the time before."""
         if self._keeping is not None and self._keeping.done():
             ended, self._keeping = self._keeping, None
+            self._is_unkept = ended.exception() is not None
             ended.result()
         if self._keeping is None and self.cursor.kept < self.cursor.position:
             self._keeping = asyncio.create_task(self._keep())
