@@ -275,8 +275,11 @@ class KeyStore:
     # ---- erasures --------------------------------------------------------------------------------
 
     def put_work(self, work: Work) -> None:
+        """What is DONE stays so, whatever a log from before its end says."""
+        add = "INSERT INTO erasure VALUES (?,?,?,?) ON CONFLICT (id) DO UPDATE SET state = excluded.state, plan = excluded.plan, "
         with self._write() as db:
-            db.execute("INSERT OR REPLACE INTO erasure VALUES (?,?,?,?)", (work.id, work.state, work.plan, work.bundles))
+            row = (work.id, work.state, work.plan, work.bundles)
+            db.execute(f"{add} bundles = excluded.bundles WHERE erasure.state != ?", (*row, DONE))
 
     def works(self) -> list[Work]:
         """Erasures that are not done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from delta_world import HOUR_NS, Failing
@@ -12,6 +13,7 @@ from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault
 
 from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
+from knhk.model.faults import Stalled
 from knhk.reconcilers import erasing
 from knhk.reconcilers.erasing import QUEUED
 from knhk.reconcilers.ledger import Kept
@@ -22,7 +24,7 @@ from knhk_runtime.record import SEGMENT_HEAD, frame, h_o, parse_record, scan_fra
 from knhk_runtime.sealing import Sealing
 from knhk_runtime.sequencer.copies import Copies, source_of
 from knhk_runtime.sequencer.wire import parse_append
-from knhk_runtime.subject_keys import DONE, IDS_MOST, Held
+from knhk_runtime.subject_keys import DONE, IDS_MOST, Held, Work
 from knhk_runtime.subjects import Privacy
 from knhk_runtime.tlog.notes import verify_proof
 from knhk_verify.leaf import parse_leaf
@@ -185,14 +187,16 @@ def test_of_a_pods_copy_the_last_segment_is_rewritten_and_the_pod_goes_on(vault:
 def test_a_pod_whose_copy_holds_what_is_no_record_holds_up_no_erasure(vault: Vault) -> None:
     filled(vault)
     path, _ = copied(vault)
-    path.write_bytes(path.read_bytes() + frame(b"no record"))
+    frames = path.read_bytes()[SEGMENT_HEAD:]
+    path.write_bytes(path.read_bytes()[:SEGMENT_HEAD] + frame(b"no record") + frames + frame(b"nor this"))
     elsewhere = vault.yard.log_dir / "observations" / source_of(POD.replace("erp", "crm"), OUTBOX)
     elsewhere.mkdir()
-    (elsewhere / path.name).write_bytes(path.read_bytes()[:SEGMENT_HEAD] + frame(b"nor this"))
+    (elsewhere / path.name).write_bytes(path.read_bytes()[:SEGMENT_HEAD] + frame(b"nothing"))
     told = vault.eraser().erase(ANNA, BASIS)
     assert (told.state, told.plan.leaves) == (DONE, 12)
     assert all(vault.tag(ANNA) not in each.read_bytes() for each in (vault.yard.log_dir / "observations").rglob("*.seg"))
-    assert path.read_bytes().endswith(frame(b"no record"))
+    assert path.read_bytes()[SEGMENT_HEAD:].startswith(frame(b"no record"))
+    assert path.read_bytes().endswith(frame(b"nor this"))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it is done", "after it is done"])
@@ -304,7 +308,76 @@ def test_a_hold_that_comes_between_plan_and_destruction_counts(vault: Vault) -> 
     assert [len(vault.events(kind)) for kind in ("ErasureQueued", "HoldReleased", "Erased")] == [1, 1, 1]
 
 
+def test_a_hold_that_comes_before_records_in_clear_are_rewritten_counts(vault: Vault) -> None:
+    """No key store refuses for those: they have no keys."""
+    vault.record(ANNA, sealed=False)
+    vault.yard.archived()
+    with pytest.raises(Crash):
+        vault.eraser(Steps(2)).erase(ANNA, BASIS)
+    hold = Held("1" * 32, vault.tag(ANNA), "case 7", True)
+    vault.keys.put_hold(hold, None)
+    (told,) = vault.eraser().resume()
+    assert (told.state, told.plan.holds) == (QUEUED, (hold.id,))
+    assert counts(vault.replay())[1] == 0
+
+
+def test_keys_that_were_destroyed_before_a_hold_are_told_by_the_erasure_that_waited(vault: Vault) -> None:
+    filled(vault)
+    keys = {key.hex() for key in vault.keys.ids_of(vault.tag(ANNA))}
+    with pytest.raises(Crash):
+        vault.eraser(Steps(2, after=True)).erase(ANNA, BASIS)  # right after their destruction
+    assert vault.keys.ids_of(vault.tag(ANNA)) == []
+    hold = vault.eraser().hold(ANNA, "case 7")
+    assert [told.state for told in vault.eraser().resume()] == [QUEUED]
+    vault.eraser().release(hold.id)
+    assert {key for event in vault.events("Erased") for key in event.evidence["keys"]} == keys
+
+
+def test_an_erasure_that_cannot_be_ended_keeps_no_hold_and_no_release_waiting(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> tuple[int, int]:
+        raise Stalled("Archive", "is not there")
+
+    filled(vault)
+    hold = vault.eraser().hold(BOB, "case 7")
+    monkeypatch.setattr(erasing, "rewrite", fails)
+    for act in (lambda: vault.eraser().erase(ANNA, BASIS), lambda: vault.eraser().release(hold.id)):
+        with pytest.raises(Stalled, match="is not there"):
+            act()
+    assert [each.standing for each in vault.keys.holds()] == [False]
+    assert vault.eraser().hold(BOB, "case 8").standing
+    assert [len(vault.events(kind)) for kind in ("Held", "HoldReleased", "Erased")] == [2, 1, 0]
+
+
+def test_what_is_done_stays_done(vault: Vault) -> None:
+    filled(vault)
+    done = vault.eraser().erase(ANNA, BASIS)
+    vault.keys.put_work(Work(done.erasure, QUEUED, "{}", "[]"))
+    assert vault.keys.works() == vault.eraser().resume() == []
+
+
 # ---- retention ----------------------------------------------------------------------------------
+
+
+def test_a_hold_that_comes_while_retention_looks_counts_whatever_keys_are_in_its_plan(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a window that is not over no key goes, so that no key store refuses."""
+    said, then = Privacy(vault.privacy.subjects, 1), NOON_NS - 2 * DAY_NS
+    assert then // WINDOW_NS == NOON_NS // WINDOW_NS
+    vault.record(ANNA, then)
+    vault.record(BOB, then)
+    older = erasing.Beside.older
+
+    def held_meanwhile(*args: Any) -> Any:
+        found = older(*args)
+        vault.keys.put_hold(Held("1" * 32, vault.tag(BOB), "case 9", True), None)
+        return found
+
+    monkeypatch.setattr(erasing.Beside, "older", held_meanwhile)
+    (told,) = vault.eraser(privacy=said).retain()
+    assert (told.state, told.plan.targets) == (DONE, ((0, 0),))
+    assert counts(vault.replay()) == (1, 1, 0, 0, 0)
+    assert vault.events("Erased")[0].evidence["targets"] == [[0, 0]]
 
 
 def test_retention_takes_what_is_older_and_not_held(vault: Vault) -> None:

@@ -251,8 +251,9 @@ class Eraser:
         return [self._begin(plan, dry) for point, limit_ns in limits.items() for plan in self._of_retention(point, now_ns - limit_ns)]
 
     def hold(self, subject: str, reference: str) -> Held:
-        """A legal hold: what is recorded about this subject, now and later, is not erased until its release."""
-        self.resume()
+        """A legal hold: what is recorded about this subject, now and later, is not erased until its release. No erasure that cannot be
+        ended keeps it waiting."""
+        self._tell_holds()
         tag = tag_of(self._at.keys.tags_key, subject)
         same = next((hold for hold in self._at.keys.holds() if hold.standing and (hold.tag, hold.reference) == (tag, reference)), None)
         if same is not None:
@@ -262,8 +263,8 @@ class Eraser:
         return made
 
     def release(self, hold_id: str) -> tuple[Held, list[Told]] | None:
-        """Ends a hold and carries out what waited for it; None when there is no such hold."""
-        self.resume()
+        """Ends a hold and carries out what waited for it; None when there is no such hold. The hold is over also when that fails."""
+        self._tell_holds()
         found = next((hold for hold in self._at.keys.holds() if hold.id == hold_id), None)
         if found is None:
             return None
@@ -274,9 +275,7 @@ class Eraser:
 
     def resume(self) -> list[Told]:
         """What an earlier run began or queued, as far as it may be done now."""
-        for hold, bundle in self._at.keys.untold():
-            self._at.append(bundle)
-            self._at.keys.put_hold(hold, None)
+        self._tell_holds()
         told = []
         for work in self._at.keys.works():
             if work.state == QUEUED:
@@ -286,8 +285,7 @@ class Eraser:
                 again = self._replanned(_plan(work))
                 work = Work(work.id, PLANNED, _text(again), "[]")
                 self._at.keys.put_work(work)
-            if work.state != DONE:
-                told.append(self._carry(work))
+            told.append(self._carry(work))
         return told
 
     def reapply(self) -> Reapplied:
@@ -316,9 +314,10 @@ class Eraser:
                 yield Plan(RETENTION, point, RETAINED, targets, tuple(map(bytes.hex, keys)))
 
     def _replanned(self, plan: Plan) -> Plan:
-        """A queued plan as it is now."""
+        """A queued plan as it is now; of its keys those, too, that were destroyed before it was held."""
         tag = bytes.fromhex(plan.subject)
-        return replace(self._of_subject(tag, self._at.recorded.of_subject(tag, ""), plan.basis), holds=())
+        now = self._of_subject(tag, self._at.recorded.of_subject(tag, ""), plan.basis)
+        return replace(now, keys=tuple(dict.fromkeys((*plan.keys, *now.keys))), holds=())
 
     def _held(self) -> set[bytes]:
         """Tags of the subjects whose holds stand."""
@@ -357,6 +356,14 @@ class Eraser:
                 self._at.keys.destroy(work.id, map(bytes.fromhex, plan.keys))
             except OnHold:  # placed since it was planned
                 return self._held_since(work, plan)
+            if plan.kind == SUBJECT and self._holds(
+                bytes.fromhex(plan.subject)
+            ):  # of records whose keys were gone by then, or that have none
+                return self._held_since(work, plan)
+            if plan.kind == RETENTION and (held := self._held()):  # of a subject whose keys are in no plan yet, or in another one
+                plan = replace(plan, targets=self._at.recorded.free(plan.targets, held))
+                work = replace(work, plan=_text(plan))
+                self._at.keys.put_work(work)
             records, rows = self._at.recorded.rewrite(plan.targets)
             work = replace(work, state=TELLING, bundles=_texts(self._parts(work.id, plan)))
             self._at.keys.put_work(work)
@@ -412,6 +419,12 @@ class Eraser:
         if clear and entries:
             self._at.keys.put_work(replace(work, bundles="[]"))
         return entries
+
+    def _tell_holds(self) -> None:
+        """Those whose events an earlier run may not have told."""
+        for hold, bundle in self._at.keys.untold():
+            self._at.append(bundle)
+            self._at.keys.put_hold(hold, None)
 
     def _tell_hold(self, hold: Held, kind: str) -> None:
         """The hold counts from before its event is in the log."""
@@ -492,7 +505,7 @@ def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> R
         if hold.standing:
             keys.put_hold(hold, None)
     for work in works.values():
-        if work.id in erased.done and work.state != DONE:
+        if work.id in erased.done:
             keys.put_work(replace(work, state=DONE, bundles="[]"))
     waiting = {name: plan for name, plan in erased.queued.items() if name not in erased.done | works.keys()}
     mine = {name: plan for name, plan in waiting.items() if alone or keys.ids_of(bytes.fromhex(plan.subject))}

@@ -32,7 +32,7 @@ def erase_segment(path: Path, is_wanted: Callable[[Record], bool]) -> int:
 
 
 def records_in(path: Path) -> Iterator[Record]:
-    """Of a segment; of one that is gone meanwhile none, and of a copy none from a frame on that is no record: a pod may send anything. All
+    """Of a segment; of one that is gone meanwhile none, and of a copy none of what is no record: a pod may send anything. All
     of the segment is in memory. Raises Corrupt and OSError."""
     return (record for _, _, record in _frames(path, _read(path)))
 
@@ -57,5 +57,5 @@ def _frames(path: Path, data: bytes) -> Iterator[tuple[int, int, Record]]:
             yield at, len(payload), parse_record(payload, f"{path} offset {at}")
         except Bad as error:
             if is_copy(path.parent.name):
-                return
+                continue
             raise Corrupt(error.where, error.what) from error
