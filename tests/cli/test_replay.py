@@ -211,7 +211,7 @@ def test_what_was_admitted_is_judged_again_by_the_sources_that_made_the_pack(knh
     file = cold_pack / "pack.yaml"
     file.write_text(file.read_text().replace(PATTERN, ""))  # other sources judge nothing
     other = knhk("log", "audit", "--pack", cold_pack)
-    assert other.out["kinds"]["judged"]["judged"] == 0
+    assert (other.exit, other.out["kinds"]["judged"]["judged"]) == (1, 0), "who judged nothing has not found it good"
     assert ["no sources given whose plan" in why for why in other.out["unjudged"]] == [True]
 
 

@@ -269,6 +269,28 @@ def test_judges_side_by_side_find_what_one_does(world: Decided) -> None:
     assert world.audit(jobs=2) == one
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_registry_that_does_not_answer_ends_an_audit_and_is_no_reason_to_leave_decisions_out(world: Decided, jobs: int) -> None:
+    class Away(Decided):
+        def load(self, pack: bytes, bundle: bytes) -> Evaluator:
+            raise Waiting("Registry", "does not answer", 1.0)
+
+    with pytest.raises(Waiting, match="does not answer"):
+        Away(world.yard, world.subject, world.cases, world.denied).audit(jobs=jobs)
+
+
+def test_an_audit_that_could_judge_nothing_of_what_there_was_is_blind(world: Decided) -> None:
+    class Missing(Decided):
+        def load(self, pack: bytes, bundle: bytes) -> Evaluator:
+            raise NotFound("pack missing")
+
+    found = Missing(world.yard, world.subject, world.cases, world.denied).audit()
+    assert (found.blind, found.unjudged) == (True, {"pack missing": COUNT - world.denied})
+    assert not world.audit().blind
+    assert not auditing.Audited(erased=3).blind, "what is erased is not there to be judged"
+    assert auditing.Audited(sealed=3).blind
+
+
 def test_an_audit_denies_what_the_whole_oracle_does(subject: testing.Subject, cases: tuple[Case, ...]) -> None:
     """It asks the slower engine only of what fails, and makes no triples; made-up requests, too, fail by the same guards."""
     slow = [key_of(guard) for guard in subject.plan["guards"] if guard["class"] != "R1" and guard["kind"] != "payload"]

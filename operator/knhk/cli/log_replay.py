@@ -129,7 +129,10 @@ def replay(call: Call) -> Outcome:
     "there: the interval ends where all of them were violations. Records that are erased or not judged are counted, and not in it.\n"
     "Of a log that grows, --size (of a checkpoint older than the archive's lag) counts nothing as unrecorded that is only on its way.\n"
     "A processor judges some 500 records a second: --jobs takes more of them. One that was ended begins anew.",
-    exits={FAULTS: "more violations than the goal were admitted by judged decisions, or something admitted has no record here"},
+    exits={
+        FAULTS: "more violations than the goal were admitted by judged decisions, something admitted has no record here, or of what there "
+        "was nothing could be judged"
+    },
 )
 def audit(call: Call) -> Outcome:
     from contextlib import nullcontext
@@ -171,7 +174,8 @@ def audit(call: Call) -> Outcome:
     tables += [Table("not judged", ("why", "records"), tuple((why, str(count)) for why, count in apart))] if apart else []
     told = tuple((one.where, one.receipt, one.kind, " ".join(one.guards)) for one in found.violations)
     tables += [Table("violations", ("where", "receipt", "admitted", "guards"), told)] if told else []
-    return Outcome(data, FAULTS if found.unrecorded or found.kinds[auditing.JUDGED].ppm > goal else OK, tuple(tables))
+    failed = found.unrecorded or found.blind or found.kinds[auditing.JUDGED].ppm > goal
+    return Outcome(data, FAULTS if failed else OK, tuple(tables))
 
 
 @command(

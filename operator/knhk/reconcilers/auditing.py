@@ -11,7 +11,7 @@ from typing import Any
 from pyoxigraph import NamedNode, RdfFormat, parse
 
 from knhk.model.arrows import PackSources
-from knhk.model.faults import KnhkError
+from knhk.model.faults import KnhkError, Waiting
 from knhk.reconcilers.evaluators import Evaluator
 from knhk.reconcilers.lowering import plan_of, portable
 from knhk.reconcilers.oracle import Key, Oracle, canonical_lines, key_of
@@ -79,6 +79,11 @@ class Audited:
     def unrecorded(self) -> int:
         """Admitted leaves of which no record is kept here, of all kinds."""
         return sum(counted.unrecorded for counted in self.kinds.values())
+
+    @property
+    def blind(self) -> bool:
+        """Whether something was to be judged, and nothing could be."""
+        return bool(self.unjudged or self.sealed) and not any(counted.judged for counted in self.kinds.values())
 
     def leave(self, reason: str) -> None:
         self.unjudged[reason] = self.unjudged.get(reason, 0) + 1
@@ -181,7 +186,7 @@ def one_by_one(sources: Sources, load: Load) -> Judge:
 
 
 def outcome(key: tuple[bytes, bytes], observation: bytes, sources: Sources, load: Load) -> Outcome:
-    """Of one O."""
+    """Of one O. Raises Waiting when its pack cannot be had just now."""
     try:
         loaded = load(*key)
         judge = sources.judge(loaded.plan_digest)
@@ -190,13 +195,15 @@ def outcome(key: tuple[bytes, bytes], observation: bytes, sources: Sources, load
         return judge.denied_by(loaded.evaluator, observation)
     except InputRefused:
         return ("payload",)
+    except Waiting:
+        raise  # what could not be asked for now says nothing of a decision
     except KnhkError as error:
         return str(error)
 
 
 def audit(admitted: Iterator[tuple[str, Leaf, Record | None]], judge: Judge, unsealer: Unsealer = NO_ACCESS) -> Audited:
     """Judges every enforced, admitted decision again: (place, leaf, record: None where none is kept). `unsealer` opens
-    sealed records."""
+    sealed records. Raises Bad for what cannot be read, and Waiting when a pack cannot be had just now."""
     result = Audited()
     for case, found in judge(_cases(admitted, result, unsealer)):
         _count(case, found, result)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from knhk.model.arrows import PackSources
-from knhk.model.faults import KnhkError, Stalled
+from knhk.model.faults import KnhkError, Stalled, Waiting
 from knhk.reconcilers.auditing import Case, Judge, Loaded, Outcome, Sources, outcome
 from knhk.wiring.replays import Parts
 from knhk_gen.turtle import ill_formed_is_no_news
@@ -29,13 +29,14 @@ Get = Callable[[bytes, bytes], Parts]
 @contextmanager
 def side_by_side(sources: Sources, get: Get, jobs: int) -> Iterator[Judge]:
     """Judges in `jobs` processes; what they know of keys and logs is nothing: each has the sources, and of a pack what `get` gives (raises
-    KnhkError with the reason), which is asked once. Raises Stalled where a process ends."""
+    KnhkError with the reason), which is asked once. Raises Stalled where a process ends, and Waiting as `get` does."""
     with TemporaryDirectory(prefix="knhk-audit-") as folder:
         pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (sources.packs(), Path(folder)))
         try:
             yield lambda cases: _judged(cases, pool, jobs, _Shelf(Path(folder), get))
         except BrokenProcessPool as error:
-            raise Stalled("Judges", "a process that judges has ended: with fewer --jobs they take less memory") from error
+            must = "where memory was short, fewer --jobs take less of it"
+            raise Stalled("Judges", f"a process that judges ended before its work was done: {must}: {error}") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -49,12 +50,14 @@ class _Shelf:
     def put(self, key: Key) -> None:
         if key in self._known:
             return
-        self._known.add(key)
         try:
             found: Parts | str = self._get(*key)
+        except Waiting:
+            raise  # what could not be asked for now says nothing of a decision
         except KnhkError as error:
             found = str(error)
         _file(self._folder, key).write_bytes(pickle.dumps(found))
+        self._known.add(key)
 
 
 def _file(folder: Path, key: Key) -> Path:
