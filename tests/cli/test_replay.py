@@ -234,6 +234,15 @@ def test_an_archive_is_audited_as_the_log_was(knhk: Any, story: Any, cold_pack: 
     assert knhk("log", "audit", "--pack", cold_pack, "--size", "3").exit == 2
 
 
+def test_a_question_sees_an_archive_as_it_was_written(knhk: Any, story: Any, tmp_path: Path) -> None:
+    assert knhk("log", "archive", "--to", tmp_path / "delta").exit == 0
+    asked = "SELECT receipt, verdict, hour(time AT TIME ZONE 'UTC') = hour AS at, region, sealed, octet_length(leaf) FROM observations"
+    found = knhk("receipt", "query", asked, "--archive", tmp_path / "delta")
+    assert found.exit == 0, found.error_text
+    assert {tuple(row[2:]) for row in found.out["rows"]} == {(True, "local", False, 118)}
+    assert {row[1] for row in found.out["rows"]} == {"ADMIT", "DENY"}
+
+
 def _altered_entry(log: Path) -> None:
     """The third, which a log of three entries has, too."""
     path = next(path for path in (log / "tile" / "entries").rglob("*") if path.is_file())

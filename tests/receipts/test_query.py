@@ -22,7 +22,9 @@ from pyarrow import parquet
 sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
 
+from knhk.adapters import delta_parquet
 from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.adapters.receipt_query import OBSERVED
 from knhk.cli import main
 from knhk.model.faults import Corrupt
 from knhk.reconcilers.exporting_events import ACTIVITIES
@@ -120,8 +122,11 @@ def test_an_archive_is_read_without_payloads_and_nothing_beside_it(knhk: Any, tm
     )
     parquet.write_table(table, part / "0000000000000000.parquet")
     code, said = knhk("query", "SELECT * FROM observations", "--archive", archive)
-    assert (code, said["columns"][:3]) == (0, ["receipt", "actor", "failing"])
-    assert not {"observation", "action", "salt"} & set(said["columns"])
+    assert code == 0, said
+    told = dict(zip(said["columns"], said["rows"][0], strict=True))
+    assert not set(HIDDEN) & set(told)
+    shown = ("receipt", "actor", "failing", "region", "date", "hour", "verdict")
+    assert [told[name] for name in shown] == ["aa", "clerk", [1], "local", "2026-11-20", 10, None]
     asked = "SELECT receipt FROM observations WHERE date = DATE '2026-11-20' AND hour = 10"
     assert rows(knhk("query", asked, "--archive", archive)) == [["aa"]]
     for reading in (f"read_parquet('{part}/*.parquet')", f"'{part}/0000000000000000.parquet'", f"glob('{archive}/**')"):
@@ -172,12 +177,28 @@ def test_a_pivot_only_reads(knhk: Any, sql: str) -> None:
 
 
 def test_segments_of_before_a_column_have_none_of_it(knhk: Any, tmp_path: Path) -> None:
-    for day, columns in (("20", {"receipt": ["aa"]}), ("21", {"receipt": ["bb"], "actor": ["clerk"]})):
-        part = tmp_path / "delta" / "region=local" / f"date=2026-11-{day}" / "hour=10"
+    """Regions are not all of one release: which one's name comes last says nothing of which is the newest."""
+    archive, newer = tmp_path / "delta", {"receipt": ["bb"], "actor": ["clerk"], "transcript": ["what a later release keeps of O"]}
+    for region, hour, columns in (("us", "09", {"receipt": ["aa"]}), ("eu", "10", newer)):
+        part = archive / f"region={region}" / "date=2026-11-20" / f"hour={hour}"
         part.mkdir(parents=True)
         parquet.write_table(pa.table({**columns, "salt": [b"s"]}), part / "0000000000000000.parquet")
-    asked = rows(knhk("query", "SELECT receipt, actor FROM observations ORDER BY receipt", "--archive", tmp_path / "delta"))
-    assert asked == [["aa", None], ["bb", "clerk"]]
+    asked = rows(knhk("query", "SELECT receipt, actor, region, hour FROM observations ORDER BY receipt", "--archive", archive))
+    assert asked == [["aa", None, "us", 9], ["bb", "clerk", "eu", 10]]
+    assert "transcript" not in knhk("query", "SELECT * FROM observations", "--archive", archive)[1]["columns"]
+
+
+def test_of_each_column_of_the_archive_it_is_said_whether_a_question_may_see_it() -> None:
+    assert set(OBSERVED).isdisjoint(HIDDEN)
+    assert {*OBSERVED, *HIDDEN} == set(delta_parquet.NAMES)
+
+
+def test_a_segment_that_is_none_is_named(knhk: Any, tmp_path: Path) -> None:
+    part = tmp_path / "delta" / "region=eu" / "date=2026-11-20" / "hour=10"
+    part.mkdir(parents=True)
+    (part / "0000000000000000.parquet").write_bytes(b"junk")
+    code, said = knhk("query", "SELECT receipt FROM observations", "--archive", tmp_path / "delta")
+    assert (code, "hour=10/0000000000000000.parquet" in json.dumps(said)) == (1, True), said
 
 
 def test_regions_that_a_guard_makes_up_are_told_as_they_are(knhk: Any, written: Written) -> None:

@@ -77,8 +77,13 @@ CREATE VIEW overrides AS
     CASE WHEN brownout THEN 'brownout' END, CASE WHEN stale THEN 'stale' END), pack, version, '', '', '', receipt
     FROM decisions WHERE (fail_open OR brownout OR stale) AND mode = 'ENFORCED';
 """
-# The bytes of O and A themselves, and the salts that would let them be guessed: nobody's question sees these columns of the archive.
-PAYLOADS = frozenset(("observation", "action", "salt"))
+# Columns of the archive that a question may see. Not the bytes of O and A themselves, and the salts that would let them be guessed; nor
+# what later versions write there, of which nobody has said yet that it is no payload.
+OBSERVED = (
+    *("log_index", "receipt", "time", "time_ns", "kind", "verdict", "class", "mode", "arm"),
+    *("stale", "cached", "brownout", "fail_open", "resumed", "pack", "point", "route", "actor", "key", "bundle", "evaluator"),
+    *("guards", "failing", "leaf", "sealed", "subject", "erased", "source", "segment", "offset"),
+)
 
 
 def query(
@@ -152,19 +157,20 @@ def _nodes(tree: Any) -> set[str]:
 
 
 def _observed(archive: Path, segments: Sequence[str]) -> pyarrow.dataset.Dataset:
-    """Its segments without payloads, read by Arrow as far as a question needs them: DuckDB itself reads no file. Columns are those of the
-    newest; what an older one has not is NULL. Raises Refused."""
+    """Its segments without payloads, read by Arrow as far as a question needs them: DuckDB itself reads no file. What a segment has not is
+    NULL. Raises Refused."""
     import pyarrow as pa
-    from pyarrow import dataset, parquet
+    from pyarrow import dataset
+
+    from knhk.adapters.delta_parquet import SCHEMA
 
     must = "must be a folder with segments of the Δ log"
     paths = sorted(str(path) for pattern in segments for path in archive.glob(pattern))
     if not paths:
         raise Refused([Fault("--archive", str(archive), must)])
-    parts = pa.schema([("region", pa.string()), ("date", pa.date32()), ("hour", pa.string())])
+    parts = pa.schema([("region", pa.string()), ("date", pa.date32()), ("hour", pa.int32())])
     try:
-        columns = [field for field in parquet.read_schema(paths[-1]) if field.name not in PAYLOADS]
-        schema = pa.schema([*columns, *(part for part in parts if part.name not in {field.name for field in columns})])
+        schema = pa.schema([*map(SCHEMA.field, OBSERVED), *parts])
         partitions = dataset.HivePartitioning(parts)
         return dataset.dataset(paths, schema, format="parquet", partitioning=partitions, partition_base_dir=str(archive))
     except (pa.ArrowException, OSError) as error:
