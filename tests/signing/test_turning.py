@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -317,6 +319,88 @@ def test_somebody_who_looks_at_a_rotation_under_way_takes_nothing_of_it_away(key
     looker.join()
     assert index == 0
     assert [(role, old, new) for role, old, new, _ in events(keys, log)] == [("build", made.old, made.new)]
+
+
+class Between:
+    """Two commands on one folder: the first has found nothing left over and waits for the folder's lock, which the second has; it gets it
+    as soon as the second's keys are signed, before that one's receipt is in the log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, second: Callable[[], Any], dies: bool = False) -> None:
+        self.second, self.told, self._dies, self._waiting = second, list[Any](), dies, list[Callable[[], Any]]()
+        self._made: Any = None
+        for name in ("rotate", "trust"):
+            monkeypatch.setattr(signer_roles, name, partial(self._locked, getattr(signer_roles, name)))
+
+    def _locked(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._waiting.append(partial(real, *args, **kwargs))
+        if len(self._waiting) == 1:
+            with suppress(Died):
+                self.told.append(self.second())
+            return self._waiting[0]() if self._dies else self._made
+        made = real(*args, **kwargs)
+        if self._dies:
+            raise Died
+        self._made = self._waiting[0]()
+        return made
+
+
+def subjects(folder: Path, log: Kept) -> list[tuple[str, str]]:
+    """(kind, key or digest) of each event, verified."""
+    named = verify_keys(signer_in(folder).keys_json(), signer_in(folder).root_public())
+    told = [verify_event(bundle, named)[0] for bundle in log.entries]
+    return [(said["predicate"]["kind"], said["subject"][0]["digest"]["sha256"]) for said in told]
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["both-end", "second-killed"])
+@pytest.mark.parametrize("first_pins", [True, False])
+def test_a_pin_and_a_rotation_at_once_leave_both_receipts_and_each_its_own_index(
+    keys: Path, monkeypatch: pytest.MonkeyPatch, first_pins: bool, dies: bool
+) -> None:
+    """Whoever comes second to the file that waits for the log takes nothing of the other's away."""
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+
+    def pin() -> int | None:
+        return rotating.pinned(keys, A, NOW, "local:kim", log)  # type: ignore[arg-type]
+
+    def rotate() -> int:
+        return rotating.rotated(keys, "build", NOW, HOUR, "local:kim", log)[1]  # type: ignore[arg-type]
+
+    first, second = (pin, rotate) if first_pins else (rotate, pin)
+    between = Between(monkeypatch, second, dies)
+    assert (first(), between.told) == (1, [] if dies else [0])
+    pinned, turned = ("TrustedRootPinned", DIGEST_A), ("KeyRotated", signer_in(keys).keyid("build"))
+    assert subjects(keys, log) == ([turned, pinned] if first_pins else [pinned, turned])
+    assert finish(keys, log) is None  # type: ignore[arg-type]
+
+
+def test_two_rotations_at_once_leave_both_receipts_and_each_its_own_index(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+
+    def rotate(role: str) -> tuple[str, int]:
+        made, index = rotating.rotated(keys, role, NOW, HOUR, "local:kim", log)  # type: ignore[arg-type]
+        return made.new, index
+
+    between = Between(monkeypatch, lambda: rotate("data"))
+    new, index = rotate("build")
+    assert (index, [at for _, at in between.told]) == (1, [0])
+    assert [(role, new) for role, _, new, _ in events(keys, log)] == [("data", between.told[0][0]), ("build", new)]
+
+
+def test_the_log_s_key_does_not_turn_twice_at_once(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log would know the key of none of its checkpoints."""
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+
+    def rotate() -> int:
+        return rotating.rotated(keys, "log", NOW, HOUR, "local:kim", log)[1]  # type: ignore[arg-type]
+
+    Between(monkeypatch, rotate, dies=True)
+    with pytest.raises(Stalled, match="signs with the key from before"):
+        rotate()
+    assert [role for role, *_ in events(keys, log)] == ["log"]
+    assert len(verify_keys(signer_in(keys).keys_json(), signer_in(keys).root_public()).roles["log"]) == 2
 
 
 def test_a_log_s_key_turns_again_only_when_the_log_signs_with_the_one_before(keys: Path) -> None:

@@ -2,7 +2,8 @@
 
 A rotation's receipt is signed by the rollout key from before and kept in a file before keys.json is signed, which is the moment that
 counts. After a crash the file says what is left to be done: the receipt goes into the log if keys.json names the new key, else nothing
-has happened. Appending the same bytes again gives the same index. So it is of a trusted root that is pinned.
+has happened. Appending the same bytes again gives the same index. So it is of a trusted root that is pinned. There is one such file for
+both: who writes it has the folder's lock, and first settles what lies there of another, who waits for the lock to do so.
 """
 
 from __future__ import annotations
@@ -76,21 +77,28 @@ def due(folder: Path, policy: Policy, now: datetime) -> tuple[str, ...]:
 def rotated(folder: Path, role: str, now: datetime, overlap: timedelta, actor: str, log: Log) -> tuple[Rotation, int]:
     """A new key for `role`, and the index of its receipt. Nothing changes while the log does not answer, or, of its own key, while it
     signs with the one before; and what was left by a crash is done first. Raises Stalled, Waiting, Corrupt."""
-    note, signer = log.checkpoint(), signer_in(folder)
-    if role == "log" and not _is_by(note, signer):
-        must = "a home that runs starts it again within a minute, knhk down and knhk up do at once"
-        raise Stalled("LogKey", f"the log signs with the key from before, and would not know its own checkpoints: {must}")
+    _demand_turnable(folder, role, log)
     finish(folder, log)
     bundles = list[bytes]()
 
     def pend(made: Rotation) -> None:
+        _settle(folder, log)
+        _demand_turnable(folder, role, log)
         bundles.append(receipt_of(folder, role, made, now, overlap, actor))
         told = {"role": role, "new": made.new, "bundle": bundles[0].decode()}
         replace_file(folder / PENDING_FILE, json.dumps(told).encode(), 0o600)
 
-    made = signer_roles.rotate(folder, keys_in(folder), role, signer.log_origin(), now, overlap, pend=pend)
-    index = finish(folder, log)
-    return made, log.append_event(bundles[0]) if index is None else index  # somebody else who looked was quicker: the same index
+    made = signer_roles.rotate(folder, keys_in(folder), role, signer_in(folder).log_origin(), now, overlap, pend=pend)
+    finish(folder, log)
+    return made, log.append_event(bundles[0])  # whoever brought it there: the same index
+
+
+def _demand_turnable(folder: Path, role: str, log: Log) -> None:
+    """The log answers and, where its own key is to turn, signs with the one of now. Raises Stalled, Waiting."""
+    note = log.checkpoint()
+    if role == "log" and not _is_by(note, signer_in(folder)):
+        must = "a home that runs starts it again within a minute, knhk down and knhk up do at once"
+        raise Stalled("LogKey", f"the log signs with the key from before, and would not know its own checkpoints: {must}")
 
 
 def rotated_apart(folder: Path, role: str, now: datetime, overlap: timedelta, actor: str) -> Rotation:
@@ -111,12 +119,13 @@ def pinned(folder: Path, trusted_root: bytes, now: datetime, actor: str, log: Lo
     bundles = list[bytes]()
 
     def pend(old: str | None, new: str) -> None:
+        _settle(folder, log)
         bundles.append(pin_of(folder, old, new, now, actor))
         replace_file(folder / PENDING_FILE, json.dumps({"trustedRoot": new, "bundle": bundles[0].decode()}).encode(), 0o600)
 
     signer_roles.trust(folder, keys_in(folder), trusted_root, signer_in(folder).log_origin(), now, pend=pend)
-    index = finish(folder, log)
-    return log.append_event(bundles[0]) if index is None and bundles else index  # somebody else who looked was quicker: the same index
+    finish(folder, log)
+    return log.append_event(bundles[0]) if bundles else None  # whoever brought it there: the same index
 
 
 def pinned_apart(folder: Path, trusted_root: bytes, now: datetime, actor: str) -> bool:
@@ -169,13 +178,18 @@ def _is_by(note: str, signer: RoleSigner) -> bool:
 def finish(folder: Path, log: Log) -> int | None:
     """The receipt of a rotation, or of a trusted root, that keys.json has and the log may not: its index. None when there is none. One that
     is under way in another process is waited for. Raises Waiting."""
-    path = folder / PENDING_FILE
     with signer_roles.alone(folder):
-        if not path.exists():
-            return None
-        told: dict[str, Any] = json.loads(path.read_bytes())
-        index = log.append_event(told["bundle"].encode()) if _happened(folder, told) else None
-        path.unlink()
+        return _settle(folder, log)
+
+
+def _settle(folder: Path, log: Log) -> int | None:
+    """The same for who has the folder's lock."""
+    path = folder / PENDING_FILE
+    if not path.exists():
+        return None
+    told: dict[str, Any] = json.loads(path.read_bytes())
+    index = log.append_event(told["bundle"].encode()) if _happened(folder, told) else None
+    path.unlink()
     return index
 
 
