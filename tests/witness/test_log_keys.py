@@ -161,6 +161,16 @@ def test_an_older_keys_json_or_one_that_the_root_has_not_signed_is_told_and_chan
         assert region.known[ORIGIN][0] == region.vkey()
 
 
+def test_a_log_that_was_in_no_policy_for_a_while_is_known_by_what_is_learnt_meanwhile(region: Region) -> None:
+    """A look at it that began before a policy without logs ends after the log is back."""
+    folder, roots = region.folder / "w", {ORIGIN: region.signer.root_public()}
+    gone = LogKeys(folder, {}, {}, Disk(), lambda: region.now, region.known)
+    back = LogKeys(folder, {ORIGIN: [region.first]}, roots, Disk(), lambda: region.now, gone)
+    region.turn()
+    region.known.learn(ORIGIN, lambda name: (region.keys / name).read_bytes())
+    assert region.vkey() in back[ORIGIN]
+
+
 def test_a_mirror_goes_on_with_the_new_key(region: Region) -> None:
     store = MemoryStore()
 

@@ -93,6 +93,22 @@ def test_what_no_witness_would_start_with_changes_nothing_and_is_told(
     assert given.watching.error == ""
 
 
+def test_what_was_put_back_as_it_was_is_told_no_more_and_is_told_again_when_it_comes_again(given: Given, log: FakeLog) -> None:
+    """Nothing is new then, and nothing is wrong."""
+    first = given.policy.read_bytes()
+    for fault in (b"quorum\n", None, b"quorum\n"):
+        if fault is None:
+            given.policy.unlink()
+        else:
+            given.policy.write_bytes(fault)
+        assert not given.watching.look()
+        assert given.watching.error
+        given.policy.write_bytes(first)
+        assert not given.watching.look()
+        assert given.watching.error == ""
+    assert given.asks(log, 0, 5) == 200
+
+
 def test_the_root_of_a_log_is_another_only_after_a_start(given: Given, log: FakeLog) -> None:
     """Whose keys.json counts is nothing that a file changes in passing."""
     for root, taken in ((f"{log.origin} {'A' * 43}=\n", True), (f"{log.origin} {'B' * 42}A=\n", False)):
@@ -124,6 +140,7 @@ def _until(holds: Callable[[], bool]) -> None:
 def test_a_process_takes_a_changed_policy_without_a_restart(run: Callable[..., Running], tmp_path: Path, log: FakeLog) -> None:
     """And tells what it cannot take; kubelets change a ConfigMap's files by a rename."""
     witness = run(*options(tmp_path, log), "--follow-s", "0.05")
+    first = (tmp_path / "policy").read_text()
     assert witness.post(log.asks(0, 5))[0] == 200
 
     def given(text: str) -> None:
@@ -134,6 +151,10 @@ def test_a_process_takes_a_changed_policy_without_a_restart(run: Callable[..., R
     _until(lambda: "knhk_witness_policy_amiss 1" in witness.get("/metrics")[1])
     assert "policy line 1" in json.loads(witness.get("/health")[1])["policy"]
     assert witness.post(log.asks(5, 6))[0] == 200
+    given(first)
+    _until(lambda: "knhk_witness_policy_amiss 0" in witness.get("/metrics")[1])
+    given("quorum\n")
+    _until(lambda: "knhk_witness_policy_amiss 1" in witness.get("/metrics")[1])
     given(f"log {format_vkey(log.verifier)}\nlog {format_vkey(KEY.verifier)} {log_of(tmp_path / 'a', (0, 7)).as_uri()}\nquorum none\n")
     _until(lambda: "knhk_witness_policy_amiss 0" in witness.get("/metrics")[1])
     told = json.loads(witness.get("/health")[1])

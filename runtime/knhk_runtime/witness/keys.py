@@ -57,14 +57,14 @@ class LogKeys(Mapping[str, Sequence[Verifier]]):
         if strangers := sorted(roots.keys() - policy.keys()):
             raise Stalled("Roots", f"{strangers[0]}: is no log of the policy: must be one of {', '.join(sorted(policy))}")
         self._folder, self._policy, self._roots, self._files, self._now = folder / FOLDER, policy, roots, files, now
-        known = before._roots if before else {}
+        known = before._roots if before is not None else {}
         if turned := sorted(origin for origin in roots if known.get(origin, roots[origin]) != roots[origin]):
             raise Stalled("Roots", f"{turned[0]}: had another root when this witness started: start it anew")
         # Reads at a time: a log's owner has its root, and 16 MiB of his are 150 MiB of keys.
-        self._one: threading.Lock = before._one if before else threading.Lock()
+        self._one: threading.Lock = before._one if before is not None else threading.Lock()
         files.mkdir(self._folder)
         there = files.names(self._folder)
-        self._named: dict[str, Keys] = before._named if before else {}
+        self._named: dict[str, Keys] = before._named if before is not None else {}
         try:
             self._named |= {
                 origin: newest_of(verify_keys(files.read(folder / FOLDER / file), roots[origin], where=file), origin, MOST)

@@ -66,9 +66,10 @@ class Watching:
         self.now = self._made(self._texts, None)
 
     def look(self) -> bool:
-        """Takes what the files hold, where that is new; whether it did, or `error` says why not. No checkpoint may be judged meanwhile."""
+        """Takes what the files hold, where that is new; whether it did. `error`: why not. No checkpoint may be judged meanwhile."""
         try:
             if (found := self._files.texts()) == self._texts:
+                self.error = ""  # what was wrong is as it was
                 return False
             self.now = self._made(found, self.now.keys)
         except (KnhkError, OSError) as error:
