@@ -50,17 +50,28 @@ class Doors:
         self._inside: dict[asyncio.BaseTransport, _Visitor] = {}
         self._strangers: dict[asyncio.BaseTransport, None] = {}
         self._of: Counter[str] = Counter()
+        self._servers = list[asyncio.Server]()
         self._turned_away, self._told_at_s = 0, float("-inf")
 
     async def open(self, runner: web.AppRunner, host: str, port: int, tls: Tls) -> asyncio.Server:
-        """Listens for a runner that is set up; close the server before the runner's cleanup. Raises OSError."""
+        """Listens for a runner that is set up, until `close`. Raises OSError."""
         inner = cast(Callable[[], asyncio.Protocol], runner.server)
-        return await asyncio.get_running_loop().create_server(lambda: _Arrival(self, _Visitor(self, inner()), tls), host, port, backlog=128)
+        return await self._listen(lambda: _Arrival(self, _Visitor(self, inner()), tls), host, port)
 
     async def open_in_clear(self, runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
         """The same without TLS, for clients on this machine."""
         inner = cast(Callable[[], asyncio.Protocol], runner.server)
-        return await asyncio.get_running_loop().create_server(lambda: _Visitor(self, inner()), host, port, backlog=128)
+        return await self._listen(lambda: _Visitor(self, inner()), host, port)
+
+    async def _listen(self, comes: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+        self._servers.append(await asyncio.get_running_loop().create_server(comes, host, port, backlog=128))
+        return self._servers[-1]
+
+    def close(self) -> None:
+        """Nobody comes any more, before a runner's cleanup; who is inside has his answer."""
+        for server in self._servers:
+            server.close()
+        self.turn_away()
 
     def turn_away(self) -> None:
         """Ends every connection that is about to begin TLS."""

@@ -95,7 +95,7 @@ async def serving(tls: Callable[[], ssl.SSLContext], authority: Pair, doors: Doo
     try:
         yield opened
     finally:
-        server.close()
+        doors.close()
         await runner.cleanup()
         doors.dismiss()
         await opened.end()

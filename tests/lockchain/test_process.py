@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,9 @@ from knhk_runtime.tlog.notes import verify_proof
 from knhk_runtime.tlog.tree import Tiles, consistency_proof
 from knhk_verify.note import open_checkpoint, parse_vkey
 from knhk_verify.tree import leaf_hash, verify_consistency
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from loopback_ports import free_port
 
 pytestmark = pytest.mark.server
 Leaves = Callable[[int, int], list[bytes]]
@@ -237,9 +241,7 @@ def test_malformed_requests_are_told_what_is_wrong_and_change_nothing(home: Any,
 
 
 def test_the_read_port_reads_only(home: Any, leaves: Leaves, covered: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home.start("--read-port", str(port))
     home.log().append_leaves(leaves(0, 300))
     covered(home.log(), 299)
@@ -261,12 +263,67 @@ def test_the_read_port_reads_only(home: Any, leaves: Leaves, covered: Any) -> No
         connection.close()
 
 
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_log_that_ends_lets_nobody_in_while_it_waits_for_who_is_inside(home: Any, leaves: Leaves) -> None:
+    """Whoever came to the read port then was let in, by a server that was shut down already."""
+    port = free_port()
+    process = home.start("--read-port", str(port))
+    assert not _is_refused(port)
+    body = encode_batch(leaves(0, 3))
+    with socket.socket(socket.AF_UNIX) as inside:
+        inside.settimeout(60)
+        inside.connect(str(home.socket))
+        inside.sendall(f"POST /append HTTP/1.1\r\nHost: log\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
+        home.log().checkpoint()  # it has the head
+        process.terminate()
+        deadline = time.monotonic() + 60
+        while not _is_refused(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        inside.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it is still waited for
+            inside.recv(1)
+    assert process.wait(60) == 0
+
+
+def test_so_many_at_the_read_port_leave_files_for_the_log(home: Any, leaves: Leaves) -> None:
+    """As many as READERS, of the 1024 files that a process may often have; one more is turned away, until one leaves."""
+    port = free_port()
+    home.start("--read-port", str(port))
+
+    def reads(connection: http.client.HTTPConnection) -> bool:
+        try:
+            connection.request("GET", "/checkpoint")
+            return len(connection.getresponse().read()) > 0
+        except (ConnectionError, http.client.BadStatusLine):
+            connection.close()
+            return False
+
+    within = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(257)]
+    try:
+        assert [reads(each) for each in within] == [True] * 256 + [False]
+        assert home.log().append_leaves(leaves(0, 1)) == [0]
+        within[0].close()
+        deadline = time.monotonic() + 60
+        while not reads(within[-1]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        for each in within:
+            each.close()
+
+
 @pytest.mark.slow
 def test_who_says_nothing_at_the_read_port_is_not_waited_for(home: Any, leaves: Leaves) -> None:
     """Each connection is a file of the process that writes the log, too."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home.start("--read-port", str(port))
     slow = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3)]
     try:

@@ -206,8 +206,7 @@ def serving(
             renewing = asyncio.create_task(_renew(tls, shown))
             await ended.wait()
             renewing.cancel()
-            server.close()
-            doors.turn_away()
+            doors.close()
         finally:
             await runner.cleanup()
             doors.dismiss()

@@ -88,7 +88,7 @@ async def serve(options: Options, measure: Measure, build: Build, told: Callable
                 told(f"https://{options.address}:{server.sockets[0].getsockname()[1]}")
                 await halt.wait()
             finally:
-                server.close()
+                doors.close()
                 await runner.cleanup()
 
 

@@ -310,7 +310,7 @@ async def serve(options: Options, build: Build, told: Callable[[str], None]) -> 
                 await halt.wait()
                 await asyncio.sleep(GONE_AFTER_S)
             finally:
-                server.close()
+                doors.close()
                 await runner.cleanup()
 
 

@@ -114,7 +114,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 FORMER, KEYS_JSON = "log.former.key", "keys.json"
 KEYS_EVERY_S = 5.0
-READERS = Bounds(connections=1024, of_one=1024)  # at --read-port, whose clients all have one address
+READERS = Bounds(connections=256, of_one=256)  # at --read-port, whose clients all have one address; a process may often have 1024 files
 
 
 def load_key(path: Path, origin: str) -> LogKey:
@@ -195,13 +195,12 @@ def _listen(path: Path) -> socket.socket:
     return server
 
 
-async def _serve_tls(args: argparse.Namespace, surface: Surface, runners: list[web.AppRunner]) -> Coroutine[None, None, None]:
+async def _serve_tls(args: argparse.Namespace, surface: Surface, doors: Doors, runners: list[web.AppRunner]) -> Coroutine[None, None, None]:
     """Starts HTTPS; gives what follows its files. Raises Stalled."""
     host, _, port = args.listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535 or None in (args.tls_cert, args.tls_key, args.client_ca):
         raise Stalled("Listen", "--listen: must be HOST:PORT, with --tls-cert, --tls-key and --client-ca beside it")
     files = TlsFiles(args.tls_cert, args.tls_key, args.client_ca)
-    doors = Doors()
     context = Renewed(files, doors.dismiss)
     runners.append(web.AppRunner(application(surface.writing() + surface.reading(), doors.watch, Guard().watch), access_log=None))
     await runners[-1].setup()
@@ -327,24 +326,26 @@ async def _serve(
     sequencer = Sequencer(log, args.checkpoint_interval_s, lease, args.max_uncovered_s, witnesses, args.max_unwitnessed_s, regions)
     surface = Surface(sequencer, args.key.with_name(KEYS_JSON))
     runners = [web.AppRunner(application(surface.writing() + surface.reading()), access_log=None)]
+    readers, doors = Doors(READERS), Doors()
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await runners[0].setup()
     await web.SockSite(runners[0], _listen(args.socket)).start()
     if args.read_port is not None:
-        doors = Doors(READERS)
-        runners.append(web.AppRunner(application(surface.reading(), doors.watch), access_log=None))
+        runners.append(web.AppRunner(application(surface.reading(), readers.watch), access_log=None))
         await runners[1].setup()
         try:
-            await doors.open_in_clear(runners[1], "127.0.0.1", args.read_port)
+            await readers.open_in_clear(runners[1], "127.0.0.1", args.read_port)
         except OSError as error:
             raise Stalled("Port", f"--read-port {args.read_port}: {error.strerror}: choose a free port") from error
-    tasks = [asyncio.create_task(await _serve_tls(args, surface, runners))] if args.listen else []
+    tasks = [asyncio.create_task(await _serve_tls(args, surface, doors, runners))] if args.listen else []
     tasks.append(asyncio.create_task(_follow_keys(args.key, args.origin, sequencer, public)))
     tell(f"{log.durable} entries, serving on {args.socket}{f' and {args.listen}' if args.listen else ''}")
     running, stopping = asyncio.create_task(sequencer.run()), asyncio.create_task(stop.wait())
     await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    readers.close()
+    doors.close()
     if not running.done():
         for runner in runners:
             await runner.cleanup()
