@@ -166,8 +166,9 @@ size_t knhk_entries_of_frames(const uint8_t *data, size_t n, uint8_t *entries, s
   size_t count = 0;
   for (size_t at = 0; at < n;) {
     const size_t size = n - at < 8 ? 0 : (size_t)big_number_at(data + at, 4);
+    if (size < 28 || n - at - 8 < size) return KNHK_NO_ENTRIES;
     const uint8_t *payload = data + at + 8, *leaf = payload + 28;
-    if (size < 28 || n - at - 8 < size || size < 28 + (size_t)payload[1] * KNHK_LEAF_SIZE) return KNHK_NO_ENTRIES;
+    if (size < 28 + (size_t)payload[1] * KNHK_LEAF_SIZE) return KNHK_NO_ENTRIES;
     for (size_t i = 0; i < payload[1]; i++, leaf += KNHK_LEAF_SIZE, count++)
       if (count < cap) put_entry(entries + count * KNHK_ENTRY_SIZE, leaf + 100, leaf[5] & 1, leaf);
     at += 8 + size;

@@ -27,10 +27,10 @@ from knhk_gen.emit import emit
 from knhk_gen.jsonpath import BadPath, parse_path
 from knhk_gen.lower import lower
 from knhk_gen.xpath import parse_xpath
-from knhk_hot.frames import entries_of_frames
+from knhk_hot.frames import entries_of_frames, sound_frames
 from knhk_runtime.elf import stated
 from knhk_runtime.exchange.documents import Accepted, Beside, read_keys, read_rollout
-from knhk_runtime.outbox.segments import check_frames, whole_frames
+from knhk_runtime.outbox.segments import check_frames
 from knhk_runtime.parking.message import bundle_of
 from knhk_runtime.parking.server import parse_checked
 from knhk_runtime.point import parse_point
@@ -108,7 +108,8 @@ def _leaf(data: bytes) -> None:
 def _segment(data: bytes) -> None:
     """A segment of the outbox or of the WAL, with the head that its name states."""
     whole = SEGMENT_MAGIC + bytes(8) + data
-    assert whole_frames(data) <= len(data)
+    whole_bytes, sound_bytes = sound_frames(data)
+    assert sound_bytes <= whole_bytes <= len(data)
     with suppress(ValueError):
         assert len(entries_of_frames(data)) % 137 == 0
     with suppress(Corrupt):

@@ -227,11 +227,6 @@ def _slice(path: Path, offset: int, limit: int, last: int | None) -> bytes:
     return data[:whole]
 
 
-def whole_frames(data: bytes) -> int:
-    """Length of the whole frames at the start of `data`."""
-    return sound_frames(data)[0]
-
-
 def check_frames(data: bytes, where: str, offset: int) -> None:
     """Raises Corrupt with file and offset when a frame was altered."""
     head = SEGMENT_MAGIC + bytes(8)
