@@ -173,6 +173,10 @@ def test_a_region_is_lost_and_nothing_that_was_acknowledged(tmp_path: Path, knhk
     code, judged = knhk("drill", "verify", str(bundle), *root)
     assert (code, judged["verified"]) == (0, True), judged
     assert set(measured_again) <= {step["what"] for step in judged["steps"] if step["ok"]}
+    code, late = knhk("drill", "verify", str(bundle), *root, "--at", "2099-01-01T00:00:00Z")
+    assert (code, "expired at" in json.dumps(late)) == (1, True), late
+    code, then = knhk("drill", "verify", str(bundle), *root, "--at", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    assert (code, then) == (0, judged)
     assert judged["not_judged"] == ["replayed, different, unrecorded"]
     for name in document["logs"]:
         code, found = knhk("log", "verify", str(bundle / "logs" / name), *root)
@@ -191,7 +195,7 @@ def test_a_region_is_lost_and_nothing_that_was_acknowledged(tmp_path: Path, knhk
 @pytest.mark.slow
 def test_a_drill_that_is_only_looked_at_starts_nothing(tmp_path: Path, knhk: Callable[..., tuple[int, Any]]) -> None:
     asked = ("drill", "run", "--strike", "ap", "--out", str(tmp_path / "drill"), "--dry-run")
-    code, would = knhk(*asked)
+    code, would = knhk(*asked[:5], str(tmp_path / "of" / "this" / "year" / "drill"), "--dry-run")
     assert code == 0, would
     assert (would["dry_run"], would["struck"], would["survivors"], would["rto_ms"]) == (True, "ap", ["eu", "us"], None)
     assert list(tmp_path.iterdir()) == []
@@ -212,3 +216,8 @@ def test_figures_are_those_of_the_vectors() -> None:
         parse_given(document, held[:-1] + b"x", "drill.json")
     with pytest.raises(Bad, match="no name of a region"):
         parse_given(document.replace(b'"eu":', b'"../eu":'), held, "drill.json")
+
+
+def test_what_is_no_bundle_of_a_drill_is_told_to_be_none(tmp_path: Path, knhk: Callable[..., tuple[int, Any]]) -> None:
+    code, told = knhk("drill", "verify", str(tmp_path))
+    assert (code, "is no bundle of a drill" in json.dumps(told)) == (1, True), told

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
-from knhk.cli.log import ROOT, STEPS, steps_table
+from knhk.cli.log import AT, ROOT, STEPS, steps_table
 from knhk.cli.schema import array, boolean, integer, nullable, obj, string
 
 MEASURED = (
@@ -80,20 +80,24 @@ def run(call: Call) -> Outcome:
     arguments=(
         Argument("dir", help="the bundle that `knhk drill run` wrote", kind=Path, metavar="DIR"),
         ROOT,
+        AT,
     ),
     output=obj(verified=boolean(), not_judged=array(string()), steps=STEPS),
-    examples=("knhk drill verify drill --root root.pub", "knhk drill verify drill -o json | jq .steps"),
+    examples=(
+        "knhk drill verify drill --root root.pub",
+        "knhk drill verify drill --root root.pub --at 2026-11-26T12:00:00Z",
+        "knhk drill verify drill -o json | jq .steps",
+    ),
     detail="Offline. The receipt is verified up to the root, the logs of the survivors up to their checkpoints, and every figure that the\n"
     "receipt states is computed again from their entries and from what clients held as acknowledged. formats/drill.md says how, for those\n"
-    "who would rather do it themselves. Without --root the bundle's own root.pub counts, which shows damage but no forger.",
+    "who would rather do it themselves. Without --root the bundle's own root.pub counts, which shows damage but no forger. Of a bundle\n"
+    "whose keys.json is over by now, --at says a time at which it held.",
     exits={FAULTS: "something does not verify, or a figure is another: `steps` say what"},
 )
 def verify(call: Call) -> Outcome:
-    from knhk.adapters.signer_local import pinned_root, read_root_pub
     from knhk.wiring import drill_bundle
 
-    folder = call.args.dir
-    steps = drill_bundle.judged(folder, pinned_root(call.args.root) if call.args.root else read_root_pub(folder / "root.pub"))
+    steps = drill_bundle.judged(call.args.dir, call.args.root, call.args.at)
     verified = all(step.ok is not False for step in steps)
     data = {"verified": verified, "not_judged": [step.what for step in steps if step.ok is None]}
     return Outcome({**data, "steps": [step._asdict() for step in steps]}, OK if verified else FAULTS, (steps_table(steps),))

@@ -159,12 +159,16 @@ def look(out: Path, say: Say) -> None:
     """Whether a drill can be run here: its place is free, and its policies build. Nothing is started, and nothing stays. Raises Stalled,
     and KnhkError for policies that do not build."""
     folder = _free(out)
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
         author = establish(folder / "keys", "knhk.dev/drill", datetime.now(UTC))
         say("building both versions of the policy")
         policies(folder / "registry", author, packs.keys(folder / "keys"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # it was not made, or holds what another put there
+                parent.rmdir()
 
 
 def _free(out: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knhk.adapters.log_reading import of_folder
-from knhk.adapters.signer_local import LocalSigner
+from knhk.adapters.signer_local import LocalSigner, pinned_root, read_root_pub
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import NotFound
 from knhk.reconcilers.drilling import Given, figures, parse_given
@@ -21,7 +21,7 @@ from knhk_runtime.tlog.follow import follow
 from knhk_verify.errors import Bad, demand
 from knhk_verify.evidence import Evidence, Step
 from knhk_verify.note import b64, parse_vkey
-from knhk_verify.signed import Keys, member, parse_json, verify_event, verify_keys
+from knhk_verify.signed import Keys, member, parse_json, parse_time, verify_event, verify_keys
 
 COMPLETED = "DrillCompleted"
 DOCUMENT, HELD, LOGS, KEYS = "drill.json", "acknowledged", "logs", "keys.json"
@@ -38,13 +38,16 @@ def add(out: Path, given: Given, logs: Iterable[tuple[str, Path, LocalSigner, st
         (folder / KEYS).write_bytes(signer.keys_json())
 
 
-def judged(folder: Path, root: bytes) -> list[Step]:
-    """Everything about a drill's bundle that can be verified and measured again, step by step. Raises NotFound where it is none."""
+def judged(folder: Path, root: str | None = None, at: str | None = None) -> list[Step]:
+    """Everything about a drill's bundle that can be verified and measured again, step by step. `root`: a file or base64 text, else the
+    bundle's own root.pub; `at`: the time at which keys.json must be valid (RFC 3339, UTC), else now. Raises NotFound where it is none, and
+    Stalled for a root that is none."""
     files = sorted((folder / "receipts").glob("*.json"))
     if not files or not (folder / DOCUMENT).exists():
         raise NotFound(f"{folder}: is no bundle of a drill: must have receipts and {DOCUMENT}")
-    keys_json, now = (folder / KEYS).read_bytes(), datetime.now(UTC)
-    evidence = Evidence(root, keys_json, now)
+    public = pinned_root(root) if root is not None else read_root_pub(folder / "root.pub")
+    keys_json, now = (folder / KEYS).read_bytes(), parse_time(at, "--at") if at else datetime.now(UTC)
+    evidence = Evidence(public, keys_json, now)
     for file in files:
         evidence.add(file.read_bytes(), f"receipts/{file.name}")
     evidence.together()
@@ -52,8 +55,8 @@ def judged(folder: Path, root: bytes) -> list[Step]:
     if not all(step.ok for step in steps):
         return steps
     try:
-        said = _completed(files, verify_keys(keys_json, root, now)).evidence
-        for step in _again(folder, root, said):
+        said = _completed(files, verify_keys(keys_json, public, now)).evidence
+        for step in _again(folder, public, said):
             steps.append(step)
     except (Bad, ValueError) as error:
         steps.append(Step(getattr(error, "where", "figures"), "", False, str(error)))
