@@ -179,6 +179,20 @@ def test_a_receipt_is_verified_by_its_name_in_the_home(knhk: Any, log: Any, prov
     assert knhk("receipt", "verify", "erp/absent").exit == 1
 
 
+def test_a_file_is_verified_whatever_a_kubeconfig_leads_to(knhk: Any, log: Any, proven: Path, tmp_path: Path) -> None:
+    file = next((proven / "receipts").glob("*.json"))
+    answer = knhk("receipt", "verify", file, *trusted(log), "--kubeconfig", tmp_path / "none.conf")
+    assert answer.exit == 0, answer.error_text
+    asks = knhk("receipt", "verify", log.receipts[0], *trusted(log), "--kubeconfig", tmp_path / "none.conf")
+    assert (asks.exit, "must lead to a cluster" in asks.error_text) == (3, True)
+
+
+def test_a_namespace_that_nothing_would_look_at_is_refused(knhk: Any, log: Any) -> None:
+    for word in (log.receipts[0], str(EVENT)):
+        answer = knhk("receipt", "verify", word, "-n", "crm", "--log", log.dir, *trusted(log))
+        assert (answer.exit, "a log: that is of all namespaces" in answer.error_text) == (2, True), answer.error_text
+
+
 def test_a_foreign_root_is_told_and_none_at_hand_too(knhk: Any, log: Any, proven: Path, tmp_path: Path) -> None:
     other = establish(tmp_path / "other", LOG_ORIGIN, datetime(2026, 11, 23, tzinfo=UTC))
     assert other.root_public()

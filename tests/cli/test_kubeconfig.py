@@ -121,6 +121,38 @@ def page() -> Iterator[int]:
         server.shutdown()
 
 
+class Bare(BaseHTTPRequestHandler):
+    """An API server of a cluster without any receipt, which is too busy to tell of anything else."""
+
+    def do_GET(self) -> None:
+        if "decisionreceipts" in self.path or "/namespaces/" not in self.path:
+            self._say(200, {"kind": "List", "metadata": {"resourceVersion": "1"}, "items": []})
+        else:
+            self._say(500, {"kind": "Status", "code": 500, "message": "busy", "details": {}})
+
+    def _say(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nowhere."""
+
+
+def test_of_a_receipt_that_is_not_there_that_is_said_first(ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bare) as server:
+        threading.Thread(target=server.serve_forever).start()
+        file.write_text(SERVER % f"http://127.0.0.1:{server.server_port}")
+        code, said = ask("receipt", "lineage", "5f" * 16, "-n", "erp", "--kubeconfig", file)
+        server.shutdown()
+    assert code == 3
+    assert f"no receipt {'5f' * 16} in the cluster's log, and as a name: " in said
+
+
 def test_what_is_no_api_server_is_told(ask: Ask, page: int, tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
     for scheme, told in (("http", "a page for people, as no API server does"), ("https", "what listens there does not speak TLS")):

@@ -201,6 +201,17 @@ def test_an_archive_is_replayed_as_the_log_was(knhk: Any, story: Any, tmp_path: 
     assert knhk("log", "replay", "--size", "3").exit == 2
 
 
+def test_an_archive_within_a_published_log_is_refused(knhk: Any, story: Any, tmp_path: Path) -> None:
+    """Nobody told this command where the log is published; what lies there does."""
+    _built, log, _evaluator = story
+    published = tmp_path / "published"
+    assert knhk("log", "follow", log.dir, published, "--once").exit == 0
+    refused = knhk("log", "archive", "--to", published / "erp" / "delta")
+    assert (refused.exit, f"is within {published}, where a log is published" in refused.error_text) == (3, True), refused.text
+    assert not (published / "erp").exists()
+    assert knhk("log", "archive", "--to", tmp_path / "beside").exit == 0
+
+
 def test_what_was_admitted_is_judged_again_by_the_sources_that_made_the_pack(knhk: Any, story: Any, cold_pack: Path) -> None:
     found = knhk("log", "audit", "--pack", cold_pack)
     assert found.exit == 0, found.text

@@ -99,7 +99,8 @@ def test_an_entry_is_found_by_its_index_of_whichever_kind(written: Written, inde
         assert list(index.rows(asked)) == [row]
         assert index.page((decisions(), *asked), 9).rows == ((row,) if row.traits["kind"] != "POLICY" else ())
         assert index.page((policy_events(), *asked), 9).total == (row.traits["kind"] == "POLICY")
-    for wrong in ("logIndex=4", f"logIndex={10**30}", "logIndex=x", "logIndex=", "logIndex=1,verdict=DENY"):
+    spelt = ("logIndex=03", "logIndex=3.0", "logIndex=3e0", "logIndex=+3", "logIndex= 3", "logIndex=٣")  # 3 is a policy event
+    for wrong in (*spelt, "logIndex=4", f"logIndex={10**30}", "logIndex=x", "logIndex=", "logIndex=1,verdict=DENY"):
         assert index.page(field_selector(wrong), 9).rows == (), wrong
     with pytest.raises(Refused, match="must be =: one receipt is asked for by it"):
         field_selector("logIndex!=1")

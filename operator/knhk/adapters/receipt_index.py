@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ CREATE TABLE witnesses (entry INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY
 CREATE INDEX entries_by_receipt ON entries (substr(data, 101, 16)) WHERE length(data) = 118;
 """
 _INSERT_EVENT = f"INSERT INTO events VALUES ({', '.join('?' * (1 + len(EVENT_COLUMNS)))})"
+_INDEX = re.compile("0|[1-9][0-9]{0,17}", re.ASCII)
 _NEWEST = "SELECT number, data FROM entries INDEXED BY entries_by_shape WHERE shape = ? AND number < ? ORDER BY number DESC"
 _AT = "SELECT number, shape, data FROM entries WHERE number = ? AND number < ? AND shape != 0"
 _OF_RECEIPT = (
@@ -510,6 +512,8 @@ def _where(selection: Selection) -> tuple[str, tuple[str, ...]] | None:
     own = [requirement for requirement in selection if requirement.trait in ("number", *EVENT_COLUMNS)]
     if not holds(tuple(requirement for requirement in selection if requirement not in own), {"kind": POLICY}):
         return None
+    if (number := exactly(selection, "number")) is not None and not _INDEX.fullmatch(number):
+        return None  # SQLite would take 007 and 1e1 for numbers
     conditions = [_condition(requirement) for requirement in own]
     return " AND ".join(["1", *(text for text, _ in conditions)]), tuple(value for _, values in conditions for value in values)
 

@@ -285,6 +285,7 @@ SOURCE = Argument(
 )
 def verify(call: Call) -> Outcome:
     import sys
+    from functools import cache, partial
 
     from knhk.wiring import evidence as wiring
     from knhk.wiring import receipt_reading, witnesses
@@ -299,7 +300,10 @@ def verify(call: Call) -> Outcome:
         if witnesses.are_named(trust):
             witnesses.in_log(receipt_reading.index_of_log(home, log, place), log, bundle)
 
-    api = None if args.kubeconfig is None else receipt_reading.client(args.kubeconfig)
+    in_log = args.kubeconfig is None or args.log
+    if args.namespace is not None and in_log and (word := next(filter(wiring.is_entry, args.source), None)) is not None:
+        raise Usage(f"must not be given for {word}, which is looked up in a log: that is of all namespaces", "--namespace")
+    api = None if args.kubeconfig is None else cache(partial(receipt_reading.client, args.kubeconfig))
     where = wiring.Where(
         home,
         lambda: opened(place, args.ca_file, args.certificate),

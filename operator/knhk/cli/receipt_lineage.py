@@ -100,7 +100,7 @@ def lineage(call: Call) -> Outcome:
 
 def _on_cluster(args: Namespace, asked: Asked, exporting: AbstractContextManager[Exporter]) -> tuple[Found, bytes | None]:
     """A receipt by its API, else what is about a name or a tag; with keys.json where it came along."""
-    from knhk.model.faults import Stalled
+    from knhk.model.faults import NotFound, Stalled, Waiting
     from knhk.wiring import lineage_served
     from knhk.wiring.exporting_cluster import Subject
 
@@ -110,10 +110,13 @@ def _on_cluster(args: Namespace, asked: Asked, exporting: AbstractContextManager
     try:
         with exporting as there:
             found, _, begun = there.find(Subject(asked.subject, asked.is_tag, asked.pointers))
-    except Stalled as error:
-        if as_receipt:
-            raise Stalled(error.reason, f"no receipt {asked.subject} in the cluster's log, and as a name: {error}") from error
-        raise
+    except (NotFound, Stalled, Waiting) as error:
+        if not as_receipt:
+            raise
+        told = f"no receipt {asked.subject} in the cluster's log, and as a name: {error}"
+        if isinstance(error, Waiting):
+            raise Waiting(error.reason, told, error.retry_after_s) from error
+        raise (Stalled(error.reason, told) if isinstance(error, Stalled) else NotFound(told)) from error
     return found, begun.keys_json
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,8 +94,26 @@ def _place(address: str) -> tuple[str, ...]:
     return (scheme, *(part for part in rest.split("/") if part))
 
 
+def _demand_unpublished(options: Options) -> None:
+    """The same where nobody says where the log is published: a store within which one lies is that of a published log. Raises Stalled."""
+    scheme, *parts = _place(options.store)
+    for count in range(1, len(parts) + 1):
+        around = str(Path(*parts[:count])) if scheme == "file" else f"{scheme}://{'/'.join(parts[:count])}"
+        if around != str(options.log_dir.resolve()) and _holds_log(around):
+            must = "must be a store of its own: what is published is read in other regions, and records stay in theirs"
+            raise Stalled("Store", f"{options.store}: is within {around}, where a log is published: {must}")
+
+
+def _holds_log(place: str) -> bool:
+    """As far as we may read there: a role for a prefix alone sees nothing above it, and then nothing is known."""
+    with suppress(NotFound, Stalled):
+        return bool(open_store(place).get("checkpoint")) and bool(open_store(place).get("meta.json"))
+    return False
+
+
 def run_once(options: Options, far: Far = unheard) -> Archive:
-    """Rounds until nothing waits that the log shows."""
+    """Rounds until nothing waits that the log shows. Raises as `archive`, and Stalled for a store within a published log."""
+    _demand_unpublished(options)
     made = archive(options)
     whole = made.waiting()
     far("bytes of records", 0, whole)

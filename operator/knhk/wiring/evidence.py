@@ -91,18 +91,24 @@ def side(place: str, ca_file: Path | None = None, certificate: Path | None = Non
 
 @dataclass(frozen=True)
 class Where:
-    """Where what is no file is looked for. `log`: opens the log at hand; `api`: the cluster that Receipts are in, None: the home; `ids`:
-    the cluster that receipt ids and indexes of entries are looked up in, None: the log. `beside` adds what a log says of what it proves."""
+    """Where what is no file is looked for. `log`: opens the log at hand; `api`: opens the cluster that Receipts are in, None: the home;
+    `ids`: opens that which receipt ids and indexes of entries are looked up in, None: the log. `beside` adds what a log says of what it
+    proves."""
 
     home: Home
     log: Callable[[], Opened]
-    api: KubeClient | None = None
-    ids: KubeClient | None = None
+    api: Callable[[], KubeClient] | None = None
+    ids: Callable[[], KubeClient] | None = None
     namespace: str | None = None
     beside: Callable[[Opened, Bundle], None] = lambda log, bundle: None
 
 
 _ENTRY = re.compile("(?:([a-z0-9-]{1,63})/)?([0-9a-f]{32}|[0-9]{1,15})")
+
+
+def is_entry(word: str) -> bool:
+    """Whether it is a receipt id or the index of an entry, and no file."""
+    return (entry := _ENTRY.fullmatch(word)) is not None and not entry[1] and not Path(word).exists()
 
 
 def sources(words: Sequence[str], where: Where, stdin: Callable[[], bytes]) -> list[tuple[str, bytes]]:
@@ -119,7 +125,7 @@ def sources(words: Sequence[str], where: Where, stdin: Callable[[], bytes]) -> l
         elif Path(word).exists():
             found += _documents(word, _read(Path(word)))
         elif (entry := _ENTRY.fullmatch(word)) and where.ids is not None:
-            found += _served(where.ids, entry[1] or where.namespace, entry[2])
+            found += _served(where.ids(), entry[1] or where.namespace, entry[2])
         elif entry and not entry[1]:
             found += _logged(where, word)
         else:
@@ -174,13 +180,14 @@ def _named(word: str, where: Where) -> Mapping[str, Any]:
     """The Receipt NAMESPACE/NAME, or NAME in the namespace that was given, else in default."""
     namespace, slash, name = word.rpartition("/")
     key = Key("Receipt", namespace if slash else where.namespace or "default", name)
-    if (api := where.api) is None:
+    if where.api is None:
         with open_store(where.home, must_exist=True) as store:
             stored = store.get(key)
             return {"spec": stored.spec, "status": stored.status}
     from knhk.adapters.kube_documents import collection
     from knhk.adapters.receipts_kube import policy_receipt
 
+    api = where.api()
     path = f"{collection('Receipt', quote(key.namespace, safe=''))}/{quote(name, safe='')}"
     try:
         return api.call("GET", path)
