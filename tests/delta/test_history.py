@@ -146,6 +146,19 @@ def test_the_first_revision_leaves_nothing_when_it_is_taken_back() -> None:
     assert points_at(state_at(enumerate(events), EVER)) == {"erp/p": PointThen(3, "Stable", "", "", "", {})}
 
 
+def test_a_pack_that_goes_takes_nothing_from_the_one_that_has_the_point_now() -> None:
+    other = {"namespace": "erp", "name": "limits", "version": "1.0.0", "digest": TWO}
+    events = [
+        signed("2026-11-26T10:00:00Z", "1.0.0", ONE),
+        pack("Promoted", "2026-11-26T10:01:00Z", "1.0.0", ONE),
+        point("2026-11-26T10:02:00Z", "Stable", stable=ONE),
+        replace(signed("2026-11-26T10:03:00Z", "1.0.0", TWO), subject=("pack/erp/limits@1.0.0", TWO[7:]), pack=other),
+        replace(pack("Promoted", "2026-11-26T10:04:00Z", "1.0.0", TWO), subject=("pack/erp/limits@1.0.0", TWO[7:]), pack=other),
+        PolicyEvent("Deleted", ("pack/erp/orders@1.0.0", "0" * 64), "knhk", "2026-11-26T10:05:00Z", pack=other),
+    ]
+    assert points_at(state_at(enumerate(events), EVER))["erp/p"] == PointThen(4, "Stable", TWO, "", "", {})
+
+
 def test_a_point_that_a_flag_holds_shadows_on_when_its_pack_takes_a_step() -> None:
     step = partial(pack, version="1.1.0", digest=TWO, stage="canary", arm="Canary")
     events = [

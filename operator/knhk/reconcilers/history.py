@@ -112,18 +112,19 @@ def points_at(then: Then) -> dict[str, PointThen]:
         namespace = name.partition("/")[0]
         for point in {point for signed in pack.signed.values() for _, points in signed.stages for point in points}:
             where = f"{namespace}/{point}"
-            before = found.get(where)
-            if pack.moved <= max(before.index if before else -1, then.gone.get(where, -1)):
+            before, said = found.get(where), then.points[where].index if where in then.points else -1
+            if pack.moved <= max(said, then.gone.get(where, -1)):
                 continue
-            now = _ran(then, namespace, name, point, before or PointThen(-1, "", "", "", "", {}))
+            now = _ran(then, namespace, name, point, before or PointThen(-1, "", "", "", "", {}), said)
             if now.stable or now.candidate or before is not None:
                 found[where] = now
     return dict(sorted(found.items()))
 
 
-def _ran(then: Then, namespace: str, name: str, point: str, before: PointThen) -> PointThen:
-    """The point after the last step of a pack that was signed for it."""
-    pack, after = then.packs[name], _stands(then, namespace, then.packs[name], point, before)
+def _ran(then: Then, namespace: str, name: str, point: str, before: PointThen, said: int) -> PointThen:
+    """The point after the last step of a pack that was signed for it. `said`: its own last event, which other packs may have moved it on
+    from."""
+    pack, after = then.packs[name], _stands(then, namespace, then.packs[name], point, before, said)
     if (rolling := pack.rolling) is None or (at := _stage(signed := pack.signed.get(rolling.digest), point)) is None or signed is None:
         return after
     reached = next((number for number, (stage, _) in enumerate(signed.stages) if stage == rolling.stage), 0)
@@ -136,11 +137,11 @@ def _ran(then: Then, namespace: str, name: str, point: str, before: PointThen) -
     return replace(after, mode=mode, candidate=rolling.digest, data=data if signed.data else after.data, index=rolling.index)
 
 
-def _stands(then: Then, namespace: str, pack: PackThen, point: str, before: PointThen) -> PointThen:
+def _stands(then: Then, namespace: str, pack: PackThen, point: str, before: PointThen, said: int) -> PointThen:
     """The point with what is live alone: whatever else of the pack it ran, as candidate or where that had passed, is taken back."""
     own, stable = pack.signed, before.stable
     live = signed if (signed := own.get(pack.digest)) is not None and _stage(signed, point) is not None else None
-    if live is not None and pack.index > before.index:
+    if live is not None and pack.index > said:
         stable, index = pack.digest, pack.index
     elif stable in own and (live is None or stable != pack.digest):
         stable, index = pack.digest if live is not None else "", pack.moved
