@@ -11,7 +11,7 @@ from knhk.lockchain.events import PolicyEvent
 from knhk.reconcilers.history import PointThen, Rolling, Then, points_at, state_at
 
 EVER = "9999-12-31T23:59:59Z"
-ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+ONE, TWO, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64, "sha256:" + "3" * 64
 
 
 def pack(kind: str, at: str, version: str, digest: str, generation: int = 1, **more: Any) -> PolicyEvent:
@@ -157,6 +157,47 @@ def test_a_pack_that_goes_takes_nothing_from_the_one_that_has_the_point_now() ->
         PolicyEvent("Deleted", ("pack/erp/orders@1.0.0", "0" * 64), "knhk", "2026-11-26T10:05:00Z", pack=other),
     ]
     assert points_at(state_at(enumerate(events), EVER))["erp/p"] == PointThen(4, "Stable", TWO, "", "", {})
+
+
+def of_limits(event: PolicyEvent) -> PolicyEvent:
+    """The same event of the other pack that is signed for the point; it reads data of its own."""
+    named = {"namespace": "erp", "name": "limits", "version": "1.0.0", "digest": OTHER}
+    evidence = {**event.evidence, **({"data": "theirs"} if event.kind == "Signed" else {})}
+    return replace(event, subject=("pack/erp/limits@1.0.0", OTHER[7:]), pack=named, evidence=evidence)
+
+
+def test_of_two_packs_at_a_point_the_one_that_came_last_has_it() -> None:
+    step = partial(pack, "StepAdvanced", version="1.1.0", digest=TWO, stage="production", arm="Shadow", weight=0)
+    events = [
+        signed("2026-11-26T10:00:00Z", "1.0.0", ONE),
+        pack("Promoted", "2026-11-26T10:01:00Z", "1.0.0", ONE),
+        point("2026-11-26T10:02:00Z", "Stable", stable=ONE),
+        of_limits(signed("2026-11-26T10:03:00Z", "1.0.0", OTHER)),
+        of_limits(pack("Promoted", "2026-11-26T10:04:00Z", "1.0.0", OTHER)),
+        signed("2026-11-26T10:05:00Z", "1.1.0", TWO),
+        step(at="2026-11-26T10:06:00Z", step=1),
+        pack("RolledBack", "2026-11-26T10:07:00Z", "1.1.0", TWO, reason="new denials"),
+    ]
+    ran = [points_at(state_at(enumerate(events[:count]), EVER))["erp/p"] for count in range(3, 9)]
+    assert [(each.index, each.stable) for each in ran] == [(2, ONE), (2, ONE), (4, OTHER), (4, OTHER), (6, TWO), (4, OTHER)]
+
+
+def test_a_candidate_that_is_taken_back_leaves_the_data_of_another_packs_stable_revision() -> None:
+    events = [
+        data("2026-11-26T10:00:00Z", "sha256:image"),
+        PolicyEvent(
+            "DataPublished", ("data/erp/theirs@1.0.0", "e" * 64), "knhk", "2026-11-26T10:00:01Z", evidence={"image": "sha256:theirs"}
+        ),
+        signed("2026-11-26T10:00:02Z", "1.0.0", ONE),
+        pack("Promoted", "2026-11-26T10:01:00Z", "1.0.0", ONE),
+        of_limits(signed("2026-11-26T10:02:00Z", "1.0.0", OTHER)),
+        of_limits(pack("Promoted", "2026-11-26T10:03:00Z", "1.0.0", OTHER)),
+        signed("2026-11-26T10:04:00Z", "1.1.0", TWO),
+        pack("RolloutStarted", "2026-11-26T10:05:00Z", "1.1.0", TWO, stage="canary", arm="Shadow", step=0, weight=0),
+        point("2026-11-26T10:06:00Z", "Shadow", stable=OTHER, candidate=TWO, data="sha256:image"),
+        pack("RolledBack", "2026-11-26T10:07:00Z", "1.1.0", TWO, reason="new denials"),
+    ]
+    assert points_at(state_at(enumerate(events), EVER))["erp/p"] == PointThen(9, "Stable", OTHER, "", "sha256:theirs", {})
 
 
 def test_a_point_that_a_flag_holds_shadows_on_when_its_pack_takes_a_step() -> None:

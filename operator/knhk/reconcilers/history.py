@@ -107,51 +107,57 @@ def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
 def points_at(then: Then) -> dict[str, PointThen]:
     """What each point ran: as its own last event said, and after that as the steps of packs did, which are no events of points. Weight and
     wave of a canary stand with its pack."""
-    found = dict(then.points)
-    for name, pack in sorted(then.packs.items(), key=lambda each: (each[1].index, each[0])):
-        namespace = name.partition("/")[0]
+    found, signed_for = dict(then.points), dict[str, dict[str, PackThen]]()
+    for name, pack in sorted(then.packs.items()):
         for point in {point for signed in pack.signed.values() for _, points in signed.stages for point in points}:
-            where = f"{namespace}/{point}"
-            before, said = found.get(where), then.points[where].index if where in then.points else -1
-            if pack.moved <= max(said, then.gone.get(where, -1)):
-                continue
-            now = _ran(then, namespace, name, point, before or PointThen(-1, "", "", "", "", {}), said)
-            if now.stable or now.candidate or before is not None:
-                found[where] = now
+            signed_for.setdefault(f"{name.partition('/')[0]}/{point}", {})[name] = pack
+    for where, packs in signed_for.items():
+        before = found.get(where)
+        now = _ran(then, where, packs, before or PointThen(-1, "", "", "", "", {}))
+        if now.stable or now.candidate or before is not None:
+            found[where] = now
     return dict(sorted(found.items()))
 
 
-def _ran(then: Then, namespace: str, name: str, point: str, before: PointThen, said: int) -> PointThen:
-    """The point after the last step of a pack that was signed for it. `said`: its own last event, which other packs may have moved it on
-    from."""
-    pack, after = then.packs[name], _stands(then, namespace, then.packs[name], point, before, said)
-    if (rolling := pack.rolling) is None or (at := _stage(signed := pack.signed.get(rolling.digest), point)) is None or signed is None:
-        return after
-    reached = next((number for number, (stage, _) in enumerate(signed.stages) if stage == rolling.stage), 0)
-    if at > reached:
-        return after
-    data = _data(then, namespace, signed, before)
-    if at < reached:
-        return replace(after, mode=STABLE, stable=rolling.digest, data=data, index=rolling.index)
-    mode = SHADOW if then.held.get(f"{namespace}/{point}") == name else rolling.arm
-    return replace(after, mode=mode, candidate=rolling.digest, data=data if signed.data else after.data, index=rolling.index)
-
-
-def _stands(then: Then, namespace: str, pack: PackThen, point: str, before: PointThen, said: int) -> PointThen:
-    """The point with what is live alone: whatever else of the pack it ran, as candidate or where that had passed, is taken back."""
-    own, stable = pack.signed, before.stable
-    live = signed if (signed := own.get(pack.digest)) is not None and _stage(signed, point) is not None else None
-    if live is not None and pack.index > said:
-        stable, index = pack.digest, pack.index
-    elif stable in own and (live is None or stable != pack.digest):
-        stable, index = pack.digest if live is not None else "", pack.moved
-    elif before.candidate in own:
-        index = pack.moved
-    else:
+def _ran(then: Then, where: str, packs: Mapping[str, PackThen], before: PointThen) -> PointThen:
+    """The point after the steps since its own last event of the packs that were signed for it: first each takes back what the point ran of
+    it, then what is live and what is on its way is placed, in the order of the events that brought it there."""
+    point, since = where.partition("/")[2], max(before.index, then.gone.get(where, -1))
+    stable, candidate, mode = before.stable, before.candidate, before.mode
+    stable_at = candidate_at = before.index
+    placed: list[tuple[int, str, str]] = []
+    for name, pack in packs.items():
+        if pack.moved <= since:
+            continue
+        live = _stage(pack.signed.get(pack.digest), point) is not None
+        promoted = live and pack.index > before.index
+        if stable in pack.signed and not (live and stable == pack.digest):
+            stable, stable_at = pack.digest if live else "", pack.moved
+        if candidate in pack.signed:
+            candidate, candidate_at = "", pack.index if promoted else pack.moved
+        if promoted:
+            placed.append((pack.index, pack.digest, ""))
+        if pack.rolling is not None and (arm := _arm(pack, pack.rolling, point, then.held.get(where) == name)) is not None:
+            placed.append((pack.rolling.index, pack.rolling.digest, arm))
+    for index, digest, arm in sorted(placed):
+        if arm:
+            candidate, candidate_at, mode = digest, index, arm
+        else:
+            stable, stable_at = digest, index
+    if (index := max(stable_at, candidate_at)) == before.index:
         return before
-    candidate = "" if before.candidate in own else before.candidate
-    data = _data(then, namespace, live, before) if live is not None else before.data if stable else ""
-    return replace(before, mode=before.mode if candidate else STABLE, stable=stable, candidate=candidate, data=data, index=index)
+    data = _data(then, where, packs, before, stable, candidate)
+    return replace(before, mode=mode if candidate else STABLE, stable=stable, candidate=candidate, data=data, index=index)
+
+
+def _arm(pack: PackThen, rolling: Rolling, point: str, held: bool) -> str | None:
+    """How a point runs what is on its way: "" where that has passed and is stable, None where it has not come."""
+    if (at := _stage(signed := pack.signed.get(rolling.digest), point)) is None or signed is None:
+        return None
+    reached = next((number for number, (stage, _) in enumerate(signed.stages) if stage == rolling.stage), 0)
+    if at != reached:
+        return "" if at < reached else None
+    return SHADOW if held else rolling.arm
 
 
 def _stage(signed: Signed | None, point: str) -> int | None:
@@ -159,9 +165,13 @@ def _stage(signed: Signed | None, point: str) -> int | None:
     return next((number for number, (_, points) in enumerate(signed.stages) if point in points), None) if signed else None
 
 
-def _data(then: Then, namespace: str, signed: Signed, before: PointThen) -> str:
-    """What a revision reads; as the point had it, where no event tells of it."""
-    return then.images.get(f"{namespace}/{signed.data}", before.data) if signed.data else ""
+def _data(then: Then, where: str, packs: Mapping[str, PackThen], before: PointThen, stable: str, candidate: str) -> str:
+    """What the candidate reads, else the stable revision; as the point had it, where no event tells of it."""
+    revisions = {digest: signed for pack in packs.values() for digest, signed in pack.signed.items()}
+    reads = signed if (signed := revisions.get(candidate)) is not None and signed.data else revisions.get(stable)
+    if reads is None:
+        return before.data if stable else ""
+    return then.images.get(f"{where.partition('/')[0]}/{reads.data}", before.data) if reads.data else ""
 
 
 def _held_by(then: Then, mode: str, candidate: str) -> str:
