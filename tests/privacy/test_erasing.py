@@ -14,8 +14,9 @@ from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault
 from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
 from knhk.model.faults import Stalled
+from knhk.ports.recorded import Found
 from knhk.reconcilers import erasing
-from knhk.reconcilers.erasing import QUEUED
+from knhk.reconcilers.erasing import QUEUED, Erased, reapply_keys
 from knhk.reconcilers.ledger import Kept
 from knhk.wiring.archive import opened_folder
 from knhk_runtime.envelope import WINDOW_NS, leaves_digest
@@ -308,7 +309,7 @@ def test_a_hold_that_comes_between_plan_and_destruction_counts(vault: Vault) -> 
     assert [len(vault.events(kind)) for kind in ("ErasureQueued", "HoldReleased", "Erased")] == [1, 1, 1]
 
 
-def test_a_hold_that_comes_before_records_in_clear_are_rewritten_counts(vault: Vault) -> None:
+def test_a_hold_that_comes_before_records_in_clear_are_rewritten_counts(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """No key store refuses for those: they have no keys."""
     vault.record(ANNA, sealed=False)
     vault.yard.archived()
@@ -319,6 +320,9 @@ def test_a_hold_that_comes_before_records_in_clear_are_rewritten_counts(vault: V
     (told,) = vault.eraser().resume()
     assert (told.state, told.plan.holds) == (QUEUED, (hold.id,))
     assert counts(vault.replay())[1] == 0
+    monkeypatch.setattr(erasing.Beside, "of_subject", lambda *_: Found(()))  # as on a cluster, by the tag alone
+    assert [told.plan.leaves for told in (vault.eraser().release(hold.id) or (None, []))[1]] == [1]
+    assert counts(vault.replay())[1] == 1
 
 
 def test_keys_that_were_destroyed_before_a_hold_are_told_by_the_erasure_that_waited(vault: Vault) -> None:
@@ -348,11 +352,26 @@ def test_an_erasure_that_cannot_be_ended_keeps_no_hold_and_no_release_waiting(va
     assert [len(vault.events(kind)) for kind in ("Held", "HoldReleased", "Erased")] == [2, 1, 0]
 
 
+def test_what_was_rewritten_before_a_hold_is_told_by_the_erasure_that_waited(vault: Vault) -> None:
+    filled(vault)
+    planned = vault.eraser().erase(ANNA, BASIS, dry=True).plan
+    with pytest.raises(Crash):
+        vault.eraser(Steps(3, after=True)).erase(ANNA, BASIS)  # outboxes and archive are rewritten, and nothing is told
+    assert counts(vault.replay())[1] == planned.leaves
+    hold = vault.eraser().hold(ANNA, "case 7")
+    assert [told.state for told in vault.eraser().resume()] == [QUEUED]
+    vault.eraser().release(hold.id)
+    (told,) = vault.events("Erased")
+    assert told.evidence["targets"] == [list(each) for each in planned.targets]
+
+
 def test_what_is_done_stays_done(vault: Vault) -> None:
     filled(vault)
     done = vault.eraser().erase(ANNA, BASIS)
     vault.keys.put_work(Work(done.erasure, QUEUED, "{}", "[]"))
     assert vault.keys.works() == vault.eraser().resume() == []
+    log_before_its_end = Erased(queued={done.erasure: done.plan})
+    assert reapply_keys(vault.keys, log_before_its_end).queued == 0
 
 
 # ---- retention ----------------------------------------------------------------------------------

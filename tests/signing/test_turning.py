@@ -151,6 +151,19 @@ def test_a_rotation_that_dies_anywhere_is_whole_or_never_was(keys: Path, monkeyp
     assert envelope["signatures"][0]["keyid"] in verify_keys(signer.keys_json(), signer.root_public(), NOW).of("build")
 
 
+def test_a_log_that_is_away_once_it_has_the_receipt_fails_no_rotation(keys: Path) -> None:
+    """Its own key has turned, and a home that sees that starts it anew."""
+    established(keys, ORIGIN, NOW)
+    log = Kept(keys)
+
+    def away() -> None:
+        if log.entries:
+            raise Waiting("Log", "is started", 0.5)
+
+    log.dies = away
+    assert rotating.rotated(keys, "log", NOW, HOUR, "local:kim", log)[1] == 0  # type: ignore[arg-type]
+
+
 def test_a_rotation_without_a_log_at_hand_leaves_its_receipt_to_who_has_both(keys: Path, tmp_path: Path) -> None:
     """What a folder of `knhk cluster keys` has comes with its Secrets; the operator that leads tells it, once, whenever it starts."""
     signer, log = established(keys, ORIGIN, NOW), Kept(keys)

@@ -130,6 +130,7 @@ def hold(call: Call) -> Outcome:
     arguments=(Argument("hold", help="its id, as `knhk receipt hold` said it", metavar="HOLD"), ARCHIVE, *AT_SERVICE),
     output=obj(hold=HOLD, erasures=array(ERASURE)),
     examples=("knhk receipt release 5f2c… --archive ./delta",),
+    detail="The hold is over also when an erasure then fails: `knhk receipt erase --resume` goes on with those.",
 )
 def release(call: Call) -> Outcome:
     from knhk.model.faults import NotFound

@@ -41,7 +41,7 @@ DAY_NS = 86_400 * 10**9
 @dataclass(frozen=True)
 class Plan:
     """`subject`: tag, hexadecimal, or the point whose retention it is; `targets`: ranges of indexes in the log; `keys`: ids, hexadecimal.
-    `entries`: indexes of the events that told it."""
+    `entries`: indexes of the events that told it; `without`: ids of the holds that a retention left out."""
 
     kind: str
     subject: str
@@ -51,6 +51,7 @@ class Plan:
     holds: tuple[str, ...] = ()
     destroyed: str = ""
     entries: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
 
     @property
     def leaves(self) -> int:
@@ -306,25 +307,29 @@ class Eraser:
         window, index, key = window_of(max(0, before_ns)), -1, b""
         are_more_targets = are_more_keys = True
         while are_more_targets or are_more_keys:
-            targets = self._at.recorded.older(point, before_ns, self._held(), index) if are_more_targets else ()
+            holds = self._standing()
+            held = {hold.tag for hold in holds}
+            targets = self._at.recorded.older(point, before_ns, held, index) if are_more_targets else ()
             keys = self._at.keys.ids_before(point, window, key) if are_more_keys else []
             are_more_targets, are_more_keys = len(targets) == RANGES_MOST, len(keys) == IDS_MOST
             if targets or keys:
                 index, key = targets[-1][1] if targets else index, keys[-1] if keys else key
-                yield Plan(RETENTION, point, RETAINED, targets, tuple(map(bytes.hex, keys)))
+                without = tuple(hold.id for hold in holds)
+                yield Plan(RETENTION, point, RETAINED, targets, tuple(map(bytes.hex, keys)), without=without)
 
     def _replanned(self, plan: Plan) -> Plan:
-        """A queued plan as it is now; of its keys those, too, that were destroyed before it was held."""
+        """A queued plan as it is now; what it had stays in it: it may have been erased before the hold came, and of a tag alone no record
+        in clear is found."""
         tag = bytes.fromhex(plan.subject)
         now = self._of_subject(tag, self._at.recorded.of_subject(tag, ""), plan.basis)
-        return replace(now, keys=tuple(dict.fromkeys((*plan.keys, *now.keys))), holds=())
+        targets = ranges_of({*indexes_of(plan.targets), *indexes_of(now.targets)})
+        return replace(now, targets=targets, keys=tuple(dict.fromkeys((*plan.keys, *now.keys))), holds=())
 
-    def _held(self) -> set[bytes]:
-        """Tags of the subjects whose holds stand."""
-        return {hold.tag for hold in self._at.keys.holds() if hold.standing}
+    def _standing(self) -> list[Held]:
+        return [hold for hold in self._at.keys.holds() if hold.standing]
 
     def _holds(self, tag: bytes) -> list[Held]:
-        return [hold for hold in self._at.keys.holds() if hold.standing and hold.tag == tag]
+        return [hold for hold in self._standing() if hold.tag == tag]
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -360,10 +365,8 @@ class Eraser:
                 bytes.fromhex(plan.subject)
             ):  # of records whose keys were gone by then, or that have none
                 return self._held_since(work, plan)
-            if plan.kind == RETENTION and (held := self._held()):  # of a subject whose keys are in no plan yet, or in another one
-                plan = replace(plan, targets=self._at.recorded.free(plan.targets, held))
-                work = replace(work, plan=_text(plan))
-                self._at.keys.put_work(work)
+            if plan.kind == RETENTION and not {hold.id for hold in self._standing()} <= set(plan.without):
+                return self._held_since(work, plan)  # of a subject whose keys are in another plan, or in none
             records, rows = self._at.recorded.rewrite(plan.targets)
             work = replace(work, state=TELLING, bundles=_texts(self._parts(work.id, plan)))
             self._at.keys.put_work(work)
@@ -377,11 +380,14 @@ class Eraser:
         if plan.kind == SUBJECT:
             holds = tuple(hold.id for hold in self._holds(bytes.fromhex(plan.subject)))
             return self._queue(work.id, replace(plan, destroyed="", holds=holds)) if holds else self._carry(work)
-        held = self._held()
+        standing = self._standing()
+        held = {hold.tag for hold in standing}
         kept = {key_id.hex() for tag in held for key_id in self._at.keys.ids_of(tag)}
         targets = self._at.recorded.free(plan.targets, held)
-        without = replace(plan, targets=targets, keys=tuple(key for key in plan.keys if key not in kept))
-        self._at.keys.put_work(work := replace(work, plan=_text(without)))
+        left = replace(
+            plan, targets=targets, keys=tuple(key for key in plan.keys if key not in kept), without=tuple(hold.id for hold in standing)
+        )
+        self._at.keys.put_work(work := replace(work, plan=_text(left)))
         return self._carry(work)
 
     def _parts(self, erasure: str, plan: Plan) -> list[bytes]:
@@ -512,7 +518,8 @@ def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> R
     queued = [Work(name, QUEUED, _text(plan), "[]") for name, plan in mine.items()]
     for work in queued:
         keys.put_work(work)
-    return Reapplied(erased.events, len(there), holds=len(restored), queued=len(queued))
+    waits = {work.id for work in keys.works()} & mine.keys()  # what was done there stays so
+    return Reapplied(erased.events, len(there), holds=len(restored), queued=len(waits))
 
 
 def entries_at(log: Served, targets: Iterable[tuple[int, int]]) -> Iterator[bytes]:
@@ -560,5 +567,5 @@ def _texts(bundles: Iterable[bytes]) -> str:
 
 def _plan(work: Work) -> Plan:
     said = json.loads(work.plan)
-    lists = {name: tuple(said[name]) for name in ("keys", "holds", "entries")}
+    lists = {name: tuple(said[name]) for name in ("keys", "holds", "entries", "without") if name in said}
     return Plan(**{**said, **lists, "targets": tuple((first, last) for first, last in said["targets"])})

@@ -89,8 +89,7 @@ def rotated(folder: Path, role: str, now: datetime, overlap: timedelta, actor: s
         replace_file(folder / PENDING_FILE, json.dumps(told).encode(), 0o600)
 
     made = signer_roles.rotate(folder, keys_in(folder), role, signer_in(folder).log_origin(), now, overlap, pend=pend)
-    finish(folder, log)
-    return made, log.append_event(bundles[0])  # whoever brought it there: the same index
+    return made, _told(folder, log, bundles[0])
 
 
 def _demand_turnable(folder: Path, role: str, log: Log) -> None:
@@ -124,8 +123,10 @@ def pinned(folder: Path, trusted_root: bytes, now: datetime, actor: str, log: Lo
         replace_file(folder / PENDING_FILE, json.dumps({"trustedRoot": new, "bundle": bundles[0].decode()}).encode(), 0o600)
 
     signer_roles.trust(folder, keys_in(folder), trusted_root, signer_in(folder).log_origin(), now, pend=pend)
-    finish(folder, log)
-    return log.append_event(bundles[0]) if bundles else None  # whoever brought it there: the same index
+    if not bundles:
+        finish(folder, log)
+        return None
+    return _told(folder, log, bundles[0])
 
 
 def pinned_apart(folder: Path, trusted_root: bytes, now: datetime, actor: str) -> bool:
@@ -179,18 +180,27 @@ def finish(folder: Path, log: Log) -> int | None:
     """The receipt of a rotation, or of a trusted root, that keys.json has and the log may not: its index. None when there is none. One that
     is under way in another process is waited for. Raises Waiting."""
     with signer_roles.alone(folder):
-        return _settle(folder, log)
+        settled = _settle(folder, log)
+    return None if settled is None else settled[1]
 
 
-def _settle(folder: Path, log: Log) -> int | None:
-    """The same for who has the folder's lock."""
+def _settle(folder: Path, log: Log) -> tuple[bytes, int] | None:
+    """The same for who has the folder's lock, with the receipt."""
     path = folder / PENDING_FILE
     if not path.exists():
         return None
     told: dict[str, Any] = json.loads(path.read_bytes())
-    index = log.append_event(told["bundle"].encode()) if _happened(folder, told) else None
+    bundle: bytes = told["bundle"].encode()
+    settled = (bundle, log.append_event(bundle)) if _happened(folder, told) else None
     path.unlink()
-    return index
+    return settled
+
+
+def _told(folder: Path, log: Log, bundle: bytes) -> int:
+    """Index of a receipt that was pending, whoever brought it to the log. The log is asked once: it may be started anew by then."""
+    with signer_roles.alone(folder):
+        settled = _settle(folder, log)
+    return settled[1] if settled is not None and settled[0] == bundle else log.append_event(bundle)
 
 
 def _happened(folder: Path, told: Mapping[str, Any]) -> bool:
