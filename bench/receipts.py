@@ -25,6 +25,7 @@ from receipts_process import ReceiptsServer
 from server_binaries import binaries
 
 from knhk.adapters.kube_client import KubeClient, api_client
+from knhk_hot.toolchain import cache_root
 
 TIMES = 9
 RINGS = ((b"RING0001", CONTROLS), (b"RING0002", LIMITS), (b"RING0003", OTHERS))
@@ -70,7 +71,9 @@ def main() -> int:
     args = parser.parse_args()
     servers, knhk = binaries(build=True), Path(sys.executable).with_name("knhk")
     with tempfile.TemporaryDirectory() as folder, shared(Path(folder) / "cluster") as cluster:
-        CACHE = f"{folder}/cache"
+        CACHE = f"{folder}/cache"  # without an index of this log, and with the native parts that set-up built
+        Path(CACHE).mkdir()
+        Path(CACHE, "native").symlink_to(cache_root())
         written = Written(Path(folder) / "made")
         written.add(*(written.event("Signed", pack) for pack in PACKS))
         written.leaves(leaves(args.leaves))
