@@ -40,13 +40,14 @@ from knhk_gen.emit import emit
 from knhk_gen.turtle import ill_formed_is_no_news
 from knhk_runtime.outbox.records import DECISION, ENFORCED, Arm
 from knhk_runtime.outbox.records import encode as recorded
-from knhk_runtime.record import parse_action
+from knhk_runtime.record import Record, parse_action
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.tiers.action import action_bytes
 from knhk_runtime.tiers.decide import Decided as Whole
 from knhk_runtime.tiers.decide import decide
 from knhk_runtime.tiers.digest import evaluator_digest
 from knhk_runtime.tiers.errors import InputRefused
+from knhk_runtime.unsealing import NO_ACCESS, Closed, Unsealer
 from knhk_verify.errors import Bad
 
 FOLDER = Path(__file__).parents[2] / "examples" / "packs" / "invoice-controls" / "1.2.0"
@@ -81,14 +82,14 @@ class Decided:
         log = opened_folder(self.yard.log_dir).served
         return replay_segments(Kept(self.yard.store, delta_parquet), log, self.load, evaluator or evaluator_digest(), shard or Shard())
 
-    def audit(self, size: int | None = None, jobs: int = 1) -> auditing.Audited:
+    def audit(self, size: int | None = None, jobs: int = 1, unsealer: Unsealer = NO_ACCESS) -> auditing.Audited:
         log = opened_folder(self.yard.log_dir).served
         log = log if size is None else log.before(size)
         sources, admitted = auditing.Sources([SOURCES]), archived(str(self.yard.base / "delta"), log, log.root(log.size))
         if jobs == 1:
-            return auditing.audit(admitted, auditing.one_by_one(sources, self.loaded))
+            return auditing.audit(admitted, auditing.one_by_one(sources, self.loaded), unsealer)
         with side_by_side(sources, self.parts, jobs) as judge:
-            return auditing.audit(admitted, judge)
+            return auditing.audit(admitted, judge, unsealer)
 
 
 def name(subject: testing.Subject) -> bytes:
@@ -265,7 +266,8 @@ def test_judges_side_by_side_find_what_one_does(world: Decided) -> None:
         world.yard.record(recorded(b"wrong number %03d" % number, 0, 0, o, (admits,)))
     world.yard.archived()
     one = world.audit()
-    assert (one.kinds[auditing.JUDGED].violations, len(one.violations), len(one.unjudged)) == (148, auditing.MAX_TOLD, 2)
+    assert (one.kinds[auditing.JUDGED].violations, len(one.violations)) == (148, auditing.MAX_TOLD)
+    assert (len(one.unjudged), one.kinds[auditing.JUDGED].left, one.packless) == (1, 1, 1)
     assert world.audit(jobs=2) == one
 
 
@@ -287,8 +289,53 @@ def test_an_audit_that_could_judge_nothing_of_what_there_was_is_blind(world: Dec
     found = Missing(world.yard, world.subject, world.cases, world.denied).audit()
     assert (found.blind, found.unjudged) == (True, {"pack missing": COUNT - world.denied})
     assert not world.audit().blind
-    assert not auditing.Audited(erased=3).blind, "what is erased is not there to be judged"
-    assert auditing.Audited(sealed=3).blind
+
+
+@pytest.mark.parametrize("closed", [Closed.SEALED, Closed.ERASED])
+def test_an_audit_is_blind_to_what_is_sealed_and_not_to_what_is_erased(world: Decided, closed: Closed) -> None:
+    class Shut(Unsealer):
+        def open(self, record: Record, where: str) -> Record | Closed:
+            return closed
+
+    found, sealed = world.audit(unsealer=Shut()), closed is Closed.SEALED
+    assert found.blind == sealed, "what is erased is not there to be judged"
+    assert (found.sealed, found.erased) == ((COUNT - world.denied) * sealed, (COUNT - world.denied) * (not sealed))
+
+
+@pytest.fixture
+def few(tmp_path: Path, subject: testing.Subject, cases: tuple[Case, ...]) -> Iterator[Decided]:
+    """Nothing is decided yet."""
+    yard = Yard(tmp_path)
+    yield Decided(yard, subject, cases, 0)
+    yard.close()
+
+
+def admits(world: Decided, *of: tuple[bytes, int]) -> auditing.Audited:
+    """The audit of one case that is rightly admitted, by these packs and with these flags."""
+    right = next(case for case in world.cases if case.verdict == "ADMIT")
+    for number, (pack, flags) in enumerate(of):
+        o = testing.observation(replace(right, time_ns=NOON_NS + number), world.subject.data).encode()
+        made = arm(world.subject, action_bytes(world.subject.plan["guards"], []), 1, flags)
+        world.yard.record(recorded(number.to_bytes(16, "big"), 0, 0, o, (replace(made, pack=pack),)))
+    world.yard.archived()
+    return world.audit()
+
+
+def test_a_point_that_has_no_pack_yet_leaves_nothing_to_be_judged(few: Decided) -> None:
+    found = admits(few, (bytes(20), 0), (bytes(20), 0))
+    assert (found.packless, found.unjudged, found.kinds[auditing.JUDGED].left, found.blind) == (2, {}, 0, False)
+
+
+def test_what_was_admitted_from_cache_does_not_stand_for_judged_decisions(few: Decided) -> None:
+    """The goal is held against judged decisions alone: of these none could be judged again."""
+    found = admits(few, (b"\7" * 20, 0), (name(few.subject), 4))
+    assert (found.kinds[auditing.JUDGED].judged, found.kinds["cached"].judged) == (0, 1)
+    assert (found.kinds[auditing.JUDGED].left, found.blind) == (1, True)
+
+
+def test_a_cached_decision_that_cannot_be_judged_leaves_no_judged_one_out(few: Decided) -> None:
+    found = admits(few, (b"\7" * 20, 4))
+    assert (found.kinds["cached"].left, found.blind) == (1, False)
 
 
 def test_an_audit_denies_what_the_whole_oracle_does(subject: testing.Subject, cases: tuple[Case, ...]) -> None:

@@ -111,9 +111,12 @@ def replay(call: Call) -> Outcome:
     ),
     output=obj(
         goal_ppm=NUMBER,
-        kinds=mapping(obj(judged=integer(), violations=integer(), unrecorded=integer(), ppm=NUMBER, low_ppm=NUMBER, high_ppm=NUMBER)),
+        kinds=mapping(
+            obj(judged=integer(), violations=integer(), unrecorded=integer(), left=integer(), ppm=NUMBER, low_ppm=NUMBER, high_ppm=NUMBER)
+        ),
         unrecorded=integer(),
         erased=integer(),
+        packless=integer(),
         sealed=integer(),
         unjudged=mapping(integer()),
         violations=array(obj(where=string(), receipt=string(), kind=string(), guards=array(string()))),
@@ -126,12 +129,13 @@ def replay(call: Call) -> Outcome:
     "compiled tables, and only sources that compile to the very plan in the image count. `kinds` keeps apart what was admitted by\n"
     "fail-open, brownout or from cache. The interval is Clopper and Pearson's, 95 %: with no violation among n it ends at about\n"
     "3.7 million / n ppm, so that 10 ppm need some 370,000 records. `unrecorded` counts admitted leaves of the log without a record\n"
-    "there: the interval ends where all of them were violations. Records that are erased or not judged are counted, and not in it.\n"
+    "there: the interval ends where all of them were violations. Records that are erased, from before their point's first pack\n"
+    "(`packless`) or not judged (`left`, of each kind) are counted, and not in it.\n"
     "Of a log that grows, --size (of a checkpoint older than the archive's lag) counts nothing as unrecorded that is only on its way.\n"
     "A processor judges some 500 records a second: --jobs takes more of them. One that was ended begins anew.",
     exits={
-        FAULTS: "more violations than the goal were admitted by judged decisions, something admitted has no record here, or of what there "
-        "was nothing could be judged"
+        FAULTS: "more violations than the goal were admitted by judged decisions, something admitted has no record here, or of the "
+        "judged decisions that there were none could be judged again"
     },
 )
 def audit(call: Call) -> Outcome:
@@ -162,14 +166,15 @@ def audit(call: Call) -> Outcome:
         found = auditing.audit(admitted, judge, _unsealer(call))
     kinds = {name: {**asdict(k), "ppm": k.ppm, "low_ppm": k.interval[0], "high_ppm": k.interval[1]} for name, k in found.kinds.items()}
     data = {"goal_ppm": goal, "kinds": kinds, "unjudged": found.unjudged}
-    data |= {name: getattr(found, name) for name in ("unrecorded", "erased", "sealed")}
+    data |= {name: getattr(found, name) for name in ("unrecorded", "erased", "packless", "sealed")}
     data |= {"violations": [{**vars(one), "guards": list(one.guards)} for one in found.violations]}
     rows = tuple(
         (name, str(k.judged), str(k.violations), str(k.unrecorded), f"{k.ppm:.1f}", f"{k.interval[0]:.1f} … {k.interval[1]:.1f}")
         for name, k in found.kinds.items()
     )
     tables = [Table("", ("admitted", "judged", "violations", "unrecorded", "ppm", "95 %"), rows)]
-    closed = (("erased", found.erased), ("sealed", found.sealed))
+    no_pack = "no pack: the point admits what comes before its first pack"
+    closed = (("erased", found.erased), (no_pack, found.packless), ("sealed", found.sealed))
     apart = (*found.unjudged.items(), *(each for each in closed if each[1]))
     tables += [Table("not judged", ("why", "records"), tuple((why, str(count)) for why, count in apart))] if apart else []
     told = tuple((one.where, one.receipt, one.kind, " ".join(one.guards)) for one in found.violations)

@@ -36,11 +36,13 @@ JUDGED = "judged"
 
 @dataclass
 class Counted:
-    """Admitted records of one kind, those of them that the sources deny, and admitted leaves of that kind of which no record is kept."""
+    """Admitted records of one kind, those of them that the sources deny, admitted leaves of that kind of which no record is kept, and
+    records that are `left`: they were to be judged, and could not be."""
 
     judged: int = 0
     violations: int = 0
     unrecorded: int = 0
+    left: int = 0
 
     @property
     def ppm(self) -> float:
@@ -66,11 +68,12 @@ class Violation:
 
 @dataclass
 class Audited:
-    """`kinds`: judged decisions, and apart those that were admitted for other reasons. `erased`: O is gone. `unjudged`, by reason: nothing
-    is said of them."""
+    """`kinds`: judged decisions, and apart those that were admitted for other reasons. `erased`: O is gone. `packless`: from before
+    the first pack of their point, which admits all of that. `unjudged`, by reason: nothing is said of them."""
 
     kinds: dict[str, Counted] = field(default_factory=lambda: {name: Counted() for name in (JUDGED, *(name for name, _ in APART))})
     erased: int = 0
+    packless: int = 0
     sealed: int = 0
     unjudged: dict[str, int] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
@@ -82,10 +85,11 @@ class Audited:
 
     @property
     def blind(self) -> bool:
-        """Whether something was to be judged, and nothing could be."""
-        return bool(self.unjudged or self.sealed) and not any(counted.judged for counted in self.kinds.values())
+        """Whether judged decisions, which the goal is held against, were there to be judged again, and none of them could be."""
+        return self.kinds[JUDGED].left > 0 and self.kinds[JUDGED].judged == 0
 
-    def leave(self, reason: str) -> None:
+    def leave(self, leaf: Leaf, reason: str) -> None:
+        self.kinds[_kind(leaf)].left += 1
         self.unjudged[reason] = self.unjudged.get(reason, 0) + 1
 
 
@@ -216,13 +220,14 @@ def _cases(admitted: Iterator[tuple[str, Leaf, Record | None]], result: Audited,
         try:
             opened = unsealer.open(record, where)
         except Bad as error:
-            result.leave(f"it does not open: {error.what}")
+            result.leave(leaf, f"it does not open: {error.what}")
             continue
         if not isinstance(opened, Record):
             result.erased += opened is Closed.ERASED
             result.sealed += opened is Closed.SEALED
+            result.kinds[_kind(leaf)].left += opened is Closed.SEALED
         elif not any(leaf.pack):
-            result.leave("no pack: the point admits what comes before its first pack")
+            result.packless += 1
         else:
             yield Case(where, leaf, (leaf.pack, parse_observation(opened.observation, where).bundle), opened.observation)
 
@@ -244,7 +249,7 @@ def _kind(leaf: Leaf) -> str:
 
 def _count(case: Case, found: Outcome, result: Audited) -> None:
     if isinstance(found, str):
-        result.leave(found)
+        result.leave(case.leaf, found)
         return
     kind = _kind(case.leaf)
     counted = result.kinds[kind]
