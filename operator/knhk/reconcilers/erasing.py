@@ -361,12 +361,8 @@ class Eraser:
                 self._at.keys.destroy(work.id, map(bytes.fromhex, plan.keys))
             except OnHold:  # placed since it was planned
                 return self._held_since(work, plan)
-            if plan.kind == SUBJECT and self._holds(
-                bytes.fromhex(plan.subject)
-            ):  # of records whose keys were gone by then, or that have none
+            if self._is_held_since(plan):  # of records whose keys are in no plan, in another one, or were gone by then
                 return self._held_since(work, plan)
-            if plan.kind == RETENTION and not {hold.id for hold in self._standing()} <= set(plan.without):
-                return self._held_since(work, plan)  # of a subject whose keys are in another plan, or in none
             records, rows = self._at.recorded.rewrite(plan.targets)
             work = replace(work, state=TELLING, bundles=_texts(self._parts(work.id, plan)))
             self._at.keys.put_work(work)
@@ -374,6 +370,11 @@ class Eraser:
         plan = replace(_plan(work), entries=tuple(entries))
         self._at.keys.put_work(Work(work.id, DONE, _text(replace(plan, targets=(), keys=())), "[]"))
         return Told(work.id, DONE, plan, records, rows)
+
+    def _is_held_since(self, plan: Plan) -> bool:
+        if plan.kind == SUBJECT:
+            return bool(self._holds(bytes.fromhex(plan.subject)))
+        return not {hold.id for hold in self._standing()} <= set(plan.without)
 
     def _held_since(self, work: Work, plan: Plan) -> Told:
         """The erasure of a subject waits for the release; retention goes on without those who are held."""
