@@ -7,17 +7,15 @@ import json
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from folder_served import served
 from knhk.adapters.signer_local import establish
 from knhk.adapters.signer_roles import trust
 from knhk.lockchain.events import PolicyEvent, statement
@@ -243,17 +241,8 @@ def test_an_altered_record_beside_the_log_fails_its_step(knhk: Any, log: Any) ->
 @pytest.fixture
 def url(log: Any) -> Iterator[str]:
     """The log's folder as static files, on a free port of loopback."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(log.dir))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with served(log.dir) as found:
+        yield found
 
 
 @pytest.mark.server

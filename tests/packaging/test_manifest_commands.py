@@ -10,12 +10,10 @@ import shutil
 import signal
 import socket
 import ssl
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from manifest_processes import Container, Installed, containers
 
+from folder_served import served
 from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import LocalSigner
 from knhk.lockchain.events import PolicyEvent, statement
@@ -114,18 +113,9 @@ def test_each_container_s_command_line_is_what_its_process_takes(installed: Inst
 @contextmanager
 def bucket(folder: Path) -> Iterator[str]:
     """A store that is served as it is, as a bucket before a CDN."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
     folder.mkdir(parents=True, exist_ok=True)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(folder) as url:
+        yield url
 
 
 class ByPath(http.client.HTTPConnection):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from machines import KEY, Clock, Machine, leaves
 from memory_store import MemoryStore
 from published_log import read
 
+from folder_served import served as served_folder
 from knhk.adapters import signer_roles
 from knhk.adapters.log_reading import of_store
 from knhk.adapters.log_url import of_url
@@ -124,16 +122,8 @@ def served(tmp_path: Path) -> Iterator[tuple[FolderStore, str]]:
     folder = tmp_path / "static"
     folder.mkdir()
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield FolderStore(folder), f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served_folder(folder) as url:
+        yield FolderStore(folder), url
 
 
 def test_a_static_server_is_followed_by_the_command_and_its_fork_refused(
