@@ -98,8 +98,8 @@ gen: setup-dev ## write all generated files again
 	@for m in $(GENERATOR_MODULES); do echo "gen: $$m"; $(PY) -m $$m; done
 
 verify: setup-dev ## format, lint, types, floors, C warnings, fresh generated files
-	@echo "verify: ruff format"; .venv/bin/ruff format --check --quiet .
-	@echo "verify: ruff check";  .venv/bin/ruff check --quiet .
+	@echo "verify: ruff format"; .venv/bin/ruff format --check --no-cache --quiet .
+	@echo "verify: ruff check";  .venv/bin/ruff check --no-cache --quiet .
 	@echo "verify: mypy --strict"; .venv/bin/mypy --no-error-summary $(PACKAGES)
 	@if [ -n "$(AROUND)" ]; then echo "verify: mypy around"; \
 	  .venv/bin/mypy --no-error-summary --config-file tools/mypy-around.ini $(AROUND); fi

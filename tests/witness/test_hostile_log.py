@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folder_served import served
 from witness_options import options
 from witness_world import FakeLog, Running, private
 
+from folder_served import served
 from hostile_keys import ROOT_PUBLIC, UNSIGNED, of_the_root
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_verify.note import b64

@@ -11,12 +11,12 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import evidence_vectors
 import pytest
-from folder_served import served
 from machines import KEY, Quick
 from region_logs import log_of, of_folder
 from witness_options import options
 from witness_world import FakeLog, Running, witness_key
 
+from folder_served import served
 from knhk_runtime.tlog.notes import format_vkey
 from knhk_runtime.tlog.served import Fetch
 from knhk_runtime.witness.core import Refusal, Witness
