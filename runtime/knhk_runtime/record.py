@@ -6,8 +6,8 @@ import re
 import struct
 from dataclasses import dataclass
 from hashlib import sha256
+from zlib import crc32
 
-from knhk_hot.crc import crc32
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import LAYOUT, LEAF_SIZE, Leaf, parse_leaf
 
