@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http.server
 import json
 import os
 import ssl
 import subprocess
 import sys
-import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,7 +25,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sigstore"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "storage"))
-import node_machine as machine
 from control_plane import ISSUER
 from guarded_world import SYSTEM, World
 from private_stack import Stack
@@ -77,24 +74,6 @@ def volume(name: str, folder: Path, claim: str, mode: str = "ReadWriteOnce") -> 
         "hostPath": {"path": str(folder), "type": "Directory"},
     }
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "labels": MADE_HERE}, "spec": spec}
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The URL of a bucket that everybody may read, as a CDN before it serves it."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer((machine.HOST, 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://{machine.HOST}:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @dataclass

@@ -28,11 +28,12 @@ from issuer_proxy import DISCOVERY, way_to_the_issuer
 from node_pods import Node
 from pods import point_spec
 from private_stack import cosign_accepts, private_sigstore
-from region_world import Region, account, secret, served, volume
+from region_world import Region, account, secret, volume
 from s3_server import running
 from sigstore_binaries import built
 from versitygw_binary import versitygw
 
+from folder_served import served
 from go_binaries import CannotBuild
 from knhk.adapters.kube_documents import collection
 from knhk.reconcilers.replaying import DECISION
@@ -86,7 +87,7 @@ def region(
             sigstore=sigstore,
         )
         (folder / "log").symlink_to(found.published)
-        url = enter(served(s3.folder / "region-eu"))
+        url = enter(served(s3.folder / "region-eu", machine.HOST))
         stack.callback(definitions.install, node.client)  # they go as well, and other tests need them
         stack.callback(found.remove)
         found.install(f"{url}/log")
