@@ -179,7 +179,7 @@ func (e evidence) judge(files map[string]string) error {
 		if err := tlog.CheckTree(hashes, opened.size, opened.root, old, root); err != nil {
 			return err
 		}
-		e.grown[old] = true
+		e.grown[old] = e.grown[old] || old < opened.size
 	}
 	var sizes []int64
 	for size := range e.heads {

@@ -174,6 +174,7 @@ def accepted() -> dict[str, Files]:
         "checkpoint with a line of a witness": {"checkpoint": cosigned},
         "consistency": {"old": GOOD.checkpoint(OLD), "grown": GOOD.consistency(OLD, SIZE)},
         "consistency from a power of two": {"old": GOOD.checkpoint(8), "grown": GOOD.consistency(8, SIZE)},
+        "consistency of a tree with itself": {"old": GOOD.checkpoint(SIZE), "same": GOOD.consistency(SIZE, SIZE)},
         "consistency in two steps": {"old": GOOD.checkpoint(3), "a": GOOD.consistency(3, OLD), "b": GOOD.consistency(OLD, SIZE)},
         "receipts under two checkpoints": {
             "r.json": text(GOOD.event_receipt(2, OLD)),
@@ -310,6 +311,16 @@ def refused_logs() -> Refused:
             "b.json",
             "split view",
         ),
+        "split view: the only proof from the smaller tree leads to itself": (
+            {"small": FORKED.checkpoint(7), "large": note, "same": FORKED.consistency(7, 7)},
+            f"{ORIGIN} size 7",
+            "give a consistency proof",
+        ),
+        "consistency: to a smaller tree": (
+            {"old": GOOD.checkpoint(8), "small": GOOD.checkpoint(7), "back": f"old 8\n\n{GOOD.checkpoint(7)}"},
+            "consistency proof",
+            "must lead to a larger tree",
+        ),
         "split view: a larger tree that does not begin with the old one": (
             {"old": GOOD.checkpoint(8), "grown": FORKED.consistency(8, SIZE)},
             "consistency proof",
@@ -413,6 +424,18 @@ def refused_receipts() -> Refused:
         for name in ("bundle", "proof")
     }
     cases |= {
+        "event: a member that no page names, null": ({"r.json": text(receipt | {"color": None})}, "r.json color", "must be 'left out'"),
+        "event: actor null": ({"r.json": text(receipt | {"actor": None})}, "r.json actor", "must be 'control-plane'"),
+        "decision: members of an event, null": (
+            {"r.json": text(decision | {"bundle": None, "verdict": None})},
+            "r.json bundle",
+            "must be 'left out'",
+        ),
+        "decision: logIndex true, for 1": (
+            {"r.json": text(GOOD.leaf_receipt(1, SIZE) | {"logIndex": True})},
+            "r.json logIndex",
+            "must be 1",
+        ),
         "event: logIndex as text": ({"r.json": text(receipt | {"logIndex": "5"})}, "r.json logIndex", "must be 5"),
         "event: a member that no page names": ({"r.json": text(receipt | {"color": "red"})}, "r.json color", "must be 'left out'"),
         "decision: receipt altered": ({"r.json": text(decision | {"receipt": "00" * 16})}, "r.json receipt", "must be"),

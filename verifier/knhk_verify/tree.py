@@ -5,8 +5,7 @@ from hashlib import sha256
 
 from knhk_verify.errors import demand
 
-HASH = 32  # bytes of a hash
-EMPTY = sha256(b"").digest()
+HASH, EMPTY = 32, sha256(b"").digest()  # bytes of a hash; the root of no entries
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -32,15 +31,15 @@ def verify_inclusion(leaf: bytes, index: int, size: int, root: bytes, path: Sequ
 
 def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, path: Sequence[bytes]) -> None:
     """Raises Bad unless `path` shows that (old, old_root) is the beginning of (new, new_root); from the old tree's last perfect subtree."""
-    if old in (0, new):
+    if not 0 < old < new:
         same = not path and old <= new and old_root == (EMPTY if old == 0 else new_root)
-        demand(same, "consistency proof", f"sizes {old} and {new} need equal roots and no hashes")
+        demand(same, "consistency proof", f"from size {old} to {new}: must lead to a larger tree, or have equal roots and no hashes")
         return
     level = (old & -old).bit_length() - 1
     last, meet = old - 1 >> level, (old - 1 ^ new - 1).bit_length() - level
     must = 1 + meet + (last >> meet).bit_count()  # one that is the whole old tree is left out, or stands there and is another
     hashes = [old_root, *path] if old == 1 << level and (len(path) < must or path[0] == old_root) else list(path)
-    demand(old < new and len(hashes) == must, "consistency proof", f"with {len(path)} hashes leads from no tree of {old} to one of {new}")
+    demand(len(hashes) == must, "consistency proof", f"with {len(path)} hashes leads from no tree of {old} to one of {new}")
     left = right = hashes[0]
     for step, hash_ in enumerate(hashes[1:]):
         both = step >= meet or last >> step & 1
