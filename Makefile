@@ -7,6 +7,9 @@ SHELL       := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS   += --no-builtin-rules --no-print-directory
 
+# Images of Python set it. Each of the thousands of processes of a run would then compile anew all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 PY     := .venv/bin/python
 STAMPS := .stamps
