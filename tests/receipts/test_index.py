@@ -6,6 +6,7 @@ import random
 import re
 import sqlite3
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from log_of_entries import CONTROLS, LIMITS, ORIGIN, OTHERS, PACKS, Written, leaf
+from log_of_entries import CONTROLS, LIMITS, ORIGIN, OTHERS, PACKS, START_NS, Written, leaf
 
 from knhk.adapters import receipt_index
 from knhk.adapters.receipt_index import ReceiptIndex, decisions, policy_events
@@ -22,6 +23,8 @@ from knhk.lockchain.receipts import label_value
 from knhk.model.faults import Refused
 from knhk.model.selection import EVENT_FIELDS, EVENT_LABELS, Selection, equal, field_selector, holds, label_selector
 from knhk.wiring.receipts import Follower, LogPlace
+from knhk_runtime.record import encode_leaf
+from knhk_verify.leaf import KINDS, VERDICTS, Leaf, parse_leaf
 
 NONE = bytes(20)
 
@@ -38,8 +41,9 @@ def pages(index: ReceiptIndex, selection: Selection, limit: int) -> list[Row]:
         page = index.page(selection, limit, before)
         assert len(page.rows) <= limit
         found += page.rows
+        assert page.more is None or before is None or page.more < before
         if page.more is None:
-            assert page.total == len(found)
+            assert page.total in (None, len(found))
             return found
         before = page.more
 
@@ -372,24 +376,128 @@ def test_spaces_of_a_label_selector_mean_nothing(text: str, fits: bool) -> None:
     assert holds(label_selector(text), TRAITS) == fits
 
 
-def test_made_up_packs_and_regions_make_no_page_slower(written: Written, index: ReceiptIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guard that lies may put any digest and any region into its leaves. All are found; what nobody names shares a few shapes."""
-    monkeypatch.setattr(receipt_index, "STRANGERS", 5)
-    monkeypatch.setattr(receipt_index, "REGIONS", 3)
+def made_up(count: int, packs: Sequence[bytes], start: int) -> Iterator[bytes]:
+    """Leaves no two of which have the same kind, verdict, class, mode, flags, region and pack."""
+    for number in range(count):
+        shape, pack = divmod(number, len(packs))
+        verdict, region, flags = 1 + shape % 2, shape // 2 % 4, shape // 8 % 64
+        mode, klass, more = 1 + shape // 512 % 2, shape // 1024 % 4, shape // 4096
+        h = (start + number).to_bytes(32, "big")
+        receipt = b"LIAR0001" + (start + number).to_bytes(8, "big")
+        yield encode_leaf(Leaf(1, klass, verdict, mode, flags, region + 4 * more, h, h, packs[pack][:20], START_NS, receipt))
+
+
+def work(index: ReceiptIndex, selection: Selection, before: int | None = None) -> int:
+    """What a page takes, in instructions of SQLite's machine and calls of Python's."""
+    done = [0]
+
+    def step(*_: object) -> None:
+        done[0] += 1
+
+    index._db.set_progress_handler(step, 1)
+    sys.setprofile(step)
+    try:
+        index.page(selection, 20, before)
+    finally:
+        sys.setprofile(None)
+        index._db.set_progress_handler(None, 1)
+    return done[0]
+
+
+def test_a_guard_that_lies_makes_no_page_dearer_however_many_shapes_it_makes(
+    written: Written, index: ReceiptIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a pack that is named, and of 300 that are not: after some thousands of shapes, each page costs what it did after some hundreds."""
+    monkeypatch.setattr(receipt_index, "MISSES", 256)
+    asked = [
+        (field_selector(text), at)
+        for text in ("", "verdict=DENY", "pack=limits,verdict=DENY", "region=3", "region=99")
+        for at in (None, 1, 2)
+    ]
+    packs = [CONTROLS, *(n.to_bytes(32, "little") for n in range(1000, 1300))]
+    written.add(*(written.event("Signed", pack) for pack in PACKS), *(leaf(n, pack=LIMITS, verdict=1 + n % 2) for n in range(50)))
+
+    def cost() -> list[int]:
+        size = index.size
+        return [work(index, selection, at and size * at // 3) for selection, at in asked]
+
+    written.leaves(made_up(600, packs[:3], 1000))
+    written.leaves(made_up(1200, packs, 5000))
+    index.follow(ORIGIN, written.served)
+    few = cost()
+    written.leaves(made_up(5000, [CONTROLS], 20000))
+    written.leaves(made_up(12000, packs, 40000))
+    index.follow(ORIGIN, written.served)
+    many = cost()
+    assert max(many) < 2 * max(few), (few, many)
+    assert index.shapes() == receipt_index.OWN + 1 + receipt_index.STRANGERS + 1 + 2
+    found = index.page(field_selector("pack=limits,verdict=DENY"), 500)
+    assert (len(found.rows), found.more) == (25, None), "who asks for another pack does not look at them"
+
+
+def test_shapes_of_what_is_long_past_are_not_read(written: Written, index: ReceiptIndex) -> None:
+    written.add(*(written.event("Signed", pack) for pack in PACKS))
+    written.leaves(made_up(60, [CONTROLS], 1000))
+    written.leaves(leaf(n, pack=LIMITS) for n in range(30))
+    index.follow(ORIGIN, written.served)
+    read = list[str]()
+    index._db.set_trace_callback(read.append)
+    page = index.page((), 20)
+    index._db.set_trace_callback(None)
+    assert [row.traits["pack"] for row in page.rows] == ["limits"] * 20
+    assert sum("INDEXED BY entries_by_shape" in statement for statement in read) == 1
+
+
+@pytest.mark.parametrize(("own", "strangers", "misses"), [(1, 1, 2), (3, 5, 7), (64, 256, 8192)])
+def test_what_a_guard_makes_up_is_found_by_what_it_says_whatever_has_no_shape_of_its_own(
+    written: Written, index: ReceiptIndex, own: int, strangers: int, misses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages, what comes after an index, and a reading of everything give the same as the leaves themselves; and so before and after the
+    pack of a stranger is named, and after it is known whose a ring without a pack is."""
+    for name, value in (("OWN", own), ("STRANGERS", strangers), ("MISSES", misses), ("BATCH", 64)):
+        monkeypatch.setattr(receipt_index, name, value)
+    nobodys = [leaf(n, ring=b"LIAR0002", pack=NONE, kind=2 + n % 3, verdict=n % 3, flags=n % 8) for n in range(40)]
+    lies = list(made_up(600, [CONTROLS, LIMITS, *(bytes((n,)) * 32 for n in range(104, 112))], 1000))
+    random.Random(5).shuffle(lies)
     written.add(written.event("Signed"))
-    lies = [leaf(n, ring=b"LIAR0001", pack=n.to_bytes(32, "little")) for n in range(1, 101)]
-    written.leaves([*lies, *(b"".join((other[:6], n.to_bytes(2, "big"), other[8:])) for n in range(100) for other in (leaf(1000 + n),))])
-    written.add(leaf(5000, verdict=2), leaf(5001, ring=b"LIAR0001", pack=bytes((3,)) * 32))
+    written.leaves([*nobodys, *lies])
     index.follow(ORIGIN, written.served)
-    assert index.shapes() <= 1 + 5 + 1 + 3 + 1 + 1
-    assert len(pages(index, (), 30)) == 203
-    (denied,) = pages(index, field_selector("verdict=DENY,pack=invoice-controls,metadata.namespace=erp,region=0"), 10)
-    assert denied.leaf.receipt_id == leaf(5000)[100:116]
-    apart = pages(index, field_selector("packDigest=other"), 50)
-    assert len(apart) == 96
-    assert len({row.leaf.pack for row in apart}) == 96, "what each of them says stands in its leaf"
-    assert len(pages(index, field_selector("pack=invoice-controls,region=other"), 50)) == 97
-    written.add(*(leaf(6000 + n, ring=b"LIAR0002", pack=(n + 900).to_bytes(32, "little")) for n in range(50)))
-    known = index.shapes()
+    agree(index, written, {CONTROLS}, {})
+    written.add(written.event("Signed", LIMITS), *made_up(60, [LIMITS], 5000), leaf(9000, ring=b"LIAR0002", pack=LIMITS))
+    written.add(*(leaf(9100 + n, ring=b"LIAR0002", pack=NONE, kind=4, flags=n) for n in range(9)))
     index.follow(ORIGIN, written.served)
-    assert index.shapes() == known, "it remembers how many there were"
+    agree(index, written, {CONTROLS, LIMITS}, {b"LIAR0002": "erp"})
+
+
+def agree(index: ReceiptIndex, written: Written, named: set[bytes], homes: Mapping[bytes, str]) -> None:
+    packs = {pack[:20]: PACKS[pack] for pack in named}
+    told = list[tuple[int, dict[str, str]]]()
+    for number, entry in enumerate(written.served.entries(0)):
+        if len(entry) == 118:
+            said = parse_leaf(entry)
+            namespace, pack = packs.get(said.pack, (homes.get(said.receipt_id[:8], "") if said.pack == NONE else "", ""))
+            told.append(
+                (
+                    number,
+                    {
+                        "namespace": namespace,
+                        "pack": pack,
+                        "packDigest": "" if said.pack == NONE else said.pack.hex(),
+                        "kind": KINDS[said.kind],
+                        "verdict": VERDICTS[said.verdict],
+                        "region": str(said.region),
+                        "cached": str(bool(said.flags & 4)).lower(),
+                    },
+                )
+            )
+    asked = ("", "verdict=DENY", "pack=limits,cached=true", "pack=", "metadata.namespace=erp,kind!=DECISION", "region=1,verdict!=ADMIT")
+    for text in (*asked, f"packDigest={(bytes((110,)) * 20).hex()}", "metadata.namespace=,cached=false"):
+        selection = (decisions(), *field_selector(text))
+        expected = [number for number, traits in told if holds(selection, traits)]
+        assert expected or LIMITS not in named, text
+        assert [row.number for row in reversed(pages(index, selection, 50))] == expected, text
+        assert [row.number for row in index.rows(selection)] == expected, text
+        assert [row.number for row in index.after(selection, 0)[0]] == expected, text
+        known = dict(told)
+        for row in index.rows(selection):
+            assert known[row.number].items() <= row.traits.items()

@@ -22,7 +22,7 @@ from pyarrow import parquet
 sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
 
-from knhk.adapters import delta_parquet
+from knhk.adapters import delta_parquet, receipt_index
 from knhk.adapters.receipt_index import ReceiptIndex
 from knhk.adapters.receipt_query import OBSERVED
 from knhk.cli import main
@@ -234,6 +234,17 @@ def test_a_time_that_no_table_holds_spoils_no_question(knhk: Any, written: Writt
 def test_no_name_is_no_receipt_and_not_all(knhk: Any, tmp_path: Path, name: str) -> None:
     code, said = knhk("export", "--format", "jsonl", "--out", tmp_path / "none.jsonl", "--field-selector", f"{name}=")
     assert (code, said["written"]) == (0, 0)
+
+
+def test_a_list_has_as_many_as_were_asked_for_however_few_a_page_finds(knhk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OWN", "MISSES"):
+        monkeypatch.setattr(receipt_index, name, 1)
+    denied = ("--verdict", "DENY", "--pack", "invoice-controls")
+    code, said = knhk("list", *denied, "--limit", 3)
+    assert (code, [row["index"] for row in said["receipts"]]) == (0, [8, 7, 6])
+    code, said = knhk("list", *denied, "--limit", 3, "--continue", said["continue"])
+    assert (code, [row["index"] for row in said["receipts"]], said["continue"], said["total"]) == (0, [5], None, None)
+    assert [row["index"] for row in knhk("list", "--field-selector", "failOpen=true")[1]["receipts"]] == [14]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])

@@ -5,6 +5,9 @@ in all that can be asked for (all but time, hashes and receipt id) share one *sh
 combines, is held against shapes, and a page is the merge of their newest entries: no page reads more than its own rows and one row of
 each shape that fits. Policy events, which are few, and each different, stand in a table of their own.
 
+A guard that lies makes as many shapes as it likes. So each pack has OWN of them, the first; what more it has is its *rest*, whose entries
+a page looks at one by one, at most MISSES that do not fit: then it ends there, with fewer rows, and the next one goes on.
+
 A leaf names no namespace. It is of that of its pack, which the policy events of the log name; a leaf without a pack is of that which its
 ring's other leaves are of, and until there is one, of none.
 """
@@ -19,6 +22,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -33,11 +37,13 @@ from knhk_verify.leaf import CLASSES, KINDS, LEAF_SIZE, MODES, VERDICTS, parse_l
 from knhk_verify.note import unb64
 from knhk_verify.signed import parse_json
 
-VERSION = 4
+VERSION = 5
 BATCH = 1 << 14  # entries in one transaction
-STRANGERS = 256  # digests that no event names, and
-REGIONS = 16  # regions of a pack, each by itself; the others are one, so that nobody's made-up leaves make more shapes than a page can read
-OTHER, POLICY, NO_SHAPE = "other", "POLICY", 0
+OWN = 64  # shapes of a pack, or of a namespace without a pack; an honest guard makes some ten
+STRANGERS = 256  # shapes of all packs together that no event names
+MISSES = 1 << 13  # entries of rests that a page looks at and that do not fit
+KEPT = 1 << 12  # answers that a reading keeps for those that are alike
+POLICY, NO_SHAPE, STRANGERS_REST = "POLICY", 0, 1
 CACHE_KIB = 8 << 10  # of each thread
 TABLES = ("log", "shapes", "packs", "sources", "entries", "events", "witnesses")
 EVENT_COLUMNS = ("namespace", "name", *EVENT_TRAITS, "actorLabel", "time")
@@ -46,14 +52,20 @@ MAX_WITNESSES = 8  # of an entry; there is one
 ENTRY_BYTES = 170  # that an entry takes of the file
 STEP = 2048  # entries that are looked at in one step of what follows them
 _PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
-_OTHER_PACK, _OTHER_REGION = b"\xff" * 20, b"\xff" * 2
+_SHARED, _NO_PACK = slice(0, 8), bytes(20)
+_LEAF_TRAITS = frozenset(("kind", "class", "verdict", "mode", "arm", "region", *FLAGS))  # that lie in _SHARED; the others are of its pack
 _SCHEMA = f"""
 CREATE TABLE log (origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, born TEXT NOT NULL);
-CREATE TABLE shapes (id INTEGER PRIMARY KEY, key BLOB NOT NULL, home TEXT NOT NULL, entries INTEGER NOT NULL DEFAULT 0, UNIQUE (key, home));
+-- shared '': the rest of a pack, of a namespace without a pack, or (digest '') of all packs that no event names
+-- oldest, newest: none of its entries lies before, none behind
+CREATE TABLE shapes (id INTEGER PRIMARY KEY, digest BLOB NOT NULL, home TEXT NOT NULL, shared BLOB NOT NULL, oldest INTEGER NOT NULL,
+  newest INTEGER NOT NULL, entries INTEGER NOT NULL DEFAULT 0, UNIQUE (digest, home, shared));
+INSERT INTO shapes (id, digest, home, shared, oldest, newest) VALUES ({STRANGERS_REST}, x'', '', x'', 0, 0);
 CREATE TABLE packs (digest BLOB PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (source BLOB PRIMARY KEY, namespace TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries (number INTEGER PRIMARY KEY, shape INTEGER NOT NULL, data BLOB NOT NULL); -- shape 0: of a policy event
 CREATE INDEX entries_by_shape ON entries (shape);
+CREATE INDEX strangers_by_pack ON entries (substr(data, 73, 20)) WHERE shape = {STRANGERS_REST};
 CREATE TABLE events (number INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT NOT NULL" for name in EVENT_COLUMNS)});
 CREATE INDEX events_by_name ON events (name);
 CREATE INDEX events_by_namespace ON events (namespace);
@@ -72,11 +84,12 @@ _OF_RECEIPT = (
 
 @dataclass(frozen=True)
 class Page:
-    """Rows, newest first; `size`: entries of the log then; `total`: how many of all fit; `more`: `before` of the next page."""
+    """Rows, newest first; `size`: entries of the log then; `total`: how many of all fit, None where only a look at each of a rest would
+    tell; `more`: `before` of the next page, if there is one: also of a page with fewer rows than were asked for, or none."""
 
     rows: tuple[Row, ...]
     size: int
-    total: int
+    total: int | None
     more: int | None
 
 
@@ -235,17 +248,16 @@ class ReceiptIndex:
             below = size if before is None else min(before, size)
             decisions, so_many = self._decisions(db, selection, below)
             events, more_of_them = self._events(db, selection, below, limit + 1)
-            merged = heapq.merge(*decisions, events, key=lambda row: row.number, reverse=True)
-            rows, more = _bounded(merged, limit)
-            return Page(rows, size, so_many + more_of_them, more)
+            rows, more = _bounded(heapq.merge(decisions, events, key=lambda row: row.number, reverse=True), limit)
+            return Page(rows, size, None if so_many is None else so_many + more_of_them, more)
 
-    def _decisions(self, db: sqlite3.Connection, selection: Selection, below: int) -> tuple[list[Iterator[Row]], int]:
-        """Streams of the decisions that fit, each newest first, and how many there are."""
+    def _decisions(self, db: sqlite3.Connection, selection: Selection, below: int) -> tuple[Iterator[Row | _Stop], int | None]:
+        """The decisions that fit, newest first, and how many there are."""
         if (single := self._single(db, selection, below)) is not None:
             fitting = [row for row in single if _fits(selection, row)]
-            return [iter(fitting)], len(fitting)
-        shapes = [(shape, traits, entries) for shape, traits, entries in self._shapes(db) if holds(selection, traits)]
-        return [self._newest(db, shape, traits, below) for shape, traits, _ in shapes], sum(entries for _, _, entries in shapes)
+            return iter(fitting), len(fitting)
+        choice = _Choice(db, selection)
+        return choice.newest(below), choice.total
 
     def _single(self, db: sqlite3.Connection, selection: Selection, below: int) -> list[Row] | None:
         """Decisions that may fit where one entry or receipt is asked for, newest first; None where none is."""
@@ -297,9 +309,7 @@ class ReceiptIndex:
                 rows, more = _bounded(events, STEP)
                 return list(rows), size if more is None else more + 1
             end = min(size, start + STEP)
-            shapes = {shape: traits for shape, traits, _ in self._shapes(db) if holds(selection, traits)}
-            found = db.execute("SELECT number, shape, data FROM entries WHERE number >= ? AND number < ? ORDER BY number", (start, end))
-            decided = (Row(number, shapes[shape], data) for number, shape, data in found if shape in shapes)
+            decided = _Choice(db, selection).oldest("WHERE number >= ? AND number < ?", start, end)
             told: Iterator[Row] = takewhile(lambda row: row.number < end, events)
             rows, more = _bounded(heapq.merge(decided, told, key=lambda row: row.number), STEP)
             return list(rows), end if more is None else more + 1
@@ -318,17 +328,8 @@ class ReceiptIndex:
 
     def _among(self, db: sqlite3.Connection, query: str, value: bytes | str, below: int) -> list[Row]:
         found = db.execute(query, (value, below)).fetchall()
-        traits = {shape: traits for shape, traits, _ in self._shapes(db)} if found else {}
-        return [Row(number, traits[shape], data) for number, shape, data in found]
-
-    def _newest(self, db: sqlite3.Connection, shape: int, traits: Traits, below: int) -> Iterator[Row]:
-        for number, data in db.execute(_NEWEST, (shape, below)):
-            yield Row(number, traits, data)
-
-    def _shapes(self, db: sqlite3.Connection) -> list[tuple[int, Traits, int]]:
-        packs = {digest: row for digest, *row in db.execute("SELECT digest, namespace, name, version FROM packs")}
-        rows = db.execute("SELECT id, key, home, entries FROM shapes WHERE entries > 0")
-        return [(shape, _traits(key, home, packs), entries) for shape, key, home, entries in rows]
+        everything = _Choice(db, ())
+        return [row for one in found if (row := everything.row(*one)) is not None]
 
     def rows(self, selection: Selection = ()) -> Iterator[Row]:
         """All that fit, oldest first, of one moment: nobody else may read in this thread meanwhile."""
@@ -336,11 +337,124 @@ class ReceiptIndex:
             yield from reversed(self.page(selection, 2).rows)
             return
         with self._reading() as db:
-            traits = {shape: found for shape, found, _ in self._shapes(db) if holds(selection, found)}
-            events = self._from(db, selection, 0)
-            entries = db.execute("SELECT number, shape, data FROM entries ORDER BY number") if traits else ()
-            decided = (Row(number, traits[shape], data) for number, shape, data in entries if shape in traits)
-            yield from heapq.merge(decided, events, key=lambda row: row.number)
+            decided = _Choice(db, selection).oldest("")
+            yield from heapq.merge(decided, self._from(db, selection, 0), key=lambda row: row.number)
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """A page ends here: what lies before `number` was not looked at."""
+
+    number: int
+
+
+class _Said:
+    """Whether decisions fit, by what their leaves say and by whose they are: of those that are alike it is found out once."""
+
+    def __init__(self, selection: Selection, packs: Mapping[bytes, Sequence[str]]) -> None:
+        of_leaf = tuple(requirement for requirement in selection if requirement.trait in _LEAF_TRAITS)
+        of_pack = tuple(requirement for requirement in selection if requirement.trait not in _LEAF_TRAITS)
+
+        @lru_cache(KEPT)
+        def by_leaf(shared: bytes) -> Traits | None:
+            return found if holds(of_leaf, found := _leaf_traits(shared)) else None
+
+        @lru_cache(KEPT)
+        def by_pack(digest: bytes, home: str) -> Traits | None:
+            return found if holds(of_pack, found := _pack_traits(digest, home, packs)) else None
+
+        @lru_cache(KEPT)
+        def by_both(shared: bytes, digest: bytes, home: str) -> Traits | None:
+            if (of_its_pack := by_pack(digest, home)) is None or (of_itself := by_leaf(shared)) is None:
+                return None
+            return {**of_its_pack, **of_itself}
+
+        self._by_leaf, self._by_pack, self.traits = by_leaf, by_pack, by_both
+        self._every_leaf = not of_leaf
+        kinds = tuple(requirement for requirement in of_leaf if requirement.trait == "kind")
+        self._some_leaf = any(holds(kinds, {"kind": kind}) for kind in KINDS.values())
+        by_digest = tuple(requirement for requirement in of_pack if requirement.trait == "packDigest")
+        self._every_stranger = not by_digest
+        others = tuple(requirement for requirement in of_pack if requirement.trait != "packDigest")
+        asked = exactly(by_digest, "packDigest")
+        self._some_stranger = holds(others, _pack_traits(b"", "", {})) and all(digest.hex() != asked for digest in packs)
+
+    def may_fit(self, digest: bytes, home: str, shared: bytes) -> bool:
+        """Of a shape whether its entries fit, of a rest whether some may."""
+        by_pack = self._by_pack(digest, home) is not None if digest else self._some_stranger
+        return by_pack and (self._by_leaf(shared) is not None if shared else self._some_leaf)
+
+    def all_fit(self, digest: bytes) -> bool:
+        """Whether all entries of a rest of which some may fit do."""
+        return self._every_leaf and (bool(digest) or self._every_stranger)
+
+
+class _Choice:
+    """The decisions that a selection chooses, in one reading: shapes that fit, and rests of which entries may."""
+
+    def __init__(self, db: sqlite3.Connection, selection: Selection) -> None:
+        self._db = db
+        packs = {digest: row for digest, *row in db.execute("SELECT digest, namespace, name, version FROM packs")}
+        self._said = _Said(selection, packs)
+        self._homes, self._rests, self._alike = dict[int, str](), set[int](), dict[int, Traits]()
+        self._bounds = list[tuple[int, int, int]]()
+        self.total: int | None = 0
+        for shape, digest, home, shared, oldest, newest, entries in db.execute(
+            "SELECT id, digest, home, shared, oldest, newest, entries FROM shapes WHERE entries > 0"
+        ):
+            if not self._said.may_fit(digest, home, shared):
+                continue
+            self._homes[shape] = home
+            self._bounds.append((shape, oldest, newest))
+            if not shared:
+                self._rests.add(shape)
+            looked_at = not shared and not self._said.all_fit(digest)
+            self.total = None if looked_at or self.total is None else self.total + entries
+
+    def row(self, number: int, shape: int, data: bytes) -> Row | None:
+        """An entry, if it fits."""
+        if (traits := self._alike.get(shape)) is None:
+            home = self._homes.get(shape)
+            if home is None or (traits := self._said.traits(data[_SHARED], data[_PACK], home)) is None:
+                return None
+            if shape not in self._rests:
+                self._alike[shape] = traits
+        return Row(number, traits, data)
+
+    def oldest(self, where: str, *values: int) -> Iterator[Row]:
+        """Those that fit of entries in a range, oldest first."""
+        if self._homes:
+            for one in self._db.execute(f"SELECT number, shape, data FROM entries {where} ORDER BY number", values):
+                if (row := self.row(*one)) is not None:
+                    yield row
+
+    def newest(self, below: int) -> Iterator[Row | _Stop]:
+        """Those that fit below an index, newest first."""
+        missed = 0
+        for number, shape, data in self._in_order(below):
+            if (row := self.row(number, shape, data)) is not None:
+                yield row
+                continue
+            missed += 1
+            if missed == MISSES:
+                yield _Stop(number)
+                return
+
+    def _in_order(self, below: int) -> Iterator[tuple[int, int, bytes]]:
+        """Entries of what was chosen, newest first. A shape is read when its newest entry may be the next."""
+        unread: Iterator[tuple[int, bytes]] | None = None
+        waiting = [(-min(newest, below - 1), shape, unread, b"") for shape, oldest, newest in self._bounds if oldest < below]
+        heapq.heapify(waiting)
+        while waiting:
+            at, shape, entries, data = waiting[0]
+            if entries is None:
+                entries = self._db.execute(_NEWEST, (shape, below))
+            else:
+                yield -at, shape, data
+            if (found := next(entries, None)) is None:
+                heapq.heappop(waiting)
+            else:
+                heapq.heapreplace(waiting, (-found[0], shape, entries, found[1]))
 
 
 class _Taking:
@@ -348,57 +462,61 @@ class _Taking:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._ids = dict[tuple[bytes, str], int]()
-        self._counts = dict[int, int]()
+        self._ids = dict[tuple[bytes, str, bytes], int]()
+        self._own = dict[tuple[bytes, str], int]()
+        self._counts, self._newest = dict[int, int](), dict[int, int]()
         self._packs = {bytes(digest): str(namespace) for digest, namespace in db.execute("SELECT digest, namespace FROM packs")}
         self._sources = {bytes(source): str(namespace) for source, namespace in db.execute("SELECT source, namespace FROM sources")}
-        self._learned = dict[bytes, str]()
-        self._regions = dict[bytes, set[bytes]]()
-        for region, digest in db.execute(
-            "SELECT DISTINCT substr(key, 7, 2), substr(key, 9) FROM shapes WHERE length(key) = 28 AND substr(key, 1, 1) = x'01'"
-        ):
-            self._regions.setdefault(bytes(digest), set()).add(bytes(region))
-        self._strangers = len(self._regions.keys() - self._packs.keys())
+        self._learned, self._named = dict[bytes, str](), list[bytes]()
 
     def row(self, number: int, entry: bytes) -> tuple[int, int, bytes]:
         if len(entry) != LEAF_SIZE or entry[0] != 1:
             return number, NO_SHAPE, self._event(number, entry)
-        key, home = self._key(entry), ""
-        if any(entry[_PACK]):
-            namespace = self._packs.get(entry[_PACK])
+        digest, home = entry[_PACK], ""
+        if any(digest):
+            namespace = self._packs.get(digest)
             if namespace and entry[_SOURCE] not in self._sources:
                 self._sources[entry[_SOURCE]] = self._learned[entry[_SOURCE]] = namespace
         else:
             home = self._sources.get(entry[_SOURCE], "")
-        if (key, home) not in self._ids:
+        if (digest, home, entry[_SHARED]) not in self._ids:
             parse_leaf(entry, f"entry {number}")
-        return number, self._count(self._shape(key, home)), entry
-
-    def _key(self, entry: bytes) -> bytes:
-        """What a leaf shares with others: its digest and its region as they are while there are few."""
-        digest, region = entry[_PACK], entry[6:8]
-        if region in self._regions.get(digest, ()):
-            return entry[:8] + digest
-        if digest not in self._regions and digest not in self._packs and any(digest):
-            if self._strangers >= STRANGERS:
-                return entry[:6] + _OTHER_REGION + _OTHER_PACK
-            self._strangers += 1
-        regions = self._regions.setdefault(digest, set())
-        if len(regions) >= REGIONS:
-            return entry[:6] + _OTHER_REGION + digest
-        regions.add(region)
-        return entry[:8] + digest
-
-    def _shape(self, key: bytes, home: str) -> int:
-        if (key, home) not in self._ids:
-            self._db.execute("INSERT OR IGNORE INTO shapes (key, home) VALUES (?, ?)", (key, home))
-            found = self._db.execute("SELECT id FROM shapes WHERE key = ? AND home = ?", (key, home)).fetchone()
-            self._ids[key, home] = int(found[0])
-        return self._ids[key, home]
-
-    def _count(self, shape: int) -> int:
+        shape = self._shape(digest, home, entry[_SHARED], number)
         self._counts[shape] = self._counts.get(shape, 0) + 1
-        return shape
+        self._newest[shape] = number
+        return number, shape, entry
+
+    def _shape(self, digest: bytes, home: str, shared: bytes, number: int) -> int:
+        """Of an entry at an index, or (shared b"") the rest that it is in."""
+        asked = digest, home, shared
+        if (known := self._ids.get(asked)) is None:
+            known = self._ids[asked] = self._found(*asked) or self._new(digest, home, shared, number)
+        return known
+
+    def _found(self, digest: bytes, home: str, shared: bytes) -> int:
+        found = self._db.execute("SELECT id FROM shapes WHERE digest = ? AND home = ? AND shared = ?", (digest, home, shared)).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def _new(self, digest: bytes, home: str, shared: bytes, number: int) -> int:
+        """A shape of its own while its pack has room for one; else the rest."""
+        stranger = digest not in self._packs and digest != _NO_PACK
+        owner, room = ((b"", ""), STRANGERS) if stranger else ((digest, home), OWN)
+        if shared:
+            if owner not in self._own:
+                self._own[owner] = self._count(owner)
+            if self._own[owner] >= room:
+                return self._shape(*owner, b"", number)
+            self._own[owner] += 1
+        made = self._db.execute(
+            "INSERT INTO shapes (digest, home, shared, oldest, newest) VALUES (?, ?, ?, ?, ?)", (digest, home, shared, number, number)
+        )
+        return int(made.lastrowid or 0)
+
+    def _count(self, owner: tuple[bytes, str]) -> int:
+        """Shapes of its own that a pack has, or all have that no event names."""
+        where = "digest = ? AND home = ?" if owner[0] else "digest NOT IN (SELECT digest FROM packs UNION VALUES (?)) AND home = ?"
+        values = owner if owner[0] else (_NO_PACK, "")
+        return int(self._db.execute(f"SELECT count(*) FROM shapes WHERE {where} AND shared != x''", values).fetchone()[0])
 
     def _event(self, number: int, entry: bytes) -> bytes:
         """The statement of a policy event, which is found from now on, as are packs that it names."""
@@ -440,29 +558,44 @@ class _Taking:
         if len(digest) == 20 and digest not in self._packs:
             row = (digest, str(pack["namespace"]), str(pack["name"]), str(pack["version"]))
             self._packs[digest] = row[1]
+            self._named.append(digest)
             self._db.execute("INSERT INTO packs VALUES (?, ?, ?, ?)", row)
 
     def finish(self) -> None:
         """Writes counts, and brings home what a ring wrote before it was known whose it is."""
-        self._db.executemany("UPDATE shapes SET entries = entries + ? WHERE id = ?", [(n, shape) for shape, n in self._counts.items()])
+        taken = [(n, self._newest[shape], shape) for shape, n in self._counts.items()]
+        self._db.executemany("UPDATE shapes SET entries = entries + ?, newest = ? WHERE id = ?", taken)
+        for digest in self._named:
+            self._move(STRANGERS_REST, (digest, "", b""), "strangers_by_pack", "substr(data, 73, 20) = ?", digest)
         for source, namespace in self._learned.items():
             self._db.execute("INSERT INTO sources VALUES (?, ?)", (source, namespace))
             self._bring_home(source, namespace)
 
     def _bring_home(self, source: bytes, namespace: str) -> None:
+        of_ring = "length(data) = 118 AND substr(data, 101, 16) BETWEEN ? AND ?"
+        ring = source + bytes(8), source + b"\xff" * 8
         homeless = self._db.execute(
-            "SELECT e.shape, s.key, count(*) FROM entries e JOIN shapes s ON s.id = e.shape WHERE length(e.data) = 118 AND "
-            "substr(e.data, 101, 16) BETWEEN ? AND ? AND s.home = '' AND substr(s.key, 9) = zeroblob(20) GROUP BY e.shape",
-            (source + bytes(8), source + b"\xff" * 8),
+            "SELECT id, shared FROM shapes WHERE digest = ? AND home = '' AND id IN "
+            f"(SELECT shape FROM entries INDEXED BY entries_by_receipt WHERE {of_ring})",
+            (_NO_PACK, *ring),
         ).fetchall()
-        for shape, key, entries in homeless:
-            home = self._shape(bytes(key), namespace)
-            self._db.execute(
-                "UPDATE entries SET shape = ? WHERE length(data) = 118 AND substr(data, 101, 16) BETWEEN ? AND ? AND shape = ?",
-                (home, source + bytes(8), source + b"\xff" * 8, shape),
-            )
-            self._db.execute("UPDATE shapes SET entries = entries - ? WHERE id = ?", (entries, shape))
-            self._db.execute("UPDATE shapes SET entries = entries + ? WHERE id = ?", (entries, home))
+        for shape, shared in homeless:
+            self._move(shape, (_NO_PACK, namespace, shared), "entries_by_receipt", of_ring, *ring)
+
+    def _move(self, shape: int, into: tuple[bytes, str, bytes], by: str, where: str, *values: bytes) -> None:
+        """Brings those entries of one shape into another, as an index finds them: that of shapes would read all of the shape."""
+        found = f"entries INDEXED BY {by}", f"WHERE shape = {shape} AND {where}"
+        selected = f"SELECT count(*), min(number), max(number) FROM {' '.join(found)}"
+        entries, oldest, newest = self._db.execute(selected, values).fetchone()
+        if not entries:
+            return
+        home = self._shape(*into, oldest)
+        self._db.execute(f"UPDATE {found[0]} SET shape = ? {found[1]}", (home, *values))
+        self._db.execute("UPDATE shapes SET entries = entries - ? WHERE id = ?", (entries, shape))
+        self._db.execute(
+            "UPDATE shapes SET entries = entries + ?, oldest = min(oldest, ?), newest = max(newest, ?) WHERE id = ?",
+            (entries, oldest, newest, home),
+        )
 
 
 def _subject(name: str) -> dict[str, str]:
@@ -473,22 +606,20 @@ def _subject(name: str) -> dict[str, str]:
     return {"namespace": namespace if rest else "", **({"pack": named, "version": version} if kind == "pack" else {})}
 
 
-def _traits(key: bytes, home: str, packs: Mapping[bytes, Sequence[str]]) -> Traits:
-    digest = key[8:]
+def _pack_traits(digest: bytes, home: str, packs: Mapping[bytes, Sequence[str]]) -> Traits:
     namespace, name, version = packs.get(digest, (home, "", ""))
-    flags = {flag: "true" if key[5] >> bit & 1 else "false" for bit, flag in enumerate(FLAGS, 1)}
+    return {"namespace": namespace, "pack": name, "version": version, "packDigest": digest.hex() if any(digest) else ""}
+
+
+def _leaf_traits(shared: bytes) -> Traits:
     return {
-        "namespace": namespace,
-        "pack": name,
-        "version": version,
-        "packDigest": (OTHER if digest == _OTHER_PACK else digest.hex()) if any(digest) else "",
-        "kind": KINDS[key[1]],
-        "class": CLASSES[key[2]],
-        "verdict": VERDICTS[key[3]],
-        "mode": MODES[key[4]],
-        "arm": "candidate" if key[5] & 1 else "stable",
-        "region": OTHER if key[6:8] == _OTHER_REGION else str(int.from_bytes(key[6:8], "big")),
-        **flags,
+        "kind": KINDS[shared[1]],
+        "class": CLASSES[shared[2]],
+        "verdict": VERDICTS[shared[3]],
+        "mode": MODES[shared[4]],
+        "arm": "candidate" if shared[5] & 1 else "stable",
+        "region": str(int.from_bytes(shared[6:8], "big")),
+        **{flag: "true" if shared[5] >> bit & 1 else "false" for bit, flag in enumerate(FLAGS, 1)},
     }
 
 
@@ -496,10 +627,12 @@ def _event_traits(said: Sequence[str]) -> Traits:
     return {"kind": POLICY, **dict(zip(EVENT_COLUMNS, said, strict=True))}
 
 
-def _bounded(rows: Iterator[Row], limit: int) -> tuple[tuple[Row, ...], int | None]:
-    """At most so many rows, of at most PAGE_BYTES but for the first, and the number of the last when there are more."""
+def _bounded(rows: Iterator[Row | _Stop], limit: int) -> tuple[tuple[Row, ...], int | None]:
+    """At most so many rows, of at most PAGE_BYTES but for the first, and where to go on when there may be more."""
     found, taken = list[Row](), 0
     for row in rows:
+        if isinstance(row, _Stop):
+            return tuple(found), row.number
         taken += len(row.data)
         if found and (len(found) == limit or taken > PAGE_BYTES):
             return tuple(found), found[-1].number

@@ -55,9 +55,10 @@ NAMESPACE = Argument("--namespace", "-n", help="in which namespace (default: of 
     ),
     detail="Pages come from an index that is made from the log and follows it (HOME/receipts.db; of other logs in the cache): it is no\n"
     "evidence, and removed it is made anew. Fields: metadata.name, metadata.namespace, receipt, event, pack, version, packDigest, kind,\n"
-    "class, verdict, mode, arm, region, stale, cached, brownout, failOpen, resumed. `total` counts all that fit; the pages of one list\n"
-    "are of the log as it was when the first one was asked for. Of policy events (--kind POLICY) also stage, point, actor and time, of\n"
-    "which a part will do: time=2026-11. With --kubeconfig: decisions, or policy events, through the cluster's API, as its user may.",
+    "class, verdict, mode, arm, region, stale, cached, brownout, failOpen, resumed. `total` counts all that fit (null: not told);\n"
+    "pages of one list are of the log as it was when the first was asked for. Of policy events (--kind POLICY) also stage, point, actor\n"
+    "and time, of which a part will do: time=2026-11. With --kubeconfig: decisions, or policy events, through the cluster's API, as its\n"
+    "user may.",
 )
 def list_(call: Call) -> Outcome:
     from knhk.reconcilers import receipts

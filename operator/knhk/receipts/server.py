@@ -334,7 +334,7 @@ class Surface:
             return (), version
         page = index.page(selection, MAX_PAGE)
         if page.more is not None:
-            raise Said(410, "Expired", f"more than {len(page.rows)} fit: list them, then watch from the list's resourceVersion")
+            raise Said(410, "Expired", "more may fit than are told at once: list them, then watch from the list's resourceVersion")
         return tuple(reversed(page.rows)), page.size
 
     def _one(self, rows: tuple[Row, ...], origin: str, around: Mapping[str, Any]) -> dict[str, Any]:

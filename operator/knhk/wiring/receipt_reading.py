@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,8 +49,13 @@ def chosen(args: Namespace, home: Home, log: Opened, place: str) -> list[int]:
     """Indexes of the newest `args.limit` entries that selectors choose, oldest first; none without a selector. Raises as `listed`."""
     if not (wanted := selection(args)):
         return []
-    rows = index_of_log(home, log, place).page(wanted, args.limit, log.served.size).rows
-    return [row.number for row in reversed(rows)]
+    index, numbers = index_of_log(home, log, place), list[int]()
+    before: int | None = log.served.size
+    while before is not None and len(numbers) < args.limit:
+        page = index.page(wanted, args.limit - len(numbers), before)
+        numbers += [row.number for row in page.rows]
+        before = page.more
+    return numbers[::-1]
 
 
 def looked_up(args: Namespace, home: Home, word: str) -> tuple[Row, ...]:
@@ -80,7 +85,7 @@ def _file(home: Home, place: str) -> Path:
 
 @dataclass(frozen=True)
 class Listed:
-    """One page: rows, how many fit in all (None: not told), the size of the log, and the token of the next page."""
+    """Rows, how many fit in all (None: not told), the size of the log, and the token of the next page."""
 
     rows: tuple[Row, ...]
     total: int | None
@@ -89,21 +94,43 @@ class Listed:
 
 
 def listed(args: Namespace, home: Home, limit: int) -> Listed:
-    """A page of what the arguments select, of a cluster or of a log. Raises Refused, and as either."""
-    chosen, token = selection(args), getattr(args, "continue")
+    """What the arguments select, of a cluster or of a log: `limit` rows, if there are as many, however many pages that takes. Raises
+    Refused, and as either."""
+    read = _reader(args, home)
+    found = first = read(limit, getattr(args, "continue"))
+    rows = list(first.rows)
+    while found.more is not None and len(rows) < limit:
+        found = read(limit - len(rows), found.more)
+        rows += found.rows
+    return Listed(tuple(rows), first.total, first.size, found.more)
+
+
+def _reader(args: Namespace, home: Home) -> Callable[[int, str | None], Listed]:
+    """Page of at most so many rows, of the token of the page before."""
+    chosen = selection(args)
     if args.kubeconfig is not None:
         from knhk.adapters import receipts_kube  # takes a second to import
 
         fields, labels = _selectors(args)
-        query = {"fieldSelector": fields, "labelSelector": labels, "limit": str(limit), "continue": token or ""}
-        query = {name: text for name, text in query.items() if text}
-        rows, more, size = receipts_kube.page(client(args.kubeconfig), args.namespace, query, policy=args.kind == POLICY)
-        return Listed(tuple(rows), None, size, more or None)
+        asked_of = client(args.kubeconfig)
+
+        def of_cluster(limit: int, token: str | None) -> Listed:
+            query = {"fieldSelector": fields, "labelSelector": labels, "limit": str(limit), "continue": token or ""}
+            query = {name: text for name, text in query.items() if text}
+            rows, more, size = receipts_kube.page(asked_of, args.namespace, query, policy=args.kind == POLICY)
+            return Listed(tuple(rows), None, size, more or None)
+
+        return of_cluster
+    token = getattr(args, "continue")
     if token is not None and not (token.isascii() and token.isdecimal() and len(token) < 19):
         raise Refused([Fault("--continue", token[:64], "must be `continue` of an earlier page")])
     index = followed(home, args.log or str(home.log), args.ca_file, args.certificate)
-    page = index.page(chosen, limit, int(token) if token else None)
-    return Listed(page.rows, page.total, page.size, None if page.more is None else str(page.more))
+
+    def of_index(limit: int, token: str | None) -> Listed:
+        page = index.page(chosen, limit, int(token) if token else None)
+        return Listed(page.rows, page.total, page.size, None if page.more is None else str(page.more))
+
+    return of_index
 
 
 def selected(args: Namespace, home: Home) -> Iterator[Row]:
