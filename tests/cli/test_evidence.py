@@ -162,6 +162,45 @@ def test_a_receipt_is_verified_from_a_file(knhk: Any, log: Any, proven: Path, tm
     assert len(answer.out["steps"]) == (7 if form in ("list", "-") else 4)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "holds no evidence"),
+        ("# nothing\n", "holds no evidence"),
+        ('{"apiVersion": "v1", "kind": "List", "items": []}', "holds no evidence"),
+        ("kind: ReceiptList\nitems: []\n", "holds no evidence"),
+    ],
+)
+def test_where_nothing_was_verified_that_is_said(knhk: Any, log: Any, tmp_path: Path, text: str, told: str) -> None:
+    source = tmp_path / "given"
+    source.write_text(text)
+    answer = knhk("receipt", "verify", source, *trusted(log))
+    assert (answer.exit, told in answer.error_text) == (1, True), answer.text + answer.error_text
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+@pytest.mark.parametrize("hidden", ["no items", "an item that is good", "a list"])
+def test_a_forged_receipt_does_not_hide_behind_items(knhk: Any, log: Any, proven: Path, tmp_path: Path, form: str, hidden: str) -> None:
+    """Only a list has items; what says something beside them is judged itself."""
+    good = spec_of(proven)
+    forged = (
+        good | {"event": "RolledBack", "items": [] if hidden == "no items" else [good]} | ({"kind": "List"} if hidden == "a list" else {})
+    )
+    source = tmp_path / "given"
+    source.write_text(json.dumps(forged) if form == "json" else yaml.safe_dump(forged))
+    answer = knhk("receipt", "verify", source, *trusted(log))
+    assert (answer.exit, answer.out["verified"]) == (1, False), answer.text
+
+
+def test_a_decision_in_a_resource_is_held_against_what_is_kept(knhk: Any, log: Any, proven: Path, tmp_path: Path) -> None:
+    """As `kubectl get decisionreceipt -o json` writes it, where a log is at hand."""
+    source = tmp_path / "given"
+    source.write_text(json.dumps({"kind": "DecisionReceipt", "spec": json.loads((proven / "receipts" / "0.json").read_text())}))
+    answer = knhk("receipt", "verify", source)
+    assert answer.exit == 0, answer.text
+    assert answer.out["steps"][-1]["what"].endswith("O and A are what the leaf commits to")
+
+
 def test_a_receipt_is_verified_by_its_name_in_the_home(knhk: Any, log: Any, proven: Path, tmp_path: Path) -> None:
     spec = spec_of(proven)
     with open_store(Home(tmp_path / "home"), must_exist=False) as store:
@@ -256,6 +295,22 @@ def test_a_log_behind_a_url_proves_and_compares(knhk: Any, log: Any, url: str, t
     assert "a static copy of a log has no index" in unknown.error_text
     (log.dir / "checkpoint").unlink()
     assert "has no checkpoint" in knhk("receipt", "verify", "0", "--log", url, *trusted(log)).error_text
+
+
+@pytest.mark.server
+def test_a_log_that_tells_another_request_than_was_asked_for_is_not_believed(knhk: Any, log: Any, url: str, tmp_path: Path) -> None:
+    """Who serves a log says where a receipt is: the entry there must be of this receipt."""
+    asked, other = log.receipts[0], log.receipts[1]
+    index = log.dir / "index" / f"{asked}00"
+    index.parent.mkdir()
+    index.write_text('{"index": 0}')
+    assert knhk("receipt", "verify", asked, "--log", url, *trusted(log)).exit == 0
+    index.write_text('{"index": 1}')
+    answer = knhk("receipt", "verify", asked, "--log", url, *trusted(log))
+    assert answer.exit == 1, answer.text
+    assert f"receipt: must be '{other}', as what is signed says" in answer.out["steps"][-1]["detail"]
+    assert knhk("log", "prove", asked, "--log", url, "--out", tmp_path / "evidence", *trusted(log)).exit == 1
+    assert not (tmp_path / "evidence").exists()
 
 
 def test_diff_tells_ahead_and_behind_with_a_proof(knhk: Any, log: Any, tmp_path: Path) -> None:

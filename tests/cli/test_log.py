@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from knhk.adapters.log_sequencer import SequencerLog
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import Waiting
 from knhk.model.observation import Observation
+from knhk.wiring.home import LOG_ORIGIN
 from knhk_runtime.keyfile import raw_public
-from knhk_runtime.record import frame, scan_frames
+from knhk_runtime.record import entry_key, frame, scan_frames
+from knhk_runtime.sequencer.__main__ import load_key
+from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.wire import Append, item
+from knhk_runtime.tlog.folder import log_entries
 from knhk_runtime.tlog.notes import cosign, format_vkey
 from knhk_verify.leaf import LEAF_SIZE
 from knhk_verify.note import COSIGNATURE, Verifier
@@ -51,8 +58,6 @@ def test_a_flipped_bit_is_reported_with_its_place(knhk: Any, log: Any, file: str
 
 
 def test_a_foreign_key_is_refused(knhk: Any, log: Any, tmp_path: Path) -> None:
-    from datetime import UTC, datetime
-
     other = establish(tmp_path / "other", "knhk.dev/local", datetime(2026, 11, 23, tzinfo=UTC))
     answer = knhk("log", "verify", log.dir, "--vkey", other.vkey("knhk.dev/local"))
     assert answer.exit == 1
@@ -66,6 +71,25 @@ def test_a_copy_without_keys_json_is_verified_by_one_that_is_given(knhk: Any, lo
     assert (alone.exit, [row["what"] for row in alone.out["bad"]]) == (1, ["1 policy events cannot be checked without a good keys.json"])
     given = knhk("log", "verify", log.dir, "--keys", tmp_path / "keys.json")
     assert (given.exit, given.out["bad"]) == (0, []), given.text
+
+
+def test_a_log_whose_key_nothing_vouches_for_is_refused(knhk: Any, log: Any, tmp_path: Path) -> None:
+    """A forger's log: leaves alone, under a key that its own meta.json names, and no keys.json."""
+    forger, forged = establish(tmp_path / "forger", LOG_ORIGIN, datetime.now(UTC)), tmp_path / "forged"
+    made = Log(forged, load_key(forger.key_file("log"), LOG_ORIGIN), Disk())
+    leaf = next(entry for entry in log_entries(log.dir) if len(entry) == LEAF_SIZE)
+    made.commit([Append((entry_key(leaf),), (leaf,), item(entry_key(leaf), leaf))])
+    made.integrate()
+    made.close()
+    answer = knhk("log", "verify", forged, "--root", log.dir / "root.pub")
+    assert (answer.exit, [row["where"] for row in answer.out["bad"]]) == (1, ["keys.json"]), answer.text
+    (told,) = answer.out["bad"]
+    assert "--keys" in told["what"]
+    (forged / "keys.json").write_bytes((log.dir / "keys.json").read_bytes())
+    answer = knhk("log", "verify", forged, "--root", log.dir / "root.pub")
+    assert (answer.exit, [row["where"] for row in answer.out["bad"]]) == (1, ["keys.json roles.log"])
+    (forged / "keys.json").unlink()
+    assert knhk("log", "verify", forged, "--vkey", forger.vkey(LOG_ORIGIN)).exit == 0  # whose it is, whoever asks has said
 
 
 @pytest.mark.parametrize(

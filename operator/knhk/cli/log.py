@@ -105,7 +105,9 @@ def verify(call: Call) -> Outcome:
     folder = _log_dir(call)
     policy = read_policy(call.args.witnesses) if call.args.witnesses else None
     keys = call.args.keys.read_bytes() if call.args.keys else None
-    report = verify_log(folder, format_vkey(_verifier(call, folder)), _root(call, folder), policy, keys, call.far)
+    trusted = call.args.vkey is not None and call.args.root is None  # the key itself: a log without keys.json needs no root
+    root = None if trusted and keys is None and not (folder / "keys.json").exists() else _root(call, folder)
+    report = verify_log(folder, format_vkey(_verifier(call, folder)), root, policy, keys, call.far)
     data = report_json(report)
     summary = tuple((name, str(data[name])) for name in ("size", "root", "receipts", "leaves", "events", "observations", "erased"))
     tables = [Table("", ("", ""), summary)]
@@ -211,8 +213,7 @@ def prove(call: Call) -> Outcome:
     log, bundle = opened(place, args.ca_file, args.certificate), evidence.Bundle()
     trust = wiring.trust(home, args.root, args.keys, args.at, wiring.folder(place))
     for word in args.receipt:
-        for index in wiring.index_of(log, word):
-            bundle.prove(log.served, index, log.note)
+        wiring.prove(log, word, bundle)
     for index in receipt_reading.chosen(args, home, log, place):
         if f"{index}.json" not in bundle.receipts:
             bundle.prove(log.served, index, log.note)

@@ -44,11 +44,12 @@ class Bundle:
         folders = {"receipts": self.receipts, "checkpoints": self.checkpoints, "consistency": self.consistency}
         return {f"{folder}/{name}": text for folder, files in folders.items() for name, text in files.items()}
 
-    def prove(self, log: Provable, index: int, note: str, name: str = "") -> None:
-        """Adds the receipt of an entry, under `note`."""
+    def prove(self, log: Provable, index: int, note: str, name: str = "", receipt: str | None = None) -> None:
+        """Adds the receipt of an entry, under `note`. `receipt`: the id that it was asked for by: one of another does not verify."""
         entry = self.entries[index] = log.entry(index)
         name = f"{name or index}.json"
-        self.receipts[name] = json.dumps(receipt_of(entry, index, log.inclusion(index, note)), indent=1, ensure_ascii=False) + "\n"
+        said = receipt_of(entry, index, log.inclusion(index, note)) | ({"receipt": receipt} if receipt is not None else {})
+        self.receipts[name] = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
         self.told.append((f"receipts/{name}", {**describe(Entry(index, entry)), "actor": actor_of(Entry(index, entry))}))
 
 

@@ -141,8 +141,7 @@ def sources(words: Sequence[str], where: Where, stdin: Callable[[], bytes]) -> l
 def _logged(where: Where, word: str) -> list[tuple[str, bytes]]:
     """Of a receipt id, or the index of an entry, in the log."""
     bundle, log = Bundle(), where.log()
-    for index in index_of(log, word):
-        bundle.prove(log.served, index, log.note)
+    prove(log, word, bundle)
     where.beside(log, bundle)
     return [(f"{log.served.name} {name}", text.encode()) for name, text in bundle.files().items()]
 
@@ -151,8 +150,12 @@ def _served(api: KubeClient, namespace: str | None, word: str) -> list[tuple[str
     """The same as a cluster serves it, each with its own checkpoint."""
     from knhk.adapters import receipts_kube
 
-    rows = receipts_kube.looked_up(api, namespace, word)
-    return [(f"{row.traits['namespace']}/{row.name}", _bytes(receipts_kube.evidence(api, row))) for row in rows]
+    asked = {"receipt": word} if _is_id(word) else {"logIndex": int(word)}  # what is served must be of this
+    found = list[tuple[str, bytes]]()
+    for row in receipts_kube.looked_up(api, namespace, word):
+        served = receipts_kube.evidence(api, row)
+        found.append((f"{row.traits['namespace']}/{row.name}", _bytes({**served, "spec": served["spec"] | asked})))
+    return found
 
 
 def _read(path: Path) -> bytes:
@@ -164,16 +167,28 @@ def _documents(name: str, data: bytes) -> list[tuple[str, bytes]]:
     """Evidence in a file: as it is, but documents of YAML as JSON, and the items of a list one by one. Raises Refused."""
     if data.startswith((b"old ", b"{")) or b"\n\n\xe2\x80\x94 " in data or len(data) > MAX_BYTES:
         parsed = parse_json(data, name) if data.startswith(b"{") and len(data) <= MAX_BYTES else None
-        documents = parsed["items"] if isinstance(parsed, dict) and isinstance(parsed.get("items"), list) else None
+        documents = _items(parsed) if _is_list(parsed) else None
     else:
         nodes, faults = read(data, name)
         if faults:
             raise Refused(faults)
         values = [to_value(node) for node in nodes]
-        documents = [item for value in values for item in (value["items"] if isinstance(value, dict) and "items" in value else [value])]
+        documents = [item for value in values for item in _items(value)]
     if documents is None:
         return [(name, data)]
+    if not documents:
+        raise NotFound(f"{name}: holds no evidence: must have a receipt, a checkpoint or a consistency proof")
     return [(f"{name} document {number}", json.dumps(document).encode()) for number, document in enumerate(documents, 1)]
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it is a list of resources, as kubectl writes it, and says nothing itself."""
+    listed = isinstance(value, dict) and isinstance(value.get("items"), list) and str(value.get("kind")).endswith("List")
+    return listed and value.keys() <= {"apiVersion", "kind", "metadata", "items"}
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value["items"]) if _is_list(value) else [value]
 
 
 def _named(word: str, where: Where) -> Mapping[str, Any]:
@@ -221,7 +236,8 @@ def kept(found: Sequence[tuple[str, bytes]], log_dir: Path | None) -> list[Step]
         if log_dir is None or not data.startswith(b"{") or b'"leaf"' not in data:
             continue
         try:
-            leaf = unb64(member(parse_json(data, name), "leaf", str, name), f"{name} leaf")
+            document = parse_json(data, name)
+            leaf = unb64(member(document.get("spec", document), "leaf", str, name), f"{name} leaf")
             records = records_of(log_dir, Entry(0, leaf))
         except Bad as bad:
             steps.append(Step(f"{name}: O and A", "", False, str(bad)))
@@ -230,9 +246,21 @@ def kept(found: Sequence[tuple[str, bytes]], log_dir: Path | None) -> list[Step]
     return steps
 
 
-def index_of(log: Opened, word: str) -> list[int]:
-    """Indexes of the entries that `word` names: a number, or a receipt id, which has a leaf for each arm. Raises NotFound, Bad."""
-    if word.isdecimal() and len(word) < 16:
+def prove(log: Opened, word: str, bundle: Bundle) -> None:
+    """Adds the receipts of the entries that `word` names: a number, or a receipt id. Of that id they must be, whatever the log told.
+    Raises NotFound, Bad."""
+    for index in _indexes(log, word):
+        bundle.prove(log.served, index, log.note, receipt=word.lower() if _is_id(word) else None)
+
+
+def _is_id(word: str) -> bool:
+    """Whether it is a receipt id, and no index."""
+    return not (word.isdecimal() and len(word) < 16)
+
+
+def _indexes(log: Opened, word: str) -> list[int]:
+    """Indexes of what `word` names; a receipt has a leaf for each arm."""
+    if not _is_id(word):
         return [int(word)]
     try:
         receipt = bytes.fromhex(word)

@@ -187,10 +187,12 @@ class _Audit:
             self.bad(error.where, error.what)
             return None
 
-    def check_keys(self, keys: Keys | None, verifier: Verifier) -> None:
-        """The log's key is one of role log; every event is signed by one of role rollout."""
+    def check_keys(self, keys: Keys | None, verifier: Verifier, pinned: bool) -> None:
+        """The log's key is one of role log; every event is signed by one of role rollout. Of a pinned root there must be keys.json."""
         if keys is None and self.events:
             self.bad(self.events[0][0], f"{len(self.events)} policy events cannot be checked without a good keys.json")
+        elif keys is None and pinned and not self.report.bad:
+            self.bad("keys.json", f"is not there: nothing shows that the root vouches for the key of {verifier.name}: give it (--keys)")
         if keys is None:
             return
         if not any(k.public == verifier.public and k.name == verifier.name for k in keys.roles.get("log", {}).values()):
@@ -312,7 +314,8 @@ def verify_log(
     far: Far = unheard,
 ) -> Report:
     """Report over the log in `log_dir`. `vkey`: the trusted checkpoint key in note format. `root_public`: the pinned root key
-    (raw, 32 bytes); without it the folder's own root.pub is used, which shows damage but not a forger who replaced both. `policy`: a
+    (raw, 32 bytes), which a keys.json must vouch by; without it the folder's own root.pub is used, which shows damage but not a forger who
+    replaced both, and one without keys.json is judged by `vkey` alone. `policy`: a
     quorum of its witnesses must have cosigned the checkpoint. `keys_json`: in place of the folder's own, which a mirror has not.
     Raises Bad only for a malformed `vkey`."""
     verifier, audit = parse_vkey(vkey), _Audit(Path(log_dir), far)
@@ -324,7 +327,7 @@ def verify_log(
     audit.tiles(tiles | _needed(min(size, len(audit.places))), checkpoint)
     if size > len(audit.places):
         audit.bad("checkpoint", f"covers {size} entries, the folder has {len(audit.places)}")
-    audit.check_keys(audit.signed_keys(root_public, keys_json), verifier)
+    audit.check_keys(audit.signed_keys(root_public, keys_json), verifier, root_public is not None)
     audit.observations()
     report = audit.report
     report.size, report.root = size, checkpoint.root.hex() if checkpoint else ""
