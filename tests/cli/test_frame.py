@@ -95,6 +95,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["keys", "rotate", "rolout"], "did you mean rollout?"),
         (["keys", "rotate", "root"], "choose from 'build', 'rollout', 'data', 'log'"),
         (["log", "replay", "--shard", "0/2"], "--shard: must come with an archive"),
+        (["consent", "list", "J\udcfcrgen"], "'J\\udcfcrgen' must be text in the encoding of this locale"),
+        (["receipt", "lineage", "J\udcfcrgen"], "'J\\udcfcrgen' must be text in the encoding of this locale"),
+        (["receipt", "hold", "J\udcfcrgen", "--reference", "1"], "'J\\udcfcrgen' must be text in the encoding of this locale"),
     ],
 )
 def test_a_wrong_command_line_exits_2_and_says_what_is_wrong(knhk: Any, argv: list[str], told: str) -> None:
@@ -189,6 +192,21 @@ def test_a_reader_that_leaves_early_is_no_crash(pack: Path) -> None:
     argv = f"{shlex.quote(sys.executable)} -m knhk.cli catalog | head -c 1"
     ran = subprocess.run(["bash", "-c", argv], capture_output=True, text=True, check=False)
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_has_not_is_escaped_and_no_crash(log: Any, encoding: str) -> None:
+    """Without this a command that had done its work ended with exit status 3 and no answer."""
+    argv = [sys.executable, "-m", "knhk.cli", "--home", str(log.dir.parent), "receipt", "query"]
+    settings = {**os.environ, "PYTHONIOENCODING": encoding}
+    helped = subprocess.run([*argv, "--help"], capture_output=True, check=True, env=settings)
+    assert b"folder of the " in helped.stdout
+    asked = "SELECT 'Zürich → Δ' AS word"
+    for output in ("json", "yaml", "table"):
+        told = subprocess.run([*argv, asked, "-o", output], capture_output=True, check=True, env=settings).stdout.decode(encoding)
+        assert "rich" in told
+        if output == "json":
+            assert json.loads(told)["rows"] == [["Zürich → Δ"]]
 
 
 def test_data_matches_the_schema_that_the_catalog_states(knhk: Any, pack: Path, log: Any, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_retention_leaves_what_is_held_and_what_nobody_can_say_whose_it_is(regio
 def test_what_is_held_waits_for_its_release(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     region.archived()
     hold = region.run("hold", ANNA, "--reference", "case 7")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{ANNA}\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{ANNA}\n".encode())))
     (queued,) = region.run("erase", "-", "--basis", BASIS, code=1)["erasures"]
     assert (queued["state"], queued["holds"]) == ("queued", [hold["hold"]])
     assert len(region.events("Held")) == 1  # the log shows it from now on

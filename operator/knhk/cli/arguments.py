@@ -11,6 +11,13 @@ from knhk.cli.framework import Argument, Usage
 KUBECONFIG = Argument("--kubeconfig", help="in this cluster, as its user may, and in no home", kind=Path, metavar="FILE")
 
 
+def text(given: str) -> str:
+    """What is hashed, recorded or asked by, and so must be characters; names of files may be other bytes. Raises ValueError."""
+    if any("\ud800" <= each <= "\udfff" for each in given):
+        raise ValueError("must be text in the encoding of this locale (UTF-8)")
+    return given
+
+
 def many(text: str) -> int:
     """A whole number from 1 on. Raises ValueError."""
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**31):

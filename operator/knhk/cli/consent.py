@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.arguments import KUBECONFIG
+from knhk.cli.arguments import KUBECONFIG, text
 from knhk.cli.framework import Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.schema import array, integer, nullable, obj, string
 from knhk.model.consents import BASES, EVENTS, GRANTED, WITHDRAWN
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 noun("consent", "who agreed to which purpose")
 
-SUBJECT = Argument("subject", help="the person, as the point knows it: a value of the attribute spec.consent.subject", metavar="SUBJECT")
+SUBJECT = Argument(
+    "subject", help="the person, as the point knows it: a value of the attribute spec.consent.subject", kind=text, metavar="SUBJECT"
+)
 TAG = Argument("--tag", help="SUBJECT is a tag (64 hexadecimal digits) and no name", flag=True)
 NAMESPACE = Argument("--namespace", "-n", help="namespace of the point (default: default)", default="default")
-PURPOSE = Argument("--purpose", help="what the data is used for", metavar="IRI", required=True)
+PURPOSE = Argument("--purpose", help="what the data is used for", kind=text, metavar="IRI", required=True)
 WITHIN = Argument("--within-s", help="wait so long until it is in the log (default 30)", kind=float, default=30.0, metavar="S")
 EVIDENCE = Argument("--evidence", help="what the person signed, heard or clicked: its SHA-256 is recorded", kind=Path, metavar="FILE")
-CONTROLLER = Argument("--controller", help="who is responsible for the use (default: as recorded before)")
+CONTROLLER = Argument("--controller", help="who is responsible for the use (default: as recorded before)", kind=text)
 ROW: dict[str, Any] = {
     "consent": string(),
     "subject": string(),
@@ -77,9 +79,9 @@ def withdraw(call: Call) -> Outcome:
     ("consent", "list"),
     summary="List consents as they are now",
     arguments=(
-        Argument("subject", help="only this person", metavar="SUBJECT", optional=True),
+        Argument("subject", help="only this person", kind=text, metavar="SUBJECT", optional=True),
         TAG,
-        Argument("--purpose", help="only this purpose", metavar="IRI"),
+        Argument("--purpose", help="only this purpose", kind=text, metavar="IRI"),
         Argument("--state", help="only these", choices=tuple(EVENTS)),
         NAMESPACE,
         KUBECONFIG,

@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import os
 import re
@@ -398,6 +399,8 @@ def _chosen(args: argparse.Namespace) -> Command | None:
 
 def run(argv: Sequence[str]) -> int:
     """Parse, call, render; the one exit of `knhk`. Never raises for what a user can cause."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an encoding may lack what is told: what is done is done, and must be told
     made: Command | None = None
     try:
         args, rest = parser().parse_known_args(argv)
@@ -496,7 +499,8 @@ def show(outcome: Outcome, output: str | None) -> None:
     if form in outcome.texts:
         _print(outcome.texts[form].rstrip("\n"))
     elif form == "json":
-        _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+        is_ascii = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=is_ascii))
     elif form == "yaml":
         import yaml
 

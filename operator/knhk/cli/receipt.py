@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.arguments import many
+from knhk.cli.arguments import many, text
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.key_place import KEY_SERVICE
 from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, SELECTORS, STEPS, TLS, steps_table
@@ -77,7 +77,9 @@ TO = ("csv", "jsonl", "parquet")
     ("receipt", "query"),
     summary="Ask receipts by SQL: decisions, policy events, what was live when, overrides",
     arguments=(
-        Argument("sql", help="one SELECT over decisions, events, live, overrides, and observations with --archive", metavar="SQL"),
+        Argument(
+            "sql", help="one SELECT over decisions, events, live, overrides, and observations with --archive", kind=text, metavar="SQL"
+        ),
         PLACE,
         *SELECTORS,
         *TLS,
@@ -137,8 +139,8 @@ OF_DECISIONS = ("format", "pack", "kind", "verdict", "field_selector", "selector
     arguments=(
         Argument("--format", help="ocsf: events of OCSF 1.7, one a line", choices=("csv", "jsonl", "ocsf", "parquet")),
         Argument("--out", help="file to write; with --subject a new or empty folder", kind=Path, metavar="FILE"),
-        Argument("--subject", help="all about this person: records, proofs, consents; leaves a receipt", metavar="SUBJECT"),
-        Argument("--reason", help="why it may be read, with --subject; it is recorded", metavar="TEXT"),
+        Argument("--subject", help="all about this person: records, proofs, consents; leaves a receipt", kind=text, metavar="SUBJECT"),
+        Argument("--reason", help="why it may be read, with --subject; it is recorded", kind=text, metavar="TEXT"),
         TAG,
         POINTER,
         ARCHIVE,

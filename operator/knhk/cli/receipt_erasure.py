@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.arguments import KUBECONFIG
+from knhk.cli.arguments import KUBECONFIG, text
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_NAMESPACE, KEY_SERVICE, key_place
 from knhk.cli.schema import array, boolean, integer, obj, string
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from knhk.reconcilers.erasing import Eraser, Told
 
 TEXT = "the text that the point's rule finds, such as an e-mail address; - reads it from standard input"
-SUBJECT = Argument("subject", help=TEXT, metavar="SUBJECT")
+SUBJECT = Argument("subject", help=TEXT, kind=text, metavar="SUBJECT")
 ARCHIVE = Argument("--archive", help="archive of the Δ log, whose rows are rewritten too: a folder, or s3://BUCKET/PREFIX", metavar="PLACE")
 DRY = Argument("--dry-run", help="say what would be erased, change nothing", flag=True)
 CLUSTER = (
@@ -56,7 +56,7 @@ COLUMNS = ("erasure", "state", "basis", "leaves", "keys", "records", "rows", "ho
     ("receipt", "erase"),
     summary="Erase what is recorded about a subject, and tell the log: keys first, then copies",
     arguments=(
-        Argument("subject", help=TEXT, metavar="SUBJECT", optional=True),
+        Argument("subject", help=TEXT, kind=text, metavar="SUBJECT", optional=True),
         Argument("--basis", help="why, such as 'GDPR 17(1)(b)'; stands in the log for ever: never a name", metavar="TEXT"),
         ARCHIVE,
         *AT_SERVICE,
@@ -191,10 +191,18 @@ def _eraser(call: Call, archive: str | None) -> AbstractContextManager[Eraser]:
 def _subject(given: str | None) -> str:
     if given is None:
         raise Usage("must be given", "SUBJECT")
-    text = sys.stdin.readline().rstrip("\r\n") if given == "-" else given
-    if not text:
+    name = _line() if given == "-" else given
+    if not name:
         raise Usage("must not be empty", "SUBJECT")
-    return text
+    return name
+
+
+def _line() -> str:
+    """The first line of standard input."""
+    try:
+        return sys.stdin.buffer.readline().decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise Usage("must be UTF-8 on standard input", "SUBJECT") from error
 
 
 def _said(text: str, where: str) -> str:

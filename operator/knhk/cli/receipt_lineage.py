@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knhk.cli.arguments import KUBECONFIG, pointer
+from knhk.cli.arguments import KUBECONFIG, pointer, text
 from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command
 from knhk.cli.key_place import KEY_SERVICE, key_place
 from knhk.cli.log import AT, KEYS, PLACE, ROOT, STEPS, steps_table
@@ -40,7 +40,7 @@ COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "recor
     ("receipt", "lineage"),
     summary="All that happened about one person, business key or receipt, in the order of the log",
     arguments=(
-        Argument("subject", help="a name as attributes hold it, a tag with --tag, or a receipt id", metavar="SUBJECT|RECEIPT"),
+        Argument("subject", help="a name as attributes hold it, a tag with --tag, or a receipt id", kind=text, metavar="SUBJECT|RECEIPT"),
         NAMESPACE,
         TAG,
         POINTER,
