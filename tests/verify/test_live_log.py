@@ -79,6 +79,7 @@ class Traffic:
 def traffic(tmp_path: Path, make_record: MakeRecord) -> Traffic:
     signer = establish(tmp_path / "keys", ORIGIN, datetime(2026, 11, 23, 10, tzinfo=UTC))
     log = Log(tmp_path / "log", load_key(signer.key_file("log"), ORIGIN), Disk())
+    (tmp_path / "log" / "keys.json").write_bytes(signer.keys_json())
     return Traffic(tmp_path / "log", signer.vkey(ORIGIN), signer.root_public(), log, make_record, random.Random(5))
 
 
