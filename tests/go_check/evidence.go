@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -134,22 +135,36 @@ func (e evidence) event(data []byte) error {
 	if !ed25519.Verify(e.rollout, covered, signature) {
 		return errors.New("must have a good signature")
 	}
-	var statement map[string]any
-	decoder := json.NewDecoder(bytes.NewReader(payload))
+	var statement struct {
+		Type          string `json:"_type"`
+		PredicateType string
+		Predicate     struct{ Time string }
+	}
+	if !isCanonical(data) || !isCanonical(payload) || json.Unmarshal(payload, &statement) != nil {
+		return errors.New("must be canonical JSON, the bundle and what it signs")
+	}
+	if statement.Type != "https://in-toto.io/Statement/v1" || statement.PredicateType != "https://knhk.dev/policy-event/v1" {
+		return errors.New("must be the statement of a policy event")
+	}
+	at, err := time.Parse("2006-01-02T15:04:05Z", statement.Predicate.Time)
+	if err != nil || at.Format("2006-01-02T15:04:05Z") != statement.Predicate.Time {
+		return errors.New("must have a time")
+	}
+	return nil
+}
+
+// isCanonical says whether JSON is as it must be written: an object, keys sorted, no white space.
+func isCanonical(data []byte) bool {
+	var object map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber()
-	if err := decoder.Decode(&statement); err != nil {
-		return err
+	if decoder.Decode(&object) != nil {
+		return false
 	}
 	var again bytes.Buffer
 	encoder := json.NewEncoder(&again)
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(statement); err != nil || !bytes.Equal(bytes.TrimSuffix(again.Bytes(), []byte("\n")), payload) {
-		return errors.New("must be canonical JSON")
-	}
-	if statement["_type"] != "https://in-toto.io/Statement/v1" || statement["predicateType"] != "https://knhk.dev/policy-event/v1" {
-		return errors.New("must be the statement of a policy event")
-	}
-	return nil
+	return encoder.Encode(object) == nil && bytes.Equal(bytes.TrimSuffix(again.Bytes(), []byte("\n")), data)
 }
 
 // judge gives an error when anything of a case does not verify.

@@ -132,10 +132,17 @@ def _begun(tree: Tree, old: int, of: Tree) -> str:
     return line(tree.consistency(old, SIZE), 1, lambda hash_: f"{b64(range_root(of.read, 0, old))}\n{hash_}")
 
 
-def _in_bundle(receipt: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    bundle = json.loads(receipt["bundle"])
+def _changed(entry: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    bundle = json.loads(entry)
     change(bundle)
-    return receipt | {"bundle": canonical(bundle).decode()}
+    return canonical(bundle)
+
+
+def _logged(entry: bytes) -> dict[str, Any]:
+    """The receipt of an event that a log has: its proof is good, whatever the entry is."""
+    proof = Tree((*ENTRIES[:EVENT], entry, *ENTRIES[EVENT + 1 :])).proof(EVENT, SIZE)
+    said = GOOD.event_receipt(EVENT, SIZE)
+    return {name: value for name, value in said.items() if name != "checkpoint"} | {"bundle": entry.decode(), "proof": proof}
 
 
 def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -287,6 +294,11 @@ def refused_logs() -> Refused:
             "consistency proof",
             "no hashes",
         ),
+        "checkpoint: a size of 2^63, signed": (
+            {"checkpoint": signed(head13.replace("\n13\n", f"\n{1 << 63}\n"))},
+            "checkpoint checkpoint line 2",
+            "below 2^63",
+        ),
         "checkpoint: leading zero, signed": (
             {"checkpoint": signed(head13.replace("\n13\n", "\n013\n"))},
             "checkpoint checkpoint line 2",
@@ -377,12 +389,36 @@ def refused_signatures() -> Refused:
             f"{bundle} predicateType",
             "policy-event/v1",
         ),
+        "payload signed, its time without a zero": (
+            _resigned(payload.replace(b"T10:00:00Z", b"T10:0:00Z")),
+            f"{bundle} predicate.time",
+            "must be a time like",
+        ),
         "payload signed, no statement": (_resigned(payload.replace(b"Statement/v1", b"Statement/v0")), f"{bundle} _type", "Statement/v1"),
     }
     cases: Refused = {
-        f"event: {name}": ({"r.json": text(_in_bundle(receipt, change))}, where, says, "signed")
+        f"event: {name}": ({"r.json": text(_logged(_changed(ENTRIES[EVENT], change)))}, where, says, "signed")
         for name, (change, where, says) in changes.items()
     }
+    entry = ENTRIES[EVENT]
+    cases["event: bundle with white space in it, in the log"] = (
+        {"r.json": text(_logged(entry.replace(b":", b": ", 1)))},
+        f"{bundle}",
+        "not canonical",
+        "signed",
+    )
+    cases["event: bundle with white space before it, in the log"] = (
+        {"r.json": text(_logged(b" " + entry))},
+        f"{bundle}",
+        "not canonical",
+        "signed",
+    )
+    cases["event: bundle in UTF-16, in the log"] = (
+        {"r.json": text(_logged(entry.decode().encode("utf-16-le")))},
+        bundle,
+        "is not JSON",
+        "signed",
+    )
     repeated = text(receipt).replace('"logIndex": 5', '"logIndex": 4, "logIndex": 5')
     cases["event: a member repeated"] = ({"r.json": repeated}, "r.json", "repeats a member", "json")
     cases["event: a number with a point"] = (
@@ -465,6 +501,9 @@ def refused_keys() -> dict[str, tuple[str, str, str]]:
         "altered": (flipped(good, good.index('"payload":"') + 60), "keys.json signatures", "altered"),
         "of another version": (keys_json(version=2), "keys.json version", "must be 1"),
         "without a serial number": (keys_json(serial=0), "keys.json serial", "at least 1"),
+        "a time in small letters": (keys_json(expires="2027-01-01t00:00:00z"), "keys.json expires", "must be a time like"),
+        "a time without zeros": (keys_json(expires="2027-1-1T00:00:00Z"), "keys.json expires", "must be a time like"),
+        "a time in other digits": (keys_json(expires="２０２７-01-01T00:00:00Z"), "keys.json expires", "must be a time like"),
         "expired": (keys_json(expires=AT), "keys.json expires", "expired at"),
         "a key of two roles": (keys_json(build=[named(ROLLOUT)]), "keys.json roles.rollout", "must serve one role"),
         "the root in a role": (keys_json(build=[named(ROOT)]), "keys.json roles.build", "is a key of root too"),

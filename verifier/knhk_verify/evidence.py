@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from knhk_verify.errors import Bad, demand
-from knhk_verify.leaf import KINDS, VERDICTS, parse_leaf
+from knhk_verify.leaf import KINDS, MODES, VERDICTS, parse_leaf
 from knhk_verify.note import Checkpoint, Proof, Verifier, b64, open_checkpoint, open_note, parse_path, parse_proof, unb64
 from knhk_verify.signed import TIME, Keys, keyid, member, parse_json, verify_event, verify_keys
 from knhk_verify.tree import leaf_hash, verify_consistency, verify_inclusion
@@ -103,9 +103,9 @@ class Evidence:
         demand(self._entries.setdefault((tree.origin, proof.start), entry) == entry, where, f"split view: two entries {proof.start}")
 
     def _leaf(self, spec: Any, where: str) -> tuple[bytes, dict[str, object]]:
-        data = unb64(member(spec, "leaf", str, where), f"{where} leaf")
-        leaf = parse_leaf(data, f"{where} leaf")
-        said = f"{KINDS[leaf.kind]} {VERDICTS[leaf.verdict]} of receipt {leaf.receipt_id.hex()} by pack {leaf.pack.hex()}"
+        leaf = parse_leaf(data := unb64(member(spec, "leaf", str, where), f"{where} leaf"), f"{where} leaf")
+        said = f"{KINDS[leaf.kind]} {VERDICTS[leaf.verdict]}, {MODES[leaf.mode]}, flags {leaf.flags:06b},"
+        said += f" of receipt {leaf.receipt_id.hex()} by pack {leaf.pack.hex()} at {leaf.time_ns} ns"
         self._step(f"{where}: leaf", "none", said)
         return data, {"leaf": spec["leaf"], "receipt": leaf.receipt_id.hex()}
 

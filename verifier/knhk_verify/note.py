@@ -13,8 +13,7 @@ from knhk_verify.errors import Bad, demand
 from knhk_verify.tree import HASH
 
 ED25519, COSIGNATURE = b"\x01", b"\x04"  # kinds of keys: a log's, a witness's
-PROOF = "c2sp.org/tlog-proof@v1"
-MAX_SIGNATURES, MAX_HASHES, MAX_NOTE_BYTES = 200, 63, 1 << 20
+PROOF, MAX_SIGNATURES, MAX_HASHES, MAX_NOTE_BYTES = "c2sp.org/tlog-proof@v1", 200, 63, 1 << 20
 NAME = re.compile(r"[^\s+]+")  # of a signer
 
 
@@ -100,7 +99,7 @@ class Checkpoint(NamedTuple):
 
 
 def _number(text: str, where: str) -> int:
-    demand(bool(re.fullmatch(r"0|[1-9][0-9]{0,18}", text)), where, "must be a decimal number without leading zeros")
+    demand(bool(re.fullmatch(r"0|[1-9][0-9]{0,18}", text)) and int(text) < 1 << 63, where, "must be decimal, below 2^63, no leading zeros")
     return int(text)
 
 

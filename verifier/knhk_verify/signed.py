@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from knhk_verify.errors import Bad, demand
 from knhk_verify.note import ed25519_ok, unb64
 
-KEYS, IN_TOTO = "application/vnd.knhk.keys.v1+json", "application/vnd.in-toto+json"
-BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-STATEMENT, POLICY_EVENT = "https://in-toto.io/Statement/v1", "https://knhk.dev/policy-event/v1"
+KEYS, STATEMENT, POLICY_EVENT = "application/vnd.knhk.keys.v1+json", "https://in-toto.io/Statement/v1", "https://knhk.dev/policy-event/v1"
+IN_TOTO, BUNDLE = "application/vnd.in-toto+json", "application/vnd.dev.sigstore.bundle.v0.3+json"
 ROLES, TIME, MAX_BYTES, MAX_KEYS_BYTES, MAX_PARTS = ("build", "rollout", "log", "data"), "%Y-%m-%dT%H:%M:%SZ", 1 << 20, 1 << 24, 1 << 17
 
 
@@ -26,10 +25,10 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(data: bytes | str, where: str, limit: int = MAX_BYTES) -> Any:
-    """JSON without floats or repeated members, at most `limit` bytes; raises Bad."""
+    """JSON in UTF-8, without floats or repeated members, at most `limit` bytes; raises Bad."""
     demand(len(data) <= limit, where, f"has more than {limit} bytes")
     try:
-        return json.loads(data, parse_float=int, parse_constant=int, object_pairs_hook=_distinct)
+        return json.loads(data.decode() if type(data) is bytes else data, parse_float=int, parse_constant=int, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise Bad(where, f"is not JSON of integers and strings: {error}") from error
 
@@ -55,7 +54,9 @@ def member(value: object, path: str, kind: type, where: str) -> Any:
 def parse_time(text: str, where: str) -> datetime:
     """UTC time of `YYYY-MM-DDTHH:MM:SSZ`; raises Bad."""
     try:
-        return datetime.strptime(text, TIME).replace(tzinfo=UTC)
+        time = datetime.strptime(text, TIME).replace(tzinfo=UTC)
+        demand(f"{time:{TIME}}" == text, where, "is written in another way")
+        return time
     except ValueError as error:
         raise Bad(where, f"{text!r} must be a time like 2027-01-01T00:00:00Z") from error
 
@@ -144,7 +145,7 @@ def verify_keys(data: bytes, root_public: bytes, now: datetime | None = None, mi
 
 def verify_bundle(data: bytes, keys: Mapping[str, bytes], where: str = "bundle") -> dict[str, Any]:
     """in-toto statement of a sigstore bundle v0.3 signed by the key that its hint names, one of `keys`; raises Bad."""
-    bundle = parse_json(data, where)
+    bundle = parse_canonical(data, where)
     demand(member(bundle, "mediaType", str, where) == BUNDLE, f"{where} mediaType", f"must be {BUNDLE!r}")
     hint = member(bundle, "verificationMaterial.publicKey.hint", str, where)
     demand(hint in keys, f"{where} verificationMaterial", f"keyid {hint}: is not a key allowed here")

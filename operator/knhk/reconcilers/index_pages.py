@@ -66,7 +66,10 @@ def how_to_check() -> str:
         "Get the root key, `root.pub` (44 characters), from the owner of the log, on a way that you trust. It is not in here on "
         "purpose: who alters a folder could alter a key in it, too.",
         "Have Python 3.11 or newer, and its package `cryptography` (`pip install cryptography`). Nothing else, and no network.",
-        "Read `verifier/knhk_verify`, at most 600 lines, or compare it with the one that you know. Then, in this folder:",
+        "Best take the verifier that you have from elsewhere. Else look what is in `verifier`: the folder `knhk_verify` alone, and in it "
+        "eight files that end in `.py`. Do not run it when there is anything else, `__pycache__` or another module too: Python would run "
+        "that in place of what you read. Read these files, at most 600 lines, or compare them with those that you know. Then, in this "
+        "folder:",
     )
     return "\n".join(
         (
