@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from knhk.adapters.signer_local import establish
+from knhk.lockchain import PolicyEvent, statement
 from knhk_runtime.record import SEGMENT_MAGIC, frame
+from knhk_runtime.sequencer.__main__ import load_key
+from knhk_runtime.sequencer.core import Log
+from knhk_runtime.sequencer.files import Disk
+from knhk_runtime.sequencer.wire import parse_event
 from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_verify.errors import Bad
+from knhk_verify.signed import canonical
 from knhk_verify.tree import leaf_hash
+
+ORIGIN = "knhk.dev/test"
 
 
 def test_a_sound_log_verifies(made: Any) -> None:
@@ -116,6 +127,25 @@ def test_a_missing_file_is_reported(folder: Any, name: str) -> None:
 def test_a_file_that_does_not_belong_is_reported(folder: Any) -> None:
     (folder.path / "tile/0/999x").write_bytes(b"")
     assert verify_log(folder.path, folder.vkey, folder.root_public).bad == [{"where": "tile/0/999x", "what": "is not the path of a tile"}]
+
+
+def test_an_event_that_is_in_the_log_twice_in_other_bytes_is_noted(tmp_path: Path) -> None:
+    """Its signature covers the statement alone: who writes the log can put an old event in once more, with a member beside."""
+    signer = establish(tmp_path / "keys", ORIGIN, datetime(2026, 11, 23, tzinfo=UTC))
+    log = Log(tmp_path / "log", load_key(signer.key_file("log"), ORIGIN), Disk())
+    event = signer.bundle("rollout", statement(PolicyEvent("Promoted", ("pack/erp/p@1", "ab" * 32), "control", "2026-11-23T10:00:00Z")))
+    log.commit([parse_event(event), parse_event(canonical({**json.loads(event), "again": 1}))])
+    assert log.integrate()
+    log.close()
+    (tmp_path / "log" / "keys.json").write_bytes(signer.keys_json())
+    report = verify_log(tmp_path / "log", signer.vkey(ORIGIN), signer.root_public())
+    assert report.bad == []
+    assert report.notes == [
+        {
+            "where": f"tile/entries/000.p/2 offset {2 + len(event)} (entry 1)",
+            "what": "says what tile/entries/000.p/2 offset 0 (entry 0) says: one event stands in the log twice, in other bytes",
+        }
+    ]
 
 
 def test_another_key_is_refused(folder: Any) -> None:

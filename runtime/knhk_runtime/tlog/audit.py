@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from knhk_runtime.tlog.tree import TILE, parse_bundle_of_entries, range_root, su
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, open_note, parse_vkey, unb64
-from knhk_verify.signed import Keys, member, parse_json, verify_event, verify_keys
+from knhk_verify.signed import Keys, canonical, member, parse_json, verify_event, verify_keys
 from knhk_verify.tree import HASH, leaf_hash
 
 MISSING = bytes(HASH)
@@ -31,7 +32,7 @@ MISSING = bytes(HASH)
 @dataclass
 class Report:
     """What was found. `bad`: {where, what} of everything that does not verify; `notes`: the same for what is worth knowing
-    (records not yet in the log, torn tails, repeated records). Numbers count entries below the checkpoint."""
+    (records not yet in the log, torn tails, repeated records and events). Numbers count entries below the checkpoint."""
 
     size: int = 0
     root: str = ""
@@ -197,11 +198,15 @@ class _Audit:
             return
         if not any(k.public == verifier.public and k.name == verifier.name for k in keys.roles.get("log", {}).values()):
             self.bad("keys.json roles.log", f"does not name the checkpoint key of {verifier.name}")
+        said = dict[bytes, str]()  # what is signed, not the bytes around it → where it stands first
         for where, entry in counted(self.events, self.far, "policy events", len(self.events)):
             try:
-                verify_event(entry, keys, where)
+                first = said.setdefault(sha256(canonical(verify_event(entry, keys, where)[0])).digest(), where)
             except Bad as error:
                 self.bad(error.where, error.what)
+                continue
+            if first != where:
+                self.note(where, f"says what {first} says: one event stands in the log twice, in other bytes")
 
     def meta(self, verifier: Verifier) -> None:
         if (found := self.folder.read("meta.json", needed=False)) is None:
