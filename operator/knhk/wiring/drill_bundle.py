@@ -91,12 +91,13 @@ def _again(folder: Path, root: bytes, said: Any) -> Iterator[Step]:
 
 
 def _entries(folder: Path, root: bytes, origin: str, size: int, note: str) -> list[bytes]:
-    """The first `size` entries of a log, under its checkpoint and under the one that the drill's event has. Raises Bad."""
+    """The first `size` entries of a log, all of which are under its checkpoint, and those under the one that the drill's event has.
+    Raises Bad."""
     log = opened(str(folder))
     demand(log.note.partition("\n")[0] == origin, f"{folder}/checkpoint line 1", f"must be {origin}")
     demand(size <= log.served.size, f"{folder}/checkpoint", f"covers {log.served.size} entries: must cover {size}")
     keys = verify_keys((folder / KEYS).read_bytes(), root, where=f"{folder}/{KEYS}")
-    then = replays.proven(log, keys, size)
+    now, then = replays.proven(log, keys), replays.proven(log, keys, size)
     same = note.split("\n")[2:3] == [b64(then.root)] and size_of(note, "checkpoints") == size
     demand(same, f"{folder}", f"has another root of {size} entries than the checkpoint in the signed event")
-    return list(then.served.entries_under(then.root))
+    return list(now.served.entries_under(now.root))[:size]
