@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600, sync: bool = True) -> None:
@@ -35,14 +38,18 @@ def whole(path: Path) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield path
         return
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
     try:
         yield temporary
         if target.exists():
             temporary.chmod(target.stat().st_mode & 0o777)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (error.filename == str(temporary) or error.errno in FULL):
+            error.filename = str(path)  # the name that its reader knows
         raise
 
 

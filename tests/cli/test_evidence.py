@@ -373,6 +373,49 @@ def test_where_no_log_is_that_is_said(knhk: Any, log: Any, tmp_path: Path, words
     assert "nowhere: has no checkpoint: must be a log folder" in answer.error_text
 
 
+@pytest.mark.parametrize("verb", ["verify", "fsck", "checkpoint"])
+def test_a_place_without_a_log_is_no_log_that_is_damaged(knhk: Any, log: Any, tmp_path: Path, verb: str) -> None:
+    """Exit status 1 would say that a log was looked at, and that it does not fit."""
+    answer = knhk("log", verb, tmp_path / "nowhere")
+    assert answer.exit == 3
+    assert "nowhere: has no checkpoint: must be a log folder" in answer.error_text
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("words", [("log", "prove", "--out", "evidence"), ("receipt", "verify")])
+@pytest.mark.parametrize(("named", "told"), [("99", "no entry 99 in this log"), ("ab" * 16, "no receipt abab")])
+def test_an_entry_that_the_log_has_not_is_told_apart_from_one_that_does_not_verify(
+    knhk: Any, log: Any, words: tuple[str, ...], named: str, told: str
+) -> None:
+    answer = knhk(*words, named, "--log", log.dir, *trusted(log))
+    assert answer.exit == 1
+    assert told in answer.err["error"]
+    assert answer.out is None
+
+
+def test_a_word_that_names_no_entry_is_refused(knhk: Any, log: Any, tmp_path: Path) -> None:
+    answer = knhk("log", "prove", "promoted", "--log", log.dir, "--out", tmp_path / "evidence", *trusted(log))
+    assert (answer.exit, answer.err["error"]) == (1, "refused")
+    assert answer.err["faults"] == [
+        {"where": "receipt", "value": "promoted", "must": "must be 32 hexadecimal digits, or the index of an entry"}
+    ]
+
+
+def test_lineage_of_what_the_log_does_not_know_says_so(knhk: Any, log: Any) -> None:
+    nobody = knhk("receipt", "lineage", "nobody", "--log", log.dir)
+    assert (nobody.exit, nobody.out["rows"]) == (0, [])
+    assert "nobody: nothing was found about it: a subject is named as attributes hold it" in nobody.err["note"]
+    absent = knhk("receipt", "lineage", "ab" * 16, "--log", log.dir)
+    assert absent.exit == 1
+    assert f"no receipt {'ab' * 16} in this log" in absent.err["error"]
+
+
+def test_a_folder_that_is_not_there_is_named_and_no_file_that_nobody_gave(knhk: Any, log: Any, tmp_path: Path) -> None:
+    answer = knhk("receipt", "query", "SELECT 1", "--log", log.dir, "--out", tmp_path / "nowhere" / "answer.csv")
+    assert answer.exit == 3
+    assert answer.err["error"] == f"{tmp_path / 'nowhere'}: there is no such folder"
+
+
 @pytest.mark.parametrize("root", ["no.pub", "AAAA"])
 @pytest.mark.parametrize("words", [("receipt", "verify"), ("log", "verify"), ("log", "state")])
 def test_a_root_that_is_no_key_is_said(knhk: Any, log: Any, words: tuple[str, ...], root: str) -> None:

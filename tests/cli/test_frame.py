@@ -250,7 +250,14 @@ def _conforms(value: Any, schema: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"), [(("pack", "tset"), "test"), (("hok", "list"), "hook"), (("hook", "execute", "ASK_PS"), "ASK_SP")]
+    ("words", "meant"),
+    [
+        (("pack", "tset"), "test"),
+        (("hok", "list"), "hook"),
+        (("hook", "execute", "ASK_PS"), "ASK_SP"),
+        (("receipt", "list", "--verdict", "deny"), "DENY"),
+        (("receipt", "prove", "0"), "`knhk log prove`"),
+    ],
 )
 def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(knhk: Any, words: tuple[str, ...], meant: str) -> None:
     answer = knhk(*words)

@@ -260,12 +260,6 @@ def test_an_unknown_receipt_is_told(knhk: Any, log: Any, receipt: str, told: str
     assert told in answer.error_text
 
 
-def test_a_folder_that_is_no_log_exits_3(knhk: Any, tmp_path: Path) -> None:
-    answer = knhk("log", "verify", tmp_path / "nowhere")
-    assert answer.exit == 3
-    assert "meta.json" in answer.err["faults"][0]["where"]
-
-
 @pytest.mark.server
 def test_beside_a_folder_that_is_no_log_no_archive_is_made(knhk: Any, tmp_path: Path) -> None:
     answer = knhk("log", "archive", str(tmp_path / "typo"), "--to", str(tmp_path / "delta"))

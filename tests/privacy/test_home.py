@@ -124,6 +124,9 @@ def test_a_subject_is_forgotten_while_the_point_runs(up: Running) -> None:
     for words in (("erase", NAME), ("erase", "", "--basis", "x"), ("erase", NAME, "--basis", "Müller"), ("hold", NAME, "--reference", "")):
         assert up.run("receipt", *words).returncode == 2
 
+    nobody = up.run("receipt", "erase", "nobody@example.com", "--basis", "GDPR 17(1)(b)")
+    assert (nobody.returncode, "nothing is recorded of this subject" in nobody.stderr) == (0, True), nobody
+
     for verb in (["erase", NAME, "--basis", "x"], ["retain"], ["reapply"]):
         refused = up.run("receipt", *verb, "--archive", str(up.home.root / "nowhere"))
         assert (refused.returncode, "must be the archive of a log" in refused.stderr) == (3, True), refused

@@ -156,8 +156,11 @@ class SequencerLog:
             with self._free:
                 status, data = self._asked(method, target, body)
         except (OSError, http.client.HTTPException) as error:
-            hint = "" if isinstance(self._server, Https) else "; is the sequencer running? (knhk up)"
-            message = f"{self._server}: {type(error).__name__}: {error}{hint}"
+            what = f"{type(error).__name__}: {error}"
+            if not isinstance(self._server, Https):
+                absent = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+                what = f"{'nobody listens there' if absent else what}; is the sequencer running? (knhk up)"
+            message = f"{self._server}: {what}"
             raise Waiting("LogUnreachable", message, RETRY_AFTER_S) from error
         if status in (200, 204):
             return data

@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import io
 import json
 import os
@@ -322,8 +323,13 @@ class _Parser(argparse.ArgumentParser):
 def _with_hint(message: str) -> str:
     """argparse's message, with the word that was probably meant."""
     wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-    close = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1) if wrong else []
-    return f"{message}; did you mean {close[0]}?" if close else message
+    if wrong is None:
+        return message
+    known = {word.lower(): word for word in re.findall(r"[\w-]+", wrong[2])}
+    close = [known[word] for word in difflib.get_close_matches(wrong[1].lower(), known, n=1)]
+    if not close and message.startswith("argument VERB:"):  # of another noun, perhaps
+        close = [f"`knhk {made.words}`" for made in COMMANDS.values() if made.noun and made.verb == wrong[1]]
+    return f"{message}; did you mean {' or '.join(close)}?" if close else message
 
 
 def _unknown(rest: Sequence[str], made: Command | None) -> str:
@@ -431,6 +437,13 @@ def run(argv: Sequence[str]) -> int:
         return _fail(made.failure if made is not None and made.failure is not None else code, headline, faults)
 
 
+_MUST: Mapping[int, str] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "must have room: nothing that was there before is lost"),
+    errno.EISDIR: "must be a file",
+    errno.ENOTDIR: "must be a folder",
+}
+
+
 def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
     """Exit code, headline and faults of an error."""
     match error:
@@ -453,7 +466,7 @@ def judge(error: Exception) -> tuple[int, str, tuple[Fault, ...]]:
         case OSError():
             where = str(error.filename or "system")
             told = error.strerror or str(error)
-            return FAILURE, f"{where}: {told}", (Fault(where, told, "must be there and be permitted"),)
+            return FAILURE, f"{where}: {told}", (Fault(where, told, _MUST.get(error.errno or 0, "must be there and be permitted")),)
         case KnhkError():
             return FAULTS, str(error), ()
         case _ if (bad := _unverified(error)) is not None:

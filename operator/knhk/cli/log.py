@@ -407,11 +407,14 @@ def _log_dir(call: Call) -> Path:
 
 
 def _verifier(call: Call, folder: Path) -> Verifier:
+    from knhk.wiring.log_opening import no_log
     from knhk_verify.errors import Bad
     from knhk_verify.note import parse_vkey
     from knhk_verify.signed import member, parse_json
 
     given: Any = call.args.vkey
+    if not any((folder / name).exists() for name in ("meta.json", "checkpoint")):
+        raise no_log(str(folder))
     if given is None:
         given = member(parse_json((folder / "meta.json").read_bytes(), "meta.json"), "vkey", str, "meta.json")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from knhk.reconcilers.erasing import Eraser, Told
 
 TEXT = "the text that the point's rule finds, such as an e-mail address; - reads it from standard input"
+NOTHING = "nothing is recorded of this subject: is it written as the rule of the point's spec.privacy finds it?"
 SUBJECT = Argument("subject", help=TEXT, kind=text, metavar="SUBJECT")
 ARCHIVE = Argument("--archive", help="archive of the Δ log, whose rows are rewritten too: a folder, or s3://BUCKET/PREFIX", metavar="PLACE")
 DRY = Argument("--dry-run", help="say what would be erased, change nothing", flag=True)
@@ -88,7 +90,11 @@ def erase(call: Call) -> Outcome:
         raise Usage("must be given", "--basis")
     subject, basis = _subject(args.subject), _said(args.basis, "--basis")
     with _eraser(call, args.archive) as eraser:
-        return _told([eraser.erase(subject, basis, dry=args.dry_run)])
+        told = eraser.erase(subject, basis, dry=args.dry_run)
+    outcome = _told([told])
+    if told.state in ("", "dry") and not (told.plan.targets or told.plan.keys or told.unsearched):
+        return replace(outcome, notes=(NOTHING,))
+    return outcome
 
 
 @command(

@@ -32,6 +32,7 @@ BESIDE = (
     Argument("--erasures", help="with --key-service: https://HOST:PORT beside the log, in place of a log at hand", metavar="URL"),
     Argument("--erasures-token", help="with --erasures: token of audience erasures.knhk.dev", kind=Path, metavar="FILE"),
 )
+NAMED = "a subject is named as attributes hold it, or with --pointer as a body does; a decision by its receipt id"
 AT_HAND = ("log", "archive")
 COLUMNS = ("entry", "time", "what", "of", "approved by", "consents then", "record", "verified")
 
@@ -95,7 +96,8 @@ def lineage(call: Call) -> Outcome:
     table = Table("", COLUMNS, tuple(_cells(row) for row in found.rows))
     bad = [step for step in steps if not step.ok]
     whole = good and not found.missing
-    return Outcome(data, OK if whole else FAULTS, (table, *([steps_table(bad)] if bad else [])), notes=found.missing)
+    notes = found.missing if found.rows or found.missing else (f"{args.subject}: nothing was found about it: {NAMED}",)
+    return Outcome(data, OK if whole else FAULTS, (table, *([steps_table(bad)] if bad else [])), notes=notes)
 
 
 def _on_cluster(args: Namespace, asked: Asked, exporting: AbstractContextManager[Exporter]) -> tuple[Found, bytes | None]:

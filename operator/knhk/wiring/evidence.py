@@ -14,7 +14,7 @@ from urllib.parse import quote
 from knhk.adapters import log_reading
 from knhk.adapters.signer_local import pinned_root, read_root_pub
 from knhk.api.document import read, to_value
-from knhk.model.faults import NotFound, Refused, Stalled
+from knhk.model.faults import Fault, NotFound, Refused, Stalled
 from knhk.model.resource import Key
 from knhk.reconcilers.evidence import Bundle, Side
 from knhk.reconcilers.receipts import Entry, records_of
@@ -261,13 +261,15 @@ def _is_id(word: str) -> bool:
 def _indexes(log: Opened, word: str) -> list[int]:
     """Indexes of what `word` names; a receipt has a leaf for each arm."""
     if not _is_id(word):
+        if int(word) >= log.served.size:
+            raise NotFound(f"{log.served.name}: no entry {word} in this log, whose checkpoint has {log.served.size}; try again in a second")
         return [int(word)]
     try:
         receipt = bytes.fromhex(word)
     except ValueError:
         receipt = b""
     if len(receipt) != 16:
-        raise Bad("receipt", f"{word!r} must be 32 hexadecimal digits, or the index of an entry")
+        raise Refused([Fault("receipt", word, "must be 32 hexadecimal digits, or the index of an entry")])
     if not log_reading.is_url(log.served.name):
         return _scanned(log.served, receipt)
     found = [log_reading.index_at(log.fetch, receipt + b"\0", log.served.name)]

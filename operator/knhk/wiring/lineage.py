@@ -64,7 +64,7 @@ class Found:
 
 
 def find(asked: Asked, home: Home) -> Found:
-    """Raises NotFound, Bad, Waiting, Stalled."""
+    """Raises NotFound (a receipt, too, that the log does not have), Bad, Waiting, Stalled."""
     tags = _tags_of(asked, home)
     wanted = wanted_of(asked, tags)
     log = opened(asked.log)
@@ -88,6 +88,8 @@ def find(asked: Asked, home: Home) -> Found:
         unsealer.close()
     rows = lineage.lineage(enumerate(log.served.entries()), kept, wanted)
     missing = _missing(asked, home, tags, rows, sealed, log)
+    if asked.is_receipt and not (rows or missing):
+        raise NotFound(f"{asked.log}: no receipt {asked.subject} in this log, and nothing about who is called so")
     return Found(rows, kept, log.served, log.note, log.served.size, log.served.name, missing)
 
 

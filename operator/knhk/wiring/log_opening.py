@@ -29,6 +29,11 @@ def opened(place: str, ca_file: Path | None = None, certificate: Path | None = N
         told = f"the log is not reached: {error}: must be the place of a log that is reached from here, by who may read it"
         raise Waiting(error.reason, told, error.retry_after_s) from error
     if note is None:
-        raise Stalled("NoLog", f"{place}: has no checkpoint: must be a log folder, a store that a log is published in, or the URL of a log")
+        raise no_log(place)
     text = note.decode("utf-8", "replace")
     return Opened(fetch, Served(place, fetch, size_of(text, f"{place}/checkpoint")), text)
+
+
+def no_log(place: str) -> Stalled:
+    """What is told of a place where no log is."""
+    return Stalled("NoLog", f"{place}: has no checkpoint: must be a log folder, a store that a log is published in, or the URL of a log")

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from knhk.adapters.log_reading import of_store
 from knhk.model.faults import NotFound, Stalled
 from knhk.wiring import evidence
 from knhk.wiring.home import Home
+from knhk.wiring.log_opening import no_log
 from knhk_runtime.objects.folder import FolderStore
 from knhk_runtime.objects.port import ObjectStore
 from knhk_runtime.sequencer.core import lock
@@ -23,8 +25,14 @@ from knhk_verify.signed import TIME, member, parse_json, verify_keys
 
 
 def own_verifier(store: ObjectStore) -> Verifier:
-    """The key that the log itself names: it shows damage, but no forger. Raises NotFound, Bad."""
-    return parse_vkey(member(parse_json(store.get("meta.json").data, "meta.json"), "vkey", str, "meta.json"))
+    """The key that the log itself names: it shows damage, but no forger. Raises NotFound, Bad, Stalled (no log is there)."""
+    try:
+        meta = store.get("meta.json").data
+    except NotFound:
+        if of_store(store)("checkpoint") is None:
+            raise no_log(store.name) from None
+        raise
+    return parse_vkey(member(parse_json(meta, "meta.json"), "vkey", str, "meta.json"))
 
 
 def verifiers_for(
