@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from knhk.adapters.kube_client import KubeClient
+from knhk.adapters.receipt_index import MISSES, OWN
 from knhk.cli import main
 from knhk.model.faults import AlreadyExists, Waiting
 
@@ -390,3 +391,20 @@ OTHER = (b"RING0003" + bytes(8)).hex()  # of namespace crm
 )
 def test_a_receipt_that_is_not_there_or_not_theirs_to_read_is_told(ask: Ask, words: tuple[str, ...], code: int, says: str) -> None:
     assert says in ask(*words, trusting=words[0] != "show", code=code)["error"]
+
+
+def test_what_a_guard_made_up_hides_nothing_from_kubectl(risk: Kubectl, ask: Ask, written: Written) -> None:
+    """The answers that come first have no row, but say where to go on; kubectl, and `knhk receipt list`, do."""
+    made_up = (leaf(n, ring=b"LIAR0001", pack=CONTROLS) for n in range(10000, 10000 + OWN + 1 + 2 * MISSES))
+    written.leaves(b"".join((each[:6], (number + 1).to_bytes(2, "big"), each[8:])) for number, each in enumerate(made_up))
+    wanted, selector = (b"LIAR0001" + (10000 + OWN).to_bytes(8, "big")).hex(), f"region={OWN + 1},pack=invoice-controls"
+    path = f"{PATHS}/decisionreceipts?resourceVersion={written.served.size}&fieldSelector={selector.replace('=', '%3D')}&limit=500"
+    for _ in range(60):  # each waits up to seconds, there
+        if (first := risk("get", "--raw", path)).returncode == 0:
+            break
+    page = json.loads(read(first))
+    assert (page["items"], bool(page["metadata"]["continue"])) == ([], True)
+    assert read(risk("get", "drcpt", "-n", "erp", "--field-selector", selector, "-o", "name")).split("/")[1:] == [f"{wanted}\n"]
+    shown = risk("get", "drcpt", "-n", "erp", "--field-selector", selector)
+    assert ([row.split()[0] for row in read(shown).splitlines()], shown.stderr) == (["NAME", wanted], "")
+    assert [row["receipt"] for row in ask("list", "-n", "erp", "--field-selector", selector)["receipts"]] == [wanted]
