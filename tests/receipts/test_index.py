@@ -285,7 +285,11 @@ def test_what_comes_after_an_index_is_told_in_steps_and_once(
     monkeypatch.setattr(receipt_index, "STEP", step)
     happenings(written)
     index.follow(ORIGIN, written.served)
-    for selection in ((), (policy_events(),), (decisions(),), field_selector("pack=limits"), (equal("verdict", "Pass"),)):
+    one = (b"RING0001" + (2).to_bytes(8, "big")).hex()
+    singles = (f"receipt={one}", f"metadata.name={one}", f"metadata.name={one}-candidate", "logIndex=5", "metadata.name=promoted-00000003")
+    assert [len(index.page(field_selector(text), 9).rows) for text in singles] == [1, 1, 0, 1, 1]
+    shared = ((), (policy_events(),), (decisions(),), field_selector("pack=limits"), (equal("verdict", "Pass"),))
+    for selection in (*shared, *map(field_selector, singles)):
         for start in range(9):
             found, at = list[Row](), start
             while at < index.size:

@@ -353,7 +353,7 @@ class _Said:
 
     def __init__(self, selection: Selection, packs: Mapping[bytes, Sequence[str]]) -> None:
         of_leaf = tuple(requirement for requirement in selection if requirement.trait in _LEAF_TRAITS)
-        of_pack = tuple(requirement for requirement in selection if requirement.trait not in _LEAF_TRAITS)
+        of_pack = tuple(requirement for requirement in selection if requirement.trait not in (*_LEAF_TRAITS, *SINGLE))
 
         @lru_cache(KEPT)
         def by_leaf(shared: bytes) -> Traits | None:
@@ -396,6 +396,7 @@ class _Choice:
         self._db = db
         packs = {digest: row for digest, *row in db.execute("SELECT digest, namespace, name, version FROM packs")}
         self._said = _Said(selection, packs)
+        self._single = tuple(requirement for requirement in selection if requirement.trait in SINGLE)
         self._homes, self._rests, self._alike = dict[int, str](), set[int](), dict[int, Traits]()
         self._bounds = list[tuple[int, int, int]]()
         self.total: int | None = 0
@@ -419,7 +420,8 @@ class _Choice:
                 return None
             if shape not in self._rests:
                 self._alike[shape] = traits
-        return Row(number, traits, data)
+        row = Row(number, traits, data)
+        return row if not self._single or _fits(self._single, row) else None
 
     def oldest(self, where: str, *values: int) -> Iterator[Row]:
         """Those that fit of entries in a range, oldest first."""
