@@ -151,7 +151,7 @@ def test_a_tree_that_names_billions_of_files_is_refused_and_takes_no_room(repo: 
         entry = f"040000 tree {made}"
     head = repo.git("commit-tree", "-m", "bomb", made)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(Refused, match="must say at most 96 MiB|must be done within 60 s"):  # whichever a machine comes to first
+    with pytest.raises(Refused, match=r"must say at most 96 MiB|must be done within 60 s"):  # whichever a machine comes to first
         checkout(repo.folder).entries(head)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10  # KiB
 
