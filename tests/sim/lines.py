@@ -240,8 +240,8 @@ class Mirror:
         if kind == "Receipt":
             return self._store.list(kind, namespace, labels)
         self._fill()
-        found = (r for key, r in sorted(self._objects.items()) if key.kind == kind and namespace in (None, key.namespace))
-        return Listing(tuple(found), self._feed.position())
+        found = (r for key, r in self._objects.items() if key.kind == kind and namespace in (None, key.namespace))
+        return Listing(tuple(sorted(found, key=lambda resource: resource.key)), self._feed.position())
 
     def create(self, resource: Resource) -> Resource:
         return self._told(self._store.create, resource)

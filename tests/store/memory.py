@@ -48,10 +48,10 @@ class MemoryStore:
         wanted = (labels or {}).items()
         found = [
             resource
-            for key, resource in sorted(self._objects.items())
+            for key, resource in self._objects.items()
             if key.kind == kind and namespace in (None, key.namespace) and wanted <= resource.labels.items()
         ]
-        return Listing(tuple(found), self._revision)
+        return Listing(tuple(sorted(found, key=lambda resource: resource.key)), self._revision)
 
     def heads(self, kind: str) -> Iterator[Resource]:
         self._check_open()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from types import NoneType
 
 type_error = "canonical JSON must hold strings, integers, booleans, null, lists and objects only"
@@ -16,14 +15,14 @@ _SCALAR = (str, bool, int, NoneType)
 def _check(value: object, path: str) -> None:
     if isinstance(value, _SCALAR):
         return
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"{path}: {type_error}")
             if not isinstance(item, _SCALAR):
                 _check(item, f"{path}.{key}")
         return
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             if not isinstance(item, _SCALAR):
                 _check(item, f"{path}[{i}]")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 GROUP = "knhk.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 
-@dataclass(frozen=True, order=True)
-class Key:
-    """What names an object: one key, one object."""
+class Key(NamedTuple):
+    """What names an object: one key, one object. A tuple, for stores and queues compare, order and hash more keys than anything else."""
 
     kind: str
     namespace: str
