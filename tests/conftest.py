@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Generator
@@ -13,6 +14,8 @@ import pytest
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 TESTS = Path(__file__).parent
+
+gc.disable()  # until all tests are collected: they stay, and looking for garbage among them is a third of that work
 
 sys.path.insert(0, str(TESTS))
 pytest_plugins = ("soft_hsm",)
@@ -53,6 +56,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: must be failure(row, column), two strings")
         if "cluster" in item.keywords:
             _belongs_to_its_cluster(item)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def _belongs_to_its_cluster(item: pytest.Item) -> None:
