@@ -98,8 +98,8 @@ def house(home: Path, staleness_s: int) -> Iterator[House]:
 def _until_live(made: House) -> None:
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline:
-        made.address = made.knhk("get", "point", "ats/candidates")["status"].get("address", "")
-        revision = made.knhk("get", "policypack", "ats/candidate-consent")["status"].get("revision", {})
+        made.address = made.knhk("get", "point", "ats/candidates").get("status", {}).get("address", "")
+        revision = made.knhk("get", "policypack", "ats/candidate-consent").get("status", {}).get("revision", {})
         if made.address:
             with suppress(OSError):  # Envoy does not listen yet
                 status, _ = made.read(CONSENTS)  # what the rollout judges, too

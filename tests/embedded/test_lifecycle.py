@@ -117,7 +117,7 @@ def gone(processes: list[Identity]) -> bool:
 
 
 def ready(cli: Cli, kind: str, name: str) -> str:
-    conditions = cli.ok("get", kind, name)["status"].get("conditions", [])
+    conditions = cli.ok("get", kind, name).get("status", {}).get("conditions", [])
     return next((c["reason"] for c in conditions if c["type"] == "Ready"), "")
 
 

@@ -107,7 +107,7 @@ def ahead(call: Call) -> Outcome:
     from knhk.adapters.key_secrets import lacking, write_chapters, write_first, write_secrets
     from knhk.adapters.signer_pkcs11 import TOKEN_FILE
     from knhk.model.faults import Fault, Refused
-    from knhk.wiring.embedded import local_user
+    from knhk.wiring.home import local_user
     from knhk.wiring.turning import made_ahead
     from knhk_verify.signed import TIME
 

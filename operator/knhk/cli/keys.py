@@ -76,8 +76,8 @@ def rotate(call: Call) -> Outcome:
     from knhk.adapters.rotation_receipts import FILE
     from knhk.model.faults import Fault, Refused
     from knhk.wiring import packs
-    from knhk.wiring.embedded import local_user, signer_of
-    from knhk.wiring.home import Home
+    from knhk.wiring.embedded import signer_of
+    from knhk.wiring.home import Home, local_user
     from knhk.wiring.rotating import demand_used, rotated, rotated_apart
     from knhk.wiring.signing import keys_in, signer_in
 
@@ -137,8 +137,8 @@ def trust(call: Call) -> Outcome:
     from knhk.adapters.sigstore_root import parse_trusted_root
     from knhk.model.faults import Fault, Refused
     from knhk.wiring import packs
-    from knhk.wiring.embedded import local_user, signer_of
-    from knhk.wiring.home import Home
+    from knhk.wiring.embedded import signer_of
+    from knhk.wiring.home import Home, local_user
     from knhk.wiring.rotating import pinned, pinned_apart
     from knhk_verify.errors import Bad
     from knhk_verify.signed import keyid

@@ -163,7 +163,7 @@ def export_subject(call: Call) -> Outcome:
     """`knhk receipt export --subject`."""
     from knhk.wiring import evidence
     from knhk.wiring import lineage as wiring
-    from knhk.wiring.embedded import local_user
+    from knhk.wiring.home import local_user
 
     args, home = call.args, Home(call.home)
     out: Path = args.out

@@ -14,7 +14,7 @@ from knhk.model.resource import Key, Resource
 from knhk.ports.secrets import Secrets
 from knhk.ports.store import Store
 from knhk.reconcilers.consent_book import subject_key
-from knhk.wiring.home import Home
+from knhk.wiring.home import Home, local_user
 from knhk.wiring.places import of_cluster, who
 from knhk.wiring.resources import open_store
 from knhk.wiring.subject_key import Made
@@ -59,7 +59,6 @@ def desk(home: Home, kubeconfig: Path | None) -> Iterator[Desk]:
         with _of_cluster(kubeconfig) as found:
             yield found
         return
-    from knhk.wiring.embedded import local_user
 
     with open_store(home, must_exist=True) as store:
         yield Desk(store, local_user(), Made(home))

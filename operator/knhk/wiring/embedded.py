@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -29,7 +27,6 @@ from knhk.adapters.signer_roles import RoleSigner
 from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.trust_file import FileTrusts
-from knhk.decide.approvals import LOCAL
 from knhk.model.faults import Stalled, Waiting
 from knhk.model.keeping import BY_DEFAULT, Keep
 from knhk.ports.builder import Builder
@@ -43,7 +40,7 @@ from knhk.reconcilers.controller import Controller
 from knhk.reconcilers.workshop import Bench, Retirement, Workshop
 from knhk.wiring import packs, privacy
 from knhk.wiring.git import EMBEDDED, Access, git, namespaces, webhooks
-from knhk.wiring.home import LOG_ORIGIN, Home
+from knhk.wiring.home import LOG_ORIGIN, Home, local_user
 from knhk.wiring.leading import ACTS, always, fence
 from knhk.wiring.rotating import Rotating, Telling
 from knhk.wiring.signing import established, notary_in, signer_in
@@ -186,14 +183,6 @@ def _ports(
         actor=local_user(),
         namespaces=namespaces(),
     )
-
-
-def local_user() -> str:
-    """This user as events and approvals name it: local: and the name, or the number where there is none (containers)."""
-    try:
-        return f"{LOCAL}{getpass.getuser()}"
-    except (KeyError, OSError):
-        return f"{LOCAL}{os.getuid()}"
 
 
 def _log_anew(home: Home, signer: RoleSigner, supervisor: Supervisor) -> None:

@@ -17,8 +17,7 @@ from knhk.reconcilers.erasing import Beside, Eraser, Surroundings
 from knhk.reconcilers.points import privacy_of
 from knhk.wiring import replays
 from knhk.wiring.archive import Options, archive, opened_folder
-from knhk.wiring.embedded import local_user
-from knhk.wiring.home import Home
+from knhk.wiring.home import Home, local_user
 from knhk.wiring.privacy import KeyPlace, opened
 from knhk.wiring.signing import signer_in
 from knhk_runtime.subjects import Privacy, parse_privacy

@@ -17,12 +17,14 @@ HOME/run/                pid and status of the control plane, logs of its childr
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from knhk.decide.approvals import LOCAL
 from knhk.model.faults import Stalled
 
 DEFAULT_HOME = ".knhk"
@@ -38,6 +40,14 @@ def cache() -> Path:
 def find_home(given: str | None) -> Home:
     """The home that --home, KNHK_HOME or the current folder names, in this order."""
     return Home(Path(given or os.environ.get("KNHK_HOME") or DEFAULT_HOME).absolute())
+
+
+def local_user() -> str:
+    """This user as events and approvals name it: local: and the name, or the number where there is none (containers)."""
+    try:
+        return f"{LOCAL}{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"{LOCAL}{os.getuid()}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knhk.ports.store import Store
-from knhk.wiring.home import Home
+from knhk.wiring.home import Home, local_user
 from knhk.wiring.resources import open_store
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ def place(home: Home, kubeconfig: Path | None) -> Iterator[Place]:
         with of_cluster(kubeconfig) as (store, client):
             yield Place(store, lambda: who(client))
         return
-    from knhk.wiring.embedded import local_user
-
     with open_store(home, must_exist=True) as found:
         yield Place(found, local_user)
 

@@ -36,7 +36,7 @@ from knhk.reconcilers.admission import admit
 from knhk.reconcilers.context import receipt_of, statement_of
 from knhk.reconcilers.reviewing import speaks_of_ours
 from knhk.wiring import daemon, embedded
-from knhk.wiring.home import Home, private_folder
+from knhk.wiring.home import Home, local_user, private_folder
 from knhk.wiring.log_opening import Opened, opened
 from knhk.wiring.reapplying import Places, Reached, bring_key_store, demand_key_store, reapplied
 from knhk.wiring.signing import keys_in
@@ -408,7 +408,7 @@ def restore_home(home: Home, left: Left, say: Say) -> Done:
         private_folder(folder)
         store = SqliteStore(folder / home.store.name, SystemClock(), SystemRandom())
         try:
-            done = fill(store, plan, signer, embedded.local_user(), time.time_ns())
+            done = fill(store, plan, signer, local_user(), time.time_ns())
         finally:
             store.close()
         done.reached = reached

@@ -18,7 +18,7 @@ from knhk.adapters.store_sqlite import SqliteStore
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.model.faults import Fault, NotFound, Refused, Stalled
 from knhk.model.resource import Resource
-from knhk.wiring.embedded import local_user
+from knhk.wiring.home import local_user
 from knhk.wiring.restore import Done, Left, Say, erased_again, fill, planned
 from knhk.wiring.signing import signer_in
 
