@@ -15,8 +15,6 @@ import pytest
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 TESTS = Path(__file__).parent
 
-gc.disable()  # until all tests are collected: they stay, and looking for garbage among them is a third of that work
-
 sys.path.insert(0, str(TESTS))
 pytest_plugins = ("soft_hsm",)
 
@@ -58,9 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             _belongs_to_its_cluster(item)
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without looking for garbage: tests that are collected stay, and looking among them is a third of that work."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _belongs_to_its_cluster(item: pytest.Item) -> None:

@@ -1,12 +1,17 @@
-"""A request that the shim parks at the agent, as the shim tells it, and whether its decision is kept."""
+"""A request that the shim parks at the agent, as the shim tells it, and decisions that are made late and kept."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import struct
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
+from itertools import count
+from pathlib import Path
 
-from agent_world import World, observation
+from agent_world import World, observation, until
 
 from knhk_runtime.outbox.records import ENFORCED, OBSERVED
 
@@ -34,3 +39,23 @@ def is_kept(world: World, receipt: int) -> bool:
     """Whether the agent has a late decision under this id on its disk."""
     with closing(sqlite3.connect(f"file:{world.point / 'state' / 'decisions.db'}?mode=ro", uri=True)) as db:
         return bool(db.execute("SELECT 1 FROM decision WHERE id = ?", (id16(receipt),)).fetchall())
+
+
+def held_up(world: World, asks: Callable[[int], None]) -> int:
+    """Asks under a receipt while the evaluator is held up, which then decides; that receipt. An agent that waits for half a second ends
+    the evaluator instead: then it is done again, under another one."""
+    for receipt in count(1000, 1000):
+        until(lambda receipt=receipt: world.park(message(world, b"cold good", receipt + 999))[0] == 200, "the evaluator is warm")
+        evaluator = world.evaluator()
+        os.kill(evaluator, signal.SIGSTOP)
+        try:
+            asks(receipt)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(evaluator, signal.SIGCONT)
+        until(
+            lambda receipt=receipt, pid=evaluator: is_kept(world, receipt) or not Path(f"/proc/{pid}").exists(), "it decides, or is ended"
+        )
+        if is_kept(world, receipt):
+            return receipt
+    raise AssertionError

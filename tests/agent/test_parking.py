@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from agent_parking import NONE, id16, is_kept, message
+from agent_parking import NONE, held_up, id16, message
 from agent_rings import Request
 from agent_world import World, failing, observation, until
 
@@ -92,55 +93,52 @@ def hasty(world: World) -> World:
     return world
 
 
-def late(world: World, receipt: int) -> None:
-    """A request that is answered 202, because the evaluator is held up, and decided afterwards."""
-    evaluator = world.evaluator()
-    os.kill(evaluator, signal.SIGSTOP)
-    try:
+def late(world: World) -> int:
+    """The receipt of a request that was answered 202 and decided afterwards."""
+
+    def asks(receipt: int) -> None:
         assert world.park(message(world, b"cold good", receipt))[:2] == (202, "1")
-    finally:
-        os.kill(evaluator, signal.SIGCONT)
-    until(lambda: is_kept(world, receipt), "the decision is made and kept")
+
+    return held_up(world, asks)
 
 
 def test_a_late_decision_passes_once_and_only_for_the_same_request(hasty: World) -> None:
-    late(hasty, 10)
-    assert leaves_of(hasty, 10) == [(PARK, 0, 0, 0)]
+    parked = late(hasty)
+    assert leaves_of(hasty, parked) == [(PARK, 0, 0, 0)]
     again = observation(b"cold good")
     for other in (observation(b"cold good", sub="eve"), observation(b"cold good!"), observation(b"cold good", bundle=b"\1" * 32)):
-        assert hasty.park(message(hasty, b"", 11, id16(10), o=other))[:2] == (410, "1")
-    assert hasty.park(message(hasty, b"", 11, id16(10), o=again, versions=("1.1.0",)))[:2] == (410, "1")
-    status, _, body = hasty.park(message(hasty, b"", 12, id16(10), o=again))
+        assert hasty.park(message(hasty, b"", 11, id16(parked), o=other))[:2] == (410, "1")
+    assert hasty.park(message(hasty, b"", 11, id16(parked), o=again, versions=("1.1.0",)))[:2] == (410, "1")
+    status, _, body = hasty.park(message(hasty, b"", 12, id16(parked), o=again))
     assert (status, verdict(body)[0]) == (200, 1)
     assert leaves_of(hasty, 12) == [(DECISION, 3, 1, RESUMED)]
-    assert hasty.park(message(hasty, b"", 13, id16(10), o=again))[:2] == (410, "1")
+    assert hasty.park(message(hasty, b"", 13, id16(parked), o=again))[:2] == (410, "1")
     assert hasty.park(message(hasty, b"", 14, id16(77), o=again))[:2] == (410, "1")
     for record in hasty.records():
         check_record(record, "outbox")
 
 
 def test_of_many_repetitions_at_once_one_passes(hasty: World) -> None:
-    late(hasty, 20)
+    parked = late(hasty)
     with ThreadPoolExecutor(8) as pool:
-        repeats = [pool.submit(hasty.park, message(hasty, b"", 30 + i, id16(20), o=observation(b"cold good"))) for i in range(8)]
+        repeats = [pool.submit(hasty.park, message(hasty, b"", 30 + i, id16(parked), o=observation(b"cold good"))) for i in range(8)]
         statuses = sorted(repeat.result()[0] for repeat in repeats)
     assert statuses == [200] + [410] * 7
 
 
 def test_a_repetition_that_comes_too_early_waits_or_is_sent_away_again(hasty: World) -> None:
-    evaluator = hasty.evaluator()
-    os.kill(evaluator, signal.SIGSTOP)
-    try:
-        assert hasty.park(message(hasty, b"cold good", 50))[:2] == (202, "1")
-        assert hasty.park(message(hasty, b"cold good", 51, id16(50)))[:2] == (202, "1")
-    finally:
-        os.kill(evaluator, signal.SIGCONT)
+    def asks(receipt: int) -> None:
+        assert hasty.park(message(hasty, b"cold good", receipt))[:2] == (202, "1")
+        assert hasty.park(message(hasty, b"cold good", receipt + 1, id16(receipt)))[:2] == (202, "1")
+
+    parked = held_up(hasty, asks)
     passed = until(
-        lambda: next((n for n in range(52, 60) if hasty.park(message(hasty, b"cold good", n, id16(51)))[0] == 200), None), "it passes"
+        lambda: next((n for n in range(52, 60) if hasty.park(message(hasty, b"cold good", n, id16(parked + 1)))[0] == 200), None),
+        "it passes",
     )
     assert leaves_of(hasty, passed) == [(DECISION, 3, 1, RESUMED)]
-    for earlier in (50, 51):  # one judgement under several ids passes one request
-        assert hasty.park(message(hasty, b"cold good", 70 + earlier, id16(earlier)))[:2] == (410, "1")
+    for number in range(2):  # one judgement under several ids passes one request
+        assert hasty.park(message(hasty, b"cold good", 70 + number, id16(parked + number)))[:2] == (410, "1")
 
 
 def test_a_repetition_that_waits_for_what_is_never_decided_is_refused(hasty: World) -> None:
@@ -151,13 +149,13 @@ def test_a_repetition_that_waits_for_what_is_never_decided_is_refused(hasty: Wor
 
 
 def test_a_late_decision_survives_a_restart(hasty: World) -> None:
-    late(hasty, 40)
+    parked = late(hasty)
     hasty.running[-1].kill()
     hasty.running[-1].wait()
     (hasty.point / "stats.json").unlink()
     hasty.start_agent()
     hasty.runs(1)
-    assert hasty.park(message(hasty, b"", 42, id16(40), o=observation(b"cold good")))[0] == 200
+    assert hasty.park(message(hasty, b"", 42, id16(parked), o=observation(b"cold good")))[0] == 200
 
 
 @pytest.mark.parametrize("versions", [("1.0.0",), ("1.0.0", "1.1.0")], ids=["one arm", "both arms open"])
@@ -295,6 +293,7 @@ def test_another_body_never_inherits_a_decision_that_is_being_made(hasty: World)
         assert hasty.park(message(hasty, b"cold good", 90))[:2] == (202, "1")
         assert hasty.park(message(hasty, b"cold bad", 91, id16(90)))[:2] == (410, "1")
     finally:
-        os.kill(evaluator, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # an agent that waits for half a second ends it
+            os.kill(evaluator, signal.SIGCONT)
     until(lambda: hasty.park(message(hasty, b"cold good", 92, id16(90)))[0] in (200, 410), "it is decided")
     assert hasty.park(message(hasty, b"cold bad", 93, id16(91)))[:2] == (410, "1")

@@ -141,7 +141,7 @@ def test_the_state_shows_what_points_run_their_data_and_what_is_denied(knhk: Any
     assert [word for word in (one[:19], "sha256:image", two[:19], "RolledBack: new", "erp/limits@1.0.0") if word not in shown] == []
 
 
-@pytest.mark.parametrize("form", ["spec", "resource", "yaml", "list", "-"])
+@pytest.mark.parametrize("form", ["spec", "resource", "yaml", "list", "items", "-"])
 def test_a_receipt_is_verified_from_a_file(knhk: Any, log: Any, proven: Path, tmp_path: Path, form: str, monkeypatch: Any) -> None:
     spec = spec_of(proven)
     resource = {"apiVersion": "knhk.dev/v1alpha1", "kind": "Receipt", "metadata": {"name": "r", "namespace": "erp"}, "spec": spec}
@@ -150,6 +150,7 @@ def test_a_receipt_is_verified_from_a_file(knhk: Any, log: Any, proven: Path, tm
         "resource": json.dumps(resource),
         "yaml": yaml.safe_dump(resource),
         "list": json.dumps({"apiVersion": "v1", "kind": "List", "items": [resource, resource]}),
+        "items": json.dumps({"items": [resource, resource]}),
         "-": yaml.safe_dump_all([resource, spec]),
     }[form]
     source = tmp_path / "given"
@@ -159,7 +160,7 @@ def test_a_receipt_is_verified_from_a_file(knhk: Any, log: Any, proven: Path, tm
     answer = knhk("receipt", "verify", "-" if form == "-" else source, *trusted(log))
     assert answer.exit == 0, answer.text + answer.error_text
     assert [step["key"].partition(" ")[0] for step in answer.out["steps"][:4]] == ["root", "rollout", "log", "none"]
-    assert len(answer.out["steps"]) == (7 if form in ("list", "-") else 4)
+    assert len(answer.out["steps"]) == (7 if form in ("list", "items", "-") else 4)
 
 
 @pytest.mark.parametrize(

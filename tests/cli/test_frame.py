@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from knhk.cli import load
 from knhk.cli.framework import COMMANDS, command, parser
@@ -205,8 +206,10 @@ def test_what_an_encoding_has_not_is_escaped_and_no_crash(log: Any, encoding: st
     for output in ("json", "yaml", "table"):
         told = subprocess.run([*argv, asked, "-o", output], capture_output=True, check=True, env=settings).stdout.decode(encoding)
         assert "rich" in told
-        if output == "json":
-            assert json.loads(told)["rows"] == [["Zürich → Δ"]]
+        if output != "table":
+            assert yaml.safe_load(told)["rows"] == [["Zürich → Δ"]], "JSON and YAML have escapes of their own"
+    wrong = subprocess.run([*argv[:-1], "show", "Zoë"], capture_output=True, check=False, env=settings)
+    assert (wrong.returncode, json.loads(wrong.stderr.decode(encoding))["faults"][0]["value"]) == (1, "Zoë")
 
 
 def test_data_matches_the_schema_that_the_catalog_states(knhk: Any, pack: Path, log: Any, tmp_path: Path) -> None:

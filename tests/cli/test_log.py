@@ -67,6 +67,9 @@ def test_a_foreign_key_is_refused(knhk: Any, log: Any, tmp_path: Path) -> None:
 def test_a_copy_without_keys_json_is_verified_by_one_that_is_given(knhk: Any, log: Any, tmp_path: Path) -> None:
     """As a mirror has none."""
     (log.dir / "keys.json").rename(tmp_path / "keys.json")
+    at_home = knhk("log", "verify", log.dir)
+    assert (at_home.exit, at_home.out["bad"]) == (0, []), "whose root is taken by itself, its keys.json is, too"
+    (log.dir.parent / "keys" / "keys.json").unlink()
     alone = knhk("log", "verify", log.dir)
     assert (alone.exit, [row["what"] for row in alone.out["bad"]]) == (1, ["1 policy events cannot be checked without a good keys.json"])
     given = knhk("log", "verify", log.dir, "--keys", tmp_path / "keys.json")

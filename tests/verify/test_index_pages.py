@@ -32,7 +32,7 @@ def test_text_of_others_stays_text() -> None:
 
 def test_a_stranger_is_told_what_to_do() -> None:
     told = index_pages.how_to_check()
-    assert "python3 -m knhk_verify --root" in told
+    assert "python3 -B -m knhk_verify --root" in told
     assert "pip install cryptography" in told
     assert "eight files that end in <code>.py</code>" in told
     assert "root.pub" in told

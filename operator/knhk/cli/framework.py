@@ -49,7 +49,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from knhk.cli.progress import Meter
 from knhk.model.faults import (
@@ -497,27 +497,32 @@ def _fail(code: int, headline: str, faults: tuple[Fault, ...]) -> int:
         text = "\n".join(f"knhk: {line}" for line in lines)
     else:
         told = [{"where": f.where, "value": f.value, "must": f.must} for f in faults]
-        text = json.dumps({"error": headline, "faults": told}, ensure_ascii=False)
+        text = json.dumps({"error": headline, "faults": told}, ensure_ascii=_lacks(sys.stderr))
     sys.stderr.write(_printable(text) + "\n")
     return code
+
+
+def _lacks(stream: TextIO) -> bool:
+    """Whether its encoding lacks characters: formats that have escapes of their own must use them."""
+    return not (stream.encoding or "utf-8").lower().startswith("utf")
 
 
 def show(outcome: Outcome, output: str | None) -> None:
     """Write the data to standard output: JSON, YAML, or tables; notes to standard error."""
     for note in outcome.notes:
-        sys.stderr.write(_printable(f"knhk: {note}" if sys.stderr.isatty() else json.dumps({"note": note}, ensure_ascii=False)) + "\n")
+        told = f"knhk: {note}" if sys.stderr.isatty() else json.dumps({"note": note}, ensure_ascii=_lacks(sys.stderr))
+        sys.stderr.write(_printable(told) + "\n")
     if outcome.data is None:
         return
     form = output or ("table" if sys.stdout.isatty() else "json")
     if form in outcome.texts:
         _print(outcome.texts[form].rstrip("\n"))
     elif form == "json":
-        is_ascii = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=is_ascii))
+        _print(json.dumps(outcome.data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=_lacks(sys.stdout)))
     elif form == "yaml":
         import yaml
 
-        _print(yaml.safe_dump(outcome.data, sort_keys=False, allow_unicode=True).rstrip("\n"))
+        _print(yaml.safe_dump(outcome.data, sort_keys=False, allow_unicode=not _lacks(sys.stdout)).rstrip("\n"))
     else:
         _show_tables(outcome.tables or tables_of(outcome.data))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from knhk.cli.arguments import many, moment
 from knhk.cli.framework import FAILURE, FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
@@ -26,7 +26,7 @@ VKEY = Argument(
 )
 ROOT = Argument(
     "--root",
-    help="pinned root key of keys.json: base64, or a root.pub file (default: root.pub of the folder, or of HOME/keys)",
+    help="pinned root key of keys.json: base64, or a root.pub file (default: root.pub of the folder keys beside the log, or of the log)",
 )
 KEYS = Argument(
     "--keys", help="keys.json as it is published with the log (default: that of the folder, or of the home)", kind=Path, metavar="FILE"
@@ -104,7 +104,7 @@ def verify(call: Call) -> Outcome:
 
     folder = _log_dir(call)
     policy = read_policy(call.args.witnesses) if call.args.witnesses else None
-    keys = call.args.keys.read_bytes() if call.args.keys else None
+    keys = _published(call, folder)
     trusted = call.args.vkey is not None and call.args.root is None  # the key itself: a log without keys.json needs no root
     root = None if trusted and keys is None and not (folder / "keys.json").exists() else _root(call, folder)
     report = verify_log(folder, format_vkey(_verifier(call, folder)), root, policy, keys, call.far)
@@ -432,6 +432,17 @@ def _root(call: Call, folder: Path) -> bytes | None:
         return pinned_root(given)
     beside = folder.parent / "keys" / "root.pub"
     return read_root_pub(beside) if beside.exists() else None
+
+
+def _published(call: Call, folder: Path) -> bytes | None:
+    """--keys, else keys.json of the home that the log lies in, where that home alone says what is trusted; None: the folder has it."""
+    from knhk_runtime.keys_folder import read_keys_json
+
+    beside = folder.parent / "keys" / "keys.json"
+    if call.args.keys is not None:
+        return cast(Path, call.args.keys).read_bytes()
+    at_home = call.args.root is None and call.args.vkey is None and not (folder / "keys.json").exists() and beside.exists()
+    return read_keys_json(beside) if at_home else None
 
 
 def _keys(call: Call, folder: Path) -> Keys:

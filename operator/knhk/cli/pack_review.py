@@ -255,7 +255,7 @@ def _sarif(told: Mapping[str, Any]) -> str:
         "properties": {"base": told["base"], "head": told["head"]},
         "results": results,
     }
-    return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, ensure_ascii=False)
+    return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
 def _result(finding: Mapping[str, str]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def how_to_check() -> str:
         (
             heading("Check it yourself"),
             listed(steps, ordered=True),
-            commands("cd verifier", "python3 -m knhk_verify --root /path/to/root.pub .."),
+            commands("cd verifier", "python3 -B -m knhk_verify --root /path/to/root.pub .."),
             paragraph(
                 "Each line begins with `ok` or `BAD` and says what was checked, and against which key. Exit status 0 (`echo $?`): all "
                 "verifies; 1: something does not, and the line says what and where; 2: a file or the command is wrong. Believe what "

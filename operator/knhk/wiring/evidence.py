@@ -154,7 +154,7 @@ def _served(api: KubeClient, namespace: str | None, word: str) -> list[tuple[str
     found = list[tuple[str, bytes]]()
     for row in receipts_kube.looked_up(api, namespace, word):
         served = receipts_kube.evidence(api, row)
-        found.append((f"{row.traits['namespace']}/{row.name}", _bytes({**served, "spec": served["spec"] | asked})))
+        found.append((f"{row.traits['namespace']}/{row.name}", _bytes({**served, "spec": member(served, "spec", dict, row.name) | asked})))
     return found
 
 
@@ -182,8 +182,8 @@ def _documents(name: str, data: bytes) -> list[tuple[str, bytes]]:
 
 
 def _is_list(value: Any) -> bool:
-    """Whether it is a list of resources, as kubectl writes it, and says nothing itself."""
-    listed = isinstance(value, dict) and isinstance(value.get("items"), list) and str(value.get("kind")).endswith("List")
+    """Whether it is a list of resources, as kubectl and `knhk get` write it, and says nothing itself."""
+    listed = isinstance(value, dict) and isinstance(value.get("items"), list) and str(value.get("kind", "List")).endswith("List")
     return listed and value.keys() <= {"apiVersion", "kind", "metadata", "items"}
 
 
@@ -250,7 +250,7 @@ def prove(log: Opened, word: str, bundle: Bundle) -> None:
     """Adds the receipts of the entries that `word` names: a number, or a receipt id. Of that id they must be, whatever the log told.
     Raises NotFound, Bad."""
     for index in _indexes(log, word):
-        bundle.prove(log.served, index, log.note, receipt=word.lower() if _is_id(word) else None)
+        bundle.prove(log.served, index, log.note, receipt=bytes.fromhex(word).hex() if _is_id(word) else None)
 
 
 def _is_id(word: str) -> bool:
