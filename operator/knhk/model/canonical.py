@@ -22,7 +22,7 @@ def _check(value: object, path: str) -> None:
             if not isinstance(item, _SCALAR):
                 _check(item, f"{path}.{key}")
         return
-    if type(value) in (list, tuple):  # a named tuple is an object of ours that nobody has written out
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):  # a named tuple is an object that nobody has written out
         for i, item in enumerate(value):
             if not isinstance(item, _SCALAR):
                 _check(item, f"{path}[{i}]")
