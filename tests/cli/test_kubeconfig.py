@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from knhk.adapters.unreached import why
 from knhk.cli import load, main
 from knhk.cli.framework import COMMANDS
+from knhk_runtime.record import encode_leaf
+from knhk_verify.leaf import Leaf
 
 OF_LIBRARIES = ("Errno", "object", "HTTPSConnectionPool", "urlopen", "_ssl", "Max retries", "Invalid kube-config")
 MUST = "give a kubeconfig, such as `kubectl config view --minify --flatten` prints"
@@ -151,6 +154,47 @@ def test_of_a_receipt_that_is_not_there_that_is_said_first(ask: Ask, tmp_path: P
         server.shutdown()
     assert code == 3
     assert f"no receipt {'5f' * 16} in the cluster's log, and as a name: " in said
+
+
+class Pages(Bare):
+    """A first page of one decision, whose next one is not to be had: there are too many requests, or it would be the same for ever."""
+
+    busy = True
+
+    def do_GET(self) -> None:
+        if "continue=" in self.path and self.busy:
+            self._say(429, {"kind": "Status", "code": 429, "reason": "TooManyRequests", "message": "busy", "details": {}})
+            return
+        leaf = encode_leaf(Leaf(1, 1, 2, 1, 0, 0, bytes(32), bytes(32), bytes(20), 1795179600000000000, bytes(range(16))))
+        one = {"metadata": {"namespace": "erp"}, "status": {"flags": []}, "spec": {"logIndex": 7, "leaf": b64encode(leaf).decode()}}
+        items = [] if "continue=" in self.path else [one]
+        self._say(200, {"kind": "List", "metadata": {"resourceVersion": "8", "continue": "7.8"}, "items": items})
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Iterator[Path]:
+    file = tmp_path / "kubeconfig"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        threading.Thread(target=server.serve_forever).start()
+        file.write_text(SERVER % f"http://127.0.0.1:{server.server_port}")
+        yield file
+        server.shutdown()
+
+
+def test_a_list_that_is_cut_short_gives_what_it_has_and_where_to_go_on(pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["receipt", "list", "--kubeconfig", str(pages), "--limit", "3", "-o", "json"])
+    said = capsys.readouterr()
+    told, note = json.loads(said.out), json.loads(said.err)["note"]
+    assert (code, [row["index"] for row in told["receipts"]], told["continue"]) == (3, [7], "7.8")
+    assert note.startswith("there may be more: --continue 7.8 goes on: ")
+    assert note.endswith("decisionreceipts: busy")
+
+
+def test_a_list_that_would_never_end_is_told(ask: Ask, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pages, "busy", False)
+    for words in (("list",), ("export", "--format", "csv", "--out", tmp_path / "out.csv")):
+        code, said = ask("receipt", *words, "--kubeconfig", pages)
+        assert (code, "decisionreceipts: the next page is said to be the one that was asked for" in said) == (3, True), said
 
 
 def test_what_is_no_api_server_is_told(ask: Ask, page: int, tmp_path: Path) -> None:

@@ -452,6 +452,27 @@ def test_shapes_of_what_is_long_past_are_not_read(written: Written, index: Recei
     assert sum("INDEXED BY entries_by_shape" in statement for statement in read) == 1
 
 
+def test_a_receipt_that_is_not_there_costs_the_same_however_many_shapes_there_are(written: Written, index: ReceiptIndex) -> None:
+    asked = [field_selector(text) for text in ("receipt=" + "5f" * 16, "logIndex=999999")]
+    written.add(written.event("Signed"), leaf(1))
+    index.follow(ORIGIN, written.served)
+    few = [work(index, selection) for selection in asked]
+    written.leaves(made_up(300, [CONTROLS, LIMITS, OTHERS], 1000))
+    index.follow(ORIGIN, written.served)
+    many = [work(index, selection) for selection in asked]
+    assert all(after < 1.5 * before for before, after in zip(few, many, strict=True)), (few, many)
+
+
+def test_all_that_fit_are_counted_where_what_is_asked_for_holds_of_every_decision(
+    written: Written, index: ReceiptIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_index, "OWN", 1)
+    written.add(written.event("Signed"), *(leaf(n, flags=n) for n in range(9)))
+    index.follow(ORIGIN, written.served)
+    asked = ("kind!=POLICY", "kind!=POLICY,pack=invoice-controls", "kind!=DECISION", "kind=DECISION")
+    assert [index.page(field_selector(text), 3).total for text in asked] == [9, 9, None, None]
+
+
 @pytest.mark.parametrize(("own", "strangers", "misses"), [(1, 1, 2), (3, 5, 7), (64, 256, 8192)])
 def test_what_a_guard_makes_up_is_found_by_what_it_says_whatever_has_no_shape_of_its_own(
     written: Written, index: ReceiptIndex, own: int, strangers: int, misses: int, monkeypatch: pytest.MonkeyPatch

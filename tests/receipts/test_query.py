@@ -202,12 +202,19 @@ def test_a_segment_that_is_none_is_named(knhk: Any, tmp_path: Path) -> None:
 
 
 def test_regions_that_a_guard_makes_up_are_told_as_they_are(knhk: Any, written: Written) -> None:
-    """Beyond the 16th of a pack the index counts them as one."""
+    """And packs that no event names, however many: none of them is one more of what rows share."""
     made = [bytearray(leaf(100 + n)) for n in range(1, 20)]
     for region, each in enumerate(made, 1):
         each[6:8] = region.to_bytes(2, "big")
     written.add(*map(bytes, made))
     assert rows(knhk("query", "SELECT count(DISTINCT region), max(region) FROM decisions")) == [[20, 19]]
+    few = rows(knhk("query", "SELECT count(*) FROM shapes"))[0][0]
+    strangers = [bytes((200, n)) * 16 for n in range(100)]
+    written.add(*(leaf(300 + n, pack=pack) for n, pack in enumerate(strangers)), leaf(500, pack=bytes(32), ring=b"LIAR0001"))
+    named, unnamed = ([pack[:20].hex() for pack in packs] for packs in ((CONTROLS, LIMITS, OTHERS), strangers))
+    told = dict(rows(knhk("query", "SELECT pack_digest, count(*) FROM decisions GROUP BY ALL")))
+    assert told == dict(zip(named, (29, 1, 1), strict=True)) | dict.fromkeys(["", *unnamed], 1)
+    assert rows(knhk("query", "SELECT count(*) FROM shapes")) == [[few + 2]]
 
 
 def test_nothing_of_where_one_stands_is_read(knhk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

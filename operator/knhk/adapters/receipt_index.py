@@ -49,7 +49,7 @@ TABLES = ("log", "shapes", "packs", "sources", "entries", "events", "witnesses")
 EVENT_COLUMNS = ("namespace", "name", *EVENT_TRAITS, "actorLabel", "time")
 PAGE_BYTES = 4 << 20  # of statements in an answer; an entry has at most 64 KiB
 MAX_WITNESSES = 8  # of an entry; there is one
-ENTRY_BYTES = 170  # that an entry takes of the file
+ENTRY_BYTES = 170  # that a decision by a pack that is named takes of the file; one of the rest of strangers takes some 30 more
 STEP = 2048  # entries that are looked at in one step of what follows them
 _PACK, _RECEIPT, _SOURCE = slice(72, 92), slice(100, 116), slice(100, 108)
 _SHARED, _NO_PACK = slice(0, 8), bytes(20)
@@ -327,7 +327,8 @@ class ReceiptIndex:
                     db.execute("COMMIT")
 
     def _among(self, db: sqlite3.Connection, query: str, value: bytes | str, below: int) -> list[Row]:
-        found = db.execute(query, (value, below)).fetchall()
+        if not (found := db.execute(query, (value, below)).fetchall()):
+            return []
         everything = _Choice(db, ())
         return [row for one in found if (row := everything.row(*one)) is not None]
 
@@ -352,7 +353,7 @@ class _Said:
     """Whether decisions fit, by what their leaves say and by whose they are: of those that are alike it is found out once."""
 
     def __init__(self, selection: Selection, packs: Mapping[bytes, Sequence[str]]) -> None:
-        of_leaf = tuple(requirement for requirement in selection if requirement.trait in _LEAF_TRAITS)
+        of_leaf = tuple(requirement for requirement in selection if requirement.trait in _LEAF_TRAITS and not _every_leaf(requirement))
         of_pack = tuple(requirement for requirement in selection if requirement.trait not in (*_LEAF_TRAITS, *SINGLE))
 
         @lru_cache(KEPT)
@@ -666,6 +667,11 @@ def _condition(requirement: Requirement) -> tuple[str, tuple[str, ...]]:
 def _fits(selection: Selection, row: Row) -> bool:
     own = {**row.traits, "name": row.name, "receipt": row.data[_RECEIPT].hex(), "number": str(row.number)}
     return holds(selection, own)
+
+
+def _every_leaf(requirement: Requirement) -> bool:
+    """Whether it holds of every leaf, for none is a policy event."""
+    return requirement.trait == "kind" and all(requirement.holds({"kind": kind}) for kind in KINDS.values())
 
 
 def decisions() -> Requirement:

@@ -40,6 +40,7 @@ READS = frozenset(("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "C
 BATCH = 1 << 16
 ANY = ("region=*/*/*/*.parquet",)
 _RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
+# What rows share, of which there are few. A digest that no event names is not of it (NULL): of those there may be as many as rows.
 SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", *FLAGS)
 EVENTS = (
     ("log_index", "BIGINT"),
@@ -64,8 +65,8 @@ EVENTS = (
 )
 _VIEWS = """
 CREATE VIEW decisions AS SELECT log_index, make_timestamp(time_ns // 1000) AS time, time_ns, receipt, namespace, kind, verdict,
-  class, mode, arm, pack, version, pack_digest, region, stale = 'true' AS stale, cached = 'true' AS cached,
-  brownout = 'true' AS brownout, fail_open = 'true' AS fail_open, resumed = 'true' AS resumed
+  class, mode, arm, pack, version, coalesce(pack_digest, stranger) AS pack_digest, region, stale = 'true' AS stale,
+  cached = 'true' AS cached, brownout = 'true' AS brownout, fail_open = 'true' AS fail_open, resumed = 'true' AS resumed
   FROM decision_rows JOIN shapes USING (shape);
 CREATE VIEW live AS SELECT namespace, pack, version, pack_digest, time AS since,
   lead(time) OVER (PARTITION BY namespace, pack ORDER BY log_index) AS until, approved_by, unreviewed, log_index, evidence
@@ -180,9 +181,9 @@ def _observed(archive: Path, segments: Sequence[str]) -> pyarrow.dataset.Dataset
 def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
     import pyarrow as pa
 
-    shapes = dict[tuple[str, ...], int]()
-    numbers = [("log_index", pa.int64()), ("time_ns", pa.int64()), ("receipt", pa.string()), ("region", pa.int32()), ("shape", pa.int32())]
-    schema = pa.schema(numbers)
+    shapes = _Shapes()
+    numbers = [("log_index", pa.int64()), ("time_ns", pa.int64()), ("region", pa.int32()), ("shape", pa.int32())]
+    schema = pa.schema([*numbers, ("receipt", pa.string()), ("stranger", pa.string())])
     failed = list[Exception]()
     rows = pa.RecordBatchReader.from_batches(schema, _until_failed(_batches(decisions, shapes, schema), failed))
     db.register("arriving", rows)
@@ -190,11 +191,9 @@ def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
     db.unregister("arriving")
     if failed:
         raise failed[0]
-    columns = ", ".join(f'"{_RENAMED.get(name, name)}" VARCHAR' for name in SHAPE)
-    db.execute(f"CREATE TABLE shapes (shape INTEGER, {columns})")
-    if shapes:
-        marks = ", ".join("?" * (len(SHAPE) + 1))
-        db.executemany(f"INSERT INTO shapes VALUES ({marks})", [(number, *traits) for traits, number in shapes.items()])
+    db.register("arriving", shapes.table())
+    db.execute("CREATE TABLE shapes AS SELECT * FROM arriving")
+    db.unregister("arriving")
     db.execute(f"CREATE TABLE events ({', '.join(f'{name} {kind}' for name, kind in EVENTS)})")
     told = [_event(row) for row in events]
     if told:
@@ -213,28 +212,49 @@ def _until_failed(batches: Iterator[pyarrow.RecordBatch], failed: list[Exception
         failed.append(error)
 
 
-def _batches(rows: Iterable[Row], shapes: dict[tuple[str, ...], int], schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+class _Shapes:
+    """Shapes of rows by number."""
+
+    def __init__(self) -> None:
+        self._numbers = dict[tuple[str | None, ...], int]()
+        self._known = dict[int, int]()  # by identity of traits: rows that are alike mostly have the same object
+        self._kept = list[Mapping[str, str]]()
+        self.strangers = set[int]()  # those whose digest is of the row
+
+    def number(self, traits: Mapping[str, str]) -> int:
+        if (found := self._known.get(id(traits))) is not None:
+            return found
+        stranger = bool(traits.get("packDigest")) and not traits.get("pack")
+        shape = tuple(None if stranger and name == "packDigest" else traits.get(name, "") for name in SHAPE)
+        found = self._numbers.setdefault(shape, len(self._numbers))
+        if stranger:
+            self.strangers.add(found)
+        if len(self._kept) < BATCH:
+            self._kept.append(traits)  # alive, so that no other has its identity
+            self._known[id(traits)] = found
+        return found
+
+    def table(self) -> pyarrow.Table:
+        import pyarrow as pa
+
+        names = [_RENAMED.get(name, name) for name in SHAPE]
+        rows = [{"shape": number, **dict(zip(names, shape, strict=True))} for shape, number in self._numbers.items()]
+        return pa.Table.from_pylist(rows, pa.schema([("shape", pa.int32()), *((name, pa.string()) for name in names)]))
+
+
+def _batches(rows: Iterable[Row], shapes: _Shapes, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
     import pyarrow as pa
 
-    known = dict[int, int]()  # traits by identity: one object for each shape
-    kept = list[Mapping[str, str]]()
     source = iter(rows)
     while batch := list(islice(source, BATCH)):
-        numbers = list[int]()
-        for row in batch:
-            if (number := known.get(id(row.traits))) is None:
-                number = shapes.setdefault(tuple(row.traits.get(name, "") for name in SHAPE), len(shapes))
-                if len(kept) < BATCH:
-                    kept.append(row.traits)  # alive, so that no other has its identity
-                    known[id(row.traits)] = number
-            numbers.append(number)
-        data = [row.data for row in batch]
+        numbers, data = [shapes.number(row.traits) for row in batch], [row.data for row in batch]
         columns = [
             [row.number for row in batch],
             [min(int.from_bytes(leaf[92:100], "big"), LAST_NS) for leaf in data],
-            [leaf[100:116].hex() for leaf in data],
-            [int.from_bytes(leaf[6:8], "big") for leaf in data],  # of a shape it may be "other"
+            [int.from_bytes(leaf[6:8], "big") for leaf in data],
             numbers,
+            [leaf[100:116].hex() for leaf in data],
+            [leaf[72:92].hex() if number in shapes.strangers else None for number, leaf in zip(numbers, data, strict=True)],
         ]
         yield pa.RecordBatch.from_arrays(
             [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema

@@ -19,7 +19,8 @@ Read = Callable[[Mapping[str, Any]], Row]
 
 
 def page(client: KubeClient, namespace: str | None, query: Mapping[str, str], *, policy: bool = False) -> tuple[list[Row], str, int]:
-    """Decisions, or policy events; `continue`, and the size of the log. Raises as KubeClient.call."""
+    """Decisions, or policy events; `continue`, and the size of the log. Raises Stalled where it would not go on, and as
+    KubeClient.call."""
     plural, read = ("policyreceipts", _event) if policy else ("decisionreceipts", _decision)
     where = f"{BASE}/namespaces/{quote(namespace, safe='')}/{plural}" if namespace else f"{BASE}/{plural}"
     try:
@@ -30,7 +31,10 @@ def page(client: KubeClient, namespace: str | None, query: Mapping[str, str], *,
                 "NotServed", f"the cluster serves no {plural}: it must have manifests/components/receipts, of this version"
             ) from error
         raise
-    return [read(item) for item in answer["items"]], answer["metadata"].get("continue", ""), int(answer["metadata"]["resourceVersion"])
+    token = answer["metadata"].get("continue", "")
+    if token and token == query.get("continue"):
+        raise Stalled("NoNextPage", f"{where}: the next page is said to be the one that was asked for: what serves {plural} must go on")
+    return [read(item) for item in answer["items"]], token, int(answer["metadata"]["resourceVersion"])
 
 
 def decisions(client: KubeClient, namespace: str | None, fields: str = "", labels: str = "") -> Iterator[Row]:

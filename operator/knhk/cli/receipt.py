@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.cli.arguments import many, text
-from knhk.cli.framework import FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
+from knhk.cli.framework import FAILURE, FAULTS, OK, Argument, Call, Outcome, Table, Usage, command, noun
 from knhk.cli.key_place import KEY_SERVICE
 from knhk.cli.log import AT, ENTRY, KEYS, PLACE, ROOT, SELECTORS, STEPS, TLS, steps_table
 from knhk.cli.receipt_lineage import ACCOUNT, ARCHIVE, BESIDE, POINTER, TAG, export_subject
@@ -59,6 +59,7 @@ NAMESPACE = Argument("--namespace", "-n", help="in which namespace (default: of 
     "pages of one list are of the log as it was when the first was asked for. Of policy events (--kind POLICY) also stage, point, actor\n"
     "and time, of which a part will do: time=2026-11. With --kubeconfig: decisions, or policy events, through the cluster's API, as its\n"
     "user may.",
+    exits={FAILURE: "the environment failed; where a page after the first did, with what there is, and `continue`"},
 )
 def list_(call: Call) -> Outcome:
     from knhk.reconcilers import receipts
@@ -67,7 +68,9 @@ def list_(call: Call) -> Outcome:
     page = receipt_reading.listed(call.args, Home(call.home), call.args.limit)
     rows = [receipts.describe_row(row) for row in page.rows]
     data = {"total": page.total, "size": page.size, "continue": page.more, "receipts": rows}
-    return Outcome(data, tables=(_table(rows),))
+    if page.unread is None:
+        return Outcome(data, tables=(_table(rows),))
+    return Outcome(data, FAILURE, (_table(rows),), notes=(f"there may be more: --continue {page.more} goes on: {page.unread}",))
 
 
 TO = ("csv", "jsonl", "parquet")

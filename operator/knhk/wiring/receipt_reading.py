@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from knhk.adapters.receipt_index import POLICY, ReceiptIndex, decisions, policy_events
 from knhk.lockchain.entries import Row
-from knhk.model.faults import Fault, NotFound, Refused
+from knhk.model.faults import Fault, NotFound, Refused, Waiting
 from knhk.model.selection import EVENT_FIELDS, EVENT_LABELS, FIELDS, LABELS, Selection, equal, field_selector, label_selector
 from knhk.wiring.home import Home, cache
 from knhk.wiring.log_opening import Opened, opened
@@ -85,22 +85,27 @@ def _file(home: Home, place: str) -> Path:
 
 @dataclass(frozen=True)
 class Listed:
-    """Rows, how many fit in all (None: not told), the size of the log, and the token of the next page."""
+    """Rows, how many fit in all (None: not told), the size of the log, the token of the next page, and why it was not read although
+    there are fewer rows than were asked for."""
 
     rows: tuple[Row, ...]
     total: int | None
     size: int
     more: str | None
+    unread: Waiting | None = None
 
 
 def listed(args: Namespace, home: Home, limit: int) -> Listed:
-    """What the arguments select, of a cluster or of a log: `limit` rows, if there are as many, however many pages that takes. Raises
-    Refused, and as either."""
+    """What the arguments select, of a cluster or of a log: `limit` rows, if there are as many, however many pages that takes, and fewer
+    where a page after the first cannot be had yet. Raises Refused, and as either."""
     read = _reader(args, home)
     found = first = read(limit, getattr(args, "continue"))
     rows = list(first.rows)
     while found.more is not None and len(rows) < limit:
-        found = read(limit - len(rows), found.more)
+        try:
+            found = read(limit - len(rows), found.more)
+        except Waiting as error:
+            return Listed(tuple(rows), first.total, first.size, found.more, error)
         rows += found.rows
     return Listed(tuple(rows), first.total, first.size, found.more)
 
