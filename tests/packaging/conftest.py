@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from base64 import b64encode
@@ -100,7 +99,7 @@ class Signer:
     def bundle(self, role: str, statement: Mapping[str, Any]) -> bytes:
         payload, kind = canonical(statement), "application/vnd.in-toto+json"
         signature = self._keys[role].sign(pae(kind, payload))
-        return json.dumps(
+        return canonical(
             {
                 "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
                 "verificationMaterial": {
@@ -113,8 +112,7 @@ class Signer:
                     "signatures": [{"keyid": self.keyid(role), "sig": b64encode(signature).decode()}],
                 },
             },
-            sort_keys=True,
-        ).encode()
+        )
 
     def keys(self) -> Keys:
         roles = {role: {self.keyid(role): Key(self.public(role))} for role in self._keys}
