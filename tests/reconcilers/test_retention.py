@@ -111,8 +111,8 @@ def test_images_of_other_packs_and_of_deleted_ones_stay() -> None:
     world.apply(point(), point("p2"))
     live(world, "1.0.0")
     world.apply(pack("7.0.0", name="others", targets="{point: p2}"))
-    world.until_phase("Live", "7.0.0", replace(PACK, name="others"))
-    world.store.delete(replace(PACK, name="others"))
+    world.until_phase("Live", "7.0.0", PACK._replace(name="others"))
+    world.store.delete(PACK._replace(name="others"))
     days(world)
     assert images(world) == {"1.0.0", "7.0.0"}
 

@@ -19,6 +19,7 @@ from knhk.adapters import keys_ahead
 from knhk.adapters.keys_ahead import OPENERS, Supply, in_force, opener, state_in
 from knhk.adapters.signer_local import LocalSigner
 from knhk.cli import main
+from knhk.model.canonical import canonical
 from knhk.model.faults import Corrupt, Stalled
 from knhk.wiring.rotating import Telling
 from knhk.wiring.signing import established
@@ -197,7 +198,7 @@ def test_a_stolen_key_is_ended_at_once_whoever_has_the_turns_that_were_made(tmp_
         used = signing(folder, PROCESS[role], role, there, tmp_path / f"was-{PROCESS[role]}")
         assert named.roles[role][used].until == later
         assert set(named.roles[role]) == {*known.roles[role], id_}, "what was never used is named no more"
-    receipts = [verify_event(json.dumps(row).encode(), named) for row in json.loads(changed["rotated.json"])]
+    receipts = [verify_event(canonical(row), named) for row in json.loads(changed["rotated.json"])]
     assert {told["predicate"]["evidence"]["role"] for told, _ in receipts[-len(ROLES) :]} == set(ROLES)
     last = walk(after, root, changed, later + timedelta(days=2))[-1][1]
     assert verify_keys(last["keys.json"], root).serial > named.serial
