@@ -290,6 +290,15 @@ def test_flipped_bits_in_the_registry(frozen: House) -> None:
 # ---- what Envoy loads ------------------------------------------------------------------------------
 
 
+def says(data: bytes) -> Any:
+    """A file's bytes; of a configuration what it says, but for the time until which it holds: a rollout that is renewed moves it."""
+    try:
+        found = json.loads(json.loads(data)["resources"][0]["typed_config"]["filter_config"]["value"])
+    except (ValueError, LookupError):
+        return data
+    return {name: value for name, value in found.items() if name != "notAfterNs"}
+
+
 @pytest.mark.failure("disk", "traffic")
 @pytest.mark.parametrize("name", [".so", ".bnd", "ecds.json"])
 def test_flipped_bits_in_what_envoy_loads(house: House, name: str) -> None:
@@ -318,7 +327,7 @@ def test_flipped_bits_in_what_envoy_loads(house: House, name: str) -> None:
             return False
 
     until(passes, "the altered file is mended and the point answers again", 60.0)
-    until(lambda: path.read_bytes() == right, "the file is as it was")
+    until(lambda: says(path.read_bytes()) == says(right), "the file is as it was")
     house.assert_rows_right(since)
     assert_guarded(house)
     assert path.name in (house.private.parent / "agent.log").read_text(), "the agent's log names the altered file"
