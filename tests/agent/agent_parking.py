@@ -44,18 +44,17 @@ def is_kept(world: World, receipt: int) -> bool:
 def held_up(world: World, asks: Callable[[int], None]) -> int:
     """Asks under a receipt while the evaluator is held up, which then decides; that receipt. An agent that waits for half a second ends
     the evaluator instead: then it is done again, under another one."""
-    for receipt in count(1000, 1000):
-        until(lambda receipt=receipt: world.park(message(world, b"cold good", receipt + 999))[0] == 200, "the evaluator is warm")
-        evaluator = world.evaluator()
-        os.kill(evaluator, signal.SIGSTOP)
-        try:
-            asks(receipt)
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(evaluator, signal.SIGCONT)
-        until(
-            lambda receipt=receipt, pid=evaluator: is_kept(world, receipt) or not Path(f"/proc/{pid}").exists(), "it decides, or is ended"
-        )
-        if is_kept(world, receipt):
-            return receipt
-    raise AssertionError
+    return next(receipt for receipt in count(1000, 1000) if _decides_late(world, receipt, asks))
+
+
+def _decides_late(world: World, receipt: int, asks: Callable[[int], None]) -> bool:
+    until(lambda: world.park(message(world, b"cold good", receipt + 999))[0] == 200, "the evaluator is warm")
+    evaluator = world.evaluator()
+    os.kill(evaluator, signal.SIGSTOP)
+    try:
+        asks(receipt)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(evaluator, signal.SIGCONT)
+    until(lambda: is_kept(world, receipt) or not Path(f"/proc/{evaluator}").exists(), "it decides, or is ended")
+    return is_kept(world, receipt)

@@ -140,11 +140,16 @@ def test_what_waits_for_a_slower_tier_is_sealed_survives_a_kill_and_goes(world: 
     until(lambda: len(world.records()) == before + 1, "what was set aside is judged")
     until(lambda: waiting_bytes(world) == 0, "and goes")
     assert world.park(message(world, b"", 2, id16(parked), o=observation(COLD, sub="eve")))[:2] == (410, "1")
-    assert until(lambda: world.park(message(world, b"", 3, id16(parked), o=asked))[:2] == (200, "1"), "the late decision passes")
+    again = []  # of who comes too early each repetition is recorded, too
+
+    def passes() -> bool:
+        again.append(world.park(message(world, b"", 3, id16(parked), o=asked))[:2])
+        return again[-1] == (200, "1")
+
+    assert until(passes, "the late decision passes")
     assert world.park(message(world, b"", 4, id16(parked), o=asked))[:2] == (410, "1")
-    assert [record.observation for record in opened(world)].count(asked) == parked // 1000 + 2, (
-        "of each try, what was set aside, and the late one"
-    )
+    told = parked // 1000 + 1 + len(again)  # each that was held up, what was set aside, and each repetition
+    assert [record.observation for record in opened(world)].count(asked) == told
     assert stands_in(world) == []
 
 

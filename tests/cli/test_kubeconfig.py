@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from knhk.cli import load, main
 from knhk.cli.framework import COMMANDS
 from knhk_runtime.record import encode_leaf
 from knhk_verify.leaf import Leaf
+from local_http import Answer, serving
 
 OF_LIBRARIES = ("Errno", "object", "HTTPSConnectionPool", "urlopen", "_ssl", "Max retries", "Invalid kube-config")
 MUST = "give a kubeconfig, such as `kubectl config view --minify --flatten` prints"
@@ -104,85 +105,59 @@ def test_no_command_that_takes_a_kubeconfig_is_left_out() -> None:
     assert takes - asked == ELSEWHERE
 
 
-class Page(BaseHTTPRequestHandler):
-    """What is no API server and no log."""
-
-    def do_GET(self) -> None:
-        self.send_response(404 if "apis" in self.path else 503)
-        self.end_headers()
-        self.wfile.write(b"<html><body>not here</body></html>")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nowhere."""
-
-
 @pytest.fixture
 def page() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield server.server_port
-        server.shutdown()
+    """Port of what is no API server and no log."""
+    with serving(lambda path, _: Answer(404 if "apis" in path else 503, b"<html><body>not here</body></html>")) as url:
+        yield int(url.rpartition(":")[2])
 
 
-class Bare(BaseHTTPRequestHandler):
-    """An API server of a cluster without any receipt, which is too busy to tell of anything else."""
+@contextmanager
+def cluster(folder: Path, answer: Callable[[str], tuple[int, Any]]) -> Iterator[Path]:
+    """A kubeconfig for an API server that answers a path so: code and document."""
 
-    def do_GET(self) -> None:
-        if "decisionreceipts" in self.path or "/namespaces/" not in self.path:
-            self._say(200, {"kind": "List", "metadata": {"resourceVersion": "1"}, "items": []})
-        else:
-            self._say(500, {"kind": "Status", "code": 500, "message": "busy", "details": {}})
+    def told(path: str, _: Message) -> Answer:
+        code, document = answer(path)
+        return Answer(code, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
-    def _say(self, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    with serving(told) as url:
+        file = folder / "kubeconfig"
+        file.write_text(SERVER % url)
+        yield file
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nowhere."""
+
+def bare(path: str) -> tuple[int, Any]:
+    """Of a cluster without any receipt, which is too busy to tell of anything else."""
+    if "decisionreceipts" in path or "/namespaces/" not in path:
+        return 200, {"kind": "List", "metadata": {"resourceVersion": "1"}, "items": []}
+    return 500, {"kind": "Status", "code": 500, "message": "busy", "details": {}}
 
 
 def test_of_a_receipt_that_is_not_there_that_is_said_first(ask: Ask, tmp_path: Path) -> None:
-    file = tmp_path / "kubeconfig"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Bare) as server:
-        threading.Thread(target=server.serve_forever).start()
-        file.write_text(SERVER % f"http://127.0.0.1:{server.server_port}")
+    with cluster(tmp_path, bare) as file:
         code, said = ask("receipt", "lineage", "5f" * 16, "-n", "erp", "--kubeconfig", file)
-        server.shutdown()
     assert code == 3
     assert f"no receipt {'5f' * 16} in the cluster's log, and as a name: " in said
 
 
-class Pages(Bare):
-    """A first page of one decision, whose next one is not to be had: there are too many requests, or it would be the same for ever."""
-
-    busy = True
-
-    def do_GET(self) -> None:
-        if "continue=" in self.path and self.busy:
-            self._say(429, {"kind": "Status", "code": 429, "reason": "TooManyRequests", "message": "busy", "details": {}})
-            return
-        leaf = encode_leaf(Leaf(1, 1, 2, 1, 0, 0, bytes(32), bytes(32), bytes(20), 1795179600000000000, bytes(range(16))))
-        one = {"metadata": {"namespace": "erp"}, "status": {"flags": []}, "spec": {"logIndex": 7, "leaf": b64encode(leaf).decode()}}
-        items = [] if "continue=" in self.path else [one]
-        self._say(200, {"kind": "List", "metadata": {"resourceVersion": "8", "continue": "7.8"}, "items": items})
+def endless(path: str) -> tuple[int, Any]:
+    """A first page of one decision, and next ones that would be the same for ever."""
+    leaf = encode_leaf(Leaf(1, 1, 2, 1, 0, 0, bytes(32), bytes(32), bytes(20), 1795179600000000000, bytes(range(16))))
+    one = {"metadata": {"namespace": "erp"}, "status": {"flags": []}, "spec": {"logIndex": 7, "leaf": b64encode(leaf).decode()}}
+    items = [] if "continue=" in path else [one]
+    return 200, {"kind": "List", "metadata": {"resourceVersion": "8", "continue": "7.8"}, "items": items}
 
 
-@pytest.fixture
-def pages(tmp_path: Path) -> Iterator[Path]:
-    file = tmp_path / "kubeconfig"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
-        threading.Thread(target=server.serve_forever).start()
-        file.write_text(SERVER % f"http://127.0.0.1:{server.server_port}")
-        yield file
-        server.shutdown()
+def busy(path: str) -> tuple[int, Any]:
+    """The same first page; then there are too many requests."""
+    if "continue=" in path:
+        return 429, {"kind": "Status", "code": 429, "reason": "TooManyRequests", "message": "busy", "details": {}}
+    return endless(path)
 
 
-def test_a_list_that_is_cut_short_gives_what_it_has_and_where_to_go_on(pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["receipt", "list", "--kubeconfig", str(pages), "--limit", "3", "-o", "json"])
+def test_a_list_that_is_cut_short_gives_what_it_has_and_where_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with cluster(tmp_path, busy) as file:
+        code = main(["receipt", "list", "--kubeconfig", str(file), "--limit", "3", "-o", "json"])
     said = capsys.readouterr()
     told, note = json.loads(said.out), json.loads(said.err)["note"]
     assert (code, [row["index"] for row in told["receipts"]], told["continue"]) == (3, [7], "7.8")
@@ -190,10 +165,10 @@ def test_a_list_that_is_cut_short_gives_what_it_has_and_where_to_go_on(pages: Pa
     assert note.endswith("decisionreceipts: busy")
 
 
-def test_a_list_that_would_never_end_is_told(ask: Ask, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pages, "busy", False)
+def test_a_list_that_would_never_end_is_told(ask: Ask, tmp_path: Path) -> None:
     for words in (("list",), ("export", "--format", "csv", "--out", tmp_path / "out.csv")):
-        code, said = ask("receipt", *words, "--kubeconfig", pages)
+        with cluster(tmp_path, endless) as file:
+            code, said = ask("receipt", *words, "--kubeconfig", file)
         assert (code, "decisionreceipts: the next page is said to be the one that was asked for" in said) == (3, True), said
 
 

@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from git_repo import Repo
-from local_http import Answer, serving
 from policy_house import REPOSITORY, House
 from rollout_world import bundle
 
@@ -22,6 +21,7 @@ from knhk.adapters.lanes import Lanes
 from knhk.adapters.mirrors_git import GitMirrors
 from knhk.model.faults import Stalled, Waiting
 from knhk.ports.repository import Remote
+from local_http import Answer, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 HEAD = "ab" * 20

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from git_repo import Person, Repo, person
-from local_http import Answer, serving
 
 from knhk.adapters import git_program, repository_git
 from knhk.adapters.mirrors_git import GitMirrors
@@ -19,6 +18,7 @@ from knhk.adapters.repository_git import checkout
 from knhk.model.commits import Signed, globbed, stem
 from knhk.model.faults import Refused, Stalled, Waiting
 from knhk.ports.repository import Remote
+from local_http import Answer, serving
 
 ALL = ("file", "http")
 

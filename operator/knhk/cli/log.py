@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from knhk_verify.evidence import Step
     from knhk_verify.note import Verifier
-    from knhk_verify.signed import Keys
 
 noun("log", "the lockchain: append-only record of receipts and policy events")
 
@@ -443,10 +442,3 @@ def _published(call: Call, folder: Path) -> bytes | None:
         return cast(Path, call.args.keys).read_bytes()
     at_home = call.args.root is None and call.args.vkey is None and not (folder / "keys.json").exists() and beside.exists()
     return read_keys_json(beside) if at_home else None
-
-
-def _keys(call: Call, folder: Path) -> Keys:
-    from knhk.wiring import packs
-
-    root = _root(call, folder)
-    return packs.keys(folder) if root is None else packs.keys_under(folder, root)
