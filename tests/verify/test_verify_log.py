@@ -6,14 +6,16 @@ import json
 import os
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from knhk.adapters.signer_local import establish
+from knhk.adapters.signer_roles import rotate
 from knhk.lockchain import PolicyEvent, statement
+from knhk.wiring.signing import established, keys_in
 from knhk_runtime.record import SEGMENT_MAGIC, frame
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log
@@ -146,6 +148,37 @@ def test_an_event_that_is_in_the_log_twice_in_other_bytes_is_noted(tmp_path: Pat
             "what": "says what tile/entries/000.p/2 offset 0 (entry 0) says: one event stands in the log twice, in other bytes",
         }
     ]
+
+
+def test_an_event_of_before_its_keys_end_that_stands_after_later_ones_is_noted(tmp_path: Path) -> None:
+    """Who has a key that was replaced, and a way into the log, can say an old time; not where the event stands."""
+    turned = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    signer = established(tmp_path / "keys", ORIGIN, turned - timedelta(days=1))
+    made = rotate(tmp_path / "keys", keys_in(tmp_path / "keys"), "rollout", ORIGIN, turned, timedelta(hours=1))
+    log = Log(tmp_path / "log", load_key(signer.key_file("log"), ORIGIN), Disk())
+
+    def event(number: int, at: str) -> dict[str, Any]:
+        return statement(PolicyEvent("Promoted", (f"pack/erp/p@{number}", "ab" * 32), "control", f"2026-11-23T{at}:00Z"))
+
+    said = [
+        made.by_old(event(0, "11:00")),
+        signer.bundle("rollout", event(1, "12:30")),
+        made.by_old(event(2, "12:45")),  # both keys count
+        signer.bundle("rollout", event(3, "14:00")),
+        made.by_old(event(4, "11:30")),
+        signer.bundle("rollout", event(5, "13:30")),
+    ]
+    log.commit([parse_event(each) for each in said])
+    assert log.integrate()
+    log.close()
+    (tmp_path / "log" / "keys.json").write_bytes(signer.keys_json())
+    report = verify_log(tmp_path / "log", signer.vkey(ORIGIN), signer.root_public())
+    assert report.bad == []
+    assert [note["what"] for note in report.notes] == [
+        "is of 2026-11-23T11:30:00Z, by a key that was over at 2026-11-23T13:00:00Z, and stands after an event of 2026-11-23T14:00:00Z: "
+        "it waited for the log, or is not as old as it says"
+    ]
+    assert report.notes[0]["where"].endswith("(entry 4)")
 
 
 def test_another_key_is_refused(folder: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from knhk_runtime.tlog.tree import TILE, parse_bundle_of_entries, range_root, su
 from knhk_verify.errors import Bad
 from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import Checkpoint, Verifier, open_checkpoint, open_note, parse_vkey, unb64
-from knhk_verify.signed import Keys, canonical, member, parse_json, verify_event, verify_keys
+from knhk_verify.signed import TIME, Keys, canonical, member, parse_json, parse_time, verify_event, verify_keys
 from knhk_verify.tree import HASH, leaf_hash
 
 MISSING = bytes(HASH)
@@ -198,15 +199,28 @@ class _Audit:
             return
         if not any(k.public == verifier.public and k.name == verifier.name for k in keys.roles.get("log", {}).values()):
             self.bad("keys.json roles.log", f"does not name the checkpoint key of {verifier.name}")
+        self.check_events(keys)
+
+    def check_events(self, keys: Keys) -> None:
+        """Signatures, and that an event says nothing once more, and is not of before others that stand before it by a key that is over."""
         said = dict[bytes, str]()  # what is signed, not the bytes around it → where it stands first
+        latest = datetime.min.replace(tzinfo=UTC)
         for where, entry in counted(self.events, self.far, "policy events", len(self.events)):
             try:
-                first = said.setdefault(sha256(canonical(verify_event(entry, keys, where)[0])).digest(), where)
+                event, keyid = verify_event(entry, keys, where)
             except Bad as error:
                 self.bad(error.where, error.what)
                 continue
-            if first != where:
+            if (first := said.setdefault(sha256(canonical(event)).digest(), where)) != where:
                 self.note(where, f"says what {first} says: one event stands in the log twice, in other bytes")
+            at, until = parse_time(event["predicate"]["time"], where), keys.roles["rollout"][keyid].until
+            if until is not None and until < latest:
+                self.note(
+                    where,
+                    f"is of {at:{TIME}}, by a key that was over at {until:{TIME}}, and stands after an event of {latest:{TIME}}: "
+                    "it waited for the log, or is not as old as it says",
+                )
+            latest = max(latest, at)
 
     def meta(self, verifier: Verifier) -> None:
         if (found := self.folder.read("meta.json", needed=False)) is None:
