@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,6 +69,8 @@ def proxy(cluster: Cluster, faults: Faults, folder: Path) -> Iterator[Path]:
     context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
             fault = faults.of(self.command, self.path, self.headers.get("User-Agent", ""))
             time.sleep(faults.late_s)
@@ -83,6 +85,7 @@ def proxy(cluster: Cluster, faults: Faults, folder: Path) -> Iterator[Path]:
                 answer = there.getresponse()
                 if fault == "lost":
                     answer.read()
+                    self.close_connection = True
                     return
                 self._pass(answer)
             except OSError:
@@ -97,12 +100,12 @@ def proxy(cluster: Cluster, faults: Faults, folder: Path) -> Iterator[Path]:
             for name in ("Content-Type", "Content-Encoding"):
                 if name in answer.headers:
                     self.send_header(name, answer.headers[name])
-            self.end_headers()  # HTTP/1.0: what follows ends with the connection
+            self._ends_with_its_connection({"Transfer-Encoding": "chunked"})  # by which a cut one is told from one that ended
             faults.streams.add(self.connection)
             try:
                 while part := answer.read1(1 << 16):
-                    self.wfile.write(part)
-                    self.wfile.flush()
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                self.wfile.write(b"0\r\n\r\n")
             except (OSError, http.client.HTTPException):
                 pass  # either end has gone
             finally:
@@ -117,8 +120,13 @@ def proxy(cluster: Cluster, faults: Faults, folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
-                self.end_headers()
+                self._ends_with_its_connection({"Content-Length": str(len(data))})
                 self.wfile.write(data)
+
+        def _ends_with_its_connection(self, told: Mapping[str, str]) -> None:
+            for name, value in {**told, "Connection": "close"}.items():
+                self.send_header(name, value)
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass

@@ -244,11 +244,24 @@ def test_of_two_writers_one_is_told(filled: Yard) -> None:
 
 def test_what_is_erased_lies_nowhere_aside(filled: Yard) -> None:
     made = compacted(ledger(filled))
-    assert made.erase(range(10)) == 10
+    assert made.erase(((0, 9),)) == 10
     assert list(filled.store.list(delta.REPLACED)) == []
     assert sum(row.erased for row in rows(filled.store)) == 10
     compacted(ledger(filled))
     assert {row.log_index for row in rows(filled.store) if row.erased} == set(range(10))
+
+
+def test_many_rows_that_are_all_erased_are_one_range_of_a_segment(filled: Yard) -> None:
+    """Though rows of other segments lie between them in the log: a plan is small, whatever is erased."""
+    made = compacted(ledger(filled))
+    number = made.contents().number + 1
+    assert made.erase(((0, 8), (10, 15))) == 15
+    plan = delta.parse_plan(filled.store.get(delta.plan_key(number)).data, "plan", number)
+    assert sorted(plan.erase.values()) == [((0, 13),), ((2, 8), (14, 15)), ((4, 5),), ((10, 11),)]
+    assert sorted(row.log_index for row in rows(filled.store) if row.log_index is not None and not row.erased) == [9, 16, 17]
+    assert made.erase(((8, 9),)) == 1
+    (erased,) = delta.parse_plan(filled.store.get(delta.plan_key(number + 1)).data, "plan", number + 1).erase.values()
+    assert erased == ((9, 9),)
 
 
 def test_a_writer_that_slept_brings_nothing_back_that_was_erased(filled: Yard) -> None:
@@ -262,7 +275,7 @@ def test_a_writer_that_slept_brings_nothing_back_that_was_erased(filled: Yard) -
                 self.slept = True
                 other = ledger(filled)
                 assert other.compact(EVERY) is not None
-                assert other.erase(range(5)) == 5
+                assert other.erase(((0, 4),)) == 5
             super().put_all(items, about)
 
     made = ledger(filled, Slow(filled.base / "delta"))

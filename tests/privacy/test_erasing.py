@@ -14,6 +14,7 @@ from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault
 from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
 from knhk.model.faults import Stalled
+from knhk.model.ranges import numbers_of
 from knhk.ports.recorded import Found
 from knhk.reconcilers import erasing
 from knhk.reconcilers.erasing import QUEUED, Erased, reapply_keys
@@ -231,17 +232,18 @@ def test_a_death_at_any_step_is_mended_by_the_next_run(vault: Vault, after: bool
 
 def test_a_death_between_two_steps_of_the_archive_is_mended(vault: Vault) -> None:
     filled(vault)
-    indexes = {index for first, last in vault.eraser().erase(ANNA, BASIS, dry=True).plan.targets for index in range(first, last + 1)}
+    targets = vault.eraser().erase(ANNA, BASIS, dry=True).plan.targets
+    indexes = set(numbers_of(targets))
     for at in range(60):
         shutil.copytree(vault.yard.base / "delta", vault.yard.base / f"delta-{at}")
         store = FolderStore(vault.yard.base / f"delta-{at}")
         failing = Failing(store, at, after=bool(at % 2), dies=True)
         with suppress(Crash):
-            vault.yard.archive(store=failing, state=f"a-{at}").erase(indexes)
+            vault.yard.archive(store=failing, state=f"a-{at}").erase(targets)
         between = Kept(store, delta_parquet)
         there = [index for name in between.names() for index in between.indexes(name) if index is not None]
         assert sorted(there) == list(range(18)), at  # each row is there once
-        vault.yard.archive(store=store, state=f"b-{at}").erase(indexes)
+        vault.yard.archive(store=store, state=f"b-{at}").erase(targets)
         kept = Kept(store, delta_parquet)
         rows = [row for name in kept.names() for row in kept.rows(name)]
         assert {row.log_index: row.erased for row in rows} == {index: index in indexes for index in range(18)}, at
@@ -417,6 +419,16 @@ def test_retention_takes_what_is_older_and_not_held(vault: Vault) -> None:
     assert len(vault.keys.ids_of(vault.tag(BOB))) == 1
     assert vault.eraser(privacy=said).retain() == []
     assert vault.eraser().retain() == []
+
+
+def test_leaves_are_looked_for_a_few_at_a_time(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many records there are of somebody: in memory is a part of them."""
+    monkeypatch.setattr(erasing, "LEAVES", 2)
+    filled(vault)
+    told = vault.eraser().erase(ANNA, BASIS)
+    assert (told.state, told.plan.leaves, told.records, told.rows) == (DONE, 9, 9, 6)
+    assert not envelopes(vault, ANNA)
+    assert vault.eraser(privacy=Privacy(vault.privacy.subjects, 1)).retain() == []
 
 
 def test_retention_of_much_is_several_erasures_one_after_another(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

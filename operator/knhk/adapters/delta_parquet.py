@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
+from knhk.model.ranges import Ranges, Within
 from knhk.ports.segments import Batch, Folder, Made, Part
 from knhk_verify.leaf import CLASSES, KINDS, MODES, VERDICTS
 
@@ -142,11 +143,11 @@ def rewrite(parts: Sequence[Part]) -> Made:
     return _made(pa.concat_tables([_erased(_table(part.data, part.where), part.erase) for part in parts]))
 
 
-def _erased(table: pa.Table, ranges: Sequence[tuple[int, int]]) -> pa.Table:
+def _erased(table: pa.Table, ranges: Ranges) -> pa.Table:
     if not ranges:
         return table
-    indexes = pa.array([index for first, last in ranges for index in range(first, last + 1)], pa.int64())
-    hit = pc.is_in(table.column("log_index"), value_set=indexes)
+    wanted = Within(ranges)
+    hit = pa.array([index is not None and wanted.has(index) for index in table.column("log_index").to_pylist()], pa.bool_())
     for name, value in ERASED.items():
         at = table.schema.get_field_index(name)
         table = table.set_column(at, SCHEMA.field(at), pc.if_else(hit, pa.scalar(value, SCHEMA.field(at).type), table.column(name)))

@@ -20,8 +20,9 @@ from aiohttp.typedefs import Middleware
 
 from knhk.adapters import erasures_wire as wire
 from knhk.adapters.pod_door import Lane, Problem, body_of, problems, token_of
+from knhk.model.ranges import Ranges
 from knhk.ports.caller import NotAllowed
-from knhk.ports.recorded import Ranges, Recorded, SubjectPages
+from knhk.ports.recorded import Recorded, SubjectPages
 from knhk_runtime.http1 import Answer, HttpClient, Https, Unreachable
 from knhk_verify.errors import Bad, demand
 

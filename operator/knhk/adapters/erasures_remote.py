@@ -11,8 +11,9 @@ from knhk.adapters import erasures_wire as wire
 from knhk.adapters.token_client import TokenClient, Whom
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.faults import Corrupt
+from knhk.model.ranges import Ranges
 from knhk.ports.caller import ERASURES_AUDIENCE
-from knhk.ports.recorded import Copy, Found, Ranges, Told
+from knhk.ports.recorded import Copy, Found, Told
 from knhk_verify.errors import Bad, demand
 
 R = TypeVar("R", Copy, Told)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from knhk.ports.recorded import Copy, Ranges, Told
+from knhk.model.ranges import Ranges
+from knhk.ports.recorded import Copy, Told
 from knhk_runtime.record import Record
 from knhk_verify.errors import Bad
 

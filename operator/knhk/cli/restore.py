@@ -138,6 +138,7 @@ def _left(call: Call, home: Home) -> Left:
 
 
 def _told(done: Done, *, dry: bool = False) -> Outcome:
+    from knhk.model.ranges import count
     from knhk.reconcilers.erasing import erased_by
     from knhk.wiring.reapplying import UNREACHED, told
 
@@ -160,7 +161,7 @@ def _told(done: Done, *, dry: bool = False) -> Outcome:
         "made": done.made,
         "there": done.there,
         "receipts": done.receipts,
-        "erased": {"events": erased.events, "keys": len(erased.keys), "leaves": len(erased.indexes), "places": places},
+        "erased": {"events": erased.events, "keys": len(erased.keys), "leaves": count(erased.targets), "places": places},
         "consents": list(plan.consents),
         "dry_run": dry,
     }

@@ -6,10 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from knhk.model.ranges import Ranges
 from knhk_runtime.record import Record
 
-Ranges = tuple[tuple[int, int], ...]
-"""First and last index in the log, ascending."""
 RANGES_MOST = 16_384  # of one answer
 
 

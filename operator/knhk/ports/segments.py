@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from knhk.model.delta import Row
+from knhk.model.ranges import Ranges
 
 if TYPE_CHECKING:  # loads the native library
     from knhk_hot.records import Columns
@@ -45,7 +46,7 @@ class Part:
 
     where: str
     data: bytes
-    erase: Sequence[tuple[int, int]] = ()
+    erase: Ranges = ()
 
 
 class Segments(Protocol):

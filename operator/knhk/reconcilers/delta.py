@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
+from knhk.model.ranges import Ranges
 from knhk_runtime.envelope import parse_envelope
 from knhk_runtime.record import Record, parse_action, parse_observation, parse_record
 from knhk_verify.errors import Bad
@@ -26,7 +27,6 @@ PLANS, COMMITS, SNAPSHOTS, REPLACED, ENDS = "_plans", "_commits", "_snapshots", 
 HOUR_NS = 3600 * 10**9
 UNTOLD_BYTES = 64 << 20  # in memory, at most, of a segment whose commit does not tell: those of before were made of 32 MiB of frames
 Place = tuple[int, int]  # segment and offset of an outbox
-Ranges = tuple[tuple[int, int], ...]  # first and last index in the log, ascending
 
 
 @dataclass(frozen=True)
@@ -185,22 +185,6 @@ def record_of(row: Row) -> Record:
     salt, observation, action = row.salt or bytes(16), row.observation or b"", row.action or b""
     lost = row.erased or row.observation is None
     return Record(lost, cluster, salt, (row.leaf,), observation, (action,), row.sealed and not lost)
-
-
-def ranges_of(indexes: Iterable[int]) -> Ranges:
-    """Of indexes in any order."""
-    found = list[list[int]]()
-    for index in sorted(set(indexes)):
-        if found and found[-1][1] == index - 1:
-            found[-1][1] = index
-        else:
-            found.append([index, index])
-    return tuple((first, last) for first, last in found)
-
-
-def indexes_of(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
-    for first, last in ranges:
-        yield from range(first, last + 1)
 
 
 def folder(region: int, hour: int, regions: Sequence[str]) -> str:

@@ -4,22 +4,25 @@ are destroyed, then copies are rewritten, then the log is told: each step may be
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.delta import Row
 from knhk.model.faults import Waiting
+from knhk.model.ranges import Marks, Ranges, Within, count, merged, minus, numbers_of, pieces
 from knhk.model.times import rfc3339
 from knhk.ports.chance import Random
 from knhk.ports.clock import Clock
-from knhk.ports.recorded import RANGES_MOST, Found, Ranges, Recorded
+from knhk.ports.recorded import RANGES_MOST, Found, Recorded
 from knhk.reconcilers.archiving import Archive
-from knhk.reconcilers.delta import indexes_of, point_of, ranges_of, record_of
+from knhk.reconcilers.delta import point_of, record_of
 from knhk_runtime.envelope import leaves_digest, parse_envelope, tag_of, window_of
 from knhk_runtime.outbox.erasing import erase_segment, is_copy, records_in
 from knhk_runtime.record import Record, parse_observation
@@ -34,6 +37,8 @@ QUEUED, PLANNED, TELLING = "queued", "planned", "telling"
 SUBJECT, RETENTION = "subject", "retention"
 RETAINED = "retention"  # basis of what a point's retention ends
 PART = 500  # ranges and keys of one event
+ALL: Ranges = ((0, (1 << 63) - 1),)
+LEAVES = 1 << 18  # that are looked for at a time: 50 MiB
 SETTLE_S, LOOKS = 0.5, 10
 DAY_NS = 86_400 * 10**9
 
@@ -55,7 +60,7 @@ class Plan:
 
     @property
     def leaves(self) -> int:
-        return sum(last - first + 1 for first, last in self.targets)
+        return count(self.targets)
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Beside(Copies):
             found = self._whose(point, record)
             return found == tag if isinstance(found, bytes) else found == subject != ""
 
-        targets = ranges_of(self._found(is_wanted))
+        targets = tuple(self._found(is_wanted).ranges())
         return Found(targets, tuple(sorted(unsearched)))
 
     def older(self, point: str, before_ns: int, held: Collection[bytes], after: int) -> Ranges:
@@ -142,7 +147,7 @@ class Beside(Copies):
             found = self._whose(at, record)
             return not held if isinstance(found, str) else found not in held
 
-        return ranges_of(index for index in self._found(is_wanted) if index > after)[:RANGES_MOST]
+        return tuple(islice(self._found(is_wanted).ranges(after), RANGES_MOST))
 
     def free(self, targets: Ranges, held: Collection[bytes]) -> Ranges:
         """See the port. In clear, as `older`."""
@@ -151,7 +156,7 @@ class Beside(Copies):
             found = self._whose(point, record)
             return bool(held) if isinstance(found, str) else found in held
 
-        return ranges_of(set(indexes_of(targets)) - self._found(is_held))
+        return minus(targets, self._found(is_held, among=targets).ranges())
 
     def digest(self, targets: Ranges) -> str:
         """See the port."""
@@ -175,18 +180,28 @@ class Beside(Copies):
         except Bad:
             return None
 
-    def _found(self, is_wanted: Callable[[str, Record], bool]) -> set[int]:
-        """Indexes in the log of the leaves of wanted records that are not erased. What the log has acknowledged a moment ago is under the
-        next checkpoint; what it does not show after that is nobody's evidence. Outboxes are read first: what leaves them meanwhile is in
-        the archive."""
-        indexes, leaves = set[int](), set[bytes]()
-        for path in self._segments():
-            point = point_of(path.parent.name)
-            leaves.update(leaf for record in records_in(path) if not record.erased and is_wanted(point, record) for leaf in record.leaves)
+    def _found(self, is_wanted: Callable[[str, Record], bool], among: Ranges = ALL) -> Marks:
+        """Indexes in the log of the leaves of wanted records that are not erased, among these. What the log has
+        acknowledged a moment ago is under the next checkpoint; what it does not show after that is nobody's evidence. Outboxes are read
+        first: what leaves them meanwhile is in the archive."""
+        marks, here = Marks(self.log().size), Within(among)
+        wanted = self._leaves(is_wanted)
+        while leaves := set(islice(wanted, LEAVES)):
+            shown = self._shown(leaves)
+            marks.reach(self.log().size)
+            for index in filter(here.has, shown):
+                marks.add(index)
         for row in self.rows():
-            if not row.erased and row.log_index is not None and is_wanted(row.point, record_of(row)):
-                indexes.add(row.log_index)
-        return indexes | self._shown(leaves)
+            at = row.log_index
+            if at is not None and not row.erased and here.has(at) and is_wanted(row.point, record_of(row)):
+                marks.add(at)
+        return marks
+
+    def _leaves(self, is_wanted: Callable[[str, Record], bool]) -> Iterator[bytes]:
+        """Of wanted records of outboxes that are not erased."""
+        for path, record in self._recorded(self._segments()):
+            if not record.erased and is_wanted(point_of(path.parent.name), record):
+                yield from record.leaves
 
     def _shown(self, leaves: set[bytes]) -> set[int]:
         """Indexes of these leaves, as far as the log shows them by now: it is read once, and after each pause what is new."""
@@ -293,7 +308,7 @@ class Eraser:
         """After a restore from a backup: all that the log says was erased is erased again, and holds are as the log says."""
         erased = erased_by(event for _, event in self._at.events())
         keys = reapply_keys(self._at.keys, erased)
-        records, rows = self._at.recorded.rewrite(ranges_of(erased.indexes))
+        records, rows = self._at.recorded.rewrite(erased.targets)
         return replace(keys, records=records, rows=rows)
 
     # ---- plans ---------------------------------------------------------------------------------
@@ -322,7 +337,7 @@ class Eraser:
         in clear is found."""
         tag = bytes.fromhex(plan.subject)
         now = self._of_subject(tag, self._at.recorded.of_subject(tag, ""), plan.basis)
-        targets = ranges_of({*indexes_of(plan.targets), *indexes_of(now.targets)})
+        targets = merged((*plan.targets, *now.targets))
         return replace(now, targets=targets, keys=tuple(dict.fromkeys((*plan.keys, *now.keys))), holds=())
 
     def _standing(self) -> list[Held]:
@@ -393,17 +408,17 @@ class Eraser:
 
     def _parts(self, erasure: str, plan: Plan) -> list[bytes]:
         """Signed events, as many as the ranges and keys need."""
-        count = max(1, -(-len(plan.targets) // PART), -(-len(plan.keys) // PART))
+        several = max(1, -(-len(plan.targets) // PART), -(-len(plan.keys) // PART))
         parts = []
-        for number in range(count):
+        for number in range(several):
             here = slice(number * PART, (number + 1) * PART)
             targets, keys = plan.targets[here], plan.keys[here]
             evidence = {
                 "erasure": erasure,
                 "part": number + 1,
-                "parts": count,
+                "parts": several,
                 "basis": plan.basis,
-                "leaves": sum(last - first + 1 for first, last in targets),
+                "leaves": count(targets),
                 "targets": [list(each) for each in targets],
                 "leafHashes": self._at.recorded.digest(targets),
                 "keys": list(keys),
@@ -456,36 +471,36 @@ class Eraser:
 
 @dataclass
 class Erased:
-    """What the log says was erased, and is held: `keys` that were destroyed, indexes of leaves whose records are gone, `of` the points of a
+    """What the log says was erased, and is held: `keys` that were destroyed, entries whose records are gone, `of` the points of a
     namespace, or of all (""), erasures that are `done` and `queued`, `holds` as they stand."""
 
     events: int = 0
     keys: list[bytes] = field(default_factory=list)
-    of: dict[str, set[int]] = field(default_factory=dict)
+    of: dict[str, Ranges] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     queued: dict[str, Plan] = field(default_factory=dict)
     holds: dict[str, Held] = field(default_factory=dict)
 
     @property
-    def indexes(self) -> set[int]:
-        return set[int]().union(*self.of.values())
+    def targets(self) -> Ranges:
+        return merged(each for ranges in self.of.values() for each in ranges)
 
 
 def erased_by(events: Iterable[PolicyEvent]) -> Erased:
     """By the verified events of a log, in its order."""
-    found = Erased()
+    found, of = Erased(), defaultdict[str, list[tuple[int, int]]](list)
     for event in events:
         said = event.evidence
         if event.kind == "Erased":
             found.events += 1
             found.keys += map(bytes.fromhex, said["keys"])
-            of = found.of.setdefault(str(said.get("namespace", "")), set())
-            of.update(indexes_of((first, last) for first, last in said["targets"]))
+            of[str(said.get("namespace", ""))] += ((first, last) for first, last in said["targets"])
             found.done |= {said["erasure"]} if said["part"] == said["parts"] else set()
         elif event.kind == "ErasureQueued":
             found.queued[said["erasure"]] = Plan(SUBJECT, event.subject[1], said["basis"], holds=tuple(said["holds"]))
         elif event.kind in ("Held", "HoldReleased"):
             found.holds[said["hold"]] = Held(said["hold"], bytes.fromhex(event.subject[1]), said["reference"], event.kind == "Held")
+    found.of = {namespace: merged(ranges) for namespace, ranges in of.items()}
     return found
 
 
@@ -525,7 +540,7 @@ def reapply_keys(keys: ErasableKeys, erased: Erased, *, alone: bool = True) -> R
 
 def entries_at(log: Served, targets: Iterable[tuple[int, int]]) -> Iterator[bytes]:
     """Entries of a log at ascending ranges of indexes: nothing else of it is read than the bundles that hold them. Raises Bad."""
-    return map(log.entry, indexes_of(targets))
+    return map(log.entry, numbers_of(targets))
 
 
 def rewrite(at: Copies, targets: Ranges, is_here: Callable[[str], bool] = everywhere) -> tuple[int, int]:
@@ -533,9 +548,11 @@ def rewrite(at: Copies, targets: Ranges, is_here: Callable[[str], bool] = everyw
     segment that holds some: it begins another one when it sees that keys were destroyed."""
     if not targets:
         return 0, 0
-    leaves = set(entries_at(at.log(), targets))
-    records = sum(_rewrite_outbox(at, folder, leaves) for folder in at.folders() if is_here(point_of(folder.name)))
-    return records, at.archive.erase(list(indexes_of(targets)), is_here) if at.archive is not None else 0
+    records, log, folders = 0, at.log(), [folder for folder in at.folders() if is_here(point_of(folder.name))]
+    for piece in pieces(targets if folders else (), LEAVES):
+        leaves = set(entries_at(log, piece))
+        records += sum(_rewrite_outbox(at, folder, leaves) for folder in folders)
+    return records, at.archive.erase(targets, is_here) if at.archive is not None else 0
 
 
 def _rewrite_outbox(at: Copies, folder: Path, leaves: set[bytes]) -> int:

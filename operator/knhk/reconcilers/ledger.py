@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
 from knhk.model.delta import Row
 from knhk.model.faults import AlreadyExists, Corrupt, Deposed, NotFound, Waiting
+from knhk.model.ranges import Ranges, Within
 from knhk.ports.clock import Clock
 from knhk.ports.segments import Made, Part, Segments
 from knhk.reconcilers import delta
 from knhk.reconcilers.compacting import Policy, chosen
-from knhk.reconcilers.delta import Commit, Contents, File, Plan, Ranges
+from knhk.reconcilers.delta import Commit, Contents, File, Plan
 from knhk_runtime.objects.port import ObjectStore
 
 SNAPSHOT_EVERY = 64  # commits
@@ -126,17 +126,16 @@ class Ledger:
 
     # ---- rewriting -----------------------------------------------------------------------------
 
-    def erase(self, indexes: Collection[int], is_here: Callable[[str], bool] | None = None) -> int:
+    def erase(self, targets: Ranges, is_here: Callable[[str], bool] | None = None) -> int:
         """How many rows of these entries of the log lost what was recorded; 0 when none had any more. `is_here`: of whose points; None: of
-        all. What a crash left of this is done
-        by the next call, and by any writer as far as its plan was made."""
+        all. What a crash left of this is done by the next call, and by any writer as far as its plan was made."""
         done = 0
         while True:
             contents = self.followed()
             if (plan := self._planned(contents.number + 1)) is not None:
                 self._carry(plan)
                 continue
-            wanted = self._wanted(contents, sorted(indexes), is_here)
+            wanted, rows = self._wanted(contents, Within(targets), is_here)
             if not wanted:
                 self._purge()
                 return done
@@ -146,7 +145,7 @@ class Ledger:
             except Deposed:  # another writer was faster: its commit first
                 continue
             self._carry(plan)
-            done += sum(last - first + 1 for ranges in wanted.values() for first, last in ranges)
+            done += rows
 
     def compact(self, policy: Policy) -> Commit | None:
         """One merge, or what else was planned; None when nothing is to be merged now."""
@@ -160,18 +159,30 @@ class Ledger:
             self._plan(plan)
         return self._carry(plan)
 
-    def _wanted(self, contents: Contents, indexes: list[int], is_here: Callable[[str], bool] | None) -> dict[str, Ranges]:
-        """Of each segment the indexes of rows that are to be erased and are not yet."""
-        found, kept = dict[str, Ranges](), Kept(self._store, self._form, contents)
+    def _wanted(self, contents: Contents, targets: Within, is_here: Callable[[str], bool] | None) -> tuple[dict[str, Ranges], int]:
+        """Of each segment the rows that are to be erased and are not yet, and how many they are. A range reaches over entries that the
+        segment has no rows of: of many that are all to be erased it is one."""
+        found, count, kept = dict[str, Ranges](), 0, Kept(self._store, self._form, contents)
         for path, file in kept.files.items():
-            here = set(indexes[bisect_left(indexes, file.first) : bisect_right(indexes, file.last)]) if file.first >= 0 else set[int]()
-            if not here:
+            if file.first < 0 or not targets.meets(file.first, file.last):
                 continue
-            rows = zip(*(kept.column(path, name) for name in ("log_index", "erased", "point")), strict=True)
-            found_here = (index for index, erased, point in rows if index in here and not erased and (is_here is None or is_here(point)))
-            if ranges := delta.ranges_of(found_here):
-                found[path] = ranges
-        return found
+            columns = zip(*(kept.column(path, name) for name in ("log_index", "erased", "point")), strict=True)
+            rows, ranges = sorted(row for row in columns if row[0] is not None), list[tuple[int, int]]()
+            before = -1  # the last row that is not to be erased
+            for index, erased, point in rows:
+                if erased:
+                    continue
+                if not targets.has(index) or not (is_here is None or is_here(point)):
+                    before = index
+                    continue
+                count += 1
+                if ranges and before < ranges[-1][0]:
+                    ranges[-1] = (ranges[-1][0], index)
+                else:
+                    ranges.append((index, index))
+            if ranges:
+                found[path] = tuple(ranges)
+        return found, count
 
     def _rewrite(self, plan: Plan) -> Commit:
         """New segments, the commit that names them, and only then are the old ones deleted. Of a merge they stay aside for a while."""

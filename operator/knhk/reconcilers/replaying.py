@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from knhk.model.faults import KnhkError, Waiting
 from knhk.model.progress import Far, counted, unheard
+from knhk.model.ranges import Marks
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator
 from knhk_runtime.record import Record, entry_key, h_a, h_o, parse_action, parse_observation, parse_record
@@ -217,23 +218,6 @@ def _archived(segments: Segments, log: Served, shard: Shard, seen: Marks, result
                 result.differs(where, leaf.receipt_id, "the record has another leaf than the log")
             elif leaf.kind == DECISION:
                 yield where, leaf, record_of(row)
-
-
-class Marks:
-    """A set of indexes below `size`, one bit each."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._bits = size, bytearray(-(-size // 8))
-
-    def add(self, index: int) -> bool:
-        """Whether it is new and in range."""
-        if not 0 <= index < self._size or self.has(index):
-            return False
-        self._bits[index >> 3] |= 1 << (index & 7)
-        return True
-
-    def has(self, index: int) -> bool:
-        return bool(self._bits[index >> 3] >> (index & 7) & 1)
 
 
 def _recompute(log: Served, shard: Shard, seen: Marks, result: Replayed, far: Far) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import Fault, Refused
-from knhk.ports.recorded import Ranges
-from knhk.reconcilers.delta import indexes_of
+from knhk.model.ranges import Ranges, count
 from knhk.reconcilers.erasing import LOOKS, SETTLE_S, Beside, erased_by, is_of
 from knhk_runtime.record import Record
 from knhk_verify.errors import demand
@@ -37,22 +36,22 @@ class Unheld(Beside):
         are more of those than any memory takes."""
         self._demand_there(targets)
         for _ in range(LOOKS):
-            if not (held := self._held(targets)):
+            if not (held := count(self._held(targets))):
                 return super().rewrite(targets)
             self.clock.sleep(SETTLE_S)
-        raise Refused([Fault("targets", f"{len(held)} entries", "must be of no subject whose legal hold stands in the log")])
+        raise Refused([Fault("targets", f"{held} entries", "must be of no subject whose legal hold stands in the log")])
 
     def _demand_there(self, targets: Ranges) -> None:
         demand(not targets or targets[-1][1] < self.log().size, "targets", "must be entries that the log has")
 
-    def _held(self, targets: Ranges) -> set[int]:
+    def _held(self, targets: Ranges) -> Iterable[tuple[int, int]]:
         tags = standing(self.log().entries(), self.namespace)
 
         def is_held(point: str, record: Record) -> bool:
             found = self._whose(point, record)
             return isinstance(found, bytes) and found in tags
 
-        return set(indexes_of(targets)) & self._found(is_held) if tags else set()
+        return self._found(is_held, among=targets).ranges() if tags else ()
 
 
 def standing(entries: Iterable[bytes], namespace: str) -> frozenset[bytes]:

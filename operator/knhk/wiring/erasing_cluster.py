@@ -15,8 +15,9 @@ from knhk.adapters.erasures_remote import RemoteErasures
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.token_client import Whom
 from knhk.model.faults import NotFound, Stalled
+from knhk.model.ranges import Ranges
 from knhk.ports.caller import ERASURES_AUDIENCE, KEYS_AUDIENCE
-from knhk.ports.recorded import Found, Ranges, Recorded
+from knhk.ports.recorded import Found, Recorded
 from knhk.reconcilers.erasing import Eraser, Surroundings
 from knhk.wiring.privacy import KeyPlace, opened
 from knhk_runtime.subjects import parse_privacy

@@ -17,7 +17,6 @@ from knhk.adapters.system import SystemClock
 from knhk.lockchain import PolicyEvent
 from knhk.model.faults import KnhkError, NotFound, Stalled
 from knhk.reconcilers.archiving import Archive
-from knhk.reconcilers.delta import ranges_of
 from knhk.reconcilers.erasing import Copies, Erased, Reapplied, erased_by, everywhere, is_of, reapply_keys, rewrite
 from knhk.wiring import privacy
 from knhk.wiring.archive import opened
@@ -110,7 +109,7 @@ def _outboxes(places: Places, erased: Erased, log: Opened, dry: bool) -> Reappli
     if dry or places.home is None:
         return Reapplied()
     copies = Copies(places.outboxes, None, lambda: log.served, partial(closed, places.home), SystemClock())
-    return Reapplied(records=sum(rewrite(copies, ranges_of(indexes), _points(of))[0] for of, indexes in sorted(erased.of.items())))
+    return Reapplied(records=sum(rewrite(copies, targets, _points(of))[0] for of, targets in sorted(erased.of.items())))
 
 
 def _points(namespace: str) -> Callable[[str], bool]:
@@ -125,7 +124,7 @@ def _archive(places: Places, address: str, erased: Erased, log: Opened, dry: boo
     with tempfile.TemporaryDirectory(prefix="knhk-reapply-") as made:
         indexes = LogIndexes(Path(made) / "indexes.db")
         archive = Archive(places.outboxes or Path(made), lambda: source, indexes, delta_parquet, store, SystemClock())
-        return Reapplied(rows=sum(archive.erase(indexes, _points(of)) for of, indexes in sorted(erased.of.items()) if indexes))
+        return Reapplied(rows=sum(archive.erase(targets, _points(of)) for of, targets in sorted(erased.of.items()) if targets))
 
 
 def demand_key_store(folder: Path) -> None:

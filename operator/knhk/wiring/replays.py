@@ -13,10 +13,10 @@ from knhk.adapters import log_reading
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import KnhkError, NotFound, Stalled, Waiting
 from knhk.model.progress import Far, counted, unheard
+from knhk.model.ranges import Marks
 from knhk.reconcilers.auditing import Loaded
 from knhk.reconcilers.delta import record_of
 from knhk.reconcilers.evaluators import Evaluator, load
-from knhk.reconcilers.replaying import Marks
 from knhk.wiring import packs
 from knhk_runtime.objects.opening import open_store
 from knhk_runtime.packstore import FetchedPack, PackStore
