@@ -264,6 +264,17 @@ def test_many_rows_that_are_all_erased_are_one_range_of_a_segment(filled: Yard) 
     assert erased == ((9, 9),)
 
 
+def test_rows_of_other_points_between_those_that_are_erased_stay(yard: Yard) -> None:
+    for number in range(9):
+        yard.record(decided(number, time_ns=NOON_NS + number), "crm.orders" if number % 3 == 1 else "erp.orders")
+    yard.archived()
+    yard.clock.ns = NOON_NS + 2 * HOUR_NS
+    made = compacted(ledger(yard))
+    assert made.erase(((0, 8),), lambda point: point.startswith("erp/")) == 6
+    assert sorted((row.point, row.log_index) for row in rows(yard.store) if not row.erased) == [("crm/orders", n) for n in (1, 4, 7)]
+    assert len(Kept(yard.store, delta_parquet).names()) == 1
+
+
 def test_a_writer_that_slept_brings_nothing_back_that_was_erased(filled: Yard) -> None:
     """It carries out a plan that another has carried out meanwhile, and of whose rows some were erased since."""
 

@@ -41,13 +41,6 @@ EVENTS = list(
 )
 
 
-def test_an_event_that_is_said_once_more_changes_nothing() -> None:
-    """Who writes a log, and has no key that signs events, can put an old one in again, with a member beside what is signed."""
-    assert state_at(EVENTS, EVER).packs["erp/orders"].digest == ONE
-    for index, event in EVENTS:
-        assert state_at([*EVENTS, (len(EVENTS), event)], EVER) == state_at(EVENTS, EVER), index
-
-
 def test_what_was_live_and_on_its_way_is_told_for_each_moment() -> None:
     then = state_at(EVENTS, "2026-11-26T10:04:00Z")
     assert (then.events, then.last, then.packs["erp/orders"].version) == (2, 1, "")

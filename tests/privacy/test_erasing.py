@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import privacy_world
 import pytest
 from delta_world import HOUR_NS, Failing
 from privacy_world import ANNA, BOB, NOON_NS, POINT, SOURCE, Crash, Steps, Vault, counts, plain
 
 from knhk.adapters import delta_parquet
 from knhk.adapters.signer_local import LocalSigner
-from knhk.model.faults import Stalled
+from knhk.model.faults import Stalled, Waiting
 from knhk.model.ranges import numbers_of
 from knhk.ports.recorded import Found
 from knhk.reconcilers import erasing
 from knhk.reconcilers.erasing import QUEUED, Erased, reapply_keys
 from knhk.reconcilers.ledger import Kept
+from knhk.reconcilers.unheld import standing
 from knhk.wiring.archive import opened_folder
 from knhk_runtime.envelope import WINDOW_NS, leaves_digest
 from knhk_runtime.objects.folder import FolderStore
@@ -28,9 +32,11 @@ from knhk_runtime.sequencer.copies import Copies, source_of
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.subject_keys import DONE, IDS_MOST, Held, Work
 from knhk_runtime.subjects import Privacy
+from knhk_runtime.tlog.folder import log_entries
 from knhk_runtime.tlog.notes import verify_proof
 from knhk_verify.leaf import parse_leaf
 from knhk_verify.note import parse_vkey
+from knhk_verify.signed import canonical
 from knhk_verify.tree import leaf_hash
 
 BASIS = "GDPR 17(1)(b)"
@@ -421,14 +427,53 @@ def test_retention_takes_what_is_older_and_not_held(vault: Vault) -> None:
     assert vault.eraser().retain() == []
 
 
+def test_a_hold_that_is_said_once_more_after_its_release_stands_no_more(vault: Vault) -> None:
+    hold = vault.eraser().hold(ANNA, "case 7")
+    held = list(log_entries(vault.yard.log_dir))
+    vault.eraser().release(hold.id)
+    entries = [*log_entries(vault.yard.log_dir), canonical({**json.loads(held[0]), "again": 1})]
+    assert [standing(each, "erp") for each in (held, entries)] == [{vault.tag(ANNA)}, set()]
+
+
 def test_leaves_are_looked_for_a_few_at_a_time(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many records there are of somebody: in memory is a part of them."""
     monkeypatch.setattr(erasing, "LEAVES", 2)
+    at_once, shown = list[int](), erasing.Beside._shown
+
+    def counted(beside: erasing.Beside, leaves: set[bytes]) -> set[int]:
+        at_once.append(len(leaves))
+        return shown(beside, leaves)
+
+    monkeypatch.setattr(erasing.Beside, "_shown", counted)
     filled(vault)
     told = vault.eraser().erase(ANNA, BASIS)
+    assert at_once == [2, 2, 2, 2, 1]
     assert (told.state, told.plan.leaves, told.records, told.rows) == (DONE, 9, 9, 6)
     assert not envelopes(vault, ANNA)
     assert vault.eraser(privacy=Privacy(vault.privacy.subjects, 1)).retain() == []
+
+
+def test_what_is_archived_while_it_is_looked_for_is_found(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(vault)
+
+    def archived_meanwhile(_: erasing.Beside) -> list[Path]:
+        vault.record(ANNA)
+        vault.yard.log.integrate()
+        vault.yard.archived()
+        return []
+
+    monkeypatch.setattr(erasing.Beside, "_segments", archived_meanwhile)
+    assert vault.eraser().erase(ANNA, BASIS).plan.leaves == 9 + 1
+
+
+def test_a_log_that_is_behind_its_archive_is_told(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the subject's records would be left out without a word."""
+    filled(vault)
+    vault.yard.archived()
+    opened = privacy_world.opened_folder
+    monkeypatch.setattr(privacy_world, "opened_folder", lambda folder: SimpleNamespace(served=opened(folder).served.before(12)))
+    with pytest.raises(Waiting, match="the log has 12 entries: it is behind its archive"):
+        vault.eraser().erase(ANNA, BASIS)
 
 
 def test_retention_of_much_is_several_erasures_one_after_another(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ import pytest
 from knhk.adapters.signer_local import establish
 from knhk.adapters.signer_roles import rotate
 from knhk.lockchain import PolicyEvent, statement
+from knhk.wiring import replays
+from knhk.wiring.archive import opened_folder
+from knhk.wiring.restore import Left, verified
 from knhk.wiring.signing import established, keys_in
 from knhk_runtime.record import SEGMENT_MAGIC, frame
 from knhk_runtime.sequencer.__main__ import load_key
@@ -24,7 +27,7 @@ from knhk_runtime.sequencer.wire import parse_event
 from knhk_runtime.tlog.audit import verify_log
 from knhk_runtime.tlog.folder import log_entries, log_records
 from knhk_verify.errors import Bad
-from knhk_verify.signed import canonical
+from knhk_verify.signed import canonical, verify_keys
 from knhk_verify.tree import leaf_hash
 
 ORIGIN = "knhk.dev/test"
@@ -148,6 +151,10 @@ def test_an_event_that_is_in_the_log_twice_in_other_bytes_is_noted(tmp_path: Pat
             "what": "says what tile/entries/000.p/2 offset 0 (entry 0) says: one event stands in the log twice, in other bytes",
         }
     ]
+    keys = verify_keys(signer.keys_json(), signer.root_public())
+    assert [index for index, _ in replays.events(opened_folder(tmp_path / "log").served, keys)] == [0]
+    left = Left(tmp_path, "main", (), (), str(tmp_path / "log"), tmp_path, tmp_path / "keys")
+    assert [index for index, _, _ in verified(left, datetime.now(UTC)).events] == [0]
 
 
 def test_an_event_of_before_its_keys_end_that_stands_after_later_ones_is_noted(tmp_path: Path) -> None:

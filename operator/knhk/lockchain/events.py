@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from knhk.model.faults import Fault, Refused
 from knhk_verify.errors import Bad
-from knhk_verify.signed import POLICY_EVENT, STATEMENT, member, parse_time
+from knhk_verify.signed import POLICY_EVENT, STATEMENT, canonical, member, parse_time
 
 _TEXTS = ("point", "stage", "arm", "reason")
 _NUMBERS = ("step", "weight")
@@ -31,6 +32,20 @@ class PolicyEvent:
     weight: int | None = None
     reason: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Said:
+    """Events that were met. Who writes a log can put a signed one in once more, in other bytes around what is signed: it counts where it
+    stands first."""
+
+    def __init__(self) -> None:
+        self._digests = set[bytes]()
+
+    def is_new(self, event: PolicyEvent) -> bool:
+        """Whether it is met for the first time."""
+        known = len(self._digests)
+        self._digests.add(sha256(canonical(statement(event))).digest())
+        return len(self._digests) > known
 
 
 def statement(event: PolicyEvent) -> dict[str, Any]:

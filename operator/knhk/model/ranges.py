@@ -15,11 +15,6 @@ def merged(pairs: Iterable[tuple[int, int]]) -> Ranges:
     return tuple(_joined(sorted(pairs)))
 
 
-def ranges_of(numbers: Iterable[int]) -> Ranges:
-    """Of numbers in any order."""
-    return tuple(_joined((number, number) for number in sorted(numbers)))
-
-
 def minus(left: Ranges, right: Iterable[tuple[int, int]]) -> Ranges:
     """What is in the first and not in the second."""
     found, others, at = list[tuple[int, int]](), merged(right), 0
@@ -48,22 +43,6 @@ def numbers_of(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
         yield from range(first, last + 1)
 
 
-def pieces(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[Ranges]:
-    """Ascending, each of at most so many numbers."""
-    here, room = list[tuple[int, int]](), most
-    for first, last in ranges:
-        while first <= last:
-            end = min(last, first + room - 1)
-            here.append((first, end))
-            room -= end - first + 1
-            first = end + 1
-            if not room:
-                yield tuple(here)
-                here, room = [], most
-    if here:
-        yield tuple(here)
-
-
 class Within:
     """Asks of numbers whether they are in these ranges."""
 
@@ -82,17 +61,17 @@ class Within:
 class Marks:
     """A set of numbers below `size`, one bit each."""
 
-    def __init__(self, size: int) -> None:
-        self._size, self._bits = size, bytearray(-(-size // 8))
+    def __init__(self, size: int = 0) -> None:
+        self.size, self._bits = size, bytearray(-(-size // 8))
 
     def reach(self, size: int) -> None:
         """Takes numbers below this size, too."""
-        self._size = max(self._size, size)
-        self._bits.extend(bytes(max(0, -(-self._size // 8) - len(self._bits))))
+        self.size = max(self.size, size)
+        self._bits.extend(bytes(-(-self.size // 8) - len(self._bits)))
 
     def add(self, number: int) -> bool:
         """Whether it is new and in range."""
-        if not 0 <= number < self._size or self.has(number):
+        if not 0 <= number < self.size or self.has(number):
             return False
         self._bits[number >> 3] |= 1 << (number & 7)
         return True

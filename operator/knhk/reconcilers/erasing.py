@@ -16,7 +16,7 @@ from typing import Any
 from knhk.lockchain.events import PolicyEvent
 from knhk.model.delta import Row
 from knhk.model.faults import Waiting
-from knhk.model.ranges import Marks, Ranges, Within, count, merged, minus, numbers_of, pieces
+from knhk.model.ranges import Marks, Ranges, Within, count, merged, minus, numbers_of
 from knhk.model.times import rfc3339
 from knhk.ports.chance import Random
 from knhk.ports.clock import Clock
@@ -183,17 +183,21 @@ class Beside(Copies):
     def _found(self, is_wanted: Callable[[str, Record], bool], among: Ranges = ALL) -> Marks:
         """Indexes in the log of the leaves of wanted records that are not erased, among these. What the log has
         acknowledged a moment ago is under the next checkpoint; what it does not show after that is nobody's evidence. Outboxes are read
-        first: what leaves them meanwhile is in the archive."""
-        marks, here = Marks(self.log().size), Within(among)
-        wanted = self._leaves(is_wanted)
-        while leaves := set(islice(wanted, LEAVES)):
+        first: what leaves them meanwhile is in the archive. Raises Waiting for a row of the archive that is not under the checkpoint."""
+        marks, here = Marks(), Within(among)
+        for leaves in batches(self._leaves(is_wanted)):
             shown = self._shown(leaves)
             marks.reach(self.log().size)
             for index in filter(here.has, shown):
                 marks.add(index)
+        marks.reach(self.log().size)
         for row in self.rows():
             at = row.log_index
             if at is not None and not row.erased and here.has(at) and is_wanted(row.point, record_of(row)):
+                if at >= marks.size:  # archived since
+                    marks.reach(self.log().size)
+                if at >= marks.size:
+                    raise Waiting("Log", f"archive entry {at}: the log has {marks.size} entries: it is behind its archive", SETTLE_S)
                 marks.add(at)
         return marks
 
@@ -549,10 +553,18 @@ def rewrite(at: Copies, targets: Ranges, is_here: Callable[[str], bool] = everyw
     if not targets:
         return 0, 0
     records, log, folders = 0, at.log(), [folder for folder in at.folders() if is_here(point_of(folder.name))]
-    for piece in pieces(targets if folders else (), LEAVES):
-        leaves = set(entries_at(log, piece))
-        records += sum(_rewrite_outbox(at, folder, leaves) for folder in folders)
+    there = (record for folder in folders for path in sorted(folder.glob("*.seg")) for record in records_in(path))
+    for leaves in batches(leaf for record in there if not record.erased for leaf in record.leaves):
+        if wanted := leaves.intersection(entries_at(log, targets)):
+            records += sum(_rewrite_outbox(at, folder, wanted) for folder in folders)
     return records, at.archive.erase(targets, is_here) if at.archive is not None else 0
+
+
+def batches(leaves: Iterator[bytes]) -> Iterator[set[bytes]]:
+    """Sets of at most LEAVES, one at a time."""
+    while batch := set(islice(leaves, LEAVES)):
+        yield batch
+        batch.clear()
 
 
 def _rewrite_outbox(at: Copies, folder: Path, leaves: set[bytes]) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 from knhk.decide.keeping import DELETED
-from knhk.lockchain.events import PolicyEvent, statement
+from knhk.lockchain.events import PolicyEvent
 from knhk.model.phases import Event
-from knhk_verify.signed import canonical
 
 ENDS = {Event.ROLLED_BACK.value, Event.ABORTED.value}
 RESTORED = "Restored"
@@ -83,19 +81,10 @@ class Then:
     held: dict[str, str] = field(default_factory=dict)
 
 
-def once(events: Iterable[tuple[int, PolicyEvent]]) -> Iterator[tuple[int, PolicyEvent]]:
-    """Each where it stands first: who writes a log can put a signed event in once more, in other bytes around what is signed."""
-    said = set[bytes]()
-    for index, event in events:
-        if (digest := sha256(canonical(statement(event))).digest()) not in said:
-            said.add(digest)
-            yield index, event
-
-
 def state_at(events: Iterable[tuple[int, PolicyEvent]], at: str) -> Then:
     """State after the events, in the log's order, whose own time is not after `at` (RFC 3339, UTC, as in events)."""
     then = Then()
-    for index, event in once(events):
+    for index, event in events:
         if event.time > at:
             continue
         then.events, then.last = then.events + 1, index

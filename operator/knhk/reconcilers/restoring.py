@@ -21,7 +21,7 @@ from knhk.reconcilers.bundles import PUBLISHED, made_of
 from knhk.reconcilers.consents import RECORDED as CONSENT_RECORDED
 from knhk.reconcilers.context import MAX_HISTORY, NO_DIGEST, conditioned
 from knhk.reconcilers.deleting import SUBJECTS
-from knhk.reconcilers.history import ENDS, RESTORED, ROLLS, PackThen, PointThen, once, state_at
+from knhk.reconcilers.history import ENDS, RESTORED, ROLLS, PackThen, PointThen, state_at
 from knhk.reconcilers.repositories import MAX_DENIED as MAX_COMMITS_DENIED
 from knhk.reconcilers.revisions import Revision, inputs_of, is_final
 
@@ -68,7 +68,7 @@ def told(events: Sequence[tuple[int, PolicyEvent]]) -> Told:
     """Events in the log's order."""
     state = state_at(events, EVER)
     found = Told(then=state.packs, points=state.points)
-    for index, event in once(events):
+    for index, event in events:
         kind, _, name = event.subject[0].partition("/")
         name = name.partition("@")[0]
         if (key := _of(event, name)) is not None and event.kind != DELETED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from knhk.lockchain.events import PolicyEvent, parse_event
+from knhk.lockchain.events import PolicyEvent, Said, parse_event
 from knhk.model.faults import Fault, Refused
 from knhk.model.ranges import Ranges, count
 from knhk.reconcilers.erasing import LOOKS, SETTLE_S, Beside, erased_by, is_of
@@ -58,7 +58,8 @@ def standing(entries: Iterable[bytes], namespace: str) -> frozenset[bytes]:
     """Tags of whom the events of a log say that a hold stands in a namespace; one of another namespace ends none. Nobody but the operator
     appends events, so signatures are not looked at. Raises Bad and Refused."""
     told = (parse_event(_statement(entry, f"entry {index}")) for index, entry in enumerate(entries) if entry[:1] == b"{")
-    return frozenset(hold.tag for hold in erased_by(holding(told, namespace)).holds.values() if hold.standing)
+    events = filter(Said().is_new, holding(told, namespace))
+    return frozenset(hold.tag for hold in erased_by(events).holds.values() if hold.standing)
 
 
 def holding(events: Iterable[PolicyEvent], namespace: str) -> Iterator[PolicyEvent]:

@@ -15,7 +15,7 @@ from knhk.adapters.erasures_remote import RemoteErasures
 from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.adapters.token_client import Whom
 from knhk.model.faults import NotFound, Stalled
-from knhk.model.ranges import Ranges
+from knhk.model.ranges import Ranges, count
 from knhk.ports.caller import ERASURES_AUDIENCE, KEYS_AUDIENCE
 from knhk.ports.recorded import Found, Recorded
 from knhk.reconcilers.erasing import Eraser, Surroundings
@@ -51,7 +51,7 @@ class Told:
         return self.there.digest(targets)
 
     def rewrite(self, targets: Ranges) -> tuple[int, int]:
-        self.say(f"the keys are destroyed; rewriting copies of {sum(last - first + 1 for first, last in targets)} entries")
+        self.say(f"the keys are destroyed; rewriting copies of {count(targets)} entries")
         return self.there.rewrite(targets)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knhk.adapters import log_reading
-from knhk.lockchain.events import PolicyEvent, parse_event
+from knhk.lockchain.events import PolicyEvent, Said, parse_event
 from knhk.model.faults import KnhkError, NotFound, Stalled, Waiting
 from knhk.model.progress import Far, counted, unheard
 from knhk.model.ranges import Marks
@@ -75,11 +75,14 @@ def _entries(log: Served, root: bytes | None) -> Iterator[bytes]:
 
 
 def events(log: Served, keys: Keys, root: bytes | None = None, far: Far = unheard) -> Iterator[tuple[int, PolicyEvent]]:
-    """(index, event) of the policy events of a log, their signatures verified; at their end, where `root` is given, that nothing was left
-    out or put elsewhere: all entries give it. Raises Bad and Refused."""
+    """(index, event) of the policy events of a log, each where it stands first, their signatures verified; at their end, where `root` is
+    given, that nothing was left out or put elsewhere: all entries give it. Raises Bad and Refused."""
+    said = Said()
     for index, entry in enumerate(counted(_entries(log, root), far, "entries", log.size)):
         if entry[:1] == b"{":
-            yield index, parse_event(verify_event(entry, keys, f"entry {index}")[0])
+            event = parse_event(verify_event(entry, keys, f"entry {index}")[0])
+            if said.is_new(event):
+                yield index, event
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from knhk.adapters.system import SystemClock, SystemRandom
 from knhk.api import parse, with_origin
 from knhk.decide.keeping import STAY
 from knhk.lockchain import NOTARISED, bundle_of, statement
-from knhk.lockchain.events import PolicyEvent, parse_event
+from knhk.lockchain.events import PolicyEvent, Said, parse_event
 from knhk.model.canonical import sha256_hex
 from knhk.model.faults import AlreadyExists, Corrupt, Fault, KnhkError, NotFound, Refused, Stalled, Waiting
 from knhk.model.resource import Key, Resource
@@ -92,7 +92,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Verified:
-    """A log whose every entry is under its signed checkpoint, and whose policy events are signed."""
+    """A log whose every entry is under its signed checkpoint, and whose policy events are signed; `events`: each where it stands first."""
 
     log: Opened
     origin: str
@@ -148,13 +148,13 @@ def verified(left: Left, now: datetime) -> Verified:
         step = next(step for step in judged.steps if not step.ok)
         raise Bad(step.what, step.detail)
     root = unb64(log.note.split("\n")[2], f"{left.log}/checkpoint line 3")
-    edge, events = Edge(), list[tuple[int, bytes, PolicyEvent]]()
+    edge, said, events = Edge(), Said(), list[tuple[int, bytes, PolicyEvent]]()
     for n in range(-(-log.served.size // TILE)):
         hashes = bytearray()
         for index, entry in enumerate(log.served.entries_of(n), n * TILE):
             hashes += leaf_hash(entry)
-            if entry[:1] == b"{":
-                events.append((index, entry, _event(entry, keys, f"{left.log} entry {index}")))
+            if entry[:1] == b"{" and said.is_new(event := _event(entry, keys, f"{left.log} entry {index}")):
+                events.append((index, entry, event))
         _fits(log, n, bytes(hashes))
         edge.extend(bytes(hashes))
     if edge.root() != root:
