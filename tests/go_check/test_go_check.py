@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from go_binaries import GoProject
+
 HERE = Path(__file__).parent
 VECTORS = HERE.parents[1] / "formats" / "vectors"
+PROJECT = GoProject("go-check", HERE, {"go-check": "."}, (), cgo=False, tells="go-check", about="the check by Go (half a minute)")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def go_check(vectors: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "GOFLAGS": "-buildvcs=false"}
-    return subprocess.run(["go", "run", ".", str(vectors)], cwd=HERE, capture_output=True, text=True, check=False, env=environment)
+    program = PROJECT.built(("go-check",), build=True)["go-check"]
+    return subprocess.run([program, str(vectors)], capture_output=True, text=True, check=False)
 
 
 def test_go_verifies_the_vectors() -> None:

@@ -20,7 +20,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def oci11(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def oci11() -> Iterator[str]:
     """http://ADDRESS of a registry with the referrers API (go-containerregistry)."""
-    with oci11_registry(tmp_path_factory.mktemp("oci11")) as url:
+    with oci11_registry() as url:
         yield url

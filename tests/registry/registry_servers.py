@@ -1,4 +1,4 @@
-"""Real registries on loopback: Debian's docker-registry, and one with the referrers API, built from a pinned Go module in seconds."""
+"""Real registries on loopback: Debian's docker-registry, and one with the referrers API, built once from a pinned Go module."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from go_binaries import CannotBuild, GoProject
+
 HERE = Path(__file__).resolve().parent
-_GO = {**os.environ, "GOTOOLCHAIN": "auto", "GOFLAGS": "-mod=readonly -buildvcs=false", "CGO_ENABLED": "0", "GOWORK": "off"}
+_OCI11 = GoProject("oci11", HERE / "oci11", {"oci11": "."}, ("-trimpath",), cgo=False, tells="oci11", about="a registry (a minute)")
 
 
 @contextmanager
@@ -48,12 +50,12 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 @contextmanager
-def oci11_registry(folder: Path) -> Iterator[str]:
+def oci11_registry() -> Iterator[str]:
     """The URL of the registry of oci11/."""
-    if shutil.which("go") is None:
-        pytest.skip("not run: the go command is absent")
-    program = folder / "oci11"
-    subprocess.run(["go", "build", "-trimpath", "-o", str(program), "."], cwd=HERE / "oci11", env=_GO, check=True)
+    try:
+        program = _OCI11.built(("oci11",), build=True)["oci11"]
+    except CannotBuild as error:
+        pytest.skip(f"not run: {error}")
     with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield f"http://{process.stdout.readline().strip()}"
