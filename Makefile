@@ -34,8 +34,8 @@ GENERATOR_MODULES ?=
 GENERATED         ?= crds manifests/base/admission/webhooks.yaml manifests/chart docs/roles/matrix.md hot_c/envoy/abi.h docs/failure-modes.md docs/conformance.md
 
 PYTEST_ARGS ?=
-# Of `make test`: the groups `cluster` and `node` mostly wait for their servers, side by side; then each worker computes.
-TEST_WORKERS ?= 2
+# Of `make test`: the groups `cluster` and `node` mostly wait for their servers, side by side, while a third worker computes.
+TEST_WORKERS ?= 3
 NATIVE_SOURCES := $(shell find hot_c -type f \( -name '*.[ch]' -o -name '*.zig' -o -name '*.cdef' -o -name '*.j2' \
                     -o -name '*.py' \) -not -path '*/build/*' -not -name '_*.c' 2>/dev/null)
 
