@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from knhk.cli import main
+from knhk.lockchain.events import PolicyEvent, statement
 from knhk.model.subjects import tag_of
-from knhk.reconcilers.lineage import Kept, Wanted, in_clear, kept_of
+from knhk.reconcilers.lineage import Kept, Wanted, in_clear, kept_of, lineage
 from knhk.wiring.lineage import Asked, Tags, wanted_of
 from knhk_runtime.record import Record, parse_record
 from knhk_runtime.subject_keys import ErasableKeys
@@ -69,6 +70,20 @@ def test_a_sealed_record_is_found_by_its_tag_and_told_by_who_may_open_it() -> No
     told = in_clear(one)
     assert told is not None
     assert (one.state, told["body"]) == ("clear", {"id": "1"})
+
+
+def test_a_consent_that_is_said_once_more_after_its_withdrawal_is_not_held() -> None:
+    """Who writes a log can put the old event in again, in other bytes around what is signed."""
+    leaf = record("sealed").leaves[0]
+
+    def said(kind: str, day: int) -> dict[str, Any]:
+        event = PolicyEvent(kind, (f"consent/erp/{ANNA}", ANNA), "local:ada", f"2020-11-{day:02}T10:00:00Z", evidence={"purpose": "hiring"})
+        return statement(event)
+
+    told = [said("ConsentGranted", 1), said("ConsentWithdrawn", 2), said("ConsentGranted", 1), leaf]
+    rows = lineage(enumerate(told), {}, Wanted(tags=frozenset((ANNA,)), receipts=frozenset((parse_leaf(leaf).receipt_id,))))
+    assert [row["index"] for row in rows] == [0, 1, 3]
+    assert [(held["state"], held["index"]) for held in rows[-1]["consents"]] == [("Withdrawn", 1)]
 
 
 def test_a_name_that_looks_like_a_receipt_is_a_name_too() -> None:

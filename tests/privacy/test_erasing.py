@@ -454,16 +454,27 @@ def test_leaves_are_looked_for_a_few_at_a_time(vault: Vault, monkeypatch: pytest
 
 
 def test_what_is_archived_while_it_is_looked_for_is_found(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While outboxes are read, which it leaves, and when the archive is."""
     filled(vault)
+    kept = Vault.kept
 
-    def archived_meanwhile(_: erasing.Beside) -> list[Path]:
+    def archived_meanwhile() -> None:
         vault.record(ANNA)
         vault.yard.log.integrate()
         vault.yard.archived()
+
+    def segments(_: erasing.Beside) -> list[Path]:
+        archived_meanwhile()
         return []
 
-    monkeypatch.setattr(erasing.Beside, "_segments", archived_meanwhile)
-    assert vault.eraser().erase(ANNA, BASIS).plan.leaves == 9 + 1
+    def read_later(vault: Vault) -> Kept:
+        if len(vault.names) == 19:
+            archived_meanwhile()
+        return kept(vault)
+
+    monkeypatch.setattr(erasing.Beside, "_segments", segments)
+    monkeypatch.setattr(Vault, "kept", read_later)
+    assert vault.eraser().erase(ANNA, BASIS).plan.leaves == 9 + 2
 
 
 def test_a_log_that_is_behind_its_archive_is_told(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,16 +35,19 @@ class PolicyEvent:
 
 
 class Said:
-    """Events that were met. Who writes a log can put a signed one in once more, in other bytes around what is signed: it counts where it
-    stands first."""
+    """Statements that were met. Who writes a log can put a signed event in once more, in other bytes around what is signed: it counts where
+    it stands first."""
 
     def __init__(self) -> None:
         self._digests = set[bytes]()
 
-    def is_new(self, event: PolicyEvent) -> bool:
-        """Whether it is met for the first time."""
+    def is_new(self, statement: Mapping[str, Any], where: str) -> bool:
+        """Whether it is met for the first time. Raises Bad for what no signature is over."""
         known = len(self._digests)
-        self._digests.add(sha256(canonical(statement(event))).digest())
+        try:
+            self._digests.add(sha256(canonical(statement)).digest())
+        except (ValueError, RecursionError) as error:
+            raise Bad(where, "is not canonical JSON") from error
         return len(self._digests) > known
 
 

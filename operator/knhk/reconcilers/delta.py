@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from knhk.model.delta import Row
 from knhk.model.faults import Corrupt
-from knhk.model.ranges import Ranges
+from knhk.model.ranges import Ranges, merged
 from knhk_runtime.envelope import parse_envelope
 from knhk_runtime.record import Record, parse_action, parse_observation, parse_record
 from knhk_verify.errors import Bad
@@ -263,7 +263,7 @@ def parse_plan(data: bytes, where: str, number: int) -> Plan:
     """Raises Corrupt."""
     found = _document(data, where, number)
     try:
-        erase = {path: tuple(_place(each) for each in ranges) for path, ranges in found.get("erase", {}).items()}
+        erase = {path: merged(_place(each) for each in ranges) for path, ranges in found.get("erase", {}).items()}
         ranges = {source: (_place(start), _place(end)) for source, (start, end) in found["ranges"].items()}
         return Plan(number, ranges, erase, int(found.get("time_ns", 0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -552,12 +552,23 @@ def rewrite(at: Copies, targets: Ranges, is_here: Callable[[str], bool] = everyw
     segment that holds some: it begins another one when it sees that keys were destroyed."""
     if not targets:
         return 0, 0
-    records, log, folders = 0, at.log(), [folder for folder in at.folders() if is_here(point_of(folder.name))]
+    folders = [folder for folder in at.folders() if is_here(point_of(folder.name))]
+    records = sum(_rewrite_outbox(at, folder, leaves) for leaves in _leaves_at(at.log(), targets, folders) for folder in folders)
+    return records, at.archive.erase(targets, is_here) if at.archive is not None else 0
+
+
+def _leaves_at(log: Served, targets: Ranges, folders: list[Path]) -> Iterator[set[bytes]]:
+    """Leaves of these entries, one part after another: all of them where they are few, else those that outboxes hold."""
+    if not folders:
+        return
+    if count(targets) <= LEAVES:
+        yield set(entries_at(log, targets))
+        return
     there = (record for folder in folders for path in sorted(folder.glob("*.seg")) for record in records_in(path))
     for leaves in batches(leaf for record in there if not record.erased for leaf in record.leaves):
         if wanted := leaves.intersection(entries_at(log, targets)):
-            records += sum(_rewrite_outbox(at, folder, wanted) for folder in folders)
-    return records, at.archive.erase(targets, is_here) if at.archive is not None else 0
+            yield wanted
+            wanted.clear()
 
 
 def batches(leaves: Iterator[bytes]) -> Iterator[set[bytes]]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from knhk.lockchain.events import Said
 from knhk.model.consents import EVENTS
 from knhk.model.times import rfc3339_ns
 from knhk_runtime.envelope import parse_envelope
@@ -120,13 +121,15 @@ class _Log:
 def lineage(
     entries: Iterable[tuple[int, bytes | Mapping[str, Any]]], kept: Mapping[bytes, Kept], wanted: Wanted, absent: str = "gone"
 ) -> list[dict[str, Any]]:
-    """Rows in the order of the log; nothing is verified here. `entries`: by index, all of them, or those that are about it and
-    what tells of their packs and data, which may be statements. `absent`: what is told of records that are not in `kept`. Raises Bad for
-    what is no entry."""
-    log, rows = _Log(), list[dict[str, Any]]()
+    """Rows in the order of the log, of an event where it stands first; nothing is verified here. `entries`: by index, all of them, or those
+    that are about it and what tells of their packs and data, which may be statements. `absent`: what is told of records that are not in
+    `kept`. Raises Bad for what is no entry."""
+    log, rows, said = _Log(), list[dict[str, Any]](), Said()
     for index, entry in entries:
         if isinstance(entry, Mapping) or entry[:1] == b"{":
             statement = entry if isinstance(entry, Mapping) else statement_of(index, entry)
+            if not said.is_new(statement, f"entry {index}"):
+                continue
             log.take(index, statement)
             if (row := about(index, statement, wanted.tags)) is not None:
                 rows.append(row)

@@ -9,10 +9,9 @@ from knhk.lockchain.events import PolicyEvent, Said, parse_event
 from knhk.model.faults import Fault, Refused
 from knhk.model.ranges import Ranges, count
 from knhk.reconcilers.erasing import LOOKS, SETTLE_S, Beside, erased_by, is_of
+from knhk.reconcilers.lineage import statement_of
 from knhk_runtime.record import Record
 from knhk_verify.errors import demand
-from knhk_verify.note import unb64
-from knhk_verify.signed import parse_json
 
 
 @dataclass
@@ -57,16 +56,12 @@ class Unheld(Beside):
 def standing(entries: Iterable[bytes], namespace: str) -> frozenset[bytes]:
     """Tags of whom the events of a log say that a hold stands in a namespace; one of another namespace ends none. Nobody but the operator
     appends events, so signatures are not looked at. Raises Bad and Refused."""
-    told = (parse_event(_statement(entry, f"entry {index}")) for index, entry in enumerate(entries) if entry[:1] == b"{")
-    events = filter(Said().is_new, holding(told, namespace))
-    return frozenset(hold.tag for hold in erased_by(events).holds.values() if hold.standing)
+    said = Said()
+    statements = ((statement_of(index, entry), f"entry {index}") for index, entry in enumerate(entries) if entry[:1] == b"{")
+    told = (parse_event(statement) for statement, where in statements if said.is_new(statement, where))
+    return frozenset(hold.tag for hold in erased_by(holding(told, namespace)).holds.values() if hold.standing)
 
 
 def holding(events: Iterable[PolicyEvent], namespace: str) -> Iterator[PolicyEvent]:
     """Those of holds."""
     return (event for event in events if event.kind in ("Held", "HoldReleased") and is_of(event, namespace))
-
-
-def _statement(entry: bytes, where: str) -> dict[str, object]:
-    found: dict[str, object] = parse_json(unb64(parse_json(entry, where)["dsseEnvelope"]["payload"], where), where)
-    return found

@@ -80,9 +80,9 @@ def events(log: Served, keys: Keys, root: bytes | None = None, far: Far = unhear
     said = Said()
     for index, entry in enumerate(counted(_entries(log, root), far, "entries", log.size)):
         if entry[:1] == b"{":
-            event = parse_event(verify_event(entry, keys, f"entry {index}")[0])
-            if said.is_new(event):
-                yield index, event
+            statement, _ = verify_event(entry, keys, where := f"entry {index}")
+            if said.is_new(statement, where):
+                yield index, parse_event(statement)
 
 
 @dataclass(frozen=True)

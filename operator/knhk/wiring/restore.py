@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -153,8 +153,9 @@ def verified(left: Left, now: datetime) -> Verified:
         hashes = bytearray()
         for index, entry in enumerate(log.served.entries_of(n), n * TILE):
             hashes += leaf_hash(entry)
-            if entry[:1] == b"{" and said.is_new(event := _event(entry, keys, f"{left.log} entry {index}")):
-                events.append((index, entry, event))
+            where = f"{left.log} entry {index}"
+            if entry[:1] == b"{" and said.is_new(statement := verify_event(entry, keys, where)[0], where):
+                events.append((index, entry, _event(statement, where)))
         _fits(log, n, bytes(hashes))
         edge.extend(bytes(hashes))
     if edge.root() != root:
@@ -162,9 +163,9 @@ def verified(left: Left, now: datetime) -> Verified:
     return Verified(log, log.note.partition("\n")[0], root, tuple(events), keys, keys_json, root_public)
 
 
-def _event(entry: bytes, keys: Keys, where: str) -> PolicyEvent:
+def _event(statement: Mapping[str, Any], where: str) -> PolicyEvent:
     try:
-        return parse_event(verify_event(entry, keys, where)[0])
+        return parse_event(statement)
     except Refused as refused:
         raise Bad(where, str(refused)) from refused
 
