@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,7 +80,7 @@ def test_a_consent_that_is_said_once_more_after_its_withdrawal_is_not_held() -> 
         event = PolicyEvent(kind, (f"consent/erp/{ANNA}", ANNA), "local:ada", f"2020-11-{day:02}T10:00:00Z", evidence={"purpose": "hiring"})
         return statement(event)
 
-    told = [said("ConsentGranted", 1), said("ConsentWithdrawn", 2), said("ConsentGranted", 1), leaf]
+    told: list[bytes | Mapping[str, Any]] = [said("ConsentGranted", 1), said("ConsentWithdrawn", 2), said("ConsentGranted", 1), leaf]
     rows = lineage(enumerate(told), {}, Wanted(tags=frozenset((ANNA,)), receipts=frozenset((parse_leaf(leaf).receipt_id,))))
     assert [row["index"] for row in rows] == [0, 1, 3]
     assert [(held["state"], held["index"]) for held in rows[-1]["consents"]] == [("Withdrawn", 1)]
