@@ -47,6 +47,11 @@ def figures(document: dict[str, Any], held: bytes, logs: dict[str, list[bytes]])
     }
 
 
+def goals(said: dict[str, str]) -> dict[str, str]:
+    """Whether goals were met, as the event has it; `said`: its evidence."""
+    return {f"{name}Goal": "met" if int(said[f"{name}Ms"]) <= int(said[f"{name}GoalMs"]) else "missed" for name in ("rto", "rpo")}
+
+
 def merged(document: dict[str, Any], logs: dict[str, list[bytes]]) -> str:
     rows = []
     for name, log in logs.items():

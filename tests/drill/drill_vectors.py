@@ -10,7 +10,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from drill_stranger import figures
+from drill_stranger import figures, goals
 
 VECTORS = Path(__file__).parents[2] / "formats" / "vectors" / "drill.json"
 STRUCK = 1_800_000_000_000_000_000
@@ -50,11 +50,17 @@ def made() -> dict[str, Any]:
         "struck": "us",
         "struckNs": str(STRUCK),
     }
+    found = figures(document, b"".join(held), logs)
+    rto, rpo = int(found["rtoMs"]), int(found["rpoMs"])
+    wanted = [
+        {"rtoGoalMs": str(most), "rpoGoalMs": str(least)} for most, least in ((900_000, 60_000), (rto, rpo - 1), (rto - 1, rpo), (0, 0))
+    ]
     return {
         "document": json.dumps(document, separators=(",", ":"), sort_keys=True),
         "acknowledged": b64encode(b"".join(held)).decode(),
         "entries": {name: [b64encode(entry).decode() for entry in log] for name, log in logs.items()},
-        "figures": figures(document, b"".join(held), logs),
+        "figures": found,
+        "goals": [{**each, **goals({**found, **each})} for each in wanted],
     }
 
 

@@ -6,9 +6,11 @@ import json
 import random
 import subprocess
 import sys
+import tarfile
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from drill_vectors import made
 
 from knhk.adapters.signer_local import establish
 from knhk.model.faults import NotFound, Waiting
-from knhk.reconcilers.drilling import Dealt, dealt, digest, figures, measured, merged, parse_given
+from knhk.reconcilers.drilling import GOALS, Dealt, again, dealt, digest, figures, measured, merged, parse_given, parse_goals
 from knhk.wiring.drill_traffic import COMMIT_EVERY, VERSIONS, Consumed, Consumer, FilePositions, Live, Topic, policies, source_of
 from knhk_runtime.record import encode_leaf, entry_key
 from knhk_verify.__main__ import main as knhk_verify
@@ -152,6 +154,7 @@ def test_a_region_is_lost_and_nothing_that_was_acknowledged(tmp_path: Path, knhk
     assert (told["lost"], told["rpo_ms"], told["survivor"]) == (0, 0, "eu")
     assert (told["missing"], told["twice"], told["different"], told["unrecorded"]) == (0, 0, 0, 0)
     assert min(told[name] for name in ("rto_ms", "policy_ms", "messages", "replayed")) > 0
+    assert (told["rto_goal_ms"], told["rto_goal"], told["rpo_goal_ms"], told["rpo_goal"]) == (900_000, "met", 60_000, "met")
     assert told["replayed"] >= told["acknowledged"] - told["lost"], "the survivors decide again what was decided anywhere"
     bundle, root = tmp_path / "drill", ("--root", str(tmp_path / "drill/root.pub"))
     code, judged = knhk("receipt", "verify", told["receipt"], *root, "--keys", str(bundle / "keys.json"))
@@ -171,8 +174,8 @@ def test_a_region_is_lost_and_nothing_that_was_acknowledged(tmp_path: Path, knhk
     assert (said["struck"], measured_again["rtoMs"], measured_again["merged"]) == ("us", str(told["rto_ms"]), told["merged"])
 
     code, judged = knhk("drill", "verify", str(bundle), *root)
-    assert (code, judged["verified"]) == (0, True), judged
-    assert set(measured_again) <= {step["what"] for step in judged["steps"] if step["ok"]}
+    assert (code, judged["verified"], judged["missed"]) == (0, True, []), judged
+    assert {*measured_again, *GOALS} <= {step["what"] for step in judged["steps"] if step["ok"]}
     code, late = knhk("drill", "verify", str(bundle), *root, "--at", "2099-01-01T00:00:00Z")
     assert (code, "expired at" in json.dumps(late)) == (1, True), late
     code, then = knhk("drill", "verify", str(bundle), *root, "--at", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -190,6 +193,47 @@ def test_a_region_is_lost_and_nothing_that_was_acknowledged(tmp_path: Path, knhk
         path.write_bytes(whole)
     code, judged = knhk("drill", "verify", str(bundle), "--root", b64encode(bytes(32)).decode())
     assert (code, judged["verified"]) == (1, False), "of another root nothing is believed"
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_drill_that_misses_its_goal_fails_and_its_receipt_says_so(tmp_path: Path) -> None:
+    bundle = tmp_path / "drill"
+    asked = ("--strike", "ap", "--clients", "3", "--seconds", "4", "--rto-s", "0", "--rpo-s", "0", "--out", str(bundle))
+    code, told, notes = said_by("drill", "run", *asked)
+    assert (code, told["rto_goal"], told["rto_goal_ms"], told["rpo_goal"]) == (1, "missed", 0, "met"), told
+    assert (told["lost"], told["missing"], told["twice"], told["different"], told["unrecorded"]) == (0, 0, 0, 0, 0), "it fails by its goal"
+    assert json.loads(notes) == {"note": f"RTO missed its goal: {told['rto_ms']} ms, at most 0 ms were to be"}
+    said = json.loads(b64decode(json.loads(json.loads(Path(told["receipt"]).read_text())["bundle"])["dsseEnvelope"]["payload"]))
+    said = said["predicate"]["evidence"]
+    assert {name: said[name] for name in GOALS} == {"rtoGoalMs": "0", "rtoGoal": "missed", "rpoGoalMs": "0", "rpoGoal": "met"}
+    assert {name: said[name] for name in ("rtoGoal", "rpoGoal")} == drill_stranger.goals(said)
+    code, judged, notes = said_by("drill", "verify", str(bundle), "--root", str(bundle / "root.pub"))
+    assert (code, judged["verified"], judged["missed"]) == (0, True, ["rtoGoal"]), "what it says is true"
+    assert json.loads(notes) == {"note": "rtoGoal: the drill missed it, as its receipt says"}
+
+
+def test_a_bundle_of_before_goals_verifies_and_can_be_held_to_some(tmp_path: Path) -> None:
+    """Made by the version before; its keys.json holds at the time given here."""
+    with tarfile.open(Path(__file__).with_name("before_goals.tar.xz")) as packed:
+        packed.extractall(tmp_path, filter="data")
+    asked = ("drill", "verify", str(tmp_path / "drill"), "--at", "2026-11-27T16:10:00Z")
+    code, judged, notes = said_by(*asked)
+    assert (code, judged["verified"], judged["missed"], notes) == (0, True, [], ""), judged
+    assert judged["not_judged"] == [", ".join(GOALS), "replayed, different, unrecorded"]
+    code, judged, _ = said_by(*asked, "--rto-s", "1", "--rpo-s", "0")
+    assert (code, judged["verified"]) == (0, True), "its RTO is 133 ms, its RPO 0"
+    assert {"rtoMs is at most 1000", "rpoMs is at most 0"} <= {step["what"] for step in judged["steps"] if step["ok"]}
+    code, judged, _ = said_by(*asked, "--rto-s", "0")
+    assert (code, [step["what"] for step in judged["steps"] if step["ok"] is False]) == (1, ["rtoMs is at most 0"])
+    code, told, _ = said_by(*asked, "--rto-s", "-1")
+    assert (code, "must be 0 to 604800, whole seconds" in json.dumps(told)) == (2, True), told
+
+
+def said_by(*words: str) -> tuple[int, Any, str]:
+    """Exit status, answer and notes of a command."""
+    done = subprocess.run([sys.executable, "-m", "knhk.cli", *words, "-o", "json"], capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout or done.stderr), done.stderr
 
 
 @pytest.mark.slow
@@ -212,10 +256,35 @@ def test_figures_are_those_of_the_vectors() -> None:
     assert given.files() == (document, held)
     assert figures(given, logs).told() == vector["figures"] == drill_stranger.figures(json.loads(document), held, logs)
     assert vector == made(), "the vectors are those of their program"
+    assert {(row["rtoGoal"], row["rpoGoal"]) for row in vector["goals"]} == {
+        (one, other) for one in ("met", "missed") for other in ("met", "missed")
+    }
+    for row in vector["goals"]:
+        goals = parse_goals(row, "event")
+        assert goals is not None
+        assert goals.told(figures(given, logs).measured) == row
     with pytest.raises(Bad, match="one of them was altered"):
         parse_given(document, held[:-1] + b"x", "drill.json")
     with pytest.raises(Bad, match="no name of a region"):
         parse_given(document.replace(b'"eu":', b'"../eu":'), held, "drill.json")
+
+
+def test_an_event_that_says_something_else_of_goals_than_its_receipts_is_told() -> None:
+    vector = json.loads((Path(__file__).parents[2] / "formats" / "vectors" / "drill.json").read_text())
+    given = parse_given(vector["document"].encode(), b64decode(vector["acknowledged"]), "drill.json")
+    found = figures(given, {name: [b64decode(entry) for entry in log] for name, log in vector["entries"].items()})
+    said = {**vector["figures"], **vector["goals"][1]}
+    assert all(step.ok for step in again(said, found, "event"))
+    assert [step.ok for step in again(vector["figures"], found, "event")].count(None) == 1, "of before goals were recorded"
+    for name in GOALS:
+        altered = {**said, name: "met" if said[name] == "missed" else "missed" if said[name] == "met" else str(10 * int(said[name]))}
+        bad = [step.what for step in again(altered, found, "event") if step.ok is False]
+        assert bad == ({"rpoGoalMs": ["rpoGoal"], "rtoGoalMs": []}.get(name, [name])), (
+            "a goal is the event's word, whether it was met is not"
+        )
+        half = {member: said[member] for member in said if member != name}
+        with pytest.raises(Bad) if name.endswith("Ms") else nullcontext():
+            assert [step.what for step in again(half, found, "event") if step.ok is False] == [name]
 
 
 def test_what_is_no_bundle_of_a_drill_is_told_to_be_none(tmp_path: Path, knhk: Callable[..., tuple[int, Any]]) -> None:

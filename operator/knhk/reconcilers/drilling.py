@@ -11,11 +11,13 @@ from typing import Any
 
 from knhk.model.canonical import canonical
 from knhk_verify.errors import Bad
+from knhk_verify.evidence import Step
 from knhk_verify.leaf import LEAF_SIZE, parse_leaf
 from knhk_verify.signed import member, parse_json
 from knhk_verify.tree import leaf_hash
 
 SOURCE_BYTES, NAME_BYTES = 8, 20
+MET, MISSED = "met", "missed"
 MAX_GIVEN_BYTES = 1 << 20
 
 
@@ -199,6 +201,43 @@ class Figures:
             "messagesTwice": str(self.dealt.twice),
             "merged": self.order,
         }
+
+
+@dataclass(frozen=True)
+class Goals:
+    """The most that RTO and RPO of a drill are to be, in milliseconds."""
+
+    rto_ms: int
+    rpo_ms: int
+
+    def told(self, found: Measured) -> dict[str, str]:
+        """As the event DrillCompleted has them, and whether they were met."""
+        return {
+            "rtoGoalMs": str(self.rto_ms),
+            "rtoGoal": MET if ms(found.rto_ns) <= self.rto_ms else MISSED,
+            "rpoGoalMs": str(self.rpo_ms),
+            "rpoGoal": MET if ms(found.rpo_ns) <= self.rpo_ms else MISSED,
+        }
+
+
+GOALS = ("rtoGoalMs", "rtoGoal", "rpoGoalMs", "rpoGoal")
+
+
+def parse_goals(said: Any, where: str) -> Goals | None:
+    """Those that an event states; None of a drill of before they were recorded. Raises Bad where it has some of their members."""
+    if not any(name in said for name in GOALS):
+        return None
+    return Goals(_number(said, "rtoGoalMs", where), _number(said, "rpoGoalMs", where))
+
+
+def again(said: Any, found: Figures, where: str) -> Iterator[Step]:
+    """What an event says (`said`: its evidence) beside what its receipts give. Raises Bad."""
+    goals = parse_goals(said, where)
+    for name, value in (found.told() | (goals.told(found.measured) if goals else {})).items():
+        same = said.get(name) == value
+        yield Step(name, "none", same, value if same else f"is said to be {said.get(name)}: the receipts give {value}")
+    if goals is None:
+        yield Step(", ".join(GOALS), "none", None, "not judged: the event states no goals, as drills did before they were recorded")
 
 
 def ms(ns: int) -> int:

@@ -23,7 +23,7 @@ from knhk.model.phases import Event
 from knhk.model.times import rfc3339
 from knhk.reconcilers import evidence, replaying
 from knhk.reconcilers.documents import pack_reference
-from knhk.reconcilers.drilling import Figures, Given, figures
+from knhk.reconcilers.drilling import MISSED, Figures, Given, Goals, figures
 from knhk.reconcilers.replaying import Replayed
 from knhk.wiring import drill_bundle, packs
 from knhk.wiring.drill_traffic import VERSIONS, Client, Consumed, Consumer, Live, Policy, Topic, policies, source_of
@@ -138,6 +138,7 @@ class Result:
     decisions that the survivors decide again to the same bytes."""
 
     figures: Figures
+    goals: Goals
     survivor: str
     receipt: Path
     doubles: int
@@ -145,9 +146,10 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether anything was lost, or is not what it was."""
+        """Whether anything was lost, or is not what it was, or a goal was missed."""
         measured, dealt = self.figures.measured, self.figures.dealt
-        return any((measured.lost, dealt.missing, dealt.twice, self.replayed.different, self.replayed.unrecorded))
+        amiss = (measured.lost, dealt.missing, dealt.twice, self.replayed.different, self.replayed.unrecorded)
+        return any(amiss) or MISSED in self.goals.told(measured).values()
 
 
 def survivors_of(struck: str) -> list[str]:
@@ -179,18 +181,18 @@ def _free(out: Path) -> Path:
     return folder
 
 
-def run(out: Path, struck: str, clients: int, seconds: float, say: Say) -> Result:
-    """Half of `seconds` of traffic, the strike, and the other half. `out`: an audit bundle with the drill's signed receipt. Raises Stalled,
-    ValueError when it was too short to measure."""
+def run(out: Path, struck: str, clients: int, seconds: float, goals: Goals, say: Say) -> Result:
+    """Half of `seconds` of traffic, the strike, and the other half. `out`: an audit bundle with the drill's signed receipt, which says
+    whether the goals were met. Raises Stalled, ValueError when it was too short to measure."""
     folder = _free(out)
     try:
         with _regions(folder) as regions:
-            return _drill(regions, out, struck, clients, seconds, say)
+            return _drill(regions, out, struck, clients, seconds, goals, say)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _drill(regions: dict[str, Region], out: Path, struck: str, clients: int, seconds: float, say: Say) -> Result:
+def _drill(regions: dict[str, Region], out: Path, struck: str, clients: int, seconds: float, goals: Goals, say: Say) -> Result:
     survivors = [region for name, region in regions.items() if name != struck]
     author = survivors[0].signer()  # of policy: its keys are in no region, and good in each
     say("building both versions of the policy")
@@ -245,12 +247,13 @@ def _drill(regions: dict[str, Region], out: Path, struck: str, clients: int, sec
         "unrecorded": str(replayed.unrecorded),
         "checkpoints": {region.name: region.log().checkpoint() for region in survivors},
         **found.told(),
+        **goals.told(found.measured),
     }
     index = survivors[0].log().append_event(author.bundle("rollout", _statement(drill_bundle.COMPLETED, struck, told)))
     _published(survivors[0], index)
     receipt = _bundle(survivors[0], index, out)
     drill_bundle.add(out, given, [(region.name, region.log_dir, region.signer(), region.origin) for region in survivors])
-    return Result(found, survivors[0].name, receipt, traffic.doubles(), replayed)
+    return Result(found, goals, survivors[0].name, receipt, traffic.doubles(), replayed)
 
 
 def _replayed(survivors: Sequence[Region], known: Mapping[str, Policy]) -> Replayed:

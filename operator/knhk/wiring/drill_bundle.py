@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +12,7 @@ from knhk.adapters.log_reading import of_folder
 from knhk.adapters.signer_local import LocalSigner, pinned_root, read_root_pub
 from knhk.lockchain.events import PolicyEvent, parse_event
 from knhk.model.faults import NotFound
-from knhk.reconcilers.drilling import Given, figures, parse_given
+from knhk.reconcilers.drilling import Given, again, figures, parse_given
 from knhk.reconcilers.evidence import size_of
 from knhk.wiring import replays
 from knhk.wiring.log_opening import opened
@@ -38,10 +38,10 @@ def add(out: Path, given: Given, logs: Iterable[tuple[str, Path, LocalSigner, st
         (folder / KEYS).write_bytes(signer.keys_json())
 
 
-def judged(folder: Path, root: str | None = None, at: str | None = None) -> list[Step]:
+def judged(folder: Path, root: str | None, at: str | None, most_ms: Mapping[str, int]) -> list[Step]:
     """Everything about a drill's bundle that can be verified and measured again, step by step. `root`: a file or base64 text, else the
-    bundle's own root.pub; `at`: the time at which keys.json must be valid (RFC 3339, UTC), else now. Raises NotFound where it is none, and
-    Stalled for a root that is none."""
+    bundle's own root.pub; `at`: the time at which keys.json must be valid (RFC 3339, UTC), else now; `most_ms`: what figures (rtoMs, rpoMs)
+    are to be at most, whatever goals the drill had. Raises NotFound where it is none, and Stalled for a root that is none."""
     files = sorted((folder / "receipts").glob("*.json"))
     if not files or not (folder / DOCUMENT).exists():
         raise NotFound(f"{folder}: is no bundle of a drill: must have receipts and {DOCUMENT}")
@@ -56,7 +56,7 @@ def judged(folder: Path, root: str | None = None, at: str | None = None) -> list
         return steps
     try:
         said = _completed(files, verify_keys(keys_json, public, now)).evidence
-        for step in _again(folder, public, said):
+        for step in _again(folder, public, said, most_ms):
             steps.append(step)
     except (Bad, ValueError) as error:
         steps.append(Step(getattr(error, "where", "figures"), "", False, str(error)))
@@ -74,7 +74,7 @@ def _completed(files: Iterable[Path], keys: Keys) -> PolicyEvent:
     return found[0]
 
 
-def _again(folder: Path, root: bytes, said: Any) -> Iterator[Step]:
+def _again(folder: Path, root: bytes, said: Any, most_ms: Mapping[str, int]) -> Iterator[Step]:
     """Raises Bad, and ValueError for what measures nothing."""
     document = (folder / DOCUMENT).read_bytes()
     demand(sha256(document).hexdigest() == said.get("given"), DOCUMENT, "is not the one that the signed event names: it was altered")
@@ -84,9 +84,11 @@ def _again(folder: Path, root: bytes, said: Any) -> Iterator[Step]:
     for name, (origin, size) in sorted(given.logs.items()):
         logs[name] = _entries(folder / LOGS / name, root, origin, size, said.get("checkpoints", {}).get(name, ""))
         yield Step(f"{LOGS}/{name}: its entries are those under the checkpoint", origin, True, f"{size} entries")
-    for name, value in figures(given, logs).told().items():
-        same = said.get(name) == value
-        yield Step(name, "none", same, value if same else f"is said to be {said.get(name)}: the receipts give {value}")
+    found = figures(given, logs)
+    yield from again(said, found, COMPLETED)
+    for name, most in most_ms.items():
+        value = int(found.told()[name])
+        yield Step(f"{name} is at most {most}", "none", value <= most, f"the receipts give {value}")
     yield Step("replayed, different, unrecorded", "none", None, "not judged: records of O and A are not in the bundle")
 
 
