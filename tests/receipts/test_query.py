@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
 
 from knhk.adapters import delta_parquet, receipt_index
+from knhk.adapters.observations import OBSERVED
 from knhk.adapters.receipt_index import ReceiptIndex
-from knhk.adapters.receipt_query import OBSERVED
 from knhk.cli import main
 from knhk.model.faults import Corrupt
 from knhk.reconcilers.exporting_events import ACTIVITIES

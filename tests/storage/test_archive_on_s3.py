@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "delta"))
 from delta_world import HOUR_NS, NOON_NS, Crash, Failing, Yard, decided
 
 from knhk.adapters import delta_parquet
+from knhk.cli import main
 from knhk.model.faults import Deposed, Waiting
 from knhk.reconcilers import delta
 from knhk.reconcilers.archiving import Archive
@@ -144,3 +148,65 @@ def test_of_two_writers_on_s3_that_merge_one_is_told(yard: Yard, bucket: ObjectS
         Ledger(Raced(bucket, -1, after=True, dies=False), delta_parquet, yard.clock).compact(Policy())
     assert indexes(bucket) == [0, 1, 2]
     assert len(Kept(bucket, delta_parquet).names()) == 1
+
+
+Ask = Callable[[str, object], tuple[int, Any]]
+HOURS = (12, 13, 14)
+RISK = Path(__file__).parents[2] / "docs" / "risk.md"
+
+
+@pytest.fixture
+def ask(yard: Yard, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """`knhk receipt query SQL --archive PLACE`, of a log whose archive has three hours of four decisions, one of each hour denied."""
+    monkeypatch.setenv("KNHK_CACHE", str(tmp_path / "cache"))
+    for hour in range(len(HOURS)):
+        for number in range(4 * hour, 4 * hour + 4):
+            yard.record(decided(number, time_ns=NOON_NS + hour * HOUR_NS + number, deny=number % 4 == 1))
+
+    def asked(sql: str, place: object) -> tuple[int, Any]:
+        words = ("receipt", "query", sql, "--archive", str(place), "--log", str(yard.log_dir), "-o", "json")
+        code = main(["--home", str(tmp_path / "home"), *words])
+        said = capsys.readouterr()
+        return code, json.loads(said.out or said.err)
+
+    return asked
+
+
+def test_an_archive_on_s3_is_asked_as_its_folder_is(yard: Yard, s3_address: str, bucket: ObjectStore, ask: Ask) -> None:
+    """Question 11 reads the table twice."""
+    drained(yard.archive(bucket))
+    drained(yard.archive(state="beside"))
+    (guards,) = re.findall(r"^## 11\. .*?```sql\n(.*?)```", RISK.read_text(), re.DOTALL | re.MULTILINE)
+    joined = "SELECT hour, d.verdict, count(*) FROM observations JOIN decisions d USING (log_index) GROUP BY ALL ORDER BY ALL"
+    for sql in ("FROM observations ORDER BY log_index", guards, joined):
+        code, said = ask(sql, f"{s3_address}/delta")
+        assert (code, said) == ask(sql, yard.base / "delta")
+        assert code == 0, said
+    assert said["rows"] == [[hour, verdict, count] for hour in HOURS for verdict, count in (("ADMIT", 3), ("DENY", 1))]
+    assert ask(guards, f"{s3_address}/delta")[1]["rows"] == [[b"p".hex() * 20, guard] for guard in (0, 2)]
+
+
+def test_a_segment_on_s3_that_was_altered_answers_nothing(yard: Yard, s3_address: str, bucket: ObjectStore, ask: Ask) -> None:
+    """But of other hours than its own, for which it is not read."""
+    drained(yard.archive(bucket))
+    (name,) = (name for name in Kept(bucket, delta_parquet).names() if "hour=13" in name)
+    (other,) = (name for name in Kept(bucket, delta_parquet).names() if "hour=14" in name)
+    bucket.put(name, bucket.get(other).data)  # whole, and another's
+    for sql in ("SELECT count(*) FROM observations", "SELECT actor FROM observations", "FROM observations WHERE hour > 12"):
+        code, said = ask(sql, f"{s3_address}/delta")
+        told = [(fault["where"], fault["must"]) for fault in said["faults"]]
+        assert (code, told) == (1, [(f"{s3_address}/delta/{name}", "is not what its commit says: it was altered")])
+    code, said = ask("SELECT count(*), min(hour) FROM observations WHERE hour != 13", f"{s3_address}/delta")
+    assert (code, said["rows"]) == (0, [[8, 12]]), said
+    bucket.delete([name])
+    code, said = ask("SELECT actor FROM observations", f"{s3_address}/delta")
+    assert (code != 0, name in json.dumps(said)) == (True, True), said
+
+
+def test_of_an_archive_on_s3_only_what_is_committed_is_asked(yard: Yard, s3_address: str, bucket: ObjectStore, ask: Ask) -> None:
+    drained(yard.archive(bucket))
+    (name,) = (name for name in Kept(bucket, delta_parquet).names() if "hour=13" in name)
+    bucket.put(f"{name.rpartition('/')[0]}/{99:016x}.parquet", bucket.get(name).data)
+    assert ask("SELECT count(*) FROM observations", f"{s3_address}/delta")[1]["rows"] == [[12]]
+    code, said = ask("SELECT count(*) FROM observations", f"{s3_address}/nothing")
+    assert (code, [fault["must"] for fault in said["faults"]]) == (1, ["must be an archive with segments that are committed"]), said

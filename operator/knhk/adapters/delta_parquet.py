@@ -156,7 +156,7 @@ def _erased(table: pa.Table, ranges: Ranges) -> pa.Table:
 
 def _table(data: bytes, where: str) -> pa.Table:
     try:
-        file = pq.ParquetFile(_source(data))
+        file = pq.ParquetFile(buffered(data))
         found = file.schema_arrow.names
         if sorted(found) != sorted(NAMES):
             other = sorted(set(found) ^ set(NAMES))
@@ -166,7 +166,7 @@ def _table(data: bytes, where: str) -> pa.Table:
         raise Corrupt(where, f"is no segment of the Δ log: {error}") from error
 
 
-def _source(data: bytes) -> pa.BufferReader:
+def buffered(data: bytes) -> pa.BufferReader:
     """In memory of Arrow's own. Its threads let go of what they have read some time after the reader has it; were that an object of Python,
     they would want the interpreter for it, and one that is about to end aborts the process then."""
     held = pa.allocate_buffer(len(data))
@@ -246,7 +246,7 @@ def _batches(data: bytes, where: str, names: Sequence[str]) -> Iterator[list[lis
 def _groups_of(data: bytes, where: str, names: Sequence[str]) -> Iterator[Callable[[Sequence[str]], pa.Table]]:
     """Reads columns of each row group; `names` must be there. Raises Corrupt, which is also what reading them raises."""
     try:
-        file = pq.ParquetFile(_source(data))
+        file = pq.ParquetFile(buffered(data))
         lacking = [name for name in names if name not in file.schema_arrow.names]
         if lacking:
             raise Corrupt(where, f"has no column {lacking[0]}")

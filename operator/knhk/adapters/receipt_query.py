@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,8 @@ from knhk_runtime.record import LAST_NS
 
 if TYPE_CHECKING:
     import pyarrow
-    import pyarrow.dataset
+
+    from knhk.adapters.observations import Archive
 
 MEMORY = "2GB"
 # Words without which a question needs none of these; query() and query_table() make names of text.
@@ -38,7 +39,6 @@ WRITES = frozenset(
 PIVOTS = frozenset(("pivot", "pivot_wider"))
 READS = frozenset(("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"))
 BATCH = 1 << 16
-ANY = ("region=*/*/*/*.parquet",)
 _RENAMED = {"failOpen": "fail_open", "packDigest": "pack_digest"}
 # What rows share, of which there are few. A digest that no event names is not of it (NULL): of those there may be as many as rows.
 SHAPE = ("namespace", "kind", "verdict", "class", "mode", "arm", "pack", "version", "packDigest", *FLAGS)
@@ -78,20 +78,11 @@ CREATE VIEW overrides AS
     CASE WHEN brownout THEN 'brownout' END, CASE WHEN stale THEN 'stale' END), pack, version, '', '', '', receipt
     FROM decisions WHERE (fail_open OR brownout OR stale) AND mode = 'ENFORCED';
 """
-# Columns of the archive that a question may see. Not the bytes of O and A themselves, and the salts that would let them be guessed; nor
-# what later versions write there, of which nobody has said yet that it is no payload.
-OBSERVED = (
-    *("log_index", "receipt", "time", "time_ns", "kind", "verdict", "class", "mode", "arm"),
-    *("stale", "cached", "brownout", "fail_open", "resumed", "pack", "point", "route", "actor", "key", "bundle", "evaluator"),
-    *("guards", "failing", "leaf", "sealed", "subject", "erased", "source", "segment", "offset"),
-)
 
 
-def query(
-    sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Path | None = None, segments: Sequence[str] = ANY
-) -> pyarrow.Table:
-    """What one SELECT over `decisions`, `events`, `live`, `overrides` and, with an archive, `observations` gives. `segments`: paths or
-    patterns of those below `archive` that count. Raises Refused for what is no such question, and what reading the rows raises."""
+def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Archive | None = None) -> pyarrow.Table:
+    """What one SELECT over `decisions`, `events`, `live`, `overrides` and, with an archive, `observations` gives. Raises Refused for what
+    is no such question, and what reading the rows raises."""
     import duckdb
 
     # No folder to spill into: DuckDB takes .tmp of where one stands, and lets a question read what lies there.
@@ -106,16 +97,21 @@ def query(
         _load(db, decisions if OF_DECISIONS.search(sql) else (), events if OF_EVENTS.search(sql) else ())
         db.execute(_VIEWS)
         if archive is not None:
-            db.register("observations", _observed(archive, segments))
+            db.register("observations", archive.table())
         db.execute("SET python_enable_replacements = false")  # nor variables of this process
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
         try:
-            return db.sql(sql).to_arrow_table()
+            found = db.sql(sql).to_arrow_table()
         except duckdb.Error as error:
+            if archive is not None and archive.failed:
+                raise archive.failed[0] from error
             tables = "decisions, events, live, overrides" + (", observations" if archive else "; with --archive observations")
             must = f"must be a question that can be answered from {tables}: {error}"
             raise Refused([Fault("SQL", sql[:200], must)]) from error
+    if archive is not None and archive.failed:
+        raise archive.failed[0]
+    return found
 
 
 def _one_select(db: Any, sql: str) -> None:
@@ -155,27 +151,6 @@ def _nodes(tree: Any) -> set[str]:
     own = tree.get("type") if isinstance(tree, dict) else None
     named = {own} if isinstance(own, str) and own.endswith("_NODE") else set[str]()
     return named.union(*map(_nodes, inner))
-
-
-def _observed(archive: Path, segments: Sequence[str]) -> pyarrow.dataset.Dataset:
-    """Its segments without payloads, read by Arrow as far as a question needs them: DuckDB itself reads no file. What a segment has not is
-    NULL. Raises Refused."""
-    import pyarrow as pa
-    from pyarrow import dataset
-
-    from knhk.adapters.delta_parquet import SCHEMA
-
-    must = "must be a folder with segments of the Δ log"
-    paths = sorted(str(path) for pattern in segments for path in archive.glob(pattern))
-    if not paths:
-        raise Refused([Fault("--archive", str(archive), must)])
-    parts = pa.schema([("region", pa.string()), ("date", pa.date32()), ("hour", pa.int32())])
-    try:
-        schema = pa.schema([*map(SCHEMA.field, OBSERVED), *parts])
-        partitions = dataset.HivePartitioning(parts)
-        return dataset.dataset(paths, schema, format="parquet", partitioning=partitions, partition_base_dir=str(archive))
-    except (pa.ArrowException, OSError) as error:
-        raise Refused([Fault("--archive", str(archive), f"{must}: {error}")]) from error
 
 
 def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:

@@ -88,7 +88,9 @@ TO = ("csv", "jsonl", "parquet")
         *TLS,
         KUBECONFIG,
         Argument(
-            "--archive", help="folder of the Δ log (formats/delta.md): table observations, without payloads", kind=Path, metavar="DIR"
+            "--archive",
+            help="an archive of the Δ log (formats/delta.md), a folder or s3://BUCKET/PREFIX: table observations, without payloads",
+            metavar="PLACE",
         ),
         Argument("--out", help="write the answer into a file: .csv, .jsonl or .parquet, or of --format", kind=Path, metavar="FILE"),
         Argument("--format", help="of --out; ocsf: events of OCSF 1.7, one a line (default: by its ending)", choices=(*TO, "ocsf")),
@@ -98,13 +100,16 @@ TO = ("csv", "jsonl", "parquet")
         "knhk receipt query 'SELECT verdict, count(*) FROM decisions GROUP BY ALL'",
         "knhk receipt query --kubeconfig risk.conf -n erp 'FROM overrides ORDER BY log_index'",
         "knhk receipt query 'SELECT actor, count(*) FROM observations GROUP BY ALL' --archive ./delta --out by.csv",
+        "knhk receipt query 'SELECT point, count(*) FROM observations WHERE hour = 9 GROUP BY ALL' --archive s3://audit/delta",
         "knhk receipt query 'FROM decisions WHERE brownout OR fail_open' --out lenient.ocsf.jsonl --format ocsf",
     ),
     detail="Selectors choose the decisions that are read; the namespace counts for policy events too.\n"
     "DuckDB answers, in memory: it can read nothing but receipts (and the archive), and write nothing. OCSF wants the columns of\n"
     "decisions, or of events, and has no hashes of O and A, which `receipt export` has. `live`: which version of a pack was live from\n"
     "`since` until `until`; `overrides`: flags, aborts, drift, what was enforced unreviewed, and what was decided by failing open, in\n"
-    "brownout or under a stale document. No evidence: `knhk receipt verify`, `knhk log prove`.",
+    "brownout or under a stale document. No evidence: `knhk receipt verify`, `knhk log prove`.\n"
+    "Of an archive in a store a segment is fetched each time that a question reads it, and held against its commit: what is asked of\n"
+    "region, date and hour leaves out the others.",
 )
 def query(call: Call) -> Outcome:
     from knhk.adapters import receipt_query
@@ -118,9 +123,8 @@ def query(call: Call) -> Outcome:
     if args.out is not None and form not in (*TO, "ocsf"):
         raise Usage(f"must end in {', '.join(f'.{form}' for form in TO)}, or come with --format", "--out")
     decisions, events = receipt_reading.asked(args, Home(call.home))
-    committed = args.archive is not None and replays.is_archive(str(args.archive))
-    segments = replays.kept(str(args.archive)).names() if committed else receipt_query.ANY
-    found = receipt_query.query(args.sql, decisions, events, args.archive, segments)
+    archive = None if args.archive is None else replays.asked(args.archive)
+    found = receipt_query.query(args.sql, decisions, events, archive)
     if args.out is not None:
         if form == "ocsf":
             exporting_answers.write_ocsf(args.out, receipt_query.columns(found), found.to_pylist())

@@ -34,6 +34,7 @@ from knhk_verify.signed import Keys, verify_event
 from knhk_verify.tree import verify_consistency
 
 if TYPE_CHECKING:
+    from knhk.adapters.observations import Archive
     from knhk.reconcilers.ledger import Kept
     from knhk.wiring.log_opening import Opened
     from knhk_runtime.objects.port import ObjectStore
@@ -211,6 +212,17 @@ def kept(place: str) -> Kept:
     from knhk.reconcilers.ledger import Kept
 
     return Kept(open_store(place), delta_parquet)
+
+
+def asked(place: str) -> Archive:
+    """An archive for questions: of a store each segment is held against its commit when it is read, files of a folder are read as they lie,
+    those that are committed where there are commits. Raises as ObjectStore does."""
+    from knhk.adapters.observations import Archive
+
+    if not is_archive(place):
+        return Archive(place)
+    segments = kept(place)
+    return Archive(place, segments.names(), segments.read if log_reading.is_store(place) else None)
 
 
 def archived(place: str, log: Served, root: bytes | None = None, far: Far = unheard) -> Iterator[tuple[str, Leaf, Record | None]]:
