@@ -206,6 +206,7 @@ def test_a_document_that_could_not_be_handed_over_is_not_taken_for_read(side: Si
     assert [side.seen(name) for name in ("ada", "bob", "eve", "t1")] == [(1, 0), (0, 1), (1, 0), (1, 0)]
 
 
+@pytest.mark.failure("clock", "traffic")
 def test_what_the_log_has_later_is_newer_whatever_the_clocks_of_two_control_planes_say(side: Side) -> None:
     side.take("ada", GRANTED)
     side.apply()

@@ -52,6 +52,7 @@ def test_a_process_is_lost_and_no_receipt(house: House, level: str) -> None:
     assert set(house.in_outbox()) == set(receipts(answers)), "a leaf for each decision, and no other"
 
 
+@pytest.mark.failure("memory", "receipts")
 def test_a_disk_keeps_what_memory_loses(house: House) -> None:
     """The node loses power: what was answered at `disk` is in the outbox; at `ring` it was in memory alone."""
     house.start("disk")

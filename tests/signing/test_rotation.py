@@ -81,6 +81,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.failure("signer", "receipts")
 def test_a_log_whose_token_does_not_answer_acknowledges_and_publishes_later(
     softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
