@@ -26,25 +26,73 @@ from receipts_process import ReceiptsServer, kubectl_of
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 QUESTIONS = re.findall(r"^## (\d+)\. .*?```sql\n(.*?)```", (ROOT / "docs" / "risk.md").read_text(), re.DOTALL | re.MULTILINE)
+# versions of one pack, by number
+STAGED, LATE, TAKEN_BACK, ROLLED = (bytes((10 + n,)) * 32 for n in (1, 2, 3, 4))
+HOUR_NS = 3_600 * 10**9
 Ask = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """invoice-controls was approved by ann, who wrote it, and promoted; limits was enforced unreviewed, then a newer one rolled back."""
+    """invoice-controls was approved by ann, who wrote it, and promoted, and five days later let again by ben; limits decided before
+    anything let it, was enforced unreviewed, then a newer one rolled back; of payments see `_payments`."""
     made, finding = Written(tmp_path_factory.mktemp("risk")), {"finding": {"guard": "limit", "kind": "newDenials"}}
+    nobody = {"unreviewed": True, "approvedBy": ["local:root"]}
     made.add(
         made.event("Signed"),
         made.event("Approved", actor="ann", stage="production", time="2026-11-20T11:00:00Z"),
         made.event("Promoted", time="2026-11-20T12:00:00Z", evidence={"approvedBy": ["ann"], "source": {"user": "ann"}}),
         *(leaf(n, verdict=2 if n < 2 else 1, flags={6: 16, 7: 8}.get(n, 0)) for n in range(8)),
-        made.event("Promoted", LIMITS, time="2026-11-21T12:00:00Z", evidence={"unreviewed": True}),
-        *(leaf(n, ring=b"RING0002", pack=LIMITS) for n in range(3)),
+        made.event("Promoted", LIMITS, time="2026-11-21T12:00:00Z", evidence=nobody),
+        *(leaf(n * 24 * HOUR_NS, ring=b"RING0002", pack=LIMITS) for n in range(3)),
         made.event("RolledBack", LIMITS, time="2026-11-22T12:00:00Z", reason="newDenials of guard limit", evidence=finding),
         made.event("Signed", OTHERS),
         leaf(1, ring=b"RING0003", pack=OTHERS),
+        *_payments(made),
+        made.event("Approved", actor="zoe", stage="staging", time="2026-11-25T10:00:00Z"),
+        made.event("Approved", actor="ben", stage="production", time="2026-11-25T11:00:00Z"),
+        _step(made, CONTROLS, "production", "ben", of=None, version="1.0.0", time="2026-11-25T12:00:00Z"),
     )
     return made
+
+
+def _step(made: Written, pack: bytes, stage: str, *approvers: str, arm: str = "Canary", **more: Any) -> bytes:
+    evidence = {"approvedBy": list(approvers)} if approvers else {}
+    return made.event("StepAdvanced", pack, stage=stage, arm=arm, step=0, weight=5, evidence=evidence, **more)
+
+
+def _decisions(pack: bytes, hours: int, count: int = 1) -> list[bytes]:
+    """Denials so many hours after 2026-11-20T13:00:00Z."""
+    return [leaf(hours * HOUR_NS + n, ring=b"RING0004", pack=pack, verdict=2) for n in range(count)]
+
+
+def _payments(made: Written) -> list[bytes]:
+    """1 was approved for its canary alone and decided twice in production; 2 was approved after its first decision; of 3 an approval was
+    taken back before its promotion; 4 was approved by eve, who wrote it, and let by fay, and rolled back before it was ever promoted."""
+    first, second, third, fourth = (dict[str, Any](of=("erp", "payments"), version=f"{n}.0.0") for n in (1, 2, 3, 4))
+    source = {"source": {"user": "eve"}}
+    return [
+        made.event("Approved", STAGED, actor="bea", stage="canary", time="2026-11-22T08:00:00Z", **first),
+        _step(made, STAGED, "canary", "bea", time="2026-11-22T09:00:00Z", **first),
+        *_decisions(STAGED, 45),
+        _step(made, STAGED, "production", time="2026-11-22T12:00:00Z", **first),
+        *_decisions(STAGED, 48, 2),
+        made.event("Promoted", LATE, time="2026-11-23T10:00:00Z", **second),
+        *_decisions(LATE, 70),
+        made.event("Approved", LATE, actor="cid", stage="production", time="2026-11-23T12:00:00Z", **second),
+        _step(made, LATE, "production", "cid", time="2026-11-23T13:00:00Z", **second),
+        *_decisions(LATE, 73),
+        made.event("Approved", TAKEN_BACK, actor="dan", stage="production", time="2026-11-24T08:00:00Z", **third),
+        made.event("Promoted", TAKEN_BACK, time="2026-11-24T09:00:00Z", **third),
+        *_decisions(TAKEN_BACK, 93),
+        made.event("Signed", ROLLED, time="2026-11-24T14:00:00Z", evidence=source, **fourth),
+        made.event("Approved", ROLLED, actor="eve", stage="production", time="2026-11-24T15:00:00Z", **fourth),
+        made.event("Approved", ROLLED, actor="fay", stage="production", time="2026-11-24T15:00:00Z", **fourth),
+        _step(made, ROLLED, "canary", "fay", time="2026-11-24T16:00:00Z", **fourth),
+        _step(made, ROLLED, "production", arm="Shadow", time="2026-11-24T17:00:00Z", **fourth),
+        *_decisions(ROLLED, 101),
+        made.event("RolledBack", ROLLED, time="2026-11-24T19:00:00Z", reason="newDenials of guard sum", evidence=source, **fourth),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -77,29 +125,42 @@ def ask(
 
 ANSWERS: dict[str, list[list[Any]]] = {
     "1": [
-        ["52494e47303030310000000000000005", "ADMIT", "invoice-controls", "ann", "production", "2026-11-20T12:00:00.000000Z"],
+        ["52494e47303030310000000000000005", "ADMIT", "invoice-controls", "Promoted", "2026-11-20T12:00:00.000000Z", ["ann"]],
     ],
     "2": [["invoice-controls", "1.0.0", None]],
     "3": [["limits", "1.0.0", 3]],
     "4": [["fail-open", "invoice-controls"], ["brownout", "invoice-controls"], ["Promoted", "limits"]],
     "5": [["Promoted", "limits", 11]],
     "6": [["fail-open", 9], ["brownout", 10]],
-    "7": [["RolledBack", "limits", "newDenials of guard limit"]],
-    "8": [["invoice-controls", "ann", 1]],
-    "9": [["invoice-controls", 8, 2, 25.0], ["limits", 3, 0, 0.0]],
-    "10": [["limits", 3]],
+    "7": [["RolledBack", "limits", "newDenials of guard limit"], ["RolledBack", "payments", "newDenials of guard sum"]],
+    "8": [["invoice-controls", "1.0.0", "ann", 1], ["payments", "4.0.0", "eve", 33]],
+    "9": [
+        ["invoice-controls", "1.0.0", 8, 2, 25.0],
+        ["limits", "1.0.0", 3, 0, 0.0],
+        ["payments", "1.0.0", 3, 3, 100.0],
+        ["payments", "2.0.0", 2, 2, 100.0],
+        ["payments", "3.0.0", 1, 1, 100.0],
+        ["payments", "4.0.0", 1, 1, 100.0],
+    ],
+    "10": [
+        ["limits", "1.0.0", "Promoted", "", 2],
+        ["limits", "1.0.0", None, None, 1],
+        ["payments", "1.0.0", "StepAdvanced", "production", 2],
+        ["payments", "2.0.0", "Promoted", "", 1],
+        ["payments", "3.0.0", "Promoted", "", 1],
+    ],
 }
 SHOWN = {
-    "1": ("receipt", "verdict", "pack", "approver", "stage", "live_since"),
+    "1": ("receipt", "verdict", "pack", "event", "since", "approved_by"),
     "2": ("pack", "version", "until"),
     "3": ("pack", "version", "judged"),
     "4": ("how", "pack"),
     "5": ("event", "pack", "log_index"),
     "6": ("why", "log_index"),
     "7": ("event", "pack", "reason"),
-    "8": ("pack", "actor", "log_index"),
-    "9": ("pack", "judged", "denied", "percent"),
-    "10": ("pack", "decisions"),
+    "8": ("pack", "version", "actor", "log_index"),
+    "9": ("pack", "version", "judged", "denied", "percent"),
+    "10": ("pack", "version", "event", "stage", "decisions"),
 }
 
 

@@ -82,12 +82,20 @@ class Written:
         log.close()
 
     def event(
-        self, kind: str, pack: bytes = CONTROLS, *, actor: str = "system:serviceaccount:knhk-system:knhk-operator", **more: Any
+        self,
+        kind: str,
+        pack: bytes = CONTROLS,
+        *,
+        of: tuple[str, str] | None = None,
+        version: str = "1.0.0",
+        actor: str = "system:serviceaccount:knhk-system:knhk-operator",
+        **more: Any,
     ) -> bytes:
-        namespace, name = PACKS[pack]
-        told: Mapping[str, Any] = {"name": name, "namespace": namespace, "version": "1.0.0", "digest": f"sha256:{pack.hex()}"}
+        """Of the pack `of` (namespace, name), by default the one of PACKS, with the digest `pack`."""
+        namespace, name = of or PACKS[pack]
+        told: Mapping[str, Any] = {"name": name, "namespace": namespace, "version": version, "digest": f"sha256:{pack.hex()}"}
         found = PolicyEvent(
-            kind, (f"pack/{namespace}/{name}@1.0.0", pack.hex()), actor, more.pop("time", "2026-11-20T10:00:00Z"), pack=told, **more
+            kind, (f"pack/{namespace}/{name}@{version}", pack.hex()), actor, more.pop("time", "2026-11-20T10:00:00Z"), pack=told, **more
         )
         return self.signer.bundle("rollout", statement(found))
 
