@@ -115,6 +115,22 @@ def test_an_object_is_evidence_that_verifies_down_to_the_root(
     assert any("inclusion" in step["what"] and step["ok"] for step in steps)
 
 
+@pytest.mark.parametrize(
+    ("kind", "chosen", "says"),
+    [("decisionreceipt", "verdict=DENY", "DECISION DENY"), ("policyreceipt", "event=Signed", "Signed of pack/erp/")],
+)
+def test_one_object_is_a_file_that_verifies_without_the_product(
+    risk: Kubectl, written: Written, tmp_path: Path, kind: str, chosen: str, says: str
+) -> None:
+    """As docs/risk.md tells it."""
+    name = read(risk("get", kind, "-n", "erp", "--field-selector", chosen, "-o", "name")).split()[0].partition("/")[2]
+    (tmp_path / "r.json").write_text(read(risk("get", kind, name, "-n", "erp", "-o", "json")))
+    keys = ("--root", str(written.folder.parent / "keys" / "root.pub"), "--keys", str(written.folder / "keys.json"))
+    command = [sys.executable, "-B", "-m", "knhk_verify", *keys, str(tmp_path / "r.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, says in done.stdout) == (0, True), done.stdout + done.stderr
+
+
 def test_policy_events_are_asked_for_though_no_receipt_of_them_is_left(
     risk: Kubectl, written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
