@@ -7,11 +7,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+
+from knhk_runtime.hsm import Token, read_token_file
 
 PIN, TOKEN = "3141-5926-5358", "knhk-tests"
 _prefixes = count()
@@ -32,6 +36,16 @@ class SoftHsm:
         said = {"module": str(self.module), "token": TOKEN, "pin": "pin", "prefix": f"t{next(_prefixes)}/", "root": root}
         (folder / "token.json").write_text(json.dumps(said | other))
         return folder
+
+    @contextmanager
+    def away(self, folder: Path) -> Iterator[None]:
+        """The token of a folder's token.json, which was used before, ends its session and opens none, as one does whose network is gone."""
+        from pkcs11.exceptions import DeviceRemoved
+
+        token = read_token_file(folder / "token.json").open()
+        with patch.object(Token, "_token", side_effect=DeviceRemoved("away")):
+            token._ask(lambda _: token._forget())
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from knhk.model.faults import Stalled, Waiting
 from knhk_runtime.keyfile import read_private
 from knhk_verify.errors import Bad, demand
 from knhk_verify.note import ed25519_ok
-from knhk_verify.signed import member, parse_json
+from knhk_verify.signed import ROLES, member, parse_json
 
 if TYPE_CHECKING:
     import pkcs11
@@ -74,14 +74,15 @@ P256 = Curve("P-256", "EC", bytes.fromhex("06082a8648ce3d030107"), "EC_KEY_PAIR_
 
 
 class TokenFile(NamedTuple):
-    """token.json (formats/signed.md): the vendor's module, label of the token, file with its PIN, prefix of the labels of our keys; and
-    whether the root's key is there, too."""
+    """token.json (formats/signed.md): the vendor's module, label of the token, file with its PIN, prefix of the labels of our keys;
+    whether the root's key is there, too; and whose keys are, of the roles."""
 
     module: Path
     token: str
     pin: Path
     prefix: str
     root: bool
+    roles: frozenset[str]
 
     def label(self, role: str) -> str:
         """Label of the keys of `role`."""
@@ -99,13 +100,16 @@ def read_token_file(path: Path) -> TokenFile:
         module, token, pin = (member(said, name, str, str(path)) for name in ("module", "token", "pin"))
         prefix = member({"prefix": "knhk/"} | said, "prefix", str, str(path))
         root = member({"root": False} | said, "root", bool, str(path))
-        unknown = said.keys() - {"module", "token", "pin", "prefix", "root"}
-        demand(not unknown, str(path), f"has {', '.join(sorted(unknown))}: must have module, token, pin, prefix and root only")
+        roles = member({"roles": list(ROLES)} | said, "roles", list, str(path))
+        known = all(role in ROLES for role in roles) and len(set(roles)) == len(roles)
+        demand(known, f"{path} roles", f"{roles}: must name each role that the token holds once, of {', '.join(ROLES)}")
+        unknown = said.keys() - {"module", "token", "pin", "prefix", "root", "roles"}
+        demand(not unknown, str(path), f"has {', '.join(sorted(unknown))}: must have module, token, pin, prefix, root and roles only")
     except OSError as error:
         raise Stalled("Token", f"{path}: {error.strerror}: must name a PKCS#11 token") from error
     except Bad as error:
         raise Stalled("Token", str(error)) from error
-    return TokenFile(Path(module), token, path.parent / pin, prefix, root)
+    return TokenFile(Path(module), token, path.parent / pin, prefix, root, frozenset(roles))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Folders of keys of both kinds: files, and a token of SoftHSM."""
+"""Folders of keys of all kinds: files, a token of SoftHSM, and some in either."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
-@pytest.fixture(params=["files", "token", "token with the root"])
+@pytest.fixture(params=["files", "token", "token with the root", "token with root, build and log"])
 def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder in which keys can be made."""
     folder = tmp_path / "keys"
     if request.param == "files":
         return folder
     put: Callable[..., Path] = request.getfixturevalue("softhsm").put
-    return put(folder, root=request.param == "token with the root")
+    some = {"roles": ["build", "log"]} if "log" in request.param else {}
+    return put(folder, root="root" in request.param, **some)

@@ -16,10 +16,12 @@ from sequencing import sequencer
 
 from knhk.adapters.key_secrets import write_secrets
 from knhk.adapters.signer_roles import rotate
+from knhk.cli import main
 from knhk.lockchain import PolicyEvent, statement
-from knhk.model.faults import Stalled
+from knhk.model.faults import Stalled, Waiting
 from knhk.wiring.signing import established, keys_in, signer_in
 from knhk_runtime.hsm import read_token_file
+from knhk_runtime.sequencer.__main__ import load_key
 from knhk_verify.errors import Bad
 from knhk_verify.evidence import Evidence
 from knhk_verify.note import open_checkpoint, parse_vkey
@@ -161,6 +163,9 @@ def test_a_wrong_pin_is_told_without_it_and_a_right_one_is_taken(softhsm: SoftHs
         ({"pin": "absent"}, "No such file"),
         ({"color": "red"}, "color"),
         ({"token": 7}, "of type str"),
+        ({"roles": "build"}, "roles: must be there, of type list"),
+        ({"roles": ["build", "root"]}, r"roles: \['build', 'root'\]: must name each role that the token holds once, of build, rollout"),
+        ({"roles": ["build", "build"]}, "must name each role that the token holds once"),
     ],
 )
 def test_what_a_person_must_mend_is_said(softhsm: SoftHsm, tmp_path: Path, change: dict[str, object], says: str) -> None:
@@ -209,3 +214,72 @@ def test_secrets_carry_the_way_to_the_token_and_no_key(softhsm: SoftHsm, tmp_pat
         signs = {"keys.json", "root.pub"} if secret["metadata"]["name"] != "knhk-keys-subjects" else set()
         assert set(secret["data"]) == {"token.json", "pin"} | signs
         assert json.loads(base64.b64decode(secret["data"]["token.json"]))["token"] == TOKEN
+
+
+# ---- some roles in a token, the others in files ---------------------------------------------------
+
+
+def test_what_the_token_does_not_hold_is_a_file_and_signs_while_the_token_is_away(softhsm: SoftHsm, tmp_path: Path) -> None:
+    folder = softhsm.put(tmp_path / "keys", root=True, roles=["build", "log"])
+    signer = established(folder, ORIGIN, NOW)
+    public = {"token.json", "pin", "keys.json", "root.pub"}
+    assert {path.name for path in folder.iterdir()} == public | {"rollout.key", "data.key"}
+    named = verify_keys(signer.keys_json(), signer.root_public(), NOW)
+    with softhsm.away(folder):
+        for role in ("rollout", "data"):
+            assert verify_envelope(signer_in(folder).sign(role, "text/plain", b"x"), "text/plain", named.of(role, NOW), "x") == b"x"
+        with pytest.raises(Waiting, match=r"token 'knhk-tests' of .*DeviceRemoved"):
+            signer.sign("build", "text/plain", b"x")
+        with pytest.raises(Waiting, match="DeviceRemoved"):
+            rotate(folder, keys_in(folder), "rollout", ORIGIN, NOW)
+        assert verify_keys(signer.keys_json(), signer.root_public(), NOW).serial == 1
+    assert verify_envelope(signer.sign("build", "text/plain", b"x"), "text/plain", named.of("build", NOW), "x") == b"x"
+
+
+def test_a_log_is_told_the_key_that_it_signs_with(softhsm: SoftHsm, tmp_path: Path) -> None:
+    folder = softhsm.put(tmp_path / "keys", roles=["build"])
+    signer = established(folder, ORIGIN, NOW)
+    assert load_key(signer.key_file("log"), ORIGIN).verifier.public == signer.public("log")
+    with pytest.raises(Stalled, match=r"token.json roles: the token does not hold role log: must be the file of its key, .*log\.key"):
+        load_key(folder / "token.json", ORIGIN)
+
+
+def test_each_process_has_its_keys_and_who_has_none_in_the_token_no_way_to_it(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """The PIN is that of all keys of a token: with the rollout role at hand the control plane has none."""
+    folder = softhsm.put(tmp_path / "keys", root=True, roles=["build", "log"])
+    named = verify_keys(established(folder, ORIGIN, NOW).keys_json(), signer_in(folder).root_public(), NOW)
+    (folder / "rollout.sigstore.key").write_bytes(b"a key")
+    (folder / "build.sigstore.key").write_bytes(b"one from before the token")
+    held = {secret["metadata"]["name"]: secret["data"] for secret in yaml.safe_load_all(write_secrets(folder, "knhk-system").read_text())}
+    way, public = {"token.json", "pin"}, {"keys.json", "root.pub"}
+    assert {name: set(files) for name, files in held.items()} == {
+        "knhk-keys-rollout": {"rollout.key", "rollout.sigstore.key"} | public,
+        "knhk-keys-build": {"data.key"} | way | public,
+        "knhk-keys-log": way | public,
+        "knhk-keys-subjects": way,
+    }
+    for name, roles in (("knhk-keys-rollout", ("rollout",)), ("knhk-keys-build", ("build", "data")), ("knhk-keys-log", ("log",))):
+        pod = tmp_path / name
+        pod.mkdir()
+        for file, data in held[name].items():
+            (pod / file).write_bytes(base64.b64decode(data))
+            (pod / file).chmod(0o600)
+        for role in roles:
+            assert verify_envelope(signer_in(pod).sign(role, "t", b"x"), "t", named.of(role, NOW), "x") == b"x"
+
+
+def test_a_file_beside_a_token_is_never_made_anew_unasked(softhsm: SoftHsm, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`knhk cluster keys` says which is missing; with --anew it makes that one, and the token's stay."""
+    folder = softhsm.put(tmp_path / "keys", roles=["build", "log"])
+    command = ["cluster", "keys", str(folder), "--origin", ORIGIN]
+    assert main(command) == 0
+    before = {role: signer_in(folder).keyid(role) for role in ROLES}
+    (folder / "rollout.key").unlink()
+    capsys.readouterr()
+    assert main(command) == 1
+    (fault,) = json.loads(capsys.readouterr().err)["faults"]
+    assert (fault["where"], fault["value"]) == (str(folder / "rollout.key"), "is missing")
+    assert "knhk-keys-rollout" in fault["must"]
+    assert not (folder / "rollout.key").exists()
+    assert main([*command, "--anew"]) == 0
+    assert {role for role in ROLES if signer_in(folder).keyid(role) != before[role]} == {"rollout"}

@@ -38,6 +38,7 @@ from knhk_verify.evidence import Evidence
 from knhk_verify.note import open_checkpoint, parse_vkey
 from knhk_verify.signed import ROLES, keyid, verify_event, verify_keys
 from knhk_verify.tree import EMPTY
+from soft_hsm import SoftHsm
 
 ORIGIN, HOUR = "knhk.dev/test", timedelta(hours=1)
 NOW = datetime.now(UTC)
@@ -589,3 +590,22 @@ def _turned(home: Home, signer: Any, old: dict[str, str]) -> bool:
 def _log_signers(home: Home) -> set[bytes]:
     lines = (home.log / "checkpoint").read_text().splitlines()[4:]
     return {base64.b64decode(line.split()[-1])[:4] for line in lines}
+
+
+def test_a_token_that_holds_the_logs_key_is_not_asked_where_rollbacks_are_done_while_nothing_turns(
+    softhsm: SoftHsm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The home's loop looks each minute which key the log signs with: one that hangs would hold it up."""
+    folder = softhsm.put(tmp_path / "keys", roles=["build", "log"])
+    established(folder, ORIGIN, NOW)
+    log = Kept(folder)
+    note = log.checkpoint()
+    log.checkpoint = lambda: note  # type: ignore[method-assign]  # the one that is published
+    anew = list[str]()
+    log.start = lambda: anew.append("anew")  # type: ignore[method-assign]
+    with softhsm.away(folder):
+        turning(folder, log).turn(0.0)
+        assert (caplog.messages, anew) == ([], [])
+    signer_roles.rotate(folder, keys_in(folder), "log", ORIGIN, NOW, HOUR)
+    turning(folder, log).turn(0.0)
+    assert (caplog.messages, anew) == ([], ["anew"])

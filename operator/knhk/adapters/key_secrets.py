@@ -16,7 +16,7 @@ from knhk.adapters import keys_ahead
 from knhk.adapters.keys_ahead import Supply
 from knhk.adapters.rotation_receipts import FILE as RECEIPTS_FILE
 from knhk.adapters.signer_local import FileKeys
-from knhk.adapters.signer_pkcs11 import TOKEN_FILE
+from knhk.adapters.signer_pkcs11 import TOKEN_FILE, in_files
 from knhk.adapters.signer_roles import keys_of
 from knhk.lockchain import chapters
 from knhk.model.faults import Fault, Refused
@@ -24,7 +24,7 @@ from knhk_runtime.durable import replace_file
 from knhk_runtime.hsm import read_token_file
 from knhk_runtime.keyfile import UNLOCK
 from knhk_verify.errors import Bad
-from knhk_verify.signed import ROLES, keyid, parse_json
+from knhk_verify.signed import keyid, parse_json
 
 SUBJECTS = "knhk-keys-subjects"
 KEYS, WHOLE = "keys.json", "keys.all.json"
@@ -52,13 +52,15 @@ PROCESSES: Mapping[str, str] = {f"knhk-keys-{process}": process for process in k
 
 
 def _files(keys: Path, name: str) -> tuple[str, ...]:
-    """Where the keys lie in a token: token.json and the PIN, which lies beside it, in place of the keys."""
+    """Of keys that lie in a token: token.json and the PIN, which lies beside it, in their place. Who has no key there gets neither: the
+    PIN is that of all. The key of subjects lies there whenever there is a token."""
     beside = tuple(file for file in OUTSIDE.get(name, ()) if (keys / file).exists())
     files = (*SECRETS[name], *beside, *(_authorities(keys) if SIGSTORE in beside else ()))
     if not (keys / TOKEN_FILE).exists():
         return files
-    pin = str(read_token_file(keys / TOKEN_FILE).pin.relative_to(keys))
-    return (TOKEN_FILE, pin, *(file for file in files if not file.endswith(".key")))
+    apart, told = in_files(keys), read_token_file(keys / TOKEN_FILE)
+    stays = tuple(file for file in files if not file.endswith(".key") or file.partition(".")[0] in apart)
+    return files if stays == files else (TOKEN_FILE, str(told.pin.relative_to(keys)), *stays)
 
 
 def _authorities(keys: Path) -> tuple[str, ...]:
@@ -79,7 +81,8 @@ def _authorities(keys: Path) -> tuple[str, ...]:
 def lacking(keys: Path, namespace: str) -> tuple[Fault, ...]:
     """What must be brought back into a folder whose root was made already, before anything is signed there: without the last keys.json
     it would have an old serial, and a role key that is missing would be made anew, without an overlap. Raises Corrupt."""
-    if (keys / TOKEN_FILE).exists() or not any((keys / name).exists() for name in ("root.key", "root.pub", "keys.json")):
+    roles = in_files(keys)
+    if not roles or not any((keys / name).exists() for name in ("root.key", "root.pub", "keys.json")):
         return ()
     openers = {keys_ahead.opener(process): (secret, UNLOCK) for secret, process in PROCESSES.items()}
     if any((keys / name).exists() for name in (keys_ahead.FILE, *openers)):
@@ -89,16 +92,16 @@ def lacking(keys: Path, namespace: str) -> tuple[Fault, ...]:
             for name, place in of.items()
             if not (keys / name).exists()
         )
-    files = ("root.pub", "keys.json", *(f"{role}.key" for role in ROLES))
+    files = ("root.pub", "keys.json", *(f"{role}.key" for role in roles))
     missing = tuple(Fault(str(keys / name), "is missing", _back(keys, name, namespace)) for name in files if not (keys / name).exists())
-    return missing or _strangers(keys, namespace)
+    return missing or _strangers(keys, namespace, roles)
 
 
-def _strangers(keys: Path, namespace: str) -> tuple[Fault, ...]:
-    """Role keys that keys.json does not name as in use: older ones, or another installation's."""
+def _strangers(keys: Path, namespace: str, roles: Sequence[str]) -> tuple[Fault, ...]:
+    """Files of role keys that keys.json does not name as in use: older ones, or another installation's."""
     named, held = keys_of(keys), FileKeys(keys)
-    current = {role: [id_ for id_, key in named.roles.get(role, {}).items() if key.until is None] for role in ROLES} if named else {}
-    wrong = (role for role in ROLES if keyid(held.key(role).public) not in current.get(role, ()))
+    current = {role: [id_ for id_, key in named.roles.get(role, {}).items() if key.until is None] for role in roles} if named else {}
+    wrong = (role for role in roles if keyid(held.key(role).public) not in current.get(role, ()))
     return tuple(
         Fault(str(keys / f"{role}.key"), "is no key that keys.json names as in use", _back(keys, f"{role}.key", namespace))
         for role in wrong

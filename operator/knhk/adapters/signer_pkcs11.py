@@ -1,8 +1,9 @@
-"""Signer whose private keys are made in a PKCS#11 token (an HSM) and never leave it.
+"""Signer whose private keys are made in a PKCS#11 token (an HSM) and never leave it; of some roles, or of all.
 
 ```
-token.json   formats/signed.md: module, token, file of the PIN
+token.json   formats/signed.md: module, token, file of the PIN, and which roles it holds
 keys.json, root.pub, and root.key unless token.json says that the root is in the token
+ROLE.key     of roles that it does not hold: signer_local
 ```
 """
 
@@ -11,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from knhk.adapters.signer_roles import OUTSIDE, ROOT, RoleKey, keys_of, outside_of, p256_spki
+from knhk.adapters.signer_local import FileKeys
+from knhk.adapters.signer_roles import OUTSIDE, ROOT, RoleKey, RoleKeys, keys_of, outside_of, p256_spki
 from knhk.model.faults import Stalled
 from knhk_runtime.hsm import ED25519, P256, Curve, read_token_file
-from knhk_verify.signed import keyid
+from knhk_verify.signed import ROLES, keyid
 
 TOKEN_FILE = "token.json"
 
@@ -66,3 +68,47 @@ class TokenKeys:
     def file(self, role: str) -> Path:
         """See RoleKeys; token.json."""
         return self._file
+
+
+class SharedKeys:
+    """`RoleKeys` of which token.json says who holds them: the token, which is asked for its roles and its root alone, or files. What a
+    role in files signs waits for no token."""
+
+    def __init__(self, folder: Path) -> None:
+        self._token, self._files = TokenKeys(folder), FileKeys(folder)
+        self._held = read_token_file(folder / TOKEN_FILE).roles | {ROOT}
+        self.keeps_root = self._token.keeps_root
+
+    def has(self, role: str) -> bool:
+        """See RoleKeys."""
+        return self._of(role).has(role)
+
+    def make(self, role: str) -> bytes:
+        """See RoleKeys."""
+        return self._of(role).make(role)
+
+    def key(self, role: str) -> RoleKey:
+        """See RoleKeys."""
+        return self._of(role).key(role)
+
+    def outside(self, role: str) -> RoleKey | None:
+        """See RoleKeys."""
+        return self._of(role).outside(role)
+
+    def make_outside(self, role: str) -> bytes:
+        """See RoleKeys."""
+        return self._of(role).make_outside(role)
+
+    def file(self, role: str) -> Path:
+        """See RoleKeys; token.json, or the role's own."""
+        return self._of(role).file(role)
+
+    def _of(self, role: str) -> RoleKeys:
+        return self._token if role in self._held else self._files
+
+
+def in_files(folder: Path) -> tuple[str, ...]:
+    """Roles whose keys are files of a folder: all that no token.json there says are in its token. Raises Stalled."""
+    path = folder / TOKEN_FILE
+    held = read_token_file(path).roles if path.exists() else frozenset()
+    return tuple(role for role in ROLES if role not in held)

@@ -26,7 +26,7 @@ from knhk.ports.log import Log
 from knhk.wiring.signing import keys_in, signer_in
 from knhk_runtime.durable import replace_file
 from knhk_verify.errors import Bad, demand
-from knhk_verify.note import open_note, parse_vkey
+from knhk_verify.note import Verifier, open_note, parse_vkey
 from knhk_verify.signed import ROLES, TIME, member, parse_json
 
 POLICY_FILE, PENDING_FILE = "rotation.json", "rotation.pending"
@@ -210,6 +210,14 @@ def _happened(folder: Path, told: Mapping[str, Any]) -> bool:
     return named is not None and told["new"] in named.roles.get(told["role"], {})
 
 
+def _is_as_named(note: str, folder: Path) -> bool:
+    """Whether a checkpoint is signed by the key that keys.json has the log sign with: then nobody who holds that needs to be asked, a token
+    that is slow or away least of all, for this is looked at where rollbacks are done. Raises Corrupt, and Bad for an altered one."""
+    named = signer_roles.keys_of(folder)
+    using = [Verifier(key.name, key.public) for key in named.roles.get("log", {}).values() if key.until is None] if named else []
+    return bool(set(using) & set(open_note(note, using)[1]))
+
+
 @dataclass
 class Rotating:
     """Turns the keys of a home that runs. `published`: gives keys.json to those that verify; `log_turned`: has the log sign with its new
@@ -236,7 +244,8 @@ class Rotating:
     def _look(self, now: datetime) -> None:
         if finish(self.folder, self.log) is not None:
             self.published()
-        if not _is_by(self.log.checkpoint(), signer_in(self.folder)):
+        note = self.log.checkpoint()
+        if not _is_as_named(note, self.folder) and not _is_by(note, signer_in(self.folder)):
             self.log_turned()  # by somebody else, or just before a crash
         if (policy := read_policy(self.folder)) is None:
             return

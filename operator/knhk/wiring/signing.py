@@ -1,5 +1,5 @@
-"""Where a home's private keys lie: in files of its folder, or in the PKCS#11 token that token.json there names. And who bears witness
-outside to what they sign: the sigstore that sigstore.json there names, if any."""
+"""Where a home's private keys lie: in files of its folder, or, all or some, in the PKCS#11 token that token.json there names. And who
+bears witness outside to what they sign: the sigstore that sigstore.json there names, if any."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from knhk.adapters import signer_roles
 from knhk.adapters.signer_local import FileKeys
-from knhk.adapters.signer_pkcs11 import TOKEN_FILE, TokenKeys
+from knhk.adapters.signer_pkcs11 import TOKEN_FILE, SharedKeys
 from knhk.adapters.signer_roles import RoleKeys, RoleSigner
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SIGSTORE_FILE = "sigstore.json"
 
 def keys_in(folder: Path) -> RoleKeys:
     """Raises Stalled for a token.json that says no token."""
-    return TokenKeys(folder) if (folder / TOKEN_FILE).exists() else FileKeys(folder)
+    return SharedKeys(folder) if (folder / TOKEN_FILE).exists() else FileKeys(folder)
 
 
 def signer_in(folder: Path) -> RoleSigner:

@@ -150,6 +150,8 @@ def _named(folder: Path) -> tuple[Key, ...]:
 def _keys_in_token(path: Path, origin: str) -> LogKey:
     """Of several the one signs that keys.json names as in use; the one that ended last is its former."""
     told = read_token_file(path)
+    if "log" not in told.roles:
+        raise Stalled("Token", f"{path} roles: the token does not hold role log: must be the file of its key, {path.with_name('log.key')}")
     token, label = told.open(), told.label("log")
     held, named = token.publics(label), _named(path.parent)
     ended = sorted((key.until, key.public) for key in named if key.until is not None and key.public in held)
