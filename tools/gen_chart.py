@@ -84,6 +84,7 @@ VALUES: Mapping[tuple[str, str, Place], Value] = {
     ("ConfigMap", "knhk-witness", ("data", "watched")): Value("witness.watched", as_text="{} | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_API_SERVERS")): Value("apiServers", as_text="{} | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_RECEIPTS")): Value("receiptsKept"),
+    ("ConfigMap", "knhk-config", ("data", "KNHK_REGIONS")): Value("regions", as_text="{} | quote"),
     ("ConfigMap", "knhk-config", ("data", "KNHK_WEBHOOK")): Value("webhooks.enabled", False, 'ternary "0.0.0.0:8090" "" {} | quote'),
     **{
         (kind, f"knhk-{part}", place): Value(f"{part}.{name}", as_text="{} | toJson")
@@ -165,6 +166,7 @@ DOCS: Mapping[str, str] = {
     "receipts": "Decision receipts by kubectl (an aggregated API). While nobody serves it, no namespace goes. indexSize: 170 bytes each.",
     "receiptsKept": "How many Receipts of policy events stay: namespace=N,all=N,days=N, 0 for no bound. The log keeps all.",
     "registry": "OCI repository for packs and data.",
+    "regions": "Regions that points may be of, by commas, as leaves count them; it only grows, at its end (docs/cluster.md); none: any.",
     "published": "The log is published in `store` (s3://BUCKET/PREFIX) from its first entry on, where other regions read it.",
     "turning": "Keys turn by themselves: a CronJob brings into force what `knhk cluster ahead` made (see docs/cluster.md).",
     "witness": "A witness of other regions' logs: `watched` is its policy, `mirror` has its copies; keys are Secrets (docs/witnesses.md).",

@@ -83,7 +83,7 @@ class Side:
 
     @property
     def point(self) -> PointConfig:
-        return parse_point(point_config(self.world.store.get(KEY)), "point.json")
+        return parse_point(point_config(self.world.store.get(KEY), ()), "point.json")
 
     @property
     def envelope(self) -> bytes:

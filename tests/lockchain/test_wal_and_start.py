@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from knhk.adapters.signer_local import LocalSigner
 from knhk.model.faults import Corrupt, Stalled
+from knhk_runtime.keyfile import raw_public
 from knhk_runtime.sequencer.__main__ import load_key
 from knhk_runtime.sequencer.core import Log, LogKey, lock
 from knhk_runtime.sequencer.files import Disk
 from knhk_runtime.sequencer.wire import parse_append
 from knhk_runtime.sequencer_client import encode_batch
 from knhk_runtime.tlog.notes import format_vkey
-from knhk_verify.note import parse_vkey
+from knhk_verify.note import Verifier, parse_vkey
 
 ORIGIN = "knhk.dev/test"
 Leaves = Callable[[int, int], list[bytes]]
@@ -116,6 +119,42 @@ def test_the_key_of_another_log_is_refused(folder: Path, key: LogKey) -> None:
     other = parse_vkey(format_vkey(key.verifier))
     with pytest.raises(Corrupt, match="another log"):
         Log(folder, LogKey(type(other)("knhk.dev/other", other.public), key.sign), Disk())
+
+
+def told_regions(folder: Path) -> list[str]:
+    told: list[str] = json.loads((folder / "meta.json").read_text())["regions"]
+    return told
+
+
+def test_regions_of_a_log_get_more_at_their_end_and_stay_when_none_are_named(folder: Path, key: LogKey, leaves: Leaves) -> None:
+    assert told_regions(folder) == ["local"]
+    for named, told in (
+        (("local", "eu"), ["local", "eu"]),
+        ((), ["local", "eu"]),
+        (("local", "eu", "us"), ["local", "eu", "us"]),
+        (("local", "eu", "us"), ["local", "eu", "us"]),
+        ((), ["local", "eu", "us"]),
+    ):
+        log = Log(folder, key, Disk(), named)
+        log.close()
+        assert (told_regions(folder), log.durable) == (told, 263)
+
+
+@pytest.mark.parametrize("named", [("eu",), ("eu", "local"), ("local", "us", "eu"), ("local",)])
+def test_regions_that_leaves_count_by_are_neither_renamed_nor_taken_away(folder: Path, key: LogKey, named: tuple[str, ...]) -> None:
+    Log(folder, key, Disk(), ("local", "eu")).close()
+    with pytest.raises(Stalled, match=f"--region {','.join(named)}: must begin with local,eu"):
+        Log(folder, key, Disk(), named)
+    assert told_regions(folder) == ["local", "eu"]
+
+
+def test_a_key_that_turns_leaves_regions_as_they_are(folder: Path, signer: LocalSigner, key: LogKey) -> None:
+    Log(folder, key, Disk(), ("local", "eu")).close()
+    newer = Ed25519PrivateKey.generate()
+    turned = LogKey(Verifier(ORIGIN, raw_public(newer)), newer.sign, older=(key.verifier,))
+    Log(folder, turned, Disk()).close()
+    meta = json.loads((folder / "meta.json").read_text())
+    assert (meta["vkey"], meta["regions"]) == (format_vkey(turned.verifier), ["local", "eu"])
 
 
 def test_the_lock_is_for_one(tmp_path: Path) -> None:

@@ -107,6 +107,21 @@ def test_each_container_s_command_line_is_what_its_process_takes(installed: Inst
     assert (code, LACKS.get(name, "must lead to a cluster") in said) == (COMMANDS.get(name, 1), True), said
 
 
+@pytest.mark.parametrize(("said", "told"), [("", ["local"]), ("local,eu", ["local", "eu"])])
+def test_a_log_has_the_regions_of_the_settings_and_what_are_none_is_refused(installed: Installed, said: str, told: list[str]) -> None:
+    log, operator = ALL["knhk-log/log"], ALL["knhk-operator/operator"]
+    installed.settings["knhk-config"]["KNHK_REGIONS"] = said
+    process = installed.start(log)
+    until(lambda: answers(installed, log) or process.poll() is not None, installed, "the log serves")
+    assert json.loads(installed.place("/var/lib/knhk/log/meta.json").read_text())["regions"] == told
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    installed.settings["knhk-config"]["KNHK_REGIONS"] = "EU"
+    for container in (log, operator):
+        assert installed.start(container).wait(WITHIN_S) == 1
+        assert "regions: 'EU': must be other names, by commas" in installed.said(container).read_text()
+
+
 # ---- two regions ---------------------------------------------------------------------------------
 
 

@@ -169,6 +169,7 @@ class World:
     runs: dict[str, Any] | None = None
     secrets: Secrets = field(default_factory=NoSecrets)
     telemetry: Telemetry = field(default_factory=Silent)
+    regions: tuple[str, ...] = ()
     counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     decided: dict[tuple[str, str], int] = field(default_factory=dict)
     checked: int = 0
@@ -187,7 +188,7 @@ class World:
         own |= {"namespaces": ChosenNamespaces(self.merged_only), "reviews": self.reviews, "trusts": self.trusts}
         own |= {"builder": Workshop(bench, self.executor, InlineExecutor(), Retirement(mortal["registry"], self.clock))}
         own |= {"together": self.together, "notary": self.notary, "secrets": self.secrets}
-        own |= {"telemetry": self.telemetry}
+        own |= {"telemetry": self.telemetry, "regions": self.regions}
         ports = Ports(**mortal, **own, origin=self.origin, actor="test")
         self.controller = Controller(ports, self.git, self.keep)
 

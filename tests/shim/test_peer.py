@@ -204,5 +204,5 @@ def test_a_point_is_placed_with_its_certificates_and_its_agent_knows_the_attribu
     context = chain["transport_socket"]["typed_config"]
     assert context["require_client_certificate"] is True
     assert context["common_tls_context"]["validation_context"]["trusted_ca"] == {"filename": "/run/knhk/clients.pem"}
-    config = json.loads(point_config(resource))
+    config = json.loads(point_config(resource, ()))
     assert (config["attributes"], config["stickyAttribute"]) == ([{"name": "peer", "filterState": "knhk.peer"}], "peer")

@@ -326,6 +326,7 @@ def checkpoint(call: Call) -> Outcome:
         ),
         Argument("--read-port", help="also serve reading on 127.0.0.1:PORT", kind=int, metavar="PORT"),
         Argument("--witnesses", help="publish checkpoints only with the quorum of this tlog-policy", kind=Path, metavar="FILE"),
+        Argument("--region", help="regions that leaf.region counts, in order, by commas (default: as they are)", metavar="NAMES"),
     ),
     output=obj(exit=integer()),
     examples=(
@@ -348,6 +349,7 @@ def serve(call: Call) -> Outcome:
     ]
     options += ["--read-port", str(args.read_port)] if args.read_port is not None else []
     options += ["--witnesses", str(args.witnesses)] if args.witnesses is not None else []
+    options += ["--region", args.region] if args.region is not None else []
     code = main(options)
     return Outcome({"exit": code}, FAILURE if code else OK)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from knhk.handlers.seeing import watched
 from knhk.model.faults import KnhkError
 from knhk.model.keeping import FORM, keep_of
+from knhk.model.regions import regions_of
 from knhk.wiring.cluster import Elsewhere, Options, serve
 from knhk.wiring.daemon import run_in_front
 from knhk.wiring.home import find_home
@@ -54,13 +55,15 @@ def main(argv: Sequence[str]) -> int:
         "--admission", default=ADMISSION, metavar="URL", help="where an API server asks about objects; default: %(default)s"
     )
     parser.add_argument("--receipts-kept", default="", metavar="BOUNDS", help=f"how many Receipts stay: {FORM}")
+    parser.add_argument("--regions", default="", metavar="NAMES", help="that points may be of, in the log's order, by commas; default: any")
     args = parser.parse_args(argv)
     around = Surroundings(args.guard_image, args.guard_exchange, args.guard_registry, args.guard_log, args.guard_keys)
     guard = around if args.guard_image else None
     pod_options = PodOptions(args.exchange, args.exchange_address, args.log, args.namespace, guard, args.registry_ca, args.admission)
     elsewhere = Elsewhere(args.registry, args.registry_auth, args.registry_ca, args.builder, args.keys)
     try:
-        options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere, args.forges, keep_of(args.receipts_kept))
+        keep, regions = keep_of(args.receipts_kept), regions_of(args.regions)
+        options = Options(args.kubeconfig, args.health, args.lease, pod_options, elsewhere, args.forges, keep, regions)
         run_in_front(find_home(args.home), partial(serve, options=options, watch=watched))
     except (KnhkError, OSError) as error:
         print(error, file=sys.stderr)

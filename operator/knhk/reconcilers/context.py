@@ -51,7 +51,8 @@ BUILD_ENDED = frozenset((Moved.COMPILED.value, Moved.BUILT.value, Moved.SIGNED.v
 @dataclass(frozen=True)
 class Ports:
     """One adapter for each port; `origin` names the log, `actor` who acts in policy events. `reviews`: the store knows who wrote what, as
-    an API server does; else approvals and promotions are marked unreviewed. `notary`: who bears witness outside to Receipts, if anybody."""
+    an API server does; else approvals and promotions are marked unreviewed. `notary`: who bears witness outside to Receipts, if anybody.
+    `regions`: those that points may be of, by the log's numbers; none: any, and all have number 0."""
 
     store: Store
     log: Log
@@ -71,6 +72,7 @@ class Ports:
     together: Together = field(default_factory=InTurn)
     notary: Notary | None = None
     secrets: Secrets = field(default_factory=NoSecrets)
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,12 @@ RING_BYTES = 32 << 20
 HOTTEST = 16
 MAX_REVISIONS = 8
 DRIFTED = "Drifted"
-REGION_INDEX = 0  # the one region of an embedded log; regions get their indexes from the log's configuration
+UNLISTED = "UnknownRegion"
 
 
-def point_config(resource: Resource) -> bytes:
-    """point.json (formats/agent.md): what the agent must know of its point. Its digest is part of the rollout document."""
+def point_config(resource: Resource, regions: tuple[str, ...]) -> bytes:
+    """point.json (formats/agent.md): what the agent must know of its point. Its digest is part of the rollout document. `regions`: as the
+    log counts them; the point's must be one of them, if there are any."""
     spec = resource.spec
     names = {source["name"] for source in attribute_sources(spec)}
     sticky = spec.get("stickyAttribute", "")
@@ -49,7 +50,7 @@ def point_config(resource: Resource) -> bytes:
             "version": 2 if privacy else 1,
             "point": f"{resource.namespace}/{resource.name}",
             "region": spec["region"],
-            "regionIndex": REGION_INDEX,
+            "regionIndex": regions.index(spec["region"]) if regions else 0,
             "attributes": attribute_sources(spec),
             "stickyAttribute": sticky if sticky in names else "",
             "failure": spec["failure"],
@@ -259,12 +260,20 @@ class Held:
 
 
 def held_back(ports: Ports, resource: Resource) -> Held | None:
-    """Why a point is what it was before: no merged commit says its spec, or it would promise less and people have not approved that."""
+    """Why a point is what it was before: no merged commit says its spec, its region has no number in the log, or it would promise less and
+    people have not approved that."""
     if why := not_counted(ports, resource):
         return Held(NOT_MERGED, why)
+    if not _listed(ports, resource):
+        must = f"must be one of {', '.join(ports.regions)}, or be added after these to the log's regions and the operator's"
+        return Held(UNLISTED, f"spec.region: {resource.spec['region']!r}: {must} (docs/cluster.md); what it said before stays")
     loosening = loosening_of(ports, resource)
     why = loosening.lacking(ports) if loosening is not None else ""
     return Held(UNAPPROVED, why) if why else None
+
+
+def _listed(ports: Ports, resource: Resource) -> bool:
+    return not ports.regions or resource.spec["region"] in ports.regions
 
 
 def loosening_of(ports: Ports, resource: Resource) -> Loosening | None:
@@ -301,7 +310,9 @@ def _base(ports: Ports, resource: Resource) -> Assignment:
         if before is None:
             raise Waiting(held.reason, f"{point}: {held.why}", LOOK_AGAIN_S)
         return Assignment(point, before["baseline"], before["pointConfig"], before.get("bootstrap"))
-    return Assignment(point, resource.spec["baseline"], sha256_hex(point_config(resource)), _bootstrap_digest(ports, resource))
+    return Assignment(
+        point, resource.spec["baseline"], sha256_hex(point_config(resource, ports.regions)), _bootstrap_digest(ports, resource)
+    )
 
 
 def _reference(pack: Resource, revision: Mapping[str, Any]) -> dict[str, Any]:
@@ -398,8 +409,8 @@ class PointReconciler:
 
     def _hand(self, resource: Resource, wanted: Assignment) -> None:
         """What the document signs goes before it, and not before its event is in the log: agents refuse a document for other files."""
-        config = point_config(resource)
-        if sha256_hex(config) == wanted.config:
+        config = point_config(resource, self.ports.regions) if _listed(self.ports, resource) else None
+        if config is not None and sha256_hex(config) == wanted.config:
             self.ports.fleet.publish_config(wanted.point, config)
         bootstrap = bootstrap_of(self.ports, resource)
         if bootstrap and sha256_hex(bootstrap) == wanted.bootstrap:

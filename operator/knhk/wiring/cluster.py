@@ -97,7 +97,7 @@ class Options:
     """Which cluster (None: the one that this pod runs in), where health and metrics are served (HOST:PORT; "": nowhere), and the Lease
     (NAMESPACE/NAME) that makes one of several processes the leader ("": this one is alone).
     `pods`: where points and the log are. `trusts`: an administrator's file of repositories and forges; None: that of the home. `keep`:
-    how many Receipts there may be."""
+    how many Receipts there may be. `regions`: those that points may be of; none: those that the home says."""
 
     kubeconfig: Path | None = None
     health: str = ""
@@ -106,6 +106,7 @@ class Options:
     elsewhere: Elsewhere = Elsewhere()
     trusts: Path | None = None
     keep: Keep = BY_DEFAULT
+    regions: tuple[str, ...] = ()
 
 
 def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch: Watch) -> None:
@@ -141,6 +142,7 @@ def serve(home: Home, stop: Event, ready_file: Path, *, options: Options, watch:
                 keys=elsewhere.keys,
                 check=check,
                 keep=options.keep,
+                regions=options.regions,
             )
 
 

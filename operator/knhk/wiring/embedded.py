@@ -61,7 +61,8 @@ def signer_of(home: Home, keys: Path | None = None) -> RoleSigner:
     return signer
 
 
-def sequencer_command(home: Home, signer: RoleSigner) -> Command:
+def sequencer_command(home: Home, signer: RoleSigner, regions: tuple[str, ...] = ()) -> Command:
+    """`regions`: those of the log, in order; none: those that it has."""
     argv = (
         sys.executable,
         "-m",
@@ -74,6 +75,7 @@ def sequencer_command(home: Home, signer: RoleSigner) -> Command:
         LOG_ORIGIN,
         "--key",
         str(signer.key_file("log")),
+        *(("--region", ",".join(regions)) if regions else ()),
     )
     return Command("sequencer", argv, home.run / "sequencer.log")
 
@@ -120,13 +122,16 @@ def serve(
     keys: Path | None = None,
     check: Callable[[], None] = always,
     keep: Keep = BY_DEFAULT,
+    regions: tuple[str, ...] = (),
 ) -> None:
     """Runs the control plane until `stop` is set, then ends every child. Call it on the main thread: children die with it. Resources
     live in `store`, packs in `registry`, both by default those of the home; `builder` builds, by default this process; `keys`
     is a folder of keys that others fill. `adapt` puts other adapters in place of the home's; `access` is for Git;
     `own_log`: the sequencer is a child of this process. `keep`: how many Receipts there may be. `check` raises Deposed unless this
-    process may act: what works beside the loop asks it. The store is closed at the end."""
+    process may act: what works beside the loop asks it. `regions`: those that points may be of; none: those that the home says.
+    The store is closed at the end."""
     home.prepare_to_run()
+    regions = regions or home.regions()
     signer, notary = signer_of(home, keys), notary_in(keys or home.keys)
     clock = SystemClock()
     supervisor = Supervisor()
@@ -138,16 +143,16 @@ def serve(
     access = access or Access(FolderSecrets(home.secrets), FileTrusts(home.trusts), EMBEDDED)
     try:
         if own_log:
-            supervisor.ensure(sequencer_command(home, signer))
+            supervisor.ensure(sequencer_command(home, signer, regions))
             privacy.prepare(home, keys)
         _note_children(home, supervisor)
         with nullcontext(builder) if builder else workshop(fenced_registry, signer, home.run / "compiled", notary) as building:
             ports = _ports(home, store, signer, supervisor, clock, registry, building)
-            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary, secrets=secrets))
+            ports = adapt(replace(ports, reviews=reviews, trusts=access.trusts, notary=notary, secrets=secrets, regions=regions))
             if _wait_for_log(home, ports, supervisor, stop):
                 with git(home.git, access, check) as found, webhooks(store, access, clock):
                     turning = Rotating(
-                        home.keys, ports.log, ports.actor, partial(signer_of, home), partial(_log_anew, home, signer, supervisor)
+                        home.keys, ports.log, ports.actor, partial(signer_of, home), partial(_log_anew, home, signer, supervisor, regions)
                     )
                     beside = [Telling(keys, ports.log).turn] if keys is not None else [turning.turn] if own_log else []
                     _turn(home, Controller(ports, found, keep), supervisor, stop, ready_file, beside)
@@ -185,9 +190,9 @@ def _ports(
     )
 
 
-def _log_anew(home: Home, signer: RoleSigner, supervisor: Supervisor) -> None:
+def _log_anew(home: Home, signer: RoleSigner, supervisor: Supervisor, regions: tuple[str, ...]) -> None:
     """The sequencer, started again: it reads its keys."""
-    command = sequencer_command(home, signer)
+    command = sequencer_command(home, signer, regions)
     supervisor.stop(command.name)
     supervisor.ensure(command)
 

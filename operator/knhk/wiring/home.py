@@ -5,6 +5,7 @@ HOME/store.db            resources
 HOME/keys/               private keys (0600), root.pub
 HOME/registry/           OCI layout
 HOME/forges.yaml         which repositories may be followed, and what they may tell
+HOME/regions             regions that points may be of, if it is there: local,eu,us (docs/cluster.md)
 HOME/subjects/           key store of sealed records
 HOME/log/                the lockchain (formats/log.md)
 HOME/receipts.db         an index over it, made anew when it is missing
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from knhk.decide.approvals import LOCAL
 from knhk.model.faults import Stalled
+from knhk.model.regions import regions_of
 
 DEFAULT_HOME = ".knhk"
 LOG_ORIGIN = "knhk.dev/local"
@@ -84,6 +86,11 @@ class Home:
     def trusts(self) -> Path:
         """Whom the administrator of this home believes (docs/gitops.md)."""
         return self.root / "forges.yaml"
+
+    def regions(self) -> tuple[str, ...]:
+        """Regions that points may be of; none: any. Raises Refused."""
+        path = self.root / "regions"
+        return regions_of(path.read_text("utf-8", "replace")) if path.exists() else ()
 
     @property
     def subjects(self) -> Path:
@@ -170,7 +177,7 @@ class Home:
             raise Stalled("NoFolder", f"{self.root}: must be a folder; choose another --home") from error
         except OSError as error:
             raise Stalled("NoFolder", f"{self.root}: must be readable: {error.strerror}; choose another --home") from error
-        if found and "keys" not in found and "store.db" not in found:
+        if found - {"regions"} and "keys" not in found and "store.db" not in found:
             raise Stalled("NotAHome", f"{self.root}: must be empty or a home; it holds {sorted(found)[0]}; choose another --home")
 
 

@@ -25,6 +25,7 @@ import aiohttp
 from aiohttp import web
 
 from knhk.model.faults import Corrupt, Deposed, KnhkError, Stalled, Waiting
+from knhk.model.regions import regions_of
 from knhk_runtime.doors import Bounds, Doors
 from knhk_runtime.hsm import read_token_file
 from knhk_runtime.keyfile import load_private_key, raw_public
@@ -83,7 +84,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="what HTTPS shows; may rotate")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument("--client-ca", type=Path, metavar="PEM", help="authorities that sign clients; may rotate")
-    parser.add_argument("--region", action="append", metavar="NAME", help="a region of leaf.region, in order (default: local)")
+    parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="NAMES",
+        help="regions that leaf.region counts, in order, by commas; a log that is there may get more at the end; default and if empty: "
+        "those that it has, local of a new one",
+    )
     parser.add_argument("--checkpoint-interval-s", type=float, default=CHECKPOINT_INTERVAL_S, metavar="S", help="default: %(default)s")
     parser.add_argument(
         "--max-uncovered-s",
@@ -398,6 +406,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status as in `--help`."""
     args = _arguments(argv)
     try:
+        regions = regions_of(",".join(filter(None, args.region)))
         key = load_key(args.key, args.origin)
         try:
             lock(args.dir)
@@ -406,7 +415,7 @@ def main(argv: list[str] | None = None) -> int:
         policy = _policy(args, key)
         public, lease = _leading(args) if args.store else (None, None)
         with _renewed(lease):
-            log = Log(args.dir, key, Disk(), args.region or ("local",), public, witnessed=policy is not None)
+            log = Log(args.dir, key, Disk(), regions, public, witnessed=policy is not None)
         if public is not None and (named := args.key.with_name(KEYS_JSON)).exists():
             public.beside(KEYS_JSON, read_keys_json(named))
         if log.moved:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from knhk.model.faults import Corrupt
+from knhk.model.faults import Corrupt, Stalled
 from knhk_hot.drain import hash_rows
 from knhk_runtime.record import entry_key
 from knhk_runtime.sequencer.edge import Edge
@@ -121,11 +121,11 @@ class Log:
         folder: Path,
         key: LogKey,
         files: Files,
-        regions: Sequence[str] = ("local",),
+        regions: Sequence[str] = (),
         public: Publication | None = None,
         witnessed: bool = False,
     ) -> None:
-        self.folder, self._key, self._files, self._regions = folder, key, files, regions
+        self.folder, self._key, self._files, self._regions = folder, key, files, tuple(regions) or ("local",)
         self._public: Publication = FilesPublication(files, folder) if public is None else public
         term = self._public.term
         self._wal = Wal(files, folder / "wal" if term is None else folder / "wal" / f"{term:016x}")
@@ -142,7 +142,7 @@ class Log:
         self.cut: tuple[tuple[str, int], ...] = ()
         self.moved = 0  # entries acknowledged in an earlier term that now have another index
         try:
-            self._open(regions)
+            self._open(tuple(regions))
         except Bad as error:
             self._public.writable()  # else another has written meanwhile, and what we read does not belong together
             raise Corrupt(str(folder / error.where), error.what) from error
@@ -164,7 +164,7 @@ class Log:
 
     # ---- recovery ------------------------------------------------------------------------------
 
-    def _open(self, regions: Sequence[str]) -> None:
+    def _open(self, regions: tuple[str, ...]) -> None:
         for name in ("wal", "owners"):
             self._files.mkdir(self.folder / name)
             self._sweep(self.folder / name)
@@ -175,14 +175,16 @@ class Log:
         if note is None:
             self._refuse_remains()
             self._publish(self._edge, "checkpoint")
-            self._meta(regions)
+            self._meta()
         else:
             if self._read("meta.json") is None:
-                self._meta(regions)
-            new = self._check_meta()
+                self._meta()
+            new, more = self._check_meta(), self._more_regions(regions)
             self._reopen(note, signed)
             if new:
-                self._told_key(regions)
+                self._told_key()
+            elif more:
+                self._meta()
         self._collect()
         if self._public.term is None:
             self._recover_wal()
@@ -278,15 +280,15 @@ class Log:
         if found := next(filter(None, remains), ""):
             raise Bad("checkpoint", f"is missing, but {found} is there: restore the checkpoint, or use an empty folder")
 
-    def _meta(self, regions: Sequence[str]) -> None:
+    def _meta(self) -> None:
         verifier = self._key.verifier
-        meta = {"origin": verifier.name, "vkey": format_vkey(verifier), "regions": list(regions)}
+        meta = {"origin": verifier.name, "vkey": format_vkey(verifier), "regions": list(self._regions)}
         self._public.meta(json.dumps(meta).encode() + b"\n")
 
-    def _told_key(self, regions: Sequence[str]) -> None:
+    def _told_key(self) -> None:
         """By a checkpoint that it signs, then by meta.json."""
         self._publish(self._edge, "signed" if self._witnessed else "checkpoint")
-        self._meta(regions)
+        self._meta()
 
     def turn(self, key: LogKey) -> None:
         """Signs with this key from now on, as after a start with it. The caller is the one of `integrate`. Raises OSError: then it may be
@@ -294,7 +296,7 @@ class Log:
         before, self._key = self._key, key
         try:
             if self._check_meta():
-                self._told_key(self._regions)
+                self._told_key()
         except Bad:
             self._key = before
             raise
@@ -306,6 +308,17 @@ class Log:
         if told not in [format_vkey(verifier) for verifier in self._key.verifiers()]:
             raise Bad("meta.json vkey", f"is not {format_vkey(self._key.verifier)}: the key or the origin is that of another log")
         return bool(told != format_vkey(self._key.verifier))
+
+    def _more_regions(self, regions: tuple[str, ...]) -> bool:
+        """Whether some are named beyond those that meta.json tells, which stay: leaves have their numbers. Raises Stalled."""
+        told = tuple(parse_json(self._read("meta.json") or b"", "meta.json").get("regions", ()))
+        if not regions:
+            self._regions = told or self._regions
+            return False
+        if regions[: len(told)] != told:
+            must = f"must begin with {','.join(told)}, which leaves of {self.folder} count by: others come after these"
+            raise Stalled("Regions", f"--region {','.join(regions)}: {must}")
+        return regions != told
 
     def _replay(self, checkpoint: Checkpoint) -> None:
         """Take the tree of `checkpoint` in from its entries, and compare every tile on the way."""

@@ -312,7 +312,7 @@ SPEC = Obj(
             rules=(matches(_ATTRIBUTE, _ATTRIBUTE_MUST),),
         ),
         "region": Str(
-            "Region of receipts. Default: local.",
+            "Region of receipts; where the installation lists regions, one of them. Default: local.",
             max=63,
             min=1,
             rules=(
