@@ -1,5 +1,5 @@
 """A million decision receipts: how soon the first page comes, by `knhk receipt list` and by kubectl through a real API server, and how much
-memory that takes. python -m bench.receipts [--leaves N]
+memory that takes; and what a question by SQL takes that reads them all by that API. python -m bench.receipts [--leaves N]
 
 Beside them, in the same run, what a request costs anyway: `knhk --version`, and kubectl for the list of namespaces."""
 
@@ -31,6 +31,8 @@ TIMES = 9
 RINGS = ((b"RING0001", CONTROLS), (b"RING0002", LIMITS), (b"RING0003", OTHERS))
 FIRST = "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?limit=500"
 SELECTED = f"{FIRST}&fieldSelector=verdict%3DDENY%2Cpack%3Dinvoice-controls"
+QUESTION = """SELECT pack, version, min(time) AS first, count(*) AS judged, count(*) FILTER (verdict = 'DENY') AS denied FROM decisions
+WHERE kind = 'DECISION' AND mode = 'ENFORCED' AND pack_digest != '' GROUP BY ALL ORDER BY pack, first"""  # 9 of docs/risk.md
 NARROW = "verdict=DENY,pack=invoice-controls,stale=true"  # 333 of a million: what kubectl shows as one table
 
 
@@ -59,6 +61,18 @@ def command(*words: str | Path, rows: int | None = None) -> Callable[[], object]
         assert rows is None or len(json.loads(done.stdout)["receipts" if b'"receipts"' in done.stdout[:4096] else "items"]) == rows
 
     return run
+
+
+def once(*words: str | Path) -> dict[str, float]:
+    """Seconds of one run, of its CPU, and the most memory it held (MiB)."""
+    start_s = time.perf_counter()
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen([*map(str, words)], stdout=told)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, words
+    took_s = time.perf_counter() - start_s
+    return {"s": round(took_s, 1), "cpu_s": round(used.ru_utime + used.ru_stime, 1), "peak_mib": round(used.ru_maxrss / 1024, 1)}
 
 
 CACHE = ""
@@ -102,6 +116,9 @@ def main() -> int:
             client.call("GET", "/apis/receipts.knhk.dev/v1alpha1/decisionreceipts", {"limit": "1"})
             for _ in range(20):
                 client.call("GET", "/apis/receipts.knhk.dev/v1alpha1/decisionreceipts", {"limit": "500"})
+            asking = (knhk, "receipt", "query", "--kubeconfig", cluster.kubeconfig, "-o", "json")
+            told["knhk receipt query --kubeconfig, all decisions"] = once(*asking, QUESTION)
+            told["the same, --field-selector verdict=DENY"] = once(*asking, "--field-selector", "verdict=DENY", QUESTION)
             told["server_memory_after_mib"] = round(server.memory_mib(), 1)
         finally:
             server.close()
