@@ -444,3 +444,11 @@ def test_the_question_of_guards_is_answered_from_an_archive(knhk: Any, tmp_path:
     columns = {"pack": ["ab", "ab", ""], "guards": [4, 4, None], "failing": [[1], [3], None], **{key: [b"", b"", b""] for key in HIDDEN}}
     parquet.write_table(pa.table(columns), part / "0000000000000000.parquet")
     assert rows(knhk("query", sql, "--archive", tmp_path / "delta")) == [["ab", 0], ["ab", 2]]
+
+
+def test_a_log_of_more_decisions_than_are_read_at_once(knhk: Any, written: Written) -> None:
+    written.leaves(leaf(n) for n in range(100, 100 + (1 << 17)))
+    assert rows(knhk("query", "SELECT verdict, count(*) FROM decisions GROUP BY ALL ORDER BY ALL")) == [
+        ["ADMIT", 8 + (1 << 17)],
+        ["DENY", 4],
+    ]

@@ -159,13 +159,15 @@ def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
     shapes = _Shapes()
     numbers = [("log_index", pa.int64()), ("time_ns", pa.int64()), ("region", pa.int32()), ("shape", pa.int32())]
     schema = pa.schema([*numbers, ("receipt", pa.string()), ("stranger", pa.string())])
-    failed = list[Exception]()
-    rows = pa.RecordBatchReader.from_batches(schema, _until_failed(_batches(decisions, shapes, schema), failed))
-    db.register("arriving", rows)
-    db.execute("CREATE TABLE decision_rows AS SELECT * FROM arriving")
-    db.unregister("arriving")
-    if failed:
-        raise failed[0]
+    db.execute(
+        "CREATE TABLE decision_rows (log_index BIGINT, time_ns BIGINT, region INTEGER, shape INTEGER, receipt VARCHAR, stranger VARCHAR)"
+    )
+    for batch in _batches(
+        decisions, shapes, schema
+    ):  # in this thread, whose the index's connection is: DuckDB would read in one of its own
+        db.register("arriving", pa.Table.from_batches([batch]))
+        db.execute("INSERT INTO decision_rows SELECT * FROM arriving")
+        db.unregister("arriving")
     db.register("arriving", shapes.table())
     db.execute("CREATE TABLE shapes AS SELECT * FROM arriving")
     db.unregister("arriving")
@@ -177,14 +179,6 @@ def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
         casts = ", ".join(f"CAST({name} AS {kind})" for name, kind in EVENTS)
         db.execute(f"INSERT INTO events SELECT {casts} FROM arriving")
         db.unregister("arriving")
-
-
-def _until_failed(batches: Iterator[pyarrow.RecordBatch], failed: list[Exception]) -> Iterator[pyarrow.RecordBatch]:
-    """What comes before an error, which DuckDB would tell in words of its own."""
-    try:
-        yield from batches
-    except Exception as error:
-        failed.append(error)
 
 
 class _Shapes:
