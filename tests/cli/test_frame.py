@@ -201,7 +201,7 @@ def test_what_an_encoding_has_not_is_escaped_and_no_crash(log: Any, encoding: st
     argv = [sys.executable, "-m", "knhk.cli", "--home", str(log.dir.parent), "receipt", "query"]
     settings = {**os.environ, "PYTHONIOENCODING": encoding}
     helped = subprocess.run([*argv, "--help"], capture_output=True, check=True, env=settings)
-    assert b"folder of the " in helped.stdout
+    assert b"an archive of the " in helped.stdout
     asked = "SELECT 'Zürich → Δ' AS word"
     for output in ("json", "yaml", "table"):
         told = subprocess.run([*argv, asked, "-o", output], capture_output=True, check=True, env=settings).stdout.decode(encoding)

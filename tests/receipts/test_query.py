@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from log_of_entries import CONTROLS, LIMITS, OTHERS, PACKS, Written, leaf
 
 from knhk.adapters import delta_parquet, receipt_index
-from knhk.adapters.observations import OBSERVED
+from knhk.adapters.observations import OBSERVED, Archive
 from knhk.adapters.receipt_index import ReceiptIndex
+from knhk.adapters.receipt_query import query
 from knhk.cli import main
-from knhk.model.faults import Corrupt
+from knhk.model.faults import Corrupt, Refused
 from knhk.reconcilers.exporting_events import ACTIVITIES
 
 ROOT, HIDDEN = Path(__file__).parents[2], ("salt", "observation", "action")
@@ -199,6 +201,42 @@ def test_a_segment_that_is_none_is_named(knhk: Any, tmp_path: Path) -> None:
     (part / "0000000000000000.parquet").write_bytes(b"junk")
     code, said = knhk("query", "SELECT receipt FROM observations", "--archive", tmp_path / "delta")
     assert (code, "hour=10/0000000000000000.parquet" in json.dumps(said)) == (1, True), said
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from knhk.adapters.observations import Archive
+from knhk.adapters.receipt_query import query
+
+data = Path(sys.argv[1]).read_bytes()
+
+def read(path):
+    time.sleep(0.15)
+    return data
+
+names = [f"region=eu/date=2026-11-20/hour={n}/0000000000000000.parquet" for n in range(16)]
+print(query(sys.argv[2], (), (), Archive("s3://audit", names, read)).num_rows)
+"""
+
+
+@pytest.mark.parametrize(("sql", "ends"), [("FROM observations LIMIT 1", 0), ("SELECT error('x') FROM observations", 1)])
+def test_a_question_that_stops_early_is_no_crash_where_a_store_is_slow(tmp_path: Path, sql: str, ends: int) -> None:
+    """A process that ends while a thread of Arrow, which reads ahead, is in Python's code is aborted."""
+    parquet.write_table(pa.table({"receipt": ["aa"]}), tmp_path / "segment")
+    ran = subprocess.run([sys.executable, "-c", SLOW, str(tmp_path / "segment"), sql], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, "Fatal" in ran.stderr) == (ends, "1\n" if ends == 0 else "", False), ran.stderr
+
+
+def test_a_committed_segment_that_is_gone_from_a_folder_is_told(tmp_path: Path) -> None:
+    names = [f"region=eu/date=2026-11-20/hour=1{n}/0000000000000000.parquet" for n in range(2)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        parquet.write_table(pa.table({"receipt": ["aa"]}), tmp_path / name)
+    assert query("SELECT count(*) AS n FROM observations", (), (), Archive(str(tmp_path), names)).to_pylist() == [{"n": 2}]
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(Refused, match=f"{names[1]}.*is committed"):
+        query("FROM observations", (), (), Archive(str(tmp_path), names))
 
 
 def test_regions_that_a_guard_makes_up_are_told_as_they_are(knhk: Any, written: Written) -> None:

@@ -83,6 +83,14 @@ CREATE VIEW overrides AS
 def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Archive | None = None) -> pyarrow.Table:
     """What one SELECT over `decisions`, `events`, `live`, `overrides` and, with an archive, `observations` gives. Raises Refused for what
     is no such question, and what reading the rows raises."""
+    try:
+        return _answer(sql, decisions, events, archive)
+    finally:
+        if archive is not None:
+            archive.reading.end()
+
+
+def _answer(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Archive | None) -> pyarrow.Table:
     import duckdb
 
     # No folder to spill into: DuckDB takes .tmp of where one stands, and lets a question read what lies there.
@@ -104,13 +112,13 @@ def query(sql: str, decisions: Iterable[Row], events: Iterable[Row], archive: Ar
         try:
             found = db.sql(sql).to_arrow_table()
         except duckdb.Error as error:
-            if archive is not None and archive.failed:
-                raise archive.failed[0] from error
+            if archive is not None and archive.reading.failed:
+                raise archive.reading.failed[0] from error
             tables = "decisions, events, live, overrides" + (", observations" if archive else "; with --archive observations")
             must = f"must be a question that can be answered from {tables}: {error}"
             raise Refused([Fault("SQL", sql[:200], must)]) from error
-    if archive is not None and archive.failed:
-        raise archive.failed[0]
+    if archive is not None and archive.reading.failed:
+        raise archive.reading.failed[0]
     return found
 
 
