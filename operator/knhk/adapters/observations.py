@@ -27,42 +27,6 @@ _PARTS = pa.schema([("region", pa.string()), ("date", pa.date32()), ("hour", pa.
 _SCHEMA = pa.schema([*map(SCHEMA.field, OBSERVED), *_PARTS])
 
 
-@dataclass(frozen=True)
-class Archive:
-    """`place`: a folder, or a store's address. `segments`: paths below it; None: all that a folder has. `read`: all bytes of a segment by
-    its path, for a store; None: Arrow reads files of the folder."""
-
-    place: str
-    segments: Sequence[str] | None = None
-    read: Callable[[str], bytes] | None = None
-    reading: Reading = field(default_factory=lambda: Reading())
-
-    def table(self) -> dataset.Dataset:
-        """What a segment has not is NULL. A store's is fetched for each reading of it, if what is asked of region, date and hour does not
-        leave it out. Raises Refused."""
-        if self.read is None:
-            return self._of(self._files(), "must be a folder with segments of the Δ log", partition_base_dir=str(Path(self.place)))
-        files = fs.PyFileSystem(_Segments(self.read, self.reading))
-        return self._of(sorted(self.segments or ()), "must be an archive with segments that are committed", filesystem=files)
-
-    def _files(self) -> list[str]:
-        folder = Path(self.place)
-        if self.segments is None:
-            return sorted(map(str, folder.glob(ANY)))
-        for name in self.segments:
-            if not (folder / name).is_file():
-                raise Refused([Fault("--archive", name, "must be there, as it is committed: where it was merged meanwhile, ask again")])
-        return sorted(str(folder / name) for name in self.segments)
-
-    def _of(self, paths: list[str], must: str, **more: Any) -> dataset.Dataset:
-        if not paths:
-            raise Refused([Fault("--archive", self.place, must)])
-        try:
-            return dataset.dataset(paths, _SCHEMA, format="parquet", partitioning=dataset.HivePartitioning(_PARTS), **more)
-        except (pa.ArrowException, OSError) as error:
-            raise Refused([Fault("--archive", self.place, f"{must}: {error}")]) from error
-
-
 class Reading:
     """What Arrow's threads read of a store, ahead of what is asked for. `failed`: what was raised; then there is no answer."""
 
@@ -89,6 +53,42 @@ class Reading:
         with self._quiet:
             self._over = True
             self._quiet.wait_for(lambda: not self._busy)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """`place`: a folder, or a store's address. `segments`: paths below it; None: all that a folder has. `read`: all bytes of a segment by
+    its path, for a store; None: Arrow reads files of the folder."""
+
+    place: str
+    segments: Sequence[str] | None = None
+    read: Callable[[str], bytes] | None = None
+    reading: Reading = field(default_factory=Reading)
+
+    def table(self) -> dataset.Dataset:
+        """What a segment has not is NULL. A store's is fetched for each reading of it, if what is asked of region, date and hour does not
+        leave it out. Raises Refused."""
+        if self.read is None:
+            return self._of(self._files(), "must be a folder with segments of the Δ log", partition_base_dir=str(Path(self.place)))
+        files = fs.PyFileSystem(_Segments(self.read, self.reading))
+        return self._of(sorted(self.segments or ()), "must be an archive with segments that are committed", filesystem=files)
+
+    def _files(self) -> list[str]:
+        folder = Path(self.place)
+        if self.segments is None:
+            return sorted(map(str, folder.glob(ANY)))
+        for name in self.segments:
+            if not (folder / name).is_file():
+                raise Refused([Fault("--archive", name, "must be there, as it is committed: where it was merged meanwhile, ask again")])
+        return sorted(str(folder / name) for name in self.segments)
+
+    def _of(self, paths: list[str], must: str, **more: Any) -> dataset.Dataset:
+        if not paths:
+            raise Refused([Fault("--archive", self.place, must)])
+        try:
+            return dataset.dataset(paths, _SCHEMA, format="parquet", partitioning=dataset.HivePartitioning(_PARTS), **more)
+        except (pa.ArrowException, OSError) as error:
+            raise Refused([Fault("--archive", self.place, f"{must}: {error}")]) from error
 
 
 class _Segments(fs.FSSpecHandler):  # type: ignore[misc]

@@ -170,9 +170,8 @@ def _load(db: Any, decisions: Iterable[Row], events: Iterable[Row]) -> None:
     db.execute(
         "CREATE TABLE decision_rows (log_index BIGINT, time_ns BIGINT, region INTEGER, shape INTEGER, receipt VARCHAR, stranger VARCHAR)"
     )
-    for batch in _batches(
-        decisions, shapes, schema
-    ):  # in this thread, whose the index's connection is: DuckDB would read in one of its own
+    # In this thread, whose the index's connection is: a stream DuckDB would read in one of its own.
+    for batch in _batches(decisions, shapes, schema):
         db.register("arriving", pa.Table.from_batches([batch]))
         db.execute("INSERT INTO decision_rows SELECT * FROM arriving")
         db.unregister("arriving")

@@ -181,9 +181,9 @@ class Beside(Copies):
             return None
 
     def _found(self, is_wanted: Callable[[str, Record], bool], among: Ranges = ALL) -> Marks:
-        """Indexes in the log of the leaves of wanted records that are not erased, among these. What the log has
-        acknowledged a moment ago is under the next checkpoint; what it does not show after that is nobody's evidence. Outboxes are read
-        first: what leaves them meanwhile is in the archive. Raises Waiting for a row of the archive that is not under the checkpoint."""
+        """Indexes in the log of the leaves of wanted records that are not erased, among these. What the log has acknowledged a moment ago
+        is under the next checkpoint; what it does not show after that is nobody's evidence. Outboxes are read first: what leaves them
+        meanwhile is in the archive. Raises Waiting for a row of the archive that is not under the checkpoint."""
         marks, here = Marks(), Within(among)
         for leaves in batches(self._leaves(is_wanted)):
             shown = self._shown(leaves)
