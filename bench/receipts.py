@@ -31,8 +31,9 @@ TIMES = 9
 RINGS = ((b"RING0001", CONTROLS), (b"RING0002", LIMITS), (b"RING0003", OTHERS))
 FIRST = "/apis/receipts.knhk.dev/v1alpha1/namespaces/erp/decisionreceipts?limit=500"
 SELECTED = f"{FIRST}&fieldSelector=verdict%3DDENY%2Cpack%3Dinvoice-controls"
+# 9 of docs/risk.md, but for its percentage
 QUESTION = """SELECT pack, version, min(time) AS first, count(*) AS judged, count(*) FILTER (verdict = 'DENY') AS denied FROM decisions
-WHERE kind = 'DECISION' AND mode = 'ENFORCED' AND pack_digest != '' GROUP BY ALL ORDER BY pack, first"""  # 9 of docs/risk.md, but for its percentage
+WHERE kind = 'DECISION' AND mode = 'ENFORCED' AND pack_digest != '' GROUP BY ALL ORDER BY pack, first"""
 NARROW = "verdict=DENY,pack=invoice-controls,stale=true"  # 333 of a million: what kubectl shows as one table
 
 
